@@ -1,0 +1,78 @@
+"""The error tree of Bentovox: what can be wrong with a request, without a word of HTTP.
+
+Every refusal that reaches a client is one of these. `services.openai.errors` holds the one
+table that turns them into HTTP. A message names the field, the value and what would be accepted.
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """A request could not be served, for a reason that the client may be told."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Keep the message, the field at fault, a stable code and when to try again."""
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequestError(ServiceError):
+    """The request is malformed or asks for what is not offered; nothing was done."""
+
+
+class AuthenticationError(ServiceError):
+    """No API key, or one that is not known."""
+
+
+class PermissionDeniedError(ServiceError):
+    """The key is known and does not cover this."""
+
+
+class NotFoundError(ServiceError):
+    """The path, model, voice or item does not exist."""
+
+
+class MethodNotAllowedError(ServiceError):
+    """The path exists and does not take this method."""
+
+
+class TooLargeError(ServiceError):
+    """The body, text or upload is over its limit."""
+
+
+class UnsupportedMediaError(ServiceError):
+    """The content type is not one that this path reads."""
+
+
+class OverloadedError(ServiceError):
+    """Every slot and every place in the queue is taken; `retry_after_s` says when to come back."""
+
+
+class DeadlineError(ServiceError):
+    """The request waited or worked for longer than its deadline allows."""
+
+
+class EngineError(ServiceError):
+    """The engine failed on this request; the fault is ours."""
+
+
+class BackendError(ServiceError):
+    """A backend broke off or answered nonsense."""
+
+
+class UnavailableError(ServiceError):
+    """The engine or backend that serves this is not ready, for now."""
+
+
+class ConfigurationError(ServiceError):
+    """The operator's settings cannot work; raised at start, never for a request."""
