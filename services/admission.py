@@ -1,0 +1,126 @@
+"""Admission: one mechanism by which every role bounds what it takes on.
+
+N slots, a bounded first-come queue and a deadline for the wait. Past them a request is refused
+at once with `OverloadedError`, which becomes 429 with `retry-after`. BentoML's own limits do not
+reach mounted applications (bentoml issue 5246), so each role brings this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.errors import OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SMOOTHING = 0.2
+_FIRST_GUESS_S = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a role takes on: `slots` at work, `queue` waiting, each at most `deadline_s`."""
+
+    slots: int
+    queue: int
+    deadline_s: float
+
+
+class Admission:
+    """Slots with a bounded queue; belongs to one event loop."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.in_use = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._mean_hold_s = _FIRST_GUESS_S
+
+    @property
+    def waiting(self) -> int:
+        """How many requests stand in the queue."""
+        return len(self._waiting)
+
+    @property
+    def remaining(self) -> int:
+        """How many more requests would be taken now, at work or in the queue."""
+        return max(0, self.limits.slots + self.limits.queue - self.in_use - self.waiting)
+
+    def retry_after_s(self) -> float:
+        """Guess in seconds when a place will be free, from how long slots were held lately."""
+        ahead = self.waiting + 1
+        return min(30.0, max(0.05, self._mean_hold_s * ahead / self.limits.slots))
+
+    async def acquire(self) -> None:
+        """Take a slot, waiting in the queue for at most the deadline.
+
+        Raises:
+            OverloadedError: the queue is full, or the deadline passed before a slot was free.
+        """
+        if self.in_use < self.limits.slots and not self._waiting:
+            self.in_use += 1
+            return
+        if self.waiting >= self.limits.queue:
+            raise self._overloaded("every slot is taken and the queue is full")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(self.limits.deadline_s):
+                await turn
+        except TimeoutError as exc:
+            self._give_up(turn)
+            raise self._overloaded(
+                f"no slot became free within {self.limits.deadline_s:g} s"
+            ) from exc
+        except asyncio.CancelledError:
+            self._give_up(turn)
+            raise
+
+    def release(self) -> None:
+        """Give the slot to the next in the queue, or back."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.in_use -= 1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold an acquired slot for the body of a `with`; it is released however that ends."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._mean_hold_s += _SMOOTHING * (time.monotonic() - began - self._mean_hold_s)
+            self.release()
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return OpenAI's `x-ratelimit-*-requests` headers for the present state."""
+        reset_ms = 0 if self.in_use < self.limits.slots else int(self.retry_after_s() * 1000)
+        return [
+            (
+                b"x-ratelimit-limit-requests",
+                str(self.limits.slots + self.limits.queue).encode(),
+            ),
+            (b"x-ratelimit-remaining-requests", str(self.remaining).encode()),
+            (b"x-ratelimit-reset-requests", f"{reset_ms}ms".encode()),
+        ]
+
+    def _give_up(self, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled():
+            self.release()  # the slot was handed over in the same moment: pass it on
+        elif turn in self._waiting:
+            self._waiting.remove(turn)
+
+    def _overloaded(self, why: str) -> OverloadedError:
+        return OverloadedError(
+            f"The server is at its limit of {self.limits.slots} concurrent requests: {why}. "
+            "Please try again later.",
+            retry_after_s=self.retry_after_s(),
+        )

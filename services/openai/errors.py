@@ -1,0 +1,119 @@
+"""OpenAI's error object, and the one table that turns a `ServiceError` into HTTP."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from services import errors
+
+INTERNAL_MESSAGE = "The server had an error while processing your request."
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """How one class of error looks on the wire."""
+
+    status: int
+    type: str
+    code: str | None = None
+
+
+ERROR_TABLE: dict[type[errors.ServiceError], ErrorKind] = {
+    errors.InvalidRequestError: ErrorKind(400, "invalid_request_error"),
+    errors.AuthenticationError: ErrorKind(401, "invalid_request_error", "invalid_api_key"),
+    errors.PermissionDeniedError: ErrorKind(403, "invalid_request_error", "permission_denied"),
+    errors.NotFoundError: ErrorKind(404, "invalid_request_error", "not_found"),
+    errors.MethodNotAllowedError: ErrorKind(405, "invalid_request_error", "method_not_allowed"),
+    errors.TooLargeError: ErrorKind(413, "invalid_request_error", "request_too_large"),
+    errors.UnsupportedMediaError: ErrorKind(
+        415, "invalid_request_error", "unsupported_content_type"
+    ),
+    errors.OverloadedError: ErrorKind(429, "requests", "rate_limit_exceeded"),
+    errors.EngineError: ErrorKind(500, "server_error", "engine_error"),
+    errors.BackendError: ErrorKind(502, "server_error", "bad_gateway"),
+    errors.UnavailableError: ErrorKind(503, "server_error", "service_unavailable"),
+    errors.DeadlineError: ErrorKind(504, "server_error", "deadline_exceeded"),
+}
+"""Status, OpenAI's `type` and the default `code` of each error (SDK: openai/_exceptions.py)."""
+
+_TYPE_BY_STATUS = {kind.status: kind.type for kind in ERROR_TABLE.values()}
+_CODE_BY_STATUS = {kind.status: kind.code for kind in ERROR_TABLE.values()}
+
+
+def kind_of(error: errors.ServiceError) -> ErrorKind:
+    """Return the table's row for `error`, found through its class and bases."""
+    for cls in type(error).__mro__:
+        if cls in ERROR_TABLE:
+            return ERROR_TABLE[cls]
+    return ErrorKind(500, "server_error")
+
+
+def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+    """Return OpenAI's error object as JSON; all four keys are always there."""
+    return json.dumps(
+        {"error": {"message": message, "type": type_, "param": param, "code": code}},
+        ensure_ascii=False,
+    ).encode()
+
+
+def error_response(
+    error: errors.ServiceError,
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return status, headers and body for `error`.
+
+    An error that says when to come back carries both of the headers that OpenAI's SDKs obey,
+    `retry-after` in whole seconds and `retry-after-ms`.
+    """
+    kind = kind_of(error)
+    body = error_body(error.message, kind.type, error.param, error.code or kind.code)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if error.retry_after_s is not None:
+        headers += [
+            (b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()),
+            (b"retry-after-ms", str(max(1, math.ceil(error.retry_after_s * 1000))).encode()),
+        ]
+    return kind.status, headers, body
+
+
+def normalise(status: int, body: bytes) -> bytes:
+    """Return a foreign error body (vLLM's, Starlette's, BentoML's) as OpenAI's error object.
+
+    vLLM sends a numeric `code`, FastAPI a `detail`, BentoML `{"error": "text"}`, Starlette plain
+    text. A body of 500 and above keeps its message only when it already is an error object.
+    """
+    try:
+        parsed: Any = json.loads(body)
+    except ValueError:
+        parsed = body.decode("utf-8", "replace").strip()
+    fault: Any = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
+    message, type_, param, code = "", None, None, None
+    if isinstance(fault, dict):
+        message = str(fault.get("message") or fault.get("detail") or "")
+        param, code = fault.get("param"), fault.get("code")
+    elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        message = str(fault)
+    if not message:
+        message = _phrase(status) if status < HTTPStatus.INTERNAL_SERVER_ERROR else INTERNAL_MESSAGE
+    if not isinstance(code, str) or code.isdigit():
+        code = _CODE_BY_STATUS.get(status)
+    type_ = _TYPE_BY_STATUS.get(
+        status,
+        "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error",
+    )
+    if isinstance(fault, dict) and fault.get("code") == "model_not_found":
+        code = "model_not_found"
+    return error_body(message, type_, param if isinstance(param, str) else None, code)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"HTTP status {status}"

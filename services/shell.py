@@ -1,0 +1,410 @@
+"""The shell that every role stands in: one ASGI layer between uvicorn and the role's own routes.
+
+It gives each request an id, refuses what is too large or too much, answers the health and metrics
+paths, turns every error (ours, the framework's, a library's) into OpenAI's error object, and
+counts. A role's own application sees a request only after it was admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections import deque
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from services import telemetry
+from services.admission import Admission, Limits
+from services.errors import (
+    MethodNotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    ServiceError,
+    TooLargeError,
+    UnavailableError,
+)
+from services.logging import request_id_var
+from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
+
+    from starlette.applications import Starlette
+
+    Message = dict[str, Any]
+    Scope = dict[str, Any]
+    Receive = Callable[[], Awaitable[Any]]
+    Send = Callable[[Any], Awaitable[None]]
+    Asgi = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
+
+log = logging.getLogger("bentovox")
+access_log = logging.getLogger("bentovox.access")
+
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_ERROR_FROM = 400
+_ERROR_BODY_LIMIT_BYTES = 1 << 20
+# What the shell itself says; the same headers of an inner answer are replaced.
+_OWN_HEADERS = frozenset({b"x-request-id", b"openai-processing-ms", b"server", b"date"})
+NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the documentation."
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a role can answer now, and in a few words what it is doing.
+
+    `status` is ready, degraded, starting, failed or draining; only the first two can answer.
+    """
+
+    status: str
+    detail: dict[str, str]
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether requests are taken."""
+        return self.status in {"ready", "degraded"}
+
+
+@dataclass(frozen=True)
+class RoleApp:
+    """What a role hands to its shell.
+
+    Attributes:
+        role: the role's name, a label of its metrics.
+        asgi: the application that answers; raises `ServiceError` or sends a response.
+        paths: the methods each path takes; templates use `{}` for one segment. Everything else is
+            404, or 405 where the path takes another method.
+        admitted: the paths (templates) whose requests take a slot.
+        limits: slots, queue and deadline.
+        body_limit_bytes: the largest request body.
+        readiness: tells whether the role can answer now.
+        lifespan: entered at start and left at the end of the process.
+        guard: looks at the scope of each request for one of `paths` and may refuse it.
+    """
+
+    role: str
+    asgi: Asgi
+    paths: dict[str, frozenset[str]]
+    admitted: frozenset[str]
+    limits: Limits
+    body_limit_bytes: int
+    readiness: Callable[[], Readiness]
+    lifespan: Callable[[], AbstractAsyncContextManager[object]]
+    guard: Callable[[Scope], None] | None = None
+
+
+class Shell:
+    """The outermost ASGI application of a role's process."""
+
+    def __init__(self, app: RoleApp, bento: Starlette | None = None) -> None:
+        """Wrap `app`; `bento`, BentoML's own application, gives nothing but its lifespan."""
+        self.app = app
+        self.bento = bento
+        self.admission = Admission(app.limits)
+        self.metrics = telemetry.RoleMetrics(app.role)
+        self._templates = [
+            (re.compile(re.escape(path).replace(r"\{\}", "[^/]+") + r"\Z"), path)
+            for path in app.paths
+            if "{}" in path
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's scope: lifespan, request, or a WebSocket, which is refused."""
+        if scope["type"] == "http":
+            await _Exchange(self, scope, receive, send).run()
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "no such path"})
+
+    def route(self, method: str, path: str) -> str:
+        """Return the template of `path`.
+
+        Raises:
+            NotFoundError: no such path.
+            MethodNotAllowedError: the path takes other methods.
+        """
+        methods = self.app.paths.get(path)
+        if methods is None or "{}" in path:
+            methods = None
+            for pattern, template in self._templates:
+                if pattern.match(path):
+                    methods, path = self.app.paths[template], template
+                    break
+        if methods is None:
+            raise NotFoundError(
+                NO_SUCH_PATH.format(method=method, path=path), code="unknown_url"
+            )
+        if method not in methods:
+            allowed = ", ".join(sorted(methods))
+            raise MethodNotAllowedError(
+                f"Method {method} is not allowed for {path}; use {allowed}."
+            )
+        return path
+
+    def health(self, path: str) -> tuple[int, bytes, bytes] | None:
+        """Answer a health or metrics path with status, content type and body; None for others."""
+        if path in {"/livez", "/healthz"}:
+            readiness = self.app.readiness()
+            status = 500 if readiness.status == "failed" else 200
+            return status, b"application/json", json.dumps({"status": readiness.status}).encode()
+        if path == "/readyz":
+            readiness = self.app.readiness()
+            body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
+            return (
+                200 if readiness.can_answer else 503,
+                b"application/json",
+                json.dumps(body).encode(),
+            )
+        if path == "/metrics":
+            return 200, telemetry.CONTENT_TYPE.encode(), telemetry.render()
+        return None
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with AsyncExitStack() as stack:
+            try:
+                if self.bento is not None:
+                    await stack.enter_async_context(
+                        self.bento.router.lifespan_context(self.bento)
+                    )
+                await stack.enter_async_context(self.app.lifespan())
+            except Exception as exc:
+                log.exception("start of the %s role failed", self.app.role)
+                await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Exchange:
+    """One HTTP request and its answer."""
+
+    def __init__(self, shell: Shell, scope: Scope, receive: Receive, send: Send) -> None:
+        self.shell = shell
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self._early: deque[Message] = deque()
+        self._read_bytes = 0
+        self._too_large = False
+        self._held_start: Message | None = None
+        self._held_body = bytearray()
+        self._began = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status = 0
+        self._finished = False
+        self._admitted = False
+        self._label = "other"
+        self.request_id = _request_id(scope)
+
+    async def run(self) -> None:
+        """Answer the request; never raises, but for cancellation."""
+        token = request_id_var.set(self.request_id)
+        try:
+            await self._answer()
+        except ServiceError as error:
+            await self._refuse(error)
+        except Exception:
+            log.exception("request failed: %s %s", self.scope["method"], self.scope["path"])
+            if self._status == 0 or self._held_start is not None:
+                self._held_start = None
+                body = error_body(INTERNAL_MESSAGE, "server_error", None, "internal_error")
+                await self._whole(500, [(b"content-type", b"application/json")], body)
+        finally:
+            self._observe()
+            request_id_var.reset(token)
+
+    async def _answer(self) -> None:
+        scope, shell = self.scope, self.shell
+        method: str = scope["method"]
+        path: str = scope["path"]
+        if method in {"GET", "HEAD"} and (health := shell.health(path)) is not None:
+            self._label = path
+            await self._whole(health[0], [(b"content-type", health[1])], health[2])
+            return
+        self._label = shell.route(method, path)
+        if shell.app.guard is not None:
+            shell.app.guard(scope)
+        self._check_length()
+        if self._label not in shell.app.admitted:
+            await shell.app.asgi(scope, self.receive, self.send)
+            return
+        if not (readiness := shell.app.readiness()).can_answer:
+            raise UnavailableError(
+                f"The {shell.app.role} service is {readiness.status}; try again shortly.",
+                retry_after_s=2,
+            )
+        if not await self._acquire():
+            return  # the client hung up while it waited
+        self._admitted = True
+        shell.metrics.load(shell.admission)
+        try:
+            with shell.admission.held():
+                await shell.app.asgi(scope, self.receive, self.send)
+        finally:
+            shell.metrics.load(shell.admission)
+
+    async def _acquire(self) -> bool:
+        """Take a slot; False when the client hung up in the queue."""
+        admission = self.shell.admission
+        if admission.in_use < admission.limits.slots and not admission.waiting:
+            await admission.acquire()
+            return True
+        turn = asyncio.ensure_future(admission.acquire())
+        gone = asyncio.ensure_future(self._hung_up())
+        self.shell.metrics.load(admission)
+        try:
+            await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not turn.done():
+                return False
+            await turn
+            return True
+        finally:
+            gone.cancel()
+            if not turn.done():
+                turn.cancel()
+
+    async def _hung_up(self) -> None:
+        """Return when the client disconnects, keeping what it sent in the meantime."""
+        while True:
+            message = await self._receive()
+            self._early.append(message)
+            if message["type"] == "http.disconnect":
+                return
+
+    async def receive(self) -> Message:
+        """ASGI receive for the inner application: bounds the body."""
+        message: Message = self._early.popleft() if self._early else await self._receive()
+        if message["type"] == "http.request":
+            self._read_bytes += len(message.get("body", b""))
+            if self._read_bytes > self.shell.app.body_limit_bytes:
+                self._too_large = True
+                raise self._over_limit()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """ASGI send for the inner application: adds headers, normalises errors, counts."""
+        if message["type"] == "http.response.start":
+            await self._start(message)
+            return
+        body: bytes = message.get("body", b"")
+        last = not message.get("more_body", False)
+        if self._held_start is not None:
+            if len(self._held_body) < _ERROR_BODY_LIMIT_BYTES:
+                self._held_body += body
+            if last:
+                await self._send_held()
+            return
+        if self._first_byte is None and body:
+            self._first_byte = time.perf_counter()
+        self._finished = last
+        await self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        if self._too_large and message["status"] != 413:  # noqa: PLR2004  an application that swallowed it
+            raise self._over_limit()
+        headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
+        if message["status"] >= _ERROR_FROM and not _is_audio(headers):
+            self._held_start = message
+            return
+        await self._send_start(message["status"], headers)
+
+    async def _send_start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._status = status
+        kept = [pair for pair in headers if pair[0].lower() not in _OWN_HEADERS]
+        elapsed_ms = (time.perf_counter() - self._began) * 1000
+        kept.append((b"x-request-id", self.request_id))
+        kept.append((b"openai-processing-ms", b"%d" % elapsed_ms))
+        if self._label in self.shell.app.admitted and not any(
+            name == b"x-ratelimit-limit-requests" for name, _ in kept
+        ):
+            kept += self.shell.admission.headers()
+        await self._send({"type": "http.response.start", "status": status, "headers": kept})
+
+    async def _send_held(self) -> None:
+        start = self._held_start
+        assert start is not None  # noqa: S101  the caller has looked
+        self._held_start = None
+        body = normalise(start["status"], bytes(self._held_body))
+        headers = [
+            pair
+            for pair in start.get("headers", ())
+            if pair[0].lower() not in {b"content-type", b"content-length", b"transfer-encoding"}
+        ]
+        await self._whole(start["status"], [*headers, (b"content-type", b"application/json")], body)
+
+    async def _whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        headers = [pair for pair in headers if pair[0] != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self._send_start(status, headers)
+        self._first_byte = time.perf_counter()
+        self._finished = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _refuse(self, error: ServiceError) -> None:
+        if isinstance(error, OverloadedError) and not self._admitted:
+            self.shell.metrics.rejected()
+        if self._status and self._held_start is None:
+            # Too late for a status: returning without the last chunk makes uvicorn close the
+            # connection, so that no client takes half an answer for a whole one.
+            log.warning("answer broken off: %s", error.message)
+            return
+        self._held_start = None
+        status, headers, body = error_response(error)
+        await self._whole(status, headers, body)
+
+    def _check_length(self) -> None:
+        for name, value in self.scope["headers"]:
+            if name == b"content-length" and value.isdigit():
+                if int(value) > self.shell.app.body_limit_bytes:
+                    raise self._over_limit()
+                return
+
+    def _over_limit(self) -> TooLargeError:
+        limit = self.shell.app.body_limit_bytes
+        return TooLargeError(f"The request body is larger than the limit of {limit} bytes.")
+
+    def _observe(self) -> None:
+        now = time.perf_counter()
+        total_s = now - self._began
+        status = self._status or 499  # nginx's status for a client that hung up first
+        self.shell.metrics.observe(
+            telemetry.Observation(
+                self._label,
+                status,
+                total_s,
+                None if self._first_byte is None else self._first_byte - self._began,
+            )
+        )
+        if access_log.isEnabledFor(logging.INFO) and self._label not in _QUIET:
+            access_log.info(
+                "%s %s %d %.1fms",
+                self.scope["method"],
+                self.scope.get("raw_path", b"-").decode("ascii", "replace"),
+                status,
+                total_s * 1000,
+            )
+
+
+_QUIET = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+
+
+def _is_audio(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"audio/") for name, value in headers
+    )
+
+
+def _request_id(scope: Scope) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return bytes(value)
+    return b"req_" + uuid.uuid4().hex.encode()
