@@ -1,0 +1,57 @@
+"""Samples as numbers: float32 and 16-bit PCM, and how long they last."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.errors import EngineError
+
+Samples = NDArray[np.float32]
+"""Mono float32 samples, shape [N], full scale -1.0..1.0."""
+
+_FULL_SCALE = 32768.0
+_HIGHEST = 32767.0
+
+
+def checked(samples: Samples) -> Samples:
+    """Return `samples` as they are, proven to be mono and finite.
+
+    Raises:
+        EngineError: not one-dimensional (`audio_not_mono`), or a NaN or an infinity is among
+            them (`audio_not_finite`); whoever made them is at fault.
+    """
+    if samples.ndim != 1:
+        raise EngineError(
+            f"audio has shape {samples.shape}; mono samples of shape [N] are expected",
+            code="audio_not_mono",
+        )
+    if not np.isfinite(samples).all():
+        raise EngineError("audio holds samples that are not finite", code="audio_not_finite")
+    return samples
+
+
+def to_int16(samples: Samples) -> NDArray[np.int16]:
+    """Convert float32 [N] to int16 [N], rounding to nearest and clipping at full scale.
+
+    Raises:
+        EngineError: as for `checked`.
+    """
+    scaled = np.rint(checked(samples) * np.float32(_FULL_SCALE))
+    whole: NDArray[np.int16] = np.clip(scaled, -_FULL_SCALE, _HIGHEST).astype(np.int16)
+    return whole
+
+
+def to_float32(samples: NDArray[np.int16]) -> Samples:
+    """Convert int16 [N] to float32 [N]; `to_int16` gives back the same integers."""
+    return samples.astype(np.float32) / np.float32(_FULL_SCALE)
+
+
+def to_bytes(samples: Samples) -> bytes:
+    """Convert float32 [N] to 2N bytes of signed 16-bit little-endian PCM."""
+    return to_int16(samples).astype("<i2", copy=False).tobytes()
+
+
+def duration_s(sample_count: int, sample_rate_hz: int) -> float:
+    """Return how many seconds `sample_count` samples last at `sample_rate_hz`."""
+    return sample_count / sample_rate_hz
