@@ -35,7 +35,7 @@ def decoded(audio_format: AudioFormat, data: bytes) -> Samples:
 @pytest.mark.parametrize("audio_format", FORMATS)
 @settings(max_examples=15, deadline=None)
 @given(
-    count=st.integers(1_000, 30_000),
+    count=st.integers(6_000, 30_000),
     cuts=st.lists(st.integers(0, 30_000), max_size=6),
     rate_hz=st.sampled_from([16_000, 22_050, 24_000, 48_000]),
 )

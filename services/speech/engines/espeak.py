@@ -1,0 +1,250 @@
+"""espeak-ng as a speech engine: intelligible at once, in a hundred languages, without a model.
+
+espeak-ng's state is global, so one thread does all the speaking, a segment (a sentence, at most
+200 characters) at a time, and requests take turns segment by segment. Frames of a segment never
+wait for a slow listener; the next segment is made only once the last one was taken. So nobody
+holds up anybody, and what is not taken yet is bounded by one segment.
+
+Not offered: `instructions` and `ref_audio`, which espeak-ng cannot follow, and `seed`: its
+oscillators keep their state between utterances, and two runs of one text differ by a few samples
+(measured with espeak-ng 1.52, also after `espeak_ng_SetRandSeed` and a new initialisation).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from services.audio.pcm import to_float32
+from services.errors import EngineError, InvalidRequestError, ServiceError, UnavailableError
+from services.speech.engines.espeak_library import library
+from services.speech.engines.espeak_voices import OPENAI_VOICES, VoiceCatalogue
+from services.speech.engines.protocol import Capability, check_capabilities
+from services.speech.engines.segments import Segmenter, is_speakable, segments_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from services.audio.pcm import Samples
+    from services.speech.engines.protocol import SynthesisRequest, Voice
+
+_LONGEST_FRAME_S: Final = 0.5
+_SILENCE: Final = 8  # of 32768: a sample no louder belongs to a pause
+
+
+class EspeakEngine:
+    """Speaks through espeak-ng in this process; see `SpeechEngine` for what is promised."""
+
+    name = "espeak"
+    models = ("espeak",)
+    capabilities = frozenset({Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT})
+
+    def __init__(self, voices: Mapping[str, str] | None = None) -> None:
+        """Load the library; `voices` maps other names to voices, by default OpenAI's names.
+
+        Raises:
+            ImportError: espeakng-loader is not installed.
+            ConfigurationError: it cannot be loaded, or `voices` names a voice that is not there.
+        """
+        self._library = library()
+        self.sample_rate_hz = self._library.sample_rate_hz
+        self._catalogue = VoiceCatalogue(
+            self._library.voices(),
+            self._library.variants(),
+            OPENAI_VOICES if voices is None else voices,
+        )
+        self._thread: ThreadPoolExecutor | None = None
+        self._jobs: set[_Segment] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `start` is done and `close` was not called."""
+        return self._thread is not None
+
+    @property
+    def active(self) -> int:
+        """Segments that are being made or wait for the thread."""
+        return len(self._jobs)
+
+    async def start(self) -> None:
+        """Start the thread and say one word, which reads the data from disk."""
+        if self._thread is not None:
+            return
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
+        await asyncio.get_running_loop().run_in_executor(thread, self._warm_up)
+        self._thread = thread
+
+    async def close(self) -> None:
+        """Stop what is being said and end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            for job in tuple(self._jobs):
+                job.stop()
+            thread.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(thread.shutdown)
+
+    def voices(self) -> tuple[Voice, ...]:
+        """Return OpenAI's names and, for each language, a plain, a female and a male voice."""
+        return self._catalogue.voices()
+
+    def voice(self, voice_id: str) -> Voice:
+        """Return any `<language>[+variant]` or alias.
+
+        Raises:
+            NotFoundError: no such voice (`voice_not_found`).
+        """
+        return self._catalogue.find(voice_id)
+
+    def check(self, request: SynthesisRequest) -> None:
+        """Return if this can be said; see `SpeechEngine.check`."""
+        check_capabilities(self, request)
+        self._catalogue.identifier(request.voice, request.language)
+        if isinstance(request.text, str) and not is_speakable(request.text):
+            raise InvalidRequestError(
+                "input holds nothing to say: a letter, a digit or a symbol is expected",
+                param="input",
+                code="blank_input",
+            )
+
+    async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
+        """Yield frames of 200 to 700 ms; see `SpeechEngine.synthesise`."""
+        self.check(request)
+        voice = self._catalogue.identifier(request.voice, request.language)
+        tail = _TrailingSilence()
+        longest = int(self.sample_rate_hz * _LONGEST_FRAME_S)
+        async with aclosing(_segments(request.text)) as texts:
+            async for text in texts:
+                job = _Segment(self, text, voice, request.speed)
+                try:
+                    async with aclosing(job.frames(longest)) as frames:
+                        async for frame in frames:
+                            sounding = tail.hold_back(frame)
+                            if sounding.size:
+                                yield to_float32(sounding)
+                finally:
+                    job.stop()
+
+    def _warm_up(self) -> None:
+        self._library.speak(
+            "a",
+            voice=self._catalogue.identifier("en-us", None),
+            speed=1.0,
+            on_frame=lambda _: True,
+        )
+
+
+class _Segment:
+    """One text on its way through the engine's thread."""
+
+    def __init__(self, engine: EspeakEngine, text: str, voice: str, speed: float) -> None:
+        if engine._thread is None:  # noqa: SLF001  one module, one concept
+            raise UnavailableError("the espeak engine is not running", retry_after_s=1.0)
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._frames: deque[NDArray[np.int16]] = deque()
+        self._done = False
+        self._woken = False
+        self._wake = asyncio.Event()
+        self._stopped = threading.Event()
+        self._error: BaseException | None = None
+        engine._jobs.add(self)  # noqa: SLF001
+        self._work = engine._thread.submit(self._speak, text, voice, speed)  # noqa: SLF001
+
+    def stop(self) -> None:
+        """Stop at the next frame, within microseconds of work, or before the first."""
+        self._stopped.set()
+        if self._work.cancel():
+            self._engine._jobs.discard(self)  # noqa: SLF001
+            self._done = True
+            self._wake.set()
+
+    async def frames(self, longest: int) -> AsyncGenerator[NDArray[np.int16], None]:
+        """Yield what is ready, joined up to `longest` samples, until the segment is said."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._woken = False  # before the frames are taken: one that comes now wakes again
+            done = self._done  # likewise before, so that no frame is left behind
+            while self._frames:
+                parts = [self._frames.popleft()]
+                size = parts[0].size
+                while self._frames and size < longest:
+                    parts.append(self._frames.popleft())
+                    size += parts[-1].size
+                yield np.concatenate(parts) if len(parts) > 1 else parts[0]
+            if done:
+                break
+        if isinstance(self._error, ServiceError):
+            raise self._error
+        if self._error is not None:
+            raise EngineError("espeak-ng failed", code="engine_failed") from self._error
+        if self._stopped.is_set():
+            raise UnavailableError("the espeak engine was closed", retry_after_s=1.0)
+
+    def _speak(self, text: str, voice: str, speed: float) -> None:
+        """Run in the engine's thread."""
+        try:
+            if not self._stopped.is_set():
+                self._engine._library.speak(  # noqa: SLF001
+                    text, voice=voice, speed=speed, on_frame=self._take
+                )
+        except Exception as error:  # noqa: BLE001  carried over to the request's task
+            self._error = error
+        finally:
+            self._engine._jobs.discard(self)  # noqa: SLF001
+            self._done = True
+            self._notify()
+
+    def _take(self, frame: NDArray[np.int16]) -> bool:
+        if self._stopped.is_set():
+            return False
+        self._frames.append(frame)
+        self._notify()
+        return True
+
+    def _notify(self) -> None:
+        if self._woken and not self._done:
+            return  # it is on its way already, and will see what was added
+        self._woken = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+
+class _TrailingSilence:
+    """Holds pauses back until more is said, so that an utterance ends with its last sound."""
+
+    def __init__(self) -> None:
+        self._held: list[NDArray[np.int16]] = []
+
+    def hold_back(self, frame: NDArray[np.int16]) -> NDArray[np.int16]:
+        """Return the pause held and `frame` up to its last sound; empty if there is none."""
+        sounding = np.flatnonzero(np.abs(frame.astype(np.int32)) > _SILENCE)
+        if not sounding.size:
+            self._held.append(frame)
+            return frame[:0]
+        end = int(sounding[-1]) + 1
+        whole = np.concatenate([*self._held, frame[:end]]) if self._held else frame[:end]
+        self._held = [frame[end:]]
+        return whole
+
+
+async def _segments(text: str | AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    if isinstance(text, str):
+        for segment in segments_of(text):
+            yield segment
+        return
+    segmenter = Segmenter()
+    async for piece in text:
+        for segment in segmenter.feed(piece):
+            yield segment
+    for segment in segmenter.finish():
+        yield segment

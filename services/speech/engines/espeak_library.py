@@ -1,0 +1,254 @@
+"""espeak-ng by ctypes: one library, one lock, samples handed over as they are made.
+
+The C interface is `speak_lib.h` of espeak-ng 1.52. Its state is global to the process, so there is
+one `EspeakLibrary` a process and every call takes its lock. Text goes in as plain UTF-8: neither
+SSML nor `[[phonemes]]` is switched on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from services.errors import ConfigurationError, EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    OnFrame = Callable[[NDArray[np.int16]], bool]
+
+_AUDIO_OUTPUT_SYNCHRONOUS: Final = 2
+_DONT_EXIT: Final = 0x8000
+_FRAME_MS: Final = 200  # made in about 0.3 ms; each one costs a turn of the interpreter's lock
+_POSITION_CHARACTER: Final = 1
+_CHARS_UTF8: Final = 1
+_END_PAUSE: Final = 0x1000
+_RATE: Final = 1
+_MALE: Final = 1
+_FEMALE: Final = 2
+
+WORDS_PER_MINUTE: Final = 175
+"""espeak's own rate, which is speed 1.0."""
+
+_NATIVE_WPM: Final = (80, 260)
+"""Where espeak-ng's own rate scales the duration within 4 %. Below 80 it stays as it is, and from
+300 to 450 it drops its pauses (12 % too short); the rest is left to sonic."""
+
+
+class _Voice(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("languages", ctypes.c_void_p),
+        ("identifier", ctypes.c_char_p),
+        ("gender", ctypes.c_ubyte),
+        ("age", ctypes.c_ubyte),
+        ("variant", ctypes.c_ubyte),
+        ("xx1", ctypes.c_ubyte),
+        ("score", ctypes.c_int),
+        ("spare", ctypes.c_void_p),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+@dataclass(frozen=True)
+class EspeakVoice:
+    """A voice or variant file of espeak-ng.
+
+    Attributes:
+        name: as in the file, such as `English (America)`.
+        identifier: path of the file below the data's voices, such as `gmw/en-US` or `!v/f3`.
+        languages: its tags, the first one its own.
+        gender: as in the file.
+    """
+
+    name: str
+    identifier: str
+    languages: tuple[str, ...]
+    gender: Literal["female", "male"] | None
+
+
+class EspeakLibrary:
+    """The loaded library; get it from `library`."""
+
+    def __init__(self) -> None:
+        """Load and initialise espeak-ng with the data that comes with it.
+
+        Raises:
+            ImportError: espeakng-loader is not installed.
+            ConfigurationError: it is there and cannot be loaded.
+        """
+        import espeakng_loader  # noqa: PLC0415  only who chose this engine pays for it
+
+        try:
+            self._lib: Any = ctypes.CDLL(espeakng_loader.get_library_path())
+        except OSError as error:
+            raise ConfigurationError(f"espeak-ng cannot be loaded: {error}") from error
+        data_path = espeakng_loader.get_data_path()
+        self._lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+        self._lib.sonicCreateStream.restype = ctypes.c_void_p
+        self._lib.sonicSetSpeed.argtypes = (ctypes.c_void_p, ctypes.c_float)
+        self._lock = threading.Lock()
+        self._on_frame: OnFrame | None = None
+        self._failure: BaseException | None = None
+        self.sample_rate_hz = int(
+            self._lib.espeak_Initialize(
+                _AUDIO_OUTPUT_SYNCHRONOUS, _FRAME_MS, str(data_path).encode(), _DONT_EXIT
+            )
+        )
+        if self.sample_rate_hz <= 0:
+            raise ConfigurationError(f"espeak-ng cannot read its data in {data_path}")
+        self._callback = _Callback(self._take)  # kept: espeak holds only the address
+        self._lib.espeak_SetSynthCallback(self._callback)
+
+    def voices(self) -> list[EspeakVoice]:
+        """Return the voices of every language, without the variants."""
+        return self._list(None)
+
+    def variants(self) -> list[EspeakVoice]:
+        """Return the variants that can be laid over any voice; their identifier is `!v/NAME`."""
+        tag = ctypes.create_string_buffer(b"variant")
+        return self._list(ctypes.byref(_Voice(languages=ctypes.addressof(tag))))
+
+    def speak(self, text: str, *, voice: str, speed: float, on_frame: OnFrame) -> None:
+        """Speak `text`, giving int16 frames [N] of about 200 ms to `on_frame` as they are made.
+
+        Returns when all is said, or within one frame after `on_frame` returned False. Blocks its
+        thread; several threads take turns. A pause as after a sentence ends the audio.
+
+        Args:
+            text: without NUL.
+            voice: identifier of a voice, with `+NAME` for a variant.
+            speed: 0.25 to 4.0; the audio lasts about 1/speed as long.
+            on_frame: gets an array of its own; called in this thread.
+
+        Raises:
+            EngineError: espeak-ng refused, or `on_frame` raised.
+        """
+        wanted = round(WORDS_PER_MINUTE * speed)
+        words_per_minute = min(max(wanted, _NATIVE_WPM[0]), _NATIVE_WPM[1])
+        stretch = None
+        if wanted != words_per_minute:
+            left_over = WORDS_PER_MINUTE * speed / words_per_minute
+            stretch = _Stretch(self._lib, self.sample_rate_hz, left_over)
+        data = text.encode()
+        with self._lock:
+            self._failure = None
+            self._on_frame = on_frame if stretch is None else stretch.before(on_frame)
+            try:
+                status = self._lib.espeak_SetVoiceByName(voice.encode())
+                status |= self._lib.espeak_SetParameter(_RATE, words_per_minute, 0)
+                status |= self._lib.espeak_Synth(
+                    data,
+                    ctypes.c_size_t(len(data) + 1),
+                    0,
+                    _POSITION_CHARACTER,
+                    0,
+                    _CHARS_UTF8 | _END_PAUSE,
+                    None,
+                    None,
+                )
+                if stretch is not None:
+                    stretch.finish(on_frame)
+            finally:
+                self._on_frame = None
+                if stretch is not None:
+                    stretch.close()
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise EngineError("espeak-ng's audio could not be taken") from failure
+        if status:
+            raise EngineError(f"espeak-ng refused to speak with voice {voice!r}: {status}")
+
+    def _take(self, samples: Any, count: int, _events: int | None) -> int:
+        """Be called by espeak for each frame; 1 makes it stop. Must not raise."""
+        if not count or not samples or self._on_frame is None:
+            return 0
+        try:
+            frame = np.ctypeslib.as_array(samples, shape=(count,)).copy()
+            return 0 if self._on_frame(frame) else 1
+        except BaseException as error:  # noqa: BLE001  ctypes would print and go on
+            self._failure = error
+            return 1
+
+    def _list(self, spec: Any) -> list[EspeakVoice]:
+        with self._lock:
+            found = self._lib.espeak_ListVoices(spec)
+            voices = []
+            index = 0
+            while found[index]:
+                voices.append(_voice(found[index].contents))
+                index += 1
+        return sorted(voices, key=lambda voice: voice.identifier)
+
+
+class _Stretch:
+    """Changes the speed beyond espeak's own range, by the sonic library linked into it."""
+
+    def __init__(self, lib: Any, sample_rate_hz: int, speed: float) -> None:
+        self._lib = lib
+        self._stream = ctypes.c_void_p(lib.sonicCreateStream(sample_rate_hz, 1))
+        lib.sonicSetSpeed(self._stream, ctypes.c_float(speed))
+        self._stopped = False
+
+    def before(self, on_frame: OnFrame) -> OnFrame:
+        """Return an `on_frame` that changes the speed and then calls the one given."""
+
+        def changed(frame: NDArray[np.int16]) -> bool:
+            pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_short))
+            self._lib.sonicWriteShortToStream(self._stream, pointer, frame.size)
+            return self._give(on_frame)
+
+        return changed
+
+    def finish(self, on_frame: OnFrame) -> None:
+        if not self._stopped:
+            self._lib.sonicFlushStream(self._stream)
+            self._give(on_frame)
+
+    def close(self) -> None:
+        self._lib.sonicDestroyStream(self._stream)
+
+    def _give(self, on_frame: OnFrame) -> bool:
+        ready = self._lib.sonicSamplesAvailable(self._stream)
+        if ready <= 0:
+            return True
+        frame = np.empty(ready, dtype=np.int16)
+        pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_short))
+        self._lib.sonicReadShortFromStream(self._stream, pointer, ready)
+        self._stopped = not on_frame(frame)
+        return not self._stopped
+
+
+@cache
+def library() -> EspeakLibrary:
+    """Return the one library of this process, loaded at the first call."""
+    return EspeakLibrary()
+
+
+def _voice(found: _Voice) -> EspeakVoice:
+    languages = []
+    address = found.languages
+    while ctypes.c_ubyte.from_address(address).value:  # priority, then the tag; a zero ends all
+        tag = ctypes.string_at(address + 1)
+        languages.append(tag.decode())
+        address += len(tag) + 2
+    gender: Literal["female", "male"] | None = None
+    if found.gender in (_MALE, _FEMALE):
+        gender = "female" if found.gender == _FEMALE else "male"
+    return EspeakVoice(
+        name=found.name.decode().strip(),
+        identifier=found.identifier.decode(),
+        languages=tuple(languages),
+        gender=gender,
+    )

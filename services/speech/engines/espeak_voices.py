@@ -1,0 +1,171 @@
+"""The voices of the espeak engine: `<language>[+variant]`, and OpenAI's names for some of them."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from services.errors import ConfigurationError, InvalidRequestError, NotFoundError
+from services.speech.engines.protocol import Voice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from services.speech.engines.espeak_library import EspeakVoice
+
+OPENAI_VOICES: Final[dict[str, str]] = {
+    # No two share pitch and timbre; a test measures it. Clients such as Pipecat know only these.
+    "alloy": "en-us+f4",
+    "ash": "en-us+m3",
+    "ballad": "en-gb+Marco",
+    "coral": "en-us+f3",
+    "echo": "en-us",
+    "fable": "en-gb+pablo",
+    "nova": "en-us+linda",
+    "onyx": "en-us+m8",
+    "sage": "en-us+f2",
+    "shimmer": "en-us+Annie",
+    "verse": "en-us+rob",
+    "marin": "en-gb+f5",
+    "cedar": "en-us+m7",
+}
+"""OpenAI's voice names and the voice that speaks for each."""
+
+_LISTED_VARIANTS: Final = ("", "f3", "m3")
+
+
+@dataclass(frozen=True)
+class _Language:
+    id: str
+    name: str
+    identifier: str
+    tags: tuple[str, ...]
+
+
+class VoiceCatalogue:
+    """Finds the espeak voice for what a request names.
+
+    A voice is `<language>[+variant]`: a tag that espeak-ng lists, in any case (`en-us`, `pt-BR`),
+    and one of its variants (`f3`, `Marco`). Aliases are other names for such voices.
+    """
+
+    def __init__(
+        self,
+        voices: Iterable[EspeakVoice],
+        variants: Iterable[EspeakVoice],
+        aliases: Mapping[str, str],
+    ) -> None:
+        """Index what espeak-ng lists.
+
+        Raises:
+            ConfigurationError: an alias for a voice that does not exist.
+        """
+        self._languages: dict[str, _Language] = {}
+        self._aliases: dict[str, Voice] = {}
+        by_tag: dict[str, str] = {}
+        listed = list(voices)
+        for voice in listed:
+            own = voice.languages[0].lower()
+            if own in self._languages:  # yue is there in two scripts: the file's name tells apart
+                own = voice.identifier.rpartition("/")[2].lower()
+            self._languages[own] = _Language(own, voice.name, voice.identifier, voice.languages)
+        for language in self._languages.values():
+            for name in (*language.tags, language.name, language.identifier.rpartition("/")[2]):
+                by_tag.setdefault(name.lower(), language.id)
+        # Bare tags whose first voice in the list is not what a person means.
+        by_tag.update({"en": "en-us", "zh": "cmn", "pt": "pt", "fr": "fr-fr", "no": "nb"})
+        by_tag.update({own: own for own in self._languages})
+        self._by_tag = by_tag
+        self._variants = {v.identifier.rpartition("/")[2].lower(): v for v in variants}
+        self._voices = [
+            self._voice(language, variant)
+            for language in self._languages.values()
+            for variant in _LISTED_VARIANTS
+        ]
+        for alias, target in aliases.items():
+            try:
+                voice_of_alias = self.find(target)
+            except NotFoundError as error:
+                raise ConfigurationError(
+                    f"voice {alias!r} stands for {target!r}, which does not exist", param="voices"
+                ) from error
+            self._aliases[alias.lower()] = Voice(
+                id=alias,
+                name=f"{alias} ({voice_of_alias.name})",
+                languages=voice_of_alias.languages,
+                gender=voice_of_alias.gender,
+                alias_of=voice_of_alias.id,
+            )
+
+    def voices(self) -> tuple[Voice, ...]:
+        """Return the aliases, then every language plain, with `+f3` and with `+m3`."""
+        return (*self._aliases.values(), *self._voices)
+
+    def find(self, voice_id: str) -> Voice:
+        """Return the voice called `voice_id`.
+
+        Raises:
+            NotFoundError: no such voice (`voice_not_found`).
+        """
+        if (alias := self._aliases.get(voice_id.lower())) is not None:
+            return alias
+        tag, plus, variant = voice_id.partition("+")
+        own = self._by_tag.get(tag.lower())
+        if own is None or (plus and variant.lower() not in self._variants):
+            raise NotFoundError(
+                f"voice {voice_id!r} does not exist; {self._nearest(tag, variant, own)}. "
+                "GET /v1/audio/voices lists them",
+                param="voice",
+                code="voice_not_found",
+            )
+        return self._voice(self._languages[own], variant)
+
+    def identifier(self, voice_id: str, language: str | None) -> str:
+        """Return what espeak-ng calls the voice, speaking `language` if that is given.
+
+        Raises:
+            NotFoundError: no such voice.
+            InvalidRequestError: no such language (`unsupported_language`).
+        """
+        voice = self.find(voice_id)
+        own, _, variant = (voice.alias_of or voice.id).partition("+")
+        if language is not None:
+            own = self._language(language)
+        name = self._languages[own].identifier
+        return f"{name}+{variant}" if variant else name
+
+    def _language(self, tag: str) -> str:
+        wanted = tag.lower().replace("_", "-")
+        own = self._by_tag.get(wanted) or self._by_tag.get(wanted.partition("-")[0])
+        if own is None:
+            nearest = difflib.get_close_matches(wanted, self._by_tag, n=1, cutoff=0.5)
+            hint = f"the nearest is {nearest[0]!r}" if nearest else "a tag such as 'en-us' is"
+            raise InvalidRequestError(
+                f"language {tag!r} is not one that espeak speaks; {hint}",
+                param="language",
+                code="unsupported_language",
+            )
+        return own
+
+    def _nearest(self, tag: str, variant: str, own: str | None) -> str:
+        if own is not None:
+            near = difflib.get_close_matches(variant.lower(), self._variants, n=1, cutoff=0)
+            return f"the nearest is {f'{own}+{near[0]}'!r}"
+        names = [*self._aliases, *self._languages]
+        near = difflib.get_close_matches(tag.lower(), names, n=1, cutoff=0.5)
+        return (
+            f"the nearest is {near[0]!r}" if near else "a voice is <language>[+variant] or a name"
+        )
+
+    def _voice(self, language: _Language, variant: str) -> Voice:
+        if not variant:
+            return Voice(language.id, language.name, language.tags, "male")
+        found = self._variants[variant.lower()]
+        own_name = found.identifier.rpartition("/")[2]
+        return Voice(
+            id=f"{language.id}+{own_name}",
+            name=f"{language.name}, {found.name}",
+            languages=language.tags,
+            gender=found.gender,
+        )

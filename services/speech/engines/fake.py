@@ -1,0 +1,108 @@
+"""A speech engine without speech: one tone a character, the same every time. For tests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.errors import EngineError, InvalidRequestError, NotFoundError, UnavailableError
+from services.speech.engines.protocol import Capability, Voice, check_capabilities
+from services.speech.engines.segments import is_speakable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from services.audio.pcm import Samples
+    from services.speech.engines.protocol import SynthesisRequest
+
+CHARACTER_S = 0.1
+_VOICES = (Voice("alloy", "Alloy", ("en",)), Voice("echo", "Echo", ("en", "fr"), "male"))
+
+
+class FakeEngine:
+    """Plays a sine of 200 + 10 * (code point mod 64) Hz for 0.1 s / speed a character.
+
+    It has every capability and one frame a character; `delay_s` is slept before each frame, and
+    text with the character `fail_at` breaks off there with an `EngineError`.
+    """
+
+    name = "fake"
+    models = ("fake",)
+    capabilities = frozenset(Capability)
+
+    def __init__(
+        self, *, delay_s: float = 0.0, sample_rate_hz: int = 24_000, fail_at: str | None = None
+    ) -> None:
+        """Make an engine that is not started."""
+        self.delay_s = delay_s
+        self.sample_rate_hz = sample_rate_hz
+        self.fail_at = fail_at
+        self.ready = False
+        self.active = 0
+        self.requests: list[SynthesisRequest] = []
+
+    async def start(self) -> None:
+        """Be ready."""
+        self.ready = True
+
+    async def close(self) -> None:
+        """Be ready no more."""
+        self.ready = False
+
+    def voices(self) -> tuple[Voice, ...]:
+        """Return the two voices."""
+        return _VOICES
+
+    def voice(self, voice_id: str) -> Voice:
+        """Return one of them.
+
+        Raises:
+            NotFoundError: there is no such voice.
+        """
+        for voice in _VOICES:
+            if voice.id == voice_id:
+                return voice
+        raise NotFoundError(
+            f"voice {voice_id!r} does not exist; use alloy or echo",
+            param="voice",
+            code="voice_not_found",
+        )
+
+    def check(self, request: SynthesisRequest) -> None:
+        """Return if this can be played; see `SpeechEngine.check`."""
+        check_capabilities(self, request)
+        self.voice(request.voice)
+        if isinstance(request.text, str) and not is_speakable(request.text):
+            raise InvalidRequestError(
+                "input holds nothing to say", param="input", code="blank_input"
+            )
+
+    async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
+        """Yield one frame a character; see `SpeechEngine.synthesise`."""
+        self.check(request)
+        if not self.ready:
+            raise UnavailableError("the fake engine is not running", retry_after_s=1.0)
+        self.requests.append(request)
+        self.active += 1
+        try:
+            if isinstance(request.text, str):
+                for character in request.text:
+                    yield await self._frame(character, request.speed)
+            else:
+                async for piece in request.text:
+                    for character in piece:
+                        yield await self._frame(character, request.speed)
+        finally:
+            self.active -= 1
+
+    async def _frame(self, character: str, speed: float) -> Samples:
+        await asyncio.sleep(self.delay_s)
+        if character == self.fail_at:
+            raise EngineError("the fake engine fails on request", code="engine_failed")
+        time_s = np.arange(round(self.sample_rate_hz * CHARACTER_S / speed)) / self.sample_rate_hz
+        tone: Samples = np.sin(2 * np.pi * (200 + 10 * (ord(character) % 64)) * time_s).astype(
+            np.float32
+        )
+        return tone * np.float32(0.5)

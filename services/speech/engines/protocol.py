@@ -1,0 +1,184 @@
+"""What every speech engine is to the routes: voices, a check, and frames as they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from services.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from services.audio.pcm import Samples
+
+SPEED_RANGE: Final = (0.25, 4.0)
+"""OpenAI's bounds of `speed`, both included."""
+
+
+class Capability(StrEnum):
+    """What a request may ask for that not every engine can give."""
+
+    INSTRUCTIONS = "instructions"
+    LANGUAGE = "language"
+    REFERENCE = "reference"
+    SEED = "seed"
+    SPEED = "speed"
+    STREAMING_TEXT = "streaming_text"
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice that an engine speaks with.
+
+    Attributes:
+        id: what a request names.
+        name: what a person reads.
+        languages: language tags that it speaks, the native one first.
+        gender: as far as the engine knows.
+        alias_of: the id of the voice behind a name such as `alloy`.
+    """
+
+    id: str
+    name: str
+    languages: tuple[str, ...]
+    gender: Literal["female", "male"] | None = None
+    alias_of: str | None = None
+
+
+@dataclass(frozen=True)
+class VoiceReference:
+    """A recording to speak like, for engines with `Capability.REFERENCE`.
+
+    Attributes:
+        samples: mono float32 [N], full scale -1.0..1.0.
+        sample_rate_hz: of `samples`.
+        text: what is said in it; None when not known (cross-lingual cloning).
+    """
+
+    samples: Samples
+    sample_rate_hz: int
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class SynthesisRequest:
+    """One utterance to make.
+
+    Attributes:
+        text: all of it, or pieces as they come, for engines with `Capability.STREAMING_TEXT`.
+        voice: the id of a voice, an alias included.
+        speed: 1.0 is the voice's own; the duration is about 1/speed.
+        instructions: how to say it, in words.
+        seed: the same seed on the same request gives the same samples.
+        language: a tag; None leaves it to the voice.
+        reference: a recording to speak like, in place of what is stored for `voice`.
+    """
+
+    text: str | AsyncIterator[str]
+    voice: str
+    speed: float = 1.0
+    instructions: str | None = None
+    seed: int | None = None
+    language: str | None = None
+    reference: VoiceReference | None = None
+
+
+class SpeechEngine(Protocol):
+    """Makes speech. The constructor imports the engine's library and nothing else does.
+
+    Attributes:
+        name: the engine's name in the registry.
+        models: the model names that it answers to, its own first.
+        sample_rate_hz: of every frame that it makes.
+        capabilities: what it can do beyond speaking a text with a voice.
+        ready: True from the end of `start` until `close` or a crash.
+        active: the syntheses whose work is going on at this moment; 0 soon after a cancel.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def models(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def sample_rate_hz(self) -> int: ...  # noqa: D102
+    @property
+    def capabilities(self) -> frozenset[Capability]: ...  # noqa: D102
+    @property
+    def ready(self) -> bool: ...  # noqa: D102
+    @property
+    def active(self) -> int: ...  # noqa: D102
+
+    def voices(self) -> Sequence[Voice]:
+        """Return every voice on offer, in a stable order."""
+
+    def voice(self, voice_id: str) -> Voice:
+        """Return one voice, also one that `voices` is too short to list.
+
+        Raises:
+            NotFoundError: no such voice (`voice_not_found`); the message names the nearest.
+        """
+
+    def check(self, request: SynthesisRequest) -> None:
+        """Return if `synthesise` can do this; takes microseconds and asks no model.
+
+        Raises:
+            NotFoundError: no such voice.
+            InvalidRequestError: blank text, an unknown language, a speed out of range, or a field
+                that this engine lacks (`unsupported_parameter`). `param` is the field's name in
+                POST /v1/audio/speech.
+        """
+
+    async def start(self) -> None:
+        """Load and warm up; `ready` is True when it returns.
+
+        Raises:
+            ConfigurationError: it cannot work as it is set up.
+        """
+
+    async def close(self) -> None:
+        """Stop what is being made and free what was loaded."""
+
+    def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
+        """Yield mono float32 frames [N], N > 0, at `sample_rate_hz`, as they are made.
+
+        Closing the generator (`aclosing`, or cancelling the task in it) stops the engine's work at
+        once, also when frames wait to be taken. Frames not taken yet are bounded.
+
+        Raises:
+            ServiceError: what `check` raises, before the first frame.
+            EngineError: the engine failed.
+            UnavailableError: it is not started, or was closed.
+        """
+
+
+def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
+    """Refuse what `engine` lacks, by its capabilities: nothing is ignored silently.
+
+    Raises:
+        InvalidRequestError: a field that is set and not supported (`unsupported_parameter`), or a
+            speed out of range (`invalid_value`).
+    """
+    low, high = SPEED_RANGE
+    if not low <= request.speed <= high:
+        raise InvalidRequestError(
+            f"speed {request.speed:g} is not between {low} and {high}",
+            param="speed",
+            code="invalid_value",
+        )
+    asked = (
+        (Capability.INSTRUCTIONS, "instructions", request.instructions is not None),
+        (Capability.LANGUAGE, "language", request.language is not None),
+        (Capability.REFERENCE, "ref_audio", request.reference is not None),
+        (Capability.SEED, "seed", request.seed is not None),
+        (Capability.SPEED, "speed", request.speed != 1.0),
+        (Capability.STREAMING_TEXT, "input", not isinstance(request.text, str)),
+    )
+    for capability, param, is_asked in asked:
+        if is_asked and capability not in engine.capabilities:
+            raise InvalidRequestError(
+                f"{param} is not supported by the {engine.name} engine; leave it out",
+                param=param,
+                code="unsupported_parameter",
+            )

@@ -1,0 +1,114 @@
+"""Text cut into segments at sentence ends, whole or as it streams in."""
+
+# ruff: noqa: RUF001 (the punctuation of many scripts)
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+SEGMENT_CHARACTERS: Final = 200
+"""The longest segment; text without any punctuation is cut at a space before it."""
+
+_SHORTEST: Final = 12
+# A sentence ends at closing punctuation before a space, at full-width punctuation, or at a blank
+# line. Possessive, and with one character of look-ahead, so that a piece of a stream never ends
+# a sentence that the next piece would have ended otherwise.
+_SENTENCE_END: Final = re.compile(
+    r"[.!?…؟؛۔։]++[\"'”’»)\]]*+(?=\s)|[。！？｡．।॥።]++[」』”’）]*+(?=.)|(?<=\S)(?=\n[ \t]*\n)",
+    re.DOTALL,
+)
+# "Dr. Who", "e.g. this", "J. Doe": too short before the full stop, or a stop inside.
+_ABBREVIATION: Final = re.compile(
+    r"(?:\b(?:\w\.)*\w|\b(?:Dr|Mr|Mrs|Ms|St|Prof|Nr|vs|etc|approx|bzw))\.$", re.IGNORECASE
+)
+_CLAUSE_END: Final = re.compile(r"[,;:،、，；：—–]\s|[、，；：]")
+# Controls start espeak's embedded commands, private use may be its own symbols, and a lone
+# surrogate has no UTF-8.
+_UNSPEAKABLE: Final = frozenset({"Cc", "Co", "Cs"})
+_SPEAKABLE_MAJOR: Final = frozenset({"L", "N"})
+_SPEAKABLE: Final = frozenset({"Sm", "Sc", "So"})
+
+
+def printable(text: str) -> str:
+    """Return `text` with control, private-use and surrogate characters made spaces.
+
+    Newlines are kept, NUL is not. The length does not change.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character == "\n" or unicodedata.category(character) not in _UNSPEAKABLE
+        else " "
+        for character in text
+    )
+
+
+def is_speakable(text: str) -> bool:
+    """Return whether there is a letter, a digit or a symbol such as + or an emoji to say."""
+    for character in text:
+        category = unicodedata.category(character)
+        if category[0] in _SPEAKABLE_MAJOR or category in _SPEAKABLE:
+            return True
+    return False
+
+
+class Segmenter:
+    """Gives the same segments however the text was cut; none longer than `longest` characters.
+
+    Segments are stripped; those with nothing to say are left out.
+    """
+
+    def __init__(self, longest: int = SEGMENT_CHARACTERS) -> None:
+        """Bound segments to `longest` characters, at least 16."""
+        self._longest = longest
+        self._text = ""
+
+    def feed(self, text: str) -> list[str]:
+        """Take more text; return the segments that are complete now."""
+        self._text += printable(text)
+        return self._cut(final=False)
+
+    def finish(self) -> list[str]:
+        """Return what is left."""
+        return self._cut(final=True)
+
+    def _cut(self, *, final: bool) -> list[str]:
+        segments = []
+        while True:
+            self._text = self._text.lstrip()
+            end = self._end()
+            if end is None:
+                if not final:
+                    break
+                end = len(self._text)
+            segment, self._text = self._text[:end].strip(), self._text[end:]
+            if is_speakable(segment):
+                segments.append(segment)
+            if final and not self._text:
+                break
+        return segments
+
+    def _end(self) -> int | None:
+        """Return where the first segment ends; None while more text could change that."""
+        text = self._text
+        for match in _SENTENCE_END.finditer(text, 0, self._longest + 1):
+            end = match.end()
+            if end >= _SHORTEST and not _ABBREVIATION.search(text, 0, end):
+                return end
+        if len(text) <= self._longest:
+            return None
+        window = text[: self._longest]
+        clauses = [match.end() for match in _CLAUSE_END.finditer(window)]
+        if clauses and clauses[-1] >= self._longest // 4:
+            return clauses[-1]
+        space = max(window.rfind(" "), window.rfind("\n"))
+        return space if space >= self._longest // 4 else self._longest
+
+
+def segments_of(text: str, longest: int = SEGMENT_CHARACTERS) -> list[str]:
+    """Return the segments of a whole text."""
+    segmenter = Segmenter(longest)
+    return segmenter.feed(text) + segmenter.finish()
