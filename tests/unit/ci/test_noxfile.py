@@ -1,0 +1,96 @@
+"""What `nox` does, without a network: how it finds wheels, counts tests and describes itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nox
+import pytest
+from nox.registry import get as sessions
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def noxfile(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    monkeypatch.setattr(nox.registry, "_REGISTRY", {})
+    source = compile((ROOT / "noxfile.py").read_text(), ROOT / "noxfile.py", "exec")
+    names: dict[str, object] = {"__name__": "noxfile", "__file__": str(ROOT / "noxfile.py")}
+    exec(source, names)  # noqa: S102 - a noxfile is no importable module
+    return SimpleNamespace(**names)
+
+
+def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text: str) -> None:
+    done = subprocess.CompletedProcess(["pip"], 0, text, "")
+    fake = SimpleNamespace(run=lambda *_args, **_options: done)
+    monkeypatch.setitem(noxfile.uv_variables.__wrapped__.__globals__, "subprocess", fake)
+    for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("noxfile")
+def test_every_session_says_what_it_is_for() -> None:
+    names = {"serve", "tests", "unit", "contract", "e2e", "lint", "types", "docs", "bench"}
+    assert names | {"lock", "demo-model"} == set(sessions())
+    assert all((session.__doc__ or "").strip().endswith(".") for session in sessions().values())
+
+
+def test_uv_reaches_what_pip_reaches(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace
+) -> None:
+    configured = "global.find-links='\\n/a\\n/b'\nglobal.index-url='https://mirror/simple'\n"
+    told_by_pip(monkeypatch, noxfile, configured)
+    found = noxfile.uv_variables()
+    assert found["UV_FIND_LINKS"] == "/a,/b"
+    assert found["UV_DEFAULT_INDEX"] == "https://mirror/simple"
+
+
+def test_the_environment_wins_over_pips_files_and_uvs_own_over_both(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace
+) -> None:
+    told_by_pip(monkeypatch, noxfile, ":env:.find-links='/env'\nglobal.find-links='/file'\n")
+    assert noxfile.uv_variables()["UV_FIND_LINKS"] == "/env"
+    noxfile.uv_variables.cache_clear()
+    monkeypatch.setenv("UV_FIND_LINKS", "/uv")
+    assert noxfile.uv_variables()["UV_FIND_LINKS"] == "/uv"
+
+
+def test_a_cpu_gets_torch_from_a_folder_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, tmp_path: Path
+) -> None:
+    told_by_pip(monkeypatch, noxfile, f"global.find-links='{tmp_path}'\n")
+    assert noxfile.torch_backend() == ["--torch-backend=cpu"]
+    (tmp_path / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").touch()
+    assert noxfile.torch_backend() == []
+
+
+def test_a_cpu_gets_torch_from_pytorch_where_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace
+) -> None:
+    told_by_pip(monkeypatch, noxfile, "")
+    assert noxfile.torch_backend() == ["--torch-backend=cpu"]
+
+
+def test_what_is_run_keeps_bytecode_and_sends_no_statistics(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    given = noxfile.variables(MORE="yes")
+    assert "PYTHONDONTWRITEBYTECODE" not in given
+    assert (given["BENTOML_DO_NOT_TRACK"], given["MORE"]) == ("True", "yes")
+
+
+def test_outcomes_are_counted_as_pytest_counts_them(
+    noxfile: SimpleNamespace, tmp_path: Path
+) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert False\n"
+        "def test_not_here(): pytest.skip('why')\n"
+    )
+    report = tmp_path / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-c/dev/null", f"--junit-xml={report}"]
+    subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
+    assert noxfile.counted(report) == {"passed": 1, "failed": 1, "skipped": 1}
