@@ -49,7 +49,7 @@ class EspeakEngine:
     capabilities = frozenset({Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT})
 
     def __init__(self, voices: Mapping[str, str] | None = None) -> None:
-        """Load the library; `voices` maps other names to voices, by default OpenAI's names.
+        """Load the library; `voices` maps further names to voices and overrides OpenAI's.
 
         Raises:
             ImportError: espeakng-loader is not installed.
@@ -60,7 +60,7 @@ class EspeakEngine:
         self._catalogue = VoiceCatalogue(
             self._library.voices(),
             self._library.variants(),
-            OPENAI_VOICES if voices is None else voices,
+            {**OPENAI_VOICES, **(voices or {})},
         )
         self._thread: ThreadPoolExecutor | None = None
         self._jobs: set[_Segment] = set()

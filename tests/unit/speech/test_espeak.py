@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from services.audio.decode import decode
+from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.errors import (
+    ConfigurationError,
+    EngineError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
+from services.speech.engines.espeak_voices import OPENAI_VOICES
+from services.speech.engines.protocol import SynthesisRequest
+
+pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
+
+from services.speech.engines.espeak import EspeakEngine  # after the skip
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.audio.pcm import Samples
+
+TEXT = "The quick brown fox jumps over the lazy dog."
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[EspeakEngine]:
+    engine = EspeakEngine()
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+async def spoken(engine: EspeakEngine, text: str, voice: str = "en-us", **more: float) -> Samples:
+    request = SynthesisRequest(text, voice, **more)
+    return np.concatenate([frame async for frame in engine.synthesise(request)])
+
+
+async def idle(engine: EspeakEngine) -> float:
+    began = time.perf_counter()
+    while engine.active:
+        await asyncio.sleep(0.001)
+    return time.perf_counter() - began
+
+
+async def test_frames_are_float32_mono_at_the_rate_reported(engine: EspeakEngine) -> None:
+    assert engine.sample_rate_hz == 22_050
+    samples = await spoken(engine, TEXT)
+    assert samples.dtype == np.float32
+    assert 2.0 < len(samples) / engine.sample_rate_hz < 4.0
+    assert 0.1 < np.abs(samples).max() <= 1.0
+
+
+@pytest.mark.parametrize("speed", [0.25, 0.4, 0.5, 0.75, 1.4, 1.5, 2.0, 2.6, 3.0, 4.0])
+async def test_speed_scales_the_duration(engine: EspeakEngine, speed: float) -> None:
+    text = f"{TEXT} {TEXT}"
+    ratio = len(await spoken(engine, text)) / len(await spoken(engine, text, speed=speed))
+    assert ratio == pytest.approx(speed, rel=0.08)
+
+
+async def test_frames_come_before_a_long_text_is_done(engine: EspeakEngine) -> None:
+    request = SynthesisRequest(TEXT * 60, "en-us")
+    async with aclosing(engine.synthesise(request)) as frames:
+        first = await anext(frames)
+    assert len(first) < engine.sample_rate_hz
+
+
+async def test_closing_the_iterator_stops_the_thread_at_once(engine: EspeakEngine) -> None:
+    frames = engine.synthesise(SynthesisRequest("word " * 800, "en-us", speed=0.25))
+    await anext(frames)
+    await frames.aclose()
+    assert await idle(engine) < 0.5
+
+
+async def test_a_slow_listener_holds_nobody_up(engine: EspeakEngine) -> None:
+    slow = engine.synthesise(SynthesisRequest(TEXT * 60, "en-us"))
+    await anext(slow)
+    async with asyncio.timeout(10):
+        await spoken(engine, TEXT, "fr-fr")
+    await slow.aclose()
+
+
+async def test_closing_the_engine_ends_what_waits(engine: EspeakEngine) -> None:
+    requests = [SynthesisRequest(TEXT * 60, "en-us") for _ in range(3)]
+    running = [engine.synthesise(request) for request in requests]
+    for frames in running:
+        await anext(frames)
+    await engine.close()
+    for frames in running:
+        with pytest.raises(UnavailableError):
+            async for _ in frames:
+                pass
+    assert not engine.ready
+
+
+async def test_four_at_once_interleave_and_never_meet_in_the_library(engine: EspeakEngine) -> None:
+    inside: set[int] = set()
+    speak = engine._library.speak
+
+    def watched(*args: object, **kwargs: object) -> None:
+        assert not inside, "two threads in espeak at once"
+        inside.add(threading.get_ident())
+        try:
+            speak(*args, **kwargs)  # type: ignore[arg-type]
+        finally:
+            inside.clear()
+
+    engine._library.speak = watched  # type: ignore[method-assign]
+    order: list[str] = []
+
+    async def talk(voice: str) -> None:
+        async for _ in engine.synthesise(SynthesisRequest(f"{TEXT} " * 5, voice)):
+            order.append(voice)
+
+    try:
+        await asyncio.gather(*map(talk, ["en-us", "fr-fr", "de", "cmn"]))
+    finally:
+        del engine._library.speak
+    firsts = [order.index(voice) for voice in ["en-us", "fr-fr", "de", "cmn"]]
+    lasts = [len(order) - order[::-1].index(voice) for voice in ["en-us", "fr-fr", "de", "cmn"]]
+    assert max(firsts) < min(lasts), "somebody had to wait until another was done"
+
+
+async def streamed(text: str) -> AsyncIterator[str]:
+    for character in text:
+        yield character
+
+
+async def test_text_that_streams_in_is_spoken_like_whole_text(engine: EspeakEngine) -> None:
+    text = f"{TEXT} {TEXT}"
+    pieces = [f async for f in engine.synthesise(SynthesisRequest(streamed(text), "en-us"))]
+    whole = await spoken(engine, text)
+    assert sum(map(len, pieces)) == pytest.approx(len(whole), rel=0.02)
+
+
+@pytest.mark.parametrize("voice", ["en-us", "EN-US", "pt-BR+f3", "en-us+Marco", "alloy", "Nova"])
+def test_voices_are_found_in_any_case(engine: EspeakEngine, voice: str) -> None:
+    engine.check(SynthesisRequest("a", voice))
+
+
+@pytest.mark.parametrize(
+    ("voice", "nearest"), [("aloy", "alloy"), ("en-uss", "en-us"), ("en-us+marko", "en-us+marco")]
+)
+def test_an_unknown_voice_names_the_nearest(engine: EspeakEngine, voice: str, nearest: str) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        engine.check(SynthesisRequest("a", voice))
+    assert (caught.value.param, caught.value.code) == ("voice", "voice_not_found")
+    assert repr(nearest) in caught.value.message
+
+
+@pytest.mark.parametrize("voice", ["../../etc/passwd", "en-us+../../x", "en-us\0", "+f3", ""])
+def test_a_voice_is_never_a_path(engine: EspeakEngine, voice: str) -> None:
+    with pytest.raises(NotFoundError):
+        engine.check(SynthesisRequest("a", voice))
+
+
+def test_an_unknown_language_is_400_with_the_nearest(engine: EspeakEngine) -> None:
+    engine.check(SynthesisRequest("a", "alloy", language="fr"))
+    engine.check(SynthesisRequest("a", "alloy", language="de-AT"))
+    engine.check(SynthesisRequest("a", "alloy", language="German"))
+    with pytest.raises(InvalidRequestError) as caught:
+        engine.check(SynthesisRequest("a", "alloy", language="germn"))
+    assert (caught.value.param, caught.value.code) == ("language", "unsupported_language")
+    assert "'german'" in caught.value.message
+
+
+@pytest.mark.parametrize(("field", "value"), [("instructions", "softly"), ("seed", 1)])
+def test_what_espeak_cannot_do_is_refused(engine: EspeakEngine, field: str, value: object) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        engine.check(SynthesisRequest("a", "alloy", **{field: value}))  # type: ignore[arg-type]
+    assert (caught.value.param, caught.value.code) == (field, "unsupported_parameter")
+
+
+@pytest.mark.parametrize("text", ["", "   ", "?!...", "\0\x01"])
+def test_blank_text_is_refused(engine: EspeakEngine, text: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        engine.check(SynthesisRequest(text, "alloy"))
+    assert (caught.value.param, caught.value.code) == ("input", "blank_input")
+
+
+async def test_markup_is_read_out_and_not_obeyed(engine: EspeakEngine) -> None:
+    plain = await spoken(engine, "hello world")
+    pause = await spoken(engine, "<speak>hello <break time='9s'/> world</speak>")
+    assert 1.5 * len(plain) < len(pause) < len(plain) + 9 * engine.sample_rate_hz
+    assert len(await spoken(engine, "[[h@l@U]]")) > len(plain)
+
+
+async def test_control_characters_are_not_commands(engine: EspeakEngine) -> None:
+    said = await spoken(engine, "hello 250S world")
+    assert len(await spoken(engine, "hello \x01250S world")) == pytest.approx(len(said), rel=0.05)
+    assert len(await spoken(engine, "hello\0 250S world")) == pytest.approx(len(said), rel=0.05)
+
+
+def test_a_hundred_languages_and_openais_names_are_listed(engine: EspeakEngine) -> None:
+    voices = engine.voices()
+    assert len({v.id for v in voices}) == len(voices)
+    assert len({v.languages[0] for v in voices}) > 100
+    assert {v.id for v in voices if v.alias_of} == set(OPENAI_VOICES)
+    for voice in voices:
+        assert engine.voice(voice.id) == voice
+
+
+async def test_openais_names_are_distinct_voices(engine: EspeakEngine) -> None:
+    """Pitch and brightness together tell any two apart; American and British ones by accent."""
+    heard: dict[str, tuple[float, float]] = {}
+    for name in OPENAI_VOICES:
+        samples = await spoken(engine, TEXT, name)
+        heard[name] = (pitch_hz(samples, engine.sample_rate_hz), brightness_hz(samples))
+    assert len(set(OPENAI_VOICES.values())) == len(OPENAI_VOICES)
+    names = list(heard)
+    for index, one in enumerate(names):
+        for two in names[index + 1 :]:
+            pitch = abs(np.log2(heard[one][0] / heard[two][0])) * 12
+            bright = abs(np.log2(heard[one][1] / heard[two][1])) * 12
+            assert pitch > 0.8 or bright > 1.0, (one, two, heard[one], heard[two])
+
+
+def pitch_hz(samples: Samples, rate_hz: int) -> float:
+    found = []
+    for begin in range(0, len(samples) - 2048, 1024):
+        window = samples[begin : begin + 2048] - samples[begin : begin + 2048].mean()
+        if np.abs(window).max() < 0.1:
+            continue
+        likeness = np.fft.irfft(np.abs(np.fft.rfft(window, 4096)) ** 2)[: rate_hz // 60]
+        lag = rate_hz // 400 + int(np.argmax(likeness[rate_hz // 400 :]))
+        if likeness[lag] > 0.4 * likeness[0]:
+            found.append(rate_hz / lag)
+    return float(np.median(found))
+
+
+def brightness_hz(samples: Samples) -> float:
+    power = np.abs(np.fft.rfft(samples)) ** 2
+    return float((power * np.fft.rfftfreq(len(samples), 1 / 22_050)).sum() / power.sum())
+
+
+def test_an_alias_for_nothing_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match="'boss'"):
+        EspeakEngine(voices={"boss": "en-us+nobody"})
+
+
+async def test_an_engine_that_was_not_started_is_unavailable() -> None:
+    with pytest.raises(UnavailableError):
+        await anext(EspeakEngine().synthesise(SynthesisRequest("a", "alloy")))
+
+
+async def test_a_refusal_of_the_library_is_an_engine_error(
+    engine: EspeakEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object, **_kwargs: object) -> None:
+        raise OSError("data is gone")
+
+    monkeypatch.setattr(engine._library, "speak", broken)
+    with pytest.raises(EngineError) as caught:
+        await anext(engine.synthesise(SynthesisRequest("a", "alloy")))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert await idle(engine) < 0.5
+
+
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+@pytest.mark.parametrize("voice", ["echo", "alloy", "onyx"])
+async def test_a_recogniser_hears_the_digits_that_were_spoken(
+    engine: EspeakEngine, voice: str, tmp_path: object
+) -> None:
+    pocketsphinx = pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed")
+    said = ["three", "one", "four", "one", "five", "nine", "two", "six"]
+    samples = await spoken(engine, ", ".join(said) + ".", voice, speed=0.8)
+    encoder = open_encoder("mp3", engine.sample_rate_hz)
+    data = encoder.feed(samples) + encoder.finish()
+    heard = decode(data, sample_rate_hz=16_000)
+    decoder = pocketsphinx.Decoder(samprate=16_000, loglevel="FATAL")
+    grammar = f"#JSGF V1.0; grammar d; public <d> = ({' | '.join(DIGITS)})+;"
+    decoder.add_jsgf_string("digits", grammar)
+    decoder.activate_search("digits")
+    decoder.start_utt()
+    decoder.process_raw((heard * 32767).astype("<i2").tobytes(), full_utt=True)
+    decoder.end_utt()
+    hypothesis = decoder.hyp()
+    assert hypothesis is not None
+    assert hypothesis.hypstr.split() == said
+
+
+def test_the_output_rate_is_openais() -> None:
+    assert OUTPUT_RATE_HZ == 24_000
