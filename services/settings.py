@@ -90,8 +90,9 @@ class SpeechSettings(RoleSettings):
     """The speech role."""
 
     engine: str = Field("espeak", description="The engine: espeak (embedded, no download, no GPU).")
-    models: dict[str, str] = Field(
-        default_factory=dict, description="Further model names and the engine each stands for."
+    models: list[str] = Field(
+        ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"],
+        description="Model names it answers to, as a JSON list, beside the engine's own.",
     )
     voices: dict[str, str] = Field(
         default_factory=dict,

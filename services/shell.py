@@ -77,7 +77,8 @@ class RoleApp:
     Attributes:
         role: the role's name, a label of its metrics.
         asgi: the application that answers; raises `ServiceError` or sends a response.
-        paths: the methods each path takes; templates use `{}` for one segment. Everything else is
+        paths: the methods each path takes; templates use `{}` for one segment and `{*}` for
+            the rest, as ids of models hold slashes. Everything else is
             404, or 405 where the path takes another method.
         admitted: the paths (templates) whose requests take a slot.
         limits: slots, queue and deadline.
@@ -108,9 +109,9 @@ class Shell:
         self.admission = Admission(app.limits)
         self.metrics = telemetry.RoleMetrics(app.role)
         self._templates = [
-            (re.compile(re.escape(path).replace(r"\{\}", "[^/]+") + r"\Z"), path)
+            (_pattern(path), path)
             for path in app.paths
-            if "{}" in path
+            if "{" in path
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +132,7 @@ class Shell:
             MethodNotAllowedError: the path takes other methods.
         """
         methods = self.app.paths.get(path)
-        if methods is None or "{}" in path:
+        if methods is None or "{" in path:
             methods = None
             for pattern, template in self._templates:
                 if pattern.match(path):
@@ -230,7 +231,10 @@ class _Exchange:
             self._label = path
             await self._whole(health[0], [(b"content-type", health[1])], health[2])
             return
-        self._label = shell.route(method, path)
+        self._label = scope["bentovox.route"] = shell.route(method, path)
+        scope["bentovox.request_id"] = self.request_id
+        scope["bentovox.send"] = self._send
+        scope["bentovox.on_first_byte"] = self._on_first_byte
         if shell.app.guard is not None:
             shell.app.guard(scope)
         self._check_length()
@@ -303,10 +307,14 @@ class _Exchange:
             if last:
                 await self._send_held()
             return
-        if self._first_byte is None and body:
-            self._first_byte = time.perf_counter()
+        if body:
+            self._on_first_byte()
         self._finished = last
         await self._send(message)
+
+    def _on_first_byte(self) -> None:
+        if self._first_byte is None:
+            self._first_byte = time.perf_counter()
 
     async def _start(self, message: Message) -> None:
         if self._too_large and message["status"] != 413:  # noqa: PLR2004  an application that swallowed it
@@ -392,6 +400,11 @@ class _Exchange:
                 status,
                 total_s * 1000,
             )
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    escaped = re.escape(template).replace(r"\{\}", "[^/]+").replace(r"\{\*\}", ".+")
+    return re.compile(escaped + r"\Z")
 
 
 _QUIET = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})

@@ -1,0 +1,228 @@
+"""vLLM's OpenAI server, in this process: the one file that touches vLLM's internals.
+
+The names used are those of vLLM 0.32 and 0.33 (`vllm.entrypoints.launchers`), which are no public
+interface: vLLM is pinned, and `tests/e2e` runs the real thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from services.chat.fields import body_with_known_fields
+from services.chat.model import resolve
+from services.errors import NotFoundError, UnavailableError
+from services.shell import Readiness
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.settings import ChatSettings
+
+log = logging.getLogger("bentovox.chat")
+
+_WATCH_S = 0.25
+_ONE_MODEL = "/v1/models/"
+
+
+class VllmServer:
+    """A vLLM engine and its OpenAI application, mounted as an ASGI callable."""
+
+    def __init__(self, chat: ChatSettings) -> None:
+        """Keep the settings; nothing heavy is imported before `lifespan` is entered."""
+        self.settings = chat
+        self._app: Any = None
+        self._engine: Any = None
+        self._status = "starting"
+        self._fields: dict[str, frozenset[str]] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request that the shell has let through.
+
+        Raises:
+            UnavailableError: the engine is not there, or has died.
+            InvalidRequestError: a field that nobody knows.
+        """
+        if not self.readiness().can_answer:
+            raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
+        if scope["path"].startswith(_ONE_MODEL):
+            await self._one_model(scope["path"].removeprefix(_ONE_MODEL), scope, receive, send)
+            return
+        if scope["method"] == "POST":
+            body = await body_with_known_fields(
+                scope["path"], scope["headers"], receive, self._fields
+            )
+            receive = _replay(body, receive)
+        await self._app(scope, receive, send)
+
+    async def _one_model(self, name: str, scope: Any, receive: Any, send: Any) -> None:
+        """Answer GET /v1/models/{id}, which vLLM lacks."""
+        from starlette.responses import JSONResponse
+
+        cards = await self._app.state.openai_serving_models.show_available_models()
+        for card in cards.data:
+            if card.id == name:
+                await JSONResponse(card.model_dump())(scope, receive, send)
+                return
+        raise NotFoundError(
+            f"The model '{name}' does not exist.", param="model", code="model_not_found"
+        )
+
+    def readiness(self) -> Readiness:
+        """Ready means that the engine is there, has answered a request and has not died."""
+        if self._status == "ready" and self._engine.errored:
+            return Readiness("failed", {"engine": "the engine process died; restarting"})
+        return Readiness(self._status, {"engine": f"vllm {self._status}"})
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Load the model, serve, and at the end let running answers finish."""
+        _environment(self.settings)
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            watch = asyncio.create_task(self._watch())
+            try:
+                yield
+            finally:
+                self._status = "draining"
+                watch.cancel()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        from fastapi import FastAPI
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+        from vllm.entrypoints.launchers.app import build_app
+
+        arguments = parse_arguments(self.settings)
+        log.info("loading %s", arguments.model)
+        self._engine = await stack.enter_async_context(build_async_engine_client(arguments))
+        tasks = await self._engine.get_supported_tasks()
+        app = build_app(arguments, tasks, self._engine.model_config)
+        await init_app_state(self._engine, app.state, arguments, tasks)
+        app.state.server = _ExitHandle()
+        # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two already, and
+        # each layer is paid for on every chunk.
+        app.user_middleware = []
+        app.middleware_stack = FastAPI.build_middleware_stack(app)
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        self._fields = _declared_fields(app)
+        self._app = app
+        await self._engine.check_health()
+        self._status = "ready"
+        log.info("ready: %s", arguments.served_model_name)
+
+    async def _watch(self) -> None:
+        """End this process when the engine has died; BentoML's supervisor starts a new one."""
+        while not self._engine.errored:
+            await asyncio.sleep(_WATCH_S)
+        log.error("the engine died; ending this worker so that it is started anew")
+        self._status = "failed"
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _ExitHandle:
+    """What vLLM takes for its uvicorn server: telling it to exit ends this worker."""
+
+    @property
+    def should_exit(self) -> bool:
+        return False
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def parse_arguments(chat: ChatSettings) -> Any:
+    """Return vLLM's own parsed arguments for these settings."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    model = resolve(chat)
+    # fmt: off
+    arguments = [
+        "--model", model.source,
+        "--served-model-name", model.name,
+        "--dtype", chat.dtype,
+        "--shutdown-timeout", str(chat.shutdown_s),
+    ]
+    # fmt: on
+    if chat.revision:
+        arguments += ["--revision", chat.revision]
+    if chat.max_model_len:
+        arguments += ["--max-model-len", str(chat.max_model_len)]
+    if chat.kv_cache_memory:
+        arguments += ["--kv-cache-memory-bytes", chat.kv_cache_memory]
+    if chat.enforce_eager:
+        arguments.append("--enforce-eager")
+    if on_cpu(chat):
+        arguments += ["--distributed-executor-backend", "uni"]
+    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])
+    validate_parsed_serve_args(parsed)
+    return parsed
+
+
+def on_cpu(chat: ChatSettings) -> bool:
+    """Tell whether vLLM will compute on the CPU."""
+    if chat.device != "auto":
+        return chat.device == "cpu"
+    return not any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "nvidiactl", "dxg"))  # noqa: PTH110
+
+
+def _environment(chat: ChatSettings) -> None:
+    """Set what vLLM reads from the environment at import; what the operator set stays."""
+    defaults = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": "127.0.0.1",
+    }
+    if chat.enforce_eager:
+        # The first request with logprobs would compile for 9 s.
+        defaults["TORCHDYNAMO_DISABLE"] = "1"
+    if on_cpu(chat):
+        cores = len(os.sched_getaffinity(0))
+        defaults["OMP_NUM_THREADS"] = str(max(1, cores // 2))
+        defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if sys.dont_write_bytecode:
+        log.warning("PYTHONDONTWRITEBYTECODE is set: vLLM starts three times slower")
+
+
+def _declared_fields(app: Any) -> dict[str, frozenset[str]]:
+    """Return the body fields that vLLM declares for each of its paths."""
+    declared: dict[str, frozenset[str]] = {}
+    for route in app.routes:
+        models = [field.field_info.annotation for field in _body_fields(route)]
+        names: set[str] = set()
+        for model in models:
+            for member in getattr(model, "__args__", (model,)):
+                for name, field in getattr(member, "model_fields", {}).items():
+                    names |= {name} | ({field.alias} if field.alias else set())
+        if names:
+            declared[route.path] = frozenset(names)
+    return declared
+
+
+def _body_fields(route: Any) -> list[Any]:
+    dependant = getattr(route, "dependant", None)
+    return list(dependant.body_params) if dependant is not None else []
+
+
+def _replay(body: bytes, receive: Any) -> Any:
+    """Return an ASGI receive that gives the body once and then waits for the disconnect."""
+    given = False
+
+    async def replayed() -> Any:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replayed

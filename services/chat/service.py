@@ -1,0 +1,38 @@
+"""The chat role's service: `bentoml serve services.chat.service:Chat`."""
+
+from __future__ import annotations
+
+import bentoml
+
+from services.chat import allowlist, model
+from services.chat.engine import VllmServer
+from services.role import preflight, role
+from services.settings import settings
+from services.shell import RoleApp
+
+
+class _Chat:
+    """Large language models behind OpenAI's API, with vLLM."""
+
+    @staticmethod
+    def build() -> RoleApp:
+        chat = settings().chat
+        server = VllmServer(chat)
+        return RoleApp(
+            role="chat",
+            asgi=server,
+            paths=allowlist.PATHS,
+            admitted=frozenset(allowlist.GENERATING),
+            limits=chat.limits,
+            body_limit_bytes=chat.body_limit_bytes,
+            readiness=server.readiness,
+            lifespan=server.lifespan,
+        )
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        preflight(lambda: model.resolve(settings().chat) and None)
+
+
+Chat = role(_Chat, name="chat")

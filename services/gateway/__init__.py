@@ -1,0 +1,1 @@
+"""The gateway: one front door before chat and speech; no torch."""

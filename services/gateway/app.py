@@ -1,0 +1,69 @@
+"""The gateway's application: which paths there are, who answers each, who may ask."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from services.gateway.backends import Pools
+from services.gateway.keys import Keys
+from services.gateway.proxy import Proxy
+from services.shell import Readiness, RoleApp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from services.settings import GatewaySettings
+
+_POST = frozenset({"POST"})
+_GET = frozenset({"GET", "HEAD"})
+
+ROUTES: dict[str, dict[str, frozenset[str]]] = {
+    "chat": {
+        "/v1/chat/completions": _POST,
+        "/v1/completions": _POST,
+        "/v1/responses": _POST,
+        "/v1/embeddings": _POST,
+        "/v1/score": _POST,
+        "/v1/rerank": _POST,
+        "/tokenize": _POST,
+        "/detokenize": _POST,
+    },
+    "speech": {
+        "/v1/audio/speech": _POST,
+        "/v1/audio/voices": _GET,
+        "/v1/audio/voices/{}": _GET,
+    },
+}
+"""The paths of each role that the front door opens, with their methods."""
+
+MODELS = {"/v1/models": _GET, "/v1/models/{*}": _GET}
+
+
+def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
+    """Return the gateway in front of `backends`, the URLs of each role."""
+    pools = Pools(backends, gateway)
+    routes = {role: paths for role, paths in ROUTES.items() if role in pools.by_role}
+    roles = {path: role for role, paths in routes.items() for path in paths}
+    keys = Keys.from_settings(gateway)
+
+    def guard(scope: Any) -> None:
+        keys.check(scope["headers"])
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(pools.probing())
+            yield
+
+    return RoleApp(
+        role="gateway",
+        asgi=Proxy(pools, roles, gateway.answer_timeout_s),
+        paths={**MODELS, **{p: m for paths in routes.values() for p, m in paths.items()}},
+        admitted=frozenset(p for p, role in roles.items() if _POST is routes[role][p]),
+        limits=gateway.limits,
+        body_limit_bytes=gateway.body_limit_bytes,
+        readiness=lambda: Readiness(*pools.status()),
+        lifespan=lifespan,
+        guard=guard,
+    )

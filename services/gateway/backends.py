@@ -1,0 +1,168 @@
+"""Backends and their pools: who is ready, which models each serves, who takes the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from services.errors import NotFoundError, ServiceError, UnavailableError
+from services.gateway.upstream import Address, Connections
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from services.settings import GatewaySettings
+
+log = logging.getLogger("bentovox.gateway")
+
+_PROBE_TIMEOUT_S = 2.0
+_OK = 200
+_SMALL_ANSWER_BYTES = 1 << 20
+
+
+class Backend:
+    """One server of a role."""
+
+    def __init__(self, role: str, url: str, gateway: GatewaySettings) -> None:
+        self.role = role
+        self.connections = Connections(Address.parse(url), gateway.connect_timeout_s)
+        self.outstanding = 0
+        self.ready = False
+        self.models: dict[str, dict[str, Any]] = {}
+
+    async def probe(self) -> None:
+        """Ask whether the backend can answer, and, when it has just become able to, its models."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                status, _ = await self.fetch("/readyz")
+                if status == _OK and not self.models:
+                    models_status, body = await self.fetch("/v1/models")
+                    if models_status == _OK:
+                        self.models = {card["id"]: card for card in json.loads(body)["data"]}
+        except (ServiceError, TimeoutError, ValueError, KeyError):
+            status = 0
+        self.mark(ready=status == _OK)
+
+    def mark(self, *, ready: bool) -> None:
+        """Note whether requests can be sent here."""
+        if ready != self.ready:
+            log.info("%s backend is %s", self.role, "ready" if ready else "not ready")
+        if not ready:
+            self.models = {}  # it may come back with others
+        self.ready = ready
+
+    async def fetch(self, path: str) -> tuple[int, bytes]:
+        """GET a small answer from the backend.
+
+        Raises:
+            ServiceError: the backend cannot be reached or broke off.
+        """
+        connection, _ = await self.connections.take()
+        pieces: list[bytes] = []
+        try:
+            connection.send(
+                f"GET {path} HTTP/1.1\r\nhost: {self.connections.address.host}\r\n\r\n".encode()
+            )
+            await connection.head()
+            connection.flow_to(pieces.append)
+            await connection.ended()
+        except BaseException:
+            connection.abort()
+            raise
+        self.connections.give_back(connection)
+        return connection.status, b"".join(pieces)[:_SMALL_ANSWER_BYTES]
+
+
+class Pool:
+    """The backends of one role."""
+
+    def __init__(self, role: str, urls: Sequence[str], gateway: GatewaySettings) -> None:
+        self.role = role
+        self.backends = [Backend(role, url, gateway) for url in urls]
+
+    @property
+    def ready(self) -> bool:
+        """Whether any backend can answer."""
+        return any(backend.ready for backend in self.backends)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the backends serve different models, so that a request's model decides."""
+        kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
+        return len(kinds) > 1
+
+    def pick(self, model: str | None) -> Backend:
+        """Return the ready backend with the fewest outstanding requests, of those with `model`.
+
+        Raises:
+            UnavailableError: none is ready.
+            NotFoundError: none of those that are ready serves the model.
+        """
+        ready = [backend for backend in self.backends if backend.ready]
+        if not ready:
+            raise UnavailableError(
+                f"The {self.role} service is not ready; try again shortly.", retry_after_s=2
+            )
+        if model is not None:
+            ready = [backend for backend in ready if model in backend.models]
+            if not ready:
+                raise NotFoundError(
+                    f"The model '{model}' does not exist.", param="model", code="model_not_found"
+                )
+        return min(ready, key=lambda backend: backend.outstanding)
+
+
+class Pools:
+    """All roles behind the gateway."""
+
+    def __init__(self, urls: Mapping[str, Sequence[str]], gateway: GatewaySettings) -> None:
+        self.gateway = gateway
+        self.by_role = {role: Pool(role, given, gateway) for role, given in urls.items() if given}
+        self._all_were_ready = False
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Return the cards of every model that can be asked for now, by id."""
+        cards: dict[str, dict[str, Any]] = {}
+        for pool in self.by_role.values():
+            for backend in pool.backends:
+                cards.update(backend.models)
+        return cards
+
+    def status(self) -> tuple[str, dict[str, str]]:
+        """Return ready, degraded, starting or failed, and the state of each role.
+
+        Starting lasts until every role was ready once. After that the door stays open as long as
+        any role answers: the crash of one must not take the others away.
+        """
+        states = {
+            role: "ready" if pool.ready else "not ready" for role, pool in self.by_role.items()
+        }
+        count = sum(pool.ready for pool in self.by_role.values())
+        if count == len(states):
+            self._all_were_ready = True
+            return "ready", states
+        if not self._all_were_ready:
+            return "starting", states
+        return ("degraded" if count else "unavailable"), states
+
+    @asynccontextmanager
+    async def probing(self) -> AsyncIterator[None]:
+        """Probe every backend again and again while the context is open."""
+        backends = [b for pool in self.by_role.values() for b in pool.backends]
+        tasks = [asyncio.create_task(self._probe(backend)) for backend in backends]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for backend in backends:
+                backend.connections.close()
+
+    async def _probe(self, backend: Backend) -> None:
+        while True:
+            await backend.probe()
+            await asyncio.sleep(self.gateway.probe_interval_s)

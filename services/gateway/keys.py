@@ -1,0 +1,119 @@
+"""API keys: stored as SHA-256 hashes, compared in constant time.
+
+A key is 256 random bits, so that one round of SHA-256 is enough: there is nothing to guess that a
+slow hash would have to protect. `python -m services.gateway.keys NAME` makes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import re
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.errors import AuthenticationError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from services.settings import GatewaySettings
+
+_LINE = re.compile(r"(?P<name>[\w.-]+):(?P<hash>[0-9a-f]{64})")
+_HINT = "make one with `python -m services.gateway.keys NAME`"
+
+
+class Keys:
+    """The keys that are let in; none at all lets everybody in."""
+
+    def __init__(self, hashes: dict[str, bytes]) -> None:
+        """Keep the SHA-256 digest of each key by its holder's name."""
+        self._hashes = hashes
+
+    @classmethod
+    def from_settings(cls, gateway: GatewaySettings) -> Keys:
+        """Read the keys of the environment and of the keys file.
+
+        Raises:
+            ConfigurationError: the file is missing, or a line is no `name:hash`.
+        """
+        lines = gateway.keys.get_secret_value().replace(",", "\n").splitlines()
+        if gateway.keys_file:
+            path = Path(gateway.keys_file).expanduser()
+            try:
+                lines += path.read_text(encoding="utf-8").splitlines()
+            except OSError as exc:
+                raise ConfigurationError(
+                    f"BENTOVOX_GATEWAY__KEYS_FILE={path}: {exc.strerror}; {_HINT} and write the "
+                    "line it prints into that file."
+                ) from exc
+        return cls(_parse(lines))
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Let a request with a known key pass.
+
+        Raises:
+            AuthenticationError: no bearer token, or an unknown one.
+        """
+        if not self._hashes:
+            return
+        for name, value in headers:
+            if name == b"authorization":
+                scheme, _, token = value.partition(b" ")
+                if scheme.lower() == b"bearer" and self._knows(token.strip()):
+                    return
+                raise AuthenticationError(
+                    "Incorrect API key provided. Ask the operator of this server for a key."
+                )
+        raise AuthenticationError(
+            "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
+        )
+
+    def _knows(self, token: bytes) -> bool:
+        digest = hashlib.sha256(token).digest()
+        known = False
+        for candidate in self._hashes.values():  # all of them, so that time tells nothing
+            known |= hmac.compare_digest(digest, candidate)
+        return known
+
+
+def _parse(lines: Iterable[str]) -> dict[str, bytes]:
+    hashes: dict[str, bytes] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:
+            # The line itself is not shown: it may be a key in the clear.
+            raise ConfigurationError(f"API key {number} is not `name:sha256-hash`; {_HINT}.")
+        if match["name"] in hashes:
+            raise ConfigurationError(f"two API keys are named {match['name']!r}.")
+        hashes[match["name"]] = bytes.fromhex(match["hash"])
+    return hashes
+
+
+def main() -> int:
+    """Make a key and print it with the line that the server stores."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.gateway.keys",
+        description="Make an API key. The key is shown once; the server keeps only its hash, "
+        "in BENTOVOX_GATEWAY__KEYS or in the file BENTOVOX_GATEWAY__KEYS_FILE.",
+    )
+    parser.add_argument("name", help="who holds the key: letters, digits, dot, dash, underscore")
+    name: str = parser.parse_args().name
+    if not re.fullmatch(r"[\w.-]+", name):
+        parser.error(f"name {name!r} has other characters")
+    key = "sk-" + secrets.token_urlsafe(32)
+    sys.stdout.write(
+        f"key (give it to {name}, it is not shown again): {key}\n"
+        f"line for the server: {name}:{hashlib.sha256(key.encode()).hexdigest()}\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Carries a request to a backend and the answer back, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from services.errors import BackendError, DeadlineError, InvalidRequestError, ServiceError
+from services.writer import direct_writer
+
+if TYPE_CHECKING:
+    from services.gateway.backends import Backend, Pool, Pools
+    from services.gateway.upstream import Connection
+
+# RFC 9110, section 7.6.1, and what each hop says for itself. The client's key stays here.
+_NOT_FORWARDED = frozenset(
+    {
+        b"host",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"expect",
+        b"authorization",
+        b"content-length",
+        b"x-request-id",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+    }
+)
+_NOT_RETURNED = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"})
+_QUEUE_PIECES = 64
+
+
+class Proxy:
+    """The gateway's routes: models are answered here, everything else by a backend."""
+
+    def __init__(self, pools: Pools, roles: dict[str, str], answer_timeout_s: float) -> None:
+        """Route the path templates of `roles` to the pool of the role each names."""
+        self.pools = pools
+        self.roles = roles
+        self.answer_timeout_s = answer_timeout_s
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request.
+
+        Raises:
+            ServiceError: before the answer began: no backend, no such model, no answer in time;
+                after it began: the backend broke off.
+        """
+        path: str = scope["path"]
+        if path == "/v1/models" or path.startswith("/v1/models/"):
+            await _answer_json(send, self._models(path))
+            return
+        pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
+        body, more = await _first_body(receive)
+        model = None
+        if pool.needs_model and scope["method"] == "POST":
+            while more:
+                piece, more = await _first_body(receive)
+                body += piece
+            model = _model_of(body)
+        await _Exchange(self, pool, scope, receive, send).run(body, more=more, model=model)
+
+    def _models(self, path: str) -> dict[str, Any]:
+        cards = self.pools.models()
+        if path == "/v1/models":
+            return {"object": "list", "data": list(cards.values())}
+        name = path.removeprefix("/v1/models/")
+        if name not in cards:
+            from services.errors import NotFoundError
+
+            raise NotFoundError(
+                f"The model '{name}' does not exist.", param="model", code="model_not_found"
+            )
+        return cards[name]
+
+
+class _Exchange:
+    """One request on its way through a backend."""
+
+    def __init__(self, proxy: Proxy, pool: Pool, scope: Any, receive: Any, send: Any) -> None:
+        self.proxy = proxy
+        self.pool = pool
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.client_left = False
+
+    async def run(self, body: bytes, *, more: bool, model: str | None) -> None:
+        backend = self.pool.pick(model)
+        backend.outstanding += 1
+        try:
+            connection = await self._begin(backend, body, more=more)
+            await self._carry_back(backend, connection)
+        finally:
+            backend.outstanding -= 1
+
+    async def _begin(self, backend: Backend, body: bytes, *, more: bool) -> Connection:
+        """Send the request and return the connection once the answer's head is there."""
+        head = self._head(backend, len(body), more=more)
+        connection, used = await backend.connections.take()
+        try:
+            return await self._ask(connection, head, body, more=more)
+        except BackendError:
+            if not used or more or self.client_left:
+                backend.mark(ready=False)  # the next probe will tell
+                raise
+        # The backend closed a connection that had idled, in the moment in which it was used.
+        connection, _ = await backend.connections.take(fresh=True)
+        return await self._ask(connection, head, body, more=False)
+
+    async def _ask(
+        self, connection: Connection, head: bytes, body: bytes, *, more: bool
+    ) -> Connection:
+        connection.send(head + (_chunk(body) if more else body))
+        watcher = asyncio.ensure_future(self._watch(connection, more=more))
+        self._watcher = watcher
+        try:
+            async with asyncio.timeout(self.proxy.answer_timeout_s):
+                await connection.head()
+        except TimeoutError as exc:
+            connection.abort()
+            watcher.cancel()
+            raise DeadlineError(
+                f"The {self.pool.role} service did not answer within "
+                f"{self.proxy.answer_timeout_s:g} s."
+            ) from exc
+        except BaseException:
+            connection.abort()
+            watcher.cancel()
+            raise
+        return connection
+
+    async def _watch(self, connection: Connection, *, more: bool) -> None:
+        """Send what is left of the body, then wait for the client to hang up."""
+        try:
+            while True:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    self.client_left = True
+                    connection.abort(BackendError("The client hung up."))
+                    return
+                if more:
+                    more = message.get("more_body", False)
+                    connection.write(_chunk(message.get("body", b"")))
+                    if not more:
+                        connection.write(b"0\r\n\r\n")
+        except ServiceError as error:  # the body is over the limit
+            connection.abort(error)
+
+    async def _carry_back(self, backend: Backend, connection: Connection) -> None:
+        try:
+            headers = [pair for pair in connection.headers if pair[0] not in _NOT_RETURNED]
+            await self.send(
+                {"type": "http.response.start", "status": connection.status, "headers": headers}
+            )
+            if (writer := direct_writer(self.scope)) is not None:
+                writer.on_pause = connection.pause
+                writer.on_resume = connection.resume
+                connection.flow_to(writer.write)
+                await connection.ended()
+            else:
+                await self._carry_slowly(connection)
+            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        except BackendError:
+            if not self.client_left:
+                raise
+        finally:
+            self._watcher.cancel()
+            backend.connections.give_back(connection)
+
+    async def _carry_slowly(self, connection: Connection) -> None:
+        """Carry the body through ASGI's send, for answers and servers without a direct way."""
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        def sink(piece: bytes) -> None:
+            pieces.put_nowait(piece)
+            if pieces.qsize() >= _QUEUE_PIECES:
+                connection.pause()
+
+        connection.flow_to(sink)
+        end = asyncio.ensure_future(connection.ended())
+        end.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                if pieces.qsize() < _QUEUE_PIECES // 2:
+                    connection.resume()
+                await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+            await end
+        finally:
+            end.cancel()
+
+    def _head(self, backend: Backend, length: int, *, more: bool) -> bytes:
+        scope = self.scope
+        target = scope["raw_path"]
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        lines = [b"%b %b HTTP/1.1" % (scope["method"].encode(), target)]
+        lines.append(b"host: " + backend.connections.address.host.encode())
+        lines += [b"%b: %b" % pair for pair in scope["headers"] if pair[0] not in _NOT_FORWARDED]
+        lines.append(b"x-request-id: " + scope["bentovox.request_id"])
+        if more:
+            lines.append(b"transfer-encoding: chunked")
+        elif length or scope["method"] == "POST":
+            lines.append(b"content-length: %d" % length)
+        lines += [b"", b""]
+        return b"\r\n".join(lines)
+
+
+async def _first_body(receive: Any) -> tuple[bytes, bool]:
+    message = await receive()
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def _model_of(body: bytes) -> str | None:
+    try:
+        parsed = json.loads(body)
+    except ValueError as exc:
+        raise InvalidRequestError(
+            f"The body is not valid JSON: {exc}.", code="invalid_json"
+        ) from exc
+    model = parsed.get("model") if isinstance(parsed, dict) else None
+    return model if isinstance(model, str) else None
+
+
+async def _answer_json(send: Any, value: dict[str, Any]) -> None:
+    body = json.dumps(value).encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,248 @@
+"""HTTP/1.1 connections to backends, over TCP, TLS or a Unix socket.
+
+Of each streamed token a general client would make an object, a queue entry and a task switch; at
+7000 tokens a second that is most of a core. Here the bytes go from the socket's callback to a sink
+(docs/decisions/0003; `benchmarks/relay.py` measures it beside aiohttp). Framing is httptools', the
+parser of uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import httptools
+
+from services.errors import BackendError, ConfigurationError, DeadlineError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_IDLE_LIMIT = 256
+_SERVER_KEEP_ALIVE_S = 4.0  # uvicorn under BentoML closes idle connections after 5 s
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a backend listens; `path` is set for a Unix socket."""
+
+    url: str
+    host: str
+    port: int
+    path: str | None
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read `http://host:port`, `https://host:port` or BentoML's `file:///path/to.sock`.
+
+        Raises:
+            ConfigurationError: any other form.
+        """
+        parts = urlsplit(url)
+        if parts.scheme in {"file", "unix"}:
+            return cls(url, "localhost", 0, unquote(parts.path), tls=False)
+        if parts.scheme not in {"http", "https", "tcp"} or not parts.hostname:
+            raise ConfigurationError(
+                f"backend {url!r} is no URL such as http://speech:3000 or https://host:443."
+            )
+        tls = parts.scheme == "https"
+        return cls(url, parts.hostname, parts.port or (443 if tls else 80), None, tls)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one exchange at a time."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+        self.closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pending: deque[bytes] = deque()
+        self.sink: Callable[[bytes], None] | None = None
+        self.complete = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._head: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
+
+    def send(self, head: bytes, *, want_no_body: bool = False) -> None:
+        """Begin an exchange with the bytes of a request's head and, if at hand, its body."""
+        self._begin()
+        self._want_no_body = want_no_body
+        loop = asyncio.get_running_loop()
+        self._head = loop.create_future()
+        self._ended = loop.create_future()
+        self.write(head)
+
+    def write(self, data: bytes) -> None:
+        """Send further bytes of the request."""
+        if self.transport is not None and not self.closed:
+            self.transport.write(data)
+
+    async def head(self) -> None:
+        """Wait until `status` and `headers` are there.
+
+        Raises:
+            BackendError: the connection broke before.
+        """
+        assert self._head is not None  # noqa: S101  send() comes first
+        await self._head
+
+    async def ended(self) -> None:
+        """Wait until the whole body went to the sink.
+
+        Raises:
+            BackendError: the connection broke before.
+        """
+        assert self._ended is not None  # noqa: S101  send() comes first
+        await self._ended
+
+    def flow_to(self, sink: Callable[[bytes], None]) -> None:
+        """Hand the body, what came of it and what is to come, to `sink` piece by piece."""
+        while self.pending:
+            sink(self.pending.popleft())
+        self.sink = sink
+
+    def pause(self) -> None:
+        """Stop reading: the sink is slower than the backend."""
+        if self.transport is not None and not self.closed:
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.transport is not None and not self.closed:
+            self.transport.resume_reading()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Drop the connection; the backend sees a client that hung up."""
+        self._fail(error or BackendError("The exchange was given up."))
+        if self.transport is not None:
+            self.transport.abort()
+
+    # asyncio.Protocol
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]  # a stream's is an asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; bytes of the body go on at once."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            self.abort(BackendError(f"The backend sent no proper HTTP: {exc}."))
+
+    def eof_received(self) -> None:
+        """End a body that is delimited by the end of the connection."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what is under way."""
+        del exc
+        self.closed = True
+        self._fail(BackendError("The backend closed the connection before it had answered."))
+
+    # httptools
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Announce the head."""
+        self.status = self._parser.get_status_code()
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a piece of the body on."""
+        if self.sink is not None:
+            self.sink(body)
+        else:
+            self.pending.append(body)
+
+    def on_message_complete(self) -> None:
+        """Announce the end."""
+        if self.status == 100:  # noqa: PLR2004  Continue: the answer is yet to come
+            return
+        self.complete = True
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another exchange may follow on this connection."""
+        return self.complete and not self.closed and bool(self._parser.should_keep_alive())
+
+    def _fail(self, error: Exception) -> None:
+        for future in (self._head, self._ended):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: nobody may be waiting any more
+
+
+class Connections:
+    """The connections to one backend, kept open between exchanges."""
+
+    def __init__(self, address: Address, connect_timeout_s: float) -> None:
+        self.address = address
+        self._timeout_s = connect_timeout_s
+        self._idle: deque[Connection] = deque()
+        self._tls = ssl.create_default_context() if address.tls else None
+
+    async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
+        """Return a connection and whether it has served before.
+
+        Raises:
+            UnavailableError: the backend cannot be reached.
+            DeadlineError: it did not accept in time.
+        """
+        now = asyncio.get_running_loop().time()
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if not connection.closed and now - connection.idle_since < _SERVER_KEEP_ALIVE_S:
+                return connection, True
+            connection.abort()
+        return await self._connect(), False
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next exchange, or close it if it can serve no more."""
+        if connection.reusable and len(self._idle) < _IDLE_LIMIT:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().abort()
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        address = self.address
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if address.path is not None:
+                    _, protocol = await loop.create_unix_connection(Connection, address.path)
+                else:
+                    _, protocol = await loop.create_connection(
+                        Connection,
+                        address.host,
+                        address.port,
+                        ssl=self._tls,
+                        server_hostname=address.host if self._tls else None,
+                    )
+        except TimeoutError as exc:
+            raise DeadlineError(
+                f"The backend did not accept a connection within {self._timeout_s:g} s.",
+                retry_after_s=2,
+            ) from exc
+        except OSError as exc:
+            raise UnavailableError("The backend cannot be reached.", retry_after_s=2) from exc
+        return protocol
