@@ -52,8 +52,8 @@ LOCKED = {
     ),
     "dev": ("What lint, types and tests run in.", ("pyproject.toml", *EXTRAS, *TEST_GROUPS)),
     "openai-2": (
-        "The older SDK that is promised to work too.",
-        ("--group=pyproject.toml:openai-2", "--no-deps"),
+        "What the contract tests run in with the older SDK.",
+        ("pyproject.toml", *EXTRAS, "--group=openai-2"),
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
@@ -310,17 +310,14 @@ def pytest(
     session: nox.Session, arguments: list[str], older_sdk: list[str] | None = None, **more: str
 ) -> None:
     """Run pytest, and again with `older_sdk` as arguments and openai 2; close with the total."""
-    python = environment(session, "dev")
-    runs = [(arguments, more)]
-    if older_sdk:
-        library = environment(session, "openai-2").parent.parent / "lib"
-        (packages,) = library.glob("python3*/site-packages")
-        runs.append((older_sdk, {**more, "PYTHONPATH": str(packages)}))
+    runs = [("dev", arguments)] + ([("openai-2", older_sdk)] if older_sdk else [])
     codes, total = [], collections.Counter[str]()
-    for number, (chosen, extra) in enumerate(runs):
-        report = ENVIRONMENTS / f"report-{os.getpid()}-{number}.xml"
-        command = [str(python), "-m", "pytest", f"--junit-xml={report}", *chosen]
-        done = subprocess.run(command, cwd=ROOT, env=variables(**extra), check=False)
+    for lock_name, asked in runs:
+        report = ENVIRONMENTS / f"report-{os.getpid()}-{lock_name}.xml"
+        python = environment(session, lock_name)
+        reporting = [f"--junit-xml={report}"] if len(runs) > 1 else []
+        command = [str(python), "-m", "pytest", *reporting, *asked]
+        done = subprocess.run(command, cwd=ROOT, env=variables(**more), check=False)
         codes.append(done.returncode)
         if report.exists():
             total += counted(report)

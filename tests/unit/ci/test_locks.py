@@ -33,7 +33,7 @@ DIRECT = {
         *EXTRAS["espeak"],
         *(entry for name in ("lint", "types", "e2e") for entry in group(name)),
     ],
-    "openai-2": group("openai-2"),
+    "openai-2": [*BASE, *EXTRAS["speech"], *EXTRAS["espeak"], *group("openai-2")],
     "bench": group("bench"),
 }
 ALL = pytest.mark.parametrize("name", sorted(DIRECT))
@@ -89,3 +89,8 @@ def test_tests_and_stack_agree_on_what_they_share() -> None:
     direct = {canonicalize_name(Requirement(entry).name) for entry in BASE}
     ours, served = locked("dev"), locked("stack-cpu")
     assert {name: ours[name] for name in direct} == {name: served[name] for name in direct}
+
+
+def test_the_sdk_is_tested_in_both_major_versions() -> None:
+    assert locked("dev")["openai"].startswith("3.")
+    assert locked("openai-2")["openai"].startswith("2.")
