@@ -8,8 +8,10 @@ each request, its limits do not reach mounted applications, and its tracing cost
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ from services.shell import RoleApp, Shell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 
 class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy is shown
     """A BentoML service that is served by a `Shell` around its `inner.build()`.
@@ -32,6 +36,7 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
 
     def to_asgi(self, is_main: bool = True) -> Shell:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
+        _end_with_parent()
         log = settings.settings().log
         logging.configure(self.name, level=log.level, access=log.access and is_main)
         build: Callable[[], RoleApp] = self.inner.build
@@ -56,6 +61,11 @@ def preflight(*checks: Callable[[], None]) -> None:
             check()
     except ConfigurationError as error:
         sys.exit(f"bentovox: {error.message}")
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the supervisor dies, so that no worker is left alone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _check_port() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.chat.fields import body_with_known_fields
 from services.chat.model import resolve
+from services.chat.orphans import end_orphans
 from services.errors import NotFoundError, UnavailableError
 from services.shell import Readiness
 
@@ -82,6 +83,8 @@ class VllmServer:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Load the model, serve, and at the end let running answers finish."""
+        if ended := end_orphans():
+            log.warning("ended engine processes that a killed worker left behind: %s", ended)
         _environment(self.settings)
         async with AsyncExitStack() as stack:
             await self._start(stack)
@@ -188,6 +191,8 @@ def _environment(chat: ChatSettings) -> None:
         cores = len(os.sched_getaffinity(0))
         defaults["OMP_NUM_THREADS"] = str(max(1, cores // 2))
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        # With the uni executor: the model in the engine's own process, twice the throughput.
+        defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if sys.dont_write_bytecode:
