@@ -24,14 +24,14 @@ from services.speech.schema import parse_speech_body
 from services.speech.stream import AudioAnswer, ClientGoneError, until_hangup
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable, Collection, Coroutine
 
     from starlette.types import Receive, Scope, Send
 
     from services.speech.engines.protocol import SpeechEngine, Voice
     from services.speech.stream import OnAudioSeconds
 
-    Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+    Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 OPENAI_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """OpenAI's model names, which any engine answers to, so that clients need not change."""

@@ -33,6 +33,10 @@ rounded up, near the rate at which OpenAI's gpt-4o-mini-tts is billed (about 125
 """
 
 
+_ENCODED_AT_ONCE_S: Final = 0.1
+"""What one turn of the event loop encodes, about a millisecond of work."""
+
+
 class ClientGoneError(Exception):
     """The client hung up before its request was whole; there is nobody to answer."""
 
@@ -66,15 +70,18 @@ class AudioAnswer:
         """
         made = 0
         started = False
+        step = int(self.engine.sample_rate_hz * _ENCODED_AT_ONCE_S)
         try:
             async with aclosing(self.engine.synthesise(self.request)) as frames:
                 async for frame in frames:
                     made += frame.size
-                    data = self.encoder.feed(frame)
-                    if not started:
-                        await send(self._head())
-                        started = True
-                    await self._send_audio(send, data)
+                    for begin in range(0, frame.size, step):
+                        data = self.encoder.feed(frame[begin : begin + step])
+                        if not started:
+                            await send(self._head())
+                            started = True
+                        await self._send_audio(send, data)
+                        await asyncio.sleep(0)  # sending need not yield, and others talk too
             _expect_audio(made)
             await self._send_audio(send, self.encoder.finish())
             if self.as_events:

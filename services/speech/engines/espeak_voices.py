@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from services.speech.engines.espeak_library import EspeakVoice
 
 OPENAI_VOICES: Final[dict[str, str]] = {
-    # No two share pitch and timbre; a test measures it. Clients such as Pipecat know only these.
-    "alloy": "en-us+f4",
+    # No two share pitch, timbre and accent; a test measures it. Pipecat knows only these names.
+    "alloy": "en-us+f5",
     "ash": "en-us+m3",
     "ballad": "en-gb+Marco",
-    "coral": "en-us+f3",
+    "coral": "en-us+f1",
     "echo": "en-us",
     "fable": "en-gb+pablo",
     "nova": "en-us+linda",
@@ -27,7 +27,7 @@ OPENAI_VOICES: Final[dict[str, str]] = {
     "sage": "en-us+f2",
     "shimmer": "en-us+Annie",
     "verse": "en-us+rob",
-    "marin": "en-gb+f5",
+    "marin": "en-gb+f3",
     "cedar": "en-us+m7",
 }
 """OpenAI's voice names and the voice that speaks for each."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from services.errors import ConfigurationError, InvalidRequestError, NotFoundError
+from services.speech.engines import espeak_library
 from services.speech.engines.fake import FakeEngine
 from services.speech.engines.protocol import (
     Capability,
@@ -28,8 +29,6 @@ def test_an_unknown_engine_is_a_configuration_error_that_names_the_known() -> No
 
 
 def test_a_missing_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from services.speech.engines import espeak_library
-
     espeak_library.library.cache_clear()
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'bentovox\[espeak\]'"):

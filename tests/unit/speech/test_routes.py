@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import numpy as np
 import pytest
 
 from services.audio.decode import decode
@@ -18,6 +17,8 @@ from services.speech.routes import OPENAI_MODELS, PATHS, build_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    import numpy as np
 
 BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
 
@@ -202,7 +203,15 @@ async def test_a_huge_body_is_413(served: Served) -> None:
 
 
 async def test_the_longest_input_in_escapes_is_not_too_large(served: Served) -> None:
-    body = json.dumps({**BODY, "input": "x" + "\U0001f600" * 4095, "instructions": "é" * 4096})
+    body = json.dumps(
+        {
+            **BODY,
+            "input": "x" + "\U0001f600" * 4095,
+            "instructions": "é" * 4096,
+            "speed": 4.0,
+            "response_format": "pcm",
+        }
+    )
     async with served.client.stream(
         "POST", "/v1/audio/speech", content=body, headers={"content-type": "application/json"}
     ) as response:

@@ -1,4 +1,8 @@
+# ruff: noqa: RUF001 (the punctuation of many scripts)
+
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from hypothesis import given
@@ -18,7 +22,7 @@ def test_chunking_never_changes_segments(text: str, cuts: list[int]) -> None:
     segmenter = Segmenter(40)
     streamed = [
         segment
-        for begin, end in zip(bounds, bounds[1:], strict=False)
+        for begin, end in itertools.pairwise(bounds)
         for segment in segmenter.feed(text[begin:end])
     ]
     assert streamed + segmenter.finish() == segments_of(text, 40)
