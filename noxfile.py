@@ -323,7 +323,8 @@ def pytest(
             total += counted(report)
             report.unlink()
     if len(runs) > 1:
-        print(", ".join(f"{total[kind]} {kind}" for kind in ("passed", "failed", "skipped")))
+        counts = (f"{total[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
+        print(", ".join(counts), flush=True)
     if any(codes):
         session.error("the tests did not pass")
 
