@@ -12,7 +12,7 @@ from services.speech.engines.protocol import Capability, Voice, check_capabiliti
 from services.speech.engines.segments import is_speakable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from services.audio.pcm import Samples
     from services.speech.engines.protocol import SynthesisRequest
@@ -33,9 +33,18 @@ class FakeEngine:
     capabilities = frozenset(Capability)
 
     def __init__(
-        self, *, delay_s: float = 0.0, sample_rate_hz: int = 24_000, fail_at: str | None = None
+        self,
+        voices: Mapping[str, str] | None = None,
+        *,
+        delay_s: float = 0.0,
+        sample_rate_hz: int = 24_000,
+        fail_at: str | None = None,
     ) -> None:
-        """Make an engine that is not started."""
+        """Make an engine that is not started; `voices` adds names for its two voices."""
+        self._voices = (
+            *_VOICES,
+            *(Voice(name, name, ("en",), alias_of=real) for name, real in (voices or {}).items()),
+        )
         self.delay_s = delay_s
         self.sample_rate_hz = sample_rate_hz
         self.fail_at = fail_at
@@ -52,8 +61,8 @@ class FakeEngine:
         self.ready = False
 
     def voices(self) -> tuple[Voice, ...]:
-        """Return the two voices."""
-        return _VOICES
+        """Return the two voices, and the names added."""
+        return self._voices
 
     def voice(self, voice_id: str) -> Voice:
         """Return one of them.
@@ -61,7 +70,7 @@ class FakeEngine:
         Raises:
             NotFoundError: there is no such voice.
         """
-        for voice in _VOICES:
+        for voice in self._voices:
             if voice.id == voice_id:
                 return voice
         raise NotFoundError(

@@ -34,6 +34,8 @@ ENGINES: Final[dict[str, EngineEntry]] = {
 def create_engine(name: str, **options: Any) -> SpeechEngine:
     """Return a new engine, not started; `options` go to its constructor.
 
+    Every engine takes `voices`, a mapping of further voice names to its own voices.
+
     Raises:
         ConfigurationError: no such engine, or its library is not installed; the message says what
             to write or to install.

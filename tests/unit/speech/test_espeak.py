@@ -255,6 +255,13 @@ def test_an_alias_for_nothing_is_a_configuration_error() -> None:
         EspeakEngine(voices={"boss": "en-us+nobody"})
 
 
+def test_settings_add_voice_names_and_replace_openais() -> None:
+    engine = EspeakEngine(voices={"boss": "de+m3", "alloy": "fr"})
+    assert engine.voice("boss").alias_of == "de+m3"
+    assert engine.voice("alloy").alias_of == "fr-fr"
+    assert engine.voice("nova").alias_of == OPENAI_VOICES["nova"]
+
+
 async def test_an_engine_that_was_not_started_is_unavailable() -> None:
     with pytest.raises(UnavailableError):
         await anext(EspeakEngine().synthesise(SynthesisRequest("a", "alloy")))
