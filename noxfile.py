@@ -201,7 +201,8 @@ def environment(
     home = ENVIRONMENTS / name
     python = home / "bin" / "python"
     stamp = home / "made-from.sha256"
-    wanted = hashlib.sha256(lock_path.read_bytes() + sys.version.encode()).hexdigest()
+    made_from = (lock_path.read_text(), sys.version, str(home))  # scripts hold the path
+    wanted = hashlib.sha256("\n".join(made_from).encode()).hexdigest()
     ENVIRONMENTS.mkdir(exist_ok=True)
     with (ENVIRONMENTS / f"{name}.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)  # another nox may be making the same one
