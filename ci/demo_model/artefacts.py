@@ -21,9 +21,12 @@ CARD = Path(__file__).with_name("model_card.md")
 
 def read_model(folder: Path) -> Any:
     """The weights of a folder that `write_model` wrote."""
-    from transformers import Qwen3ForCausalLM  # noqa: PLC0415
+    from transformers import GenerationConfig, Qwen3ForCausalLM  # noqa: PLC0415
 
-    return Qwen3ForCausalLM.from_pretrained(folder)
+    model = Qwen3ForCausalLM.from_pretrained(folder)
+    # Ours says temperature 0 for vLLM, which transformers refuses to save again.
+    model.generation_config = GenerationConfig()
+    return model
 
 
 def write_model(model: Any, tokenizer: Any, out: Path) -> None:
