@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import cast
 
 
@@ -100,7 +101,7 @@ async def run(
             result.events += protocol.events
             result.first_s.append(protocol.times[0] - began)
             times = protocol.times
-            result.gaps_s += [b - a for a, b in zip(times, times[1:], strict=False)]
+            result.gaps_s += [b - a for a, b in pairwise(times)]
         protocol.transport.close()
 
     began = time.perf_counter()

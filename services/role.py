@@ -49,7 +49,7 @@ def role(inner: type[Any], *, name: str, **config: Any) -> Role:
     return Role(name=name, inner=inner, config={"workers": 1, **config})
 
 
-def preflight(*checks: Callable[[], None]) -> None:
+def preflight(*checks: Callable[[], object]) -> None:
     """Run a role's checks before any process starts; end with one line if one fails.
 
     For `@bentoml.on_deployment`: a worker that fails at start would be started again for ever.

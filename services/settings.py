@@ -43,9 +43,7 @@ class RoleSettings(_Section):
     slots: int = Field(16, ge=1, description="Requests at work at the same time.")
     queue: int = Field(32, ge=0, description="Requests that may wait for a slot; past them 429.")
     deadline_s: float = Field(30, gt=0, description="Longest wait for a slot, seconds; then 429.")
-    body_limit_mib: float = Field(
-        8, gt=0, description="Largest request body, MiB; above it 413."
-    )
+    body_limit_mib: float = Field(8, gt=0, description="Largest request body, MiB; above it 413.")
 
     @property
     def limits(self) -> Limits:
@@ -283,7 +281,7 @@ def _check_json(name: str, value: str) -> None:
         json.loads(value)
     except ValueError as exc:
         raise ConfigurationError(
-            f"{name}={value!r} is not JSON; a list looks like [\"a\", \"b\"], "
+            f'{name}={value!r} is not JSON; a list looks like ["a", "b"], '
             'a table like {"a": "b"}.'
         ) from exc
 

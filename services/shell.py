@@ -8,6 +8,7 @@ counts. A role's own application sees a request only after it was admitted.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -70,6 +71,10 @@ class Readiness:
         return self.status in {"ready", "degraded"}
 
 
+async def _own_metrics() -> bytes:
+    return telemetry.render()
+
+
 @dataclass(frozen=True)
 class RoleApp:
     """What a role hands to its shell.
@@ -85,6 +90,7 @@ class RoleApp:
         body_limit_bytes: the largest request body.
         readiness: tells whether the role can answer now.
         lifespan: entered at start and left at the end of the process.
+        metrics: gives the text of `/metrics`.
         guard: looks at the scope of each request for one of `paths` and may refuse it.
     """
 
@@ -97,6 +103,7 @@ class RoleApp:
     readiness: Callable[[], Readiness]
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
     guard: Callable[[Scope], None] | None = None
+    metrics: Callable[[], Awaitable[bytes]] = _own_metrics
 
 
 class Shell:
@@ -108,11 +115,7 @@ class Shell:
         self.bento = bento
         self.admission = Admission(app.limits)
         self.metrics = telemetry.RoleMetrics(app.role)
-        self._templates = [
-            (_pattern(path), path)
-            for path in app.paths
-            if "{" in path
-        ]
+        self._templates = [(_pattern(path), path) for path in app.paths if "{" in path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection's scope: lifespan, request, or a WebSocket, which is refused."""
@@ -139,9 +142,7 @@ class Shell:
                     methods, path = self.app.paths[template], template
                     break
         if methods is None:
-            raise NotFoundError(
-                NO_SUCH_PATH.format(method=method, path=path), code="unknown_url"
-            )
+            raise NotFoundError(NO_SUCH_PATH.format(method=method, path=path), code="unknown_url")
         if method not in methods:
             allowed = ", ".join(sorted(methods))
             raise MethodNotAllowedError(
@@ -149,7 +150,7 @@ class Shell:
             )
         return path
 
-    def health(self, path: str) -> tuple[int, bytes, bytes] | None:
+    async def health(self, path: str) -> tuple[int, bytes, bytes] | None:
         """Answer a health or metrics path with status, content type and body; None for others."""
         if path in {"/livez", "/healthz"}:
             readiness = self.app.readiness()
@@ -164,7 +165,7 @@ class Shell:
                 json.dumps(body).encode(),
             )
         if path == "/metrics":
-            return 200, telemetry.CONTENT_TYPE.encode(), telemetry.render()
+            return 200, telemetry.CONTENT_TYPE.encode(), await self.app.metrics()
         return None
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -172,14 +173,15 @@ class Shell:
         async with AsyncExitStack() as stack:
             try:
                 if self.bento is not None:
-                    await stack.enter_async_context(
-                        self.bento.router.lifespan_context(self.bento)
-                    )
+                    await stack.enter_async_context(self.bento.router.lifespan_context(self.bento))
                 await stack.enter_async_context(self.app.lifespan())
             except Exception as exc:
                 log.exception("start of the %s role failed", self.app.role)
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})
                 return
+            # What was loaded at start stays: keep the collector from walking it at each turn.
+            gc.collect()
+            gc.freeze()
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -227,7 +229,7 @@ class _Exchange:
         scope, shell = self.scope, self.shell
         method: str = scope["method"]
         path: str = scope["path"]
-        if method in {"GET", "HEAD"} and (health := shell.health(path)) is not None:
+        if method in {"GET", "HEAD"} and (health := await shell.health(path)) is not None:
             self._label = path
             await self._whole(health[0], [(b"content-type", health[1])], health[2])
             return

@@ -7,6 +7,8 @@ so serve `services.gateway.service:Gateway` where every role runs elsewhere.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import bentoml
 
 from services.chat.service import Chat
@@ -14,8 +16,10 @@ from services.gateway import app
 from services.gateway.keys import Keys
 from services.role import preflight, role
 from services.settings import settings
-from services.shell import RoleApp
 from services.speech.service import Speech
+
+if TYPE_CHECKING:
+    from services.shell import RoleApp
 
 
 class _Stack:
@@ -35,7 +39,7 @@ class _Stack:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(lambda: Keys.from_settings(settings().gateway) and None)
+        preflight(lambda: Keys.from_settings(settings().gateway))
 
 
 Stack = role(_Stack, name="bentovox")

@@ -1,26 +1,29 @@
 """Prometheus metrics of every role.
 
-Under `bentoml serve` all processes of one machine write into one PROMETHEUS_MULTIPROC_DIR, vLLM's
-engine included, so that any role's `/metrics` shows the families of all of them, each once.
+A role's `/metrics` shows its own process, vLLM's families included; the gateway's adds those of its
+backends, each sample labelled with its backend.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+# BentoML has every process write each number into shared files, for workers that answer for each
+# other. Ours are alone in their role, and vLLM counts several numbers a token. To be set before
+# prometheus_client is imported.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 if TYPE_CHECKING:
     from services.admission import Admission
@@ -43,12 +46,8 @@ FIRST_BYTE_SECONDS = Histogram(
     buckets=_SECONDS,
 )
 REJECTED = Counter("bentovox_rejected", "Requests refused with 429 for want of a slot.", ["role"])
-IN_USE = Gauge(
-    "bentovox_slots_in_use", "Slots at work.", ["role"], multiprocess_mode="livesum"
-)
-QUEUED = Gauge(
-    "bentovox_queue_length", "Requests waiting for a slot.", ["role"], multiprocess_mode="livesum"
-)
+IN_USE = Gauge("bentovox_slots_in_use", "Slots at work.", ["role"])
+QUEUED = Gauge("bentovox_queue_length", "Requests waiting for a slot.", ["role"])
 AUDIO_SECONDS = Counter("bentovox_audio_seconds", "Seconds of audio spoken.", ["role", "format"])
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -108,19 +107,40 @@ class RoleMetrics:
 
 
 def render() -> bytes:
-    """Return all families in Prometheus' text format: of this machine under BentoML, else ours."""
-    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if not directory:
-        return generate_latest(REGISTRY)
-    _forget_dead_processes(Path(directory))
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, directory)
-    return generate_latest(registry)
+    """Return this process's families in Prometheus' text format."""
+    return generate_latest(REGISTRY)
 
 
-def _forget_dead_processes(directory: Path) -> None:
-    """Drop live gauges of processes that were killed, so that no queue is counted for ever."""
-    for file in directory.glob("gauge_live*_*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            mark_process_dead(int(pid), str(directory))
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+
+
+def merge(own: bytes, of_backends: dict[str, bytes]) -> bytes:
+    """Return `own` and the backends' text as one, families once, samples labelled `backend`."""
+    families: dict[str, list[str]] = {}
+    _collect(own.decode(), None, families)
+    for name, text in of_backends.items():
+        _collect(text.decode("utf-8", "replace"), name, families)
+    return "".join(f"{line}\n" for lines in families.values() for line in lines).encode()
+
+
+def _collect(text: str, backend: str | None, families: dict[str, list[str]]) -> None:
+    lines: list[str] = []
+    known = False
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            name = line.split(" ", 3)[2]
+            known = name in families
+            lines = families.setdefault(name, [])
+        if line.startswith("#"):
+            if not known:
+                lines.append(line)
+        elif line:
+            lines.append(_labelled(line, backend) if backend else line)
+
+
+def _labelled(sample: str, backend: str) -> str:
+    matched = _NAME.match(sample)
+    end = matched.end() if matched else 0
+    name, rest = sample[:end], sample[end:]
+    label = f'backend="{backend}"'
+    return f"{name}{{{label},{rest[1:]}" if rest.startswith("{") else f"{name}{{{label}}}{rest}"

@@ -33,7 +33,7 @@ class Recipe:
 
     first: Round = Round(steps=700, learning_rate=3e-3, draws=16000)
     second: Round = Round(
-        steps=560,
+        steps=800,
         learning_rate=2e-3,
         draws=5000,
         drill=True,

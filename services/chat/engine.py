@@ -121,7 +121,7 @@ class VllmServer:
 
     async def _watch(self) -> None:
         """End this process when the engine has died; BentoML's supervisor starts a new one."""
-        while not self._engine.errored:
+        while not self._engine.errored:  # noqa: ASYNC110  vLLM tells by a flag only
             await asyncio.sleep(_WATCH_S)
         log.error("the engine died; ending this worker so that it is started anew")
         self._status = "failed"

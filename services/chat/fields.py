@@ -18,15 +18,49 @@ if TYPE_CHECKING:
 
 OPENAI_FIELDS: dict[str, frozenset[str]] = {
     "/v1/chat/completions": frozenset(
-        "audio function_call functions metadata modalities moderation prediction prompt_cache_key "
-        "prompt_cache_options prompt_cache_retention reasoning_effort safety_identifier "
-        "service_tier store user verbosity web_search_options".split()
+        [
+            "audio",
+            "function_call",
+            "functions",
+            "metadata",
+            "modalities",
+            "moderation",
+            "prediction",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "reasoning_effort",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "user",
+            "verbosity",
+            "web_search_options",
+        ]
     ),
     "/v1/completions": frozenset({"best_of", "user"}),
     "/v1/responses": frozenset(
-        "background context_management conversation include instructions max_tool_calls metadata "
-        "moderation prompt prompt_cache_key prompt_cache_options prompt_cache_retention reasoning "
-        "safety_identifier service_tier store text user verbosity".split()
+        [
+            "background",
+            "context_management",
+            "conversation",
+            "include",
+            "instructions",
+            "max_tool_calls",
+            "metadata",
+            "moderation",
+            "prompt",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "reasoning",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "text",
+            "user",
+            "verbosity",
+        ]
     ),
     "/v1/embeddings": frozenset({"user"}),
 }
@@ -69,7 +103,9 @@ async def body_with_known_fields(
     try:
         parsed = pydantic_core.from_json(body)
     except ValueError as exc:
-        raise InvalidRequestError(f"The body is not valid JSON: {exc}.", code="invalid_json") from exc
+        raise InvalidRequestError(
+            f"The body is not valid JSON: {exc}.", code="invalid_json"
+        ) from exc
     if not isinstance(parsed, dict):
         raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
     if path in known:

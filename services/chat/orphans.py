@@ -36,7 +36,9 @@ def end_orphans() -> list[int]:
 def _mark() -> bytes:
     """Return what names this worker's supervisor: its process id and start, as `NAME=value`."""
     parent = os.getppid()
-    started = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    started = (
+        Path(f"/proc/{parent}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    )
     return f"{_VARIABLE}={parent}.{started}".encode()
 
 

@@ -32,7 +32,7 @@ class _Chat:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(lambda: model.resolve(settings().chat) and None)
+        preflight(lambda: model.resolve(settings().chat))
 
 
 Chat = role(_Chat, name="chat")

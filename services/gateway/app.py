@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from services import telemetry
 from services.gateway.backends import Pools
 from services.gateway.keys import Keys
 from services.gateway.proxy import Proxy
 from services.shell import Readiness, RoleApp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from services.settings import GatewaySettings
 
@@ -50,11 +50,8 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     def guard(scope: Any) -> None:
         keys.check(scope["headers"])
 
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(pools.probing())
-            yield
+    async def metrics() -> bytes:
+        return telemetry.merge(telemetry.render(), await pools.metrics())
 
     return RoleApp(
         role="gateway",
@@ -64,6 +61,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         limits=gateway.limits,
         body_limit_bytes=gateway.body_limit_bytes,
         readiness=lambda: Readiness(*pools.status()),
-        lifespan=lifespan,
+        lifespan=pools.probing,
         guard=guard,
+        metrics=metrics,
     )

@@ -20,14 +20,14 @@ log = logging.getLogger("bentovox.gateway")
 
 _PROBE_TIMEOUT_S = 2.0
 _OK = 200
-_SMALL_ANSWER_BYTES = 1 << 20
 
 
 class Backend:
     """One server of a role."""
 
-    def __init__(self, role: str, url: str, gateway: GatewaySettings) -> None:
+    def __init__(self, role: str, name: str, url: str, gateway: GatewaySettings) -> None:
         self.role = role
+        self.name = name
         self.connections = Connections(Address.parse(url), gateway.connect_timeout_s)
         self.outstanding = 0
         self.ready = False
@@ -49,7 +49,7 @@ class Backend:
     def mark(self, *, ready: bool) -> None:
         """Note whether requests can be sent here."""
         if ready != self.ready:
-            log.info("%s backend is %s", self.role, "ready" if ready else "not ready")
+            log.info("backend %s is %s", self.name, "ready" if ready else "not ready")
         if not ready:
             self.models = {}  # it may come back with others
         self.ready = ready
@@ -73,7 +73,7 @@ class Backend:
             connection.abort()
             raise
         self.connections.give_back(connection)
-        return connection.status, b"".join(pieces)[:_SMALL_ANSWER_BYTES]
+        return connection.status, b"".join(pieces)
 
 
 class Pool:
@@ -81,7 +81,9 @@ class Pool:
 
     def __init__(self, role: str, urls: Sequence[str], gateway: GatewaySettings) -> None:
         self.role = role
-        self.backends = [Backend(role, url, gateway) for url in urls]
+        self.backends = [
+            Backend(role, f"{role}-{number}", url, gateway) for number, url in enumerate(urls)
+        ]
 
     @property
     def ready(self) -> bool:
@@ -148,10 +150,27 @@ class Pools:
             return "starting", states
         return ("degraded" if count else "unavailable"), states
 
+    async def metrics(self) -> dict[str, bytes]:
+        """Return the metrics of each backend that is ready, by its name."""
+        ready = [backend for backend in self.backends() if backend.ready]
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(backend.fetch("/metrics"), _PROBE_TIMEOUT_S) for backend in ready),
+            return_exceptions=True,
+        )
+        return {
+            backend.name: answer[1]
+            for backend, answer in zip(ready, answers, strict=True)
+            if not isinstance(answer, BaseException) and answer[0] == _OK
+        }
+
+    def backends(self) -> list[Backend]:
+        """Return every backend of every role."""
+        return [backend for pool in self.by_role.values() for backend in pool.backends]
+
     @asynccontextmanager
     async def probing(self) -> AsyncIterator[None]:
         """Probe every backend again and again while the context is open."""
-        backends = [b for pool in self.by_role.values() for b in pool.backends]
+        backends = self.backends()
         tasks = [asyncio.create_task(self._probe(backend)) for backend in backends]
         try:
             yield

@@ -6,7 +6,13 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from services.errors import BackendError, DeadlineError, InvalidRequestError, ServiceError
+from services.errors import (
+    BackendError,
+    DeadlineError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+)
 from services.writer import direct_writer
 
 if TYPE_CHECKING:
@@ -74,8 +80,6 @@ class Proxy:
             return {"object": "list", "data": list(cards.values())}
         name = path.removeprefix("/v1/models/")
         if name not in cards:
-            from services.errors import NotFoundError
-
             raise NotFoundError(
                 f"The model '{name}' does not exist.", param="model", code="model_not_found"
             )
@@ -202,7 +206,10 @@ class _Exchange:
         target = scope["raw_path"]
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
-        lines = [b"%b %b HTTP/1.1" % (scope["method"].encode(), target)]
+        # The answer to HEAD has a length and no body, which the parser would wait for;
+        # uvicorn drops the body of the answer to GET.
+        method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
+        lines = [b"%b %b HTTP/1.1" % (method, target)]
         lines.append(b"host: " + backend.connections.address.host.encode())
         lines += [b"%b: %b" % pair for pair in scope["headers"] if pair[0] not in _NOT_FORWARDED]
         lines.append(b"x-request-id: " + scope["bentovox.request_id"])

@@ -1,6 +1,8 @@
-"""The gateway alone, before backends elsewhere: `bentoml serve services.gateway.service:Gateway`."""
+"""The gateway before backends elsewhere: `bentoml serve services.gateway.service:Gateway`."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import bentoml
 
@@ -10,7 +12,9 @@ from services.gateway.keys import Keys
 from services.gateway.upstream import Address
 from services.role import preflight, role
 from services.settings import settings
-from services.shell import RoleApp
+
+if TYPE_CHECKING:
+    from services.shell import RoleApp
 
 
 def _check_backends() -> None:
@@ -36,7 +40,7 @@ class _Gateway:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(_check_backends, lambda: Keys.from_settings(settings().gateway) and None)
+        preflight(_check_backends, lambda: Keys.from_settings(settings().gateway))
 
 
 Gateway = role(_Gateway, name="gateway")

@@ -69,14 +69,14 @@ class Connection(asyncio.Protocol):
         self.pending: deque[bytes] = deque()
         self.sink: Callable[[bytes], None] | None = None
         self.complete = False
+        self._keep_alive = False
         self._parser = httptools.HttpResponseParser(self)
         self._head: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
 
-    def send(self, head: bytes, *, want_no_body: bool = False) -> None:
+    def send(self, head: bytes) -> None:
         """Begin an exchange with the bytes of a request's head and, if at hand, its body."""
         self._begin()
-        self._want_no_body = want_no_body
         loop = asyncio.get_running_loop()
         self._head = loop.create_future()
         self._ended = loop.create_future()
@@ -171,13 +171,14 @@ class Connection(asyncio.Protocol):
         if self.status == 100:  # noqa: PLR2004  Continue: the answer is yet to come
             return
         self.complete = True
+        self._keep_alive = bool(self._parser.should_keep_alive())
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
     @property
     def reusable(self) -> bool:
         """Whether another exchange may follow on this connection."""
-        return self.complete and not self.closed and bool(self._parser.should_keep_alive())
+        return self.complete and self._keep_alive and not self.closed
 
     def _fail(self, error: Exception) -> None:
         for future in (self._head, self._ended):

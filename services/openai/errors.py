@@ -107,8 +107,8 @@ def normalise(status: int, body: bytes) -> bytes:
         status,
         "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error",
     )
-    if isinstance(fault, dict) and fault.get("code") == "model_not_found":
-        code = "model_not_found"
+    if status == HTTPStatus.NOT_FOUND and param == "model":
+        code = "model_not_found"  # as OpenAI has it; vLLM only says 404
     return error_body(message, type_, param if isinstance(param, str) else None, code)
 
 

@@ -61,7 +61,7 @@ class _Speech:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(lambda: _engine(settings().speech) and None)
+        preflight(lambda: _engine(settings().speech))
 
 
 Speech = role(_Speech, name="speech")
