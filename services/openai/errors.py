@@ -90,17 +90,14 @@ def normalise(status: int, body: bytes) -> bytes:
     """
     try:
         parsed: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = body.decode("utf-8", "replace").strip()
     fault: Any = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
-    message, type_, param, code = "", None, None, None
-    if isinstance(fault, dict):
-        message = str(fault.get("message") or fault.get("detail") or "")
-        param, code = fault.get("param"), fault.get("code")
-    elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        message = str(fault)
-    if not message:
-        message = _phrase(status) if status < HTTPStatus.INTERNAL_SERVER_ERROR else INTERNAL_MESSAGE
+    proper = isinstance(fault, dict) and fault is not parsed
+    fallback = INTERNAL_MESSAGE
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        proper, fallback = True, _phrase(status)
+    message, param, code = _words(fault) if proper else ("", None, None)
     if not isinstance(code, str) or code.isdigit():
         code = _CODE_BY_STATUS.get(status)
     type_ = _TYPE_BY_STATUS.get(
@@ -109,7 +106,23 @@ def normalise(status: int, body: bytes) -> bytes:
     )
     if status == HTTPStatus.NOT_FOUND and param == "model":
         code = "model_not_found"  # as OpenAI has it; vLLM only says 404
-    return error_body(message, type_, param if isinstance(param, str) else None, code)
+    return error_body(message or fallback, type_, param if isinstance(param, str) else None, code)
+
+
+def _words(fault: Any) -> tuple[str, Any, Any]:
+    """Return message, param and code of what another server says is wrong; "" where it is mute."""
+    if isinstance(fault, str):
+        return fault, None, None
+    if not isinstance(fault, dict):
+        return "", None, None
+    said = fault.get("message") or fault.get("detail")
+    if isinstance(said, str):
+        return said, fault.get("param"), fault.get("code")
+    if isinstance(said, list) and said and isinstance(said[0], dict):  # FastAPI's validation
+        place = said[0].get("loc")
+        field = str(place[-1]) if isinstance(place, list) and place else None
+        return str(said[0].get("msg") or ""), field, None
+    return "", fault.get("param"), fault.get("code")
 
 
 def _phrase(status: int) -> str:
