@@ -1,0 +1,72 @@
+"""Serving ASGI applications on free ports, in the loop of the test."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+
+@asynccontextmanager
+async def _in_lifespan(app: Any) -> AsyncIterator[None]:
+    inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    running = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
+    inbox.put_nowait({"type": "lifespan.startup"})
+    assert await outbox.get() == {"type": "lifespan.startup.complete"}
+    try:
+        yield
+    finally:
+        inbox.put_nowait({"type": "lifespan.shutdown"})
+        assert await outbox.get() == {"type": "lifespan.shutdown.complete"}
+        await running
+
+
+@asynccontextmanager
+async def _listening(app: Any, path: str | None) -> AsyncIterator[str]:
+    """Listen with uvicorn's protocol, without its server and the 0.1 s that it takes to end."""
+    loop = asyncio.get_running_loop()
+    config = uvicorn.Config(app, http="httptools", log_config=None, access_log=False)
+    config.load()
+    state = ServerState()
+
+    def connection() -> asyncio.Protocol:
+        made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+            config=config, server_state=state, app_state={}
+        )
+        return made
+
+    if path is None:
+        server = await loop.create_server(connection, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    else:
+        server = await loop.create_unix_server(connection, path)
+        url = f"file://{path}"
+    try:
+        yield url
+    finally:
+        server.close()
+        for open_ in list(state.connections):
+            open_.transport.abort()
+        async with asyncio.timeout(5):  # an exchange ends when its client has gone
+            await asyncio.gather(*state.tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Awaitable[str]]]:
+    """Return `await serve(app)`: the URL at which uvicorn serves it until the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def start(app: Any, *, lifespan: bool = False, path: str | None = None) -> str:
+            if lifespan:
+                await stack.enter_async_context(_in_lifespan(app))
+            return await stack.enter_async_context(_listening(app, path))
+
+        yield start

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.admission import Admission, Limits
+from services.errors import OverloadedError
+
+
+def admission(slots: int = 1, queue: int = 2, deadline_s: float = 30) -> Admission:
+    return Admission(Limits(slots, queue, deadline_s))
+
+
+async def turns() -> None:
+    """Let everything that can run do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_slots_are_given_at_once_and_counted() -> None:
+    gate = admission(slots=2, queue=1)
+    assert gate.remaining == 3
+    await gate.acquire()
+    await gate.acquire()
+    assert (gate.in_use, gate.waiting, gate.remaining) == (2, 0, 1)
+    gate.release()
+    assert (gate.in_use, gate.remaining) == (1, 2)
+
+
+async def test_the_queue_is_first_come_first_served() -> None:
+    gate = admission(slots=1, queue=3)
+    await gate.acquire()
+    order: list[int] = []
+
+    async def client(number: int) -> None:
+        await gate.acquire()
+        order.append(number)
+        gate.release()
+
+    clients = []
+    for number in range(3):
+        clients.append(asyncio.create_task(client(number)))
+        await turns()
+    assert gate.waiting == 3
+    gate.release()
+    await asyncio.gather(*clients)
+    assert order == [0, 1, 2]
+    assert gate.in_use == 0
+
+
+async def test_past_the_queue_the_refusal_is_immediate_and_says_when_to_come_back() -> None:
+    gate = admission(slots=1, queue=0)
+    await gate.acquire()
+    with pytest.raises(OverloadedError, match="limit of 1 concurrent") as refused:
+        await gate.acquire()
+    assert refused.value.retry_after_s is not None
+    assert 0.05 <= refused.value.retry_after_s <= 30
+    assert (gate.in_use, gate.waiting) == (1, 0)
+
+
+async def test_a_place_in_the_queue_lasts_until_the_deadline() -> None:
+    gate = admission(queue=1, deadline_s=0.01)
+    await gate.acquire()
+    with pytest.raises(OverloadedError, match=r"within 0\.01 s"):
+        await gate.acquire()
+    assert gate.waiting == 0
+    gate.release()
+    await gate.acquire()
+    assert gate.in_use == 1
+
+
+async def test_who_leaves_the_queue_frees_the_place() -> None:
+    gate = admission(queue=1)
+    await gate.acquire()
+    waiting = asyncio.create_task(gate.acquire())
+    await turns()
+    waiting.cancel()
+    await turns()
+    assert gate.waiting == 0
+    gate.release()
+    assert gate.in_use == 0
+
+
+async def test_a_slot_handed_to_one_who_leaves_in_that_moment_goes_on_to_the_next() -> None:
+    gate = admission(queue=2)
+    await gate.acquire()
+    leaving = asyncio.create_task(gate.acquire())
+    next_ = asyncio.create_task(gate.acquire())
+    await turns()
+    gate.release()  # to `leaving`, which is cancelled before it runs
+    leaving.cancel()
+    await next_
+    assert (gate.in_use, gate.waiting) == (1, 0)
+
+
+async def test_a_slot_is_released_however_its_work_ends() -> None:
+    gate = admission()
+    await gate.acquire()
+    with pytest.raises(KeyError), gate.held():
+        raise KeyError
+    assert gate.in_use == 0
+
+
+async def test_retry_after_grows_with_the_queue_and_stays_in_bounds() -> None:
+    gate = admission(slots=1, queue=100)
+    await gate.acquire()
+    before = gate.retry_after_s()
+    waiting = [asyncio.create_task(gate.acquire()) for _ in range(100)]
+    await turns()
+    assert before < gate.retry_after_s() <= 30
+    for task in waiting:
+        task.cancel()
+    await turns()
+    assert admission(slots=10_000).retry_after_s() >= 0.05
+
+
+async def test_headers_tell_limit_remaining_and_reset() -> None:
+    gate = admission(slots=1, queue=2)
+    assert dict(gate.headers()) == {
+        b"x-ratelimit-limit-requests": b"3",
+        b"x-ratelimit-remaining-requests": b"3",
+        b"x-ratelimit-reset-requests": b"0ms",
+    }
+    await gate.acquire()
+    headers = dict(gate.headers())
+    assert headers[b"x-ratelimit-remaining-requests"] == b"2"
+    assert headers[b"x-ratelimit-reset-requests"] == b"1000ms"
+
+
+CLIENT = st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    slots=st.integers(1, 4),
+    queue=st.integers(0, 4),
+    clients=st.lists(CLIENT, max_size=20),
+)
+def test_never_more_than_the_slots_at_work_and_nothing_lost(
+    slots: int, queue: int, clients: list[tuple[int, int, bool]]
+) -> None:
+    """Each client comes after some turns of the loop, works for some, and may be cancelled."""
+
+    async def play() -> None:
+        gate = admission(slots, queue)
+        at_work = 0
+        outcomes: list[str] = []
+
+        async def client(arrives: int, works: int) -> None:
+            nonlocal at_work
+            for _ in range(arrives):
+                await asyncio.sleep(0)
+            try:
+                await gate.acquire()
+            except OverloadedError:
+                outcomes.append("refused")
+                return
+            with gate.held():
+                at_work += 1
+                try:
+                    assert at_work <= slots
+                    assert gate.in_use <= slots
+                    assert gate.waiting <= queue
+                    for _ in range(works):
+                        await asyncio.sleep(0)
+                    outcomes.append("served")
+                finally:
+                    at_work -= 1
+
+        tasks = [asyncio.create_task(client(arrives, works)) for arrives, works, _ in clients]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for task, (_, _, leaves) in zip(tasks, clients, strict=True):
+            if leaves:
+                task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        cancelled = sum(isinstance(end, asyncio.CancelledError) for end in ends)
+        assert [end for end in ends if end is not None] == [
+            end for end in ends if isinstance(end, asyncio.CancelledError)
+        ]
+        assert len(outcomes) + cancelled == len(clients)
+        assert (gate.in_use, gate.waiting, gate.remaining) == (0, 0, slots + queue)
+
+    asyncio.run(play())
