@@ -6,6 +6,11 @@ table that turns them into HTTP. A message names the field, the value and what w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class ServiceError(Exception):
     """A request could not be served, for a reason that the client may be told."""
@@ -43,7 +48,12 @@ class NotFoundError(ServiceError):
 
 
 class MethodNotAllowedError(ServiceError):
-    """The path exists and does not take this method."""
+    """The path exists and does not take this method; `methods` are those that it takes."""
+
+    def __init__(self, message: str, *, methods: Iterable[str] = ()) -> None:
+        """Keep the message and the methods that would be taken."""
+        super().__init__(message)
+        self.methods = tuple(sorted(methods))
 
 
 class TooLargeError(ServiceError):

@@ -52,6 +52,10 @@ _ERROR_FROM = 400
 _ERROR_BODY_LIMIT_BYTES = 1 << 20
 # What the shell itself says; the same headers of an inner answer are replaced.
 _OWN_HEADERS = frozenset({b"x-request-id", b"openai-processing-ms", b"server", b"date"})
+# What a foreign error says of its body, which is written anew.
+_REPLACED = frozenset(
+    {b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"}
+)
 NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the documentation."
 
 
@@ -115,6 +119,7 @@ class Shell:
         self.bento = bento
         self.admission = Admission(app.limits)
         self.metrics = telemetry.RoleMetrics(app.role)
+        self.metrics.watch(self.admission)
         self._templates = [(_pattern(path), path) for path in app.paths if "{" in path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -146,7 +151,7 @@ class Shell:
         if method not in methods:
             allowed = ", ".join(sorted(methods))
             raise MethodNotAllowedError(
-                f"Method {method} is not allowed for {path}; use {allowed}."
+                f"Method {method} is not allowed for {path}; use {allowed}.", methods=methods
             )
         return path
 
@@ -251,12 +256,8 @@ class _Exchange:
         if not await self._acquire():
             return  # the client hung up while it waited
         self._admitted = True
-        shell.metrics.load(shell.admission)
-        try:
-            with shell.admission.held():
-                await shell.app.asgi(scope, self.receive, self.send)
-        finally:
-            shell.metrics.load(shell.admission)
+        with shell.admission.held():
+            await shell.app.asgi(scope, self.receive, self.send)
 
     async def _acquire(self) -> bool:
         """Take a slot; False when the client hung up in the queue."""
@@ -266,25 +267,34 @@ class _Exchange:
             return True
         turn = asyncio.ensure_future(admission.acquire())
         gone = asyncio.ensure_future(self._hung_up())
-        self.shell.metrics.load(admission)
+        taken = False
         try:
             await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not turn.done():
-                return False
-            await turn
-            return True
+            if turn.done():
+                turn.result()  # raises if it was refused
+                taken = True
+            elif (error := gone.result()) is not None:
+                raise error
+            return taken
         finally:
             gone.cancel()
             if not turn.done():
                 turn.cancel()
+            elif not taken and not turn.cancelled() and turn.exception() is None:
+                admission.release()  # cancelled in the moment in which the slot was granted
 
-    async def _hung_up(self) -> None:
-        """Return when the client disconnects, keeping what it sent in the meantime."""
+    async def _hung_up(self) -> ServiceError | None:
+        """Keep what a waiting client sends; return when it hangs up, or why it must not wait on."""
+        kept_bytes = 0
         while True:
             message = await self._receive()
-            self._early.append(message)
             if message["type"] == "http.disconnect":
-                return
+                self._early.append(message)
+                return None
+            kept_bytes += len(message.get("body", b""))
+            if kept_bytes > self.shell.app.body_limit_bytes:
+                return self._over_limit()
+            self._early.append(message)
 
     async def receive(self) -> Message:
         """ASGI receive for the inner application: bounds the body."""
@@ -343,12 +353,9 @@ class _Exchange:
         start = self._held_start
         assert start is not None  # noqa: S101  the caller has looked
         self._held_start = None
-        body = normalise(start["status"], bytes(self._held_body))
-        headers = [
-            pair
-            for pair in start.get("headers", ())
-            if pair[0].lower() not in {b"content-type", b"content-length", b"transfer-encoding"}
-        ]
+        headers = [pair for pair in start.get("headers", ()) if pair[0].lower() not in _REPLACED]
+        encoded = any(name.lower() == b"content-encoding" for name, _ in start.get("headers", ()))
+        body = normalise(start["status"], b"" if encoded else bytes(self._held_body))
         await self._whole(start["status"], [*headers, (b"content-type", b"application/json")], body)
 
     async def _whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -96,10 +96,10 @@ class RoleMetrics:
         """Count one refusal for want of a slot."""
         self._rejected.inc()
 
-    def load(self, admission: Admission) -> None:
-        """Show how many slots are in use and how long the queue is."""
-        self._in_use.set(admission.in_use)
-        self._queued.set(admission.waiting)
+    def watch(self, admission: Admission) -> None:
+        """Show, whenever metrics are read, how many slots are in use and how long the queue is."""
+        self._in_use.set_function(lambda: admission.in_use)
+        self._queued.set_function(lambda: admission.waiting)
 
     def audio_seconds(self, seconds: float, format_: str) -> None:
         """Count seconds of audio spoken in one format."""

@@ -79,6 +79,8 @@ def error_response(
             (b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()),
             (b"retry-after-ms", str(max(1, math.ceil(error.retry_after_s * 1000))).encode()),
         ]
+    if isinstance(error, errors.MethodNotAllowedError) and error.methods:
+        headers.append((b"allow", ", ".join(error.methods).encode()))
     return kind.status, headers, body
 
 
