@@ -35,6 +35,7 @@ def write_model(model: Any, tokenizer: Any, out: Path) -> None:
     The generation defaults are greedy: a client that sends no temperature gets the exact answer.
     """
     model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # safetensors makes it private
     ids = tokenizer.convert_tokens_to_ids
     generation = {
         "eos_token_id": [ids(tokenizer.eos_token), ids(tokenizer.pad_token)],
