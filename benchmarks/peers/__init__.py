@@ -1,0 +1,1 @@
+"""What Bentovox is measured against."""
