@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+
 if TYPE_CHECKING:
     from benchmarks.chat import Line
     from benchmarks.speech import First
@@ -150,16 +152,11 @@ def _machine() -> str:
 
 
 def _plot(path: Path, lines: list[Line]) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "bentovox"
     servers = list(dict.fromkeys(line.server for line in lines))
     concurrencies = list(dict.fromkeys(line.concurrency for line in lines))
     colors = ["#8a8f98", "#2f6fde", "#0b3d91", "#d98c2b", "#b5483a"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     width = 0.8 / len(servers)
     for index, server in enumerate(servers):
         mine = [line for line in lines if line.server == server]
@@ -196,4 +193,3 @@ def _plot(path: Path, lines: list[Line]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(fontsize=8, ncols=2, loc="upper left")
     figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
