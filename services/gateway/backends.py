@@ -42,7 +42,7 @@ class Backend:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
-        except (ServiceError, TimeoutError, ValueError, KeyError):
+        except (ServiceError, TimeoutError, ValueError, LookupError, TypeError):
             status = 0
         self.mark(ready=status == _OK)
 
@@ -63,9 +63,8 @@ class Backend:
         connection, _ = await self.connections.take()
         pieces: list[bytes] = []
         try:
-            connection.send(
-                f"GET {path} HTTP/1.1\r\nhost: {self.connections.address.host}\r\n\r\n".encode()
-            )
+            host = self.connections.address.authority
+            connection.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (path.encode(), host))
             await connection.head()
             connection.flow_to(pieces.append)
             await connection.ended()

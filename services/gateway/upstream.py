@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _IDLE_LIMIT = 256
+_FINAL = 200  # statuses below are interim
+_BODILESS = frozenset({204, 304})
 _SERVER_KEEP_ALIVE_S = 4.0  # uvicorn under BentoML closes idle connections after 5 s
 
 
@@ -46,12 +48,28 @@ class Address:
         parts = urlsplit(url)
         if parts.scheme in {"file", "unix"}:
             return cls(url, "localhost", 0, unquote(parts.path), tls=False)
-        if parts.scheme not in {"http", "https", "tcp"} or not parts.hostname:
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        known = parts.scheme in {"http", "https", "tcp"} and parts.hostname
+        if not known or parts.hostname is None or rest or port == -1:
             raise ConfigurationError(
-                f"backend {url!r} is no URL such as http://speech:3000 or https://host:443."
+                f"backend {url!r} is no URL such as http://speech:3000 or https://host:443, "
+                "without a path."
             )
         tls = parts.scheme == "https"
-        return cls(url, parts.hostname, parts.port or (443 if tls else 80), None, tls)
+        return cls(url, parts.hostname, port or (443 if tls else 80), None, tls)
+
+    @property
+    def authority(self) -> bytes:
+        """Return the value of the Host header, RFC 9110, section 7.2."""
+        if self.path is not None:
+            return b"localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = self.port == (443 if self.tls else 80)
+        return (host if usual else f"{host}:{self.port}").encode()
 
 
 class Connection(asyncio.Protocol):
@@ -70,6 +88,7 @@ class Connection(asyncio.Protocol):
         self.sink: Callable[[bytes], None] | None = None
         self.complete = False
         self._keep_alive = False
+        self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
         self._head: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -124,6 +143,7 @@ class Connection(asyncio.Protocol):
     def abort(self, error: Exception | None = None) -> None:
         """Drop the connection; the backend sees a client that hung up."""
         self._fail(error or BackendError("The exchange was given up."))
+        self.closed = True
         if self.transport is not None:
             self.transport.abort()
 
@@ -136,11 +156,13 @@ class Connection(asyncio.Protocol):
         """Parse what came; bytes of the body go on at once."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             self.abort(BackendError(f"The backend sent no proper HTTP: {exc}."))
 
     def eof_received(self) -> None:
-        """End a body that is delimited by the end of the connection."""
+        """End a body that is delimited by the end of the connection (RFC 9112, section 6.3)."""
+        if self._until_close and not self.complete:
+            self._complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is under way."""
@@ -149,13 +171,28 @@ class Connection(asyncio.Protocol):
         self._fail(BackendError("The backend closed the connection before it had answered."))
 
     # httptools
+    def on_message_begin(self) -> None:
+        """Refuse what nobody asked for: it would be taken for the answer to the next request.
+
+        Raises:
+            BackendError: the answer to this request is complete already.
+        """
+        if self.complete:
+            raise BackendError("The backend sent more than one answer.")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header."""
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Announce the head."""
-        self.status = self._parser.get_status_code()
+        """Announce the head; an interim one (100 Continue, 103 Early Hints) is passed over."""
+        status = self._parser.get_status_code()
+        if status < _FINAL:
+            self.headers = []
+            return
+        self.status = status
+        framed = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+        self._until_close = not framed and status not in _BODILESS
         if self._head is not None and not self._head.done():
             self._head.set_result(None)
 
@@ -167,11 +204,13 @@ class Connection(asyncio.Protocol):
             self.pending.append(body)
 
     def on_message_complete(self) -> None:
-        """Announce the end."""
-        if self.status == 100:  # noqa: PLR2004  Continue: the answer is yet to come
-            return
+        """Announce the end, unless the answer is yet to come."""
+        if self.status:
+            self._keep_alive = bool(self._parser.should_keep_alive())
+            self._complete()
+
+    def _complete(self) -> None:
         self.complete = True
-        self._keep_alive = bool(self._parser.should_keep_alive())
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
