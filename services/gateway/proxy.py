@@ -12,6 +12,7 @@ from services.errors import (
     InvalidRequestError,
     NotFoundError,
     ServiceError,
+    UnavailableError,
 )
 from services.writer import direct_writer
 
@@ -27,6 +28,7 @@ _NOT_FORWARDED = frozenset(
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authorization",
+        b"proxy-connection",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -40,8 +42,22 @@ _NOT_FORWARDED = frozenset(
         b"x-forwarded-host",
     }
 )
-_NOT_RETURNED = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"})
-_QUEUE_PIECES = 64
+_NOT_RETURNED = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"date",
+        b"server",
+    }
+)
+_USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
+_HELD_BYTES = 256 * 1024
 
 
 class Proxy:
@@ -101,7 +117,12 @@ class _Exchange:
         backend = self.pool.pick(model)
         backend.outstanding += 1
         try:
-            connection = await self._begin(backend, body, more=more)
+            try:
+                connection = await self._begin(backend, body, more=more)
+            except BackendError:
+                if self.client_left:
+                    return
+                raise
             await self._carry_back(backend, connection)
         finally:
             backend.outstanding -= 1
@@ -109,16 +130,21 @@ class _Exchange:
     async def _begin(self, backend: Backend, body: bytes, *, more: bool) -> Connection:
         """Send the request and return the connection once the answer's head is there."""
         head = self._head(backend, len(body), more=more)
-        connection, used = await backend.connections.take()
         try:
-            return await self._ask(connection, head, body, more=more)
-        except BackendError:
-            if not used or more or self.client_left:
+            # A body that is still coming could not be sent twice: no connection that has idled.
+            connection, used = await backend.connections.take(fresh=more)
+            try:
+                return await self._ask(connection, head, body, more=more)
+            except BackendError:
+                if not used or self.client_left:
+                    raise
+            # The backend closed a connection that had idled, in the moment in which it was used.
+            connection, _ = await backend.connections.take(fresh=True)
+            return await self._ask(connection, head, body, more=False)
+        except (BackendError, UnavailableError):
+            if not self.client_left:
                 backend.mark(ready=False)  # the next probe will tell
-                raise
-        # The backend closed a connection that had idled, in the moment in which it was used.
-        connection, _ = await backend.connections.take(fresh=True)
-        return await self._ask(connection, head, body, more=False)
+            raise
 
     async def _ask(
         self, connection: Connection, head: bytes, body: bytes, *, more: bool
@@ -161,7 +187,7 @@ class _Exchange:
 
     async def _carry_back(self, backend: Backend, connection: Connection) -> None:
         try:
-            headers = [pair for pair in connection.headers if pair[0] not in _NOT_RETURNED]
+            headers = _end_to_end(connection.headers, _NOT_RETURNED)
             await self.send(
                 {"type": "http.response.start", "status": connection.status, "headers": headers}
             )
@@ -183,10 +209,13 @@ class _Exchange:
     async def _carry_slowly(self, connection: Connection) -> None:
         """Carry the body through ASGI's send, for answers and servers without a direct way."""
         pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        held_bytes = 0
 
         def sink(piece: bytes) -> None:
+            nonlocal held_bytes
             pieces.put_nowait(piece)
-            if pieces.qsize() >= _QUEUE_PIECES:
+            held_bytes += len(piece)
+            if held_bytes >= _HELD_BYTES:
                 connection.pause()
 
         connection.flow_to(sink)
@@ -194,7 +223,8 @@ class _Exchange:
         end.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
-                if pieces.qsize() < _QUEUE_PIECES // 2:
+                held_bytes -= len(piece)
+                if held_bytes < _HELD_BYTES // 2:
                     connection.resume()
                 await self.send({"type": "http.response.body", "body": piece, "more_body": True})
             await end
@@ -210,8 +240,9 @@ class _Exchange:
         # uvicorn drops the body of the answer to GET.
         method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
         lines = [b"%b %b HTTP/1.1" % (method, target)]
-        lines.append(b"host: " + backend.connections.address.host.encode())
-        lines += [b"%b: %b" % pair for pair in scope["headers"] if pair[0] not in _NOT_FORWARDED]
+        lines.append(b"host: " + backend.connections.address.authority)
+        headers = _end_to_end(scope["headers"], _NOT_FORWARDED)
+        lines += [b"%b: %b" % pair for pair in headers]
         lines.append(b"x-request-id: " + scope["bentovox.request_id"])
         if more:
             lines.append(b"transfer-encoding: chunked")
@@ -219,6 +250,16 @@ class _Exchange:
             lines.append(b"content-length: %d" % length)
         lines += [b"", b""]
         return b"\r\n".join(lines)
+
+
+def _end_to_end(
+    headers: list[tuple[bytes, bytes]], dropped: frozenset[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers that go further: without `dropped` and those that Connection names."""
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in _USUAL_CONNECTION:
+            dropped |= {token.strip().lower() for token in value.split(b",")}
+    return [pair for pair in headers if pair[0] not in dropped]
 
 
 async def _first_body(receive: Any) -> tuple[bytes, bool]:

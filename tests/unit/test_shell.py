@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
-from services import telemetry
 from services.admission import Limits
 from services.errors import (
     AuthenticationError,
@@ -503,7 +503,7 @@ async def test_slots_and_queue_are_shown(client: Any) -> None:
 
 
 def sample(name: str, **labels: str) -> float:
-    value = telemetry.REGISTRY.get_sample_value(name, {"role": "test", **labels})
+    value = REGISTRY.get_sample_value(name, {"role": "test", **labels})
     return value or 0.0
 
 
