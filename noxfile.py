@@ -74,7 +74,7 @@ def serve(session: nox.Session) -> NoReturn:
     session.log(" ".join(["bentoml", *command[1:]]))
     sys.stdout.flush()
     # Replace this process, so that signals reach the server and it can drain.
-    os.execve(bentoml, command, {"BENTOVOX_PROFILE": "demo", **variables()})
+    os.execve(bentoml, command, variables())
 
 
 @nox.session
@@ -232,7 +232,7 @@ def refuse_cuda_torch(session: nox.Session, python: Path) -> None:
     if platform.system() == "Linux" and not torch.endswith("+cpu"):
         session.error(
             f"torch {torch} is not the CPU build that vLLM needs here: put torch-{torch}+cpu in "
-            "a folder and name it in UV_FIND_LINKS, or unset it to use download.pytorch.org"
+            "a folder and name it in UV_FIND_LINKS, or unset it to use PyTorch's own index"
         )
 
 

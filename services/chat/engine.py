@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from services.shell import Readiness
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from services.chat.model import ChatModel
     from services.settings import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
@@ -37,6 +39,7 @@ class VllmServer:
     def __init__(self, chat: ChatSettings) -> None:
         """Keep the settings; nothing heavy is imported before `lifespan` is entered."""
         self.settings = chat
+        self._model = resolve(chat)
         self._app: Any = None
         self._engine: Any = None
         self._status = "starting"
@@ -101,8 +104,10 @@ class VllmServer:
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
 
-        arguments = parse_arguments(self.settings)
-        log.info("loading %s", arguments.model)
+        began = time.monotonic()
+        arguments = parse_arguments(self.settings, self._model)
+        where = "the CPU" if on_cpu(self.settings) else "the GPU"
+        log.info("loading %s into vLLM on %s", self._model.name, where)
         self._engine = await stack.enter_async_context(build_async_engine_client(arguments))
         tasks = await self._engine.get_supported_tasks()
         app = build_app(arguments, tasks, self._engine.model_config)
@@ -117,7 +122,7 @@ class VllmServer:
         self._app = app
         await self._engine.check_health()
         self._status = "ready"
-        log.info("ready: %s", arguments.served_model_name)
+        log.info("ready: %s after %.0f s", self._model.name, time.monotonic() - began)
 
     async def _watch(self) -> None:
         """End this process when the engine has died; BentoML's supervisor starts a new one."""
@@ -141,12 +146,11 @@ class _ExitHandle:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def parse_arguments(chat: ChatSettings) -> Any:
+def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
     """Return vLLM's own parsed arguments for these settings."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    model = resolve(chat)
     # fmt: off
     arguments = [
         "--model", model.source,
@@ -183,6 +187,7 @@ def _environment(chat: ChatSettings) -> None:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOGGING_LEVEL": "WARNING",  # its INFO hides our lines; set it to see all
     }
     if chat.enforce_eager:
         # The first request with logprobs would compile for 9 s.
