@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from services.speech.engines.protocol import SpeechEngine
 
 
+log = logging.getLogger("bentovox.speech")
+
+
 def _engine(speech: SpeechSettings) -> SpeechEngine:
     return create_engine(speech.engine, voices=speech.voices)
 
@@ -37,6 +41,7 @@ class _Speech:
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
             await engine.start()
+            log.info("ready: %s, %d voices", engine.name, len(engine.voices()))
             try:
                 yield
             finally:
