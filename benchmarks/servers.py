@@ -37,6 +37,7 @@ VLLM_ENVIRONMENT = {
     "BENTOML_DO_NOT_TRACK": "True",
     "BENTOVOX_LOG__ACCESS": "false",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_MASTER_KEY": "sk-bench",  # it starts with a key only; the load generator sends it
 }
 
 
