@@ -25,6 +25,8 @@ from services.shell import RoleApp, Shell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.shell import Asgi
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -34,13 +36,15 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
     `inner` is a class with a static method `build() -> RoleApp`, called in the worker process.
     """
 
-    def to_asgi(self, is_main: bool = True) -> Shell:  # noqa: FBT001, FBT002  BentoML's signature
+    def to_asgi(self, is_main: bool = True) -> Asgi:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
         _end_with_parent()
         log = settings.settings().log
         logging.configure(self.name, level=log.level, access=log.access and is_main)
         build: Callable[[], RoleApp] = self.inner.build
-        return Shell(build(), bento=super().to_asgi(is_main=is_main))
+        app = build()
+        shell = Shell(app, bento=super().to_asgi(is_main=is_main))
+        return app.outer(shell) if app.outer else shell
 
 
 def role(inner: type[Any], *, name: str, **config: Any) -> Role:

@@ -96,6 +96,7 @@ class RoleApp:
         lifespan: entered at start and left at the end of the process.
         metrics: gives the text of `/metrics`.
         guard: looks at the scope of each request for one of `paths` and may refuse it.
+        outer: puts a further layer around the shell.
     """
 
     role: str
@@ -108,6 +109,7 @@ class RoleApp:
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
     guard: Callable[[Scope], None] | None = None
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
+    outer: Callable[[Asgi], Asgi] | None = None
 
 
 class Shell:

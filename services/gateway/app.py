@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services import telemetry
+from services.gateway import cors
 from services.gateway.backends import Pools
 from services.gateway.keys import Keys
 from services.gateway.proxy import Proxy
@@ -64,4 +65,5 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         lifespan=pools.probing,
         guard=guard,
         metrics=metrics,
+        outer=cors.allowing(gateway.cors_origins),
     )
