@@ -226,7 +226,8 @@ def load() -> Settings:
         return Settings()
     except ValidationError as exc:
         fault = exc.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
+        place = ".".join(str(part) for part in fault["loc"])  # with the index in a list
+        key = next((key for key, _ in leaves() if f"{place}.".startswith(f"{key}.")), place)
         raise ConfigurationError(f"{variable(key)}: {fault['msg']}.") from exc
 
 
