@@ -1,0 +1,70 @@
+"""Real processes: a supervisor, its worker that is killed, and the engine that outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+# Starts a worker, kills it, starts the next; prints what that one ended.
+SUPERVISOR = """
+import subprocess, sys
+first = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+engine = first.stdout.readline().strip()
+first.kill()
+first.wait()
+first.stdout.close()
+second = subprocess.run([sys.executable, "-c", sys.argv[2]], capture_output=True, text=True)
+print(engine, second.stdout.strip(), second.stderr.strip())
+"""
+# Marks itself and starts an engine, which inherits the mark.
+WORKER = """
+import subprocess, sys
+from services.chat.orphans import end_orphans
+assert end_orphans() == []
+print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid, flush=True)
+sys.stdin.read()
+"""
+NEXT = "from services.chat.orphans import end_orphans; print(end_orphans())"
+
+
+def supervise(*workers: str) -> list[str]:
+    environ = {k: v for k, v in os.environ.items() if k != "BENTOVOX_SUPERVISOR"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, *workers],
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        return supervisor.stdout.read().split(maxsplit=1)
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended (a zombie has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_an_engine_whose_worker_was_killed_is_ended_by_the_next() -> None:
+    engine, ended = supervise(WORKER, NEXT)
+    assert ended.strip() == f"[{engine}]"
+    assert gone(int(engine))
+
+
+def test_another_supervisors_engine_is_left_alone() -> None:
+    engine, ended = supervise(WORKER, "print([])")
+    assert ended.strip() == "[]"
+    try:
+        other, ended = supervise(WORKER, NEXT)
+        assert ended.strip() == f"[{other}]"
+        assert not gone(int(engine))
+    finally:
+        os.kill(int(engine), signal.SIGKILL)
