@@ -9,6 +9,7 @@ from services.gateway import cors
 from services.gateway.backends import Pools
 from services.gateway.keys import Keys
 from services.gateway.proxy import Proxy
+from services.openai import openapi
 from services.shell import Readiness, RoleApp
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ ROUTES: dict[str, dict[str, frozenset[str]]] = {
 """The paths of each role that the front door opens, with their methods."""
 
 MODELS = {"/v1/models": _GET, "/v1/models/{*}": _GET}
+OPENAPI = "/openapi.json"
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
@@ -49,15 +51,25 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     keys = Keys.from_settings(gateway)
 
     def guard(scope: Any) -> None:
-        keys.check(scope["headers"])
+        if scope["path"] != OPENAPI:
+            keys.check(scope["headers"])
 
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())
 
     return RoleApp(
         role="gateway",
-        asgi=Proxy(pools, roles, gateway.answer_timeout_s),
-        paths={**MODELS, **{p: m for paths in routes.values() for p, m in paths.items()}},
+        asgi=Proxy(
+            pools,
+            roles,
+            gateway.answer_timeout_s,
+            documents={OPENAPI: openapi.document(routes)},
+        ),
+        paths={
+            **MODELS,
+            OPENAPI: _GET,
+            **{p: m for paths in routes.values() for p, m in paths.items()},
+        },
         admitted=frozenset(p for p, role in roles.items() if _POST is routes[role][p]),
         limits=gateway.limits,
         body_limit_bytes=gateway.body_limit_bytes,

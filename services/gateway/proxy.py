@@ -61,10 +61,17 @@ _HELD_BYTES = 256 * 1024
 
 
 class Proxy:
-    """The gateway's routes: models are answered here, everything else by a backend."""
+    """The gateway's routes: models and documents are answered here, the rest by a backend."""
 
-    def __init__(self, pools: Pools, roles: dict[str, str], answer_timeout_s: float) -> None:
+    def __init__(
+        self,
+        pools: Pools,
+        roles: dict[str, str],
+        answer_timeout_s: float,
+        documents: dict[str, dict[str, Any]],
+    ) -> None:
         """Route the path templates of `roles` to the pool of the role each names."""
+        self.documents = documents
         self.pools = pools
         self.roles = roles
         self.answer_timeout_s = answer_timeout_s
@@ -79,6 +86,9 @@ class Proxy:
         path: str = scope["path"]
         if path == "/v1/models" or path.startswith("/v1/models/"):
             await _answer_json(send, self._models(path))
+            return
+        if path in self.documents:
+            await _answer_json(send, self.documents[path])
             return
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
         body, more = await _first_body(receive)

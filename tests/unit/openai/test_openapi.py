@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from services.audio.encode import MEDIA_TYPES
+from services.gateway import app
+from services.gateway.app import MODELS, OPENAPI, ROUTES
+from services.openai.openapi import PATHS, SPEECH_BODY, document
+from services.settings import GatewaySettings
+from services.shell import Shell
+from services.speech import routes as speech
+from services.speech.schema import SpeechBody
+
+WHOLE = document(["chat", "speech"])
+
+
+def template(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
+@pytest.mark.parametrize("role", ["chat", "speech"])
+def test_the_documents_paths_and_methods_are_the_routes(role: str) -> None:
+    documented = {
+        template(path): {method.upper() for method in item} for path, item in PATHS[role].items()
+    }
+    assert documented == {path: set(methods) - {"HEAD"} for path, methods in ROUTES[role].items()}
+
+
+def test_the_rest_are_models_health_and_the_document_itself() -> None:
+    rest = {template(path) for path in document([])["paths"]}
+    models = {path.replace("{*}", "{}") for path in MODELS}
+    assert rest == models | {"/livez", "/readyz", "/metrics", OPENAPI}
+
+
+def test_the_speech_role_serves_what_the_door_opens() -> None:
+    assert set(ROUTES["speech"]) <= set(speech.PATHS)
+
+
+def plain(schema: Any, definitions: dict[str, Any]) -> Any:
+    """Return a schema without titles, descriptions, null defaults and references."""
+    if isinstance(schema, list):
+        return [plain(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return plain(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {
+        key: {name: plain(one, definitions) for name, one in value.items()}
+        if key == "properties"
+        else plain(value, definitions)
+        for key, value in schema.items()
+        if key not in {"title", "description", "$defs"} and (key, value) != ("default", None)
+    }
+
+
+def test_the_speech_body_is_the_schema_that_is_enforced() -> None:
+    enforced = SpeechBody.model_json_schema()
+    assert plain(enforced, enforced["$defs"]) == SPEECH_BODY
+
+
+def test_the_audio_types_are_the_encoders() -> None:
+    content = WHOLE["paths"]["/v1/audio/speech"]["post"]["responses"]["200"]["content"]
+    assert set(content) == {*MEDIA_TYPES.values(), "text/event-stream"}
+
+
+def test_every_reference_leads_somewhere() -> None:
+    found = re.findall(r"'#/components/schemas/(\w+)'", str(WHOLE))
+    assert found
+    assert set(found) == set(WHOLE["components"]["schemas"])
+
+
+async def test_it_is_served_without_a_key_and_for_the_roles_behind_the_door(serve: Any) -> None:
+
+    gateway = GatewaySettings(keys=SecretStr("anna:" + "0a" * 32))
+    url = await serve(Shell(app.build(gateway, {"speech": ["http://127.0.0.1:1"]})))
+    async with httpx.AsyncClient(base_url=url) as client:
+        response = await client.get(OPENAPI)
+        assert (await client.get("/v1/models")).status_code == 401
+    assert response.status_code == 200
+    assert response.json() == document(["speech"])
