@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services import settings
+from services.gateway import app as gateway
+from services.settings import GatewaySettings
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, codes, links, named
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ def test_every_architecture_page_and_decision_is_linked() -> None:
         for target in links(page)
     }
     assert set(PAGES) - targets - {ROOT / "README.md", ROOT / "docs/decisions/README.md"} == set()
+
+
+def test_readme_names_every_path_of_the_front_door() -> None:
+    readme = " ".join(codes(ROOT / "README.md"))
+    shell = gateway.build(GatewaySettings(), {"chat": ["http://a"], "speech": ["http://b"]})
+    for path in [*shell.paths, "/livez", "/readyz", "/metrics"]:
+        assert re.sub(r"\{\*?\}", "{id}", path) in readme
 
 
 def test_every_python_block_compiles() -> None:
