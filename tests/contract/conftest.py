@@ -1,0 +1,258 @@
+"""The front door over uvicorn, before a deterministic chat server and the real speech role."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+import uvicorn
+from pydantic import SecretStr
+
+from services.admission import Limits
+from services.chat import allowlist
+from services.chat.fields import body_with_known_fields
+from services.errors import OverloadedError
+from services.gateway import app as gateway_app
+from services.settings import GatewaySettings
+from services.shell import Readiness, RoleApp, Shell
+from services.speech.engines.fake import FakeEngine
+from services.speech.routes import PATHS, SPEECH_PATH, build_app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+KEY = "sk-made-for-the-test"
+MODEL = "fake-chat"
+FIELDS = frozenset(
+    ["model", "messages", "stream", "stream_options", "tools", "tool_choice", "n", "temperature"]
+)
+
+
+@dataclass
+class FakeChat:
+    """A chat role that repeats the last message, word by word; errors are shaped as vLLM's.
+
+    `refusals` overloads are answered first; `delay_s` is waited before each answer.
+    """
+
+    refusals: list[float] = field(default_factory=list)
+    delay_s: float = 0.0
+    asked: int = 0
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asked += 1
+        if scope["method"] != "POST":
+            cards = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1}]}
+            await _json(send, 200, cards)
+            return
+        self.headers.append({k.decode(): v.decode("latin-1") for k, v in scope["headers"]})
+        known = {"/v1/chat/completions": FIELDS}
+        body = json.loads(
+            await body_with_known_fields(scope["path"], scope["headers"], receive, known)
+        )
+        if self.refusals:
+            raise OverloadedError("full", retry_after_s=self.refusals.pop(0))
+        if await self._waited(receive):
+            await self._answer(body, send)
+
+    async def _waited(self, receive: Any) -> bool:
+        """Wait for the delay; False when the client left before."""
+        try:
+            async with asyncio.timeout(self.delay_s):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            return True
+        return False
+
+    async def _answer(self, body: dict[str, Any], send: Any) -> None:
+        if body.get("model", MODEL) != MODEL:
+            await _vllm_error(
+                send, 404, f"The model `{body['model']}` does not exist.", "NotFoundError", "model"
+            )
+            return
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            await _vllm_error(send, 400, "messages: at least one", "BadRequestError", "messages")
+            return
+        last = messages[-1]
+        words = str(last.get("content") if isinstance(last, dict) else last)
+        message: dict[str, Any] = {"role": "assistant", "content": words}
+        if body.get("tools"):
+            call = {"name": body["tools"][0]["function"]["name"], "arguments": '{"city": "Bonn"}'}
+            called = {"id": "call_1", "type": "function", "function": call}
+            message = {"role": "assistant", "content": None, "tool_calls": [called]}
+        reason = "tool_calls" if body.get("tools") else "stop"
+        if body.get("stream"):
+            await self._stream(message, reason, send)
+            return
+        count = len(words.split())
+        usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": 2 * count}
+        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
+        await _json(
+            send, 200, {**_completion("chat.completion"), "choices": [choice], "usage": usage}
+        )
+
+    async def _stream(self, message: dict[str, Any], reason: str, send: Any) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+        if calls := message.get("tool_calls"):
+            deltas.append({"tool_calls": [{"index": 0, **calls[0]}]})
+        else:
+            deltas += [{"content": word} for word in message["content"].split(" ")]
+        ends: list[str | None] = [*[None for _ in deltas], reason]
+        for delta, end in zip([*deltas, {}], ends, strict=True):
+            choice = {"index": 0, "delta": delta, "finish_reason": end}
+            chunk = {**_completion("chat.completion.chunk"), "choices": [choice]}
+            await _piece(send, b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            if delta.get("content") == "break":
+                raise RuntimeError("as a crash in the middle of a stream")
+        await _piece(send, b"data: [DONE]\n\n")
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _completion(kind: str) -> dict[str, Any]:
+    return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": MODEL}
+
+
+async def _piece(send: Any, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+    await asyncio.sleep(0)
+
+
+async def _json(send: Any, status: int, value: Any) -> None:
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(value).encode()})
+
+
+async def _vllm_error(send: Any, status: int, message: str, kind: str, param: str) -> None:
+    error = {"message": message, "type": kind, "param": param, "code": status}
+    await _json(send, status, {"error": error})
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
+
+
+def _role(role: str, asgi: Any, paths: Any, admitted: frozenset[str]) -> Shell:
+    return Shell(
+        RoleApp(
+            role=role,
+            asgi=asgi,
+            paths=paths,
+            admitted=admitted,
+            limits=Limits(64, 64, 30),
+            body_limit_bytes=1 << 20,
+            readiness=lambda: Readiness("ready", {}),
+            lifespan=_nothing,
+        )
+    )
+
+
+class Stack:
+    """Three servers in one thread of their own; `url` is the front door's."""
+
+    def __init__(self, **gateway: Any) -> None:
+        self.chat = FakeChat()
+        self.engine = FakeEngine(fail_at="\u2620")
+        self.url = ""
+        self.door: Shell
+        self._settings = gateway
+        self._started = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._started.wait(20)
+        if self._failed is not None:
+            raise self._failed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(20)
+
+    async def _run(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            async with AsyncExitStack() as stack:
+                await self.engine.start()
+                paths, posts = allowlist.PATHS, frozenset(allowlist.GENERATING)
+                speech = build_app(self.engine)
+                chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
+                speech_url = await _served(
+                    stack, _role("speech", speech, PATHS, frozenset({SPEECH_PATH}))
+                )
+                settings = GatewaySettings(**self._settings)
+                backends = {"chat": [chat_url], "speech": [speech_url]}
+                self.door = Shell(gateway_app.build(settings, backends))
+                self.url = await _served(stack, self.door)
+                pools = self.door.app.asgi.pools  # type: ignore[attr-defined]
+                for backend in pools.backends():
+                    await backend.probe()
+                assert pools.status()[0] == "ready"
+                await stack.enter_async_context(pools.probing())
+                self._started.set()
+                await self._end.wait()
+        except BaseException as error:
+            self._failed = error
+            self._started.set()
+            raise
+
+
+async def _served(stack: AsyncExitStack, app: Any) -> str:
+    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+
+    async def end() -> None:
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await server.shutdown()
+
+    stack.push_async_callback(end)
+    port: int = server.servers[0].sockets[0].getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Return the stack with a key, shared by all tests."""
+
+    line = f"anna:{hashlib.sha256(KEY.encode()).hexdigest()}"
+    with Stack(keys=SecretStr(line), body_limit_mib=0.5) as served:
+        yield served
+
+
+@pytest.fixture
+def fresh(stack: Stack) -> Iterator[Stack]:
+    """Return the stack, with a fake chat that refuses nothing and waits for nothing."""
+    stack.chat.refusals, stack.chat.delay_s, stack.chat.asked = [], 0.0, 0
+    stack.chat.headers = []
+    yield stack
+    stack.chat.refusals, stack.chat.delay_s = [], 0.0
+
+
+@pytest.fixture
+def open_stack() -> Callable[..., Stack]:
+    """Return `Stack`, for a door with other settings: `with open_stack(slots=1) as served`."""
+    return Stack
+
+
+@pytest.fixture
+def key() -> str:
+    """Return the key that the shared stack lets in."""
+    return KEY
