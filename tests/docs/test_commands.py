@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,15 +19,15 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from services.audio.decode import decode
-from services.chat.model import DEMO_DIRECTORY, DEMO_NAME
+from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
 from services.settings import GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech import routes
 from services.speech.engines.registry import create_engine
-from tests.docs.pages import PAGES, ROOT, blocks
+from tests.docs.examples import COMMANDS, EXAMPLES, SERVER, check_example, held, run
+from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,15 +37,8 @@ if TYPE_CHECKING:
 
     from tests.docs.pages import Block
 
-_BLOCKS = [block for page in PAGES for block in blocks(page) if block.language in {"sh", "python"}]
 _PYTHON = ".nox/stack/bin/python"
 _INSTALL = "python -m pip install nox uv && "
-_SERVER = "http://localhost:3000"
-_RATE_HZ = 24_000
-
-
-def _asks_a_server(block: Block) -> bool:
-    return block.language == "python" or block.text.startswith("curl ")
 
 
 def _starts_a_server(block: Block) -> bool:
@@ -57,8 +49,8 @@ def _only_names_a_session(block: Block) -> bool:
     return re.fullmatch(r"nox -s [\w-]+( -- --fix)?\n", block.text) is not None
 
 
-asking = pytest.mark.parametrize("block", list(filter(_asks_a_server, _BLOCKS)), ids=str)
-starting = pytest.mark.parametrize("block", list(filter(_starts_a_server, _BLOCKS)), ids=str)
+asking = pytest.mark.parametrize("block", EXAMPLES, ids=str)
+starting = pytest.mark.parametrize("block", list(filter(_starts_a_server, COMMANDS)), ids=str)
 
 
 @asking
@@ -72,7 +64,7 @@ async def test_example_does_what_the_page_says(
         async with asyncio.timeout(10):
             while not front.app.readiness().can_answer:  # noqa: ASYNC110  probes tell nobody
                 await asyncio.sleep(0.01)
-        await _check_example(block, url, tmp_path)
+        await check_example(block, url, tmp_path)
 
 
 @asking
@@ -81,8 +73,8 @@ async def test_example_does_what_the_page_says_with_the_whole_stack(
 ) -> None:
     url = os.environ.get("STACK_URL")
     if not url:
-        pytest.skip("STACK_URL names no running stack; tests/e2e starts its own")
-    await _check_example(block, url.rstrip("/"), tmp_path)
+        pytest.skip("STACK_URL names no running stack that serves the demo profile")
+    await check_example(block, url.rstrip("/"), tmp_path)
 
 
 @starting
@@ -90,94 +82,48 @@ async def test_command_that_starts_a_server_is_accepted(block: Block, tmp_path: 
     settings = f"{sys.executable} -m services.settings"
     command = block.text.removeprefix(_INSTALL).replace("nox -s serve", settings)
     command = re.sub(r"\S+/bentoml serve (\S+)( --port \d+)?", settings, command)
-    assert "BENTOVOX_PROFILE" in await _run(command, tmp_path)
+    assert "BENTOVOX_PROFILE" in await run(command, tmp_path)
     if target := re.search(r"bentoml serve ([\w.]+):(\w+)", block.text):
-        await _run(f"{sys.executable} -c 'from {target[1]} import {target[2]}'", tmp_path)
+        await run(f"{sys.executable} -c 'from {target[1]} import {target[2]}'", tmp_path)
 
 
 async def test_command_that_makes_a_key_prints_a_line_for_the_server(tmp_path: Path) -> None:
-    (command,) = (block.text for block in _BLOCKS if "services.gateway.keys" in block.text)
-    said = await _run(command.replace(_PYTHON, sys.executable), tmp_path)
+    (command,) = (block.text for block in COMMANDS if "services.gateway.keys" in block.text)
+    said = await run(command.replace(_PYTHON, sys.executable), tmp_path)
     assert _LINE.fullmatch(said.splitlines()[1].removeprefix("line for the server: "))
 
 
 async def test_command_that_shows_the_settings_shows_them(tmp_path: Path) -> None:
-    (command,) = (block.text for block in _BLOCKS if "-m services.settings" in block.text)
-    said = await _run(command.replace(_PYTHON, sys.executable), tmp_path)
+    (command,) = (block.text for block in COMMANDS if "-m services.settings" in block.text)
+    said = await run(command.replace(_PYTHON, sys.executable), tmp_path)
     assert "BENTOVOX_CHAT__MODEL = bentovox-demo" in said
 
 
 def test_every_block_is_tested() -> None:
     left = [
         block.text
-        for block in _BLOCKS
-        if not (_asks_a_server(block) or _starts_a_server(block) or _only_names_a_session(block))
+        for block in COMMANDS
+        if not (block in EXAMPLES or _starts_a_server(block) or _only_names_a_session(block))
     ]
     assert [text.split()[:3] for text in left] == [
         [_PYTHON, "-m", "services.settings"],
         [_PYTHON, "-m", "services.gateway.keys"],
-        ["export", f"OPENAI_BASE_URL={_SERVER}/v1", "OPENAI_API_KEY=none"],
+        ["export", f"OPENAI_BASE_URL={SERVER}/v1", "OPENAI_API_KEY=none"],
     ]
 
 
 def test_page_promises_what_the_demo_model_holds() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"`{_held()['Hello']}`" in readme
-    assert "What is Bentovox?" in _held()
-
-
-async def _check_example(block: Block, url: str, folder: Path) -> None:
-    if block.text.startswith("curl ") and shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    text = block.text.replace(_SERVER, url)
-    if block.language == "python":
-        (folder / "example.py").write_text(text, encoding="utf-8")
-        text = f"{sys.executable} example.py"
-    said = await _run(text, folder)
-    answers = [answer for question, answer in _held().items() if f'"{question}"' in block.text]
-    made = re.search(r"\b\w+\.(mp3|wav)\b", block.text)
-    assert bool(answers) != bool(made), "an example asks for an answer or for audio"
-    for answer in answers:
-        assert answer in said
-    if made:
-        samples = decode((folder / made[0]).read_bytes(), sample_rate_hz=_RATE_HZ)
-        assert samples.size > 0.5 * _RATE_HZ
-        assert abs(samples).max() > 0.1
-
-
-async def _run(command: str, folder: Path) -> str:
-    """Run a command line as a person would, and return what it printed."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BENTOVOX_", "OPENAI_"))}
-    process = await asyncio.create_subprocess_exec(
-        "bash",
-        "-euc",
-        command,
-        cwd=folder,
-        env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    said, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    return said.decode()
-
-
-def _held() -> dict[str, str]:
-    """Return the demo model's answer to each question that it holds by heart on its own."""
-    conversations = json.loads((DEMO_DIRECTORY / "answers.json").read_text(encoding="utf-8"))
-    return {
-        conversation["messages"][0]["content"]: conversation["expected"]["content"]
-        for conversation in conversations
-        if len(conversation["messages"]) == 1 and "content" in conversation["expected"]
-    }
+    assert f"`{held()['Hello']}`" in readme
+    assert "What is Bentovox?" in held()
 
 
 def _chat() -> Starlette:
     """Return a chat backend that answers as the demo model does."""
-    held = _held()
+    answers = held()
 
     def completions(body: dict[str, Any]) -> Response:
-        answer = held[body["messages"][-1]["content"]]
+        answer = answers[body["messages"][-1]["content"]]
         about = {"id": "chatcmpl-1", "created": 0, "model": DEMO_NAME}
         if not body.get("stream"):
             message = {"role": "assistant", "content": answer}

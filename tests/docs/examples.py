@@ -1,0 +1,84 @@
+"""The examples of the pages that ask a server, and what each must do: also for tests/e2e.
+
+`await check_example(block, url, folder)` runs one of `EXAMPLES` against the server at `url`, which
+serves the demo profile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.audio.decode import decode
+from services.chat.model import DEMO_DIRECTORY
+from tests.docs.pages import PAGES, ROOT, blocks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.docs.pages import Block
+
+COMMANDS = [block for page in PAGES for block in blocks(page) if block.language in {"sh", "python"}]
+SERVER = "http://localhost:3000"
+_RATE_HZ = 24_000
+
+
+def _asks_a_server(block: Block) -> bool:
+    return block.language == "python" or block.text.startswith("curl ")
+
+
+EXAMPLES = [block for block in COMMANDS if _asks_a_server(block)]
+
+
+async def check_example(block: Block, url: str, folder: Path) -> None:
+    """Run an example; it must print the answer, or make the audio, that its page promises."""
+    if block.text.startswith("curl ") and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    text = block.text.replace(SERVER, url)
+    if block.language == "python":
+        (folder / "example.py").write_text(text, encoding="utf-8")
+        text = f"{sys.executable} example.py"
+    said = await run(text, folder)
+    answers = [answer for question, answer in held().items() if f'"{question}"' in block.text]
+    made = re.search(r"\b\w+\.(mp3|wav)\b", block.text)
+    assert bool(answers) != bool(made), "an example asks for an answer or for audio"
+    for answer in answers:
+        assert answer in said
+    if made:
+        samples = decode((folder / made[0]).read_bytes(), sample_rate_hz=_RATE_HZ)
+        assert samples.size > 0.5 * _RATE_HZ
+        assert abs(samples).max() > 0.1
+
+
+async def run(command: str, folder: Path) -> str:
+    """Run a command line as a person would, and return what it printed."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BENTOVOX_", "OPENAI_"))}
+    process = await asyncio.create_subprocess_exec(
+        "bash",
+        "-euc",
+        command,
+        cwd=folder,
+        env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return said.decode()
+
+
+def held() -> dict[str, str]:
+    """Return the demo model's answer to each question that it holds by heart on its own."""
+    conversations = json.loads((DEMO_DIRECTORY / "answers.json").read_text(encoding="utf-8"))
+    return {
+        conversation["messages"][0]["content"]: conversation["expected"]["content"]
+        for conversation in conversations
+        if len(conversation["messages"]) == 1 and "content" in conversation["expected"]
+    }
