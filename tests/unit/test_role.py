@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import settings as settings_module
+from services.errors import ConfigurationError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # bentoml's own, as it is imported
+    from services.role import preflight
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have no `.env` and none of our variables, and forget what was read."""
+    monkeypatch.chdir(tmp_path)
+    for name in [n for n in os.environ if n.startswith(("BENTOVOX_", "BENTOML_"))]:
+        monkeypatch.delenv(name)
+    settings_module.settings.cache_clear()
+    yield
+    settings_module.settings.cache_clear()
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def serving(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["bentoml", "serve", "services.stack:Stack", *options])
+
+
+@pytest.mark.parametrize("form", ["--port {}", "--port={}", "-p {}"])
+def test_a_port_that_is_taken_ends_with_one_line_that_names_the_fix(
+    monkeypatch: pytest.MonkeyPatch, taken: int, form: str
+) -> None:
+    serving(monkeypatch, "--host", "127.0.0.1", *form.format(taken).split())
+    with pytest.raises(SystemExit, match=f"port {taken} .* is taken.*--port") as ended:
+        preflight()
+    assert "\n" not in str(ended.value)
+
+
+def test_the_port_may_come_from_bentomls_variable(
+    monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    serving(monkeypatch, "--host", "127.0.0.1")
+    monkeypatch.setenv("BENTOML_PORT", str(taken))
+    with pytest.raises(SystemExit, match="is taken"):
+        preflight()
+
+
+def test_an_address_that_is_not_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving(monkeypatch, "--host", "192.0.2.1", "--port", "1")  # RFC 5737: nobody's
+    with pytest.raises(SystemExit, match=r"cannot listen on 192\.0\.2\.1:1"):
+        preflight()
+
+
+def test_a_port_is_looked_at_only_to_serve(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+    monkeypatch.setattr(sys, "argv", ["bentoml", "build", "--port", str(taken)])
+    preflight()
+
+
+def test_bad_settings_and_failed_checks_end_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> None:
+        raise ConfigurationError("no such model; give another.")
+
+    with pytest.raises(SystemExit, match=r"^bentovox: no such model; give another\.$"):
+        preflight(failing)
+    monkeypatch.setenv("BENTOVOX_PROFILE", "none")
+    settings_module.settings.cache_clear()
+    with pytest.raises(SystemExit, match=r"^bentovox: BENTOVOX_PROFILE='none'"):
+        preflight(failing)
+
+
+TO_ASGI = """
+from services.gateway.service import Gateway
+app = Gateway.to_asgi()
+print(type(app).__name__, sorted(vars(app))[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("origins", "outermost"), [("[]", "Shell"), ('["https://page.example"]', "CORSMiddleware")]
+)
+def test_a_worker_serves_the_shell_and_cors_around_it_only_where_it_is_set(
+    origins: str, outermost: str
+) -> None:
+    given: dict[str, Any] = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOVOX_GATEWAY__CHAT": '["http://127.0.0.1:1"]',
+        "BENTOVOX_GATEWAY__CORS_ORIGINS": origins,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", TO_ASGI], env=given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[0] == outermost
