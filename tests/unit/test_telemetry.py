@@ -58,7 +58,8 @@ def test_a_backend_that_talks_nonsense_does_not_break_the_rest() -> None:
 
 
 def test_without_backends_the_text_is_our_own() -> None:
-    assert samples(merge(render(), {})) == samples(render())
+    own = render()
+    assert samples(merge(own, {})) == samples(own)
 
 
 def test_each_family_is_in_one_block() -> None:
