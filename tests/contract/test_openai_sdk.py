@@ -299,7 +299,7 @@ def test_the_client_waits_as_long_as_it_is_told(client: OpenAI, fresh: Any) -> N
     took_s = time.monotonic() - began
     assert answer.choices[0].message.content == "Hello to you"
     assert fresh.chat.asked == 3
-    assert 0.3 <= took_s < 0.9  # by retry-after-ms: whole seconds would take 2, its own guess 0.4+
+    assert 0.3 <= took_s < 1.1  # whole seconds would take 2, the client's own guess 1.1 and more
 
 
 def test_the_doors_own_overload_is_retried_until_there_is_a_place(open_stack: Any) -> None:
