@@ -16,7 +16,7 @@ from benchmarks.servers import ROOT, all_servers
 def main() -> int:
     """Start all servers, measure, write the report, stop them."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of the chat measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the chat measurement")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where the report goes")
     options = parser.parse_args()
     stack_python = os.environ.get("STACK_PYTHON")

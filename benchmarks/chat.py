@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.servers import Server
 
 CONCURRENCY = (1, 8, 32)
-_REQUESTS = {1: 40, 8: 240, 32: 800}
+_REQUESTS = {1: 24, 8: 120, 32: 480}
 _TOKENS = 32
 _BODY: dict[str, object] = {
     "model": NAME,

@@ -53,8 +53,10 @@ def role(inner: type[Any], *, name: str, **config: Any) -> Role:
     return Role(name=name, inner=inner, config={"workers": 1, **config})
 
 
-def preflight(*checks: Callable[[], object]) -> None:
-    """Run a role's checks before any process starts; end with one line if one fails.
+def preflight(*checks: Callable[[], str]) -> None:
+    """Run a role's checks before any process starts; print what each says was chosen.
+
+    Ends with one line and an exit code that is not 0 if one fails.
 
     For `@bentoml.on_deployment`: a worker that fails at start would be started again for ever.
     """
@@ -62,7 +64,7 @@ def preflight(*checks: Callable[[], object]) -> None:
         settings.settings()
         _check_port()
         for check in checks:
-            check()
+            sys.stderr.write(f"bentovox: {check()}\n")
     except ConfigurationError as error:
         sys.exit(f"bentovox: {error.message}")
 

@@ -78,8 +78,15 @@ class ChatSettings(RoleSettings):
     enforce_eager: bool = Field(
         default=False, description="Skip compilation and CUDA graphs: quick start, slower tokens."
     )
+    tool_parser: str = Field(
+        "", description="vLLM's --tool-call-parser, such as hermes; empty: no automatic tool calls."
+    )
+    reasoning_parser: str = Field(
+        "", description="vLLM's --reasoning-parser, such as qwen3; empty: thoughts stay in text."
+    )
     args: list[str] = Field(
-        default_factory=list, description="Further arguments of `vllm serve`, as a JSON list."
+        default_factory=list,
+        description="Further arguments of `vllm serve`, as a JSON list; replaces the profile's.",
     )
     shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
 
@@ -289,7 +296,7 @@ def _check_json(name: str, value: str) -> None:
 
 def _nearest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def table() -> list[dict[str, str]]:

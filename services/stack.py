@@ -39,7 +39,7 @@ class _Stack:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(lambda: Keys.from_settings(settings().gateway))
+        preflight(lambda: Keys.from_settings(settings().gateway).summary())
 
 
 Stack = role(_Stack, name="bentovox")

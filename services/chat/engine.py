@@ -113,6 +113,8 @@ class VllmServer:
         app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, app.state, arguments, tasks)
         app.state.server = _ExitHandle()
+        for base in app.state.openai_serving_models.base_model_paths:
+            base.model_path = base.name  # listed as `root`: clients need not know our directories
         # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two already, and
         # each layer is paid for on every chunk.
         app.user_middleware = []
@@ -167,6 +169,10 @@ def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
         arguments += ["--kv-cache-memory-bytes", chat.kv_cache_memory]
     if chat.enforce_eager:
         arguments.append("--enforce-eager")
+    if chat.tool_parser:
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", chat.tool_parser]
+    if chat.reasoning_parser:
+        arguments += ["--reasoning-parser", chat.reasoning_parser]
     if on_cpu(chat):
         arguments += ["--distributed-executor-backend", "uni"]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])

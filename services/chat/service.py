@@ -7,8 +7,13 @@ import bentoml
 from services.chat import allowlist, model
 from services.chat.engine import VllmServer
 from services.role import preflight, role
-from services.settings import settings
+from services.settings import provenance, settings
 from services.shell import RoleApp
+
+
+def _chosen() -> str:
+    name = model.resolve(settings().chat).name
+    return f"chat is vLLM with {name} ({provenance('chat.model')})"
 
 
 class _Chat:
@@ -32,7 +37,7 @@ class _Chat:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(lambda: model.resolve(settings().chat))
+        preflight(_chosen)
 
 
 Chat = role(_Chat, name="chat")

@@ -28,7 +28,9 @@ class Backend:
     def __init__(self, role: str, name: str, url: str, gateway: GatewaySettings) -> None:
         self.role = role
         self.name = name
-        self.connections = Connections(Address.parse(url), gateway.connect_timeout_s)
+        self.connections = Connections(
+            Address.parse(url), gateway.connect_timeout_s, lambda: self.mark(ready=False)
+        )
         self.outstanding = 0
         self.ready = False
         self.models: dict[str, dict[str, Any]] = {}
@@ -45,6 +47,17 @@ class Backend:
         except (ServiceError, TimeoutError, ValueError, LookupError, TypeError):
             status = 0
         self.mark(ready=status == _OK)
+
+    def check_ready(self) -> None:
+        """Return if requests can be sent here.
+
+        Raises:
+            UnavailableError: they cannot.
+        """
+        if not self.ready:
+            raise UnavailableError(
+                f"The {self.role} service is not ready; try again shortly.", retry_after_s=2
+            )
 
     def mark(self, *, ready: bool) -> None:
         """Note whether requests can be sent here."""

@@ -52,6 +52,12 @@ class Keys:
                 ) from exc
         return cls(_parse(lines))
 
+    def summary(self) -> str:
+        """Say in a line who is let in."""
+        if not self._hashes:
+            return "no API keys are set: whoever reaches the port is let in"
+        return f"API keys are asked for; {len(self._hashes)} are known"
+
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Let a request with a known key pass.
 

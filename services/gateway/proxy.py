@@ -148,7 +148,10 @@ class _Exchange:
             except BackendError:
                 if not used or self.client_left:
                     raise
-            # The backend closed a connection that had idled, in the moment in which it was used.
+            # The backend closed a connection that had idled, in the moment in which it was used; or
+            # it died, and its supervisor's socket would let the request wait for the next process.
+            await backend.probe()
+            backend.check_ready()
             connection, _ = await backend.connections.take(fresh=True)
             return await self._ask(connection, head, body, more=False)
         except (BackendError, UnavailableError):

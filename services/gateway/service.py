@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from services.shell import RoleApp
 
 
-def _check_backends() -> None:
+def _check_backends() -> str:
     gateway = settings().gateway
     if not gateway.chat and not gateway.speech:
         raise ConfigurationError(
@@ -27,6 +27,7 @@ def _check_backends() -> None:
         )
     for url in [*gateway.chat, *gateway.speech]:
         Address.parse(url)
+    return f"the gateway stands before {', '.join([*gateway.chat, *gateway.speech])}"
 
 
 class _Gateway:
@@ -40,7 +41,7 @@ class _Gateway:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(_check_backends, lambda: Keys.from_settings(settings().gateway))
+        preflight(_check_backends, lambda: Keys.from_settings(settings().gateway).summary())
 
 
 Gateway = role(_Gateway, name="gateway")

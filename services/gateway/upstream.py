@@ -12,6 +12,7 @@ import asyncio
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -79,6 +80,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.closed = False
+        self.on_lost: Callable[[], None] | None = None  # set while idle
         self._begin()
 
     def _begin(self) -> None:
@@ -169,6 +171,8 @@ class Connection(asyncio.Protocol):
         del exc
         self.closed = True
         self._fail(BackendError("The backend closed the connection before it had answered."))
+        if self.on_lost is not None:
+            self.on_lost()
 
     # httptools
     def on_message_begin(self) -> None:
@@ -229,8 +233,19 @@ class Connection(asyncio.Protocol):
 class Connections:
     """The connections to one backend, kept open between exchanges."""
 
-    def __init__(self, address: Address, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        connect_timeout_s: float,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep connections to `address`; `on_death` is told when it drops one just used.
+
+        A server closes what has idled for long; one that was used a moment ago is closed when its
+        process ends.
+        """
         self.address = address
+        self._on_death = on_death
         self._timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
         self._tls = ssl.create_default_context() if address.tls else None
@@ -245,6 +260,7 @@ class Connections:
         now = asyncio.get_running_loop().time()
         while self._idle and not fresh:
             connection = self._idle.pop()
+            connection.on_lost = None
             if not connection.closed and now - connection.idle_since < _SERVER_KEEP_ALIVE_S:
                 return connection, True
             connection.abort()
@@ -254,6 +270,7 @@ class Connections:
         """Keep a connection for the next exchange, or close it if it can serve no more."""
         if connection.reusable and len(self._idle) < _IDLE_LIMIT:
             connection.idle_since = asyncio.get_running_loop().time()
+            connection.on_lost = partial(self._lost, connection)
             self._idle.append(connection)
         else:
             connection.abort()
@@ -261,7 +278,14 @@ class Connections:
     def close(self) -> None:
         """Close what is idle."""
         while self._idle:
-            self._idle.pop().abort()
+            connection = self._idle.pop()
+            connection.on_lost = None
+            connection.abort()
+
+    def _lost(self, connection: Connection) -> None:
+        idle_s = asyncio.get_running_loop().time() - connection.idle_since
+        if idle_s < _SERVER_KEEP_ALIVE_S:
+            self._on_death()
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -39,10 +39,10 @@ OPENAI_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 SPEECH_PATH: Final = "/v1/audio/speech"
 PATHS: Final[dict[str, frozenset[str]]] = {
     SPEECH_PATH: frozenset({"POST"}),
-    "/v1/audio/voices": frozenset({"GET"}),
-    "/v1/audio/voices/{}": frozenset({"GET"}),
-    "/v1/models": frozenset({"GET"}),
-    "/v1/models/{}": frozenset({"GET"}),
+    "/v1/audio/voices": frozenset({"GET", "HEAD"}),
+    "/v1/audio/voices/{}": frozenset({"GET", "HEAD"}),
+    "/v1/models": frozenset({"GET", "HEAD"}),
+    "/v1/models/{}": frozenset({"GET", "HEAD"}),
 }
 """What the role serves; `{}` stands for one segment."""
 

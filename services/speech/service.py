@@ -10,7 +10,7 @@ import bentoml
 
 from services import telemetry
 from services.role import preflight, role
-from services.settings import settings
+from services.settings import provenance, settings
 from services.shell import Readiness, RoleApp
 from services.speech import routes
 from services.speech.engines.registry import create_engine
@@ -27,6 +27,11 @@ log = logging.getLogger("bentovox.speech")
 
 def _engine(speech: SpeechSettings) -> SpeechEngine:
     return create_engine(speech.engine, voices=speech.voices)
+
+
+def _chosen() -> str:
+    name = _engine(settings().speech).name
+    return f"speech is {name} ({provenance('speech.engine')})"
 
 
 class _Speech:
@@ -66,7 +71,7 @@ class _Speech:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        preflight(lambda: _engine(settings().speech))
+        preflight(_chosen)
 
 
 Speech = role(_Speech, name="speech")

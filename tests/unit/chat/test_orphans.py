@@ -13,30 +13,35 @@ ROOT = Path(__file__).parents[3]
 # Starts a worker, kills it, starts the next; prints what that one ended.
 SUPERVISOR = """
 import subprocess, sys
-first = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+first = subprocess.Popen(
+    [sys.executable, "-c", sys.argv[1]],
+    stdout=subprocess.PIPE, text=True, start_new_session=True,  # as BentoML's supervisor does
+)
 engine = first.stdout.readline().strip()
 first.kill()
 first.wait()
 first.stdout.close()
-second = subprocess.run([sys.executable, "-c", sys.argv[2]], capture_output=True, text=True)
+second = subprocess.run(
+    [sys.executable, "-c", sys.argv[2]], capture_output=True, text=True, start_new_session=True
+)
 print(engine, second.stdout.strip(), second.stderr.strip())
 """
-# Marks itself and starts an engine, which inherits the mark.
+# Starts an engine that goes by another name, as vLLM's does.
 WORKER = """
 import subprocess, sys
 from services.chat.orphans import end_orphans
 assert end_orphans() == []
-print(subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid, flush=True)
+engine = ["bash", "-c", "exec -a VLLM::EngineCore sleep 60"]
+print(subprocess.Popen(engine, stdout=subprocess.DEVNULL).pid, flush=True)
 sys.stdin.read()
 """
 NEXT = "from services.chat.orphans import end_orphans; print(end_orphans())"
 
 
 def supervise(*workers: str) -> list[str]:
-    environ = {k: v for k, v in os.environ.items() if k != "BENTOVOX_SUPERVISOR"}
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, *workers],
-        env={**environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
