@@ -183,7 +183,7 @@ def _plot(path: Path, lines: list[Line]) -> None:
     left.axhline(1, color="#444", linewidth=0.8)
     left.axhline(0.92, color="#0b3d91", linewidth=0.8, linestyle=":")
     left.set(
-        title="Requests a second, share of plain vLLM", xlabel="concurrent streams", ylim=(0, 1.35)
+        title="Requests a second, share of plain vLLM", xlabel="concurrent streams", ylim=(0, 1.3)
     )
     right.set(title="Added to the first event, ms", xlabel="concurrent streams")
     right.axhline(0, color="#444", linewidth=0.8)
@@ -191,5 +191,5 @@ def _plot(path: Path, lines: list[Line]) -> None:
     for axes in (left, right):
         axes.set_xticks(range(len(concurrencies)), [str(c) for c in concurrencies])
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(fontsize=8, ncols=2, loc="upper left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(servers))
     figure.savefig(path, metadata={"Date": None})
