@@ -1,0 +1,64 @@
+"""One stack for most end-to-end tests, started as the README says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.server import NOX_STACK, ROOT, Server, stack_python
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import openai
+
+_TIMEOUT_S = 300  # a test that starts a server, or waits until one is back
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = ROOT / "tests" / "e2e"
+    missing = pytest.mark.skip(reason=f"no stack to serve: STACK_PYTHON is unset, no {NOX_STACK}")
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+            if stack_python() is None:
+                item.add_marker(missing)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for logs and caches; shared, as vLLM's first look at a model is slow."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def stack(home: Path) -> Iterator[Server]:
+    with Server(home, BENTOVOX_PROFILE="demo") as server:
+        yield server
+
+
+@pytest.fixture
+def client(stack: Server) -> Iterator[openai.OpenAI]:
+    with stack.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def answers() -> list[dict[str, Any]]:
+    """The exact greedy answers that the demo model holds by heart."""
+    path = ROOT / "services" / "chat" / "demo_model" / "answers.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="session")
+def plain(answers: list[dict[str, Any]]) -> dict[str, str]:
+    """Question to answer, for all that are asked alone and answered in words."""
+    return {
+        entry["messages"][0]["content"]: entry["expected"]["content"]
+        for entry in answers
+        if len(entry["messages"]) == 1 and {"messages", "expected"} == set(entry)
+    }

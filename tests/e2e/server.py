@@ -1,0 +1,199 @@
+"""A server under test: a real process, its log, its children, and how it is surely ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import openai
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[2]
+NOX_STACK = ROOT / ".nox" / "stack" / "bin" / "python"
+STACK = "services.stack:Stack"
+MODEL = "bentovox-demo"
+
+_MARK = "E2E_SERVER"  # inherited by whatever a server starts
+_READY_S = 150.0
+_END_S = 45.0
+
+
+def stack_python() -> Path | None:
+    """Return the Python of the environment that is served, None where there is none."""
+    given = os.environ.get("STACK_PYTHON")
+    path = Path(given) if given else NOX_STACK
+    return path if path.exists() else None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(check: Callable[[], Any], within_s: float, what: str) -> float:
+    """Wait until `check()` is true; fail with `what` after the deadline. Returns the seconds."""
+    began = time.monotonic()
+    while not check():
+        assert time.monotonic() - began < within_s, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a server: nobody's settings but ours, caches of the test run."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENTOVOX_", "BENTOML_")) and name != "PYTHONDONTWRITEBYTECODE"
+    }
+    return {
+        **kept,
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(home / "bentoml"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "XDG_CONFIG_HOME": str(home / "config"),
+        **more,
+    }
+
+
+def serve_command(service: str, port: int) -> list[str]:
+    """Return the command: the README's where it would serve this environment, else its inside."""
+    python = stack_python()
+    assert python is not None
+    if service == STACK and python == NOX_STACK and find_spec("nox"):
+        return [sys.executable, "-m", "nox", "-s", "serve", "--", "--port", str(port)]
+    return [str(python), "-m", "bentoml", "serve", service, "--port", str(port)]
+
+
+class Server:
+    """One running server; a context manager that leaves no process behind."""
+
+    def __init__(self, home: Path, service: str = STACK, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
+        self._mark = uuid.uuid4().hex
+        self._seen: set[psutil.Process] = set()
+        self._open = self.log.open("wb")
+        self.process = subprocess.Popen(
+            serve_command(service, self.port),
+            cwd=ROOT,
+            env=environment(home, **settings, **{_MARK: self._mark}),
+            stdin=subprocess.DEVNULL,
+            stdout=self._open,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def wait_ready(self, within_s: float = _READY_S) -> None:
+        """Wait until every role is ready; fail with the log's tail when the process ends."""
+        deadline = time.monotonic() + within_s
+        while self.status() != "ready":
+            assert self.process.poll() is None, f"the server ended:\n{self.tail()}"
+            assert time.monotonic() < deadline, f"not ready in {within_s:g} s:\n{self.tail()}"
+            time.sleep(0.1)
+        self.processes()  # remember them
+
+    def status(self) -> str:
+        """Return what /readyz says; empty where nobody answers."""
+        try:
+            return str(httpx.get(f"{self.url}/readyz", timeout=5).json()["status"])
+        except (httpx.HTTPError, ValueError):
+            return ""
+
+    def tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-60:])
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the living processes that this server ever started, as far as seen."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self._mark:
+                    self._seen.add(process)
+        for process in list(self._seen):
+            with contextlib.suppress(psutil.Error):
+                self._seen.update(process.children(recursive=True))
+        return [process for process in self._seen if _alive(process)]
+
+    def worker(self, role: str) -> psutil.Process:
+        """Return the worker of a role: bentovox (the front door), chat, speech."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                line = process.cmdline()
+                if "--service-name" in line and line[line.index("--service-name") + 1] == role:
+                    return process
+        raise AssertionError(f"no worker of {role}:\n{self.tail()}")
+
+    def engine(self) -> psutil.Process:
+        """Return vLLM's engine process, a child of the chat worker."""
+        for process in self.worker("chat").children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "EngineCore" in " ".join(process.cmdline()):
+                    return process
+        raise AssertionError(f"no engine:\n{self.tail()}")
+
+    def sample(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that have these labels."""
+        answer = httpx.get(f"{self.url}/metrics", timeout=10)
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    @contextlib.contextmanager
+    def client(self, key: str = "none", *, max_retries: int = 0) -> Iterator[openai.OpenAI]:
+        with openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=key, max_retries=max_retries, timeout=60
+        ) as client:
+            yield client
+
+    def end(self) -> None:
+        """End every process, gently first; say so if one had to be killed."""
+        family = self.processes()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_END_S)
+        _, left = psutil.wait_procs(
+            [process for process in {*family, *self.processes()} if _alive(process)], timeout=5
+        )
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        self._open.close()
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,137 @@
+"""A crash of one role is noticed, told, and mended, while the others go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+
+from tests.e2e.server import MODEL, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.e2e.server import Server
+
+HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
+SAY = {"model": "tts-1", "voice": "alloy", "input": "Still here.", "response_format": "wav"}
+_NOTICED_S = 5.0
+_BACK_S = 90.0
+
+
+def chat(stack: Server) -> httpx.Response:
+    return httpx.post(f"{stack.url}/v1/chat/completions", json=HELLO, timeout=30)
+
+
+def speech(stack: Server) -> httpx.Response:
+    return httpx.post(f"{stack.url}/v1/audio/speech", json=SAY, timeout=30)
+
+
+@contextmanager
+def asked_all_the_time(ask: Callable[[], httpx.Response]) -> Iterator[list[int]]:
+    """Ask again and again beside the block; give the statuses."""
+    statuses: list[int] = []
+    enough = threading.Event()
+
+    def asking() -> None:
+        while not enough.wait(0.2):
+            statuses.append(ask().status_code)
+
+    thread = threading.Thread(target=asking)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        enough.set()
+        thread.join()
+
+
+def expect_refusals(stack: Server, ask: Callable[[Server], httpx.Response]) -> None:
+    """Within seconds every request is refused in OpenAI's shape, and the door stays open."""
+    answers: list[Any] = []
+
+    def refused() -> bool:
+        answers.append(ask(stack))
+        return bool(answers[-1].status_code == 503)
+
+    eventually(refused, _NOTICED_S, "503")
+    answer = answers[-1]
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert float(answer.headers["retry-after"]) > 0
+    # Until then: an answer that was whole, or an error that says so.
+    assert {a.status_code for a in answers} <= {200, 500, 502, 503}
+    eventually(lambda: stack.status() == "degraded", _NOTICED_S, "degraded")
+    assert httpx.get(f"{stack.url}/readyz").status_code == 200
+
+
+def expect_hello(stack: Server, plain: dict[str, str]) -> None:
+    stack.wait_ready(_BACK_S)
+    answer = chat(stack)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == plain["Hello"]
+
+
+def test_speech_answers_while_the_killed_chat_engine_is_replaced(
+    stack: Server, plain: dict[str, str]
+) -> None:
+    killed = stack.engine()
+    with asked_all_the_time(lambda: speech(stack)) as statuses:
+        killed.kill()
+        expect_refusals(stack, chat)
+        expect_hello(stack, plain)
+    assert set(statuses) == {200}
+    assert len(statuses) > 10
+    assert stack.engine().pid != killed.pid
+
+
+def test_a_running_stream_is_broken_off_visibly_when_its_engine_dies(
+    stack: Server, plain: dict[str, str]
+) -> None:
+    body = {**HELLO, "stream": True, "ignore_eos": True, "max_tokens": 1900, "n": 4}
+    broken = b""
+    try:
+        with httpx.stream(
+            "POST", f"{stack.url}/v1/chat/completions", json=body, timeout=30
+        ) as answer:
+            for piece in answer.iter_raw():
+                if not broken:
+                    stack.engine().kill()
+                broken += piece
+    except httpx.RemoteProtocolError:
+        pass
+    else:
+        assert b'"error"' in broken
+    eventually(lambda: stack.status() != "ready", _NOTICED_S, "the crash to be noticed")
+    expect_hello(stack, plain)
+
+
+def test_a_killed_chat_worker_leaves_no_engine_behind_and_comes_back(
+    stack: Server, plain: dict[str, str]
+) -> None:
+    worker, engine = stack.worker("chat"), stack.engine()
+    with asked_all_the_time(lambda: speech(stack)) as statuses:
+        worker.kill()
+        expect_refusals(stack, chat)
+        expect_hello(stack, plain)
+    assert set(statuses) == {200}
+    eventually(lambda: not psutil.pid_exists(engine.pid), 10, "the orphaned engine to end")
+    engines = [p for p in stack.processes() if "EngineCore" in " ".join(p.cmdline())]
+    assert [engine.pid for engine in engines] == [stack.engine().pid]
+
+
+def test_chat_answers_while_the_killed_speech_worker_is_replaced(
+    stack: Server, plain: dict[str, str]
+) -> None:
+    with asked_all_the_time(lambda: chat(stack)) as statuses:
+        stack.worker("speech").kill()
+        began = time.monotonic()
+        stack.wait_ready(_BACK_S)
+        eventually(lambda: speech(stack).status_code == 200, 30, "speech to be back")
+        assert time.monotonic() - began < _BACK_S
+        eventually(lambda: len(statuses) > 3, 10, "some answers of chat")
+    assert set(statuses) == {200}
+    expect_hello(stack, plain)
