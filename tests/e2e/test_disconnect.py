@@ -48,7 +48,8 @@ def test_a_chat_stream_that_is_hung_up_on_is_aborted_in_the_engine(stack: Server
     before = generated(stack)
     body = {**LONG_ANSWER, "stream": True}
     with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body) as answer:
-        assert b"delta" in next(answer.iter_raw())
+        pieces = answer.iter_raw()  # kept: its end would be the hang-up
+        assert b"delta" in next(pieces)
         assert stack.sample("bentovox_slots_in_use", backend="chat-0") == 1
     eventually(lambda: idle(stack), 5, "an idle engine and free slots")
     assert generated(stack) - before < _CHOICES * _TOKENS * 0.8

@@ -69,7 +69,8 @@ def test_events_carry_the_same_audio_and_its_usage(stack: Server, client: openai
     events = [json.loads(line[6:]) for line in answer.text.splitlines() if line]
     audio = b"".join(base64.b64decode(event["audio"]) for event in events[:-1])
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert len(audio) == len(spoken(client, format_="pcm"))  # espeak's noise differs each time
+    bare = len(spoken(client, format_="pcm"))
+    assert len(audio) == pytest.approx(bare, rel=0.05)  # espeak's noise differs each time
     assert {event["type"] for event in events[:-1]} == {"speech.audio.delta"}
     usage = events[-1]["usage"]
     assert events[-1]["type"] == "speech.audio.done"
