@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from services.chat.fields import body_with_known_fields
@@ -22,7 +22,8 @@ from services.errors import NotFoundError, UnavailableError
 from services.shell import Readiness
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+    from types import FrameType
 
     from services.chat.model import ChatModel
     from services.settings import ChatSettings
@@ -90,7 +91,8 @@ class VllmServer:
             log.warning("ended engine processes that a killed worker left behind: %s", ended)
         _environment(self.settings)
         async with AsyncExitStack() as stack:
-            await self._start(stack)
+            with _given_up_at_sigterm():
+                await self._start(stack)
             watch = asyncio.create_task(self._watch())
             try:
                 yield
@@ -133,6 +135,38 @@ class VllmServer:
         log.error("the engine died; ending this worker so that it is started anew")
         self._status = "failed"
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _given_up_at_sigterm() -> Iterator[None]:
+    """Make SIGTERM end the start that goes on inside, not only what would follow it.
+
+    The supervisor signals the engine's process too, and vLLM would wait for ever for the first
+    answer of an engine that has ended.
+    """
+    start = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGTERM)
+    told = False
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        if start is not None:
+            loop.call_soon_threadsafe(start.cancel)
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, give_up)
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        if not told or start is None:
+            raise
+        start.uncancel()
+        raise UnavailableError("told to end while the engine was starting") from exc
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _ExitHandle:
