@@ -1,14 +1,13 @@
 """The commands and programs of the README and the guides do what the pages say.
 
 They run against the gateway with real speech and a chat backend that says what the demo model says,
-and, where STACK_URL names one, against a whole stack that serves the demo profile.
+tests/e2e/test_readme.py runs them against the real stack.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import sys
 from contextlib import asynccontextmanager
@@ -65,16 +64,6 @@ async def test_example_does_what_the_page_says(
             while not front.app.readiness().can_answer:  # noqa: ASYNC110  probes tell nobody
                 await asyncio.sleep(0.01)
         await check_example(block, url, tmp_path)
-
-
-@asking
-async def test_example_does_what_the_page_says_with_the_whole_stack(
-    block: Block, tmp_path: Path
-) -> None:
-    url = os.environ.get("STACK_URL")
-    if not url:
-        pytest.skip("STACK_URL names no running stack that serves the demo profile")
-    await check_example(block, url.rstrip("/"), tmp_path)
 
 
 @starting
