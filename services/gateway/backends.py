@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.gateway")
 
 _PROBE_TIMEOUT_S = 2.0
+_SLOW_PROBES = 3  # in a row, and the backend counts as stuck
 _OK = 200
 
 
@@ -33,10 +34,38 @@ class Backend:
         )
         self.outstanding = 0
         self.ready = False
+        self._slow_probes = 0
         self.models: dict[str, dict[str, Any]] = {}
 
     async def probe(self) -> None:
         """Ask whether the backend can answer, and, when it has just become able to, its models."""
+        try:
+            self.mark(ready=await self._is_ready())
+        except TimeoutError:
+            # One slow answer is no death: a process that dies drops its connections.
+            self._slow_probes += 1
+            if not self.ready or self._slow_probes >= _SLOW_PROBES:
+                self.mark(ready=False)
+        else:
+            self._slow_probes = 0
+
+    async def check_alive(self) -> None:
+        """Return if the backend answers now.
+
+        Raises:
+            UnavailableError: it does not.
+        """
+        try:
+            alive = await self._is_ready()
+        except TimeoutError:
+            alive = False
+        if not alive:
+            raise UnavailableError(
+                f"The {self.role} service is not ready; try again shortly.", retry_after_s=2
+            )
+
+    async def _is_ready(self) -> bool:
+        """Ask for readiness and, where they are not known, the models; TimeoutError if slow."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, _ = await self.fetch("/readyz")
@@ -44,20 +73,9 @@ class Backend:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
-        except (ServiceError, TimeoutError, ValueError, LookupError, TypeError):
-            status = 0
-        self.mark(ready=status == _OK)
-
-    def check_ready(self) -> None:
-        """Return if requests can be sent here.
-
-        Raises:
-            UnavailableError: they cannot.
-        """
-        if not self.ready:
-            raise UnavailableError(
-                f"The {self.role} service is not ready; try again shortly.", retry_after_s=2
-            )
+        except (ServiceError, ValueError, LookupError, TypeError):
+            return False
+        return status == _OK
 
     def mark(self, *, ready: bool) -> None:
         """Note whether requests can be sent here."""

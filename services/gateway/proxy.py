@@ -150,19 +150,23 @@ class _Exchange:
                     raise
             # The backend closed a connection that had idled, in the moment in which it was used; or
             # it died, and its supervisor's socket would let the request wait for the next process.
-            await backend.probe()
-            backend.check_ready()
+            await backend.check_alive()
             connection, _ = await backend.connections.take(fresh=True)
             return await self._ask(connection, head, body, more=False)
-        except (BackendError, UnavailableError):
-            if not self.client_left:
-                backend.mark(ready=False)  # the next probe will tell
+        except UnavailableError:
+            backend.mark(ready=False)  # the next probe will tell
+            raise
+        except BackendError:
+            # A backend may well close the connection of a body that it does not want to read.
+            if not (self.client_left or more):
+                backend.mark(ready=False)
             raise
 
     async def _ask(
         self, connection: Connection, head: bytes, body: bytes, *, more: bool
     ) -> Connection:
         connection.send(head + (_chunk(body) if more else body))
+        self._body_sent = not more
         watcher = asyncio.ensure_future(self._watch(connection, more=more))
         self._watcher = watcher
         try:
@@ -195,6 +199,7 @@ class _Exchange:
                     connection.write(_chunk(message.get("body", b"")))
                     if not more:
                         connection.write(b"0\r\n\r\n")
+                        self._body_sent = True
         except ServiceError as error:  # the body is over the limit
             connection.abort(error)
 
@@ -217,7 +222,10 @@ class _Exchange:
                 raise
         finally:
             self._watcher.cancel()
-            backend.connections.give_back(connection)
+            if self._body_sent:
+                backend.connections.give_back(connection)
+            else:  # answered before it was asked in full: what follows would be read as the rest
+                connection.abort()
 
     async def _carry_slowly(self, connection: Connection) -> None:
         """Carry the body through ASGI's send, for answers and servers without a direct way."""
