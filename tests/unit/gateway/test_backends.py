@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.errors import NotFoundError, UnavailableError
+from services.gateway import backends
 from services.gateway.backends import Pool, Pools
 from services.settings import GatewaySettings
 
@@ -112,6 +113,34 @@ async def test_nonsense_instead_of_models_is_not_ready(serve: Any, body: bytes) 
         await send({"type": "http.response.body", "body": body})
 
     assert not (await probed(await serve(odd))).ready
+
+
+async def test_one_slow_probe_closes_no_role_but_several_in_a_row_do(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_PROBE_TIMEOUT_S", 0.05)
+    stuck = False
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        while stuck and (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"data": [{"id": "m"}]}'})
+
+    one = await probed(await serve(app))
+    assert one.ready
+    stuck = True
+    await one.probe()
+    assert one.ready
+    with pytest.raises(UnavailableError):
+        await one.check_alive()
+    await one.probe()
+    await one.probe()
+    assert not one.ready
+    stuck = False
+    await one.probe()
+    assert one.ready
+    one.connections.close()
 
 
 async def test_probing_goes_on_until_the_context_ends(backend: Any) -> None:
