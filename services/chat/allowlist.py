@@ -6,23 +6,9 @@ the key (`/invocations`): none of them is reachable through a role.
 
 from __future__ import annotations
 
-_POST = frozenset({"POST"})
-_GET = frozenset({"GET", "HEAD"})
+from services.openai.paths import CHAT, MODELS
 
-GENERATING = {
-    "/v1/chat/completions": _POST,
-    "/v1/completions": _POST,
-    "/v1/responses": _POST,
-    "/v1/embeddings": _POST,
-    "/v1/score": _POST,
-    "/v1/rerank": _POST,
-    "/tokenize": _POST,
-    "/detokenize": _POST,
-}
+GENERATING = frozenset(CHAT)
 """Paths whose requests take a slot."""
 
-PATHS = {
-    **GENERATING,
-    "/v1/models": _GET,
-    "/v1/models/{*}": _GET,
-}
+PATHS = {**CHAT, **MODELS}

@@ -27,7 +27,7 @@ class _Chat:
             role="chat",
             asgi=server,
             paths=allowlist.PATHS,
-            admitted=frozenset(allowlist.GENERATING),
+            admitted=allowlist.GENERATING,
             limits=chat.limits,
             body_limit_bytes=chat.body_limit_bytes,
             readiness=server.readiness,

@@ -10,6 +10,7 @@ from services.gateway.backends import Pools
 from services.gateway.keys import Keys
 from services.gateway.proxy import Proxy
 from services.openai import openapi
+from services.openai.paths import CHAT, GET, MODELS, SPEECH
 from services.shell import Readiness, RoleApp
 
 if TYPE_CHECKING:
@@ -17,29 +18,9 @@ if TYPE_CHECKING:
 
     from services.settings import GatewaySettings
 
-_POST = frozenset({"POST"})
-_GET = frozenset({"GET", "HEAD"})
-
-ROUTES: dict[str, dict[str, frozenset[str]]] = {
-    "chat": {
-        "/v1/chat/completions": _POST,
-        "/v1/completions": _POST,
-        "/v1/responses": _POST,
-        "/v1/embeddings": _POST,
-        "/v1/score": _POST,
-        "/v1/rerank": _POST,
-        "/tokenize": _POST,
-        "/detokenize": _POST,
-    },
-    "speech": {
-        "/v1/audio/speech": _POST,
-        "/v1/audio/voices": _GET,
-        "/v1/audio/voices/{}": _GET,
-    },
-}
+ROUTES = {"chat": CHAT, "speech": SPEECH}
 """The paths of each role that the front door opens, with their methods."""
 
-MODELS = {"/v1/models": _GET, "/v1/models/{*}": _GET}
 OPENAPI = "/openapi.json"
 
 
@@ -67,10 +48,10 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         ),
         paths={
             **MODELS,
-            OPENAPI: _GET,
+            OPENAPI: GET,
             **{p: m for paths in routes.values() for p, m in paths.items()},
         },
-        admitted=frozenset(p for p, role in roles.items() if _POST is routes[role][p]),
+        admitted=frozenset(p for p, role in roles.items() if "POST" in routes[role][p]),
         limits=gateway.limits,
         body_limit_bytes=gateway.body_limit_bytes,
         readiness=lambda: Readiness(*pools.status()),

@@ -19,6 +19,7 @@ from services.errors import (
     UnavailableError,
     UnsupportedMediaError,
 )
+from services.openai.paths import MODELS, SPEECH
 from services.speech.engines.protocol import SynthesisRequest
 from services.speech.schema import parse_speech_body
 from services.speech.stream import AudioAnswer, ClientGoneError, until_hangup
@@ -37,14 +38,8 @@ OPENAI_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """OpenAI's model names, which any engine answers to, so that clients need not change."""
 
 SPEECH_PATH: Final = "/v1/audio/speech"
-PATHS: Final[dict[str, frozenset[str]]] = {
-    SPEECH_PATH: frozenset({"POST"}),
-    "/v1/audio/voices": frozenset({"GET", "HEAD"}),
-    "/v1/audio/voices/{}": frozenset({"GET", "HEAD"}),
-    "/v1/models": frozenset({"GET", "HEAD"}),
-    "/v1/models/{}": frozenset({"GET", "HEAD"}),
-}
-"""What the role serves; `{}` stands for one segment."""
+PATHS: Final = {**SPEECH, **MODELS}
+"""What the role serves."""
 
 # 4096 characters twice, each at most 12 bytes as JSON's \uXXXX\uXXXX, and the rest.
 _BODY_LIMIT_BYTES: Final = 128 * 1024

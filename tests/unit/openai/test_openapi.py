@@ -13,7 +13,6 @@ from services.gateway.app import MODELS, OPENAPI, ROUTES
 from services.openai.openapi import PATHS, SPEECH_BODY, document
 from services.settings import GatewaySettings
 from services.shell import Shell
-from services.speech import routes as speech
 from services.speech.schema import SpeechBody
 
 WHOLE = document(["chat", "speech"])
@@ -35,10 +34,6 @@ def test_the_rest_are_models_health_and_the_document_itself() -> None:
     rest = {template(path) for path in document([])["paths"]}
     models = {path.replace("{*}", "{}") for path in MODELS}
     assert rest == models | {"/livez", "/readyz", "/metrics", OPENAPI}
-
-
-def test_the_speech_role_serves_what_the_door_opens() -> None:
-    assert set(ROUTES["speech"]) <= set(speech.PATHS)
 
 
 def plain(schema: Any, definitions: dict[str, Any]) -> Any:
