@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from services import telemetry
-from services.errors import OverloadedError, ServiceError, TooLargeError, UnavailableError
+from services.errors import OverloadedError, ServiceError, TooLargeError
 from services.logging import request_id_var
 from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
 
@@ -68,7 +68,7 @@ class Exchange:
         except ServiceError as error:
             await self._refuse(error)
         except Exception:
-            log.exception("request failed: %s %s", self.scope["method"], self.scope["path"])
+            log.exception("request failed: %s %r", self.scope["method"], self.scope["path"])
             if self._status == 0 or self._held_start is not None:
                 self._held_start = None
                 body = error_body(INTERNAL_MESSAGE, "server_error", None, "internal_error")
@@ -95,11 +95,6 @@ class Exchange:
         if self._label not in shell.app.admitted:
             await shell.app.asgi(scope, self.receive, self.send)
             return
-        if not (readiness := shell.app.readiness()).can_answer:
-            raise UnavailableError(
-                f"The {shell.app.role} service is {readiness.status}; try again shortly.",
-                retry_after_s=2,
-            )
         if not await self._acquire():
             return  # the client hung up while it waited
         self._admitted = True

@@ -74,7 +74,7 @@ class RoleApp:
         admitted: the paths (templates) whose requests take a slot.
         limits: slots, queue and deadline.
         body_limit_bytes: the largest request body.
-        readiness: tells whether the role can answer now.
+        readiness: what `/readyz` says; `asgi` itself refuses what it cannot answer now.
         lifespan: entered at start and left at the end of the process.
         metrics: gives the text of `/metrics`.
         guard: looks at the scope of each request for one of `paths` and may refuse it.

@@ -262,7 +262,7 @@ async def test_a_bug_is_500_without_its_words(
         response = await (await client(shell(broken))).post("/v1/work")
     assert fault(response) == (500, "server_error", "internal_error")
     assert "secret" not in response.text
-    assert "request failed: POST /v1/work" in caplog.text
+    assert "request failed: POST '/v1/work'" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -446,17 +446,17 @@ async def test_an_overload_of_the_application_itself_is_429_too(client: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("status", "livez", "readyz", "work"),
+    ("status", "livez", "readyz"),
     [
-        ("ready", 200, 200, 200),
-        ("degraded", 200, 200, 200),
-        ("starting", 200, 503, 503),
-        ("draining", 200, 503, 503),
-        ("failed", 500, 503, 503),
+        ("ready", 200, 200),
+        ("degraded", 200, 200),
+        ("starting", 200, 503),
+        ("draining", 200, 503),
+        ("failed", 500, 503),
     ],
 )
 async def test_health_tells_life_from_readiness(
-    client: Any, status: str, livez: int, readyz: int, work: int
+    client: Any, status: str, livez: int, readyz: int
 ) -> None:
     http = await client(shell(status=status))
     for path in ("/livez", "/healthz"):
@@ -466,11 +466,6 @@ async def test_health_tells_life_from_readiness(
     assert ready.status_code == readyz
     assert ready.json() == {"status": status, "role": "test", "detail": {"engine": status}}
     assert (await http.head("/readyz")).status_code == readyz
-    worked = await http.post("/v1/work")
-    assert worked.status_code == work
-    if work == 503:
-        assert fault(worked)[1:] == ("server_error", "service_unavailable")
-        assert worked.headers["retry-after"] == "2"
 
 
 async def test_metrics_count_requests_by_template_and_status(client: Any) -> None:

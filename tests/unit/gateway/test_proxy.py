@@ -72,6 +72,20 @@ async def test_the_request_arrives_as_it_was_sent(backend: Any, door: Any, http:
     assert request.all("x-request-id") == [response.headers["x-request-id"]]
 
 
+async def test_a_role_answers_while_another_has_not_started_yet(
+    backend: Any, door: Any, http: Any
+) -> None:
+    chat, speech = await backend(), await backend()
+    chat.ready = False
+    front = await door(chat=[chat.url], speech=[speech.url])
+    assert (await http.get(f"{front.url}/readyz")).json()["status"] == "starting"
+    json = {"content-type": "application/json"}
+    spoken = await http.post(f"{front.url}/v1/audio/speech", content=BODY, headers=json)
+    assert spoken.content == b"hello"
+    refused = await http.post(front.url + CHAT, content=BODY, headers=json)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
+
+
 async def test_what_is_for_this_hop_only_stays_here(backend: Any, door: Any, http: Any) -> None:
     chat = await backend()
     front = await door(chat=[chat.url])
