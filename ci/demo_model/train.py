@@ -41,7 +41,7 @@ class Recipe:
         tokens_a_batch=1900,
     )
     seed: int = 7
-    threads: int = 1
+    threads: int = 2
     vocabulary: int = 1536
     context: int = 4096
 
