@@ -40,9 +40,7 @@ def with_aiohttp() -> Any:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
+            await _lifespan(receive, send)
             return
         if not session:
             session.append(aiohttp.ClientSession())
@@ -66,9 +64,7 @@ def backend() -> Any:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
+            await _lifespan(receive, send)
             return
         stream = scope["path"] == _PATH
         kind = b"text/event-stream" if stream else b"application/json"
@@ -82,6 +78,12 @@ def backend() -> Any:
         await send({"type": "http.response.body", "body": b"" if stream else b'{"data": []}'})
 
     return app
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
 
 
 def _backend_url() -> str:

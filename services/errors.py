@@ -86,3 +86,10 @@ class UnavailableError(ServiceError):
 
 class ConfigurationError(ServiceError):
     """The operator's settings cannot work; raised at start, never for a request."""
+
+
+def no_such_model(name: str) -> NotFoundError:
+    """Return the error for a model that nobody serves, in OpenAI's words."""
+    return NotFoundError(
+        f"The model '{name}' does not exist.", param="model", code="model_not_found"
+    )

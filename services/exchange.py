@@ -55,7 +55,6 @@ class Exchange:
         self._began = time.perf_counter()
         self._first_byte: float | None = None
         self._status = 0
-        self._finished = False
         self._admitted = False
         self._label = "other"
         self.request_id = _request_id(scope)
@@ -163,7 +162,6 @@ class Exchange:
             return
         if body:
             self._on_first_byte()
-        self._finished = last
         await self._send(message)
 
     def _on_first_byte(self) -> None:
@@ -205,7 +203,6 @@ class Exchange:
         headers.append((b"content-length", str(len(body)).encode()))
         await self._send_start(status, headers)
         self._first_byte = time.perf_counter()
-        self._finished = True
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _refuse(self, error: ServiceError) -> None:

@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from services import telemetry
 from services.admission import Admission, Limits
-from services.errors import (
-    MethodNotAllowedError,
-    NotFoundError,
-)
+from services.errors import MethodNotAllowedError, NotFoundError
 from services.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -29,14 +26,12 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    Message = dict[str, Any]
     Scope = dict[str, Any]
     Receive = Callable[[], Awaitable[Any]]
     Send = Callable[[Any], Awaitable[None]]
     Asgi = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
 
 log = logging.getLogger("bentovox")
-access_log = logging.getLogger("bentovox.access")
 
 NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the documentation."
 

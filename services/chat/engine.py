@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from services.chat.fields import body_with_known_fields
 from services.chat.model import resolve
 from services.chat.orphans import end_orphans
-from services.errors import NotFoundError, UnavailableError
+from services.errors import UnavailableError, no_such_model
 from services.shell import Readiness
 
 if TYPE_CHECKING:
@@ -74,12 +74,10 @@ class VllmServer:
             if card.id == name:
                 await JSONResponse(card.model_dump())(scope, receive, send)
                 return
-        raise NotFoundError(
-            f"The model '{name}' does not exist.", param="model", code="model_not_found"
-        )
+        raise no_such_model(name)
 
     def readiness(self) -> Readiness:
-        """Ready means that the engine is there, has answered a request and has not died."""
+        """Ready means that the engine is loaded, passed its health check and has not died."""
         if self._status == "ready" and self._engine.errored:
             return Readiness("failed", {"engine": "the engine process died; restarting"})
         return Readiness(self._status, {"engine": f"vllm {self._status}"})

@@ -8,7 +8,7 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.errors import NotFoundError, ServiceError, UnavailableError
+from services.errors import ServiceError, UnavailableError, no_such_model
 from services.gateway.upstream import Address, Connections
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ class Backend:
         except TimeoutError:
             alive = False
         if not alive:
-            raise UnavailableError(
-                f"The {self.role} service is not ready; try again shortly.", retry_after_s=2
-            )
+            raise _not_ready(self.role)
 
     async def _is_ready(self) -> bool:
         """Ask for readiness and, where they are not known, the models; TimeoutError if slow."""
@@ -135,15 +133,11 @@ class Pool:
         """
         ready = [backend for backend in self.backends if backend.ready]
         if not ready:
-            raise UnavailableError(
-                f"The {self.role} service is not ready; try again shortly.", retry_after_s=2
-            )
+            raise _not_ready(self.role)
         if model is not None:
             ready = [backend for backend in ready if model in backend.models]
             if not ready:
-                raise NotFoundError(
-                    f"The model '{model}' does not exist.", param="model", code="model_not_found"
-                )
+                raise no_such_model(model)
         return min(ready, key=lambda backend: backend.outstanding)
 
 
@@ -215,3 +209,7 @@ class Pools:
         while True:
             await backend.probe()
             await asyncio.sleep(self.gateway.probe_interval_s)
+
+
+def _not_ready(role: str) -> UnavailableError:
+    return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)

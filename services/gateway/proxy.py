@@ -10,9 +10,9 @@ from services.errors import (
     BackendError,
     DeadlineError,
     InvalidRequestError,
-    NotFoundError,
     ServiceError,
     UnavailableError,
+    no_such_model,
 )
 from services.writer import direct_writer
 
@@ -106,9 +106,7 @@ class Proxy:
             return {"object": "list", "data": list(cards.values())}
         name = path.removeprefix("/v1/models/")
         if name not in cards:
-            raise NotFoundError(
-                f"The model '{name}' does not exist.", param="model", code="model_not_found"
-            )
+            raise no_such_model(name)
         return cards[name]
 
 
