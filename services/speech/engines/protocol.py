@@ -10,6 +10,7 @@ from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from pathlib import Path
 
     from services.audio.pcm import Samples
 
@@ -20,6 +21,7 @@ SPEED_RANGE: Final = (0.25, 4.0)
 class Capability(StrEnum):
     """What a request may ask for that not every engine can give."""
 
+    CONVERSION = "conversion"
     INSTRUCTIONS = "instructions"
     LANGUAGE = "language"
     REFERENCE = "reference"
@@ -55,11 +57,16 @@ class VoiceReference:
         samples: mono float32 [N], full scale -1.0..1.0.
         sample_rate_hz: of `samples`.
         text: what is said in it; None when not known (cross-lingual cloning).
+        id: of the registered voice that it belongs to; None for a recording sent with a request.
+        features: the folder of that voice in which an engine may keep what it computed; it goes
+            when the voice is deleted.
     """
 
     samples: Samples
     sample_rate_hz: int
     text: str | None = None
+    id: str | None = None
+    features: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,21 +75,45 @@ class SynthesisRequest:
 
     Attributes:
         text: all of it, or pieces as they come, for engines with `Capability.STREAMING_TEXT`.
-        voice: the id of a voice, an alias included.
+        voice: the id of one of the engine's voices, an alias included; None with `reference`.
         speed: 1.0 is the voice's own; the duration is about 1/speed.
         instructions: how to say it, in words.
         seed: the same seed on the same request gives the same samples.
         language: a tag; None leaves it to the voice.
-        reference: a recording to speak like, in place of what is stored for `voice`.
+        reference: a recording to speak like, in place of one of the engine's voices.
+        one_pass: make each segment in one pass, which hears all of it, instead of in pieces that
+            come sooner; engines that know no difference ignore it.
     """
 
     text: str | AsyncIterator[str]
-    voice: str
+    voice: str | None
     speed: float = 1.0
     instructions: str | None = None
     seed: int | None = None
     language: str | None = None
     reference: VoiceReference | None = None
+    one_pass: bool = False
+
+
+@dataclass(frozen=True)
+class ConversionRequest:
+    """A recording to say again with another voice.
+
+    Attributes:
+        samples: mono float32 [N], full scale -1.0..1.0.
+        sample_rate_hz: of `samples`.
+        reference: the voice to say it with.
+        speed: 1.0 is the recording's own; the duration is about 1/speed.
+        seed: the same seed on the same request gives the same samples.
+        one_pass: as for `SynthesisRequest`.
+    """
+
+    samples: Samples
+    sample_rate_hz: int
+    reference: VoiceReference
+    speed: float = 1.0
+    seed: int | None = None
+    one_pass: bool = False
 
 
 class SpeechEngine(Protocol):
@@ -129,6 +160,30 @@ class SpeechEngine(Protocol):
                 that this engine lacks (`unsupported_parameter`). `param` is the field's name in
                 POST /v1/audio/speech.
         """
+
+    async def prepare(self, reference: VoiceReference) -> None:
+        """Compute and keep what `synthesise` needs of a recording, so that its first use is quick.
+
+        Engines without `Capability.REFERENCE` refuse.
+
+        Raises:
+            InvalidRequestError: the recording cannot be spoken like (`param` is `audio_sample`), or
+                the engine clones no voices (`unsupported_parameter`).
+            EngineError: the engine failed.
+        """
+
+    def forget(self, voice_id: str) -> None:
+        """Drop what is held in memory of a registered voice; its folder is gone already."""
+
+    def check_conversion(self, request: ConversionRequest) -> None:
+        """Return if `convert` can do this; as `check`.
+
+        Raises:
+            InvalidRequestError: without `Capability.CONVERSION` always (`unsupported_parameter`).
+        """
+
+    def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
+        """Yield the recording in the other voice; promises and errors are those of `synthesise`."""
 
     async def start(self) -> None:
         """Load and warm up; `ready` is True when it returns.
@@ -177,8 +232,37 @@ def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
     )
     for capability, param, is_asked in asked:
         if is_asked and capability not in engine.capabilities:
-            raise InvalidRequestError(
-                f"{param} is not supported by the {engine.name} engine; leave it out",
-                param=param,
-                code="unsupported_parameter",
-            )
+            raise unsupported(engine, param)
+
+
+def unsupported(engine: SpeechEngine, param: str) -> InvalidRequestError:
+    """Return the error for a field that `engine` cannot do anything with."""
+    return InvalidRequestError(
+        f"{param} is not supported by the {engine.name} engine; leave it out",
+        param=param,
+        code="unsupported_parameter",
+    )
+
+
+class SpeaksOnly:
+    """What `SpeechEngine` asks of an engine that neither clones nor converts voices."""
+
+    async def prepare(self: SpeechEngine, reference: VoiceReference) -> None:
+        """Refuse; see `SpeechEngine.prepare`."""
+        del reference
+        raise unsupported(self, "audio_sample")
+
+    def forget(self, voice_id: str) -> None:
+        """Do nothing: nothing is held."""
+
+    def check_conversion(self: SpeechEngine, request: ConversionRequest) -> None:
+        """Refuse; see `SpeechEngine.check_conversion`."""
+        del request
+        raise unsupported(self, "voice")
+
+    async def convert(
+        self: SpeechEngine, request: ConversionRequest
+    ) -> AsyncGenerator[Samples, None]:
+        """Refuse; see `SpeechEngine.convert`."""
+        self.check_conversion(request)
+        yield request.samples  # never: it makes this a generator
