@@ -47,6 +47,10 @@ class NotFoundError(ServiceError):
     """The path, model, voice or item does not exist."""
 
 
+class ConflictError(ServiceError):
+    """The request fits no longer with what is there: a name is taken, or an item is in use."""
+
+
 class MethodNotAllowedError(ServiceError):
     """The path exists and does not take this method; `methods` are those that it takes."""
 
@@ -82,6 +86,10 @@ class BackendError(ServiceError):
 
 class UnavailableError(ServiceError):
     """The engine or backend that serves this is not ready, for now."""
+
+
+class StorageError(ServiceError):
+    """What was to be kept or read could not be: the disk is full, read-only or not there."""
 
 
 class ConfigurationError(ServiceError):

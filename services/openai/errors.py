@@ -28,6 +28,7 @@ ERROR_TABLE: dict[type[errors.ServiceError], ErrorKind] = {
     errors.PermissionDeniedError: ErrorKind(403, "invalid_request_error", "permission_denied"),
     errors.NotFoundError: ErrorKind(404, "invalid_request_error", "not_found"),
     errors.MethodNotAllowedError: ErrorKind(405, "invalid_request_error", "method_not_allowed"),
+    errors.ConflictError: ErrorKind(409, "invalid_request_error", "conflict"),
     errors.TooLargeError: ErrorKind(413, "invalid_request_error", "request_too_large"),
     errors.UnsupportedMediaError: ErrorKind(
         415, "invalid_request_error", "unsupported_content_type"
@@ -37,6 +38,7 @@ ERROR_TABLE: dict[type[errors.ServiceError], ErrorKind] = {
     errors.BackendError: ErrorKind(502, "server_error", "bad_gateway"),
     errors.UnavailableError: ErrorKind(503, "server_error", "service_unavailable"),
     errors.DeadlineError: ErrorKind(504, "server_error", "deadline_exceeded"),
+    errors.StorageError: ErrorKind(507, "server_error", "storage_failed"),
 }
 """Status, OpenAI's `type` and the default `code` of each error (SDK: openai/_exceptions.py)."""
 

@@ -55,6 +55,21 @@ def test_a_subclass_is_found_through_its_base_and_a_bare_one_is_500() -> None:
     assert kind_of(errors.ServiceError("x")).status == 500
 
 
+@pytest.mark.parametrize(
+    ("cls", "status", "type_", "code"),
+    [
+        (errors.ConflictError, 409, "invalid_request_error", "conflict"),
+        (errors.StorageError, 507, "server_error", "storage_failed"),
+    ],
+)
+def test_a_taken_name_is_409_and_a_full_disk_507(
+    cls: type[errors.ServiceError], status: int, type_: str, code: str
+) -> None:
+    got, _, body = error_response(cls("what is wrong"))
+    error = fault(body)
+    assert (got, error["type"], error["code"]) == (status, type_, code)
+
+
 def test_a_code_of_its_own_wins_over_the_tables() -> None:
     error = errors.NotFoundError("no", param="voice", code="voice_not_found")
     assert fault(error_response(error)[2]) == {
