@@ -48,7 +48,7 @@ class NotFoundError(ServiceError):
 
 
 class ConflictError(ServiceError):
-    """The request fits no longer with what is there: a name is taken, or an item is in use."""
+    """The request does not fit what is there: a name is taken, or an item is in use."""
 
 
 class MethodNotAllowedError(ServiceError):

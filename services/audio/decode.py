@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import av
 import numpy as np
@@ -12,7 +13,31 @@ from av.error import FFmpegError
 from services.errors import InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from services.audio.pcm import Samples
+
+# FFmpeg knows hundreds of formats, and some are lists of other files and addresses to open
+# (ffconcat, hls, sdp): only those that hold the sound itself are read, and they open nothing.
+_READING: Final = {
+    "format_whitelist": "aac,aiff,amr,au,caf,flac,matroska,mov,mp3,ogg,w64,wav,webm",
+    "protocol_whitelist": "none",
+}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file's sound.
+
+    Attributes:
+        samples: mono float32 [N], finite.
+        sample_rate_hz: of `samples`.
+        source_rate_hz: of the file itself; 48000 for every Opus file, which knows no other.
+    """
+
+    samples: Samples
+    sample_rate_hz: int
+    source_rate_hz: int
 
 
 def decode(
@@ -33,38 +58,79 @@ def decode(
         TooLargeError: more than `max_bytes`, or more than `max_seconds` of audio.
         InvalidRequestError: not audio, broken audio, or no sample at all (`invalid_audio`).
     """
+    return _decode(data, lambda _source: sample_rate_hz, max_seconds, max_bytes, param).samples
+
+
+def decode_as_is(
+    data: bytes,
+    *,
+    max_rate_hz: int = 48_000,
+    max_seconds: float = 600.0,
+    max_bytes: int = 25 * 1024 * 1024,
+    param: str = "file",
+) -> Decoded:
+    """Decode a file's audio at its own rate, or at `max_rate_hz` where that is less; as `decode`.
+
+    Raises:
+        ServiceError: as for `decode`.
+    """
+    return _decode(data, lambda source: min(source, max_rate_hz), max_seconds, max_bytes, param)
+
+
+def _decode(
+    data: bytes,
+    rate_for: Callable[[int], int],
+    max_seconds: float,
+    max_bytes: int,
+    param: str,
+) -> Decoded:
     if len(data) > max_bytes:
         raise TooLargeError(
             f"{param} has {len(data)} bytes; at most {max_bytes} are accepted",
             param=param,
             code="audio_too_large",
         )
-    limit = int(max_seconds * sample_rate_hz)
     parts: list[Samples] = []
-    count = 0
+    source_rate_hz = sample_rate_hz = 0
+    resampler: av.AudioResampler | None = None
     try:
-        with av.open(io.BytesIO(data), mode="r") as container:
-            if not container.streams.audio:
-                raise InvalidRequestError(
-                    f"{param} holds no audio stream", param=param, code="invalid_audio"
-                )
-            resampler = av.AudioResampler("flt", "mono", sample_rate_hz)
-            for frame in container.decode(audio=0):
-                for piece in resampler.resample(frame):
-                    parts.append(piece.to_ndarray()[0])
-                    count += piece.samples
-                if count > limit:
-                    raise TooLargeError(
-                        f"{param} is longer than {max_seconds:g} s",
-                        param=param,
-                        code="audio_too_long",
-                    )
-            if count:
-                parts += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
-    except (FFmpegError, ValueError) as error:
+        for frame in _frames(data, max_seconds, param):
+            if resampler is None:
+                source_rate_hz = frame.sample_rate  # a header may say half of it (HE-AAC)
+                sample_rate_hz = rate_for(source_rate_hz)
+                resampler = av.AudioResampler("flt", "mono", sample_rate_hz)
+            parts += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+        if resampler is not None and parts:
+            parts += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+    except (FFmpegError, ValueError, ZeroDivisionError) as error:
         raise InvalidRequestError(
             f"{param} is not audio that can be decoded", param=param, code="invalid_audio"
         ) from error
-    if not count:
+    if not parts:
         raise InvalidRequestError(f"{param} holds no sample", param=param, code="invalid_audio")
-    return np.concatenate(parts)
+    samples: Samples = np.concatenate(parts)
+    if not np.isfinite(samples).all():
+        raise InvalidRequestError(
+            f"{param} holds samples that are not finite", param=param, code="invalid_audio"
+        )
+    return Decoded(samples, sample_rate_hz, source_rate_hz)
+
+
+def _frames(data: bytes, max_seconds: float, param: str) -> Iterator[av.AudioFrame]:
+    """Yield what the file's first audio stream holds, as it is, up to `max_seconds`."""
+    seconds = 0.0
+    with av.open(io.BytesIO(data), mode="r", container_options=_READING) as container:
+        if not container.streams.audio:
+            raise InvalidRequestError(
+                f"{param} holds no audio stream", param=param, code="invalid_audio"
+            )
+        for frame in container.decode(audio=0):
+            # Before it is resampled: one FLAC frame of 65535 samples at 1 Hz is 18 hours.
+            seconds += frame.samples / frame.sample_rate
+            if seconds > max_seconds:
+                raise TooLargeError(
+                    f"{param} is longer than {max_seconds:g} s",
+                    param=param,
+                    code="audio_too_long",
+                )
+            yield frame

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import struct
+from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,10 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from services.audio import pcm
-from services.audio.decode import decode
+from services.audio.decode import decode, decode_as_is
 from services.audio.encode import open_encoder
 from services.audio.resample import Resampler
+from services.audio.wav import to_wav
 from services.errors import EngineError, InvalidRequestError, TooLargeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RATES = [8_000, 16_000, 22_050, 24_000, 44_100, 48_000]
 
@@ -110,3 +118,76 @@ def test_a_small_file_of_long_silence_is_refused() -> None:
     with pytest.raises(TooLargeError) as caught:
         decode(flac(30.0), sample_rate_hz=16_000, max_seconds=5)
     assert caught.value.code == "audio_too_long"
+
+
+def wav_at(rate_hz: int, samples: int) -> bytes:
+    body = np.zeros(samples, "<i2").tobytes()
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, rate_hz * 2, 2, 16)
+    size = 4 + len(fmt) + 8 + len(body)
+    return (
+        b"RIFF"
+        + struct.pack("<I", size)
+        + b"WAVE"
+        + fmt
+        + b"data"
+        + struct.pack("<I", len(body))
+        + body
+    )
+
+
+def test_hours_in_one_frame_are_refused_before_they_are_resampled() -> None:
+    with pytest.raises(TooLargeError) as caught:
+        decode(wav_at(1, 2_000), sample_rate_hz=48_000)
+    assert caught.value.code == "audio_too_long"
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])
+def test_a_file_decodes_at_its_own_rate(rate_hz: int) -> None:
+    decoded = decode_as_is(wav_at(rate_hz, rate_hz))
+    assert (decoded.samples.size, decoded.sample_rate_hz) == (rate_hz, rate_hz)
+    assert decoded.source_rate_hz == rate_hz
+
+
+def test_a_rate_over_the_highest_is_brought_down_to_it() -> None:
+    decoded = decode_as_is(wav_at(96_000, 96_000))
+    assert (decoded.sample_rate_hz, decoded.source_rate_hz) == (48_000, 96_000)
+    assert abs(decoded.samples.size - 48_000) <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    samples=hnp.arrays(np.float32, st.integers(1, 5_000), elements=st.floats(-1, 1, width=32)),
+    rate_hz=st.sampled_from(RATES),
+)
+def test_a_wav_gives_back_the_same_samples_bit_for_bit(samples: np.ndarray, rate_hz: int) -> None:
+    decoded = decode_as_is(to_wav(samples, rate_hz))
+    assert np.array_equal(decoded.samples, samples)
+    assert decoded.sample_rate_hz == rate_hz
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_file_of_samples_that_are_no_numbers_is_refused(bad: float) -> None:
+    marker = np.float32(0.123)
+    good = to_wav(np.full(1_000, marker), 16_000)
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(good.replace(marker.tobytes(), np.float32(bad).tobytes(), 5), sample_rate_hz=16_000)
+    assert caught.value.code == "invalid_audio"
+
+
+def test_a_list_of_other_files_opens_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.wav").write_bytes(wav_at(16_000, 16_000))
+    monkeypatch.chdir(tmp_path)
+    playlist = b"ffconcat version 1.0\nfile secret.wav\n"
+    with av.open(io.BytesIO(playlist)) as unguarded:  # what FFmpeg does when it is let
+        assert next(unguarded.decode(audio=0)).samples
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(playlist, sample_rate_hz=16_000)
+    assert caught.value.code == "invalid_audio"
+
+
+def test_a_session_description_opens_no_socket() -> None:
+    sdp = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
+    with pytest.raises(InvalidRequestError):  # unguarded it waits for packets for ever
+        decode(sdp, sample_rate_hz=16_000)
