@@ -1,0 +1,142 @@
+"""Another tempo at the same pitch, while the samples stream through."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+import numpy as np
+from av.filter import Graph
+
+from services.audio.pcm import Samples, checked
+from services.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SLOWEST: Final = 0.25
+FASTEST: Final = 4.0
+
+_BLOCKS_PER_SECOND: Final = 100
+_FADE_S: Final = 0.005
+_EMPTY: Final = np.zeros(0, dtype=np.float32)
+_EMPTY.setflags(write=False)
+
+
+class TimeStretch:
+    """Mono float32 at one rate, `speed` times as fast and at its own pitch (FFmpeg's atempo).
+
+    What `feed` and `finish` give back, concatenated, is the same bit for bit however the input
+    was cut, and is `round(fed / speed)` samples long; its last 5 ms fade out. What is heard at a
+    moment of the output was at `speed` times that moment of the input, to within about 30 ms of
+    input, 90 ms above a speed of 2. A speed of 1 passes the very same arrays through.
+
+    How much input goes in before the first output comes out, measured at 22.05 and 24 kHz: 50 to
+    70 ms at speeds from 0.5 to 2, 70 to 90 ms below, 110 to 210 ms above. No thread, and nothing
+    is shared between instances.
+    """
+
+    def __init__(self, sample_rate_hz: int, speed: float) -> None:
+        """Stretch audio at `sample_rate_hz` to 1/`speed` of its duration.
+
+        Raises:
+            InvalidRequestError: `speed` is not between `SLOWEST` and `FASTEST` (`invalid_value`).
+            ValueError: `sample_rate_hz` is not at least 8000, below which atempo's windows are
+                shorter than a period of a voice.
+        """
+        if not SLOWEST <= speed <= FASTEST:
+            raise InvalidRequestError(
+                f"speed {speed:g} is not between {SLOWEST} and {FASTEST}",
+                param="speed",
+                code="invalid_value",
+            )
+        if sample_rate_hz < 8000:  # noqa: PLR2004  said above
+            raise ValueError(f"sample_rate_hz must be at least 8000, not {sample_rate_hz}")
+        self.sample_rate_hz = sample_rate_hz
+        self.speed = speed
+        self._filter = None if speed == 1.0 else _Atempo(sample_rate_hz, speed)
+        self._fed = 0
+        self._made = 0
+
+    def feed(self, samples: Samples) -> Samples:
+        """Take float32 [N]; return what is ready, float32 [M].
+
+        Raises:
+            EngineError: samples that are not mono or not finite.
+        """
+        samples = checked(samples)
+        if self._filter is None or not samples.size:
+            return samples
+        self._fed += samples.size
+        made = self._filter.push(samples)
+        self._made += made.size
+        return made
+
+    def finish(self) -> Samples:
+        """Return the samples held back; nothing may be fed afterwards."""
+        if self._filter is None:
+            return _EMPTY
+        # Silence pushes out all that is due; atempo's own end is up to 75 ms off.
+        due = round(self._fed / self.speed) - self._made
+        silence = np.zeros(self.sample_rate_hz // _BLOCKS_PER_SECOND, dtype=np.float32)
+        parts = [_EMPTY]
+        ready = 0
+        while ready < due:
+            parts.append(self._filter.push(silence))
+            ready += parts[-1].size
+        last = np.concatenate(parts)[: max(due, 0)]
+        # Where the length cuts is anywhere in the last wave, wherever the input had ended.
+        fade = min(last.size, int(self.sample_rate_hz * _FADE_S))
+        last[last.size - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
+        return last
+
+
+class _Atempo:
+    """One or two atempo filters in a row, without their end."""
+
+    def __init__(self, sample_rate_hz: int, speed: float) -> None:
+        # One filter goes down to 0.5; above 2 it would skip samples instead of blending them.
+        tempi = [speed] if 0.5 <= speed <= 2.0 else [speed**0.5] * 2  # noqa: PLR2004
+        graph = Graph()
+        self._source = graph.add_abuffer(
+            sample_rate=sample_rate_hz,
+            format="flt",
+            layout="mono",
+            time_base=Fraction(1, sample_rate_hz),
+        )
+        self._sink = graph.add("abuffersink")
+        filters = [graph.add("atempo", f"{tempo:.9f}") for tempo in tempi]
+        graph.link_nodes(self._source, *filters, self._sink).configure()
+        self._graph = graph  # owns the filters
+        self._rate = sample_rate_hz
+        # Frames of one size, since atempo makes nothing of very short ones.
+        self._block = sample_rate_hz // _BLOCKS_PER_SECOND
+        self._waiting = _EMPTY
+        self._pushed = 0
+
+    def push(self, samples: Samples) -> Samples:
+        waiting = np.concatenate([self._waiting, samples])
+        whole = waiting.size - waiting.size % self._block
+        self._waiting = waiting[whole:]
+        parts = [_EMPTY]
+        for begin in range(0, whole, self._block):
+            self._push_block(waiting[begin : begin + self._block])
+            parts += self._pulled()
+        return np.concatenate(parts)
+
+    def _push_block(self, block: Samples) -> None:
+        data: Any = np.ascontiguousarray(block, dtype=np.float32)[np.newaxis]
+        frame = av.AudioFrame.from_ndarray(data, format="flt", layout="mono")
+        frame.sample_rate = self._rate
+        frame.pts = self._pushed
+        self._pushed += block.size
+        self._source.push(frame)
+
+    def _pulled(self) -> Iterator[Samples]:
+        while True:
+            try:
+                frame: Any = self._sink.pull()
+            except av.BlockingIOError:  # it wants more first
+                return
+            yield frame.to_ndarray()[0]
