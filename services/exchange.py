@@ -57,7 +57,7 @@ class Exchange:
         self._status = 0
         self._admitted = False
         self._label = "other"
-        self.request_id = _request_id(scope)
+        self.request_id = request_id(scope)
 
     async def run(self) -> None:
         """Answer the request; never raises, but for cancellation."""
@@ -259,7 +259,8 @@ def _is_audio(headers: list[tuple[bytes, bytes]]) -> bool:
     )
 
 
-def _request_id(scope: Scope) -> bytes:
+def request_id(scope: Scope) -> bytes:
+    """Return the client's `x-request-id` if it is safe to repeat, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
             return bytes(value)

@@ -12,16 +12,17 @@ import json
 import logging
 import re
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from services import telemetry
 from services.admission import Admission, Limits
 from services.errors import MethodNotAllowedError, NotFoundError
 from services.exchange import Exchange
+from services.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from starlette.applications import Starlette
@@ -66,13 +67,15 @@ class RoleApp:
         paths: the methods each path takes; templates use `{}` for one segment and `{*}` for
             the rest, as ids of models hold slashes. Everything else is
             404, or 405 where the path takes another method.
-        admitted: the paths (templates) whose requests take a slot.
+        admitted: the paths (templates) whose requests take a slot; a WebSocket's holds it for as
+            long as the connection is open.
         limits: slots, queue and deadline.
-        body_limit_bytes: the largest request body.
+        body_limit_bytes: the largest request body, and the largest message of a WebSocket.
         readiness: what `/readyz` says; `asgi` itself refuses what it cannot answer now.
         lifespan: entered at start and left at the end of the process.
         metrics: gives the text of `/metrics`.
-        guard: looks at the scope of each request for one of `paths` and may refuse it.
+        sockets: the application of each WebSocket's path; see `services.websocket`.
+        guard: looks at the scope of each request for one of `paths` or `sockets` and may refuse it.
         outer: puts a further layer around the shell.
     """
 
@@ -84,6 +87,7 @@ class RoleApp:
     body_limit_bytes: int
     readiness: Callable[[], Readiness]
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
+    sockets: Mapping[str, Asgi] = field(default_factory=dict)
     guard: Callable[[Scope], None] | None = None
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
     outer: Callable[[Asgi], Asgi] | None = None
@@ -99,17 +103,17 @@ class Shell:
         self.admission = Admission(app.limits)
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
+        self.open_sockets = 0
         self._templates = [(_pattern(path), path) for path in app.paths if "{" in path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's scope: lifespan, request, or a WebSocket, which is refused."""
+        """Serve one connection's scope: lifespan, request or WebSocket."""
         if scope["type"] == "http":
             await Exchange(self, scope, receive, send).run()
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "no such path"})
+            await WebSocket(self, scope, receive, send).run()
 
     def route(self, method: str, path: str) -> str:
         """Return the template of `path`.
@@ -133,6 +137,19 @@ class Shell:
                 f"Method {method} is not allowed for {path}; use {allowed}.", methods=methods
             )
         return path
+
+    def socket(self, path: str) -> Asgi:
+        """Return the application of a WebSocket's path.
+
+        Raises:
+            NotFoundError: no such path, or one for HTTP only.
+        """
+        app = self.app.sockets.get(path)
+        if app is None:
+            raise NotFoundError(
+                NO_SUCH_PATH.format(method="WebSocket", path=path), code="unknown_url"
+            )
+        return app
 
     async def health(self, path: str) -> tuple[int, bytes, bytes] | None:
         """Answer a health or metrics path with status, content type and body; None for others."""

@@ -1,0 +1,277 @@
+"""One WebSocket in a role's shell, from its handshake to its close.
+
+What an `Exchange` is to an HTTP request. Before it is accepted a connection is refused with HTTP,
+in OpenAI's error shape; after that with an `error` event and a close code. The application sees
+ASGI's events, but for `websocket.connect`, which the shell takes.
+
+A path in `RoleApp.admitted` holds a slot for as long as the connection is open, and is refused when
+none is free: a client would give up its handshake before a queue had moved. Any other connection is
+open without a slot, and its application takes one by `scope["bentovox.slot"]` while there is work
+to do: a conversation is idle most of the time, and an idle one should keep nobody out. Those that
+are open without a slot are bounded by `OPEN_LIMIT`, and by the role being full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from services import telemetry
+from services.errors import (
+    DeadlineError,
+    OverloadedError,
+    ServiceError,
+    TooLargeError,
+    UnavailableError,
+)
+from services.exchange import request_id
+from services.logging import request_id_var
+from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, kind_of
+from services.uvicorn_socket import adapt
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.shell import Receive, Scope, Send, Shell
+
+    Message = dict[str, Any]
+
+log = logging.getLogger("bentovox")
+access_log = logging.getLogger("bentovox.access")
+
+OPEN_LIMIT: Final = 256
+"""The most connections of a role that are open without a slot."""
+
+STALLED_S: Final = 60.0
+"""A client that takes nothing for so long is dropped."""
+
+NORMAL: Final = 1000
+SERVICE_RESTART: Final = 1012
+_POLICY: Final = 1008
+_INTERNAL: Final = 1011
+# IANA's WebSocket Close Code Number Registry.
+_CLOSE_CODES: Final[dict[type[ServiceError], int]] = {
+    TooLargeError: 1009,
+    OverloadedError: 1013,
+    UnavailableError: 1013,
+    DeadlineError: 3008,
+}
+_SWITCHED: Final = 101
+_SERVER_FAULT: Final = 500
+
+
+class HungUpError(Exception):
+    """The client has gone; there is nobody to send to."""
+
+
+def close_code(error: ServiceError) -> int:
+    """Return the close code that says what `error` says."""
+    for kind, code in _CLOSE_CODES.items():
+        if isinstance(error, kind):
+            return code
+    return _INTERNAL if kind_of(error).status >= _SERVER_FAULT else _POLICY
+
+
+def error_event(error: ServiceError, **more: object) -> str:
+    """Return the event that tells a client of `error`.
+
+    `error` is OpenAI's error object, as in its realtime API; `message` beside it and `more` are
+    where vLLM-Omni's clients look.
+    """
+    kind = kind_of(error)
+    body = error_body(error.message, kind.type, error.param, error.code or kind.code)
+    event = {"type": "error", "message": error.message, **json.loads(body), **more}
+    return json.dumps(event, ensure_ascii=False)
+
+
+class WebSocket:
+    """One WebSocket and what became of it."""
+
+    def __init__(self, shell: Shell, scope: Scope, receive: Receive, send: Send) -> None:
+        self.shell = shell
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self._label = "other"
+        self._began = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status = 0
+        self._accepted = False
+        self._closed = False
+        self._gone = False
+        self._draining = asyncio.Event()
+        self.request_id = request_id(scope)
+        self._drop = adapt(
+            send,
+            message_limit_bytes=shell.app.body_limit_bytes,
+            on_shutdown=self._draining.set,
+        )
+
+    async def run(self) -> None:
+        """Serve the connection to its end; never raises, but for cancellation."""
+        token = request_id_var.set(self.request_id)
+        try:
+            with suppress(HungUpError):
+                await self._serve()
+        finally:
+            self._observe()
+            request_id_var.reset(token)
+
+    async def _serve(self) -> None:
+        try:
+            await self._admit()
+            self._expect_answer()
+            await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
+        except HungUpError:
+            raise
+        except ServiceError as error:
+            await self._refuse(error)
+        except Exception:
+            log.exception("WebSocket failed: %r", self.scope["path"])
+            await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
+
+    async def _admit(self) -> None:
+        scope, shell = self.scope, self.shell
+        await self._receive()  # websocket.connect
+        path: str = scope["path"]
+        app = shell.socket(path)
+        self._label = scope["bentovox.route"] = path
+        scope["bentovox.request_id"] = self.request_id
+        scope["bentovox.slot"] = self.slot
+        scope["bentovox.draining"] = self._draining
+        if shell.app.guard is not None:
+            shell.app.guard(scope)
+        admission = shell.admission
+        if path in shell.app.admitted:
+            if admission.in_use >= admission.limits.slots or admission.waiting:
+                raise self._overloaded("every slot is taken")
+            async with self.slot():
+                await app(scope, self.receive, self.send)
+            return
+        if not admission.remaining:
+            raise self._overloaded("every slot is taken and the queue is full")
+        if shell.open_sockets >= OPEN_LIMIT:
+            raise self._overloaded(f"{OPEN_LIMIT} connections are open")
+        shell.open_sockets += 1
+        try:
+            await app(scope, self.receive, self.send)
+        finally:
+            shell.open_sockets -= 1
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold a slot of the role, waiting for it in the queue.
+
+        Raises:
+            OverloadedError: the queue is full, or the deadline passed.
+        """
+        admission = self.shell.admission
+        await admission.acquire()
+        with admission.held():
+            yield
+
+    async def receive(self) -> Message:
+        """ASGI receive for the application; bounds a message.
+
+        Raises:
+            TooLargeError: the message is over the role's limit.
+        """
+        message: Message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._gone = True
+            return message
+        limit = self.shell.app.body_limit_bytes
+        size = len(message.get("bytes") or b"") or len(message.get("text") or "")
+        if size > limit:  # as a rule the parser has seen to it
+            raise TooLargeError(f"The message is larger than the limit of {limit} bytes.")
+        return message
+
+    async def send(self, message: Message) -> None:
+        """ASGI send for the application; returns once the client is not far behind.
+
+        Raises:
+            HungUpError: the client has gone, or has taken nothing for `STALLED_S`.
+        """
+        kind = message["type"]
+        if kind == "websocket.accept":
+            message = self._with_id(message)
+            self._accepted, self._status = True, _SWITCHED
+        elif kind == "websocket.http.response.start":
+            message = self._with_id(message)
+            self._status = message["status"]
+        elif kind == "websocket.send" and self._first_byte is None:
+            self._first_byte = time.perf_counter()
+        if self._gone:
+            raise HungUpError
+        try:
+            async with asyncio.timeout(STALLED_S):
+                await self._send(message)
+        except TimeoutError as exc:
+            log.warning("a WebSocket's client took nothing for %g s: dropped", STALLED_S)
+            self._gone = True
+            self._drop()
+            raise HungUpError from exc
+        except OSError as exc:  # what ASGI has `send` raise when the client has gone
+            self._gone = True
+            raise HungUpError from exc
+        except RuntimeError as exc:
+            if self._closed:
+                raise
+            self._gone = True  # the server has closed it, as for bytes that are no UTF-8
+            raise HungUpError from exc
+        self._closed = self._closed or kind == "websocket.close"
+
+    def _expect_answer(self) -> None:
+        if not (self._accepted or self._status or self._gone):
+            raise ServiceError(INTERNAL_MESSAGE, code="internal_error")
+
+    def _with_id(self, message: Message) -> Message:
+        headers = [
+            pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"
+        ]
+        return {**message, "headers": [*headers, (b"x-request-id", self.request_id)]}
+
+    async def _close(self, code: int, reason: str = "") -> None:
+        if self._accepted and not (self._closed or self._gone):
+            await self.send({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _refuse(self, error: ServiceError) -> None:
+        if isinstance(error, OverloadedError):
+            self.shell.metrics.rejected()
+        status, headers, body = error_response(error)
+        if self._accepted:
+            if self._closed or self._gone:
+                log.warning("WebSocket broken off: %s", error.message)
+                return
+            self._status = status
+            await self.send({"type": "websocket.send", "text": error_event(error)})
+            await self._close(close_code(error), error.code or kind_of(error).code or "")
+        elif "websocket.http.response" in self.scope.get("extensions", {}):
+            if isinstance(error, OverloadedError):
+                headers = [*headers, *self.shell.admission.headers()]
+            start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
+            await self.send(start)
+            await self.send({"type": "websocket.http.response.body", "body": body})
+        else:
+            self._status = status
+            await self.send({"type": "websocket.close", "code": close_code(error)})
+
+    def _overloaded(self, why: str) -> OverloadedError:
+        return OverloadedError(
+            f"The server takes no further connection: {why}. Please try again later.",
+            retry_after_s=self.shell.admission.retry_after_s(),
+        )
+
+    def _observe(self) -> None:
+        now = time.perf_counter()
+        status = self._status or 499  # as for an HTTP client that hung up first
+        first_byte_s = None if self._first_byte is None else self._first_byte - self._began
+        seen = telemetry.Observation(self._label, status, now - self._began, first_byte_s)
+        self.shell.metrics.observe(seen)
+        if access_log.isEnabledFor(logging.INFO):
+            path = self.scope.get("raw_path", b"-").decode("ascii", "replace")
+            access_log.info("WS %s %d %.1fms", path, status, (now - self._began) * 1000)
