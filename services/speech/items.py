@@ -1,0 +1,238 @@
+"""Items on disk: folders of files that are there whole or not at all.
+
+An item is made under a hidden name, synced, and renamed into its place; it is renamed out of sight
+before it is removed. So a process may be killed at any moment and several may share the root, also
+from other containers: a reader needs no lock, and whoever writes next sweeps up what was left.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from services.errors import StorageError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+SETTING: Final = "BENTOVOX_SPEECH__STORE"
+"""The variable that says where the root is."""
+
+ABOUT: Final = "about.json"
+"""The file that every item has: it is written last, and without it an item is none."""
+
+_LOCK_WAIT_S: Final = 10.0
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_HIDDEN: Final = (".new-", ".gone-")
+
+
+class Items:
+    """The items of one root: `<root>/<kind>/<id>/<file>`.
+
+    An id is `<prefix>_` and 32 hexadecimal digits, made here; what is no id is never a path.
+    Files have mode 0600 and folders 0700: they hold recordings of people.
+    """
+
+    def __init__(self, root: Path, kinds: Mapping[str, str]) -> None:
+        """Keep items under `root`, which is made by the first write.
+
+        Args:
+            root: a folder of this store's own.
+            kinds: each kind, which names a folder, and the prefix of its ids.
+        """
+        self._root = root
+        self._prefix = dict(kinds)
+        self._writers = threading.Lock()
+
+    def new_id(self, kind: str) -> str:
+        """Return an id that nothing has."""
+        return f"{self._prefix[kind]}_{secrets.token_hex(16)}"
+
+    def is_id(self, text: str, *kinds: str) -> bool:
+        """Return whether `text` has the form of an id of these kinds, or of any."""
+        prefixes = "|".join(self._prefix[kind] for kind in kinds or self._prefix)
+        return re.fullmatch(rf"(?:{prefixes})_[0-9a-f]{{32}}", text) is not None
+
+    def path(self, kind: str, item_id: str) -> Path:
+        """Return an item's folder; `item_id` must be an id."""
+        if not self.is_id(item_id, kind):
+            raise ValueError("what is no id is never a path")
+        return self._root / kind / item_id
+
+    def ids(self, kind: str) -> list[str]:
+        """Return the id of every item, in no order; one may go before it is read.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        with _storage("read"):
+            return [item.name for item in self._folders(kind) if (item / ABOUT).exists()]
+
+    def read(self, kind: str, item_id: str, file: str) -> bytes | None:
+        """Return a file of an item, or None where there is no such item (any more).
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        if not self.is_id(item_id, kind):
+            return None
+        with _storage("read"):
+            try:
+                return (self._root / kind / item_id / file).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer of this root, of all threads and processes, for a `with` block.
+
+        Raises:
+            StorageError: the disk is full or the root cannot be written; what was there is there.
+            UnavailableError: others kept writing for too long.
+        """
+        if not self._writers.acquire(timeout=_LOCK_WAIT_S):
+            raise _busy()
+        try:
+            with _storage("written"):
+                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                for kind in self._prefix:
+                    (self._root / kind).mkdir(mode=0o700, exist_ok=True)
+                with _locked(self._root):
+                    self._sweep()
+                    yield
+        finally:
+            self._writers.release()
+
+    def add(self, kind: str, item_id: str, files: Mapping[str, bytes], *folders: str) -> None:
+        """Make an item of files and empty folders; only while `writing`."""
+        hidden = self._root / kind / f"{_HIDDEN[0]}{item_id}"
+        try:
+            hidden.mkdir(mode=0o700)
+            for folder in folders:
+                (hidden / folder).mkdir(mode=0o700)
+            for name, data in files.items():
+                _write(hidden / name, data)
+            _sync(hidden)
+            hidden.rename(self._root / kind / item_id)
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+        _sync(self._root / kind)
+
+    def replace(self, kind: str, item_id: str, file: str, data: bytes) -> None:
+        """Put another file in the place of one, at once; only while `writing`."""
+        folder = self.path(kind, item_id)
+        fresh = folder / f"{_HIDDEN[0]}{file}"
+        try:
+            _write(fresh, data)
+            fresh.rename(folder / file)
+        except BaseException:
+            with suppress(OSError):
+                fresh.unlink()
+            raise
+        _sync(folder)
+
+    def remove(self, kind: str, item_id: str) -> None:
+        """Take an item away with all that is in it; only while `writing`."""
+        hidden = self._root / kind / f"{_HIDDEN[1]}{item_id}"
+        self.path(kind, item_id).rename(hidden)
+        _sync(self._root / kind)
+        shutil.rmtree(hidden, ignore_errors=True)  # what is left, the next sweep finds
+
+    def sweep(self) -> None:
+        """Remove what killed processes left, if the root is there and nobody is writing."""
+        if any((self._root / kind).is_dir() for kind in self._prefix):
+            with suppress(OSError, UnavailableError), _locked(self._root, wait_s=0.0):
+                self._sweep()
+
+    def _sweep(self) -> None:
+        for kind in self._prefix:
+            left = [
+                folder
+                for folder in (self._root / kind).iterdir()
+                if folder.name.startswith(_HIDDEN)
+            ]
+            # An item may come back without its metadata when an engine writes while it goes.
+            left += [item for item in self._folders(kind) if not (item / ABOUT).exists()]
+            for folder in left:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folders(self, kind: str) -> list[Path]:
+        try:
+            folders = list((self._root / kind).iterdir())
+        except FileNotFoundError:
+            return []
+        return [folder for folder in folders if self.is_id(folder.name, kind)]
+
+
+@contextmanager
+def _locked(root: Path, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
+    """Hold the root's lock file, which the kernel lets go of when its holder is killed."""
+    lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise _busy() from error
+                time.sleep(0.002)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _busy() -> UnavailableError:
+    return UnavailableError(
+        "the store of voices is being written by others; try again",
+        code="store_busy",
+        retry_after_s=1.0,
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a new file through to the disk."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Write a folder's names through to the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _storage(verb: str) -> Iterator[None]:
+    """Turn what the disk says into an error that a client may see, without a path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(
+                "the store of voices is full: nothing was kept; the operator must make room on "
+                f"the disk of {SETTING}",
+                code="storage_full",
+            ) from error
+        raise StorageError(
+            f"the store of voices cannot be {verb} ({os.strerror(error.errno or errno.EIO)}); the "
+            f"operator must set {SETTING} to a folder that the speech role can write",
+            code="storage_unavailable",
+        ) from error
