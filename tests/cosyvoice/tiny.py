@@ -1,0 +1,212 @@
+"""CosyVoice model directories of a few megabytes, laid out as the real checkpoints are.
+
+Every module is of upstream's own classes and as narrow as they allow. Its weights are random but
+for three things: utterances end after a plausible length, streamed text is answered with fill
+tokens, and what the vocoder makes is loud enough to compare.
+"""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from tests.cosyvoice import tiny_onnx, tiny_tokenizer, tiny_yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Family = Literal[1, 2, 3]
+Kind = Literal["base", "sft", "instruct"]
+
+PRESETS: Final = ("中文女", "英文女", "英文男")
+"""The preset speakers of the `sft` and `instruct` directories of family 1."""
+
+_NAMES = {
+    (1, "base"): "CosyVoice-300M",
+    (1, "sft"): "CosyVoice-300M-SFT",
+    (1, "instruct"): "CosyVoice-300M-Instruct",
+    (2, "base"): "CosyVoice2-0.5B",
+    (3, "base"): "Fun-CosyVoice3-0.5B",
+}
+_SPEECH_TOKENS = {1: 4096, 2: 6561, 3: 6561}
+_FRAMES_A_TOKEN = {1: 2, 2: 4, 3: 4}  # of the 100 log-mel frames a second
+_SMALL = 1 << 14  # elements; larger tensors are saved as windows on little noise
+_NEVER = -30.0  # as a logit
+
+
+def build(family: Family, root: Path, *, kind: Kind = "base", seed: int = 0) -> Path:
+    """Make a directory in `root`, named as its checkpoint is, and return its path.
+
+    It holds what inference reads of a real one. The same seed makes the same weights; the global
+    random state stays as it was. It needs upstream's code: `services.speech.engines.cosyvoice.code`
+    is asked for it.
+    """
+    import torch  # noqa: PLC0415
+    from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415
+
+    _import_upstream()
+    folder = root / _NAMES[family, kind]
+    folder.mkdir(parents=True)
+    yaml = f"cosyvoice{'' if family == 1 else family}.yaml"
+    (folder / yaml).write_text(tiny_yaml.whole(family), encoding="utf-8")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        overrides = {}
+        if family != 1:
+            overrides["qwen_pretrain_path"] = str(_blank_qwen(folder / "CosyVoice-BlankEN"))
+        modules = load_hyperpyyaml(StringIO(tiny_yaml.speaking(family)), overrides=overrides)
+        llm = modules["llm"].float()
+        _steer_transformer(llm) if family == 1 else _steer_qwen(llm)
+        _sound(modules["hift"])
+        for name in ("llm", "flow", "hift"):
+            state = modules[name].state_dict()
+            torch.save(_thinned(state) if name == "flow" else state, folder / f"{name}.pt")
+        if kind != "base":
+            speakers = {name: {"embedding": torch.randn(1, 192)} for name in PRESETS}
+            torch.save(speakers, folder / "spk2info.pt")
+    tiny_onnx.write_campplus(folder / "campplus.onnx", seed)
+    tiny_onnx.write_speech_tokenizer(
+        folder / f"speech_tokenizer_v{family}.onnx",
+        seed,
+        tokens=_SPEECH_TOKENS[family],
+        frames_a_token=_FRAMES_A_TOKEN[family],
+    )
+    return folder
+
+
+def _import_upstream() -> None:
+    from services.speech.engines.cosyvoice import code  # noqa: PLC0415
+
+    code.load()
+
+
+def _blank_qwen(folder: Path) -> Path:
+    """Write the language model that families 2 and 3 start from, in bf16 as the real one is."""
+    import torch  # noqa: PLC0415
+    from safetensors.torch import save_file  # noqa: PLC0415
+    from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415
+
+    tiny_tokenizer.write(folder)
+    # Written out, not by transformers: its own file would be that of its version.
+    config: dict[str, Any] = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151643,
+        "hidden_act": "silu",
+        "hidden_size": tiny_yaml.WIDTH,
+        "initializer_range": 0.02,
+        "intermediate_size": 32,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 24,
+        "model_type": "qwen2",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "sliding_window": 32768,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.40.1",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    weights = Qwen2ForCausalLM(Qwen2Config(**config)).to(torch.bfloat16).state_dict()
+    del weights["lm_head.weight"]  # tied
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _steer_transformer(lm: Any) -> None:
+    """Make family 1's language model end an utterance about ten tokens after it may.
+
+    Its last layer norm makes every logit as likely as the others; the end token is lifted to stand
+    among the 25 that are drawn from.
+    """
+    _randomise(lm)
+    lm.llm_decoder.weight.normal_(0, tiny_yaml.WIDTH**-0.5)
+    lm.llm_decoder.bias.zero_()
+    lm.llm_decoder.bias[lm.speech_token_size] = 2.6
+
+
+def _steer_qwen(lm: Any) -> None:
+    """Make the language models of families 2 and 3 end as family 1's, and fill when text is short.
+
+    Three of the hidden channels are reserved: a constant (family 3's decoder has no bias), a mark
+    on the token that ends the text, and whether attention has found that mark. Before the end of
+    the text the fill token is likely, after it impossible, as in a trained model.
+    """
+    constant, mark, seen = 0, 1, 2
+    _randomise(lm)
+    causal = lm.llm.model
+    tables = [causal.model.embed_tokens.weight, lm.speech_embedding.weight]
+    size = lm.speech_token_size
+    if hasattr(lm, "llm_embedding"):  # family 2
+        tables.append(lm.llm_embedding.weight)
+        end, fill, task = size, size + 2, lm.llm_embedding.weight[1]
+    else:
+        end, fill, task = size + 1, size + 3, lm.speech_embedding.weight[size + 2]
+    for table in tables:
+        table.normal_()
+        table[:, [constant, mark, seen]] = table.new_tensor([4.0, 0.0, 0.0])
+    task[mark] = 8.0
+
+    layer = causal.model.layers[0]
+    attention = layer.self_attn
+    head = 8
+    for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+        projection.bias.zero_()
+        projection.weight[:head] = 0.0
+    slowest = head // 2 - 1  # of the rotary frequencies: this pair hardly turns
+    attention.q_proj.weight[slowest, constant] = 5.0
+    attention.k_proj.weight[slowest, mark] = 5.0
+    attention.v_proj.weight[0, mark] = 1.0
+    for output in (attention.o_proj, layer.mlp.down_proj):
+        output.weight[[constant, mark, seen]] = 0.0
+    attention.o_proj.weight[seen, 0] = 3.0
+
+    decoder = lm.llm_decoder
+    if decoder.bias is not None:
+        decoder.bias.zero_()
+    decoder.weight.normal_(0, 0.6)
+    decoder.weight[:, [constant, mark, seen]] = 0.0
+    decoder.weight[size:] = 0.0
+    decoder.weight[size:, constant] = _NEVER
+    decoder.weight[end, [constant, seen]] = decoder.weight.new_tensor([1.6, 0.45])
+    decoder.weight[fill, [constant, seen]] = decoder.weight.new_tensor([1.4, -10.0])
+
+
+def _randomise(module: Any) -> None:
+    """Give every matrix weights that let what goes in come out: libraries start much smaller."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0, parameter[0].numel() ** -0.5)
+
+
+def _sound(hift: Any) -> None:
+    """Make the vocoder audible, with a pitch of about 120 Hz."""
+    hift.f0_predictor.classifier.bias.fill_(120.0)
+    hift.conv_post.parametrizations.weight.original0.mul_(5.0)
+
+
+def _thinned(state: dict[str, Any]) -> dict[str, Any]:
+    """Return `state` with large tensors as overlapping windows on noise, which take little disk.
+
+    Loading makes whole tensors of them.
+    """
+    import torch  # noqa: PLC0415
+
+    thin = {}
+    for name, tensor in state.items():
+        if tensor.numel() <= _SMALL:
+            thin[name] = tensor
+            continue
+        row = tensor[0].numel()
+        noise = torch.randn(row + len(tensor)) * tensor.std()
+        strides = (1, *torch.empty(tensor.shape[1:]).stride())
+        thin[name] = noise.as_strided(tensor.shape, strides)
+    return thin
