@@ -24,41 +24,46 @@ DRAIN_S: Final = 15.0
 _EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 
 
-def adapt(
-    send: Any, *, message_limit_bytes: int, on_shutdown: Callable[[], None]
-) -> Callable[[], None]:
-    """Change the WebSocket behind ASGI's `send`, not accepted yet; return what drops it at once.
+class UvicornSocket:
+    """The WebSocket behind ASGI's `send`; where another server is behind it, nothing happens."""
 
-    Where another server or implementation is behind it nothing is changed, and dropping it does
-    nothing.
-    """
-    protocol = getattr(send, "__self__", None)
-    if not isinstance(protocol, WebSocketsSansIOProtocol):
-        return _nothing
-    protocol.conn.max_message_size = message_limit_bytes
-    protocol.conn.extensions = []
-    if _EXTENSIONS in protocol.response.headers:
-        del protocol.response.headers[_EXTENSIONS]
-    protocol.ping_timeout = None
-    cut = protocol.shutdown
-
-    def drain() -> None:
-        if not protocol.handshake_complete or protocol.close_sent:
-            cut()
+    def __init__(
+        self, send: Any, *, message_limit_bytes: int, on_shutdown: Callable[[], None]
+    ) -> None:
+        """Set up a connection that is not accepted yet."""
+        protocol = getattr(send, "__self__", None)
+        if not isinstance(protocol, WebSocketsSansIOProtocol):
+            self._protocol = None
             return
-        on_shutdown()
-        asyncio.get_running_loop().call_later(DRAIN_S, cut_if_open)
+        self._protocol = protocol
+        self._on_shutdown = on_shutdown
+        self._cut = protocol.shutdown
+        protocol.shutdown = self._drain  # type: ignore[method-assign]
+        protocol.conn.max_message_size = message_limit_bytes
+        protocol.conn.extensions = []
+        if _EXTENSIONS in protocol.response.headers:
+            del protocol.response.headers[_EXTENSIONS]
+        protocol.ping_timeout = None
 
-    def cut_if_open() -> None:
-        if not (protocol.disconnected or protocol.transport.is_closing()):
-            cut()
+    def drop(self) -> None:
+        """Break the connection off, whatever waits to be sent."""
+        if self._protocol is not None:
+            self._protocol.transport.abort()
 
-    def drop() -> None:
-        protocol.transport.abort()
+    def refused(self) -> None:
+        """Note that the handshake was answered with HTTP, which uvicorn would log as an error."""
+        if self._protocol is not None:
+            self._protocol.handshake_complete = True
 
-    protocol.shutdown = drain  # type: ignore[method-assign]
-    return drop
+    def _drain(self) -> None:
+        protocol = self._protocol
+        if protocol is None or not protocol.handshake_complete or protocol.close_sent:
+            self._cut()
+            return
+        self._on_shutdown()
+        asyncio.get_running_loop().call_later(DRAIN_S, self._cut_if_open)
 
-
-def _nothing() -> None:
-    """Do nothing."""
+    def _cut_if_open(self) -> None:
+        protocol = self._protocol
+        if protocol is not None and not (protocol.disconnected or protocol.transport.is_closing()):
+            self._cut()

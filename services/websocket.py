@@ -31,7 +31,7 @@ from services.errors import (
 from services.exchange import request_id
 from services.logging import request_id_var
 from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, kind_of
-from services.uvicorn_socket import adapt
+from services.uvicorn_socket import UvicornSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -105,7 +105,7 @@ class WebSocket:
         self._gone = False
         self._draining = asyncio.Event()
         self.request_id = request_id(scope)
-        self._drop = adapt(
+        self._server = UvicornSocket(
             send,
             message_limit_bytes=shell.app.body_limit_bytes,
             on_shutdown=self._draining.set,
@@ -196,6 +196,8 @@ class WebSocket:
         Raises:
             HungUpError: the client has gone, or has taken nothing for `STALLED_S`.
         """
+        if self._gone:
+            raise HungUpError
         kind = message["type"]
         if kind == "websocket.accept":
             message = self._with_id(message)
@@ -205,15 +207,20 @@ class WebSocket:
             self._status = message["status"]
         elif kind == "websocket.send" and self._first_byte is None:
             self._first_byte = time.perf_counter()
-        if self._gone:
-            raise HungUpError
+        await self._deliver(message)
+        if kind == "websocket.close":
+            self._closed = True
+        elif kind == "websocket.http.response.body" and not message.get("more_body", False):
+            self._server.refused()
+
+    async def _deliver(self, message: Message) -> None:
         try:
             async with asyncio.timeout(STALLED_S):
                 await self._send(message)
         except TimeoutError as exc:
             log.warning("a WebSocket's client took nothing for %g s: dropped", STALLED_S)
             self._gone = True
-            self._drop()
+            self._server.drop()
             raise HungUpError from exc
         except OSError as exc:  # what ASGI has `send` raise when the client has gone
             self._gone = True
@@ -223,7 +230,6 @@ class WebSocket:
                 raise
             self._gone = True  # the server has closed it, as for bytes that are no UTF-8
             raise HungUpError from exc
-        self._closed = self._closed or kind == "websocket.close"
 
     def _expect_answer(self) -> None:
         if not (self._accepted or self._status or self._gone):

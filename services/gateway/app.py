@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from services import telemetry
 from services.gateway import cors
 from services.gateway.backends import Pools
-from services.gateway.keys import Keys
+from services.gateway.keys import Keys, credentials
 from services.gateway.proxy import Proxy
-from services.openai import openapi
+from services.gateway.tunnel import Tunnel
+from services.openai import openapi, sockets
 from services.openai.paths import CHAT, GET, MODELS, SPEECH
 from services.shell import Readiness, RoleApp
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 ROUTES = {"chat": CHAT, "speech": SPEECH}
 """The paths of each role that the front door opens, with their methods."""
 
+SOCKETS = {"speech": sockets.SPEECH}
+"""The paths of each role's WebSockets that the front door opens."""
+
 OPENAPI = "/openapi.json"
 
 
@@ -29,11 +33,17 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     pools = Pools(backends, gateway)
     routes = {role: paths for role, paths in ROUTES.items() if role in pools.by_role}
     roles = {path: role for role, paths in routes.items() for path in paths}
+    tunnels = {
+        path: role for role, paths in SOCKETS.items() if role in pools.by_role for path in paths
+    }
+    tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
 
     def guard(scope: Any) -> None:
         if scope["path"] != OPENAPI:
-            keys.check(scope["headers"])
+            keys.check(credentials(scope))
+        if scope["type"] == "websocket":
+            cors.check_origin(scope, gateway.cors_origins)
 
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())
@@ -51,7 +61,10 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
             OPENAPI: GET,
             **{p: m for paths in routes.values() for p, m in paths.items()},
         },
-        admitted=frozenset(p for p, role in roles.items() if "POST" in routes[role][p]),
+        sockets=dict.fromkeys(tunnels, tunnel),
+        admitted=frozenset(
+            [*(p for p, role in roles.items() if "POST" in routes[role][p]), *tunnels]
+        ),
         limits=gateway.limits,
         body_limit_bytes=gateway.body_limit_bytes,
         readiness=lambda: Readiness(*pools.status()),

@@ -1,5 +1,8 @@
 """API keys: stored as SHA-256 hashes, compared in constant time.
 
+They come as bearer tokens. A browser can set no header of a WebSocket; there the key may be a
+subprotocol, as OpenAI has it: `openai-insecure-api-key.YOUR_KEY`. It is not sent on to a backend.
+
 A key is 256 random bits, so that one round of SHA-256 is enough: there is nothing to guess that a
 slow hash would have to protect. `python -m services.gateway.keys NAME` makes one.
 """
@@ -13,7 +16,7 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.errors import AuthenticationError, ConfigurationError
 
@@ -23,7 +26,25 @@ if TYPE_CHECKING:
     from services.settings import GatewaySettings
 
 _LINE = re.compile(r"(?P<name>[\w.-]+):(?P<hash>[0-9a-f]{64})")
+_SUBPROTOCOL = "openai-insecure-api-key."
 _HINT = "make one with `python -m services.gateway.keys NAME`"
+
+
+def is_key_subprotocol(name: str) -> bool:
+    """Return whether an offered subprotocol is a key in disguise."""
+    return name.startswith(_SUBPROTOCOL)
+
+
+def credentials(scope: Any) -> list[tuple[bytes, bytes]]:
+    """Return the request's headers; a key among a WebSocket's subprotocols as the header it is."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    if scope["type"] != "websocket" or any(name == b"authorization" for name, _ in headers):
+        return headers
+    given = [name for name in scope["subprotocols"] if is_key_subprotocol(name)]
+    return [
+        *headers,
+        *((b"authorization", b"Bearer " + name[len(_SUBPROTOCOL) :].encode()) for name in given),
+    ]
 
 
 class Keys:

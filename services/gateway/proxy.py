@@ -14,49 +14,13 @@ from services.errors import (
     UnavailableError,
     no_such_model,
 )
+from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.writer import direct_writer
 
 if TYPE_CHECKING:
     from services.gateway.backends import Backend, Pool, Pools
     from services.gateway.upstream import Connection
 
-# RFC 9110, section 7.6.1, and what each hop says for itself. The client's key stays here.
-_NOT_FORWARDED = frozenset(
-    {
-        b"host",
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"expect",
-        b"authorization",
-        b"content-length",
-        b"x-request-id",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
-    }
-)
-_NOT_RETURNED = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"date",
-        b"server",
-    }
-)
-_USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
 _HELD_BYTES = 256 * 1024
 
 
@@ -203,7 +167,7 @@ class _Exchange:
 
     async def _carry_back(self, backend: Backend, connection: Connection) -> None:
         try:
-            headers = _end_to_end(connection.headers, _NOT_RETURNED)
+            headers = end_to_end(connection.headers, NOT_RETURNED)
             await self.send(
                 {"type": "http.response.start", "status": connection.status, "headers": headers}
             )
@@ -260,7 +224,7 @@ class _Exchange:
         method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
         lines = [b"%b %b HTTP/1.1" % (method, target)]
         lines.append(b"host: " + backend.connections.address.authority)
-        headers = _end_to_end(scope["headers"], _NOT_FORWARDED)
+        headers = end_to_end(scope["headers"], NOT_FORWARDED)
         lines += [b"%b: %b" % pair for pair in headers]
         lines.append(b"x-request-id: " + scope["bentovox.request_id"])
         if more:
@@ -269,16 +233,6 @@ class _Exchange:
             lines.append(b"content-length: %d" % length)
         lines += [b"", b""]
         return b"\r\n".join(lines)
-
-
-def _end_to_end(
-    headers: list[tuple[bytes, bytes]], dropped: frozenset[bytes]
-) -> list[tuple[bytes, bytes]]:
-    """Return the headers that go further: without `dropped` and those that Connection names."""
-    for name, value in headers:
-        if name == b"connection" and value.lower() not in _USUAL_CONNECTION:
-            dropped |= {token.strip().lower() for token in value.split(b",")}
-    return [pair for pair in headers if pair[0] not in dropped]
 
 
 async def _first_body(receive: Any) -> tuple[bytes, bool]:

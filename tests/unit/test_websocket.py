@@ -111,6 +111,15 @@ async def test_a_path_without_a_websocket_is_404_in_the_handshake(serve: Any, pa
     assert counted(404, "other") == before + 1
 
 
+async def test_a_refusal_is_no_error_in_the_servers_log(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidStatus):
+        await at(await serve(shell()), "/v1/none")
+    await asyncio.sleep(0)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_the_guard_refuses_in_the_handshake(serve: Any) -> None:
     def guard(_scope: Any) -> None:
         raise AuthenticationError("no key")

@@ -1,0 +1,51 @@
+"""Which headers go further than one hop."""
+
+from __future__ import annotations
+
+# RFC 9110, section 7.6.1, and what each hop says for itself. The client's key stays here.
+NOT_FORWARDED = frozenset(
+    {
+        b"host",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"expect",
+        b"authorization",
+        b"content-length",
+        b"x-request-id",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+    }
+)
+NOT_RETURNED = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"date",
+        b"server",
+    }
+)
+_USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
+
+
+def end_to_end(
+    headers: list[tuple[bytes, bytes]], dropped: frozenset[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers that go further: without `dropped` and those that Connection names."""
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in _USUAL_CONNECTION:
+            dropped |= {token.strip().lower() for token in value.split(b",")}
+    return [pair for pair in headers if pair[0] not in dropped]

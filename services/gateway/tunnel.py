@@ -1,0 +1,274 @@
+"""Carries a WebSocket to a backend and back, message by message.
+
+The client's side is uvicorn's, the backend's `websockets`'. Neither side is read while the other
+has not taken what came before, so that a tunnel holds a few messages at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
+
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from services.errors import BackendError, DeadlineError, UnavailableError
+from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
+from services.gateway.keys import is_key_subprotocol
+from services.openai.errors import normalise
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+    from websockets.http11 import Response
+
+    from services.gateway.backends import Backend, Pool, Pools
+    from services.gateway.upstream import Address
+
+log = logging.getLogger("bentovox.gateway")
+
+# What the handshake of each hop says anew; the page's origin was looked at here.
+_HANDSHAKE: Final = frozenset(
+    {
+        b"origin",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+        b"user-agent",
+    }
+)
+_OF_THE_BODY: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
+_ERROR_FROM: Final = 400
+_MESSAGE_LIMIT_BYTES: Final = 64 << 20
+_HELD_FRAMES: Final = 4
+_CLOSE_S: Final = 2.0
+_QUIET_S: Final = 20.0
+"""A backend silent for so long is pinged; one that says nothing for as long again has gone."""
+
+_NORMAL: Final = 1000
+_GOING_AWAY: Final = 1001
+_NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.4.1
+
+
+class Tunnel:
+    """The gateway's WebSockets: each is one to a backend of the role that its path belongs to."""
+
+    def __init__(self, pools: Pools, roles: dict[str, str]) -> None:
+        """Route the paths of `roles` to the pool of the role each names."""
+        self.pools = pools
+        self.roles = roles
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Carry one connection until either side closes it.
+
+        Raises:
+            ServiceError: no backend took it; after it was accepted: the backend broke off.
+            HungUpError: the client has gone.
+        """
+        pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
+        backend = pool.pick(_model_of(scope, pool))
+        backend.outstanding += 1
+        try:
+            try:
+                connection = await self._connect(backend, scope)
+            except InvalidStatus as refused:
+                await _pass_on(refused, send)
+                return
+            try:
+                await _accept(connection, scope, send)
+                await _carry(backend, connection, receive, send)
+            finally:
+                # To the end, also when the task is cancelled: the backend must stop its work.
+                await asyncio.shield(connection.close(_GOING_AWAY))
+        finally:
+            backend.outstanding -= 1
+
+    async def _connect(self, backend: Backend, scope: Any) -> ClientConnection:
+        """Return a connection that the backend has accepted.
+
+        Raises:
+            InvalidStatus: the backend refused with a status of its own.
+            UnavailableError: it cannot be reached.
+            DeadlineError: it did not answer in time.
+            BackendError: it is no WebSocket server.
+        """
+        timeout_s = self.pools.gateway.connect_timeout_s
+        try:
+            return await _Connect(
+                _uri(backend.connections.address, scope),
+                subprotocols=[
+                    Subprotocol(one) for one in scope["subprotocols"] if not is_key_subprotocol(one)
+                ]
+                or None,
+                additional_headers=_headers(scope),
+                user_agent_header=None,
+                compression=None,  # a hop within the house
+                proxy=None,
+                open_timeout=timeout_s,
+                close_timeout=_CLOSE_S,
+                ping_interval=None,  # its deadline would fall on a client that reads slowly
+                max_size=_MESSAGE_LIMIT_BYTES,
+                max_queue=_HELD_FRAMES,
+                **_way(backend.connections.address),
+            )
+        except TimeoutError as exc:
+            raise DeadlineError(
+                f"The {backend.role} service did not take the connection within {timeout_s:g} s.",
+                retry_after_s=2,
+            ) from exc
+        except OSError as exc:
+            backend.mark(ready=False)  # the next probe will tell
+            raise UnavailableError("The backend cannot be reached.", retry_after_s=2) from exc
+        except InvalidStatus:
+            raise
+        except (InvalidHandshake, EOFError) as exc:
+            raise BackendError("The backend broke off the handshake.") from exc
+
+
+class _Connect(connect):
+    """A connection that follows no redirect: a backend is where the operator says it is."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def _accept(connection: ClientConnection, scope: Any, send: Any) -> None:
+    subprotocol = connection.subprotocol
+    if subprotocol is None:
+        # A browser that offered some goes away if none of them is taken.
+        subprotocol = next(
+            (Subprotocol(one) for one in scope["subprotocols"] if is_key_subprotocol(one)), None
+        )
+    assert connection.response is not None  # noqa: S101  the handshake is done
+    headers = end_to_end(_lowered(connection.response), NOT_RETURNED | _HANDSHAKE)
+    await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
+
+
+async def _carry(backend: Backend, connection: ClientConnection, receive: Any, send: Any) -> None:
+    """Carry both ways until either side closes.
+
+    Raises:
+        BackendError: the backend broke off.
+        HungUpError: the client has gone.
+    """
+    there = asyncio.ensure_future(_to_backend(receive, connection))
+    back = asyncio.ensure_future(_to_client(connection, send))
+    try:
+        await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
+        if there.done() and there.result():
+            return  # the client left
+        await back
+    except BackendError:
+        log.warning("backend %s broke off a WebSocket", backend.name)
+        raise
+    finally:
+        for task in (there, back):
+            task.cancel()
+        await asyncio.gather(there, back, return_exceptions=True)
+
+
+async def _to_backend(receive: Any, connection: ClientConnection) -> bool:
+    """Pass on what the client says and its close; False when the backend closed before it."""
+    while (message := await receive())["type"] == "websocket.receive":
+        data = message.get("bytes")
+        try:
+            await connection.send(message["text"] if data is None else data)
+        except ConnectionClosed:
+            return False
+    code = message.get("code", _NORMAL)
+    await connection.close(_NORMAL if code in _NEVER_SENT else code, message.get("reason") or "")
+    return True
+
+
+async def _to_client(connection: ClientConnection, send: Any) -> None:
+    """Pass on what the backend says, its close at the end."""
+    pong: asyncio.Future[float] | None = None
+    while True:
+        try:
+            async with asyncio.timeout(_QUIET_S):
+                data = await connection.recv()
+        except TimeoutError as exc:
+            if pong is not None and not pong.done():
+                raise _broke_off() from exc
+            with suppress(ConnectionClosed):  # the next `recv` says so
+                pong = asyncio.ensure_future(await connection.ping())
+            continue
+        except ConnectionClosed as exc:
+            code = _NORMAL if connection.close_code == 1005 else connection.close_code  # noqa: PLR2004
+            if code is None or code in _NEVER_SENT:
+                raise _broke_off() from exc
+            reason = connection.close_reason or ""
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+            return
+        kind = "text" if isinstance(data, str) else "bytes"
+        await send({"type": "websocket.send", kind: data})
+
+
+def _broke_off() -> BackendError:
+    return BackendError("The backend closed the connection in the middle of it.")
+
+
+async def _pass_on(refused: InvalidStatus, send: Any) -> None:
+    """Answer with the backend's own refusal, in OpenAI's shape.
+
+    Raises:
+        BackendError: it is none, such as a redirect.
+    """
+    response = refused.response
+    if response.status_code < _ERROR_FROM:
+        raise BackendError("The backend took no WebSocket.") from refused
+    headers = end_to_end(_lowered(response), NOT_RETURNED | _HANDSHAKE | _OF_THE_BODY)
+    start = {
+        "type": "websocket.http.response.start",
+        "status": response.status_code,
+        "headers": [*headers, (b"content-type", b"application/json")],
+    }
+    body = normalise(response.status_code, bytes(response.body))
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+def _lowered(response: Response) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers.raw_items()
+    ]
+
+
+def _model_of(scope: Any, pool: Pool) -> str | None:
+    """Return the model named by the query, as in OpenAI's realtime API, where models decide."""
+    if not pool.needs_model:
+        return None
+    found = parse_qs(scope["query_string"].decode("latin-1")).get("model")
+    return found[0] if found else None
+
+
+def _headers(scope: Any) -> list[tuple[str, str]]:
+    kept = end_to_end(scope["headers"], NOT_FORWARDED | _HANDSHAKE)
+    kept.append((b"x-request-id", scope["bentovox.request_id"]))
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
+
+
+def _uri(address: Address, scope: Any) -> str:
+    target: str = scope["raw_path"].decode("latin-1")
+    if scope["query_string"]:
+        target += "?" + scope["query_string"].decode("latin-1")
+    return f"{'wss' if address.tls else 'ws'}://{address.authority.decode()}{target}"
+
+
+def _way(address: Address) -> dict[str, Any]:
+    if address.path is not None:
+        return {"unix": True, "path": address.path}
+    return {"ssl": _tls()} if address.tls else {}
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()

@@ -1,0 +1,5 @@
+"""The paths of each role's WebSockets, as `services.openai.paths` has those of HTTP."""
+
+from __future__ import annotations
+
+SPEECH = frozenset({"/v1/audio/speech/stream"})
