@@ -1,0 +1,266 @@
+"""Files from addresses that clients name, fetched so that nothing inside can be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from services.errors import InvalidRequestError, TooLargeError
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    Address = IPv4Address | IPv6Address
+
+_LOOKUPS: Final = ThreadPoolExecutor(4, "lookup")
+_MOST_ADDRESSES: Final = 8
+_MOST_HOPS: Final = 3
+_LONGEST_URL: Final = 2048
+_PORT: Final = 443
+_HEADERS: Final = {
+    "accept": "audio/*, application/octet-stream;q=0.9",
+    "accept-encoding": "identity",
+    "user-agent": "bentovox",
+}
+_MOVED: Final = frozenset({301, 302, 303, 307, 308})
+
+# IANA's special-purpose registries, spelt out: `is_global` changed between patch releases of
+# Python, and calls multicast and relays global.
+_NOT_PUBLIC_4: Final = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # shared by a provider's customers
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # Azure's host
+        "169.254.0.0/16",  # link-local, the metadata of most clouds
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocols' own
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # AMT
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/3",  # multicast, reserved, broadcast
+    )
+)
+_UNICAST_6: Final = IPv6Network("2000::/3")
+_NOT_PUBLIC_6: Final = tuple(
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # Teredo and other protocols' own
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+)
+_NAT64: Final = IPv6Network("64:ff9b::/96")  # where DNS64 puts every IPv4 host (RFC 6052)
+
+
+def is_public(address: Address) -> bool:
+    """Return whether `address` is globally routable unicast.
+
+    Whatever else leads somewhere is not: private, loopback, link-local and shared space,
+    multicast, reserved and documentation, IPv4 inside IPv6 (mapped, 6to4, Teredo; NAT64 unless the
+    IPv4 address in it is public), and the relays and metadata hosts of clouds.
+    """
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _NOT_PUBLIC_4)
+    if address.scope_id is not None:
+        return False
+    if address in _NAT64:
+        return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
+    return address in _UNICAST_6 and not any(address in network for network in _NOT_PUBLIC_6)
+
+
+class _SystemResolver(AbstractResolver):
+    """Asks the system in threads of its own, so that slow name servers hold up nothing else."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look_up)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(place[0]),
+                port=port,
+                family=family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for family, _kind, protocol, _name, place in found[:_MOST_ADDRESSES]
+        ]
+
+    async def close(self) -> None:
+        pass  # the threads are everybody's
+
+
+_SYSTEM: Final = _SystemResolver()
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """How files are fetched: https only, port 443, public addresses, little size and time.
+
+    The address that is about to be connected to is what is checked, so that neither a name that
+    resolves differently the second time nor a redirect leads past it.
+
+    Attributes:
+        max_bytes: of the body; compressed ones are refused.
+        timeout_s: for everything, redirects included.
+        allowed: says which addresses may be connected to.
+        resolver: finds a host's addresses.
+        tls: whom to trust; None trusts whom the system trusts.
+    """
+
+    max_bytes: int
+    timeout_s: float = 10.0
+    allowed: Callable[[Address], bool] = is_public
+    resolver: AbstractResolver = _SYSTEM
+    tls: ssl.SSLContext | None = None
+
+    async def fetch(self, url: str, *, param: str) -> bytes:
+        """Return the body at `url`; `param` names the field at fault in errors.
+
+        No message holds an address, a header or a piece of a body that was met on the way.
+
+        Raises:
+            InvalidRequestError: no such URL is fetched from, or its host has no public address
+                (`url_not_allowed`), or nothing usable came in time (`fetch_failed`).
+            TooLargeError: the body is over `max_bytes` (`audio_too_large`).
+        """
+        sockets = _Sockets(self.allowed)
+        connector = aiohttp.TCPConnector(
+            ssl=self.tls or True,
+            resolver=self.resolver,
+            use_dns_cache=False,
+            force_close=True,
+            socket_factory=sockets.open,
+        )
+        session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS,
+            auto_decompress=False,
+            trust_env=False,
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        try:
+            async with asyncio.timeout(self.timeout_s), session:
+                return await self._follow(session, _checked(url, param), param)
+        except TimeoutError as error:
+            raise _failed(param, f"did not arrive within {self.timeout_s:g} s") from error
+        except aiohttp.InvalidURL as error:
+            raise _not_allowed(param) from error
+        except aiohttp.ClientConnectorDNSError as error:
+            raise _no_public_address(param) from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise _failed(param, "has a host whose certificate is not valid") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if sockets.refused:
+                raise _no_public_address(param) from error
+            raise _failed(param, "could not be fetched") from error
+
+    async def _follow(self, session: aiohttp.ClientSession, url: URL, param: str) -> bytes:
+        for _hop in range(_MOST_HOPS + 1):
+            async with session.get(url, allow_redirects=False) as answer:
+                if answer.status not in _MOVED:
+                    return await self._body(answer, param)
+                url = _checked(answer.headers.get("location", ""), param, url)
+        raise _failed(param, f"is redirected more than {_MOST_HOPS} times")
+
+    async def _body(self, answer: aiohttp.ClientResponse, param: str) -> bytes:
+        if answer.status != HTTPStatus.OK:
+            raise _failed(param, f"is answered with status {answer.status}")
+        kind = answer.content_type
+        if not kind.startswith("audio/") and kind != "application/octet-stream":
+            raise _failed(param, "is answered with something else than audio")
+        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+            raise _failed(param, "is answered with a compressed body")
+        body = bytearray()
+        if (answer.content_length or 0) <= self.max_bytes:
+            async for piece in answer.content.iter_any():
+                body += piece
+                if len(body) > self.max_bytes:
+                    break
+            else:
+                return bytes(body)
+        raise TooLargeError(
+            f"what {param} names has over {self.max_bytes} bytes, the most that is accepted",
+            param=param,
+            code="audio_too_large",
+        )
+
+
+class _Sockets:
+    """Opens the socket of each connection, if its address is allowed."""
+
+    def __init__(self, allowed: Callable[[Address], bool]) -> None:
+        self._allowed = allowed
+        self.refused = False
+
+    def open(self, info: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _name, place = info
+        if not self._allowed(ip_address(str(place[0]))):
+            self.refused = True
+            raise OSError("not a public address")
+        return socket.socket(family, kind, protocol)
+
+
+def _checked(text: str, param: str, base: URL | None = None) -> URL:
+    """Return the URL that may be asked for next."""
+    try:
+        url = URL(text) if base is None else base.join(URL(text))
+        host, port = url.host, url.port
+    except ValueError as error:
+        raise _not_allowed(param) from error
+    if (
+        not text
+        or len(text) > _LONGEST_URL
+        or url.scheme != "https"
+        or not host
+        or port != _PORT
+        or url.user is not None
+        or url.password is not None
+    ):
+        raise _not_allowed(param)
+    return url
+
+
+def _not_allowed(param: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{param} must be, and be redirected to, https URLs only, at port {_PORT}, without "
+        f"credentials, of at most {_LONGEST_URL} characters",
+        param=param,
+        code="url_not_allowed",
+    )
+
+
+def _no_public_address(param: str) -> InvalidRequestError:
+    # The same for a name that is not known: nobody learns which names are known inside.
+    return InvalidRequestError(
+        f"{param} names a host without a public address", param=param, code="url_not_allowed"
+    )
+
+
+def _failed(param: str, what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"what {param} names {what}", param=param, code="fetch_failed")
