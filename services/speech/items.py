@@ -106,7 +106,7 @@ class Items:
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 for kind in self._prefix:
                     (self._root / kind).mkdir(mode=0o700, exist_ok=True)
-                with _locked(self._root):
+                with _locked(self._root, _LOCK_WAIT_S):
                     self._sweep()
                     yield
         finally:
@@ -151,7 +151,7 @@ class Items:
     def sweep(self) -> None:
         """Remove what killed processes left, if the root is there and nobody is writing."""
         if any((self._root / kind).is_dir() for kind in self._prefix):
-            with suppress(OSError, UnavailableError), _locked(self._root, wait_s=0.0):
+            with suppress(OSError, UnavailableError), _locked(self._root, 0.0):
                 self._sweep()
 
     def _sweep(self) -> None:
@@ -175,7 +175,7 @@ class Items:
 
 
 @contextmanager
-def _locked(root: Path, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
+def _locked(root: Path, wait_s: float) -> Iterator[None]:
     """Hold the root's lock file, which the kernel lets go of when its holder is killed."""
     lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -7,10 +7,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from services.audio.decode import decode_as_is
 from services.audio.pcm import duration_s
@@ -18,65 +16,29 @@ from services.audio.wav import to_wav
 from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError
 from services.speech.engines.protocol import VoiceReference
 from services.speech.items import ABOUT, Items
+from services.speech.records import (
+    Consent,
+    StoredVoice,
+    check_name,
+    check_text,
+    from_json,
+    in_order,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+__all__ = ["Consent", "StoredVoice", "VoiceStore"]
 
 _CONSENT: Final = "consents"
 _VOICE: Final = "voices"
 _AUDIO: Final = "reference.wav"
 _RECORDING: Final = "recording"
 _FEATURES: Final = "features"
-_NAME_LIMIT: Final = 256
 _IN_MEMORY: Final = 8  # references, of at most 5.8 MB each
 
 _audit = logging.getLogger("bentovox.audit")
-_log = logging.getLogger("bentovox.voices")
-
-
-@dataclass(frozen=True)
-class Consent:
-    """Somebody's recorded word that their voice may be used.
-
-    Attributes:
-        id: `cons_` and 32 hexadecimal digits.
-        name: what the client calls it; others may have the same.
-        language: a tag, as given.
-        created_at: seconds since 1970.
-    """
-
-    id: str
-    name: str
-    language: str
-    created_at: int
-
-
-@dataclass(frozen=True)
-class StoredVoice:
-    """A registered voice.
-
-    Attributes:
-        id: `voice_` and 32 hexadecimal digits.
-        name: what the client calls it; no other voice has the same.
-        consent_id: of the consent that it was made with.
-        text: what is said in its recording; None when not known.
-        language: a tag, as given.
-        duration_s: of its recording.
-        created_at: seconds since 1970.
-    """
-
-    id: str
-    name: str
-    consent_id: str
-    text: str | None
-    language: str | None
-    duration_s: float
-    created_at: int
-
-
-_Item = TypeVar("_Item", Consent, StoredVoice)
-_CONSENTS: Final = TypeAdapter(Consent)
-_VOICES: Final = TypeAdapter(StoredVoice)
 
 
 class VoiceStore:
@@ -106,11 +68,11 @@ class VoiceStore:
             InvalidRequestError: the name cannot be one, or the language is no text.
         """
         self._check_name(name)
-        _check_text(language, "language")
+        check_text(language, "language")
         consent = Consent(self._items.new_id(_CONSENT), name, language, int(time.time()))
         files = {
             _RECORDING: recording,
-            ABOUT: _json(asdict(consent) | {"media_type": media_type}),
+            ABOUT: to_json(consent, {"media_type": media_type}),
         }
         with self._items.writing():
             self._items.add(_CONSENT, consent.id, files)
@@ -120,7 +82,7 @@ class VoiceStore:
     def consents(self) -> list[Consent]:
         """Return every consent, the oldest first."""
         found = (self._read_consent(consent_id) for consent_id in self._items.ids(_CONSENT))
-        return _in_order([consent for consent in found if consent])
+        return in_order([consent for consent in found if consent])
 
     def consent(self, consent_id: str, *, param: str | None = None) -> Consent:
         """Return one consent; `param` names the field that it came in, if any.
@@ -146,7 +108,7 @@ class VoiceStore:
         with self._items.writing():
             renamed = replace(self.consent(consent_id), name=name)
             kept = json.loads(self._items.read(_CONSENT, consent_id, ABOUT) or b"{}")
-            self._items.replace(_CONSENT, consent_id, ABOUT, _json(kept | asdict(renamed)))
+            self._items.replace(_CONSENT, consent_id, ABOUT, to_json(renamed, kept))
         _audit.info("renamed consent %s", consent_id)
         return renamed
 
@@ -180,8 +142,8 @@ class VoiceStore:
             ConflictError: a voice of that name is there (`voice_exists`).
         """
         self._check_name(name)
-        _check_text(reference.text, "text")
-        _check_text(language, "language")
+        check_text(reference.text, "text")
+        check_text(language, "language")
         voice = StoredVoice(
             id=self._items.new_id(_VOICE),
             name=name,
@@ -193,7 +155,7 @@ class VoiceStore:
         )
         files = {
             _AUDIO: to_wav(reference.samples, reference.sample_rate_hz),
-            ABOUT: _json(asdict(voice)),
+            ABOUT: to_json(voice),
         }
         with self._items.writing():
             self.consent(consent_id, param="consent")
@@ -220,7 +182,7 @@ class VoiceStore:
             self._known = known
             for voice_id in self._references.keys() - known.keys():
                 del self._references[voice_id]
-        return _in_order(list(known.values()))
+        return in_order(list(known.values()))
 
     def find(self, id_or_name: str) -> StoredVoice | None:
         """Return the voice of that id, else the one of exactly that name, else None."""
@@ -292,52 +254,18 @@ class VoiceStore:
 
     def _read_consent(self, consent_id: str) -> Consent | None:
         data = self._items.read(_CONSENT, consent_id, ABOUT)
-        return _parsed(_CONSENTS, consent_id, data)
+        return from_json(Consent, consent_id, data)
 
     def _read_voice(self, voice_id: str) -> StoredVoice | None:
         data = self._items.read(_VOICE, voice_id, ABOUT)
-        return _parsed(_VOICES, voice_id, data)
+        return from_json(StoredVoice, voice_id, data)
 
     def _check_name(self, name: str) -> None:
-        if not 1 <= len(name) <= _NAME_LIMIT or not name.isprintable() or name != name.strip():
-            raise InvalidRequestError(
-                f"name must be 1 to {_NAME_LIMIT} printable characters, none of them a space at "
-                "its start or end",
-                param="name",
-                code="invalid_value",
-            )
+        check_name(name)
         if self._items.is_id(name):
             raise InvalidRequestError(
                 "name must not look like an id", param="name", code="invalid_value"
             )
-
-
-def _check_text(text: str | None, param: str) -> None:
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON lets through
-        raise InvalidRequestError(
-            f"{param} is not valid Unicode text", param=param, code="invalid_value"
-        ) from error
-
-
-def _parsed(adapter: TypeAdapter[_Item], item_id: str, data: bytes | None) -> _Item | None:
-    """Return what a metadata file says; None, and a line in the log, where it says nothing."""
-    if data is None:
-        return None
-    try:
-        return adapter.validate_json(data)
-    except ValidationError:
-        _log.warning("the metadata of %s is damaged; it is passed over", item_id)
-        return None
-
-
-def _in_order(items: list[_Item]) -> list[_Item]:
-    return sorted(items, key=lambda item: (item.created_at, item.id))
-
-
-def _json(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, ensure_ascii=False, indent=1).encode()
 
 
 def _no_voice(voice_id: str) -> ServiceError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from services.errors import (
     NotFoundError,
     ServiceError,
     StorageError,
+    UnavailableError,
 )
 from services.speech.engines.protocol import VoiceReference
 from services.speech.voices import Consent, StoredVoice, VoiceStore
@@ -501,6 +503,21 @@ def test_kill_9_in_the_middle_of_writing_leaves_every_listed_item_whole(tmp_path
     with_voice(store, "Bea")  # whoever writes next sweeps
     names = {path.name for kind in ("voices", "consents") for path in (tmp_path / kind).iterdir()}
     assert names == {item.id for item in (*store.voices(), *store.consents())}
+
+
+def test_a_writer_that_never_ends_makes_others_give_up_but_not_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.speech.items._LOCK_WAIT_S", 0.05)
+    store = VoiceStore(tmp_path)
+    made = with_voice(store)
+    with (tmp_path / "lock").open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UnavailableError) as caught:
+            store.delete_voice(made.id)
+        assert (caught.value.code, caught.value.retry_after_s) == ("store_busy", 1.0)
+        assert VoiceStore(tmp_path).voices() == [made]
+    store.delete_voice(made.id)
 
 
 # Disks that do not take it
