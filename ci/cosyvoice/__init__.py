@@ -1,0 +1,1 @@
+"""Upstream's CosyVoice code, brought to this machine: pinned, verified, never installed."""

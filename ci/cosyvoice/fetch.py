@@ -1,0 +1,47 @@
+"""Gets one file over HTTP with the standard library; the environment's proxies are honoured."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Final
+
+from ci.cosyvoice.errors import CodeError
+from ci.cosyvoice.progress import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CHUNK_BYTES: Final = 1 << 16
+_LIMIT_BYTES: Final = 256 << 20
+
+
+def fetch(url: str, path: Path, *, timeout_s: float) -> None:
+    """Write what `url` answers to `path`; `timeout_s` bounds each wait, not the whole.
+
+    Raises:
+        CodeError: it cannot be reached, refuses, breaks off or sends too much.
+    """
+    if not url.startswith(("https://", "http://")):
+        raise CodeError(f"{url} is no http or https address")
+    request = urllib.request.Request(url, headers={"User-Agent": "bentovox"})  # noqa: S310  above
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer, path.open("wb") as file:  # noqa: S310
+            length = answer.headers.get("Content-Length")
+            total = int(length) if length and length.isdecimal() else None
+            done = 0
+            with Progress(url, total) as progress:
+                while chunk := answer.read(_CHUNK_BYTES):
+                    done += file.write(chunk)
+                    progress.at(done)
+                    if done > _LIMIT_BYTES:
+                        raise CodeError(f"{url} sends more than {_LIMIT_BYTES >> 20} MiB")
+    except urllib.error.HTTPError as error:
+        with error:
+            raise CodeError(f"{url} answers {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise CodeError(f"{url} cannot be reached: {reason or type(error).__name__}") from error
+    if total is not None and done != total:
+        raise CodeError(f"{url} broke off after {done} of {total} bytes")

@@ -1,0 +1,89 @@
+"""Puts verified code into its folder in one step, and tells whether it is there already."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Final
+
+from ci.cosyvoice.archives import from_folder
+from ci.cosyvoice.errors import CodeError
+from ci.cosyvoice.progress import say
+from ci.cosyvoice.sources import verified
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ci.cosyvoice.pins import Origin
+    from ci.cosyvoice.sources import Code
+
+SOURCE: Final = "source.json"
+"""The file in the folder that says what the code is; without it a folder is not ours."""
+
+
+@contextlib.contextmanager
+def alone(into: Path) -> Iterator[None]:
+    """Hold off other runs that write the same folder; clear up after one that was killed."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with (into.parent / f".{into.name}.lock").open("w") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Another run is writing {into}: waiting for it")
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        for left in into.parent.glob(f".{into.name}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def there(into: Path) -> Origin | None:
+    """Return what is in the folder already, None if it is nothing or not what is pinned."""
+    try:
+        said = json.loads((into / SOURCE).read_text(encoding="utf-8"))
+        origin = verified(from_folder(into), str(into)).origin
+    except (OSError, ValueError, CodeError):
+        return None
+    return origin if said == _source(origin) else None
+
+
+def put(code: Code, into: Path) -> None:
+    """Make `into` hold the code and nothing else; it is whole or as it was, never half.
+
+    Raises:
+        CodeError: something else is in that folder.
+        OSError: it cannot be written.
+    """
+    if into.is_symlink() or (into.exists() and not into.is_dir()):
+        raise CodeError(f"{into} is no folder")
+    if into.is_dir() and any(into.iterdir()) and not (into / SOURCE).is_file():
+        raise CodeError(f"{into} holds something else: name another folder with --into")
+    part = into.parent / f".{into.name}.{os.getpid()}.part"
+    old = into.parent / f".{into.name}.{os.getpid()}.old.part"
+    try:
+        for name, content in code.files.items():
+            path = part / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        (part / SOURCE).write_text(json.dumps(_source(code.origin), indent=2) + "\n")
+        if into.is_dir():
+            into.rename(old)
+        part.rename(into)
+    except BaseException:
+        if old.is_dir() and not into.exists():
+            old.rename(into)
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _source(origin: Origin) -> dict[str, object]:
+    return {
+        "source": origin.source,
+        "version": origin.version,
+        "families": list(origin.families),
+    }
