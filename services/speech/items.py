@@ -51,6 +51,9 @@ class Items:
         """
         self._root = root
         self._prefix = dict(kinds)
+        self._form = {
+            kind: re.compile(f"{prefix}_[0-9a-f]{{32}}") for kind, prefix in kinds.items()
+        }
         self._writers = threading.Lock()
 
     def new_id(self, kind: str) -> str:
@@ -59,8 +62,7 @@ class Items:
 
     def is_id(self, text: str, *kinds: str) -> bool:
         """Return whether `text` has the form of an id of these kinds, or of any."""
-        prefixes = "|".join(self._prefix[kind] for kind in kinds or self._prefix)
-        return re.fullmatch(rf"(?:{prefixes})_[0-9a-f]{{32}}", text) is not None
+        return any(self._form[kind].fullmatch(text) for kind in kinds or self._form)
 
     def path(self, kind: str, item_id: str) -> Path:
         """Return an item's folder; `item_id` must be an id."""

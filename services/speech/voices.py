@@ -188,6 +188,11 @@ class VoiceStore:
         """Return the voice of that id, else the one of exactly that name, else None."""
         if self._items.is_id(id_or_name):
             return self._read_voice(id_or_name)
+        with self._memory:
+            known = next((v.id for v in self._known.values() if v.name == id_or_name), "")
+        found = self._read_voice(known)  # it may be gone, and another have its name
+        if found is not None:
+            return found
         return next((voice for voice in self.voices() if voice.name == id_or_name), None)
 
     def voice(self, voice_id: str) -> StoredVoice:

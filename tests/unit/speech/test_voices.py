@@ -195,6 +195,15 @@ def test_what_another_process_deletes_is_gone_here_too(tmp_path: Path) -> None:
     assert not here._references
 
 
+def test_a_name_that_another_process_gives_to_another_voice_is_that_voices(tmp_path: Path) -> None:
+    here, there = VoiceStore(tmp_path), VoiceStore(tmp_path)
+    first = with_voice(here)
+    assert here.find("Ann") == first
+    there.delete_voice(first.id)
+    second = with_voice(there)
+    assert here.find("Ann") == second
+
+
 def test_features_written_while_their_voice_goes_bring_nothing_back(tmp_path: Path) -> None:
     store = VoiceStore(tmp_path)
     made = with_voice(store)
