@@ -19,9 +19,10 @@ _SENTENCE_END: Final = re.compile(
     r"[.!?…؟؛۔։]++[\"'”’»)\]]*+(?=\s)|[。！？｡．।॥።]++[」』”’）]*+(?=.)|(?<=\S)(?=\n[ \t]*\n)",
     re.DOTALL,
 )
-# "Dr. Who", "e.g. this", "J. Doe": too short before the full stop, or a stop inside.
+# "Dr. Who", "e.g. this", "J. Doe": too short before the full stop, or a stop inside. "am 13. Mai".
 _ABBREVIATION: Final = re.compile(
-    r"(?:\b(?:\w\.)*\w|\b(?:Dr|Mr|Mrs|Ms|St|Prof|Nr|vs|etc|approx|bzw))\.$", re.IGNORECASE
+    r"\b(?:(?:\w\.)*\w|\d\d|Dr|Mr|Mrs|Ms|St|Prof|Nr|vs|etc|approx|bzw|Sra?|Dra|Sig|Dott)\.$",
+    re.IGNORECASE,
 )
 _CLAUSE_END: Final = re.compile(r"[,;:،、，；：—–]\s|[、，；：]")
 # Controls start espeak's embedded commands, private use may be its own symbols, and a lone
@@ -61,9 +62,13 @@ class Segmenter:
     Segments are stripped; those with nothing to say are left out.
     """
 
-    def __init__(self, longest: int = SEGMENT_CHARACTERS) -> None:
-        """Bound segments to `longest` characters, at least 16."""
+    def __init__(self, longest: int = SEGMENT_CHARACTERS, *, shortest: int = _SHORTEST) -> None:
+        """Bound segments to `longest` characters, at least 16.
+
+        A sentence of less than `shortest` characters goes with the next one.
+        """
         self._longest = longest
+        self._shortest = shortest
         self._text = ""
 
     def feed(self, text: str) -> list[str]:
@@ -96,7 +101,7 @@ class Segmenter:
         text = self._text
         for match in _SENTENCE_END.finditer(text, 0, self._longest + 1):
             end = match.end()
-            if end >= _SHORTEST and not _ABBREVIATION.search(text, 0, end):
+            if end >= self._shortest and not _ABBREVIATION.search(text, 0, end):
                 return end
         if len(text) <= self._longest:
             return None

@@ -1,0 +1,185 @@
+"""Long text as segments that upstream's models speak well: no scrap alone, none too long.
+
+Sizes are near upstream's own (`split_paragraph`: sentences gathered up to 80 tokens, a rest below
+20 not alone), counted in the family's tokens or in CJK characters, whichever is more, with a digit
+for two since it will be spoken in words.
+"""
+
+# ruff: noqa: RUF001 (the punctuation of many scripts)
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from services.speech.engines.cosyvoice.text import cleaned, is_sayable
+from services.speech.engines.segments import Segmenter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LONGEST: Final = 100
+"""The most that a segment measures, before its numbers are put in words."""
+
+_FULL: Final = 80  # what sentences are gathered up to, and a longer one is divided at
+_SCRAP: Final = 8  # a few words: below that, never alone if there is more to come
+_REST: Final = 20  # a last segment below that goes with the one before
+# What the first segments of a whole text are gathered up to, so that the first audio comes early
+# and the second is ready when the first has been heard; from the third on it is the last of them.
+_ENOUGH: Final = (_SCRAP, 30, 60)
+_FIRST: Final = 40  # a longer first sentence is divided at a comma
+_CHARACTERS: Final = 320  # text without an end is cut there, whatever it measures
+
+_CJK: Final = re.compile(
+    "[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+_CJK_EDGE: Final = re.compile(
+    "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff65\U00020000-\U0003ffff]"
+)
+_CLAUSE_END: Final = re.compile(r"(?<=[,;:،—–])\s|(?<=[、，；：])")
+_SPACE: Final = re.compile(r"\s")
+_TAG: Final = re.compile(r"\[[^\[\]\s]{1,20}\]|</?\w{1,10}>")
+
+
+class Splitter:
+    """Segments of a text as it is written, each given out as soon as its sentence is complete.
+
+    They are the same however the text was cut. A sentence of a few words waits for the next one,
+    or for `finish`. None measures more than `LONGEST`, and each has something to say.
+    """
+
+    def __init__(self, count_tokens: Callable[[str], int]) -> None:
+        """Measure with `count_tokens`, the family's tokenizer."""
+        self._pieces = _Pieces(count_tokens)
+        self._gathering = _Gathering(self._pieces.size, (_SCRAP,))
+
+    def feed(self, text: str) -> list[str]:
+        """Take more text; return the segments that are complete now."""
+        return [done for piece in self._pieces.feed(text) for done in self._gathering.add(piece)]
+
+    def finish(self) -> list[str]:
+        """Return what is left."""
+        done = [done for piece in self._pieces.finish() for done in self._gathering.add(piece)]
+        return done + self._gathering.rest()
+
+
+def split(text: str, count_tokens: Callable[[str], int]) -> list[str]:
+    """Return the segments of a whole text: the first a short one, later ones several sentences.
+
+    None measures more than `LONGEST`, and each has something to say.
+    """
+    pieces = _Pieces(count_tokens)
+    gathering = _Gathering(pieces.size, _ENOUGH)
+    segments = [
+        done for piece in pieces.feed(text) + pieces.finish() for done in gathering.add(piece)
+    ] + gathering.rest()
+    if len(segments) > 1 and pieces.size(segments[-1]) < _REST:
+        joined = _joined(segments[-2], segments[-1])
+        if pieces.size(joined) <= LONGEST:
+            segments[-2:] = [joined]
+    return segments
+
+
+class _Pieces:
+    """Sentences, and parts of those that are too long."""
+
+    def __init__(self, count_tokens: Callable[[str], int]) -> None:
+        self._count_tokens = count_tokens
+        self._segmenter = Segmenter(_CHARACTERS, shortest=1)  # scraps are gathered later
+        self._is_first = True
+
+    def size(self, text: str) -> int:
+        digits = sum(map(str.isdigit, text))
+        return max(self._count_tokens(text), len(_CJK.findall(text))) + digits
+
+    def feed(self, text: str) -> list[str]:
+        return self._divided(self._segmenter.feed(cleaned(text)))
+
+    def finish(self) -> list[str]:
+        return self._divided(self._segmenter.finish())
+
+    def _divided(self, sentences: list[str]) -> list[str]:
+        return [
+            part for sentence in sentences for part in self._parts(sentence) if is_sayable(part)
+        ]
+
+    def _parts(self, sentence: str) -> Iterator[str]:
+        if self._is_first and self.size(sentence) > _FIRST:
+            end = self._cut(sentence, _CLAUSE_END, _FIRST)
+            if end is not None and self.size(sentence[:end]) >= _SCRAP:
+                yield sentence[:end].strip()
+                sentence = sentence[end:].strip()
+        self._is_first = self._is_first and self.size(sentence) < _SCRAP
+        while self.size(sentence) > _FULL:
+            end = (
+                self._cut(sentence, _CLAUSE_END, _FULL)
+                or self._cut(sentence, _SPACE, _FULL)
+                or self._anywhere(sentence)
+            )
+            yield sentence[:end].strip()
+            sentence = sentence[end:].strip()
+        yield sentence
+
+    def _cut(self, text: str, at: re.Pattern[str], most: int) -> int | None:
+        """Return the last cut that leaves at most `most` before it, unless that is a scrap."""
+        best = None
+        for match in at.finditer(text):
+            if match.end() < len(text):
+                if self.size(text[: match.end()].strip()) > most:
+                    break
+                best = match.end()
+        if best is None or self.size(text[:best]) < _SCRAP:
+            return None
+        return best
+
+    def _anywhere(self, text: str) -> int:
+        """Return a cut outside of tags that leaves at most `_FULL` before it, at least 1."""
+        low, high = 1, len(text)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.size(text[:middle]) <= _FULL:
+                low = middle
+            else:
+                high = middle
+        for tag in _TAG.finditer(text):
+            if 0 < tag.start() < low < tag.end():
+                return tag.start()
+        return low
+
+
+class _Gathering:
+    """Pieces put together until they are enough."""
+
+    def __init__(self, size: Callable[[str], int], enough: tuple[int, ...]) -> None:
+        self._size = size
+        self._enough = enough
+        self._given = 0
+        self._held = ""
+
+    def add(self, piece: str) -> list[str]:
+        """Take one piece; return the segments that are enough now."""
+        done = []
+        together = _joined(self._held, piece)
+        most = LONGEST if self._size(self._held) < _REST else _FULL
+        if self._held and self._size(together) > most:
+            done.append(self._held)
+            together = piece
+        self._held = together
+        enough = self._enough[min(self._given + len(done), len(self._enough) - 1)]
+        if self._size(together) >= enough:
+            done.append(together)
+            self._held = ""
+        self._given += len(done)
+        return done
+
+    def rest(self) -> list[str]:
+        rest, self._held = self._held, ""
+        return [rest] if rest else []
+
+
+def _joined(before: str, after: str) -> str:
+    """Return two pieces as one, with the space between them that their scripts want."""
+    if not before or not after:
+        return before or after
+    is_cjk = _CJK_EDGE.match(before[-1]) or _CJK_EDGE.match(after[0])
+    return before + after if is_cjk else f"{before} {after}"

@@ -1,0 +1,225 @@
+"""Text made fit for upstream's models: cleaned, its language known, its numbers in words.
+
+Control tokens such as `<|endofprompt|>` steer the model, so none of a user's passes; the inline
+tags that upstream documents do (`[laughter]`, `[breath]`, `<strong></strong>`,
+`<laughter></laughter>`, family 3's `[j][ǐ]` and `[AA1]`).
+"""
+
+# ruff: noqa: RUF001 (the punctuation of many scripts)
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from services.errors import InvalidRequestError
+from services.speech.engines.segments import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Language = Literal["zh", "en", "ja", "ko", "yue", "de", "es", "fr", "it", "ru"]
+"""What a family can speak; Chinese dialects other than Cantonese count as `zh`."""
+
+LANGUAGES: Final[dict[int, tuple[Language, ...]]] = {
+    1: ("zh", "en", "ja", "ko", "yue"),
+    2: ("zh", "en", "ja", "ko", "yue"),
+    3: get_args(Language),
+}
+"""The languages of each family, as upstream's README lists them."""
+
+_SINITIC: Final = frozenset({"cmn", "wuu", "nan", "hak", "gan", "hsn", "cjy", "cdo"})
+_SCRIPT: Final = re.compile(
+    "(?P<kana>[\u3041-\u3096\u30a1-\u30fa\u30fc\u31f0-\u31ff\uff66-\uff9d])"
+    "|(?P<hangul>[\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3])"
+    "|(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
+    "|(?P<cyrillic>[\u0400-\u052f])"
+    "|(?P<latin>[A-Za-z\u00aa-\u024f])"
+)
+_HAN: Final = re.compile("[\u4e00-\u9fff]")
+
+# <|anything|>, and the marker that family 1 Instruct was trained with.
+_CONTROL_TOKEN: Final = re.compile(r"<\|[^<>|\s]*\|>|<endofprompt>")
+_PICTOGRAPH: Final = re.compile(
+    "[\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]", re.UNICODE
+)
+# Joiners, direction marks, variation selectors, the keycap, tags: no sound, and hiding places.
+_INVISIBLE: Final = re.compile(
+    "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffc"
+    "\U000e0000-\U000e0fff]"
+)
+_STRESS_TAG: Final = re.compile(r"</?(?:strong|laughter)>")
+_PHONEME_TAG: Final = re.compile(r"(\[[A-Z]{1,2}\d\])")
+_BRACKET: Final = re.compile("[（）【】`]")
+# A space between CJK has no sound; upstream keeps it only between two ASCII characters.
+_CJK_SPACE: Final = re.compile("(?<![!-~]) | (?![!-~])")
+
+
+def language_of(tag: str, family: int) -> Language:
+    """Return the language that a BCP-47 tag names: zh-Hant is zh, zh-yue is yue.
+
+    Raises:
+        InvalidRequestError: not one that `family` speaks (`unsupported_language`).
+    """
+    first, *rest = tag.lower().replace("_", "-").split("-")
+    primary = "yue" if first == "zh" and "yue" in rest else "zh" if first in _SINITIC else first
+    for language in LANGUAGES[family]:
+        if language == primary:
+            return language
+    raise InvalidRequestError(
+        f"language {tag!r} is not one that this model speaks; it speaks "
+        f"{', '.join(LANGUAGES[family])}",
+        param="language",
+        code="unsupported_language",
+    )
+
+
+def guess_language(text: str, context: Language | None = None) -> Language:
+    """Return the language of `text` by its script; `context` is that of the text around it.
+
+    Kana is ja, hangul ko, Chinese characters zh (ja or yue in such a context), Cyrillic ru, and
+    Latin letters en: German, Spanish, French and Italian are known by a tag or a context only.
+    Without any letter it is the context's, or en.
+    """
+    found = Counter(match.lastgroup for match in _SCRIPT.finditer(text))
+    kana, han = found["kana"], found["han"]
+    if kana * 10 > han and kana >= found["hangul"]:  # more than a quoted word in Chinese
+        return "ja"
+    if found["hangul"]:
+        return "ko"
+    if han:
+        return context if context in ("ja", "yue") else "zh"
+    if found["cyrillic"]:
+        return "ru"
+    if found["latin"]:
+        return context if context in ("de", "es", "fr", "it") else "en"
+    return context or "en"
+
+
+def cleaned(text: str) -> str:
+    """Return `text` with emoji and control characters as spaces, without invisible ones.
+
+    Character by character, so that a stream may be cleaned piece by piece.
+    """
+    return printable(_PICTOGRAPH.sub(" ", _INVISIBLE.sub("", text)))
+
+
+def is_sayable(text: str) -> bool:
+    """Return whether a letter or a digit is left to say; a tag such as `[laughter]` counts."""
+    said = _STRESS_TAG.sub("", cleaned(text))
+    return any(unicodedata.category(character)[0] in "LN" for character in said)
+
+
+def refuse_control_tokens(text: str, param: str) -> None:
+    """Return if `text` holds no control token.
+
+    Raises:
+        InvalidRequestError: it does (`control_token`); `param` names the field at fault.
+    """
+    found = _CONTROL_TOKEN.search(cleaned(text))
+    if found:
+        raise InvalidRequestError(
+            f"{param} holds the control token {found.group()!r}; the service sets such tokens "
+            "itself, from the other fields",
+            param=param,
+            code="control_token",
+        )
+
+
+def normalise(segment: str, language: Language, rules: Rules) -> str:
+    """Return one segment as the model is given it: what upstream's text_normalize makes of it.
+
+    Chinese and English are normalised with `rules`; upstream's English ones would spoil every
+    other language ("10h30"), whose segments only lose odd spaces and brackets. A segment without
+    closing punctuation gets some. Empty when nothing is left to say, and without a control token
+    whatever the segment held.
+    """
+    text = " ".join(unicodedata.normalize("NFC", cleaned(segment)).split())
+    is_chinese = language in ("zh", "yue") or (language == "en" and _HAN.search(text) is not None)
+    if is_chinese:
+        text = _chinese(text, rules)
+    else:
+        text = " ".join(_BRACKET.sub("", text).replace("——", " ").split())
+        if language == "en":
+            text = _around_phonemes(rules.english, text)
+    # Dropped characters may have joined what is a token only now.
+    text = text.replace("<|", "< ").replace("<endofprompt>", "< endofprompt>")
+    if not is_sayable(text):
+        return ""
+    if unicodedata.category(text[-1])[0] == "P" or text[-1] == ">":
+        return text
+    return text + ("。" if is_chinese or language == "ja" else ".")
+
+
+def _chinese(text: str, rules: Rules) -> str:
+    text = _CJK_SPACE.sub("", _around_phonemes(rules.chinese, text))
+    text = text.replace("²", "平方").replace("³", "立方").replace(".", "。")
+    text = _BRACKET.sub("", text.replace(" - ", "，")).replace("——", " ")
+    return re.sub("[，,、]+$", "。", text)
+
+
+def _around_phonemes(rule: Callable[[str], str], text: str) -> str:
+    """Apply `rule` to all but phoneme tags, whose digit is no number."""
+
+    def applied(part: str) -> str:
+        body = part.strip()
+        return part.replace(body, rule(body), 1) if body else part
+
+    parts = _PHONEME_TAG.split(text)
+    return "".join(part if i % 2 else applied(part) for i, part in enumerate(parts))
+
+
+class Rules:
+    """wetext's grammars and inflect's numbers, which upstream normalises with.
+
+    They are loaded on first use, in about 0.5 s, or by `load`. For one thread at a time.
+    """
+
+    def load(self) -> None:
+        """Load all of it now.
+
+        Raises:
+            ImportError: wetext or inflect is not installed.
+        """
+        self.chinese("1")
+        self.english("1")
+
+    def chinese(self, text: str) -> str:
+        """Return `text` with its numbers, dates and units in Chinese words."""
+        spelt: str = self._grammars["zh"].normalize(text)
+        return spelt
+
+    def english(self, text: str) -> str:
+        """Return `text` with its numbers, dates, sums and signs in English words."""
+        try:
+            spelt: str = self._grammars["en"].normalize(text)
+        except AssertionError:
+            # The grammar gives up on some words ("[5]", "±3"): the others are still worth it.
+            words = text.split(" ")
+            spelt = " ".join(map(self.english, words)) if words[1:] else text
+        spelt = spelt.replace("²", " squared").replace("³", " cubed")
+        return re.sub(r"\d+", self._number, spelt)
+
+    def _number(self, digits: re.Match[str]) -> str:
+        # inflect's words end below 10**36; longer ones are no quantity anyway.
+        group = 1 if len(digits.group()) > 36 else 0  # noqa: PLR2004
+        words: str = self._inflect.number_to_words(digits.group(), group=group)
+        return words
+
+    @functools.cached_property
+    def _grammars(self) -> dict[str, Any]:
+        from wetext import Normalizer  # noqa: PLC0415  its grammars take a moment to load
+
+        return {
+            "zh": Normalizer(lang="zh", remove_erhua=False),
+            "en": Normalizer(lang="en"),
+        }
+
+    @functools.cached_property
+    def _inflect(self) -> Any:
+        import inflect  # noqa: PLC0415  likewise
+
+        return inflect.engine()
