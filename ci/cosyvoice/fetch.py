@@ -26,8 +26,9 @@ def fetch(url: str, path: Path, *, timeout_s: float) -> None:
     if not url.startswith(("https://", "http://")):
         raise CodeError(f"{url} is no http or https address")
     request = urllib.request.Request(url, headers={"User-Agent": "bentovox"})  # noqa: S310  above
+    opener = urllib.request.build_opener()  # reads the proxies of this moment
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer, path.open("wb") as file:  # noqa: S310
+        with opener.open(request, timeout=timeout_s) as answer, path.open("wb") as file:
             length = answer.headers.get("Content-Length")
             total = int(length) if length and length.isdecimal() else None
             done = 0
