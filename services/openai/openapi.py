@@ -10,115 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services import __version__
+from services.openai.schemas import NAME, OBJECT, SCHEMAS, TEXT, open_object
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    Json = dict[str, Any]
-
-_TEXT: Json = {"type": "string"}
-_NULL: Json = {"type": "null"}
-_OBJECT: Json = {"type": "object"}
-
-
-def _short_text(most: int, least: int = 1) -> Json:
-    return {"type": "string", "minLength": least, "maxLength": most}
-
-
-def _nullable(schema: Json) -> Json:
-    return {"anyOf": [schema, _NULL]}
-
-
-def _closed(properties: Json, *required: str) -> Json:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": [*required],
-        "additionalProperties": False,
-    }
-
-
-def _open(properties: Json, *required: str) -> Json:
-    return {"type": "object", "properties": properties, "required": [*required]}
-
-
-_NAME = _short_text(256)
-
-SPEECH_BODY: Json = _closed(
-    {
-        "model": _NAME,
-        "input": _short_text(4096),
-        "voice": {"anyOf": [_NAME, _closed({"id": _NAME}, "id")]},
-        "instructions": _nullable({"type": "string", "maxLength": 4096}),
-        "response_format": {
-            "type": "string",
-            "enum": ["mp3", "opus", "aac", "flac", "wav", "pcm"],
-            "default": "mp3",
-        },
-        "speed": {"type": "number", "minimum": 0.25, "maximum": 4.0, "default": 1.0},
-        "stream_format": {"type": "string", "enum": ["audio", "sse"], "default": "audio"},
-        "language": _nullable(_short_text(64)),
-        "seed": _nullable({"type": "integer", "minimum": -(2**63), "exclusiveMaximum": 2**63}),
-    },
-    "model",
-    "input",
-    "voice",
-)
-
-_SCHEMAS: Json = {
-    "Error": _closed(
-        {
-            "error": _closed(
-                {
-                    "message": _TEXT,
-                    "type": _TEXT,
-                    "param": _nullable(_TEXT),
-                    "code": _nullable(_TEXT),
-                },
-                "message",
-                "type",
-                "param",
-                "code",
-            )
-        },
-        "error",
-    ),
-    "Model": _open({"id": _TEXT, "object": {"const": "model"}}, "id", "object"),
-    "ModelList": _open(
-        {
-            "object": {"const": "list"},
-            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
-        },
-        "object",
-        "data",
-    ),
-    "Voice": _open(
-        {
-            "id": _TEXT,
-            "object": {"const": "voice"},
-            "name": _TEXT,
-            "languages": {"type": "array", "items": _TEXT},
-            "language": _nullable(_TEXT),
-            "gender": _nullable(_TEXT),
-            "alias_of": _nullable(_TEXT),
-        },
-        "id",
-        "object",
-        "name",
-    ),
-    "VoiceList": _open(
-        {
-            "object": {"const": "list"},
-            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Voice"}},
-            "voices": {"type": "array", "items": _TEXT},
-        },
-        "object",
-        "data",
-        "voices",
-    ),
-    "Health": _open({"status": _TEXT}, "status"),
-    "SpeechBody": SPEECH_BODY,
-}
+    from services.openai.schemas import Json
 
 _AUDIO_TYPES = ("audio/mpeg", "audio/opus", "audio/aac", "audio/flac", "audio/wav", "audio/pcm")
 _ERROR_RESPONSES: Json = {
@@ -139,53 +36,105 @@ def _operation(summary: str, content: Json, **more: Any) -> Json:
     return {"summary": summary, "responses": {"200": ok, **_ERROR_RESPONSES}, **more}
 
 
-def _posted(summary: str, schema: Json, content: Json) -> Json:
+def _posted(summary: str, schema: Json, content: Json, *parameters: str) -> Json:
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {"post": _operation(summary, content, requestBody=body, **_where(*parameters))}
+
+
+def _uploaded(summary: str, form: str, content: Json) -> Json:
+    schema = {"$ref": f"#/components/schemas/{form}"}
+    body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     return {"post": _operation(summary, content, requestBody=body)}
 
 
 def _got(summary: str, content: Json, *parameters: str) -> Json:
-    where = [{"name": name, "in": "path", "required": True, "schema": _NAME} for name in parameters]
-    return {"get": _operation(summary, content, **({"parameters": where} if where else {}))}
+    return {"get": _operation(summary, content, **_where(*parameters))}
 
 
-_ANY_JSON: Json = {"application/json": {"schema": _OBJECT}}
-_ANY_STREAM: Json = {**_ANY_JSON, "text/event-stream": {"schema": _TEXT}}
-_MODEL_AND_INPUT = _open({"model": _NAME, "input": {}}, "model", "input")
-_MESSAGES: Json = {"type": "array", "items": _OBJECT, "minItems": 1}
+def _removed(summary: str, content: Json, *parameters: str) -> Json:
+    return {"delete": _operation(summary, content, **_where(*parameters))}
+
+
+def _where(*names: str) -> Json:
+    where = [{"name": name, "in": "path", "required": True, "schema": NAME} for name in names]
+    return {"parameters": where} if where else {}
+
+
+_ANY_JSON: Json = {"application/json": {"schema": OBJECT}}
+_ANY_STREAM: Json = {**_ANY_JSON, "text/event-stream": {"schema": TEXT}}
+_AUDIO: Json = {
+    **{kind: {"schema": {}} for kind in _AUDIO_TYPES},
+    "text/event-stream": {"schema": TEXT},
+}
+_PAGE: list[Json] = [
+    {"name": "after", "in": "query", "schema": NAME},
+    {
+        "name": "limit",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+    },
+]
+_MODEL_AND_INPUT = open_object({"model": NAME, "input": {}}, "model", "input")
+_MESSAGES: Json = {"type": "array", "items": OBJECT, "minItems": 1}
 
 PATHS: dict[str, Json] = {
     "chat": {
         "/v1/chat/completions": _posted(
             "Answer a conversation.",
-            _open({"model": _NAME, "messages": _MESSAGES}, "messages"),
+            open_object({"model": NAME, "messages": _MESSAGES}, "messages"),
             _ANY_STREAM,
         ),
         "/v1/completions": _posted(
-            "Continue a text.", _open({"model": _NAME, "prompt": {}}, "prompt"), _ANY_STREAM
+            "Continue a text.", open_object({"model": NAME, "prompt": {}}, "prompt"), _ANY_STREAM
         ),
         "/v1/responses": _posted(
             "Answer in OpenAI's Responses API.",
-            _open({"model": _NAME, "input": {}}, "input"),
+            open_object({"model": NAME, "input": {}}, "input"),
             _ANY_STREAM,
         ),
         "/v1/embeddings": _posted("Embed texts.", _MODEL_AND_INPUT, _ANY_JSON),
-        "/v1/score": _posted("Score pairs of texts.", _OBJECT, _ANY_JSON),
-        "/v1/rerank": _posted("Order documents by a query.", _OBJECT, _ANY_JSON),
-        "/tokenize": _posted("Return the tokens of a text.", _OBJECT, _ANY_JSON),
-        "/detokenize": _posted("Return the text of tokens.", _OBJECT, _ANY_JSON),
+        "/v1/score": _posted("Score pairs of texts.", OBJECT, _ANY_JSON),
+        "/v1/rerank": _posted("Order documents by a query.", OBJECT, _ANY_JSON),
+        "/tokenize": _posted("Return the tokens of a text.", OBJECT, _ANY_JSON),
+        "/detokenize": _posted("Return the text of tokens.", OBJECT, _ANY_JSON),
     },
     "speech": {
         "/v1/audio/speech": _posted(
             "Speak a text, as audio or as events with audio in them.",
             {"$ref": "#/components/schemas/SpeechBody"},
-            {
-                **{kind: {"schema": {}} for kind in _AUDIO_TYPES},
-                "text/event-stream": {"schema": _TEXT},
-            },
+            _AUDIO,
         ),
-        "/v1/audio/voices": _got("List the voices.", _ref("VoiceList")),
-        "/v1/audio/voices/{voice}": _got("Return one voice.", _ref("Voice"), "voice"),
+        "/v1/audio/voice-conversion": _uploaded(
+            "Say a recording again with a registered voice, or like another recording.",
+            "ConversionForm",
+            _AUDIO,
+        ),
+        "/v1/audio/voices": {
+            **_got("List the voices.", _ref("VoiceList")),
+            **_uploaded("Register a voice.", "VoiceForm", _ref("Voice")),
+        },
+        "/v1/audio/voices/{voice}": {
+            **_got("Return one voice.", _ref("Voice"), "voice"),
+            **_removed("Delete a registered voice.", _ref("VoiceDeleted"), "voice"),
+        },
+        "/v1/audio/voice_consents": {
+            "get": _operation(
+                "List the consents, the oldest first.", _ref("ConsentList"), parameters=_PAGE
+            ),
+            **_uploaded(
+                "Keep a recording of a consent, 1 to 60 s.", "ConsentForm", _ref("Consent")
+            ),
+        },
+        "/v1/audio/voice_consents/{consent}": {
+            **_got("Return one consent.", _ref("Consent"), "consent"),
+            **_posted(
+                "Rename a consent.",
+                {"$ref": "#/components/schemas/ConsentName"},
+                _ref("Consent"),
+                "consent",
+            ),
+            **_removed("Delete a consent that no voice has.", _ref("ConsentDeleted"), "consent"),
+        },
     },
 }
 """The paths of each role behind the front door."""
@@ -210,7 +159,7 @@ def _health(summary: str, failing: str) -> Json:
 _ABOUT_ITSELF: Json = {
     "/livez": _health("Tell whether the process lives.", "500"),
     "/readyz": _health("Tell whether requests can be answered.", "503"),
-    "/metrics": _open_to_all(_got("Prometheus' metrics.", {"text/plain": {"schema": _TEXT}})),
+    "/metrics": _open_to_all(_got("Prometheus' metrics.", {"text/plain": {"schema": TEXT}})),
     "/openapi.json": _open_to_all(_got("This document.", _ANY_JSON)),
 }
 
@@ -229,7 +178,7 @@ def document(roles: Collection[str]) -> Json:
         },
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS,
+            "schemas": SCHEMAS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         # Either: a server without keys is open to all.

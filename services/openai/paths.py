@@ -7,6 +7,7 @@ from __future__ import annotations
 
 POST = frozenset({"POST"})
 GET = frozenset({"GET", "HEAD"})
+DELETE = frozenset({"DELETE"})
 
 MODELS = {"/v1/models": GET, "/v1/models/{*}": GET}
 """Served by every role, and by the gateway for all of them."""
@@ -24,6 +25,9 @@ CHAT = {
 
 SPEECH = {
     "/v1/audio/speech": POST,
-    "/v1/audio/voices": GET,
-    "/v1/audio/voices/{}": GET,
+    "/v1/audio/voice-conversion": POST,
+    "/v1/audio/voices": GET | POST,
+    "/v1/audio/voices/{}": GET | DELETE,
+    "/v1/audio/voice_consents": GET | POST,
+    "/v1/audio/voice_consents/{}": GET | POST | DELETE,
 }

@@ -1,8 +1,8 @@
-"""The body of POST /v1/audio/speech on the wire; nothing unknown passes."""
+"""What the speech role reads on the wire, JSON and forms; nothing unknown passes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,8 +10,27 @@ from services.audio.encode import AudioFormat
 from services.errors import InvalidRequestError
 from services.speech.engines.protocol import SPEED_RANGE
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 INPUT_CHARACTERS: Final = 4096
 """OpenAI's limit of `input`, and of `instructions`."""
+
+TRANSCRIPT_CHARACTERS: Final = 1024
+"""Of a recording of at most 30 s, in the quickest of languages."""
+
+REFERENCE_CHARACTERS: Final = 14 * 1024 * 1024
+"""Of `ref_audio`: 10 MiB in base64, and the head of its data URL."""
+
+_NAME: Final = 256
+# No control character: names stand in logs.
+_Label = Annotated[str, Field(min_length=1, max_length=_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Id = Annotated[str, Field(min_length=1, max_length=_NAME)]
+_Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
+_Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Transcript = Annotated[str, Field(max_length=TRANSCRIPT_CHARACTERS)]
+# BCP 47 in outline: `en`, `en-US`, `zh-Hant-TW`.
+_Tag = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
 
 
 class VoiceId(BaseModel):
@@ -23,29 +42,102 @@ class VoiceId(BaseModel):
 
 
 class SpeechBody(BaseModel):
-    """OpenAI's CreateSpeechRequest, with `language` and `seed` under vLLM-Omni's names.
+    """OpenAI's CreateSpeechRequest, and more.
 
-    Types are strict: a speed of "1.0" is refused. `ref_audio` and `ref_text` are not fields yet.
+    `language`, `seed`, `ref_audio`, `ref_text` and `stream` have the names that vLLM-Omni gives
+    them; `consent` is the id of the consent to speak like `ref_audio`. Types are strict: a speed
+    of "1.0" is refused. With `ref_audio` there need be no `voice`, and one that is there, since
+    OpenAI's SDK wants it, is not looked at.
     """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    model: _Id
     input: Annotated[str, Field(min_length=1, max_length=INPUT_CHARACTERS)]
-    voice: Annotated[str, Field(min_length=1, max_length=256)] | VoiceId
+    voice: _Id | VoiceId | None = None
     instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
     response_format: AudioFormat = "mp3"
-    speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] = 1.0
+    speed: _Speed = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
+    stream: bool = True
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: _Seed | None = None
+    ref_audio: Annotated[str, Field(min_length=1, max_length=REFERENCE_CHARACTERS)] | None = None
+    ref_text: _Transcript | None = None
+    consent: _Id | None = None
 
     @property
     def voice_id(self) -> str:
-        """The voice's id, however it was given."""
-        return self.voice if isinstance(self.voice, str) else self.voice.id
+        """The voice's id, however it was given; empty when it was not."""
+        return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
+
+
+class _Fields(BaseModel):
+    """The text fields of a form; numbers are written out there, so that types are lax."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,
+    )
+
+
+class ConversionFields(_Fields):
+    """The form of POST /v1/audio/voice-conversion, beside its files `file` and `ref_audio`."""
+
+    model: _Id | None = None
+    voice: _Id | None = None
+    consent: _Id | None = None
+    response_format: AudioFormat = "mp3"
+    speed: _Speed = 1.0
+    seed: _Seed | None = None
+    stream: bool = True
+    stream_format: Literal["audio", "sse"] = "audio"
+
+
+class VoiceFields(_Fields):
+    """The form of POST /v1/audio/voices, beside its file `audio_sample`.
+
+    `text` is what is said in the sample, `ref_text` vLLM-Omni's name of it. `prompt`, `model` and
+    `script_hint` belong to OpenAI's voices of type `prompt`, which are refused.
+    """
+
+    name: _Label
+    type: Literal["audio_sample", "prompt"] = "audio_sample"
+    consent: _Id | None = None
+    text: _Transcript | None = None
+    ref_text: _Transcript | None = None
+    language: _Tag | None = None
+    prompt: str | None = None
+    model: str | None = None
+    script_hint: str | None = None
+
+
+class ConsentFields(_Fields):
+    """The form of POST /v1/audio/voice_consents, beside its file `recording`."""
+
+    name: _Label
+    language: _Tag
+
+
+class ConsentName(_Fields):
+    """The body of POST /v1/audio/voice_consents/{id}."""
+
+    name: _Label
+
+
+class ConsentPage(_Fields):
+    """The query of GET /v1/audio/voice_consents."""
+
+    after: _Id | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+Fields = TypeVar("Fields", bound=_Fields)
 
 
 def parse_speech_body(data: bytes) -> SpeechBody:
@@ -56,9 +148,60 @@ def parse_speech_body(data: bytes) -> SpeechBody:
             of OpenAI's own words for it.
     """
     try:
-        return SpeechBody.model_validate_json(data)
+        body = SpeechBody.model_validate_json(data)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise _refusal(error, SpeechBody) from error
+    if body.ref_audio is None:
+        if body.voice is None:
+            raise missing("voice")
+        check_alone("ref_text", body.ref_text)
+        check_alone("consent", body.consent)
+    return body
+
+
+def parse_consent_name(data: bytes) -> ConsentName:
+    """Return the body as it was sent.
+
+    Raises:
+        InvalidRequestError: as for `parse_speech_body`.
+    """
+    try:
+        return ConsentName.model_validate_json(data)
+    except ValidationError as error:
+        raise _refusal(error, ConsentName) from error
+
+
+def parse_fields(model: type[Fields], given: Mapping[str, str]) -> Fields:
+    """Return the text fields of a form, or of a query, as `model`.
+
+    Raises:
+        InvalidRequestError: a field at fault, which `param` names.
+    """
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise _refusal(error, model) from error
+
+
+def check_alone(field: str, given: str | None) -> None:
+    """Refuse a field that goes with `ref_audio` where there is none.
+
+    Raises:
+        InvalidRequestError: it is there (`invalid_value`).
+    """
+    if given is not None:
+        raise InvalidRequestError(
+            f"{field} goes with ref_audio, which is not there; leave it out",
+            param=field,
+            code="invalid_value",
+        )
+
+
+def missing(field: str) -> InvalidRequestError:
+    """Return the error for a field that must be there and is not."""
+    return InvalidRequestError(
+        f"missing required parameter: {field!r}", param=field, code="missing_required_parameter"
+    )
 
 
 _SHOWN_CHARACTERS: Final = 64
@@ -74,12 +217,16 @@ _CODES: Final = {
     "string_type": "invalid_type",
     "float_type": "invalid_type",
     "int_type": "invalid_type",
+    "bool_type": "invalid_type",
+    "float_parsing": "invalid_type",
+    "int_parsing": "invalid_type",
+    "bool_parsing": "invalid_type",
     "model_type": "invalid_type",
     "model_attributes_type": "invalid_type",
 }
 
 
-def _refusal(error: ValidationError) -> InvalidRequestError:
+def _refusal(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
     """Turn pydantic's first error into one sentence with the field, and what is accepted."""
     first: Any = error.errors(include_url=False)[0]
     kind: str = first["type"]
@@ -92,10 +239,10 @@ def _refusal(error: ValidationError) -> InvalidRequestError:
     place = [str(part) for part in first["loc"] if part not in ("constrained-str", "VoiceId")]
     field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
     if kind == "extra_forbidden":
-        accepted = ", ".join(SpeechBody.model_fields)
+        accepted = ", ".join(model.model_fields)
         message = f"unknown parameter: {field!r}; accepted are {accepted}"
     elif kind == "missing":
-        message = f"missing required parameter: {field!r}"
+        return missing(field)
     else:
         what: str = first["msg"]
         value = repr(first["input"])

@@ -8,28 +8,32 @@ import json
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from services.audio.pcm import duration_s
-from services.errors import EngineError, InvalidRequestError, ServiceError
+from services.errors import EngineError, ServiceError
+from services.speech.body import ClientGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from starlette.types import Receive, Send
 
     from services.audio.encode import AudioFormat, Encoder
-    from services.speech.engines.protocol import SpeechEngine, SynthesisRequest
+    from services.audio.pcm import Samples
 
     OnAudioSeconds = Callable[[float, AudioFormat], None]
 
 log = logging.getLogger("bentovox.speech")
 
+Result = TypeVar("Result")
+
 OUTPUT_TOKENS_PER_SECOND: Final = 20
 """What `usage` counts in a stream of events, since no engine's inner tokens are comparable.
 
-An input token is one character of `input` and `instructions`; an output token is 50 ms of audio,
-rounded up, near the rate at which OpenAI's gpt-4o-mini-tts is billed (about 1250 a minute).
+An input token is one character of `input` and `instructions`, or 50 ms of a recording to convert;
+an output token is 50 ms of audio. Both are rounded up. That is near the rate at which OpenAI's
+gpt-4o-mini-tts is billed (about 1250 a minute).
 """
 
 
@@ -37,25 +41,32 @@ _ENCODED_AT_ONCE_S: Final = 0.1
 """What one turn of the event loop encodes, about a millisecond of work."""
 
 
-class ClientGoneError(Exception):
-    """The client hung up before its request was whole; there is nobody to answer."""
+def audio_tokens(sample_count: int, sample_rate_hz: int) -> int:
+    """Return the tokens that `usage` counts for so many samples."""
+    return -(-sample_count * OUTPUT_TOKENS_PER_SECOND // sample_rate_hz)
 
 
 @dataclass(frozen=True)
 class AudioAnswer:
-    """One answer of audio/speech.
+    """One answer of audio, to audio/speech or audio/voice-conversion.
 
     Attributes:
-        engine: what speaks; `request` passed its check.
-        request: what to say; its text is whole.
-        encoder: a fresh one, for the engine's rate.
+        frames: the engine's, for a request that passed its check; not begun yet.
+        engine: the engine's name, for errors.
+        sample_rate_hz: of the frames.
+        input_tokens: what `usage` says of the request.
+        nothing_made: raised when there is not one frame.
+        encoder: a fresh one, for the frames' rate.
         audio_format: what the encoder makes.
         as_events: server-sent events instead of the bare bytes.
         on_audio_seconds: told once how much audio was made.
     """
 
-    engine: SpeechEngine
-    request: SynthesisRequest
+    frames: AsyncGenerator[Samples, None]
+    engine: str
+    sample_rate_hz: int
+    input_tokens: int
+    nothing_made: ServiceError
     encoder: Encoder
     audio_format: AudioFormat
     as_events: bool
@@ -70,9 +81,9 @@ class AudioAnswer:
         """
         made = 0
         started = False
-        step = int(self.engine.sample_rate_hz * _ENCODED_AT_ONCE_S)
+        step = int(self.sample_rate_hz * _ENCODED_AT_ONCE_S)
         try:
-            async with aclosing(self.engine.synthesise(self.request)) as frames:
+            async with aclosing(self.frames) as frames:
                 async for frame in frames:
                     made += frame.size
                     for begin in range(0, frame.size, step):
@@ -82,7 +93,8 @@ class AudioAnswer:
                             started = True
                         await self._send_audio(send, data)
                         await asyncio.sleep(0)  # sending need not yield, and others talk too
-            _expect_audio(made)
+            if not made:
+                raise self.nothing_made  # noqa: TRY301  as what the engine refuses
             await self._send_audio(send, self.encoder.finish())
             if self.as_events:
                 await send(_chunk(_event(self._done(made))))
@@ -92,13 +104,10 @@ class AudioAnswer:
                 log.exception("speech broke off after %d samples", made)
             if isinstance(error, ServiceError):
                 raise
-            raise EngineError(
-                f"the {self.engine.name} engine failed", code="engine_failed"
-            ) from error
+            raise EngineError(f"the {self.engine} engine failed", code="engine_failed") from error
         finally:
             if made:
-                seconds = duration_s(made, self.engine.sample_rate_hz)
-                self.on_audio_seconds(seconds, self.audio_format)
+                self.on_audio_seconds(duration_s(made, self.sample_rate_hz), self.audio_format)
 
     def _head(self) -> dict[str, object]:
         media_type = "text/event-stream" if self.as_events else self.encoder.media_type
@@ -118,36 +127,29 @@ class AudioAnswer:
         await send(_chunk(data))
 
     def _done(self, made: int) -> dict[str, object]:
-        text = self.request.text if isinstance(self.request.text, str) else ""
-        input_tokens = len(text) + len(self.request.instructions or "")
-        output_tokens = -(-made * OUTPUT_TOKENS_PER_SECOND // self.engine.sample_rate_hz)
+        output_tokens = audio_tokens(made, self.sample_rate_hz)
         usage = {
-            "input_tokens": input_tokens,
+            "input_tokens": self.input_tokens,
             "output_tokens": output_tokens,
-            "total_tokens": input_tokens + output_tokens,
+            "total_tokens": self.input_tokens + output_tokens,
         }
         return {"type": "speech.audio.done", "usage": usage}
 
 
-def _expect_audio(made: int) -> None:
-    if not made:
-        raise InvalidRequestError(
-            "input holds nothing that this voice can say", param="input", code="blank_input"
-        )
-
-
-async def until_hangup(receive: Receive, answer: Coroutine[None, None, None]) -> None:
-    """Run `answer`; cancel it as soon as the client hangs up, and return then.
+async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) -> Result:
+    """Return what `work` does; cancel it as soon as the client hangs up, and wait for its end.
 
     Raises:
-        Exception: whatever `answer` raises.
+        ClientGoneError: the client hung up first.
+        Exception: whatever `work` raises.
     """
-    working = asyncio.ensure_future(answer)
+    working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(_hangup(receive))
     try:
         await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
-            await working
+            return await working
+        raise ClientGoneError
     finally:
         for task in (working, listening):
             task.cancel()

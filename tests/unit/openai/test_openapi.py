@@ -10,10 +10,17 @@ from pydantic import SecretStr
 from services.audio.encode import MEDIA_TYPES
 from services.gateway import app
 from services.gateway.app import MODELS, OPENAPI, ROUTES
-from services.openai.openapi import PATHS, SPEECH_BODY, document
+from services.openai.openapi import PATHS, document
+from services.openai.schemas import FORMS, SCHEMAS, SPEECH_BODY
 from services.settings import GatewaySettings
 from services.shell import Shell
-from services.speech.schema import SpeechBody
+from services.speech.schema import (
+    ConsentFields,
+    ConsentName,
+    ConversionFields,
+    SpeechBody,
+    VoiceFields,
+)
 
 WHOLE = document(["chat", "speech"])
 
@@ -58,8 +65,37 @@ def test_the_speech_body_is_the_schema_that_is_enforced() -> None:
     assert plain(enforced, enforced["$defs"]) == SPEECH_BODY
 
 
-def test_the_audio_types_are_the_encoders() -> None:
-    content = WHOLE["paths"]["/v1/audio/speech"]["post"]["responses"]["200"]["content"]
+def bare(schema: Any) -> Any:
+    """Return a schema whose fields may be left out, but not be null: forms know no null."""
+    if isinstance(schema, dict) and "anyOf" in schema:
+        (schema,) = [one for one in schema["anyOf"] if one != {"type": "null"}]
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("form", "model", "files"),
+    [
+        ("ConversionForm", ConversionFields, {"file", "ref_audio"}),
+        ("VoiceForm", VoiceFields, {"audio_sample"}),
+        ("ConsentForm", ConsentFields, {"recording"}),
+    ],
+)
+def test_the_forms_are_the_fields_that_are_read(form: str, model: Any, files: set[str]) -> None:
+    enforced = plain(model.model_json_schema(), {})
+    texts = {name: bare(one) for name, one in enforced["properties"].items()}
+    documented = {name: one for name, one in FORMS[form]["properties"].items() if name not in files}
+    assert texts == documented
+    assert files <= set(FORMS[form]["properties"])
+    assert set(enforced.get("required", ())) <= set(FORMS[form]["required"])
+
+
+def test_the_new_name_of_a_consent_is_the_schema_that_is_enforced() -> None:
+    assert plain(ConsentName.model_json_schema(), {}) == SCHEMAS["ConsentName"]
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/audio/voice-conversion"])
+def test_the_audio_types_are_the_encoders(path: str) -> None:
+    content = WHOLE["paths"][path]["post"]["responses"]["200"]["content"]
     assert set(content) == {*MEDIA_TYPES.values(), "text/event-stream"}
 
 

@@ -5,60 +5,21 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, MEDIA_TYPES
-from services.errors import EngineError, ServiceError
-from services.openai.errors import error_response
+from services.errors import EngineError
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
+from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.routes import OPENAI_MODELS, PATHS, build_app
+from tests.speech_app import BODY, Served, fault, without
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
+    import httpx
     import numpy as np
-
-BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
-
-
-def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn refusals into HTTP as the shell does, and nothing else."""
-
-    async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        started = False
-
-        async def noting(message: Any) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await app(scope, receive, noting)
-        except ServiceError as error:
-            if started:
-                raise
-            status, headers, body = error_response(error)
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-
-    return asgi
-
-
-class Served:
-    """An engine behind the routes, and a client in front of them."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self.engine = engine
-        self.seconds: list[tuple[float, str]] = []
-        app = build_app(engine, on_audio_seconds=lambda s, f: self.seconds.append((s, f)))
-        self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=shelled(app)), base_url="http://test"
-        )
-
-    async def speech(self, **fields: Any) -> httpx.Response:
-        return await self.client.post("/v1/audio/speech", json={**BODY, **fields})
 
 
 @pytest.fixture
@@ -67,12 +28,6 @@ async def served() -> AsyncIterator[Served]:
     await served.engine.start()
     async with served.client:
         yield served
-
-
-def fault(response: httpx.Response) -> tuple[int, str | None, str | None]:
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return response.status_code, error["param"], error["code"]
 
 
 @pytest.mark.parametrize("audio_format", FORMATS)
@@ -117,9 +72,11 @@ async def test_events_carry_the_same_bytes_and_usage(served: Served) -> None:
 
 async def test_all_fields_reach_the_engine(served: Served) -> None:
     await served.speech(
-        voice={"id": "echo"}, speed=2.0, instructions="softly", language="fr", seed=7
+        voice={"id": "echo"}, speed=2.0, instructions="softly", language="fr", seed=7, stream=False
     )
     request = served.engine.requests[0]
+    assert isinstance(request, SynthesisRequest)
+    assert request.one_pass
     assert (request.text, request.voice, request.speed) == ("hello there", "echo", 2.0)
     assert (request.instructions, request.language, request.seed) == ("softly", "fr", 7)
 
@@ -142,7 +99,8 @@ async def test_unknown_model_is_404(served: Served, path: str) -> None:
     ("fields", "param", "code"),
     [
         ({"extra": 1}, "extra", "unknown_parameter"),
-        ({"ref_audio": "x"}, "ref_audio", "unknown_parameter"),
+        ({"voice": None}, "voice", "missing_required_parameter"),
+        ({"stream": "no"}, "stream", "invalid_type"),
         ({"input": None}, "input", "invalid_type"),
         ({"input": ""}, "input", "string_below_min_length"),
         ({"input": "  \n"}, "input", "blank_input"),
@@ -198,7 +156,10 @@ async def test_another_content_type_is_415(served: Served, kind: str) -> None:
     assert fault(response) == (415, None, "unsupported_content_type")
 
 
-async def test_a_huge_body_is_413(served: Served) -> None:
+async def test_a_huge_body_is_413_and_a_recording_makes_it_larger(served: Served) -> None:
+    assert fault(await served.speech(input="a" * 200_000))[0] == 400
+    assert fault(await served.speech(input="a" * 15_000_000))[0] == 413
+    without(served.engine, Capability.REFERENCE)
     assert fault(await served.speech(input="a" * 200_000))[0] == 413
 
 

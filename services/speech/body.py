@@ -1,0 +1,76 @@
+"""A request's body on its way in: bounded, and given up when the client hangs up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.errors import TooLargeError, UnsupportedMediaError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from starlette.types import Receive, Scope
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its request was whole or answered; there is nobody to answer."""
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Return the first header called `name`, in small letters; empty when there is none."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+def expect_json(scope: Scope) -> None:
+    """Return if the body is said to be JSON.
+
+    Raises:
+        UnsupportedMediaError: it is said to be anything else.
+    """
+    given = header(scope, b"content-type")
+    if given.split(b";")[0].strip().lower() != b"application/json":
+        raise not_read(given, "application/json")
+
+
+def not_read(given: bytes, accepted: str) -> UnsupportedMediaError:
+    """Return the error for a content type that the path does not read."""
+    return UnsupportedMediaError(
+        f"content-type {given.decode('latin-1')!r} is not read here; send {accepted}"
+    )
+
+
+async def pieces(scope: Scope, receive: Receive, most_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes, down to its end.
+
+    Raises:
+        TooLargeError: it is over `most_bytes`; nothing is read if it says so at the start.
+        ClientGoneError: the client hung up while sending it.
+    """
+    too_large = TooLargeError(
+        f"the body is over {most_bytes} bytes, more than any valid request here has"
+    )
+    said = header(scope, b"content-length")
+    if said.isdigit() and int(said) > most_bytes:
+        raise too_large
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        if size > most_bytes:
+            raise too_large
+        yield piece
+        more = message.get("more_body", False)
+
+
+async def whole(scope: Scope, receive: Receive, most_bytes: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        TooLargeError: it is over `most_bytes`.
+        ClientGoneError: the client hung up while sending it.
+    """
+    return b"".join([piece async for piece in pieces(scope, receive, most_bytes)])

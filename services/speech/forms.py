@@ -1,0 +1,226 @@
+"""multipart/form-data (RFC 7578), read as it comes and never past what its fields may hold."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from services.errors import InvalidRequestError, TooLargeError
+from services.speech.body import header, not_read, pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope
+
+TEXT_BYTES: Final = 8 * 1024
+"""What a field that is no file may hold; the schema of its characters is stricter."""
+
+_HEAD_BYTES: Final = 4 * 1024
+"""What the headers of one part may hold."""
+
+_BOUNDARY_BYTES: Final = 70  # RFC 2046, section 5.1.1
+_ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
+
+
+@dataclass(frozen=True)
+class FormFields:
+    """What a form may hold; anything else is refused.
+
+    Attributes:
+        texts: names of the fields that are text.
+        files: names of the fields that are files, with the most bytes of each.
+    """
+
+    texts: frozenset[str]
+    files: Mapping[str, int]
+
+    @property
+    def most_bytes(self) -> int:
+        """The size past which no body can be a valid form."""
+        count = len(self.texts) + len(self.files)
+        around = (count + 1) * (_HEAD_BYTES + _BOUNDARY_BYTES + 8)
+        return sum(self.files.values()) + len(self.texts) * TEXT_BYTES + around
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of a form.
+
+    Attributes:
+        data: its bytes.
+        media_type: what the client says that it is, without parameters.
+    """
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """What was sent, by field."""
+
+    texts: Mapping[str, str]
+    files: Mapping[str, Upload]
+
+    def file(self, name: str) -> Upload:
+        """Return a file that must be there.
+
+        Raises:
+            InvalidRequestError: it was not sent (`missing_required_parameter`).
+        """
+        if name not in self.files:
+            raise InvalidRequestError(
+                f"missing required parameter: {name!r}, a file",
+                param=name,
+                code="missing_required_parameter",
+            )
+        return self.files[name]
+
+
+async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
+    """Return the form that is the request's body.
+
+    Raises:
+        UnsupportedMediaError: the body is said to be something else.
+        InvalidRequestError: no form that can be read to its end (`invalid_multipart`), a field
+            that is unknown (`unknown_parameter`), there twice (`duplicate_parameter`), or text
+            that is too long or no text.
+        TooLargeError: a file, or the whole, is over its limit.
+        ClientGoneError: the client hung up while sending it.
+    """
+    reader = _Reader(fields)
+    parser = MultipartParser(
+        _boundary(scope),
+        {
+            "on_part_begin": reader.begin_part,
+            "on_header_field": reader.header_name,
+            "on_header_value": reader.header_value,
+            "on_header_end": reader.end_header,
+            "on_headers_finished": reader.end_headers,
+            "on_part_data": reader.data,
+            "on_part_end": reader.end_part,
+            "on_end": reader.end,
+        },
+    )
+    async with aclosing(pieces(scope, receive, fields.most_bytes)) as body:
+        async for piece in body:
+            try:
+                parser.write(piece)
+            except FormParserError as error:
+                raise _broken(f"{error}") from error
+    if not reader.ended:
+        raise _broken("it ends before its closing boundary")
+    return Form(reader.texts, reader.files)
+
+
+def _boundary(scope: Scope) -> bytes:
+    given = header(scope, b"content-type")
+    kind, options = parse_options_header(given)
+    if kind != b"multipart/form-data":
+        raise not_read(given, "multipart/form-data")
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= _BOUNDARY_BYTES:
+        raise _broken(f"its content-type names no boundary of 1 to {_BOUNDARY_BYTES} bytes")
+    return boundary
+
+
+def _broken(why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"the body is not a whole form: {why}", code="invalid_multipart")
+
+
+class _Reader:
+    """Gathers what the parser finds, and refuses at once what no form here may hold."""
+
+    def __init__(self, fields: FormFields) -> None:
+        self.texts: dict[str, str] = {}
+        self.files: dict[str, Upload] = {}
+        self.ended = False
+        self._fields = fields
+        self._head: dict[bytes, bytes] = {}
+        self._name = ""
+        self._most_bytes = 0
+        self._held = bytearray()
+        self._head_bytes = 0
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+
+    def begin_part(self) -> None:
+        self._head = {}
+        self._head_bytes = 0
+        self._held = bytearray()
+
+    def header_name(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
+        self._header_name += data[start:end]
+
+    def header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
+        self._header_value += data[start:end]
+
+    def end_header(self) -> None:
+        self._head[bytes(self._header_name).lower()] = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def end_headers(self) -> None:
+        kind, options = parse_options_header(self._head.get(b"content-disposition"))
+        if kind != b"form-data" or b"name" not in options:
+            raise _broken("a part has no name")
+        if self._head.get(b"content-transfer-encoding", b"").strip().lower() not in _ENCODINGS:
+            raise _broken("a part has a content-transfer-encoding, which RFC 7578 rules out")
+        name = options[b"name"].decode("utf-8", "replace")
+        known = (*sorted(self._fields.texts), *self._fields.files)
+        if name not in known:
+            raise InvalidRequestError(
+                f"unknown parameter: {name!r}; accepted are {', '.join(known)}",
+                param=name,
+                code="unknown_parameter",
+            )
+        if name in self.texts or name in self.files:
+            raise InvalidRequestError(
+                f"{name} was sent twice", param=name, code="duplicate_parameter"
+            )
+        self._name = name
+        self._most_bytes = self._fields.files.get(name, TEXT_BYTES)
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        self._held += data[start:end]
+        if len(self._held) <= self._most_bytes:
+            return
+        if self._name in self._fields.files:
+            raise TooLargeError(
+                f"{self._name} has over {self._most_bytes} bytes; at most so many are accepted",
+                param=self._name,
+                code="audio_too_large",
+            )
+        raise InvalidRequestError(
+            f"{self._name} is longer than {TEXT_BYTES} bytes",
+            param=self._name,
+            code="string_above_max_length",
+        )
+
+    def end_part(self) -> None:
+        data, self._held = self._held, bytearray()
+        if self._name in self._fields.files:
+            kind, _ = parse_options_header(self._head.get(b"content-type"))
+            self.files[self._name] = Upload(bytes(data), kind.decode("latin-1"))
+            return
+        try:
+            self.texts[self._name] = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidRequestError(
+                f"{self._name} is not text in UTF-8", param=self._name, code="invalid_value"
+            ) from error
+
+    def end(self) -> None:
+        self.ended = True
+
+    def _count_head(self, count: int) -> None:
+        self._head_bytes += count
+        if self._head_bytes > _HEAD_BYTES:
+            raise _broken(f"a part has headers of over {_HEAD_BYTES} bytes")

@@ -1,0 +1,140 @@
+"""Who speaks: what a request's `voice`, `ref_audio` and `consent` come to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from services.errors import InvalidRequestError, NotFoundError
+from services.speech.engines.protocol import Capability, unsupported
+from services.speech.recordings import fetch_recording
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from services.speech.engines.protocol import SpeechEngine, Voice, VoiceReference
+    from services.speech.voices import Consent, StoredVoice, VoiceStore
+
+RefAudio = Literal["consent", "open", "off"]
+"""Whether a request may bring a recording: with the id of a consent, freely, or not at all."""
+
+_WITH_RECORDINGS = frozenset({Capability.REFERENCE, Capability.CONVERSION})
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One of the two is there.
+
+    Attributes:
+        voice: the id of one of the engine's voices.
+        reference: a recording to speak like.
+    """
+
+    voice: str | None = None
+    reference: VoiceReference | None = None
+
+
+@dataclass(frozen=True)
+class Speakers:
+    """Every voice that a request may name, and the rule for those that it brings.
+
+    Attributes:
+        engine: whose own voices there are.
+        store: the registered voices and the consents; None where none are kept.
+        aliases: further names, each for a registered voice (id or name) or one of the engine's.
+        ref_audio: the rule for recordings that come with a request.
+    """
+
+    engine: SpeechEngine
+    store: VoiceStore | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    ref_audio: RefAudio = "consent"
+
+    @property
+    def takes_recordings(self) -> bool:
+        """Whether a request to speak may bring a recording, with or without a consent."""
+        return Capability.REFERENCE in self.engine.capabilities and self.ref_audio != "off"
+
+    async def named(self, name: str) -> Speaker:
+        """Return who is called `name`: an alias goes first, then the store, then the engine.
+
+        A name that nobody has comes back as the engine's, whose check refuses it.
+
+        Raises:
+            NotFoundError: the voice was deleted at this moment (`voice_not_found`).
+            StorageError: the store cannot be read.
+        """
+        name = self.aliases.get(name, name)
+        stored = await self.stored(name)
+        if self.store is None or stored is None:
+            return Speaker(voice=name)
+        return Speaker(reference=await asyncio.to_thread(self.store.reference, stored.id))
+
+    async def stored(self, name: str) -> StoredVoice | None:
+        """Return the registered voice of that id or name, if the engine can speak like one."""
+        if self.store is None or not _WITH_RECORDINGS & self.engine.capabilities:
+            return None
+        return await asyncio.to_thread(self.store.find, name)
+
+    async def recorded(self, ref_audio: str, *, text: str | None, consent: str | None) -> Speaker:
+        """Return who is heard in `ref_audio`, a data URL or an https URL.
+
+        Raises:
+            InvalidRequestError: the engine clones no voices, or what `permit` refuses, before
+                anything is fetched; or it is no recording that will do.
+            NotFoundError: there is no such consent.
+            TooLargeError: the recording is too long or too large.
+        """
+        if Capability.REFERENCE not in self.engine.capabilities:
+            raise unsupported(self.engine, "ref_audio")
+        await self.permit(consent)
+        return Speaker(reference=await fetch_recording(ref_audio, text=text or None))
+
+    async def permit(self, consent: str | None) -> None:
+        """Return if a request may bring a recording with this consent, or with none.
+
+        Raises:
+            InvalidRequestError: recordings are turned off (`unsupported_parameter`), or need a
+                consent (`consent_required`).
+            NotFoundError: there is no such consent (`consent_not_found`).
+        """
+        if self.ref_audio == "off":
+            raise InvalidRequestError(
+                "ref_audio is turned off on this server; name a voice of GET /v1/audio/voices",
+                param="ref_audio",
+                code="unsupported_parameter",
+            )
+        if consent is not None:
+            await self.consent(consent)
+        elif self.ref_audio == "consent":
+            raise no_consent()
+
+    async def consent(self, consent_id: str) -> Consent:
+        """Return the consent that a request names.
+
+        Raises:
+            NotFoundError: there is none (`consent_not_found`).
+        """
+        if self.store is None:
+            raise NotFoundError(
+                f"there is no consent {consent_id!r}", param="consent", code="consent_not_found"
+            )
+        return await asyncio.to_thread(self.store.consent, consent_id, param="consent")
+
+    def own(self, name: str) -> Voice | None:
+        """Return the engine's voice of that name, if there is one."""
+        try:
+            return self.engine.voice(name)
+        except NotFoundError:
+            return None
+
+
+def no_consent() -> InvalidRequestError:
+    """Return the error for a recording without a consent."""
+    return InvalidRequestError(
+        "a recorded voice is only used with its owner's consent: upload one with "
+        "POST /v1/audio/voice_consents and send its id as consent",
+        param="consent",
+        code="consent_required",
+    )

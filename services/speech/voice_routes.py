@@ -1,0 +1,228 @@
+"""The paths of audio/voices: the engine's voices, and those that clients register."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from services.errors import ConflictError, InvalidRequestError, UnavailableError
+from services.speech.additions import added
+from services.speech.consent_routes import expect_store
+from services.speech.engines.protocol import Capability, unsupported
+from services.speech.forms import FormFields, read_form
+from services.speech.recordings import MAX_BYTES, read_recording
+from services.speech.schema import VoiceFields, parse_fields
+from services.speech.speakers import no_consent
+from services.speech.stream import until_hangup
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from starlette.types import Receive, Scope
+
+    from services.speech.engines.protocol import Voice
+    from services.speech.forms import Upload
+    from services.speech.speakers import Speakers
+    from services.speech.voices import StoredVoice, VoiceStore
+
+_FORM: Final = FormFields(frozenset(VoiceFields.model_fields), {"audio_sample": MAX_BYTES})
+
+
+class VoiceRoutes:
+    """The voices of one engine and one store, as documents of JSON."""
+
+    def __init__(self, speakers: Speakers) -> None:
+        """Serve the voices that `speakers` knows."""
+        self._speakers = speakers
+        self._engine = speakers.engine
+
+    async def listed(self) -> dict[str, Any]:
+        """Return a superset of what other servers answer.
+
+        `data` is OpenAI's list shape; `voices` the plain names that Kokoro-FastAPI and vLLM-Omni
+        send, with vLLM-Omni's `uploaded_voices` beside them. Registered voices that the engine
+        cannot speak like are in the last only.
+        """
+        store = self._speakers.store
+        stored = [] if store is None else await asyncio.to_thread(store.voices)
+        uploaded = [_registered(voice) for voice in stored]
+        usable = {voice.id: voice for voice in stored if self._can_clone}
+        by_name = {**usable, **{voice.name: voice for voice in usable.values()}}
+        own = {voice.id: _own(voice) for voice in self._engine.voices()}
+        data = [*(own | self._aliases(by_name, own.keys())).values()]
+        data += [_registered(voice) for voice in usable.values()]
+        names = [voice["id"] for voice in data]
+        return {
+            "object": "list",
+            "data": data,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+            "has_more": False,
+            "voices": names,
+            "uploaded_voices": uploaded,
+        }
+
+    async def one(self, name: str) -> dict[str, Any]:
+        """Return one voice, by whatever name a request may give it.
+
+        Raises:
+            NotFoundError: there is none (`voice_not_found`).
+        """
+        target = self._speakers.aliases.get(name, name)
+        stored = await self._speakers.stored(target)
+        if stored is not None:
+            return _registered(stored) if target == name else _alias(name, _registered(stored))
+        if self._speakers.own(name) is None and (own := self._speakers.own(target)) is not None:
+            return _alias(name, _own(own))
+        return _own(self._engine.voice(name))
+
+    async def added(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        """Register a voice, have the engine prepare it, and return it.
+
+        Raises:
+            ServiceError: an engine that clones no voices, or a form, consent or recording that
+                will not do; nothing was kept.
+            ClientGoneError: the client hung up; nothing was kept.
+        """
+        if Capability.REFERENCE not in self._engine.capabilities:
+            raise unsupported(self._engine, "audio_sample")
+        store = expect_store(self._speakers.store)
+        form = await read_form(scope, receive, _FORM)
+        fields = parse_fields(VoiceFields, form.texts)
+        _check_kind(fields)
+        sample = form.file("audio_sample")
+        if fields.consent is None:
+            raise no_consent()
+        await self._speakers.consent(fields.consent)
+        self._check_free(fields.name)
+        if not self._engine.ready:
+            raise UnavailableError(
+                f"the {self._engine.name} engine is not ready", retry_after_s=1.0
+            )
+        work = self._register(store, fields, fields.consent, sample)
+        return _registered(await until_hangup(receive, work))
+
+    async def deleted(self, voice_id: str) -> dict[str, Any]:
+        """Remove a registered voice, its recording and what was computed of it.
+
+        Raises:
+            NotFoundError: no registered voice has that id.
+            InvalidRequestError: it is one of the engine's, or an alias (`voice_not_deletable`).
+        """
+        if voice_id in self._speakers.aliases or self._speakers.own(voice_id) is not None:
+            raise InvalidRequestError(
+                f"voice {voice_id!r} belongs to the server; only registered voices can be deleted",
+                param="voice",
+                code="voice_not_deletable",
+            )
+        if self._speakers.store is None:
+            self._engine.voice(voice_id)  # raises, and names the nearest
+        await asyncio.to_thread(expect_store(self._speakers.store).delete_voice, voice_id)
+        self._engine.forget(voice_id)
+        return {"id": voice_id, "object": "audio.voice.deleted", "deleted": True}
+
+    @property
+    def _can_clone(self) -> bool:
+        return bool({Capability.REFERENCE, Capability.CONVERSION} & self._engine.capabilities)
+
+    def _aliases(
+        self, stored: Mapping[str, StoredVoice], listed: Collection[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Return those that stand for a voice, but for what the engine lists itself."""
+        found = {}
+        for name, target in self._speakers.aliases.items():
+            if target in stored:
+                found[name] = _alias(name, _registered(stored[target]))
+            elif name not in listed and (own := self._speakers.own(target)) is not None:
+                found[name] = _alias(name, _own(own))
+        return found
+
+    def _check_free(self, name: str) -> None:
+        """Refuse a name that would take the place of one of the server's own."""
+        if name in self._speakers.aliases or self._speakers.own(name) is not None:
+            raise ConflictError(
+                f"{name!r} is one of this server's own voices; choose another name",
+                param="name",
+                code="voice_exists",
+            )
+
+    async def _register(
+        self, store: VoiceStore, fields: VoiceFields, consent_id: str, sample: Upload
+    ) -> StoredVoice:
+        text = fields.text or fields.ref_text or None
+        reference = await asyncio.to_thread(
+            read_recording, sample.data, param="audio_sample", text=text
+        )
+        add = partial(
+            store.add_voice,
+            name=fields.name,
+            consent_id=consent_id,
+            reference=reference,
+            language=fields.language,
+        )
+        voice: StoredVoice | None = None
+        try:
+            async with added(add, lambda voice: store.delete_voice(voice.id)) as voice:
+                await self._engine.prepare(await asyncio.to_thread(store.reference, voice.id))
+                return voice
+        except BaseException:
+            if voice is not None:
+                self._engine.forget(voice.id)
+            raise
+
+
+def _check_kind(fields: VoiceFields) -> None:
+    if fields.type == "prompt":
+        raise InvalidRequestError(
+            "type 'prompt' makes voices for OpenAI's Live API only; send type 'audio_sample'",
+            param="type",
+            code="unsupported_voice_type",
+        )
+    for field in ("prompt", "model", "script_hint"):
+        if getattr(fields, field) is not None:
+            raise InvalidRequestError(
+                f"{field} goes with type 'prompt' only; leave it out",
+                param=field,
+                code="unknown_parameter",
+            )
+    if fields.text is not None and fields.ref_text is not None:
+        raise InvalidRequestError(
+            "ref_text is another name of text; send one of them",
+            param="ref_text",
+            code="duplicate_parameter",
+        )
+
+
+def _own(voice: Voice) -> dict[str, Any]:
+    return {
+        "id": voice.id,
+        "object": "voice",
+        "name": voice.name,
+        "languages": list(voice.languages),
+        "language": voice.languages[0] if voice.languages else None,
+        "gender": voice.gender,
+        "alias_of": voice.alias_of,
+    }
+
+
+def _registered(voice: StoredVoice) -> dict[str, Any]:
+    """Return OpenAI's shape of a voice, with our fields beside it."""
+    return {
+        "id": voice.id,
+        "object": "audio.voice",
+        "name": voice.name,
+        "created_at": voice.created_at,
+        "type": "audio_sample",
+        "consent": voice.consent_id,
+        "text": voice.text,
+        "duration_s": voice.duration_s,
+        "languages": [] if voice.language is None else [voice.language],
+        "language": voice.language,
+        "gender": None,
+        "alias_of": None,
+    }
+
+
+def _alias(name: str, voice: dict[str, Any]) -> dict[str, Any]:
+    return {**voice, "id": name, "alias_of": voice["alias_of"] or voice["id"]}

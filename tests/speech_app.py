@@ -1,0 +1,99 @@
+"""The speech role's routes with a client in front of them, and what a test sends there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+
+from services.audio.wav import to_wav
+from services.errors import ServiceError
+from services.openai.errors import error_response
+from services.speech.routes import build_app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.speech.engines.fake import FakeEngine
+
+BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
+
+
+def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn refusals into HTTP as the shell does, and nothing else."""
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        started = False
+
+        async def noting(message: Any) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        except ServiceError as error:
+            if started:
+                raise
+            status, headers, body = error_response(error)
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    return asgi
+
+
+class Served:
+    """An engine behind the routes, and a client in front of them."""
+
+    def __init__(self, engine: FakeEngine, **options: Any) -> None:
+        self.engine = engine
+        self.seconds: list[tuple[float, str]] = []
+        self.app = build_app(
+            engine, on_audio_seconds=lambda s, f: self.seconds.append((s, f)), **options
+        )
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=shelled(self.app)), base_url="http://test"
+        )
+
+    async def speech(self, **fields: Any) -> httpx.Response:
+        return await self.client.post("/v1/audio/speech", json={**BODY, **fields})
+
+    async def form(self, path: str, files: dict[str, bytes], **texts: Any) -> httpx.Response:
+        parts: list[Any] = [(name, (None, str(text))) for name, text in texts.items()]
+        parts += [(name, ("a.wav", data, "audio/wav")) for name, data in files.items()]
+        return await self.client.post(path, files=parts)
+
+    async def consent(self, **texts: Any) -> httpx.Response:
+        fields = {"name": "Anna's", "language": "en-GB", **texts}
+        return await self.form("/v1/audio/voice_consents", {"recording": RECORDING}, **fields)
+
+    async def register(self, **texts: Any) -> httpx.Response:
+        """Register a voice with a consent of its own, unless another is named."""
+        if "consent" not in texts:
+            texts["consent"] = (await self.consent()).json()["id"]
+        fields = {"name": "Anna", **texts}
+        return await self.form("/v1/audio/voices", {"audio_sample": RECORDING}, **fields)
+
+
+def without(engine: FakeEngine, *capabilities: str) -> FakeEngine:
+    """Take capabilities from an engine."""
+    engine.capabilities = engine.capabilities - set(capabilities)  # type: ignore[misc]
+    return engine
+
+
+def fault(response: httpx.Response) -> tuple[int, str | None, str | None]:
+    """Return an error's status, param and code, from OpenAI's shape."""
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return response.status_code, error["param"], error["code"]
+
+
+def recording(seconds: float, sample_rate_hz: int = 24_000, level: float = 0.3) -> bytes:
+    """Return a wav file of a tone."""
+    time_s = np.arange(round(seconds * sample_rate_hz)) / sample_rate_hz
+    tone = (level * np.sin(2 * np.pi * 220 * time_s)).astype(np.float32)
+    return to_wav(tone, sample_rate_hz)
+
+
+RECORDING = recording(2.0)
