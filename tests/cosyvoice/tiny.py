@@ -8,9 +8,11 @@ tokens, and what the vocoder makes is loud enough to compare.
 from __future__ import annotations
 
 import json
+import warnings
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from services.speech.engines.cosyvoice import code
 from tests.cosyvoice import tiny_onnx, tiny_tokenizer, tiny_yaml
 
 if TYPE_CHECKING:
@@ -38,27 +40,28 @@ _NEVER = -30.0  # as a logit
 def build(family: Family, root: Path, *, kind: Kind = "base", seed: int = 0) -> Path:
     """Make a directory in `root`, named as its checkpoint is, and return its path.
 
-    It holds what inference reads of a real one. The same seed makes the same weights; the global
-    random state stays as it was. It needs upstream's code: `services.speech.engines.cosyvoice.code`
-    is asked for it.
+    It holds what inference reads of a real one. The same seed makes the same weights. Upstream's
+    code is where `services.speech.engines.cosyvoice.code` finds it.
     """
     import torch  # noqa: PLC0415
     from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415
 
-    _import_upstream()
+    code.load()
     folder = root / _NAMES[family, kind]
     folder.mkdir(parents=True)
     yaml = f"cosyvoice{'' if family == 1 else family}.yaml"
     (folder / yaml).write_text(tiny_yaml.whole(family), encoding="utf-8")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what upstream's code is made with
         torch.manual_seed(seed)
         overrides = {}
         if family != 1:
             overrides["qwen_pretrain_path"] = str(_blank_qwen(folder / "CosyVoice-BlankEN"))
         modules = load_hyperpyyaml(StringIO(tiny_yaml.speaking(family)), overrides=overrides)
+        torch.manual_seed(seed)  # upstream's flow seeds everything with 0
         llm = modules["llm"].float()
         _steer_transformer(llm) if family == 1 else _steer_qwen(llm)
-        _sound(modules["hift"])
+        _sound(modules["flow"], modules["hift"])
         for name in ("llm", "flow", "hift"):
             state = modules[name].state_dict()
             torch.save(_thinned(state) if name == "flow" else state, folder / f"{name}.pt")
@@ -73,12 +76,6 @@ def build(family: Family, root: Path, *, kind: Kind = "base", seed: int = 0) -> 
         frames_a_token=_FRAMES_A_TOKEN[family],
     )
     return folder
-
-
-def _import_upstream() -> None:
-    from services.speech.engines.cosyvoice import code  # noqa: PLC0415
-
-    code.load()
 
 
 def _blank_qwen(folder: Path) -> Path:
@@ -130,7 +127,8 @@ def _steer_transformer(lm: Any) -> None:
     _randomise(lm)
     lm.llm_decoder.weight.normal_(0, tiny_yaml.WIDTH**-0.5)
     lm.llm_decoder.bias.zero_()
-    lm.llm_decoder.bias[lm.speech_token_size] = 2.6
+    lm.llm_decoder.weight[lm.speech_token_size] = 0.0
+    lm.llm_decoder.bias[lm.speech_token_size] = 3.5
 
 
 def _steer_qwen(lm: Any) -> None:
@@ -176,8 +174,8 @@ def _steer_qwen(lm: Any) -> None:
     decoder.weight[:, [constant, mark, seen]] = 0.0
     decoder.weight[size:] = 0.0
     decoder.weight[size:, constant] = _NEVER
-    decoder.weight[end, [constant, seen]] = decoder.weight.new_tensor([1.6, 0.45])
-    decoder.weight[fill, [constant, seen]] = decoder.weight.new_tensor([1.4, -10.0])
+    decoder.weight[end, [constant, seen]] = decoder.weight.new_tensor([1.6, 0.65])
+    decoder.weight[fill, [constant, seen]] = decoder.weight.new_tensor([2.7, -10.0])
 
 
 def _randomise(module: Any) -> None:
@@ -187,10 +185,31 @@ def _randomise(module: Any) -> None:
             parameter.normal_(0, parameter[0].numel() ** -0.5)
 
 
-def _sound(hift: Any) -> None:
-    """Make the vocoder audible, with a pitch of about 120 Hz."""
+def _sound(flow: Any, hift: Any) -> None:
+    """Make the audio loud, and other audio for another voice or other tokens.
+
+    Trained models make nearly the same of a whole utterance and of its parts. So do these: little
+    comes of attention in the flow and of the vocoder's source, whose phases begin anew each time.
+    """
+    import torch  # noqa: PLC0415
+
+    flow.spk_embed_affine_layer.weight.normal_()
+    for name, parameter in flow.named_parameters():
+        if "linear_out" in name or "to_out" in name:
+            parameter.mul_(0.003)
+    hift.m_source.l_linear.weight.mul_(0.001)
     hift.f0_predictor.classifier.bias.fill_(120.0)
-    hift.conv_post.parametrizations.weight.original0.mul_(5.0)
+    # What all mels have in common is by far the most of what random layers make: it goes.
+    last, made = hift.conv_post, []
+    hook = last.register_forward_hook(lambda *call: made.append(call[2]))
+    hift.eval().inference(speech_feat=torch.randn(1, 80, 100))
+    hook.remove()
+    hift.float()  # family 3's turned its pitch predictor to float64
+    spread, mean = torch.std_mean(made[0], dim=(0, 2))
+    gain = 0.5 / spread
+    last.parametrizations.weight.original0.mul_(gain[:, None, None])
+    last.bias.sub_(mean).mul_(gain)
+    last.bias[: len(last.bias) // 2] -= 1.0  # the log of the magnitudes: not so loud as to clip
 
 
 def _thinned(state: dict[str, Any]) -> dict[str, Any]:
