@@ -30,7 +30,7 @@ from services.errors import (
 )
 from services.exchange import request_id
 from services.logging import request_id_var
-from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, kind_of
+from services.openai.errors import INTERNAL_MESSAGE, error_response, kind_of
 from services.uvicorn_socket import UvicornSocket
 
 if TYPE_CHECKING:
@@ -83,9 +83,14 @@ def error_event(error: ServiceError, **more: object) -> str:
     where vLLM-Omni's clients look.
     """
     kind = kind_of(error)
-    body = error_body(error.message, kind.type, error.param, error.code or kind.code)
-    event = {"type": "error", "message": error.message, **json.loads(body), **more}
-    return json.dumps(event, ensure_ascii=False)
+    fault = {
+        "message": error.message,
+        "type": kind.type,
+        "param": error.param,
+        "code": error.code or kind.code,
+    }
+    # ASCII, since what a client sent and is told of may hold half of a surrogate pair.
+    return json.dumps({"type": "error", "message": error.message, "error": fault, **more})
 
 
 class WebSocket:
@@ -248,15 +253,16 @@ class WebSocket:
     async def _refuse(self, error: ServiceError) -> None:
         if isinstance(error, OverloadedError):
             self.shell.metrics.rejected()
-        status, headers, body = error_response(error)
         if self._accepted:
             if self._closed or self._gone:
                 log.warning("WebSocket broken off: %s", error.message)
                 return
-            self._status = status
+            self._status = kind_of(error).status
             await self.send({"type": "websocket.send", "text": error_event(error)})
             await self._close(close_code(error), error.code or kind_of(error).code or "")
-        elif "websocket.http.response" in self.scope.get("extensions", {}):
+            return
+        status, headers, body = error_response(error)
+        if "websocket.http.response" in self.scope.get("extensions", {}):
             if isinstance(error, OverloadedError):
                 headers = [*headers, *self.shell.admission.headers()]
             start = {"type": "websocket.http.response.start", "status": status, "headers": headers}

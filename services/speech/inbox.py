@@ -1,0 +1,53 @@
+"""What a WebSocket's client has said and nobody has looked at yet; bounded.
+
+It is read ahead, so that a hang-up is seen while the engine is at work. A client that is ahead by
+more than `HELD_CHARACTERS` is read no further until some of it was taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from starlette.types import Receive
+
+HELD_CHARACTERS: Final = 256 * 1024
+_MESSAGE: Final = 64  # what an empty one weighs
+
+
+class Inbox:
+    """Messages in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._messages: deque[str | bytes] = deque()
+        self._weight = 0
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def fill(self, receive: Receive) -> None:
+        """Take messages until the client hangs up.
+
+        Raises:
+            ServiceError: whatever `receive` refuses.
+        """
+        while (message := await receive())["type"] == "websocket.receive":
+            data = message.get("bytes")
+            said: str | bytes = message["text"] if data is None else data
+            self._messages.append(said)
+            self._weight += len(said) + _MESSAGE
+            self._filled.set()
+            while self._weight > HELD_CHARACTERS:
+                self._room.clear()
+                await self._room.wait()
+
+    async def next(self) -> str | bytes:
+        """Wait for the next message; nothing is lost if that is cancelled."""
+        while not self._messages:
+            self._filled.clear()
+            await self._filled.wait()
+        said = self._messages.popleft()
+        self._weight -= len(said) + _MESSAGE
+        self._room.set()
+        return said

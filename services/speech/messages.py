@@ -1,0 +1,200 @@
+"""What a client says on the WebSocket of audio/speech/stream, under vLLM-Omni's names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.audio.encode import AudioFormat
+from services.errors import InvalidRequestError
+from services.speech.engines.protocol import SPEED_RANGE
+from services.speech.engines.segments import printable
+
+TEXT_CHARACTERS: Final = 4096
+"""Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""
+
+_NAME: Final = 256
+_TRANSCRIPT: Final = 1024
+_REFERENCE: Final = 14 * 1024 * 1024  # 10 MiB in base64, and the head of its data URL
+# Fields of vLLM-Omni for other models, or for what is not offered here; false and null pass.
+_NOT_OFFERED: Final = frozenset(
+    {
+        "initial_codec_chunk_frames",
+        "max_new_tokens",
+        "non_streaming_mode",
+        "speaker_embedding",
+        "task_type",
+        "word_timestamps",
+        "x_vector_only_mode",
+    }
+)
+
+
+class _VoiceId(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=_NAME)]
+
+
+class SessionConfig(BaseModel):
+    """How to speak from here on; a later one takes its place.
+
+    The names and defaults are vLLM-Omni's, but that `stream_audio` takes every format and speed.
+    `consent` is the id of the consent to speak like `ref_audio`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
+    voice: Annotated[str, Field(min_length=1, max_length=_NAME)] | _VoiceId | None = None
+    language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    instructions: Annotated[str, Field(max_length=TEXT_CHARACTERS)] | None = None
+    response_format: AudioFormat = "wav"
+    speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] = 1.0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    ref_audio: Annotated[str, Field(min_length=1, max_length=_REFERENCE)] | None = None
+    ref_text: Annotated[str, Field(max_length=_TRANSCRIPT)] | None = None
+    consent: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
+    stream_audio: bool = False
+    split_granularity: Literal["none", "sentence", "clause"] = "none"
+
+    @property
+    def voice_id(self) -> str:
+        """The voice's id, however it was given; empty when it was not."""
+        return self.voice.id if isinstance(self.voice, _VoiceId) else self.voice or ""
+
+
+@dataclass(frozen=True)
+class InputText:
+    """A piece of text; pieces are joined as they are, without a space."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class InputDone:
+    """The utterance is whole."""
+
+
+@dataclass(frozen=True)
+class SessionClose:
+    """Nothing more is wanted."""
+
+
+ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | SessionClose
+
+
+def parse_message(data: str | bytes) -> ClientMessage:
+    """Return what the client says.
+
+    Raises:
+        InvalidRequestError: it is no JSON object with a known `type`, or a field is at fault, which
+            `param` names.
+    """
+    if isinstance(data, bytes):
+        raise InvalidRequestError(
+            "a binary message is not read here; send JSON as text", code="invalid_message"
+        )
+    try:
+        fields: Any = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(
+            f"the message is not valid JSON: {error}", code="invalid_json"
+        ) from error
+    if not isinstance(fields, dict):
+        raise InvalidRequestError("the message is not a JSON object", code="invalid_type")
+    kind = fields.pop("type", None)
+    if kind == "session.config":
+        return _config(fields)
+    if kind == "input.text":
+        return _text(fields)
+    if kind in ("input.done", "session.close"):
+        _nothing_else(fields, frozenset())
+        return InputDone() if kind == "input.done" else SessionClose()
+    raise InvalidRequestError(
+        "type is not one of session.config, input.text, input.done, session.close",
+        param="type",
+        code="invalid_value",
+    )
+
+
+def _text(fields: dict[str, Any]) -> InputText:
+    _nothing_else(fields, frozenset({"text"}))
+    text = fields.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequestError("text is not a string", param="text", code="invalid_type")
+    if len(text) > TEXT_CHARACTERS:
+        raise InvalidRequestError(
+            f"text has {len(text)} characters; a message holds at most {TEXT_CHARACTERS}",
+            param="text",
+            code="string_above_max_length",
+        )
+    return InputText(printable(text))
+
+
+def _config(fields: dict[str, Any]) -> SessionConfig:
+    given = {name: value for name, value in fields.items() if value is not None}
+    for name in _NOT_OFFERED & given.keys():
+        if given.pop(name) is not False:
+            raise InvalidRequestError(
+                f"{name} is not supported; leave it out", param=name, code="unsupported_parameter"
+            )
+    if "voice" not in given and "speaker" in given:  # vLLM-Omni's other name for it
+        given["voice"] = given.pop("speaker")
+    try:
+        config = SessionConfig.model_validate(given)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    if config.ref_audio is None:
+        if config.voice is None:
+            raise InvalidRequestError(
+                "missing required parameter: 'voice'",
+                param="voice",
+                code="missing_required_parameter",
+            )
+        for name, value in (("ref_text", config.ref_text), ("consent", config.consent)):
+            if value is not None:
+                raise InvalidRequestError(
+                    f"{name} goes with ref_audio, which is not there; leave it out",
+                    param=name,
+                    code="invalid_value",
+                )
+    return config
+
+
+def _nothing_else(fields: dict[str, Any], known: frozenset[str]) -> None:
+    for name in fields.keys() - known:
+        raise _unknown(name, known)
+
+
+def _unknown(name: str, known: frozenset[str]) -> InvalidRequestError:
+    accepted = ", ".join(sorted({"type", *known}))
+    return InvalidRequestError(
+        f"unknown parameter: {name[:_NAME]!r}; accepted are {accepted}",
+        param=name[:_NAME],
+        code="unknown_parameter",
+    )
+
+
+# pydantic's type of an error -> OpenAI's code
+_CODES: Final = {
+    "string_too_long": "string_above_max_length",
+    "string_too_short": "string_below_min_length",
+    "greater_than_equal": "decimal_below_min_value",
+    "less_than_equal": "decimal_above_max_value",
+}
+
+
+def _refusal(error: ValidationError) -> InvalidRequestError:
+    first: Any = error.errors(include_url=False)[0]
+    kind, name = first["type"], str(first["loc"][0])
+    if kind == "extra_forbidden":
+        return _unknown(name, frozenset(SessionConfig.model_fields))
+    code = "invalid_type" if kind.endswith("_type") else _CODES.get(kind, "invalid_value")
+    what: str = first["msg"]
+    return InvalidRequestError(f"{name}: {what[0].lower()}{what[1:]}", param=name, code=code)
