@@ -1,0 +1,232 @@
+"""What of vLLM-Omni's HTTP API is used, and what its answers mean here.
+
+Read in vLLM-Omni 0.30.0: raw audio needs `stream_format: "audio"` (`stream` alone gives events);
+with a `speed` other than 1 a stream is refused; the status is sent before the first sample is made,
+so a stage that dies breaks the body off after a 200.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import numpy as np
+
+from services.audio.pcm import to_float32
+from services.errors import (
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    ServiceError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from services.audio.pcm import Samples
+
+SAMPLE_RATE_HZ: Final = 24_000
+
+_HEALTH_TIMEOUT_S: Final = 5.0
+_UPLOAD_TIMEOUT_S: Final = 30.0
+_LONGEST_MESSAGE: Final = 300
+_MARKER: Final = re.compile(r"<\|[^|<>]*\|>")  # such as <|endofprompt|>, which steers the model
+_PARAMS: Final = frozenset({"input", "ref_audio", "ref_text"})
+_WAV_HEADER_BYTES: Final = 44
+_WAV_RATE: Final = slice(24, 28)
+
+
+class OmniClient:
+    """One vLLM-Omni server, as long as it lives at this address."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        api_key: str = "",
+        timeout_s: float = 60.0,
+    ) -> None:
+        """Ask at `url`; `timeout_s` is the longest silence of a server that is to speak."""
+        self._session = session
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
+
+    async def health(self) -> None:
+        """Return if the server says that all of its stages live.
+
+        Raises:
+            EngineError: it says that its engine is dead: nothing but a new start helps.
+            UnavailableError: it cannot be reached, or is not an answering vLLM-Omni.
+        """
+        async with self._answer("GET", "/health", timeout_s=_HEALTH_TIMEOUT_S) as answer:
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise EngineError("vLLM-Omni says that its engine is dead", code="engine_dead")
+            if answer.status != HTTPStatus.OK:
+                raise _unavailable(f"GET /health answers {answer.status}")
+
+    async def speech(self, text: str, voice: Mapping[str, str]) -> AsyncGenerator[Samples, None]:
+        """Yield what is made of `text`, at most 2048 tokens of it, float32 [N] as it comes.
+
+        Args:
+            text: what to say.
+            voice: the fields of the request that say how, from `References`.
+
+        Raises:
+            InvalidRequestError: the server refuses the text or the recording.
+            EngineError: it failed, broke off, or made no sample.
+            UnavailableError: it cannot be reached, or fell silent.
+        """
+        made = 0
+        odd = b""
+        async with aclosing(self._pieces(text, voice, "pcm")) as pieces:
+            async for piece in pieces:
+                data = odd + piece
+                whole = len(data) - len(data) % 2
+                odd = data[whole:]
+                if whole:
+                    made += whole
+                    yield to_float32(np.frombuffer(data[:whole], dtype="<i2"))
+        if not made:
+            raise EngineError("vLLM-Omni made no audio", code="engine_failed")
+
+    async def trial(self, voice: Mapping[str, str]) -> int:
+        """Say a word, which loads what is loaded late; return the sample rate of the answer."""
+        head = b""
+        async with aclosing(self._pieces("Hello.", voice, "wav")) as pieces:
+            async for piece in pieces:
+                head = (head + piece)[:_WAV_HEADER_BYTES]
+        if not head.startswith(b"RIFF") or len(head) < _WAV_HEADER_BYTES:
+            raise EngineError("vLLM-Omni made no audio", code="engine_failed")
+        return int.from_bytes(head[_WAV_RATE], "little")
+
+    async def upload(self, name: str, wav: bytes, text: str) -> None:
+        """Have the server keep a recording as the voice `name`, in place of an older one.
+
+        Raises:
+            InvalidRequestError: it refuses this one.
+            EngineError: it keeps no voices, or failed.
+            UnavailableError: it cannot be reached.
+        """
+        form = aiohttp.FormData()
+        form.add_field("name", name)
+        form.add_field("consent", "bentovox")  # consents are kept in our own store
+        form.add_field("ref_text", text)
+        form.add_field("audio_sample", wav, filename="voice.wav", content_type="audio/wav")
+        async with self._answer(
+            "POST", "/v1/audio/voices", timeout_s=_UPLOAD_TIMEOUT_S, data=form
+        ) as answer:
+            await _raise_for(answer)
+
+    async def forget(self, name: str) -> None:
+        """Have the server delete a voice; one that it does not know is as good as deleted.
+
+        Raises:
+            EngineError: it did not.
+            UnavailableError: it cannot be reached.
+        """
+        async with self._answer(
+            "DELETE", f"/v1/audio/voices/{name}", timeout_s=_UPLOAD_TIMEOUT_S
+        ) as answer:
+            if answer.status != HTTPStatus.NOT_FOUND:
+                await _raise_for(answer)
+
+    async def _pieces(
+        self, text: str, voice: Mapping[str, str], audio_format: str
+    ) -> AsyncGenerator[bytes, None]:
+        body = {
+            **voice,
+            "input": unmarked(text),
+            "response_format": audio_format,
+            "stream": True,
+            "stream_format": "audio",
+        }
+        async with self._answer(
+            "POST", "/v1/audio/speech", timeout_s=self._timeout_s, json=body
+        ) as answer:
+            await _raise_for(answer)
+            if not answer.content_type.startswith("audio/"):
+                raise EngineError(
+                    f"vLLM-Omni answers with {answer.content_type}, not with audio",
+                    code="engine_failed",
+                )
+            async for piece in answer.content.iter_any():
+                yield piece
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, *, timeout_s: float, **body: Any
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Give the answer; leaving before its end drops the connection, which aborts the work."""
+        # A stream may last; what may not is silence. Everything else is short.
+        streams = method == "POST" and "json" in body
+        timeout = aiohttp.ClientTimeout(
+            total=None if streams else timeout_s,
+            sock_connect=_HEALTH_TIMEOUT_S,
+            sock_read=timeout_s,
+        )
+        answer = None
+        try:
+            answer = await self._session.request(
+                method, self._url + path, headers=self._headers, timeout=timeout, **body
+            )
+            yield answer
+        except ServiceError:
+            raise
+        except (aiohttp.ClientConnectorError, TimeoutError) as error:
+            raise _unavailable(str(error) or "no word in time") from error
+        except aiohttp.ClientError as error:
+            raise EngineError("vLLM-Omni broke off", code="engine_failed") from error
+        finally:
+            if answer is not None:
+                answer.close()
+
+
+def unmarked(text: str) -> str:
+    """Return `text` without the markers that the model takes for orders."""
+    return _MARKER.sub(" ", text)
+
+
+def _unavailable(why: str) -> UnavailableError:
+    return UnavailableError(
+        f"the vLLM-Omni server cannot be reached: {why[:_LONGEST_MESSAGE]}", retry_after_s=5.0
+    )
+
+
+async def _raise_for(answer: aiohttp.ClientResponse) -> None:
+    """Raise what a status other than 2xx means.
+
+    A 400 is about what the client sent: everything else of the request is ours.
+    """
+    status = answer.status
+    if status < HTTPStatus.MULTIPLE_CHOICES:
+        return
+    message, param = await _error_of(answer)
+    said = f"vLLM-Omni answers {status}: {message}"
+    if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
+        raise InvalidRequestError(message, param=param, code="engine_refused")
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise OverloadedError(said, retry_after_s=1.0)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        raise UnavailableError(said, retry_after_s=5.0)
+    raise EngineError(said, code="engine_failed")
+
+
+async def _error_of(answer: aiohttp.ClientResponse) -> tuple[str, str | None]:
+    """Return the message and the field at fault of an error in OpenAI's form, or of any other."""
+    data = await answer.content.read(1 << 16)
+    text = data.decode("utf-8", "replace")
+    param = None
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        error = json.loads(text)["error"]
+        text = str(error["message"])
+        named = str(error.get("param") or "").rpartition(".")[2]
+        param = named if named in _PARAMS else None
+    return " ".join(text.split())[:_LONGEST_MESSAGE], param

@@ -1,0 +1,556 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from services.errors import (
+    ConfigurationError,
+    EngineError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+)
+from services.speech.engines.protocol import (
+    Capability,
+    ConversionRequest,
+    SpeechEngine,
+    SynthesisRequest,
+)
+from services.speech.engines.vllm_omni import VllmOmniEngine
+from services.speech.engines.vllm_omni.references import server_name
+from tests.vllm_omni import (
+    CHARACTER,
+    FAST,
+    RATE_HZ,
+    StandIn,
+    asked,
+    heard,
+    reference,
+    server_elsewhere,
+    spoken,
+    until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from services.audio.pcm import Samples
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with server_elsewhere(tmp_path_factory.mktemp("omni")) as url:
+        yield url
+
+
+@pytest.fixture
+def server(elsewhere: str) -> StandIn:
+    server = StandIn(elsewhere)
+    server.switch(reset=True)
+    return server
+
+
+@pytest.fixture
+async def engine(server: StandIn) -> AsyncIterator[VllmOmniEngine]:
+    engine = VllmOmniEngine(url=server.url, **FAST)
+    await engine.start()
+    server.switch(reset=True)
+    yield engine
+    await engine.close()
+
+
+# What is said
+
+
+async def test_a_text_is_said_in_float32_frames_at_24_khz(engine: VllmOmniEngine) -> None:
+    contract: SpeechEngine = engine
+    frames = [frame async for frame in contract.synthesise(asked("hello world"))]
+    assert all(frame.dtype == np.float32 and frame.ndim == 1 and frame.size for frame in frames)
+    said = np.concatenate(frames)
+    assert said.size == 11 * CHARACTER
+    assert heard(said) == "hello world"
+
+
+async def test_segments_are_asked_for_in_turn_and_joined_without_a_gap(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    said = await spoken(engine, asked("The first sentence. The second sentence. The third one."))
+    texts = [request["input"] for request in server.tell()["requests"]]
+    assert texts == ["The first sentence.", "The second sentence.", "The third one."]
+    assert said.size == sum(map(len, texts)) * CHARACTER
+
+
+async def test_text_may_come_in_pieces_and_is_said_before_its_end(engine: VllmOmniEngine) -> None:
+    more = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[str]:
+        yield "the first sentence is "
+        yield "this one. "
+        await more.wait()
+        yield "and this is the last"
+
+    said = []
+    async with aclosing(engine.synthesise(asked(pieces()))) as frames:
+        async for frame in frames:
+            said.append(frame)
+            if sum(map(len, said)) >= 31 * CHARACTER:
+                more.set()
+    whole = heard(np.concatenate(said))
+    assert whole.startswith("the first sentence is this one")
+    assert whole.endswith("and this is the last")
+
+
+async def test_the_first_frame_comes_long_before_the_last_is_made(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(delay_s=0.2)
+    began = time.monotonic()
+    async with aclosing(engine.synthesise(asked("a" * 60))) as frames:
+        await anext(frames)
+        first_s = time.monotonic() - began
+        assert [frame async for frame in frames]
+    assert first_s < 1.0 < time.monotonic() - began
+
+
+async def test_the_next_segment_is_made_while_the_last_is_played_and_no_more_than_that(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    async with aclosing(
+        engine.synthesise(asked("First of all. Second of all. Third of all."))
+    ) as f:
+        await anext(f)
+        await asyncio.to_thread(lambda: _until_asked(server, 2))
+        assert [request["input"] for request in server.tell()["requests"]] == [
+            "First of all.",
+            "Second of all.",
+        ]
+
+
+def _until_asked(server: StandIn, count: int) -> None:
+    deadline = time.monotonic() + 5
+    while len(server.tell()["requests"]) < count:
+        assert time.monotonic() < deadline
+    time.sleep(0.2)  # a request too many would be there by now
+
+
+async def test_what_is_not_taken_is_bounded(engine: VllmOmniEngine) -> None:
+    longest = 0
+    text = "a" * 190 + " " + "b" * 190 + " " + "c" * 190
+    async with aclosing(engine.synthesise(asked(text))) as frames:
+        await anext(frames)
+        job = next(iter(engine._jobs))
+        held = -1
+        while held != job._held:  # until no more comes
+            held = job._held
+            await asyncio.sleep(0.2)
+        longest = held / RATE_HZ
+        assert sum([frame.size async for frame in frames])
+    assert 15 < longest < 25
+
+
+async def test_speed_changes_the_tempo_of_a_stream_though_the_server_refuses_it(
+    engine: VllmOmniEngine,
+) -> None:
+    said = await spoken(engine, asked("a" * 20, speed=2.0))
+    assert abs(said.size - 10 * CHARACTER) <= 1
+    assert heard(said[CHARACTER:-CHARACTER]) == "a" * 8
+
+
+async def test_markers_that_steer_the_model_are_taken_out(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    ref = reference(text="Shout!<|endofprompt|>Good morning.")
+    await spoken(engine, asked("one<|endofprompt|>two", ref=ref))
+    request = server.tell()["requests"][0]
+    assert request["input"] == "one two"
+    assert request["ref_text"] == "Shout! Good morning."
+
+
+async def test_eight_at_once_are_all_said(engine: VllmOmniEngine, server: StandIn) -> None:
+    server.switch(delay_s=0.1)
+    texts = [chr(ord("a") + number) * 14 for number in range(8)]
+    said = await asyncio.gather(*(spoken(engine, asked(text)) for text in texts))
+    assert [heard(samples) for samples in said] == texts
+    assert server.tell()["most_active"] == 8
+    assert engine.active == 0
+
+
+# Refusals
+
+
+def test_what_the_server_would_ignore_is_not_offered() -> None:
+    assert VllmOmniEngine.capabilities == {
+        Capability.REFERENCE,
+        Capability.SPEED,
+        Capability.STREAMING_TEXT,
+    }
+
+
+def unstarted() -> VllmOmniEngine:
+    return VllmOmniEngine(url="http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("request_", "param", "code"),
+    [
+        (asked(instructions="softly"), "instructions", "unsupported_parameter"),
+        (asked(seed=1), "seed", "unsupported_parameter"),
+        (asked(language="en"), "language", "unsupported_parameter"),
+        (asked(speed=5.0), "speed", "invalid_value"),
+        (asked("  …"), "input", "blank_input"),
+        (asked(ref=reference(0.9)), "ref_audio", "invalid_audio"),
+        (asked(ref=reference(30.1)), "ref_audio", "invalid_audio"),
+        (asked(ref=reference(4, sample_rate_hz=8_000)), "ref_audio", "invalid_audio"),
+        (asked(ref=reference(text=None)), "ref_text", "missing_required_parameter"),
+        (asked(ref=reference(text=" ")), "ref_text", "missing_required_parameter"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(
+    request_: SynthesisRequest, param: str, code: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        unstarted().check(request_)
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_a_voice_without_a_recording_is_not_found_and_the_message_says_how_to_add_one() -> None:
+    with pytest.raises(NotFoundError, match="POST /v1/audio/voices") as caught:
+        unstarted().check(SynthesisRequest("hello", "alloy"))
+    assert (caught.value.param, caught.value.code) == ("voice", "voice_not_found")
+
+
+async def test_conversion_is_refused() -> None:
+    request = ConversionRequest(np.zeros(9, dtype=np.float32), 16_000, reference())
+    with pytest.raises(InvalidRequestError):
+        await anext(unstarted().convert(request))
+
+
+def test_the_model_is_known_by_its_id_and_its_short_name() -> None:
+    assert unstarted().models == (
+        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
+        "Fun-CosyVoice3-0.5B-2512",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [({"url": "gpu-box:8091"}, "url"), ({"command": ["no-such-vllm-omni"]}, "command")],
+)
+def test_settings_that_cannot_work_are_told_before_the_start(
+    options: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        VllmOmniEngine(**options)
+    assert caught.value.param == param
+
+
+async def test_before_the_start_and_after_the_end_it_is_unavailable(server: StandIn) -> None:
+    engine = VllmOmniEngine(url=server.url, **FAST)
+    with pytest.raises(UnavailableError):
+        await anext(engine.synthesise(asked()))
+    await engine.start()
+    await engine.close()
+    assert not engine.ready
+    with pytest.raises(UnavailableError):
+        await anext(engine.synthesise(asked()))
+
+
+# What goes wrong
+
+
+async def test_what_the_server_refuses_is_the_clients_error_in_its_words(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(refuse="The input is over 2048 tokens")
+    with pytest.raises(InvalidRequestError, match="over 2048 tokens"):
+        await spoken(engine, asked())
+    assert engine.ready
+
+
+async def test_a_stream_that_breaks_off_is_an_error_after_what_was_heard(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(cut_after=2, delay_s=0.05)
+    said = []
+    frames = engine.synthesise(asked("a" * 40))
+    with pytest.raises(EngineError):
+        await _take(frames, said)
+    assert sum(map(len, said)) >= 6 * CHARACTER
+    server.switch(reset=True)
+    assert heard(await spoken(engine, asked())) == "abc"
+
+
+async def _take(frames: AsyncIterator[Samples], said: list[Samples]) -> None:
+    async for frame in frames:
+        said.append(frame)  # noqa: PERF401  kept although it breaks off
+
+
+async def test_a_stream_without_a_sample_is_an_error(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(silent=True)
+    with pytest.raises(EngineError, match="no audio"):
+        await spoken(engine, asked())
+
+
+async def test_a_server_that_falls_silent_is_unavailable(server: StandIn) -> None:
+    engine = VllmOmniEngine(url=server.url, timeout_s=0.5, **FAST)
+    await engine.start()
+    server.switch(delay_s=30)
+    began = time.monotonic()
+    with pytest.raises(UnavailableError) as caught:
+        await spoken(engine, asked())
+    assert caught.value.retry_after_s
+    assert time.monotonic() - began < 2
+    await engine.close()
+
+
+async def test_hanging_up_stops_the_server_within_half_a_second(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(delay_s=0.1)
+    frames = engine.synthesise(asked("a" * 190))
+    await anext(frames)
+    began = time.monotonic()
+    await frames.aclose()
+    assert engine.active == 0
+    while server.tell()["active"]:
+        assert time.monotonic() - began < 0.5
+    assert server.tell()["aborted"] == 1
+
+
+async def test_hanging_up_before_the_first_frame_stops_the_server_too(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(delay_s=5)
+    waiting = asyncio.create_task(spoken(engine, asked()))
+    while not (await asyncio.to_thread(server.tell))["active"]:
+        pass
+    waiting.cancel()
+    began = time.monotonic()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    while server.tell()["active"]:
+        assert time.monotonic() - began < 0.5
+    assert engine.active == 0
+
+
+async def test_closing_the_engine_ends_what_is_said(server: StandIn) -> None:
+    engine = VllmOmniEngine(url=server.url, **FAST)
+    await engine.start()
+    server.switch(delay_s=0.1)
+    frames = engine.synthesise(asked("a" * 190))
+    await anext(frames)
+    await engine.close()
+    with pytest.raises(UnavailableError):
+        async for _ in frames:
+            pass
+    assert engine.active == 0
+
+
+async def test_an_iterator_of_text_that_fails_carries_its_own_error(engine: VllmOmniEngine) -> None:
+    async def pieces() -> AsyncIterator[str]:
+        yield "hello"
+        raise LookupError("the language model is gone")
+
+    with pytest.raises(LookupError):
+        await spoken(engine, asked(pieces()))
+
+
+async def test_a_text_that_never_comes_can_be_hung_up_on(engine: VllmOmniEngine) -> None:
+    closed = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[str]:
+        try:
+            await asyncio.sleep(3600)
+            yield ""
+        finally:
+            closed.set()
+
+    waiting = asyncio.create_task(spoken(engine, asked(pieces())))
+    await until(lambda: engine.active, 1, "it waits for text")
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
+    assert closed.is_set()
+    assert engine.active == 0
+
+
+# Voices
+
+
+async def test_a_registered_voice_is_uploaded_once_and_its_features_are_computed_once(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    ref = reference(voice_id="Voice/1")
+    await engine.prepare(ref)
+    await asyncio.gather(*(spoken(engine, asked(ref=ref)) for _ in range(4)))
+    told = server.tell()
+    assert told["voices"] == [server_name("Voice/1")]
+    assert told["features_computed"] == 1
+    assert all(request["by_name"] for request in told["requests"])
+    assert {request["ref_text"] for request in told["requests"]} == {"Good morning."}
+
+
+async def test_a_recording_of_one_request_is_sent_with_it_and_not_kept(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    await spoken(engine, asked())
+    told = server.tell()
+    assert told["voices"] == []
+    assert [request["by_name"] for request in told["requests"]] == [False]
+    assert told["requests"][0]["ref_samples"] == 32_000
+
+
+async def test_a_recording_of_48_khz_is_sent_at_24(engine: VllmOmniEngine, server: StandIn) -> None:
+    ref = reference(samples=np.zeros(96_000, dtype=np.float32), sample_rate_hz=48_000)
+    await spoken(engine, asked(ref=ref))
+    request = server.tell()["requests"][0]
+    assert (request["ref_samples"], request["ref_rate_hz"]) == (48_000, 24_000)
+
+
+async def test_a_forgotten_voice_is_deleted_at_the_server(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    await engine.prepare(reference(voice_id="gone"))
+    assert server.tell()["voices"]
+    engine.forget("gone")
+    engine.forget("never-there")
+    await until(lambda: not engine._chores, 2, "the deletion is done")
+    assert server.tell()["voices"] == []
+    assert engine._references._unwanted == set()
+
+
+async def test_a_server_that_keeps_no_voices_gets_the_recording_each_time(
+    engine: VllmOmniEngine, server: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.switch(no_voices=True)
+    ref = reference(voice_id="v")
+    await engine.prepare(ref)
+    assert heard(await spoken(engine, asked(ref=ref))) == "abc"
+    told = server.tell()
+    assert not any(request["by_name"] for request in told["requests"])
+    assert caplog.text.count("sent with each request") == 1
+
+
+async def test_a_voice_that_the_server_lost_is_sent_with_the_request(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    ref = reference(voice_id="lost")
+    await engine.prepare(ref)
+    server.delete_voice(server_name("lost"))
+    assert heard(await spoken(engine, asked(ref=ref))) == "abc"
+    assert heard(await spoken(engine, asked(ref=ref))) == "abc"
+    assert [request["by_name"] for request in server.tell()["requests"]] == [True, False, True]
+    engine.forget("lost")
+    await until(lambda: not engine._chores, 2, "the deletion is done")
+
+
+async def test_uploads_can_be_switched_off(server: StandIn) -> None:
+    engine = VllmOmniEngine(url=server.url, upload_voices=False, **FAST)
+    await engine.start()
+    ref = reference(voice_id="v")
+    await engine.prepare(ref)
+    await spoken(engine, asked(ref=ref))
+    engine.forget("v")
+    assert server.tell()["voices"] == []
+    await engine.close()
+
+
+async def test_preparing_refuses_a_recording_that_cannot_be_cloned() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await unstarted().prepare(reference(0.5, voice_id="v"))
+    assert caught.value.param == "audio_sample"
+
+
+async def test_preparing_while_the_server_is_down_leaves_it_to_the_first_use() -> None:
+    await unstarted().prepare(reference(voice_id="v"))
+
+
+# A server at a URL
+
+
+async def test_a_server_at_a_url_is_waited_for_and_never_restarted(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    pid = server.tell()["pid"]
+    server.switch(dead_stage=1)
+    with pytest.raises(EngineError):
+        await spoken(engine, asked())
+    await until(lambda: not engine.ready, 1, "it is noticed")
+    with pytest.raises(UnavailableError) as caught:
+        await spoken(engine, asked())
+    assert caught.value.retry_after_s
+    server.switch(dead_stage=None)
+    await until(lambda: engine.ready, 3, "it is back")
+    assert server.tell()["pid"] == pid
+    assert heard(await spoken(engine, asked())) == "abc"
+
+
+async def test_a_url_where_nobody_listens_is_told_at_start() -> None:
+    engine = VllmOmniEngine(url="http://127.0.0.1:1", **{**FAST, "start_timeout_s": 0.5})
+    with pytest.raises(ConfigurationError, match="cannot be reached"):
+        await engine.start()
+    assert not engine.ready
+
+
+async def test_a_server_with_another_rate_is_told_at_start(server: StandIn) -> None:
+    server.switch(rate_hz=44_100)
+    engine = VllmOmniEngine(url=server.url, **FAST)
+    with pytest.raises(ConfigurationError, match="44100 Hz"):
+        await engine.start()
+
+
+async def test_a_server_that_refuses_the_trial_is_told_at_start(server: StandIn) -> None:
+    server.switch(refuse="The model does not support Speech API")
+    engine = VllmOmniEngine(url=server.url, **FAST)
+    with pytest.raises(ConfigurationError, match="does not support"):
+        await engine.start()
+
+
+# Nothing leaks
+
+
+async def test_a_hundred_requests_leave_no_task_no_connection_and_no_file_behind(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    async def one(number: int) -> None:
+        frames = engine.synthesise(asked("a" * 20))
+        if number % 3 == 0:
+            await anext(frames)
+            await frames.aclose()
+        elif number % 3 == 1:
+            await spoken(engine, asked("b"))
+        else:
+            with pytest.raises(InvalidRequestError):
+                engine.check(asked(seed=1))
+
+    await asyncio.gather(*(one(number) for number in range(8)))
+    before = (len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+    for begin in range(0, 100, 10):
+        await asyncio.gather(*(one(number) for number in range(begin, begin + 10)))
+    await asyncio.sleep(0.1)
+    gc.collect()
+    assert engine.active == 0
+    assert engine._jobs == set()
+    assert len(asyncio.all_tasks()) <= before[0]
+    assert len(os.listdir("/proc/self/fd")) <= before[1]  # noqa: PTH208
+    assert server.tell()["active"] == 0
+
+
+async def test_closing_leaves_no_task_behind(server: StandIn) -> None:
+    before = asyncio.all_tasks()
+    engine = VllmOmniEngine(url=server.url, **FAST)
+    await engine.start()
+    await spoken(engine, asked(ref=reference(voice_id="v")))
+    engine.forget("v")
+    await engine.close()
+    assert asyncio.all_tasks() == before
