@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.speech.engines.cosyvoice.split import LONGEST, Splitter, split
+from services.speech.engines.cosyvoice import split as splitting
+from services.speech.engines.cosyvoice.split import LONGEST, Splitter
 from services.speech.engines.cosyvoice.text import is_sayable
 
 WORDS = [
@@ -37,6 +38,10 @@ def count_tokens(text: str) -> int:
     return len(re.findall(r"\w{1,4}|[^\w\s]", text))
 
 
+def split(text: str) -> list[str]:
+    return list(splitting.split(text, count_tokens))
+
+
 def streamed(pieces: list[str]) -> list[str]:
     splitter = Splitter(count_tokens)
     return [segment for piece in pieces for segment in splitter.feed(piece)] + splitter.finish()
@@ -60,14 +65,14 @@ def test_chunking_never_changes_segments(text: str, cuts: list[int]) -> None:
 
 @given(TEXT)
 def test_no_segment_is_too_long_or_says_nothing_and_no_word_is_lost(text: str) -> None:
-    for segments in (split(text, count_tokens), streamed([text])):
+    for segments in (split(text), streamed([text])):
         assert all(size(segment) <= LONGEST and is_sayable(segment) for segment in segments)
         assert letters("".join(segments)) == letters(text)
 
 
 @given(TEXT)
 def test_no_scrap_is_spoken_alone_when_there_is_more(text: str) -> None:
-    for segments in (split(text, count_tokens), streamed([text])):
+    for segments in (split(text), streamed([text])):
         assert all(size(segment) >= 8 for segment in segments[:-1])
 
 
@@ -149,7 +154,7 @@ def test_a_sentence_of_a_few_words_waits_for_the_next_one() -> None:
 
 def test_a_whole_text_starts_short_and_gathers_its_sentences() -> None:
     text = "This sentence has just about ten tokens in it. " * 20
-    sizes = [size(segment) for segment in split(text, count_tokens)]
+    sizes = [size(segment) for segment in split(text)]
     assert sizes[0] < 20
     assert 30 <= sizes[1] < 60
     assert all(60 <= each <= LONGEST for each in sizes[2:])
@@ -158,25 +163,37 @@ def test_a_whole_text_starts_short_and_gathers_its_sentences() -> None:
 def test_a_long_first_sentence_is_divided_at_a_comma() -> None:
     clauses = ["when the long day is finally over", "the people of the town go home again"]
     text = ", ".join(clauses * 3) + "."
-    assert split(text, count_tokens)[0].endswith(("over,", "again,"))
-    assert size(split(text, count_tokens)[0]) <= 40
-    assert split(text, count_tokens)[0] == streamed([text])[0]
+    assert split(text)[0].endswith(("over,", "again,"))
+    assert size(split(text)[0]) <= 40
+    assert split(text)[0] == streamed([text])[0]
 
 
 def test_a_short_rest_goes_with_the_segment_before() -> None:
     text = "This sentence has just about ten tokens in it. " * 10 + "That is all."
-    assert split(text, count_tokens)[-1].endswith("in it. That is all.")
+    assert split(text)[-1].endswith("in it. That is all.")
 
 
 @pytest.mark.parametrize("text", ["", " ", "…?!", "😀😀", "\n\n", "！。"])
 def test_nothing_to_say_is_no_segment(text: str) -> None:
-    assert split(text, count_tokens) == streamed([text]) == []
+    assert split(text) == streamed([text]) == []
 
 
 @pytest.mark.parametrize(
     "text", ["x" * 2000, "好" * 2000, "1" * 2000, "word " * 500, "[breath]" * 300]
 )
 def test_text_without_any_end_is_bounded(text: str) -> None:
-    for segments in (split(text, count_tokens), streamed([text])):
+    for segments in (split(text), streamed([text])):
         assert max(map(size, segments)) <= LONGEST
         assert letters("".join(segments)) == letters(text)
+
+
+def test_the_first_segment_comes_before_the_rest_is_measured() -> None:
+    measured = []
+
+    def count(text: str) -> int:
+        measured.append(text)
+        return count_tokens(text)
+
+    text = "This sentence has just about ten tokens in it. " * 80
+    next(splitting.split(text, count))
+    assert len(measured) < 40

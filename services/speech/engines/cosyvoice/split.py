@@ -9,6 +9,7 @@ for two since it will be spoken in words.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -63,21 +64,30 @@ class Splitter:
         return done + self._gathering.rest()
 
 
-def split(text: str, count_tokens: Callable[[str], int]) -> list[str]:
-    """Return the segments of a whole text: the first a short one, later ones several sentences.
+def split(text: str, count_tokens: Callable[[str], int]) -> Iterator[str]:
+    """Yield the segments of a whole text: the first a short one, later ones several sentences.
 
-    None measures more than `LONGEST`, and each has something to say.
+    None measures more than `LONGEST`, and each has something to say. The first comes before the
+    rest of the text is measured.
     """
     pieces = _Pieces(count_tokens)
     gathering = _Gathering(pieces.size, _ENOUGH)
-    segments = [
-        done for piece in pieces.feed(text) + pieces.finish() for done in gathering.add(piece)
-    ] + gathering.rest()
-    if len(segments) > 1 and pieces.size(segments[-1]) < _REST:
-        joined = _joined(segments[-2], segments[-1])
-        if pieces.size(joined) <= LONGEST:
-            segments[-2:] = [joined]
-    return segments
+    before = ""
+    for piece in itertools.chain(pieces.feed(text), pieces.finish()):
+        for segment in gathering.add(piece):
+            if before:
+                yield before
+            before = segment
+    for rest in gathering.rest():
+        joined = _joined(before, rest)
+        if pieces.size(rest) < _REST and pieces.size(joined) <= LONGEST:
+            before = joined
+        else:
+            if before:
+                yield before
+            before = rest
+    if before:
+        yield before
 
 
 class _Pieces:
@@ -92,16 +102,16 @@ class _Pieces:
         digits = sum(map(str.isdigit, text))
         return max(self._count_tokens(text), len(_CJK.findall(text))) + digits
 
-    def feed(self, text: str) -> list[str]:
+    def feed(self, text: str) -> Iterator[str]:
         return self._divided(self._segmenter.feed(cleaned(text)))
 
-    def finish(self) -> list[str]:
+    def finish(self) -> Iterator[str]:
         return self._divided(self._segmenter.finish())
 
-    def _divided(self, sentences: list[str]) -> list[str]:
-        return [
+    def _divided(self, sentences: list[str]) -> Iterator[str]:
+        return (
             part for sentence in sentences for part in self._parts(sentence) if is_sayable(part)
-        ]
+        )
 
     def _parts(self, sentence: str) -> Iterator[str]:
         if self._is_first and self.size(sentence) > _FIRST:

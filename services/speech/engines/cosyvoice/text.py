@@ -175,7 +175,7 @@ def _around_phonemes(rule: Callable[[str], str], text: str) -> str:
 class Rules:
     """wetext's grammars and inflect's numbers, which upstream normalises with.
 
-    They are loaded on first use, in about 0.5 s, or by `load`. For one thread at a time.
+    They are loaded on first use, in about 0.3 s, or by `load`. Threads may share them.
     """
 
     def load(self) -> None:
