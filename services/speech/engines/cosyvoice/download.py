@@ -1,0 +1,210 @@
+"""A model directory: the one that is named, or a hub's, downloaded into a cache outside the image.
+
+`python -m services.speech.engines.cosyvoice.download MODEL` does it ahead of time and prints where
+it is: while an image or a volume is made, or for a machine that has no network later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from services.errors import ConfigurationError
+from services.speech.engines.cosyvoice.hub import HubError
+from services.speech.engines.cosyvoice.huggingface import HuggingFace
+from services.speech.engines.cosyvoice.modelscope import ModelScope
+from services.speech.engines.cosyvoice.recipe import FAMILIES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.speech.engines.cosyvoice.hub import Hub
+
+log = logging.getLogger("bentovox.speech")
+
+HubName = Literal["huggingface", "modelscope"]
+
+REVISIONS: Final = {
+    "FunAudioLLM/Fun-CosyVoice3-0.5B-2512": "29e01c4e8d000f4bcd70751be16fa94bf3d85a18",
+    "FunAudioLLM/CosyVoice2-0.5B": "eec1ae6c79877dbd9379285cf8789c9e0879293d",
+    "FunAudioLLM/CosyVoice-300M": "f3ba236933d576582badded489545704c9b54799",
+    "FunAudioLLM/CosyVoice-300M-SFT": "fbb71de2afe387ed854eebd80b9f3d078c6b9869",
+    "FunAudioLLM/CosyVoice-300M-Instruct": "706bee1915e9fd1f1214929e2a0509c874cff433",
+}
+"""The commits on Hugging Face that are taken unless a revision is named."""
+
+_COMMON: Final = ("llm.pt", "flow.pt", "hift.pt", "campplus.onnx")
+_QWEN: Final = tuple(
+    f"CosyVoice-BlankEN/{name}"
+    for name in (
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+        "tokenizer_config.json",
+        "vocab.json",
+    )
+)
+NEEDED: Final = {
+    1: (*_COMMON, "speech_tokenizer_v1.onnx"),
+    2: (*_COMMON, "speech_tokenizer_v2.onnx", *_QWEN),
+    3: (*_COMMON, "speech_tokenizer_v3.onnx", *_QWEN),
+}
+"""What inference reads, by family, beside the YAML; `spk2info.pt` holds presets and may lack."""
+
+# A repository also holds exports and a second language model, some GB that nobody reads here.
+_WANTED: Final = (
+    *FAMILIES,
+    *_COMMON,
+    "speech_tokenizer_v[123].onnx",
+    "spk2info.pt",
+    "CosyVoice-BlankEN/*",
+    "LICENSE*",
+)
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_POINTER: Final = b"version https://git-lfs"
+
+
+def locate(
+    model: str,
+    *,
+    hub: HubName = "huggingface",
+    revision: str = "",
+    cache: Path | None = None,
+    offline: bool | None = None,
+    also: Sequence[str] = (),
+) -> Path:
+    """Return a local directory that holds what inference needs of `model`; may take minutes.
+
+    Args:
+        model: a directory, used as it is, or a hub's id such as `FunAudioLLM/CosyVoice2-0.5B`.
+        hub: where an id is looked up.
+        revision: commit, tag or branch; empty: the pinned commit, or the main branch of what is
+            not pinned. The commit that was taken is in the log.
+        cache: folder to download into; None: that of the hub's own tools (HF_HOME,
+            MODELSCOPE_CACHE, ~/.cache).
+        offline: True never asks the network; None: as HF_HUB_OFFLINE says.
+        also: further files to have, such as `flow.decoder.estimator.fp32.onnx` for TensorRT.
+
+    Raises:
+        ConfigurationError: a file is missing, there is no such model, it cannot be had, or it is
+            not in the cache and `offline`; the message says what to do.
+    """
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        check(directory, also)
+        return directory
+    if not _HUB_ID.fullmatch(model):
+        raise ConfigurationError(
+            f"model {model!r} is neither a directory that exists nor a hub's id such as "
+            f"{next(iter(REVISIONS))}",
+            param="model",
+        )
+    source: Hub = ModelScope(model, cache) if hub == "modelscope" else HuggingFace(model, cache)
+    revision = revision or (REVISIONS.get(model) if hub == "huggingface" else "") or source.branch
+    wanted = (*_WANTED, *also)
+    found = source.cached(revision, wanted)
+    if found and not _is_usable(found, also):
+        found = None
+    is_offline = source.is_offline if offline is None else offline
+    if found and (is_offline or _COMMIT.fullmatch(revision)):  # a commit never changes: ask nobody
+        return found
+    if is_offline:
+        raise _not_here(model, hub, revision, source.cache)
+    try:
+        found = source.download(revision, wanted)
+    except HubError as error:
+        if found is None:
+            raise ConfigurationError(
+                f"{model!r} could not be downloaded: {error}; what came is kept, and the next "
+                "start goes on with it",
+                param="model",
+            ) from error
+        log.warning("%s; taking what was downloaded before", error)
+    check(found, also)
+    log.info("%s is in %s", model, found)
+    return found
+
+
+def _is_usable(directory: Path, also: Sequence[str]) -> bool:
+    try:
+        check(directory, also)
+    except ConfigurationError:
+        return False
+    return True
+
+
+def check(directory: Path, also: Sequence[str] = ()) -> int:
+    """Return the family of a model directory that has every file which inference needs.
+
+    Raises:
+        ConfigurationError: it is no model directory, or lacks a file; the message names it.
+    """
+    yaml = next((name for name in FAMILIES if (directory / name).is_file()), None)
+    if yaml is None:
+        raise ConfigurationError(
+            f"{directory} is no CosyVoice model: it has none of {', '.join(FAMILIES)}",
+            param="model",
+        )
+    family = FAMILIES[yaml]
+    names = (*NEEDED[family], *also)
+    if missing := [name for name in names if not (directory / name).is_file()]:
+        raise ConfigurationError(
+            f"{directory} lacks {', '.join(missing)}, which family {family} needs", param="model"
+        )
+    if pointers := [name for name in names if _is_pointer(directory / name)]:
+        raise ConfigurationError(
+            f"{directory}: {', '.join(pointers)} is only Git LFS's pointer to the file; run "
+            "`git lfs pull` there",
+            param="model",
+        )
+    return family
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
+def _not_here(model: str, hub: HubName, revision: str, cache: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{model!r} at revision {revision} is not whole in {cache}, and downloads are off "
+        "(offline, HF_HUB_OFFLINE). With a network: `python -m "
+        f"services.speech.engines.cosyvoice.download {model} --hub {hub} --revision {revision} "
+        f"--cache {cache}`",
+        param="model",
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Download a model and print its directory; 1 with one line if it cannot be had."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("model", help="a hub's id, or a directory to check")
+    options.add_argument("--hub", choices=get_args(HubName), default="huggingface")
+    options.add_argument("--revision", default="", help="commit, tag or branch")
+    options.add_argument("--cache", type=Path, help="folder to download into")
+    options.add_argument("--also", nargs="*", default=(), help="further files, by name")
+    given = options.parse_args(arguments)
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+    try:
+        found = locate(
+            given.model,
+            hub=given.hub,
+            revision=given.revision,
+            cache=given.cache,
+            also=given.also,
+        )
+    except ConfigurationError as error:
+        print(f"bentovox: {error.message}", file=sys.stderr)  # noqa: T201
+        return 1
+    print(found)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
