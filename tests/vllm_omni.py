@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def server_elsewhere(home: Path) -> Iterator[str]:
             env={**os.environ, "SPEAKER_SAMPLES_DIR": str(home / "speakers")},
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -116,5 +118,5 @@ def server_elsewhere(home: Path) -> Iterator[str]:
             time.sleep(0.05)
         yield url
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its stage too
         process.wait(10)

@@ -337,6 +337,7 @@ class OmniApp:
             {
                 "pid": os.getpid(),
                 "stage_pid": state.stage.pid,
+                "folder": str(state.folder),
                 "requests": state.requests,
                 "voices": sorted(state.voices),
                 "active": state.active,
@@ -437,7 +438,7 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  vLLM's
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
-    parser.add_argument("--fail-at-start", action="store_true")
+    parser.add_argument("--fail-while", type=Path, help="as long as this file is there")
     parser.add_argument("--load-s", type=float, default=0.0)
     parser.add_argument("--stubborn-stage", action="store_true")
     options = parser.parse_args()
@@ -449,7 +450,7 @@ def main() -> None:
     assert stage.stdout is not None
     stage.stdout.readline()
     time.sleep(options.load_s)
-    if options.fail_at_start:
+    if options.fail_while and options.fail_while.exists():
         sys.stdout.write("(StageEngineCoreProc) ERROR 01-01 00:00:00 CUDA out of memory\n")
         sys.exit(1)
     folder = Path(os.environ["SPEAKER_SAMPLES_DIR"])  # there ~/.cache/vllm-omni/speakers if unset

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,7 +34,6 @@ from tests.vllm_omni import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 
 @asynccontextmanager
@@ -63,17 +63,17 @@ async def test_our_own_server_is_started_and_nothing_of_it_is_left(
         told = server.tell()
         pids = (told["pid"], told["stage_pid"])
         assert all(map(alive, pids))
-        folder = engine._folder
-        assert folder
+        assert os.listdir(told["folder"]) == []  # noqa: PTH208
     assert not any(map(alive, pids))
-    assert not folder.exists()
+    with pytest.raises(FileNotFoundError):
+        os.listdir(told["folder"])  # noqa: PTH208
     assert "| (APIServer) INFO 01-01 00:00:00 loading m" in caplog.text
     assert "the vLLM-Omni server is up" in caplog.text
 
 
 async def test_a_server_that_ends_at_start_is_told_with_its_last_words() -> None:
     with pytest.raises(ConfigurationError, match=r"exit code 1\n(.|\n)*CUDA out of memory"):
-        async with supervised("--fail-at-start"):
+        async with supervised("--fail-while", __file__):
             pass
 
 
@@ -124,6 +124,20 @@ async def test_a_server_without_a_live_stage_is_started_anew(lying_health: bool)
         await until(lambda: engine.ready, 15, "it is back")
         assert own(engine).tell()["pid"] != old
         assert not alive(old)
+        assert heard(await spoken(engine, asked())) == "abc"
+
+
+async def test_a_start_that_fails_is_tried_again_after_longer_and_longer_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flag = tmp_path / "out-of-memory"
+    async with supervised("--fail-while", str(flag)) as (engine, server):
+        flag.touch()
+        os.kill(server.tell()["pid"], signal.SIGKILL)
+        await until(lambda: caplog.text.count("server is down") >= 3, 15, "two more starts")
+        assert not engine.ready
+        flag.unlink()
+        await until(lambda: engine.ready, 15, "it is back")
         assert heard(await spoken(engine, asked())) == "abc"
 
 
@@ -184,6 +198,8 @@ def test_a_server_never_outlives_a_service_that_is_killed(tmp_path: Path) -> Non
     service.kill()
     service.wait()
     deadline = time.monotonic() + 8
-    while alive(told["pid"]) or alive(told["stage_pid"]):
+    folder = Path(told["folder"])
+    assert folder.parent == tmp_path
+    while alive(told["pid"]) or alive(told["stage_pid"]) or folder.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)

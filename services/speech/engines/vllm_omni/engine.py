@@ -108,7 +108,6 @@ class VllmOmniEngine(SpeaksOnly):
             backoff_s=backoff_s,
         )
         self._session: aiohttp.ClientSession | None = None
-        self._folder: Path | None = None
         self._jobs: set[Synthesis] = set()
         self._chores: set[asyncio.Task[None]] = set()
 
@@ -133,7 +132,6 @@ class VllmOmniEngine(SpeaksOnly):
         # A connection for each request: uvicorn closes idle ones just when one is used again.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._session = aiohttp.ClientSession(connector=connector)
-        self._folder = Path(tempfile.mkdtemp(prefix="bentovox-vllm-omni-"))
         try:
             await self._keeper.start()
         except BaseException:
@@ -147,14 +145,11 @@ class VllmOmniEngine(SpeaksOnly):
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
-        self._references.server_is_new()
+        await self._references.close()
         await self._keeper.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def voices(self) -> tuple[Voice, ...]:
         """Return none: all voices are registered ones, and those the voice store lists."""
@@ -276,6 +271,7 @@ class VllmOmniEngine(SpeaksOnly):
 
     async def _launch(self) -> tuple[OmniProcess, str]:
         port = free_port()
+        folder = Path(tempfile.mkdtemp(prefix="bentovox-vllm-omni-"))
         # fmt: off
         command = [
             *self._command, "serve", self.models[0], "--omni",
@@ -288,9 +284,9 @@ class VllmOmniEngine(SpeaksOnly):
         programs = (str(Path(command[0]).parent), os.environ.get("PATH", os.defpath))
         environment = {
             "PATH": os.pathsep.join(programs),  # its environment's compilers come first
-            "SPEAKER_SAMPLES_DIR": str(self._folder),
+            "SPEAKER_SAMPLES_DIR": str(folder),
         }
-        process = await OmniProcess.launch(command, environment)
+        process = await OmniProcess.launch(command, environment, folder)
         return process, f"http://127.0.0.1:{port}"
 
 

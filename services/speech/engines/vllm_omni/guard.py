@@ -1,9 +1,12 @@
-"""Runs a command and leaves nothing of it behind: `python -I -S guard.py PARENT GRACE_S COMMAND…`.
+"""Runs a command and leaves nothing of it behind, no process and no file in its folder.
+
+`python -I -S guard.py PARENT GRACE_S FOLDER COMMAND…`
 
 vLLM-Omni is a tree of processes, and its stages, which hold the model in the GPU's memory, outlive
 an API process that is killed. This process stands above the tree. It adopts every orphan of it
 (PR_SET_CHILD_SUBREAPER), so when the command ends, or it is told to end, or its own parent dies,
-it ends them all before it goes. It imports nothing of ours: it is started as a file, in 20 ms.
+it ends them all before it goes, and removes the folder, which holds recordings. It imports nothing
+of ours: it is started as a file, in 20 ms.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
@@ -25,7 +29,7 @@ _ORPHANS_S = 3.0  # for shared memory to be unlinked; a stage needs no longer
 _TOLD = {signal.SIGTERM, signal.SIGINT}
 
 
-def main(parent: int, grace_s: float, command: list[str]) -> int:
+def main(parent: int, grace_s: float, folder: str, command: list[str]) -> int:
     """Run `command` until it ends or we are told to; return its exit code, as a shell would."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_TOLD, signal.SIGCHLD})
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -34,6 +38,7 @@ def main(parent: int, grace_s: float, command: list[str]) -> int:
         return 1  # it died before it could be watched
     code = _until_ended(_start(command), grace_s)
     _end_rest()
+    shutil.rmtree(folder, ignore_errors=True)
     return code
 
 
@@ -111,4 +116,4 @@ def _prctl(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]))
+    sys.exit(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:]))

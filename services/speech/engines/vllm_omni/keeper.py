@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import ConfigurationError, EngineError, ServiceError, UnavailableError
@@ -73,6 +74,7 @@ class Keeper:
         self._alarm: asyncio.Future[None] | None = None
         self._suspected = False
         self._faults = 0
+        self._up_at = math.inf
 
     @property
     def ready(self) -> bool:
@@ -128,18 +130,23 @@ class Keeper:
     async def _keep(self) -> None:
         failures = 0
         while True:
-            began = asyncio.get_running_loop().time()
+            self._up_at = math.inf
             try:
                 await self._once()
-            except _DownError as down:
+            except Exception as error:
                 if self._first is not None and not self._first.done():
-                    self._first.set_exception(ConfigurationError(str(down)))
+                    down = isinstance(error, _DownError)
+                    self._first.set_exception(ConfigurationError(str(error)) if down else error)
                     return
-                log.error("the vLLM-Omni server is down: %s", down)  # noqa: TRY400  no bug of ours
-            lasted = asyncio.get_running_loop().time() - began
-            failures = 0 if lasted > _STEADY_S else failures + 1
+                log.error(  # noqa: TRY400  the reason is all there is to know of it
+                    "the vLLM-Omni server is down: %s",
+                    error,
+                    exc_info=not isinstance(error, _DownError),
+                )
+            steady = asyncio.get_running_loop().time() - self._up_at > _STEADY_S
+            failures = 1 if steady else failures + 1
             shortest, longest = self._backoff_s
-            await asyncio.sleep(min(shortest * 2 ** min(failures, 16), longest))
+            await asyncio.sleep(min(shortest * 2 ** min(failures - 1, 16), longest))
 
     async def _once(self) -> None:
         """Bring the server up and watch it until it is down.
@@ -155,6 +162,7 @@ class Keeper:
             self._faults = 0
             self._suspected = False
             self._client = client
+            self._up_at = asyncio.get_running_loop().time()
             if self._first is not None and not self._first.done():
                 self._first.set_result(None)
             await self._watch(client, process)

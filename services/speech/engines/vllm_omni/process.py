@@ -49,16 +49,18 @@ class OmniProcess:
 
     @classmethod
     async def launch(
-        cls, command: Sequence[str], environment: Mapping[str, str] | None = None
+        cls, command: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> OmniProcess:
         """Start `command` under the guard, in a session of its own, so that it never outlives us.
 
-        `environment` is added to what `inherited` keeps of ours.
+        `environment` is added to what `inherited` keeps of ours; `folder` is removed at the end.
         """
+        guard = (sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(_GRACE_S))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(_GRACE_S)),
+            *guard,
+            str(folder),
             *command,
-            env={**inherited(), **(environment or {})},
+            env={**inherited(), **environment},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

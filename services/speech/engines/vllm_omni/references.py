@@ -114,9 +114,15 @@ class References:
 
     def server_is_new(self) -> None:
         """Upload again when a voice is used next: this server may know none."""
-        for upload in self._uploads.values():
-            upload.cancel()
         self._uploads.clear()
+
+    async def close(self) -> None:
+        """Stop uploading; nobody speaks any more."""
+        uploads = tuple(self._uploads.values())
+        self._uploads.clear()
+        for upload in uploads:
+            upload.cancel()
+        await asyncio.gather(*uploads, return_exceptions=True)
 
     async def _named(self, client: OmniClient, reference: VoiceReference) -> dict[str, str] | None:
         """Return the fields that call an uploaded voice; None where there is none."""

@@ -7,6 +7,7 @@ from collections import deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
+from services.errors import EngineError
 from services.speech.engines.segments import Segmenter, segments_of
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Synthesis:
             if self._error is not None:
                 raise self._error
             if not self._frames:
+                if self.task.cancelled():  # half a text is not taken for a whole one
+                    raise EngineError("the work was stopped", code="engine_failed")
                 if self.task.done():
                     return
                 self._made.clear()
