@@ -120,8 +120,8 @@ def locate(
     except HubError as error:
         if found is None:
             raise ConfigurationError(
-                f"{model!r} could not be downloaded: {error}; what came is kept, and the next "
-                "start goes on with it",
+                f"{model!r} could not be downloaded: {error}; files that came whole are "
+                "kept, and the next start goes on",
                 param="model",
             ) from error
         log.warning("%s; taking what was downloaded before", error)

@@ -62,10 +62,10 @@ class HuggingFace:
         )
 
         try:
-            with self._watched(revision, wanted) as commit:
+            with self._watched(revision, wanted):
                 found = snapshot_download(
                     self._model,
-                    revision=commit,
+                    revision=revision,
                     cache_dir=self.cache,
                     allow_patterns=list(wanted),
                 )
@@ -81,8 +81,8 @@ class HuggingFace:
         return Path(found)
 
     @contextmanager
-    def _watched(self, revision: str, wanted: Sequence[str]) -> Iterator[str]:
-        """Give the commit of a revision; log how far its download is, in the place of bars."""
+    def _watched(self, revision: str, wanted: Sequence[str]) -> Iterator[None]:
+        """Log the commit and the size of a download, and how far it is, in the place of bars."""
         from huggingface_hub import HfApi, try_to_load_from_cache, utils  # noqa: PLC0415  heavy
 
         info = HfApi().model_info(self._model, revision=revision, files_metadata=True)
@@ -109,7 +109,7 @@ class HuggingFace:
         thread = threading.Thread(target=watch, name="download-meter", daemon=True)
         thread.start()
         try:
-            yield commit
+            yield
         finally:
             done.set()
             thread.join()
