@@ -11,11 +11,13 @@ from services.audio.wav import to_wav
 from services.errors import ServiceError
 from services.openai.errors import error_response
 from services.speech.routes import build_app
+from services.speech.speakers import Speakers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.speech.engines.fake import FakeEngine
+    from services.speech.voices import VoiceStore
 
 BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
 
@@ -46,11 +48,13 @@ def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
 class Served:
     """An engine behind the routes, and a client in front of them."""
 
-    def __init__(self, engine: FakeEngine, **options: Any) -> None:
+    def __init__(self, engine: FakeEngine, store: VoiceStore | None = None, **rules: Any) -> None:
         self.engine = engine
         self.seconds: list[tuple[float, str]] = []
         self.app = build_app(
-            engine, on_audio_seconds=lambda s, f: self.seconds.append((s, f)), **options
+            engine,
+            on_audio_seconds=lambda s, f: self.seconds.append((s, f)),
+            speakers=Speakers(engine, store, **rules),
         )
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=shelled(self.app)), base_url="http://test"

@@ -39,15 +39,17 @@ def not_read(given: bytes, accepted: str) -> UnsupportedMediaError:
     )
 
 
-async def pieces(scope: Scope, receive: Receive, most_bytes: int) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes, down to its end.
+async def pieces(
+    scope: Scope, receive: Receive, most_bytes: int, *, which: str = ""
+) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it comes, down to its end; `which` explains the limit in the error.
 
     Raises:
         TooLargeError: it is over `most_bytes`; nothing is read if it says so at the start.
         ClientGoneError: the client hung up while sending it.
     """
     too_large = TooLargeError(
-        f"the body is over {most_bytes} bytes, more than any valid request here has"
+        f"the body is over {most_bytes} bytes, more than any valid request here has{which}"
     )
     said = header(scope, b"content-length")
     if said.isdigit() and int(said) > most_bytes:

@@ -107,7 +107,9 @@ async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
             "on_end": reader.end,
         },
     )
-    async with aclosing(pieces(scope, receive, fields.most_bytes)) as body:
+    limits = ", ".join(f"{name} at most {most} bytes" for name, most in fields.files.items())
+    body = pieces(scope, receive, fields.most_bytes, which=f" ({limits})")
+    async with aclosing(body):
         async for piece in body:
             try:
                 parser.write(piece)

@@ -22,14 +22,12 @@ from services.speech.speakers import Speakers
 from services.speech.voice_routes import VoiceRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Coroutine
 
     from starlette.types import Receive, Scope, Send
 
     from services.speech.engines.protocol import SpeechEngine
-    from services.speech.speakers import RefAudio
     from services.speech.stream import OnAudioSeconds
-    from services.speech.voices import VoiceStore
 
     Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
@@ -50,9 +48,7 @@ def build_app(
     *,
     aliases: Collection[str] = OPENAI_MODELS,
     on_audio_seconds: OnAudioSeconds | None = None,
-    voices: VoiceStore | None = None,
-    voice_aliases: Mapping[str, str] | None = None,
-    ref_audio: RefAudio = "consent",
+    speakers: Speakers | None = None,
 ) -> Handler:
     """Return the ASGI application that serves `engine`; starting and closing it is the caller's.
 
@@ -61,13 +57,11 @@ def build_app(
         aliases: model names it answers to beside its own.
         on_audio_seconds: told, once a request that made audio, how many seconds were made and in
             which format, also when the client hung up.
-        voices: the registered voices and the consents; without it none can be registered.
-        voice_aliases: further names of voices, each for a registered voice (id or name) or for one
-            of the engine's.
-        ref_audio: whether a request may bring a recording to speak like.
+        speakers: who may speak with it; the engine's own voices only, unless more are given.
     """
-    speakers = Speakers(engine, voices, voice_aliases or {}, ref_audio)
-    return _SpeechApp(speakers, aliases, on_audio_seconds or (lambda _seconds, _format: None))
+    return _SpeechApp(
+        speakers or Speakers(engine), aliases, on_audio_seconds or (lambda _seconds, _format: None)
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from services.errors import InvalidRequestError, NotFoundError
+from services.errors import InvalidRequestError, NotFoundError, StorageError
 from services.speech.engines.protocol import Capability, unsupported
 from services.speech.recordings import fetch_recording
 
@@ -63,10 +63,15 @@ class Speakers:
 
         Raises:
             NotFoundError: the voice was deleted at this moment (`voice_not_found`).
-            StorageError: the store cannot be read.
+            StorageError: the store cannot be read, and the engine has no such voice itself.
         """
         name = self.aliases.get(name, name)
-        stored = await self.stored(name)
+        try:
+            stored = await self.stored(name)
+        except StorageError:
+            if self.own(name) is None:
+                raise
+            stored = None  # the engine needs no disk for what it has itself
         if self.store is None or stored is None:
             return Speaker(voice=name)
         return Speaker(reference=await asyncio.to_thread(self.store.reference, stored.id))

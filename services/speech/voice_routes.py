@@ -70,7 +70,8 @@ class VoiceRoutes:
             NotFoundError: there is none (`voice_not_found`).
         """
         target = self._speakers.aliases.get(name, name)
-        stored = await self._speakers.stored(target)
+        store = self._speakers.store
+        stored = None if store is None else await asyncio.to_thread(store.find, target)
         if stored is not None:
             return _registered(stored) if target == name else _alias(name, _registered(stored))
         if self._speakers.own(name) is None and (own := self._speakers.own(target)) is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import tempfile
 import threading
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -22,7 +24,9 @@ from services.gateway import app as gateway_app
 from services.settings import GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech.engines.fake import FakeEngine
-from services.speech.routes import PATHS, SPEECH_PATH, build_app
+from services.speech.routes import ADMITTED, PATHS, build_app
+from services.speech.speakers import Speakers
+from services.speech.voices import VoiceStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -152,7 +156,7 @@ def _role(role: str, asgi: Any, paths: Any, admitted: frozenset[str]) -> Shell:
             paths=paths,
             admitted=admitted,
             limits=Limits(64, 64, 30),
-            body_limit_bytes=1 << 20,
+            body_limit_bytes=40 << 20,
             readiness=lambda: Readiness("ready", {}),
             lifespan=_nothing,
         )
@@ -167,6 +171,7 @@ class Stack:
         self.engine = FakeEngine(fail_at="\u2620")
         self.url = ""
         self.door: Shell
+        self.store: VoiceStore
         self._settings = gateway
         self._started = threading.Event()
         self._failed: BaseException | None = None
@@ -189,11 +194,11 @@ class Stack:
             async with AsyncExitStack() as stack:
                 await self.engine.start()
                 paths, posts = allowlist.PATHS, frozenset(allowlist.GENERATING)
-                speech = build_app(self.engine)
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                self.store = VoiceStore(Path(folder))
+                speech = build_app(self.engine, speakers=Speakers(self.engine, self.store))
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
-                speech_url = await _served(
-                    stack, _role("speech", speech, PATHS, frozenset({SPEECH_PATH}))
-                )
+                speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
                 settings = GatewaySettings(**self._settings)
                 backends = {"chat": [chat_url], "speech": [speech_url]}
                 self.door = Shell(gateway_app.build(settings, backends))

@@ -37,7 +37,7 @@ async def serving(tmp_path: Path) -> AsyncIterator[Callable[..., Served]]:
         store = VoiceStore(tmp_path / "store")
         engine = FakeEngine()
         engine.ready = True
-        made.append(Served(engine, voices=store, voice_aliases=aliases, ref_audio=ref_audio))
+        made.append(Served(engine, store, aliases=aliases, ref_audio=ref_audio))
         return made[-1]
 
     yield serve

@@ -28,7 +28,7 @@ NOWHERE = "cons_" + "0" * 32
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     store = VoiceStore(tmp_path / "store")
-    served = Served(FakeEngine(fail_at="x"), voices=store, voice_aliases={"nova": "Anna"})
+    served = Served(FakeEngine(fail_at="x"), store, aliases={"nova": "Anna"})
     await served.engine.start()
     async with served.client:
         await served.register()

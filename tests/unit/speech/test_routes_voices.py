@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> VoiceStore:
 @pytest.fixture
 async def served(store: VoiceStore) -> AsyncIterator[Served]:
     aliases = {"alloy": "Anna", "narrator": "echo", "nobody": "x"}
-    served = Served(FakeEngine(), voices=store, voice_aliases=aliases)
+    served = Served(FakeEngine(), store, aliases=aliases)
     await served.engine.start()
     async with served.client:
         yield served
@@ -330,6 +330,7 @@ async def test_voices_of_another_engines_time_are_listed_apart(
     listed = (await served.client.get(VOICES)).json()
     assert listed["voices"] == ["alloy", "echo", "narrator"]
     assert listed["uploaded_voices"] == [made]
+    assert (await served.client.get(f"{VOICES}/{made['id']}")).json() == made
     assert (await served.client.delete(f"{VOICES}/{made['id']}")).status_code == 200
     assert store.voices() == []
 
@@ -375,6 +376,8 @@ async def test_without_a_store_nothing_is_there_and_nothing_can_be_kept() -> Non
 async def test_what_the_disk_refuses_is_507(served: Served, store: VoiceStore) -> None:
     store._items._root.write_bytes(b"a file where the folder should be")
     assert fault(await served.consent()) == (507, None, "storage_unavailable")
+    assert fault(await served.speech(voice="Anna")) == (507, None, "storage_unavailable")
+    assert (await served.speech(voice="echo")).status_code == 200
 
 
 # A client that hangs up
