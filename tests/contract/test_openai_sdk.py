@@ -338,5 +338,5 @@ def test_a_websocket_to_an_unknown_path_is_refused_in_the_handshake(stack: Any) 
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
     }
     response = httpx.get(f"{stack.url}/v1/none", headers=headers)
-    assert response.status_code == 403
+    assert response.status_code == 404
     assert httpx.get(f"{stack.url}/livez").status_code == 200
