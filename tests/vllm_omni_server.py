@@ -437,6 +437,7 @@ def main() -> None:
     parser.add_argument("--omni", action="store_true", required=True)
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  vLLM's
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--disable-uvicorn-access-log", action="store_true")
     parser.add_argument("--fail-while", type=Path, help="as long as this file is there")
     parser.add_argument("--load-s", type=float, default=0.0)

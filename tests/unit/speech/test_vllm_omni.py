@@ -41,6 +41,7 @@ from tests.vllm_omni import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from services.audio.pcm import Samples
 
@@ -238,6 +239,12 @@ def test_the_model_is_known_by_its_id_and_its_short_name() -> None:
         "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
         "Fun-CosyVoice3-0.5B-2512",
     )
+
+
+def test_a_model_in_a_directory_is_known_by_its_own_name_only(tmp_path: Path) -> None:
+    (tmp_path / "Fun-CosyVoice3").mkdir()
+    engine = VllmOmniEngine(url="http://127.0.0.1:1", model=f"{tmp_path}/Fun-CosyVoice3/")
+    assert engine.models == ("Fun-CosyVoice3",)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class VllmOmniEngine(SpeaksOnly):
         api_key: str = "",
         model: str = MODEL,
         command: Sequence[str] = ("vllm-omni",),
-        args: Sequence[str] = (),
+        args: Sequence[str] = ("--trust-remote-code",),
         upload_voices: bool = True,
         start_timeout_s: float = 900.0,
         timeout_s: float = 60.0,
@@ -82,7 +82,8 @@ class VllmOmniEngine(SpeaksOnly):
             api_key: what that server was given as `--api-key`.
             model: the model that ours serves, a name of the hub or a directory.
             command: what starts vLLM-Omni, from an environment of its own.
-            args: further arguments of its `serve`.
+            args: further arguments of its `serve`; the default is upstream's for this model,
+                whose deploy file lets its stages run the repository's code in any case.
             upload_voices: have the server keep registered voices' features.
             start_timeout_s: the longest that its start may take, a download included.
             timeout_s: the longest silence of a server that is to speak.
@@ -93,7 +94,10 @@ class VllmOmniEngine(SpeaksOnly):
             ConfigurationError: the URL is none, or the command is not installed.
         """
         del voices
-        self.models = tuple(dict.fromkeys((model, model.rstrip("/").rpartition("/")[2])))
+        self._model = model
+        short = model.rstrip("/").rpartition("/")[2]
+        # Clients need not know our directories.
+        self.models = (short,) if Path(model).is_dir() else tuple(dict.fromkeys((model, short)))
         self._command = _checked_command(command) if not url else []
         self._args = tuple(args)
         self._connection = partial(OmniClient, api_key=api_key, timeout_s=timeout_s)
@@ -274,7 +278,7 @@ class VllmOmniEngine(SpeaksOnly):
         folder = Path(tempfile.mkdtemp(prefix="bentovox-vllm-omni-"))
         # fmt: off
         command = [
-            *self._command, "serve", self.models[0], "--omni",
+            *self._command, "serve", self._model, "--omni",
             "--host", "127.0.0.1", "--port", str(port),
             "--disable-uvicorn-access-log",
             *self._args,
