@@ -100,6 +100,7 @@ def tests(session: nox.Session) -> None:
     if not names_tests(session):
         runs["dev"].append("--ignore=tests/cosyvoice")
         runs["cosyvoice"] = ["tests/cosyvoice", *session.posargs]
+        bring_cosyvoice(session)
         runs["openai-2"] = ["tests/contract", *session.posargs]
     pytest(session, runs, STACK_PYTHON=str(stack(session)))
 
@@ -113,6 +114,7 @@ def unit(session: nox.Session) -> None:
 @nox.session(default=False)
 def cosyvoice(session: nox.Session) -> None:
     """Run upstream's real CosyVoice code on tiny models that the tests make: no download."""
+    bring_cosyvoice(session)
     pytest(session, {"cosyvoice": chosen(session, "tests/cosyvoice")})
 
 
@@ -162,6 +164,12 @@ def bench(session: nox.Session) -> None:
     """Measure the front door and its peers on this machine; write the table and the plot."""
     python = environment(session, "bench")
     run(session, python, "-m", "benchmarks", *session.posargs, STACK_PYTHON=str(stack(session)))
+
+
+@nox.session(name="cosyvoice-code", default=False)
+def cosyvoice_code(session: nox.Session) -> None:
+    """Bring upstream's CosyVoice code here, once; `-- --from pypi` and the like go to it."""
+    bring_cosyvoice(session, *session.posargs)
 
 
 @nox.session(name="demo-model", default=False)
@@ -319,6 +327,12 @@ def run(session: nox.Session, python: Path, *arguments: str, **more: str) -> Non
     """Run `python ARGUMENTS` with what everything that is run here gets."""
     environ = {"PYTHONDONTWRITEBYTECODE": None, **variables(**more)}
     session.run(str(python), *arguments, env=environ, external=True)
+
+
+def bring_cosyvoice(session: nox.Session, *options: str) -> None:
+    """Fetch the code with nox's own Python, which has the user's pip; uv is told what pip knows."""
+    command = (sys.executable, "-m", "ci", "cosyvoice", *options)
+    session.run(*command, env=dict(uv_variables()), external=True)
 
 
 def names_tests(session: nox.Session) -> bool:

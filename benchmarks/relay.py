@@ -21,7 +21,7 @@ import uvloop
 from benchmarks.load import run
 from benchmarks.servers import ROOT, free_port
 from services.gateway.app import build
-from services.settings import GatewaySettings
+from services.sections import GatewaySettings
 from services.shell import Shell
 
 _EVENTS, _APART_S, _CONCURRENCY, _REQUESTS = 32, 0.005, 32, 1600

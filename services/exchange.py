@@ -91,7 +91,7 @@ class Exchange:
         if shell.app.guard is not None:
             shell.app.guard(scope)
         self._check_length()
-        if self._label not in shell.app.admitted:
+        if not self._takes_slot:
             await shell.app.asgi(scope, self.receive, self.send)
             return
         if not await self._acquire():
@@ -99,6 +99,12 @@ class Exchange:
         self._admitted = True
         with shell.admission.held():
             await shell.app.asgi(scope, self.receive, self.send)
+
+    @property
+    def _takes_slot(self) -> bool:
+        """Whether there is work to do: reading a list that others add to is none."""
+        admitted = self.shell.app.admitted
+        return self._label in admitted and self.scope["method"] not in {"GET", "HEAD"}
 
     async def _acquire(self) -> bool:
         """Take a slot; False when the client hung up in the queue."""
@@ -183,9 +189,7 @@ class Exchange:
         elapsed_ms = (time.perf_counter() - self._began) * 1000
         kept.append((b"x-request-id", self.request_id))
         kept.append((b"openai-processing-ms", b"%d" % elapsed_ms))
-        if self._label in self.shell.app.admitted and not any(
-            name == b"x-ratelimit-limit-requests" for name, _ in kept
-        ):
+        if self._takes_slot and not any(name == b"x-ratelimit-limit-requests" for name, _ in kept):
             kept += self.shell.admission.headers()
         await self._send({"type": "http.response.start", "status": status, "headers": kept})
 

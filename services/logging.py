@@ -30,3 +30,4 @@ def configure(role: str, *, level: str = "INFO", access: bool = True) -> None:
     logger.propagate = False
     logger.setLevel(level)
     logging.getLogger("bentovox.access").setLevel(level if access else "WARNING")
+    logging.getLogger("bentovox.audit").setLevel("INFO")  # kept whatever else is silenced

@@ -16,130 +16,26 @@ import sys
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.admission import Limits
 from services.errors import ConfigurationError
+from services.sections import (
+    ChatSettings,
+    GatewaySettings,
+    LogSettings,
+    Section,
+    SpeechSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PREFIX = "BENTOVOX_"
 _PROFILES = Path(__file__).with_name("profiles.toml")
-_MIB = 1 << 20
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RoleSettings(_Section):
-    """What every role has: how much it takes on at once."""
-
-    slots: int = Field(16, ge=1, description="Requests at work at the same time.")
-    queue: int = Field(32, ge=0, description="Requests that may wait for a slot; past them 429.")
-    deadline_s: float = Field(30, gt=0, description="Longest wait for a slot, seconds; then 429.")
-    body_limit_mib: float = Field(8, gt=0, description="Largest request body, MiB; above it 413.")
-
-    @property
-    def limits(self) -> Limits:
-        """Return the admission limits."""
-        return Limits(self.slots, self.queue, self.deadline_s)
-
-    @property
-    def body_limit_bytes(self) -> int:
-        """Return the largest request body in bytes."""
-        return int(self.body_limit_mib * _MIB)
-
-
-class ChatSettings(RoleSettings):
-    """The chat role: vLLM's OpenAI server, mounted in process."""
-
-    model: str = Field(
-        "bentovox-demo",
-        description="A model directory, a Hugging Face id, or `bentovox-demo`, which is shipped.",
-    )
-    served_model_name: str = Field(
-        "", description="The name clients ask for; empty: the id, or a directory's own name."
-    )
-    revision: str = Field("", description="Commit or tag of a Hugging Face model; empty: main.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where vLLM computes; auto takes a GPU when there is one."
-    )
-    dtype: str = Field("auto", description="vLLM's --dtype.")
-    max_model_len: int = Field(0, ge=0, description="Longest context, tokens; 0: the model's own.")
-    kv_cache_memory: str = Field(
-        "", description="vLLM's --kv-cache-memory-bytes, such as 64M; empty: by its memory probe."
-    )
-    enforce_eager: bool = Field(
-        default=False, description="Skip compilation and CUDA graphs: quick start, slower tokens."
-    )
-    tool_parser: str = Field(
-        "", description="vLLM's --tool-call-parser, such as hermes; empty: no automatic tool calls."
-    )
-    reasoning_parser: str = Field(
-        "", description="vLLM's --reasoning-parser, such as qwen3; empty: thoughts stay in text."
-    )
-    args: list[str] = Field(
-        default_factory=list,
-        description="Further arguments of `vllm serve`, as a JSON list; replaces the profile's.",
-    )
-    shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
-
-
-class SpeechSettings(RoleSettings):
-    """The speech role."""
-
-    engine: str = Field("espeak", description="The engine: espeak (embedded, no download, no GPU).")
-    models: list[str] = Field(
-        ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"],
-        description="Model names it answers to, as a JSON list, beside the engine's own.",
-    )
-    voices: dict[str, str] = Field(
-        default_factory=dict,
-        description="OpenAI's or your own voice names and the engine's voice each stands for.",
-    )
-
-
-class GatewaySettings(RoleSettings):
-    """The gateway: the one front door."""
-
-    slots: int = Field(512, ge=1, description="Requests at work at the same time.")
-    queue: int = Field(512, ge=0, description="Requests that may wait for a slot; past them 429.")
-    body_limit_mib: float = Field(
-        32, gt=0, description="Largest request body or upload, MiB; above it 413."
-    )
-    chat: list[str] = Field(
-        default_factory=list, description="URLs of chat backends; empty: beside it, in one stack."
-    )
-    speech: list[str] = Field(
-        default_factory=list, description="URLs of speech backends; empty: beside it, in one stack."
-    )
-    keys: SecretStr = Field(
-        SecretStr(""),
-        description="API keys as `name:sha256-hash`, comma-separated; made by "
-        "`python -m services.gateway.keys`. Empty here and in keys_file: open to all.",
-    )
-    keys_file: str = Field("", description="A file of such keys, one a line; # begins a comment.")
-    cors_origins: list[str] = Field(
-        default_factory=list, description="Origins that browsers may call from; `*` allows all."
-    )
-    connect_timeout_s: float = Field(5, gt=0, description="Longest wait to reach a backend.")
-    answer_timeout_s: float = Field(
-        600, gt=0, description="Longest wait for a backend's first byte; then 504."
-    )
-    probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
-
-
-class LogSettings(_Section):
-    """Logging."""
-
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level.")
-    access: bool = Field(default=True, description="One line a request.")
 
 
 class Settings(BaseSettings):
@@ -208,7 +104,7 @@ def leaves(model: type[BaseModel] = Settings, path: str = "") -> Iterator[tuple[
     """Yield each setting as its dotted key and its pydantic field."""
     for name, field in model.model_fields.items():
         key = f"{path}.{name}" if path else name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, _Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from leaves(field.annotation, key)
         else:
             yield key, field

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from services.chat.model import ChatModel
-    from services.settings import ChatSettings
+    from services.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 

@@ -17,7 +17,7 @@ from services.shell import Readiness, RoleApp
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from services.settings import GatewaySettings
+    from services.sections import GatewaySettings
 
 ROUTES = {"chat": CHAT, "speech": SPEECH}
 """The paths of each role that the front door opens, with their methods."""

@@ -14,7 +14,7 @@ from services.gateway.upstream import Address, Connections
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from services.settings import GatewaySettings
+    from services.sections import GatewaySettings
 
 log = logging.getLogger("bentovox.gateway")
 

@@ -38,7 +38,7 @@ def allowing(origins: Sequence[str]) -> Callable[[Asgi], Asgi] | None:
         return CORSMiddleware(
             app,
             allow_origins=list(origins),
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bentoml
 
 from services import telemetry
+from services.openai import sockets
 from services.role import preflight, role
 from services.settings import provenance, settings
 from services.shell import Readiness, RoleApp
 from services.speech import routes
 from services.speech.engines.registry import create_engine
+from services.speech.socket import SpeechSocket
+from services.speech.speakers import Speakers
+from services.speech.voices import VoiceStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from services.settings import SpeechSettings
+    from services.sections import SpeechSettings
     from services.speech.engines.protocol import SpeechEngine
 
 
@@ -26,7 +31,7 @@ log = logging.getLogger("bentovox.speech")
 
 
 def _engine(speech: SpeechSettings) -> SpeechEngine:
-    return create_engine(speech.engine, voices=speech.voices)
+    return create_engine(speech.engine, voices=speech.voices, **speech.options)
 
 
 def _chosen() -> str:
@@ -41,7 +46,12 @@ class _Speech:
     def build() -> RoleApp:
         speech = settings().speech
         engine = _engine(speech)
+        store = VoiceStore(Path(speech.store).expanduser())
+        speakers = Speakers(engine, store, speech.voices, speech.ref_audio)
         metrics = telemetry.RoleMetrics("speech")
+        socket = SpeechSocket(
+            engine, speakers, (*engine.models, *speech.models), metrics.audio_seconds
+        )
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
@@ -58,10 +68,14 @@ class _Speech:
         return RoleApp(
             role="speech",
             asgi=routes.build_app(
-                engine, aliases=speech.models, on_audio_seconds=metrics.audio_seconds
+                engine,
+                aliases=speech.models,
+                on_audio_seconds=metrics.audio_seconds,
+                speakers=speakers,
             ),
             paths=routes.PATHS,
-            admitted=frozenset({routes.SPEECH_PATH}),
+            admitted=routes.ADMITTED,
+            sockets=dict.fromkeys(sockets.SPEECH, socket),
             limits=speech.limits,
             body_limit_bytes=speech.body_limit_bytes,
             readiness=readiness,

@@ -21,7 +21,7 @@ from services.chat import allowlist
 from services.chat.fields import body_with_known_fields
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
-from services.settings import GatewaySettings
+from services.sections import GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech.engines.fake import FakeEngine
 from services.speech.routes import ADMITTED, PATHS, build_app

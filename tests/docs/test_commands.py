@@ -21,7 +21,7 @@ from starlette.routing import Route
 from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
-from services.settings import GatewaySettings
+from services.sections import GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech import routes
 from services.speech.engines.registry import create_engine

@@ -11,7 +11,7 @@ import pytest
 
 from services import settings
 from services.gateway import app as gateway
-from services.settings import GatewaySettings
+from services.sections import GatewaySettings
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, codes, links, named
 
 if TYPE_CHECKING:

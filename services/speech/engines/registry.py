@@ -26,8 +26,12 @@ class EngineEntry:
 
 
 ENGINES: Final[dict[str, EngineEntry]] = {
+    "cosyvoice": EngineEntry(
+        "services.speech.engines.cosyvoice.engine:CosyVoiceEngine", "cosyvoice"
+    ),
     "espeak": EngineEntry("services.speech.engines.espeak:EspeakEngine", "espeak"),
     "fake": EngineEntry("services.speech.engines.fake:FakeEngine", None),
+    "vllm_omni": EngineEntry("services.speech.engines.vllm_omni:VllmOmniEngine", "speech"),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from services.chat import allowlist
 from services.errors import MethodNotAllowedError, NotFoundError
-from services.settings import ChatSettings
+from services.sections import ChatSettings
 from services.shell import Readiness, RoleApp, Shell
 
 

@@ -32,7 +32,7 @@ def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text:
 @pytest.mark.usefixtures("noxfile")
 def test_every_session_says_what_it_is_for() -> None:
     names = {"serve", "tests", "unit", "contract", "e2e", "lint", "types", "docs", "bench"}
-    assert names | {"lock", "demo-model", "cosyvoice"} == set(sessions())
+    assert names | {"lock", "demo-model", "cosyvoice", "cosyvoice-code"} == set(sessions())
     assert all((session.__doc__ or "").strip().endswith(".") for session in sessions().values())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.gateway import app
-from services.settings import GatewaySettings
+from services.sections import GatewaySettings
 from services.shell import Shell
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from services.errors import NotFoundError, UnavailableError
 from services.gateway import backends
 from services.gateway.backends import Pool, Pools
-from services.settings import GatewaySettings
+from services.sections import GatewaySettings
 
 if TYPE_CHECKING:
     from services.gateway.backends import Backend

@@ -12,7 +12,7 @@ from services.gateway import app
 from services.gateway.app import MODELS, OPENAPI, ROUTES
 from services.openai.openapi import PATHS, document
 from services.openai.schemas import FORMS, SCHEMAS, SPEECH_BODY
-from services.settings import GatewaySettings
+from services.sections import GatewaySettings
 from services.shell import Shell
 from services.speech.schema import (
     ConsentFields,

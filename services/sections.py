@@ -1,0 +1,225 @@
+"""What can be set, section by section; `services.settings` says where the values come from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from services.admission import Limits
+
+_MIB = 1 << 20
+
+
+class Section(BaseModel):
+    """A part of the settings with a name of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RoleSettings(Section):
+    """What every role has: how much it takes on at once."""
+
+    slots: int = Field(16, ge=1, description="Requests at work at the same time.")
+    queue: int = Field(32, ge=0, description="Requests that may wait for a slot; past them 429.")
+    deadline_s: float = Field(30, gt=0, description="Longest wait for a slot, seconds; then 429.")
+    body_limit_mib: float = Field(8, gt=0, description="Largest request body, MiB; above it 413.")
+
+    @property
+    def limits(self) -> Limits:
+        """Return the admission limits."""
+        return Limits(self.slots, self.queue, self.deadline_s)
+
+    @property
+    def body_limit_bytes(self) -> int:
+        """Return the largest request body in bytes."""
+        return int(self.body_limit_mib * _MIB)
+
+
+class ChatSettings(RoleSettings):
+    """The chat role: vLLM's OpenAI server, mounted in process."""
+
+    model: str = Field(
+        "bentovox-demo",
+        description="A model directory, a Hugging Face id, or `bentovox-demo`, which is shipped.",
+    )
+    served_model_name: str = Field(
+        "", description="The name clients ask for; empty: the id, or a directory's own name."
+    )
+    revision: str = Field("", description="Commit or tag of a Hugging Face model; empty: main.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where vLLM computes; auto takes a GPU when there is one."
+    )
+    dtype: str = Field("auto", description="vLLM's --dtype.")
+    max_model_len: int = Field(0, ge=0, description="Longest context, tokens; 0: the model's own.")
+    kv_cache_memory: str = Field(
+        "", description="vLLM's --kv-cache-memory-bytes, such as 64M; empty: by its memory probe."
+    )
+    enforce_eager: bool = Field(
+        default=False, description="Skip compilation and CUDA graphs: quick start, slower tokens."
+    )
+    tool_parser: str = Field(
+        "", description="vLLM's --tool-call-parser, such as hermes; empty: no automatic tool calls."
+    )
+    reasoning_parser: str = Field(
+        "", description="vLLM's --reasoning-parser, such as qwen3; empty: thoughts stay in text."
+    )
+    args: list[str] = Field(
+        default_factory=list,
+        description="Further arguments of `vllm serve`, as a JSON list; replaces the profile's.",
+    )
+    shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
+
+
+class CosyVoiceSettings(Section):
+    """The engine `cosyvoice`: upstream's models in this process."""
+
+    model: str = Field(
+        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512", description="A model directory, or a hub's id."
+    )
+    hub: Literal["huggingface", "modelscope"] = Field(
+        "huggingface", description="Where an id is looked up."
+    )
+    revision: str = Field(
+        "",
+        description="Commit, tag or branch; empty: the pinned commit, or the main branch of what "
+        "is not pinned. The log says which commit was taken: set it here to pin it.",
+    )
+    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
+    code: str = Field(
+        "",
+        description="Upstream's code, as `python -m ci cosyvoice` brings it; empty: "
+        "~/.cache/bentovox/cosyvoice.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where it computes; auto takes a GPU when there is one."
+    )
+    fp16: bool = Field(
+        default=False,
+        description="Half precision on a GPU: less memory and time, slightly other audio.",
+    )
+    tensorrt: bool = Field(
+        default=False,
+        description="The flow's estimator in TensorRT: faster; builds a plan for this GPU at the "
+        "first start, needs tensorrt and a writable model directory; 60 s a segment at most.",
+    )
+    tensorrt_contexts: int = Field(
+        1, ge=1, description="Requests in TensorRT at the same time; each takes GPU memory."
+    )
+    vllm: bool = Field(
+        default=False,
+        description="Speech tokens by vLLM (families 2 and 3): more throughput; no seed, no "
+        "repetition-aware sampling, a fifth of the GPU's memory, artefacts reported upstream.",
+    )
+
+
+class VllmOmniSettings(Section):
+    """The engine `vllm_omni`: family 3 through a vLLM-Omni server."""
+
+    url: str = Field(
+        "", description="A vLLM-Omni server that runs elsewhere; empty: start one here."
+    )
+    api_key: SecretStr = Field(
+        SecretStr(""), description="What that server was given as --api-key."
+    )
+    model: str = Field(
+        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
+        description="A hub's id, or a directory with cosyvoice3 in its name.",
+    )
+    command: list[str] = Field(
+        ["vllm-omni"], description="What starts it, from its own environment, as a JSON list."
+    )
+    args: list[str] = Field(
+        ["--trust-remote-code"], description="Further arguments of its `serve`, as a JSON list."
+    )
+    upload_voices: bool = Field(
+        default=True,
+        description="Let the server keep registered voices; off: send the recording each time.",
+    )
+    start_timeout_s: float = Field(
+        900, gt=0, description="Longest start, a download included, seconds."
+    )
+    timeout_s: float = Field(
+        60, gt=0, description="Longest silence of a server that is to speak, seconds."
+    )
+    probe_s: float = Field(5, gt=0, description="Seconds between two looks at its health.")
+
+
+class SpeechSettings(RoleSettings):
+    """The speech role."""
+
+    body_limit_mib: float = Field(
+        36, gt=0, description="Largest request body or upload, MiB; above it 413."
+    )
+    engine: str = Field(
+        "espeak",
+        description="The engine: espeak (embedded, no download, no GPU), cosyvoice or vllm_omni.",
+    )
+    models: list[str] = Field(
+        ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"],
+        description="Model names it answers to, as a JSON list, beside the engine's own.",
+    )
+    voices: dict[str, str] = Field(
+        default_factory=dict,
+        description="OpenAI's or your own voice names, and the voice each stands for: one of the "
+        "engine's, or a registered one's name or id.",
+    )
+    store: str = Field(
+        "~/.local/share/bentovox/voices",
+        description="Folder of registered voices and consents; several containers may share it.",
+    )
+    ref_audio: Literal["consent", "open", "off"] = Field(
+        "consent",
+        description="A request's own recording to speak like: with the id of a consent, freely, or "
+        "not at all.",
+    )
+    cosyvoice: CosyVoiceSettings = CosyVoiceSettings()
+    vllm_omni: VllmOmniSettings = VllmOmniSettings()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what the chosen engine's constructor is given beside the voices."""
+        section = getattr(self, self.engine, None)
+        if not isinstance(section, Section):
+            return {}
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in section
+        }
+
+
+class GatewaySettings(RoleSettings):
+    """The gateway: the one front door."""
+
+    slots: int = Field(512, ge=1, description="Requests at work at the same time.")
+    queue: int = Field(512, ge=0, description="Requests that may wait for a slot; past them 429.")
+    body_limit_mib: float = Field(
+        36, gt=0, description="Largest request body or upload, MiB; above it 413."
+    )
+    chat: list[str] = Field(
+        default_factory=list, description="URLs of chat backends; empty: beside it, in one stack."
+    )
+    speech: list[str] = Field(
+        default_factory=list, description="URLs of speech backends; empty: beside it, in one stack."
+    )
+    keys: SecretStr = Field(
+        SecretStr(""),
+        description="API keys as `name:sha256-hash`, comma-separated; made by "
+        "`python -m services.gateway.keys`. Empty here and in keys_file: open to all.",
+    )
+    keys_file: str = Field("", description="A file of such keys, one a line; # begins a comment.")
+    cors_origins: list[str] = Field(
+        default_factory=list, description="Origins that browsers may call from; `*` allows all."
+    )
+    connect_timeout_s: float = Field(5, gt=0, description="Longest wait to reach a backend.")
+    answer_timeout_s: float = Field(
+        600, gt=0, description="Longest wait for a backend's first byte; then 504."
+    )
+    probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
+
+
+class LogSettings(Section):
+    """Logging."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level.")
+    access: bool = Field(default=True, description="One line a request.")

@@ -1,0 +1,1 @@
+"""CosyVoice: upstream's own modules, served by per-request sessions."""

@@ -1,0 +1,271 @@
+"""A CosyVoice model in memory: upstream's modules with a checkpoint's weights.
+
+Loading follows upstream's constructors; what they do besides is left out: downloads, a text
+frontend of their own, and calls that seed every random generator of the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import pickle
+import random
+import sys
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+
+from services.errors import ConfigurationError
+from services.speech.engines.cosyvoice import code, decoding, download, randomness, recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_WEIGHTS: Final = ("llm.pt", "flow.pt", "hift.pt")
+_SEED: Final = 1986  # upstream's; buffers of noise are made at load and not in the checkpoint
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What speeds inference up on a GPU; everything is off unless asked for.
+
+    Attributes:
+        fp16: half precision where upstream has it: half the memory, slightly other audio.
+        tensorrt: run the flow's estimator in TensorRT; its plan is built for this GPU at the first
+            start (minutes) and needs the model directory to be writable.
+        tensorrt_contexts: requests that may be in it at once; each takes GPU memory.
+        vllm: generate tokens with vLLM; drops repetition-aware sampling and the seed, and takes a
+            fifth of the GPU's memory (upstream issues 1355, 1601, 1316: artefacts).
+    """
+
+    fp16: bool = False
+    tensorrt: bool = False
+    tensorrt_contexts: int = 1
+    vllm: bool = False
+
+    @property
+    def names(self) -> str:
+        """Return what is switched on, for a log line."""
+        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt, "vLLM": self.vllm}
+        return ", ".join(name for name, on in switched.items() if on) or "none"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model; its modules are shared by all requests.
+
+    Attributes:
+        family: 1, 2 or 3.
+        sample_rate_hz: of what it makes: 22050 (family 1) or 24000.
+        device: where it computes.
+        lm: upstream's language model, text to speech tokens.
+        vocoder: upstream's model object, speech tokens to audio; `session` copies it.
+        encode: text to the ids of text tokens.
+        mel: samples [1, N] at `sample_rate_hz` to a mel spectrogram [1, 80, T].
+        speech_tokenizer: ONNX session, log mel of 16 kHz audio to speech tokens.
+        speaker_encoder: ONNX session, filter bank of 16 kHz audio to an embedding.
+        speakers: what `spk2info.pt` holds, by name.
+        fingerprint: tells whether features were computed by these very encoders.
+        accelerated: what was switched on.
+    """
+
+    family: int
+    sample_rate_hz: int
+    device: torch.device
+    lm: Any
+    vocoder: Any
+    encode: Callable[[str], list[int]]
+    mel: Callable[[torch.Tensor], torch.Tensor]
+    speech_tokenizer: onnxruntime.InferenceSession
+    speaker_encoder: onnxruntime.InferenceSession
+    speakers: dict[str, dict[str, torch.Tensor]]
+    fingerprint: str
+    accelerated: Acceleration
+
+    def session_lm(self, sampler: randomness.Sampler) -> Any:
+        """Return the language model with a sampler of its own; it shares every module."""
+        lm = copy.copy(self.lm)
+        lm.sampling_ids = sampler
+        return lm
+
+    def session_vocoder(self) -> Any:
+        """Return the vocoder with state of its own; it shares every module."""
+        vocoder = copy.copy(self.vocoder)
+        vocoder.hift_cache_dict = {"": None}
+        vocoder.mel_overlap_dict = {"": torch.zeros(1, 80, 0)}
+        vocoder.flow_cache_dict = {"": torch.zeros(1, 80, 0, 2)}
+        return vocoder
+
+
+_CANCELLED: Final = threading.local()
+
+
+class CancelledError(Exception):
+    """The request whose thread this is was given up."""
+
+
+@contextlib.contextmanager
+def cancellable(cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Look at `cancelled` before each step of the flow that this thread runs in the block.
+
+    Raises:
+        CancelledError: it was true.
+    """
+    _CANCELLED.check = cancelled
+    try:
+        yield
+    finally:
+        _CANCELLED.check = None
+
+
+def _stop_if_cancelled(*_: Any) -> None:
+    check = getattr(_CANCELLED, "check", None)
+    if check is not None and check():
+        raise CancelledError
+
+
+def load(
+    directory: Path, *, code_root: Path | None, device: str, accelerated: Acceleration
+) -> Checkpoint:
+    """Load a model directory.
+
+    Raises:
+        ConfigurationError: a file is missing or does not fit, the code cannot run its family, or
+            what was asked for needs a GPU.
+    """
+    source = code.load(code_root)
+    family = download.check(directory)
+    if family not in source.families:
+        raise ConfigurationError(
+            f"{directory.name} is of family {family}, and the code there ({source.version}) runs "
+            f"{source.families} only: run `python -m ci cosyvoice --from github`",
+            param="model",
+        )
+    described = recipe.read(directory)
+    chosen = _device(device, accelerated)
+    transformers.logging.disable_progress_bar()
+    with contextlib.redirect_stdout(sys.stderr), _own_seed():
+        built = described.build()
+    lm = built["llm"]
+    if family > 1:
+        decoding.put_right(lm)
+    vocoder = _vocoder(built, family, chosen, accelerated)
+    _load_weights(vocoder, directory, accelerated)
+    tokenizer = built["get_tokenizer"]()
+    randomness.install()
+    estimator = vocoder.flow.decoder.estimator
+    if isinstance(estimator, torch.nn.Module):
+        estimator.register_forward_pre_hook(_stop_if_cancelled)
+    return Checkpoint(
+        family=family,
+        sample_rate_hz=int(built["sample_rate"]),
+        device=chosen,
+        lm=lm,
+        vocoder=vocoder,
+        encode=partial(tokenizer.encode, allowed_special=built["allowed_special"]),
+        mel=built["feat_extractor"],
+        speech_tokenizer=_onnx(directory / f"speech_tokenizer_v{family}.onnx", chosen),
+        speaker_encoder=_onnx(directory / "campplus.onnx", torch.device("cpu")),
+        speakers=_speakers(directory, chosen),
+        fingerprint=_fingerprint(directory, family),
+        accelerated=accelerated,
+    )
+
+
+def _vocoder(
+    built: dict[str, Any], family: int, device: torch.device, accelerated: Acceleration
+) -> Any:
+    """Return upstream's model object."""
+    from cosyvoice.cli import model as upstream  # noqa: PLC0415  there once code.load() was called
+
+    name = "CosyVoiceModel" if family == 1 else f"CosyVoice{family}Model"
+    vocoder = getattr(upstream, name)(built["llm"], built["flow"], built["hift"], accelerated.fp16)
+    vocoder.device = device
+    return vocoder
+
+
+def _load_weights(vocoder: Any, directory: Path, accelerated: Acceleration) -> None:
+    try:
+        vocoder.load(*(str(directory / file) for file in _WEIGHTS))
+    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        what = str(error).strip().splitlines()[0]
+        raise ConfigurationError(
+            f"the weights in {directory} cannot be loaded: {what}", param="model"
+        ) from error
+    if accelerated.vllm:
+        vocoder.load_vllm(str(directory / "vllm"))
+    if accelerated.tensorrt:
+        precision = "fp16" if accelerated.fp16 else "fp32"
+        vocoder.load_trt(
+            str(directory / f"flow.decoder.estimator.{precision}.mygpu.plan"),
+            str(directory / "flow.decoder.estimator.fp32.onnx"),
+            accelerated.tensorrt_contexts,
+            accelerated.fp16,
+        )
+
+
+def _device(name: str, accelerated: Acceleration) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise ConfigurationError("device is cuda, and torch sees no GPU", param="device")
+    chosen = torch.device("cuda" if there and name != "cpu" else "cpu")
+    if chosen.type == "cpu" and accelerated != Acceleration():
+        raise ConfigurationError(
+            f"{accelerated.names} asked for: that needs a GPU, and speech is made on the CPU",
+            param="device",
+        )
+    return chosen
+
+
+def _onnx(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    gpu = "CUDAExecutionProvider"
+    usable = device.type == "cuda" and gpu in onnxruntime.get_available_providers()
+    providers = [gpu] if usable else ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
+    except Exception as error:  # onnxruntime's own classes are not public
+        raise ConfigurationError(f"{path} is no ONNX model: {error}", param="model") from error
+
+
+def _speakers(directory: Path, device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
+    path = directory / "spk2info.pt"
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[str, torch.Tensor]] = torch.load(
+        path, map_location=device, weights_only=True
+    )
+    return found
+
+
+def _fingerprint(directory: Path, family: int) -> str:
+    """Return a digest of the encoders' sizes and ends, cheap for files of half a gigabyte."""
+    digest = hashlib.sha256(str(family).encode())
+    for name in ("campplus.onnx", f"speech_tokenizer_v{family}.onnx"):
+        with (directory / name).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - (1 << 20)))
+            digest.update(f"{name} {size}".encode() + file.read())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _own_seed() -> Iterator[None]:
+    """Build with upstream's seed, and give the process its random states back."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  upstream seeds this one
+    with torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002

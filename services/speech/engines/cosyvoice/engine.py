@@ -1,0 +1,444 @@
+"""CosyVoice as a speech engine: upstream's modules, shared by sessions that own their state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import aclosing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from services.errors import (
+    EngineError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    UnavailableError,
+)
+from services.speech.engines.cosyvoice import download
+from services.speech.engines.cosyvoice.code import find as find_code
+from services.speech.engines.cosyvoice.prompts import cross_lingual
+from services.speech.engines.cosyvoice.split import Splitter, split
+from services.speech.engines.cosyvoice.text import (
+    LANGUAGES,
+    Rules,
+    guess_language,
+    is_sayable,
+    language_of,
+    normalise,
+    refuse_control_tokens,
+)
+from services.speech.engines.handover import Handover
+from services.speech.engines.protocol import (
+    Capability,
+    SynthesisRequest,
+    Voice,
+    VoiceReference,
+    check_capabilities,
+    unsupported,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+
+    from services.audio.pcm import Samples
+    from services.speech.engines.cosyvoice.checkpoint import Acceleration, Checkpoint
+    from services.speech.engines.cosyvoice.modes import Voices
+    from services.speech.engines.cosyvoice.text import Language
+    from services.speech.engines.cosyvoice.utterance import Prompt, Utterance
+    from services.speech.engines.protocol import ConversionRequest
+
+log = logging.getLogger("bentovox.speech")
+
+DEFAULT_MODEL: Final = "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"
+
+_LIBRARIES: Final = ("torch", "transformers", "onnxruntime", "hyperpyyaml", "whisper", "wetext")
+_HELD_S: Final = 30.0  # of audio that is made and not taken
+_WARM_UP: Final = "Hello there, this is the first sentence after the start."
+_UNTIL_LOADED: Final = frozenset(Capability)
+
+
+class CosyVoiceEngine:
+    """Speaks, clones and converts with one CosyVoice model; see `SpeechEngine` for the promises.
+
+    A process holds one model: upstream keeps a mel filter bank for all of them.
+    """
+
+    name = "cosyvoice"
+
+    def __init__(
+        self,
+        voices: Mapping[str, str] | None = None,
+        *,
+        model: str = DEFAULT_MODEL,
+        hub: download.HubName = "huggingface",
+        revision: str = "",
+        cache: str = "",
+        code: str = "",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        fp16: bool = False,
+        tensorrt: bool = False,
+        tensorrt_contexts: int = 1,
+        vllm: bool = False,
+    ) -> None:
+        """Look whether it can work; nothing heavy is imported or loaded before `start`.
+
+        Raises:
+            ImportError: a library is not installed.
+            ConfigurationError: upstream's code is not there, or the model directory lacks a file.
+        """
+        del voices  # names for voices are the routes' business; this engine's are the model's
+        missing = next((name for name in _LIBRARIES if find_spec(name) is None), None)
+        if missing:
+            raise ImportError(f"No module named {missing!r}", name=missing)
+        self._code = Path(code).expanduser() if code else None
+        find_code(self._code)
+        self._also = ("flow.decoder.estimator.fp32.onnx",) if tensorrt else ()
+        if Path(model).expanduser().is_dir():
+            download.check(Path(model).expanduser(), self._also)
+        self._model = model
+        self._source = {
+            "hub": hub,
+            "revision": revision,
+            "cache": Path(cache).expanduser() if cache else None,
+        }
+        self._device = device
+        self._acceleration = {
+            "fp16": fp16,
+            "tensorrt": tensorrt,
+            "tensorrt_contexts": tensorrt_contexts,
+            "vllm": vllm,
+        }
+        self.models = (model, Path(model).name) if Path(model).name != model else (model,)
+        self.sample_rate_hz = 24_000
+        self.capabilities: frozenset[Capability] = _UNTIL_LOADED
+        self._rules = Rules()
+        self._checkpoint: Checkpoint | None = None
+        self._voices: Voices | None = None
+        self._ready = False
+        self._utterances: set[Utterance] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and has spoken."""
+        return self._ready
+
+    @property
+    def active(self) -> int:
+        """Requests whose audio is being made."""
+        return len(self._utterances)
+
+    async def start(self) -> None:
+        """Download what is not there, load it and speak a sentence, with lines in the log.
+
+        Raises:
+            ConfigurationError: the model cannot be had or does not fit.
+        """
+        if self._ready:
+            return
+        self._checkpoint, self._voices = await _in_daemon(self._load)
+        checkpoint = self._checkpoint
+        self.sample_rate_hz = checkpoint.sample_rate_hz
+        from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
+
+        self.capabilities = modes.capabilities(
+            checkpoint.family, Path(self._model).name, seeded=not self._acceleration["vllm"]
+        )
+        self._ready = True
+        try:
+            await self._warm_up()
+        except BaseException:
+            self._ready = False
+            raise
+
+    async def close(self) -> None:
+        """Stop what is being made and free the model."""
+        self._ready = False
+        for utterance in tuple(self._utterances):
+            utterance.stop()
+        self._checkpoint = self._voices = None
+
+    def voices(self) -> tuple[Voice, ...]:
+        """Return the model's preset speakers; families 2 and 3 come without any."""
+        checkpoint = self._checkpoint
+        if checkpoint is None:
+            return ()
+        languages = LANGUAGES[checkpoint.family]
+        return tuple(Voice(name, name, languages) for name in sorted(checkpoint.speakers))
+
+    def voice(self, voice_id: str) -> Voice:
+        """Return a preset speaker.
+
+        Raises:
+            NotFoundError: there is none of that name (`voice_not_found`).
+        """
+        voices = self.voices()
+        for voice in voices:
+            if voice.id == voice_id:
+                return voice
+        presets = f"the model's own are {', '.join(v.id for v in voices)}; " if voices else ""
+        how = "POST /v1/audio/voices adds one" if self._clones else "this model clones none"
+        raise NotFoundError(
+            f"voice {voice_id!r} does not exist: {presets}{how}",
+            param="voice",
+            code="voice_not_found",
+        )
+
+    @property
+    def _clones(self) -> bool:
+        return Capability.REFERENCE in self.capabilities
+
+    def check(self, request: SynthesisRequest) -> None:
+        """Return if this can be said; see `SpeechEngine.check`."""
+        check_capabilities(self, request)
+        if request.reference is None:
+            self.voice(request.voice or "")
+        if request.language is not None and self._checkpoint is not None:
+            language_of(request.language, self._checkpoint.family)
+        if request.instructions:
+            refuse_control_tokens(request.instructions, "instructions")
+        if request.reference is not None and request.reference.text:
+            refuse_control_tokens(request.reference.text, "ref_text")
+        if isinstance(request.text, str):
+            refuse_control_tokens(request.text, "input")
+            if not is_sayable(request.text):
+                raise InvalidRequestError(
+                    "input holds nothing to say: a letter or a digit is expected",
+                    param="input",
+                    code="blank_input",
+                )
+
+    def check_conversion(self, request: ConversionRequest) -> None:
+        """Return if this can be converted; see `SpeechEngine.check_conversion`."""
+        if Capability.CONVERSION not in self.capabilities:
+            raise unsupported(self, "voice")
+        if not request.samples.size:
+            raise InvalidRequestError("file holds no sample", param="file", code="invalid_audio")
+
+    async def prepare(self, reference: VoiceReference) -> None:
+        """Compute the features of a recording; see `SpeechEngine.prepare`."""
+        if not self._clones:
+            raise unsupported(self, "audio_sample")
+        _, voices = self._loaded()
+        await asyncio.to_thread(voices.features, reference)
+
+    def forget(self, voice_id: str) -> None:
+        """Drop a voice's features from memory."""
+        if self._voices is not None:
+            self._voices.forget(voice_id)
+
+    async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
+        """Yield audio in chunks that grow, or segment by segment; see `SpeechEngine`."""
+        self.check(request)
+        checkpoint, voices = self._loaded()
+        tag = None
+        if request.language is not None:
+            tag = language_of(request.language, checkpoint.family)
+        from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
+
+        prompt = await asyncio.to_thread(
+            modes.prompt, checkpoint, voices, request, tag, self._rules
+        )
+        text = _Text(self._rules, checkpoint, tag, marked=modes.is_cross_lingual(request))
+
+        async def feed(utterance: Utterance) -> None:
+            utterance.start()
+            if isinstance(request.text, str):
+                segments = text.segments(request.text)
+                while (tokens := await asyncio.to_thread(next, segments, None)) is not None:
+                    utterance.say(tokens)
+            else:
+                splitter = Splitter(text.count)
+                async for piece in request.text:
+                    for segment in splitter.feed(piece):
+                        utterance.say(await asyncio.to_thread(text.tokens, segment))
+                for segment in splitter.finish():
+                    utterance.say(await asyncio.to_thread(text.tokens, segment))
+            utterance.end_text()
+
+        made = self._made(prompt, request.seed, request.speed, request.one_pass, feed)
+        async with aclosing(made) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
+        """Yield the recording in the other voice; see `SpeechEngine.convert`."""
+        self.check_conversion(request)
+        checkpoint, voices = self._loaded()
+        from services.speech.engines.cosyvoice import features  # noqa: PLC0415  imports torch
+        from services.speech.engines.cosyvoice.utterance import Prompt  # noqa: PLC0415
+
+        heard = await asyncio.to_thread(voices.features, request.reference)
+        tokens = await asyncio.to_thread(
+            features.source_tokens, checkpoint, request.samples, request.sample_rate_hz
+        )
+        prompt = Prompt(
+            flow_embedding=heard.embedding, flow_speech=heard.tokens, flow_mel=heard.mel
+        )
+
+        async def feed(utterance: Utterance) -> None:
+            utterance.convert(tokens[0].tolist())
+
+        made = self._made(prompt, request.seed, request.speed, request.one_pass, feed)
+        async with aclosing(made) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def _made(
+        self,
+        prompt: Prompt,
+        seed: int | None,
+        speed: float,
+        one_pass: bool,  # noqa: FBT001
+        feed: Callable[[Utterance], Awaitable[None]],
+    ) -> AsyncGenerator[Samples, None]:
+        from services.speech.engines.cosyvoice.randomness import seeded  # noqa: PLC0415
+        from services.speech.engines.cosyvoice.utterance import Manner, Utterance  # noqa: PLC0415
+
+        checkpoint, _ = self._loaded()
+        handover = Handover(int(_HELD_S * checkpoint.sample_rate_hz))
+        manner = Manner(seeded(seed, checkpoint.device), speed, one_pass)
+
+        def on_end(error: BaseException | None) -> None:
+            self._utterances.discard(utterance)
+            handover.end(error)
+
+        utterance = Utterance(checkpoint, prompt, manner, handover.put, on_end)
+        self._utterances.add(utterance)
+        feeding = asyncio.ensure_future(_fed(feed, utterance))
+        try:
+            async with aclosing(handover.frames()) as frames:
+                async for frame in frames:
+                    yield frame
+            self._loaded()  # what was cut short by `close` is no whole answer
+        except Exception as error:
+            if isinstance(error, ServiceError):
+                raise
+            self._look_at(error)
+            raise EngineError("CosyVoice failed", code="engine_failed") from error
+        finally:
+            utterance.stop()
+            handover.close()
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+    def _loaded(self) -> tuple[Checkpoint, Voices]:
+        if self._checkpoint is None or self._voices is None or not self._ready:
+            raise UnavailableError("the cosyvoice engine is not running", retry_after_s=1.0)
+        return self._checkpoint, self._voices
+
+    def _load(self) -> tuple[Checkpoint, Voices]:
+        began = time.monotonic()
+        directory = download.locate(self._model, also=self._also, **self._source)  # type: ignore[arg-type]
+        log.info("loading %s", directory)
+        from services.speech.engines.cosyvoice import checkpoint, modes  # noqa: PLC0415  torch
+
+        accelerated: Acceleration = checkpoint.Acceleration(**self._acceleration)  # type: ignore[arg-type]
+        loaded = checkpoint.load(
+            directory, code_root=self._code, device=self._device, accelerated=accelerated
+        )
+        self._rules.load()
+        log.info(
+            "loaded CosyVoice family %d on %s in %.0f s; acceleration: %s",
+            loaded.family,
+            loaded.device,
+            time.monotonic() - began,
+            accelerated.names,
+        )
+        return loaded, modes.Voices(loaded)
+
+    async def _warm_up(self) -> None:
+        """Speak a sentence, so that the first request finds every kernel ready."""
+        began = time.monotonic()
+        voices = self.voices()
+        reference = None if voices else _murmur(self.sample_rate_hz)
+        request = SynthesisRequest(
+            _WARM_UP, voice=voices[0].id if voices else None, reference=reference
+        )
+        made = [frame.size async for frame in self.synthesise(request)]
+        log.info("warmed up in %.1f s, %d frames", time.monotonic() - began, len(made))
+
+    def _look_at(self, error: BaseException) -> None:
+        """End the process after an error that a GPU does not recover from: it is started anew."""
+        import torch  # noqa: PLC0415
+
+        log.error("synthesis failed", exc_info=error)
+        if isinstance(error, torch.AcceleratorError):
+            self._ready = False
+            log.critical("the GPU's state is lost; this process ends and is started again")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Text:
+    """A request's text on its way to tokens."""
+
+    def __init__(
+        self, rules: Rules, checkpoint: Checkpoint, tag: Language | None, *, marked: bool
+    ) -> None:
+        self._rules = rules
+        self._checkpoint = checkpoint
+        self._tag = tag
+        self._marked = marked
+        self._context = tag
+
+    def count(self, text: str) -> int:
+        """Return how many tokens `text` has."""
+        return len(self._checkpoint.encode(text))
+
+    def segments(self, text: str) -> Iterator[list[int]]:
+        """Yield the tokens of each segment of a whole text."""
+        self._context = self._tag or guess_language(text)
+        for segment in split(text, self.count):
+            yield self.tokens(segment)
+
+    def tokens(self, segment: str) -> list[int]:
+        """Return the tokens of one segment; none if there is nothing left to say in it."""
+        language = self._tag or guess_language(segment, self._context)
+        said = normalise(segment, language, self._rules)
+        if said and self._marked:
+            said = cross_lingual(self._checkpoint.family, said, language)
+        return self._checkpoint.encode(said) if said else []
+
+
+async def _fed(feed: Callable[[Utterance], Awaitable[None]], utterance: Utterance) -> None:
+    """Feed an utterance; what goes wrong there ends it."""
+    try:
+        await feed(utterance)
+    except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
+        utterance.fail(error)
+
+
+async def _in_daemon(work: Callable[[], Any]) -> Any:
+    """Run `work` in a thread that a process which is told to end does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not done.cancelled():
+            done.set_exception(error) if error else done.set_result(result)
+
+    def run() -> None:
+        try:
+            result, error = work(), None
+        except BaseException as caught:  # noqa: BLE001  raised where it is awaited
+            result, error = None, caught
+        loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="cosyvoice-load", daemon=True).start()
+    return await done
+
+
+def _murmur(sample_rate_hz: int) -> VoiceReference:
+    """Return two seconds of a buzzing sound, in place of a voice."""
+    time_s = np.arange(2 * sample_rate_hz) / sample_rate_hz
+    harmonics = np.arange(1, 12)[:, np.newaxis]
+    tone = (np.sin(2 * np.pi * 120 * harmonics * time_s) / harmonics).sum(axis=0)
+    wave: Samples = (0.1 * tone).astype(np.float32)
+    return VoiceReference(wave, sample_rate_hz, text="Hm.")

@@ -1,0 +1,148 @@
+"""What a recording is to the model: speech tokens, a mel spectrogram and a speaker's embedding.
+
+The steps are those of upstream's frontend (`cosyvoice/cli/frontend.py`), from samples instead of a
+file and resampled once for each rate from what was recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from services.audio.resample import Resampler
+from services.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnxruntime
+
+    from services.audio.pcm import Samples
+    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+    from services.speech.engines.protocol import VoiceReference
+
+log = logging.getLogger("bentovox.speech")
+
+LONGEST_S: Final = 30.0
+"""The speech tokenizer takes no more."""
+
+_ENCODER_HZ: Final = 16_000
+_SHORTEST_S: Final = 0.2
+_MEL_FRAMES_A_TOKEN: Final = 2  # families 2 and 3
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is computed once of a recording.
+
+    Attributes:
+        tokens: speech tokens, int32 [1, T].
+        mel: float32 [1, M, 80] at the model's own rate; M is 2T for families 2 and 3.
+        embedding: of the speaker, float32 [1, 192].
+    """
+
+    tokens: torch.Tensor
+    mel: torch.Tensor
+    embedding: torch.Tensor
+
+
+def compute(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
+    """Compute the features of a recording, in some hundred milliseconds.
+
+    Raises:
+        InvalidRequestError: it is too long or too short for the encoders.
+    """
+    seconds = reference.samples.size / reference.sample_rate_hz
+    if not _SHORTEST_S <= seconds <= LONGEST_S:
+        raise InvalidRequestError(
+            f"the recording lasts {seconds:.1f} s; between {_SHORTEST_S:g} and {LONGEST_S:g} s "
+            "can be spoken like",
+            param="audio_sample",
+            code="audio_too_long" if seconds > LONGEST_S else "audio_too_short",
+        )
+    heard = _resampled(reference.samples, reference.sample_rate_hz, _ENCODER_HZ)
+    own = _resampled(reference.samples, reference.sample_rate_hz, checkpoint.sample_rate_hz)
+    tokens = speech_tokens(checkpoint, heard)
+    mel = checkpoint.mel(own).squeeze(0).transpose(0, 1).unsqueeze(0)
+    if checkpoint.family > 1:
+        count = min(mel.shape[1] // _MEL_FRAMES_A_TOKEN, tokens.shape[1])
+        mel, tokens = mel[:, : _MEL_FRAMES_A_TOKEN * count], tokens[:, :count]
+    device = checkpoint.device
+    return Features(
+        tokens.to(device).contiguous(),
+        mel.to(device).contiguous(),
+        _embedding(checkpoint.speaker_encoder, heard).to(device),
+    )
+
+
+def source_tokens(checkpoint: Checkpoint, samples: Samples, sample_rate_hz: int) -> torch.Tensor:
+    """Return the speech tokens of a recording to convert, int32 [1, T]."""
+    return speech_tokens(checkpoint, _resampled(samples, sample_rate_hz, _ENCODER_HZ))
+
+
+def speech_tokens(checkpoint: Checkpoint, heard: torch.Tensor) -> torch.Tensor:
+    """Return the speech tokens, int32 [1, T], of 16 kHz audio [1, N]."""
+    import whisper  # noqa: PLC0415  heavy
+
+    mel = whisper.log_mel_spectrogram(heard, n_mels=128)
+    session = checkpoint.speech_tokenizer
+    names = [given.name for given in session.get_inputs()]
+    fed = {names[0]: mel.cpu().numpy(), names[1]: np.array([mel.shape[2]], dtype=np.int32)}
+    made: Any = session.run(None, fed)[0]
+    return torch.from_numpy(made.reshape(1, -1).astype(np.int32))
+
+
+def _embedding(session: onnxruntime.InferenceSession, heard: torch.Tensor) -> torch.Tensor:
+    """Return the speaker's embedding, float32 [1, 192], of 16 kHz audio [1, N]."""
+    from kaldi_native_fbank import FbankOptions, OnlineFbank  # noqa: PLC0415  heavy
+
+    options = FbankOptions()
+    options.frame_opts.samp_freq = _ENCODER_HZ
+    options.frame_opts.dither = 0
+    options.mel_opts.num_bins = 80
+    filters = OnlineFbank(options)
+    filters.accept_waveform(_ENCODER_HZ, heard[0].tolist())
+    filters.input_finished()
+    bank = np.stack([filters.get_frame(at) for at in range(filters.num_frames_ready)])
+    bank -= bank.mean(axis=0, keepdims=True)
+    made: Any = session.run(None, {session.get_inputs()[0].name: bank[np.newaxis]})
+    return torch.from_numpy(made[0].reshape(1, -1).astype(np.float32))
+
+
+def _resampled(samples: Samples, from_hz: int, to_hz: int) -> torch.Tensor:
+    resampler = Resampler(from_hz, to_hz)
+    wave = np.concatenate([resampler.feed(samples), resampler.finish()])
+    return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32)).unsqueeze(0)
+
+
+def save(features: Features, path: Path) -> None:
+    """Write the features to a file, whole or not at all.
+
+    Its folder is there as long as the voice is; without it, or on a full disk, nothing is kept.
+    """
+    written = path.with_suffix(f".{threading.get_ident()}.new")
+    tensors = {name: getattr(features, name).cpu() for name in ("tokens", "mel", "embedding")}
+    try:
+        save_file(tensors, written)
+        written.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        log.warning("features are not kept: %s", error)
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+
+
+def read(path: Path, device: torch.device) -> Features | None:
+    """Return the features in a file; None if there is none or it is broken."""
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            return Features(*(file.get_tensor(name) for name in ("tokens", "mel", "embedding")))
+    except (OSError, safetensors.SafetensorError):
+        return None

@@ -1,0 +1,138 @@
+"""Randomness that belongs to one request.
+
+Upstream draws from torch's global generator, in the sampler and in the noise of flow and vocoder,
+so that requests at the same time change each other's audio. Here each request has a generator of
+its own: the sampler is given it, and the few noise calls of upstream's modules find it by thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HERE: Final = threading.local()
+_DRAWS: Final = ("rand", "randn", "rand_like", "randn_like")
+
+
+class Token(int):
+    """A sampled token; upstream's versions take an int or call `.item()` on a tensor."""
+
+    __slots__ = ()
+
+    def item(self) -> int:
+        """Return it as an int."""
+        return int(self)
+
+
+class Sampler:
+    """Repetition-aware sampling (VALL-E 2), as upstream's `ras_sampling`, from one generator.
+
+    Takes the place of a language model's `sampling_ids`.
+    """
+
+    def __init__(self, lm: Any, generator: torch.Generator) -> None:
+        """Sample for `lm` as its recipe says."""
+        chosen = getattr(lm.sampling, "keywords", {})
+        self._top_p: float = chosen.get("top_p", 0.8)
+        self._top_k: int = chosen.get("top_k", 25)
+        self._window: int = chosen.get("win_size", 10)
+        self._ratio: float = chosen.get("tau_r", 0.1)
+        self._generator = generator
+        self._speech_tokens: int = lm.speech_token_size
+        # Family 3's is one further than upstream masks; ending early is what that would allow.
+        self._end: int = getattr(lm, "eos_token", lm.speech_token_size)
+
+    def __call__(
+        self,
+        weighted_scores: torch.Tensor,
+        decoded: list[int],
+        _: int,
+        ignore_eos: bool = True,  # noqa: FBT001, FBT002
+    ) -> Token:
+        """Return a token of `weighted_scores`, log probabilities [V]; any stop token is the end's.
+
+        With `ignore_eos` it is always one of speech.
+        """
+        if ignore_eos:
+            weighted_scores = weighted_scores[: self._speech_tokens]
+        probabilities = weighted_scores.softmax(dim=0)
+        best, ids = probabilities.topk(min(self._top_k, probabilities.numel()))
+        best = best * (best.cumsum(0) - best < self._top_p)
+        chosen = int(ids[best.multinomial(1, generator=self._generator)].item())
+        if decoded[-self._window :].count(chosen) >= self._window * self._ratio:
+            probabilities = probabilities.clone()
+            probabilities[chosen] = 0.0
+            chosen = int(probabilities.multinomial(1, generator=self._generator).item())
+        return Token(chosen if chosen < self._speech_tokens else self._end)
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let upstream's modules draw from `generator` in this thread, inside of the block."""
+    _HERE.generator = generator
+    try:
+        yield
+    finally:
+        _HERE.generator = None
+
+
+class _SeededTorch:
+    """Stands for `torch` in a module of upstream: its draws come from this thread's generator."""
+
+    def __getattr__(self, name: str) -> Any:
+        generator = getattr(_HERE, "generator", None)
+        if generator is None or name not in _DRAWS:
+            return getattr(torch, name)
+
+        def draw(*size: Any, **options: Any) -> torch.Tensor:
+            if name.endswith("_like"):
+                like: torch.Tensor = size[0]
+                size = tuple(like.shape)
+                options = {"device": like.device, "dtype": like.dtype, **options}
+            made: torch.Tensor = getattr(torch, name.removesuffix("_like"))(
+                *size, generator=generator, **options
+            )
+            return made
+
+        return draw
+
+
+class _SeededUniform(torch.distributions.Uniform):  # type: ignore[misc]  # untyped from here
+    """Upstream's vocoder of family 1 takes its phases from this distribution."""
+
+    def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+        drawn: torch.Tensor = _SEEDED.rand(
+            *self._extended_shape(torch.Size(sample_shape)),
+            dtype=self.low.dtype,
+            device=self.low.device,
+        )
+        return self.low + drawn * (self.high - self.low)
+
+
+_SEEDED: Final = _SeededTorch()
+
+
+def install() -> None:
+    """Give upstream's flow and vocoder a `torch` whose draws `drawing_from` decides."""
+    from cosyvoice.flow import flow_matching  # noqa: PLC0415  there once code.load() was called
+    from cosyvoice.hifigan import generator  # noqa: PLC0415
+
+    for module in (flow_matching, generator):
+        module.torch = _SEEDED
+    generator.Uniform = _SeededUniform
+
+
+def seeded(seed: int | None, device: torch.device) -> torch.Generator:
+    """Return a request's generator; without a seed, one that nobody can tell."""
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator

@@ -1,0 +1,151 @@
+"""The model directory's YAML, read as data: it names code to run, so only known names pass.
+
+A checkpoint's `cosyvoice*.yaml` is HyperPyYAML, whose `!new:` and `!apply:` call whatever they
+name. Here the file is parsed first, what inference does not read is dropped (GAN discriminators,
+dataset processors, calls that reseed every random generator), and each name that is left must be
+one of upstream's own building blocks.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from services.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAMILIES: Final = {"cosyvoice.yaml": 1, "cosyvoice2.yaml": 2, "cosyvoice3.yaml": 3}
+"""The name of the YAML tells the family."""
+
+_READ: Final = frozenset(
+    {
+        "allowed_special",
+        "chunk_size",
+        "feat_extractor",
+        "flow",
+        "get_tokenizer",
+        "hift",
+        "llm",
+        "llm_input_size",
+        "llm_output_size",
+        "num_decoding_left_chunks",
+        "qwen_pretrain_path",
+        "sample_rate",
+        "spk_embed_dim",
+        "text_encoder_input_size",
+        "token_frame_rate",
+        "token_mel_ratio",
+    }
+)
+_CALLABLE: Final = frozenset(
+    {
+        "cosyvoice.flow.DiT.dit.DiT",
+        "cosyvoice.flow.decoder.CausalConditionalDecoder",
+        "cosyvoice.flow.decoder.ConditionalDecoder",
+        "cosyvoice.flow.flow.CausalMaskedDiffWithDiT",
+        "cosyvoice.flow.flow.CausalMaskedDiffWithXvec",
+        "cosyvoice.flow.flow.MaskedDiffWithXvec",
+        "cosyvoice.flow.flow_matching.CausalConditionalCFM",
+        "cosyvoice.flow.flow_matching.ConditionalCFM",
+        "cosyvoice.flow.length_regulator.InterpolateRegulator",
+        "cosyvoice.hifigan.f0_predictor.CausalConvRNNF0Predictor",
+        "cosyvoice.hifigan.f0_predictor.ConvRNNF0Predictor",
+        "cosyvoice.hifigan.generator.CausalHiFTGenerator",
+        "cosyvoice.hifigan.generator.HiFTGenerator",
+        "cosyvoice.llm.llm.CosyVoice3LM",
+        "cosyvoice.llm.llm.Qwen2Encoder",
+        "cosyvoice.llm.llm.Qwen2LM",
+        "cosyvoice.llm.llm.TransformerLM",
+        "cosyvoice.tokenizer.tokenizer.get_qwen_tokenizer",
+        "cosyvoice.tokenizer.tokenizer.get_tokenizer",
+        "cosyvoice.transformer.encoder.ConformerEncoder",
+        "cosyvoice.transformer.encoder.TransformerEncoder",
+        "cosyvoice.transformer.upsample_encoder.PreLookaheadLayer",
+        "cosyvoice.transformer.upsample_encoder.UpsampleConformerEncoder",
+        "cosyvoice.utils.common.ras_sampling",
+        "matcha.utils.audio.mel_spectrogram",
+        "omegaconf.DictConfig",
+        "whisper.tokenizer.get_tokenizer",
+    }
+)
+_PLAIN: Final = "tag:yaml.org,2002:"
+_PLAIN_KINDS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "str"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model directory is made of.
+
+    Attributes:
+        family: 1, 2 or 3.
+        text: the filtered YAML, safe to hand to HyperPyYAML.
+    """
+
+    family: int
+    text: str
+
+    def build(self) -> dict[str, Any]:
+        """Return the modules and values that it describes, with random weights."""
+        from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415  heavy
+
+        built: dict[str, Any] = load_hyperpyyaml(self.text)
+        return built
+
+
+def read(model: Path) -> Recipe:
+    """Return the recipe of a model directory.
+
+    Raises:
+        ConfigurationError: there is no such file, it is not YAML, or it names code that is not
+            upstream's.
+    """
+    from ruamel.yaml import YAML  # noqa: PLC0415  HyperPyYAML's
+    from ruamel.yaml.error import YAMLError  # noqa: PLC0415
+
+    name = next((name for name in FAMILIES if (model / name).is_file()), None)
+    if name is None:
+        raise ConfigurationError(
+            f"{model} holds none of {', '.join(FAMILIES)}: it is no CosyVoice model directory",
+            param="model",
+        )
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        tree = yaml.compose(io.StringIO((model / name).read_text(encoding="utf-8")))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{model / name} is not YAML: {error}", param="model") from error
+    if getattr(tree, "id", "") != "mapping":
+        raise ConfigurationError(f"{model / name} is no mapping", param="model")
+    tree.value = [pair for pair in tree.value if pair[0].value in _READ]
+    for key, value in tree.value:
+        if key.value == "qwen_pretrain_path":
+            value.value, value.style = str(model / "CosyVoice-BlankEN"), "'"
+    _check(tree, model / name)
+    text = io.StringIO()
+    yaml.serialize(tree, text)
+    return Recipe(FAMILIES[name], text.getvalue())
+
+
+def _check(node: Any, path: Path) -> None:
+    tag = str(node.tag)
+    kind, _, target = tag.partition(":")
+    fine = (
+        tag == "!ref"
+        or (kind in {"!new", "!name"} and target in _CALLABLE)
+        or (tag.startswith(_PLAIN) and tag.removeprefix(_PLAIN) in _PLAIN_KINDS)
+    )
+    if not fine:
+        line = node.start_mark.line + 1
+        raise ConfigurationError(
+            f"{path}, line {line}: {tag} is not one of the building blocks that may be loaded",
+            param="model",
+        )
+    if node.id == "mapping":
+        for key, value in node.value:
+            _check(key, path)
+            _check(value, path)
+    elif node.id == "sequence":
+        for item in node.value:
+            _check(item, path)

@@ -1,0 +1,341 @@
+"""One request on its way through the model: text to speech tokens to audio, in two threads.
+
+Upstream's own loop polls ten times a second, hangs for ever when its token thread fails, keeps the
+growing chunk length for the next request, and leaks its dictionaries when nobody takes the rest.
+This one wakes at each token, carries an error over at once, and owns all of its state: the threads
+end as soon as the request is stopped, and what was made goes with it.
+
+The token thread runs at most one segment ahead, so that segments follow each other without a gap;
+the audio thread makes chunks that grow, as upstream's do, for an early first one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from services.audio.stretch import TimeStretch
+from services.speech.engines.cosyvoice.checkpoint import CancelledError, cancellable
+from services.speech.engines.cosyvoice.randomness import Sampler, drawing_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from services.audio.pcm import Samples
+    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+
+_SILENT_IN_A_ROW: Final = 5  # upstream's
+_NO_TOKENS: Final = torch.zeros(1, 0, dtype=torch.int32)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the two models are given beside a text's tokens, in upstream's terms.
+
+    Attributes:
+        text: of the prompt or the instruction, int32 [1, T].
+        lm_speech: speech tokens that the language model goes on from, int32 [1, T].
+        lm_embedding: the speaker as the language model hears it, float32 [1, 192] or [0, 192].
+        flow_speech: speech tokens that the flow goes on from.
+        flow_mel: their mel, float32 [1, M, 80].
+        flow_embedding: the speaker as the flow hears it.
+    """
+
+    flow_embedding: torch.Tensor
+    text: torch.Tensor = _NO_TOKENS
+    lm_speech: torch.Tensor = _NO_TOKENS
+    lm_embedding: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 192))
+    flow_speech: torch.Tensor = _NO_TOKENS
+    flow_mel: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 0, 80))
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a request is to be made.
+
+    Attributes:
+        generator: its randomness.
+        speed: the duration is about 1/speed.
+        one_pass: each segment in one pass.
+    """
+
+    generator: torch.Generator
+    speed: float
+    one_pass: bool
+
+
+class _Segment:
+    """Speech tokens as they come."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.complete = False
+
+
+class Utterance:
+    """Makes the audio of one request.
+
+    `on_frame` is called in the audio thread with each piece of audio, float32 [N]; it may block,
+    and returns False to stop. `on_end` is called once, last, with the error that ended it or None.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prompt: Prompt,
+        manner: Manner,
+        on_frame: Callable[[Samples], bool],
+        on_end: Callable[[BaseException | None], None],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._prompt = prompt
+        self._manner = manner
+        self._on_frame = on_frame
+        self._on_end = on_end
+        self._changed = threading.Condition()
+        self._texts: deque[list[int]] = deque()
+        self._text_complete = False
+        self._segments: deque[_Segment] = deque()
+        self._segments_complete = False
+        self._stopped = False
+        self._error: BaseException | None = None
+
+    def say(self, tokens: list[int]) -> None:
+        """Add a segment of text, as tokens."""
+        with self._changed:
+            self._texts.append(tokens)
+            self._changed.notify_all()
+
+    def end_text(self) -> None:
+        """Say that no more text comes."""
+        with self._changed:
+            self._text_complete = True
+            self._changed.notify_all()
+
+    def start(self) -> None:
+        """Start both threads."""
+        self._start(self._talk)
+
+    def convert(self, tokens: list[int]) -> None:
+        """Start with speech tokens in place of text."""
+        segment = _Segment()
+        segment.tokens, segment.complete = tokens, True
+        self._segments.append(segment)
+        self._segments_complete = True
+        self._start(None)
+
+    def stop(self) -> None:
+        """Stop both threads: at the next token, the next step of the flow, or while they wait."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _start(self, talk: Callable[[], None] | None) -> None:
+        for name, work in (("tokens", talk), ("audio", self._sound)):
+            if work is not None:
+                threading.Thread(target=work, name=f"cosyvoice-{name}", daemon=True).start()
+
+    def fail(self, error: BaseException) -> None:
+        """Stop with an error, the first of which counts."""
+        with self._changed:
+            self._error = self._error or error
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _wait_for(self, happened: Callable[[], bool]) -> None:
+        """Wait, with `_changed` held.
+
+        Raises:
+            CancelledError: the request was stopped.
+        """
+        self._changed.wait_for(lambda: self._stopped or happened())
+        if self._stopped:
+            raise CancelledError
+
+    # The token thread.
+
+    def _talk(self) -> None:
+        try:
+            with _gpu_stream(self._checkpoint.device):
+                sampler = Sampler(self._checkpoint.lm, self._manner.generator)
+                lm = self._checkpoint.session_lm(sampler)
+                while (text := self._next_text()) is not None:
+                    if text:
+                        self._say(lm, text)
+            with self._changed:
+                self._segments_complete = True
+                self._changed.notify_all()
+        except CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001  carried over to the request's task
+            self.fail(error)
+
+    def _next_text(self) -> list[int] | None:
+        """Return the next segment's text, once the last segment but one was taken."""
+        with self._changed:
+            self._wait_for(lambda: bool(self._texts) or self._text_complete)
+            self._wait_for(lambda: len(self._segments) < 2)  # noqa: PLR2004  one ahead
+            return self._texts.popleft() if self._texts else None
+
+    def _say(self, lm: Any, text: list[int]) -> None:
+        segment = _Segment()
+        with self._changed:
+            self._segments.append(segment)
+            self._changed.notify_all()
+        for token in self._sounding(self._tokens(lm, text)):
+            with self._changed:
+                if self._stopped:
+                    raise CancelledError
+                segment.tokens.append(token)
+                self._changed.notify_all()
+        with self._changed:
+            segment.complete = True
+            self._changed.notify_all()
+
+    def _tokens(self, lm: Any, text: list[int]) -> Iterator[int]:
+        prompt, device = self._prompt, self._checkpoint.device
+        half = self._checkpoint.accelerated.fp16 and not hasattr(lm, "vllm")
+        with torch.autocast(device.type, enabled=half):
+            yield from lm.inference(
+                text=torch.tensor([text], dtype=torch.int32, device=device),
+                text_len=_length(len(text), device),
+                prompt_text=prompt.text.to(device),
+                prompt_text_len=_length(prompt.text.shape[1], device),
+                prompt_speech_token=prompt.lm_speech.to(device),
+                prompt_speech_token_len=_length(prompt.lm_speech.shape[1], device),
+                embedding=prompt.lm_embedding.to(device),
+                uuid=f"{id(self)}",
+            )
+
+    def _sounding(self, tokens: Iterator[int]) -> Iterator[int]:
+        """Leave out what is more than five silent tokens in a row (family 3)."""
+        silent = frozenset(getattr(self._checkpoint.vocoder, "silent_tokens", ()))
+        in_a_row = 0
+        for token in tokens:
+            in_a_row = in_a_row + 1 if token in silent else 0
+            if in_a_row <= _SILENT_IN_A_ROW:
+                yield int(token)
+
+    # The audio thread.
+
+    def _sound(self) -> None:
+        manner = self._manner
+        stretch = None
+        if manner.speed != 1.0 and not manner.one_pass:
+            stretch = TimeStretch(self._checkpoint.sample_rate_hz, manner.speed)
+        try:
+            with cancellable(lambda: self._stopped), drawing_from(_spawned(manner.generator)):
+                while (segment := self._next_segment()) is not None:
+                    for frame in self._audio_of(segment):
+                        self._hand_over(frame if stretch is None else stretch.feed(frame))
+                    with self._changed:
+                        self._segments.popleft()
+                        self._changed.notify_all()
+            if stretch is not None:
+                self._hand_over(stretch.finish())
+        except CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001  carried over to the request's task
+            self.fail(error)
+        finally:
+            self.stop()
+            self._on_end(self._error)
+
+    def _hand_over(self, frame: Samples) -> None:
+        if frame.size and not self._on_frame(frame):
+            raise CancelledError
+
+    def _next_segment(self) -> _Segment | None:
+        with self._changed:
+            self._wait_for(lambda: bool(self._segments) or self._segments_complete)
+            return self._segments[0] if self._segments else None
+
+    def _audio_of(self, segment: _Segment) -> Iterator[Samples]:
+        vocoder = self._checkpoint.session_vocoder()
+        if not self._manner.one_pass:
+            chunks = self._chunks_1 if self._checkpoint.family == 1 else self._chunks
+            yield from chunks(vocoder, segment)
+            return
+        with self._changed:
+            self._wait_for(lambda: segment.complete)
+        if segment.tokens:
+            yield self._wave(vocoder, segment.tokens, 0, last=True, speed=self._manner.speed)
+
+    def _chunks(self, vocoder: Any, segment: _Segment) -> Iterator[Samples]:
+        """Yield the audio of families 2 and 3: each chunk hears all the tokens before it."""
+        hop: int = vocoder.token_hop_len
+        longest = getattr(vocoder, "token_max_hop_len", 4 * hop)
+        growth = getattr(vocoder, "stream_scale_factor", 2)
+        ahead: int = vocoder.flow.pre_lookahead_len
+        prompt = self._prompt.flow_speech.shape[1]
+        step = hop + math.ceil(prompt / hop) * hop - prompt  # the prompt fills up whole chunks
+        done = 0
+        while self._more_than(segment, done + step + ahead):
+            yield self._wave(vocoder, segment.tokens[: done + step + ahead], done, last=False)
+            done += step
+            step = hop = min(longest, hop * growth)
+        if len(segment.tokens) > done:
+            yield self._wave(vocoder, segment.tokens, done, last=True)
+
+    def _chunks_1(self, vocoder: Any, segment: _Segment) -> Iterator[Samples]:
+        """Yield the audio of family 1: overlapping chunks, cross-faded."""
+        hop: int = vocoder.token_min_hop_len
+        overlap: int = vocoder.token_overlap_len
+        done = 0
+        while self._more_than(segment, done + hop + overlap):
+            yield self._wave(vocoder, segment.tokens[done : done + hop + overlap], 0, last=False)
+            done += hop
+            hop = min(vocoder.token_max_hop_len, int(hop * vocoder.stream_scale_factor))
+        if len(segment.tokens) > done:
+            yield self._wave(vocoder, segment.tokens[done:], 0, last=True)
+
+    def _more_than(self, segment: _Segment, count: int) -> bool:
+        """Wait until there are `count` tokens, or all; return whether there are as many."""
+        with self._changed:
+            self._wait_for(lambda: segment.complete or len(segment.tokens) >= count)
+            return len(segment.tokens) >= count
+
+    def _wave(
+        self, vocoder: Any, tokens: list[int], offset: int, *, last: bool, speed: float = 1.0
+    ) -> Samples:
+        prompt = self._prompt
+        options: dict[str, Any] = {}
+        if self._checkpoint.family > 1:
+            options = {"token_offset": offset, "stream": not last}
+        wave = vocoder.token2wav(
+            token=torch.tensor([tokens], dtype=torch.int32),
+            prompt_token=prompt.flow_speech,
+            prompt_feat=prompt.flow_mel,
+            embedding=prompt.flow_embedding,
+            uuid="",
+            finalize=last,
+            speed=speed,
+            **options,
+        )
+        made: Samples = wave.squeeze(0).float().cpu().numpy()
+        return made
+
+
+def _length(count: int, device: torch.device) -> torch.Tensor:
+    return torch.tensor([count], dtype=torch.int32, device=device)
+
+
+def _spawned(generator: torch.Generator) -> torch.Generator:
+    """Return a second generator, for the other thread: two threads on one would race."""
+    child = torch.Generator(generator.device)
+    child.manual_seed(generator.initial_seed() ^ 0x5EED)
+    return child
+
+
+def _gpu_stream(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Let tokens be made beside the audio on a GPU, as upstream does."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    stream: contextlib.AbstractContextManager[object] = torch.cuda.stream(torch.cuda.Stream(device))
+    return stream

@@ -1,0 +1,79 @@
+"""Frames on their way from a thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from services.audio.pcm import Samples
+
+
+class Handover:
+    """Hands frames over in order; the thread waits while more than `held_samples` are not taken.
+
+    Made in the event loop that takes.
+    """
+
+    def __init__(self, held_samples: int) -> None:
+        self._held_samples = held_samples
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._changed = threading.Condition()
+        self._frames: deque[Samples] = deque()
+        self._waiting_samples = 0
+        self._closed = False
+        self._ended = False
+        self._error: BaseException | None = None
+
+    def put(self, frame: Samples) -> bool:
+        """Hand a frame over, from the thread; False when nobody takes any more."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._waiting_samples <= self._held_samples
+            )
+            if self._closed:
+                return False
+            self._frames.append(frame)
+            self._waiting_samples += frame.size
+        self._tell()
+        return True
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say, from the thread, that no more frames come, and why if that is an error."""
+        with self._changed:
+            self._ended = True
+            self._error = error
+        self._tell()
+
+    def close(self) -> None:
+        """Take no more; a thread that waits goes on at once."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    async def frames(self) -> AsyncGenerator[Samples, None]:
+        """Yield each frame, then raise the error that `end` was given, if any."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            ended = self._ended  # before the frames are taken: none comes after it
+            while self._frames:
+                with self._changed:
+                    frame = self._frames.popleft()
+                    self._waiting_samples -= frame.size
+                    self._changed.notify_all()
+                yield frame
+            if ended:
+                break
+        if self._error is not None:
+            raise self._error
+
+    def _tell(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._news.set)
