@@ -15,12 +15,13 @@ import functools
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from xml.etree import ElementTree as ET
 
 import nox
@@ -41,6 +42,13 @@ MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
 EXTRAS = ("--extra=speech", "--extra=espeak")
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
+# What upstream's requirements.txt pins, and the newest of the others that work with it.
+UPSTREAMS_TRANSFORMERS = (
+    "transformers==4.51.3",
+    "tokenizers==0.21.4",
+    "huggingface-hub==0.36.0",
+    "diffusers==0.35.2",
+)
 CPU_TORCH = {"stack-cpu", "cosyvoice"}  # locks whose torch must be the CPU's build
 TEST_GROUPS = ("--group=lint", "--group=types", "--group=e2e")  # e2e includes contract and unit
 # What each lock is for, and what `uv pip compile` makes it of.
@@ -85,6 +93,8 @@ PIP_TO_UV = {
 def serve(session: nox.Session) -> NoReturn:
     """Install the stack (once) and serve it on port 3000; `-- --port 3100` goes to bentoml."""
     python = stack(session)
+    if on_gpu():
+        bring_cosyvoice(session)  # the profiles for GPUs speak with it
     bentoml = str(python.parent / "bentoml")
     command = [bentoml, "serve", "services.stack:Stack", *session.posargs]
     session.log(" ".join(["bentoml", *command[1:]]))
@@ -96,39 +106,37 @@ def serve(session: nox.Session) -> NoReturn:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the whole test suite: unit, CosyVoice, contract (with both SDKs) and end to end."""
-    runs = {"dev": chosen(session, "tests")}
+    runs = [Run("dev", chosen(session, "tests"))]
     if not names_tests(session):
-        runs["dev"].append("--ignore=tests/cosyvoice")
-        runs["cosyvoice"] = ["tests/cosyvoice", *session.posargs]
-        bring_cosyvoice(session)
-        runs["openai-2"] = ["tests/contract", *session.posargs]
-    pytest(session, runs, STACK_PYTHON=str(stack(session)))
+        runs[0].arguments.append("--ignore=tests/cosyvoice")
+        runs += [*with_cosyvoice(session), Run("openai-2", ["tests/contract", *session.posargs])]
+    pytest(session, runs, **pythons(session))
 
 
 @nox.session(default=False)
 def unit(session: nox.Session) -> None:
     """Run the unit tests, in seconds: no torch, no server."""
-    pytest(session, {"dev": chosen(session, "tests/unit")})
+    pytest(session, [Run("dev", chosen(session, "tests/unit"))])
 
 
 @nox.session(default=False)
 def cosyvoice(session: nox.Session) -> None:
     """Run upstream's real CosyVoice code on tiny models that the tests make: no download."""
-    bring_cosyvoice(session)
-    pytest(session, {"cosyvoice": chosen(session, "tests/cosyvoice")})
+    pytest(session, with_cosyvoice(session))
 
 
 @nox.session(default=False)
 def contract(session: nox.Session) -> None:
     """Run the contract tests with both major versions of the openai SDK."""
     arguments = chosen(session, "tests/contract")
-    pytest(session, {"dev": arguments, "openai-2": arguments})
+    pytest(session, [Run("dev", arguments), Run("openai-2", arguments)])
 
 
 @nox.session(default=False)
 def e2e(session: nox.Session) -> None:
     """Run the end-to-end tests: the real process, the real vLLM, the README's commands."""
-    pytest(session, {"dev": chosen(session, "tests/e2e")}, STACK_PYTHON=str(stack(session)))
+    bring_cosyvoice(session)
+    pytest(session, [Run("dev", chosen(session, "tests/e2e"))], **pythons(session))
 
 
 @nox.session
@@ -156,7 +164,7 @@ def types(session: nox.Session) -> None:
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Test the documentation: its commands, its settings, its links."""
-    pytest(session, {"dev": chosen(session, "tests/docs")})
+    pytest(session, [Run("dev", chosen(session, "tests/docs"))])
 
 
 @nox.session(default=False)
@@ -217,9 +225,14 @@ def resolve(session: nox.Session, sources: Iterable[str], before: str, *, find_l
 
 def stack(session: nox.Session) -> Path:
     """Return the Python of the environment that is served: with a GPU's vLLM, or a CPU's."""
-    if Path("/dev/nvidiactl").exists():
+    if on_gpu():
         return environment(session, "stack", "stack-cuda", cost="several GB, some minutes")
     return environment(session, "stack", "stack-cpu", cost="2.6 GB, about a minute")
+
+
+def on_gpu() -> bool:
+    """Return whether there is an NVIDIA GPU."""
+    return Path("/dev/nvidiactl").exists()
 
 
 def environment(
@@ -345,15 +358,58 @@ def chosen(session: nox.Session, default: str) -> list[str]:
     return [*([] if names_tests(session) else [default]), *session.posargs]
 
 
-def pytest(session: nox.Session, runs: dict[str, list[str]], **more: str) -> None:
-    """Run pytest in each environment of `runs` with its arguments; close with the total."""
+class Run(NamedTuple):
+    """One run of pytest: the lock of its environment, its arguments, and what it has on its path.
+
+    What lies in `path` is found before what the environment holds.
+    """
+
+    lock: str
+    arguments: list[str]
+    path: Path | None = None
+
+
+def with_cosyvoice(session: nox.Session) -> list[Run]:
+    """Return the runs on upstream's code: on the newest transformers, then on upstream's own."""
+    bring_cosyvoice(session)
+    runs = [Run("cosyvoice", chosen(session, "tests/cosyvoice"))]
+    if not names_tests(session):
+        decoding = ["tests/cosyvoice/test_decoding.py", *session.posargs]
+        runs.append(Run("cosyvoice", decoding, upstreams_transformers(session)))
+    return runs
+
+
+def upstreams_transformers(session: nox.Session) -> Path:
+    """Return a folder with the transformers that upstream pins, and what must be as old."""
+    home = ENVIRONMENTS / UPSTREAMS_TRANSFORMERS[0].replace("==", "-")
+    if not home.exists():
+        python = environment(session, "cosyvoice")
+        made = home.with_suffix(".new")
+        shutil.rmtree(made, ignore_errors=True)
+        target = ("--no-deps", f"--python={python}", f"--target={made}")
+        uv(session, "pip", "install", *target, *UPSTREAMS_TRANSFORMERS)
+        made.rename(home)
+    return home
+
+
+def pythons(session: nox.Session) -> dict[str, str]:
+    """Return the variables that tell tests where the Pythons of what they start are."""
+    return {
+        "STACK_PYTHON": str(stack(session)),
+        "COSYVOICE_PYTHON": str(environment(session, "cosyvoice")),
+    }
+
+
+def pytest(session: nox.Session, runs: list[Run], **more: str) -> None:
+    """Run pytest in the environment of each run; close with the total."""
     codes, total = [], collections.Counter[str]()
-    for lock_name, asked in runs.items():
-        report = ENVIRONMENTS / f"report-{os.getpid()}-{lock_name}.xml"
-        python = environment(session, lock_name)
+    for number, one in enumerate(runs):
+        report = ENVIRONMENTS / f"report-{os.getpid()}-{number}.xml"
+        python = environment(session, one.lock)
         reporting = [f"--junit-xml={report}"] if len(runs) > 1 else []
-        command = [str(python), "-m", "pytest", *reporting, *asked]
-        done = subprocess.run(command, cwd=ROOT, env=variables(**more), check=False)
+        command = [str(python), "-m", "pytest", *reporting, *one.arguments]
+        path = {"PYTHONPATH": str(one.path)} if one.path else {}
+        done = subprocess.run(command, cwd=ROOT, env=variables(**path, **more), check=False)
         codes.append(done.returncode)
         if report.exists():
             total += counted(report)
