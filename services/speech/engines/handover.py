@@ -1,4 +1,4 @@
-"""Frames on their way from a thread to the event loop."""
+"""Frames and results on their way from a thread to the event loop."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from services.audio.pcm import Samples
 
@@ -77,3 +77,23 @@ class Handover:
     def _tell(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self._loop.call_soon_threadsafe(self._news.set)
+
+
+async def in_daemon(work: Callable[[], Any]) -> Any:
+    """Run `work` in a thread that a process which is told to end does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not done.cancelled():
+            done.set_exception(error) if error else done.set_result(result)
+
+    def run() -> None:
+        try:
+            result, error = work(), None
+        except BaseException as caught:  # noqa: BLE001  raised where it is awaited
+            result, error = None, caught
+        loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=work.__qualname__, daemon=True).start()
+    return await done

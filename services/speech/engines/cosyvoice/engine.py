@@ -6,12 +6,11 @@ import asyncio
 import logging
 import os
 import signal
-import threading
 import time
 from contextlib import aclosing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -24,18 +23,15 @@ from services.errors import (
 )
 from services.speech.engines.cosyvoice import download
 from services.speech.engines.cosyvoice.code import find as find_code
-from services.speech.engines.cosyvoice.prompts import cross_lingual
-from services.speech.engines.cosyvoice.split import Splitter, split
+from services.speech.engines.cosyvoice.reading import Reading
 from services.speech.engines.cosyvoice.text import (
     LANGUAGES,
     Rules,
-    guess_language,
     is_sayable,
     language_of,
-    normalise,
     refuse_control_tokens,
 )
-from services.speech.engines.handover import Handover
+from services.speech.engines.handover import Handover, in_daemon
 from services.speech.engines.protocol import (
     Capability,
     SynthesisRequest,
@@ -46,12 +42,11 @@ from services.speech.engines.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Acceleration, Checkpoint
     from services.speech.engines.cosyvoice.modes import Voices
-    from services.speech.engines.cosyvoice.text import Language
     from services.speech.engines.cosyvoice.utterance import Prompt, Utterance
     from services.speech.engines.protocol import ConversionRequest
 
@@ -143,7 +138,7 @@ class CosyVoiceEngine:
         """
         if self._ready:
             return
-        self._checkpoint, self._voices = await _in_daemon(self._load)
+        self._checkpoint, self._voices = await in_daemon(self._load)
         checkpoint = self._checkpoint
         self.sample_rate_hz = checkpoint.sample_rate_hz
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
@@ -246,21 +241,14 @@ class CosyVoiceEngine:
         prompt = await asyncio.to_thread(
             modes.prompt, checkpoint, voices, request, tag, self._rules
         )
-        text = _Text(self._rules, checkpoint, tag, marked=modes.is_cross_lingual(request))
+        marked = modes.is_cross_lingual(request)
+        reading = Reading(self._rules, checkpoint, tag, marked=marked)
 
         async def feed(utterance: Utterance) -> None:
             utterance.start()
-            if isinstance(request.text, str):
-                segments = text.segments(request.text)
-                while (tokens := await asyncio.to_thread(next, segments, None)) is not None:
+            async with aclosing(reading.of(request.text)) as segments:
+                async for tokens in segments:
                     utterance.say(tokens)
-            else:
-                splitter = Splitter(text.count)
-                async for piece in request.text:
-                    for segment in splitter.feed(piece):
-                        utterance.say(await asyncio.to_thread(text.tokens, segment))
-                for segment in splitter.finish():
-                    utterance.say(await asyncio.to_thread(text.tokens, segment))
             utterance.end_text()
 
         made = self._made(prompt, request.seed, request.speed, request.one_pass, feed)
@@ -376,63 +364,12 @@ class CosyVoiceEngine:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-class _Text:
-    """A request's text on its way to tokens."""
-
-    def __init__(
-        self, rules: Rules, checkpoint: Checkpoint, tag: Language | None, *, marked: bool
-    ) -> None:
-        self._rules = rules
-        self._checkpoint = checkpoint
-        self._tag = tag
-        self._marked = marked
-        self._context = tag
-
-    def count(self, text: str) -> int:
-        """Return how many tokens `text` has."""
-        return len(self._checkpoint.encode(text))
-
-    def segments(self, text: str) -> Iterator[list[int]]:
-        """Yield the tokens of each segment of a whole text."""
-        self._context = self._tag or guess_language(text)
-        for segment in split(text, self.count):
-            yield self.tokens(segment)
-
-    def tokens(self, segment: str) -> list[int]:
-        """Return the tokens of one segment; none if there is nothing left to say in it."""
-        language = self._tag or guess_language(segment, self._context)
-        said = normalise(segment, language, self._rules)
-        if said and self._marked:
-            said = cross_lingual(self._checkpoint.family, said, language)
-        return self._checkpoint.encode(said) if said else []
-
-
 async def _fed(feed: Callable[[Utterance], Awaitable[None]], utterance: Utterance) -> None:
     """Feed an utterance; what goes wrong there ends it."""
     try:
         await feed(utterance)
     except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
         utterance.fail(error)
-
-
-async def _in_daemon(work: Callable[[], Any]) -> Any:
-    """Run `work` in a thread that a process which is told to end does not wait for."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not done.cancelled():
-            done.set_exception(error) if error else done.set_result(result)
-
-    def run() -> None:
-        try:
-            result, error = work(), None
-        except BaseException as caught:  # noqa: BLE001  raised where it is awaited
-            result, error = None, caught
-        loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="cosyvoice-load", daemon=True).start()
-    return await done
 
 
 def _murmur(sample_rate_hz: int) -> VoiceReference:
