@@ -57,7 +57,7 @@ class Proxy:
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
         body, more = await _first_body(receive)
         model = None
-        if pool.needs_model and scope["method"] == "POST" and _is_json(scope["headers"]):
+        if pool.needs_model and scope["method"] == "POST" and not _is_form(scope["headers"]):
             while more:
                 piece, more = await _first_body(receive)
                 body += piece
@@ -244,8 +244,11 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
-def _is_json(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-type" and b"json" in value.lower() for name, value in headers)
+def _is_form(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name == b"content-type" and value.lower().startswith(b"multipart/form-data")
+        for name, value in headers
+    )
 
 
 def _model_of(body: bytes) -> str | None:

@@ -17,11 +17,10 @@ from services.speech.engines.protocol import (
 )
 from services.speech.forms import FormFields, read_form
 from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
+from services.speech.refusals import check_alone, missing
 from services.speech.schema import (
     REFERENCE_CHARACTERS,
     ConversionFields,
-    check_alone,
-    missing,
     parse_fields,
     parse_speech_body,
 )

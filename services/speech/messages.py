@@ -12,6 +12,7 @@ from services.audio.encode import AudioFormat
 from services.errors import InvalidRequestError
 from services.speech.engines.protocol import SPEED_RANGE
 from services.speech.engines.segments import printable
+from services.speech.refusals import check_alone, missing, refusal
 
 TEXT_CHARACTERS: Final = 4096
 """Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""
@@ -33,7 +34,9 @@ _NOT_OFFERED: Final = frozenset(
 )
 
 
-class _VoiceId(BaseModel):
+class VoiceId(BaseModel):
+    """A voice as an object."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     id: Annotated[str, Field(min_length=1, max_length=_NAME)]
@@ -51,7 +54,7 @@ class SessionConfig(BaseModel):
     )
 
     model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
-    voice: Annotated[str, Field(min_length=1, max_length=_NAME)] | _VoiceId | None = None
+    voice: Annotated[str, Field(min_length=1, max_length=_NAME)] | VoiceId | None = None
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     instructions: Annotated[str, Field(max_length=TEXT_CHARACTERS)] | None = None
     response_format: AudioFormat = "wav"
@@ -66,7 +69,7 @@ class SessionConfig(BaseModel):
     @property
     def voice_id(self) -> str:
         """The voice's id, however it was given; empty when it was not."""
-        return self.voice.id if isinstance(self.voice, _VoiceId) else self.voice or ""
+        return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
 
 
 @dataclass(frozen=True)
@@ -149,52 +152,20 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
     try:
         config = SessionConfig.model_validate(given)
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise refusal(error, SessionConfig, "the message") from error
     if config.ref_audio is None:
         if config.voice is None:
-            raise InvalidRequestError(
-                "missing required parameter: 'voice'",
-                param="voice",
-                code="missing_required_parameter",
-            )
-        for name, value in (("ref_text", config.ref_text), ("consent", config.consent)):
-            if value is not None:
-                raise InvalidRequestError(
-                    f"{name} goes with ref_audio, which is not there; leave it out",
-                    param=name,
-                    code="invalid_value",
-                )
+            raise missing("voice")
+        check_alone("ref_text", config.ref_text)
+        check_alone("consent", config.consent)
     return config
 
 
 def _nothing_else(fields: dict[str, Any], known: frozenset[str]) -> None:
     for name in fields.keys() - known:
-        raise _unknown(name, known)
-
-
-def _unknown(name: str, known: frozenset[str]) -> InvalidRequestError:
-    accepted = ", ".join(sorted({"type", *known}))
-    return InvalidRequestError(
-        f"unknown parameter: {name[:_NAME]!r}; accepted are {accepted}",
-        param=name[:_NAME],
-        code="unknown_parameter",
-    )
-
-
-# pydantic's type of an error -> OpenAI's code
-_CODES: Final = {
-    "string_too_long": "string_above_max_length",
-    "string_too_short": "string_below_min_length",
-    "greater_than_equal": "decimal_below_min_value",
-    "less_than_equal": "decimal_above_max_value",
-}
-
-
-def _refusal(error: ValidationError) -> InvalidRequestError:
-    first: Any = error.errors(include_url=False)[0]
-    kind, name = first["type"], str(first["loc"][0])
-    if kind == "extra_forbidden":
-        return _unknown(name, frozenset(SessionConfig.model_fields))
-    code = "invalid_type" if kind.endswith("_type") else _CODES.get(kind, "invalid_value")
-    what: str = first["msg"]
-    return InvalidRequestError(f"{name}: {what[0].lower()}{what[1:]}", param=name, code=code)
+        accepted = ", ".join(sorted({"type", *known}))
+        raise InvalidRequestError(
+            f"unknown parameter: {name[:_NAME]!r}; accepted are {accepted}",
+            param=name[:_NAME],
+            code="unknown_parameter",
+        )

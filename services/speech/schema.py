@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.audio.encode import AudioFormat
-from services.errors import InvalidRequestError
 from services.speech.engines.protocol import SPEED_RANGE
+from services.speech.refusals import check_alone, missing, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,7 +150,7 @@ def parse_speech_body(data: bytes) -> SpeechBody:
     try:
         body = SpeechBody.model_validate_json(data)
     except ValidationError as error:
-        raise _refusal(error, SpeechBody) from error
+        raise refusal(error, SpeechBody) from error
     if body.ref_audio is None:
         if body.voice is None:
             raise missing("voice")
@@ -168,7 +168,7 @@ def parse_consent_name(data: bytes) -> ConsentName:
     try:
         return ConsentName.model_validate_json(data)
     except ValidationError as error:
-        raise _refusal(error, ConsentName) from error
+        raise refusal(error, ConsentName) from error
 
 
 def parse_fields(model: type[Fields], given: Mapping[str, str]) -> Fields:
@@ -180,72 +180,4 @@ def parse_fields(model: type[Fields], given: Mapping[str, str]) -> Fields:
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise _refusal(error, model) from error
-
-
-def check_alone(field: str, given: str | None) -> None:
-    """Refuse a field that goes with `ref_audio` where there is none.
-
-    Raises:
-        InvalidRequestError: it is there (`invalid_value`).
-    """
-    if given is not None:
-        raise InvalidRequestError(
-            f"{field} goes with ref_audio, which is not there; leave it out",
-            param=field,
-            code="invalid_value",
-        )
-
-
-def missing(field: str) -> InvalidRequestError:
-    """Return the error for a field that must be there and is not."""
-    return InvalidRequestError(
-        f"missing required parameter: {field!r}", param=field, code="missing_required_parameter"
-    )
-
-
-_SHOWN_CHARACTERS: Final = 64
-
-# pydantic's type of an error -> OpenAI's code
-_CODES: Final = {
-    "extra_forbidden": "unknown_parameter",
-    "missing": "missing_required_parameter",
-    "string_too_long": "string_above_max_length",
-    "string_too_short": "string_below_min_length",
-    "greater_than_equal": "decimal_below_min_value",
-    "less_than_equal": "decimal_above_max_value",
-    "string_type": "invalid_type",
-    "float_type": "invalid_type",
-    "int_type": "invalid_type",
-    "bool_type": "invalid_type",
-    "float_parsing": "invalid_type",
-    "int_parsing": "invalid_type",
-    "bool_parsing": "invalid_type",
-    "model_type": "invalid_type",
-    "model_attributes_type": "invalid_type",
-}
-
-
-def _refusal(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
-    """Turn pydantic's first error into one sentence with the field, and what is accepted."""
-    first: Any = error.errors(include_url=False)[0]
-    kind: str = first["type"]
-    if kind == "json_invalid":
-        return InvalidRequestError(
-            f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json"
-        )
-    if not first["loc"]:
-        return InvalidRequestError("the body is not a JSON object", code="invalid_type")
-    place = [str(part) for part in first["loc"] if part not in ("constrained-str", "VoiceId")]
-    field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
-    if kind == "extra_forbidden":
-        accepted = ", ".join(model.model_fields)
-        message = f"unknown parameter: {field!r}; accepted are {accepted}"
-    elif kind == "missing":
-        return missing(field)
-    else:
-        what: str = first["msg"]
-        value = repr(first["input"])
-        given = f" {value}" if len(value) <= _SHOWN_CHARACTERS else ""
-        message = f"{field}{given}: {what[0].lower()}{what[1:]}"
-    return InvalidRequestError(message, param=field, code=_CODES.get(kind, "invalid_value"))
+        raise refusal(error, model) from error

@@ -601,6 +601,14 @@ async def test_the_model_leads_to_its_backend(backend: Any, door: Any, http: Any
     assert fault(await http.post(front.url + CHAT, content=b"{")) == (400, "invalid_json")
 
 
+async def test_a_form_goes_on_unread(backend: Any, door: Any, http: Any) -> None:
+    a, b = await backend("a"), await backend("b")
+    front = await door(chat=[a.url, b.url])
+    answer = await http.post(front.url + CHAT, files={"file": b"RIFF"}, data={"model": "c"})
+    assert answer.status_code == 200
+    assert b"RIFF" in (a.requests + b.requests)[0].body
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -465,6 +465,7 @@ async def test_a_field_that_the_engine_lacks_is_refused(served: Any) -> None:
         ('{"type": "input.text", "text": 1}', "invalid_type"),
         ('{"type": "input.text", "text": "a", "\\ud800": 1}', "unknown_parameter"),
         ('{"type": "input.done", "now": true}', "unknown_parameter"),
+        ('{"type": "session.config", "voice": "alloy", "\\ud800": 1}', "invalid_value"),
         (b"\x00\x01", "invalid_message"),
     ],
 )
