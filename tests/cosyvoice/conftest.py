@@ -1,36 +1,114 @@
-"""Tiny model directories, each built once."""
+"""Tiny model directories and engines on them, each made once."""
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from services.speech.engines.cosyvoice import code
+from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 from tests.cosyvoice import tiny
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+# As in the settings: a folder with upstream's code, if it is not the one that nox brings.
+CODE = os.environ.get("BENTOVOX_SPEECH__COSYVOICE__CODE", "")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let upstream's code warn: of deprecated ways to say things, mostly."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.filterwarnings("ignore"), append=False)
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def upstream() -> code.Code:
+    """Return upstream's code, which can be imported from here on."""
+    import torch  # noqa: PLC0415  heavy
+
+    torch.set_num_threads(1)  # tiny matrices, and tests of threads
+    return code.load(Path(CODE) if CODE else None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(
+    upstream: code.Code, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """Return `tiny_model(family, kind)`: a directory that tests read and never write to.
 
     It skips the test where upstream's code is a copy without that family.
     """
     root = tmp_path_factory.mktemp("models")
-    source = code.load()
 
     @cache
     def build(family: tiny.Family, kind: tiny.Kind = "base") -> Path:
         return tiny.build(family, root, kind=kind)
 
     def built(family: tiny.Family, kind: tiny.Kind = "base") -> Path:
-        if family not in source.families:
-            pytest.skip(f"CosyVoice's code in {source.root} has no family {family}")
+        if family not in upstream.families:
+            pytest.skip(
+                f"CosyVoice's code in {upstream.root} ({upstream.version}) has no family {family}"
+            )
         return build(family, kind)
 
     return built
+
+
+@pytest.fixture(scope="session")
+def _engines(
+    tiny_model: Callable[..., Path],
+) -> Iterator[Callable[..., CosyVoiceEngine]]:
+    import asyncio  # noqa: PLC0415
+
+    # In a thread: pytest's own loops are made and closed with each test.
+    with ThreadPoolExecutor(1) as apart:
+
+        @cache
+        def start(family: tiny.Family, kind: tiny.Kind) -> CosyVoiceEngine:
+            engine = CosyVoiceEngine(model=str(tiny_model(family, kind)), code=CODE, device="cpu")
+            apart.submit(lambda: asyncio.run(engine.start())).result()
+            started.append(engine)
+            return engine
+
+        started: list[CosyVoiceEngine] = []
+        yield start
+        for engine in started:
+            apart.submit(lambda engine=engine: asyncio.run(engine.close())).result()
+
+
+@pytest.fixture
+def engine_of(
+    _engines: Callable[..., CosyVoiceEngine], tiny_model: Callable[..., Path]
+) -> Callable[..., CosyVoiceEngine]:
+    """Return `engine_of(family, kind)`: a started engine, one for the whole run.
+
+    A test speaks with engines of one family: upstream keeps one mel filter bank a process, which
+    is why a server has one model. Here it goes with each call.
+    """
+
+    def engine(family: tiny.Family, kind: tiny.Kind = "base") -> CosyVoiceEngine:
+        tiny_model(family, kind)  # skips
+        forget_filters()
+        made = _engines(family, kind)
+        forget_filters()
+        return made
+
+    return engine
+
+
+def forget_filters() -> None:
+    """Drop upstream's one mel filter bank, which another family's models cannot use."""
+    with suppress(ImportError):
+        from matcha.utils import audio  # noqa: PLC0415
+
+        audio.mel_basis.clear()
+        audio.hann_window.clear()
