@@ -33,7 +33,7 @@ def write(
     """Write the page and the plot into `folder`."""
     text = "\n\n".join(
         [
-            _HEAD.format(machine=_machine(), rounds=rounds),
+            _HEAD.format(machine=machine(), rounds=rounds),
             "![requests a second and added time](benchmarks.svg)",
             _chat_table(chat),
             _aims(chat),
@@ -142,7 +142,8 @@ def _resources(
     return "\n".join(rows)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Say on what this is measured."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):

@@ -1,0 +1,65 @@
+"""The bare upstream call: `inference_zero_shot(stream=True)` in one process, a thread a stream.
+
+The voice was added with `add_zero_shot_spk`, so that its features are computed once, as ours are.
+Reads a request as JSON from each line of standard input and answers with a turn's streams.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers import cosyvoice_code
+from services.speech.engines.cosyvoice import prompts, recipe
+
+_VOICE = "bench"
+
+
+def main(model: str, root: str, recording: str, transcript: str) -> None:
+    """Load, say so, and answer until standard input ends."""
+    replies = cosyvoice_code.reply_stream()
+    cosyvoice_code.load(root)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        speaker = cosyvoice_code.auto_model(cosyvoice_code.speaking_only(model, Path(folder)))
+        _register(speaker, recording, transcript)
+        hop = speaker.model.token_hop_len
+        print(json.dumps({"ready": True}), file=replies, flush=True)
+        for line in sys.stdin:
+            speaker.model.token_hop_len = hop  # upstream lets it grow for good
+            print(json.dumps(_turn(speaker, json.loads(line))), file=replies, flush=True)
+
+
+def _register(speaker: Any, recording: str, transcript: str) -> None:
+    from cosyvoice.utils.file_utils import load_wav  # noqa: PLC0415
+
+    if recipe.read(Path(speaker.model_dir)).family == 3:
+        transcript = prompts.prompt_text(3, transcript)
+    wave = load_wav(recording, 16_000)  # what older copies take; newer ones get it through load
+    speaker.add_zero_shot_spk(transcript, wave, _VOICE)
+
+
+def _turn(speaker: Any, request: dict[str, Any]) -> dict[str, Any]:
+    def speak(text: str) -> list[tuple[float, float]]:
+        began = time.perf_counter()
+        made = speaker.inference_zero_shot(text, "", "", zero_shot_spk_id=_VOICE, stream=True)
+        return [
+            (time.perf_counter() - began, piece["tts_speech"].shape[1] / speaker.sample_rate)
+            for piece in made
+        ]
+
+    texts = request["texts"]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(texts)) as pool:
+        streams = list(pool.map(speak, texts))
+    return {"wall_s": time.perf_counter() - began, "streams": streams}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

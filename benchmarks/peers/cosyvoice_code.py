@@ -1,0 +1,133 @@
+"""Upstream's CosyVoice, importable as it is: what it imports and inference does not need stands in.
+
+Its own classes run, with what keeps them from speaking at all put right, so that they do the same
+work as ours: decoding without the mask that newer transformers misread, float32 weights, and no
+end of speech before the least length. All else is upstream's, its polling and locks included.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from services.audio.resample import Resampler
+from services.speech.engines.cosyvoice import code, decoding, recipe
+
+_FRONTEND_HZ = 16_000
+
+
+def load(root: str) -> None:
+    """Make upstream's code in `root` importable; an empty `root` is where the project keeps it."""
+    modelscope = _module("modelscope")
+    modelscope.snapshot_download = None  # type: ignore[attr-defined]  models are directories here
+    code.load(Path(root) if root else None)
+    audio, kaldi = _module("torchaudio"), _module("torchaudio.compliance.kaldi")
+    audio.compliance = _module("torchaudio.compliance")  # type: ignore[attr-defined]
+    audio.transforms = _module("torchaudio.transforms")  # type: ignore[attr-defined]
+    audio.compliance.kaldi = kaldi  # type: ignore[attr-defined]
+    audio.load = _load_audio  # type: ignore[attr-defined]
+    audio.transforms.Resample = _Resample  # type: ignore[attr-defined]
+    kaldi.fbank = _filter_bank  # type: ignore[attr-defined]
+    # Imported by code.load() with an empty torchaudio; it looks its functions up when called.
+    sys.modules["cosyvoice.utils.file_utils"].torchaudio = audio  # type: ignore[attr-defined]
+    _put_right()
+
+
+def speaking_only(directory: str, into: Path) -> str:
+    """Return a directory with the model's files and a YAML without what only trains it."""
+    source = Path(directory)
+    target = into / source.name
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).symlink_to(file)
+    described = recipe.read(source)
+    name = next(name for name, family in recipe.FAMILIES.items() if family == described.family)
+    (target / name).unlink()
+    (target / name).write_text(described.text, encoding="utf-8")
+    return str(target)
+
+
+def auto_model(model_dir: str) -> Any:
+    """Return upstream's model object for a directory, which older copies cannot choose alone."""
+    from cosyvoice.cli import cosyvoice  # noqa: PLC0415  there once load() was called
+
+    family = recipe.read(Path(model_dir)).family
+    return getattr(cosyvoice, f"CosyVoice{family if family > 1 else ''}")(model_dir)
+
+
+def _module(name: str) -> ModuleType:
+    module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None, is_package=True)
+    module.__path__ = []
+    sys.modules[name] = module
+    return module
+
+
+def _load_audio(wav: Any, backend: str = "") -> tuple[torch.Tensor, int]:
+    """Read a file; a tensor, as upstream's own server gives its newer frontend, is 16 kHz audio."""
+    del backend
+    if isinstance(wav, torch.Tensor):
+        return wav, _FRONTEND_HZ
+    samples, rate = soundfile.read(wav, dtype="float32", always_2d=True)
+    return torch.from_numpy(samples.T.copy()), rate
+
+
+class _Resample:
+    def __init__(self, orig_freq: int, new_freq: int) -> None:
+        self._rates = orig_freq, new_freq
+
+    def __call__(self, wave: torch.Tensor) -> torch.Tensor:
+        resampler = Resampler(*self._rates)
+        made = np.concatenate([resampler.feed(wave[0].numpy()), resampler.finish()])
+        return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32)).unsqueeze(0)
+
+
+def _filter_bank(wave: torch.Tensor, **options: Any) -> torch.Tensor:
+    from kaldi_native_fbank import FbankOptions, OnlineFbank  # noqa: PLC0415
+
+    wanted = FbankOptions()
+    wanted.frame_opts.samp_freq = options["sample_frequency"]
+    wanted.frame_opts.dither = options["dither"]
+    wanted.mel_opts.num_bins = options["num_mel_bins"]
+    filters = OnlineFbank(wanted)
+    filters.accept_waveform(options["sample_frequency"], wave[0].tolist())
+    filters.input_finished()
+    bank = [filters.get_frame(at) for at in range(filters.num_frames_ready)]
+    return torch.from_numpy(np.stack(bank))
+
+
+def _put_right() -> None:
+    from cosyvoice.cli import cosyvoice, model  # noqa: PLC0415
+    from cosyvoice.llm import llm  # noqa: PLC0415
+
+    llm.Qwen2Encoder.forward_one_step = decoding.forward_one_step
+    sample, load_weights = llm.Qwen2LM.sampling_ids, model.CosyVoiceModel.load
+
+    def sampling_ids(self: Any, scores: torch.Tensor, *more: Any, ignore_eos: bool = True) -> Any:
+        if ignore_eos:
+            scores[self.speech_token_size :] = -float("inf")
+        return sample(self, scores, *more, ignore_eos=ignore_eos)
+
+    def load_float32(self: Any, *files: str) -> None:
+        self.llm.float()
+        load_weights(self, *files)
+
+    llm.Qwen2LM.sampling_ids = sampling_ids
+    model.CosyVoiceModel.load = load_float32
+    if not hasattr(cosyvoice, "AutoModel"):
+        cosyvoice.AutoModel = auto_model
+
+
+def reply_stream() -> Any:
+    """Return what standard output was; from now on, what upstream prints goes to standard error."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies

@@ -1,0 +1,85 @@
+"""What a listener has of streams of audio: when it begins, and whether it ever runs dry."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+SMOOTH_S = 0.1
+"""A stream whose worst underrun stays below this counts as continuous."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream: when, in seconds after its request, how many seconds of audio came."""
+
+    arrivals: tuple[tuple[float, float], ...]
+
+    @property
+    def first_s(self) -> float:
+        """Time to the first audio."""
+        return self.arrivals[0][0]
+
+    @property
+    def audio_s(self) -> float:
+        """Length of the audio."""
+        return sum(seconds for _, seconds in self.arrivals)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds until the end of the stream, for each second of audio."""
+        return self.arrivals[-1][0] / self.audio_s
+
+    @property
+    def worst_underrun_s(self) -> float:
+        """The longest silence of a player that begins at the first audio and waits when dry."""
+        worst, dry_at = 0.0, self.first_s
+        for at, seconds in self.arrivals:
+            worst = max(worst, at - dry_at)
+            dry_at = max(dry_at, at) + seconds
+        return worst
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Streams that were asked for at once, and how long it took until the last had ended."""
+
+    wall_s: float
+    streams: tuple[Stream, ...]
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> Turn:
+        """Return the turn that a peer reported: `wall_s` and `streams`, each a list of arrivals.
+
+        Raises:
+            ValueError: a stream holds no audio.
+        """
+        streams = tuple(
+            Stream(tuple((at, seconds) for at, seconds in arrivals if seconds > 0))
+            for arrivals in said["streams"]
+        )
+        if not streams or not all(stream.arrivals for stream in streams):
+            raise ValueError("a stream without audio")
+        return cls(said["wall_s"], streams)
+
+    @property
+    def first_ms(self) -> float:
+        """Median time to first audio."""
+        return statistics.median(stream.first_s for stream in self.streams) * 1000
+
+    @property
+    def real_time_factor(self) -> float:
+        """Median over the streams."""
+        return statistics.median(stream.real_time_factor for stream in self.streams)
+
+    @property
+    def audio_per_s(self) -> float:
+        """Seconds of audio a second, all streams together."""
+        return sum(stream.audio_s for stream in self.streams) / self.wall_s
+
+
+def continuity(turns: list[Turn]) -> float:
+    """Return the share of streams that play without an audible gap."""
+    streams = [stream for turn in turns for stream in turn.streams]
+    return sum(stream.worst_underrun_s < SMOOTH_S for stream in streams) / len(streams)
