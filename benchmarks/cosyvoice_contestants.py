@@ -236,9 +236,8 @@ class UpstreamServer(_OverHttp):
             Server("upstream", [setup.python, "-m", module, *arguments], port, "/openapi.json")
         )
         family = 3 if "3" in setup.model.name.partition("-0.5B")[0] else 2
-        self._transcript = prompt_text(
-            family, transcript
-        )  # upstream leaves the marks to its caller
+        # Upstream leaves the marks around a transcript to its caller.
+        self._transcript = prompt_text(family, setup.transcript)
         self._recording = setup.voice.read_bytes()
 
     def _request(self, text: str, seed: int) -> dict[str, Any]:

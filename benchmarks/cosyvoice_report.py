@@ -65,31 +65,6 @@ the median of {rounds} rounds at each concurrency and, in brackets, the lowest a
 Every stream says the same text of {letters} letters with the same voice. Its length differs by some
 tokens, since a seed means nothing to another implementation: rates are per second of audio."""
 
-_SAID,
-        _aims(measured, names),
-        *(_table(one) for one in measured),
-        _ours(measured),
-        _PUBLISHED,
-    ]
-    page = "\n\n".join(parts) + "\n"
-    (folder / "benchmarks-cosyvoice.md").write_text(page, encoding="utf-8")
-    _plot(folder / "benchmarks-cosyvoice.svg", measured)
-
-
-_HEAD = """# CosyVoice benchmarks
-
-Written by `nox -s bench -- cosyvoice` in {took_s:.0f} s; do not edit. {machine}, no GPU. Upstream's
-code: {version}.
-
-**No GPU and no real weights were at hand.** All that is compared here speaks with the same tiny
-model of random weights, one torch thread a process, on cores that the load generator shares. So the
-figures say what serving costs beside the model's own work, and nothing about a model's speed on your
-hardware: read the ratios. Everyone had a turn in each of {rounds} rounds at each concurrency, in
-changing order; tables show the median of the rounds and, in brackets, the lowest and the highest.
-Every stream says the same text of {letters} letters with the same voice; its length differs by some
-tokens, since seeds mean nothing across implementations, which is why rates are per second of audio."""
-
-
 _SAID = """What was compared:
 
 - **Bentovox speech over HTTP**: `bentoml serve services.speech.service:Speech`, a registered voice,
