@@ -1,7 +1,8 @@
 """The examples of the pages that ask a server, and what each must do: also for tests/e2e.
 
 `await check_example(block, url, folder)` runs one of `EXAMPLES` against the server at `url`, which
-serves the demo profile.
+serves the demo profile. `CLONING` are those that need an engine which clones voices, the recordings
+that they name, and a registered voice "anna".
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 COMMANDS = [block for page in PAGES for block in blocks(page) if block.language in {"sh", "python"}]
 SERVER = "http://localhost:3000"
+_SOCKETS = "ws://localhost:3000"
 _RATE_HZ = 24_000
 
 
@@ -34,18 +36,19 @@ def _asks_a_server(block: Block) -> bool:
     return block.language == "python" or block.text.startswith("curl ")
 
 
-EXAMPLES = [block for block in COMMANDS if _asks_a_server(block)]
+def _clones(block: Block) -> bool:
+    return re.search(r"audio[./]voice|\banna\b", block.text) is not None
+
+
+EXAMPLES = [block for block in COMMANDS if _asks_a_server(block) and not _clones(block)]
+CLONING = [block for block in COMMANDS if _asks_a_server(block) and _clones(block)]
 
 
 async def check_example(block: Block, url: str, folder: Path) -> None:
     """Run an example; it must print the answer, or make the audio, that its page promises."""
     if block.text.startswith("curl ") and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    text = block.text.replace(SERVER, url)
-    if block.language == "python":
-        (folder / "example.py").write_text(text, encoding="utf-8")
-        text = f"{sys.executable} example.py"
-    said = await run(text, folder)
+    said = await run_example(block, url, folder)
     answers = [answer for question, answer in held().items() if f'"{question}"' in block.text]
     made = re.search(r"\b\w+\.(mp3|wav)\b", block.text)
     assert bool(answers) != bool(made), "an example asks for an answer or for audio"
@@ -55,6 +58,15 @@ async def check_example(block: Block, url: str, folder: Path) -> None:
         samples = decode((folder / made[0]).read_bytes(), sample_rate_hz=_RATE_HZ)
         assert samples.size > 0.5 * _RATE_HZ
         assert abs(samples).max() > 0.1
+
+
+async def run_example(block: Block, url: str, folder: Path, before: str = "") -> str:
+    """Run an example against the server at `url`, after the shell's line `before`."""
+    text = block.text.replace(SERVER, url).replace(_SOCKETS, url.replace("http", "ws"))
+    if block.language == "python":
+        (folder / "example.py").write_text(text, encoding="utf-8")
+        text = f"{sys.executable} example.py"
+    return await run(f"{before}\n{text}", folder)
 
 
 async def run(command: str, folder: Path) -> str:

@@ -1,7 +1,8 @@
 """The commands and programs of the README and the guides do what the pages say.
 
-They run against the gateway with real speech and a chat backend that says what the demo model says,
-tests/e2e/test_readme.py runs them against the real stack.
+They run against the gateway with real speech and a chat backend that says what the demo model says;
+tests/e2e/test_readme.py runs them against the real stack. Those that clone a voice run with the
+fake engine, since a checkpoint is a download.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
@@ -21,12 +24,26 @@ from starlette.routing import Route
 from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
+from services.openai import sockets
 from services.sections import GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech import routes
 from services.speech.engines.registry import create_engine
-from tests.docs.examples import COMMANDS, EXAMPLES, SERVER, check_example, held, run
+from services.speech.socket import SpeechSocket
+from services.speech.speakers import Speakers
+from services.speech.voices import VoiceStore
+from tests.docs.examples import (
+    CLONING,
+    COMMANDS,
+    EXAMPLES,
+    SERVER,
+    check_example,
+    held,
+    run,
+    run_example,
+)
 from tests.docs.pages import ROOT
+from tests.speech_app import RECORDING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -45,10 +62,15 @@ def _starts_a_server(block: Block) -> bool:
 
 
 def _only_names_a_session(block: Block) -> bool:
-    return re.fullmatch(r"nox -s [\w-]+( -- --fix)?\n", block.text) is not None
+    return re.fullmatch(r"nox -s [\w-]+( -- --.+)?\n", block.text) is not None
+
+
+def _registers(block: Block) -> bool:
+    return re.search(r"voices\.create|audio/voices \\", block.text) is not None
 
 
 asking = pytest.mark.parametrize("block", EXAMPLES, ids=str)
+cloning = pytest.mark.parametrize("block", CLONING, ids=str)
 starting = pytest.mark.parametrize("block", list(filter(_starts_a_server, COMMANDS)), ids=str)
 
 
@@ -56,14 +78,27 @@ starting = pytest.mark.parametrize("block", list(filter(_starts_a_server, COMMAN
 async def test_example_does_what_the_page_says(
     block: Block, tmp_path: Path, serve: Callable[..., Awaitable[str]]
 ) -> None:
-    async with _speech() as speech:
-        backends = {"chat": [await serve(_chat())], "speech": [await serve(speech)]}
-        front = Shell(gateway.build(GatewaySettings(probe_interval_s=0.05), backends))
-        url = await serve(front, lifespan=True)
-        async with asyncio.timeout(10):
-            while not front.app.readiness().can_answer:  # noqa: ASYNC110  probes tell nobody
-                await asyncio.sleep(0.01)
-        await check_example(block, url, tmp_path)
+    async with _speech("espeak", tmp_path) as speech:
+        await check_example(block, await _stack(serve, speech), tmp_path)
+
+
+@cloning
+async def test_example_that_clones_does_what_the_page_says(
+    block: Block, tmp_path: Path, serve: Callable[..., Awaitable[str]]
+) -> None:
+    if block.text.startswith("curl ") and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    async with _speech("fake", tmp_path) as speech:
+        url = await _stack(serve, speech)
+        for name in ("consent", "anna", "sentence"):
+            (tmp_path / f"{name}.wav").write_bytes(RECORDING)
+        known = await _registered(url, with_voice=not _registers(block))
+        said = await run_example(block, url, tmp_path, before=known)
+        made = re.search(r"(?:--output |to_file\(\")([\w.]+)", block.text)
+        if made:
+            assert len((tmp_path / made[1]).read_bytes()) > 1000
+        else:
+            assert "error" not in json.loads(said)
 
 
 @starting
@@ -92,11 +127,18 @@ def test_every_block_is_tested() -> None:
     left = [
         block.text
         for block in COMMANDS
-        if not (block in EXAMPLES or _starts_a_server(block) or _only_names_a_session(block))
+        if not (
+            block in [*EXAMPLES, *CLONING]
+            or _starts_a_server(block)
+            or _only_names_a_session(block)
+        )
     ]
     assert [text.split()[:3] for text in left] == [
         [_PYTHON, "-m", "services.settings"],
         [_PYTHON, "-m", "services.gateway.keys"],
+        [_PYTHON, "-m", "services.speech.engines.cosyvoice.download"],  # gigabytes from a hub
+        ["uv", "venv", "--python"],  # vLLM-Omni's environment, for a GPU
+        ["vllm-omni", "serve", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],
         ["export", f"OPENAI_BASE_URL={SERVER}/v1", "OPENAI_API_KEY=none"],
     ]
 
@@ -139,10 +181,37 @@ def _chat() -> Starlette:
     return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
 
 
+async def _stack(serve: Callable[..., Awaitable[str]], speech: Shell) -> str:
+    """Return the URL of a gateway before chat and `speech`, once both are ready."""
+    backends = {"chat": [await serve(_chat())], "speech": [await serve(speech)]}
+    front = Shell(gateway.build(GatewaySettings(probe_interval_s=0.05), backends))
+    url = await serve(front, lifespan=True)
+    async with asyncio.timeout(10):
+        while not front.app.readiness().can_answer:  # noqa: ASYNC110  probes tell nobody
+            await asyncio.sleep(0.01)
+    return url
+
+
+async def _registered(url: str, *, with_voice: bool) -> str:
+    """Register a consent, and a voice named anna if wanted; return their ids as a shell's line."""
+    sample = RECORDING
+    async with httpx.AsyncClient(base_url=f"{url}/v1/audio", trust_env=False) as client:
+        fields = {"name": "Anna", "language": "en"}
+        made = await client.post("/voice_consents", data=fields, files={"recording": sample})
+        consent = made.json()["id"]
+        if not with_voice:
+            return f"CONSENT={consent}"
+        fields = {"name": "anna", "consent": consent}
+        made = await client.post("/voices", data=fields, files={"audio_sample": sample})
+        return f"CONSENT={consent} VOICE={made.json()['id']}"
+
+
 @asynccontextmanager
-async def _speech() -> AsyncIterator[Shell]:
-    engine = create_engine("espeak")
+async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
+    engine = create_engine(name)
+    speakers = Speakers(engine, VoiceStore(folder / "voices"))
     limits = GatewaySettings().limits
+    socket = SpeechSocket(engine, speakers, routes.OPENAI_MODELS)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -150,11 +219,12 @@ async def _speech() -> AsyncIterator[Shell]:
 
     role = RoleApp(
         role="speech",
-        asgi=routes.build_app(engine),
+        asgi=routes.build_app(engine, speakers=speakers),
         paths=routes.PATHS,
-        admitted=frozenset({routes.SPEECH_PATH}),
+        admitted=routes.ADMITTED,
+        sockets=dict.fromkeys(sockets.SPEECH, socket),
         limits=limits,
-        body_limit_bytes=1 << 20,
+        body_limit_bytes=36 << 20,
         readiness=lambda: Readiness("ready", {}),
         lifespan=lifespan,
     )

@@ -67,7 +67,7 @@ def test_every_nox_session_named_exists(page: Path) -> None:
 @each_page
 def test_every_variable_named_is_a_setting(page: Path) -> None:
     known = {settings.variable(key) for key, _ in settings.leaves()}
-    named_here = set(re.findall(r"\bBENTOVOX_[A-Z_]*", page.read_text(encoding="utf-8")))
+    named_here = set(re.findall(r"\bBENTOVOX_[A-Z0-9_]*", page.read_text(encoding="utf-8")))
     assert named_here - known - _NO_SETTINGS == set()
 
 
@@ -136,4 +136,5 @@ def _sources() -> str:
     files += [ROOT / "pyproject.toml", ROOT / "bentofile.yaml", ROOT / "services/profiles.toml"]
     # What the pages name of others' interfaces.
     theirs = "on_deployment to_asgi prometheus_client RequestResponseCycle compare_digest"
+    theirs += " inference_bistream"
     return "\n".join([theirs, *(path.read_text(encoding="utf-8") for path in files)])

@@ -23,13 +23,15 @@ _SECTIONS = {
     "": "General",
     "chat": "Chat",
     "speech": "Speech",
+    "speech.cosyvoice": "Speech: the engine cosyvoice",
+    "speech.vllm_omni": "Speech: the engine vllm_omni",
     "gateway": "Gateway",
     "log": "Logging",
 }
 _INTRO = """\
 # Settings
 
-Made from `services/settings.py` and `services/profiles.toml` by `tests/docs/test_settings_page.py`;
+Made from `services/sections.py` and `services/profiles.toml` by `tests/docs/test_settings_page.py`;
 not edited by hand.
 
 A setting is an environment variable, or a line of `.env` in the folder you start from. The
