@@ -136,5 +136,5 @@ def _sources() -> str:
     files += [ROOT / "pyproject.toml", ROOT / "bentofile.yaml", ROOT / "services/profiles.toml"]
     # What the pages name of others' interfaces.
     theirs = "on_deployment to_asgi prometheus_client RequestResponseCycle compare_digest"
-    theirs += " inference_bistream"
+    theirs += " inference_bistream extra_body"
     return "\n".join([theirs, *(path.read_text(encoding="utf-8") for path in files)])
