@@ -159,6 +159,8 @@ def load(
         decoding.put_right(lm)
     vocoder = _vocoder(built, family, chosen, accelerated)
     _load_weights(vocoder, directory, accelerated)
+    if family == 2:  # noqa: PLR2004  upstream's own numbers; family 3 does this at its first call
+        vocoder.hift.f0_predictor.double()  # rounding would become phase
     tokenizer = built["get_tokenizer"]()
     randomness.install()
     estimator = vocoder.flow.decoder.estimator

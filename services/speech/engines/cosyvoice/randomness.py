@@ -72,22 +72,43 @@ class Sampler:
         return Token(chosen if chosen < self._speech_tokens else self._end)
 
 
+class Noise:
+    """Draws that are the same for a start of a stretch of time as for all of it.
+
+    `torch.randn` gives other numbers for another length, so all of it is drawn and cut.
+    """
+
+    def __init__(self, seed: int, steps: int, device: torch.device) -> None:
+        """Draw from `seed` for up to `steps` of time, the second of three dimensions."""
+        self.generator = torch.Generator(device)
+        self.generator.manual_seed(seed)
+        self._steps = steps
+
+    def draw(self, name: str, size: tuple[int, ...], options: dict[str, Any]) -> torch.Tensor:
+        """Return `torch.<name>(*size, **options)`."""
+        in_time = len(size) == 3  # noqa: PLR2004  [1, steps, channels]
+        whole = (size[0], self._steps, size[2]) if in_time else size
+        drawn: torch.Tensor = getattr(torch, name)(*whole, generator=self.generator, **options)
+        return drawn[:, : size[1]] if in_time else drawn
+
+
 @contextmanager
-def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let upstream's modules draw from `generator` in this thread, inside of the block."""
-    _HERE.generator = generator
+def drawing_from(source: torch.Generator | Noise) -> Iterator[None]:
+    """Let upstream's modules draw from `source` in this thread, inside of the block."""
+    outer = getattr(_HERE, "source", None)
+    _HERE.source = source
     try:
         yield
     finally:
-        _HERE.generator = None
+        _HERE.source = outer
 
 
 class _SeededTorch:
     """Stands for `torch` in a module of upstream: its draws come from this thread's generator."""
 
     def __getattr__(self, name: str) -> Any:
-        generator = getattr(_HERE, "generator", None)
-        if generator is None or name not in _DRAWS:
+        source = getattr(_HERE, "source", None)
+        if source is None or name not in _DRAWS:
             return getattr(torch, name)
 
         def draw(*size: Any, **options: Any) -> torch.Tensor:
@@ -95,9 +116,10 @@ class _SeededTorch:
                 like: torch.Tensor = size[0]
                 size = tuple(like.shape)
                 options = {"device": like.device, "dtype": like.dtype, **options}
-            made: torch.Tensor = getattr(torch, name.removesuffix("_like"))(
-                *size, generator=generator, **options
-            )
+            plain = name.removesuffix("_like")
+            if isinstance(source, Noise):
+                return source.draw(plain, size, options)
+            made: torch.Tensor = getattr(torch, plain)(*size, generator=source, **options)
             return made
 
         return draw
@@ -126,6 +148,12 @@ def install() -> None:
     for module in (flow_matching, generator):
         module.torch = _SEEDED
     generator.Uniform = _SeededUniform
+
+
+def seed_from(generator: torch.Generator) -> int:
+    """Return a seed that `generator` draws."""
+    drawn = torch.randint(1 << 62, (), generator=generator, device=generator.device)
+    return int(drawn.item())
 
 
 def seeded(seed: int | None, device: torch.device) -> torch.Generator:

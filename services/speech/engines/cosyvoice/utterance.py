@@ -6,13 +6,12 @@ This one wakes at each token, carries an error over at once, and owns all of its
 end as soon as the request is stopped, and what was made goes with it.
 
 The token thread runs at most one segment ahead, so that segments follow each other without a gap;
-the audio thread makes chunks that grow, as upstream's do, for an early first one.
+the audio thread makes chunks that grow, for an early first one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import torch
 
 from services.audio.stretch import TimeStretch
 from services.speech.engines.cosyvoice.checkpoint import CancelledError, cancellable
+from services.speech.engines.cosyvoice.chunks import chunks, length
 from services.speech.engines.cosyvoice.randomness import Sampler, drawing_from
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Utterance:
         self._checkpoint = checkpoint
         self._prompt = prompt
         self._manner = manner
+        self._noise = _spawned(manner.generator)
         self._on_frame = on_frame
         self._on_end = on_end
         self._changed = threading.Condition()
@@ -204,11 +205,11 @@ class Utterance:
         with torch.autocast(device.type, enabled=half):
             yield from lm.inference(
                 text=torch.tensor([text], dtype=torch.int32, device=device),
-                text_len=_length(len(text), device),
+                text_len=length(len(text), device),
                 prompt_text=prompt.text.to(device),
-                prompt_text_len=_length(prompt.text.shape[1], device),
+                prompt_text_len=length(prompt.text.shape[1], device),
                 prompt_speech_token=prompt.lm_speech.to(device),
-                prompt_speech_token_len=_length(prompt.lm_speech.shape[1], device),
+                prompt_speech_token_len=length(prompt.lm_speech.shape[1], device),
                 embedding=prompt.lm_embedding.to(device),
                 uuid=f"{id(self)}",
             )
@@ -230,7 +231,7 @@ class Utterance:
         if manner.speed != 1.0 and not manner.one_pass:
             stretch = TimeStretch(self._checkpoint.sample_rate_hz, manner.speed)
         try:
-            with cancellable(lambda: self._stopped), drawing_from(_spawned(manner.generator)):
+            with cancellable(lambda: self._stopped), drawing_from(self._noise):
                 while (segment := self._next_segment()) is not None:
                     for frame in self._audio_of(segment):
                         self._hand_over(frame if stretch is None else stretch.feed(frame))
@@ -257,73 +258,23 @@ class Utterance:
             return self._segments[0] if self._segments else None
 
     def _audio_of(self, segment: _Segment) -> Iterator[Samples]:
-        vocoder = self._checkpoint.session_vocoder()
-        if not self._manner.one_pass:
-            chunks = self._chunks_1 if self._checkpoint.family == 1 else self._chunks
-            yield from chunks(vocoder, segment)
+        made = chunks(self._checkpoint, self._prompt, self._noise)
+        if self._manner.one_pass:
+            with self._changed:
+                self._wait_for(lambda: segment.complete)
+            if segment.tokens:
+                yield made.rest(segment.tokens, self._manner.speed)
             return
-        with self._changed:
-            self._wait_for(lambda: segment.complete)
+        while self._more_than(segment, made.needed):
+            yield made.next(segment.tokens)
         if segment.tokens:
-            yield self._wave(vocoder, segment.tokens, 0, last=True, speed=self._manner.speed)
-
-    def _chunks(self, vocoder: Any, segment: _Segment) -> Iterator[Samples]:
-        """Yield the audio of families 2 and 3: each chunk hears all the tokens before it."""
-        hop: int = vocoder.token_hop_len
-        longest = getattr(vocoder, "token_max_hop_len", 4 * hop)
-        growth = getattr(vocoder, "stream_scale_factor", 2)
-        ahead: int = vocoder.flow.pre_lookahead_len
-        prompt = self._prompt.flow_speech.shape[1]
-        step = hop + math.ceil(prompt / hop) * hop - prompt  # the prompt fills up whole chunks
-        done = 0
-        while self._more_than(segment, done + step + ahead):
-            yield self._wave(vocoder, segment.tokens[: done + step + ahead], done, last=False)
-            done += step
-            step = hop = min(longest, hop * growth)
-        if len(segment.tokens) > done:
-            yield self._wave(vocoder, segment.tokens, done, last=True)
-
-    def _chunks_1(self, vocoder: Any, segment: _Segment) -> Iterator[Samples]:
-        """Yield the audio of family 1: overlapping chunks, cross-faded."""
-        hop: int = vocoder.token_min_hop_len
-        overlap: int = vocoder.token_overlap_len
-        done = 0
-        while self._more_than(segment, done + hop + overlap):
-            yield self._wave(vocoder, segment.tokens[done : done + hop + overlap], 0, last=False)
-            done += hop
-            hop = min(vocoder.token_max_hop_len, int(hop * vocoder.stream_scale_factor))
-        if len(segment.tokens) > done:
-            yield self._wave(vocoder, segment.tokens[done:], 0, last=True)
+            yield made.rest(segment.tokens)
 
     def _more_than(self, segment: _Segment, count: int) -> bool:
         """Wait until there are `count` tokens, or all; return whether there are as many."""
         with self._changed:
             self._wait_for(lambda: segment.complete or len(segment.tokens) >= count)
             return len(segment.tokens) >= count
-
-    def _wave(
-        self, vocoder: Any, tokens: list[int], offset: int, *, last: bool, speed: float = 1.0
-    ) -> Samples:
-        prompt = self._prompt
-        options: dict[str, Any] = {}
-        if self._checkpoint.family > 1:
-            options = {"token_offset": offset, "stream": not last}
-        wave = vocoder.token2wav(
-            token=torch.tensor([tokens], dtype=torch.int32),
-            prompt_token=prompt.flow_speech,
-            prompt_feat=prompt.flow_mel,
-            embedding=prompt.flow_embedding,
-            uuid="",
-            finalize=last,
-            speed=speed,
-            **options,
-        )
-        made: Samples = wave.squeeze(0).float().cpu().numpy()
-        return made
-
-
-def _length(count: int, device: torch.device) -> torch.Tensor:
-    return torch.tensor([count], dtype=torch.int32, device=device)
 
 
 def _spawned(generator: torch.Generator) -> torch.Generator:

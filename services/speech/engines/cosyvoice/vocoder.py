@@ -1,0 +1,123 @@
+"""Family 2's vocoder, fed piece by piece: what it gives is what one pass over the whole would give.
+
+Upstream runs it on each piece with eight frames of the piece before, gives it new noise, and
+cross-fades: two sounds of other phase and other noise, and no piece knows what follows it. Here the
+phase of the harmonics goes on from piece to piece, noise belongs to its place in time, and a frame
+is given out once all that it depends on is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+
+from services.speech.engines.cosyvoice.randomness import Noise, drawing_from
+
+# How far a frame of mel is heard, in frames; tests/cosyvoice/test_joins.py measures it.
+PITCH_REACH: Final = 5
+"""To both sides, in the pitch: five convolutions of width 3."""
+AHEAD: Final = 16
+"""Before its own time, in the audio: 20 frames to be exact, below 1e-4 of what it was from 16."""
+BEHIND: Final = 16
+"""After its own time, in the audio, where the source is the same."""
+BLOCK: Final = 50
+"""Frames of the source that are made at once: at fixed places, so that rounding is the same.
+
+Upstream adds up the phase in float32 from the start; after half a minute that rounds by a radian.
+"""
+
+
+class Vocoder:
+    """Makes the audio of one segment; each piece costs its own frames and `AHEAD + BEHIND`."""
+
+    def __init__(self, hift: Any, seed: int) -> None:
+        """Make audio with `hift`, upstream's generator, and noise that follows from `seed`.
+
+        `hift.f0_predictor` is in float64.
+        """
+        self._hift = hift
+        self._source = _Source(hift, seed)
+        self._mel: torch.Tensor | None = None
+        self._begins = 0  # the frame that `_mel` begins with
+        self._given = 0
+        self._pitched = 0
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def feed(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
+        """Return the audio [1, N] that `mel` [1, 80, T] makes known.
+
+        It ends `AHEAD` frames before the mel so far does; with `last`, where the mel ends.
+        """
+        mel = mel if self._mel is None else torch.cat([self._mel, mel], dim=2)
+        end = self._begins + mel.shape[2]
+        self._source.feed(*self._pitch(mel, last=last))
+        start = max(0, self._given - BEHIND)
+        wave = self._hift.decode(x=mel[:, :, start - self._begins :], s=self._source.since(start))
+        until = end if last else max(self._given, end - AHEAD)
+        a_frame = wave.shape[1] // (end - start)
+        made: torch.Tensor = wave[:, (self._given - start) * a_frame : (until - start) * a_frame]
+        self._given = until
+        keep = max(self._begins, until - BEHIND)
+        self._mel, self._begins = mel[:, :, keep - self._begins :], keep
+        return made
+
+    def _pitch(self, mel: torch.Tensor, *, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the pitch [1, T] of the frames that became settled, and of those that may change.
+
+        `mel` is that from `_begins` on. The predictor is in float64: the phase adds up its errors.
+        """
+        start = max(self._begins, self._pitched - PITCH_REACH)
+        pitch = self._hift.f0_predictor(mel[:, :, start - self._begins :].double()).to(mel)
+        pitch = pitch[:, self._pitched - start :]
+        settled = pitch.shape[1] if last else max(0, pitch.shape[1] - PITCH_REACH)
+        self._pitched += settled
+        return pitch[:, :settled], pitch[:, settled:]
+
+
+class _Source:
+    """The sines and the noise that the vocoder shapes, made in blocks at fixed places."""
+
+    def __init__(self, hift: Any, seed: int) -> None:
+        self._hift = hift
+        self._seed = seed
+        self._settled = torch.zeros(1, 0)
+        self._pitch = self._settled
+
+    def feed(self, settled: torch.Tensor, rest: torch.Tensor) -> None:
+        """Add the pitch [1, T] of frames that are settled, and of those that may still change."""
+        self._settled = torch.cat([self._settled.to(settled), settled], dim=1)
+        self._pitch = torch.cat([self._settled, rest], dim=1)
+
+    def since(self, frame: int) -> torch.Tensor:
+        """Return the source [1, 1, N] from `frame` on."""
+        first = frame // BLOCK
+        blocks = range(first, -(-self._pitch.shape[1] // BLOCK))
+        made = torch.cat([self._block(block) for block in blocks], dim=2)
+        return made[:, :, (frame - first * BLOCK) * self._a_frame :]
+
+    @property
+    def _a_frame(self) -> int:
+        return int(self._hift.f0_upsamp.scale_factor)
+
+    def _block(self, block: int) -> torch.Tensor:
+        """Return a block's source, with a frame at both sides to interpolate its phase from."""
+        start = block * BLOCK
+        before = max(0, start - 1)
+        pitch = self._pitch[:, before : start + BLOCK + 1]
+        if before:
+            pitch = torch.cat([self._turned(before), pitch], dim=1)
+        upsampled = self._hift.f0_upsamp(pitch[:, None]).transpose(1, 2)
+        noise = Noise(self._seed + block, (BLOCK + 3) * self._a_frame, pitch.device)
+        with drawing_from(noise):
+            source, _, _ = self._hift.m_source(upsampled)
+        lead = start - before + (1 if before else 0)
+        frames = min(BLOCK, self._pitch.shape[1] - start)
+        made: torch.Tensor = source.transpose(1, 2)
+        return made[:, :, lead * self._a_frame : (lead + frames) * self._a_frame]
+
+    def _turned(self, frame: int) -> torch.Tensor:
+        """Return a pitch [1, 1] whose single frame turns the phase as all before `frame` did."""
+        frames_hz = self._hift.sampling_rate / self._a_frame
+        cycles = self._pitch[:, :frame].double().sum(dim=1, keepdim=True) / frames_hz
+        return ((cycles % 1.0) * frames_hz).to(self._pitch)
