@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -84,29 +83,3 @@ def test_bad_settings_and_failed_checks_end_with_one_line(monkeypatch: pytest.Mo
     settings_module.settings.cache_clear()
     with pytest.raises(SystemExit, match=r"^bentovox: BENTOVOX_PROFILE='none'"):
         preflight(failing)
-
-
-TO_ASGI = """
-from services.gateway.service import Gateway
-app = Gateway.to_asgi()
-print(type(app).__name__, sorted(vars(app))[0])
-"""
-
-
-@pytest.mark.parametrize(
-    ("origins", "outermost"), [("[]", "Shell"), ('["https://page.example"]', "CORSMiddleware")]
-)
-def test_a_worker_serves_the_shell_and_cors_around_it_only_where_it_is_set(
-    origins: str, outermost: str
-) -> None:
-    given: dict[str, Any] = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOVOX_GATEWAY__CHAT": '["http://127.0.0.1:1"]',
-        "BENTOVOX_GATEWAY__CORS_ORIGINS": origins,
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", TO_ASGI], env=given, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split()[0] == outermost

@@ -407,6 +407,7 @@ async def test_a_backend_that_falls_silent_for_good_is_given_up(
     backend: Any, door: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tunnel, "_QUIET_S", 0.05)
+    monkeypatch.setattr(tunnel, "_CLOSE_S", 0.05)
 
     async def silent(request: Any, writer: Any) -> None:
         writer.write(_accepted(request))
@@ -444,7 +445,10 @@ async def test_a_client_that_vanishes_ends_the_backends_work(behind: Any, door: 
     await until(lambda: front.shell.admission.in_use == 0)
 
 
-async def test_a_slow_client_slows_the_backend(behind: Any, door: Any) -> None:
+async def test_a_slow_client_slows_the_backend(
+    behind: Any, door: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "_CLOSE_S", 0.05)
     sent = 0
     piece = bytes(1 << 16)
 

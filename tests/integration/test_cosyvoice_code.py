@@ -28,7 +28,7 @@ from ci.cosyvoice.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 UPSTREAM = {
     "LICENSE": "Apache-2.0",
     "README.md": "left behind",
