@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -76,6 +77,8 @@ def _engines(
         def start(family: tiny.Family, kind: tiny.Kind) -> CosyVoiceEngine:
             engine = CosyVoiceEngine(model=str(tiny_model(family, kind)), code=CODE, device="cpu")
             apart.submit(lambda: asyncio.run(engine.start())).result()
+            gc.collect()
+            gc.freeze()  # a test that looks for what is left looks through less
             started.append(engine)
             return engine
 
@@ -103,6 +106,26 @@ def engine_of(
         return made
 
     return engine
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[CosyVoiceEngine], list[list[int]]]:
+    """Return `decoded(engine)`: the tokens of each segment that it decodes from now on."""
+
+    def watch(engine: CosyVoiceEngine) -> list[list[int]]:
+        lm, made = engine._checkpoint.lm, []  # type: ignore[union-attr]
+        inference = type(lm).inference
+
+        def noted(self: Any, *given: Any, **named: Any) -> Iterator[int]:
+            made.append([])
+            for token in inference(self, *given, **named):
+                made[-1].append(int(token))
+                yield token
+
+        monkeypatch.setattr(type(lm), "inference", noted)
+        return made
+
+    return watch
 
 
 def forget_filters() -> None:

@@ -25,7 +25,7 @@ from tests.cosyvoice.speaking import (
 from tests.cosyvoice.tiny import PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
@@ -51,26 +51,6 @@ def is_speech(audio: Samples) -> bool:
 def differ(one: Samples, other: Samples) -> bool:
     size = min(one.size, other.size)
     return one.size != other.size or float(np.abs(one[:size] - other[:size]).max()) > 0.01
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[CosyVoiceEngine], list[list[int]]]:
-    """Return `decoded(engine)`: the tokens of each segment that it decodes from now on."""
-
-    def watch(engine: CosyVoiceEngine) -> list[list[int]]:
-        lm, made = engine._checkpoint.lm, []  # type: ignore[union-attr]
-        inference = type(lm).inference
-
-        def noted(self: Any, *given: Any, **named: Any) -> Iterator[int]:
-            made.append([])
-            for token in inference(self, *given, **named):
-                made[-1].append(int(token))
-                yield token
-
-        monkeypatch.setattr(type(lm), "inference", noted)
-        return made
-
-    return watch
 
 
 @BOTH

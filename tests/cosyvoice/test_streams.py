@@ -1,0 +1,210 @@
+"""What a stream is: the audio of one pass, sooner; of one request alone, whoever else speaks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from services.speech.engines.cosyvoice import modes, randomness
+from services.speech.engines.cosyvoice.utterance import _spawned
+from tests.cosyvoice.speaking import (
+    ANNA,
+    BEN,
+    LONG,
+    LONGER,
+    SHORT,
+    THREE,
+    apart,
+    asked,
+    conversion,
+    frames,
+    spoken,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
+
+    EngineOf = Callable[..., CosyVoiceEngine]
+
+FAMILIES = pytest.mark.parametrize("family", [1, 2, 3])
+CAUSAL = pytest.mark.parametrize("family", [3])
+
+
+@CAUSAL
+async def test_a_stream_is_the_audio_of_one_pass(engine_of: EngineOf, family: int) -> None:
+    engine = engine_of(family)
+    pieces = await frames(engine, asked(engine, LONG))
+    whole = await spoken(engine, LONG, one_pass=True)
+
+    assert len(pieces) > 2
+    assert apart(np.concatenate(pieces), whole) < 1e-3
+
+
+@CAUSAL
+async def test_a_streamed_conversion_is_that_of_one_pass(engine_of: EngineOf, family: int) -> None:
+    engine = engine_of(family)
+    one, other = [
+        np.concatenate(await frames(engine, conversion(one_pass=one_pass)))
+        for one_pass in (False, True)
+    ]
+    assert apart(one, other) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["base", "sft"])
+async def test_a_stream_of_family_1_is_upstreams_own(
+    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    # Its flow hears what comes after, so that no stream of it equals one pass; upstream's does not.
+    engine = engine_of(1, kind)
+    ours = await frames(engine, asked(engine, LONGER))
+    theirs = [
+        piece["tts_speech"].numpy().reshape(-1)
+        for piece in upstreams(engine, asked(engine, LONGER), monkeypatch)
+    ]
+    assert len(ours) > 1
+    assert [piece.size for piece in ours] == [piece.size for piece in theirs]
+    assert apart(np.concatenate(ours), np.concatenate(theirs)) < 1e-3
+
+
+def upstreams(
+    engine: CosyVoiceEngine, request: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Any]]:
+    """Let upstream's own loop answer a request, with the draws that ours makes of its seed."""
+    import copy  # noqa: PLC0415
+
+    import torch  # noqa: PLC0415
+    from cosyvoice.cli import model as upstream  # noqa: PLC0415
+
+    checkpoint, voices = engine._loaded()
+    prompt = modes.prompt(checkpoint, voices, request, None, engine._rules)
+    generator = randomness.seeded(request.seed, checkpoint.device)
+    vocoder = copy.copy(checkpoint.vocoder)
+    vocoder.llm = checkpoint.session_lm(randomness.Sampler(checkpoint.lm, generator))
+    complete = threading.Event()
+
+    def tokens_first(*_: Any) -> None:
+        complete.wait()  # for all tokens, in place of a nap of 0.1 s
+
+    def job(*given: Any) -> None:
+        type(vocoder).llm_job(vocoder, *given)
+        complete.set()
+
+    vocoder.llm_job = job
+    monkeypatch.setattr(upstream.time, "sleep", tokens_first)
+    text = torch.tensor([checkpoint.encode(request.text)], dtype=torch.int32)
+    with randomness.drawing_from(_spawned(generator)):
+        yield from vocoder.tts(
+            text=text,
+            prompt_text=prompt.text,
+            llm_prompt_speech_token=prompt.lm_speech,
+            llm_embedding=prompt.lm_embedding,
+            flow_prompt_speech_token=prompt.flow_speech,
+            prompt_speech_feat=prompt.flow_mel,
+            flow_embedding=prompt.flow_embedding,
+            stream=True,
+        )
+    monkeypatch.undo()
+
+
+@FAMILIES
+async def test_the_same_seed_makes_the_same_audio_and_another_one_other_audio(
+    engine_of: EngineOf, family: int
+) -> None:
+    engine = engine_of(family)
+    for one_pass in (False, True):
+        one, again, other = [
+            await spoken(engine, one_pass=one_pass, seed=seed) for seed in (1, 1, 2)
+        ]
+        assert np.array_equal(one, again)
+        assert not np.array_equal(one, other)
+
+
+@FAMILIES
+async def test_without_a_seed_no_two_answers_are_the_same(engine_of: EngineOf, family: int) -> None:
+    engine = engine_of(family)
+    one, other = [await spoken(engine, seed=None) for _ in range(2)]
+    assert not np.array_equal(one, other)
+
+
+@FAMILIES
+async def test_each_of_eight_streams_at_once_is_what_it_is_alone(
+    engine_of: EngineOf, family: int
+) -> None:
+    engine = engine_of(family)
+    requests = [
+        asked(engine, text, seed=seed, reference=reference)
+        for seed, (text, reference) in enumerate([(SHORT, ANNA), (SHORT, BEN), (LONG, ANNA)])
+    ]
+    requests = [requests[at % 3] for at in range(8)]
+    alone = [np.concatenate(await frames(engine, request)) for request in requests[:3]]
+    at_once = await asyncio.gather(*(frames(engine, request) for request in requests))
+
+    for at, pieces in enumerate(at_once):
+        assert apart(np.concatenate(pieces), alone[at % 3]) == 0.0
+    assert engine.active == 0
+
+
+@FAMILIES
+async def test_segments_follow_each_other_without_silence_or_a_click(
+    engine_of: EngineOf, decoded: Any, family: int
+) -> None:
+    engine = engine_of(family)
+    tokens = decoded(engine)
+    pieces = await frames(engine, asked(engine, f"{LONGER} {THREE}", one_pass=True))
+
+    assert len(pieces) > 1
+    assert len(tokens) == len(pieces)  # one pass a segment, in order
+    rate_hz = engine.sample_rate_hz
+    for piece, made in zip(pieces, tokens, strict=True):
+        # All of a segment's audio and nothing beside it.
+        assert piece.size / rate_hz == pytest.approx(
+            len(made) / (50 if family == 1 else 25), abs=0.04
+        )
+        window = rate_hz // 50
+        levels = np.abs(piece[: piece.size // window * window]).reshape(-1, window).max(axis=1)
+        assert levels.min() > 0.003  # tiny models are never silent
+
+
+@FAMILIES
+async def test_text_that_is_still_written_is_spoken_meanwhile(
+    engine_of: EngineOf, family: int
+) -> None:
+    engine = engine_of(family)
+    heard = asyncio.Event()
+    words = THREE.split(" ")
+
+    async def written() -> AsyncIterator[str]:
+        for word in words[: len(words) * 2 // 3]:
+            yield f"{word} "
+        await heard.wait()  # the rest is written once there is audio
+        for word in words[len(words) * 2 // 3 :]:
+            yield f"{word} "
+
+    samples = 0
+    async with asyncio.timeout(20):
+        async for frame in engine.synthesise(asked(engine, written())):
+            if not heard.is_set():
+                first = frame.size
+            heard.set()
+            samples += frame.size
+
+    assert samples > 1.5 * first
+
+
+@FAMILIES
+async def test_nothing_to_say_in_what_is_written_ends_without_audio(
+    engine_of: EngineOf, family: int
+) -> None:
+    engine = engine_of(family)
+
+    async def written() -> AsyncIterator[str]:
+        for piece in (" ", "...", " —"):
+            yield piece
+
+    assert await frames(engine, asked(engine, written())) == []
