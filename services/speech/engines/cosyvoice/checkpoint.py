@@ -149,6 +149,8 @@ def load(
             f"{source.families} only: run `python -m ci cosyvoice --from github`",
             param="model",
         )
+    if accelerated.vllm and family == 1:
+        raise ConfigurationError("vllm makes tokens for families 2 and 3 only", param="vllm")
     described = recipe.read(directory)
     chosen = _device(device, accelerated)
     transformers.logging.disable_progress_bar()

@@ -94,16 +94,8 @@ def locate(
         ConfigurationError: a file is missing, there is no such model, it cannot be had, or it is
             not in the cache and `offline`; the message says what to do.
     """
-    directory = Path(model).expanduser()
-    if directory.is_dir():
-        check(directory, also)
+    if (directory := named(model, also)) is not None:
         return directory
-    if not _HUB_ID.fullmatch(model):
-        raise ConfigurationError(
-            f"model {model!r} is neither a directory that exists nor a hub's id such as "
-            f"{next(iter(REVISIONS))}",
-            param="model",
-        )
     source: Hub = ModelScope(model, cache) if hub == "modelscope" else HuggingFace(model, cache)
     revision = revision or (REVISIONS.get(model) if hub == "huggingface" else "") or source.branch
     wanted = (*_WANTED, *also)
@@ -128,6 +120,25 @@ def locate(
     check(found, also)
     log.info("%s is in %s", model, found)
     return found
+
+
+def named(model: str, also: Sequence[str] = ()) -> Path | None:
+    """Return the directory that `model` names, or None where it is a hub's id; asks nobody.
+
+    Raises:
+        ConfigurationError: the directory lacks a file, or it is neither.
+    """
+    directory = Path(model).expanduser()
+    if directory.is_dir():
+        check(directory, also)
+        return directory
+    if not _HUB_ID.fullmatch(model):
+        raise ConfigurationError(
+            f"model {model!r} is neither a directory that exists nor a hub's id such as "
+            f"{next(iter(REVISIONS))}",
+            param="model",
+        )
+    return None
 
 
 def _is_usable(directory: Path, also: Sequence[str]) -> bool:

@@ -96,8 +96,7 @@ class CosyVoiceEngine:
         self._code = Path(code).expanduser() if code else None
         find_code(self._code)
         self._also = ("flow.decoder.estimator.fp32.onnx",) if tensorrt else ()
-        if Path(model).expanduser().is_dir():
-            download.check(Path(model).expanduser(), self._also)
+        download.named(model, self._also)
         self._model = model
         self._source = {
             "hub": hub,
