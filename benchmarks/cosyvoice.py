@@ -61,12 +61,11 @@ print("code", found.root, found.version, sep="\\t")
 
 @dataclass
 class Line:
-    """One contestant at one concurrency: a turn a round, and the bare upstream call's beside it."""
+    """One contestant at one concurrency: a turn a round."""
 
     contestant: str
     concurrency: int
     turns: list[Turn] = field(default_factory=list)
-    bare: list[Turn] = field(default_factory=list)
 
 
 @dataclass
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     python = os.environ.get("COSYVOICE_PYTHON") or os.environ.get("STACK_PYTHON")
     if not python:
         sys.exit("STACK_PYTHON is not set: run `nox -s bench -- cosyvoice`")
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         models, version, root = _prepare(python, options.code, Path(folder), options.families)
         server = options.upstream_server or root / "runtime" / "python" / "fastapi" / "server.py"
@@ -119,6 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         rounds=options.rounds,
         version=version,
         took_s=time.monotonic() - began,
+        load=load,
     )
     print((options.out / "benchmarks-cosyvoice.md").read_text(encoding="utf-8"))
     return 0
@@ -205,7 +205,6 @@ async def _rounds(contestants: dict[str, Contestant], rounds: int) -> list[Line]
                 turns[name] = await contestants[name].turn(texts, seed=100 * number)
             for name, line in here.items():
                 line.turns.append(turns[name])
-                line.bare.append(turns[BARE])
         lines += here.values()
         shown = {name: round(line.turns[-1].first_ms) for name, line in here.items()}
         print(f"  {concurrency} at once, first audio in ms: {json.dumps(shown)}", flush=True)

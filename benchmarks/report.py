@@ -53,7 +53,9 @@ Written by `nox -s bench`; do not edit. {machine}. The demo model on a CPU, stre
 Servers, load generator and whatever else the machine does share its cores, so that absolute figures
 say little: read the ratios. Each server's turn stands between two turns of plain vLLM
 (`vllm serve`'s own module, same flags, access log off), and its share is of the mean of the two;
-the table shows the median of {rounds} rounds and, in brackets, the lowest and the highest."""
+the table shows the median of {rounds} rounds and, in brackets, the lowest and the highest.
+
+CosyVoice is measured apart: [benchmarks-cosyvoice.md](benchmarks-cosyvoice.md)."""
 
 
 _CHAT_HEAD = (
