@@ -170,7 +170,7 @@ def load(
         estimator.register_forward_pre_hook(_stop_if_cancelled)
     return Checkpoint(
         family=family,
-        sample_rate_hz=int(built["sample_rate"]),
+        sample_rate_hz=built["sample_rate"],
         device=chosen,
         lm=lm,
         vocoder=vocoder,
@@ -197,13 +197,8 @@ def _vocoder(
 
 
 def _load_weights(vocoder: Any, directory: Path, accelerated: Acceleration) -> None:
-    try:
+    with _readable(f"the weights in {directory}"):
         vocoder.load(*(str(directory / file) for file in _WEIGHTS))
-    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        what = str(error).strip().splitlines()[0]
-        raise ConfigurationError(
-            f"the weights in {directory} cannot be loaded: {what}", param="model"
-        ) from error
     if accelerated.vllm:
         vocoder.load_vllm(str(directory / "vllm"))
     if accelerated.tensorrt:
@@ -245,10 +240,25 @@ def _speakers(directory: Path, device: torch.device) -> dict[str, dict[str, torc
     path = directory / "spk2info.pt"
     if not path.is_file():
         return {}
-    found: dict[str, dict[str, torch.Tensor]] = torch.load(
-        path, map_location=device, weights_only=True
-    )
+    with _readable(str(path)):
+        found: dict[str, dict[str, torch.Tensor]] = torch.load(
+            path, map_location=device, weights_only=True
+        )
     return found
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Say of a file of weights which one it is.
+
+    Raises:
+        ConfigurationError: reading it in the block failed.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigurationError(f"{what} cannot be loaded: {why}", param="model") from error
 
 
 def _fingerprint(directory: Path, family: int) -> str:

@@ -40,6 +40,15 @@ _READ: Final = frozenset(
         "token_mel_ratio",
     }
 )
+_NEEDED: Final = (
+    "allowed_special",
+    "feat_extractor",
+    "flow",
+    "get_tokenizer",
+    "hift",
+    "llm",
+    "sample_rate",
+)
 _CALLABLE: Final = frozenset(
     {
         "cosyvoice.flow.DiT.dit.DiT",
@@ -81,17 +90,31 @@ class Recipe:
 
     Attributes:
         family: 1, 2 or 3.
-        text: the filtered YAML, safe to hand to HyperPyYAML.
+        path: of the YAML file.
+        text: what of it is read, safe to hand to HyperPyYAML.
     """
 
     family: int
+    path: Path
     text: str
 
     def build(self) -> dict[str, Any]:
-        """Return the modules and values that it describes, with random weights."""
+        """Return the modules and values that it describes, with random weights.
+
+        Raises:
+            ConfigurationError: they do not fit together.
+        """
         from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415  heavy
 
-        built: dict[str, Any] = load_hyperpyyaml(self.text)
+        try:
+            built: dict[str, Any] = load_hyperpyyaml(self.text)
+            built["sample_rate"] = int(built["sample_rate"])
+        except Exception as error:  # whatever upstream's classes say to their arguments
+            raise ConfigurationError(
+                f"{self.path} describes no model that can be built: {type(error).__name__}: "
+                f"{error}",
+                param="model",
+            ) from error
         return built
 
 
@@ -99,11 +122,12 @@ def read(model: Path) -> Recipe:
     """Return the recipe of a model directory.
 
     Raises:
-        ConfigurationError: there is no such file, it is not YAML, or it names code that is not
-            upstream's.
+        ConfigurationError: there is no such file, it is not YAML, lacks a part, or names code that
+            is not upstream's.
     """
     from ruamel.yaml import YAML  # noqa: PLC0415  HyperPyYAML's
     from ruamel.yaml.error import YAMLError  # noqa: PLC0415
+    from ruamel.yaml.nodes import ScalarNode  # noqa: PLC0415
 
     name = next((name for name in FAMILIES if (model / name).is_file()), None)
     if name is None:
@@ -119,16 +143,23 @@ def read(model: Path) -> Recipe:
     if getattr(tree, "id", "") != "mapping":
         raise ConfigurationError(f"{model / name} is no mapping", param="model")
     tree.value = [pair for pair in tree.value if pair[0].value in _READ]
-    for key, value in tree.value:
+    there = {key.value for key, _ in tree.value}
+    if missing := [key for key in _NEEDED if key not in there]:
+        raise ConfigurationError(f"{model / name} lacks {', '.join(missing)}", param="model")
+    for at, (key, _) in enumerate(tree.value):
         if key.value == "qwen_pretrain_path":
-            value.value, value.style = str(model / "CosyVoice-BlankEN"), "'"
-    _check(tree, model / name)
+            here = str(model / "CosyVoice-BlankEN")
+            tree.value[at] = key, ScalarNode(f"{_PLAIN}str", here, style="'")
+    _check(tree, model / name, set())
     text = io.StringIO()
     yaml.serialize(tree, text)
-    return Recipe(FAMILIES[name], text.getvalue())
+    return Recipe(FAMILIES[name], model / name, text.getvalue())
 
 
-def _check(node: Any, path: Path) -> None:
+def _check(node: Any, path: Path, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias, perhaps of what it stands in
+        return
+    seen.add(id(node))
     tag = str(node.tag)
     kind, _, target = tag.partition(":")
     fine = (
@@ -144,8 +175,8 @@ def _check(node: Any, path: Path) -> None:
         )
     if node.id == "mapping":
         for key, value in node.value:
-            _check(key, path)
-            _check(value, path)
+            _check(key, path, seen)
+            _check(value, path, seen)
     elif node.id == "sequence":
         for item in node.value:
-            _check(item, path)
+            _check(item, path, seen)
