@@ -3,20 +3,21 @@
 Every module is of upstream's own classes and as narrow as they allow. Its weights are random but
 for three things: utterances end after a plausible length, streamed text is answered with fill
 tokens, and what the vocoder makes is loud enough to compare.
+
+`python -m tests.cosyvoice.tiny FAMILY FOLDER [CODE]` makes one in a folder and prints where.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from io import StringIO
-from typing import TYPE_CHECKING, Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from services.speech.engines.cosyvoice import code
 from tests.cosyvoice import tiny_onnx, tiny_tokenizer, tiny_yaml
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Family = Literal[1, 2, 3]
 Kind = Literal["base", "sft", "instruct"]
@@ -229,3 +230,9 @@ def _thinned(state: dict[str, Any]) -> dict[str, Any]:
         strides = (1, *torch.empty(tensor.shape[1:]).stride())
         thin[name] = noise.as_strided(tensor.shape, strides)
     return thin
+
+
+if __name__ == "__main__":
+    wanted, where, *source = sys.argv[1:]
+    code.load(*map(Path, source))
+    sys.stdout.write(f"{build(int(wanted), Path(where))}\n")  # type: ignore[arg-type]

@@ -39,6 +39,13 @@ def stack_python() -> Path | None:
     return path if path.exists() else None
 
 
+def cosyvoice_python() -> Path | None:
+    """Return the Python of the environment that has what upstream's CosyVoice code imports."""
+    given = os.environ.get("COSYVOICE_PYTHON")
+    path = Path(given) if given else NOX_STACK.parents[2] / "cosyvoice" / "bin" / "python"
+    return path if path.exists() else None
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -71,9 +78,9 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     }
 
 
-def serve_command(service: str, port: int) -> list[str]:
+def serve_command(service: str, port: int, python: Path | None = None) -> list[str]:
     """Return the command: the README's where it would serve this environment, else its inside."""
-    python = stack_python()
+    python = python or stack_python()
     assert python is not None
     if service == STACK and python == NOX_STACK and find_spec("nox"):
         return [sys.executable, "-m", "nox", "-s", "serve", "--", "--port", str(port)]
@@ -83,7 +90,9 @@ def serve_command(service: str, port: int) -> list[str]:
 class Server:
     """One running server; a context manager that leaves no process behind."""
 
-    def __init__(self, home: Path, service: str = STACK, **settings: str) -> None:
+    def __init__(
+        self, home: Path, service: str = STACK, *, python: Path | None = None, **settings: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
@@ -91,7 +100,7 @@ class Server:
         self._seen: set[psutil.Process] = set()
         self._open = self.log.open("wb")
         self.process = subprocess.Popen(
-            serve_command(service, self.port),
+            serve_command(service, self.port, python),
             cwd=ROOT,
             env=environment(home, **settings, **{_MARK: self._mark}),
             stdin=subprocess.DEVNULL,
