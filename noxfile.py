@@ -105,7 +105,7 @@ def serve(session: nox.Session) -> NoReturn:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole test suite: unit, CosyVoice, contract (with both SDKs) and end to end."""
+    """Run the whole test suite: unit, integration, CosyVoice, contract (both SDKs), end to end."""
     runs = [Run("dev", chosen(session, "tests"))]
     if not names_tests(session):
         runs[0].arguments.append("--ignore=tests/cosyvoice")
@@ -115,7 +115,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def unit(session: nox.Session) -> None:
-    """Run the unit tests, in seconds: no torch, no server."""
+    """Run the unit tests, in half a minute: no torch, no server."""
     pytest(session, [Run("dev", chosen(session, "tests/unit"))])
 
 
