@@ -27,10 +27,10 @@ from services.errors import EngineError, InvalidRequestError, ServiceError, Unav
 from services.speech.engines.espeak_library import library
 from services.speech.engines.espeak_voices import OPENAI_VOICES, VoiceCatalogue
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
-from services.speech.engines.segments import Segmenter, is_speakable, segments_of
+from services.speech.engines.segments import is_speakable, segments_as_written
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from numpy.typing import NDArray
 
@@ -121,7 +121,7 @@ class EspeakEngine(SpeaksOnly):
         voice = self._catalogue.identifier(request.voice or "", request.language)
         tail = _TrailingSilence()
         longest = int(self.sample_rate_hz * _LONGEST_FRAME_S)
-        async with aclosing(_segments(request.text)) as texts:
+        async with aclosing(segments_as_written(request.text)) as texts:
             async for text in texts:
                 job = _Segment(self, text, voice, request.speed)
                 try:
@@ -235,16 +235,3 @@ class _TrailingSilence:
         whole = np.concatenate([*self._held, frame[:end]]) if self._held else frame[:end]
         self._held = [frame[end:]]
         return whole
-
-
-async def _segments(text: str | AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    if isinstance(text, str):
-        for segment in segments_of(text):
-            yield segment
-        return
-    segmenter = Segmenter()
-    async for piece in text:
-        for segment in segmenter.feed(piece):
-            yield segment
-    for segment in segmenter.finish():
-        yield segment

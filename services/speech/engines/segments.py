@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 SEGMENT_CHARACTERS: Final = 200
 """The longest segment; text without any punctuation is cut at a space before it."""
@@ -117,3 +120,17 @@ def segments_of(text: str, longest: int = SEGMENT_CHARACTERS) -> list[str]:
     """Return the segments of a whole text."""
     segmenter = Segmenter(longest)
     return segmenter.feed(text) + segmenter.finish()
+
+
+async def segments_as_written(text: str | AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    """Yield the segments of a whole text, or of one while it is written."""
+    if isinstance(text, str):
+        for segment in segments_of(text):
+            yield segment
+        return
+    segmenter = Segmenter()
+    async for piece in text:
+        for segment in segmenter.feed(piece):
+            yield segment
+    for segment in segmenter.finish():
+        yield segment

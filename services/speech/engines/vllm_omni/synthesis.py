@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from services.errors import EngineError
-from services.speech.engines.segments import Segmenter, segments_of
+from services.speech.engines.segments import segments_as_written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -70,7 +70,7 @@ class Synthesis:
 
     async def _make(self, text: str | AsyncIterator[str]) -> None:
         try:
-            async with aclosing(_segments(text)) as segments:
+            async with aclosing(segments_as_written(text)) as segments:
                 number = 0
                 async for segment in segments:
                     await self._until(lambda: self._taken_from >= number - 1)  # noqa: B023  awaited here
@@ -88,16 +88,3 @@ class Synthesis:
         while not has_room():
             self._taken.clear()
             await self._taken.wait()
-
-
-async def _segments(text: str | AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    if isinstance(text, str):
-        for segment in segments_of(text):
-            yield segment
-        return
-    segmenter = Segmenter()
-    async for piece in text:
-        for segment in segmenter.feed(piece):
-            yield segment
-    for segment in segmenter.finish():
-        yield segment
