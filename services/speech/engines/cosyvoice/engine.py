@@ -42,7 +42,7 @@ from services.speech.engines.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Acceleration, Checkpoint
@@ -242,15 +242,8 @@ class CosyVoiceEngine:
         )
         marked = modes.is_cross_lingual(request)
         reading = Reading(self._rules, checkpoint, tag, marked=marked)
-
-        async def feed(utterance: Utterance) -> None:
-            utterance.start()
-            async with aclosing(reading.of(request.text)) as segments:
-                async for tokens in segments:
-                    utterance.say(tokens)
-            utterance.end_text()
-
-        made = self._made(prompt, request.seed, request.speed, request.one_pass, feed)
+        segments = reading.of(request.text)
+        made = self._made(prompt, request, lambda utterance: utterance.start(), segments)
         async with aclosing(made) as frames:
             async for frame in frames:
                 yield frame
@@ -269,11 +262,8 @@ class CosyVoiceEngine:
         prompt = Prompt(
             flow_embedding=heard.embedding, flow_speech=heard.tokens, flow_mel=heard.mel
         )
-
-        async def feed(utterance: Utterance) -> None:
-            utterance.convert(tokens[0].tolist())
-
-        made = self._made(prompt, request.seed, request.speed, request.one_pass, feed)
+        said = tokens[0].tolist()
+        made = self._made(prompt, request, lambda utterance: utterance.convert(said))
         async with aclosing(made) as frames:
             async for frame in frames:
                 yield frame
@@ -281,17 +271,17 @@ class CosyVoiceEngine:
     async def _made(
         self,
         prompt: Prompt,
-        seed: int | None,
-        speed: float,
-        one_pass: bool,  # noqa: FBT001
-        feed: Callable[[Utterance], Awaitable[None]],
+        request: SynthesisRequest | ConversionRequest,
+        begin: Callable[[Utterance], None],
+        segments: AsyncGenerator[list[int], None] | None = None,
     ) -> AsyncGenerator[Samples, None]:
         from services.speech.engines.cosyvoice.randomness import seeded  # noqa: PLC0415
         from services.speech.engines.cosyvoice.utterance import Manner, Utterance  # noqa: PLC0415
 
         checkpoint, _ = self._loaded()
         handover = Handover(int(_HELD_S * checkpoint.sample_rate_hz))
-        manner = Manner(seeded(seed, checkpoint.device), speed, one_pass)
+        generator = seeded(request.seed, checkpoint.device)
+        manner = Manner(generator, request.speed, request.one_pass)
 
         def on_end(error: BaseException | None) -> None:
             self._utterances.discard(utterance)
@@ -299,7 +289,8 @@ class CosyVoiceEngine:
 
         utterance = Utterance(checkpoint, prompt, manner, handover.put, on_end)
         self._utterances.add(utterance)
-        feeding = asyncio.ensure_future(_fed(feed, utterance))
+        begin(utterance)  # at once: a thread that never began would never say that it ended
+        feeding = asyncio.ensure_future(_feed(utterance, segments))
         try:
             async with aclosing(handover.frames()) as frames:
                 async for frame in frames:
@@ -363,10 +354,15 @@ class CosyVoiceEngine:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _fed(feed: Callable[[Utterance], Awaitable[None]], utterance: Utterance) -> None:
-    """Feed an utterance; what goes wrong there ends it."""
+async def _feed(utterance: Utterance, segments: AsyncGenerator[list[int], None] | None) -> None:
+    """Hand over text as it comes, if any does; what goes wrong there ends the utterance."""
+    if segments is None:
+        return
     try:
-        await feed(utterance)
+        async with aclosing(segments):
+            async for tokens in segments:
+                utterance.say(tokens)
+        utterance.end_text()
     except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
         utterance.fail(error)
 
