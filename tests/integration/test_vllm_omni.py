@@ -34,29 +34,15 @@ from tests.vllm_omni import (
     asked,
     heard,
     reference,
-    server_elsewhere,
     spoken,
     until,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from services.audio.pcm import Samples
-
-
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with server_elsewhere(tmp_path_factory.mktemp("omni")) as url:
-        yield url
-
-
-@pytest.fixture
-def server(elsewhere: str) -> StandIn:
-    server = StandIn(elsewhere)
-    server.switch(reset=True)
-    return server
 
 
 @pytest.fixture

@@ -10,24 +10,9 @@ import numpy as np
 import pytest
 
 from services.speech.engines.vllm_omni.references import _wav
-from tests.vllm_omni import StandIn, server_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with server_elsewhere(tmp_path_factory.mktemp("omni")) as url:
-        yield url
-
-
-@pytest.fixture
-def server(elsewhere: str) -> StandIn:
-    server = StandIn(elsewhere)
-    server.switch(reset=True)
-    return server
-
+    from tests.vllm_omni import StandIn
 
 # The stand-in itself, against vLLM-Omni 0.30.0's sources
 

@@ -21,32 +21,14 @@ from services.errors import (
     ServiceError,
     UnavailableError,
 )
-from services.speech.engines.protocol import VoiceReference
-from services.speech.voices import Consent, StoredVoice, VoiceStore
+from services.speech.voices import VoiceStore
+from tests.stored_voices import reference, with_consent, with_voice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[3]
 NOWHERE = "voice_" + "0" * 32
-
-
-def reference(seed: int = 0, *, count: int = 16_000, text: str | None = "Hello.") -> VoiceReference:
-    samples = np.random.default_rng(seed).uniform(-1, 1, count).astype(np.float32)
-    return VoiceReference(samples, 16_000, text)
-
-
-def with_consent(store: VoiceStore) -> Consent:
-    return store.add_consent(
-        name="Ann", language="en-US", recording=b"I agree.", media_type="audio/wav"
-    )
-
-
-def with_voice(store: VoiceStore, name: str = "Ann", seed: int = 0) -> StoredVoice:
-    consent = with_consent(store)
-    return store.add_voice(
-        name=name, consent_id=consent.id, reference=reference(seed), language="en"
-    )
 
 
 def files_under(folder: Path) -> list[Path]:
