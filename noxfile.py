@@ -50,7 +50,12 @@ UPSTREAMS_TRANSFORMERS = (
     "diffusers==0.35.2",
 )
 CPU_TORCH = {"stack-cpu", "cosyvoice"}  # locks whose torch must be the CPU's build
-TEST_GROUPS = ("--group=lint", "--group=types", "--group=e2e")  # e2e includes contract and unit
+TEST_GROUPS = (
+    "--group=lint",
+    "--group=types",
+    "--group=e2e",
+    "--group=images",
+)  # e2e includes contract and unit
 # What each lock is for, and what `uv pip compile` makes it of.
 LOCKED = {
     "stack-cpu": (

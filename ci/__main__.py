@@ -9,6 +9,10 @@ from typing import Final
 
 # A verb's module has `main(arguments) -> exit code`; it is imported when it is asked for.
 VERBS: Final = {
+    "base": ("ci.base", "build the shared bases, pin their digests"),
+    "bento": ("ci.bento", "build a bento for a platform"),
+    "image": ("ci.image", "build a bento's image"),
+    "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 

@@ -17,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from _bentoml_sdk import Service
+from _bentoml_sdk.images import Image
 
 from services import logging, settings
 from services.errors import ConfigurationError
@@ -49,8 +50,10 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
 
 def role(inner: type[Any], *, name: str, **config: Any) -> Role:
     """Return the role's service; `config` is what `@bentoml.service` takes."""
+    # Without a distribution's name BentoML installs no compiler; a bentofile names the base image.
+    image = Image(base_image="scratch", distro="none")
     # One worker: admission and engine state belong to one process. Scale with containers.
-    return Role(name=name, inner=inner, config={"workers": 1, **config})
+    return Role(name=name, inner=inner, image=image, config={"workers": 1, **config})
 
 
 def preflight(*checks: Callable[[], str]) -> None:

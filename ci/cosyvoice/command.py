@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice import install, sources
 from ci.cosyvoice.errors import CodeError
-from ci.cosyvoice.progress import say
+from ci.progress import say
 
 if TYPE_CHECKING:
     from ci.cosyvoice.pins import Origin

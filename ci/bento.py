@@ -1,0 +1,158 @@
+"""`python -m ci bento`: build a bento for a platform, with BentoML, the same for the same inputs.
+
+    python -m ci bento speech --platform cuda13
+
+The bentofile is taken as it is but for what the platform decides: the base's name, the Python and
+the lock. Its version is a hash of what is in it, and its time is fixed, so that an unchanged bento
+is the same to the last byte. It lies in .nox/bentos/NAME-PLATFORM/bento.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import yaml
+
+from ci import base, command, platforms, specs, uv
+from ci.errors import CiError
+from ci.paths import BUILT, ROOT
+from ci.progress import say
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from ci.platforms import Platform
+    from ci.specs import Spec
+
+_DRAFT: Final = "draft"
+_STAMP: Final = "1980-01-01T00:00:00+00:00"
+_CREATED: Final = re.compile(r"^creation_time: .*$", re.MULTILINE)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.parser("bento", __doc__)
+    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    options.add_argument("--platform", default="", help="default: the bentofile's own")
+    options.add_argument("--registry", default="", help="registry and owner before the base's name")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build one bento."""
+    given = parser().parse_args(arguments)
+    return command.run("bento", lambda: _work(given))
+
+
+def _work(given: argparse.Namespace) -> None:
+    spec = specs.load(given.bento)
+    platform = platforms.get(given.platform or spec.platforms[0])
+    path, version = make(spec, platform, given.registry)
+    if given.json:
+        command.result_json({"path": str(path), "version": version})
+    else:
+        command.result(f"{spec.bento}:{version} is in {path}")
+
+
+def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
+    """Build a bento and return its folder and its version.
+
+    Raises:
+        CiError: the spec cannot be built for that platform, or BentoML refuses it.
+    """
+    lock = spec.lock_for(platform.name)
+    specs.read_lock(lock)
+    final = BUILT / f"{spec.name}-{platform.name}" / "bento"
+    final.parent.mkdir(parents=True, exist_ok=True)
+    say(f"Building the bento {spec.bento} for {platform.name}")
+    with tempfile.TemporaryDirectory(dir=final.parent) as folder:
+        bentofile = Path(folder, "bentofile.yaml")
+        data = for_platform(spec, platform, lock, registry)
+        bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        built = _run_bentoml(bentofile, spec, Path(folder, "bentoml"))
+        version = settle(built)
+        shutil.rmtree(final, ignore_errors=True)
+        built.rename(final)
+    return final, version
+
+
+def for_platform(spec: Spec, platform: Platform, lock: Path, registry: str) -> dict[str, object]:
+    """Return the bentofile with what the platform decides."""
+    found = base.find(spec.base(platform.name), platform, registry)
+    return {
+        **spec.data,
+        "docker": {
+            **spec.data["docker"],
+            "base_image": found.moving,
+            "python_version": platform.python,
+        },
+        "python": {**spec.data["python"], "requirements_txt": str(lock.relative_to(ROOT))},
+    }
+
+
+def settle(built: Path) -> str:
+    """Make a bento the same for the same inputs; return the version that names its content."""
+    described = built / "bento.yaml"
+    text = described.read_text(encoding="utf-8")
+    unversioned = _CREATED.sub(f"creation_time: '{_STAMP}'", text)
+    described.write_text(unversioned, encoding="utf-8")
+    digest = hashlib.sha256()
+    for path in files(built):
+        digest.update(f"{path.relative_to(built)}\0".encode())
+        digest.update(path.read_bytes())
+    version = digest.hexdigest()[:12]
+    described.write_text(unversioned.replace(_DRAFT, version), encoding="utf-8")
+    readable(built)
+    return version
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Yield every file below a folder, in the order of their names."""
+    yield from sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def readable(folder: Path) -> None:
+    """Give every file below a folder the same time, and modes that any user can read."""
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", base.EPOCH))
+    for path in sorted(folder.rglob("*"), reverse=True):
+        executable = path.is_dir() or os.access(path, os.X_OK)
+        path.chmod(0o755 if executable else 0o644)
+        os.utime(path, (epoch, epoch))
+    folder.chmod(0o755)
+    os.utime(folder, (epoch, epoch))
+
+
+def _run_bentoml(bentofile: Path, spec: Spec, home: Path) -> Path:
+    environ = {
+        **os.environ,
+        "BENTOML_HOME": str(home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PATH": f"{Path(uv.executable()).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bentoml", "build", f"--bentofile={bentofile}"),
+            *(f"--version={_DRAFT}", "--output=tag", str(ROOT)),
+        ],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        for line in said[-15:]:
+            say(f"    | {line}")
+        raise CiError(f"BentoML did not build {spec.bento}: {said[-1] if said else 'no word'}")
+    return home / "bentos" / spec.bento / _DRAFT

@@ -1,0 +1,114 @@
+"""The docker command line: the one place that starts it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from ci.errors import CiError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FULL = os.strerror(errno.ENOSPC).lower()
+_REFUSED = os.strerror(errno.ECONNREFUSED).lower()
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for docker: the caller's, without what would change its answers."""
+    return {**os.environ, "DOCKER_CLI_HINTS": "false", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+
+
+def binary() -> str:
+    """Return the path of the docker command.
+
+    Raises:
+        CiError: there is none.
+    """
+    found = shutil.which("docker")
+    if found is None:
+        raise CiError(
+            "there is no docker command: install Docker Engine with buildx, or on Debian as root "
+            "start a throw-away one with `python -m ci engine start`"
+        )
+    return found
+
+
+def ready() -> str:
+    """Return the version of the engine that answers; verbs call it before they begin.
+
+    Raises:
+        CiError: no engine answers, or buildx is missing.
+    """
+    version = _run("version", "--format", "{{.Server.Version}}")
+    if version.returncode:
+        host = os.environ.get("DOCKER_HOST", "the default socket")
+        raise CiError(
+            f"no docker engine answers at {host}: start it, or on Debian as root a throw-away one "
+            "with `python -m ci engine start`"
+        )
+    if _run("buildx", "version").returncode:
+        raise CiError(f"{binary()} has no buildx: install the package docker-buildx")
+    return version.stdout.strip()
+
+
+def call(*arguments: str, stdin: str | None = None) -> str:
+    """Run one docker command and return what it prints.
+
+    Raises:
+        CiError: it failed; the message is its last line, and what to do where that is known.
+    """
+    done = _run(*arguments, stdin=stdin)
+    if done.returncode:
+        raise CiError(explained(done.stderr or done.stdout, f"docker {' '.join(arguments[:2])}"))
+    return done.stdout.strip()
+
+
+def ask(*arguments: str) -> str | None:
+    """Run one docker command and return what it prints, None where it fails."""
+    done = _run(*arguments)
+    return None if done.returncode else done.stdout.strip()
+
+
+def inspect(image: str) -> dict[str, Any] | None:
+    """Return what the engine knows of a local image, None where it has none of that name."""
+    said = ask("image", "inspect", image)
+    return json.loads(said)[0] if said else None
+
+
+def explained(said: str, what: str) -> str:
+    """Return docker's last line, with the remedy where the fault is a known one."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    if _FULL in said.lower():
+        return (
+            f"{what}: the engine's disk is full; `python -m ci disk` shows what builds hold, "
+            "`python -m ci disk --prune` frees it"
+        )
+    if _REFUSED in said.lower():
+        return (
+            f"{what}: a registry does not answer: {last}; "
+            "`python -m ci registry status` shows the local one"
+        )
+    return f"{what}: {last}"
+
+
+def _run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [binary(), *arguments],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+
+
+def variables(values: Mapping[str, str], option: str) -> list[str]:
+    """Return `--option NAME=VALUE` for each value, in the order of their names."""
+    return [part for name in sorted(values) for part in (option, f"{name}={values[name]}")]

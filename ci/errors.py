@@ -1,0 +1,7 @@
+"""What can go wrong while something is built; each is one line for a person."""
+
+from __future__ import annotations
+
+
+class CiError(Exception):
+    """The verb cannot go on; its text is one line that names the fix. Exit code 1."""

@@ -1,0 +1,196 @@
+r"""`python -m ci image`: build a bento's image on its shared base.
+
+    python -m ci image speech --platform cuda13
+    python -m ci image chat --platform cuda13 --registry ghcr.io/me --push \\
+        --cache-from type=registry,ref=ghcr.io/me/bentovox/chat:cache-cuda13
+
+Builds the bento, builds its base unless that is there already, and then the image: the packages
+that the base lacks, what is shipped with the code, the bento. It is called bentovox/NAME:PLATFORM
+and, by what is in it, bentovox/NAME:PLATFORM-VERSION. Models are not in it; mount a cache at
+/models, or bake some in with --bake.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ci import base, bento, build, command, docker, naming, platforms, specs, uv
+from ci.errors import CiError
+from ci.paths import BENTOS, ROOT
+from ci.progress import say
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ci.base import Base, Options
+    from ci.build import Report
+    from ci.platforms import Platform
+    from ci.specs import Spec
+
+DOCKERFILE: Final = BENTOS / "Dockerfile"
+_MODELS: Final = ("services/chat/demo_model",)
+"""Models that the repository ships: a layer of their own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """One built image: its names, the base below it, its bento's version, the build's report."""
+
+    spec: Spec
+    platform: Platform
+    base: Base
+    version: str
+    names: tuple[str, ...]
+    report: Report
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a workflow needs to know of it."""
+        return {
+            "bento": self.spec.name,
+            "platform": self.platform.name,
+            "version": self.version,
+            "image": self.names[0],
+            "names": list(self.names),
+            "base": self.base.reference,
+            "seconds": round(self.report.seconds, 2),
+        }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.parser("image", __doc__)
+    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    base.add_options(options)
+    options.add_argument(
+        "--tag", action="append", default=[], help="a further tag; may be given again"
+    )
+    options.add_argument(
+        "--bake",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="a model's folder, into /models/NAME, in a layer of its own",
+    )
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build one image."""
+    given = parser().parse_args(arguments)
+    return command.run("image", lambda: _work(given))
+
+
+def _work(given: argparse.Namespace) -> None:
+    docker.ready()
+    spec = specs.load(given.bento)
+    platform = platforms.get(given.platform or spec.platforms[0])
+    options = base.options_of(given)
+    made = make(spec, platform, options, tags=tuple(given.tag), bake=tuple(given.bake))
+    if given.json:
+        command.result_json(made.as_json())
+    else:
+        command.result(made.names[0])
+
+
+def make(
+    spec: Spec,
+    platform: Platform,
+    options: Options,
+    *,
+    tags: tuple[str, ...] = (),
+    bake: tuple[Path, ...] = (),
+) -> Image:
+    """Build the image of a bento for a platform.
+
+    Raises:
+        CiError: the bento, its base or the image cannot be built.
+    """
+    for folder in bake:
+        if not folder.is_dir():
+            raise CiError(f"--bake {folder}: is no folder")
+    below = base.find(spec.base(platform.name), platform, options.registry)
+    packed, version = bento.make(spec, platform, options.registry)
+    base.ensure(below, dataclasses.replace(options, no_cache=False))
+    context = write_context(packed, bake)
+    repository = naming.repository(spec.name, options.registry)
+    names = tuple(
+        f"{repository}:{tag}" for tag in (platform.name, f"{platform.name}-{version}", *tags)
+    )
+    say(f"Building {names[0]} on {below.reference}")
+    wheels = uv.wheels()
+    report = build.build(
+        [
+            *options.arguments(*names),
+            f"--file={DOCKERFILE}",
+            "--target=image",
+            f"--build-arg=BASE={below.reference}",
+            *docker.variables(labels(spec, platform, below, version), "--label"),
+            *([f"--build-context=wheels={wheels}"] if wheels and not platform.cuda else []),
+            str(context),
+        ],
+        report=context.with_name("build.json"),
+    )
+    return Image(spec, platform, below, version, names, report)
+
+
+def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[str, str]:
+    """Return the OCI labels of an image, and ours: what checks it reads them from the image."""
+    standard = "org.opencontainers.image"
+    return {
+        f"{standard}.title": spec.bento,
+        f"{standard}.description": spec.data["description"],
+        f"{standard}.version": version,
+        f"{standard}.licenses": "Apache-2.0",
+        f"{standard}.base.name": below.reference,
+        "bentovox.bento": spec.name,
+        "bentovox.platform": platform.name,
+        "bentovox.torch": spec.requirements(platform.name).get("torch", ""),
+        "bentovox.budget-mib": str(spec.budget_mib(platform.name)),
+    }
+
+
+def write_context(packed: Path, bake: tuple[Path, ...]) -> Path:
+    """Write the build context of an image beside its bento, and return its folder."""
+    context = packed.with_name("context")
+    shutil.rmtree(context, ignore_errors=True)
+    shutil.copytree(packed, context / "bento")
+    for name in ("models", "cosyvoice", "baked"):
+        (context / "parts" / name).mkdir(parents=True)
+    for name in _MODELS:
+        source = context / "bento" / "src" / name
+        if source.is_dir():
+            target = context / "parts" / "models" / name
+            target.parent.mkdir(parents=True)
+            source.rename(target)
+    if any(line.startswith("conformer==") for line in _lock(packed).read_text().splitlines()):
+        _bring_cosyvoice(context / "parts" / "cosyvoice")
+    for folder in bake:
+        shutil.copytree(folder, context / "parts" / "baked" / folder.name)
+    (context / "lock").mkdir()
+    shutil.copyfile(_lock(packed), context / "lock" / "requirements.txt")
+    bento.readable(context)
+    return context
+
+
+def _lock(packed: Path) -> Path:
+    return packed / "env" / "python" / "requirements.txt"
+
+
+def _bring_cosyvoice(into: Path) -> None:
+    """Bring upstream's verified code into the context."""
+    into.rmdir()
+    code = subprocess.call(
+        [sys.executable, "-m", "ci", "cosyvoice", "--into", str(into)],
+        cwd=ROOT,
+        env={**os.environ},
+        stdout=subprocess.DEVNULL,
+    )
+    if code:
+        raise CiError("CosyVoice's code could not be brought; why stands above")

@@ -1,0 +1,153 @@
+"""`python -m ci lock`: resolve what each bento installs, for each of its platforms.
+
+`bentos/NAME/requirements.PLATFORM.in` says what is wanted (extras of pyproject.toml), the lock
+`requirements.PLATFORM.txt` beside it is made from that. The stack's is made first and the others
+keep to it, so that every package has one version on a platform, whatever image it is in; it begins
+with the versions that `nox -s serve` installs. Where `python -m ci base held` has written what a
+platform's image holds, its versions are kept too.
+
+    python -m ci lock                    lock every bento again, keeping to what is locked
+    python -m ci lock chat --check       1 if chat's locks are not what they would be now
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ci import command, platforms, specs
+from ci.errors import CiError
+from ci.paths import BENTOS, ROOT
+from ci.progress import say
+from ci.uv import executable, torch_backend
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ci.platforms import Platform
+    from ci.specs import Spec
+
+HEADER: Final = "# Made by `nox -s lock`, installed as it is: never edited."
+_SERVED: Final = {False: "ci/locks/stack-cpu.txt", True: "ci/locks/stack-cuda.txt"}
+_WITHOUT_CUDA: Final = "ci/locks/overrides.txt"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.parser("lock", __doc__)
+    options.add_argument("bentos", nargs="*", metavar="BENTO", help="default: all")
+    options.add_argument("--check", action="store_true", help="change nothing; 1 if a lock drifted")
+    options.add_argument("--upgrade", action="store_true", help="take the newest that fits")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Lock the bentos; 1 if one cannot be locked, or drifted under --check."""
+    options = parser().parse_args(arguments)
+    return command.run("lock", lambda: _work(options))
+
+
+def _work(options: argparse.Namespace) -> int:
+    drifted = []
+    known = platforms.load()
+    for name in sorted(options.bentos or specs.names(), key=lambda name: name != specs.STACK):
+        spec = specs.load(name)
+        for platform in spec.platforms:
+            path = output(spec, platform)
+            say(f"Resolving {path.relative_to(ROOT)}")
+            before = path.read_text(encoding="utf-8") if path.exists() else ""
+            kept = "" if options.upgrade else before or served(known[platform])
+            after = resolve(spec, known[platform], kept)
+            check(specs.read_lock_text(after, path), known[platform], path)
+            if after != before:
+                drifted.append(str(path.relative_to(ROOT)))
+                if not options.check:
+                    path.write_text(after, encoding="utf-8")
+    if options.json:
+        command.result_json({"changed": drifted})
+    else:
+        command.result(f"Changed: {', '.join(drifted) or 'nothing'}")
+    return 1 if drifted and options.check else 0
+
+
+def output(spec: Spec, platform: str) -> Path:
+    """Return where the lock of a platform is, or will be."""
+    return ROOT / spec.lock.replace(f".{spec.platforms[0]}.", f".{platform}.")
+
+
+def check(lock: dict[str, str], platform: Platform, path: Path) -> None:
+    """Refuse a lock that the platform's torch does not fit.
+
+    Raises:
+        CiError: it locks another torch than the platform has.
+    """
+    torch = lock.get("torch", platform.torch)
+    if torch != platform.torch:
+        raise CiError(
+            f"{path.name} locks torch {torch}, platforms.toml has {platform.torch} for "
+            f"{platform.name}: change both together, and the image's tag with them"
+        )
+
+
+def resolve(spec: Spec, platform: Platform, before: str) -> str:
+    """Return the lock of a bento for a platform, keeping to `before` where it can.
+
+    Raises:
+        CiError: nothing satisfies it all; uv's explanation of who asks for what stands above.
+    """
+    source = output(spec, platform.name).with_suffix(".in")
+    if not source.is_file():
+        raise CiError(f"{source.relative_to(ROOT)} is missing: it says what {spec.name} needs")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder, "lock.txt")
+        work.write_text(before, encoding="utf-8")
+        done = subprocess.run(
+            [
+                executable(),
+                *("pip", "compile", str(source), f"--output-file={work}"),
+                *(f"--python-version={platform.python}", "--no-emit-package=bentovox"),
+                *("--no-header", "--no-annotate", "--no-emit-index-url", "--quiet"),
+                *_options(spec, platform),
+            ],
+            cwd=ROOT,
+            env=_environment(platform),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            say(done.stderr.rstrip())
+            raise CiError(
+                f"{spec.name} cannot be locked for {platform.name}; who asks for what stands above"
+            )
+        # Torch's CPU build has a local version that PyPI lacks; see `ci.uv.torch_backend`.
+        found = work.read_text(encoding="utf-8").replace("+cpu", "")
+    return f"{HEADER}\n{found}"
+
+
+def served(platform: Platform) -> str:
+    """Return the lock of what `nox -s serve` installs, as a start."""
+    return (ROOT / _SERVED[bool(platform.cuda)]).read_text(encoding="utf-8")
+
+
+def _options(spec: Spec, platform: Platform) -> list[str]:
+    stack = output(specs.load(specs.STACK), platform.name)
+    options = [] if spec.name == specs.STACK else [f"--constraint={stack}"]
+    held = BENTOS / "bases" / f"held.{platform.name}.txt"
+    if held.exists():
+        options.append(f"--constraint={held}")
+    if platform.cuda:
+        options.append(f"--python-platform={platform.uv_platform}")
+    else:
+        options += [f"--override={_WITHOUT_CUDA}", *torch_backend()]
+    return options
+
+
+def _environment(platform: Platform) -> dict[str, str]:
+    environ = dict(os.environ)
+    if platform.cuda:  # a folder that holds torch's CPU build must not decide what a GPU gets
+        environ.pop("UV_FIND_LINKS", None)
+    return environ

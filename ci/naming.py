@@ -1,0 +1,18 @@
+"""What images are called."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROJECT: Final = "bentovox"
+
+
+def repository(name: str, registry: str = "") -> str:
+    """Return the repository of a bento's image: `bentovox/chat`, below the registry if any."""
+    own = f"{PROJECT}/{name}"
+    return f"{registry.rstrip('/')}/{own}" if registry else own
+
+
+def base_repository(stage: str, registry: str = "") -> str:
+    """Return the repository of a shared base: `bentovox/base-vllm`."""
+    return repository(f"base-{stage}", registry)

@@ -1,0 +1,42 @@
+"""The uv that locks, builds and goes into the bases: the one that this environment has locked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ci.errors import CiError
+
+
+def executable() -> str:
+    """Return the path of uv.
+
+    Raises:
+        CiError: there is none.
+    """
+    try:
+        from uv import find_uv_bin  # noqa: PLC0415  only the environment `dev` has it
+    except ImportError:
+        found = shutil.which("uv")
+    else:
+        found = str(find_uv_bin())
+    if found is None:
+        raise CiError("there is no uv: run this through nox, or `python -m pip install uv`")
+    return found
+
+
+def wheels() -> Path | None:
+    """Return the folder of wheels that UV_FIND_LINKS names, None where it names none."""
+    for link in os.environ.get("UV_FIND_LINKS", "").split(","):
+        if link and "://" not in link and Path(link).is_dir():
+            return Path(link)
+    return None
+
+
+def torch_backend() -> list[str]:
+    """Return uv's option for torch's CPU build: none where a folder or a page of wheels has it."""
+    for link in os.environ.get("UV_FIND_LINKS", "").split(","):
+        if "://" in link or (link and any(Path(link).glob("torch-*+cpu-*.whl"))):
+            return []
+    return ["--torch-backend=cpu"]
