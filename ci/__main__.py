@@ -9,9 +9,11 @@ from typing import Final
 
 # A verb's module has `main(arguments) -> exit code`; it is imported when it is asked for.
 VERBS: Final = {
+    "engine": ("ci.engine.command", "a throw-away docker engine, where none is installed"),
     "base": ("ci.base", "build the shared bases, pin their digests"),
     "bento": ("ci.bento", "build a bento for a platform"),
     "image": ("ci.image", "build a bento's image"),
+    "test-image": ("ci.test_image", "run an image as it will be run, and look at what it does"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }

@@ -14,13 +14,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from ci import build, command, docker, groups, naming, platforms, uv
+from ci import build, command, contexts, docker, groups, naming, platforms, uv
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
 from ci.progress import say
@@ -33,10 +32,13 @@ if TYPE_CHECKING:
     from ci.platforms import Platform
 
 FOLDER: Final = BENTOS / "bases"
-EPOCH: Final = "315532800"
-"""1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""
-
-_FILES: Final = ("wheels.py", "healthcheck", "prebuild.py", "prebuilt-cc")
+_FILES: Final = {
+    "wheels.py": "tools/usr/local/bin",
+    "healthcheck.py": "checks/usr/local/bin",
+    "prebuilt-cc": "checks/usr/local/bin",
+    "prebuild.py": ".",
+}
+"""Where each script lies in the build context: whole trees, so that no folder's time slips in."""
 _DEVEL: Final = "devel"
 
 
@@ -84,7 +86,7 @@ class Options:
         )
         return [
             f"--output={output}",
-            f"--build-arg=SOURCE_DATE_EPOCH={os.environ.get('SOURCE_DATE_EPOCH', EPOCH)}",
+            f"--build-arg=SOURCE_DATE_EPOCH={contexts.epoch()}",
             "--provenance=false",
             *(f"--cache-from={entry}" for entry in self.cache_from),
             *(f"--cache-to={entry}" for entry in self.cache_to),
@@ -176,12 +178,14 @@ def write_context(stage: str, platform: Platform) -> Path:
     context = BUILT / f"base-{stage}-{platform.name}" / "context"
     shutil.rmtree(context, ignore_errors=True)
     (context / "groups").mkdir(parents=True)
-    for name in _FILES:
-        shutil.copy2(FOLDER / name, context / name)
-    shutil.copy2(uv.executable(), context / "uv")
+    for name, folder in _FILES.items():
+        (context / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(FOLDER / name, context / folder / name)
+    shutil.copy2(uv.executable(), context / _FILES["wheels.py"] / "uv")
     for group, wanted in groups.requirements(stage, platform.name).items():
         lines = "".join(f"{name}=={version}\n" for name, version in sorted(wanted.items()))
         (context / "groups" / f"{group}.txt").write_text(lines, encoding="utf-8")
+    contexts.settle(context)
     return context
 
 

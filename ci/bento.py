@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 
-from ci import base, command, platforms, specs, uv
+from ci import base, command, contexts, platforms, specs, uv
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
 from ci.progress import say
@@ -111,24 +111,13 @@ def settle(built: Path) -> str:
         digest.update(path.read_bytes())
     version = digest.hexdigest()[:12]
     described.write_text(unversioned.replace(_DRAFT, version), encoding="utf-8")
-    readable(built)
+    contexts.settle(built)
     return version
 
 
 def files(folder: Path) -> Iterator[Path]:
     """Yield every file below a folder, in the order of their names."""
     yield from sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def readable(folder: Path) -> None:
-    """Give every file below a folder the same time, and modes that any user can read."""
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", base.EPOCH))
-    for path in sorted(folder.rglob("*"), reverse=True):
-        executable = path.is_dir() or os.access(path, os.X_OK)
-        path.chmod(0o755 if executable else 0o644)
-        os.utime(path, (epoch, epoch))
-    folder.chmod(0o755)
-    os.utime(folder, (epoch, epoch))
 
 
 def _run_bentoml(bentofile: Path, spec: Spec, home: Path) -> Path:

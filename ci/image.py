@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ci import base, bento, build, command, docker, naming, platforms, specs, uv
+from ci import base, bento, build, command, contexts, docker, naming, platforms, specs, uv
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
 from ci.progress import say
@@ -160,22 +160,24 @@ def write_context(packed: Path, bake: tuple[Path, ...]) -> Path:
     """Write the build context of an image beside its bento, and return its folder."""
     context = packed.with_name("context")
     shutil.rmtree(context, ignore_errors=True)
-    shutil.copytree(packed, context / "bento")
+    app = context / "bento" / "app"
+    shutil.copytree(packed, app)
+    parts = context / "parts"
     for name in ("models", "cosyvoice", "baked"):
-        (context / "parts" / name).mkdir(parents=True)
+        (parts / name).mkdir(parents=True)
     for name in _MODELS:
-        source = context / "bento" / "src" / name
+        source = app / "src" / name
         if source.is_dir():
-            target = context / "parts" / "models" / name
+            target = parts / "models" / "app" / "src" / name
             target.parent.mkdir(parents=True)
             source.rename(target)
     if any(line.startswith("conformer==") for line in _lock(packed).read_text().splitlines()):
-        _bring_cosyvoice(context / "parts" / "cosyvoice")
+        _bring_cosyvoice(parts / "cosyvoice" / "opt" / "cosyvoice")
     for folder in bake:
-        shutil.copytree(folder, context / "parts" / "baked" / folder.name)
+        shutil.copytree(folder, parts / "baked" / "models" / folder.name)
     (context / "lock").mkdir()
     shutil.copyfile(_lock(packed), context / "lock" / "requirements.txt")
-    bento.readable(context)
+    contexts.settle(context)
     return context
 
 
@@ -185,7 +187,7 @@ def _lock(packed: Path) -> Path:
 
 def _bring_cosyvoice(into: Path) -> None:
     """Bring upstream's verified code into the context."""
-    into.rmdir()
+    into.parent.mkdir()
     code = subprocess.call(
         [sys.executable, "-m", "ci", "cosyvoice", "--into", str(into)],
         cwd=ROOT,

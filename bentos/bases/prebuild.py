@@ -6,11 +6,13 @@ installed (a CPU), nothing is made.
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+EPOCH = 315532800  # 1980-01-01, as in ci/contexts.py
 PLACE = "usr/local/lib/prebuilt"
 
 
@@ -20,32 +22,23 @@ def main(out: Path, *folders: Path) -> None:
     place.mkdir(parents=True)
     for source in {path for folder in folders for path in folder.glob("**/nvidia/driver.c")}:
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
-        include = sysconfig.get_paths(scheme="posix_prefix")["include"]
-        # The driver's library comes with the GPU; linking needs its name only.
-        stub = place.with_name("libcuda.so.1")
-        subprocess.check_call(
-            ["gcc", "-shared", "-o", stub, "-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null"]
-        )
-        subprocess.check_call(
-            [
-                *(
-                    "gcc",
-                    source,
-                    "-O3",
-                    "-shared",
-                    "-fPIC",
-                    "-Wno-psabi",
-                    "-o",
-                    place / f"{digest}.so",
-                ),
-                *(
-                    f"-I{source.parent / 'include'}",
-                    f"-I{include}",
-                    f"-L{stub.parent}",
-                    "-l:libcuda.so.1",
-                ),
-            ]
-        )
+        compiled(source, place / f"{digest}.so")
+        print(f"{source}: {digest}.so")
+    for path in [*out.rglob("*"), out]:
+        os.utime(path, (EPOCH, EPOCH))
+
+
+def compiled(source: Path, module: Path) -> None:
+    """Compile a Python module from one source of Triton, with the options that Triton takes."""
+    # The driver's library comes with the GPU; linking needs its name only.
+    stub = module.with_name("libcuda.so.1")
+    name = ["-Wl,-soname,libcuda.so.1", "-x", "c", "/dev/null"]
+    subprocess.check_call(["gcc", "-shared", "-o", stub, *name])
+    include = sysconfig.get_paths(scheme="posix_prefix")["include"]
+    where = [f"-I{source.parent / 'include'}", f"-I{include}", f"-L{stub.parent}"]
+    options = ["-O3", "-shared", "-fPIC", "-Wno-psabi"]
+    subprocess.check_call(["gcc", source, *options, "-o", module, *where, "-l:libcuda.so.1"])
+    stub.unlink()
 
 
 if __name__ == "__main__":

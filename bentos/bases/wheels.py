@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs inside the bases while images are built: `bentovox-wheels COMMAND`. Python and uv only.
+"""Runs inside the bases while images are built: `wheels.py COMMAND`. Python and uv only.
 
 check-python VERSION        the interpreter is the platform's
 check-torch VERSION FROM    `base`: the platform's image holds that torch; `wheels`: it holds none
@@ -8,8 +8,8 @@ install GROUP OUT           install a wheel group into OUT, laid out as in the i
 holding                     print what this Python finds, `name==version`
 held OUT                    write which packages the base holds: etc/uv/base-held.txt with versions,
                             etc/uv/base-excludes.txt with names, for UV_EXCLUDE
-venv LOCK HOME              make an environment at HOME that sees what the base holds, install what
-                            it does not, and check the whole
+venv LOCK HOME OUT          make an environment for HOME that sees what the base holds, install what
+                            it does not, check the whole, and leave it below OUT
 rest LOCK                   print what the lock wants and the base does not hold in that version
 check LOCK                  the environment as a whole is what the lock says, each package once, and
                             torch comes from the base
@@ -24,6 +24,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+EPOCH = 315532800  # 1980-01-01, as in ci/contexts.py
 SITE = Path("/usr/local/lib", f"python{sysconfig.get_python_version()}", "dist-packages")
 HELD = Path("/etc/uv/base-held.txt")
 EXCLUDES = Path("/etc/uv/base-excludes.txt")
@@ -84,6 +85,12 @@ def check_torch(version: str, source: str) -> None:
         sys.exit(f"the image holds torch {found}; platforms.toml says torch_from = 'wheels'")
 
 
+def settle(folder: Path) -> None:
+    """Give all below a folder one time, so that the same packages are the same layer."""
+    for path in [*folder.rglob("*"), folder]:
+        os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
+
+
 def install(group: Path, out: Path) -> None:
     """Install what the image lacks of a group below `out`, where the image will have it."""
     held = holding()
@@ -91,6 +98,7 @@ def install(group: Path, out: Path) -> None:
     site = out / SITE.relative_to("/")
     site.mkdir(parents=True)
     if not missing:
+        settle(out)
         return
     has_torch = any(WHEELS.glob("torch-*"))
     cpu = ["--torch-backend=cpu"] if "torch" in missing and not has_torch else []
@@ -104,6 +112,7 @@ def install(group: Path, out: Path) -> None:
     if (site / "bin").is_dir():
         shutil.move(site / "bin", out / "usr/local/bin")
     (site / ".lock").unlink(missing_ok=True)
+    settle(out)
 
 
 def held(out: Path) -> None:
@@ -113,6 +122,7 @@ def held(out: Path) -> None:
     found = holding()
     (folder / HELD.name).write_text("".join(f"{n}=={v}\n" for n, v in sorted(found.items())))
     (folder / EXCLUDES.name).write_text("".join(f"{name}\n" for name in sorted(found)))
+    settle(out)
 
 
 def rest(lock: Path) -> list[str]:
@@ -121,7 +131,7 @@ def rest(lock: Path) -> list[str]:
     return [f"{n}=={v}" for n, v in sorted(lacking(wanted(lock), base).items())]
 
 
-def venv(lock: Path, home: Path) -> None:
+def venv(lock: Path, home: Path, out: Path) -> None:
     """Make a bento's environment and check it together with the base."""
     options = ["--system-site-packages", "--no-project", "--python", sys.executable]
     run("uv", "venv", "--quiet", *options, str(home))
@@ -131,7 +141,11 @@ def venv(lock: Path, home: Path) -> None:
     environ.pop("UV_EXCLUDE", None)
     run("uv", "pip", "install", "--python", python, "--no-deps", *links, *rest(lock), env=environ)
     (home / ".lock").unlink(missing_ok=True)
-    run(python, __file__, "check", str(lock))
+    run(python, "-B", __file__, "check", str(lock))
+    place = out / home.relative_to("/")
+    place.parent.mkdir(parents=True)
+    shutil.move(home, place)
+    settle(out)
 
 
 def run(*command: str, env: "dict[str, str] | None" = None) -> None:
@@ -182,7 +196,7 @@ def main() -> None:
         "install": lambda group, out: install(Path(group), Path(out)),
         "holding": lambda: print(*(f"{n}=={v}" for n, v in sorted(holding().items())), sep="\n"),
         "held": lambda out: held(Path(out)),
-        "venv": lambda lock, home: venv(Path(lock), Path(home)),
+        "venv": lambda lock, home, out: venv(Path(lock), Path(home), Path(out)),
         "rest": lambda lock: print(*rest(Path(lock)), sep="\n"),
         "check": lambda lock: check(Path(lock)),
     }

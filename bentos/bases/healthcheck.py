@@ -1,6 +1,7 @@
 #!/usr/bin/python3 -IS
 """Docker's health check: 0 if /readyz of this container's server answers 200."""
 
+import http
 import http.client
 import os
 import sys
@@ -11,7 +12,7 @@ try:
     connection.request("GET", "/readyz")
     answer = connection.getresponse()
     print(answer.status, answer.read(400).decode(errors="replace"))
-    sys.exit(0 if answer.status == 200 else 1)
+    sys.exit(0 if answer.status == http.HTTPStatus.OK else 1)
 except OSError as error:
     print(f"port {port}: {error}")
     sys.exit(1)

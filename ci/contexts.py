@@ -1,0 +1,24 @@
+"""Build contexts that are the same for the same inputs, to the last byte."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EPOCH: Final = 315532800
+"""1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""
+
+
+def epoch() -> int:
+    """Return the time that files get: SOURCE_DATE_EPOCH where it is set."""
+    return int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH))
+
+
+def settle(folder: Path) -> None:
+    """Give all below a folder the same time, and modes that any user can read."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        os.utime(path, (epoch(), epoch()))

@@ -1,0 +1,1 @@
+"""A throw-away docker engine for machines that have none: Debian, as root."""

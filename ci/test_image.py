@@ -1,0 +1,273 @@
+"""`python -m ci test-image`: run an image as it will be run, and see whether it does its work.
+
+    python -m ci test-image speech --platform cpu
+    python -m ci test-image chat --image ghcr.io/me/bentovox/chat@sha256:…
+
+It is started hardened: read-only, no capabilities, no new privileges, a small /tmp. Looked at are
+its user, what it can write and run, its environment as a whole, its health, an answer of its role,
+and how it ends. Where the image needs a GPU and there is none, the server is not started, and that
+is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from ci import command, docker, naming, platforms, specs
+from ci.errors import CiError
+from ci.progress import say
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from ci.platforms import Platform
+    from ci.specs import Spec
+
+HARDENED: Final = (
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--tmpfs=/tmp:size=1g",
+    "--pids-limit=2048",
+)
+"""How every image must be able to run."""
+
+_READY_S: Final = 120.0
+_END_S: Final = 60
+_BACKEND: Final = "http://127.0.0.1:3999"
+_BACKEND_CODE: Final = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Backend(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b'{"object": "list", "data": [], "status": "ready"}'
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+HTTPServer(("127.0.0.1", 3999), Backend).serve_forever()
+"""
+"""The gateway is ready when a backend is: a backend that is always ready, in the same container."""
+
+_COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
+
+
+@dataclasses.dataclass
+class Check:
+    """One thing that was looked at: what, whether it holds, and what was seen."""
+
+    name: str
+    passed: bool
+    seen: str
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    options = command.parser("test-image", __doc__)
+    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    options.add_argument("--platform", default="", help="default: the bentofile's own")
+    options.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Test one image; 1 if something does not hold."""
+    given = parser().parse_args(arguments)
+    return command.run("test-image", lambda: _work(given))
+
+
+def _work(given: argparse.Namespace) -> int:
+    docker.ready()
+    spec = specs.load(given.bento)
+    platform = platforms.get(given.platform or spec.platforms[0])
+    image = given.image or f"{naming.repository(spec.name)}:{platform.name}"
+    if docker.inspect(image) is None:
+        say(f"Pulling {image}")
+        docker.call("pull", image)
+    checks = run(spec, platform, image)
+    if given.json:
+        command.result_json([dataclasses.asdict(check) for check in checks])
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        raise CiError(f"{image}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
+    if not given.json:
+        command.result(f"{image}: {len(checks)} checks passed")
+    return 0
+
+
+def run(spec: Spec, platform: Platform, image: str) -> list[Check]:
+    """Return what holds of an image and what does not, each told as it is known."""
+    checks: list[Check] = []
+
+    def look(name: str, check: Callable[[], tuple[bool, str]]) -> None:
+        passed, seen = check()
+        checks.append(Check(name, passed, seen))
+        say(f"    {'ok  ' if passed else 'FAIL'} {name}: {seen[:160]}")
+
+    look("user", lambda: _user(image))
+    look("compiler", lambda: _compiler(image))
+    look("read-only", lambda: _read_only(image))
+    look("environment", lambda: _environment(image))
+    if platform.cuda and not has_gpu():
+        look("imports", lambda: _imports(spec, image))
+        say("    --   its server was not started: the image is for a GPU and there is none")
+        return checks
+    with Container(image, gpu=bool(platform.cuda), **_settings(spec)) as container:
+        if spec.name == "gateway":
+            docker.call("exec", "--detach", container.name, "python3", "-c", _BACKEND_CODE)
+        look("health", container.healthy)
+        look("answer", lambda: _answer(spec, container))
+        look("end", container.ends)
+    return checks
+
+
+class Container:
+    """A running container of an image, hardened, on a free port of loopback; removed at the end."""
+
+    def __init__(self, image: str, *more: str, gpu: bool = False, **settings: str) -> None:
+        """Start it; `more` are further options of `docker run`, `settings` its environment."""
+        self.name = f"bentovox-test-{uuid.uuid4().hex[:8]}"
+        docker.call(
+            *("run", "--detach", f"--name={self.name}", *HARDENED, *more),
+            *(("--gpus=all",) if gpu else ()),
+            "--publish=127.0.0.1::3000",
+            *docker.variables(settings, "--env"),
+            image,
+        )
+
+    def __enter__(self) -> Self:
+        """Return it, started."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        docker.ask("rm", "--force", "--volumes", self.name)
+
+    @property
+    def port(self) -> int:
+        """Return the port of loopback that leads to its server."""
+        return int(docker.call("port", self.name, "3000/tcp").rpartition(":")[2])
+
+    @property
+    def health(self) -> str:
+        """Return what docker says of its health: starting, healthy or unhealthy."""
+        return docker.call("inspect", "--format={{.State.Health.Status}}", self.name)
+
+    def exec(self, *words: str) -> str | None:
+        """Run a command in it and return what it prints, None where it fails."""
+        return docker.ask("exec", self.name, *words)
+
+    def logs(self) -> str:
+        """Return what it wrote."""
+        return docker.call("logs", self.name)
+
+    def wait(self, health: str, within_s: float = _READY_S) -> float:
+        """Wait for a state of health and return the seconds.
+
+        Raises:
+            CiError: it did not come, or the container ended; its last lines stand above.
+        """
+        began = time.monotonic()
+        while self.health != health:
+            running = docker.call("inspect", "--format={{.State.Running}}", self.name) == "true"
+            if not running or time.monotonic() - began > within_s:
+                for line in self.logs().splitlines()[-15:]:
+                    say(f"    | {line}")
+                state = "it ended" if not running else f"not within {within_s:.0f} s"
+                raise CiError(f"{self.name} did not turn {health}: {state}")
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    def healthy(self) -> tuple[bool, str]:
+        """Tell whether it turns healthy."""
+        try:
+            return True, f"healthy after {self.wait('healthy'):.0f} s"
+        except CiError as error:
+            return False, str(error)
+
+    def ends(self) -> tuple[bool, str]:
+        """Tell whether it ends by itself when it is asked to."""
+        began = time.monotonic()
+        docker.call("stop", f"--timeout={_END_S}", self.name)
+        took = time.monotonic() - began
+        code = docker.call("inspect", "--format={{.State.ExitCode}}", self.name)
+        return code in {"0", "143"} and took < _END_S, f"exit code {code} after {took:.1f} s"
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """Send one request and return the status and the whole body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            headers = {"content-type": "application/json"} if body is not None else {}
+            connection.request(
+                method, path, json.dumps(body) if body is not None else None, headers
+            )
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+def has_gpu() -> bool:
+    """Tell whether containers of this engine get a GPU."""
+    return "nvidia" in (docker.ask("info", "--format={{json .Runtimes}}") or "")
+
+
+def _in_container(image: str, *words: str) -> str | None:
+    entry = f"--entrypoint={words[0]}"
+    return docker.ask("run", "--rm", "--network=none", *HARDENED, entry, image, *words[1:])
+
+
+def _user(image: str) -> tuple[bool, str]:
+    uid = _in_container(image, "id", "-u")
+    return uid is not None and uid.isdigit() and int(uid) >= 1000, f"uid {uid}"  # noqa: PLR2004
+
+
+def _compiler(image: str) -> tuple[bool, str]:
+    look = f"for c in {_COMPILERS}; do command -v $c; done; true"
+    found = _in_container(image, "sh", "-c", look)
+    return found == "", found or "none on the path"
+
+
+def _read_only(image: str) -> tuple[bool, str]:
+    places = (
+        "for d in / /app /opt /usr /etc /tmp; do touch $d/.w 2>/dev/null && echo $d; done; true"
+    )
+    found = (_in_container(image, "sh", "-c", places) or "").split()
+    return found == ["/tmp"], f"can write to {' '.join(found) or 'nothing'}"  # noqa: S108
+
+
+def _environment(image: str) -> tuple[bool, str]:
+    lock = "/app/env/python/requirements.txt"
+    said = _in_container(image, "/opt/venv/bin/python", "/usr/local/bin/wheels.py", "check", lock)
+    return said is not None, "is what is locked" if said is not None else "is not what is locked"
+
+
+def _imports(spec: Spec, image: str) -> tuple[bool, str]:
+    module, _, name = spec.service.partition(":")
+    code = f"import sys; sys.path.insert(0, 'src'); from {module} import {name}; print({name}.name)"
+    said = _in_container(image, "/opt/venv/bin/python", "-c", code)
+    return said is not None, f"{spec.service} loads" if said else f"{spec.service} does not load"
+
+
+def _settings(spec: Spec) -> dict[str, str]:
+    return {"BENTOVOX_GATEWAY__SPEECH": f'["{_BACKEND}"]'} if spec.name == "gateway" else {}
+
+
+def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
+    if spec.name in {"chat", "stack"}:
+        message = {"role": "user", "content": "Hello"}
+        body = {"model": "bentovox-demo", "messages": [message]}
+        status, said = container.request("POST", "/v1/chat/completions", body)
+        return status == http.HTTPStatus.OK, f"{status} {said[-300:].decode(errors='replace')}"
+    if spec.name == "speech":
+        body = {"model": "tts-1", "voice": "alloy", "input": "Hello."}
+        status, said = container.request("POST", "/v1/audio/speech", body)
+        return status == http.HTTPStatus.OK, f"{status}, {len(said)} bytes of audio"
+    status, said = container.request("GET", "/v1/models")
+    return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
