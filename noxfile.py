@@ -144,6 +144,12 @@ def e2e(session: nox.Session) -> None:
     pytest(session, [Run("dev", chosen(session, "tests/e2e"))], **pythons(session))
 
 
+@nox.session(default=False)
+def images(session: nox.Session) -> None:
+    """Build every image, run it and measure it with a docker engine that the tests start."""
+    pytest(session, [Run("dev", chosen(session, "tests/images"))], **uv_variables())
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, format, the rules of import and the workflows; `-- --fix` goes to ruff."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _READY_S: Final = 30.0
 _END_S: Final = 60.0
 _SUBNETS: Final = range(16, 250)
+_started: dict[int, subprocess.Popen[bytes]] = {}
+"""Engines that this very process started: it must reap them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Engine:
                 lines = self.log.read_text(errors="replace").strip().splitlines() or ["no word"]
                 raise CiError(f"the engine did not start: {lines[-1][-300:]} ({self.log})")
             time.sleep(0.1)
+        _started[process.pid] = process
         say(f"A docker engine answers at {self.host}")
 
     def stop(self) -> None:
@@ -113,11 +116,14 @@ class Engine:
         if pid is not None:
             os.kill(pid, signal.SIGTERM)
             began = time.monotonic()
-            while self.pid() is not None:
+            own = _started.pop(pid, None)
+            while self.pid() is not None and (own is None or own.poll() is None):
                 if time.monotonic() - began > _END_S:
                     os.kill(pid, signal.SIGKILL)
                     break
                 time.sleep(0.1)
+            if own is not None:
+                own.wait()
         with contextlib.suppress(FileNotFoundError):
             subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)  # noqa: S607
         for mount in self._mounts():

@@ -1,0 +1,91 @@
+"""Stand-ins for the platforms' images, made from Debian's archive where no registry answers.
+
+They are for tests and measurements, not for what is shipped. `debian:bookworm-slim` is nearly the
+real one. A stand-in for PyTorch's image holds a torch that is not torch: metadata and a version.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ci import docker
+from ci.errors import CiError
+from ci.progress import say
+
+if TYPE_CHECKING:
+    from ci.platforms import Platform
+
+DEBIAN: Final = "debian:bookworm-slim"
+_ARCHIVE: Final = "http://deb.debian.org/debian"
+_CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+_DOCKERFILE: Final = """
+FROM scratch AS root
+ADD debian.tar /
+COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+ENV REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt
+CMD ["bash"]
+"""
+_TORCH: Final = """
+FROM debian:bookworm-slim
+ARG TORCH PYTHON
+RUN apt-get update && apt-get install --yes --no-install-recommends python3 \
+ && rm -rf /var/lib/apt/lists/*
+RUN site=/usr/local/lib/python$PYTHON/dist-packages \
+ && mkdir -p $site/torch $site/torch-$TORCH.dist-info \
+ && echo "__version__ = '$TORCH'" > $site/torch/__init__.py \
+ && head -c 5000000 /dev/urandom > $site/torch/libtorch.so \
+ && printf 'Metadata-Version: 2.1\\nName: torch\\nVersion: %s\\n' $TORCH \
+    > $site/torch-$TORCH.dist-info/METADATA
+"""
+
+
+def debian(home: Path) -> str:
+    """Make `debian:bookworm-slim` from the archive unless it is here; return its name.
+
+    It trusts the certificates that this machine trusts.
+
+    Raises:
+        CiError: the archive does not answer, or the engine does not take it.
+    """
+    if docker.inspect(DEBIAN) is not None:
+        return DEBIAN
+    say(f"Making a stand-in for {DEBIAN} from Debian's archive")
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        tar = Path(folder, "debian.tar")
+        program = ["perl", str(home / "bin" / "mmdebstrap"), "--quiet", "--variant=minbase"]
+        done = subprocess.run(
+            [*program, "--include=ca-certificates", "bookworm", str(tar), _ARCHIVE],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "TMPDIR": folder},
+        )
+        if done.returncode:
+            raise CiError(f"no Debian could be made: {(done.stderr.splitlines() or ['?'])[-1]}")
+        shutil.copyfile(_CERTIFICATES, Path(folder, _CERTIFICATES.name))
+        Path(folder, "Dockerfile").write_text(_DOCKERFILE, encoding="utf-8")
+        docker.call("build", "--quiet", f"--tag={DEBIAN}", folder)
+    return DEBIAN
+
+
+def pytorch(platform: Platform, torch: str = "") -> str:
+    """Make an image under a platform's own name that holds a torch by name only; return the name.
+
+    Raises:
+        CiError: the engine cannot build it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "Dockerfile").write_text(_TORCH, encoding="utf-8")
+        arguments = {"TORCH": torch or f"{platform.torch}+cu130", "PYTHON": platform.python}
+        options = docker.variables(arguments, "--build-arg")
+        docker.call(
+            "build", "--quiet", "--network=host", f"--tag={platform.reference}", *options, folder
+        )
+    return platform.reference
