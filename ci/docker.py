@@ -90,10 +90,12 @@ def digest(reference: str) -> str:
         CiError: the registry does not answer, or has none of that name.
     """
     say(f"Reading the digest of {reference}")
-    said = call("buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", reference)
-    if not _DIGEST.fullmatch(said):
+    # A single field, such as {{.Manifest.Digest}}, prints everything with buildx 0.29.
+    said = call("buildx", "imagetools", "inspect", "--format", "{{json .Manifest}}", reference)
+    found = str(json.loads(said).get("digest"))
+    if not _DIGEST.fullmatch(found):
         raise CiError(f"the registry gave no digest for {reference}")
-    return said
+    return found
 
 
 def explained(said: str, what: str) -> str:

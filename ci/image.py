@@ -1,7 +1,7 @@
 r"""`python -m ci image`: build a bento's image on its shared base.
 
     python -m ci image speech --platform cuda13
-    python -m ci image chat --platform cuda13 --registry ghcr.io/me --push \\
+    python -m ci image chat --platform cuda13 --registry ghcr.io/me --push \
         --cache-from type=registry,ref=ghcr.io/me/bentovox/chat:cache-cuda13
 
 Builds the bento, builds its base unless that is there already, and then the image: the packages

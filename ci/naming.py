@@ -19,3 +19,8 @@ def repository(name: str, registry: str = "") -> str:
 def base_repository(stage: str, registry: str = "") -> str:
     """Return the repository of a shared base: `bentovox/base-vllm`."""
     return repository(f"base-{stage}", registry)
+
+
+def cache(repository: str, platform: str) -> str:
+    """Return where the build cache of an image or a base is kept, one for each platform."""
+    return f"{repository}:cache-{platform}"

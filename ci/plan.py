@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pathspec
 
-from ci import base, command, git, github, groups, platforms, specs
+from ci import base, command, git, github, groups, naming, platforms, specs
 from ci.paths import ROOT
 
 if TYPE_CHECKING:
@@ -101,14 +101,12 @@ def _work(given: argparse.Namespace) -> None:
     since = given.base or (_since() if given.github else "main")
     change = None if given.all or not since else _change(since, given.head)
     wanted = plan(change)
-    below = bases(wanted, given.registry)
+    found = {"images": images(wanted, given.registry), "bases": bases(wanted, given.registry)}
     if given.github:
-        images = [{**_row(one), "why": one.because} for one in wanted]
-        github.outputs(
-            {"matrix": {"include": images}, "bases": {"include": below}, "any": bool(wanted)}
-        )
+        matrix, below = ({"include": entries} for entries in found.values())
+        github.outputs({"matrix": matrix, "bases": below, "any": bool(wanted)})
     if given.json:
-        command.result_json({"images": [dataclasses.asdict(one) for one in wanted], "bases": below})
+        command.result_json(found)
     else:
         command.result(table(wanted))
 
@@ -129,8 +127,28 @@ def plan(change: Change | None) -> list[Wanted]:
     return found
 
 
+def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
+    """Return the images as a workflow's matrix takes them: where caches are, and why each is there.
+
+    Raises:
+        CiError: the locks of a base do not agree.
+    """
+    below = {(one["stage"], one["platform"]): one for one in bases(wanted, registry)}
+    return [
+        {
+            "bento": one.bento,
+            "platform": one.platform,
+            "base": below[one.base, one.platform]["reference"],
+            "cache": naming.cache(naming.repository(one.bento, registry), one.platform),
+            "base-cache": below[one.base, one.platform]["cache"],
+            "why": one.because,
+        }
+        for one in wanted
+    ]
+
+
 def bases(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the bases of these images: the stage, the platform and the name of each, once.
+    """Return the bases of these images, each once: its stage, its name, where its cache is.
 
     Raises:
         CiError: the locks of a base do not agree.
@@ -142,6 +160,7 @@ def bases(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
             "stage": stage,
             "platform": platform,
             "reference": base.find(stage, known[platform], registry).reference,
+            "cache": naming.cache(naming.base_repository(stage, registry), platform),
         }
         for stage, platform in found
     ]
@@ -158,10 +177,6 @@ def table(wanted: list[Wanted]) -> str:
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
-
-
-def _row(one: Wanted) -> dict[str, str]:
-    return {"bento": one.bento, "platform": one.platform, "base": one.base}
 
 
 def _change(since: str, head: str) -> Change:

@@ -1,7 +1,9 @@
-"""`python -m ci prepull`: pull what a platform's bases are made from, before a build does.
+r"""`python -m ci prepull`: pull what a platform's bases are made from, before a build does.
 
     python -m ci prepull --platform cuda13
     python -m ci prepull --platform cuda13 --attempts 10
+    python -m ci prepull --platform cuda13 \
+        --unless ghcr.io/me/bentovox/base-vllm:cuda13-1f2e3d4c5b6a
 
 A build that pulls gigabytes dies of one connection that breaks (`io: read/write on closed pipe`)
 and begins again. Here a pull that breaks is tried again, after a wait that doubles; layers that
@@ -72,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--attempts", type=int, default=_ATTEMPTS, help=f"for each image (default: {_ATTEMPTS})"
     )
+    options.add_argument(
+        "--unless", default="", metavar="IMAGE", help="nothing, where a registry has this already"
+    )
     return options
 
 
@@ -86,7 +91,10 @@ def _work(given: argparse.Namespace) -> None:
     platform = platforms.get(given.platform)
     if not platform.digest:
         say(f"{platform.reference} is not pinned by a digest yet: `python -m ci base pin`")
-    references = dict.fromkeys((platform.reference, platform.devel_reference))
+    references = list(dict.fromkeys((platform.reference, platform.devel_reference)))
+    if given.unless and docker.ask("buildx", "imagetools", "inspect", given.unless) is not None:
+        say(f"{given.unless} is in its registry: nothing will be made of {references[0]}")
+        references = []
     done = [ensure(reference, attempts=given.attempts) for reference in references]
     if given.json:
         command.result_json([dataclasses.asdict(one) for one in done])

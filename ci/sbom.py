@@ -65,12 +65,7 @@ def _work(given: argparse.Namespace) -> None:
     docker.ready()
     name, digest = identity(given.image)
     say(f"Asking the Python of {given.image}")
-    said = docker.call(
-        *("run", "--rm", "-i", "--network=none", "--read-only", "--entrypoint=python3"),
-        *(given.image, "-I", "-"),
-        stdin=_ASK,
-    )
-    made = bom(name, digest, **json.loads(said))
+    made = bom(name, digest, **ask(given.image))
     given.out.write_text(json.dumps(made, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     kinds = [one["purl"].split("/")[0].removeprefix("pkg:") for one in made["components"]]
     counts = {"python": kinds.count("pypi"), "system": kinds.count("deb")}
@@ -94,6 +89,23 @@ def identity(image: str) -> tuple[str, str]:
     tagged, _, digest = image.partition("@")
     folder, slash, last = tagged.rpartition("/")
     return f"{folder}{slash}{last.partition(':')[0]}", digest or str(known["Id"])
+
+
+def ask(image: str) -> dict[str, Any]:
+    """Return what an image's own Python sees in it.
+
+    Raises:
+        CiError: it has no Python.
+    """
+    how = ("run", "--rm", "-i", "--network=none", "--read-only", "--entrypoint=python3")
+    try:
+        said = docker.call(*how, image, "-I", "-", stdin=_ASK)
+    except CiError as error:
+        raise CiError(
+            f"{image} has no python3 that runs, so nothing can say what is in it"
+        ) from error
+    found: dict[str, Any] = json.loads(said)
+    return found
 
 
 def bom(

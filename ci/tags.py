@@ -1,7 +1,7 @@
 r"""`python -m ci tags`: the tags that an image gets.
 
     python -m ci tags chat --platform cuda13
-    python -m ci tags chat --platform cuda13 --registry ghcr.io/me \\
+    python -m ci tags chat --platform cuda13 --registry ghcr.io/me \
         --apply ghcr.io/me/bentovox/chat@sha256:...
 
 The platform's name alone moves with the default branch; what is in the image, the commit, the day

@@ -1,6 +1,6 @@
 r"""`python -m ci verify`: hold a pushed image to its signature, with cosign.
 
-    python -m ci verify ghcr.io/me/bentovox/chat@sha256:... --sbom \\
+    python -m ci verify ghcr.io/me/bentovox/chat@sha256:... --sbom \
         --identity https://github.com/me/bentovox/.github/workflows/_image.yml@refs/heads/main
     python -m ci verify localhost:5000/bentovox/chat@sha256:... --key cosign.pub
 
