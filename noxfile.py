@@ -214,9 +214,9 @@ def demo_model(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Lock pyproject's dependencies again; `-- --upgrade` takes the newest, `-- --check` compares.
+    """Lock pyproject's dependencies and each bento's again; `-- --upgrade`, `-- --check`.
 
-    Not for CI: what an index offers changes without a commit.
+    No check of CI: what an index offers changes without a commit. A weekly workflow upgrades.
     """
     check = "--check" in session.posargs
     options = [option for option in session.posargs if option != "--check"]
@@ -226,7 +226,8 @@ def lock(session: nox.Session) -> None:
         before = path.read_text() if path.exists() else ""
         session.log(f"Resolving {path.relative_to(ROOT)}")
         wheels = name != "stack-cuda"
-        found = resolve(session, [*sources, *options], before, find_links=wheels)
+        backend = torch_backend() if name in CPU_TORCH else []
+        found = resolve(session, [*sources, *backend, *options], before, find_links=wheels)
         after = f"# {purpose} {MADE_BY}\n{found}"
         if after != before:
             drifted.append(path.name)

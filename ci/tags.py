@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_BRANCH: Final = "main"
+_INPUTS: Final = ("LICENSE", "bentofile.yaml", "bentos", "ci", "services")
+"""What images are made of: only there it counts that a file is not what was committed."""
 _RELEASED: Final = ("describe", "--tags", "--exact-match", "--match=v[0-9]*", "HEAD")
 _RELEASE: Final = re.compile(r"v(?P<number>(?P<series>\d+\.\d+)\.\d+)(?P<candidate>[-.\w]*)")
 
@@ -33,9 +35,9 @@ _RELEASE: Final = re.compile(r"v(?P<number>(?P<series>\d+\.\d+)\.\d+)(?P<candida
 class Context:
     """What decides an image's tags.
 
-    `version` names what is in the image. `commit` is empty where files differ from it, `release` is
-    the tag of git on that commit or empty, `day` is the commit's; `is_default` tells whether it is
-    on the default branch.
+    `version` names what is in the image. `commit` is empty where what images are made of differs
+    from it, `release` is the tag of git on that commit or empty, `day` is the commit's;
+    `is_default` tells whether it is on the default branch.
     """
 
     platform: str
@@ -134,7 +136,7 @@ def context_of(platform: str, version: str) -> Context:
         CiError: this is no repository of git.
     """
     head = git.commit("HEAD")
-    clean = not git.call("status", "--porcelain")
+    clean = not git.call("status", "--porcelain", "--", *_INPUTS)
     return Context(
         platform=platform,
         version=version,

@@ -95,10 +95,18 @@ def test_a_tag_on_an_older_commit_is_not_this_ones_release(repository: Path) -> 
     assert tags.context_of("cpu", "abc").release == ""
 
 
-def test_files_that_are_not_committed_get_the_tag_of_their_content_only(repository: Path) -> None:
+def test_code_that_is_not_committed_gets_the_tag_of_its_content_only(repository: Path) -> None:
     run(repository, "tag", "v1.2.3")
-    (repository / "new").touch()
+    (repository / "services").mkdir()
+    (repository / "services" / "new.py").touch()
     assert tags.tags(tags.context_of("cpu", "abc")) == ["cpu-abc"]
+
+
+def test_a_report_that_lies_beside_the_code_changes_no_tag(repository: Path) -> None:
+    before = tags.context_of("cpu", "abc")
+    (repository / "trivy.sarif").touch()
+    assert tags.context_of("cpu", "abc") == before
+    assert before.is_default
 
 
 def test_tags_are_given_to_what_is_named_by_its_digest_only() -> None:

@@ -98,7 +98,7 @@ def test_every_command_is_one_call_of_nox_or_installs_it() -> None:
 def test_no_command_takes_a_value_but_from_its_environment() -> None:
     for name, command in commands():
         assert "${{" not in command, f"{name}: {command}"
-        assert not re.search(r'(?<!["=\w])\$\w', command), f"{name}: {command} has a bare variable"
+        assert "$" not in re.sub(r'"[^"]*"', "", command), f"{name}: {command}"
 
 
 def sessions() -> set[str]:
