@@ -86,6 +86,23 @@ LOCKED = {
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
+# The sessions that run a verb of `python -m ci` with what comes after `--`; `-- --help` says more.
+VERBS = {
+    "image": "Build a bento's image: `-- chat --platform cuda13`.",
+    "base": "Build a shared base, or pin what bases are made from: `-- build vllm`, `-- pin`.",
+    "plan": "Say which images a change touches, and why: `-- --base main`.",
+    "test-image": "Test an image as it is: `-- chat --image bentovox/chat:cpu`.",
+    "layers": "Hold an image's layers to their budgets: `-- bentovox/chat:cpu`.",
+    "sbom": "Write what is in an image, as CycloneDX: `-- bentovox/chat:cpu --out sbom.cdx.json`.",
+    "sign": "Sign a pushed image and attest what is in it: `-- IMAGE@DIGEST --sbom FILE`.",
+    "verify": "Hold a pushed image to its signature: `-- IMAGE@DIGEST --identity URL`.",
+    "tags": "Say an image's tags, or give them to it: `-- chat --platform cuda13`.",
+    "prepull": "Pull what bases are made from, again if it breaks: `-- --platform cuda13`.",
+    "disk": "Show what builds hold on the disk; `-- --prune` frees it.",
+    "registry": "Start, stop or look at a registry on this machine: `-- status`.",
+    "cache": "Say what the build cache did and holds.",
+    "engine": "Start a throw-away docker engine where none is installed: `-- start`.",
+}
 # pip's own settings that uv must share, so that what `pip install nox uv` reached, uv reaches.
 PIP_TO_UV = {
     "find-links": "UV_FIND_LINKS",
@@ -155,12 +172,16 @@ def lint(session: nox.Session) -> None:
     """Check style, format, the rules of import and the workflows; `-- --fix` goes to ruff."""
     tool = environment(session, "dev").parent
     workflows = sorted(str(path) for path in ROOT.glob(".github/workflows/*.yml"))
+    actions = sorted(str(path) for path in ROOT.glob(".github/actions/*/action.yml"))
+    updates = str(ROOT / ".github" / "dependabot.yml")
     for command in (
         ["ruff", "check", *session.posargs],
         ["ruff", "format", *([] if "--fix" in session.posargs else ["--check"])],
         ["lint-imports", "--no-cache"],
         ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows],
-        ["zizmor", "--offline", "--no-progress", "--quiet", *workflows],
+        ["check-jsonschema", "--builtin-schema", "vendor.github-actions", *actions],
+        ["check-jsonschema", "--builtin-schema", "vendor.dependabot", updates],
+        ["zizmor", "--offline", "--no-progress", "--quiet", *workflows, *actions, updates],
     ):
         session.run(str(tool / command[0]), *command[1:], env=variables(), external=True)
 
@@ -199,9 +220,9 @@ def demo_model(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Lock pyproject's dependencies again; `-- --upgrade` takes the newest, `-- --check` compares.
+    """Lock pyproject's dependencies and each bento's again; `-- --upgrade`, `-- --check`.
 
-    Not for CI: what an index offers changes without a commit.
+    No check of CI: what an index offers changes without a commit. A weekly workflow upgrades.
     """
     check = "--check" in session.posargs
     options = [option for option in session.posargs if option != "--check"]
@@ -211,7 +232,8 @@ def lock(session: nox.Session) -> None:
         before = path.read_text() if path.exists() else ""
         session.log(f"Resolving {path.relative_to(ROOT)}")
         wheels = name != "stack-cuda"
-        found = resolve(session, [*sources, *options], before, find_links=wheels)
+        backend = torch_backend() if name in CPU_TORCH else []
+        found = resolve(session, [*sources, *backend, *options], before, find_links=wheels)
         after = f"# {purpose} {MADE_BY}\n{found}"
         if after != before:
             drifted.append(path.name)
@@ -220,6 +242,7 @@ def lock(session: nox.Session) -> None:
     if check and drifted:
         session.error(f"{', '.join(drifted)} drifted from pyproject.toml: run `nox -s lock`")
     session.log(f"Changed: {', '.join(drifted) or 'nothing'}")
+    ci(session, "lock", *session.posargs)  # what images install
 
 
 def resolve(session: nox.Session, sources: Iterable[str], before: str, *, find_links: bool) -> str:
@@ -351,6 +374,26 @@ def run(session: nox.Session, python: Path, *arguments: str, **more: str) -> Non
     """Run `python ARGUMENTS` with what everything that is run here gets."""
     environ = {"PYTHONDONTWRITEBYTECODE": None, **variables(**more)}
     session.run(str(python), *arguments, env=environ, external=True)
+
+
+def ci(session: nox.Session, verb: str, *arguments: str) -> None:
+    """Run `python -m ci VERB`, which reaches what pip reaches."""
+    python = environment(session, "dev")
+    run(session, python, "-m", "ci", verb, *arguments, **uv_variables())
+
+
+def session_of(verb: str, purpose: str) -> None:
+    """Register the session of a verb of ci."""
+
+    def work(session: nox.Session) -> None:
+        ci(session, verb, *session.posargs)
+
+    work.__doc__ = purpose
+    nox.session(name=verb, default=False)(work)
+
+
+for name, purpose in VERBS.items():
+    session_of(name, purpose)
 
 
 def bring_cosyvoice(session: nox.Session, *options: str) -> None:

@@ -14,6 +14,12 @@ VERBS: Final = {
     "bento": ("ci.bento", "build a bento for a platform"),
     "image": ("ci.image", "build a bento's image"),
     "test-image": ("ci.test_image", "run an image as it will be run, and look at what it does"),
+    "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),
+    "tags": ("ci.tags", "the tags that an image gets"),
+    "sbom": ("ci.sbom", "what is in an image, as CycloneDX"),
+    "sign": ("ci.sign", "sign a pushed image, and attest what is in it"),
+    "verify": ("ci.verify", "hold a pushed image to its signature"),
+    "prepull": ("ci.prepull", "pull what a platform's bases are made from, and try again"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }

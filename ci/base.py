@@ -287,7 +287,7 @@ def _pin(given: argparse.Namespace) -> None:
     for name in given.platforms or platforms.load():
         platform = platforms.get(name)
         for key, tag in (("digest", platform.tag), ("devel_digest", platform.devel_tag)):
-            digest = _digest(f"{platform.image}:{tag}")
+            digest = docker.digest(f"{platform.image}:{tag}")
             pinned[f"{name}.{key}"] = digest
             pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
             text = re.sub(pattern, rf'\g<1>"{digest}"', text)
@@ -296,16 +296,6 @@ def _pin(given: argparse.Namespace) -> None:
         command.result_json(pinned)
     else:
         command.result("\n".join(f"{key} {digest}" for key, digest in pinned.items()))
-
-
-def _digest(reference: str) -> str:
-    say(f"Reading the digest of {reference}")
-    said = docker.call(
-        "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", reference
-    )
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", said):
-        raise CiError(f"the registry gave no digest for {reference}")
-    return said
 
 
 def _held(given: argparse.Namespace) -> None:

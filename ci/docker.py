@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import CiError
+from ci.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FULL = os.strerror(errno.ENOSPC).lower()
 _REFUSED = os.strerror(errno.ECONNREFUSED).lower()
 
@@ -78,6 +81,21 @@ def inspect(image: str) -> dict[str, Any] | None:
     """Return what the engine knows of a local image, None where it has none of that name."""
     said = ask("image", "inspect", image)
     return json.loads(said)[0] if said else None
+
+
+def digest(reference: str) -> str:
+    """Return the digest that a registry has for a reference.
+
+    Raises:
+        CiError: the registry does not answer, or has none of that name.
+    """
+    say(f"Reading the digest of {reference}")
+    # A single field, such as {{.Manifest.Digest}}, prints everything with buildx 0.29.
+    said = call("buildx", "imagetools", "inspect", "--format", "{{json .Manifest}}", reference)
+    found = str(json.loads(said).get("digest"))
+    if not _DIGEST.fullmatch(found):
+        raise CiError(f"the registry gave no digest for {reference}")
+    return found
 
 
 def explained(said: str, what: str) -> str:

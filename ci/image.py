@@ -1,7 +1,7 @@
 r"""`python -m ci image`: build a bento's image on its shared base.
 
     python -m ci image speech --platform cuda13
-    python -m ci image chat --platform cuda13 --registry ghcr.io/me --push \\
+    python -m ci image chat --platform cuda13 --registry ghcr.io/me --push \
         --cache-from type=registry,ref=ghcr.io/me/bentovox/chat:cache-cuda13
 
 Builds the bento, builds its base unless that is there already, and then the image: the packages
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ci import base, bento, build, command, contexts, docker, naming, platforms, specs, uv
+from ci import base, bento, build, command, contexts, docker, github, naming, platforms, specs, uv
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
 from ci.progress import say
@@ -61,6 +61,13 @@ class Image:
             "seconds": round(self.report.seconds, 2),
         }
 
+    def as_output(self, *, pushed: bool) -> dict[str, str]:
+        """Return what the next steps of a job need: the image by its digest, if it was pushed."""
+        if not pushed:
+            return {"image": self.names[0]}
+        repository, digest = self.names[0].rpartition(":")[0], docker.digest(self.names[0])
+        return {"image": f"{repository}@{digest}", "repository": repository, "digest": digest}
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
@@ -78,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a model's folder, into /models/NAME, in a layer of its own",
     )
+    options.add_argument(
+        "--only-content-tag",
+        action="store_true",
+        help="no tag that moves: it is tested first, `python -m ci tags --apply` gives the others",
+    )
+    options.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
     return options
 
 
@@ -92,7 +105,16 @@ def _work(given: argparse.Namespace) -> None:
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
     options = base.options_of(given)
-    made = make(spec, platform, options, tags=tuple(given.tag), bake=tuple(given.bake))
+    made = make(
+        spec,
+        platform,
+        options,
+        tags=tuple(given.tag),
+        bake=tuple(given.bake),
+        is_moving=not given.only_content_tag,
+    )
+    if given.github:
+        github.outputs(made.as_output(pushed=options.push))
     if given.json:
         command.result_json(made.as_json())
     else:
@@ -106,8 +128,9 @@ def make(
     *,
     tags: tuple[str, ...] = (),
     bake: tuple[Path, ...] = (),
+    is_moving: bool = True,
 ) -> Image:
-    """Build the image of a bento for a platform.
+    """Build the image of a bento for a platform; its name moves on to it if `is_moving`.
 
     Raises:
         CiError: the bento, its base or the image cannot be built.
@@ -120,9 +143,8 @@ def make(
     base.ensure(below, dataclasses.replace(options, no_cache=False))
     context = write_context(packed, bake)
     repository = naming.repository(spec.name, options.registry)
-    names = tuple(
-        f"{repository}:{tag}" for tag in (platform.name, f"{platform.name}-{version}", *tags)
-    )
+    moving = [platform.name] if is_moving else []
+    names = tuple(f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}", *tags))
     say(f"Building {names[0]} on {below.reference}")
     wheels = uv.wheels()
     report = build.build(

@@ -8,11 +8,19 @@ PROJECT: Final = "bentovox"
 
 
 def repository(name: str, registry: str = "") -> str:
-    """Return the repository of a bento's image: `bentovox/chat`, below the registry if any."""
+    """Return the repository of a bento's image: `bentovox/chat`, below the registry if any.
+
+    An owner's name may have capitals, a repository may not.
+    """
     own = f"{PROJECT}/{name}"
-    return f"{registry.rstrip('/')}/{own}" if registry else own
+    return f"{registry.rstrip('/').lower()}/{own}" if registry else own
 
 
 def base_repository(stage: str, registry: str = "") -> str:
     """Return the repository of a shared base: `bentovox/base-vllm`."""
     return repository(f"base-{stage}", registry)
+
+
+def cache(repository: str, platform: str) -> str:
+    """Return where the build cache of an image or a base is kept, one for each platform."""
+    return f"{repository}:cache-{platform}"

@@ -9,7 +9,12 @@ import nox
 import pytest
 from nox.registry import get as sessions
 
+import ci.__main__
+from ci.__main__ import VERBS
+
 ROOT = Path(__file__).parents[3]
+COMING = {"layers", "disk", "registry", "cache"}
+"""Sessions whose verbs are not here yet."""
 
 
 @pytest.fixture
@@ -29,11 +34,43 @@ def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.usefixtures("noxfile")
-def test_every_session_says_what_it_is_for() -> None:
+def test_every_session_says_what_it_is_for(noxfile: SimpleNamespace) -> None:
     names = {"serve", "tests", "unit", "contract", "e2e", "lint", "types", "docs", "bench"}
-    assert names | {"lock", "demo-model", "cosyvoice", "cosyvoice-code"} == set(sessions())
+    names |= {"lock", "demo-model", "cosyvoice", "cosyvoice-code", "images"}
+    assert names | set(noxfile.VERBS) == set(sessions())
     assert all((session.__doc__ or "").strip().endswith(".") for session in sessions().values())
+
+
+def test_the_sessions_for_images_are_verbs_of_ci(noxfile: SimpleNamespace) -> None:
+    assert set(noxfile.VERBS) - set(VERBS) <= COMING
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_of_ci_says_what_it_does_without_a_network_or_an_engine(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SystemExit) as ended:
+        ci.__main__.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m ci {verb}")
+
+
+def test_a_session_for_images_hands_its_arguments_to_its_verb(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace
+) -> None:
+    told_by_pip(monkeypatch, noxfile, "global.index-url='https://mirror/simple'\n")
+    names = noxfile.ci.__globals__
+    monkeypatch.setitem(names, "environment", lambda _session, name: Path(f"/{name}/python"))
+    ran: list[tuple[tuple[str, ...], dict[str, str]]] = []
+    session = SimpleNamespace(
+        posargs=["chat", "--platform", "cuda13"],
+        run=lambda *arguments, env, external: ran.append((arguments, env)) if external else None,
+    )
+    sessions()["image"](session)
+    ((arguments, environ),) = ran
+    assert arguments == ("/dev/python", "-m", "ci", "image", "chat", "--platform", "cuda13")
+    assert environ["UV_DEFAULT_INDEX"] == "https://mirror/simple"
 
 
 def test_uv_reaches_what_pip_reaches(

@@ -1,0 +1,223 @@
+"""Images in a real registry, behind a front that breaks connections; needs a docker engine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci import docker, prepull, tags
+from ci.errors import CiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@dataclasses.dataclass
+class Front:
+    """A port before a registry: it breaks the next `breaks` connections after `after` bytes."""
+
+    port: int
+    breaks: int = 0
+    after: int = 0
+    broken: int = 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engine() -> None:
+    try:
+        docker.ready()
+    except CiError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    binary = shutil.which("docker-registry")
+    if binary is None:
+        pytest.skip("there is no docker-registry command: Debian's package of that name has it")
+    folder = tmp_path_factory.mktemp("registry")
+    (folder / "config.yml").write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}}}}}\n"
+        "http: {addr: '127.0.0.1:0'}\n"
+    )
+    command = [binary, "serve", str(folder / "config.yml")]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if found := re.search(r"listening on 127\.0\.0\.1:(\d+)", line):
+                break
+        drain = threading.Thread(target=process.stderr.read)
+        drain.start()
+        assert found
+        yield int(found[1])
+        process.terminate()
+        drain.join()
+
+
+@pytest.fixture
+def front(registry: int) -> Iterator[Front]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        front = Front(listener.getsockname()[1])
+        threading.Thread(target=serve, args=(listener, front, registry), daemon=True).start()
+        yield front
+        # close() alone leaves a blocked accept() waiting
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def serve(listener: socket.socket, front: Front, registry: int) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        limit = None
+        if front.broken < front.breaks:
+            front.broken += 1
+            limit = front.after
+        server = socket.create_connection(("127.0.0.1", registry))
+        for source, target, most in ((client, server, None), (server, client, limit)):
+            threading.Thread(target=copy, args=(source, target, most), daemon=True).start()
+
+
+def copy(source: socket.socket, target: socket.socket, limit: int | None) -> None:
+    """Copy until the end, or until `limit` bytes; then both ends are closed for good."""
+    left = limit
+    with contextlib.suppress(OSError):
+        while left is None or left > 0:
+            data = source.recv(65536 if left is None else min(left, 65536))
+            if not data:
+                break
+            target.sendall(data)
+            left = None if left is None else left - len(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
+
+
+@pytest.fixture
+def image(registry: int, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Push an image of one MB of noise; return its repository's path and its digest."""
+    (tmp_path / "noise").write_bytes(os.urandom(1_000_000))
+    with tarfile.open(tmp_path / "root.tar", "w") as archive:
+        archive.add(tmp_path / "noise", "noise")
+    path = f"flows-test/{uuid.uuid4().hex[:12]}"
+    name = f"127.0.0.1:{registry}/{path}:first"
+    docker.call("import", str(tmp_path / "root.tar"), name)
+    docker.call("push", "--quiet", name)
+    digest = docker.digest(name)
+    docker.call("image", "rm", name)
+    yield path, digest
+    for left in docker.call("image", "ls", "--quiet", "--filter", f"reference=*/{path}").split():
+        docker.call("image", "rm", "--force", left)
+
+
+def test_nothing_is_pulled_for_a_base_that_a_registry_has(
+    registry: int, image: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = f"127.0.0.1:{registry}/{image[0]}@{image[1]}"
+    assert prepull.main(["--platform", "cuda13", "--unless", there, "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+
+
+def remove(reference: str) -> None:
+    docker.call("image", "rm", reference)
+
+
+def test_a_pull_whose_connections_break_is_tried_again_and_waits_longer_each_time(
+    front: Front, image: tuple[str, str]
+) -> None:
+    front.breaks, front.after = 6, 100
+    waits: list[float] = []
+    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
+    pulled = prepull.ensure(reference, attempts=10, wait=waits.append)
+    assert docker.inspect(reference)
+    assert pulled.attempts == len(waits) + 1 > 2
+    assert waits == [2.0 * 2**number for number in range(len(waits))]
+    remove(reference)
+
+
+def test_a_pull_that_breaks_in_the_middle_of_a_layer_ends_with_the_image_here(
+    front: Front, image: tuple[str, str]
+) -> None:
+    front.breaks, front.after = 100, 300_000
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        front.breaks = 0
+
+    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
+    prepull.ensure(reference, wait=wait)
+    assert front.broken > 0
+    assert docker.inspect(reference)
+    remove(reference)
+
+
+def test_a_registry_that_never_answers_ends_after_the_last_attempt_in_one_line(
+    front: Front, image: tuple[str, str]
+) -> None:
+    front.breaks = 1000
+    waits: list[float] = []
+    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
+    with pytest.raises(CiError, match="3 attempts broke: try again later") as raised:
+        prepull.ensure(reference, attempts=3, wait=waits.append)
+    assert "\n" not in str(raised.value)
+    assert waits == [2.0, 4.0]
+
+
+def test_an_image_that_is_not_there_is_not_asked_for_again(
+    front: Front, image: tuple[str, str]
+) -> None:
+    def wait(seconds: float) -> None:
+        pytest.fail(f"it waited {seconds} s for what does not come")
+
+    with pytest.raises(CiError, match="not found"):
+        prepull.ensure(f"127.0.0.1:{front.port}/{image[0]}:never", wait=wait)
+
+
+def test_an_image_that_is_here_is_not_pulled(front: Front, image: tuple[str, str]) -> None:
+    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
+    prepull.ensure(reference)
+    front.breaks = 1000
+    assert prepull.ensure(reference).attempts == 0
+    remove(reference)
+
+
+def test_a_tested_image_gets_its_tags_and_keeps_its_digest(
+    registry: int, image: tuple[str, str]
+) -> None:
+    repository = f"127.0.0.1:{registry}/{image[0]}"
+    names = [f"{repository}:cpu", f"{repository}:1.2.3-cpu"]
+    tags.apply(f"{repository}@{image[1]}", names)
+    assert {docker.digest(name) for name in names} == {image[1]}
+
+
+def test_tags_are_given_only_within_the_images_own_repository(
+    registry: int, image: tuple[str, str]
+) -> None:
+    repository = f"127.0.0.1:{registry}/{image[0]}"
+    with pytest.raises(CiError, match="in another repository"):
+        tags.apply(f"{repository}@{image[1]}", [f"{repository}-other:cpu"])
+
+
+def test_an_image_named_by_a_tag_gets_no_tags(registry: int, image: tuple[str, str]) -> None:
+    repository = f"127.0.0.1:{registry}/{image[0]}"
+    with pytest.raises(CiError, match="names no digest"):
+        tags.apply(f"{repository}:first", [f"{repository}:cpu"])
