@@ -13,6 +13,10 @@ VERBS: Final = {
     "bento": ("ci.bento", "build a bento for a platform"),
     "image": ("ci.image", "build a bento's image"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
+    "layers": ("ci.layers.command", "show what an image holds and weighs, and judge it"),
+    "cache": ("ci.cache", "show what a build took from the cache, and what missed"),
+    "disk": ("ci.disk", "show what builds hold on this machine, and free it"),
+    "registry": ("ci.registry", "run a registry of this machine's own"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 
