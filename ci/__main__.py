@@ -16,7 +16,7 @@ VERBS: Final = {
     "layers": ("ci.layers.command", "show what an image holds and weighs, and judge it"),
     "cache": ("ci.cache", "show what a build took from the cache, and what missed"),
     "disk": ("ci.disk", "show what builds hold on this machine, and free it"),
-    "registry": ("ci.registry", "run a registry of this machine's own"),
+    "registry": ("ci.registry.command", "run a registry of this machine's own"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 
