@@ -163,7 +163,8 @@ def _name(path: Path) -> str:
 
 
 def _lines(one: Use) -> Iterator[str]:
-    yield f"{one.name}: {len(one.hits)} hits, {len(one.misses)} misses, {one.seconds:.1f} s"
+    steps = len(one.hits) + len(one.misses)
+    yield f"{one.name}: {len(one.hits)} of {steps} steps from the cache, {one.seconds:.1f} s"
     causes = {step.digest for step in one.causes}
     for step in sorted([*one.hits, *one.misses], key=lambda step: step.began):
         how = "hit" if step.cached else "MISS" if step.digest in causes else "miss"

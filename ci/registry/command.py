@@ -10,7 +10,8 @@
 It listens on the loopback address only. Debian's `docker-registry` is used where it is on PATH, or
 in usr/bin below BENTOVOX_ENGINE_HOME; else the image registry:2.8.3, in a container. A mirror is
 another registry, on 127.0.0.1:5056 and in .nox/registry-mirror: say --mirror to each verb, and
-`dockerd --registry-mirror http://127.0.0.1:5056` uses it. While `prune` works, it is stopped.
+`dockerd --registry-mirror http://127.0.0.1:5056` uses it. While `prune` works, it is stopped;
+a mirror drops by itself what it fetched a week ago.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ci import command, sizes
 from ci.errors import CiError
 from ci.paths import ROOT
-from ci.registry import server
+from ci.registry import pruning, server
 from ci.registry.server import Registry
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _size(registry: Registry) -> tuple[dict[str, Any], str]:
 
 
 def _prune(registry: Registry) -> tuple[dict[str, Any], str]:
-    freed = server.prune(registry)
+    freed = pruning.prune(registry)
     return {"freed_bytes": freed}, f"{sizes.shown(freed)} freed"
 
 

@@ -49,6 +49,11 @@ class Registry:
         return self.folder / "data"
 
     @property
+    def stored(self) -> Path:
+        """Return where the registry puts what it has, below `data`."""
+        return self.data / "docker" / "registry" / "v2"
+
+    @property
     def log(self) -> Path:
         """Return what it logs to."""
         return self.folder / "log"
@@ -127,6 +132,8 @@ def stop(registry: Registry) -> bool:
             time.sleep(_POLL_S)
     elif text == registry.container:
         docker.ask("rm", "--force", registry.container)
+    if text in _STARTED:
+        _STARTED.pop(text).wait()
     registry.process_file.unlink(missing_ok=True)
     return was_running
 
@@ -158,26 +165,7 @@ def answers(registry: Registry) -> bool:
 
 def size(registry: Registry) -> int:
     """Return the bytes of its blobs; what a push adds to it is what that push sent."""
-    blobs = registry.data / "docker" / "registry" / "v2" / "blobs"
-    return sum(blob.stat().st_size for blob in blobs.rglob("data"))
-
-
-def prune(registry: Registry) -> int:
-    """Remove what no tag names; return the bytes that this freed.
-
-    Raises:
-        CiError: it cannot be done.
-    """
-    before = size(registry)
-    if not before:
-        return 0
-    again = stop(registry)
-    try:
-        _collect(registry)
-    finally:
-        if again:
-            start(registry)
-    return before - size(registry)
+    return sum(blob.stat().st_size for blob in (registry.stored / "blobs").rglob("data"))
 
 
 def configured(registry: Registry) -> dict[str, Any]:
@@ -230,32 +218,15 @@ def _start_container(registry: Registry) -> None:
     docker.call(
         *("run", "--detach", "--name", registry.container),
         *("--publish", f"{registry.address}:{registry.port}"),
-        *_in_container(registry),
+        *in_container(registry),
         *("serve", "/registry/config.yml"),
     )
     registry.process_file.write_text(registry.container, encoding="utf-8")
 
 
-def _in_container(registry: Registry) -> list[str]:
+def in_container(registry: Registry) -> list[str]:
+    """Return docker's arguments for a container that sees a registry's folder."""
     return ["--volume", f"{registry.folder.resolve()}:/registry", IMAGE]
-
-
-def _collect(registry: Registry) -> None:
-    binary = found()
-    what = ["garbage-collect", "--delete-untagged"]
-    if binary is None:
-        docker.call("run", "--rm", *_in_container(registry), *what, "/registry/config.yml")
-        return
-    done = subprocess.run(
-        [binary, *what, str(registry.config)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no word"]
-        raise CiError(f"the registry could not be pruned: {said[-1]}")
 
 
 def _process_text(registry: Registry) -> str:

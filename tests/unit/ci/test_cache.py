@@ -83,7 +83,7 @@ def test_the_verb_names_the_cause_and_the_totals(
     path.write_text(json.dumps(built.as_json()))
     assert main(["cache", str(path)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("chat-cpu: 1 hits, 2 misses, 2.0 s\n")
+    assert said.startswith("chat-cpu: 1 of 3 steps from the cache, 2.0 s\n")
     assert "the other misses follow from [2/3] RUN b" in said
     assert said.endswith("1 of 3 steps from the cache, 2.0 s\n")
     main(["cache", str(path), "--json"])

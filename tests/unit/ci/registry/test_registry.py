@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import socket
@@ -5,15 +6,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ci.__main__ import main
 from ci.errors import CiError
-from ci.registry import server
+from ci.registry import pruning, server
 from ci.registry.server import Registry
 
+INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 with_binary = pytest.mark.skipif(not server.found(), reason="docker-registry is not installed")
 
@@ -35,13 +38,13 @@ def call(registry: Registry, method: str, path: str, data: bytes = b"", kind: st
     url = path if path.startswith("http") else f"http://{registry.address}{path}"
     request = urllib.request.Request(url, data or None, method=method)  # noqa: S310  loopback
     request.add_header("Content-Type", kind or "application/octet-stream")
-    request.add_header("Accept", MANIFEST)
+    request.add_header("Accept", f"{MANIFEST}, {INDEX}")
     with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310  loopback
         return str(reply.headers.get("Location") or reply.read().decode())
 
 
-def push(registry: Registry, tag: str, *layers: bytes) -> None:
-    """Push an image of these layers, as a client does."""
+def push(registry: Registry, tag: str, *layers: bytes) -> dict[str, Any]:
+    """Push an image of these layers, as a client does; return how an index names it."""
     entries = []
     for data in (b"{}", *layers):
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -51,9 +54,10 @@ def push(registry: Registry, tag: str, *layers: bytes) -> None:
         entries.append({"mediaType": kind, "digest": digest, "size": len(data)})
     config = {**entries[0], "mediaType": "application/vnd.oci.image.config.v1+json"}
     manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": entries[1:]}
-    call(
-        registry, "PUT", f"/v2/some/image/manifests/{tag}", json.dumps(manifest).encode(), MANIFEST
-    )
+    data = json.dumps(manifest).encode()
+    call(registry, "PUT", f"/v2/some/image/manifests/{tag}", data, MANIFEST)
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return {"mediaType": MANIFEST, "digest": digest, "size": len(data)}
 
 
 @with_binary
@@ -90,15 +94,39 @@ def test_prune_removes_what_no_tag_names_and_keeps_the_rest(registry: Registry) 
     server.start(registry)
     push(registry, "moving", b"old" * 10_000)
     push(registry, "moving", b"new" * 10_000)
-    assert 30_000 < server.prune(registry) < 32_000
+    assert 30_000 < pruning.prune(registry) < 32_000
     assert server.running(registry)
     assert "layers" in call(registry, "GET", "/v2/some/image/manifests/moving")
 
 
 @with_binary
+def test_prune_keeps_the_parts_of_a_tagged_index_and_not_those_of_an_untagged(
+    registry: Registry,
+) -> None:
+    server.start(registry)
+    part = push(registry, "part", b"part" * 10_000)
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [part]}
+    call(registry, "PUT", "/v2/some/image/manifests/whole", json.dumps(index).encode(), INDEX)
+    push(registry, "part", b"new" * 10)
+    assert pruning.prune(registry) == 0
+    assert "layers" in call(registry, "GET", f"/v2/some/image/manifests/{part['digest']}")
+    push(registry, "whole", b"other")
+    assert pruning.prune(registry) > 40_000
+
+
+@with_binary
+def test_pruning_leaves_a_stopped_registry_stopped(registry: Registry) -> None:
+    server.start(registry)
+    push(registry, "one", b"x")
+    server.stop(registry)
+    pruning.prune(registry)
+    assert not server.running(registry)
+
+
+@with_binary
 def test_pruning_an_empty_one_frees_nothing(registry: Registry) -> None:
     server.start(registry)
-    assert server.prune(registry) == 0
+    assert pruning.prune(registry) == 0
 
 
 @with_binary
@@ -113,6 +141,11 @@ def test_a_mirror_fetches_what_it_lacks_and_keeps_it(registry: Registry, tmp_pat
         assert call(mirror, "GET", f"/v2/some/image/blobs/{digest}") == "a" * 10_000
     finally:
         server.stop(mirror)
+
+
+def test_a_mirror_is_not_pruned(registry: Registry) -> None:
+    with pytest.raises(CiError, match="by itself, after a week"):
+        pruning.prune(dataclasses.replace(registry, remote="http://elsewhere"))
 
 
 def test_a_port_that_is_taken_is_one_line(
