@@ -194,7 +194,7 @@ def prune(going: Iterable[Held], hours: float) -> list[Held]:
 def _lines(held: Iterable[Held]) -> Iterator[str]:
     for one in held:
         reason = f"  ({one.reason})" if one.kind == "image" and one.reason else ""
-        name = one.names[0].removeprefix("sha256:")
+        name = re.sub(r"^sha256:(.{12}).*", r"\1", one.names[0])
         yield f"{sizes.shown(one.bytes):>10}  {one.kind:11}  {name}{reason}"
 
 

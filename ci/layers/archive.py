@@ -63,8 +63,8 @@ def _inspect(reference: str) -> dict[str, Any]:
     known = docker.inspect(reference)
     if known is None:
         raise CiError(
-            f"{reference} is neither a path nor an image of the engine: build it, "
-            f"`docker pull {reference}`, or name another"
+            f"{reference} is neither a path nor an image of the engine: build it, or "
+            f"`docker pull {reference}`"
         )
     return known
 

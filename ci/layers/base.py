@@ -27,7 +27,7 @@ def on_base(image: Image, given: str = "") -> Image:
     try:
         below = archive.diff_ids(base)
     except CiError as error:
-        raise CiError(f"the base of {image.name}: {error} with --base") from error
+        raise CiError(f"the base of {image.name}: {error}; --base names another") from error
     own = tuple(layer.diff_id for layer in image.layers)
     if own[: len(below)] != below:
         same = sum(1 for layer in own if layer in set(below))

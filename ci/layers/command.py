@@ -92,7 +92,7 @@ def _work(given: argparse.Namespace) -> int:
         command.result(table.text(look, verdicts, given.top))
     faults = sum(len(verdict.faults) for verdict in verdicts)
     if faults:
-        say(f"python -m ci layers: {image.name} may not be shipped: {faults} faults, named above")
+        say(f"python -m ci layers: {image.name} may not be shipped; faults named above: {faults}")
     return 1 if faults else 0
 
 

@@ -138,7 +138,8 @@ def nothing_twice(look: Look) -> Iterator[str]:
         else:
             yield (
                 f"{name(first.layer)} holds {total} that {name(first.other)} holds already: "
-                f"{files}; install or copy it in one of them only"
+                f"{files}; install or copy it in one of them only, or bring the packages that both "
+                "carry it into one group of bentos/bases/groups.toml"
             )
 
 

@@ -22,6 +22,7 @@ _MARGIN: Final = 48
 _BAR_LEFT: Final = 176
 _BAR_WIDTH: Final = _WIDTH - _MARGIN - _BAR_LEFT
 _BAR: Final = 64
+_STRIP: Final = 9
 _ROW: Final = 30
 _RAW_TOP: Final = 170
 _WIRE_TOP: Final = 306
@@ -130,22 +131,22 @@ def _caption(what: str, count: int, top: int) -> Iterator[str]:
 def _brackets(image: Image, boxes: list[_Box]) -> Iterator[str]:
     """Draw a bracket over each part, with its name; the app's stands at the right edge."""
     top = _RAW_TOP - 10
-    for name, of_part, anchor in (
-        ("base: shared, pulled once", boxes[: image.shared], "start"),
-        ("app part", boxes[image.shared :], "end"),
-    ):
+    whole = ("its own layers", boxes, "start", _BASE[1])
+    parts = (
+        ("base: shared, pulled once", boxes[: image.shared], "start", _BASE[1]),
+        ("app part", boxes[image.shared :], "end", _APP[1]),
+    )
+    for name, of_part, anchor, colour in parts if image.shared else (whole,):
         if not of_part:
             continue
         right = of_part[-1].right
         left = min(of_part[0].left, right - 8)
-        colour = _colour(image, of_part[0].layer)
         yield (
             f'<path d="M{left + 1:.1f} {top} v-8 H{right - 1:.1f} v8" fill="none" '
             f'stroke="{colour}" stroke-width="2"/>'
         )
         at = left if anchor == "start" else right
-        label = "its own layers" if not image.shared else name
-        yield _text(at, top - 16, label, fill=colour, weight="600", anchor=anchor)
+        yield _text(at, top - 16, name, fill=colour, weight="600", anchor=anchor)
 
 
 def _ribbons(image: Image, raw: list[_Box], wire: list[_Box]) -> Iterator[str]:
@@ -174,8 +175,8 @@ def _segment(image: Image, box: _Box, top: int, wasted: dict[int, int]) -> Itera
     if lost := wasted.get(layer.number):
         width = box.width * min(lost / layer.raw_bytes, 1)
         yield (
-            f'<rect x="{box.right - gap - width:.1f}" y="{top}" width="{width:.1f}" '
-            f'height="{_BAR}" fill="url(#twice)" opacity="0.85"/>'
+            f'<rect x="{box.left:.1f}" y="{top + _BAR - _STRIP}" '
+            f'width="{max(width - gap, 0):.1f}" height="{_STRIP}" fill="url(#twice)"/>'
         )
     size = sizes.shown(layer.raw_bytes if top == _RAW_TOP else layer.compressed_bytes)
     room = box.width - 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING, Final
 
 from ci import sizes
@@ -38,14 +39,16 @@ def _head(image: Image) -> Iterator[str]:
 
 def _layers(look: Look, top: int) -> Iterator[str]:
     image = look.image
-    wasted = {waste.layer.number for waste in look.waste}
+    wasted: dict[int, int] = collections.Counter()
+    for waste in look.waste:
+        wasted[waste.layer.number] += waste.bytes
     largest = max((layer.raw_bytes for layer in image.layers), default=0)
     yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  {'raw, to scale':{_BAR}}  holds"
     for layer in image.layers:
         yield (
             f"{layer.number:>3} {part(image, layer):4} {sizes.shown(layer.raw_bytes):>10} "
             f"{sizes.shown(layer.compressed_bytes):>10}  {_bar(layer.raw_bytes, largest)}  "
-            f"{_cut(holds(layer))}{'  (twice)' if layer.number in wasted else ''}"
+            f"{_cut(holds(layer))}{_lost(wasted.get(layer.number, 0))}"
         )
         if top:
             yield from _largest(layer, top)
@@ -69,7 +72,7 @@ def _totals(look: Look) -> Iterator[str]:
         yield f"a code change pushes {sizes.shown(image.change_bytes)}"
     if look.waste:
         lost = sum(waste.bytes for waste in look.waste)
-        yield f"for nothing: {sizes.shown(lost)} in {len(look.waste)} files over 1 MiB"
+        yield f"for nothing: {sizes.shown(lost)}, counting files over 1 MiB"
 
 
 def _verdicts(verdicts: Iterable[Verdict]) -> Iterator[str]:
@@ -94,6 +97,10 @@ def _bar(count: int, largest: int) -> str:
     eighths = round(count / largest * _BAR * 8) if largest else 0
     whole, rest = divmod(eighths, 8)
     return (_EIGHTHS[-1] * whole + _EIGHTHS[rest].strip()).ljust(_BAR)
+
+
+def _lost(count: int) -> str:
+    return f"  ({sizes.shown(count)} for nothing)" if count else ""
 
 
 def _cut(said: str) -> str:

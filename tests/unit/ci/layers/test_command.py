@@ -48,7 +48,7 @@ def test_a_fault_is_exit_code_1_and_stands_in_the_table(
     said = capsys.readouterr()
     assert "  FAIL  not root\n" in said.out
     assert "has a compiler: usr/bin/gcc" in said.out
-    assert "2 faults" in said.err
+    assert "faults named above: 2" in said.err
 
 
 def test_without_gates_nothing_is_judged(
