@@ -127,7 +127,7 @@ def serve(session: nox.Session) -> NoReturn:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole test suite: unit, integration, CosyVoice, contract (both SDKs), end to end."""
+    """Run the whole suite: unit, integration, CosyVoice, contract, end to end, images."""
     runs = [Run("dev", chosen(session, "tests"))]
     if not names_tests(session):
         runs[0].arguments.append("--ignore=tests/cosyvoice")

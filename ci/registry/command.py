@@ -7,8 +7,8 @@
     python -m ci registry prune                remove what no tag names any more
     python -m ci registry stop
 
-It listens on the loopback address only. Debian's `docker-registry` is used where it is on PATH, or
-in usr/bin below BENTOVOX_ENGINE_HOME; else the image registry:2.8.3, in a container. A mirror is
+It listens on the loopback address only. Debian's `docker-registry` is used where it is on PATH (as
+after `python -m ci engine start`); else the image registry:2.8.3, in a container. A mirror is
 another registry, on 127.0.0.1:5056 and in .nox/registry-mirror: say --mirror to each verb, and
 `dockerd --registry-mirror http://127.0.0.1:5056` uses it. While `prune` works, it is stopped;
 a mirror drops by itself what it fetched a week ago.

@@ -194,9 +194,7 @@ def port_of(folder: Path) -> int | None:
 
 def found() -> str | None:
     """Return the path of docker-registry, None where there is none."""
-    home = os.environ.get("BENTOVOX_ENGINE_HOME", "")
-    below = f"{os.pathsep}{home}/usr/bin" if home else ""
-    return shutil.which("docker-registry", path=f"{os.environ.get('PATH', '')}{below}")
+    return shutil.which("docker-registry")
 
 
 def _start_process(registry: Registry, binary: str) -> subprocess.Popen[bytes]:

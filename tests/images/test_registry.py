@@ -18,7 +18,11 @@ from ci.registry.server import Registry
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-with_binary = pytest.mark.skipif(not server.found(), reason="docker-registry is not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engine(engine: None) -> None:
+    """Its folder of programs has docker-registry."""
 
 
 def free_port() -> int:
@@ -60,27 +64,23 @@ def push(registry: Registry, tag: str, *layers: bytes) -> dict[str, Any]:
     return {"mediaType": MANIFEST, "digest": digest, "size": len(data)}
 
 
-@with_binary
 def test_starting_twice_is_starting_once(registry: Registry) -> None:
     assert [server.start(registry), server.start(registry)] == [True, False]
     assert server.answers(registry)
 
 
-@with_binary
 def test_after_stop_it_is_gone_and_stopping_again_does_nothing(registry: Registry) -> None:
     server.start(registry)
     assert [server.stop(registry), server.stop(registry)] == [True, False]
     assert not server.answers(registry)
 
 
-@with_binary
 def test_the_same_folder_cannot_run_on_two_ports(registry: Registry) -> None:
     server.start(registry)
     with pytest.raises(CiError, match=f"runs on port {registry.port}: stop it first"):
         server.start(Registry(registry.folder, free_port()))
 
 
-@with_binary
 def test_size_grows_by_what_a_push_sends_and_layers_are_sent_once(registry: Registry) -> None:
     server.start(registry)
     push(registry, "one", b"a" * 10_000, b"b" * 100)
@@ -89,7 +89,6 @@ def test_size_grows_by_what_a_push_sends_and_layers_are_sent_once(registry: Regi
     assert 300 < server.size(registry) - before < 1500
 
 
-@with_binary
 def test_prune_removes_what_no_tag_names_and_keeps_the_rest(registry: Registry) -> None:
     server.start(registry)
     push(registry, "moving", b"old" * 10_000)
@@ -99,7 +98,6 @@ def test_prune_removes_what_no_tag_names_and_keeps_the_rest(registry: Registry) 
     assert "layers" in call(registry, "GET", "/v2/some/image/manifests/moving")
 
 
-@with_binary
 def test_prune_keeps_the_parts_of_a_tagged_index_and_not_those_of_an_untagged(
     registry: Registry,
 ) -> None:
@@ -114,7 +112,6 @@ def test_prune_keeps_the_parts_of_a_tagged_index_and_not_those_of_an_untagged(
     assert pruning.prune(registry) > 40_000
 
 
-@with_binary
 def test_pruning_leaves_a_stopped_registry_stopped(registry: Registry) -> None:
     server.start(registry)
     push(registry, "one", b"x")
@@ -123,13 +120,11 @@ def test_pruning_leaves_a_stopped_registry_stopped(registry: Registry) -> None:
     assert not server.running(registry)
 
 
-@with_binary
 def test_pruning_an_empty_one_frees_nothing(registry: Registry) -> None:
     server.start(registry)
     assert pruning.prune(registry) == 0
 
 
-@with_binary
 def test_a_mirror_fetches_what_it_lacks_and_keeps_it(registry: Registry, tmp_path: Path) -> None:
     server.start(registry)
     push(registry, "one", b"a" * 10_000)
