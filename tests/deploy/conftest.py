@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
-from tests.deploy.deployment import OURS, Deployment
+from tests.deploy.deployment import OURS, Deployment, Stack, commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,3 +71,23 @@ def files(compose_command: None, tmp_path: Path) -> Deployment:  # noqa: ARG001
     deployment = Deployment(tmp_path)
     deployment.shell("cp .env.example .env")
     return deployment
+
+
+@pytest.fixture(scope="session")
+def stack(
+    images: None,  # noqa: ARG001
+    standins: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """Give the whole stack on the CPU, started and given a key by the README's own commands."""
+    deployment = Deployment(tmp_path_factory.mktemp("compose"), PORT="0", **standins)
+    try:
+        deployment.shell(commands("Without a GPU").partition("curl ")[0])
+        open_to_all = httpx.get(f"{deployment.url()}/v1/models").status_code
+        said = deployment.shell(commands("Keys"))
+        key, line = re.findall(r": (\S+)$", said, flags=re.MULTILINE)
+        deployment.secret("api_keys", f"# for the tests\n{line}\n")
+        deployment.shell("docker compose restart gateway && docker compose up --detach --wait")
+        yield Stack(deployment, key, open_to_all)
+    finally:
+        deployment.compose("down --volumes --timeout 5", COMPOSE_PROFILES="monitoring")

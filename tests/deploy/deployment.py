@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import openai
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "deploy" / "compose"
@@ -90,3 +96,30 @@ class Deployment:
         path = self.folder / ".secrets" / name
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running deployment, the key it asks for, what it answered before there was one."""
+
+    deployment: Deployment
+    key: str
+    status_before_keys: int
+
+    @property
+    def url(self) -> str:
+        """Where nginx listens: another port once it was made anew."""
+        return self.deployment.url()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a client with the key sends."""
+        return {"authorization": f"Bearer {self.key}"}
+
+    @contextlib.contextmanager
+    def client(self, key: str = "") -> Iterator[openai.OpenAI]:
+        """Give OpenAI's own client."""
+        with openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0, timeout=60
+        ) as client:
+            yield client
