@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from tests.deploy.deployment import OURS, Deployment, Stack, commands
@@ -82,12 +81,13 @@ def stack(
     """Give the whole stack on the CPU, started and given a key by the README's own commands."""
     deployment = Deployment(tmp_path_factory.mktemp("compose"), PORT="0", **standins)
     try:
-        deployment.shell(commands("Without a GPU").partition("curl ")[0])
-        open_to_all = httpx.get(f"{deployment.url()}/v1/models").status_code
+        start, curl, hello = commands("Without a GPU").partition("curl ")
+        deployment.shell(start)
+        hello = deployment.shell(curl + hello.replace("http://localhost:3000", deployment.url()))
         said = deployment.shell(commands("Keys"))
         key, line = re.findall(r": (\S+)$", said, flags=re.MULTILINE)
         deployment.secret("api_keys", f"# for the tests\n{line}\n")
         deployment.shell("docker compose restart gateway && docker compose up --detach --wait")
-        yield Stack(deployment, key, open_to_all)
+        yield Stack(deployment, key, hello)
     finally:
         deployment.compose("down --volumes --timeout 5", COMPOSE_PROFILES="monitoring")

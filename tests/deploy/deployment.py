@@ -100,11 +100,11 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Stack:
-    """A running deployment, the key it asks for, what it answered before there was one."""
+    """A running deployment, the key it asks for, what the README's hello said before that."""
 
     deployment: Deployment
     key: str
-    status_before_keys: int
+    hello_without_a_key: str
 
     @property
     def url(self) -> str:
