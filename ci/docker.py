@@ -126,6 +126,17 @@ def digest(reference: str) -> str:
     return found
 
 
+def layers(image: str) -> int:
+    """Return how many layers an image has, here or in its registry; 0 where nobody says."""
+    known = inspect(image)
+    if known is None:
+        said = ask("buildx", "imagetools", "inspect", "--format={{json .Image}}", image)
+        known = json.loads(said) if said else {}
+        known = known.get("linux/amd64", known)  # an image for one platform is not in a table
+    root: dict[str, Any] = known.get("RootFS") or known.get("rootfs") or {}
+    return len(root.get("Layers") or root.get("diff_ids") or [])
+
+
 def explained(said: str, what: str) -> str:
     """Return docker's last line, with the remedy where the fault is a known one."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from ci.layers.contents import BIG
 
 if TYPE_CHECKING:
     from ci.layers.filesystem import FileSystem
     from ci.layers.image import File, Image, Layer
+
+_PACKAGE: Final = re.compile(r".+/(?:site|dist)-packages/(?P<package>[^/]+)/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,12 @@ class Waste:
     other_path: str
     bytes: int
     hidden: bool
+
+    @property
+    def is_carried_by_two_packages(self) -> bool:
+        """Tell whether it is the same file in two Python packages, as their wheels have it."""
+        here, there = _PACKAGE.match(self.path), _PACKAGE.match(self.other_path)
+        return not self.hidden and bool(here and there and here["package"] != there["package"])
 
 
 def find(image: Image, seen: FileSystem) -> list[Waste]:

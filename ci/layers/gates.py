@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ci import sizes, specs
 from ci.layers import duplicates, packages
 from ci.layers.filesystem import FileSystem
-from ci.layers.image import BASE_NAME, BUDGET, TORCH
+from ci.layers.image import BASE_NAME, BUDGET, PLATFORM_LAYERS, TORCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,11 @@ class Look:
         seen = FileSystem(image)
         return cls(image, seen, duplicates.find(image, seen), list(packages.find(seen)))
 
+    def is_ours(self, layer: Layer) -> bool:
+        """Tell whether a layer was made here: those of the platform's image are as they are."""
+        theirs = self.image.config.labels.get(PLATFORM_LAYERS, "")
+        return layer.number > (int(theirs) if theirs.isdigit() else 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
@@ -88,7 +93,7 @@ def judge(look: Look) -> list[Verdict]:
 def raw_layers(look: Look) -> Iterator[str]:
     """Yield the layers of 2 GiB or more: registries and runtimes handle them badly."""
     for layer in look.image.layers:
-        if layer.raw_bytes >= RAW_LIMIT:
+        if layer.raw_bytes >= RAW_LIMIT and look.is_ours(layer):
             held = ", ".join(
                 f"{path} {sizes.shown(count)}" for path, count in layer.largest_directories(_NAMED)
             )
@@ -115,10 +120,14 @@ def budget(look: Look) -> Iterator[str]:
 
 
 def nothing_twice(look: Look) -> Iterator[str]:
-    """Yield, for each pair of layers, the files over 1 MiB that are there for nothing."""
+    """Yield, for each pair of layers, the files over 1 MiB that are there for nothing.
+
+    A file that two packages carry within them is no fault: no layering takes it away.
+    """
     pairs = collections.defaultdict(list)
     for waste in look.waste:
-        pairs[waste.layer.number, waste.other.number, waste.hidden].append(waste)
+        if look.is_ours(waste.layer) and not waste.is_carried_by_two_packages:
+            pairs[waste.layer.number, waste.other.number, waste.hidden].append(waste)
     for wasted in pairs.values():
         first = wasted[0]
         total = sizes.shown(sum(waste.bytes for waste in wasted))
@@ -219,7 +228,7 @@ def no_cache(look: Look) -> Iterator[str]:
     """Yield what package managers left behind, in any layer: hidden bytes are pushed too."""
     for layer in look.image.layers:
         found = [file for file in layer.files if _CACHE.fullmatch(file.path)]
-        if found:
+        if found and look.is_ours(layer):
             total = sizes.shown(sum(file.bytes for file in found))
             yield (
                 f"{name(layer)} holds {total} of a package manager's cache: "

@@ -13,6 +13,7 @@ BENTO: Final = "bentovox.bento"
 PLATFORM: Final = "bentovox.platform"
 TORCH: Final = "bentovox.torch"
 BUDGET: Final = "bentovox.budget-mib"
+PLATFORM_LAYERS: Final = "bentovox.platform-layers"
 
 _SITE: Final = re.compile(r"(?:.*/)?lib/python3[\d.]*/(?:site|dist)-packages")
 _DEPTH: Final = 3

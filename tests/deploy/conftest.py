@@ -13,14 +13,16 @@ import pytest
 from tests.deploy.deployment import OURS, Deployment, Stack, commands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-_TIMEOUT_S = 300  # a test that starts the stack, or waits until a service is back
+    from ci.image import Image
+
+_TIMEOUT_S = 900  # the first one that starts the stack builds its images
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent == Path(__file__).parent and item.get_closest_marker("images"):
+        if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
 
 
@@ -32,22 +34,15 @@ def _said(*command: str) -> str | None:
 
 
 @pytest.fixture(scope="session")
-def compose_command() -> None:
+def compose_command(engine: None) -> None:  # noqa: ARG001  its folder of programs has it
     if _said("docker", "compose", "version") is None:
         pytest.skip("`docker compose` is not installed")
 
 
 @pytest.fixture(scope="session")
-def engine(compose_command: None) -> None:  # noqa: ARG001  it is looked for first
-    if _said("docker", "version", "--format", "{{.Server.Version}}") is None:
-        pytest.skip("no docker engine answers: start one, or name it in DOCKER_HOST")
-
-
-@pytest.fixture(scope="session")
-def images(engine: None) -> None:  # noqa: ARG001
+def images(built: Callable[[str], Image]) -> None:
     for name in OURS:
-        if _said("docker", "image", "inspect", f"bentovox/{name}:cpu") is None:
-            pytest.skip(f"no image: `python -m ci image {name} --platform cpu`")
+        built(name)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
-import pytest
 import yaml
 from prometheus_client import REGISTRY
 
@@ -70,7 +69,6 @@ def test_provisioned_paths_and_names_are_those_of_the_compose_file() -> None:
     assert {"prometheus", "gateway"} <= services.keys()
 
 
-@pytest.mark.images
 def test_prometheus_has_an_answer_to_every_question_of_the_dashboard(stack: Stack) -> None:
     deployment = stack.deployment
     deployment.shell("sed -i 's/: 1[05]s/: 1s/' monitoring/prometheus.yml")  # not to wait a minute
@@ -106,7 +104,6 @@ def _answers(stack: Stack, expression: str) -> bool:
     return bool(values) and "NaN" not in values
 
 
-@pytest.mark.images
 def test_metrics_inside_name_each_backend(stack: Stack) -> None:
     said = stack.deployment.compose(
         "exec -T nginx wget -qO- http://gateway:3000/metrics",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tests.deploy.deployment import Stack
 
-pytestmark = pytest.mark.images
 
 MODEL = "bentovox-demo"
 HELLO: Any = [{"role": "user", "content": "Hello"}]

@@ -106,6 +106,28 @@ def test_small_files_and_copies_within_a_layer_do_not_count(layouts: Layouts) ->
     assert not faults(gates.nothing_twice, path)
 
 
+def test_a_file_that_two_packages_carry_is_no_fault_but_one_package_twice_is(
+    layouts: Layouts,
+) -> None:
+    big = b"y" * (MIB + 1)
+    carried = layouts.make({f"{SITE}/triton/cuda.h": big}, {f"{VENV}/tilelang/cuda.h": big})
+    assert not faults(gates.nothing_twice, carried)
+    assert look(carried).waste
+    twice = layouts.make({f"{SITE}/torch/libtorch.so": big}, {f"{VENV}/torch/libtorch.so": big})
+    assert len(faults(gates.nothing_twice, twice)) == 1
+
+
+def test_the_layers_of_the_platforms_image_are_as_they_are(layouts: Layouts) -> None:
+    big = b"y" * (MIB + 1)
+    deb = "var/cache/apt/archives/gcc.deb"
+    lower = ({"a": big, deb: "x"}, {"a": "new"})
+    assert len(faults(gates.nothing_twice, layouts.make(*lower))) == 1
+    assert len(faults(gates.no_cache, layouts.make(*lower))) == 1
+    labelled = layouts.make(*lower, labels={"bentovox.platform-layers": "1"})
+    assert not faults(gates.nothing_twice, labelled)
+    assert not faults(gates.no_cache, labelled)
+
+
 def test_the_bases_torch_as_locked_passes_whatever_its_local_version(layouts: Layouts) -> None:
     path = layouts.make(dist(SITE, "torch-2.13.0+cpu"), {"app": ""}, labels=labels(torch="2.13.0"))
     assert not faults(gates.one_torch, path)
