@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci.__main__ import VERBS
 from services.audio.decode import decode
 from services.chat.model import DEMO_DIRECTORY
 from tests.docs.pages import PAGES, ROOT, blocks
@@ -39,6 +40,15 @@ def _asks_a_server(block: Block) -> bool:
 def _clones(block: Block) -> bool:
     return re.search(r"audio[./]voice|\banna\b", block.text) is not None
 
+
+def _is_about_images(block: Block) -> bool:
+    verb = re.match(r"nox -s ([\w-]+) -- ", block.text)
+    is_verb = verb is not None and verb[1] in VERBS
+    return is_verb or block.text.startswith(("docker run", "bentoml build"))
+
+
+IMAGES = [block for block in COMMANDS if _is_about_images(block)]
+"""Commands that need docker: tests/images runs them."""
 
 EXAMPLES = [block for block in COMMANDS if _asks_a_server(block) and not _clones(block)]
 CLONING = [block for block in COMMANDS if _asks_a_server(block) and _clones(block)]

@@ -8,8 +8,10 @@ fake engine, since a checkpoint is a download.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import re
+import shlex
 import shutil
 import sys
 from contextlib import asynccontextmanager
@@ -21,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ci.__main__ import VERBS
 from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
@@ -36,6 +39,7 @@ from tests.docs.examples import (
     CLONING,
     COMMANDS,
     EXAMPLES,
+    IMAGES,
     SERVER,
     check_example,
     held,
@@ -123,12 +127,19 @@ async def test_command_that_shows_the_settings_shows_them(tmp_path: Path) -> Non
     assert "BENTOVOX_CHAT__MODEL = bentovox-demo" in said
 
 
+@pytest.mark.parametrize("block", [b for b in IMAGES if b.text.startswith("nox ")], ids=str)
+def test_command_of_a_verb_is_one_that_the_verb_takes(block: Block) -> None:
+    session, _, words = block.text.removeprefix("nox -s ").partition(" -- ")
+    verb = importlib.import_module(VERBS[session][0])
+    assert verb.parser().parse_args(shlex.split(words))
+
+
 def test_every_block_is_tested() -> None:
     left = [
         block.text
         for block in COMMANDS
         if not (
-            block in [*EXAMPLES, *CLONING]
+            block in [*EXAMPLES, *CLONING, *IMAGES]
             or _starts_a_server(block)
             or _only_names_a_session(block)
         )
