@@ -33,7 +33,7 @@ HARDENED: Final = (
     "--read-only",
     "--cap-drop=ALL",
     "--security-opt=no-new-privileges",
-    "--tmpfs=/tmp:size=1g",
+    "--tmpfs=/tmp:size=1g,exec",  # Triton loads a module from there
     "--pids-limit=2048",
 )
 """How every image must be able to run."""
