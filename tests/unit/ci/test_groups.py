@@ -53,7 +53,9 @@ def test_every_group_is_a_stage_and_every_such_stage_a_group() -> None:
 
 def test_every_groups_stage_reads_its_own_list() -> None:
     for group in TABLE.patterns:
-        (text,) = re.findall(rf"^FROM system AS group-{group}\n(.*?)\n\n", DOCKERFILE, re.S | re.M)
+        (text,) = re.findall(
+            rf"^FROM system AS group-{group}\n(.*?)\n\n", DOCKERFILE, re.DOTALL | re.MULTILINE
+        )
         assert f"source=groups/{group}.txt,target=/tmp/group.txt" in text
 
 
