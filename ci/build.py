@@ -90,20 +90,24 @@ def build(arguments: Iterable[str], *, report: Path | None = None) -> Report:
         text=True,
         env=docker.environment(),
     ) as process:
-        for line in process.stderr or ():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = None
-            if not isinstance(event, dict):
-                other.append(line.rstrip())
-                continue
-            for step in follow(steps, event):
-                _tell(step)
-                told = time.monotonic()
-            if time.monotonic() - told > _EVERY_S:
-                told = time.monotonic()
-                say(f"    ... still at work after {told - began:.0f} s")
+        try:
+            for line in process.stderr or ():
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    event = None
+                if not isinstance(event, dict):
+                    other.append(line.rstrip())
+                    continue
+                for step in follow(steps, event):
+                    _tell(step)
+                    told = time.monotonic()
+                if time.monotonic() - told > _EVERY_S:
+                    told = time.monotonic()
+                    say(f"    ... still at work after {told - began:.0f} s")
+        except BaseException:
+            process.terminate()  # else it would go on alone where only this process is told to stop
+            raise
     done = Report(list(steps.values()), time.monotonic() - began)
     if process.returncode:
         raise CiError(_failure(done, other))
@@ -143,7 +147,7 @@ def _failure(report: Report, other: list[str]) -> str:
     step = failed[0]
     for line in step.log[-25:]:
         say(f"    | {line}")
-    said = "\n".join([*step.log[-3:], step.error])
+    said = "\n".join([step.error, *step.log[-3:]])  # what it printed says more than its exit code
     return docker.explained(said, step.name[:120])
 
 
