@@ -86,6 +86,7 @@ LOCKED = {
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
+WITH_DOCKER = ("tests/images", "tests/deploy")
 # The sessions that run a verb of `python -m ci` with what comes after `--`; `-- --help` says more.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
@@ -127,12 +128,14 @@ def serve(session: nox.Session) -> NoReturn:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole test suite: unit, integration, CosyVoice, contract (both SDKs), end to end."""
+    """Run the whole suite: unit, integration, CosyVoice, contract, end to end, images."""
     runs = [Run("dev", chosen(session, "tests"))]
     if not names_tests(session):
-        runs[0].arguments.append("--ignore=tests/cosyvoice")
+        apart = ("tests/cosyvoice", *WITH_DOCKER)
+        runs[0].arguments += [f"--ignore={folder}" for folder in apart]
         runs += [*with_cosyvoice(session), Run("openai-2", ["tests/contract", *session.posargs])]
-    pytest(session, runs, **pythons(session))
+        runs.append(Run("dev", [*WITH_DOCKER, *session.posargs]))
+    pytest(session, runs, **{**uv_variables(), **pythons(session)})
 
 
 @nox.session(default=False)
@@ -163,8 +166,10 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def images(session: nox.Session) -> None:
-    """Build every image, run it and measure it with a docker engine that the tests start."""
-    pytest(session, [Run("dev", chosen(session, "tests/images"))], **uv_variables())
+    """Build every image and run it, alone and with compose; the tests start a docker engine."""
+    named = names_tests(session)
+    arguments = [*([] if named else WITH_DOCKER), *session.posargs]
+    pytest(session, [Run("dev", arguments)], **uv_variables())
 
 
 @nox.session

@@ -21,6 +21,10 @@ VERBS: Final = {
     "verify": ("ci.verify", "hold a pushed image to its signature"),
     "prepull": ("ci.prepull", "pull what a platform's bases are made from, and try again"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
+    "layers": ("ci.layers.command", "show what an image holds and weighs, and judge it"),
+    "cache": ("ci.cache", "show what a build took from the cache, and what missed"),
+    "disk": ("ci.disk", "show what builds hold on this machine, and free it"),
+    "registry": ("ci.registry.command", "run a registry of this machine's own"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 

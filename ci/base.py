@@ -152,11 +152,14 @@ def make(base: Base, options: Options) -> Report:
     context = write_context(base.stage, platform)
     say(f"Building {base.reference} on {platform.reference}")
     wheels = uv.wheels()
+    layers = docker.layers(platform.reference)
     return build.build(
         [
             *options.arguments(base.reference, base.moving),
             f"--file={FOLDER / 'Dockerfile'}",
             f"--target={base.stage}",
+            # Gates hold us to our own layers; a bento's image inherits the label.
+            *([f"--label=bentovox.platform-layers={layers}"] if layers else []),
             *docker.variables(
                 {
                     "PLATFORM_IMAGE": platform.reference,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any
+import tempfile
+from typing import IO, TYPE_CHECKING, Any
 
 from ci.errors import CiError
 from ci.progress import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FULL = os.strerror(errno.ENOSPC).lower()
@@ -71,6 +73,32 @@ def call(*arguments: str, stdin: str | None = None) -> str:
     return done.stdout.strip()
 
 
+@contextlib.contextmanager
+def stream(*arguments: str) -> Iterator[IO[bytes]]:
+    """Give what one docker command prints while it prints it.
+
+    Raises:
+        CiError: it failed.
+    """
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [binary(), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment(),
+        ) as process,
+    ):
+        if process.stdout is not None:
+            with process.stdout:
+                yield process.stdout
+        if process.wait():
+            said.seek(0)
+            text = said.read().decode(errors="replace")
+            raise CiError(explained(text, f"docker {' '.join(arguments[:2])}"))
+
+
 def ask(*arguments: str) -> str | None:
     """Run one docker command and return what it prints, None where it fails."""
     done = _run(*arguments)
@@ -96,6 +124,17 @@ def digest(reference: str) -> str:
     if not _DIGEST.fullmatch(found):
         raise CiError(f"the registry gave no digest for {reference}")
     return found
+
+
+def layers(image: str) -> int:
+    """Return how many layers an image has, here or in its registry; 0 where nobody says."""
+    known = inspect(image)
+    if known is None:
+        said = ask("buildx", "imagetools", "inspect", "--format={{json .Image}}", image)
+        known = json.loads(said) if said else {}
+        known = known.get("linux/amd64", known)  # an image for one platform is not in a table
+    root: dict[str, Any] = known.get("RootFS") or known.get("rootfs") or {}
+    return len(root.get("Layers") or root.get("diff_ids") or [])
 
 
 def explained(said: str, what: str) -> str:

@@ -280,11 +280,16 @@ def _environment(entry: Any) -> Iterator[str]:
     name, value = entry["name"], entry["value"]
     yield from _matching("envs", name, _VARIABLE, "a variable's name")
     yield from _matching(f"envs.{name}", value, _VALUE, "plain text")
-    if _SECRET.search(str(name)) or _SECRET_VALUE.search(str(value)):
+    if is_secret(str(name), str(value)):
         yield (
             f"envs.{name}: looks like a secret, and whoever has an image can read its environment; "
             "hand it over when the container starts, as a file"
         )
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Tell whether a variable looks like a secret, by its name or by its value."""
+    return bool(_SECRET.search(name) or _SECRET_VALUE.search(value))
 
 
 def _short(path: Path) -> str:

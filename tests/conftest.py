@@ -10,8 +10,12 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from tests.engine import built, engine
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+__all__ = ["built", "engine"]  # fixtures for all: one engine a session
 
 
 @asynccontextmanager

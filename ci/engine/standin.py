@@ -35,7 +35,7 @@ CMD ["bash"]
 _TORCH: Final = """
 FROM debian:bookworm-slim
 ARG TORCH PYTHON
-RUN apt-get update && apt-get install --yes --no-install-recommends python3 \
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc python3 \
  && rm -rf /var/lib/apt/lists/*
 RUN site=/usr/local/lib/python$PYTHON/dist-packages \
  && mkdir -p $site/torch $site/torch-$TORCH.dist-info \

@@ -1,74 +1,16 @@
-"""A docker engine for the tests of images, and every bento's image, built once.
-
-The engine is one of our own, thrown away at the end (its images stay for the next run), unless
-BENTOVOX_TEST_ENGINE=installed asks for the one that docker finds by itself.
-"""
+"""The tests of images may take long: the first one of a session builds what it needs."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, docker, image, platforms, specs
-from ci.engine import standin
-from ci.engine.command import HOME
-from ci.engine.daemon import Engine
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from ci.image import Image
-
 HERE = Path(__file__).parent
-OPTIONS = base.Options(network="host")  # no bridge of ours leads out
-_TIMEOUT_S = 900  # the first test of a session builds what it needs
+_TIMEOUT_S = 900
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = _reason()
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
-            if reason:
-                item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def _reason() -> str | None:
-    """Say why there can be no engine here, None where there can."""
-    if os.environ.get("BENTOVOX_TEST_ENGINE") == "installed":
-        return None
-    release = Path("/etc/os-release")
-    is_debian = release.exists() and "\nID=debian\n" in f"\n{release.read_text()}\n"
-    if os.geteuid() == 0 and is_debian:
-        return None
-    return "no throw-away engine here: that needs Debian and root (BENTOVOX_TEST_ENGINE=installed)"
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[None]:
-    """Docker means an engine that may be filled and emptied."""
-    if os.environ.get("BENTOVOX_TEST_ENGINE") == "installed":
-        docker.ready()
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch, Engine(HOME).running() as variables:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        standin.debian(HOME)
-        yield
-
-
-@pytest.fixture(scope="session")
-def built(engine: None) -> Callable[[str], Image]:  # noqa: ARG001
-    """Return a function that gives a bento's image for the CPU, built once."""
-    made: dict[str, Image] = {}
-
-    def image_of(name: str) -> Image:
-        if name not in made:
-            made[name] = image.make(specs.load(name), platforms.get("cpu"), OPTIONS)
-        return made[name]
-
-    return image_of

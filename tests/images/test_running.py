@@ -23,7 +23,7 @@ Container = test_image.Container
 KILL_ENGINE = """
 import os, pathlib, signal
 for place in pathlib.Path('/proc').glob('[0-9]*'):
-    if place.name != str(os.getpid()) and b'spawn_main' in (place / 'cmdline').read_bytes():
+    if place.name != str(os.getpid()) and b'EngineCore' in (place / 'cmdline').read_bytes():
         os.kill(int(place.name), signal.SIGKILL)
         print(place.name)
 """

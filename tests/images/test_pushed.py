@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @dataclasses.dataclass
 class Front:
@@ -37,11 +35,8 @@ class Front:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _engine() -> None:
-    try:
-        docker.ready()
-    except CiError as error:
-        pytest.skip(str(error))
+def _engine(engine: None) -> None:
+    """All of this needs one."""
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What an image's layers hold, what they weigh, and whether they may be shipped."""

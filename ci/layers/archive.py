@@ -1,0 +1,201 @@
+"""Reads an image out of an OCI layout: of the engine, a directory, or an archive of one.
+
+The order of the blobs in an archive is anyone's, so each is looked at once as it comes by, and what
+it was is put together at the end. A layer is never held, in memory or on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from ci import docker, sizes
+from ci.errors import CiError
+from ci.layers import contents, unpack
+from ci.layers.image import Config, Image, Layer
+from ci.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ci.layers.contents import Contents
+
+_JSON_LIMIT: Final = 16 * sizes.MIB
+_BLOBS: Final = "blobs/sha256/"
+_ATTESTATION: Final = "vnd.docker.reference.type"
+
+
+@dataclasses.dataclass
+class _Found:
+    """What went by: small JSON files by their names, and layers by their digests."""
+
+    documents: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    layers: dict[str, Contents] = dataclasses.field(default_factory=dict)
+
+
+def read(reference: str) -> Image:
+    """Return an image: `reference` is a path of an OCI layout, or a name that the engine knows.
+
+    Raises:
+        CiError: there is no such image, or it is damaged.
+    """
+    path = Path(reference)
+    return _image(reference, _from_path(path) if path.exists() else _from_engine(reference))
+
+
+def diff_ids(reference: str) -> tuple[str, ...]:
+    """Return the diff ids of an image's layers.
+
+    Raises:
+        CiError: there is no such image.
+    """
+    if Path(reference).exists():
+        return tuple(layer.diff_id for layer in read(reference).layers)
+    return tuple(_inspect(reference)["RootFS"]["Layers"])
+
+
+def _inspect(reference: str) -> dict[str, Any]:
+    docker.ready()
+    known = docker.inspect(reference)
+    if known is None:
+        raise CiError(
+            f"{reference} is neither a path nor an image of the engine: build it, or "
+            f"`docker pull {reference}`"
+        )
+    return known
+
+
+def _from_engine(reference: str) -> _Found:
+    size = int(_inspect(reference)["Size"])
+    with (
+        Progress(f"Reading {reference}", size) as progress,
+        docker.stream("save", reference) as stream,
+    ):
+        return _from_archive(stream, progress.at)
+
+
+def _from_path(path: Path) -> _Found:
+    if path.is_dir():
+        return _from_directory(path)
+    with (
+        Progress(f"Reading {path}", path.stat().st_size) as progress,
+        path.open("rb") as stream,
+    ):
+        return _from_archive(stream, progress.at)
+
+
+def _from_archive(stream: IO[bytes], at: Callable[[int], None]) -> _Found:
+    found = _Found()
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=unpack.CHUNK) as archive:
+            while (entry := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # it keeps them all
+                at(entry.offset_data)
+                blob = archive.extractfile(entry) if entry.isreg() else None
+                if isinstance(blob, io.BufferedReader):
+                    _take(found, entry.name.removeprefix("./"), blob, entry.size)
+                at(entry.offset_data + entry.size)
+    except tarfile.TarError as error:
+        raise CiError(f"the image is no archive of an OCI layout: {error}") from error
+    return found
+
+
+def _from_directory(path: Path) -> _Found:
+    found = _Found()
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    done = 0
+    with Progress(f"Reading {path}", sum(file.stat().st_size for file in files)) as progress:
+        for file in files:
+            with file.open("rb") as blob:
+                _take(found, file.relative_to(path).as_posix(), blob, file.stat().st_size)
+            done += file.stat().st_size
+            progress.at(done)
+    return found
+
+
+def _take(found: _Found, name: str, blob: io.BufferedReader, size: int) -> None:
+    """Keep what a file of a layout says, whatever it is."""
+    head = blob.peek(4)
+    if head.startswith((b"{", b"[")):
+        if size <= _JSON_LIMIT:
+            found.documents[name] = blob.read(size)
+    elif name.startswith(_BLOBS):
+        digest = f"sha256:{name.removeprefix(_BLOBS)}"
+        what = f"the layer {digest[:19]}"
+        with unpack.unpacked(blob, unpack.compression(head), what) as stream:
+            found.layers[digest] = contents.read(stream, what)
+
+
+def _image(reference: str, found: _Found) -> Image:
+    manifest, manifest_bytes = _manifest(reference, found)
+    config, config_bytes = _document(reference, found, manifest["config"]["digest"])
+    made = [entry for entry in config.get("history", []) if not entry.get("empty_layer")]
+    layers = []
+    for number, blob in enumerate(manifest["layers"], 1):
+        held = found.layers.get(blob["digest"])
+        if held is None:
+            raise CiError(f"{reference} lacks its layer {blob['digest']}: pull or build it again")
+        layers.append(
+            Layer(
+                number=number,
+                digest=blob["digest"],
+                diff_id=config["rootfs"]["diff_ids"][number - 1],
+                compressed_bytes=blob["size"],
+                created_by=made[number - 1].get("created_by", "") if number <= len(made) else "",
+                raw_bytes=held.raw_bytes,
+                files=held.files,
+                removed=held.removed,
+                emptied=held.emptied,
+            )
+        )
+    return Image(
+        name=reference,
+        config=_config(config.get("config") or {}),
+        layers=tuple(layers),
+        description_bytes=manifest_bytes + config_bytes,
+    )
+
+
+def _config(said: dict[str, Any]) -> Config:
+    pairs = (entry.partition("=") for entry in said.get("Env") or [])
+    return Config(
+        user=said.get("User") or "",
+        healthcheck=tuple((said.get("Healthcheck") or {}).get("Test") or ()),
+        stop_signal=said.get("StopSignal") or "",
+        labels=said.get("Labels") or {},
+        environment={name: value for name, _, value in pairs},
+        entrypoint=tuple(said.get("Entrypoint") or ()),
+    )
+
+
+def _manifest(reference: str, found: _Found) -> tuple[dict[str, Any], int]:
+    """Return the one manifest of an image that a layout holds, and its size."""
+    if "index.json" not in found.documents:
+        raise CiError(
+            f"{reference} is no OCI layout: there is no index.json in it "
+            "(the engine writes one from Docker 25 on)"
+        )
+    index = json.loads(found.documents["index.json"])
+    while True:
+        entries = {
+            entry["digest"]: entry
+            for entry in index["manifests"]
+            if _ATTESTATION not in entry.get("annotations", {})
+        }
+        if len(entries) != 1:
+            raise CiError(f"{reference} holds {len(entries)} images; save one of them alone")
+        said, size = _document(reference, found, next(iter(entries)))
+        if "manifests" not in said:
+            return said, size
+        index = said
+
+
+def _document(reference: str, found: _Found, digest: str) -> tuple[dict[str, Any], int]:
+    text = found.documents.get(digest.replace("sha256:", _BLOBS))
+    if text is None:
+        raise CiError(f"{reference} lacks {digest}: pull or build it again")
+    return json.loads(text), len(text)

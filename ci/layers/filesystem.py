@@ -1,0 +1,94 @@
+"""The file system that a container sees: the layers on top of each other, whiteouts honoured."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ci.layers.image import File, Image, Layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """A file and the layer that it comes from."""
+
+    file: File
+    layer: Layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """A file that no container sees, and the layer that overwrites or removes it."""
+
+    placed: Placed
+    by: Layer
+
+
+class FileSystem:
+    """What is left of all layers; `hidden` is what is not."""
+
+    def __init__(self, image: Image) -> None:
+        """Put an image's layers on top of each other."""
+        self.files: dict[str, Placed] = {}
+        self.hidden: list[Hidden] = []
+        self._folders: set[str] = set()
+        for layer in image.layers:
+            self._put(layer)
+
+    def _put(self, layer: Layer) -> None:
+        self._take_away(layer)
+        for file in layer.files:
+            if file.path in self._folders:
+                self._replace_folder(file.path, layer)
+            for parent in self._unseen_parents(file.path):
+                self._folders.add(parent)
+                self._drop(parent, layer)
+            self._drop(file.path, layer)
+            self.files[file.path] = Placed(file, layer)
+
+    def _replace_folder(self, folder: str, layer: Layer) -> None:
+        below = f"{folder}/"
+        self._hide(layer, lambda path: path.startswith(below))
+        self._folders = {
+            known for known in self._folders if known != folder and not known.startswith(below)
+        }
+
+    def _take_away(self, layer: Layer) -> None:
+        removed, emptied = set(layer.removed), set(layer.emptied)
+        if not removed and not emptied:
+            return
+
+        def goes(path: str) -> bool:
+            return path in removed or any(
+                parent in removed or parent in emptied for parent in _parents(path)
+            )
+
+        self._hide(layer, goes)
+        self._folders = {parent for path in self.files for parent in _parents(path)}
+
+    def _hide(self, layer: Layer, goes: Callable[[str], bool]) -> None:
+        for path in [path for path in self.files if goes(path)]:
+            self._drop(path, layer)
+
+    def _drop(self, path: str, layer: Layer) -> None:
+        before = self.files.get(path)
+        if before is not None and before.layer is not layer:
+            self.hidden.append(Hidden(before, layer))
+            del self.files[path]
+
+    def _unseen_parents(self, path: str) -> Iterator[str]:
+        for parent in _parents(path):
+            if parent in self._folders:
+                return
+            yield parent
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Yield the directories above a path, the nearest first; the root is the empty one."""
+    while path:
+        path = posixpath.dirname(path)
+        yield path

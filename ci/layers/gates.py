@@ -1,0 +1,276 @@
+"""What an image must be before it is shipped; a fault names the layer, the files and the remedy.
+
+Whether the packages go together is checked where they are installed (bentos/bases/wheels.py).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import posixpath
+import re
+import textwrap
+from typing import TYPE_CHECKING, Final
+
+from ci import sizes, specs
+from ci.layers import duplicates, packages
+from ci.layers.filesystem import FileSystem
+from ci.layers.image import BASE_NAME, BUDGET, PLATFORM_LAYERS, TORCH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ci.layers.duplicates import Waste
+    from ci.layers.image import Image, Layer
+
+RAW_LIMIT: Final = 2 * sizes.GIB
+
+_NAMED: Final = 3
+_INSTRUCTION: Final = 50
+_COMPILER: Final = re.compile(
+    r"(?:[\w.-]+-linux-(?:gnu|musl)\w*-)?(?:gcc|g\+\+|cc|c\+\+|clang|clang\+\+)(?:-[\d.]+)?|nvcc"
+)
+_PATH: Final = (
+    *("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"),
+    *("opt/venv/bin", "app/.venv/bin", "usr/local/cuda/bin"),
+)
+_CACHE: Final = re.compile(
+    r"(?:root|home/[^/]+)/\.cache/.+|var/cache/apt/archives/.+\.deb|"
+    r"(?:.*/)?\.cache/(?:pip|uv)/.+"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """An image with what all gates look at: the final file system, what is wasted, the packages."""
+
+    image: Image
+    seen: FileSystem
+    waste: list[Waste]
+    packages: list[packages.Package]
+
+    @classmethod
+    def at(cls, image: Image) -> Look:
+        """Put an image's layers together, once for all gates."""
+        seen = FileSystem(image)
+        return cls(image, seen, duplicates.find(image, seen), list(packages.find(seen)))
+
+    def is_ours(self, layer: Layer) -> bool:
+        """Tell whether a layer was made here: those of the platform's image are as they are."""
+        theirs = self.image.config.labels.get(PLATFORM_LAYERS, "")
+        return layer.number > (int(theirs) if theirs.isdigit() else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """One gate; `of_bentos` are those that a base, which is no bento's image, need not pass."""
+
+    name: str
+    faults: Callable[[Look], Iterator[str]]
+    of_bentos: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a gate said; `applies` is False where it asks of a bento what a base need not have."""
+
+    gate: str
+    faults: tuple[str, ...]
+    applies: bool = True
+
+
+def judge(look: Look) -> list[Verdict]:
+    """Return what each gate says of an image."""
+    is_bento = BASE_NAME in look.image.config.labels
+    return [
+        Verdict(gate.name, tuple(gate.faults(look)))
+        if is_bento or not gate.of_bentos
+        else Verdict(gate.name, (), applies=False)
+        for gate in GATES
+    ]
+
+
+def raw_layers(look: Look) -> Iterator[str]:
+    """Yield the layers of 2 GiB or more: registries and runtimes handle them badly."""
+    for layer in look.image.layers:
+        if layer.raw_bytes >= RAW_LIMIT and look.is_ours(layer):
+            held = ", ".join(
+                f"{path} {sizes.shown(count)}" for path, count in layer.largest_directories(_NAMED)
+            )
+            yield (
+                f"{name(layer)} is {sizes.shown(layer.raw_bytes)} raw, most of it {held}; "
+                "split it in bentos/bases/groups.toml"
+            )
+
+
+def budget(look: Look) -> Iterator[str]:
+    """Yield a fault if the app part is larger, compressed, than its bentofile allows."""
+    said = look.image.config.labels.get(BUDGET, "")
+    if not said.isdigit():
+        yield f"there is no label {BUDGET}; build it with `python -m ci image`"
+        return
+    if look.image.app_bytes > int(said) * sizes.MIB:
+        layers = sorted(look.image.app, key=lambda layer: -layer.compressed_bytes)
+        held = ", ".join(f"{path} {sizes.shown(n)}" for path, n in _heaviest(layers[0]))
+        yield (
+            f"the app part is {sizes.shown(look.image.app_bytes)} compressed, its budget "
+            f"{said} MiB; the heaviest is {name(layers[0])} with {held}: move packages into a "
+            f"group of bentos/bases/groups.toml, or raise {BUDGET} in the bentofile"
+        )
+
+
+def nothing_twice(look: Look) -> Iterator[str]:
+    """Yield, for each pair of layers, the files over 1 MiB that are there for nothing.
+
+    A file that two packages carry within them is no fault: no layering takes it away.
+    """
+    pairs = collections.defaultdict(list)
+    for waste in look.waste:
+        if look.is_ours(waste.layer) and not waste.is_carried_by_two_packages:
+            pairs[waste.layer.number, waste.other.number, waste.hidden].append(waste)
+    for wasted in pairs.values():
+        first = wasted[0]
+        total = sizes.shown(sum(waste.bytes for waste in wasted))
+        files = _first(
+            [
+                waste.path
+                if waste.path == waste.other_path
+                else f"{waste.path} (there {waste.other_path})"
+                for waste in wasted
+            ]
+        )
+        if first.hidden:
+            yield (
+                f"{name(first.layer)} holds {total} that {name(first.other)} hides: {files}; "
+                "take it away in the instruction that brings it"
+            )
+        else:
+            yield (
+                f"{name(first.layer)} holds {total} that {name(first.other)} holds already: "
+                f"{files}; install or copy it in one of them only, or bring the packages that both "
+                "carry it into one group of bentos/bases/groups.toml"
+            )
+
+
+def one_torch(look: Look) -> Iterator[str]:
+    """Yield a fault unless the one torch is the base's and the locked one, or none is wanted."""
+    wanted = look.image.config.labels.get(TORCH)
+    if wanted is None:
+        yield f"there is no label {TORCH}; build it with `python -m ci image`"
+        return
+    found = [package for package in look.packages if package.name == "torch"]
+    places = " and ".join(f"{p.version} in {p.site} ({name(p.layer)})" for p in found)
+    if not wanted and found:
+        yield f"torch is {places}, and the lock has none: find what brings it and lock again"
+    if wanted and len(found) != 1:
+        yield (
+            f"torch is there {len(found)} times{': ' if places else ''}{places}; the base must "
+            "hold the only one (bentos/bases/groups.toml)"
+        )
+    for package in found if wanted else ():
+        if package.version != wanted.partition("+")[0]:
+            yield (
+                f"torch is {package.version} in {package.site}, the lock says {wanted}: "
+                "build the base again, or `nox -s lock`"
+            )
+        if package.layer.number > look.image.shared:
+            yield (
+                f"torch is in the app part: {package.site} ({name(package.layer)}); "
+                "it belongs into the base, which other images share"
+            )
+
+
+def one_version(look: Look) -> Iterator[str]:
+    """Yield the packages that a service could find in two places."""
+    places = collections.defaultdict(list)
+    for package in look.packages:
+        if package.is_visible:
+            places[package.name].append(package)
+    for named, found in sorted(places.items()):
+        if len(found) > 1:
+            where = " and ".join(f"{p.version} in {p.site} ({name(p.layer)})" for p in found)
+            yield (
+                f"{named} is there {len(found)} times: {where}; lock again with what the base "
+                "holds (`python -m ci base held`)"
+            )
+
+
+def not_root(look: Look) -> Iterator[str]:
+    """Yield a fault if the image runs as root."""
+    user = look.image.config.user
+    if user.partition(":")[0] in {"", "0", "root"}:
+        yield f"the user is {user or 'not set'}, so it runs as root: USER 10001:10001"
+
+
+def healthy(look: Look) -> Iterator[str]:
+    """Yield a fault if nothing tells whether a container is healthy."""
+    if look.image.config.healthcheck[:1] in {(), ("NONE",)}:
+        yield "there is no HEALTHCHECK: the base has one, do not turn it off"
+
+
+def no_compiler(look: Look) -> Iterator[str]:
+    """Yield the compilers on PATH; those inside Python packages compile kernels and may stay."""
+    said = look.image.config.environment.get("PATH", "").split(":")
+    folders = {*_PATH, *(folder.strip("/") for folder in said)}
+    found = collections.defaultdict(list)
+    for path, placed in look.seen.files.items():
+        folder, command = posixpath.split(path)
+        if folder in folders and _COMPILER.fullmatch(command):
+            found[placed.layer.number].append(path)
+    for number, paths in found.items():
+        yield (
+            f"{name(look.image.layers[number - 1])} has a compiler: {_first(sorted(paths))}; "
+            "compile in the stage `devel` and copy out what was made"
+        )
+
+
+def no_cache(look: Look) -> Iterator[str]:
+    """Yield what package managers left behind, in any layer: hidden bytes are pushed too."""
+    for layer in look.image.layers:
+        found = [file for file in layer.files if _CACHE.fullmatch(file.path)]
+        if found and look.is_ours(layer):
+            total = sizes.shown(sum(file.bytes for file in found))
+            yield (
+                f"{name(layer)} holds {total} of a package manager's cache: "
+                f"{_first([file.path for file in found])}; use RUN --mount=type=cache"
+            )
+
+
+def no_secret(look: Look) -> Iterator[str]:
+    """Yield variables that look like secrets: whoever has the image can read them."""
+    for variable, value in look.image.config.environment.items():
+        if specs.is_secret(variable, value):
+            yield (
+                f"the variable {variable} looks like a secret; hand it over when the container "
+                "starts, as a file, and have it changed where it is valid"
+            )
+
+
+GATES: Final = (
+    Gate("every layer below 2 GiB raw", raw_layers),
+    Gate("app part within its budget", budget, of_bentos=True),
+    Gate("nothing over 1 MiB twice", nothing_twice),
+    Gate("one torch, the base's, as locked", one_torch, of_bentos=True),
+    Gate("every package once", one_version),
+    Gate("not root", not_root, of_bentos=True),
+    Gate("health check", healthy),
+    Gate("no compiler", no_compiler),
+    Gate("no package manager's cache", no_cache),
+    Gate("no secret in the environment", no_secret),
+)
+
+
+def name(layer: Layer) -> str:
+    """Return how a fault names a layer: its number and the instruction that made it."""
+    made = layer.created_by.removesuffix("# buildkit")
+    short = textwrap.shorten(made, _INSTRUCTION, placeholder="...")
+    return f"layer {layer.number} ({short or layer.digest[7:19]})"
+
+
+def _heaviest(layer: Layer) -> list[tuple[str, int]]:
+    return layer.largest_directories(_NAMED)
+
+
+def _first(paths: list[str]) -> str:
+    more = len(paths) - _NAMED
+    return ", ".join(paths[:_NAMED]) + (f" and {more} more" if more > 0 else "")

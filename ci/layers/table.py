@@ -1,0 +1,107 @@
+"""An image's layers as an aligned table with bars, and what the gates said."""
+
+from __future__ import annotations
+
+import collections
+from typing import TYPE_CHECKING, Final
+
+from ci import sizes
+from ci.layers.holds import holds
+from ci.layers.image import BENTO, PLATFORM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ci.layers.gates import Look, Verdict
+    from ci.layers.image import Image, Layer
+
+_BAR: Final = 24
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+_HOLDS: Final = 46
+
+
+def text(look: Look, verdicts: Iterable[Verdict], top: int) -> str:
+    """Return the whole: layers, totals, the largest of each layer if asked for, the gates."""
+    lines = [*_head(look.image), "", *_layers(look, top), "", *_totals(look)]
+    said = [*_verdicts(verdicts)]
+    return "\n".join([*lines, *(["", *said] if said else [])])
+
+
+def _head(image: Image) -> Iterator[str]:
+    labels = image.config.labels
+    what = f": {labels[BENTO]} for {labels.get(PLATFORM, '?')}" if BENTO in labels else ""
+    yield f"{image.name}{what}"
+    yield (
+        f"user {image.config.user or 'root'}, stops on {image.config.stop_signal or 'SIGTERM'}, "
+        f"runs {' '.join(image.config.entrypoint) or 'nothing of its own'}"
+    )
+
+
+def _layers(look: Look, top: int) -> Iterator[str]:
+    image = look.image
+    wasted: dict[int, int] = collections.Counter()
+    for waste in look.waste:
+        wasted[waste.layer.number] += waste.bytes
+    largest = max((layer.raw_bytes for layer in image.layers), default=0)
+    yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  {'raw, to scale':{_BAR}}  holds"
+    for layer in image.layers:
+        yield (
+            f"{layer.number:>3} {part(image, layer):4} {sizes.shown(layer.raw_bytes):>10} "
+            f"{sizes.shown(layer.compressed_bytes):>10}  {_bar(layer.raw_bytes, largest)}  "
+            f"{_cut(holds(layer))}{_lost(wasted.get(layer.number, 0))}"
+        )
+        if top:
+            yield from _largest(layer, top)
+
+
+def _largest(layer: Layer, top: int) -> Iterator[str]:
+    indent = " " * 8
+    for path, count in layer.largest_directories(top):
+        yield f"{indent}{sizes.shown(count):>10}  {path}/"
+    for file in layer.largest_files(top):
+        yield f"{indent}{sizes.shown(file.bytes):>10}  {file.path}"
+
+
+def _totals(look: Look) -> Iterator[str]:
+    image = look.image
+    raw = sum(layer.raw_bytes for layer in image.app)
+    whole = sizes.shown(image.raw_bytes), sizes.shown(image.compressed_bytes)
+    yield "image    {} raw, {} pushed".format(*whole)
+    if image.shared:
+        yield f"app part {sizes.shown(raw)} raw, {sizes.shown(image.app_bytes)} pushed"
+        yield f"a code change pushes {sizes.shown(image.change_bytes)}"
+    if look.waste:
+        lost = sum(waste.bytes for waste in look.waste)
+        yield f"for nothing: {sizes.shown(lost)}, counting files over 1 MiB"
+
+
+def _verdicts(verdicts: Iterable[Verdict]) -> Iterator[str]:
+    for verdict in verdicts:
+        if not verdict.applies:
+            yield f"  --    {verdict.gate}: not asked of a base"
+        elif not verdict.faults:
+            yield f"  ok    {verdict.gate}"
+        else:
+            yield f"  FAIL  {verdict.gate}"
+            yield from (f"          {fault}" for fault in verdict.faults)
+
+
+def part(image: Image, layer: Layer) -> str:
+    """Return which part of its image a layer is; one that is a base itself has no parts."""
+    if not image.shared:
+        return "own"
+    return "base" if layer.number <= image.shared else "app"
+
+
+def _bar(count: int, largest: int) -> str:
+    eighths = round(count / largest * _BAR * 8) if largest else 0
+    whole, rest = divmod(eighths, 8)
+    return (_EIGHTHS[-1] * whole + _EIGHTHS[rest].strip()).ljust(_BAR)
+
+
+def _lost(count: int) -> str:
+    return f"  ({sizes.shown(count)} for nothing)" if count else ""
+
+
+def _cut(said: str) -> str:
+    return said if len(said) <= _HOLDS else f"{said[: _HOLDS - 3]}..."

@@ -1,0 +1,1 @@
+"""A registry on this machine, for images, caches and tests."""

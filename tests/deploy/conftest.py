@@ -1,0 +1,88 @@
+"""What the deployment tests need: the compose command, an engine, the images, stand-ins."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.deploy.deployment import OURS, Deployment, Stack, commands
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ci.image import Image
+
+_TIMEOUT_S = 900  # the first one that starts the stack builds its images
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+
+
+def _said(*command: str) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@pytest.fixture(scope="session")
+def compose_command(engine: None) -> None:  # noqa: ARG001  its folder of programs has it
+    if _said("docker", "compose", "version") is None:
+        pytest.skip("`docker compose` is not installed")
+
+
+@pytest.fixture(scope="session")
+def images(built: Callable[[str], Image]) -> None:
+    for name in OURS:
+        built(name)
+
+
+@pytest.fixture(scope="session")
+def standins(engine: None) -> Iterator[dict[str, str]]:  # noqa: ARG001
+    """Real nginx and Prometheus from Debian, as the variables that name their images."""
+    folder = Path(__file__).parent / "standins"
+    names = {}
+    for target in ("nginx", "prometheus"):
+        tag = f"bentovox-test/{target}:debian"
+        building = ("--quiet", "--network=host", f"--target={target}", f"--tag={tag}")
+        subprocess.run(["docker", "build", *building, folder], check=True, capture_output=True)
+        names[f"{target.upper()}_IMAGE"] = tag
+    yield names
+    subprocess.run(["docker", "image", "rm", *names.values()], check=False, capture_output=True)
+
+
+@pytest.fixture
+def files(compose_command: None, tmp_path: Path) -> Deployment:  # noqa: ARG001
+    """A deployment that is looked at and not started."""
+    deployment = Deployment(tmp_path)
+    deployment.shell("cp .env.example .env")
+    return deployment
+
+
+@pytest.fixture(scope="session")
+def stack(
+    images: None,  # noqa: ARG001
+    standins: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    """Give the whole stack on the CPU, started and given a key by the README's own commands."""
+    deployment = Deployment(tmp_path_factory.mktemp("compose"), PORT="0", **standins)
+    try:
+        start, curl, hello = commands("Without a GPU").partition("curl ")
+        deployment.shell(start)
+        hello = deployment.shell(curl + hello.replace("http://localhost:3000", deployment.url()))
+        said = deployment.shell(commands("Keys"))
+        key, line = re.findall(r": (\S+)$", said, flags=re.MULTILINE)
+        deployment.secret("api_keys", f"# for the tests\n{line}\n")
+        deployment.shell("docker compose restart gateway && docker compose up --detach --wait")
+        yield Stack(deployment, key, hello)
+    finally:
+        deployment.compose("down --volumes --timeout 5", COMPOSE_PROFILES="monitoring")

@@ -1,0 +1,70 @@
+"""A docker engine for tests, and every bento's image for the CPU, built once a session.
+
+The engine is one of our own, thrown away at the end (outside of CI its images stay for the next
+run), unless BENTOVOX_TEST_ENGINE=installed asks for the one that docker finds by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci import base, docker, image, platforms, specs
+from ci.engine import standin
+from ci.engine.command import HOME
+from ci.engine.daemon import Engine
+from ci.errors import CiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ci.image import Image
+
+OPTIONS = base.Options(network="host")  # no bridge of ours leads out
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[None]:
+    """Docker means an engine that may be filled and emptied."""
+    if os.environ.get("BENTOVOX_TEST_ENGINE") == "installed":
+        try:
+            docker.ready()
+        except CiError as error:
+            pytest.skip(str(error))
+        yield
+        return
+    if reason := _reason():
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch, Engine(HOME).running() as variables:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        standin.debian(HOME)
+        yield
+    if os.environ.get("CI"):
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
+def _reason() -> str | None:
+    """Say why there can be no engine here, None where there can."""
+    release = Path("/etc/os-release")
+    is_debian = release.exists() and "\nID=debian\n" in f"\n{release.read_text()}\n"
+    if os.geteuid() == 0 and is_debian:
+        return None
+    return "no throw-away engine here: that needs Debian and root (BENTOVOX_TEST_ENGINE=installed)"
+
+
+@pytest.fixture(scope="session")
+def built(engine: None) -> Callable[[str], Image]:  # noqa: ARG001  it must run
+    """Return a function that gives a bento's image for the CPU, built once."""
+    made: dict[str, Image] = {}
+
+    def image_of(name: str) -> Image:
+        if name not in made:
+            made[name] = image.make(specs.load(name), platforms.get("cpu"), OPTIONS)
+        return made[name]
+
+    return image_of

@@ -1,0 +1,128 @@
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from ci.__main__ import main
+from tests.oci_layouts import Layouts
+
+MIB = 1 << 20
+BASE = {"etc/os-release": "x", "usr/lib/x.so": b"x" * 3 * MIB}
+CODE = {"app/src/service.py": b"c" * 5000}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def base(layouts: Layouts) -> str:
+    return str(layouts.make(BASE, name="base", labels={}))
+
+
+def test_the_base_part_is_what_the_image_shares_with_its_base(
+    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = layouts.archived(BASE, CODE, created_by=["", "COPY bento /app"])
+    assert main(["layers", str(image), "--base", base, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [(layer["part"], layer["holds"]) for layer in said["layers"]] == [
+        ("base", "operating system"),
+        ("app", "code"),
+    ]
+    assert said["app_compressed_bytes"] == said["layers"][1]["compressed_bytes"]
+    assert said["change_bytes"] > said["app_compressed_bytes"]
+
+
+def test_an_image_on_another_base_is_refused(
+    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = layouts.make({"other": "x"}, CODE)
+    assert main(["layers", str(image), "--base", base]) == 1
+    assert "does not stand on" in capsys.readouterr().err
+
+
+def test_a_fault_is_exit_code_1_and_stands_in_the_table(
+    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = layouts.make(BASE, {**CODE, "usr/bin/gcc": "x"}, user="0")
+    assert main(["layers", str(image), "--base", base]) == 1
+    said = capsys.readouterr()
+    assert "  FAIL  not root\n" in said.out
+    assert "has a compiler: usr/bin/gcc" in said.out
+    assert "faults named above: 2" in said.err
+
+
+def test_without_gates_nothing_is_judged(
+    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = layouts.make(BASE, CODE, user="0")
+    assert main(["layers", str(image), "--base", base, "--no-gates"]) == 0
+    assert "not root" not in capsys.readouterr().out
+
+
+def test_top_shows_the_largest(
+    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = layouts.make(BASE, CODE)
+    main(["layers", str(image), "--base", base, "--top", "1"])
+    assert "3.0 MiB  usr/lib/x.so" in capsys.readouterr().out
+
+
+def test_growth_fails_and_keeps_the_file_until_it_is_accepted(
+    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = layouts.make(name="sizes") / "sizes.json"
+    small = layouts.make(BASE, CODE, name="small")
+    large = layouts.make(BASE, {"app/x": b"x" * 8 * MIB}, name="large", compression="")
+    base_raw = layouts.make(BASE, name="base-raw", compression="")
+    command = ["layers", "--base", base, f"--history={sizes}"]
+    assert main([*command, str(small)]) == 0
+    kept = sizes.read_text()
+    command[2] = str(base_raw)
+    assert main([*command, str(large)]) == 1
+    assert "grew from" in capsys.readouterr().out
+    assert sizes.read_text() == kept
+    assert main([*command, str(large), "--accept"]) == 0
+    assert sizes.read_text() != kept
+
+
+def test_accept_without_history_is_one_line(
+    layouts: Layouts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["layers", str(layouts.make({})), "--accept"]) == 1
+    assert "--accept needs --history" in capsys.readouterr().err
+
+
+def test_a_secrets_value_is_never_printed(
+    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = layouts.make(BASE, environment=["HF_TOKEN=hf_abcdefghijkl"])
+    main(["layers", str(image), "--base", base, "--json"])
+    said = capsys.readouterr()
+    assert "HF_TOKEN" in said.out
+    assert "hf_abcdefghijkl" not in said.out + said.err
+
+
+def test_the_picture_shows_layers_to_scale_and_what_a_change_pushes(
+    layouts: Layouts, base: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "it.svg"
+    image = layouts.make(BASE, {**CODE, "app/copy": BASE["usr/lib/x.so"]})
+    main(["layers", str(image), "--base", base, f"--svg={path}"])
+    picture = ET.parse(path).getroot()  # noqa: S314  we wrote it
+    texts = [text.text for text in picture.iter(f"{SVG}text")]
+    assert "base: shared, pulled once" in texts
+    assert "app part" in texts
+    assert any(text.startswith("a code change pushes") for text in texts)
+    assert "3.0 MiB for nothing" in texts
+    bars = [
+        float(bar.get("width"))
+        for bar in picture.iter(f"{SVG}rect")
+        if bar.find(f"{SVG}title") is not None
+    ]
+    assert bars[0] == pytest.approx(bars[1], rel=0.01)  # two layers of 3 MiB each
+
+
+def test_names_in_the_picture_are_escaped(layouts: Layouts, tmp_path: Path) -> None:
+    path = tmp_path / "it.svg"
+    main(["layers", str(layouts.make({"a<b&c": b"x" * 9 * MIB}, labels={})), f"--svg={path}"])
+    assert "a<b&c" in "".join(ET.parse(path).getroot().itertext())  # noqa: S314  we wrote it
