@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from ci import base, docker, image, platforms, specs
-from tests.images.conftest import OPTIONS
+from tests.engine import OPTIONS
 
 ANEW = dataclasses.replace(OPTIONS, no_cache=True)
 CPU = platforms.get("cpu")

@@ -115,7 +115,7 @@ def test_a_base_installs_what_any_of_its_bentos_wants(two: dict[str, Path]) -> N
     two["two"].write_text("torch==2.13.0\nnumpy==2.4.0\nav==14.0\n")
     found = groups.requirements("vllm", "cpu", TABLE)
     assert found["torch"] == {"torch": "2.13.0"}
-    assert found["shared"] == {"numpy": "2.4.0"}
+    assert found["numeric"] == {"numpy": "2.4.0"}
     assert found["speech"] == {}, "av is in a group that this base has not"
 
 
