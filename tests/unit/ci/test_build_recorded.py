@@ -112,3 +112,24 @@ def test_a_build_tells_each_of_its_steps_and_leaves_a_report(
     assert "    [base 2/2] RUN echo one  cached\n" in capsys.readouterr().err
     written = json.loads((tmp_path / "build.json").read_text())
     assert [step["name"] for step in written["steps"]] == [step.name for step in done.steps]
+
+
+def test_a_cache_that_cannot_be_read_is_told_and_is_not_why_a_build_failed(
+    docker: Callable[[str, int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docker("failed", 1)
+    moment = "2026-01-02T03:04:05Z"
+    step = {"digest": "x", "name": "importing cache manifest from 127.0.0.1:9/cache:cpu"}
+    event = {"vertexes": [{**step, "started": moment, "completed": moment, "error": "refused"}]}
+    script = tmp_path / "docker"
+    told = shlex.quote(json.dumps(event))
+    script.write_text(script.read_text().replace("/bin/cat", f"echo {told} >&2\n/bin/cat"))
+    with pytest.raises(CiError, match=r"^\[stage-1 2/2\] RUN .*: three$"):
+        build.build(["."])
+    assert f"    {step['name']}: refused\n" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_is_told_even_if_other_lines_come_after() -> None:
+    log = ["write failed: No space left on device", *map(str, range(20))]
+    step = build.Step("a", "[1/1] RUN x", error="exit code: 1", log=log)
+    assert "the engine's disk is full" in build._failure(build.Report([step], 1.0), [])
