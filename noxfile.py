@@ -174,7 +174,7 @@ def images(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, the rules of import and the workflows; `-- --fix` goes to ruff."""
+    """Check style, the rules of import, workflows and Dockerfiles; `-- --fix` goes to ruff."""
     tool = environment(session, "dev").parent
     workflows = sorted(str(path) for path in ROOT.glob(".github/workflows/*.yml"))
     actions = sorted(str(path) for path in ROOT.glob(".github/actions/*/action.yml"))
@@ -186,6 +186,7 @@ def lint(session: nox.Session) -> None:
         ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows],
         ["check-jsonschema", "--builtin-schema", "vendor.github-actions", *actions],
         ["check-jsonschema", "--builtin-schema", "vendor.dependabot", updates],
+        ["hadolint", "bentos/Dockerfile", "bentos/bases/Dockerfile"],
         ["zizmor", "--offline", "--no-progress", "--quiet", *workflows, *actions, updates],
     ):
         session.run(str(tool / command[0]), *command[1:], env=variables(), external=True)

@@ -11,6 +11,7 @@ image under the name that bentofiles say.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,6 @@ from ci.paths import BENTOS, BUILT
 from ci.progress import say
 
 if TYPE_CHECKING:
-    import argparse
     from pathlib import Path
 
     from ci.build import Report
@@ -109,6 +109,7 @@ def find(stage: str, platform: Platform, registry: str = "") -> Base:
     parts = [
         platform.reference,
         platform.devel_reference,
+        *(platform.python, platform.torch, platform.torch_from),
         uv_version(),
         *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
         json.dumps(wanted),
@@ -205,6 +206,8 @@ def parser() -> argparse.ArgumentParser:
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
     holding = verbs.add_parser("held", help="write what a platform's image holds, for the locks")
     holding.add_argument("platform", metavar="PLATFORM")
+    for verb in (making, pinning, holding):
+        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     return options
 
 
@@ -293,7 +296,9 @@ def _pin(given: argparse.Namespace) -> None:
             digest = docker.digest(f"{platform.image}:{tag}")
             pinned[f"{name}.{key}"] = digest
             pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
-            text = re.sub(pattern, rf'\g<1>"{digest}"', text)
+            text, times = re.subn(pattern, rf'\g<1>"{digest}"', text)
+            if times != 1:
+                raise CiError(f'{platforms.TABLE.name} [{name}]: no line `{key} = ""` to write to')
     platforms.TABLE.write_text(text, encoding="utf-8")
     if given.json:
         command.result_json(pinned)

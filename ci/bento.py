@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _DRAFT: Final = "draft"
 _STAMP: Final = "1980-01-01T00:00:00+00:00"
 _CREATED: Final = re.compile(r"^creation_time: .*$", re.MULTILINE)
+_VERSION: Final = re.compile(rf"^version: {_DRAFT}$", re.MULTILINE)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +71,7 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
         CiError: the spec cannot be built for that platform, or BentoML refuses it.
     """
     lock = spec.lock_for(platform.name)
-    specs.read_lock(lock)
+    platforms.check_torch(specs.read_lock(lock), platform, lock)
     final = BUILT / f"{spec.name}-{platform.name}" / "bento"
     final.parent.mkdir(parents=True, exist_ok=True)
     say(f"Building the bento {spec.bento} for {platform.name}")
@@ -110,7 +111,7 @@ def settle(built: Path) -> str:
         digest.update(f"{path.relative_to(built)}\0".encode())
         digest.update(path.read_bytes())
     version = digest.hexdigest()[:12]
-    described.write_text(unversioned.replace(_DRAFT, version), encoding="utf-8")
+    described.write_text(_VERSION.sub(f"version: '{version}'", unversioned), encoding="utf-8")
     contexts.settle(built)
     return version
 
@@ -143,5 +144,7 @@ def _run_bentoml(bentofile: Path, spec: Spec, home: Path) -> Path:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         for line in said[-15:]:
             say(f"    | {line}")
-        raise CiError(f"BentoML did not build {spec.bento}: {said[-1] if said else 'no word'}")
+        why = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
+        last = (why or said or ["it said nothing"])[-1]
+        raise CiError(f"BentoML did not build {spec.bento}: {last}")
     return home / "bentos" / spec.bento / _DRAFT

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _EVERY_S: Final = 15.0
 _NOT_OF_THE_FILE: Final = ("[internal]", "[context ")
+_IMPORT: Final = "importing cache manifest"
 _NOT_IN_REPORTS: Final = {"log", "spans"}
 
 
@@ -117,20 +118,24 @@ def build(arguments: Iterable[str], *, report: Path | None = None) -> Report:
         text=True,
         env=docker.environment(),
     ) as process:
-        for line in process.stderr or ():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = None
-            if not isinstance(event, dict):
-                other.append(line.rstrip())
-                continue
-            for step in follow(steps, event):
-                _tell(step)
-                told = time.monotonic()
-            if time.monotonic() - told > _EVERY_S:
-                told = time.monotonic()
-                say(f"    ... still at work after {told - began:.0f} s")
+        try:
+            for line in process.stderr or ():
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    event = None
+                if not isinstance(event, dict):
+                    other.append(line.rstrip())
+                    continue
+                for step in follow(steps, event):
+                    _tell(step)
+                    told = time.monotonic()
+                if time.monotonic() - told > _EVERY_S:
+                    told = time.monotonic()
+                    say(f"    ... still at work after {told - began:.0f} s")
+        except BaseException:
+            process.terminate()  # else it would go on alone where only this process is told to stop
+            raise
     done = Report(list(steps.values()), time.monotonic() - began)
     if process.returncode:
         raise CiError(_failure(done, other))
@@ -167,6 +172,8 @@ def follow(steps: dict[str, Step], event: dict[str, Any]) -> list[Step]:
 
 
 def _tell(step: Step) -> None:
+    if step.error and step.name.startswith(_IMPORT):
+        say(f"    {step.name}: {step.error}")
     if step.is_instruction and not step.error:
         how = "cached" if step.cached else f"{step.seconds:.1f} s"
         say(f"    {step.name[:100]}  {how}")
@@ -177,10 +184,11 @@ def _failure(report: Report, other: list[str]) -> str:
     failed = [step for step in report.steps if step.error and "canceled" not in step.error]
     if not failed:
         return docker.explained("\n".join(other), "docker buildx build")
-    step = failed[0]
+    # A cache that cannot be read is no reason to fail; another step is.
+    step = next((one for one in failed if not one.name.startswith(_IMPORT)), failed[0])
     for line in step.log[-25:]:
         say(f"    | {line}")
-    said = "\n".join([*step.log[-3:], step.error])
+    said = "\n".join([step.error, *step.log[-25:]])  # what it printed says more than its exit code
     return docker.explained(said, step.name[:120])
 
 

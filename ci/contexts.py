@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from ci.errors import CiError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -13,8 +15,15 @@ EPOCH: Final = 315532800
 
 
 def epoch() -> int:
-    """Return the time that files get: SOURCE_DATE_EPOCH where it is set."""
-    return int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH))
+    """Return the time that files get: SOURCE_DATE_EPOCH where it is set.
+
+    Raises:
+        CiError: that is no number of seconds.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH", str(EPOCH))
+    if not given.isdecimal():
+        raise CiError(f"SOURCE_DATE_EPOCH is {given!r}: give whole seconds since 1970, or unset it")
+    return int(given)
 
 
 def settle(folder: Path) -> None:

@@ -61,7 +61,7 @@ def _work(options: argparse.Namespace) -> int:
             before = path.read_text(encoding="utf-8") if path.exists() else ""
             kept = "" if options.upgrade else before or served(known[platform])
             after = resolve(spec, known[platform], kept)
-            check(specs.read_lock_text(after, path), known[platform], path)
+            platforms.check_torch(specs.read_lock_text(after, path), known[platform], path)
             if after != before:
                 drifted.append(str(path.relative_to(ROOT)))
                 if not options.check:
@@ -76,20 +76,6 @@ def _work(options: argparse.Namespace) -> int:
 def output(spec: Spec, platform: str) -> Path:
     """Return where the lock of a platform is, or will be."""
     return ROOT / spec.lock.replace(f".{spec.platforms[0]}.", f".{platform}.")
-
-
-def check(lock: dict[str, str], platform: Platform, path: Path) -> None:
-    """Refuse a lock that the platform's torch does not fit.
-
-    Raises:
-        CiError: it locks another torch than the platform has.
-    """
-    torch = lock.get("torch", platform.torch)
-    if torch != platform.torch:
-        raise CiError(
-            f"{path.name} locks torch {torch}, platforms.toml has {platform.torch} for "
-            f"{platform.name}: change both together, and the image's tag with them"
-        )
 
 
 def resolve(spec: Spec, platform: Platform, before: str) -> str:

@@ -74,6 +74,20 @@ def get(name: str, table: Path = TABLE) -> Platform:
     return known[name]
 
 
+def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
+    """Refuse a lock that the platform's torch does not fit.
+
+    Raises:
+        CiError: it locks another torch than the platform has.
+    """
+    torch = lock.get("torch", platform.torch)
+    if torch != platform.torch:
+        raise CiError(
+            f"{path.name} locks torch {torch}, platforms.toml has {platform.torch} for "
+            f"{platform.name}: change both together, and the image's tag with them"
+        )
+
+
 def _platform(table: Path, name: str, values: object) -> Platform:
     wanted = {field.name for field in dataclasses.fields(Platform)} - {"name"}
     given = values if isinstance(values, dict) else {}

@@ -53,10 +53,15 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _IMAGE: Final = re.compile(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
 _VERSION: Final = re.compile(r"3\.\d{1,2}")
 _PATH: Final = re.compile(r"[\w./*-]+")
+_LABEL_NAME: Final = re.compile(r"[a-z][a-z0-9._-]*")
+_PLATFORM_NAMES: Final = re.compile(r"[a-z0-9]+( [a-z0-9]+)*")
+_FLOATING: Final = re.compile(r"(.*/)?[^/:@]+(:latest)?")
 _VARIABLE: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 _VALUE: Final = re.compile(r"[\w ./:,@=+-]*")
 _SECRET: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEYS?(_|$)")
-_SECRET_VALUE: Final = re.compile(r"\b(hf_\w{8,}|sk-\w{8,}|gh[pousr]_\w{8,}|AKIA[A-Z0-9]{12,})")
+_SECRET_VALUE: Final = re.compile(
+    r"\b(hf_\w{8,}|sk-[\w-]{8,}|gh[pousr]_\w{8,}|github_pat_\w{8,}|AKIA[A-Z0-9]{12,})|://[^/]*:[^/]*@"
+)
 _PINNED: Final = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.!+_-]+( ?;.*)?")
 
 
@@ -139,7 +144,7 @@ def load(name: str, path: Path | None = None) -> Spec:
     path = path or path_of(name)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise CiError(f"{_short(path)}: {' '.join(str(error).split())}") from error
     for fault in faults(data):
         raise CiError(f"{_short(path)}: {fault}")
@@ -176,13 +181,14 @@ def faults(data: Any) -> Iterator[str]:
         for entry in data.get(key, []):
             yield from _matching(key, entry, _PATH, "paths and wildcards")
     yield from _labels(data["labels"])
+    yield from _lock_name(data["python"]["requirements_txt"], data["labels"])
     for entry in data.get("envs", []):
         yield from _environment(entry)
 
 
 def _docker(docker: dict[str, Any]) -> Iterator[str]:
     yield from _matching("docker.base_image", docker["base_image"], _IMAGE, "an image's reference")
-    if re.search(r":latest$|^[^:@]+$", docker["base_image"]):
+    if _FLOATING.fullmatch(docker["base_image"]):
         yield f"docker.base_image: {docker['base_image']!r} floats; name a tag that does not"
     yield from _matching("docker.python_version", docker["python_version"], _VERSION, "like 3.12")
     yield from _matching("docker.setup_script", docker.get("setup_script", "x"), _PATH, "a path")
@@ -192,6 +198,15 @@ def _python(python: dict[str, Any]) -> Iterator[str]:
     yield from _matching("python.requirements_txt", python["requirements_txt"], _PATH, "a path")
     if python["lock_packages"]:
         yield "python.lock_packages: must be false; what `nox -s lock` locked is what is built"
+
+
+def _lock_name(lock: str, labels: dict[Any, Any]) -> Iterator[str]:
+    platform, *_ = [*str(labels.get(_PLATFORMS, "")).split(), ""]
+    if platform and lock.count(f".{platform}.") != 1:
+        yield (
+            f"python.requirements_txt: {lock!r} has no .{platform}. in its name, so that "
+            "other platforms' locks cannot be found"
+        )
 
 
 def read_lock(path: Path) -> dict[str, str]:
@@ -242,14 +257,20 @@ def _labels(labels: dict[Any, Any]) -> Iterator[str]:
         if not isinstance(value, str):
             yield f"labels.{key}: {value!r} is not text; put it in quotes"
             return
+        yield from _matching("labels", key, _LABEL_NAME, "a label's name")
         yield from _matching(f"labels.{key}", value, _VALUE, "plain text")
-        if str(key).startswith(LABEL) and not str(key).startswith((_BASE, _BUDGET, _PLATFORMS)):
-            yield f"labels.{key}: is no label of ours; there are {_PLATFORMS}, {_BASE}, {_BUDGET}"
-        if str(key).startswith(_BUDGET) and not value.isdigit():
+        if str(key).startswith(_BUDGET) and not value.isdecimal():
             yield f"labels.{key}: {value!r} is no number of MiB"
     for key in (_PLATFORMS, _BASE, _BUDGET):
         if key not in labels:
             yield f"labels.{key}: is missing"
+    platforms = labels.get(_PLATFORMS, "cpu")
+    yield from _matching(f"labels.{_PLATFORMS}", platforms, _PLATFORM_NAMES, "platforms' names")
+    ends = ("", *(f".{platform}" for platform in platforms.split()))
+    ours = {_PLATFORMS, *(f"{key}{end}" for key in (_BASE, _BUDGET) for end in ends)}
+    for key in labels:
+        if str(key).startswith(LABEL) and key not in ours:
+            yield f"labels.{key}: is no label of ours; there are {', '.join(sorted(ours))}"
 
 
 def _environment(entry: Any) -> Iterator[str]:

@@ -13,6 +13,6 @@ try:
     answer = connection.getresponse()
     print(answer.status, answer.read(400).decode(errors="replace"))
     sys.exit(0 if answer.status == http.HTTPStatus.OK else 1)
-except OSError as error:
-    print(f"port {port}: {error}")
+except (OSError, http.client.HTTPException) as error:
+    print(f"port {port}: {error!r}")
     sys.exit(1)

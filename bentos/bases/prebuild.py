@@ -37,7 +37,8 @@ def compiled(source: Path, module: Path) -> None:
     include = sysconfig.get_paths(scheme="posix_prefix")["include"]
     where = [f"-I{source.parent / 'include'}", f"-I{include}", f"-L{stub.parent}"]
     options = ["-O3", "-shared", "-fPIC", "-Wno-psabi"]
-    subprocess.check_call(["gcc", source, *options, "-o", module, *where, "-l:libcuda.so.1"])
+    library = ["-Wl,--no-as-needed", "-l:libcuda.so.1"]  # the stub has no symbol that is needed
+    subprocess.check_call(["gcc", source, *options, "-o", module, *where, *library])
     stub.unlink()
 
 

@@ -161,7 +161,7 @@ def check(lock: Path) -> None:
         name, place = distribution.metadata["Name"], Path(str(distribution.locate_file("")))
         if name and place != SYSTEM:
             places.setdefault(normal(name), []).append((distribution.version, place))
-    faults = [*differing(wanted(lock), places), *twice(places)]
+    faults = [*differing(wanted(lock), places), *twice(places), *own_torch(places)]
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:
@@ -185,6 +185,15 @@ def twice(places: dict[str, list[tuple[str, Path]]]) -> list[str]:
         "again with what the base holds (`python -m ci base held`)"
         for name, found in places.items()
         if len(found) > 1
+    ]
+
+
+def own_torch(places: dict[str, list[tuple[str, Path]]]) -> list[str]:
+    """Return a line if torch is in the bento's own environment."""
+    return [
+        f"torch {version} is in {place}: gigabytes in a layer of the bento; its base must hold it"
+        for version, place in places.get("torch", ())
+        if place.is_relative_to(sys.prefix) and sys.prefix != sys.base_prefix
     ]
 
 

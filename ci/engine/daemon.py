@@ -152,7 +152,9 @@ class Engine:
         ).stdout
         first = int(self.run.name[-2:], 16) % len(_SUBNETS)
         order = [*_SUBNETS[first:], *_SUBNETS[:first]]
-        subnet = next(n for n in order if f" 172.29.{n}." not in taken)
+        subnet = next((n for n in order if f" 172.29.{n}." not in taken), None)
+        if subnet is None:
+            raise CiError("no network of 172.29.0.0/16 is free here for the engine's bridge")
         for command in (
             ("link", "add", self.bridge, "type", "bridge"),
             ("addr", "add", f"172.29.{subnet}.1/24", "dev", self.bridge),

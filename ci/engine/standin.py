@@ -34,9 +34,9 @@ CMD ["bash"]
 """
 _TORCH: Final = """
 FROM debian:bookworm-slim
-ARG TORCH PYTHON
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc python3 \
  && rm -rf /var/lib/apt/lists/*
+ARG TORCH PYTHON
 RUN site=/usr/local/lib/python$PYTHON/dist-packages \
  && mkdir -p $site/torch $site/torch-$TORCH.dist-info \
  && echo "__version__ = '$TORCH'" > $site/torch/__init__.py \

@@ -1,0 +1,41 @@
+"""The same inputs give the same image, to the last byte, with nothing taken from a cache."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ci import base, docker, image, platforms, specs
+from tests.engine import OPTIONS
+
+ANEW = dataclasses.replace(OPTIONS, no_cache=True)
+CPU = platforms.get("cpu")
+
+
+def identity(reference: str) -> str:
+    found = docker.inspect(reference)
+    assert found is not None
+    return str(found["Id"])
+
+
+def made(options: base.Options) -> tuple[str, str]:
+    """Build the gateway's base and its image; return what names their whole content."""
+    below = base.find("slim", CPU)
+    if options.no_cache:
+        base.make(below, options)
+    done = image.make(specs.load("gateway"), CPU, options)
+    return identity(below.reference), identity(done.names[0])
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_base_and_an_image_built_again_from_nothing_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    first = made(ANEW)
+    assert made(ANEW) == first
+    with monkeypatch.context() as other:
+        other.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        assert made(OPTIONS)[1] != first[1], "the time is an input"
+    assert made(OPTIONS) == first, "and the only one that had changed"

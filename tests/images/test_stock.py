@@ -1,0 +1,123 @@
+"""The plain way: `bentoml build` and `bentoml containerize`, without anything of `python -m ci`.
+
+It gives a larger image than ours, in one layer, but works and keeps the base's torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci import bento, docker, platforms, specs, test_image
+from ci.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ci.image import Image
+
+NAME = "bentovox-test-stock"
+Container = test_image.Container
+
+
+class Store:
+    """A store of BentoML's own, with its command line; no statistics are sent."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def run(self, *words: str) -> str:
+        tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        quiet = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(self.home), "PATH": tools}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "bentoml", *words],
+            cwd=ROOT,
+            env={**os.environ, **quiet},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        return done.stdout
+
+    def containerize(self, tag: str) -> str:
+        image = f"{NAME}:{tag.partition(':')[0]}"
+        self.run("containerize", tag, "--image-tag", image, "--opt", "network=host")
+        return image
+
+
+@pytest.fixture(scope="module")
+def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:  # noqa: ARG001
+    yield Store(tmp_path_factory.mktemp("bentoml"))
+    for name in ("bentovox-gateway", "bentovox-chat"):
+        docker.ask("image", "rm", f"{NAME}:{name}")
+
+
+@pytest.fixture(scope="module")
+def gateway(built: Callable[[str], Image], store: Store) -> str:
+    """Return the gateway's image, made of its bentofile as it is; its base is there."""
+    assert built("gateway").base.moving == specs.load("gateway").data["docker"]["base_image"]
+    store.run("build", "-f", "bentos/gateway/bentofile.yaml")
+    return store.containerize("bentovox-gateway:latest")
+
+
+@pytest.fixture(scope="module")
+def chat(built: Callable[[str], Image], store: Store) -> str:
+    """Return chat's image for the CPU, made of the bento that `python -m ci bento` gives."""
+    built("chat")
+    packed, version = bento.make(specs.load("chat"), platforms.get("cpu"))
+    shutil.copytree(packed, store.home / "bentos" / "bentovox-chat" / version)
+    return store.containerize(f"bentovox-chat:{version}")
+
+
+def test_a_plain_image_runs_read_only_without_root_and_turns_healthy(gateway: str) -> None:
+    settings = {"BENTOML_HOME": "/tmp/bentoml", **test_image._settings(specs.load("gateway"))}  # noqa: S108  the container's
+    with Container(gateway, **settings) as container:
+        assert container.exec("id", "-u") == "1034"
+        docker.call("exec", "--detach", container.name, "python3", "-c", test_image._BACKEND_CODE)
+        container.wait("healthy")
+        assert container.request("GET", "/v1/models")[0] == 200
+        passed, seen = container.ends()
+        assert passed, seen
+
+
+def test_a_plain_image_stands_on_its_bases_layers_and_keeps_its_health_check(gateway: str) -> None:
+    known = docker.inspect(gateway)
+    base = docker.inspect(specs.load("gateway").data["docker"]["base_image"])
+    assert known is not None
+    assert base is not None
+    below = base["RootFS"]["Layers"]
+    assert known["RootFS"]["Layers"][: len(below)] == below
+    assert known["Config"]["Healthcheck"]["Test"] == ["CMD", "healthcheck.py"]
+
+
+def python(image: str, code: str) -> str | None:
+    words = ("--entrypoint=/app/.venv/bin/python", "--env=BENTOML_HOME=/tmp/bentoml", image)
+    return docker.ask("run", "--rm", "--network=none", *test_image.HARDENED, *words, "-c", code)
+
+
+def test_a_plain_image_with_vllm_keeps_its_bases_torch(chat: str) -> None:
+    code = "import torch, vllm; print(torch.__file__, torch.__version__, vllm.__file__)"
+    assert (python(chat, code) or "").split() == [
+        "/usr/local/lib/python3.11/dist-packages/torch/__init__.py",
+        f"{platforms.get('cpu').torch}+cpu",
+        "/usr/local/lib/python3.11/dist-packages/vllm/__init__.py",
+    ]
+    look = "import pathlib; print(*pathlib.Path('/app/.venv').rglob('torch-*.dist-info'))"
+    assert python(chat, look) == ""
+
+
+def test_a_plain_image_is_what_is_locked_as_a_whole(chat: str) -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['wheels.py', 'check', "
+        "'/home/bentoml/bento/env/python/requirements.txt']; "
+        "runpy.run_path('/usr/local/bin/wheels.py', run_name='__main__')"
+    )
+    assert python(chat, code) == ""

@@ -1,0 +1,149 @@
+"""The wheel groups over the real locks, and over bentos that are made for the test."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci import base, groups, platforms, specs
+from ci.errors import CiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TABLE = groups.load()
+DOCKERFILE = (base.FOLDER / "Dockerfile").read_text(encoding="utf-8")
+LOCKS = [(name, platform) for name in specs.names() for platform in specs.load(name).platforms]
+HEAVY = re.compile(
+    r"torch(audio|vision|codec)?|triton|nvidia-(?!ml-py).*|vllm.*|flashinfer.*|onnxruntime.*|tilelang|z3-solver|tokenspeed-.*"
+    r"|transformers|numba|llvmlite|scipy|scikit-learn|opencv-.*|xgrammar|numpy|cuda-.*|diffusers"
+)
+"""What is tens of megabytes or more: never in a layer that changes with a bento."""
+
+
+def stages() -> dict[str, tuple[str, list[str]]]:
+    """Return each stage of the Dockerfile: what it stands on, what groups it copies."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    name = ""
+    for line in DOCKERFILE.splitlines():
+        if begins := re.fullmatch(r"FROM (\S+) AS (\S+)", line):
+            below, name = begins.groups()
+            found[name] = (below, [])
+        elif copies := re.fullmatch(r"COPY --link --from=group-(\S+) /group /", line):
+            found[name][1].append(copies[1])
+    return found
+
+
+def copied(stage: str) -> list[str]:
+    below, own = stages()[stage]
+    return [*(copied(below) if below in stages() else []), *own]
+
+
+@pytest.mark.parametrize("stage", TABLE.stages)
+def test_the_dockerfile_copies_into_a_base_what_the_table_says_in_its_order(stage: str) -> None:
+    assert copied(stage) == list(TABLE.stages[stage])
+
+
+def test_every_group_is_a_stage_and_every_such_stage_a_group() -> None:
+    found = {name.removeprefix("group-") for name in stages() if name.startswith("group-")}
+    assert found == TABLE.patterns.keys()
+
+
+def test_every_groups_stage_reads_its_own_list() -> None:
+    for group in TABLE.patterns:
+        (text,) = re.findall(
+            rf"^FROM system AS group-{group}\n(.*?)\n\n", DOCKERFILE, re.DOTALL | re.MULTILINE
+        )
+        assert f"source=groups/{group}.txt,target=/tmp/group.txt" in text
+
+
+@pytest.mark.parametrize(("name", "platform"), LOCKS)
+def test_every_heavy_package_of_a_lock_is_in_a_group_of_its_base(name: str, platform: str) -> None:
+    spec = specs.load(name)
+    taken = TABLE.stages[spec.base(platform)]
+    heavy = {package for package in spec.requirements(platform) if HEAVY.fullmatch(package)}
+    light = set() if taken else {"numpy"}  # without torch it is the only one
+    assert {package for package in heavy if TABLE.group_of(package) not in taken} == heavy & light
+
+
+@pytest.mark.parametrize(
+    ("stage", "platform"), sorted({(specs.load(n).base(p), p) for n, p in LOCKS})
+)
+def test_what_a_base_installs_is_what_its_bentos_lock(stage: str, platform: str) -> None:
+    wanted = groups.requirements(stage, platform)
+    assert wanted.keys() == TABLE.patterns.keys()
+    installed = {name: version for group in wanted.values() for name, version in group.items()}
+    assert bool(installed) == bool(TABLE.stages[stage])
+    for name, version in installed.items():
+        assert version in {
+            spec.requirements(platform).get(name) for spec in groups._on(stage, platform)
+        }
+
+
+def test_torch_is_in_every_base_with_groups_as_the_platform_says_it() -> None:
+    for stage, taken in TABLE.stages.items():
+        for platform in platforms.load().values():
+            wanted = groups.requirements(stage, platform.name)
+            if taken and any(wanted.values()):
+                assert wanted["torch"]["torch"] == platform.torch
+
+
+def test_a_package_is_in_the_first_group_that_takes_it() -> None:
+    table = groups.Groups({"one": ("nvidia-cudnn-cu*",), "two": ("nvidia-*",)}, {})
+    assert table.group_of("nvidia-cudnn-cu13") == "one"
+    assert table.group_of("nvidia-cudnn-frontend") == "two"
+    assert table.group_of("httpx") is None
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Return the locks of two bentos that stand on one base."""
+    locks = {name: tmp_path / f"{name}.cpu.txt" for name in ("one", "two")}
+    made = {}
+    for name, path in locks.items():
+        labels = {"bentovox.platforms": "cpu", "bentovox.base": "vllm"}
+        made[name] = specs.Spec(name, name, path, "x", ("cpu",), str(path), {"labels": labels})
+    monkeypatch.setattr(specs, "names", lambda: list(made))
+    monkeypatch.setattr(specs, "load", made.__getitem__)
+    return locks
+
+
+def test_a_base_installs_what_any_of_its_bentos_wants(two: dict[str, Path]) -> None:
+    two["one"].write_text("torch==2.13.0\nhttpx==1.0\n")
+    two["two"].write_text("torch==2.13.0\nnumpy==2.4.0\nav==14.0\n")
+    found = groups.requirements("vllm", "cpu", TABLE)
+    assert found["torch"] == {"torch": "2.13.0"}
+    assert found["numeric"] == {"numpy": "2.4.0"}
+    assert found["speech"] == {}, "av is in a group that this base has not"
+
+
+def test_two_locks_that_disagree_are_refused_with_both_names(two: dict[str, Path]) -> None:
+    two["one"].write_text("numpy==2.4.0\n")
+    two["two"].write_text("numpy==2.3.0\n")
+    with pytest.raises(
+        CiError, match=r"numpy is 2\.4\.0 for one and 2\.3\.0 for two on cpu; `nox -s lock` brings"
+    ):
+        groups.requirements("vllm", "cpu", TABLE)
+
+
+def test_two_locks_that_disagree_on_what_is_in_no_base_are_no_matter(two: dict[str, Path]) -> None:
+    two["one"].write_text("httpx==1.0\n")
+    two["two"].write_text("httpx==2.0\n")
+    assert not any(groups.requirements("vllm", "cpu", TABLE).values())
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[groups]\na = []\n[bases]\nx = ['b']\n", r"groups\.toml: x names 'b', which is no group"),
+        ("[groups]\na = []\n", "bases"),
+        ("[groups", r"groups\.toml"),
+    ],
+)
+def test_a_fault_of_the_table_is_told(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "groups.toml"
+    path.write_text(text)
+    with pytest.raises(CiError, match=fault):
+        groups.load(path)

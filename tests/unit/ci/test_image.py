@@ -1,0 +1,110 @@
+"""Images: their build context, their labels, and what a job is told of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci import base, build, image, platforms, specs
+from ci.errors import CiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CPU = platforms.get("cpu")
+LOCK = "bentoml==1.4.40\n"
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """Return a bento as `ci.bento` leaves it."""
+    made = tmp_path / "chat-cpu" / "bento"
+    files = {
+        "bento.yaml": "name: x\n",
+        "env/python/requirements.txt": LOCK,
+        "src/services/chat/service.py": "x = 1\n",
+        "src/services/chat/demo_model/model.safetensors": "weights",
+    }
+    for name, text in files.items():
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_text(text)
+    return made
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_context_holds_the_lock_and_the_bento_with_its_model_apart(packed: Path) -> None:
+    context = image.write_context(packed, ())
+    assert files(context) == {
+        "lock/requirements.txt",
+        "parts/models/app/src/services/chat/demo_model/model.safetensors",
+        "bento/app/bento.yaml",
+        "bento/app/env/python/requirements.txt",
+        "bento/app/src/services/chat/service.py",
+    }
+    for part in ("models", "cosyvoice", "baked"):
+        assert (context / "parts" / part).is_dir(), "the Dockerfile copies it, empty or not"
+
+
+def test_the_bento_itself_stays_whole(packed: Path) -> None:
+    before = files(packed)
+    image.write_context(packed, ())
+    assert files(packed) == before
+
+
+def test_a_model_is_baked_under_its_folders_name_in_a_part_of_its_own(
+    packed: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "Qwen3-0.6B"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    context = image.write_context(packed, (model,))
+    assert files(context / "parts" / "baked") == {"models/Qwen3-0.6B/config.json"}
+    assert files(image.write_context(packed, ()) / "parts" / "baked") == set(), "as it was before"
+
+
+def test_cosyvoices_code_comes_with_the_locks_that_speak_with_it_only(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought: list[Path] = []
+    monkeypatch.setattr(image, "_bring_cosyvoice", brought.append)
+    context = image.write_context(packed, ())
+    assert brought == []
+    (packed / "env/python/requirements.txt").write_text("conformer==0.3.2\n")
+    image.write_context(packed, ())
+    assert brought == [context / "parts/cosyvoice/opt/cosyvoice"]
+
+
+def test_a_model_that_is_no_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(CiError, match=r"--bake .*/nowhere: is no folder"):
+        image.make(specs.load("chat"), CPU, base.Options(), bake=(tmp_path / "nowhere",))
+
+
+def test_an_image_is_labelled_with_what_checks_it() -> None:
+    spec = specs.load("chat")
+    below = base.find("vllm", CPU)
+    told = image.labels(spec, CPU, below, "0123456789ab")
+    assert told["org.opencontainers.image.base.name"] == below.reference
+    assert told["org.opencontainers.image.version"] == "0123456789ab"
+    assert told["org.opencontainers.image.title"] == "bentovox-chat"
+    assert told["bentovox.torch"] == CPU.torch
+    assert told["bentovox.budget-mib"] == str(spec.budget_mib("cpu"))
+    assert (told["bentovox.bento"], told["bentovox.platform"]) == ("chat", "cpu")
+
+
+def test_an_image_without_torch_says_so() -> None:
+    spec = specs.load("gateway")
+    assert image.labels(spec, CPU, base.find("slim", CPU), "0")["bentovox.torch"] == ""
+
+
+def test_a_job_is_told_the_name_of_an_image_that_is_kept_here() -> None:
+    spec = specs.load("gateway")
+    names = ("bentovox/gateway:cpu", "bentovox/gateway:cpu-0")
+    made = image.Image(spec, CPU, base.find("slim", CPU), "0", names, build.Report([], 1.234))
+    assert made.as_output(pushed=False) == {"image": "bentovox/gateway:cpu"}
+    told = made.as_json()
+    assert (told["image"], told["names"]) == (names[0], list(names))
+    assert told["seconds"] == 1.23

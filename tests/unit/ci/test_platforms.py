@@ -1,0 +1,97 @@
+"""The table of platforms: what it must hold, and what is told when it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ci import platforms
+from ci.errors import CiError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIGEST = f"sha256:{'a' * 64}"
+KEYS = {
+    "description": "words",
+    "image": "debian",
+    "tag": "12",
+    "digest": "",
+    "devel_tag": "12",
+    "devel_digest": "",
+    "python": "3.11",
+    "torch": "2.13.0",
+    "torch_from": "wheels",
+    "cuda": "",
+    "uv_platform": "x86_64-manylinux_2_28",
+}
+
+
+def table(folder: Path, **changed: object) -> Path:
+    values = {**KEYS, **changed}
+    lines = [f"{k} = {v!r}" for k, v in values.items() if v is not None]
+    path = folder / "platforms.toml"
+    path.write_text("\n".join(["[cpu]", *lines, ""]), encoding="utf-8")
+    return path
+
+
+def test_the_repositorys_table_is_whole_and_pinned_by_what_a_registry_said_or_not_at_all() -> None:
+    known = platforms.load()
+    assert known.keys() == {"cuda13", "cpu"}
+    for platform in known.values():
+        assert bool(platform.digest) == bool(platform.devel_digest)
+        assert bool(platform.cuda) == (platform.torch_from == "base")
+
+
+def test_the_tags_of_a_gpus_image_say_the_torch_and_the_cuda_of_the_table() -> None:
+    for platform in platforms.load().values():
+        if platform.cuda:
+            assert platform.tag == f"{platform.torch}-cuda{platform.cuda}-cudnn9-runtime"
+            assert platform.devel_tag == platform.tag.replace("-runtime", "-devel")
+
+
+def test_an_image_is_named_by_its_digest_once_it_is_pinned(tmp_path: Path) -> None:
+    unpinned = platforms.get("cpu", table(tmp_path))
+    assert (unpinned.reference, unpinned.devel_reference) == ("debian:12", "debian:12")
+    pinned = platforms.get("cpu", table(tmp_path, digest=DIGEST, devel_tag="12-devel"))
+    assert pinned.reference == f"debian:12@{DIGEST}"
+    assert pinned.devel_reference == "debian:12-devel"
+
+
+def test_an_unknown_platform_is_told_with_those_that_are_there() -> None:
+    with pytest.raises(
+        CiError, match=r"'cuda12' is no platform of platforms\.toml; there are cuda13, cpu"
+    ):
+        platforms.get("cuda12")
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"torch": None, "cuda": None}, r"\[cpu\]: cuda, torch missing"),
+        ({"pyton": "3.11"}, r"\[cpu\]: unknown key pyton"),
+        ({"torch": 2}, r"\[cpu\]: torch must be text"),
+        ({"digest": "sha256:abc"}, r"\[cpu\]: digest is no sha256 digest; .* base pin` writes it"),
+        ({"devel_digest": "latest"}, r"\[cpu\]: devel_digest is no sha256 digest"),
+        ({"torch_from": "pip"}, r"\[cpu\]: torch_from is 'base' or 'wheels', not 'pip'"),
+    ],
+)
+def test_a_fault_of_the_table_is_told_by_its_platform_and_key(
+    tmp_path: Path, changed: dict[str, object], fault: str
+) -> None:
+    with pytest.raises(CiError, match=fault):
+        platforms.load(table(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("text", ["[cpu", "cpu = 1", "[cpu]\ntag = '1'\ntag = '2'"])
+def test_a_table_that_is_none_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "platforms.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CiError, match=r"platforms\.toml"):
+        platforms.load(path)
+
+
+def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CiError, match=r"nowhere\.toml"):
+        platforms.load(tmp_path / "nowhere.toml")
