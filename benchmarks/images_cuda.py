@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import machine
-from ci import base, build, docker, image, platforms, sizes, specs, test_image, uv
+from ci import build, buildx, docker, image, platforms, sizes, specs, test_image, uv
 from ci.engine import standin
 from ci.engine.daemon import Engine
 from ci.layers import archive, gates, picture
@@ -81,7 +81,7 @@ def measure(out: Path) -> str:
     rows, said = [], []
     for name in BENTOS:
         began = time.monotonic()
-        made = image.make(specs.load(name), platform, base.Options(network="host"))
+        made = image.make(specs.load(name), platform, buildx.Options(network="host"))
         took_s = time.monotonic() - began
         docker.call("buildx", "prune", "--force")
         rows.append(row(made, took_s, out))
@@ -112,7 +112,7 @@ def make_standin(platform: Platform) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "Dockerfile").write_text("\n".join(lines), encoding="utf-8")
-        options = base.Options(network="host").arguments(platform.reference)
+        options = buildx.Options(network="host").arguments(platform.reference)
         uv_folder = f"--build-context=uv={Path(uv.executable()).parent}"
         build.build([*options, uv_folder, folder])
     docker.call("tag", standin.DEBIAN, platform.devel_reference)
@@ -155,7 +155,7 @@ the same wheels of torch and CUDA on Debian with Python 3.11, since no hub could
 PyTorch's own image is Ubuntu with Python 3.12, so that its own part may differ; what stands above
 it should not. No GPU was there.
 
-| image | raw | pushed | above the platform | above its base | our largest layer | built in | failing |
+| image | raw | pushed | above the platform | above its base | our largest | built in | failing |
 |---|---|---|---|---|---|---|---|
 {rows}
 
