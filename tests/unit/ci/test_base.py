@@ -122,7 +122,7 @@ def test_a_context_holds_the_lists_of_its_groups_the_scripts_and_uv_all_of_one_t
     }
     listed = (context / "groups/shared.txt").read_text()
     assert listed == "numba==0.62.0\nnumpy==2.4.0\n"
-    assert {path.stat().st_mtime for path in context.rglob("*")} == {contexts.epoch()}
+    assert {int(path.stat().st_mtime) for path in context.rglob("*")} == {contexts.epoch()}
     assert os.access(context / "tools/usr/local/bin/wheels.py", os.X_OK)
     assert (context / "tools/usr/local/bin/uv").read_bytes() == _uv()
 
