@@ -149,7 +149,7 @@ def test_an_image_is_kept_here_or_pushed() -> None:
         '--output=type=image,unpack=true,"name=a:1,b:2",compression=gzip,oci-mediatypes=true'
     )
     pushed = given("--push", "--registry=ghcr.io/me").arguments("a:1")
-    assert pushed[0].startswith('--output=type=registry,"name=a:1",compression=zstd')
+    assert pushed[0].startswith('--output=type=registry,store=false,"name=a:1",compression=zstd')
 
 
 def test_caches_network_and_no_cache_go_to_buildx_only_where_they_are_given() -> None:
