@@ -207,8 +207,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the front door and its peers on this machine; write the table and the plot."""
+    """Measure the front door and its peers here, or `-- images`; write the table and the plot."""
     python = environment(session, "bench")
+    if session.posargs[:1] == ["images"]:
+        builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
+        run(session, python, "-m", "benchmarks", *session.posargs, **builder)
+        return
     run(session, python, "-m", "benchmarks", *session.posargs, STACK_PYTHON=str(stack(session)))
 
 

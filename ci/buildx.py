@@ -30,7 +30,8 @@ class Options:
 
     def arguments(self, *names: str) -> list[str]:
         """Return buildx's arguments for an image of these names."""
-        kind = "type=registry" if self.push else "type=image,unpack=true"
+        # What is pushed is not kept here: to keep it, an engine fetches and unpacks all of it.
+        kind = "type=registry,store=false" if self.push else "type=image,unpack=true"
         output = (
             f'{kind},"name={",".join(names)}",compression={self.compression},oci-mediatypes=true'
         )

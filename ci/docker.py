@@ -128,13 +128,18 @@ def digest(reference: str) -> str:
 
 def layers(image: str) -> int:
     """Return how many layers an image has, here or in its registry; 0 where nobody says."""
+    return len(diff_ids(image))
+
+
+def diff_ids(image: str) -> tuple[str, ...]:
+    """Return the diff ids of an image's layers, here or in its registry; none if nobody says."""
     known = inspect(image)
     if known is None:
         said = ask("buildx", "imagetools", "inspect", "--format={{json .Image}}", image)
         known = json.loads(said) if said else {}
         known = known.get("linux/amd64", known)  # an image for one platform is not in a table
     root: dict[str, Any] = known.get("RootFS") or known.get("rootfs") or {}
-    return len(root.get("Layers") or root.get("diff_ids") or [])
+    return tuple(root.get("Layers") or root.get("diff_ids") or ())
 
 
 def explained(said: str, what: str) -> str:

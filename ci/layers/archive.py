@@ -48,25 +48,33 @@ def read(reference: str) -> Image:
 
 
 def diff_ids(reference: str) -> tuple[str, ...]:
-    """Return the diff ids of an image's layers.
+    """Return the diff ids of an image's layers; one that only a registry has need not be pulled.
 
     Raises:
         CiError: there is no such image.
     """
     if Path(reference).exists():
         return tuple(layer.diff_id for layer in read(reference).layers)
-    return tuple(_inspect(reference)["RootFS"]["Layers"])
+    docker.ready()
+    found = docker.diff_ids(reference)
+    if not found:
+        raise _none(reference)
+    return found
 
 
 def _inspect(reference: str) -> dict[str, Any]:
     docker.ready()
     known = docker.inspect(reference)
     if known is None:
-        raise CiError(
-            f"{reference} is neither a path nor an image of the engine: build it, or "
-            f"`docker pull {reference}`"
-        )
+        raise _none(reference)
     return known
+
+
+def _none(reference: str) -> CiError:
+    return CiError(
+        f"{reference} is neither a path nor an image of the engine: build it, or "
+        f"`docker pull {reference}`"
+    )
 
 
 def _from_engine(reference: str) -> _Found:

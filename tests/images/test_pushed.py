@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import docker, prepull, tags
+from ci import docker, platforms, prepull, specs, tags
 from ci.errors import CiError
+from ci.image import make
+from ci.layers import archive
+from ci.layers.base import on_base
+from tests.engine import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +133,22 @@ def test_nothing_is_pulled_for_a_base_that_a_registry_has(
     there = f"127.0.0.1:{registry}/{image[0]}@{image[1]}"
     assert prepull.main(["--platform", "cuda13", "--unless", there, "--json"]) == 0
     assert capsys.readouterr().out == "[]\n"
+
+
+def test_what_is_pushed_is_not_kept_and_held_to_a_base_that_only_the_registry_has(
+    registry: int,
+) -> None:
+    there = f"127.0.0.1:{registry}/owner"
+    options = dataclasses.replace(OPTIONS, registry=there, push=True)
+    made = make(specs.load("gateway"), platforms.get("cpu"), options)
+    assert docker.inspect(made.base.reference) is None
+    assert docker.inspect(made.names[0]) is None
+    docker.call("pull", "--quiet", made.names[0])
+    try:
+        image = on_base(archive.read(made.names[0]))
+    finally:
+        remove(made.names[0])
+    assert 0 < image.shared < len(image.layers)
 
 
 def remove(reference: str) -> None:

@@ -31,7 +31,7 @@ def test_all_below_a_folder_has_one_time_and_any_user_can_read_it(
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     contexts.settle(folder)
     for path in (folder, *folder.rglob("*")):
-        assert path.stat().st_mtime == contexts.EPOCH
+        assert int(path.stat().st_mtime) == contexts.EPOCH
     modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
     assert modes == {"context": 0o755, "inner": 0o755, "data.txt": 0o644, "run.sh": 0o755}
 
@@ -41,7 +41,18 @@ def test_the_time_is_the_callers_where_it_gives_one(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     contexts.settle(folder)
-    assert {path.stat().st_mtime for path in (folder, *folder.rglob("*"))} == {1_700_000_000}
+    assert {int(path.stat().st_mtime) for path in (folder, *folder.rglob("*"))} == {1_700_000_000}
+
+
+def test_another_content_of_the_same_size_has_another_time(folder: Path) -> None:
+    data = folder / "inner" / "data.txt"
+    contexts.settle(folder)
+    first = data.stat().st_mtime_ns
+    contexts.settle(folder)
+    assert data.stat().st_mtime_ns == first
+    data.write_text("y")
+    contexts.settle(folder)
+    assert data.stat().st_mtime_ns != first
 
 
 @pytest.mark.parametrize("given", ["now", "", "-1", "1.5"])

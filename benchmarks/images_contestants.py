@@ -1,0 +1,220 @@
+"""Three ways from a service to an image, each as its users go it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import yaml
+
+from benchmarks.images_results import OURS, SEED, STOCK
+from ci import base, build, docker, image, naming, specs, uv
+from ci.base import Base
+from ci.buildx import Options
+from ci.errors import CiError
+from ci.layers.image import BASE_NAME, PLATFORM_LAYERS
+from ci.paths import ROOT
+
+if TYPE_CHECKING:
+    from ci.build import Report
+    from ci.platforms import Platform
+    from ci.specs import Spec
+
+_VERSION = "measured"
+_CONTEXT = """
+import shutil, sys
+import bentoml
+from bentoml._internal.container import construct_containerfile
+with construct_containerfile(bentoml.get(sys.argv[1])) as (context, _):
+    shutil.copytree(context, sys.argv[2])
+"""
+SEED_DOCKERFILE = """
+FROM {image}
+RUN apt-get update && apt-get install -y build-essential ffmpeg git && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+WORKDIR /app
+COPY requirements.txt .
+RUN pip install --no-cache-dir -r requirements.txt
+COPY . .
+EXPOSE 3000
+CMD ["bentoml", "serve", "{service}"]
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class To:
+    """Where an image goes: into the engine, or to a registry with a cache beside it."""
+
+    registry: str = ""
+    reads_cache: bool = False
+    writes_cache: bool = False
+
+    def caches(self, repository: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what buildx reads its cache from, and writes it to."""
+        entry = f"type=registry,ref={naming.cache(repository, 'cpu')}"
+        reads = (entry,) if self.reads_cache else ()
+        return reads, (f"{entry},mode=max",) if self.writes_cache else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What one way did: the image's name, the seconds before docker, the builds' reports."""
+
+    name: str
+    pack_s: float
+    reports: tuple[Report, ...]
+
+
+class Contestant(Protocol):
+    """One way; `build` does all that is done after a change."""
+
+    name: str
+
+    def build(self, platform: Platform, to: To) -> Made:
+        """Build the image on a platform's image as it is now."""
+        ...
+
+
+class Ours:
+    """`python -m ci image`: a shared base with a layer a wheel group, then what it lacks."""
+
+    name = OURS
+
+    def __init__(self, bento: str) -> None:
+        self._bento = bento
+
+    def build(self, platform: Platform, to: To) -> Made:
+        """Build the image on a platform's image as it is now."""
+        began = time.monotonic()
+        spec = specs.load(self._bento)
+        options = Options(to.registry, push=bool(to.registry), network="host")
+        below = base.find(spec.base(platform.name), platform, to.registry)
+        reads, writes = to.caches(naming.base_repository(below.stage, to.registry))
+        report = base.ensure(below, dataclasses.replace(options, cache_from=reads, cache_to=writes))
+        reads, writes = to.caches(naming.repository(spec.name, to.registry))
+        made = image.make(
+            spec, platform, dataclasses.replace(options, cache_from=reads, cache_to=writes)
+        )
+        return _made(made.names[0], began, *([report] if report else []), made.report)
+
+
+class Stock:
+    """`bentoml build` and `bentoml containerize`: a base image that holds torch, and the lock.
+
+    What containerize gives to docker is made by its own function and built as it builds it. `lock`
+    is a path below `root`, the tree that the bento is built from.
+    """
+
+    name = STOCK
+
+    def __init__(self, spec: Spec, lock: str, folder: Path, root: Path = ROOT) -> None:
+        self._spec = spec
+        self._lock = lock
+        self._folder = folder
+        self._root = root
+
+    def build(self, platform: Platform, to: To) -> Made:
+        """Build the image on a platform's image as it is now."""
+        began = time.monotonic()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        data = {
+            **self._spec.data,
+            # The distribution is BentoML's own default; the service's image says `none`.
+            "docker": {
+                "base_image": platform.reference,
+                "python_version": platform.python,
+                "distro": "debian",
+            },
+            "python": {"requirements_txt": self._lock, "lock_packages": False},
+        }
+        bentofile = self._folder / "bentofile.yaml"
+        bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        shutil.rmtree(self._folder / "bentoml", ignore_errors=True)
+        shutil.rmtree(self._folder / "context", ignore_errors=True)
+        build_ = ("-m", "bentoml", "build", f"--bentofile={bentofile}", f"--version={_VERSION}")
+        self._python(*build_, str(self._root))
+        tag = f"{self._spec.bento}:{_VERSION}"
+        self._python("-c", _CONTEXT, tag, str(self._folder / "context"))
+        context = self._folder / "context"
+        dockerfile = context / "env" / "docker" / "Dockerfile"
+        return _plain(began, self._spec, platform, to, dockerfile=dockerfile, context=context)
+
+    def _python(self, *arguments: str) -> None:
+        environ = {
+            **os.environ,
+            "BENTOML_HOME": str(self._folder / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "PATH": f"{Path(uv.executable()).parent}:{os.environ['PATH']}",
+        }
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, cwd=self._root, env=environ, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or ["it said nothing"]
+            raise CiError(f"BentoML failed for {self._spec.bento}: {said[-1]}")
+
+
+class Seed:
+    """One Dockerfile as tutorials have it: build tools, one `pip install`, the code."""
+
+    name = SEED
+
+    def __init__(self, spec: Spec, lock: Path, folder: Path) -> None:
+        self._spec = spec
+        self._lock = lock
+        self._folder = folder
+
+    def build(self, platform: Platform, to: To) -> Made:
+        """Build the image on a platform's image as it is now."""
+        began = time.monotonic()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        dockerfile = self._folder.with_suffix(".Dockerfile")
+        said = SEED_DOCKERFILE.format(image=platform.reference, service=self._spec.service)
+        dockerfile.write_text(said, encoding="utf-8")
+        shutil.copyfile(self._lock, self._folder / "requirements.txt")
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "services", self._folder / "services", ignore=ignored)
+        return _plain(began, self._spec, platform, to, dockerfile=dockerfile, context=self._folder)
+
+
+def _plain(
+    began: float, spec: Spec, platform: Platform, to: To, *, dockerfile: Path, context: Path
+) -> Made:
+    """Build as `docker build` does by itself, with the labels that our gates read."""
+    repository = f"{to.registry}/plain/{spec.name}" if to.registry else f"plain/{spec.name}"
+    name = f"{repository}:{platform.name}"
+    reads, writes = to.caches(repository)
+    said = image.labels(spec, platform, Base("", platform, "", ""), _VERSION)
+    said = {
+        **said,
+        BASE_NAME: platform.reference,
+        PLATFORM_LAYERS: str(docker.layers(platform.reference)),
+    }
+    kind_of = "type=registry" if to.registry else "type=image,unpack=true"
+    report = build.build(
+        [
+            f'--output={kind_of},"name={name}"',
+            f"--file={dockerfile}",
+            "--network=host",
+            "--provenance=false",
+            *(f"--cache-from={entry}" for entry in reads),
+            *(f"--cache-to={entry}" for entry in writes),
+            *docker.variables(said, "--label"),
+            str(context),
+        ]
+    )
+    return _made(name, began, report)
+
+
+def _made(name: str, began: float, *reports: Report) -> Made:
+    pack_s = time.monotonic() - began - sum(report.seconds for report in reports)
+    return Made(name, pack_s, reports)

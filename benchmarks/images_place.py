@@ -1,0 +1,180 @@
+"""Where images are measured: an engine, a registry and a platform image, all of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.servers import free_port
+from ci import base, build, docker, platforms, uv
+from ci.engine import standin
+from ci.engine.daemon import Engine
+from ci.errors import CiError
+from ci.registry import server
+from ci.registry.server import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ci.platforms import Platform
+    from ci.specs import Spec
+
+PLATFORM = "cpu"
+PIP_TORCH = "https://download.pytorch.org/whl/cpu"
+# Debian's own image removes what apt downloaded, the stand-in for it does not.
+PLATFORM_IMAGE = """
+FROM debian:bookworm-slim
+ARG TORCH LINKS
+ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_FIND_LINKS=${LINKS} UV_FIND_LINKS=${LINKS}
+RUN echo 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };' \\
+    > /etc/apt/apt.conf.d/clean \\
+ && echo 'Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";' >> /etc/apt/apt.conf.d/clean \\
+ && apt-get update \
+ && apt-get install --yes --no-install-recommends python3 python3-pip python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,source=lock.txt,target=/tmp/lock.txt \
+ test -z "${TORCH}" || pip install --no-cache-dir --constraint /tmp/lock.txt torch==${TORCH}
+"""
+PATCH = "FROM {image}\nRUN echo patched > /etc/patched\n"
+
+
+class Place:
+    """The engine and the registry, and the platform image that everyone builds on.
+
+    It holds Python and pip and, if the bento wants it, torch: an image of PyTorch's kind.
+    """
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self._lock = spec.lock_for(PLATFORM)
+        self._torch = spec.requirements(PLATFORM).get("torch", "")
+        self.engine = Engine(folder / "engine")
+        self.registry = Registry(folder / "registry", free_port())
+        self._kept = folder / "registry-kept"
+        self.platform_bytes = 0
+
+    @property
+    def repository(self) -> str:
+        """Return where the platform image is."""
+        return f"{self.registry.address}/platform"
+
+    @property
+    def platform(self) -> Platform:
+        """Return the platform as it is now: pinned by the digest of its image."""
+        return platforms.get(PLATFORM)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold all of it running, with the platform image in the registry."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.engine.stop)
+            self.engine.start()
+            os.environ.update(self.engine.variables())
+            stack.callback(server.stop, self.registry)
+            server.start(self.registry)
+            wheels = stack.enter_context(_wheels())
+            standin.debian(self.engine.home)
+            self._make_platform(stack.enter_context(_served(wheels)))
+            os.environ.pop("UV_FIND_LINKS", None)  # the platform image says where wheels are
+            yield
+
+    def empty(self) -> None:
+        """Empty the engine, and take all but the platform image out of the registry."""
+        server.stop(self.registry)
+        shutil.rmtree(self.registry.data)
+        shutil.copytree(self._kept, self.registry.data)
+        server.start(self.registry)
+        self.point(patched=False)
+        self.empty_engine()
+
+    def empty_engine(self) -> None:
+        """Empty the engine: no image, no build cache."""
+        self.engine.stop()
+        shutil.rmtree(self.engine.home / "data")
+        self.engine.start()
+
+    def point(self, *, patched: bool) -> None:
+        """Give the platform's tag to the image before or after its patch, and pin it anew."""
+        tag = "patched" if patched else "first"
+        name = f"{self.repository}:{self.platform.tag}"
+        docker.call("buildx", "imagetools", "create", "--tag", name, f"{self.repository}:{tag}")
+        if base.main(["pin", PLATFORM]):
+            raise CiError("the platform could not be pinned; why stands above")
+
+    def _make_platform(self, links: str) -> None:
+        """Make the platform image and its patched successor; name it in platforms.toml."""
+        values = {"image": self.repository, "tag": "stand-in", "devel_tag": "stand-in"}
+        _rewrite({**values, "torch_from": "base" if self._torch else "wheels"})
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(self._lock, Path(folder, "lock.txt"))
+            arguments = docker.variables({"TORCH": self._torch, "LINKS": links}, "--build-arg")
+            self._push("first", PLATFORM_IMAGE, folder, *arguments)
+            self.platform_bytes = server.size(self.registry)
+            self._push("patched", PATCH.format(image=f"{self.repository}:first"), folder)
+        server.stop(self.registry)
+        shutil.copytree(self.registry.data, self._kept)
+        server.start(self.registry)
+
+    def _push(self, tag: str, dockerfile: str, folder: str, *arguments: str) -> None:
+        Path(folder, "Dockerfile").write_text(dockerfile, encoding="utf-8")
+        name = f'--output=type=registry,"name={self.repository}:{tag}"'
+        build.build([name, "--network=host", "--provenance=false", *arguments, folder])
+
+
+def _rewrite(values: dict[str, str]) -> None:
+    """Change keys of the platform in the copy's platforms.toml."""
+    text = platforms.TABLE.read_text(encoding="utf-8")
+    for key, value in values.items():
+        pattern = rf'(\[{PLATFORM}\][^\[]*?\n{key} = )"[^"]*"'
+        text, count = re.subn(pattern, rf'\g<1>"{value}"', text)
+        if count != 1:
+            raise CiError(f"{platforms.TABLE.name} [{PLATFORM}] has no {key}")
+    platforms.TABLE.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _wheels() -> Iterator[Path]:
+    """Give a folder with torch's CPU build: the one that uv knows, or one filled from its index."""
+    known = uv.wheels()
+    if known is not None and any(known.glob("torch-*+cpu-*.whl")):
+        yield known
+        return
+    platform = platforms.get(PLATFORM)
+    with tempfile.TemporaryDirectory() as folder:
+        options = ("--no-deps", "--index-url", PIP_TORCH, "--dest", folder)
+        version = f"--python-version={platform.python}"
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, version, "--only-binary=:all:",
+             f"torch=={platform.torch}"],
+            check=True,
+        )  # fmt: skip
+        os.environ["UV_FIND_LINKS"] = folder
+        yield Path(folder)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing of each request."""
+
+
+@contextlib.contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """Give the address at which builds find a folder's wheels."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}/"
+        finally:
+            httpd.shutdown()
+            thread.join()

@@ -1,0 +1,124 @@
+"""What is measured of images, as one process hands it to the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OURS = "Bentovox"
+STOCK = "stock BentoML"
+SEED = "one Dockerfile"
+
+COLD = "all, empty engine"
+NOTHING = "nothing"
+CODE = "code"
+DEPENDENCY = "one dependency"
+GROUP = "one wheel group"
+PATCH = "patched base image"
+WARM = "code, pushed from a warm engine"
+EMPTIED = "code, pushed from an emptied engine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer of an image: what it holds, and whether it is the base's."""
+
+    holds: str
+    is_base: bool
+    raw_bytes: int
+    compressed_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """One contestant's image; `failed` are the gates that it fails, with their first fault."""
+
+    contestant: str
+    layers: list[Layer]
+    duplicate_bytes: int
+    failed: dict[str, str]
+
+    @property
+    def raw_bytes(self) -> int:
+        """Return what all layers weigh unpacked."""
+        return sum(layer.raw_bytes for layer in self.layers)
+
+    @property
+    def compressed_bytes(self) -> int:
+        """Return what all layers weigh in a registry."""
+        return sum(layer.compressed_bytes for layer in self.layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One build after one change.
+
+    `pack_s` is what comes before docker is started, `build_s` what `docker buildx build` took,
+    `ran` the instructions that ran. `pushed_bytes` is what the registry grew by, `fetched_bytes`
+    what a machine that has the image before must fetch; None where nothing was pushed.
+    """
+
+    contestant: str
+    change: str
+    pack_s: float
+    build_s: float
+    hits: int
+    ran: list[str]
+    pushed_bytes: int | None = None
+    fetched_bytes: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Return how long it took from the change to the image."""
+        return self.pack_s + self.build_s
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """How many layers kept their digests when the base image was patched."""
+
+    app: int
+    of_app: int
+    base: int
+    of_base: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """All that one run measured."""
+
+    bento: str
+    platform_bytes: int
+    load: float
+    sizes: list[Size] = dataclasses.field(default_factory=list)
+    turns: list[Turn] = dataclasses.field(default_factory=list)
+    kept: list[Kept] = dataclasses.field(default_factory=list)
+
+    def of(self, contestant: str, change: str) -> list[Turn]:
+        """Return the turns of a contestant after one change."""
+        return [
+            turn for turn in self.turns if turn.contestant == contestant and turn.change == change
+        ]
+
+    def size(self, contestant: str) -> Size:
+        """Return a contestant's image."""
+        return next(size for size in self.sizes if size.contestant == contestant)
+
+
+def save(measured: Measured, path: Path) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(measured), indent=2) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Measured:
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    sizes = [
+        Size(**{**size, "layers": [Layer(**layer) for layer in size["layers"]]})
+        for size in said["sizes"]
+    ]
+    turns = [Turn(**turn) for turn in said["turns"]]
+    kept = [Kept(**kept) for kept in said["kept"]]
+    return Measured(**{**said, "sizes": sizes, "turns": turns, "kept": kept})

@@ -1,0 +1,210 @@
+"""Measures images inside a copy of the tree: `python -m benchmarks.images_run --help`.
+
+It changes the copy's files, and is started in it by `benchmarks/images.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import images_results as results
+from benchmarks.images_contestants import Ours, Seed, Stock, To
+from benchmarks.images_place import Place
+from benchmarks.images_results import OURS, Kept, Layer, Measured, Size, Turn
+from ci import cache, docker, groups, specs
+from ci.errors import CiError
+from ci.layers import archive
+from ci.layers.base import on_base
+from ci.layers.gates import Look, judge
+from ci.layers.holds import holds
+from ci.paths import ROOT
+from ci.progress import say
+from ci.registry import server
+
+if TYPE_CHECKING:
+    from benchmarks.images_contestants import Contestant, Made
+
+DEPENDENCY = ("click-option-group==0.5.9", "click-option-group==0.5.8")
+GROUP = ("pycountry==26.2.16", "pycountry==24.6.1")
+
+
+class Run:
+    """One contestant's turns, one after the other."""
+
+    def __init__(self, place: Place, contestant: Contestant, bento: str, into: Measured) -> None:
+        self._place = place
+        self._contestant = contestant
+        self._spec = specs.load(bento)
+        self._into = into
+        self._blobs: dict[str, int] = {}
+        self._layers: list[str] = []
+        self._touched = 0
+        place.empty()
+
+    def turn(self, change: str, to: To | None = None) -> Made:
+        """Build after a change, push what came of it, and keep what that took."""
+        say(f"{self._contestant.name}: {change}")
+        to = to or To()
+        before = server.size(self._place.registry)
+        made = self._contestant.build(self._place.platform, to)
+        if not to.registry:
+            self._push(made)
+        uses = [cache.use("", report) for report in made.reports]
+        pushed = server.size(self._place.registry) - before
+        turn = Turn(
+            contestant=self._contestant.name,
+            change=change,
+            pack_s=made.pack_s,
+            build_s=sum(report.seconds for report in made.reports),
+            hits=sum(len(use.hits) for use in uses),
+            ran=[step.name for use in uses for step in use.misses],
+            pushed_bytes=None if to.writes_cache else pushed,
+            fetched_bytes=None if to.registry else self._fetched(self._pushed_name(made)),
+        )
+        self._into.turns.append(turn)
+        say(f"  {turn.pack_s:.1f} + {turn.build_s:.1f} s, {len(turn.ran)} steps, {pushed} bytes")
+        return made
+
+    def look(self, made: Made) -> Look:
+        """Read the image and hold it to the gates."""
+        docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
+        look = Look.at(on_base(archive.read(made.name)))
+        layers = [
+            Layer(
+                holds(layer),
+                layer.number <= look.image.shared,
+                layer.raw_bytes,
+                layer.compressed_bytes,
+            )
+            for layer in look.image.layers
+        ]
+        failed = {v.gate: v.faults[0] for v in judge(look) if v.faults}
+        lost = sum(waste.bytes for waste in look.waste)
+        self._into.sizes.append(Size(self._contestant.name, layers, lost, failed))
+        return look
+
+    def touch(self) -> None:
+        """Change one line of the service."""
+        self._touched += 1
+        module = self._spec.service.partition(":")[0].replace(".", "/")
+        path = ROOT / f"{module}.py"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"# Changed for the {self._contestant.name}, {self._touched}.\n")
+
+    def relock(self, old: str, new: str) -> None:
+        """Change one line of the lock."""
+        path = self._spec.lock_for(self._place.platform.name)
+        text = path.read_text(encoding="utf-8")
+        if f"{old}\n" not in text:
+            raise CiError(f"{path.name} has no {old}: name another in {Path(__file__).name}")
+        path.write_text(text.replace(f"{old}\n", f"{new}\n"), encoding="utf-8")
+
+    def patch(self, app: int) -> None:
+        """Patch the platform's image, build anew, and compare the layers; the last `app` are ours.
+
+        All of the image before is compared, whichever layer it is.
+        """
+        before = self._layers
+        self._place.point(patched=True)
+        self.turn(results.PATCH)
+        after = self._layers
+        same = [one for one in before if one in after]
+        in_app = [one for one in before[-app:] if one in after[-app:]]
+        self._into.kept.append(Kept(len(in_app), app, len(same) - len(in_app), len(before) - app))
+
+    def caches(self, rounds: int) -> None:
+        """Push a change of code from a warm engine, then from an emptied one with the cache."""
+        address = self._place.registry.address
+        self.turn("the cache written", To(address, writes_cache=True))
+        for _ in range(rounds):
+            self.touch()
+            self.turn(results.WARM, To(address))
+        for _ in range(rounds):
+            self._place.empty_engine()
+            self.touch()
+            self.turn(results.EMPTIED, To(address, reads_cache=True))
+
+    def _pushed_name(self, made: Made) -> str:
+        return f"{self._place.registry.address}/{made.name}"
+
+    def _push(self, made: Made) -> None:
+        docker.call("tag", made.name, self._pushed_name(made))
+        docker.call("push", "--quiet", self._pushed_name(made))
+
+    def _fetched(self, name: str) -> int:
+        """Return the bytes of what the image did not have the last time."""
+        text = docker.call("buildx", "imagetools", "inspect", "--raw", name)
+        said = json.loads(text)
+        if "layers" not in said:
+            raise CiError(f"{name} is no single image")
+        blobs = {blob["digest"]: blob["size"] for blob in (said["config"], *said["layers"])}
+        new = sum(size for digest, size in blobs.items() if digest not in self._blobs)
+        is_same = blobs == self._blobs
+        self._blobs = blobs
+        self._layers = [blob["digest"] for blob in said["layers"]]
+        return 0 if is_same else new + len(text)
+
+
+def measure(place: Place, contestant: Contestant, bento: str, rounds: int, into: Measured) -> None:
+    """Take one contestant through all changes; quick with no rounds."""
+    run = Run(place, contestant, bento, into)
+    is_ours = contestant.name == OURS
+    made = run.turn(results.COLD)
+    look = run.look(made)
+    for _ in range(rounds or 1):
+        run.turn(results.NOTHING)
+    for _ in range(rounds or 1):
+        run.touch()
+        run.turn(results.CODE)
+    if rounds:
+        run.relock(*DEPENDENCY)
+        run.turn(results.DEPENDENCY)
+        if is_ours and "vllm" in groups.load().stages.get(specs.load(bento).base("cpu"), ()):
+            run.relock(*GROUP)
+            run.turn(results.GROUP)
+    if is_ours:
+        run.patch(len(look.image.app))
+    if rounds:
+        run.caches(rounds)
+
+
+def main() -> int:
+    """Measure, and write what was measured as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bento", required=True)
+    parser.add_argument("--rounds", type=int, required=True, help="0: the quick way")
+    parser.add_argument("--work", type=Path, required=True, help="a folder that is thrown away")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, too
+    load = os.getloadavg()[0]
+    spec = specs.load(given.bento)
+    place = Place(given.work, spec)
+    kept = {path: path.read_bytes() for path in spec.path.parent.glob("requirements.*")}
+    try:
+        with place.running():
+            lock = spec.lock_for(place.platform.name)
+            into = Measured(given.bento, place.platform_bytes, load)
+            for contestant in (
+                Ours(given.bento),
+                Stock(spec, str(lock.relative_to(ROOT)), given.work / "stock"),
+                Seed(spec, lock, given.work / "seed"),
+            ):
+                for path, content in kept.items():
+                    path.write_bytes(content)
+                measure(place, contestant, given.bento, given.rounds, into)
+                results.save(into, given.out)
+    except CiError as error:
+        say(f"{error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The gates, on real images: what BentoML makes by itself on a base with torch, and ours."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import os
+import shutil
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.images_contestants import Stock, To
+from ci import docker, platforms, specs, uv
+from ci.layers import archive
+from ci.layers.base import on_base
+from ci.layers.gates import GATES, Look, judge
+from ci.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ci.image import Image
+    from ci.platforms import Platform
+
+TORCH = "9.9.9"
+NAME = "bentovox-test-gates"
+BASE = """
+FROM debian:bookworm-slim
+RUN echo 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };' \\
+    > /etc/apt/apt.conf.d/docker-clean \\
+ && apt-get update && apt-get install --yes --no-install-recommends python3 \\
+ && rm -rf /var/lib/apt/lists/*
+COPY uv /usr/local/bin/uv
+COPY wheels /wheels
+ENV UV_FIND_LINKS=/wheels
+RUN uv pip install --system --break-system-packages --no-deps --no-index --no-cache torch
+"""
+
+
+def wheel(folder: Path) -> None:
+    """Write a torch that holds two megabytes and nothing to import."""
+    files = {
+        "torch/__init__.py": f"__version__ = {TORCH!r}\n".encode(),
+        "torch/libtorch.so": os.urandom(2_000_000),
+        f"torch-{TORCH}.dist-info/METADATA": (
+            f"Metadata-Version: 2.1\nName: torch\nVersion: {TORCH}\n".encode()
+        ),
+        f"torch-{TORCH}.dist-info/WHEEL": (
+            b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
+    }
+    record = f"torch-{TORCH}.dist-info/RECORD"
+    lines = [f"{name},sha256={hashed(data)},{len(data)}" for name, data in files.items()]
+    with zipfile.ZipFile(folder / f"torch-{TORCH}-py3-none-any.whl", "w") as made:
+        for name, data in files.items():
+            made.writestr(name, data)
+        made.writestr(record, "\n".join([*lines, f"{record},,", ""]))
+
+
+def hashed(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+@pytest.fixture(scope="module")
+def with_torch(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:  # noqa: ARG001
+    """Give a platform whose image holds a torch, small and useless."""
+    platform = dataclasses.replace(platforms.get("cpu"), image=NAME, tag="torch", digest="")
+    folder = tmp_path_factory.mktemp("torch")
+    (folder / "wheels").mkdir()
+    wheel(folder / "wheels")
+    shutil.copy2(uv.executable(), folder / "uv")
+    (folder / "Dockerfile").write_text(BASE)
+    docker.call("build", "--quiet", "--network=host", f"--tag={platform.reference}", str(folder))
+    yield platform
+    docker.ask("image", "rm", platform.reference)
+
+
+def faults(name: str) -> dict[str, str]:
+    look = Look.at(on_base(archive.read(name)))
+    verdicts = judge(look)
+    assert all(verdict.applies for verdict in verdicts)
+    return {verdict.gate: " ".join(verdict.faults) for verdict in verdicts if verdict.faults}
+
+
+def test_plain_bento_on_a_base_with_torch_fails_by_name(
+    with_torch: Platform, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "services", tree / "services")
+    shutil.copy2(ROOT / "LICENSE", tree / "LICENSE")
+    gateway = specs.load("gateway")
+    lock = tree / "lock.cpu.txt"
+    lock.write_text(f"{gateway.lock_for('cpu').read_text()}torch=={TORCH}\n")
+    spec = dataclasses.replace(gateway, lock=str(lock))
+    made = Stock(spec, lock.name, tmp_path / "stock", tree).build(with_torch, To())
+    try:
+        found = faults(made.name)
+    finally:
+        docker.ask("image", "rm", made.name)
+    assert "torch is there 2 times" in found["one torch, the base's, as locked"]
+    assert "torch is there 2 times" in found["every package once"]
+    assert "torch/libtorch.so" in found["nothing over 1 MiB twice"]
+    assert "no HEALTHCHECK" in found["health check"]
+    assert "usr/bin/gcc" in found["no compiler"]
+    assert "not root" not in found
+    assert "no secret in the environment" not in found
+
+
+@pytest.mark.parametrize("name", ["gateway", "speech", "chat"])
+def test_our_image_passes_every_gate(built: Callable[[str], Image], name: str) -> None:
+    assert len(GATES) == 10, "a new gate: the plain image may fail it, too"
+    assert faults(built(name).names[0]) == {}
