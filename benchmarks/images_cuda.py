@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.report import machine
 from ci import build, buildx, docker, image, platforms, sizes, specs, test_image, uv
 from ci.engine import standin
+from ci.engine.command import HOME
 from ci.engine.daemon import Engine
 from ci.layers import archive, gates, picture
 from ci.layers.base import on_base
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if free_gb < NEEDED_GB:
         sys.exit(f"{free_gb:.0f} GB are free, {NEEDED_GB} are needed")
-    engine = Engine(ROOT / ".nox" / "engine-cuda")
+    engine = Engine(HOME.with_name(f"{HOME.name}-cuda"))
     try:
         with engine.running() as variables:
             os.environ.update(variables)

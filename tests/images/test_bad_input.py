@@ -73,7 +73,8 @@ class Copy:
 
     def start(self, *words: str, **environ: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "ci", *words],
+            # Whoever started the tests may have had SIGINT ignored, as nohup does.
+            ["env", "--default-signal=INT", sys.executable, "-m", "ci", *words],
             cwd=self.folder,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environ},
             stdin=subprocess.DEVNULL,
