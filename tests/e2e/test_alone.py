@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx
 
 from tests.e2e.server import ROOT, Server, environment, stack_python
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HELLO = {"model": "bentovox-demo", "messages": [{"role": "user", "content": "Hello"}]}
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Hello.", "response_format": "wav"}
@@ -41,11 +40,12 @@ def test_each_role_serves_alone_and_behind_a_gateway_elsewhere(
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run bentoml with every import told on stderr."""
+    """Run bentoml with every import told on stderr, and with uv, as for who installed nox and uv."""
+    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         [str(stack_python()), "-m", "bentoml", *arguments],
         cwd=ROOT,
-        env=environment(home, PYTHONPROFILEIMPORTTIME="1"),
+        env=environment(home, PYTHONPROFILEIMPORTTIME="1", PATH=tools),
         capture_output=True,
         text=True,
         timeout=120,

@@ -105,7 +105,7 @@ def test_plain_bento_on_a_base_with_torch_fails_by_name(
     assert "torch is there 2 times" in found["every package once"]
     assert "torch/libtorch.so" in found["nothing over 1 MiB twice"]
     assert "no HEALTHCHECK" in found["health check"]
-    assert "usr/bin/gcc" in found["no compiler"]
+    assert "usr/bin/g++" in found["no compiler"]
     assert "not root" not in found
     assert "no secret in the environment" not in found
 
