@@ -40,7 +40,7 @@ def test_each_role_serves_alone_and_behind_a_gateway_elsewhere(
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run bentoml with every import told on stderr, and with uv, as for who installed nox and uv."""
+    """Run bentoml with every import told on stderr; uv is on the path, as the README has it."""
     tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         [str(stack_python()), "-m", "bentoml", *arguments],
