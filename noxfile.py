@@ -132,7 +132,7 @@ def tests(session: nox.Session) -> None:
     runs = [Run("dev", chosen(session, "tests"))]
     if not names_tests(session):
         apart = ("tests/cosyvoice", *WITH_DOCKER)
-        runs[0].arguments += [f"--ignore={folder}" for folder in apart]
+        runs[0].arguments.extend(f"--ignore={folder}" for folder in apart)
         runs += [*with_cosyvoice(session), Run("openai-2", ["tests/contract", *session.posargs])]
         runs.append(Run("dev", [*WITH_DOCKER, *session.posargs]))
     pytest(session, runs, **{**uv_variables(), **pythons(session)})

@@ -15,7 +15,8 @@ import yaml
 
 from benchmarks.images_results import OURS, SEED, STOCK
 from ci import base, build, docker, image, naming, specs, uv
-from ci.base import Base, Options
+from ci.base import Base
+from ci.buildx import Options
 from ci.errors import CiError
 from ci.layers.image import BASE_NAME, PLATFORM_LAYERS
 from ci.paths import ROOT

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import machine
-from ci import base, build, docker, image, platforms, sizes, specs, test_image, uv
+from ci import build, buildx, docker, image, platforms, sizes, specs, test_image, uv
 from ci.engine import standin
+from ci.engine.command import HOME
 from ci.engine.daemon import Engine
 from ci.layers import archive, gates, picture
 from ci.layers.base import on_base
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if free_gb < NEEDED_GB:
         sys.exit(f"{free_gb:.0f} GB are free, {NEEDED_GB} are needed")
-    engine = Engine(ROOT / ".nox" / "engine-cuda")
+    engine = Engine(HOME.with_name(f"{HOME.name}-cuda"))
     try:
         with engine.running() as variables:
             os.environ.update(variables)
@@ -81,7 +82,7 @@ def measure(out: Path) -> str:
     rows, said = [], []
     for name in BENTOS:
         began = time.monotonic()
-        made = image.make(specs.load(name), platform, base.Options(network="host"))
+        made = image.make(specs.load(name), platform, buildx.Options(network="host"))
         took_s = time.monotonic() - began
         docker.call("buildx", "prune", "--force")
         rows.append(row(made, took_s, out))
@@ -112,7 +113,7 @@ def make_standin(platform: Platform) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "Dockerfile").write_text("\n".join(lines), encoding="utf-8")
-        options = base.Options(network="host").arguments(platform.reference)
+        options = buildx.Options(network="host").arguments(platform.reference)
         uv_folder = f"--build-context=uv={Path(uv.executable()).parent}"
         build.build([*options, uv_folder, folder])
     docker.call("tag", standin.DEBIAN, platform.devel_reference)
@@ -155,7 +156,7 @@ the same wheels of torch and CUDA on Debian with Python 3.11, since no hub could
 PyTorch's own image is Ubuntu with Python 3.12, so that its own part may differ; what stands above
 it should not. No GPU was there.
 
-| image | raw | pushed | above the platform | above its base | our largest layer | built in | failing |
+| image | raw | pushed | above the platform | above its base | our largest | built in | failing |
 |---|---|---|---|---|---|---|---|
 {rows}
 

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from ci import build, command, contexts, docker, groups, naming, platforms, uv
+from ci import build, buildx, command, contexts, docker, groups, naming, platforms, uv
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
 from ci.progress import say
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.build import Report
+    from ci.buildx import Options
     from ci.platforms import Platform
 
 FOLDER: Final = BENTOS / "bases"
@@ -60,40 +61,6 @@ class Base:
     def moving(self) -> str:
         """Return the name that bentofiles say."""
         return f"{naming.base_repository(self.stage, self.registry)}:{self.platform.name}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How something is built: where it is pushed, what caches are read and written.
-
-    `cache_from` and `cache_to` are buildx's; `network` is `host` where the build must share the
-    host's network.
-    """
-
-    registry: str = ""
-    push: bool = False
-    cache_from: tuple[str, ...] = ()
-    cache_to: tuple[str, ...] = ()
-    network: str = ""
-    compression: str = "zstd"
-    no_cache: bool = False
-
-    def arguments(self, *names: str) -> list[str]:
-        """Return buildx's arguments for an image of these names."""
-        # What is pushed is not kept here: to keep it, an engine fetches and unpacks all of it.
-        kind = "type=registry,store=false" if self.push else "type=image,unpack=true"
-        output = (
-            f'{kind},"name={",".join(names)}",compression={self.compression},oci-mediatypes=true'
-        )
-        return [
-            f"--output={output}",
-            f"--build-arg=SOURCE_DATE_EPOCH={contexts.epoch()}",
-            "--provenance=false",
-            *(f"--cache-from={entry}" for entry in self.cache_from),
-            *(f"--cache-to={entry}" for entry in self.cache_to),
-            *([f"--network={self.network}"] if self.network else []),
-            *(["--no-cache"] if self.no_cache else []),
-        ]
 
 
 def find(stage: str, platform: Platform, registry: str = "") -> Base:
@@ -202,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     making.add_argument(
         "stages", nargs="+", metavar="STAGE", help="slim, vllm, cosyvoice, stack, devel"
     )
-    add_options(making)
+    buildx.add_options(making)
     pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
     holding = verbs.add_parser("held", help="write what a platform's image holds, for the locks")
@@ -210,56 +177,6 @@ def parser() -> argparse.ArgumentParser:
     for verb in (making, pinning, holding):
         verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     return options
-
-
-def add_options(options: argparse.ArgumentParser) -> None:
-    """Add what every verb that builds takes."""
-    options.add_argument("--platform", default="", help="a platform of bentos/platforms.toml")
-    options.add_argument(
-        "--registry", default="", help="registry and owner before every name, such as ghcr.io/me"
-    )
-    options.add_argument(
-        "--push", action="store_true", help="push to the registry instead of keeping it here"
-    )
-    options.add_argument(
-        "--cache-from",
-        action="append",
-        default=[],
-        metavar="CACHE",
-        help="as docker buildx takes it",
-    )
-    options.add_argument(
-        "--cache-to", action="append", default=[], metavar="CACHE", help="as docker buildx takes it"
-    )
-    options.add_argument(
-        "--network", default="", help="the network of build steps: host, where they need the host's"
-    )
-    options.add_argument(
-        "--compression",
-        default="zstd",
-        choices=("zstd", "gzip", "uncompressed"),
-        help="of layers (default: zstd)",
-    )
-    options.add_argument("--no-cache", action="store_true", help="do every step again")
-
-
-def options_of(given: argparse.Namespace) -> Options:
-    """Return the build options that were given.
-
-    Raises:
-        CiError: they do not go together.
-    """
-    if given.push and not given.registry:
-        raise CiError("--push needs --registry, such as --registry ghcr.io/me")
-    return Options(
-        registry=given.registry,
-        push=given.push,
-        cache_from=tuple(given.cache_from),
-        cache_to=tuple(given.cache_to),
-        network=given.network,
-        compression=given.compression,
-        no_cache=given.no_cache,
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -271,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _build(given: argparse.Namespace) -> None:
     docker.ready()
-    options = options_of(given)
+    options = buildx.options_of(given)
     platform = platforms.get(given.platform or "cpu")
     made = {}
     for stage in given.stages:

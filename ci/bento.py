@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ci.specs import Spec
 
 _DRAFT: Final = "draft"
+_SOURCES: Final = ("services", "bentos")
+_SCRIPT: Final = "setup-script"
 _STAMP: Final = "1980-01-01T00:00:00+00:00"
 _CREATED: Final = re.compile(r"^creation_time: .*$", re.MULTILINE)
 _VERSION: Final = re.compile(rf"^version: {_DRAFT}$", re.MULTILINE)
@@ -75,15 +77,25 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
     final = BUILT / f"{spec.name}-{platform.name}" / "bento"
     final.parent.mkdir(parents=True, exist_ok=True)
     say(f"Building the bento {spec.bento} for {platform.name}")
-    with tempfile.TemporaryDirectory(dir=final.parent) as folder:
+    # Not below .nox: BentoML takes no file whose path has a hidden folder.
+    with tempfile.TemporaryDirectory(prefix="bentovox-") as folder:
         bentofile = Path(folder, "bentofile.yaml")
         data = for_platform(spec, platform, lock, registry)
         bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        built = _run_bentoml(bentofile, spec, Path(folder, "bentoml"))
+        built = _run_bentoml(bentofile, spec, sources(Path(folder)), Path(folder, "bentoml"))
         version = settle(built)
         shutil.rmtree(final, ignore_errors=True)
-        built.rename(final)
+        shutil.move(built, final)
     return final, version
+
+
+def sources(folder: Path) -> Path:
+    """Copy what a bento can be made of; BentoML would walk all of the checkout otherwise."""
+    copied = folder / "sources"
+    for name in _SOURCES:
+        shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "LICENSE", copied / "LICENSE")
+    return copied
 
 
 def for_platform(spec: Spec, platform: Platform, lock: Path, registry: str) -> dict[str, object]:
@@ -103,8 +115,13 @@ def for_platform(spec: Spec, platform: Platform, lock: Path, registry: str) -> d
 def settle(built: Path) -> str:
     """Make a bento the same for the same inputs; return the version that names its content."""
     described = built / "bento.yaml"
-    text = described.read_text(encoding="utf-8")
-    unversioned = _CREATED.sub(f"creation_time: '{_STAMP}'", text)
+    # BentoML names the script of `docker.setup_script` by where it lay; here by what it is for.
+    for script in built.glob("env/docker/script__*"):
+        for path in (described, built / "env/docker/Dockerfile"):
+            text = path.read_text(encoding="utf-8").replace(script.name, _SCRIPT)
+            path.write_text(text, encoding="utf-8")
+        script.rename(script.with_name(_SCRIPT))
+    unversioned = _CREATED.sub(f"creation_time: '{_STAMP}'", described.read_text(encoding="utf-8"))
     described.write_text(unversioned, encoding="utf-8")
     digest = hashlib.sha256()
     for path in files(built):
@@ -121,7 +138,7 @@ def files(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _run_bentoml(bentofile: Path, spec: Spec, home: Path) -> Path:
+def _run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
     environ = {
         **os.environ,
         "BENTOML_HOME": str(home),
@@ -131,9 +148,9 @@ def _run_bentoml(bentofile: Path, spec: Spec, home: Path) -> Path:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "bentoml", "build", f"--bentofile={bentofile}"),
-            *(f"--version={_DRAFT}", "--output=tag", str(ROOT)),
+            *(f"--version={_DRAFT}", "--output=tag", str(context)),
         ],
-        cwd=ROOT,
+        cwd=context,
         env=environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,

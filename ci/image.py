@@ -20,7 +20,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ci import base, bento, build, command, contexts, docker, github, naming, platforms, specs, uv
+from ci import (
+    base,
+    bento,
+    build,
+    buildx,
+    command,
+    contexts,
+    docker,
+    github,
+    naming,
+    platforms,
+    specs,
+    uv,
+)
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
 from ci.progress import say
@@ -28,8 +41,9 @@ from ci.progress import say
 if TYPE_CHECKING:
     import argparse
 
-    from ci.base import Base, Options
+    from ci.base import Base
     from ci.build import Report
+    from ci.buildx import Options
     from ci.platforms import Platform
     from ci.specs import Spec
 
@@ -73,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options."""
     options = command.parser("image", __doc__)
     options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    base.add_options(options)
+    buildx.add_options(options)
     options.add_argument(
         "--tag", action="append", default=[], help="a further tag; may be given again"
     )
@@ -104,7 +118,7 @@ def _work(given: argparse.Namespace) -> None:
     docker.ready()
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
-    options = base.options_of(given)
+    options = buildx.options_of(given)
     made = make(
         spec,
         platform,

@@ -36,7 +36,18 @@ _TOOLS: Final = ("bentoml", "uv")
 BUILDERS: Final = frozenset(
     f"ci/{name}.py"
     for name in (
-        *("base", "bento", "build", "contexts", "docker", "groups", "image", "naming", "paths"),
+        *(
+            "base",
+            "bento",
+            "build",
+            "buildx",
+            "contexts",
+            "docker",
+            "groups",
+            "image",
+            "naming",
+            "paths",
+        ),
         *("platforms", "specs", "uv"),
     )
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, docker, image, platforms, specs
+from ci import buildx, docker, image, platforms, specs
 from ci.engine import standin
 from ci.engine.command import HOME
 from ci.engine.daemon import Engine
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ci.image import Image
 
-OPTIONS = base.Options(network="host")  # no bridge of ours leads out
+OPTIONS = buildx.Options(network="host")  # no bridge of ours leads out
 
 
 @pytest.fixture(scope="session")

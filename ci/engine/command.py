@@ -11,6 +11,7 @@ networks and firewall stay as they are; the engine has a bridge and a socket of 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -26,7 +27,9 @@ from ci.paths import ROOT
 if TYPE_CHECKING:
     import argparse
 
-HOME: Final = ROOT / ".nox" / "engine"
+_CHECKOUT: Final = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+HOME: Final = Path("/var/tmp", f"bentovox-engine-{_CHECKOUT}")  # noqa: S108  root's own, below
+"""One a checkout, outside of it: BentoML walks all of a checkout when it builds."""
 
 
 def parser() -> argparse.ArgumentParser:

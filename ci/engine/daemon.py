@@ -77,7 +77,7 @@ class Engine:
         """
         if self.pid() is not None:
             return
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         bin_ = programs(self.home)
         shutil.rmtree(self.run, ignore_errors=True)
         self.run.mkdir(mode=0o700)

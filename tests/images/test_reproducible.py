@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ci import base, docker, image, platforms, specs
+from ci import base, buildx, docker, image, platforms, specs
 from tests.engine import OPTIONS
 
 ANEW = dataclasses.replace(OPTIONS, no_cache=True)
@@ -19,7 +19,7 @@ def identity(reference: str) -> str:
     return str(found["Id"])
 
 
-def made(options: base.Options) -> tuple[str, str]:
+def made(options: buildx.Options) -> tuple[str, str]:
     """Build the gateway's base and its image; return what names their whole content."""
     below = base.find("slim", CPU)
     if options.no_cache:

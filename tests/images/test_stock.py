@@ -1,11 +1,12 @@
 """The plain way: `bentoml build` and `bentoml containerize`, without anything of `python -m ci`.
 
-It gives a larger image than ours, in one layer, but works and keeps the base's torch.
+What it installs is one layer; it works and keeps the base's torch.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from ci import bento, docker, platforms, specs, test_image
 from ci.paths import ROOT
+from tests.docs.examples import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,16 +58,18 @@ class Store:
 @pytest.fixture(scope="module")
 def store(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:  # noqa: ARG001
     yield Store(tmp_path_factory.mktemp("bentoml"))
-    for name in ("bentovox-gateway", "bentovox-chat"):
-        docker.ask("image", "rm", f"{NAME}:{name}")
+    docker.ask("image", "rm", f"{NAME}:bentovox-chat", "bentovox/gateway:plain")
 
 
 @pytest.fixture(scope="module")
 def gateway(built: Callable[[str], Image], store: Store) -> str:
-    """Return the gateway's image, made of its bentofile as it is; its base is there."""
+    """Return the gateway's image, made by the page's own commands; its base is there."""
     assert built("gateway").base.moving == specs.load("gateway").data["docker"]["base_image"]
-    store.run("build", "-f", "bentos/gateway/bentofile.yaml")
-    return store.containerize("bentovox-gateway:latest")
+    (block,) = (block for block in IMAGES if block.text.startswith("bentoml build"))
+    build, containerize = block.text.splitlines()
+    store.run(*shlex.split(build)[1:])
+    store.run(*shlex.split(containerize)[1:], "--opt", "network=host")
+    return "bentovox/gateway:plain"
 
 
 @pytest.fixture(scope="module")

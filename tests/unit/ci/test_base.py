@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci import base, contexts, groups, platforms, uv
+from ci import base, buildx, contexts, groups, platforms, uv
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ def test_what_a_context_held_before_is_gone() -> None:
     assert not (base.write_context("vllm", CPU) / "groups" / "old.txt").exists()
 
 
-def given(*words: str) -> base.Options:
-    return base.options_of(base.parser().parse_args(["build", "slim", *words]))
+def given(*words: str) -> buildx.Options:
+    return buildx.options_of(base.parser().parse_args(["build", "slim", *words]))
 
 
 def test_an_image_is_kept_here_or_pushed() -> None:
@@ -188,7 +188,7 @@ def test_a_base_that_is_here_is_not_built_but_gets_its_moving_name(
 ) -> None:
     asked = docker("""echo '[{"Id": "sha256:0"}]'""")
     found = base.find("slim", CPU)
-    assert base.ensure(found, base.Options()) is None
+    assert base.ensure(found, buildx.Options()) is None
     assert asked().splitlines() == [
         f"image inspect {found.reference}",
         f"tag {found.reference} {found.moving}",
@@ -200,7 +200,7 @@ def test_a_base_that_is_in_its_registry_is_not_built(
 ) -> None:
     asked = docker("exit 0")
     found = base.find("slim", CPU, "ghcr.io/me")
-    assert base.ensure(found, base.Options(registry="ghcr.io/me", push=True)) is None
+    assert base.ensure(found, buildx.Options(registry="ghcr.io/me", push=True)) is None
     assert asked().splitlines() == [f"buildx imagetools inspect {found.reference}"]
 
 

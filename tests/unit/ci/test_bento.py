@@ -53,6 +53,20 @@ def test_a_bento_of_the_same_inputs_is_the_same_to_the_last_byte(tmp_path: Path)
     assert content(one) == content(two)
 
 
+def test_a_bento_built_in_another_folder_is_the_same(tmp_path: Path) -> None:
+    both = []
+    for name in ("a1b2", "c3d4"):  # BentoML's hash of the script's path
+        made = built(tmp_path, name, "2026")
+        docker = made / "env" / "docker"
+        docker.mkdir(parents=True)
+        (docker / f"script__{name}").write_text("#!/bin/sh\n")
+        (docker / "Dockerfile").write_text(f"RUN ./env/docker/script__{name}\n")
+        with (made / "bento.yaml").open("a") as described:
+            described.write(f"post_commands: [./env/docker/script__{name}]\n")
+        both.append((bento.settle(made), content(made)))
+    assert both[0] == both[1]
+
+
 def test_other_code_is_another_version_and_so_is_another_name_of_a_file(tmp_path: Path) -> None:
     one = built(tmp_path, "one", "2026")
     two = built(tmp_path, "two", "2026", code="x = 2\n")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, build, image, platforms, specs
+from ci import base, build, buildx, image, platforms, specs
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def test_cosyvoices_code_comes_with_the_locks_that_speak_with_it_only(
 
 def test_a_model_that_is_no_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(CiError, match=r"--bake .*/nowhere: is no folder"):
-        image.make(specs.load("chat"), CPU, base.Options(), bake=(tmp_path / "nowhere",))
+        image.make(specs.load("chat"), CPU, buildx.Options(), bake=(tmp_path / "nowhere",))
 
 
 def test_an_image_is_labelled_with_what_checks_it() -> None:

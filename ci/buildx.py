@@ -1,0 +1,96 @@
+"""How something is built: what every verb that builds takes, and what buildx is told of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from ci import contexts
+from ci.errors import CiError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How something is built: where it is pushed, what caches are read and written.
+
+    `cache_from` and `cache_to` are buildx's; `network` is `host` where the build must share the
+    host's network.
+    """
+
+    registry: str = ""
+    push: bool = False
+    cache_from: tuple[str, ...] = ()
+    cache_to: tuple[str, ...] = ()
+    network: str = ""
+    compression: str = "zstd"
+    no_cache: bool = False
+
+    def arguments(self, *names: str) -> list[str]:
+        """Return buildx's arguments for an image of these names."""
+        # What is pushed is not kept here: to keep it, an engine fetches and unpacks all of it.
+        kind = "type=registry,store=false" if self.push else "type=image,unpack=true"
+        output = (
+            f'{kind},"name={",".join(names)}",compression={self.compression},oci-mediatypes=true'
+        )
+        return [
+            f"--output={output}",
+            f"--build-arg=SOURCE_DATE_EPOCH={contexts.epoch()}",
+            "--provenance=false",
+            *(f"--cache-from={entry}" for entry in self.cache_from),
+            *(f"--cache-to={entry}" for entry in self.cache_to),
+            *([f"--network={self.network}"] if self.network else []),
+            *(["--no-cache"] if self.no_cache else []),
+        ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every verb that builds takes."""
+    parser.add_argument("--platform", default="", help="a platform of bentos/platforms.toml")
+    parser.add_argument(
+        "--registry", default="", help="registry and owner before every name, such as ghcr.io/me"
+    )
+    parser.add_argument(
+        "--push", action="store_true", help="push to the registry instead of keeping it here"
+    )
+    parser.add_argument(
+        "--cache-from",
+        action="append",
+        default=[],
+        metavar="CACHE",
+        help="as docker buildx takes it",
+    )
+    parser.add_argument(
+        "--cache-to", action="append", default=[], metavar="CACHE", help="as docker buildx takes it"
+    )
+    parser.add_argument(
+        "--network", default="", help="the network of build steps: host, where they need the host's"
+    )
+    parser.add_argument(
+        "--compression",
+        default="zstd",
+        choices=("zstd", "gzip", "uncompressed"),
+        help="of layers (default: zstd)",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="do every step again")
+
+
+def options_of(given: argparse.Namespace) -> Options:
+    """Return the build options that were given.
+
+    Raises:
+        CiError: they do not go together.
+    """
+    if given.push and not given.registry:
+        raise CiError("--push needs --registry, such as --registry ghcr.io/me")
+    return Options(
+        registry=given.registry,
+        push=given.push,
+        cache_from=tuple(given.cache_from),
+        cache_to=tuple(given.cache_to),
+        network=given.network,
+        compression=given.compression,
+        no_cache=given.no_cache,
+    )
