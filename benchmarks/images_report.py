@@ -153,8 +153,8 @@ _CHANGES_MEANT = """- *Nothing*: stock BentoML writes the time into each bento, 
   would be built and pushed anew, as in the first rows; that was not measured."""
 _CACHE_SAID = """One line of code changes and the image is pushed to the registry: from an engine
 that has built it before, and from one without a single layer that reads the registry's cache
-(`mode=max`). The push is in the seconds. Docker keeps what it pushes, and fetches and unpacks all of
-it for that, unless it is told not to, as ours tells it (`store=false`)."""
+(`mode=max`). The push is in the seconds. Docker keeps what it pushes, and fetches and unpacks all
+of it for that, unless it is told not to, as ours tells it (`store=false`)."""
 
 _CACHE_HEAD = (
     "| what | warm, s | of it docker | emptied, s | of it docker | times | ran | cached | pushed |"
