@@ -37,7 +37,9 @@ def draw(path: Path, measured: Measured) -> None:
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
     _layers(figure.add_subplot(grid[0, :]), measured)
     _changes(figure.add_subplot(grid[1, 0]), measured, "seconds after a change, packing included")
-    _changes(figure.add_subplot(grid[1, 1]), measured, "MiB pushed after a change")
+    pushed = figure.add_subplot(grid[1, 1])
+    _changes(pushed, measured, "MiB pushed after a change")
+    figure.legend(*pushed.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -91,12 +93,15 @@ def _changes(axes: Axes, measured: Measured, what: str) -> None:
             at = place + (index - 1) * width
             label = name if place == 0 else None
             axes.bar(at, max(value, floor), width, color=COLORS[name], label=label)
-            said = f"{value:.3g}" if value else "0"
-            axes.text(at, max(value, floor) * 1.1, said, ha="center", fontsize=7)
+            axes.text(at, max(value, floor) * 1.1, _shown(value), ha="center", fontsize=6)
     axes.set_yscale("log")
     axes.set_ylim(floor, axes.get_ylim()[1] * 2)
     axes.set_xticks(range(len(changes)), [SHORT[change] for change in changes], fontsize=8)
     axes.set(title=what[0].upper() + what[1:])
     axes.spines[["top", "right"]].set_visible(False)
-    if in_bytes:
-        axes.legend(fontsize=8, frameon=False)
+
+
+def _shown(value: float) -> str:
+    if value >= 10 or not value:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
