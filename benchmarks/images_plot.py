@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLORS = dict(zip(CONTESTANTS, ("#0b3d91", "#d98c2b", "#b5483a"), strict=True))
 PLATFORM_COLOR = "#c9ccd1"
-NAMED_MIB = 60
+LETTER_MIB = 14  # what a letter takes of the axis
 SHORT = {
     results.COLD: "all",
     results.NOTHING: "nothing",
@@ -52,8 +52,8 @@ def _layers(axes: Axes, measured: Measured) -> None:
             width = layer.compressed_bytes / sizes.MIB
             color = COLORS[name] if layer in own else PLATFORM_COLOR
             axes.barh(place, width, 0.6, left=start, color=color, edgecolor="white", linewidth=0.8)
-            if width > NAMED_MIB:
-                text = layer.holds.split(" and ")[0].split(",")[0].rpartition("/")[2]
+            text = layer.holds.split(" and ")[0].split(",")[0].rpartition("/")[2]
+            if width > LETTER_MIB * len(text):
                 shade = "white" if layer in own else "black"
                 axes.text(
                     start + width / 2,

@@ -200,10 +200,15 @@ def _gate_table(measured: Measured) -> str:
     rows += ["| what | gate that fails | why |", "|---|---|---|"]
     for name in CONTESTANTS:
         failed = measured.size(name).failed
-        rows += [f"| {name} | {gate} | {why} |" for gate, why in failed.items()]
+        rows += [f"| {name} | {gate} | {_cell(why)} |" for gate, why in failed.items()]
         if not failed:
             rows.append(f"| {name} | none | |")
     return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    """Return text as a table's cell may hold it: docker's history has pipes."""
+    return text.replace("|", "\\|")
 
 
 def _change_table(measured: Measured) -> str:
