@@ -82,19 +82,22 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
         bentofile = Path(folder, "bentofile.yaml")
         data = for_platform(spec, platform, lock, registry)
         bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        built = _run_bentoml(bentofile, spec, sources(Path(folder)), Path(folder, "bentoml"))
+        built = _run_bentoml(bentofile, spec, sources(Path(folder), lock), Path(folder, "bentoml"))
         version = settle(built)
         shutil.rmtree(final, ignore_errors=True)
         shutil.move(built, final)
     return final, version
 
 
-def sources(folder: Path) -> Path:
+def sources(folder: Path, lock: Path) -> Path:
     """Copy what a bento can be made of; BentoML would walk all of the checkout otherwise."""
     copied = folder / "sources"
     for name in _SOURCES:
         shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "LICENSE", copied / "LICENSE")
+    for path in (ROOT / "LICENSE", lock):
+        target = copied / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     return copied
 
 
