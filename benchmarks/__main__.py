@@ -1,7 +1,7 @@
 """Measure the front door and its peers on this machine: `nox -s bench`.
 
-`nox -s bench -- cosyvoice` measures CosyVoice instead, `-- images` how images are built, and
-`-- images-cuda` those for GPUs, each into a page of its own.
+`nox -s bench -- cosyvoice` measures CosyVoice instead, `-- images` the images, each into a page of
+its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import chat, cosyvoice, images, images_cuda, report, speech
+from benchmarks import chat, cosyvoice, images, report, speech
 from benchmarks.servers import ROOT, all_servers
 
 
@@ -23,8 +23,6 @@ def main() -> int:
         return cosyvoice.main(sys.argv[2:])
     if sys.argv[1:2] == ["images"]:
         return images.main(sys.argv[2:])
-    if sys.argv[1:2] == ["images-cuda"]:
-        return images_cuda.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the chat measurement")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where the report goes")
