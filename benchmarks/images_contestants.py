@@ -193,11 +193,11 @@ def _plain(
     repository = f"{to.registry}/plain/{spec.name}" if to.registry else f"plain/{spec.name}"
     name = f"{repository}:{platform.name}"
     reads, writes = to.caches(repository)
-    said = image.labels(spec, platform, Base("", platform, "", ""), _VERSION)
+    said = image.labels(spec, platform, Base("", platform, ""), _VERSION)
     said = {
         **said,
         BASE_NAME: platform.reference,
-        PLATFORM_LAYERS: str(docker.layers(platform.reference)),
+        PLATFORM_LAYERS: str(len(docker.diff_ids(platform.reference))),
     }
     kind_of = "type=registry" if to.registry else "type=image,unpack=true"
     report = build.build(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -45,12 +46,29 @@ _DEVEL: Final = "devel"
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """One base for one platform: its stage, and the names that it has."""
+    """One base for one platform: its stage, what it is made of, and the names that it has."""
 
     stage: str
     platform: Platform
-    fingerprint: str
     registry: str
+
+    @functools.cached_property
+    def wanted(self) -> dict[str, dict[str, str]]:
+        """Return what each of its wheel groups installs."""
+        return groups.requirements(self.stage, self.platform.name)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Return what names all that it is made of."""
+        parts = [
+            self.platform.reference,
+            self.platform.devel_reference,
+            *(self.platform.python, self.platform.torch, self.platform.torch_from),
+            uv_version(),
+            *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
+            json.dumps(self.wanted),
+        ]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     @property
     def reference(self) -> str:
@@ -64,26 +82,15 @@ class Base:
 
 
 def find(stage: str, platform: Platform, registry: str = "") -> Base:
-    """Return a base, named by what it would be made of.
+    """Return a base; its name by content says what it would be made of.
 
     Raises:
-        CiError: there is no such stage, or the locks do not agree.
+        CiError: there is no such stage; when that name is asked for, that the locks do not agree.
     """
-    table = groups.load()
-    if stage not in {*table.stages, _DEVEL}:
-        known = ", ".join([*table.stages, _DEVEL])
-        raise CiError(f"there is no base {stage!r}; there are {known}")
-    wanted = groups.requirements(stage, platform.name, table)
-    parts = [
-        platform.reference,
-        platform.devel_reference,
-        *(platform.python, platform.torch, platform.torch_from),
-        uv_version(),
-        *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
-        json.dumps(wanted),
-    ]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    return Base(stage, platform, digest[:12], registry)
+    known = [*groups.load().stages, _DEVEL]
+    if stage not in known:
+        raise CiError(f"there is no base {stage!r}; there are {', '.join(known)}")
+    return Base(stage, platform, registry)
 
 
 def uv_version() -> str:
@@ -117,10 +124,9 @@ def make(base: Base, options: Options) -> Report:
     platform = base.platform
     if not platform.digest:
         say(f"{platform.reference} is not pinned by a digest yet: `python -m ci base pin`")
-    context = write_context(base.stage, platform)
+    context = write_context(base)
     say(f"Building {base.reference} on {platform.reference}")
-    wheels = uv.wheels()
-    layers = docker.layers(platform.reference)
+    layers = len(docker.diff_ids(platform.reference))
     return build.build(
         [
             *options.arguments(base.reference, base.moving),
@@ -138,23 +144,23 @@ def make(base: Base, options: Options) -> Report:
                 },
                 "--build-arg",
             ),
-            *([f"--build-context=wheels={wheels}"] if wheels and not platform.cuda else []),
+            *uv.wheels_context(platform),
             str(context),
         ],
         report=context.with_name("build.json"),
     )
 
 
-def write_context(stage: str, platform: Platform) -> Path:
+def write_context(base: Base) -> Path:
     """Write the build context of a base and return its folder."""
-    context = BUILT / f"base-{stage}-{platform.name}" / "context"
+    context = BUILT / f"base-{base.stage}-{base.platform.name}" / "context"
     shutil.rmtree(context, ignore_errors=True)
     (context / "groups").mkdir(parents=True)
     for name, folder in _FILES.items():
         (context / folder).mkdir(parents=True, exist_ok=True)
         shutil.copy2(FOLDER / name, context / folder / name)
     shutil.copy2(uv.executable(), context / _FILES["wheels.py"] / "uv")
-    for group, wanted in groups.requirements(stage, platform.name).items():
+    for group, wanted in base.wanted.items():
         lines = "".join(f"{name}=={version}\n" for name, version in sorted(wanted.items()))
         (context / "groups" / f"{group}.txt").write_text(lines, encoding="utf-8")
     contexts.settle(context)

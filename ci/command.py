@@ -30,10 +30,7 @@ def run(verb: str, work: Callable[[], int | None]) -> int:
     """Do a verb's work; 0 (or what it returns), 1 with one line if it cannot, 130 if stopped."""
     try:
         return work() or 0
-    except CiError as error:
-        say(f"python -m ci {verb}: {error}")
-        return 1
-    except OSError as error:
+    except (CiError, OSError) as error:
         say(f"python -m ci {verb}: {error}")
         return 1
     except KeyboardInterrupt:

@@ -111,6 +111,20 @@ def inspect(image: str) -> dict[str, Any] | None:
     return json.loads(said)[0] if said else None
 
 
+def bring(image: str) -> dict[str, Any]:
+    """Return what the engine knows of an image, which is pulled if it is not here.
+
+    Raises:
+        CiError: it is neither here nor in a registry.
+    """
+    known = inspect(image)
+    if known is None:
+        say(f"Pulling {image}")
+        call("pull", "--quiet", image)
+        known = inspect(image) or {}
+    return known
+
+
 def digest(reference: str) -> str:
     """Return the digest that a registry has for a reference.
 
@@ -124,11 +138,6 @@ def digest(reference: str) -> str:
     if not _DIGEST.fullmatch(found):
         raise CiError(f"the registry gave no digest for {reference}")
     return found
-
-
-def layers(image: str) -> int:
-    """Return how many layers an image has, here or in its registry; 0 where nobody says."""
-    return len(diff_ids(image))
 
 
 def diff_ids(image: str) -> tuple[str, ...]:

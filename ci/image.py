@@ -13,7 +13,6 @@ and, by what is in it, bentovox/NAME:PLATFORM-VERSION. Models are not in it; mou
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import subprocess
 import sys
@@ -160,7 +159,6 @@ def make(
     moving = [platform.name] if is_moving else []
     names = tuple(f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}", *tags))
     say(f"Building {names[0]} on {below.reference}")
-    wheels = uv.wheels()
     report = build.build(
         [
             *options.arguments(*names),
@@ -168,7 +166,7 @@ def make(
             "--target=image",
             f"--build-arg=BASE={below.reference}",
             *docker.variables(labels(spec, platform, below, version), "--label"),
-            *([f"--build-context=wheels={wheels}"] if wheels and not platform.cuda else []),
+            *uv.wheels_context(platform),
             str(context),
         ],
         report=context.with_name("build.json"),
@@ -227,7 +225,6 @@ def _bring_cosyvoice(into: Path) -> None:
     code = subprocess.call(
         [sys.executable, "-m", "ci", "cosyvoice", "--into", str(into)],
         cwd=ROOT,
-        env={**os.environ},
         stdout=subprocess.DEVNULL,
     )
     if code:

@@ -56,7 +56,7 @@ def _work(options: argparse.Namespace) -> int:
     for name in sorted(options.bentos or specs.names(), key=lambda name: name != specs.STACK):
         spec = specs.load(name)
         for platform in spec.platforms:
-            path = output(spec, platform)
+            path = spec.lock_path(platform)
             say(f"Resolving {path.relative_to(ROOT)}")
             before = path.read_text(encoding="utf-8") if path.exists() else ""
             kept = "" if options.upgrade else before or served(known[platform])
@@ -73,18 +73,13 @@ def _work(options: argparse.Namespace) -> int:
     return 1 if drifted and options.check else 0
 
 
-def output(spec: Spec, platform: str) -> Path:
-    """Return where the lock of a platform is, or will be."""
-    return ROOT / spec.lock.replace(f".{spec.platforms[0]}.", f".{platform}.")
-
-
 def resolve(spec: Spec, platform: Platform, before: str) -> str:
     """Return the lock of a bento for a platform, keeping to `before` where it can.
 
     Raises:
         CiError: nothing satisfies it all; uv's explanation of who asks for what stands above.
     """
-    source = output(spec, platform.name).with_suffix(".in")
+    source = spec.lock_path(platform.name).with_suffix(".in")
     if not source.is_file():
         raise CiError(f"{source.relative_to(ROOT)} is missing: it says what {spec.name} needs")
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +115,7 @@ def served(platform: Platform) -> str:
 
 
 def _options(spec: Spec, platform: Platform) -> list[str]:
-    stack = output(specs.load(specs.STACK), platform.name)
+    stack = specs.load(specs.STACK).lock_path(platform.name)
     options = [] if spec.name == specs.STACK else [f"--constraint={stack}"]
     held = BENTOS / "bases" / f"held.{platform.name}.txt"
     if held.exists():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 PROJECT: Final = "bentovox"
+_SEPARATORS: Final = re.compile(r"[-_.]+")
 
 
 def repository(name: str, registry: str = "") -> str:
@@ -24,3 +26,14 @@ def base_repository(stage: str, registry: str = "") -> str:
 def cache(repository: str, platform: str) -> str:
     """Return where the build cache of an image or a base is kept, one for each platform."""
     return f"{repository}:cache-{platform}"
+
+
+def untagged(reference: str) -> str:
+    """Return the repository of a reference: without its tag and its digest."""
+    folder, slash, last = reference.partition("@")[0].rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}"
+
+
+def distribution(name: str) -> str:
+    """Return a Python distribution's name as indexes compare it (PEP 503)."""
+    return _SEPARATORS.sub("-", name).lower()

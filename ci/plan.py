@@ -36,19 +36,8 @@ _TOOLS: Final = ("bentoml", "uv")
 BUILDERS: Final = frozenset(
     f"ci/{name}.py"
     for name in (
-        *(
-            "base",
-            "bento",
-            "build",
-            "buildx",
-            "contexts",
-            "docker",
-            "groups",
-            "image",
-            "naming",
-            "paths",
-        ),
-        *("platforms", "specs", "uv"),
+        *("base", "bento", "build", "buildx", "contexts", "docker", "groups", "image"),
+        *("naming", "paths", "platforms", "specs", "uv"),
     )
 )
 """The modules that build; a test holds that they are what `ci.image` imports."""

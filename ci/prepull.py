@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ci import command, docker, platforms
+from ci import command, docker, naming, platforms
 from ci.errors import CiError
 from ci.progress import say
 
@@ -153,7 +153,7 @@ def size_of(reference: str) -> Size:
         ]
         if not fitting:
             raise CiError(f"{reference} is not made for linux/{architecture}")
-        document = _manifest(f"{_repository(reference)}@{fitting[0]}")
+        document = _manifest(f"{naming.untagged(reference)}@{fitting[0]}")
     layers = document["layers"]
     return Size(len(layers), sum(layer["size"] for layer in layers))
 
@@ -233,9 +233,3 @@ def _refuse(said: str, what: str) -> None:
     if _FINAL.search(said):
         raise CiError(message)
     raise Broken(message)
-
-
-def _repository(reference: str) -> str:
-    tagged = reference.partition("@")[0]
-    folder, slash, last = tagged.rpartition("/")
-    return f"{folder}{slash}{last.partition(':')[0]}"

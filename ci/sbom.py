@@ -14,13 +14,12 @@ dependencies few. That library's validator holds the result in the tests.
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from ci import command, docker
+from ci import command, docker, naming
 from ci.errors import CiError
 from ci.progress import say
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     import argparse
 
 _NAMESPACE: Final = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562: URLs
-_SEPARATORS: Final = re.compile(r"[-_.]+")
 
 _ASK: Final = """
 import importlib.metadata, json, pathlib
@@ -82,13 +80,8 @@ def identity(image: str) -> tuple[str, str]:
     Raises:
         CiError: it is neither here nor in a registry.
     """
-    if docker.inspect(image) is None:
-        say(f"Pulling {image}")
-        docker.call("pull", "--quiet", image)
-    known = docker.inspect(image) or {}
-    tagged, _, digest = image.partition("@")
-    folder, slash, last = tagged.rpartition("/")
-    return f"{folder}{slash}{last.partition(':')[0]}", digest or str(known["Id"])
+    known = docker.bring(image)
+    return naming.untagged(image), image.partition("@")[2] or str(known["Id"])
 
 
 def ask(image: str) -> dict[str, Any]:
@@ -143,7 +136,7 @@ def bom(
 def _distributions(found: list[list[str]]) -> list[dict[str, Any]]:
     return [
         {
-            **_library(f"pkg:pypi/{_canonical(name)}@{_quoted(version)}", name, version),
+            **_library(f"pkg:pypi/{naming.distribution(name)}@{_quoted(version)}", name, version),
             **({"licenses": [{"expression": licence}]} if licence else {}),
         }
         for name, version, licence in found
@@ -175,11 +168,6 @@ def _fields(text: str, separator: str) -> dict[str, str]:
     """Return the first line of each field; what goes on over more lines is left out."""
     lines = (line.partition(separator) for line in text.splitlines() if line[:1].strip())
     return {key: value for key, _, value in lines}
-
-
-def _canonical(name: str) -> str:
-    """Return the name as PyPI has it (PEP 503)."""
-    return _SEPARATORS.sub("-", name).lower()
 
 
 def _quoted(text: str) -> str:

@@ -93,8 +93,12 @@ class Spec:
         labels: dict[str, str] = self.data["labels"]
         return labels.get(f"{key}.{platform}", labels[key])
 
+    def lock_path(self, platform: str) -> Path:
+        """Return where the lock of a platform is, or will be: the platform's name is in it."""
+        return ROOT / self.lock.replace(f".{self.platforms[0]}.", f".{platform}.")
+
     def lock_for(self, platform: str) -> Path:
-        """Return the lock of a platform: the bentofile's own, with the platform's name in it.
+        """Return the lock of a platform.
 
         Raises:
             CiError: the bento is not built for that platform, or was not locked for it.
@@ -102,7 +106,7 @@ class Spec:
         if platform not in self.platforms:
             known = ", ".join(self.platforms)
             raise CiError(f"{self.name} is not built for {platform}; its platforms are {known}")
-        path = ROOT / self.lock.replace(f".{self.platforms[0]}.", f".{platform}.")
+        path = self.lock_path(platform)
         if not path.is_file():
             raise CiError(
                 f"{self.name} has no lock for {platform}: {_short(path)} is missing; "

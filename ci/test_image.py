@@ -87,9 +87,7 @@ def _work(given: argparse.Namespace) -> int:
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
     image = given.image or f"{naming.repository(spec.name)}:{platform.name}"
-    if docker.inspect(image) is None:
-        say(f"Pulling {image}")
-        docker.call("pull", image)
+    docker.bring(image)
     checks = run(spec, platform, image)
     if given.json:
         command.result_json([dataclasses.asdict(check) for check in checks])

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ci.errors import CiError
+
+if TYPE_CHECKING:
+    from ci.platforms import Platform
 
 
 def executable() -> str:
@@ -32,6 +36,15 @@ def wheels() -> Path | None:
         if link and "://" not in link and Path(link).is_dir():
             return Path(link)
     return None
+
+
+def wheels_context(platform: Platform) -> list[str]:
+    """Return buildx's option that hands the folder of wheels to a build.
+
+    It holds torch's CPU build, which must not decide what a GPU gets.
+    """
+    folder = wheels()
+    return [f"--build-context=wheels={folder}"] if folder and not platform.cuda else []
 
 
 def torch_backend() -> list[str]:

@@ -91,6 +91,11 @@ def settle(folder: Path) -> None:
         os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
 
 
+def find_links() -> list[str]:
+    """Return uv's option for the folder of wheels that the build was given, if any."""
+    return ["--find-links", str(WHEELS)] if WHEELS.is_dir() else []
+
+
 def install(group: Path, out: Path) -> None:
     """Install what the image lacks of a group below `out`, where the image will have it."""
     held = holding()
@@ -102,9 +107,8 @@ def install(group: Path, out: Path) -> None:
         return
     has_torch = any(WHEELS.glob("torch-*"))
     cpu = ["--torch-backend=cpu"] if "torch" in missing and not has_torch else []
-    links = ["--find-links", str(WHEELS)] if WHEELS.is_dir() else []
     packages = [f"{name}=={version}" for name, version in sorted(missing.items())]
-    options = ["--python", sys.executable, "--no-deps", "--target", str(site), *links, *cpu]
+    options = ["--python", sys.executable, "--no-deps", "--target", str(site), *find_links(), *cpu]
     run("uv", "pip", "install", *options, *packages)
     torch = next(site.glob("torch-*.dist-info"), None)
     if torch is not None and "+cpu" not in torch.name:
@@ -136,10 +140,19 @@ def venv(lock: Path, home: Path, out: Path) -> None:
     options = ["--system-site-packages", "--no-project", "--python", sys.executable]
     run("uv", "venv", "--quiet", *options, str(home))
     python = str(home / "bin/python")
-    links = ["--find-links", str(WHEELS)] if WHEELS.is_dir() else []
     environ = {**os.environ, "UV_NO_CACHE": "0"}
     environ.pop("UV_EXCLUDE", None)
-    run("uv", "pip", "install", "--python", python, "--no-deps", *links, *rest(lock), env=environ)
+    run(
+        "uv",
+        "pip",
+        "install",
+        "--python",
+        python,
+        "--no-deps",
+        *find_links(),
+        *rest(lock),
+        env=environ,
+    )
     (home / ".lock").unlink(missing_ok=True)
     run(python, "-B", __file__, "check", str(lock))
     place = out / home.relative_to("/")

@@ -6,6 +6,8 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Final
 
+from ci import naming
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -42,7 +44,7 @@ def find(seen: FileSystem) -> Iterator[Package]:
         match = _METADATA.fullmatch(path)
         if match:
             yield Package(
-                name=re.sub(r"[-_.]+", "-", match["name"]).lower(),
+                name=naming.distribution(match["name"]),
                 version=match["version"].partition("+")[0],
                 site=match["site"],
                 layer=placed.layer,

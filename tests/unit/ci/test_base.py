@@ -113,7 +113,7 @@ def test_an_unknown_base_is_told_with_those_that_are_there() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_context_holds_the_lists_of_its_groups_the_scripts_and_uv_all_of_one_time() -> None:
-    context = base.write_context("vllm", CPU)
+    context = base.write_context(base.find("vllm", CPU))
     names = {str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()}
     assert names == {
         *("groups/torch.txt", "groups/shared.txt", "prebuild.py"),
@@ -134,9 +134,9 @@ def _uv() -> bytes:
 
 @pytest.mark.usefixtures("folder")
 def test_what_a_context_held_before_is_gone() -> None:
-    context = base.write_context("vllm", CPU)
+    context = base.write_context(base.find("vllm", CPU))
     (context / "groups" / "old.txt").touch()
-    assert not (base.write_context("vllm", CPU) / "groups" / "old.txt").exists()
+    assert not (base.write_context(base.find("vllm", CPU)) / "groups" / "old.txt").exists()
 
 
 def given(*words: str) -> buildx.Options:
