@@ -142,17 +142,8 @@ def venv(lock: Path, home: Path, out: Path) -> None:
     python = str(home / "bin/python")
     environ = {**os.environ, "UV_NO_CACHE": "0"}
     environ.pop("UV_EXCLUDE", None)
-    run(
-        "uv",
-        "pip",
-        "install",
-        "--python",
-        python,
-        "--no-deps",
-        *find_links(),
-        *rest(lock),
-        env=environ,
-    )
+    packages = [*find_links(), *rest(lock)]
+    run("uv", "pip", "install", "--python", python, "--no-deps", *packages, env=environ)
     (home / ".lock").unlink(missing_ok=True)
     run(python, "-B", __file__, "check", str(lock))
     place = out / home.relative_to("/")
