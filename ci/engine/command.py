@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     import argparse
 
 _CHECKOUT: Final = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
-HOME: Final = Path("/var/tmp", f"bentovox-engine-{_CHECKOUT}")  # noqa: S108  root's own, below
-"""One a checkout, outside of it: BentoML walks all of a checkout when it builds."""
+HOME: Final = Path("/var/cache/bentovox", f"engine-{_CHECKOUT}")
+"""One a checkout, where only root may write: root runs what is in it. Not in the checkout, all of
+which BentoML walks when it builds."""
 
 
 def parser() -> argparse.ArgumentParser:
