@@ -6,6 +6,7 @@ run), unless BENTOVOX_TEST_ENGINE=installed asks for the one that docker finds b
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import buildx, docker, image, platforms, specs
+from ci import base, buildx, docker, image, platforms, specs
 from ci.engine import standin
 from ci.engine.command import HOME
 from ci.engine.daemon import Engine
@@ -64,7 +65,13 @@ def built(engine: None) -> Callable[[str], Image]:  # noqa: ARG001  it must run
 
     def image_of(name: str) -> Image:
         if name not in made:
-            made[name] = image.make(specs.load(name), platforms.get("cpu"), OPTIONS)
+            spec, platform = specs.load(name), platforms.get("cpu")
+            # Nothing pulls these bases: what compressing them takes is saved.
+            base.ensure(
+                base.find(spec.base(platform.name), platform),
+                dataclasses.replace(OPTIONS, compression="uncompressed"),
+            )
+            made[name] = image.make(spec, platform, OPTIONS)
         return made[name]
 
     return image_of

@@ -81,9 +81,9 @@ def is_openai_error(body: bytes) -> bool:
 
 def test_chat_is_streamed_as_it_is_made(stack: Stack) -> None:
     with stack.client() as client:
-        came_s = list(long_stream(client))
-    assert len(came_s) > 300
-    assert came_s[0] < came_s[-1] / 2
+        came_s = list(long_stream(client, tokens=1900))
+    assert len(came_s) > 1000
+    assert came_s[0] < came_s[-1] / 4
     gaps = [after - before for before, after in itertools.pairwise(came_s)]
     assert max(gaps) < came_s[-1] / 2  # not held back and let go
 
@@ -96,7 +96,7 @@ def test_speech_is_streamed_as_it_is_made(stack: Stack) -> None:
             assert answer.status_code == 200
             came_s = [time.monotonic() - began for _ in answer.iter_raw()]
     assert len(came_s) > 10
-    assert came_s[0] < came_s[-1] / 2
+    assert came_s[0] < came_s[-1] / 4
 
 
 def test_speech_comes_over_a_websocket_while_its_text_is_written(stack: Stack) -> None:
