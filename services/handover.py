@@ -1,4 +1,4 @@
-"""Frames and results on their way from a thread to the event loop."""
+"""What a thread makes on its way to the event loop."""
 
 from __future__ import annotations
 
@@ -6,46 +6,45 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from services.audio.pcm import Samples
+Item = TypeVar("Item")
 
 
-class Handover:
-    """Hands frames over in order; the thread waits while more than `held_samples` are not taken.
+class Handover(Generic[Item]):
+    """Hands items over in order; the thread waits while those not taken weigh more than `held`.
 
-    Made in the event loop that takes.
+    `weigh` says what one weighs. Made in the event loop that takes.
     """
 
-    def __init__(self, held_samples: int) -> None:
-        self._held_samples = held_samples
+    def __init__(self, held: int, weigh: Callable[[Item], int]) -> None:
+        self._held = held
+        self._weigh = weigh
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._changed = threading.Condition()
-        self._frames: deque[Samples] = deque()
-        self._waiting_samples = 0
+        self._items: deque[Item] = deque()
+        self._waiting = 0
         self._closed = False
         self._ended = False
         self._error: BaseException | None = None
 
-    def put(self, frame: Samples) -> bool:
-        """Hand a frame over, from the thread; False when nobody takes any more."""
+    def put(self, item: Item) -> bool:
+        """Hand an item over, from the thread; False when nobody takes any more."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._waiting_samples <= self._held_samples
-            )
+            self._changed.wait_for(lambda: self._closed or self._waiting <= self._held)
             if self._closed:
                 return False
-            self._frames.append(frame)
-            self._waiting_samples += frame.size
+            self._items.append(item)
+            self._waiting += self._weigh(item)
         self._tell()
         return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say, from the thread, that no more frames come, and why if that is an error."""
+        """Say, from the thread, that no more items come, and why if that is an error."""
         with self._changed:
             self._ended = True
             self._error = error
@@ -57,18 +56,18 @@ class Handover:
             self._closed = True
             self._changed.notify_all()
 
-    async def frames(self) -> AsyncGenerator[Samples, None]:
-        """Yield each frame, then raise the error that `end` was given, if any."""
+    async def items(self) -> AsyncGenerator[Item, None]:
+        """Yield each item, then raise the error that `end` was given, if any."""
         while True:
             await self._news.wait()
             self._news.clear()
-            ended = self._ended  # before the frames are taken: none comes after it
-            while self._frames:
+            ended = self._ended  # before the items are taken: none comes after it
+            while self._items:
                 with self._changed:
-                    frame = self._frames.popleft()
-                    self._waiting_samples -= frame.size
+                    item = self._items.popleft()
+                    self._waiting -= self._weigh(item)
                     self._changed.notify_all()
-                yield frame
+                yield item
             if ended:
                 break
         if self._error is not None:

@@ -188,6 +188,55 @@ class SpeechSettings(RoleSettings):
         }
 
 
+class FasterWhisperSettings(Section):
+    """The engine `faster_whisper`: Whisper's models on CTranslate2."""
+
+    model: str = Field(
+        "tiny",
+        description="A size that faster-whisper names (tiny, small, large-v3-turbo), a Hugging "
+        "Face id, or a directory with a CTranslate2 model.",
+    )
+    revision: str = Field("", description="Commit or tag of the model on the hub; empty: main.")
+    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where it computes; auto takes a GPU when there is one."
+    )
+    compute_type: str = Field(
+        "default", description="CTranslate2's: default, int8, float16, float32 and others."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one a core.")
+    batch: int = Field(
+        8, ge=1, description="Windows of 30 s, of any requests, that the model hears together."
+    )
+    beam_size: int = Field(5, ge=1, description="Hypotheses kept in decoding; 1: greedy, faster.")
+
+
+class TranscriptionSettings(RoleSettings):
+    """The transcription role: files and live speech to text."""
+
+    body_limit_mib: float = Field(36, gt=0, description="Largest upload, MiB; above it 413.")
+    engine: Literal["faster_whisper", "fake"] = Field(
+        "faster_whisper", description="What hears; fake hears tones, for tests."
+    )
+    models: list[str] = Field(
+        default_factory=lambda: [
+            "whisper-1",
+            "gpt-transcribe",
+            "gpt-4o-transcribe",
+            "gpt-4o-mini-transcribe",
+        ],
+        description="OpenAI's model names that are answered to beside the engine's own.",
+    )
+    max_hours: float = Field(6, gt=0, description="Longest recording, hours; above it 413.")
+    faster_whisper: FasterWhisperSettings = FasterWhisperSettings()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return what the chosen engine's constructor is given."""
+        section = getattr(self, self.engine, None)
+        return dict(section) if isinstance(section, Section) else {}
+
+
 class GatewaySettings(RoleSettings):
     """The gateway: the one front door."""
 
@@ -201,6 +250,10 @@ class GatewaySettings(RoleSettings):
     )
     speech: list[str] = Field(
         default_factory=list, description="URLs of speech backends; empty: beside it, in one stack."
+    )
+    transcription: list[str] = Field(
+        default_factory=list,
+        description="URLs of transcription backends; empty: beside it, in one stack.",
     )
     keys: SecretStr = Field(
         SecretStr(""),

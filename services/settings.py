@@ -29,6 +29,7 @@ from services.sections import (
     LogSettings,
     Section,
     SpeechSettings,
+    TranscriptionSettings,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     profile: str = Field("demo", description="A profile of services/profiles.toml.")
     chat: ChatSettings = ChatSettings()
     speech: SpeechSettings = SpeechSettings()
+    transcription: TranscriptionSettings = TranscriptionSettings()
     gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # FFmpeg knows hundreds of formats, and some are lists of other files and addresses to open
 # (ffconcat, hls, sdp): only those that hold the sound itself are read, and they open nothing.
 _READING: Final = {
-    "format_whitelist": "aac,aiff,amr,au,caf,flac,matroska,mov,mp3,ogg,w64,wav,webm",
+    "format_whitelist": "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,"
+    "mpegts,ogg,w64,wav,webm,wv",
     "protocol_whitelist": "none",
 }
 
@@ -61,6 +62,53 @@ def decode(
     return _decode(data, lambda _source: sample_rate_hz, max_seconds, max_bytes, param).samples
 
 
+class Decoding:
+    """A file's sound while it is decoded, so that hours of it take no more memory than a second.
+
+    Iterating yields float32 [N] pieces, mono, at `sample_rate_hz`; it can be done once.
+
+    Attributes:
+        seconds: how much of the file was decoded up to now.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        sample_rate_hz: int,
+        max_seconds: float,
+        max_bytes: int,
+        param: str = "file",
+    ) -> None:
+        """Decode `data` within the bounds of `decode`.
+
+        Raises:
+            TooLargeError: more than `max_bytes`.
+        """
+        _check_size(data, max_bytes, param)
+        self.seconds = 0.0
+        self._data = data
+        self._rate_hz = sample_rate_hz
+        self._max_seconds = max_seconds
+        self._param = param
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Yield what is decoded.
+
+        Raises:
+            TooLargeError: the file is longer than `max_seconds`.
+            InvalidRequestError: not audio, or broken from here on, or no sample at all
+                (`invalid_audio`).
+        """
+        for piece, _source in _pieces(
+            self._data, lambda _source: self._rate_hz, self._max_seconds, self._param
+        ):
+            self.seconds += piece.size / self._rate_hz
+            yield piece
+        if not self.seconds:
+            raise _silent(self._param)
+
+
 def decode_as_is(
     data: bytes,
     *,
@@ -84,36 +132,58 @@ def _decode(
     max_bytes: int,
     param: str,
 ) -> Decoded:
+    _check_size(data, max_bytes, param)
+    parts = list(_pieces(data, rate_for, max_seconds, param))
+    if not parts:
+        raise _silent(param)
+    source_rate_hz = parts[0][1]
+    samples = np.concatenate([piece for piece, _ in parts])
+    return Decoded(samples, rate_for(source_rate_hz), source_rate_hz)
+
+
+def _check_size(data: bytes, max_bytes: int, param: str) -> None:
     if len(data) > max_bytes:
         raise TooLargeError(
             f"{param} has {len(data)} bytes; at most {max_bytes} are accepted",
             param=param,
             code="audio_too_large",
         )
-    parts: list[Samples] = []
-    source_rate_hz = sample_rate_hz = 0
+
+
+def _silent(param: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{param} holds no sample", param=param, code="invalid_audio")
+
+
+def _pieces(
+    data: bytes, rate_for: Callable[[int], int], max_seconds: float, param: str
+) -> Iterator[tuple[Samples, int]]:
+    """Yield float32 [N] pieces at `rate_for` the file's own rate, and that rate."""
+    source_rate_hz = 0
     resampler: av.AudioResampler | None = None
+    made = False
     try:
         for frame in _frames(data, max_seconds, param):
             if resampler is None:
                 source_rate_hz = frame.sample_rate  # a header may say half of it (HE-AAC)
-                sample_rate_hz = rate_for(source_rate_hz)
-                resampler = av.AudioResampler("flt", "mono", sample_rate_hz)
-            parts += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
-        if resampler is not None and parts:
-            parts += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+                resampler = av.AudioResampler("flt", "mono", rate_for(source_rate_hz))
+            for piece in resampler.resample(frame):
+                made = True
+                yield _finite(piece.to_ndarray()[0], param), source_rate_hz
+        if resampler is not None and made:
+            for piece in resampler.resample(None):
+                yield _finite(piece.to_ndarray()[0], param), source_rate_hz
     except (FFmpegError, ValueError, ZeroDivisionError) as error:
         raise InvalidRequestError(
             f"{param} is not audio that can be decoded", param=param, code="invalid_audio"
         ) from error
-    if not parts:
-        raise InvalidRequestError(f"{param} holds no sample", param=param, code="invalid_audio")
-    samples: Samples = np.concatenate(parts)
+
+
+def _finite(samples: Samples, param: str) -> Samples:
     if not np.isfinite(samples).all():
         raise InvalidRequestError(
             f"{param} holds samples that are not finite", param=param, code="invalid_audio"
         )
-    return Decoded(samples, sample_rate_hz, source_rate_hz)
+    return samples
 
 
 def _frames(data: bytes, max_seconds: float, param: str) -> Iterator[av.AudioFrame]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.errors import TooLargeError, UnsupportedMediaError
+from services.openai.hangup import ClientGoneError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from starlette.types import Receive, Scope
-
-
-class ClientGoneError(Exception):
-    """The client hung up before its request was whole or answered; there is nobody to answer."""
 
 
 def header(scope: Scope, name: bytes) -> bytes:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from services.errors import InvalidRequestError, TooLargeError
-from services.speech.body import header, not_read, pieces
+from services.openai.body import header, not_read, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from starlette.types import Receive, Scope
 
@@ -22,6 +22,9 @@ TEXT_BYTES: Final = 8 * 1024
 
 _HEAD_BYTES: Final = 4 * 1024
 """What the headers of one part may hold."""
+
+LIST_ITEMS: Final = 128
+"""How often a field may come that is a list."""
 
 _BOUNDARY_BYTES: Final = 70  # RFC 2046, section 5.1.1
 _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
@@ -34,17 +37,19 @@ class FormFields:
     Attributes:
         texts: names of the fields that are text.
         files: names of the fields that are files, with the most bytes of each.
+        lists: names of the fields that may come again and again; also read with `[]` behind them.
     """
 
     texts: frozenset[str]
     files: Mapping[str, int]
+    lists: frozenset[str] = frozenset()
 
     @property
     def most_bytes(self) -> int:
         """The size past which no body can be a valid form."""
-        count = len(self.texts) + len(self.files)
-        around = (count + 1) * (_HEAD_BYTES + _BOUNDARY_BYTES + 8)
-        return sum(self.files.values()) + len(self.texts) * TEXT_BYTES + around
+        texts = len(self.texts) + len(self.lists) * LIST_ITEMS
+        around = (texts + len(self.files) + 1) * (_HEAD_BYTES + _BOUNDARY_BYTES + 8)
+        return sum(self.files.values()) + texts * TEXT_BYTES + around
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Form:
 
     texts: Mapping[str, str]
     files: Mapping[str, Upload]
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def file(self, name: str) -> Upload:
         """Return a file that must be there.
@@ -117,7 +123,7 @@ async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
                 raise _broken(f"{error}") from error
     if not reader.ended:
         raise _broken("it ends before its closing boundary")
-    return Form(reader.texts, reader.files)
+    return Form(reader.texts, reader.files, reader.lists)
 
 
 def _boundary(scope: Scope) -> bytes:
@@ -141,6 +147,7 @@ class _Reader:
     def __init__(self, fields: FormFields) -> None:
         self.texts: dict[str, str] = {}
         self.files: dict[str, Upload] = {}
+        self.lists: dict[str, list[str]] = {}
         self.ended = False
         self._fields = fields
         self._head: dict[bytes, bytes] = {}
@@ -176,7 +183,9 @@ class _Reader:
         if self._head.get(b"content-transfer-encoding", b"").strip().lower() not in _ENCODINGS:
             raise _broken("a part has a content-transfer-encoding, which RFC 7578 rules out")
         name = options[b"name"].decode("utf-8", "replace")
-        known = (*sorted(self._fields.texts), *self._fields.files)
+        if name.removesuffix("[]") in self._fields.lists:
+            name = name.removesuffix("[]")
+        known = (*sorted(self._fields.texts | self._fields.lists), *self._fields.files)
         if name not in known:
             raise InvalidRequestError(
                 f"unknown parameter: {name!r}; accepted are {', '.join(known)}",
@@ -186,6 +195,12 @@ class _Reader:
         if name in self.texts or name in self.files:
             raise InvalidRequestError(
                 f"{name} was sent twice", param=name, code="duplicate_parameter"
+            )
+        if len(self.lists.get(name, ())) >= LIST_ITEMS:
+            raise InvalidRequestError(
+                f"{name} was sent more than {LIST_ITEMS} times",
+                param=name,
+                code="array_above_max_length",
             )
         self._name = name
         self._most_bytes = self._fields.files.get(name, TEXT_BYTES)
@@ -213,11 +228,15 @@ class _Reader:
             self.files[self._name] = Upload(bytes(data), kind.decode("latin-1"))
             return
         try:
-            self.texts[self._name] = data.decode("utf-8")
+            text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InvalidRequestError(
                 f"{self._name} is not text in UTF-8", param=self._name, code="invalid_value"
             ) from error
+        if self._name in self._fields.lists:
+            self.lists.setdefault(self._name, []).append(text)
+        else:
+            self.texts[self._name] = text
 
     def end(self) -> None:
         self.ended = True

@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Final
 from services.audio.decode import decode_as_is
 from services.audio.encode import open_encoder
 from services.errors import InvalidRequestError, UnavailableError
-from services.speech.body import expect_json, whole
+from services.openai.body import expect_json, whole
+from services.openai.forms import FormFields, read_form
+from services.openai.hangup import until_hangup
+from services.openai.refusals import missing
 from services.speech.engines.protocol import (
     Capability,
     ConversionRequest,
     SynthesisRequest,
     unsupported,
 )
-from services.speech.forms import FormFields, read_form
 from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
-from services.speech.refusals import check_alone, missing
+from services.speech.refusals import check_alone
 from services.speech.schema import (
     REFERENCE_CHARACTERS,
     ConversionFields,
     parse_fields,
     parse_speech_body,
 )
-from services.speech.stream import AudioAnswer, audio_tokens, until_hangup
+from services.speech.stream import AudioAnswer, audio_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from services.audio.pcm import Samples
+    from services.openai.forms import Form
     from services.speech.engines.protocol import VoiceReference
-    from services.speech.forms import Form
     from services.speech.schema import SpeechBody
     from services.speech.speakers import Speakers
     from services.speech.stream import OnAudioSeconds

@@ -11,9 +11,10 @@ from urllib.parse import parse_qsl
 from services.audio.decode import decode_as_is
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError, NotFoundError
+from services.openai.body import expect_json, whole
+from services.openai.forms import FormFields, read_form
+from services.openai.hangup import until_hangup
 from services.speech.additions import added
-from services.speech.body import expect_json, whole
-from services.speech.forms import FormFields, read_form
 from services.speech.recordings import MAX_BYTES, MIN_SECONDS
 from services.speech.schema import (
     ConsentFields,
@@ -21,12 +22,11 @@ from services.speech.schema import (
     parse_consent_name,
     parse_fields,
 )
-from services.speech.stream import until_hangup
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
-    from services.speech.forms import Upload
+    from services.openai.forms import Upload
     from services.speech.voices import Consent, VoiceStore
 
 CONSENT_SECONDS: Final = 60.0

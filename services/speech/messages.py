@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.audio.encode import AudioFormat
 from services.errors import InvalidRequestError
+from services.openai.refusals import missing, refusal
 from services.speech.engines.protocol import SPEED_RANGE
 from services.speech.engines.segments import printable
-from services.speech.refusals import check_alone, missing, refusal
+from services.speech.refusals import check_alone
 
 TEXT_CHARACTERS: Final = 4096
 """Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""

@@ -8,15 +8,15 @@ headers leave, and what fails after that breaks the connection off.
 from __future__ import annotations
 
 import json
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import MethodNotAllowedError, NotFoundError
+from services.openai.hangup import ClientGoneError
+from services.openai.models import Models
 from services.openai.paths import MODELS, POST, SPEECH
 from services.speech.audio_routes import AudioRoutes
-from services.speech.body import ClientGoneError
 from services.speech.consent_routes import ConsentRoutes
 from services.speech.speakers import Speakers
 from services.speech.voice_routes import VoiceRoutes
@@ -79,13 +79,12 @@ class _SpeechApp:
     def __init__(
         self, speakers: Speakers, aliases: Collection[str], on_audio_seconds: OnAudioSeconds
     ) -> None:
-        self._models = tuple(dict.fromkeys((*speakers.engine.models, *aliases)))
-        self._created = int(time.time())
-        self._audio = AudioRoutes(speakers, self._check_model, on_audio_seconds)
+        models = Models((*speakers.engine.models, *aliases))
+        self._audio = AudioRoutes(speakers, models.check, on_audio_seconds)
         voices, consents = VoiceRoutes(speakers), ConsentRoutes(speakers.store)
         self._documents: dict[tuple[str, str], Callable[[_Call], Awaitable[dict[str, Any]]]] = {
-            ("GET", "/v1/models"): lambda _: self._list_models(),
-            ("GET", "/v1/models/{*}"): lambda call: self._model(call.name),
+            ("GET", "/v1/models"): lambda _: _now(models.listed()),
+            ("GET", "/v1/models/{*}"): lambda call: _now(models.card(call.name)),
             ("GET", "/v1/audio/voices"): lambda _: voices.listed(),
             ("POST", "/v1/audio/voices"): lambda call: voices.added(call.scope, call.receive),
             ("GET", "/v1/audio/voices/{}"): lambda call: voices.one(call.name),
@@ -115,21 +114,9 @@ class _SpeechApp:
                 call = _Call(name, scope, receive)
                 await _send_json(send, await self._documents[method, template](call))
 
-    def _check_model(self, model: str) -> None:
-        if model not in self._models:
-            raise NotFoundError(
-                f"The model {model!r} does not exist; this service answers to "
-                f"{', '.join(self._models)}.",
-                param="model",
-                code="model_not_found",
-            )
 
-    async def _list_models(self) -> dict[str, Any]:
-        return {"object": "list", "data": [await self._model(model) for model in self._models]}
-
-    async def _model(self, name: str) -> dict[str, Any]:
-        self._check_model(name)
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "bentovox"}
+async def _now(document: dict[str, Any]) -> dict[str, Any]:
+    return document
 
 
 def _route(path: str) -> tuple[str, str]:

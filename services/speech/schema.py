@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.audio.encode import AudioFormat
+from services.openai.refusals import missing, refusal
 from services.speech.engines.protocol import SPEED_RANGE
-from services.speech.refusals import check_alone, missing, refusal
+from services.speech.refusals import check_alone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -37,15 +37,15 @@ from services.errors import (
     DeadlineError,
     EngineError,
     InvalidRequestError,
-    NotFoundError,
     OverloadedError,
     ServiceError,
     UnavailableError,
 )
 from services.openai.errors import kind_of
+from services.openai.inbox import Inbox
+from services.openai.models import Models
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.engines.segments import is_speakable
-from services.speech.inbox import Inbox
 from services.speech.messages import InputDone, InputText, SessionConfig, parse_message
 from services.speech.unit import Unit, send_event
 from services.speech.writing import Cutter, Writing
@@ -209,13 +209,8 @@ class _Session:
         self._config, self._template = config, template
 
     def _check_model(self, model: str | None) -> None:
-        if model is not None and model not in self._socket.models:
-            raise NotFoundError(
-                f"The model {model!r} does not exist; this service answers to "
-                f"{', '.join(self._socket.models)}.",
-                param="model",
-                code="model_not_found",
-            )
+        if model is not None:
+            Models(self._socket.models).check(model)
 
     async def _request(self, config: SessionConfig) -> SynthesisRequest:
         """Return the request for every utterance, checked but for its text."""

@@ -1,23 +1,22 @@
-"""Audio on its way to the client: primed, encoded frame by frame, stopped by a hang-up."""
+"""Audio on its way to the client: primed, and encoded frame by frame."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from services.audio.pcm import duration_s
 from services.errors import EngineError, ServiceError
-from services.speech.body import ClientGoneError
+from services.openai.events import chunk, event, stream_head
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable
 
-    from starlette.types import Receive, Send
+    from starlette.types import Send
 
     from services.audio.encode import AudioFormat, Encoder
     from services.audio.pcm import Samples
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     OnAudioSeconds = Callable[[float, AudioFormat], None]
 
 log = logging.getLogger("bentovox.speech")
-
-Result = TypeVar("Result")
 
 OUTPUT_TOKENS_PER_SECOND: Final = 20
 """What `usage` counts in a stream of events, since no engine's inner tokens are comparable.
@@ -97,7 +94,7 @@ class AudioAnswer:
                 raise self.nothing_made  # noqa: TRY301  as what the engine refuses
             await self._send_audio(send, self.encoder.finish())
             if self.as_events:
-                await send(_chunk(_event(self._done(made))))
+                await send(chunk(event(self._done(made))))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except Exception as error:
             if started:
@@ -110,21 +107,15 @@ class AudioAnswer:
                 self.on_audio_seconds(duration_s(made, self.sample_rate_hz), self.audio_format)
 
     def _head(self) -> dict[str, object]:
-        media_type = "text/event-stream" if self.as_events else self.encoder.media_type
-        headers = [
-            (b"content-type", media_type.encode()),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),  # nginx would gather the stream otherwise
-        ]
-        return {"type": "http.response.start", "status": 200, "headers": headers}
+        return stream_head("text/event-stream" if self.as_events else self.encoder.media_type)
 
     async def _send_audio(self, send: Send, data: bytes) -> None:
         if not data:
             return
         if self.as_events:
             encoded = base64.b64encode(data).decode("ascii")
-            data = _event({"type": "speech.audio.delta", "audio": encoded})
-        await send(_chunk(data))
+            data = event({"type": "speech.audio.delta", "audio": encoded})
+        await send(chunk(data))
 
     def _done(self, made: int) -> dict[str, object]:
         output_tokens = audio_tokens(made, self.sample_rate_hz)
@@ -134,36 +125,3 @@ class AudioAnswer:
             "total_tokens": self.input_tokens + output_tokens,
         }
         return {"type": "speech.audio.done", "usage": usage}
-
-
-async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) -> Result:
-    """Return what `work` does; cancel it as soon as the client hangs up, and wait for its end.
-
-    Raises:
-        ClientGoneError: the client hung up first.
-        Exception: whatever `work` raises.
-    """
-    working = asyncio.ensure_future(work)
-    listening = asyncio.ensure_future(_hangup(receive))
-    try:
-        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return await working
-        raise ClientGoneError
-    finally:
-        for task in (working, listening):
-            task.cancel()
-        await asyncio.gather(working, listening, return_exceptions=True)
-
-
-async def _hangup(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _chunk(data: bytes) -> dict[str, object]:
-    return {"type": "http.response.body", "body": data, "more_body": True}
-
-
-def _event(fields: dict[str, object]) -> bytes:
-    return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"

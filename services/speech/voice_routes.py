@@ -7,22 +7,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import ConflictError, InvalidRequestError, UnavailableError
+from services.openai.forms import FormFields, read_form
+from services.openai.hangup import until_hangup
 from services.speech.additions import added
 from services.speech.consent_routes import expect_store
 from services.speech.engines.protocol import Capability, unsupported
-from services.speech.forms import FormFields, read_form
 from services.speech.recordings import MAX_BYTES, read_recording
 from services.speech.schema import VoiceFields, parse_fields
 from services.speech.speakers import no_consent
-from services.speech.stream import until_hangup
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from starlette.types import Receive, Scope
 
+    from services.openai.forms import Upload
     from services.speech.engines.protocol import Voice
-    from services.speech.forms import Upload
     from services.speech.speakers import Speakers
     from services.speech.voices import StoredVoice, VoiceStore
 

@@ -14,7 +14,7 @@ from services.websocket import HungUpError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from services.speech.inbox import Inbox
+    from services.openai.inbox import Inbox
 
 UTTERANCE_CHARACTERS: Final = 32 * 1024
 """Of one utterance, about half an hour of speech."""

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from services.errors import EngineError, UnavailableError
+from services.handover import Handover
 from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 from services.speech.engines.cosyvoice.utterance import Utterance
-from services.speech.engines.handover import Handover
 from tests.cosyvoice.conftest import CODE
 from tests.cosyvoice.speaking import (
     ANNA,
@@ -273,10 +273,10 @@ async def test_a_slow_taker_bounds_what_is_made(
     engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(2)
-    waiting: list[Handover] = []
+    waiting: list[Handover[Any]] = []
     put = Handover.put
 
-    def noted(self: Handover, frame: Any) -> bool:
+    def noted(self: Handover[Any], frame: Any) -> bool:
         waiting.append(self)
         taken = put(self, frame)
         waiting.pop()
@@ -294,9 +294,9 @@ async def test_a_slow_taker_bounds_what_is_made(
     assert len(taken) > 2
 
 
-def _blocked(waiting: list[Handover]) -> bool:
+def _blocked(waiting: list[Handover[Any]]) -> bool:
     """Return whether a thread is in `put` and stays there: its queue is full."""
-    return any(one._waiting_samples > one._held_samples for one in waiting)
+    return any(one._waiting > one._held for one in waiting)
 
 
 async def test_a_closed_engine_ends_its_streams_and_says_so(

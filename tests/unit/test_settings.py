@@ -14,7 +14,7 @@ from services.errors import ConfigurationError
 from services.settings import leaves, load, profiles, provenance, table, variable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 KEY_LINE = "anna:" + "0a" * 32
@@ -184,14 +184,20 @@ def test_every_setting_is_documented(key: str, field: Any) -> None:
     assert variable(key).startswith("BENTOVOX_")
 
 
+def dotted(tree: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from dotted(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
+
+
 @pytest.mark.parametrize("name", [*profiles()])
 def test_every_profile_is_described_and_holds_settings_only(name: str, env: Any) -> None:
     profile = profiles()[name]
     assert profile["description"]
     known = {key for key, _ in leaves()}
-    for section, values in profile.items():
-        if section != "description":
-            assert {f"{section}.{key}" for key in values} <= known
+    assert set(dotted(profile)) - {"description"} <= known
     env(PROFILE=name)
     load()
 

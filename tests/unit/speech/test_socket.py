@@ -20,9 +20,10 @@ from services.admission import Limits
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, AudioFormat
 from services.errors import NotFoundError
+from services.openai import inbox
 from services.openai.sockets import SPEECH
 from services.shell import Readiness, RoleApp, Shell
-from services.speech import inbox, socket, unit, writing
+from services.speech import socket, unit, writing
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.messages import TEXT_CHARACTERS

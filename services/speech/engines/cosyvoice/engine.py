@@ -21,6 +21,7 @@ from services.errors import (
     ServiceError,
     UnavailableError,
 )
+from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download
 from services.speech.engines.cosyvoice.code import find as find_code
 from services.speech.engines.cosyvoice.reading import Reading
@@ -31,7 +32,6 @@ from services.speech.engines.cosyvoice.text import (
     language_of,
     refuse_control_tokens,
 )
-from services.speech.engines.handover import Handover, in_daemon
 from services.speech.engines.protocol import (
     Capability,
     SynthesisRequest,
@@ -279,7 +279,8 @@ class CosyVoiceEngine:
         from services.speech.engines.cosyvoice.utterance import Manner, Utterance  # noqa: PLC0415
 
         checkpoint, _ = self._loaded()
-        handover = Handover(int(_HELD_S * checkpoint.sample_rate_hz))
+        held = int(_HELD_S * checkpoint.sample_rate_hz)
+        handover: Handover[Samples] = Handover(held, lambda frame: frame.size)
         generator = seeded(request.seed, checkpoint.device)
         manner = Manner(generator, request.speed, request.one_pass)
 
@@ -292,7 +293,7 @@ class CosyVoiceEngine:
         begin(utterance)  # at once: a thread that never began would never say that it ended
         feeding = asyncio.ensure_future(_feed(utterance, segments))
         try:
-            async with aclosing(handover.frames()) as frames:
+            async with aclosing(handover.items()) as frames:
                 async for frame in frames:
                     yield frame
             self._loaded()  # what was cut short by `close` is no whole answer

@@ -1,0 +1,53 @@
+"""How an engine is found by its name and loaded: what the roles' registries share."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from services.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """Where an engine is and what installs its library.
+
+    Attributes:
+        target: `module:Class`.
+        extra: the extra of this distribution that brings the library; None when none is needed.
+    """
+
+    target: str
+    extra: str | None
+
+
+def create(
+    role: str, engines: Mapping[str, EngineEntry], name: str, options: Mapping[str, Any]
+) -> Any:
+    """Return a new engine of `role`; `options` go to its constructor.
+
+    Raises:
+        ConfigurationError: no such engine, or its library is not installed; the message says what
+            to write or to install.
+    """
+    entry = engines.get(name)
+    if entry is None:
+        raise ConfigurationError(
+            f"{role} engine {name!r} is unknown; choose one of {', '.join(sorted(engines))}",
+            param="engine",
+        )
+    module, _, class_name = entry.target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), class_name)(**options)
+    except ImportError as error:
+        if entry.extra is None or (error.name or "").startswith("services"):
+            raise  # ours, not a missing library
+        raise ConfigurationError(
+            f"{role} engine {name!r} needs {error.name or error}: "
+            f"pip install 'bentovox[{entry.extra}]'",
+            param="engine",
+        ) from error

@@ -1,0 +1,27 @@
+"""Answers that are streamed: server-sent events, and the messages that carry them."""
+
+from __future__ import annotations
+
+import json
+
+EVENT_STREAM = "text/event-stream"
+
+
+def event(fields: dict[str, object]) -> bytes:
+    """Return one server-sent event with `fields` as JSON."""
+    return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+
+
+def stream_head(media_type: str) -> dict[str, object]:
+    """Return the ASGI message that begins a streamed answer."""
+    headers = [
+        (b"content-type", media_type.encode()),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),  # nginx would gather the stream otherwise
+    ]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def chunk(data: bytes) -> dict[str, object]:
+    """Return the ASGI message of a piece of a body that goes on."""
+    return {"type": "http.response.body", "body": data, "more_body": True}

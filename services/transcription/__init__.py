@@ -1,0 +1,1 @@
+"""Speech to text behind OpenAI's audio API: files and live."""

@@ -1,0 +1,1 @@
+"""What hears: one Protocol, and the engines that keep it."""
