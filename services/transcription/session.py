@@ -11,6 +11,13 @@ from pydantic import Field
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
 from services.transcription.engines.protocol import Cutting, GuessRequest, TranscriptionRequest
+from services.transcription.schema import (
+    MOST_KEYWORDS,
+    MOST_LANGUAGES,
+    Keyword,
+    Language,
+    code_of,
+)
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat
@@ -27,7 +34,6 @@ TURNS: Final = Cutting(silence_duration_ms=500)
 LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 
 _NAME: Final = 256
-_MOST: Final = 100
 _LONGEST_MS: Final = 10_000
 _AT: Final = "session.audio.input"
 
@@ -36,12 +42,10 @@ class TranscriptionFields(Fields):
     """What is to be heard."""
 
     model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
-    language: Annotated[str, Field(max_length=64)] | None = None
+    language: Language | None = None
     prompt: Annotated[str, Field(max_length=PROMPT_CHARACTERS)] | None = None
-    languages: Annotated[list[str], Field(max_length=_MOST)] | None = None
-    keywords: (
-        Annotated[list[Annotated[str, Field(max_length=_NAME)]], Field(max_length=_MOST)] | None
-    ) = None
+    languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
+    keywords: Annotated[list[Keyword], Field(max_length=MOST_KEYWORDS)] | None = None
     delay: None = None
 
 
@@ -205,11 +209,16 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
             models.check(given.model)
         except NotFoundError as error:
             raise _placed(error) from error
+    if given.language is not None and given.languages:
+        raise _unsupported(
+            "transcription.languages",
+            "and language are two answers to one question; send one of them",
+        )
     return replace(
         session,
         model=given.model or session.model,
-        language=given.language or None,
-        languages=tuple(given.languages or ()),
+        language=given.language and code_of(given.language),
+        languages=tuple(code_of(one) for one in given.languages or ()),
         prompt=given.prompt or "",
         keywords=tuple(given.keywords or ()),
     )
