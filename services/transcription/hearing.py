@@ -169,6 +169,7 @@ class Hearing:
             stable = StableText()
             if not item.session.logprobs:  # they are known of the final text only
                 await self._guess(said, stable)
+            await item.until_complete()
             piece = item.take()
             self._room.set()
             if piece is None:

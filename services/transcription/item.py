@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from services.transcription.session import Session
 
 PIECE_SAMPLES: Final = int((WINDOW_S - 2) * SAMPLE_RATE_HZ)
-"""A turn that is longer is heard in pieces, cut where it is quiet; a guess holds at most one."""
+"""A turn that is longer is heard in pieces; a guess holds at most one, and the step it came in."""
 
-_SEARCHED: Final = 8 * SAMPLE_RATE_HZ  # where a piece may end: its last seconds
+SOUGHT_SAMPLES: Final = 20 * SAMPLE_RATE_HZ
+"""From here on, a piece ends at the first pause."""
+
+# A piece is cut where its sound comes in: what is before may have been said already, for good.
+_TAIL: Final = int(0.6 * SAMPLE_RATE_HZ)
 _HOP: Final = SAMPLE_RATE_HZ // 50
-_QUIET_HOPS: Final = 10  # the pause that is looked for: 0.2 s
+_PAUSE_HOPS: Final = 10  # 0.2 s
+_QUIET: Final = 0.05  # of the mean energy
+_BEFORE_SPEECH: Final = SAMPLE_RATE_HZ
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
@@ -47,6 +53,7 @@ class Item:
         self._pieces: deque[Samples] = deque()
         self._open: list[Samples] = []
         self._open_size = 0
+        self._energy = 0.0  # of what is open
         self._news = asyncio.Event()
 
     @property
@@ -65,25 +72,28 @@ class Item:
         return self.ended or self.dropped or bool(self._pieces)
 
     def add(self, samples: Samples) -> None:
-        """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`."""
+        """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`; best a fraction of a second."""
         self.samples += samples.size
         if self.dropped or not samples.size:
             return
         self._open.append(samples)
         self._open_size += samples.size
-        while not self.audible and self._open_size - self._open[0].size >= PIECE_SAMPLES:
-            self._open_size -= self._open.pop(0).size
-        while self._open_size >= PIECE_SAMPLES and self.audible:
+        self._energy += float(np.square(samples).sum())
+        if not self.audible:
+            while self._open_size - self._open[0].size >= PIECE_SAMPLES:
+                self._open_size -= self._open.pop(0).size
+        elif self._open_size >= SOUGHT_SAMPLES and (cut := self._pause()):
             sound = np.concatenate(self._open)
-            cut = _quietest(sound[:PIECE_SAMPLES])
             self._pieces.append(sound[:cut])
-            self._open, self._open_size = [sound[cut:]], sound.size - cut
+            self._begin(sound[cut:].copy())
         self._news.set()
 
     def speak(self) -> None:
-        """Note that somebody speaks in it."""
-        self.audible = True
-        self._news.set()
+        """Note that somebody speaks from here on; of the silence before, a second is kept."""
+        if not self.audible:
+            self.audible = True
+            self._begin(self.sound()[-_BEFORE_SPEECH:])
+            self._news.set()
 
     def end(self) -> None:
         """Note that all of it is there."""
@@ -94,7 +104,7 @@ class Item:
         """Forget its sound, and what comes of it yet."""
         self.dropped = True
         self._pieces.clear()
-        self._open, self._open_size = [], 0
+        self._begin(_NOTHING)
         self._news.set()
 
     def sound(self) -> Samples:
@@ -106,7 +116,7 @@ class Item:
         if self._pieces:
             return self._pieces.popleft()
         sound = self.sound()
-        self._open, self._open_size = [], 0
+        self._begin(_NOTHING)
         return sound if sound.size else None
 
     async def until_due(self) -> None:
@@ -124,15 +134,30 @@ class Item:
         while not self.complete:
             await self._changed()
 
+    def _begin(self, sound: Samples) -> None:
+        self._open, self._open_size = [sound], sound.size
+        self._energy = float(np.square(sound).sum())
+
+    def _pause(self) -> int | None:
+        """Return where the piece may end: in a pause that is there now, or at its limit."""
+        tail: list[Samples] = []
+        size = 0
+        for part in reversed(self._open):
+            tail.insert(0, part)
+            size += part.size
+            if size >= _TAIL:
+                break
+        hops = np.concatenate(tail)[-_TAIL:].reshape(-1, _HOP)
+        energy = np.square(hops).mean(axis=1)
+        pauses = np.convolve(energy, np.full(_PAUSE_HOPS, 1 / _PAUSE_HOPS), mode="valid")
+        best = int(pauses.argmin())
+        if (
+            self._open_size < PIECE_SAMPLES
+            and pauses[best] > _QUIET * self._energy / self._open_size
+        ):
+            return None
+        return self._open_size - _TAIL + (best + _PAUSE_HOPS // 2) * _HOP
+
     async def _changed(self) -> None:
         self._news.clear()
         await self._news.wait()
-
-
-def _quietest(sound: Samples) -> int:
-    """Return the middle of the quietest pause at the end of `sound`."""
-    begin = sound.size - _SEARCHED
-    hops = sound[begin : begin + _SEARCHED // _HOP * _HOP].reshape(-1, _HOP)
-    energy = np.square(hops).mean(axis=1)
-    pauses = np.convolve(energy, np.ones(_QUIET_HOPS), mode="valid")
-    return begin + (int(pauses.argmin()) + _QUIET_HOPS // 2) * _HOP

@@ -345,9 +345,8 @@ class _Talk:
             await self._commit(self._item)
 
     async def _clear(self) -> None:
-        if self._turns is None:
-            self._taken += self._decoder.finish().size
-        else:
+        self._taken += self._decoder.finish().size
+        if self._turns is not None:
             self._turns.cut()
         if self._item is not None:
             self._forget(self._item)

@@ -210,9 +210,11 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
         except NotFoundError as error:
             raise _placed(error) from error
     if given.language is not None and given.languages:
-        raise _unsupported(
-            "transcription.languages",
-            "and language are two answers to one question; send one of them",
+        param = f"{_AT}.transcription.languages"
+        raise InvalidRequestError(
+            f"{param} and language are two answers to one question; send one of them",
+            param=param,
+            code="invalid_value",
         )
     return replace(
         session,
