@@ -31,3 +31,9 @@ SPEECH = {
     "/v1/audio/voice_consents": GET | POST,
     "/v1/audio/voice_consents/{}": GET | POST | DELETE,
 }
+
+TRANSLATION = {"/translate": POST, "/detect": POST, "/languages": GET}
+"""LibreTranslate's, which the gateway answers itself where there is a chat backend."""
+
+SPEECH_TRANSLATION = {"/v1/audio/speech-translations": POST}
+"""What the gateway answers itself where there are chat, speech and transcription backends."""
