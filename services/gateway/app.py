@@ -12,7 +12,7 @@ from services.gateway.own import own_paths
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
-from services.openai.paths import CHAT, GET, MODELS, SPEECH
+from services.openai.paths import CHAT, GET, MODELS, SPEECH, TRANSCRIPTION
 from services.shell import Readiness, RoleApp
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from services.sections import GatewaySettings
 
-ROUTES = {"chat": CHAT, "speech": SPEECH}
+ROUTES = {"chat": CHAT, "speech": SPEECH, "transcription": TRANSCRIPTION}
 """The paths of each role that the front door opens, with their methods."""
 
-SOCKETS = {"speech": sockets.SPEECH}
+SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
 """The paths of each role's WebSockets that the front door opens."""
 
 OPENAPI = "/openapi.json"

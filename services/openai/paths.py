@@ -32,6 +32,8 @@ SPEECH = {
     "/v1/audio/voice_consents/{}": GET | POST | DELETE,
 }
 
+TRANSCRIPTION = {"/v1/audio/transcriptions": POST, "/v1/audio/translations": POST}
+
 TRANSLATION = {"/translate": POST, "/detect": POST, "/languages": GET}
 """LibreTranslate's, which the gateway answers itself where there is a chat backend."""
 

@@ -1,141 +1,44 @@
-"""The languages that can be named, by ISO 639-1 code where there is one, with English names."""
+"""The languages that can be translated: those that can be heard, and some that are written."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from services.errors import InvalidRequestError
+from services.languages import NAMES as HEARD
 
 AUTO: Final = "auto"
 
 _SHOWN_CHARACTERS: Final = 16
 
-NAMES: Final[dict[str, str]] = {
-    "af": "Afrikaans",
-    "sq": "Albanian",
-    "am": "Amharic",
-    "ar": "Arabic",
-    "hy": "Armenian",
-    "as": "Assamese",
-    "az": "Azerbaijani",
-    "eu": "Basque",
-    "be": "Belarusian",
-    "bn": "Bengali",
-    "bs": "Bosnian",
-    "pt-BR": "Brazilian Portuguese",
-    "br": "Breton",
-    "bg": "Bulgarian",
-    "my": "Burmese",
-    "yue": "Cantonese",
-    "ca": "Catalan",
-    "zh": "Chinese",
-    "zh-Hans": "Simplified Chinese",
-    "zh-Hant": "Traditional Chinese",
-    "hr": "Croatian",
-    "cs": "Czech",
-    "da": "Danish",
-    "nl": "Dutch",
-    "en": "English",
-    "eo": "Esperanto",
-    "et": "Estonian",
-    "fo": "Faroese",
-    "fi": "Finnish",
-    "fr": "French",
-    "gl": "Galician",
-    "ka": "Georgian",
-    "de": "German",
-    "el": "Greek",
-    "gu": "Gujarati",
-    "ht": "Haitian Creole",
-    "ha": "Hausa",
-    "he": "Hebrew",
-    "hi": "Hindi",
-    "hu": "Hungarian",
-    "is": "Icelandic",
-    "ig": "Igbo",
-    "id": "Indonesian",
-    "ga": "Irish",
-    "it": "Italian",
-    "ja": "Japanese",
-    "jv": "Javanese",
-    "kn": "Kannada",
-    "kk": "Kazakh",
-    "km": "Khmer",
-    "ko": "Korean",
-    "ku": "Kurdish",
-    "ky": "Kyrgyz",
-    "lo": "Lao",
-    "la": "Latin",
-    "lv": "Latvian",
-    "ln": "Lingala",
-    "lt": "Lithuanian",
-    "lb": "Luxembourgish",
-    "mk": "Macedonian",
-    "mg": "Malagasy",
-    "ms": "Malay",
-    "ml": "Malayalam",
-    "mt": "Maltese",
-    "mi": "Maori",
-    "mr": "Marathi",
-    "mn": "Mongolian",
-    "ne": "Nepali",
-    "nb": "Norwegian Bokmål",
-    "nn": "Norwegian Nynorsk",
-    "oc": "Occitan",
-    "ps": "Pashto",
-    "fa": "Persian",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "pa": "Punjabi",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "gd": "Scottish Gaelic",
-    "sr": "Serbian",
-    "sn": "Shona",
-    "sd": "Sindhi",
-    "si": "Sinhala",
-    "sk": "Slovak",
-    "sl": "Slovenian",
-    "so": "Somali",
-    "es": "Spanish",
-    "su": "Sundanese",
-    "sw": "Swahili",
-    "sv": "Swedish",
-    "tl": "Tagalog",
-    "tg": "Tajik",
-    "ta": "Tamil",
-    "tt": "Tatar",
-    "te": "Telugu",
-    "th": "Thai",
-    "bo": "Tibetan",
-    "tr": "Turkish",
-    "tk": "Turkmen",
-    "uk": "Ukrainian",
-    "ur": "Urdu",
-    "ug": "Uyghur",
-    "uz": "Uzbek",
-    "vi": "Vietnamese",
-    "cy": "Welsh",
-    "xh": "Xhosa",
-    "yi": "Yiddish",
-    "yo": "Yoruba",
-    "zu": "Zulu",
+_ALSO_WRITTEN: Final = {
+    "eo": "Esperanto", "ga": "Irish", "gd": "Scottish Gaelic", "ig": "Igbo", "jv": "Javanese",
+    "ku": "Kurdish", "ky": "Kyrgyz", "my": "Burmese", "nb": "Norwegian Bokm\u00e5l",
+    "nn": "Norwegian Nynorsk", "pt-BR": "Brazilian Portuguese", "ug": "Uyghur", "xh": "Xhosa",
+    "zh-Hans": "Simplified Chinese", "zh-Hant": "Traditional Chinese", "zu": "Zulu",
+}  # fmt: skip
+_OUTDATED: Final = {"jw"}
+
+NAMES: Final = {
+    code: name
+    for code, name in sorted({**HEARD, **_ALSO_WRITTEN}.items(), key=lambda pair: pair[1])
+    if code not in _OUTDATED
 }
 """Code to name, sorted by name. A code with a part behind `-` is a way of writing another."""
 
-# What others call them: LibreTranslate's zt and pb, codes that ISO 639 or BCP 47 gave up, Whisper.
+# What others call them: LibreTranslate's zt and pb, codes that ISO 639 gave up, Whisper's jw.
 _ALIASES: Final = {
     "zt": "zh-Hant",
     "zh-tw": "zh-Hant",
     "zh-hk": "zh-Hant",
     "zh-cn": "zh-Hans",
     "pb": "pt-BR",
-    "no": "nb",
     "iw": "he",
     "in": "id",
     "fil": "tl",
     "jw": "jv",
 }
+_SPOKEN: Final = {"jv": "jw", "nb": "no"}
 _BY_LOWER: Final = {code.lower(): code for code in NAMES} | _ALIASES
 
 DETECTABLE: Final = {name: code for code, name in NAMES.items() if "-" not in code}
@@ -160,5 +63,5 @@ def known(code: str, param: str) -> str:
 
 
 def spoken(code: str) -> str:
-    """Return the code without its way of writing: what an ear can tell."""
-    return code.partition("-")[0]
+    """Return what Whisper calls a language: an ear cannot tell ways of writing."""
+    return _SPOKEN.get(code, code.partition("-")[0])

@@ -8,7 +8,6 @@ for here, before anything is done.
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,7 @@ from services.gateway.translation.markup import translate_html
 from services.gateway.translation.model import Detected, Model
 from services.gateway.translation.schema import DetectBody, TranslateBody, check_texts, read
 from services.gateway.translation.texts import Translator, has_words, together
+from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError, until_hangup
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class TranslationRoutes:
         self._admission = Admission(
             Limits(self._limits.slots, self._limits.queue, gateway.deadline_s)
         )
-        self._languages = _document(
-            [{"code": code, "name": name, "targets": [*NAMES]} for code, name in NAMES.items()]
-        )
+        self._languages = [
+            {"code": code, "name": name, "targets": [*NAMES]} for code, name in NAMES.items()
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, unless its client hangs up before that.
@@ -61,7 +61,7 @@ class TranslationRoutes:
             ServiceError: what is wrong with it, or with the chat model.
         """
         if scope["path"] == "/languages":
-            await _answer(send, self._languages)
+            await send_json(send, self._languages)
             return
         with suppress(ClientGoneError):
             detect = scope["path"] == "/detect"
@@ -80,7 +80,7 @@ class TranslationRoutes:
                 else (self._translate(body, scope))
             )
             answer = await until_hangup(receive, self._admitted(work))
-            await _answer(send, _document(answer))
+            await send_json(send, answer)
 
     async def _admitted(self, work: Coroutine[None, None, Any]) -> Any:
         try:
@@ -150,16 +150,3 @@ async def _detected(model: Model, text: str, at_once: asyncio.Semaphore) -> Dete
 def _told(detected: Detected) -> dict[str, Any]:
     """Return what LibreTranslate says of it; its confidence is in percent."""
     return {"confidence": round(100 * detected.confidence, 1), "language": detected.language}
-
-
-def _document(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
-
-
-async def _answer(send: Send, body: bytes) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
