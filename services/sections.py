@@ -214,6 +214,10 @@ class FasterWhisperSettings(Section):
 class TranscriptionSettings(RoleSettings):
     """The transcription role: files and live speech to text."""
 
+    slots: int = Field(
+        32, ge=1, description="Recordings, and live sessions in which somebody speaks, at once."
+    )
+    queue: int = Field(64, ge=0, description="Requests that may wait for a slot; past them 429.")
     body_limit_mib: float = Field(36, gt=0, description="Largest upload, MiB; above it 413.")
     engine: Literal["faster_whisper", "fake"] = Field(
         "faster_whisper", description="What hears; fake hears tones, for tests."

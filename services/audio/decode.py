@@ -28,6 +28,10 @@ _READING: Final = {
 MAX_CHANNELS: Final = 8
 """FFmpeg has a way to mix down each layout of so many (7.1), and of few that are larger."""
 
+MIN_RATE_HZ: Final = 1_000
+MAX_RATE_HZ: Final = 768_000
+"""What recorders make; beyond it a frame unpacks to hours, or a resampler's filter to gigabytes."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -214,5 +218,12 @@ def _frames(data: bytes, max_seconds: float, param: str) -> Iterator[av.AudioFra
                     f"{param} is longer than {max_seconds:g} s",
                     param=param,
                     code="audio_too_long",
+                )
+            if not MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ:
+                raise InvalidRequestError(
+                    f"{param} has {frame.sample_rate} samples a second; from {MIN_RATE_HZ} to "
+                    f"{MAX_RATE_HZ} are read",
+                    param=param,
+                    code="unsupported_sample_rate",
                 )
             yield frame

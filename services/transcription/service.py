@@ -31,10 +31,9 @@ def _engine() -> TranscriptionEngine:
 
 def _chosen() -> str:
     engine = _engine()
-    return (
-        f"transcription is {engine.name} with {engine.models[0]} "
-        f"({provenance('transcription.engine')})"
-    )
+    key = "engine" if engine.name == "fake" else f"{engine.name}.model"
+    source = provenance(f"transcription.{key}")
+    return f"transcription is {engine.name} with {engine.models[0]} ({source})"
 
 
 def _status(engine: TranscriptionEngine) -> str:
