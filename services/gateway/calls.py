@@ -40,14 +40,14 @@ class Question:
     Attributes:
         role: whose backend is asked.
         path: of the endpoint.
-        body: the whole body.
+        body: the whole body; None makes it a GET.
         content_type: of the body.
         model: only a backend that serves it; None takes any.
     """
 
     role: str
     path: str
-    body: bytes
+    body: bytes | None = None
     content_type: str = "application/json"
     model: str | None = None
 
@@ -141,18 +141,19 @@ class Caller:
     async def _ask(
         self, connection: Connection, backend: Backend, question: Question
     ) -> Connection:
+        method = b"GET" if question.body is None else b"POST"
         head = [
-            b"POST %b HTTP/1.1" % question.path.encode(),
+            b"%b %b HTTP/1.1" % (method, question.path.encode()),
             b"host: " + backend.connections.address.authority,
             b"x-request-id: " + self._request_id,
-            b"content-type: " + question.content_type.encode(),
-            b"content-length: %d" % len(question.body),
-            b"",
-            b"",
         ]
+        if question.body is not None:
+            head.append(b"content-type: " + question.content_type.encode())
+            head.append(b"content-length: %d" % len(question.body))
         try:
-            connection.send(b"\r\n".join(head))
-            connection.write(question.body)
+            connection.send(b"\r\n".join([*head, b"", b""]))
+            if question.body is not None:
+                connection.write(question.body)
             async with asyncio.timeout(self._timeout_s):
                 await connection.head()
         except TimeoutError as exc:

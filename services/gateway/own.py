@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from services.gateway.interpreter.routes import SpeechTranslationRoutes
 from services.gateway.translation.routes import TranslationRoutes
-from services.openai.paths import TRANSLATION
+from services.openai.paths import SPEECH_TRANSLATION, TRANSLATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,4 +44,7 @@ def own_paths(pools: Pools, keys: Keys) -> Own:
     if "chat" in pools.by_role:
         paths.update(TRANSLATION)
         apps.update(dict.fromkeys(TRANSLATION, TranslationRoutes(pools, keys)))
-    return Own(paths, apps, frozenset())
+    if all(role in pools.by_role for role in ("chat", "speech", "transcription")):
+        paths.update(SPEECH_TRANSLATION)
+        apps.update(dict.fromkeys(SPEECH_TRANSLATION, SpeechTranslationRoutes(pools)))
+    return Own(paths, apps, frozenset(SPEECH_TRANSLATION))

@@ -51,8 +51,7 @@ def known(code: str, param: str) -> str:
     Raises:
         InvalidRequestError: none (`unsupported_language`).
     """
-    lower = code.strip().lower().replace("_", "-")
-    found = _BY_LOWER.get(lower) or _BY_LOWER.get(lower.partition("-")[0])
+    found = known_or_none(code)
     if found is None:
         raise InvalidRequestError(
             f"{param} {code[:_SHOWN_CHARACTERS]!r} is no language known here; see GET /languages",
@@ -60,6 +59,12 @@ def known(code: str, param: str) -> str:
             code="unsupported_language",
         )
     return found
+
+
+def known_or_none(code: str | None) -> str | None:
+    """Return what `known` does, and None for a code that is not known or not there."""
+    lower = (code or "").strip().lower().replace("_", "-")
+    return _BY_LOWER.get(lower) or _BY_LOWER.get(lower.partition("-")[0])
 
 
 def spoken(code: str) -> str:

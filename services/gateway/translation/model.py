@@ -74,7 +74,7 @@ class Model:
     async def translate(
         self,
         text: str,
-        source: str,
+        source: str | None,
         target: str,
         *,
         former: Sequence[Former] = (),
@@ -85,7 +85,7 @@ class Model:
 
         Args:
             text: of at most `PIECE_CHARACTERS` or a little more.
-            source: the code of its language.
+            source: the code of its language; None leaves it to the model.
             target: the code of the other.
             former: what came before, as context.
             tag: an example of the tags that are to be kept, where there are any.
@@ -98,7 +98,7 @@ class Model:
         mark = _mark(text, *(one.text for one in former))
         system = _TRANSLATE.format(
             mark=mark,
-            way=f"from {NAMES[source]} into {NAMES[target]}",
+            way=f"{'' if source is None else f'from {NAMES[source]} '}into {NAMES[target]}",
             tags=_TAGS.format(tag=tag) if tag else "",
         )
         turns = [{"role": "system", "content": system}]
