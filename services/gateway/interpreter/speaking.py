@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from services.audio.pcm import to_float32
-from services.errors import InvalidRequestError
+from services.errors import InvalidRequestError, TooLargeError
 from services.gateway.calls import Question
 from services.gateway.interpreter.items import Sound, Translation
 from services.gateway.interpreter.pipes import fields_named
@@ -94,6 +94,15 @@ class _Speaker:
             async with aclosing(self._asked({**body, **self._language})) as sound:
                 async for samples in sound:
                     yield samples
+        except TooLargeError as error:
+            if "ref_audio" not in voice:
+                raise
+            # A sample is never too large for a service that takes recordings at all.
+            raise InvalidRequestError(
+                "the speech service does not speak like a recording: name a voice instead",
+                param="consent",
+                code="unsupported_parameter",
+            ) from error
         except InvalidRequestError as error:
             if error.code == "blank_input":
                 return  # letters that nobody says
