@@ -42,8 +42,8 @@ _MARKUP: Final = re.compile(
     re.DOTALL,
 )
 _BEGIN: Final = re.compile(r"<(?=[!?/a-zA-Z])")
-_NOT_TRANSLATED: Final = re.compile(
-    r"(?:^|[\s\"'/])translate\s*=\s*[\"']?no(?=[\s\"'/>]|$)", re.IGNORECASE
+_ATTRIBUTE: Final = re.compile(
+    r"(?P<name>[^\s\"'/=]++)(?:\s*+=\s*+(?P<value>\"[^\"]*\"|'[^']*'|[^\s]*+))?+"
 )
 _VOID: Final = frozenset(
     "area base br col embed hr img input link meta param source track wbr".split()  # noqa: SIM905
@@ -89,7 +89,14 @@ def _token(match: re.Match[str]) -> Token:
 
 
 def _is_left_alone(name: str, attributes: str) -> bool:
-    return name in _RAW or name in _LEFT_ALONE or _NOT_TRANSLATED.search(attributes) is not None
+    return (
+        name in _RAW
+        or name in _LEFT_ALONE
+        or any(
+            one["name"].lower() == "translate" and (one["value"] or "").strip("\"'").lower() == "no"
+            for one in _ATTRIBUTE.finditer(attributes)
+        )
+    )
 
 
 def _end(html: str, opening: re.Match[str], name: str) -> int:
