@@ -55,6 +55,17 @@ def kind_of(error: errors.ServiceError) -> ErrorKind:
     return ErrorKind(500, "server_error")
 
 
+def fault_of(error: errors.ServiceError) -> dict[str, str | None]:
+    """Return the inner part of OpenAI's error object for `error`; all four keys are there."""
+    kind = kind_of(error)
+    return {
+        "message": error.message,
+        "type": kind.type,
+        "param": error.param,
+        "code": error.code or kind.code,
+    }
+
+
 def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
     """Return OpenAI's error object as JSON; all four keys are always there."""
     return json.dumps(
