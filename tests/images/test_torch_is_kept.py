@@ -34,7 +34,7 @@ LOCK = "tests/images/kept/requirements.cuda13.txt"
 GROUPS = {
     "torch": {"torch": "2.13.0", "triton": "3.7.1"},
     "numeric": {"numpy": "2.3.5"},
-    **{name: {} for name in ("shared", "toolchains", "vllm", "speech")},
+    **{name: {} for name in ("shared", "toolchains", "vllm", "speech", "whisper")},
 }
 DRIVER = "#include <Python.h>\nPyMODINIT_FUNC PyInit_cuda_utils(void) { return NULL; }\n"
 WITH_TRITON = f"""
