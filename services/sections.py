@@ -270,6 +270,11 @@ class GatewaySettings(RoleSettings):
     )
     probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
 
+    @property
+    def backends(self) -> dict[str, list[str]]:
+        """Return the URLs of each role."""
+        return {"chat": self.chat, "speech": self.speech, "transcription": self.transcription}
+
 
 class LogSettings(Section):
     """Logging."""

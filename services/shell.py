@@ -41,7 +41,8 @@ NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the
 class Readiness:
     """Whether a role can answer now, and in a few words what it is doing.
 
-    `status` is ready, degraded, starting, failed or draining; only the first two can answer.
+    `status` is ready, degraded, starting, unavailable, failed or draining; only the first two can
+    answer. Unavailable lives, is not on its way, and says in `detail` what it lacks.
     """
 
     status: str

@@ -1,8 +1,8 @@
 """The whole stack for one machine: `bentoml serve services.stack:Stack`.
 
-The gateway with chat and speech behind it, each in a process of its own. A role whose URLs are in
-the settings (`BENTOVOX_GATEWAY__CHAT`) is reached there; the one started here is then left idle,
-so serve `services.gateway.service:Gateway` where every role runs elsewhere.
+The gateway with chat, speech and transcription behind it, each in a process of its own. A role
+whose URLs are in the settings (`BENTOVOX_GATEWAY__CHAT`) is reached there; the one started here is
+then left idle, so serve `services.gateway.service:Gateway` where every role runs elsewhere.
 """
 
 from __future__ import annotations
@@ -17,23 +17,26 @@ from services.gateway.keys import Keys
 from services.role import preflight, role
 from services.settings import settings
 from services.speech.service import Speech
+from services.transcription.service import Transcription
 
 if TYPE_CHECKING:
     from services.shell import RoleApp
 
 
 class _Stack:
-    """Chat and speech behind one OpenAI-compatible front door."""
+    """Chat, speech and transcription behind one OpenAI-compatible front door."""
 
     chat = bentoml.depends(Chat)
     speech = bentoml.depends(Speech)
+    transcription = bentoml.depends(Transcription)
 
     @staticmethod
     def build() -> RoleApp:
         gateway = settings().gateway
+        beside = {"chat": Chat, "speech": Speech, "transcription": Transcription}
         return app.build(
             gateway,
-            {"chat": gateway.chat or [Chat.url], "speech": gateway.speech or [Speech.url]},
+            {role: urls or [beside[role].url] for role, urls in gateway.backends.items()},
         )
 
     @bentoml.on_deployment

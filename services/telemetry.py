@@ -49,6 +49,7 @@ REJECTED = Counter("bentovox_rejected", "Requests refused with 429 for want of a
 IN_USE = Gauge("bentovox_slots_in_use", "Slots at work.", ["role"])
 QUEUED = Gauge("bentovox_queue_length", "Requests waiting for a slot.", ["role"])
 AUDIO_SECONDS = Counter("bentovox_audio_seconds", "Seconds of audio spoken.", ["role", "format"])
+HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["role"])
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -104,6 +105,10 @@ class RoleMetrics:
     def audio_seconds(self, seconds: float, format_: str) -> None:
         """Count seconds of audio spoken in one format."""
         AUDIO_SECONDS.labels(self.role, format_).inc(seconds)
+
+    def heard_seconds(self, seconds: float) -> None:
+        """Count seconds of audio heard."""
+        HEARD_SECONDS.labels(self.role).inc(seconds)
 
 
 def render() -> bytes:

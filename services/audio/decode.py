@@ -25,6 +25,9 @@ _READING: Final = {
     "protocol_whitelist": "none",
 }
 
+MAX_CHANNELS: Final = 8
+"""FFmpeg has a way to mix down each layout of so many (7.1), and of few that are larger."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -66,9 +69,6 @@ class Decoding:
     """A file's sound while it is decoded, so that hours of it take no more memory than a second.
 
     Iterating yields float32 [N] pieces, mono, at `sample_rate_hz`; it can be done once.
-
-    Attributes:
-        seconds: how much of the file was decoded up to now.
     """
 
     def __init__(
@@ -86,11 +86,16 @@ class Decoding:
             TooLargeError: more than `max_bytes`.
         """
         _check_size(data, max_bytes, param)
-        self.seconds = 0.0
+        self._samples = 0
         self._data = data
         self._rate_hz = sample_rate_hz
         self._max_seconds = max_seconds
         self._param = param
+
+    @property
+    def seconds(self) -> float:
+        """How much of the file was decoded up to now."""
+        return self._samples / self._rate_hz
 
     def __iter__(self) -> Iterator[Samples]:
         """Yield what is decoded.
@@ -103,9 +108,9 @@ class Decoding:
         for piece, _source in _pieces(
             self._data, lambda _source: self._rate_hz, self._max_seconds, self._param
         ):
-            self.seconds += piece.size / self._rate_hz
+            self._samples += piece.size
             yield piece
-        if not self.seconds:
+        if not self._samples:
             raise _silent(self._param)
 
 
@@ -195,6 +200,13 @@ def _frames(data: bytes, max_seconds: float, param: str) -> Iterator[av.AudioFra
                 f"{param} holds no audio stream", param=param, code="invalid_audio"
             )
         for frame in container.decode(audio=0):
+            if frame.layout.nb_channels > MAX_CHANNELS:
+                raise InvalidRequestError(
+                    f"{param} has {frame.layout.nb_channels} channels; at most {MAX_CHANNELS} are "
+                    "mixed down",
+                    param=param,
+                    code="too_many_channels",
+                )
             # Before it is resampled: one FLAC frame of 65535 samples at 1 Hz is 18 hours.
             seconds += frame.samples / frame.sample_rate
             if seconds > max_seconds:

@@ -1,1 +1,1 @@
-"""The gateway: one front door before chat and speech; no torch."""
+"""The gateway: one front door before chat, speech and transcription; no torch."""

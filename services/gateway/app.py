@@ -11,7 +11,7 @@ from services.gateway.keys import Keys, credentials
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
-from services.openai.paths import CHAT, GET, MODELS, SPEECH
+from services.openai.paths import CHAT, GET, MODELS, SPEECH, TRANSCRIPTION
 from services.shell import Readiness, RoleApp
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from services.sections import GatewaySettings
 
-ROUTES = {"chat": CHAT, "speech": SPEECH}
+ROUTES = {"chat": CHAT, "speech": SPEECH, "transcription": TRANSCRIPTION}
 """The paths of each role that the front door opens, with their methods."""
 
-SOCKETS = {"speech": sockets.SPEECH}
+SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
 """The paths of each role's WebSockets that the front door opens."""
 
 OPENAPI = "/openapi.json"

@@ -34,6 +34,7 @@ class Backend:
         )
         self.outstanding = 0
         self.ready = False
+        self.lack = ""  # what it says that it cannot be ready without
         self._slow_probes = 0
         self.models: dict[str, dict[str, Any]] = {}
 
@@ -60,13 +61,14 @@ class Backend:
         except TimeoutError:
             alive = False
         if not alive:
-            raise _not_ready(self.role)
+            raise _not_ready(self.role, self.lack)
 
     async def _is_ready(self) -> bool:
         """Ask for readiness and, where they are not known, the models; TimeoutError if slow."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                status, _ = await self.fetch("/readyz")
+                status, told = await self.fetch("/readyz")
+                self.lack = "" if status == _OK else _lack(json.loads(told))
                 if status == _OK and not self.models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
@@ -119,6 +121,16 @@ class Pool:
         return any(backend.ready for backend in self.backends)
 
     @property
+    def settled(self) -> bool:
+        """Whether nobody needs to wait: each backend is ready, or says that it cannot be."""
+        return all(backend.ready or backend.lack for backend in self.backends)
+
+    @property
+    def lack(self) -> str:
+        """What the first of its backends that lacks anything says of it."""
+        return next((backend.lack for backend in self.backends if backend.lack), "")
+
+    @property
     def needs_model(self) -> bool:
         """Whether the backends serve different models, so that a request's model decides."""
         kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
@@ -133,7 +145,7 @@ class Pool:
         """
         ready = [backend for backend in self.backends if backend.ready]
         if not ready:
-            raise _not_ready(self.role)
+            raise _not_ready(self.role, self.lack)
         if model is not None:
             ready = [backend for backend in ready if model in backend.models]
             if not ready:
@@ -147,7 +159,7 @@ class Pools:
     def __init__(self, urls: Mapping[str, Sequence[str]], gateway: GatewaySettings) -> None:
         self.gateway = gateway
         self.by_role = {role: Pool(role, given, gateway) for role, given in urls.items() if given}
-        self._all_were_ready = False
+        self._all_have_settled = False
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Return the cards of every model that can be asked for now, by id."""
@@ -160,17 +172,20 @@ class Pools:
     def status(self) -> tuple[str, dict[str, str]]:
         """Return ready, degraded, starting or failed, and the state of each role.
 
-        Starting lasts until every role was ready once. After that the door stays open as long as
-        any role answers: the crash of one must not take the others away.
+        Starting lasts until every role was ready once, or has said that it lacks what it needs.
+        After that the door stays open as long as any role answers: the crash of one must not take
+        the others away.
         """
         states = {
-            role: "ready" if pool.ready else "not ready" for role, pool in self.by_role.items()
+            role: "ready" if pool.ready else pool.lack or "not ready"
+            for role, pool in self.by_role.items()
         }
         count = sum(pool.ready for pool in self.by_role.values())
+        if all(pool.settled for pool in self.by_role.values()):
+            self._all_have_settled = True
         if count == len(states):
-            self._all_were_ready = True
             return "ready", states
-        if not self._all_were_ready:
+        if not self._all_have_settled:
             return "starting", states
         return ("degraded" if count else "unavailable"), states
 
@@ -211,5 +226,14 @@ class Pools:
             await asyncio.sleep(self.gateway.probe_interval_s)
 
 
-def _not_ready(role: str) -> UnavailableError:
+def _lack(told: dict[str, Any]) -> str:
+    """Return what a backend says that it lacks, if it is not just on its way."""
+    if told["status"] != "unavailable":
+        return ""
+    return ", ".join(str(one) for one in told["detail"].values()) or "unavailable"
+
+
+def _not_ready(role: str, lack: str = "") -> UnavailableError:
+    if lack:
+        return UnavailableError(f"The {role} service is not ready: {lack}.", retry_after_s=30)
     return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)

@@ -15,6 +15,7 @@ from services.errors import (
     no_such_model,
 )
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
+from services.openai.documents import send_json
 from services.writer import direct_writer
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ class Proxy:
         """
         path: str = scope["path"]
         if path == "/v1/models" or path.startswith("/v1/models/"):
-            await _answer_json(send, self._models(path))
+            await send_json(send, self._models(path))
             return
         if path in self.documents:
-            await _answer_json(send, self.documents[path])
+            await send_json(send, self.documents[path])
             return
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
         body, more = await _first_body(receive)
@@ -260,18 +261,3 @@ def _model_of(body: bytes) -> str | None:
         ) from exc
     model = parsed.get("model") if isinstance(parsed, dict) else None
     return model if isinstance(model, str) else None
-
-
-async def _answer_json(send: Any, value: dict[str, Any]) -> None:
-    body = json.dumps(value).encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": body, "more_body": False})

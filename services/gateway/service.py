@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def _check_backends() -> str:
-    gateway = settings().gateway
-    if not gateway.chat and not gateway.speech:
+    urls = [url for given in settings().gateway.backends.values() for url in given]
+    if not urls:
         raise ConfigurationError(
-            "the gateway alone has no backends; set BENTOVOX_GATEWAY__CHAT or "
-            'BENTOVOX_GATEWAY__SPEECH to a list of URLs such as ["http://chat:3000"], or serve '
-            "services.stack:Stack, which starts them too."
+            "the gateway alone has no backends; set BENTOVOX_GATEWAY__CHAT, "
+            "BENTOVOX_GATEWAY__SPEECH or BENTOVOX_GATEWAY__TRANSCRIPTION to a list of URLs such "
+            'as ["http://chat:3000"], or serve services.stack:Stack, which starts them too.'
         )
-    for url in [*gateway.chat, *gateway.speech]:
+    for url in urls:
         Address.parse(url)
-    return f"the gateway stands before {', '.join([*gateway.chat, *gateway.speech])}"
+    return f"the gateway stands before {', '.join(urls)}"
 
 
 class _Gateway:
-    """One front door before chat and speech that run elsewhere."""
+    """One front door before roles that run elsewhere."""
 
     @staticmethod
     def build() -> RoleApp:
         gateway = settings().gateway
-        return app.build(gateway, {"chat": gateway.chat, "speech": gateway.speech})
+        return app.build(gateway, gateway.backends)
 
     @bentoml.on_deployment
     @staticmethod

@@ -31,3 +31,5 @@ SPEECH = {
     "/v1/audio/voice_consents": GET | POST,
     "/v1/audio/voice_consents/{}": GET | POST | DELETE,
 }
+
+TRANSCRIPTION = {"/v1/audio/transcriptions": POST, "/v1/audio/translations": POST}

@@ -3,3 +3,5 @@
 from __future__ import annotations
 
 SPEECH = frozenset({"/v1/audio/speech/stream"})
+
+TRANSCRIPTION = frozenset({"/v1/realtime"})

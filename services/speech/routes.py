@@ -7,12 +7,12 @@ headers leave, and what fails after that breaks the connection off.
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import MethodNotAllowedError, NotFoundError
+from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
 from services.openai.paths import MODELS, POST, SPEECH
@@ -112,7 +112,7 @@ class _SpeechApp:
             else:
                 method = "GET" if scope["method"] == "HEAD" else scope["method"]
                 call = _Call(name, scope, receive)
-                await _send_json(send, await self._documents[method, template](call))
+                await send_json(send, await self._documents[method, template](call))
 
 
 async def _now(document: dict[str, Any]) -> dict[str, Any]:
@@ -138,13 +138,3 @@ def _check_method(scope: Scope, methods: frozenset[str]) -> None:
             f"use {', '.join(sorted(methods))}.",
             methods=methods,
         )
-
-
-async def _send_json(send: Send, answer: dict[str, Any]) -> None:
-    body = json.dumps(answer, ensure_ascii=False).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

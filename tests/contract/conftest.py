@@ -1,4 +1,4 @@
-"""The front door over uvicorn, before a deterministic chat server and the real speech role."""
+"""The front door over uvicorn, before a deterministic chat server and the real audio roles."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from services.speech.engines.fake import FakeEngine
 from services.speech.routes import ADMITTED, PATHS, build_app
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
+from services.transcription import routes as hearing
+from services.transcription.engines.fake import FakeEngine as FakeEar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -164,11 +166,12 @@ def _role(role: str, asgi: Any, paths: Any, admitted: frozenset[str]) -> Shell:
 
 
 class Stack:
-    """Three servers in one thread of their own; `url` is the front door's."""
+    """Four servers in one thread of their own; `url` is the front door's."""
 
     def __init__(self, **gateway: Any) -> None:
         self.chat = FakeChat()
         self.engine = FakeEngine(fail_at="\u2620")
+        self.ear = FakeEar(fail_at="failing")
         self.url = ""
         self.door: Shell
         self.store: VoiceStore
@@ -193,14 +196,19 @@ class Stack:
         try:
             async with AsyncExitStack() as stack:
                 await self.engine.start()
+                await self.ear.start()
                 paths, posts = allowlist.PATHS, frozenset(allowlist.GENERATING)
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 self.store = VoiceStore(Path(folder))
                 speech = build_app(self.engine, speakers=Speakers(self.engine, self.store))
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
+                ears = hearing.TranscriptionApp(self.ear)
+                ear_url = await _served(
+                    stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED)
+                )
                 settings = GatewaySettings(**self._settings)
-                backends = {"chat": [chat_url], "speech": [speech_url]}
+                backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}
                 self.door = Shell(gateway_app.build(settings, backends))
                 self.url = await _served(stack, self.door)
                 pools = self.door.app.asgi.pools  # type: ignore[attr-defined]

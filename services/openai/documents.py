@@ -1,0 +1,20 @@
+"""Answers that are one JSON document."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import Send
+
+
+async def send_json(send: Send, answer: dict[str, Any]) -> None:
+    """Send `answer` with status 200."""
+    body = json.dumps(answer, ensure_ascii=False).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,154 @@
+"""The transcription role's paths as one ASGI application: transcriptions, translations, models.
+
+`build_app` answers; it raises `ServiceError` for what it refuses, and the shell around it turns
+that into HTTP. What a request says is looked at before its recording is, and the first segment is
+heard before headers leave.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from services.audio.decode import Decoding
+from services.errors import InvalidRequestError, NotFoundError
+from services.openai.documents import send_json
+from services.openai.forms import FormFields, read_form
+from services.openai.hangup import ClientGoneError, until_hangup
+from services.openai.models import Models
+from services.openai.paths import MODELS, TRANSCRIPTION
+from services.transcription.answers import Answer
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
+from services.transcription.schema import (
+    LISTS,
+    TEXTS,
+    TranscriptionFields,
+    TranslationFields,
+    parse_fields,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from starlette.types import Receive, Scope, Send
+
+    from services.openai.forms import Form
+    from services.transcription.engines.protocol import TranscriptionEngine
+
+OPENAI_MODELS: Final = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+)
+"""OpenAI's model names, which any engine answers to, so that clients need not change."""
+
+TRANSLATIONS: Final = "/v1/audio/translations"
+PATHS: Final = {**TRANSCRIPTION, **MODELS}
+"""What the role serves."""
+
+ADMITTED: Final = frozenset(TRANSCRIPTION)
+"""The paths on which a request makes the engine work."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much one request may bring: of the file as it is sent, and of what it unpacks to."""
+
+    file_bytes: int = 36 << 20
+    seconds: float = 6 * 3600.0
+
+
+class TranscriptionApp:
+    """The paths of one engine; starting and closing it is the caller's."""
+
+    def __init__(
+        self,
+        engine: TranscriptionEngine,
+        *,
+        aliases: Collection[str] = OPENAI_MODELS,
+        bounds: Bounds | None = None,
+        on_audio_seconds: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """Hear with `engine`.
+
+        Args:
+            engine: what hears.
+            aliases: model names it answers to beside its own.
+            bounds: of a recording.
+            on_audio_seconds: told, once a request, how many seconds were heard.
+        """
+        self._engine = engine
+        self._models = Models((*engine.models, *aliases))
+        self._bounds = bounds or Bounds()
+        self._form = FormFields(TEXTS, {"file": self._bounds.file_bytes}, LISTS)
+        self._on_audio_seconds = on_audio_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, unless its client hangs up before that."""
+        path: str = scope["path"]
+        if path == "/v1/models":
+            await send_json(send, self._models.listed())
+        elif path.startswith("/v1/models/"):
+            await send_json(send, self._models.card(path.removeprefix("/v1/models/")))
+        elif path in TRANSCRIPTION:
+            with suppress(ClientGoneError):
+                await self._hear(path, scope, receive, send)
+        else:
+            raise NotFoundError(f"no such path: {path}", code="unknown_url")
+
+    async def _hear(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        form = await read_form(scope, receive, self._form)
+        translating = path == TRANSLATIONS
+        fields = parse_fields(TranslationFields if translating else TranscriptionFields, form)
+        self._models.check(fields.model)
+        recording = self._recording(form)
+        if isinstance(fields, TranscriptionFields):
+            granularities = fields.timestamp_granularities
+            request = TranscriptionRequest(
+                audio=recording,
+                language=fields.language,
+                languages=fields.languages,
+                prompt=fields.prompt,
+                keywords=fields.keywords,
+                temperature=fields.temperature,
+                words="word" in granularities,
+                logprobs="logprobs" in fields.include,
+                cutting=fields.cutting,
+            )
+        else:
+            granularities = ()
+            if not self._engine.translates:
+                raise InvalidRequestError(
+                    f"{self._engine.models[0]} does not translate; use a multilingual model that "
+                    "does, such as small or large-v3",
+                    param="model",
+                    code="unsupported_value",
+                )
+            request = TranscriptionRequest(
+                audio=recording,
+                task="translate",
+                prompt=fields.prompt,
+                temperature=fields.temperature,
+            )
+        self._engine.check(request)
+        answer = Answer(
+            segments=self._engine.transcribe(request),
+            request=request,
+            recording=recording,
+            engine=self._engine.name,
+            response_format=fields.response_format,
+            with_segments=not granularities or "segment" in granularities,
+            as_events=fields.stream,
+            on_audio_seconds=self._on_audio_seconds,
+        )
+        await until_hangup(receive, answer.send_to(send))
+
+    def _recording(self, form: Form) -> Decoding:
+        return Decoding(
+            form.file("file").data,
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            max_seconds=self._bounds.seconds,
+            max_bytes=self._bounds.file_bytes,
+        )

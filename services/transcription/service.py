@@ -1,0 +1,87 @@
+"""The transcription role's service: `bentoml serve services.transcription.service:Transcription`.
+
+A model that is not there yet keeps nobody waiting: it is fetched and loaded in the background,
+and `/readyz` says how far that is, or how to get one.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import bentoml
+
+from services import telemetry
+from services.role import preflight, role
+from services.settings import provenance, settings
+from services.shell import Readiness, RoleApp
+from services.transcription import routes
+from services.transcription.engines.registry import create_engine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.transcription.engines.protocol import TranscriptionEngine
+
+
+def _engine() -> TranscriptionEngine:
+    transcription = settings().transcription
+    return create_engine(transcription.engine, **transcription.options)
+
+
+def _chosen() -> str:
+    engine = _engine()
+    return (
+        f"transcription is {engine.name} with {engine.models[0]} "
+        f"({provenance('transcription.engine')})"
+    )
+
+
+def _status(engine: TranscriptionEngine) -> str:
+    if engine.ready:
+        return "ready"
+    return "unavailable" if engine.settled else "starting"
+
+
+class _Transcription:
+    """Speech to text behind OpenAI's audio API."""
+
+    @staticmethod
+    def build() -> RoleApp:
+        transcription = settings().transcription
+        engine = _engine()
+        metrics = telemetry.RoleMetrics("transcription")
+
+        @asynccontextmanager
+        async def lifespan() -> AsyncIterator[None]:
+            await engine.start()
+            try:
+                yield
+            finally:
+                await engine.close()
+
+        return RoleApp(
+            role="transcription",
+            asgi=routes.TranscriptionApp(
+                engine,
+                aliases=transcription.models,
+                bounds=routes.Bounds(
+                    transcription.body_limit_bytes, transcription.max_hours * 3600
+                ),
+                on_audio_seconds=metrics.heard_seconds,
+            ),
+            paths=routes.PATHS,
+            admitted=routes.ADMITTED,
+            limits=transcription.limits,
+            body_limit_bytes=transcription.body_limit_bytes,
+            readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),
+            lifespan=lifespan,
+        )
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        preflight(_chosen)
+
+
+Transcription = role(_Transcription, name="transcription")

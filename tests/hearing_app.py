@@ -1,0 +1,67 @@
+"""The transcription role's routes with a client in front of them, and recordings to send there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+
+from services.audio.encode import open_encoder
+from services.audio.wav import to_wav
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ
+from services.transcription.routes import TranscriptionApp
+from tests.speech_app import shelled
+
+if TYPE_CHECKING:
+    from services.audio.encode import AudioFormat
+    from services.audio.pcm import Samples
+    from services.transcription.engines.fake import FakeEngine
+
+
+class Hearing:
+    """An engine behind the routes, and a client in front of them."""
+
+    def __init__(self, engine: FakeEngine, **rules: Any) -> None:
+        self.engine = engine
+        self.seconds: list[float] = []
+        app = TranscriptionApp(engine, on_audio_seconds=self.seconds.append, **rules)
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=shelled(app)), base_url="http://test"
+        )
+
+    async def post(
+        self, data: bytes, path: str = "transcriptions", **fields: Any
+    ) -> httpx.Response:
+        """Send a file; a list is sent as many fields with `[]` behind the name, as the SDK does."""
+        return await self.client.post(
+            f"/v1/audio/{path}", files=[("file", ("a.wav", data, "audio/wav")), *parts(fields)]
+        )
+
+
+def parts(fields: dict[str, Any]) -> list[tuple[str, tuple[None, str]]]:
+    """Return a form's fields, with whisper-1 as the model unless another is named."""
+    found = []
+    for name, value in {"model": "whisper-1", **fields}.items():
+        if isinstance(value, list):
+            found += [(f"{name}[]", (None, str(one))) for one in value]
+        elif value is not None:
+            found.append((name, (None, str(value))))
+    return found
+
+
+def said(text: str, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Samples:
+    """Return what the fake engines speak and hear: a tone a character; `|` is 0.1 s of silence."""
+    time_s = np.arange(sample_rate_hz // 10) / sample_rate_hz
+    tones = [
+        np.sin(2 * np.pi * (200 + 10 * (ord(one) % 64)) * time_s) * (one != "|") for one in text
+    ]
+    return (0.5 * np.concatenate(tones)).astype(np.float32)
+
+
+def recording(text: str, audio_format: AudioFormat | None = None) -> bytes:
+    """Return `said` as a file, wav unless another format is named."""
+    if audio_format is None:
+        return to_wav(said(text), SAMPLE_RATE_HZ)
+    encoder = open_encoder(audio_format, 24_000)
+    return encoder.feed(said(text, 24_000)) + encoder.finish()
