@@ -96,6 +96,8 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
+        if not any(name.startswith("BENTOVOX_TRANSCRIPTION__") for name in settings):
+            settings["BENTOVOX_TRANSCRIPTION__ENGINE"] = "fake"  # the real one wants a model
         self._mark = uuid.uuid4().hex
         self._seen: set[psutil.Process] = set()
         self._open = self.log.open("wb")
@@ -151,7 +153,7 @@ class Server:
         return [process for process in self._seen if _alive(process)]
 
     def worker(self, role: str) -> psutil.Process:
-        """Return the worker of a role: bentovox (the front door), chat, speech."""
+        """Return the worker of a role: bentovox (the front door), chat, speech, transcription."""
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 line = process.cmdline()
