@@ -2,20 +2,24 @@
 
     python -m ci test-image speech --platform cpu
     python -m ci test-image chat --image ghcr.io/me/bentovox/chat@sha256:…
+    python -m ci test-image transcription --platform cpu --model ~/models/whisper-tiny
 
 It is started hardened: read-only, no capabilities, no new privileges, a small /tmp. Looked at are
 its user, what it can write and run, its environment as a whole, its health, an answer of its role,
 and how it ends. Where the image needs a GPU and there is none, the server is not started, and that
-is said.
+is said. Transcription hears with a model if it is given one; else its engine for tests answers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import http.client
+import io
 import json
 import time
 import uuid
+import wave
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ci import command, docker, naming, platforms, specs
@@ -55,6 +59,7 @@ HTTPServer(("127.0.0.1", 3999), Backend).serve_forever()
 """
 """The gateway is ready when a backend is: a backend that is always ready, in the same container."""
 
+_MODEL: Final = "/models/given"
 _COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
 
 
@@ -73,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
     options.add_argument("--platform", default="", help="default: the bentofile's own")
     options.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
+    options.add_argument(
+        "--model", type=Path, metavar="DIR", help="a CTranslate2 model, for transcription"
+    )
     return options
 
 
@@ -88,7 +96,7 @@ def _work(given: argparse.Namespace) -> int:
     platform = platforms.get(given.platform or spec.platforms[0])
     image = given.image or f"{naming.repository(spec.name)}:{platform.name}"
     docker.bring(image)
-    checks = run(spec, platform, image)
+    checks = run(spec, platform, image, given.model)
     if given.json:
         command.result_json([dataclasses.asdict(check) for check in checks])
     failed = [check.name for check in checks if not check.passed]
@@ -99,8 +107,11 @@ def _work(given: argparse.Namespace) -> int:
     return 0
 
 
-def run(spec: Spec, platform: Platform, image: str) -> list[Check]:
-    """Return what holds of an image and what does not, each told as it is known."""
+def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -> list[Check]:
+    """Return what holds of an image and what does not, each told as it is known.
+
+    `model` is a folder with a CTranslate2 model, for transcription.
+    """
     checks: list[Check] = []
 
     def look(name: str, check: Callable[[], tuple[bool, str]]) -> None:
@@ -116,7 +127,9 @@ def run(spec: Spec, platform: Platform, image: str) -> list[Check]:
         look("imports", lambda: _imports(spec, image))
         say("    --   its server was not started: the image is for a GPU and there is none")
         return checks
-    with Container(image, gpu=bool(platform.cuda), **_settings(spec)) as container:
+    mounted = [f"--volume={model.resolve()}:{_MODEL}:ro"] if model else []
+    settings = _settings(spec, model)
+    with Container(image, *mounted, gpu=bool(platform.cuda), **settings) as container:
         if spec.name == "gateway":
             docker.call("exec", "--detach", container.name, "python3", "-c", _BACKEND_CODE)
         look("health", container.healthy)
@@ -198,13 +211,19 @@ class Container:
         return code in {"0", "143"} and took < _END_S, f"exit code {code} after {took:.1f} s"
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """Send one request, JSON if it has a body; return the status and the whole body."""
+        if body is None:
+            return self.send(method, path)
+        return self.send(method, path, json.dumps(body).encode(), "application/json")
+
+    def send(
+        self, method: str, path: str, body: bytes = b"", content_type: str = ""
+    ) -> tuple[int, bytes]:
         """Send one request and return the status and the whole body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            headers = {"content-type": "application/json"} if body is not None else {}
-            connection.request(
-                method, path, json.dumps(body) if body is not None else None, headers
-            )
+            headers = {"content-type": content_type} if content_type else {}
+            connection.request(method, path, body or None, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -253,8 +272,12 @@ def _imports(spec: Spec, image: str) -> tuple[bool, str]:
     return said is not None, f"{spec.service} loads" if said else f"{spec.service} does not load"
 
 
-def _settings(spec: Spec) -> dict[str, str]:
-    return {"BENTOVOX_GATEWAY__SPEECH": f'["{_BACKEND}"]'} if spec.name == "gateway" else {}
+def _settings(spec: Spec, model: Path | None = None) -> dict[str, str]:
+    if spec.name == "gateway":
+        return {"BENTOVOX_GATEWAY__SPEECH": f'["{_BACKEND}"]'}
+    if model:
+        return {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": _MODEL}
+    return {"BENTOVOX_TRANSCRIPTION__ENGINE": "fake"} if spec.name == "transcription" else {}
 
 
 def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
@@ -267,5 +290,23 @@ def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
         body = {"model": "tts-1", "voice": "alloy", "input": "Hello."}
         status, said = container.request("POST", "/v1/audio/speech", body)
         return status == http.HTTPStatus.OK, f"{status}, {len(said)} bytes of audio"
+    if spec.name == "transcription":
+        status, said = container.send("POST", "/v1/audio/transcriptions", *recording())
+        return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
     status, said = container.request("GET", "/v1/models")
     return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
+
+
+def recording() -> tuple[bytes, str]:
+    """Return a form with a second of silence for transcription, and its content type."""
+    silence = io.BytesIO()
+    with wave.open(silence, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000))
+    parts = (
+        b'--end\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n',
+        b'--end\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n',
+        silence.getvalue(),
+        b"\r\n--end--\r\n",
+    )
+    return b"".join(parts), "multipart/form-data; boundary=end"

@@ -174,7 +174,7 @@ def test_another_port_is_taken_and_watched(built: Callable[[str], Image]) -> Non
 def test_nothing_secret_is_in_an_image_s_environment_or_history(
     built: Callable[[str], Image],
 ) -> None:
-    for name in ("gateway", "speech", "chat"):
+    for name in ("gateway", "speech", "transcription", "chat"):
         reference = built(name).names[0]
         known = docker.call("image", "inspect", reference)
         told = docker.call("history", "--no-trunc", reference)

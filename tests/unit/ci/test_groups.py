@@ -64,7 +64,7 @@ def test_every_heavy_package_of_a_lock_is_in_a_group_of_its_base(name: str, plat
     spec = specs.load(name)
     taken = TABLE.stages[spec.base(platform)]
     heavy = {package for package in spec.requirements(platform) if HEAVY.fullmatch(package)}
-    light = set() if taken else {"numpy", "onnxruntime", "ctranslate2"}  # what there is where no torch is
+    light = set() if taken else {"numpy", "onnxruntime", "ctranslate2"}  # all that is theirs
     assert {package for package in heavy if TABLE.group_of(package) not in taken} == heavy & light
 
 
