@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -IS
-"""Docker's health check: 0 if this container's server answers 200 at /readyz, or at a given path."""
+"""Docker's health check: 0 if this container's server answers 200 at /readyz, or the path given."""
 
 import http
 import http.client
