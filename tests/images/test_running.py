@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -10,16 +11,19 @@ from typing import TYPE_CHECKING
 import httpx
 import openai
 import pytest
+from tests.whisper_model import TEXT, parrot
 
 from ci import docker, platforms, specs, test_image
+from ci.container import Container
 from tests.e2e.server import MODEL, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ci.image import Image
 
-Container = test_image.Container
+
 KILL_ENGINE = """
 import os, pathlib, signal
 for place in pathlib.Path('/proc').glob('[0-9]*'):
@@ -34,25 +38,30 @@ for place in pathlib.Path('/proc').glob('[0-9]*'):
     if 'PPid:\\t1\\n' in (place / 'status').read_text():
         os.kill(int(place.name), signal.SIGKILL)
 """
+ROLES = ("speech", "transcription", "chat")
 WATCHED = ("--health-interval=1s", "--health-retries=1")
 
 
 class Machine:
-    """Three containers in a network of their own, as on a machine that serves."""
+    """A container of each role in a network of their own, as on a machine that serves."""
 
-    def __init__(self, built: Callable[[str], Image]) -> None:
+    def __init__(self, built: Callable[[str], Image], whisper: Path) -> None:
         self.network = f"bentovox-test-{uuid.uuid4().hex[:8]}"
         docker.call("network", "create", self.network)
         self.containers: dict[str, Container] = {}
         for role in ("speech", "chat"):
             self._start(role, built(role).names[0], *WATCHED)
-        for role in ("speech", "chat"):
+        mounted = f"--volume={whisper}:/models/whisper:ro"
+        named = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": "/models/whisper"}
+        self._start("transcription", built("transcription").names[0], mounted, **named)
+        for role in ROLES:
             self.containers[role].wait("healthy")
         self._start(
             "gateway",
             built("gateway").names[0],
             BENTOVOX_GATEWAY__CHAT='["http://chat:3000"]',
             BENTOVOX_GATEWAY__SPEECH='["http://speech:3000"]',
+            BENTOVOX_GATEWAY__TRANSCRIPTION='["http://transcription:3000"]',
         )
         self.containers["gateway"].wait("healthy")
 
@@ -75,15 +84,24 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(built: Callable[[str], Image]) -> Iterator[Machine]:
-    made = Machine(built)
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that says `TEXT`, as a folder that a container's user may read."""
+    folder = parrot(tmp_path_factory.mktemp("models") / "whisper")
+    for place in (folder, *folder.parents[:3], *folder.iterdir()):
+        place.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def machine(built: Callable[[str], Image], whisper: Path) -> Iterator[Machine]:
+    made = Machine(built, whisper)
     try:
         yield made
     finally:
         made.end()
 
 
-@pytest.mark.parametrize("name", ["gateway", "speech", "chat", "stack"])
+@pytest.mark.parametrize("name", ["gateway", "speech", "transcription", "chat", "stack"])
 def test_image_holds_every_promise(built: Callable[[str], Image], name: str) -> None:
     checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0])
     assert {check.name for check in checks} == {
@@ -110,8 +128,60 @@ def test_speech_is_streamed_through_the_images(machine: Machine) -> None:
     assert len(audio) > 20_000
 
 
-def test_both_roles_models_are_listed(machine: Machine) -> None:
-    assert {MODEL, "tts-1"} <= {model.id for model in machine.client.models.list()}
+def spoken(machine: Machine) -> tuple[str, bytes]:
+    answer = machine.client.audio.speech.create(
+        model="tts-1", voice="alloy", input="Hello from an image.", response_format="mp3"
+    )
+    return "hello.mp3", answer.content
+
+
+def test_speech_is_heard_through_the_images(machine: Machine) -> None:
+    heard = machine.client.audio.transcriptions.create(
+        model="whisper-1", file=spoken(machine), language="en"
+    )
+    assert heard.text == TEXT.strip()
+
+
+def test_what_is_heard_is_streamed_through_the_images(machine: Machine) -> None:
+    stream = machine.client.audio.transcriptions.create(
+        model="whisper-1", file=spoken(machine), language="en", stream=True
+    )
+    events = list(stream)
+    assert "".join(e.delta for e in events if e.type == "transcript.text.delta") == TEXT.strip()
+    assert events[-1].type == "transcript.text.done"
+
+
+def test_every_roles_models_are_listed(machine: Machine) -> None:
+    assert {MODEL, "tts-1", "whisper-1"} <= {model.id for model in machine.client.models.list()}
+
+
+def test_transcription_without_a_model_lives_and_says_in_a_line_how_to_get_one(
+    built: Callable[[str], Image],
+) -> None:
+    with Container(built("transcription").names[0], HF_HUB_OFFLINE="1") as container:
+
+        def has_settled() -> bool:
+            try:
+                status, said = container.request("GET", "/readyz")
+            except OSError:
+                return False  # it does not listen yet
+            return status == 503 and json.loads(said)["status"] == "unavailable"
+
+        eventually(has_settled, 30, "it knows that it gets none")
+        assert container.request("GET", "/livez")[0] == 200
+        assert container.exec("healthcheck.py", "/livez") is not None
+        assert container.exec("healthcheck.py") is None
+        (line,) = json.loads(container.request("GET", "/readyz")[1])["detail"].values()
+        assert "\n" not in line
+        assert "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL" in line
+        url = f"http://127.0.0.1:{container.port}/v1"
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+        with pytest.raises(openai.InternalServerError) as refused:
+            client.audio.transcriptions.create(
+                model="whisper-1", file=("a.wav", test_image.silence())
+            )
+    assert refused.value.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert line in refused.value.message
 
 
 def test_dead_engine_turns_docker_s_health_and_speech_goes_on_until_chat_is_back(

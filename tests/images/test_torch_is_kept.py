@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import base, docker, groups, image, platforms, specs, test_image
+from ci.container import HARDENED
 from ci.engine import standin
 from ci.errors import CiError
 from ci.layers import archive
@@ -173,7 +174,7 @@ def test_what_triton_compiles_is_handed_out_where_there_is_no_compiler(
     """
     tmp_path.chmod(0o755)
     said = docker.call(
-        *("run", "--rm", "--network=none", "--entrypoint=sh", *test_image.HARDENED),
+        *("run", "--rm", "--network=none", "--entrypoint=sh", *HARDENED),
         *(f"--volume={tmp_path}:/sources:ro", kept.names[0], "-c", script),
     )
     assert said == "ELF"
