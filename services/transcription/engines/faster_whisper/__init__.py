@@ -1,0 +1,1 @@
+"""Whisper's models by faster-whisper, heard in batches across requests."""

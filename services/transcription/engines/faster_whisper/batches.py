@@ -1,0 +1,124 @@
+"""What many ask of one model, done together: batches of whatever waits, and nobody waits for more.
+
+Each asker has a lane. The lane that waits longest says what kind of work comes next, and lanes give
+in turn: hours of work in one lane never hold up another for longer than its turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+log = logging.getLogger("bentovox.transcription")
+
+Job = TypeVar("Job")
+
+
+class Batches(Generic[Job]):
+    """One thread that works on batches of jobs of one kind."""
+
+    def __init__(
+        self, work: Callable[[list[Job]], None], kind: Callable[[Job], Hashable], most: int
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            work: does a batch; what becomes of it, an error too, is its own business.
+            kind: jobs are done together if theirs is the same.
+            most: jobs of a batch.
+        """
+        self._work = work
+        self._kind = kind
+        self._most = most
+        self._changed = threading.Condition()
+        self._waiting: deque[Lane[Job]] = deque()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="whisper-batches", daemon=True)
+        self._thread.start()
+
+    def lane(self) -> Lane[Job]:
+        """Return a lane for one asker."""
+        return Lane(self._changed, self._waiting)
+
+    def close(self) -> None:
+        """Take no further batch; the one at work is done to its end."""
+        with self._changed:
+            self._closed = True
+            for lane in self._waiting:
+                lane.jobs.clear()
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for the thread to end, after `close`."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._waiting)
+                if self._closed:
+                    return
+                batch = self._next()
+            try:
+                self._work(batch)
+            except Exception:  # a thread that ended would leave everybody waiting
+                log.exception("a batch of %d failed", len(batch))
+            del batch  # memory is not held while nothing is to do
+
+    def _next(self) -> list[Job]:
+        """Take jobs from the lanes in turn, of the kind that the first in the row has."""
+        kind = self._kind(self._waiting[0].jobs[0])
+        batch: list[Job] = []
+        given: list[Lane[Job]] = []
+        took = True
+        while took:
+            took = False
+            for lane in self._waiting:
+                if len(batch) < self._most and lane.jobs and self._kind(lane.jobs[0]) == kind:
+                    batch.append(lane.jobs.popleft())
+                    took = True
+                    if lane not in given:
+                        given.append(lane)
+        for lane in given:
+            self._waiting.remove(lane)
+            if lane.jobs:
+                self._waiting.append(lane)
+        return batch
+
+
+class Lane(Generic[Job]):
+    """One asker's jobs, done in order unless put first."""
+
+    def __init__(self, changed: threading.Condition, waiting: deque[Lane[Job]]) -> None:
+        """Belong to `Batches`, which makes it."""
+        self.jobs: deque[Job] = deque()
+        self._changed = changed
+        self._waiting = waiting
+        self._closed = False
+
+    def put(self, job: Job, *, first: bool = False) -> None:
+        """Have a job done, before those that wait if `first`; nothing if the lane is closed."""
+        with self._changed:
+            if self._closed:
+                return
+            if first:
+                self.jobs.appendleft(job)
+            else:
+                self.jobs.append(job)
+            if self not in self._waiting:
+                self._waiting.append(self)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop what waits."""
+        with self._changed:
+            self._closed = True
+            self.jobs.clear()
+            if self in self._waiting:
+                self._waiting.remove(self)

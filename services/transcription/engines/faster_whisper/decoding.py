@@ -1,0 +1,237 @@
+"""How a batch of windows is decoded: language, temperature, silence; as faster-whisper does by one.
+
+A window whose text repeats itself or is unlikely is heard again, hotter, in another batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from services.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from numpy.typing import NDArray
+
+    from services.transcription.engines.faster_whisper.model import Decoded, Features, Model
+    from services.transcription.engines.protocol import Segment, Task
+
+log = logging.getLogger("bentovox.transcription")
+
+FALLBACK: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""The temperatures that a window is decoded at, until one is good enough."""
+
+_MOST_COMPRESSION: Final = 2.4
+_LEAST_LOGPROB: Final = -1.0
+_MOST_NO_SPEECH: Final = 0.6
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request wants of each of its windows.
+
+    Attributes:
+        task: as in the request.
+        before: tokens of what came before.
+        temperatures: those to decode at, one after the other.
+        times: with tokens of times and a beam; without, greedily.
+        languages: those to choose from.
+    """
+
+    task: Task
+    before: tuple[int, ...]
+    languages: frozenset[str]
+    temperatures: tuple[float, ...] = FALLBACK
+    times: bool = True
+
+
+@dataclass(frozen=True)
+class Try:
+    """A window's text at one temperature."""
+
+    temperature: float
+    decoded: Decoded
+    compression_ratio: float
+
+    @property
+    def is_unlikely(self) -> bool:
+        """Whether its tokens are improbable."""
+        return self.decoded.avg_logprob < _LEAST_LOGPROB
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether nobody spoke."""
+        return self.decoded.no_speech_prob > _MOST_NO_SPEECH and self.is_unlikely
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it says the same again and again."""
+        return self.compression_ratio > _MOST_COMPRESSION
+
+
+@dataclass(frozen=True)
+class Job:
+    """A window to hear.
+
+    Attributes:
+        asker: whose it is.
+        features: its spectrogram.
+        index: which of its asker's windows it is.
+        offset: the frames of the window that were heard before and are not in `features`.
+        before: the segments that they were heard as.
+        prefix: the tokens that its text is known to begin with.
+        tries: what it was decoded to at lower temperatures.
+        encoded: the encoder's output, where it is known from those.
+        rounds: how many times its end was left for another round.
+    """
+
+    asker: Asker
+    features: Features
+    index: int = 0
+    offset: int = 0
+    before: tuple[Segment, ...] = ()
+    prefix: tuple[int, ...] = ()
+    tries: tuple[Try, ...] = ()
+    encoded: NDArray[np.float32] | None = None
+    rounds: int = 0
+
+    @property
+    def temperature(self) -> float:
+        """What it is decoded at."""
+        return self.asker.wish.temperatures[len(self.tries)]
+
+    @property
+    def kind(self) -> Hashable:
+        """What jobs share that are decoded together."""
+        wish = self.asker.wish
+        return wish.times, len(wish.before), self.temperature, self.encoded is None
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What became of a job: its text, the encoder's output [1, 1500, width], and its language."""
+
+    job: Job
+    text: Try
+    encoded: NDArray[np.float32]
+    language: str
+
+
+class Asker(Protocol):
+    """Whose windows are heard; its methods are called from the thread that hears.
+
+    Attributes:
+        wish: what it wants.
+        language: what is spoken, once it is known.
+    """
+
+    wish: Wish
+    language: str | None
+
+    def again(self, job: Job) -> None:
+        """Have a job of its own done, before its others."""
+        ...
+
+    def heard(self, heard: Heard) -> None:
+        """Take what a window was decoded to."""
+        ...
+
+    def failed(self, error: EngineError) -> None:
+        """Take that the model failed."""
+        ...
+
+
+class Decoding:
+    """Hears batches with one model."""
+
+    def __init__(self, model: Model, beam_size: int) -> None:
+        """Keep the model."""
+        self._model = model
+        self._beam_size = beam_size
+
+    def hear(self, jobs: Sequence[Job]) -> None:
+        """Hear windows of one kind, and give each asker its own; raises nothing.
+
+        A batch that fails is halved: it may be too large for the memory, or one window's fault.
+        """
+        try:
+            decoded, encoded, languages = self._decode(jobs)
+        except Exception as error:
+            if len(jobs) > 1:
+                log.warning("a batch of %d windows failed and is halved", len(jobs), exc_info=error)
+                middle = len(jobs) // 2
+                self.hear(jobs[:middle])
+                self.hear(jobs[middle:])
+                return
+            _fail(jobs[0], error)
+            return
+        for index, (job, one) in enumerate(zip(jobs, decoded, strict=True)):
+            try:
+                self._settle(job, one, encoded[index : index + 1], languages[index])
+            except Exception as error:  # noqa: BLE001  it is raised where the segments are awaited
+                _fail(job, error)
+
+    def _decode(self, jobs: Sequence[Job]) -> tuple[list[Decoded], NDArray[np.float32], list[str]]:
+        known = [job.encoded for job in jobs if job.encoded is not None]
+        if len(known) == len(jobs):
+            encoded = np.concatenate(known)
+        else:
+            encoded = self._model.encode([job.features for job in jobs])
+        languages = self._languages(jobs, encoded)
+        prompts = [
+            [
+                *self._model.prompt(
+                    job.asker.wish.before, language, job.asker.wish.task, times=job.asker.wish.times
+                ),
+                *job.prefix,
+            ]
+            for job, language in zip(jobs, languages, strict=True)
+        ]
+        beam_size = self._beam_size if jobs[0].asker.wish.times else 1
+        decoded = self._model.generate(
+            encoded, prompts, temperature=jobs[0].temperature, beam_size=beam_size
+        )
+        return decoded, encoded, languages
+
+    def _languages(self, jobs: Sequence[Job], encoded: NDArray[np.float32]) -> list[str]:
+        """Return each window's language: its asker's, or what its asker's first window tells."""
+        if any(job.asker.language is None for job in jobs):
+            every = self._model.language_chances(encoded)
+            for job, chances in zip(jobs, every, strict=True):
+                if job.asker.language is None:
+                    among = job.asker.wish.languages
+                    job.asker.language = max(among, key=lambda code: chances.get(code, 0.0))
+        return [job.asker.language or "en" for job in jobs]
+
+    def _settle(
+        self, job: Job, decoded: Decoded, encoded: NDArray[np.float32], language: str
+    ) -> None:
+        text = self._model.text(decoded.tokens).strip()
+        last = Try(job.temperature, decoded, compression_ratio(text))
+        tries = (*job.tries, last)
+        if (last.repeats or last.is_unlikely) and not last.is_silence:
+            if len(tries) < len(job.asker.wish.temperatures):
+                job.asker.again(replace(job, tries=tries, encoded=encoded.copy()))
+                return
+            good = [one for one in tries if not one.repeats] or tries
+            last = max(good, key=lambda one: one.decoded.avg_logprob)
+        job.asker.heard(Heard(job, last, encoded, language))
+
+
+def compression_ratio(text: str) -> float:
+    """Return how much shorter a text is compressed."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
+
+
+def _fail(job: Job, error: Exception) -> None:
+    log.error("Whisper failed", exc_info=error)
+    told = EngineError("Whisper failed", code="engine_failed")
+    told.__cause__ = error
+    job.asker.failed(told)

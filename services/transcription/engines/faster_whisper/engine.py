@@ -1,0 +1,202 @@
+"""Whisper on CTranslate2 as a transcription engine: one model, heard in batches by all requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import aclosing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from services.errors import EngineError, InvalidRequestError, UnavailableError
+from services.handover import Handover, in_daemon
+from services.transcription.engines.faster_whisper.batches import Batches
+from services.transcription.engines.faster_whisper.decoding import Decoding, Job
+from services.transcription.engines.faster_whisper.detector import SileroDetector
+from services.transcription.engines.faster_whisper.hearing import Guess, Hearing
+from services.transcription.engines.faster_whisper.loading import Loading
+from services.transcription.engines.faster_whisper.locating import Source
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    WINDOW_S,
+    TranscriptionRequest,
+    check_language,
+    unsupported,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Collection, Sequence
+
+    from services.transcription.engines.faster_whisper.model import Model
+    from services.transcription.engines.protocol import (
+        GuessRequest,
+        Hypothesis,
+        Segment,
+        SpeechDetector,
+    )
+
+log = logging.getLogger("bentovox.transcription")
+
+_LIBRARIES: Final = ("faster_whisper", "ctranslate2", "onnxruntime")
+_RETRY_S: Final = 10.0
+_ONLY_TRANSCRIBE: Final = ("turbo", "distil")
+"""In the names of models that were trained to transcribe only."""
+
+
+class FasterWhisperEngine:
+    """Hears with one Whisper model; see `TranscriptionEngine` for what is promised."""
+
+    name = "faster_whisper"
+
+    def __init__(
+        self,
+        *,
+        model: str = "tiny",
+        revision: str = "",
+        cache: str = "",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        compute_type: str = "default",
+        threads: int = 0,
+        batch: int = 8,
+        beam_size: int = 5,
+    ) -> None:
+        """Look whether it can work; nothing heavy is imported or loaded before `start`.
+
+        Raises:
+            ImportError: a library is not installed.
+            ConfigurationError: `model` is no size, hub's id or directory.
+        """
+        missing = next((name for name in _LIBRARIES if find_spec(name) is None), None)
+        if missing:
+            raise ImportError(f"No module named {missing!r}", name=missing)
+        self._source = Source(model, revision, Path(cache).expanduser() if cache else None)
+        self.models: Sequence[str] = self._source.names
+        self._batch = batch
+        self._beam_size = beam_size
+        self._loading = Loading(
+            self._source,
+            device=device,
+            compute_type=compute_type,
+            threads=threads or len(os.sched_getaffinity(0)),
+        )
+        self._batches: Batches[Job] | None = None
+        self._active: set[Hearing | Guess] = set()
+
+    @property
+    def languages(self) -> Collection[str]:
+        """The codes of the languages that the model hears; none before it is loaded."""
+        model = self._loading.model
+        return model.languages if model else frozenset()
+
+    @property
+    def translates(self) -> bool:
+        """Whether the model was trained to put speech into English."""
+        model = self._loading.model
+        can = model.is_multilingual if model else True
+        return can and not any(
+            part in name.lower() for name in self.models for part in (".en", *_ONLY_TRANSCRIBE)
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded and has heard a second."""
+        return self._batches is not None and self._loading.model is not None
+
+    @property
+    def status(self) -> str:
+        """What it is doing, or how to get a model."""
+        return self._loading.status
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is no model, and none is on its way."""
+        return self._loading.settled
+
+    @property
+    def active(self) -> int:
+        """Requests at work."""
+        return len(self._active)
+
+    async def start(self) -> None:
+        """Find, download and load the model in a thread of its own; returns at once."""
+        if self._batches is None:
+            self._batches = Batches(self._hear, lambda job: job.kind, self._batch)
+            self._loading.start()
+
+    async def close(self) -> None:
+        """End what is under way, and free the model."""
+        batches, self._batches = self._batches, None
+        if batches is None:
+            return
+        self._loading.close()
+        batches.close()
+        for asker in tuple(self._active):
+            asker.failed(UnavailableError("the transcription engine was closed"))
+        await in_daemon(batches.join)
+
+    def check(self, request: TranscriptionRequest | GuessRequest) -> None:
+        """Return if the model can do this; see `TranscriptionEngine.check`."""
+        self._loaded()
+        check_language(self, request)
+        if isinstance(request, TranscriptionRequest) and request.task == "translate":
+            if not self.translates:
+                raise unsupported("task", f"the model {self.models[0]!r} does not translate")
+        elif not isinstance(request, TranscriptionRequest):
+            most = int(WINDOW_S * SAMPLE_RATE_HZ)
+            if request.samples.size > most:
+                raise InvalidRequestError(
+                    f"a guess is made of {WINDOW_S:.0f} s of audio at most", param="audio"
+                )
+
+    async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
+        """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
+        self.check(request)
+        model, batches = self._loaded()
+        # As many windows as a batch and one more: the next is cut while they are heard.
+        handover: Handover[list[Segment]] = Handover(0, lambda _: 0)
+        hearing = Hearing(model, batches, request, handover, self._batch + 1)
+        self._active.add(hearing)
+        reading = asyncio.ensure_future(in_daemon(hearing.read))
+        try:
+            async with aclosing(handover.items()) as windows:
+                async for segments in windows:
+                    for segment in segments:
+                        yield segment
+                    hearing.taken()
+        finally:
+            self._active.discard(hearing)
+            hearing.close()
+            handover.close()
+            await reading
+
+    async def guess(self, request: GuessRequest) -> Hypothesis:
+        """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`."""
+        self.check(request)
+        model, batches = self._loaded()
+        guess = Guess(model, batches, request)
+        self._active.add(guess)
+        try:
+            features = await asyncio.to_thread(model.features, request.samples)
+            return await guess.answer(features)
+        finally:
+            self._active.discard(guess)
+
+    def detector(self) -> SpeechDetector:
+        """Return a fresh detector."""
+        return SileroDetector()
+
+    def _loaded(self) -> tuple[Model, Batches[Job]]:
+        model, batches = self._loading.model, self._batches
+        if model is None or batches is None:
+            raise UnavailableError(self.status, retry_after_s=_RETRY_S)
+        return model, batches
+
+    def _hear(self, jobs: list[Job]) -> None:
+        model = self._loading.model
+        if model is None:
+            for job in jobs:
+                job.asker.failed(EngineError("the model is gone", code="engine_failed"))
+            return
+        Decoding(model, self._beam_size).hear(jobs)

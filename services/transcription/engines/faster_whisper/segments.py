@@ -1,0 +1,108 @@
+"""From a window's tokens to segments and words, at their times in the recording."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from services.transcription.engines.faster_whisper.model import FRAMES_PER_S
+from services.transcription.engines.protocol import Segment, Token, Word
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from services.transcription.engines.faster_whisper.decoding import Heard
+    from services.transcription.engines.faster_whisper.model import Model
+    from services.transcription.engines.faster_whisper.windows import Timeline
+
+_LEAST_REST: Final = 10  # frames, a tenth of a second: less is not heard again
+_MOST_ROUNDS: Final = 8
+
+
+def segments(
+    model: Model,
+    heard: Heard,
+    timeline: Timeline,
+    *,
+    words: bool,
+    logprobs: bool,
+) -> tuple[list[Segment], int]:
+    """Return a window's segments, and the frame from which it must be heard again.
+
+    That is its last one, unless it ended in words without their last time.
+    """
+    job, text, encoded, language = heard.job, heard.text, heard.encoded, heard.language
+    task = job.asker.wish.task
+    frames = job.features.shape[1]
+    if text.is_silence:
+        return [], frames
+    tokens = text.decoded.tokens
+    found, seek = model.split(tokens, language, task, frames)
+    if not 0 < seek <= frames - _LEAST_REST or job.rounds >= _MOST_ROUNDS:
+        if 0 <= seek < frames and sum(len(one["tokens"]) for one in found) < len(tokens):
+            found = [*found, _rest(tokens, found, frames)]
+        seek = frames
+    if words:
+        model.add_words(found, encoded, language, task, frames)
+    chances: Iterator[float] = iter(())
+    if logprobs:
+        spoken = [token for one in found for token in one["tokens"] if model.is_text(token)]
+        chances = iter(model.logprobs(spoken, encoded, language, task, frames))
+    made = []
+    for one in found:
+        said = model.text(one["tokens"])
+        spoken = [token for token in one["tokens"] if model.is_text(token)]
+        likely = [
+            Token(model.text([token]), model.data(token), chance)
+            for token, chance in zip(spoken, chances, strict=False)
+        ]
+        if not said.strip() or one["start"] == one["end"]:
+            continue
+        offset_s = job.offset / FRAMES_PER_S
+        start_s, end_s = _times(one, offset_s, timeline)
+        made.append(
+            Segment(
+                start_s=start_s,
+                end_s=end_s,
+                text=said,
+                language=language,
+                tokens=tuple(one["tokens"]),
+                avg_logprob=text.decoded.avg_logprob,
+                compression_ratio=text.compression_ratio,
+                no_speech_prob=text.decoded.no_speech_prob,
+                temperature=text.temperature,
+                seek=round(timeline.start_s(offset_s) * FRAMES_PER_S),
+                words=[_word(word, offset_s, timeline) for word in one.get("words", ())],
+                logprobs=likely,
+            )
+        )
+    return made, seek
+
+
+def _rest(tokens: Any, found: list[dict[str, Any]], frames: int) -> dict[str, Any]:
+    """Return what follows the last time as a segment that ends with the window."""
+    count = sum(len(one["tokens"]) for one in found)
+    start = found[-1]["end"] if found else 0.0
+    return {
+        "seek": 0,
+        "start": start,
+        "end": max(frames / FRAMES_PER_S, start),
+        "tokens": list(tokens[count:]),
+    }
+
+
+def _times(one: dict[str, Any], offset_s: float, timeline: Timeline) -> tuple[float, float]:
+    """Return a segment's times; it never ends after the sound does."""
+    if one.get("words"):
+        inside = [_word(word, offset_s, timeline) for word in one["words"]]
+        return inside[0].start_s, inside[-1].end_s
+    begin_s, end_s = offset_s + float(one["start"]), offset_s + float(one["end"])
+    if begin_s < timeline.duration_s:
+        end_s = min(end_s, timeline.duration_s)
+    return round(timeline.start_s(begin_s), 3), round(timeline.end_s(end_s), 3)
+
+
+def _word(word: dict[str, Any], offset_s: float, timeline: Timeline) -> Word:
+    start_s, end_s = timeline.inside_s(
+        offset_s + float(word["start"]), offset_s + float(word["end"])
+    )
+    return Word(round(start_s, 3), round(end_s, 3), word["word"], float(word["probability"]))

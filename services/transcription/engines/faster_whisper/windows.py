@@ -1,0 +1,224 @@
+"""A stream of sound, cut into windows that a model hears at once, at its pauses.
+
+Without `Cutting`, windows follow one another and lose no sample: what is no longer than a window is
+one, and more is cut in the best pause. With it, silence is left out and speech is joined.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    VAD_FRAME_SAMPLES,
+    WINDOW_S,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from services.audio.pcm import Samples
+    from services.transcription.engines.protocol import Cutting, SpeechDetector
+
+_MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
+_MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
+_BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, so that results hang on no caller's sizes
+_SILENT: Final = 0.35  # the probability of speech under which a frame belongs to a pause
+_LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
+_HYSTERESIS: Final = 0.15  # as in Silero's own code: speech ends below the threshold less this
+_LOWEST_THRESHOLD: Final = 0.01
+
+
+@dataclass(frozen=True)
+class Window:
+    """Samples that are heard at once, and where in the recording each part of them was.
+
+    Attributes:
+        samples: float32 [N], at most `WINDOW_S`.
+        parts: for each part, its first sample in the window and in the recording.
+    """
+
+    samples: Samples
+    parts: tuple[tuple[int, int], ...]
+
+    @property
+    def timeline(self) -> Timeline:
+        """Return what turns its times into the recording's."""
+        return Timeline(self.parts, self.samples.size)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Turns a window's times into the recording's; see `Window`."""
+
+    parts: tuple[tuple[int, int], ...]
+    samples: int
+
+    @property
+    def duration_s(self) -> float:
+        """The window's length."""
+        return self.samples / SAMPLE_RATE_HZ
+
+    def start_s(self, window_s: float) -> float:
+        """Return the time in the recording of what begins at a window's time."""
+        return self._at(window_s, bisect_right(self._begins, round(window_s * SAMPLE_RATE_HZ)))
+
+    def end_s(self, window_s: float) -> float:
+        """Return the time in the recording of what ends at a window's time."""
+        return self._at(window_s, bisect_left(self._begins, round(window_s * SAMPLE_RATE_HZ)))
+
+    def inside_s(self, start_s: float, end_s: float) -> tuple[float, float]:
+        """Return both times of a word, which lies in the part where its middle is."""
+        middle = round((start_s + end_s) / 2 * SAMPLE_RATE_HZ)
+        part = bisect_right(self._begins, middle)
+        return self._at(start_s, part), self._at(end_s, part)
+
+    @property
+    def _begins(self) -> list[int]:
+        return [begin for begin, _ in self.parts]
+
+    def _at(self, window_s: float, after: int) -> float:
+        begin, start = self.parts[max(after - 1, 0)]
+        return window_s + (start - begin) / SAMPLE_RATE_HZ
+
+
+def windows(
+    audio: Iterable[Samples], detector: SpeechDetector, cutting: Cutting | None
+) -> Iterator[Window]:
+    """Yield the windows of a stream as soon as each is known; a few of them are in memory.
+
+    Args:
+        audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes.
+        detector: a fresh one.
+        cutting: how to leave silence out; None leaves nothing out.
+    """
+    if cutting is None:
+        yield from _whole(audio, detector)
+    else:
+        yield from _joined(_speech(audio, detector, cutting))
+
+
+def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Window]:
+    """Yield windows that follow one another; the detector is asked only once there is a choice."""
+    held = np.zeros(0, dtype=np.float32)
+    start = 0  # of what is held, in the recording
+    speech: list[float] = []  # the probability of each frame of what is held
+    judged = 0  # samples of what is held that the detector has
+    for block in _blocks(audio):
+        held = np.concatenate([held, block])
+        while held.size > _MOST:
+            speech.extend(detector.feed(held[judged:]))
+            frames = _best_cut(speech[:_MOST_FRAMES])
+            at = frames * VAD_FRAME_SAMPLES
+            yield Window(held[:at], ((0, start),))
+            judged = held.size - at
+            held = held[at:].copy()
+            start += at
+            del speech[:frames]
+    if held.size:
+        yield Window(held, ((0, start),))
+
+
+def _speech(
+    audio: Iterable[Samples], detector: SpeechDetector, cutting: Cutting
+) -> Iterator[tuple[int, Samples]]:
+    """Yield each stretch of speech and its first sample's place; none is longer than a window."""
+    padding = _frames(cutting.prefix_padding_ms)
+    silence = max(1, _frames(cutting.silence_duration_ms))
+    quiet = max(cutting.threshold - _HYSTERESIS, _LOWEST_THRESHOLD)
+    held = np.zeros(0, dtype=np.float32)
+    dropped = 0  # frames of the recording before what is held
+    speech: list[float] = []  # of what is held
+    begin: int | None = None  # the frame of the recording where speech began
+    free = 0  # the first frame that is in no stretch
+    silent = frame = 0
+    for block in _blocks(audio):
+        held = np.concatenate([held, block])
+        for probability in detector.feed(block):
+            speech.append(probability)
+            frame += 1
+            if begin is None:
+                if probability < cutting.threshold:
+                    continue
+                begin, silent = max(free, frame - 1 - padding), 0
+            silent = 0 if probability >= cutting.threshold else silent + (probability < quiet)
+            end = None
+            if silent >= silence:
+                end = frame - silent + min(padding, silent)
+            elif frame - begin >= _MOST_FRAMES - 1:  # one less: a part of a frame may be left over
+                end = begin + _best_cut(speech[begin - dropped :])
+            if end is not None:
+                yield begin * VAD_FRAME_SAMPLES, _cut(held, begin - dropped, end - dropped)
+                free = end
+                begin = None if silent >= silence else end
+        keep = begin if begin is not None else max(free, frame - padding)
+        held = held[(keep - dropped) * VAD_FRAME_SAMPLES :].copy()
+        del speech[: keep - dropped]
+        dropped = keep
+    if begin is not None:
+        yield begin * VAD_FRAME_SAMPLES, held[(begin - dropped) * VAD_FRAME_SAMPLES :]
+
+
+def _joined(speech: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
+    parts: list[tuple[int, int]] = []
+    pieces: list[Samples] = []
+    size = 0
+    for start, samples in speech:
+        if pieces and size + samples.size > _MOST:
+            yield Window(np.concatenate(pieces), tuple(parts))
+            parts, pieces, size = [], [], 0
+        parts.append((size, start))
+        pieces.append(samples)
+        size += samples.size
+    if pieces:
+        yield Window(np.concatenate(pieces), tuple(parts))
+
+
+def _best_cut(speech: Sequence[float]) -> int:
+    """Return the frame to cut before: the middle of the best pause, late rather than early."""
+    most = len(speech)
+    for low, high in ((2 * most // 3, most), (most // 3, 2 * most // 3)):
+        best, at = 0, 0
+        begin = low
+        for frame in range(low, high + 1):
+            if frame < high and speech[frame] < _SILENT:
+                continue
+            length = min(frame - begin, _LONG_PAUSE_FRAMES)
+            if length and length >= best:
+                best, at = length, (begin + frame + 1) // 2
+            begin = frame + 1
+        if best:
+            return at
+    late = range(2 * most // 3, most)
+    return max(1, min(late, key=lambda frame: speech[frame]))
+
+
+def _blocks(audio: Iterable[Samples]) -> Iterator[Samples]:
+    """Yield the same samples in blocks of one size, and what is left at the end."""
+    held: list[Samples] = []
+    size = 0
+    for piece in audio:
+        held.append(piece)
+        size += piece.size
+        if size < _BLOCK:
+            continue
+        known = np.concatenate(held)
+        whole = size - size % _BLOCK
+        for begin in range(0, whole, _BLOCK):
+            yield known[begin : begin + _BLOCK]
+        held = [known[whole:].copy()]
+        size -= whole
+    if size:
+        yield np.concatenate(held)
+
+
+def _cut(held: Samples, begin: int, end: int) -> Samples:
+    return held[begin * VAD_FRAME_SAMPLES : end * VAD_FRAME_SAMPLES].copy()
+
+
+def _frames(duration_ms: int) -> int:
+    return round(duration_ms * SAMPLE_RATE_HZ / 1000 / VAD_FRAME_SAMPLES)
