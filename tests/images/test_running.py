@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import httpx
 import openai
 import pytest
-from tests.whisper_model import TEXT, parrot
 
 from ci import docker, platforms, specs, test_image
 from ci.container import Container
 from tests.e2e.server import MODEL, eventually
+from tests.parrot import TEXT, parrot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
