@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -70,6 +71,7 @@ class Machine:
         self.containers[role] = Container(image, *place, *more, **settings)
 
     def end(self) -> None:
+        self.client.close()
         for container in self.containers.values():
             container.__exit__()
         docker.ask("network", "rm", self.network)
@@ -78,7 +80,7 @@ class Machine:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.containers['gateway'].port}"
 
-    @property
+    @functools.cached_property
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
@@ -175,8 +177,10 @@ def test_transcription_without_a_model_lives_and_says_in_a_line_how_to_get_one(
         assert "\n" not in line
         assert "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL" in line
         url = f"http://127.0.0.1:{container.port}/v1"
-        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
-        with pytest.raises(openai.InternalServerError) as refused:
+        with (
+            openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+            pytest.raises(openai.InternalServerError) as refused,
+        ):
             client.audio.transcriptions.create(
                 model="whisper-1", file=("a.wav", test_image.silence())
             )
@@ -215,7 +219,9 @@ def test_container_that_is_stopped_ends_its_stream_first(built: Callable[[str], 
         with httpx.stream("POST", url, json=body, timeout=60) as answer:
             pieces = answer.iter_raw()
             got = len(next(pieces))
-            stopping = threading.Thread(target=docker.call, args=("stop", speech.name))
+            stopping = threading.Thread(
+                target=docker.call, args=("stop", "--timeout=30", speech.name)
+            )
             stopping.start()
             time.sleep(0.3)  # the reader is slow; the server is told meanwhile
             got += sum(map(len, pieces))
