@@ -66,6 +66,11 @@ _AUDIO: Json = {
     **{kind: {"schema": {}} for kind in _AUDIO_TYPES},
     "text/event-stream": {"schema": TEXT},
 }
+_TEXT_TYPES = ("text/plain", "application/x-subrip", "text/vtt", "text/event-stream")
+_TRANSCRIPT: Json = {
+    **_ref("Transcription"),
+    **{kind: {"schema": TEXT} for kind in _TEXT_TYPES},
+}
 _PAGE: list[Json] = [
     {"name": "after", "in": "query", "schema": NAME},
     {
@@ -136,6 +141,14 @@ PATHS: dict[str, Json] = {
             **_removed("Delete a consent that no voice has.", _ref("ConsentDeleted"), "consent"),
         },
     },
+    "transcription": {
+        "/v1/audio/transcriptions": _uploaded(
+            "Write down what is said in a recording.", "TranscriptionForm", _TRANSCRIPT
+        ),
+        "/v1/audio/translations": _uploaded(
+            "Write down in English what is said in a recording.", "TranslationForm", _TRANSCRIPT
+        ),
+    },
 }
 """The paths of each role behind the front door."""
 
@@ -174,7 +187,8 @@ def document(roles: Collection[str]) -> Json:
         "info": {
             "title": "Bentovox",
             "version": __version__,
-            "description": "Chat and speech on your own machines behind OpenAI's HTTP API.",
+            "description": "Chat, speech and transcription on your own machines behind OpenAI's "
+            "HTTP API.",
         },
         "paths": paths,
         "components": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from services.errors import InvalidRequestError
 
@@ -20,6 +20,8 @@ def missing(field: str) -> InvalidRequestError:
 _SHOWN_CHARACTERS: Final = 64
 _NAME_CHARACTERS: Final = 256
 
+# What pydantic puts in the place of an error for the members of a union.
+_UNION: Final = ("constrained-str", "VoiceId", "str", "list[str]")
 # pydantic's type of an error -> OpenAI's code
 _CODES: Final = {
     "extra_forbidden": "unknown_parameter",
@@ -58,11 +60,11 @@ def refusal(
         if kind == "string_unicode":  # the name of a field
             return InvalidRequestError(f"{what}: {fault}", code="invalid_value")
         return InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
-    place = [str(part) for part in first["loc"] if part not in ("constrained-str", "VoiceId")]
+    place = [str(part) for part in first["loc"] if part not in _UNION]
     field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
     field = field[:_NAME_CHARACTERS]
     if kind == "extra_forbidden":
-        accepted = ", ".join(model.model_fields)
+        accepted = ", ".join(_at(first["loc"][:-1], model).model_fields)
         message = f"unknown parameter: {field!r}; accepted are {accepted}"
     elif kind == "missing":
         return missing(field)
@@ -71,3 +73,21 @@ def refusal(
         given = f" {value}" if len(value) <= _SHOWN_CHARACTERS else ""
         message = f"{field}{given}: {fault}"
     return InvalidRequestError(message, param=field, code=_CODES.get(kind, "invalid_value"))
+
+
+def _at(place: tuple[str | int, ...], model: type[BaseModel]) -> type[BaseModel]:
+    """Return the model of the object at `place` in what `model` reads; `model` for a union's."""
+    inner = model
+    for part in place:
+        field = inner.model_fields.get(str(part))
+        found = [] if field is None else _models(field.annotation)
+        if len(found) != 1:
+            return model
+        inner = found[0]
+    return inner
+
+
+def _models(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type):
+        return [annotation] if hasattr(annotation, "model_fields") else []
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -38,6 +38,10 @@ def _deleted(kind: str) -> Json:
     return open_object(fields, *fields)
 
 
+def _milliseconds(usual: int) -> Json:
+    return {"type": "integer", "minimum": 0, "maximum": 10_000, "default": usual}
+
+
 NAME = _short_text(256)
 
 _SPEED: Json = {"type": "number", "minimum": 0.25, "maximum": 4.0, "default": 1.0}
@@ -57,6 +61,23 @@ _TAG: Json = {
     "pattern": r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$",
 }
 _FILE: Json = {"type": "string", "contentMediaType": "application/octet-stream"}
+_HEARING: Json = {
+    "file": _FILE,
+    "model": NAME,
+    "prompt": {"type": "string", "maxLength": 4096, "default": ""},
+    "response_format": {
+        "type": "string",
+        "enum": ["json", "text", "srt", "verbose_json", "vtt"],
+        "default": "json",
+    },
+    "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.0},
+    "stream": {"type": "boolean", "default": False},
+}
+
+
+def _list(items: Json, **more: Any) -> Json:
+    return {"type": "array", "items": items, "default": [], **more}
+
 
 SPEECH_BODY: Json = _closed(
     {
@@ -117,6 +138,38 @@ FORMS: dict[str, Json] = {
     "ConsentForm": _closed(
         {"recording": _FILE, "name": _LABEL, "language": _TAG}, "recording", "name", "language"
     ),
+    "TranscriptionForm": _closed(
+        {
+            **_HEARING,
+            "language": _TAG,
+            "languages": _list(_TAG, maxItems=16),
+            "keywords": _list(_short_text(100), maxItems=100),
+            "include": _list({"type": "string", "const": "logprobs"}),
+            "timestamp_granularities": _list({"type": "string", "enum": ["word", "segment"]}),
+            "chunking_strategy": {
+                "anyOf": [
+                    {"type": "string", "const": "auto"},
+                    _closed(
+                        {
+                            "type": {"type": "string", "const": "server_vad"},
+                            "threshold": {
+                                "type": "number",
+                                "minimum": 0,
+                                "maximum": 1,
+                                "default": 0.5,
+                            },
+                            "prefix_padding_ms": _milliseconds(300),
+                            "silence_duration_ms": _milliseconds(200),
+                        },
+                        "type",
+                    ),
+                ]
+            },
+        },
+        "file",
+        "model",
+    ),
+    "TranslationForm": _closed(_HEARING, "file", "model"),
 }
 """What is sent as multipart/form-data; a test holds these beside the fields that are read."""
 
@@ -210,6 +263,20 @@ SCHEMAS: Json = {
     "ConsentDeleted": _deleted("audio.voice_consent"),
     "ConsentName": _closed({"name": _LABEL}, "name"),
     **FORMS,
+    "Transcription": open_object(
+        {
+            "text": TEXT,
+            "usage": OBJECT,
+            "logprobs": {"type": "array", "items": OBJECT},
+            "task": {"enum": ["transcribe", "translate"]},
+            "language": TEXT,
+            "duration": {"type": "number"},
+            "segments": {"type": "array", "items": OBJECT},
+            "words": {"type": "array", "items": OBJECT},
+        },
+        "text",
+        "usage",
+    ),
     "Health": open_object({"status": TEXT}, "status"),
     "SpeechBody": SPEECH_BODY,
 }

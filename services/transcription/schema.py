@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from services.openai.forms import Form
 
 _NAME: Final = 256
-_LANGUAGES: Final = 16
-_KEYWORDS: Final = 100
+MOST_LANGUAGES: Final = 16
+MOST_KEYWORDS: Final = 100
 _STRATEGY: Final = "chunking_strategy"
 
-# BCP 47 in outline; the engine knows languages, not regions.
-_Language = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
+Language = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
+"""A language's tag, BCP 47 in outline; engines know languages by `code_of` it, not regions."""
+
+Keyword = Annotated[str, Field(min_length=1, max_length=100)]
 _DIARIZED: Final = "diarized_json"
 _SPEAKERS: Final = frozenset({"known_speaker_names", "known_speaker_references"})
 
@@ -54,12 +56,9 @@ class _ServerVad(BaseModel):
 class TranscriptionFields(_Fields):
     """OpenAI's CreateTranscriptionRequest, beside its `file`."""
 
-    language: _Language | None = None
-    languages: Annotated[tuple[_Language, ...], Field(max_length=_LANGUAGES)] = ()
-    keywords: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
-        Field(max_length=_KEYWORDS),
-    ] = ()
+    language: Language | None = None
+    languages: Annotated[tuple[Language, ...], Field(max_length=MOST_LANGUAGES)] = ()
+    keywords: Annotated[tuple[Keyword, ...], Field(max_length=MOST_KEYWORDS)] = ()
     include: tuple[Literal["logprobs"], ...] = ()
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
     chunking_strategy: Literal["auto"] | _ServerVad | None = None
@@ -68,8 +67,8 @@ class TranscriptionFields(_Fields):
     @classmethod
     def _codes(cls, given: Any) -> Any:
         if isinstance(given, tuple):
-            return tuple(_code(one) for one in given)
-        return given and _code(given)
+            return tuple(code_of(one) for one in given)
+        return given and code_of(given)
 
     @property
     def cutting(self) -> Cutting | None:
@@ -175,5 +174,6 @@ def _check_together(fields: TranscriptionFields) -> None:
         )
 
 
-def _code(tag: str) -> str:
+def code_of(tag: str) -> str:
+    """Return the code of a tag's language."""
     return tag.partition("-")[0].lower()

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from services import telemetry
+from services.openai import sockets
 from services.role import preflight, role
 from services.settings import provenance, settings
 from services.shell import Readiness, RoleApp
 from services.transcription import routes
 from services.transcription.engines.registry import create_engine
+from services.transcription.realtime import RealtimeSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,10 +33,9 @@ def _engine() -> TranscriptionEngine:
 
 def _chosen() -> str:
     engine = _engine()
-    return (
-        f"transcription is {engine.name} with {engine.models[0]} "
-        f"({provenance('transcription.engine')})"
-    )
+    key = "engine" if engine.name == "fake" else f"{engine.name}.model"
+    source = provenance(f"transcription.{key}")
+    return f"transcription is {engine.name} with {engine.models[0]} ({source})"
 
 
 def _status(engine: TranscriptionEngine) -> str:
@@ -51,6 +52,9 @@ class _Transcription:
         transcription = settings().transcription
         engine = _engine()
         metrics = telemetry.RoleMetrics("transcription")
+        live = RealtimeSocket(
+            engine, (*engine.models, *transcription.models), metrics.heard_seconds
+        )
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
@@ -72,6 +76,7 @@ class _Transcription:
             ),
             paths=routes.PATHS,
             admitted=routes.ADMITTED,
+            sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),
             limits=transcription.limits,
             body_limit_bytes=transcription.body_limit_bytes,
             readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),

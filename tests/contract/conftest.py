@@ -21,6 +21,7 @@ from services.chat import allowlist
 from services.chat.fields import body_with_known_fields
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
+from services.openai import sockets
 from services.sections import GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech.engines.fake import FakeEngine
@@ -29,6 +30,7 @@ from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
 from services.transcription.engines.fake import FakeEngine as FakeEar
+from services.transcription.realtime import RealtimeSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -150,13 +152,14 @@ async def _nothing() -> AsyncIterator[None]:
     yield
 
 
-def _role(role: str, asgi: Any, paths: Any, admitted: frozenset[str]) -> Shell:
+def _role(role: str, asgi: Any, paths: Any, admitted: frozenset[str], socket: Any = None) -> Shell:
     return Shell(
         RoleApp(
             role=role,
             asgi=asgi,
             paths=paths,
             admitted=admitted,
+            sockets={} if socket is None else dict.fromkeys(sockets.TRANSCRIPTION, socket),
             limits=Limits(64, 64, 30),
             body_limit_bytes=40 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -204,8 +207,9 @@ class Stack:
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
                 ears = hearing.TranscriptionApp(self.ear)
+                live = RealtimeSocket(self.ear, ("fake", *hearing.OPENAI_MODELS))
                 ear_url = await _served(
-                    stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED)
+                    stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED, live)
                 )
                 settings = GatewaySettings(**self._settings)
                 backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}

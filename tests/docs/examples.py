@@ -2,7 +2,8 @@
 
 `await check_example(block, url, folder)` runs one of `EXAMPLES` against the server at `url`, which
 serves the demo profile. `CLONING` are those that need an engine which clones voices, the recordings
-that they name, and a registered voice "anna".
+that they name, and a registered voice "anna"; `HEARING` those that need a transcription role and
+`hello.wav`, and print what is said in it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,15 @@ def _is_about_images(block: Block) -> bool:
 IMAGES = [block for block in COMMANDS if _is_about_images(block)]
 """Commands that need docker: tests/images runs them."""
 
-EXAMPLES = [block for block in COMMANDS if _asks_a_server(block) and not _clones(block)]
+
+def _hears(block: Block) -> bool:
+    return re.search(r"audio[./]trans", block.text) is not None
+
+
+EXAMPLES = [
+    block for block in COMMANDS if _asks_a_server(block) and not (_clones(block) or _hears(block))
+]
+HEARING = [block for block in COMMANDS if _asks_a_server(block) and _hears(block)]
 CLONING = [block for block in COMMANDS if _asks_a_server(block) and _clones(block)]
 
 

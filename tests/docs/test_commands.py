@@ -35,10 +35,13 @@ from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
+from services.transcription.engines.fake import FakeEngine
+from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
     EXAMPLES,
+    HEARING,
     IMAGES,
     SERVER,
     check_example,
@@ -47,6 +50,7 @@ from tests.docs.examples import (
     run_example,
 )
 from tests.docs.pages import ROOT
+from tests.hearing_app import recording
 from tests.speech_app import RECORDING
 
 if TYPE_CHECKING:
@@ -74,6 +78,7 @@ def _registers(block: Block) -> bool:
 
 
 asking = pytest.mark.parametrize("block", EXAMPLES, ids=str)
+hearing = pytest.mark.parametrize("block", HEARING, ids=str)
 cloning = pytest.mark.parametrize("block", CLONING, ids=str)
 starting = pytest.mark.parametrize("block", list(filter(_starts_a_server, COMMANDS)), ids=str)
 
@@ -103,6 +108,17 @@ async def test_example_that_clones_does_what_the_page_says(
             assert len((tmp_path / made[1]).read_bytes()) > 1000
         else:
             assert "error" not in json.loads(said)
+
+
+@hearing
+async def test_example_that_hears_prints_what_is_said(
+    block: Block, tmp_path: Path, serve: Callable[..., Awaitable[str]]
+) -> None:
+    if block.text.startswith("curl ") and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (tmp_path / "hello.wav").write_bytes(recording("hello there"))
+    async with _speech("espeak", tmp_path) as speech:
+        assert "hello there" in await run_example(block, await _stack(serve, speech), tmp_path)
 
 
 @starting
@@ -139,7 +155,7 @@ def test_every_block_is_tested() -> None:
         block.text
         for block in COMMANDS
         if not (
-            block in [*EXAMPLES, *CLONING, *IMAGES]
+            block in [*EXAMPLES, *CLONING, *HEARING, *IMAGES]
             or _starts_a_server(block)
             or _only_names_a_session(block)
         )
@@ -194,13 +210,35 @@ def _chat() -> Starlette:
 
 async def _stack(serve: Callable[..., Awaitable[str]], speech: Shell) -> str:
     """Return the URL of a gateway before chat and `speech`, once both are ready."""
-    backends = {"chat": [await serve(_chat())], "speech": [await serve(speech)]}
+    backends = {
+        "chat": [await serve(_chat())],
+        "speech": [await serve(speech)],
+        "transcription": [await serve(await _ears())],
+    }
     front = Shell(gateway.build(GatewaySettings(probe_interval_s=0.05), backends))
     url = await serve(front, lifespan=True)
     async with asyncio.timeout(10):
         while not front.app.readiness().can_answer:  # noqa: ASYNC110  probes tell nobody
             await asyncio.sleep(0.01)
     return url
+
+
+async def _ears() -> Shell:
+    """Return the transcription role with the engine that hears tones."""
+    engine = FakeEngine()
+    await engine.start()
+    return Shell(
+        RoleApp(
+            role="transcription",
+            asgi=TranscriptionApp(engine),
+            paths=PATHS,
+            admitted=ADMITTED,
+            limits=GatewaySettings().limits,
+            body_limit_bytes=36 << 20,
+            readiness=lambda: Readiness("ready", {}),
+            lifespan=_nothing,
+        )
+    )
 
 
 async def _registered(url: str, *, with_voice: bool) -> str:
@@ -218,15 +256,16 @@ async def _registered(url: str, *, with_voice: bool) -> str:
 
 
 @asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
+
+
+@asynccontextmanager
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     engine = create_engine(name)
     speakers = Speakers(engine, VoiceStore(folder / "voices"))
     limits = GatewaySettings().limits
     socket = SpeechSocket(engine, speakers, routes.OPENAI_MODELS)
-
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        yield
 
     role = RoleApp(
         role="speech",
@@ -237,7 +276,7 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
         limits=limits,
         body_limit_bytes=36 << 20,
         readiness=lambda: Readiness("ready", {}),
-        lifespan=lifespan,
+        lifespan=_nothing,
     )
     await engine.start()
     try:

@@ -25,6 +25,8 @@ _SECTIONS = {
     "speech": "Speech",
     "speech.cosyvoice": "Speech: the engine cosyvoice",
     "speech.vllm_omni": "Speech: the engine vllm_omni",
+    "transcription": "Transcription",
+    "transcription.faster_whisper": "Transcription: the engine faster_whisper",
     "gateway": "Gateway",
     "log": "Logging",
 }

@@ -91,11 +91,21 @@ class Server:
     """One running server; a context manager that leaves no process behind."""
 
     def __init__(
-        self, home: Path, service: str = STACK, *, python: Path | None = None, **settings: str
+        self,
+        home: Path,
+        service: str = STACK,
+        *,
+        python: Path | None = None,
+        ready_as: str = "ready",
+        **settings: str,
     ) -> None:
+        """Start it; `ready_as` is the status to wait for on entering."""
+        self._ready_as = ready_as
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
+        if not any(name.startswith("BENTOVOX_TRANSCRIPTION__") for name in settings):
+            settings["BENTOVOX_TRANSCRIPTION__ENGINE"] = "fake"  # the real one wants a model
         self._mark = uuid.uuid4().hex
         self._seen: set[psutil.Process] = set()
         self._open = self.log.open("wb")
@@ -121,11 +131,13 @@ class Server:
         self.end()
 
     def wait_ready(self, within_s: float = _READY_S) -> None:
-        """Wait until every role is ready; fail with the log's tail when the process ends."""
+        """Wait until it is as it should be; fail with the log's tail when the process ends."""
         deadline = time.monotonic() + within_s
-        while self.status() != "ready":
+        while self.status() != self._ready_as:
             assert self.process.poll() is None, f"the server ended:\n{self.tail()}"
-            assert time.monotonic() < deadline, f"not ready in {within_s:g} s:\n{self.tail()}"
+            assert time.monotonic() < deadline, (
+                f"not {self._ready_as} in {within_s:g} s:\n{self.tail()}"
+            )
             time.sleep(0.1)
         self.processes()  # remember them
 
@@ -151,7 +163,7 @@ class Server:
         return [process for process in self._seen if _alive(process)]
 
     def worker(self, role: str) -> psutil.Process:
-        """Return the worker of a role: bentovox (the front door), chat, speech."""
+        """Return the worker of a role: bentovox (the front door), chat, speech, transcription."""
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 line = process.cmdline()

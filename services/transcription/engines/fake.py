@@ -126,7 +126,11 @@ class FakeEngine:
         """Return what was heard up to now; see `TranscriptionEngine.guess`."""
         self.check(request)
         self.requests.append(request)
-        await asyncio.sleep(self.delay_s)
+        self.active += 1
+        try:
+            await asyncio.sleep(self.delay_s)
+        finally:
+            self.active -= 1
         text = " ".join(_text(_characters([request.samples])).split())
         if self.wavering and text:
             text = text[:-1] + "xyz"[len(self.requests) % 3]

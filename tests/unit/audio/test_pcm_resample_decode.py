@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from services.audio import pcm
-from services.audio.decode import decode, decode_as_is
+from services.audio.decode import Decoding, decode, decode_as_is
 from services.audio.encode import open_encoder
 from services.audio.resample import Resampler
 from services.audio.wav import to_wav
@@ -136,9 +136,51 @@ def wav_at(rate_hz: int, samples: int) -> bytes:
 
 
 def test_hours_in_one_frame_are_refused_before_they_are_resampled() -> None:
-    with pytest.raises(TooLargeError) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         decode(wav_at(1, 2_000), sample_rate_hz=48_000)
-    assert caught.value.code == "audio_too_long"
+    assert caught.value.code == "unsupported_sample_rate"
+
+
+@pytest.mark.parametrize("rate_hz", [999, 768_001, 2_000_000_000])
+def test_a_rate_that_no_recorder_has_is_refused(rate_hz: int) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(wav_at(rate_hz, 1_000), sample_rate_hz=16_000)
+    assert caught.value.code == "unsupported_sample_rate"
+
+
+def pieces(data: bytes, max_seconds: float = 60.0) -> Decoding:
+    return Decoding(data, sample_rate_hz=16_000, max_seconds=max_seconds, max_bytes=1 << 22)
+
+
+@pytest.mark.parametrize("seconds", [0.01, 3.0])
+def test_a_file_decoded_piece_by_piece_is_the_same_and_counts_itself(seconds: float) -> None:
+    decoding = pieces(flac(seconds))
+    assert decoding.seconds == 0
+    samples = np.concatenate(list(decoding))
+    assert np.array_equal(samples, decode(flac(seconds), sample_rate_hz=16_000))
+    assert decoding.seconds == samples.size / 16_000
+
+
+def test_a_file_that_breaks_off_gives_what_was_before_and_then_fails() -> None:
+    whole = wav_at(16_000, 160_000)
+    decoding = pieces(whole, max_seconds=5.0)
+    heard: list[int] = []
+    with pytest.raises(TooLargeError):
+        heard.extend(piece.size for piece in decoding)
+    assert 4 <= sum(heard) / 16_000 <= decoding.seconds <= 5
+
+
+def test_hours_take_no_more_memory_than_seconds() -> None:
+    data = wav_at(8_000, 8_000 * 60 * 4)
+    largest = max(piece.nbytes for piece in pieces(data, max_seconds=3600))
+    assert largest < 100_000
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"\x00" * 5000])
+def test_nothing_to_hear_is_refused_piece_by_piece_too(data: bytes) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        list(pieces(data))
+    assert caught.value.code == "invalid_audio"
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_100, 48_000])

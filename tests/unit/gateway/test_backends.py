@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,6 +76,42 @@ def test_starting_lasts_until_every_role_was_ready_once_then_one_is_enough() -> 
     assert pools.status()[0] == "unavailable"
     chat.mark(ready=True)
     assert pools.status()[0] == "degraded"
+
+
+def telling(status: int, told: dict[str, Any]) -> Any:
+    """Return an application that says this of itself, whatever it is asked."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+
+    return app
+
+
+async def test_a_role_that_lacks_its_model_keeps_nobody_waiting_and_says_what_it_lacks(
+    serve: Any,
+) -> None:
+    detail = {"faster_whisper": "no model: set a folder"}
+    lacking = await serve(telling(503, {"status": "unavailable", "detail": detail}))
+    pools = Pools({"chat": URLS[:1], "transcription": [lacking]}, GatewaySettings())
+    chat, ears = pools.backends()
+    assert pools.status()[0] == "starting"
+    await ears.probe()
+    assert pools.status()[0] == "starting"
+    chat.mark(ready=True)
+    states = {"chat": "ready", "transcription": "no model: set a folder"}
+    assert pools.status() == ("degraded", states)
+    with pytest.raises(UnavailableError, match="not ready: no model: set a folder"):
+        pools.by_role["transcription"].pick(None)
+
+
+@pytest.mark.parametrize(
+    "told", [{"status": "starting", "detail": {}}, {"detail": {}}, {}, {"status": "unavailable"}]
+)
+async def test_a_role_that_is_on_its_way_is_waited_for(serve: Any, told: dict[str, Any]) -> None:
+    (one,) = Pool("transcription", [await serve(telling(503, told))], GatewaySettings()).backends
+    await one.probe()
+    assert (one.ready, one.lack) == (False, "")
 
 
 def test_a_role_without_backends_is_none() -> None:

@@ -21,15 +21,17 @@ from services.speech.schema import (
     SpeechBody,
     VoiceFields,
 )
+from services.transcription.formats import MEDIA_TYPES as TEXT_TYPES
+from services.transcription.schema import TranscriptionFields, TranslationFields
 
-WHOLE = document(["chat", "speech"])
+WHOLE = document(["chat", "speech", "transcription"])
 
 
 def template(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "{}", path)
 
 
-@pytest.mark.parametrize("role", ["chat", "speech"])
+@pytest.mark.parametrize("role", ["chat", "speech", "transcription"])
 def test_the_documents_paths_and_methods_are_the_routes(role: str) -> None:
     documented = {
         template(path): {method.upper() for method in item} for path, item in PATHS[role].items()
@@ -68,7 +70,8 @@ def test_the_speech_body_is_the_schema_that_is_enforced() -> None:
 def bare(schema: Any) -> Any:
     """Return a schema whose fields may be left out, but not be null: forms know no null."""
     if isinstance(schema, dict) and "anyOf" in schema:
-        (schema,) = [one for one in schema["anyOf"] if one != {"type": "null"}]
+        kinds = [one for one in schema["anyOf"] if one != {"type": "null"}]
+        return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
     return schema
 
 
@@ -78,10 +81,13 @@ def bare(schema: Any) -> Any:
         ("ConversionForm", ConversionFields, {"file", "ref_audio"}),
         ("VoiceForm", VoiceFields, {"audio_sample"}),
         ("ConsentForm", ConsentFields, {"recording"}),
+        ("TranscriptionForm", TranscriptionFields, {"file"}),
+        ("TranslationForm", TranslationFields, {"file"}),
     ],
 )
 def test_the_forms_are_the_fields_that_are_read(form: str, model: Any, files: set[str]) -> None:
-    enforced = plain(model.model_json_schema(), {})
+    enforced = model.model_json_schema()
+    enforced = plain(enforced, enforced.get("$defs", {}))
     texts = {name: bare(one) for name, one in enforced["properties"].items()}
     documented = {name: one for name, one in FORMS[form]["properties"].items() if name not in files}
     assert texts == documented
@@ -97,6 +103,13 @@ def test_the_new_name_of_a_consent_is_the_schema_that_is_enforced() -> None:
 def test_the_audio_types_are_the_encoders(path: str) -> None:
     content = WHOLE["paths"][path]["post"]["responses"]["200"]["content"]
     assert set(content) == {*MEDIA_TYPES.values(), "text/event-stream"}
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/v1/audio/translations"])
+def test_the_text_types_are_the_formats(path: str) -> None:
+    content = WHOLE["paths"][path]["post"]["responses"]["200"]["content"]
+    made = {kind.partition(";")[0] for kind in TEXT_TYPES.values()}
+    assert set(content) == {*made, "text/event-stream"}
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -1,0 +1,258 @@
+"""The turns of one session, heard one after another: partial text while one lasts, then its text.
+
+While somebody speaks, the engine is asked what they seem to have said, and asked again when it has
+answered and enough more was said. What two guesses agree on goes out and is never taken back: later
+guesses, and the final text, have to begin with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from services.audio.pcm import duration_s
+from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
+from services.openai.errors import fault_of
+from services.openai.realtime import server_event
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ
+from services.transcription.partials import StableText, continues, gap
+from services.websocket import HungUpError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from services.audio.pcm import Samples
+    from services.transcription.engines.protocol import Hypothesis, Token, TranscriptionEngine
+    from services.transcription.item import Item
+
+log = logging.getLogger("bentovox.transcription")
+
+GUESS_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)
+"""How much has to be new before the engine is asked again."""
+
+HELD_SAMPLES: Final = 60 * SAMPLE_RATE_HZ
+"""How much a session may be ahead of the engine; its client is read no further then."""
+
+_PROMPT_CHARACTERS: Final = 200  # of a long turn's text, before its next piece
+_KIND: Final = "conversation.item.input_audio_transcription."
+
+
+@dataclass
+class _Transcript:
+    """What a turn came to so far.
+
+    Attributes:
+        item: the turn.
+        text: of the pieces that are heard.
+        language: once it is known; that of the session counts before.
+        logprobs: of the text, where they are wanted.
+    """
+
+    item: Item
+    text: str
+    language: str | None
+    logprobs: list[Token]
+
+    @property
+    def prompt(self) -> str:
+        """What the next piece follows."""
+        return f"{self.item.session.prompt} {self.text[-_PROMPT_CHARACTERS:]}".strip()
+
+
+class Hearing:
+    """Hears the items that `begin` was given; holds a slot while there is one to hear."""
+
+    def __init__(
+        self,
+        engine: TranscriptionEngine,
+        send: Callable[[str], Awaitable[None]],
+        slot: Callable[[], AbstractAsyncContextManager[None]],
+        on_audio_seconds: Callable[[float], None],
+    ) -> None:
+        self._engine = engine
+        self._send = send
+        self._slot = slot
+        self._on_audio_seconds = on_audio_seconds
+        self._items: deque[Item] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._finishing = False
+        self._work: asyncio.Task[None] | None = None
+
+    def begin(self, item: Item) -> None:
+        """Hear this item after those before it; its sound may still be coming."""
+        self._items.append(item)
+        self._news.set()
+
+    def drop(self, item: Item) -> None:
+        """Hear this item no further; nothing more is said of it."""
+        item.drop()
+        if self._work is not None and self._items[0] is item:
+            self._work.cancel()
+
+    def finish(self) -> None:
+        """Have `run` return after the items that there are."""
+        self._finishing = True
+        self._news.set()
+
+    async def room(self) -> None:
+        """Wait until no more than `HELD_SAMPLES` are still to be heard."""
+        while sum(item.held for item in self._items) > HELD_SAMPLES:
+            self._room.clear()
+            await self._room.wait()
+
+    async def run(self) -> None:
+        """Hear items until `finish`.
+
+        Raises:
+            OverloadedError: no slot.
+            UnavailableError: the engine is ready no more.
+            HungUpError: the client has gone.
+        """
+        while await self._due():
+            async with self._slot():
+                while self._items and self._items[0].due:
+                    if not self._items[0].dropped:
+                        await self._hear_unless_dropped(self._items[0])
+                    self._items.popleft()
+                    self._room.set()
+
+    async def _due(self) -> bool:
+        """Wait until there is something to hear; False if that will not be."""
+        while not self._items:
+            if self._finishing:
+                return False
+            self._news.clear()
+            await self._news.wait()
+        await self._items[0].until_due()
+        return True
+
+    async def _hear_unless_dropped(self, item: Item) -> None:
+        self._work = asyncio.ensure_future(self._hear(item))
+        try:
+            await self._work
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not item.dropped or (task is not None and task.cancelling()):
+                raise
+        finally:
+            self._work = None
+
+    async def _hear(self, item: Item) -> None:
+        try:
+            await self._say(item)
+        except (HungUpError, OverloadedError):
+            raise
+        except ServiceError as error:
+            await self._failed(item, error)
+            if isinstance(error, UnavailableError):
+                raise
+        except Exception:
+            log.exception("live transcription broke off after %d samples", item.samples)
+            engine = self._engine.name
+            await self._failed(
+                item, EngineError(f"the {engine} engine failed", code="engine_failed")
+            )
+
+    async def _failed(self, item: Item, error: ServiceError) -> None:
+        item.drop()
+        await self._tell("failed", item, error=fault_of(error))
+
+    async def _say(self, item: Item) -> None:
+        said = _Transcript(item, "", None, [])
+        while True:
+            stable = StableText()
+            if not item.session.logprobs:  # they are known of the final text only
+                await self._guess(said, stable)
+            await item.until_complete()
+            piece = item.take()
+            self._room.set()
+            if piece is None:
+                break
+            text, logprobs = await self._final(said, stable, piece)
+            said.logprobs += logprobs
+            if rest := text[len(stable.text) :]:
+                lead = "" if stable.text else gap(said.text, rest)
+                more = {"logprobs": _shown(logprobs)} if item.session.logprobs else {}
+                await self._tell("delta", item, delta=lead + rest, **more)
+            said.text += gap(said.text, text) + text
+        seconds = duration_s(item.samples, SAMPLE_RATE_HZ)
+        more = {"logprobs": _shown(said.logprobs)} if item.session.logprobs else {}
+        self._on_audio_seconds(seconds)
+        await self._tell(
+            "completed",
+            item,
+            transcript=said.text,
+            usage={"type": "duration", "seconds": round(seconds, 3)},
+            **more,
+        )
+
+    async def _guess(self, said: _Transcript, stable: StableText) -> None:
+        """Say what is stable of the piece that comes, until it is complete."""
+        item = said.item
+        seen = 0
+        while True:
+            await item.until_grown(seen + GUESS_SAMPLES)
+            if item.complete:
+                return
+            sound = item.sound()
+            seen = sound.size
+            guess = await self._unless_complete(said, stable, sound)
+            if guess is None:
+                return
+            before = stable.text
+            if new := stable.add(guess.text):
+                said.language = guess.language
+                lead = "" if before else gap(said.text, new)
+                await self._tell("delta", item, delta=lead + new)
+
+    async def _unless_complete(
+        self, said: _Transcript, stable: StableText, sound: Samples
+    ) -> Hypothesis | None:
+        """Return a guess, or None when the piece is complete first: then it comes too late."""
+        guessing = asyncio.ensure_future(self._asked(said, stable, sound))
+        complete = asyncio.ensure_future(said.item.until_complete())
+        try:
+            await asyncio.wait({guessing, complete}, return_when=asyncio.FIRST_COMPLETED)
+            return guessing.result() if guessing.done() else None
+        finally:
+            for task in (guessing, complete):
+                task.cancel()
+            await asyncio.gather(guessing, complete, return_exceptions=True)
+
+    async def _asked(self, said: _Transcript, stable: StableText, sound: Samples) -> Hypothesis:
+        return await self._engine.guess(
+            said.item.session.guess(sound, stable.text, said.prompt, said.language)
+        )
+
+    async def _final(
+        self, said: _Transcript, stable: StableText, piece: Samples
+    ) -> tuple[str, list[Token]]:
+        """Return the text of a piece, which continues what is stable of it, and its tokens."""
+        request = said.item.session.request(piece, said.prompt, said.language)
+        texts: list[str] = []
+        logprobs: list[Token] = []
+        async with aclosing(self._engine.transcribe(request)) as segments:
+            async for segment in segments:
+                texts.append(segment.text)
+                logprobs += segment.logprobs
+        text = "".join(texts).strip()
+        if continues(text, stable.text):
+            return text, logprobs
+        text = (await self._asked(said, stable, piece)).text.strip()
+        return (text if continues(text, stable.text) else stable.text), []
+
+    async def _tell(self, kind: str, item: Item, **fields: object) -> None:
+        await self._send(server_event(_KIND + kind, item_id=item.id, content_index=0, **fields))
+
+
+def _shown(tokens: list[Token]) -> list[dict[str, object]]:
+    return [
+        {"token": token.text, "bytes": list(token.data), "logprob": token.logprob}
+        for token in tokens
+    ]
