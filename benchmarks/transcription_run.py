@@ -1,7 +1,8 @@
-"""What `benchmarks.transcription` measures, in the environment that is served: prints JSON.
+"""One contestant of `benchmarks.transcription`, a process in the environment that is served.
 
-Every contestant hears the same sounds with the same model, beam and language. In each round all
-have a turn, so that a ratio compares what ran within seconds.
+Each line on its standard input asks for a turn, `28 8`: how many seconds of sound, and how many
+recordings at once. Each line that it prints answers with what that took, as JSON. Every contestant
+hears the same sounds with the same model, beam and language.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -45,24 +48,12 @@ class Turn:
     segments: int
 
 
-class Contestant(Protocol):
-    """Hears some recordings at once."""
-
-    name: str
-
-    def turn(self, sounds: list[Samples]) -> Turn:
-        """Hear them all, each from its own thread or task, begun together."""
-        ...
-
-
 class Bare:
     """`WhisperModel.transcribe`, or the library's own batches, a thread for each recording."""
 
-    def __init__(self, name: str, model: Any, *, is_batched: bool = False) -> None:
+    def __init__(self, model: Any, *, is_batched: bool = False) -> None:
         from faster_whisper import BatchedInferencePipeline  # noqa: PLC0415  heavy
 
-        self.name = name
-        self._model = model
         self._pipeline: Callable[[], Any] = (
             (lambda: BatchedInferencePipeline(model)) if is_batched else (lambda: model)
         )
@@ -74,6 +65,7 @@ class Bare:
             self._options |= {"condition_on_previous_text": False}
 
     def turn(self, sounds: list[Samples]) -> Turn:
+        """Hear them all, begun together."""
         firsts: list[float] = []
         counts: list[int] = []
 
@@ -83,7 +75,7 @@ class Bare:
                 ends = [*range(0, sound.size, 30 * SAMPLE_RATE_HZ), sound.size]
                 options["clip_timestamps"] = [
                     {"start": begin / SAMPLE_RATE_HZ, "end": end / SAMPLE_RATE_HZ}
-                    for begin, end in zip(ends, ends[1:], strict=False)
+                    for begin, end in pairwise(ends)
                 ]
             segments, _ = self._pipeline().transcribe(sound, **options)
             count = 0
@@ -103,8 +95,6 @@ class Bare:
 class Ours:
     """The engine in this process, on an event loop of its own."""
 
-    name = "Bentovox engine"
-
     def __init__(self, folder: Path) -> None:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -116,15 +106,12 @@ class Ours:
             time.sleep(0.05)
 
     def turn(self, sounds: list[Samples]) -> Turn:
+        """Hear them all, begun together."""
         return self._wait(self._turn(sounds))
 
     def guesses(self, sound: Samples, count: int, beside: list[Samples]) -> list[float]:
         """Return how long each guess took, with recordings heard beside them."""
         return self._wait(self._guesses(sound, count, beside))
-
-    def close(self) -> None:
-        self._wait(self.engine.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _wait(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -175,46 +162,36 @@ def sounds(duration_s: float, count: int) -> list[Samples]:
     return [(0.1 * rng.standard_normal(size)).astype(np.float32) for _ in range(count)]
 
 
-def main() -> None:
-    """Measure, and print what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="a model that CTranslate2 reads")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+CONTESTANTS: Final = {
+    "ours": Ours,
+    "bare": lambda folder: Bare(_model(folder, cpu_threads=CORES)),
+    "workers": lambda folder: Bare(_model(folder, cpu_threads=1, num_workers=CORES)),
+    "batched": lambda folder: Bare(_model(folder, cpu_threads=CORES), is_batched=True),
+}
+
+
+def _model(folder: Path, **options: int) -> Any:
     from faster_whisper import WhisperModel  # noqa: PLC0415  heavy
 
-    def bare(**more: Any) -> Any:
-        return WhisperModel(str(options.folder), device="cpu", **more)
+    return WhisperModel(str(folder), device="cpu", **options)
 
-    one = bare(cpu_threads=CORES)
-    ours = Ours(options.folder)
-    contestants: list[Contestant] = [
-        Bare("faster-whisper", one),
-        ours,
-        Bare("faster-whisper, a worker a core", bare(cpu_threads=1, num_workers=CORES)),
-        Bare("faster-whisper, its own batches", one, is_batched=True),
-    ]
-    cases = {
-        "one window": sounds(28, 1),
-        "eight at once": sounds(28, 8),
-        "five minutes": sounds(300, 1),
-    }
-    turns: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for case, heard in cases.items():
-        mine = turns.setdefault(case, {})
-        for number in range(options.rounds + 1):
-            for contestant in contestants:
-                turn = contestant.turn(heard)
-                if number:  # the first round warms up
-                    mine.setdefault(contestant.name, []).append(vars(turn))
-    guesses = {
-        "alone": ours.guesses(sounds(3, 1)[0], 2 * options.rounds, []),
-        "beside eight recordings": ours.guesses(
-            sounds(3, 1)[0], 2 * options.rounds, sounds(120, 8)
-        ),
-    }
-    ours.close()
-    print(json.dumps({"cores": CORES, "turns": turns, "guesses": guesses}))
+
+def main() -> None:
+    """Take turns until nobody asks for more."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("contestant", choices=CONTESTANTS)
+    parser.add_argument("folder", type=Path, help="a model that CTranslate2 reads")
+    options = parser.parse_args()
+    contestant: Any = CONTESTANTS[options.contestant](options.folder)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        duration_s, count, *guesses = map(int, line.split())
+        heard = sounds(duration_s, count)
+        if guesses:
+            answer: Any = contestant.guesses(sounds(3, 1)[0], guesses[0], heard)
+        else:
+            answer = vars(contestant.turn(heard))
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

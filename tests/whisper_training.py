@@ -9,7 +9,6 @@ tenth; the last see all of the thirty.
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -32,13 +31,14 @@ if TYPE_CHECKING:
 SHAPE: Final = Shape(width=64, layers=2, heads=4)  # the encoder has one layer
 LANGUAGES: Final = tuple(SENTENCES)
 _FRAMES_PER_S: Final = 100
-_STEP_S: Final = 0.5  # times are told this roughly: they are quicker to learn
+_STEP: Final = 10  # tokens of times a step
+_STEP_S: Final = 0.2  # times are told this roughly: they are quicker to learn
 # Length of the windows in frames, windows of a step, steps, the highest learning rate, and whether
 # the decoder learns too.
 _STAGES: Final = (
-    (800, 16, int(os.environ.get("S0", "200")), 1e-2, False),
-    (800, 16, int(os.environ.get("S1", "500")), 4e-3, True),
-    (3000, 6, int(os.environ.get("S2", "120")), 2e-3, True),
+    (800, 16, 200, 1e-2, False),
+    (800, 16, 400, 4e-3, True),
+    (3000, 6, 200, 2e-3, True),
 )
 _PLACES: Final = 1500  # positions of the encoder
 _HEAD: Final = (1, 0)  # the layer and head of the decoder that looks at its word
@@ -137,7 +137,7 @@ class Windows:
         said: list[Said] = []
         at = int(rng.integers(0, 100)) if rng.random() < 0.8 else 0
         gain = 10 ** rng.uniform(-0.7, 0.2)
-        most = 1 + int(rng.exponential(2.5))
+        most = 1 + int(rng.exponential(power.shape[1] / 500))
         while len(said) < most:
             clip, sound = self._clips[language][int(rng.integers(len(self._clips[language])))]
             end = at + sound.shape[1]
@@ -152,7 +152,7 @@ class Windows:
         """End the window within its last sentence, after what is whole of it."""
         last = said[-1]
         cut_s = float(self._rng.uniform(0.2, last.end_s - last.start_s))
-        known = [position for position, end_s in last.clip.words if end_s <= cut_s]
+        known = [position for position, end_s in last.clip.words if end_s <= cut_s + 0.08]
         end_s = last.start_s + cut_s
         said = said[:-1]
         if known:
@@ -179,13 +179,15 @@ class Windows:
         """
         tokens: list[int] = []
         places: list[tuple[int, int]] = []
+        end = 0
         for one in said:
             written, at = self._written(one, task)
             if not written:
                 continue
             if first is not None:
-                begin = first + 25 * int(one.start_s / _STEP_S)
-                end = first + 25 * int(np.ceil(one.end_s / _STEP_S))
+                # A time is never before the last one, as decoding has it.
+                begin = max(first + _STEP * int(one.start_s / _STEP_S), end)
+                end = first + _STEP * int(np.ceil(one.end_s / _STEP_S))
                 written = [begin, *written, end]
                 at = [at[0], *at, _place(one.end_s - 0.2, one.end_s)]
             tokens += written
@@ -371,7 +373,9 @@ def train(folder: Path, seed: int = 7) -> None:
             places = network.config.max_source_positions
             place = 25 * int(torch.randint(0, (_PLACES - places) // 25 + 1, ())) * (step % 2)
             network.model.encoder.embed_positions.weight.data = sines[place : place + places]
-            losses = _losses(network, namer, windows.batch(count, frames, place), windows, whole=whole)
+            losses = _losses(
+                network, namer, windows.batch(count, frames, place), windows, whole=whole
+            )
             optimizer.zero_grad()
             sum(losses).backward()  # type: ignore[union-attr]
             torch.nn.utils.clip_grad_norm_(parameters, 3.0)
