@@ -93,8 +93,7 @@ class Talk:
 
     async def next(self) -> dict[str, Any]:
         event: dict[str, Any] = json.loads(await self.connection.recv())
-        if event["type"] != "error":  # the last one is the shell's
-            assert event["event_id"].startswith("event_")
+        assert event["event_id"].startswith("event_")
         return event
 
     async def event(self, kind: str) -> dict[str, Any]:
