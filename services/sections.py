@@ -241,6 +241,24 @@ class TranscriptionSettings(RoleSettings):
         return dict(section) if isinstance(section, Section) else {}
 
 
+class TranslationSettings(Section):
+    """Translation by the chat backends, of texts and of speech."""
+
+    model: str = Field("", description="The chat model that translates; empty: the first served.")
+    char_limit: int = Field(
+        10_000, ge=1, description="Longest text of POST /translate, characters; above it 413."
+    )
+    batch_limit: int = Field(100, ge=1, description="Most texts of one POST /translate.")
+    parallel: int = Field(
+        4, ge=1, description="What one POST /translate asks of the chat backends at the same time."
+    )
+    slots: int = Field(16, ge=1, description="POST /translate and /detect at work at once.")
+    queue: int = Field(64, ge=0, description="Those that may wait for a slot; past them 429.")
+    speech_slots: int = Field(
+        16, ge=1, description="Speech translations at work at once; as many more may wait."
+    )
+
+
 class GatewaySettings(RoleSettings):
     """The gateway: the one front door."""
 
@@ -273,6 +291,7 @@ class GatewaySettings(RoleSettings):
         600, gt=0, description="Longest wait for a backend's first byte; then 504."
     )
     probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
+    translation: TranslationSettings = TranslationSettings()
 
     @property
     def backends(self) -> dict[str, list[str]]:

@@ -25,6 +25,8 @@ _READING: Final = {
     "protocol_whitelist": "none",
 }
 
+_FRAME_S: Final = 60.0  # no codec's frame is longer
+
 MAX_CHANNELS: Final = 8
 """FFmpeg has a way to mix down each layout of so many (7.1), and of few that are larger."""
 
@@ -132,6 +134,33 @@ def decode_as_is(
         ServiceError: as for `decode`.
     """
     return _decode(data, lambda source: min(source, max_rate_hz), max_seconds, max_bytes, param)
+
+
+def excerpt(
+    data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000, param: str = "file"
+) -> Decoded:
+    """Decode what is heard from `start_s` to `end_s`, at its own rate or `max_rate_hz`.
+
+    What stands before is decoded and dropped, what stands behind is not looked at.
+
+    Raises:
+        InvalidRequestError: not audio, or broken up to there, or no sample there (`invalid_audio`).
+    """
+    rate_hz = source_rate_hz = 0
+    parts: list[Samples] = []
+    place = 0
+    most_s = end_s + _FRAME_S
+    for piece, at_hz in _pieces(data, lambda at_hz: min(at_hz, max_rate_hz), most_s, param):
+        source_rate_hz, rate_hz = at_hz, min(at_hz, max_rate_hz)
+        begin, end = int(start_s * rate_hz), int(end_s * rate_hz)
+        parts.append(piece[max(0, begin - place) : max(0, end - place)])
+        place += piece.size
+        if place >= end:
+            break
+    samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    if not samples.size:
+        raise _silent(param)
+    return Decoded(samples, rate_hz, source_rate_hz)
 
 
 def _decode(

@@ -8,6 +8,7 @@ from services import telemetry
 from services.gateway import cors
 from services.gateway.backends import Pools
 from services.gateway.keys import Keys, credentials
+from services.gateway.own import own_paths
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
@@ -38,9 +39,10 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     }
     tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
+    own = own_paths(pools, keys)
 
     def guard(scope: Any) -> None:
-        if scope["path"] != OPENAPI:
+        if scope["path"] != OPENAPI and not own.checks(scope):
             keys.check(credentials(scope))
         if scope["type"] == "websocket":
             cors.check_origin(scope, gateway.cors_origins)
@@ -55,15 +57,21 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
             roles,
             gateway.answer_timeout_s,
             documents={OPENAPI: openapi.document(routes)},
+            own=own.apps,
         ),
         paths={
             **MODELS,
             OPENAPI: GET,
+            **own.paths,
             **{p: m for paths in routes.values() for p, m in paths.items()},
         },
         sockets=dict.fromkeys(tunnels, tunnel),
         admitted=frozenset(
-            [*(p for p, role in roles.items() if "POST" in routes[role][p]), *tunnels]
+            [
+                *(p for p, role in roles.items() if "POST" in routes[role][p]),
+                *tunnels,
+                *own.admitted,
+            ]
         ),
         limits=gateway.limits,
         body_limit_bytes=gateway.body_limit_bytes,

@@ -47,6 +47,14 @@ def credentials(scope: Any) -> list[tuple[bytes, bytes]]:
     ]
 
 
+def bearer(headers: Iterable[tuple[bytes, bytes]], api_key: str) -> list[tuple[bytes, bytes]]:
+    """Return a request's headers; a key of its body as the header it would be, if there is none."""
+    found = [pair for pair in headers if pair[0] == b"authorization"]
+    if not found and api_key:
+        found = [(b"authorization", b"Bearer " + api_key.encode("utf-8", "replace"))]
+    return found
+
+
 class Keys:
     """The keys that are let in; none at all lets everybody in."""
 

@@ -19,8 +19,11 @@ from services.openai.documents import send_json
 from services.writer import direct_writer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from services.gateway.backends import Backend, Pool, Pools
     from services.gateway.upstream import Connection
+    from services.shell import Asgi
 
 _HELD_BYTES = 256 * 1024
 
@@ -34,9 +37,14 @@ class Proxy:
         roles: dict[str, str],
         answer_timeout_s: float,
         documents: dict[str, dict[str, Any]],
+        own: Mapping[str, Asgi],
     ) -> None:
-        """Route the path templates of `roles` to the pool of the role each names."""
+        """Route the path templates of `roles` to the pool of the role each names.
+
+        What `own` names is answered by the application it names.
+        """
         self.documents = documents
+        self.own = own
         self.pools = pools
         self.roles = roles
         self.answer_timeout_s = answer_timeout_s
@@ -54,6 +62,9 @@ class Proxy:
             return
         if path in self.documents:
             await send_json(send, self.documents[path])
+            return
+        if path in self.own:
+            await self.own[path](scope, receive, send)
             return
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
         body, more = await _first_body(receive)

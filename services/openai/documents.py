@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
 
-async def send_json(send: Send, answer: dict[str, Any]) -> None:
+async def send_json(send: Send, answer: dict[str, Any] | list[Any]) -> None:
     """Send `answer` with status 200."""
     body = json.dumps(answer, ensure_ascii=False).encode()
     headers = [

@@ -44,6 +44,7 @@ ERROR_TABLE: dict[type[errors.ServiceError], ErrorKind] = {
 
 _TYPE_BY_STATUS = {kind.status: kind.type for kind in ERROR_TABLE.values()}
 _CODE_BY_STATUS = {kind.status: kind.code for kind in ERROR_TABLE.values()}
+_CLASS_BY_STATUS = {kind.status: error for error, kind in ERROR_TABLE.items()}
 
 
 def kind_of(error: errors.ServiceError) -> ErrorKind:
@@ -122,6 +123,21 @@ def normalise(status: int, body: bytes) -> bytes:
     if status == HTTPStatus.NOT_FOUND and param == "model":
         code = "model_not_found"  # as OpenAI has it; vLLM only says 404
     return error_body(message or fallback, type_, param if isinstance(param, str) else None, code)
+
+
+def error_from(status: int, body: bytes, retry_after_s: float | None) -> errors.ServiceError:
+    """Return the error that another server of this house told with `status` and `body`.
+
+    `body` is OpenAI's error object, as `normalise` gives it. A status that is not in the table
+    becomes the nearest one that is: 400, or 502.
+    """
+    fault = json.loads(body)["error"]
+    ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    fallback = errors.BackendError if ours else errors.InvalidRequestError
+    kind = _CLASS_BY_STATUS.get(status, fallback)
+    return kind(
+        fault["message"], param=fault["param"], code=fault["code"], retry_after_s=retry_after_s
+    )
 
 
 def _words(fault: Any) -> tuple[str, Any, Any]:

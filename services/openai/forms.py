@@ -38,18 +38,20 @@ class FormFields:
         texts: names of the fields that are text.
         files: names of the fields that are files, with the most bytes of each.
         lists: names of the fields that may come again and again; also read with `[]` behind them.
+        text_bytes: what a field that is no file may hold.
     """
 
     texts: frozenset[str]
     files: Mapping[str, int]
     lists: frozenset[str] = frozenset()
+    text_bytes: int = TEXT_BYTES
 
     @property
     def most_bytes(self) -> int:
         """The size past which no body can be a valid form."""
         texts = len(self.texts) + len(self.lists) * LIST_ITEMS
         around = (texts + len(self.files) + 1) * (_HEAD_BYTES + _BOUNDARY_BYTES + 8)
-        return sum(self.files.values()) + texts * TEXT_BYTES + around
+        return sum(self.files.values()) + texts * self.text_bytes + around
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class _Reader:
                 code="array_above_max_length",
             )
         self._name = name
-        self._most_bytes = self._fields.files.get(name, TEXT_BYTES)
+        self._most_bytes = self._fields.files.get(name, self._fields.text_bytes)
 
     def data(self, data: bytes, start: int, end: int) -> None:
         self._held += data[start:end]
@@ -216,7 +218,7 @@ class _Reader:
                 code="audio_too_large",
             )
         raise InvalidRequestError(
-            f"{self._name} is longer than {TEXT_BYTES} bytes",
+            f"{self._name} is longer than {self._fields.text_bytes} bytes",
             param=self._name,
             code="string_above_max_length",
         )

@@ -20,6 +20,8 @@ def missing(field: str) -> InvalidRequestError:
 _SHOWN_CHARACTERS: Final = 64
 _NAME_CHARACTERS: Final = 256
 
+# What pydantic puts in the place of an error for the members of a union.
+_UNION: Final = ("constrained-str", "VoiceId", "str", "list[str]")
 # pydantic's type of an error -> OpenAI's code
 _CODES: Final = {
     "extra_forbidden": "unknown_parameter",
@@ -58,7 +60,7 @@ def refusal(
         if kind == "string_unicode":  # the name of a field
             return InvalidRequestError(f"{what}: {fault}", code="invalid_value")
         return InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
-    place = [str(part) for part in first["loc"] if part not in ("constrained-str", "VoiceId")]
+    place = [str(part) for part in first["loc"] if part not in _UNION]
     field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
     field = field[:_NAME_CHARACTERS]
     if kind == "extra_forbidden":

@@ -155,17 +155,19 @@ class Door:
 async def door(
     serve: Callable[..., Awaitable[str]],
 ) -> AsyncIterator[Callable[..., Awaitable[Door]]]:
-    """Return `await door(chat=[...], speech=[...], **settings)`, a `Door`."""
+    """Return `await door(chat=[...], speech=[...], transcription=[...], **settings)`, a `Door`."""
     doors: list[Door] = []
 
     async def start(
         chat: list[str] | None = None,
         speech: list[str] | None = None,
+        transcription: list[str] | None = None,
         wrap: Callable[[Any], Any] = lambda shell: shell,
         **settings: Any,
     ) -> Door:
         gateway = GatewaySettings(**settings)
-        shell = Shell(app.build(gateway, {"chat": chat or [], "speech": speech or []}))
+        backends = {"chat": chat, "speech": speech, "transcription": transcription}
+        shell = Shell(app.build(gateway, {role: urls or [] for role, urls in backends.items()}))
         doors.append(Door(shell, await serve(wrap(shell))))
         await doors[-1].probe()
         return doors[-1]

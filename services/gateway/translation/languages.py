@@ -1,0 +1,72 @@
+"""The languages that can be translated: those that can be heard, and some that are written."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.errors import InvalidRequestError
+from services.languages import NAMES as HEARD
+
+AUTO: Final = "auto"
+
+_SHOWN_CHARACTERS: Final = 16
+
+_ALSO_WRITTEN: Final = {
+    "eo": "Esperanto", "ga": "Irish", "gd": "Scottish Gaelic", "ig": "Igbo", "jv": "Javanese",
+    "ku": "Kurdish", "ky": "Kyrgyz", "my": "Burmese", "nb": "Norwegian Bokm\u00e5l",
+    "nn": "Norwegian Nynorsk", "pt-BR": "Brazilian Portuguese", "ug": "Uyghur", "xh": "Xhosa",
+    "zh-Hans": "Simplified Chinese", "zh-Hant": "Traditional Chinese", "zu": "Zulu",
+}  # fmt: skip
+_OUTDATED: Final = {"jw"}
+
+NAMES: Final = {
+    code: name
+    for code, name in sorted({**HEARD, **_ALSO_WRITTEN}.items(), key=lambda pair: pair[1])
+    if code not in _OUTDATED
+}
+"""Code to name, sorted by name. A code with a part behind `-` is a way of writing another."""
+
+# What others call them: LibreTranslate's zt and pb, codes that ISO 639 gave up, Whisper's jw.
+_ALIASES: Final = {
+    "zt": "zh-Hant",
+    "zh-tw": "zh-Hant",
+    "zh-hk": "zh-Hant",
+    "zh-cn": "zh-Hans",
+    "pb": "pt-BR",
+    "iw": "he",
+    "in": "id",
+    "fil": "tl",
+    "jw": "jv",
+}
+_SPOKEN: Final = {"jv": "jw", "nb": "no"}
+_BY_LOWER: Final = {code.lower(): code for code in NAMES} | _ALIASES
+
+DETECTABLE: Final = {name: code for code, name in NAMES.items() if "-" not in code}
+"""Name to code of what a text is told to be; ways of writing are not told apart."""
+
+
+def known(code: str, param: str) -> str:
+    """Return the code of the table that `code` means: `de` for `DE` and `de-AT`.
+
+    Raises:
+        InvalidRequestError: none (`unsupported_language`).
+    """
+    found = known_or_none(code)
+    if found is None:
+        raise InvalidRequestError(
+            f"{param} {code[:_SHOWN_CHARACTERS]!r} is no language known here; see GET /languages",
+            param=param,
+            code="unsupported_language",
+        )
+    return found
+
+
+def known_or_none(code: str | None) -> str | None:
+    """Return what `known` does, and None for a code that is not known or not there."""
+    lower = (code or "").strip().lower().replace("_", "-")
+    return _BY_LOWER.get(lower) or _BY_LOWER.get(lower.partition("-")[0])
+
+
+def spoken(code: str) -> str:
+    """Return what Whisper calls a language: an ear cannot tell ways of writing."""
+    return _SPOKEN.get(code, code.partition("-")[0])
