@@ -44,6 +44,7 @@ RATE_HZ = 24_000
 PIECE = RATE_HZ // 10 * 2
 MANUAL = {"turn_detection": None}
 TEXT = "what is said goes on and on here"  # 3.2 s, as long as whole tones and whole frames are
+PAUSE = "|" * 8
 QUIET = bytes(RATE_HZ * 2 * 8 // 10)
 
 
@@ -434,14 +435,42 @@ async def test_a_turn_of_minutes_is_heard_in_pieces(served: Any, config: dict[st
     assert len([one for one in role.engine.requests if isinstance(one, TranscriptionRequest)]) == 3
 
 
+async def test_silence_is_not_asked_about(served: Any) -> None:
+    role = await served()
+    async with role.talk(**MANUAL) as talk:
+        await talk.begin(role.guesses)
+        for _ in range(10):  # the speaker has ended, and the client commits much later
+            await talk.speak(QUIET)
+        await talk.say("input_audio_buffer.commit")
+        events = await talk.until("completed")
+    assert events[-1]["transcript"] == TEXT
+    guesses = [one.samples.size for one in role.engine.requests if isinstance(one, GuessRequest)]
+    assert max(guesses) < (1 + 0.8 + len(TEXT) / 10 + 2 * 0.5) * SAMPLE_RATE_HZ
+    assert len([one for one in role.engine.requests if isinstance(one, TranscriptionRequest)]) == 1
+
+
+async def test_silence_at_the_end_of_a_long_turn_is_no_text(served: Any) -> None:
+    role = await served()
+    speech = "abcdefg " * 23 + "abcdefgh"  # 19.2 s, and a pause when it is time to cut
+    async with role.talk(
+        turn_detection={"type": "server_vad", "silence_duration_ms": 3000}
+    ) as talk:
+        await talk.speak(to_bytes(said(PAUSE + speech + PAUSE * 4, RATE_HZ)))
+        events = await talk.until("completed")
+    assert events[-1]["transcript"] == speech
+    heard = [one for one in role.engine.requests if isinstance(one, TranscriptionRequest)]
+    assert len(heard) == 1
+    assert events[-1]["usage"]["seconds"] > 22
+
+
 async def test_a_client_far_ahead_is_held_back(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
     add = Item.add
 
-    def adding(item: Item, samples: Any) -> None:
-        add(item, samples)
+    def adding(item: Item, samples: Any, *, speech: bool) -> None:
+        add(item, samples, speech=speech)
         held.append(item.held)
 
     monkeypatch.setattr(Item, "add", adding)
