@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.transcription")
 
+FIRST_SAMPLES: Final = SAMPLE_RATE_HZ
+"""How much of a piece has to be there before the engine is asked: of less it makes anything."""
+
 GUESS_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)
 """How much has to be new before the engine is asked again."""
 
@@ -200,7 +203,7 @@ class Hearing:
         before = seen = 0
         while True:
             # What was said last is guessed at twice, and then no more until more is said.
-            await item.until_grown(seen + GUESS_SAMPLES, since=before)
+            await item.until_grown(max(seen + GUESS_SAMPLES, FIRST_SAMPLES), since=before)
             if item.complete:
                 return
             sound = item.sound()

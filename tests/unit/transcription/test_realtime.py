@@ -82,10 +82,11 @@ class Talk:
     async def begin(self, guesses: Callable[[], int], text: str = TEXT) -> list[dict[str, Any]]:
         """Begin to speak as live as the engine listens; return the events with the first text.
 
-        There is a guess for each half a second, so that no text is taken for what comes at once.
+        After the first there is a guess for each half a second, so that text is stable before all
+        is said.
         """
-        await self.speak(to_bytes(said("|" * 8, RATE_HZ)))
-        for begin in range(0, len(text), 5):
+        await self.speak(to_bytes(said(PAUSE + text[:5], RATE_HZ)))
+        for begin in range(5, len(text), 5):
             before = guesses()
             await self.speak(to_bytes(said(text[begin : begin + 5], RATE_HZ)))
             if len(text) - begin >= 5:
