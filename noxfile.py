@@ -67,6 +67,7 @@ LOCKED = {
         (
             "pyproject.toml",
             "--extra=vllm",
+            "--extra=faster-whisper-cuda",
             *EXTRAS,
             *SPEAKING,
             "--python-platform=x86_64-manylinux_2_28",

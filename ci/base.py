@@ -42,6 +42,7 @@ _FILES: Final = {
 }
 """Where each script lies in the build context: whole trees, so that no folder's time slips in."""
 _DEVEL: Final = "devel"
+_TORCH: Final = "torch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +58,26 @@ class Base:
         """Return what each of its wheel groups installs."""
         return groups.requirements(self.stage, self.platform.name)
 
+    @property
+    def has_torch(self) -> bool:
+        """Tell whether it holds torch, and so stands on the platform's image that does."""
+        return _TORCH in groups.load().stages.get(self.stage, (_TORCH,))
+
+    @property
+    def platform_image(self) -> str:
+        """Return the image that it stands on."""
+        return self.platform.reference if self.has_torch else self.platform.plain_reference
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the images that a build of it reads."""
+        return (self.platform_image, *([self.platform.devel_reference] if self.has_torch else []))
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Return what names all that it is made of."""
         parts = [
-            self.platform.reference,
+            self.platform_image,
             self.platform.devel_reference,
             *(self.platform.python, self.platform.torch, self.platform.torch_from),
             uv_version(),
@@ -122,11 +138,12 @@ def make(base: Base, options: Options) -> Report:
         CiError: it cannot be built; the message names the step.
     """
     platform = base.platform
-    if not platform.digest:
-        say(f"{platform.reference} is not pinned by a digest yet: `python -m ci base pin`")
+    below = base.platform_image
+    if "@" not in below:
+        say(f"{below} is not pinned by a digest yet: `python -m ci base pin`")
     context = write_context(base)
-    say(f"Building {base.reference} on {platform.reference}")
-    layers = len(docker.diff_ids(platform.reference))
+    say(f"Building {base.reference} on {below}")
+    layers = len(docker.diff_ids(below))
     return build.build(
         [
             *options.arguments(base.reference, base.moving),
@@ -136,7 +153,7 @@ def make(base: Base, options: Options) -> Report:
             *([f"--label=bentovox.platform-layers={layers}"] if layers else []),
             *docker.variables(
                 {
-                    "PLATFORM_IMAGE": platform.reference,
+                    "PLATFORM_IMAGE": below,
                     "DEVEL_IMAGE": platform.devel_reference,
                     "PYTHON": platform.python,
                     "TORCH": platform.torch,
@@ -173,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = options.add_subparsers(dest="action", required=True, metavar="ACTION")
     making = verbs.add_parser("build", help="build bases, or find them built already")
     making.add_argument(
-        "stages", nargs="+", metavar="STAGE", help="slim, vllm, cosyvoice, stack, devel"
+        "stages", nargs="+", metavar="STAGE", help="slim, vllm, cosyvoice, whisper, stack, devel"
     )
     buildx.add_options(making)
     pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")
@@ -216,8 +233,17 @@ def _pin(given: argparse.Namespace) -> None:
     pinned = {}
     for name in given.platforms or platforms.load():
         platform = platforms.get(name)
-        for key, tag in (("digest", platform.tag), ("devel_digest", platform.devel_tag)):
-            digest = docker.digest(f"{platform.image}:{tag}")
+        images = {
+            "digest": f"{platform.image}:{platform.tag}",
+            "devel_digest": f"{platform.image}:{platform.devel_tag}",
+            **(
+                {"plain_digest": f"{platform.plain_image}:{platform.plain_tag}"}
+                if platform.plain_image
+                else {}
+            ),
+        }
+        for key, image in images.items():
+            digest = docker.digest(image)
             pinned[f"{name}.{key}"] = digest
             pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
             text, times = re.subn(pattern, rf'\g<1>"{digest}"', text)

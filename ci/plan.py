@@ -138,6 +138,7 @@ def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
         {
             "bento": one.bento,
             "platform": one.platform,
+            "stage": one.base,
             "base": below[one.base, one.platform]["reference"],
             "cache": naming.cache(naming.repository(one.bento, registry), one.platform),
             "base-cache": below[one.base, one.platform]["cache"],

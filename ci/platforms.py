@@ -22,7 +22,8 @@ class Platform:
     """One platform: the image that the bases are made from, and what that image must hold.
 
     `torch_from` is `base` where the image holds torch, `wheels` where a group of ours installs it.
-    `uv_platform` is what locks are resolved for.
+    `uv_platform` is what locks are resolved for. `plain_image` is what bases without torch stand
+    on, where the image is large for its torch.
     """
 
     name: str
@@ -37,6 +38,9 @@ class Platform:
     torch_from: str
     cuda: str
     uv_platform: str
+    plain_image: str = ""
+    plain_tag: str = ""
+    plain_digest: str = ""
 
     @property
     def reference(self) -> str:
@@ -47,6 +51,13 @@ class Platform:
     def devel_reference(self) -> str:
         """Return the image that has the compilers, likewise."""
         return _reference(self.image, self.devel_tag, self.devel_digest)
+
+    @property
+    def plain_reference(self) -> str:
+        """Return the image for what needs no torch, likewise."""
+        if not self.plain_image:
+            return self.reference
+        return _reference(self.plain_image, self.plain_tag, self.plain_digest)
 
 
 def load(table: Path = TABLE) -> dict[str, Platform]:
@@ -89,17 +100,18 @@ def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
 
 
 def _platform(table: Path, name: str, values: object) -> Platform:
-    wanted = {field.name for field in dataclasses.fields(Platform)} - {"name"}
+    known = {field.name: field.default for field in dataclasses.fields(Platform)}
+    wanted = {key for key, value in known.items() if value is dataclasses.MISSING} - {"name"}
     given = values if isinstance(values, dict) else {}
     where = f"{table.name} [{name}]"
     if missing := sorted(wanted - given.keys()):
         raise CiError(f"{where}: {', '.join(missing)} missing")
-    if unknown := sorted(given.keys() - wanted):
+    if unknown := sorted(given.keys() - (known.keys() - {"name"})):
         raise CiError(f"{where}: unknown key {', '.join(unknown)}")
     if wrong := sorted(key for key, value in given.items() if not isinstance(value, str)):
         raise CiError(f"{where}: {', '.join(wrong)} must be text")
-    for key in ("digest", "devel_digest"):
-        if given[key] and not _DIGEST.fullmatch(given[key]):
+    for key in ("digest", "devel_digest", "plain_digest"):
+        if given.get(key) and not _DIGEST.fullmatch(given[key]):
             raise CiError(f"{where}: {key} is no sha256 digest; `python -m ci base pin` writes it")
     if given["torch_from"] not in {"base", "wheels"}:
         raise CiError(f"{where}: torch_from is 'base' or 'wheels', not {given['torch_from']!r}")

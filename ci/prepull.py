@@ -1,7 +1,7 @@
 r"""`python -m ci prepull`: pull what a platform's bases are made from, before a build does.
 
     python -m ci prepull --platform cuda13
-    python -m ci prepull --platform cuda13 --attempts 10
+    python -m ci prepull --platform cuda13 --stage whisper --attempts 10
     python -m ci prepull --platform cuda13 \
         --unless ghcr.io/me/bentovox/base-vllm:cuda13-1f2e3d4c5b6a
 
@@ -14,6 +14,7 @@ came stay. The digests are those of bentos/platforms.toml. What the registry say
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ci import command, docker, naming, platforms
+from ci import base, command, docker, groups, naming, platforms
 from ci.errors import CiError
 from ci.progress import say
 
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--platform", default="cpu", help="of bentos/platforms.toml (default: cpu)"
     )
+    options.add_argument("--stage", default="", help="what this base is made from (default: all)")
     options.add_argument(
         "--attempts", type=int, default=_ATTEMPTS, help=f"for each image (default: {_ATTEMPTS})"
     )
@@ -89,11 +91,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _work(given: argparse.Namespace) -> None:
     docker.ready()
     platform = platforms.get(given.platform)
-    if not platform.digest:
-        say(f"{platform.reference} is not pinned by a digest yet: `python -m ci base pin`")
-    references = list(dict.fromkeys((platform.reference, platform.devel_reference)))
+    stages = [given.stage] if given.stage else [*groups.load().stages]
+    sources = (base.find(stage, platform).sources for stage in stages)
+    references = list(dict.fromkeys(itertools.chain.from_iterable(sources)))
+    for reference in references:
+        if "@" not in reference:
+            say(f"{reference} is not pinned by a digest yet: `python -m ci base pin`")
     if given.unless and docker.ask("buildx", "imagetools", "inspect", given.unless) is not None:
-        say(f"{given.unless} is in its registry: nothing will be made of {references[0]}")
+        say(f"{given.unless} is in its registry: nothing is pulled")
         references = []
     done = [ensure(reference, attempts=given.attempts) for reference in references]
     if given.json:

@@ -2,23 +2,25 @@
 
     python -m ci test-image speech --platform cpu
     python -m ci test-image chat --image ghcr.io/me/bentovox/chat@sha256:…
+    python -m ci test-image transcription --platform cpu --model ~/models/whisper-tiny
 
 It is started hardened: read-only, no capabilities, no new privileges, a small /tmp. Looked at are
 its user, what it can write and run, its environment as a whole, its health, an answer of its role,
 and how it ends. Where the image needs a GPU and there is none, the server is not started, and that
-is said.
+is said. Transcription hears with a model if it is given one; else its engine for tests answers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import http.client
-import json
-import time
-import uuid
-from typing import TYPE_CHECKING, Any, Final, Self
+import http
+import io
+import wave
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from ci import command, docker, naming, platforms, specs
+from ci.container import HARDENED, Container
 from ci.errors import CiError
 from ci.progress import say
 
@@ -29,17 +31,6 @@ if TYPE_CHECKING:
     from ci.platforms import Platform
     from ci.specs import Spec
 
-HARDENED: Final = (
-    "--read-only",
-    "--cap-drop=ALL",
-    "--security-opt=no-new-privileges",
-    "--tmpfs=/tmp:size=1g,exec",  # Triton loads a module from there
-    "--pids-limit=2048",
-)
-"""How every image must be able to run."""
-
-_READY_S: Final = 120.0
-_END_S: Final = 60
 _BACKEND: Final = "http://127.0.0.1:3999"
 _BACKEND_CODE: Final = """
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -55,6 +46,7 @@ HTTPServer(("127.0.0.1", 3999), Backend).serve_forever()
 """
 """The gateway is ready when a backend is: a backend that is always ready, in the same container."""
 
+_MODEL: Final = "/models/given"
 _COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
 
 
@@ -73,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
     options.add_argument("--platform", default="", help="default: the bentofile's own")
     options.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
+    options.add_argument(
+        "--model", type=Path, metavar="DIR", help="a CTranslate2 model, for transcription"
+    )
     return options
 
 
@@ -88,7 +83,7 @@ def _work(given: argparse.Namespace) -> int:
     platform = platforms.get(given.platform or spec.platforms[0])
     image = given.image or f"{naming.repository(spec.name)}:{platform.name}"
     docker.bring(image)
-    checks = run(spec, platform, image)
+    checks = run(spec, platform, image, given.model)
     if given.json:
         command.result_json([dataclasses.asdict(check) for check in checks])
     failed = [check.name for check in checks if not check.passed]
@@ -99,8 +94,11 @@ def _work(given: argparse.Namespace) -> int:
     return 0
 
 
-def run(spec: Spec, platform: Platform, image: str) -> list[Check]:
-    """Return what holds of an image and what does not, each told as it is known."""
+def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -> list[Check]:
+    """Return what holds of an image and what does not, each told as it is known.
+
+    `model` is a folder with a CTranslate2 model, for transcription.
+    """
     checks: list[Check] = []
 
     def look(name: str, check: Callable[[], tuple[bool, str]]) -> None:
@@ -116,99 +114,15 @@ def run(spec: Spec, platform: Platform, image: str) -> list[Check]:
         look("imports", lambda: _imports(spec, image))
         say("    --   its server was not started: the image is for a GPU and there is none")
         return checks
-    with Container(image, gpu=bool(platform.cuda), **_settings(spec)) as container:
+    mounted = [f"--volume={model.resolve()}:{_MODEL}:ro"] if model else []
+    settings = _settings(spec, model)
+    with Container(image, *mounted, gpu=bool(platform.cuda), **settings) as container:
         if spec.name == "gateway":
             docker.call("exec", "--detach", container.name, "python3", "-c", _BACKEND_CODE)
         look("health", container.healthy)
         look("answer", lambda: _answer(spec, container))
         look("end", container.ends)
     return checks
-
-
-class Container:
-    """A running container of an image, hardened, on a free port of loopback; removed at the end."""
-
-    def __init__(self, image: str, *more: str, gpu: bool = False, **settings: str) -> None:
-        """Start it; `more` are further options of `docker run`, `settings` its environment."""
-        self.name = f"bentovox-test-{uuid.uuid4().hex[:8]}"
-        docker.call(
-            *("run", "--detach", f"--name={self.name}", *HARDENED, *more),
-            *(("--gpus=all",) if gpu else ()),
-            "--publish=127.0.0.1::3000",
-            *docker.variables(settings, "--env"),
-            image,
-        )
-
-    def __enter__(self) -> Self:
-        """Return it, started."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove it."""
-        docker.ask("rm", "--force", "--volumes", self.name)
-
-    @property
-    def port(self) -> int:
-        """Return the port of loopback that leads to its server."""
-        return int(docker.call("port", self.name, "3000/tcp").rpartition(":")[2])
-
-    @property
-    def health(self) -> str:
-        """Return what docker says of its health: starting, healthy or unhealthy."""
-        return docker.call("inspect", "--format={{.State.Health.Status}}", self.name)
-
-    def exec(self, *words: str) -> str | None:
-        """Run a command in it and return what it prints, None where it fails."""
-        return docker.ask("exec", self.name, *words)
-
-    def logs(self) -> str:
-        """Return what it wrote."""
-        return docker.call("logs", self.name)
-
-    def wait(self, health: str, within_s: float = _READY_S) -> float:
-        """Wait for a state of health and return the seconds.
-
-        Raises:
-            CiError: it did not come, or the container ended; its last lines stand above.
-        """
-        began = time.monotonic()
-        while self.health != health:
-            running = docker.call("inspect", "--format={{.State.Running}}", self.name) == "true"
-            if not running or time.monotonic() - began > within_s:
-                for line in self.logs().splitlines()[-15:]:
-                    say(f"    | {line}")
-                state = "it ended" if not running else f"not within {within_s:.0f} s"
-                raise CiError(f"{self.name} did not turn {health}: {state}")
-            time.sleep(0.2)
-        return time.monotonic() - began
-
-    def healthy(self) -> tuple[bool, str]:
-        """Tell whether it turns healthy."""
-        try:
-            return True, f"healthy after {self.wait('healthy'):.0f} s"
-        except CiError as error:
-            return False, str(error)
-
-    def ends(self) -> tuple[bool, str]:
-        """Tell whether it ends by itself when it is asked to."""
-        began = time.monotonic()
-        docker.call("stop", f"--timeout={_END_S}", self.name)
-        took = time.monotonic() - began
-        code = docker.call("inspect", "--format={{.State.ExitCode}}", self.name)
-        return code in {"0", "143"} and took < _END_S, f"exit code {code} after {took:.1f} s"
-
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """Send one request and return the status and the whole body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            headers = {"content-type": "application/json"} if body is not None else {}
-            connection.request(
-                method, path, json.dumps(body) if body is not None else None, headers
-            )
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
 
 
 def has_gpu() -> bool:
@@ -253,19 +167,57 @@ def _imports(spec: Spec, image: str) -> tuple[bool, str]:
     return said is not None, f"{spec.service} loads" if said else f"{spec.service} does not load"
 
 
-def _settings(spec: Spec) -> dict[str, str]:
-    return {"BENTOVOX_GATEWAY__SPEECH": f'["{_BACKEND}"]'} if spec.name == "gateway" else {}
+def _settings(spec: Spec, model: Path | None = None) -> dict[str, str]:
+    if spec.name == "gateway":
+        return {"BENTOVOX_GATEWAY__SPEECH": f'["{_BACKEND}"]'}
+    if model:
+        return {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": _MODEL}
+    return {"BENTOVOX_TRANSCRIPTION__ENGINE": "fake"} if spec.name == "transcription" else {}
 
 
 def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
-    if spec.name in {"chat", "stack"}:
-        message = {"role": "user", "content": "Hello"}
-        body = {"model": "bentovox-demo", "messages": [message]}
-        status, said = container.request("POST", "/v1/chat/completions", body)
-        return status == http.HTTPStatus.OK, f"{status} {said[-300:].decode(errors='replace')}"
+    if spec.name == "stack":
+        answers = [_chat(container), _speech(container)]
+        return all(passed for passed, _ in answers), "; ".join(seen for _, seen in answers)
+    if spec.name == "chat":
+        return _chat(container)
     if spec.name == "speech":
-        body = {"model": "tts-1", "voice": "alloy", "input": "Hello."}
-        status, said = container.request("POST", "/v1/audio/speech", body)
-        return status == http.HTTPStatus.OK, f"{status}, {len(said)} bytes of audio"
+        return _speech(container)
+    if spec.name == "transcription":
+        status, said = container.send("POST", "/v1/audio/transcriptions", *_form())
+        return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
     status, said = container.request("GET", "/v1/models")
     return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
+
+
+def _chat(container: Container) -> tuple[bool, str]:
+    message = {"role": "user", "content": "Hello"}
+    body = {"model": "bentovox-demo", "messages": [message]}
+    status, said = container.request("POST", "/v1/chat/completions", body)
+    return status == http.HTTPStatus.OK, f"{status} {said[-300:].decode(errors='replace')}"
+
+
+def _speech(container: Container) -> tuple[bool, str]:
+    body = {"model": "tts-1", "voice": "alloy", "input": "Hello."}
+    status, said = container.request("POST", "/v1/audio/speech", body)
+    return status == http.HTTPStatus.OK, f"{status}, {len(said)} bytes of audio"
+
+
+def silence() -> bytes:
+    """Return a second of silence as wav."""
+    made = io.BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000))
+    return made.getvalue()
+
+
+def _form() -> tuple[bytes, str]:
+    """Return a form that asks for silence in writing, and its content type."""
+    parts = (
+        b'--end\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n',
+        b'--end\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n',
+        silence(),
+        b"\r\n--end--\r\n",
+    )
+    return b"".join(parts), "multipart/form-data; boundary=end"

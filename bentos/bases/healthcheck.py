@@ -1,15 +1,16 @@
 #!/usr/bin/python3 -IS
-"""Docker's health check: 0 if /readyz of this container's server answers 200."""
+"""Docker's health check: 0 if this container's server answers 200 at /readyz, or the path given."""
 
 import http
 import http.client
 import os
 import sys
 
+path = sys.argv[1] if len(sys.argv) > 1 else "/readyz"
 port = int(os.environ.get("BENTOML_PORT") or os.environ.get("PORT") or "3000")
 try:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
-    connection.request("GET", "/readyz")
+    connection.request("GET", path)
     answer = connection.getresponse()
     print(answer.status, answer.read(400).decode(errors="replace"))
     sys.exit(0 if answer.status == http.HTTPStatus.OK else 1)

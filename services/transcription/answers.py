@@ -138,7 +138,13 @@ class Answer:
             return event(delta)
         fields = segment_fields(index, segment)
         # OpenAI's event belongs to diarization: its id is text, and nobody is told apart here.
-        told = {**fields, "id": f"seg_{index}", "speaker": "", "type": "transcript.text.segment"}
+        told = {
+            **fields,
+            "id": f"seg_{index}",
+            "language": segment.language,
+            "speaker": "",
+            "type": "transcript.text.segment",
+        }
         told["language"] = segment.language
         if self.request.words:
             told["words"] = [*words_of(segment)]

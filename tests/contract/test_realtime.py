@@ -134,15 +134,12 @@ async def test_errors_name_the_event_that_caused_them(client: openai.AsyncOpenAI
 
 
 async def test_a_turn_that_fails_is_an_event_of_its_own(
-    client: openai.AsyncOpenAI, fresh: Any
+    client: openai.AsyncOpenAI, fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh.ear.fail_at = "bad"
-    try:
-        async with opened(client) as connection:
-            await connection.session.update(session=session_of(turn_detection=None))
-            await speak(connection, "bad")
-            await connection.input_audio_buffer.commit()
-            failed = (await until(connection, "failed"))[-1]
-            assert failed.error.code == "engine_failed"
-    finally:
-        fresh.ear.fail_at = None
+    monkeypatch.setattr(fresh.ear, "fail_at", "bad")
+    async with opened(client) as connection:
+        await connection.session.update(session=session_of(turn_detection=None))
+        await speak(connection, "bad")
+        await connection.input_audio_buffer.commit()
+        failed = (await until(connection, "failed"))[-1]
+        assert failed.error.code == "engine_failed"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.openai.errors import ERROR_TABLE
-from services.sections import ChatSettings, GatewaySettings
+from services.sections import ChatSettings, GatewaySettings, TranscriptionSettings
 from services.uvicorn_socket import DRAIN_S
 from tests.deploy.deployment import CPU, GPU, OURS, PROFILES, ROOT, SOURCE, example
 
@@ -21,10 +21,12 @@ FILES = [CPU, GPU, f"{CPU}:compose.tls.yaml", f"{GPU}:compose.tls.yaml"]
 OF_OTHERS = ("nginx", "prometheus", "grafana", "registry-cache")
 EVERYTHING = {"COMPOSE_FILE": f"{GPU}:compose.tls.yaml", "COMPOSE_PROFILES": PROFILES[-1]}
 TEMPLATE = (SOURCE / "nginx" / "nginx.conf.template").read_text(encoding="utf-8")
+COMPUTING = ("chat", "speech", "transcription")
 SECRETS = {
     "gateway": ["api_keys"],
     "chat": ["hf_token"],
     "speech": ["hf_token"],
+    "transcription": ["hf_token"],
     "nginx": ["tls_certificate", "tls_key"],
     "grafana": ["grafana_password"],
 }
@@ -62,7 +64,7 @@ def test_every_choice_of_files_and_profiles_is_valid(
     asked = set[str]().union(*(further[name] for name in profiles.split(",") if name))
     assert services.keys() == {"nginx", *OURS} | asked
     with_gpu = [n for n in services if "devices" in _resources(services[n]).get("reservations", {})]
-    assert with_gpu == (["chat", "speech"] if "gpu" in chosen else [])
+    assert with_gpu == (list(COMPUTING) if "gpu" in chosen else [])
 
 
 def test_files_follow_the_compose_specification() -> None:
@@ -94,7 +96,9 @@ def test_a_variable_that_is_missing_is_refused_by_name(files: Deployment) -> Non
 def test_lines_for_a_gpu_win_over_the_others_once_they_are_taken(files: Deployment) -> None:
     files.shell("sed 's/^#gpu //' .env.example > .env")
     services = files.rendered()["services"]
-    assert services["chat"]["image"] == "bentovox/chat:cuda13"
+    assert [services[name]["image"] for name in COMPUTING] == [
+        f"bentovox/{name}:cuda13" for name in COMPUTING
+    ]
     assert services["gateway"]["image"] == "bentovox/gateway:cpu"
     assert services["chat"]["environment"]["BENTOVOX_PROFILE"] == "gpu"
     device = {"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}
@@ -102,12 +106,12 @@ def test_lines_for_a_gpu_win_over_the_others_once_they_are_taken(files: Deployme
 
 
 def test_gpus_are_the_ones_that_were_named(files: Deployment) -> None:
-    services = files.rendered(COMPOSE_FILE=GPU, CHAT_GPUS="0,1", SPEECH_GPUS="2")["services"]
+    chosen = {"CHAT_GPUS": "0,1", "SPEECH_GPUS": "2", "TRANSCRIPTION_GPUS": "3"}
+    services = files.rendered(COMPOSE_FILE=GPU, **chosen)["services"]
     named = [
-        _resources(services[name])["reservations"]["devices"][0]["device_ids"]
-        for name in ("chat", "speech")
+        _resources(services[name])["reservations"]["devices"][0]["device_ids"] for name in COMPUTING
     ]
-    assert named == [["0,1"], ["2"]]
+    assert named == [["0,1"], ["2"], ["3"]]
 
 
 def test_every_value_has_a_comment_above_it() -> None:
@@ -168,16 +172,18 @@ def test_only_nginx_publishes_a_port_beyond_this_machine(everything: dict[str, A
     assert "${BIND" in str((SOURCE / CPU).read_text(encoding="utf-8"))
 
 
-def test_chat_and_speech_are_reached_by_the_gateway_alone(everything: dict[str, Any]) -> None:
+def test_roles_that_ask_for_no_key_are_reached_by_the_gateway_alone(
+    everything: dict[str, Any],
+) -> None:
     behind = {name for name, service in everything.items() if "back" in service["networks"]}
     assert behind == set(OURS)
-    assert list(everything["chat"]["networks"]) == ["back"]
-    assert list(everything["speech"]["networks"]) == ["back"]
+    for name in COMPUTING:
+        assert list(everything[name]["networks"]) == ["back"]
 
 
 def test_dead_role_keeps_no_other_from_starting(everything: dict[str, Any]) -> None:
     assert everything["gateway"]["depends_on"] == {
-        role: {"condition": "service_started", "required": False} for role in ("chat", "speech")
+        role: {"condition": "service_started", "required": False} for role in COMPUTING
     }
     assert everything["nginx"]["depends_on"]["gateway"]["condition"] == "service_started"
 
@@ -225,6 +231,7 @@ def test_nginx_gets_what_its_template_asks_for(everything: dict[str, Any]) -> No
 def test_nginx_and_gateway_agree_on_sizes_and_times() -> None:
     gateway = GatewaySettings()
     assert float(example()["BODY_LIMIT_MIB"]) == gateway.body_limit_mib
+    assert gateway.body_limit_mib == TranscriptionSettings().body_limit_mib
     (timeout_s,) = re.findall(r"proxy_read_timeout (\d+)s;", TEMPLATE)
     assert int(timeout_s) > gateway.answer_timeout_s
     both_ways = 2 * (gateway.slots + gateway.queue)

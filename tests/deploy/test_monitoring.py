@@ -108,5 +108,5 @@ def test_metrics_inside_name_each_backend(stack: Stack) -> None:
     said = stack.deployment.compose(
         "exec -T nginx wget -qO- http://gateway:3000/metrics",
     )
-    assert {"chat-0", "speech-0"} <= set(re.findall(r'backend="([\w-]+)"', said))
+    assert {"chat-0", "speech-0", "transcription-0"} <= set(re.findall(r'backend="([\w-]+)"', said))
     assert httpx.get(f"{stack.url}/metrics").status_code == 404

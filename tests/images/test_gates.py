@@ -109,7 +109,7 @@ def test_plain_bento_on_a_base_with_torch_fails_by_name(
     assert "no secret in the environment" not in found
 
 
-@pytest.mark.parametrize("name", ["gateway", "speech", "chat"])
+@pytest.mark.parametrize("name", ["gateway", "speech", "transcription", "chat"])
 def test_our_image_passes_every_gate(built: Callable[[str], Image], name: str) -> None:
     assert len(GATES) == 10, "a new gate: the plain image may fail it, too"
     assert faults(built(name).names[0]) == {}

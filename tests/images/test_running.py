@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import threading
 import time
 import uuid
@@ -12,14 +14,17 @@ import openai
 import pytest
 
 from ci import docker, platforms, specs, test_image
+from ci.container import Container
 from tests.e2e.server import MODEL, eventually
+from tests.parrot import TEXT, parrot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ci.image import Image
 
-Container = test_image.Container
+
 KILL_ENGINE = """
 import os, pathlib, signal
 for place in pathlib.Path('/proc').glob('[0-9]*'):
@@ -34,25 +39,30 @@ for place in pathlib.Path('/proc').glob('[0-9]*'):
     if 'PPid:\\t1\\n' in (place / 'status').read_text():
         os.kill(int(place.name), signal.SIGKILL)
 """
+ROLES = ("speech", "transcription", "chat")
 WATCHED = ("--health-interval=1s", "--health-retries=1")
 
 
 class Machine:
-    """Three containers in a network of their own, as on a machine that serves."""
+    """A container of each role in a network of their own, as on a machine that serves."""
 
-    def __init__(self, built: Callable[[str], Image]) -> None:
+    def __init__(self, built: Callable[[str], Image], whisper: Path) -> None:
         self.network = f"bentovox-test-{uuid.uuid4().hex[:8]}"
         docker.call("network", "create", self.network)
         self.containers: dict[str, Container] = {}
         for role in ("speech", "chat"):
             self._start(role, built(role).names[0], *WATCHED)
-        for role in ("speech", "chat"):
+        mounted = f"--volume={whisper}:/models/whisper:ro"
+        named = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": "/models/whisper"}
+        self._start("transcription", built("transcription").names[0], mounted, **named)
+        for role in ROLES:
             self.containers[role].wait("healthy")
         self._start(
             "gateway",
             built("gateway").names[0],
             BENTOVOX_GATEWAY__CHAT='["http://chat:3000"]',
             BENTOVOX_GATEWAY__SPEECH='["http://speech:3000"]',
+            BENTOVOX_GATEWAY__TRANSCRIPTION='["http://transcription:3000"]',
         )
         self.containers["gateway"].wait("healthy")
 
@@ -61,6 +71,7 @@ class Machine:
         self.containers[role] = Container(image, *place, *more, **settings)
 
     def end(self) -> None:
+        self.client.close()
         for container in self.containers.values():
             container.__exit__()
         docker.ask("network", "rm", self.network)
@@ -69,21 +80,30 @@ class Machine:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.containers['gateway'].port}"
 
-    @property
+    @functools.cached_property
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.fixture(scope="module")
-def machine(built: Callable[[str], Image]) -> Iterator[Machine]:
-    made = Machine(built)
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that says `TEXT`, as a folder that a container's user may read."""
+    folder = parrot(tmp_path_factory.mktemp("models") / "whisper")
+    for place in (folder, *folder.parents[:3], *folder.iterdir()):
+        place.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def machine(built: Callable[[str], Image], whisper: Path) -> Iterator[Machine]:
+    made = Machine(built, whisper)
     try:
         yield made
     finally:
         made.end()
 
 
-@pytest.mark.parametrize("name", ["gateway", "speech", "chat", "stack"])
+@pytest.mark.parametrize("name", ["gateway", "speech", "transcription", "chat", "stack"])
 def test_image_holds_every_promise(built: Callable[[str], Image], name: str) -> None:
     checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0])
     assert {check.name for check in checks} == {
@@ -110,8 +130,62 @@ def test_speech_is_streamed_through_the_images(machine: Machine) -> None:
     assert len(audio) > 20_000
 
 
-def test_both_roles_models_are_listed(machine: Machine) -> None:
-    assert {MODEL, "tts-1"} <= {model.id for model in machine.client.models.list()}
+def spoken(machine: Machine) -> tuple[str, bytes]:
+    answer = machine.client.audio.speech.create(
+        model="tts-1", voice="alloy", input="Hello from an image.", response_format="mp3"
+    )
+    return "hello.mp3", answer.content
+
+
+def test_speech_is_heard_through_the_images(machine: Machine) -> None:
+    heard = machine.client.audio.transcriptions.create(
+        model="whisper-1", file=spoken(machine), language="en"
+    )
+    assert heard.text == TEXT.strip()
+
+
+def test_what_is_heard_is_streamed_through_the_images(machine: Machine) -> None:
+    stream = machine.client.audio.transcriptions.create(
+        model="whisper-1", file=spoken(machine), language="en", stream=True
+    )
+    events = list(stream)
+    assert "".join(e.delta for e in events if e.type == "transcript.text.delta") == TEXT.strip()
+    assert events[-1].type == "transcript.text.done"
+
+
+def test_every_roles_models_are_listed(machine: Machine) -> None:
+    assert {MODEL, "tts-1", "whisper-1"} <= {model.id for model in machine.client.models.list()}
+
+
+def test_transcription_without_a_model_lives_and_says_in_a_line_how_to_get_one(
+    built: Callable[[str], Image],
+) -> None:
+    with Container(built("transcription").names[0], HF_HUB_OFFLINE="1") as container:
+
+        def has_settled() -> bool:
+            try:
+                status, said = container.request("GET", "/readyz")
+            except OSError:
+                return False  # it does not listen yet
+            return status == 503 and json.loads(said)["status"] == "unavailable"
+
+        eventually(has_settled, 30, "it knows that it gets none")
+        assert container.request("GET", "/livez")[0] == 200
+        assert container.exec("healthcheck.py", "/livez") is not None
+        assert container.exec("healthcheck.py") is None
+        (line,) = json.loads(container.request("GET", "/readyz")[1])["detail"].values()
+        assert "\n" not in line
+        assert "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL" in line
+        url = f"http://127.0.0.1:{container.port}/v1"
+        with (
+            openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client,
+            pytest.raises(openai.InternalServerError) as refused,
+        ):
+            client.audio.transcriptions.create(
+                model="whisper-1", file=("a.wav", test_image.silence())
+            )
+    assert refused.value.status_code == httpx.codes.SERVICE_UNAVAILABLE
+    assert line in refused.value.message
 
 
 def test_dead_engine_turns_docker_s_health_and_speech_goes_on_until_chat_is_back(
@@ -145,7 +219,9 @@ def test_container_that_is_stopped_ends_its_stream_first(built: Callable[[str], 
         with httpx.stream("POST", url, json=body, timeout=60) as answer:
             pieces = answer.iter_raw()
             got = len(next(pieces))
-            stopping = threading.Thread(target=docker.call, args=("stop", speech.name))
+            stopping = threading.Thread(
+                target=docker.call, args=("stop", "--timeout=30", speech.name)
+            )
             stopping.start()
             time.sleep(0.3)  # the reader is slow; the server is told meanwhile
             got += sum(map(len, pieces))
@@ -174,7 +250,7 @@ def test_another_port_is_taken_and_watched(built: Callable[[str], Image]) -> Non
 def test_nothing_secret_is_in_an_image_s_environment_or_history(
     built: Callable[[str], Image],
 ) -> None:
-    for name in ("gateway", "speech", "chat"):
+    for name in ("gateway", "speech", "transcription", "chat"):
         reference = built(name).names[0]
         known = docker.call("image", "inspect", reference)
         told = docker.call("history", "--no-trunc", reference)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import bento, docker, platforms, specs, test_image
+from ci.container import HARDENED, Container
 from ci.paths import ROOT
 from tests.docs.examples import IMAGES
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ci.image import Image
 
 NAME = "bentovox-test-stock"
-Container = test_image.Container
 
 
 class Store:
@@ -104,7 +104,7 @@ def test_a_plain_image_stands_on_its_bases_layers_and_keeps_its_health_check(gat
 
 def python(image: str, code: str) -> str | None:
     words = ("--entrypoint=/app/.venv/bin/python", "--env=BENTOML_HOME=/tmp/bentoml", image)
-    return docker.ask("run", "--rm", "--network=none", *test_image.HARDENED, *words, "-c", code)
+    return docker.ask("run", "--rm", "--network=none", *HARDENED, *words, "-c", code)
 
 
 def test_a_plain_image_with_vllm_keeps_its_bases_torch(chat: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import base, docker, groups, image, platforms, specs, test_image
+from ci.container import HARDENED
 from ci.engine import standin
 from ci.errors import CiError
 from ci.layers import archive
@@ -34,7 +35,7 @@ LOCK = "tests/images/kept/requirements.cuda13.txt"
 GROUPS = {
     "torch": {"torch": "2.13.0", "triton": "3.7.1"},
     "numeric": {"numpy": "2.3.5"},
-    **{name: {} for name in ("shared", "toolchains", "vllm", "speech")},
+    **{name: {} for name in ("shared", "toolchains", "vllm", "speech", "whisper")},
 }
 DRIVER = "#include <Python.h>\nPyMODINIT_FUNC PyInit_cuda_utils(void) { return NULL; }\n"
 WITH_TRITON = f"""
@@ -173,7 +174,7 @@ def test_what_triton_compiles_is_handed_out_where_there_is_no_compiler(
     """
     tmp_path.chmod(0o755)
     said = docker.call(
-        *("run", "--rm", "--network=none", "--entrypoint=sh", *test_image.HARDENED),
+        *("run", "--rm", "--network=none", "--entrypoint=sh", *HARDENED),
         *(f"--volume={tmp_path}:/sources:ro", kept.names[0], "-c", script),
     )
     assert said == "ELF"

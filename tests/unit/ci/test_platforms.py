@@ -41,6 +41,7 @@ def test_the_repositorys_table_is_whole_and_pinned_by_what_a_registry_said_or_no
     assert known.keys() == {"cuda13", "cpu"}
     for platform in known.values():
         assert bool(platform.digest) == bool(platform.devel_digest)
+        assert bool(platform.plain_digest) == bool(platform.digest and platform.plain_image)
         assert bool(platform.cuda) == (platform.torch_from == "base")
 
 
@@ -59,6 +60,15 @@ def test_an_image_is_named_by_its_digest_once_it_is_pinned(tmp_path: Path) -> No
     assert pinned.devel_reference == "debian:12-devel"
 
 
+def test_what_needs_no_torch_stands_on_the_plain_image_where_the_platform_has_one(
+    tmp_path: Path,
+) -> None:
+    assert platforms.get("cpu", table(tmp_path)).plain_reference == "debian:12"
+    plain = {"plain_image": "ubuntu", "plain_tag": "24.04", "plain_digest": DIGEST}
+    known = platforms.get("cpu", table(tmp_path, **plain))
+    assert known.plain_reference == f"ubuntu:24.04@{DIGEST}"
+
+
 def test_an_unknown_platform_is_told_with_those_that_are_there() -> None:
     with pytest.raises(
         CiError, match=r"'cuda12' is no platform of platforms\.toml; there are cuda13, cpu"
@@ -74,6 +84,7 @@ def test_an_unknown_platform_is_told_with_those_that_are_there() -> None:
         ({"torch": 2}, r"\[cpu\]: torch must be text"),
         ({"digest": "sha256:abc"}, r"\[cpu\]: digest is no sha256 digest; .* base pin` writes it"),
         ({"devel_digest": "latest"}, r"\[cpu\]: devel_digest is no sha256 digest"),
+        ({"plain_digest": "24.04"}, r"\[cpu\]: plain_digest is no sha256 digest"),
         ({"torch_from": "pip"}, r"\[cpu\]: torch_from is 'base' or 'wheels', not 'pip'"),
     ],
 )

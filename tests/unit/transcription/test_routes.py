@@ -171,6 +171,7 @@ async def test_verbose_events_tell_where_in_the_recording_they_are(hearing: Hear
         ("seg_0", 0, 1.1),
         ("seg_1", 1.6, 2.7),
     ]
+    assert {one["language"] for one in segments} == {"en"}
     assert (found[-1]["language"], found[-1]["duration"]) == ("english", 2.7)
 
 

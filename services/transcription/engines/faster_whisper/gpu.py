@@ -1,7 +1,8 @@
 """CUDA's libraries for CTranslate2, which looks for them by name when it first computes.
 
-Where pip brought them (nvidia-cublas-cu12, nvidia-cudnn-cu12) no linker finds them; once they are
-loaded by their path, it does: https://github.com/SYSTRAN/faster-whisper#gpu.
+Where pip brought them (the extra `faster-whisper-cuda`) no linker finds them; once they are loaded
+by their path, it does: https://github.com/SYSTRAN/faster-whisper#gpu. CTranslate2 4.8's wheel asks
+for cuBLAS alone: `strings` finds no cuDNN in it, which earlier ones wanted (docs/decisions/0025).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Final
 _LIBRARIES: Final = {
     "libcublasLt.so.12": ("nvidia.cublas", "nvidia-cublas-cu12"),
     "libcublas.so.12": ("nvidia.cublas", "nvidia-cublas-cu12"),
-    "libcudnn.so.9": ("nvidia.cudnn", "nvidia-cudnn-cu12"),
 }
 
 

@@ -1,0 +1,117 @@
+"""A running container of an image, hardened as every one of ours must be able to run."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import uuid
+from typing import Any, Final, Self
+
+from ci import docker
+from ci.errors import CiError
+from ci.progress import say
+
+HARDENED: Final = (
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--tmpfs=/tmp:size=1g,exec",  # Triton loads a module from there
+    "--pids-limit=2048",
+)
+"""How every image must be able to run."""
+
+_READY_S: Final = 120.0
+_END_S: Final = 60
+
+
+class Container:
+    """A running container of an image, hardened, on a free port of loopback; removed at the end."""
+
+    def __init__(self, image: str, *more: str, gpu: bool = False, **settings: str) -> None:
+        """Start it; `more` are further options of `docker run`, `settings` its environment."""
+        self.name = f"bentovox-test-{uuid.uuid4().hex[:8]}"
+        docker.call(
+            *("run", "--detach", f"--name={self.name}", *HARDENED, *more),
+            *(("--gpus=all",) if gpu else ()),
+            "--publish=127.0.0.1::3000",
+            *docker.variables(settings, "--env"),
+            image,
+        )
+
+    def __enter__(self) -> Self:
+        """Return it, started."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        docker.ask("rm", "--force", "--volumes", self.name)
+
+    @property
+    def port(self) -> int:
+        """Return the port of loopback that leads to its server."""
+        return int(docker.call("port", self.name, "3000/tcp").rpartition(":")[2])
+
+    @property
+    def health(self) -> str:
+        """Return what docker says of its health: starting, healthy or unhealthy."""
+        return docker.call("inspect", "--format={{.State.Health.Status}}", self.name)
+
+    def exec(self, *words: str) -> str | None:
+        """Run a command in it and return what it prints, None where it fails."""
+        return docker.ask("exec", self.name, *words)
+
+    def logs(self) -> str:
+        """Return what it wrote."""
+        return docker.call("logs", self.name)
+
+    def wait(self, health: str, within_s: float = _READY_S) -> float:
+        """Wait for a state of health and return the seconds.
+
+        Raises:
+            CiError: it did not come, or the container ended; its last lines stand above.
+        """
+        began = time.monotonic()
+        while self.health != health:
+            running = docker.call("inspect", "--format={{.State.Running}}", self.name) == "true"
+            if not running or time.monotonic() - began > within_s:
+                for line in self.logs().splitlines()[-15:]:
+                    say(f"    | {line}")
+                state = "it ended" if not running else f"not within {within_s:.0f} s"
+                raise CiError(f"{self.name} did not turn {health}: {state}")
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    def healthy(self) -> tuple[bool, str]:
+        """Tell whether it turns healthy."""
+        try:
+            return True, f"healthy after {self.wait('healthy'):.0f} s"
+        except CiError as error:
+            return False, str(error)
+
+    def ends(self) -> tuple[bool, str]:
+        """Tell whether it ends by itself when it is asked to."""
+        began = time.monotonic()
+        docker.call("stop", f"--timeout={_END_S}", self.name)
+        took = time.monotonic() - began
+        code = docker.call("inspect", "--format={{.State.ExitCode}}", self.name)
+        return code in {"0", "143"} and took < _END_S, f"exit code {code} after {took:.1f} s"
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        """Send one request, JSON if it has a body; return the status and the whole body."""
+        if body is None:
+            return self.send(method, path)
+        return self.send(method, path, json.dumps(body).encode(), "application/json")
+
+    def send(
+        self, method: str, path: str, body: bytes = b"", content_type: str = ""
+    ) -> tuple[int, bytes]:
+        """Send one request and return the status and the whole body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            headers = {"content-type": content_type} if content_type else {}
+            connection.request(method, path, body or None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
