@@ -14,6 +14,7 @@ import pytest
 from faster_whisper.vad import get_vad_model
 
 from services.errors import EngineError, InvalidRequestError, UnavailableError
+from services.transcription.engines.faster_whisper.decoding import FALLBACK
 from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.model import Model
 from services.transcription.engines.protocol import (
@@ -307,7 +308,18 @@ async def test_what_the_model_cannot_do_is_refused(tmp_path: Path) -> None:
             engine.check(GuessRequest(noise(31)))
 
 
-async def test_an_unsure_model_is_tried_hotter_and_answers_all_the_same(tmp_path: Path) -> None:
+async def test_an_unsure_model_is_tried_hotter_and_answers_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    generate = Model.generate
+
+    def noting(self: Model, *given: Any, temperature: float, **options: Any) -> Any:
+        tried.append(temperature)
+        return generate(self, *given, temperature=temperature, **options)
+
     async with whisper_engine(parrot(tmp_path, is_sure=False)) as engine:
-        for segment in await heard(engine, [noise(2)], language="en"):
-            assert segment.temperature > 0
+        monkeypatch.setattr(Model, "generate", noting)
+        segments = await heard(engine, [noise(2)], language="en")
+    assert tuple(tried) == FALLBACK
+    assert all(segment.avg_logprob < -1 for segment in segments)
