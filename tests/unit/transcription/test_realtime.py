@@ -954,7 +954,9 @@ _BARE = st.sampled_from(["commit", "clear", "append"]).map(
 )
 _ODD = st.builds(
     lambda kind, fields: {**fields, "type": kind},
-    st.sampled_from(["session.update", "input_audio_buffer.append", "other"]),
+    st.sampled_from(
+        ["session.update", "transcription_session.update", "input_audio_buffer.append", "other"]
+    ),
     st.dictionaries(_TEXT | st.sampled_from(["session", "audio", "event_id"]), _JSON, max_size=3),
 )
 _SAID = (
