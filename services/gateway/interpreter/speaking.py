@@ -80,7 +80,7 @@ class _Speaker:
     def __init__(self, caller: Caller, manner: Manner) -> None:
         self._caller = caller
         self._manner = manner
-        self._language: dict[str, str] = {"language": spoken(manner.language)}
+        self._language: dict[str, str] = {"language": manner.language}
 
     async def say(self, text: str, voice: Mapping[str, Any]) -> AsyncGenerator[Samples, None]:
         body = {

@@ -104,6 +104,15 @@ async def test_the_key_may_be_a_header_too_and_a_wrong_header_is_not_made_good(f
     assert len(one.chat.asked) == 1
 
 
+async def test_whoever_sends_no_header_sends_no_more_than_a_text(front: Any) -> None:
+    one = await front(keys=KEYS)
+    many = {**HELLO, "q": ["a" * 9000] * 30, "target": "en"}
+    assert fault(await one.post(**many, api_key=KEY))[0] == 413
+    headers = {"Authorization": f"Bearer {KEY}"}
+    response = await one.client.post("/translate", json=many, headers=headers)
+    assert response.status_code == 200
+
+
 async def test_the_key_does_not_go_on(front: Any) -> None:
     one = await front(keys=KEYS)
     await one.post(**HELLO, api_key=KEY)
