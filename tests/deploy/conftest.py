@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.deploy.deployment import OURS, Deployment, Stack, commands
+from tests.parrot import parrot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,13 +78,18 @@ def stack(
     """Give the whole stack on the CPU, started and given a key by the README's own commands."""
     deployment = Deployment(tmp_path_factory.mktemp("compose"), PORT="0", **standins)
     try:
+        settings = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/my-whisper\n"
+        (deployment.folder / "settings.env").write_text(settings, encoding="utf-8")
         start, curl, hello = commands("Without a GPU").partition("curl ")
         deployment.shell(start)
+        without_a_model = httpx.get(f"{deployment.url()}/readyz", timeout=30).json()
+        parrot(deployment.folder / "my-whisper")
+        deployment.shell(commands("Without a hub"))
         hello = deployment.shell(curl + hello.replace("http://localhost:3000", deployment.url()))
         said = deployment.shell(commands("Keys"))
         key, line = re.findall(r": (\S+)$", said, flags=re.MULTILINE)
         deployment.secret("api_keys", f"# for the tests\n{line}\n")
         deployment.shell("docker compose restart gateway && docker compose up --detach --wait")
-        yield Stack(deployment, key, hello)
+        yield Stack(deployment, key, hello, without_a_model)
     finally:
         deployment.compose("down --volumes --timeout 5", COMPOSE_PROFILES="monitoring")

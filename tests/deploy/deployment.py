@@ -100,11 +100,15 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Stack:
-    """A running deployment, the key it asks for, what the README's hello said before that."""
+    """A running deployment, the key it asks for, what the README's hello said before that.
+
+    `without_a_model` is what it said of itself before transcription had one.
+    """
 
     deployment: Deployment
     key: str
     hello_without_a_key: str
+    without_a_model: dict[str, Any]
 
     @property
     def url(self) -> str:

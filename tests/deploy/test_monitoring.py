@@ -37,6 +37,7 @@ def _config(*path: str) -> dict[str, Any]:
 def test_dashboard_names_only_metrics_that_the_services_have() -> None:
     telemetry.RoleMetrics("test").observe(telemetry.Observation("/", 200, 0.1, 0.1))
     telemetry.RoleMetrics("test").audio_seconds(1, "mp3")
+    telemetry.RoleMetrics("test").heard_seconds(1)
     known = {sample.name for family in REGISTRY.collect() for sample in family.samples}
     named = set().union(*map(metrics_in, EXPRESSIONS))
     assert len(named) > 8
@@ -88,7 +89,9 @@ def _use(stack: Stack) -> None:
         client.chat.completions.create(
             model="bentovox-demo", messages=[{"role": "user", "content": "Hello"}]
         )
-        client.audio.speech.create(model="tts-1", voice="alloy", input="Hello from Bentovox.")
+        text = "Hello from Bentovox."
+        spoken = client.audio.speech.create(model="tts-1", voice="alloy", input=text)
+        client.audio.transcriptions.create(model="whisper-1", file=("hello.mp3", spoken.content))
 
 
 def _answers(stack: Stack, expression: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import socket
 import ssl
 import threading
 import time
+import wave
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.deploy.deployment import OURS
+from tests.parrot import TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +60,15 @@ def long_stream(client: openai.OpenAI, tokens: int = 600) -> Iterator[float]:
     ):
         if chunk.choices:
             yield time.monotonic() - began
+
+
+def wav(minutes: int) -> bytes:
+    """Return silence at 16 kHz."""
+    made = io.BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000 * 60 * minutes))
+    return made.getvalue()
 
 
 def readiness(stack: Stack) -> dict[str, Any]:
@@ -113,6 +125,36 @@ def test_speech_comes_over_a_websocket_while_its_text_is_written(stack: Stack) -
         while isinstance(heard[-1], bytes) or json.loads(heard[-1])["type"] != "session.done":
             heard.append(connection.recv(timeout=30))
     assert sum(len(data) for data in heard if isinstance(data, bytes)) > 48_000
+
+
+def test_start_waits_for_no_model_and_readiness_says_what_is_missing(stack: Stack) -> None:
+    assert stack.without_a_model["status"] == "degraded"
+    detail = stack.without_a_model["detail"]
+    assert (detail["chat"], detail["speech"]) == ("ready", "ready")
+    assert "/models/my-whisper" in detail["transcription"]
+    assert "\n" not in detail["transcription"]
+
+
+def test_speech_is_heard_once_the_model_is_in_its_volume(stack: Stack) -> None:
+    with stack.client() as client:
+        spoken = client.audio.speech.create(model="tts-1", voice="alloy", input=SENTENCE)
+        asked: Any = {"model": "whisper-1", "language": "en"}
+        file = ("spoken.mp3", spoken.content)
+        assert client.audio.transcriptions.create(file=file, **asked).text == TEXT.strip()
+        stream = client.audio.transcriptions.create(file=file, stream=True, **asked)
+        kinds = [event.type for event in stream]
+    assert kinds[0] == "transcript.text.delta"
+    assert kinds[-1] == "transcript.text.done"
+
+
+def test_recording_beyond_the_limit_is_413_and_one_below_it_is_heard(stack: Stack) -> None:
+    minutes = 18  # of 16 kHz: 33 MiB as wav
+    with stack.client() as client:
+        asked: Any = {"model": "whisper-1", "response_format": "text", "language": "en"}
+        client.audio.transcriptions.create(file=("long.wav", wav(minutes)), **asked)
+        with pytest.raises(openai.APIStatusError) as refused:
+            client.audio.transcriptions.create(file=("longer.wav", wav(minutes + 4)), **asked)
+    assert refused.value.status_code == 413
 
 
 def test_websocket_of_a_page_passes_for_its_own_origin_only(stack: Stack) -> None:
@@ -235,7 +277,7 @@ def test_stop_lets_a_running_answer_finish(stack: Stack) -> None:
         assert len(list(came_s)) > 1000  # to its end; a break would raise
     stopping.join()
     codes = [stack.deployment.state(name)["State"]["ExitCode"] for name in OURS]
-    assert codes == [0, 0, 0]
+    assert codes == [0] * len(OURS)
     stack.deployment.compose("up --detach --wait")
 
 

@@ -53,7 +53,7 @@ IMAGES = [block for block in COMMANDS if _is_about_images(block)]
 
 
 def _hears(block: Block) -> bool:
-    return re.search(r"audio[./]trans", block.text) is not None
+    return re.search(r"audio[./]trans|\.realtime\b", block.text) is not None
 
 
 def _translates(block: Block) -> bool:

@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from ci.__main__ import VERBS
 from services.audio.decode import decode
+from services.audio.pcm import to_bytes
 from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
@@ -37,7 +38,8 @@ from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription.engines.fake import FakeEngine
-from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from services.transcription.realtime import RealtimeSocket
+from services.transcription.routes import ADMITTED, OPENAI_MODELS, PATHS, TranscriptionApp
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
@@ -52,7 +54,7 @@ from tests.docs.examples import (
     run_example,
 )
 from tests.docs.pages import ROOT
-from tests.hearing_app import recording
+from tests.hearing_app import recording, said
 from tests.speech_app import RECORDING
 from tests.translating_app import TranslatingChat
 
@@ -121,6 +123,7 @@ async def test_example_that_hears_prints_what_is_said(
     if block.text.startswith("curl ") and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     (tmp_path / "hello.wav").write_bytes(recording("hello there"))
+    (tmp_path / "hello.pcm").write_bytes(to_bytes(said("hello there", 24_000)))
     async with _speech("espeak", tmp_path) as speech:
         assert "hello there" in await run_example(block, await _stack(serve, speech), tmp_path)
 
@@ -260,6 +263,7 @@ async def _ears() -> Shell:
             asgi=TranscriptionApp(engine),
             paths=PATHS,
             admitted=ADMITTED,
+            sockets=dict.fromkeys(sockets.TRANSCRIPTION, RealtimeSocket(engine, OPENAI_MODELS)),
             limits=GatewaySettings().limits,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),

@@ -144,4 +144,5 @@ def _sources() -> str:
     # What the pages name of others' interfaces.
     theirs = "on_deployment to_asgi prometheus_client RequestResponseCycle compare_digest"
     theirs += " inference_bistream extra_body dockerfile_template"
+    theirs += " OpenAISTTService OpenAIRealtimeSTTService semantic_vad base_url"
     return "\n".join([theirs, *(path.read_text(encoding="utf-8") for path in files)])
