@@ -125,7 +125,7 @@ def fault(response: httpx.Response) -> tuple[int, str | None, str | None]:
     return response.status_code, error["param"], error["code"]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)

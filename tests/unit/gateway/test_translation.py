@@ -66,7 +66,7 @@ def fault(response: httpx.Response) -> tuple[int, str | None, str | None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
