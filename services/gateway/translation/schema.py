@@ -78,6 +78,7 @@ async def read(
 ) -> Body:
     """Return the body, in whichever of the three ways it was sent.
 
+    Some clients send a query and no body; that is read then.
     One whose sender is not `known` is no larger than one text can make it.
 
     Raises:
@@ -100,6 +101,8 @@ async def read(
             return model.model_validate(dict(form.texts))
         if kind == b"application/x-www-form-urlencoded":
             return model.model_validate(_urlencoded(await whole(scope, receive, text_bytes)))
+        if not kind and scope["query_string"]:
+            return model.model_validate(_urlencoded(scope["query_string"]))
     except ValidationError as error:
         raise refusal(error, model) from error
     raise not_read(given, _ACCEPTED)

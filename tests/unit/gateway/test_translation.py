@@ -119,8 +119,8 @@ async def test_the_key_does_not_go_on(front: Any) -> None:
     assert KEY not in json.dumps([one.chat.asked, one.chat.headers])
 
 
-@pytest.mark.parametrize("way", ["json", "data", "files"])
-async def test_json_and_both_forms_say_the_same(front: Any, way: str) -> None:
+@pytest.mark.parametrize("way", ["json", "data", "files", "params"])
+async def test_json_both_forms_and_a_query_say_the_same(front: Any, way: str) -> None:
     one = await front()
     fields: dict[str, Any] = {**HELLO, "q": "Gr\u00fc\u00dfe & 50 % + mehr", "alternatives": "1"}
     if way == "files":
