@@ -186,7 +186,9 @@ def test_whatever_came_all_four_keys_are_there(status: int, body: bytes) -> None
 def test_an_error_of_another_server_is_the_error_that_it_was_there(
     cls: type[errors.ServiceError],
 ) -> None:
-    status, _, body = error_response(cls("what is wrong", param="voice", code="why"))
+    error = cls("what is wrong")
+    error.param, error.code = "voice", "why"
+    status, _, body = error_response(error)
     again = error_from(status, normalise(status, body), 1.5)
     assert type(again) is cls
     assert (again.message, again.param, again.code) == ("what is wrong", "voice", "why")
