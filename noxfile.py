@@ -2,8 +2,9 @@
 
 Each environment under `.nox/` holds exactly one lock of `ci/locks/` and is touched only when that
 lock changes. They are shared: `stack` is what is served (vLLM and all, 2.6 GB, so there is one),
-`dev` checks and tests it, `bench` holds the peers it is measured against. Tests and benchmarks
-drive the stack from outside; STACK_PYTHON tells them where it is.
+`dev` checks and tests it, `clients` holds clients that want an environment of their own, `bench`
+the peers it is measured against. Tests and benchmarks drive the stack from outside; STACK_PYTHON
+tells them where it is.
 """
 
 from __future__ import annotations
@@ -466,6 +467,7 @@ def pythons(session: nox.Session) -> dict[str, str]:
     return {
         "STACK_PYTHON": str(stack(session)),
         "COSYVOICE_PYTHON": str(environment(session, "cosyvoice")),
+        "CLIENTS_PYTHON": str(environment(session, "clients")),
     }
 
 

@@ -31,6 +31,7 @@ from services.errors import (
 from services.exchange import request_id
 from services.logging import request_id_var
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
+from services.openai.realtime import new_id
 from services.uvicorn_socket import UvicornSocket
 
 if TYPE_CHECKING:
@@ -82,9 +83,9 @@ def error_event(error: ServiceError, **more: object) -> str:
     `error` is OpenAI's error object, as in its realtime API; `message` beside it and `more` are
     where vLLM-Omni's clients look.
     """
-    fault = {"type": "error", "message": error.message, "error": fault_of(error), **more}
+    told = {"type": "error", "message": error.message, "error": fault_of(error), **more}
     # ASCII, since what a client sent and is told of may hold half of a surrogate pair.
-    return json.dumps(fault)
+    return json.dumps({**told, "event_id": new_id("event")})
 
 
 class WebSocket:

@@ -103,24 +103,31 @@ def parrot(
         for place, token in enumerate(said, start=2):
             projection[token] += 3.0 * position[place] / np.linalg.norm(position[place])
     spec.decoder.projection.weight = projection.astype(np.float32)
-    ids = [words.token_to_id(f"<|{language}|>") for language in languages]
-    spec.register_vocabulary(tokens)
+    heads = product(range(shape.layers // 2, shape.layers), range(shape.heads))
+    save(spec, folder, words, languages, heads)
+    return folder
+
+
+def save(
+    spec: Any,
+    folder: Path,
+    words: Tokenizer,
+    languages: Sequence[str],
+    heads: Iterable[tuple[int, int]],
+) -> None:
+    """Write a model as CTranslate2's converter does, and what faster-whisper reads beside it.
+
+    `heads` are those of the decoder, by layer, that look at the word they say.
+    """
+    spec.register_vocabulary(vocabulary(words))
     spec.config.suppress_ids = []
     spec.config.suppress_ids_begin = [words.token_to_id("<|endoftext|>")]
-    spec.config.lang_ids = ids
-    spec.config.alignment_heads = list(
-        product(range(shape.layers // 2, shape.layers), range(shape.heads))
-    )
+    spec.config.lang_ids = [words.token_to_id(f"<|{language}|>") for language in languages]
+    spec.config.alignment_heads = list(heads)
     spec.validate()
     spec.optimize()
     folder.mkdir(parents=True, exist_ok=True)
     spec.save(str(folder))
-    write_tokenizer(folder, words)
-    return folder
-
-
-def write_tokenizer(folder: Path, words: Tokenizer) -> None:
-    """Write what faster-whisper reads beside CTranslate2's own files."""
     words.save(str(folder / "tokenizer.json"))
     config = {"feature_size": MELS, "sampling_rate": 16_000, "hop_length": 160, "n_fft": 400}
     (folder / "preprocessor_config.json").write_text(json.dumps({**config, "chunk_length": 30}))

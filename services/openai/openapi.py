@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from services import __version__
 from services.openai.schemas import NAME, OBJECT, SCHEMAS, TEXT, open_object
+from services.openai.translation_schemas import TRANSLATION_SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,6 +50,18 @@ def _uploaded(summary: str, form: str, content: Json) -> Json:
 
 def _got(summary: str, content: Json, *parameters: str) -> Json:
     return {"get": _operation(summary, content, **_where(*parameters))}
+
+
+def _open_to_all(path: Json) -> Json:
+    return {"get": {**path["get"], "security": []}}
+
+
+def _sent_in_any_way(summary: str, schema: str, answer: str) -> Json:
+    """Return a path that takes JSON and both kinds of forms, and its key in the body as well."""
+    kinds = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
+    content = {kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}} for kind in kinds}
+    body = {"required": True, "content": content}
+    return {"post": _operation(summary, _ref(answer), requestBody=body)}
 
 
 def _removed(summary: str, content: Json, *parameters: str) -> Json:
@@ -152,14 +165,30 @@ PATHS: dict[str, Json] = {
 }
 """The paths of each role behind the front door."""
 
+TRANSLATION: Json = {
+    "/translate": _sent_in_any_way(
+        "Translate texts, in LibreTranslate's shape.", "TranslateBody", "Translated"
+    ),
+    "/detect": _sent_in_any_way(
+        "Tell the language of a text, in LibreTranslate's shape.", "DetectBody", "Detected"
+    ),
+    "/languages": _open_to_all(
+        _got("List the languages, in LibreTranslate's shape.", _ref("Languages"))
+    ),
+}
+"""The gateway's own paths where there is a chat backend."""
+
+SPEECH_TRANSLATION: Json = {
+    "/v1/audio/speech-translations": _uploaded(
+        "Say in another language what is said in a recording.", "SpeechTranslationForm", _AUDIO
+    ),
+}
+"""The gateway's own path where there are backends of all three roles."""
+
 _EVERYWHERE: Json = {
     "/v1/models": _got("List the models of every role.", _ref("ModelList")),
     "/v1/models/{model}": _got("Return one model.", _ref("Model"), "model"),
 }
-
-
-def _open_to_all(path: Json) -> Json:
-    return {"get": {**path["get"], "security": []}}
 
 
 def _health(summary: str, failing: str) -> Json:
@@ -182,6 +211,10 @@ def document(roles: Collection[str]) -> Json:
     paths = {**_EVERYWHERE, **_ABOUT_ITSELF}
     for role in roles:
         paths.update(PATHS.get(role, {}))
+    if "chat" in roles:
+        paths.update(TRANSLATION)
+    if {*PATHS} <= {*roles}:
+        paths.update(SPEECH_TRANSLATION)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -192,7 +225,7 @@ def document(roles: Collection[str]) -> Json:
         },
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": {**SCHEMAS, **TRANSLATION_SCHEMAS},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         # Either: a server without keys is open to all.

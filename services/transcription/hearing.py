@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.transcription")
 
+FIRST_SAMPLES: Final = SAMPLE_RATE_HZ
+"""How much of a piece has to be there before the engine is asked: of less it makes anything."""
+
 GUESS_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)
 """How much has to be new before the engine is asked again."""
 
@@ -174,7 +177,9 @@ class Hearing:
             self._room.set()
             if piece is None:
                 break
-            text, logprobs = await self._final(said, stable, piece)
+            if not piece.speech:  # a model makes words of silence
+                continue
+            text, logprobs = await self._final(said, stable, piece.samples)
             said.logprobs += logprobs
             if rest := text[len(stable.text) :]:
                 lead = "" if stable.text else gap(said.text, rest)
@@ -195,20 +200,21 @@ class Hearing:
     async def _guess(self, said: _Transcript, stable: StableText) -> None:
         """Say what is stable of the piece that comes, until it is complete."""
         item = said.item
-        seen = 0
+        before = seen = 0
         while True:
-            await item.until_grown(seen + GUESS_SAMPLES)
+            # What was said last is guessed at twice, and then no more until more is said.
+            await item.until_grown(max(seen + GUESS_SAMPLES, FIRST_SAMPLES), since=before)
             if item.complete:
                 return
             sound = item.sound()
-            seen = sound.size
+            before, seen = seen, sound.size
             guess = await self._unless_complete(said, stable, sound)
             if guess is None:
                 return
-            before = stable.text
+            is_first = not stable.text
             if new := stable.add(guess.text):
                 said.language = guess.language
-                lead = "" if before else gap(said.text, new)
+                lead = gap(said.text, new) if is_first else ""
                 await self._tell("delta", item, delta=lead + new)
 
     async def _unless_complete(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -30,6 +31,14 @@ _BEFORE_SPEECH: Final = SAMPLE_RATE_HZ
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Sound that is heard at once; `speech` false where nobody is heard in it."""
+
+    samples: Samples
+    speech: bool
+
+
 class Item:
     """A turn, from its first sound to its text.
 
@@ -50,16 +59,17 @@ class Item:
         self.samples = 0
         self.ended = False
         self.dropped = False
-        self._pieces: deque[Samples] = deque()
+        self._pieces: deque[Piece] = deque()
         self._open: list[Samples] = []
         self._open_size = 0
         self._energy = 0.0  # of what is open
+        self._speech = 0  # where in it somebody was heard last
         self._news = asyncio.Event()
 
     @property
     def held(self) -> int:
         """How many samples wait to be heard."""
-        return self._open_size + sum(piece.size for piece in self._pieces)
+        return self._open_size + sum(piece.samples.size for piece in self._pieces)
 
     @property
     def due(self) -> bool:
@@ -71,29 +81,31 @@ class Item:
         """Whether the piece that is heard now will not grow any more."""
         return self.ended or self.dropped or bool(self._pieces)
 
-    def add(self, samples: Samples) -> None:
-        """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`; best a fraction of a second."""
+    def add(self, samples: Samples, *, speech: bool) -> None:
+        """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`; best a fraction of a second.
+
+        `speech` is whether somebody speaks in it.
+        """
         self.samples += samples.size
         if self.dropped or not samples.size:
             return
+        if speech and not self.audible:
+            self.audible = True
+            self._begin(self.sound()[-_BEFORE_SPEECH:])
         self._open.append(samples)
         self._open_size += samples.size
         self._energy += float(np.square(samples).sum())
+        if speech:
+            self._speech = self._open_size
         if not self.audible:
             while self._open_size - self._open[0].size >= PIECE_SAMPLES:
                 self._open_size -= self._open.pop(0).size
         elif self._open_size >= SOUGHT_SAMPLES and (cut := self._pause()):
             sound = np.concatenate(self._open)
-            self._pieces.append(sound[:cut])
-            self._begin(sound[cut:].copy())
+            speech_after = self._speech - cut
+            self._pieces.append(Piece(sound[:cut], speech=self._speech > 0))
+            self._begin(sound[cut:].copy(), max(0, speech_after))
         self._news.set()
-
-    def speak(self) -> None:
-        """Note that somebody speaks from here on; of the silence before, a second is kept."""
-        if not self.audible:
-            self.audible = True
-            self._begin(self.sound()[-_BEFORE_SPEECH:])
-            self._news.set()
 
     def end(self) -> None:
         """Note that all of it is there."""
@@ -109,24 +121,27 @@ class Item:
 
     def sound(self) -> Samples:
         """Return the piece that is heard now, as far as it is there."""
-        return self._pieces[0] if self._pieces else np.concatenate([_NOTHING, *self._open])
+        return self._pieces[0].samples if self._pieces else np.concatenate([_NOTHING, *self._open])
 
-    def take(self) -> Samples | None:
+    def take(self) -> Piece | None:
         """Take away the piece that is heard now, once it is complete; None after the last."""
         if self._pieces:
             return self._pieces.popleft()
-        sound = self.sound()
+        piece = Piece(self.sound(), speech=self._speech > 0 or not self.audible)
         self._begin(_NOTHING)
-        return sound if sound.size else None
+        return piece if piece.samples.size else None
 
     async def until_due(self) -> None:
         """Wait until there is something to hear."""
         while not self.due:
             await self._changed()
 
-    async def until_grown(self, size: int) -> None:
-        """Wait until the piece that is heard now has `size` samples, or is complete."""
-        while not self.complete and self._open_size < size:
+    async def until_grown(self, size: int, since: int) -> None:
+        """Wait until the piece that is heard now has `size` samples, or is complete.
+
+        And until somebody has spoken in what came after `since` samples of it.
+        """
+        while not self.complete and (self._open_size < size or self._speech <= since):
             await self._changed()
 
     async def until_complete(self) -> None:
@@ -134,8 +149,8 @@ class Item:
         while not self.complete:
             await self._changed()
 
-    def _begin(self, sound: Samples) -> None:
-        self._open, self._open_size = [sound], sound.size
+    def _begin(self, sound: Samples, speech: int = 0) -> None:
+        self._open, self._open_size, self._speech = [sound], sound.size, speech
         self._energy = float(np.square(sound).sum())
 
     def _pause(self) -> int | None:

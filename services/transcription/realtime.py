@@ -258,7 +258,7 @@ class _Talk:
     async def _find_turns_anew(self, *, by_client: bool) -> None:
         """Begin with the session's way to find turns; what is under way goes on if it can."""
         if self._turns is not None and self._item is not None:
-            self._item.add(self._turns.cut())
+            self._item.add(self._turns.cut(), speech=False)
         if self._item is not None and self._session.turns is not None:
             if by_client and not self._item.audible:
                 self._forget(self._item)
@@ -299,7 +299,7 @@ class _Talk:
             elif self._item is None:
                 continue
             elif isinstance(event, Sound):
-                self._item.add(event.samples)
+                self._item.add(event.samples, speech=event.speech)
             elif isinstance(event, Stopped):
                 await self._send(
                     server_event(
@@ -316,10 +316,8 @@ class _Talk:
             return
         if self._item is None:
             self._item = self._begin(audible=False)
-        speech = max(self._detector.feed(samples), default=0.0)
-        if speech >= TURNS.threshold:
-            self._item.speak()
-        self._item.add(samples)
+        probability = max(self._detector.feed(samples), default=0.0)
+        self._item.add(samples, speech=probability >= TURNS.threshold)
 
     def _begin(self, *, audible: bool) -> Item:
         item = Item(self._session, audible=audible)
@@ -340,7 +338,7 @@ class _Talk:
         elif self._item is None:
             raise _nothing("nobody is speaking, and server_vad commits what is spoken")
         else:
-            self._item.add(self._turns.cut())
+            self._item.add(self._turns.cut(), speech=False)
         if self._item is not None:
             await self._commit(self._item)
 

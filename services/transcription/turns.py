@@ -34,9 +34,15 @@ class Started:
 
 @dataclass(frozen=True)
 class Sound:
-    """The turn's sound, float32 [N] at `SAMPLE_RATE_HZ`, in order and without a gap."""
+    """The turn's sound, float32 [N] at `SAMPLE_RATE_HZ`, in order and without a gap.
+
+    Attributes:
+        samples: the sound.
+        speech: whether somebody speaks in it.
+    """
 
     samples: Samples
+    speech: bool
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class TurnDetector:
         count = samples.size // VAD_FRAME_SAMPLES
         whole = count * VAD_FRAME_SAMPLES
         self._rest = samples[whole:]
-        begin = 0  # of the sound of this turn that was not yielded yet
+        begin, speech = 0, False  # of the sound of this turn that was not yielded yet
         for index, probability in enumerate(self._detector.feed(samples[:whole])):
             frame = slice(index * VAD_FRAME_SAMPLES, (index + 1) * VAD_FRAME_SAMPLES)
             if not self.speaking:
@@ -85,15 +91,17 @@ class TurnDetector:
                 padding = self._take_padding()
                 yield Started(_ms(self._at - padding.size))
                 if padding.size:
-                    yield Sound(padding)
-                begin = frame.start
+                    yield Sound(padding, speech=False)
+                begin, speech = frame.start, True
             self._at += VAD_FRAME_SAMPLES
-            if self._ends(probability):
+            ends = self._ends(probability)
+            speech = speech or not self._silent
+            if ends:
                 self.speaking = False
-                yield Sound(samples[begin : frame.stop])
+                yield Sound(samples[begin : frame.stop], speech)
                 yield Stopped(_ms(self._at))
         if self.speaking and begin < whole:
-            yield Sound(samples[begin:whole])
+            yield Sound(samples[begin:whole], speech)
 
     def cut(self) -> Samples:
         """End the turn under way here, without an event; return what it has had no frame for yet.

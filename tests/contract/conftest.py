@@ -38,7 +38,21 @@ if TYPE_CHECKING:
 KEY = "sk-made-for-the-test"
 MODEL = "fake-chat"
 FIELDS = frozenset(
-    ["model", "messages", "stream", "stream_options", "tools", "tool_choice", "n", "temperature"]
+    [
+        "chat_template_kwargs",
+        "logprobs",
+        "max_tokens",
+        "messages",
+        "model",
+        "n",
+        "seed",
+        "stream",
+        "stream_options",
+        "structured_outputs",
+        "temperature",
+        "tool_choice",
+        "tools",
+    ]
 )
 
 
@@ -92,6 +106,8 @@ class FakeChat:
             return
         last = messages[-1]
         words = str(last.get("content") if isinstance(last, dict) else last)
+        if guided := body.get("structured_outputs"):
+            words = guided["choice"][0]
         message: dict[str, Any] = {"role": "assistant", "content": words}
         if body.get("tools"):
             call = {"name": body["tools"][0]["function"]["name"], "arguments": '{"city": "Bonn"}'}

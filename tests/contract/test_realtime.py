@@ -91,8 +91,8 @@ async def test_text_comes_while_sound_is_sent_and_is_what_the_sdk_expects(
         assert updated.session.audio.input.transcription.model == "gpt-4o-transcribe"
         assert updated.session.audio.input.turn_detection.silence_duration_ms == 400
         fresh.ear.requests.clear()
-        await speak(connection, "|" * 8)
-        for begin in range(0, len(TEXT), 5):
+        await speak(connection, "|" * 8 + TEXT[:5])
+        for begin in range(5, len(TEXT), 5):
             asked = len(fresh.ear.requests)
             await speak(connection, TEXT[begin : begin + 5])
             async with asyncio.timeout(5):

@@ -53,12 +53,19 @@ IMAGES = [block for block in COMMANDS if _is_about_images(block)]
 
 
 def _hears(block: Block) -> bool:
-    return re.search(r"audio[./]trans", block.text) is not None
+    return re.search(r"audio[./]trans|\.realtime\b", block.text) is not None
+
+
+def _translates(block: Block) -> bool:
+    return re.search(r"3000/translate|LibreTranslate|speech-translations", block.text) is not None
 
 
 EXAMPLES = [
-    block for block in COMMANDS if _asks_a_server(block) and not (_clones(block) or _hears(block))
+    block
+    for block in COMMANDS
+    if _asks_a_server(block) and not (_clones(block) or _hears(block) or _translates(block))
 ]
+TRANSLATING = [block for block in COMMANDS if _asks_a_server(block) and _translates(block)]
 HEARING = [block for block in COMMANDS if _asks_a_server(block) and _hears(block)]
 CLONING = [block for block in COMMANDS if _asks_a_server(block) and _clones(block)]
 

@@ -24,6 +24,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import VERBS
+from services.audio.decode import decode
+from services.audio.pcm import to_bytes
 from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
@@ -36,7 +38,8 @@ from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription.engines.fake import FakeEngine
-from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from services.transcription.realtime import RealtimeSocket
+from services.transcription.routes import ADMITTED, OPENAI_MODELS, PATHS, TranscriptionApp
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
@@ -44,14 +47,16 @@ from tests.docs.examples import (
     HEARING,
     IMAGES,
     SERVER,
+    TRANSLATING,
     check_example,
     held,
     run,
     run_example,
 )
 from tests.docs.pages import ROOT
-from tests.hearing_app import recording
+from tests.hearing_app import recording, said
 from tests.speech_app import RECORDING
+from tests.translating_app import TranslatingChat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -79,6 +84,7 @@ def _registers(block: Block) -> bool:
 
 asking = pytest.mark.parametrize("block", EXAMPLES, ids=str)
 hearing = pytest.mark.parametrize("block", HEARING, ids=str)
+translating = pytest.mark.parametrize("block", TRANSLATING, ids=str)
 cloning = pytest.mark.parametrize("block", CLONING, ids=str)
 starting = pytest.mark.parametrize("block", list(filter(_starts_a_server, COMMANDS)), ids=str)
 
@@ -117,8 +123,30 @@ async def test_example_that_hears_prints_what_is_said(
     if block.text.startswith("curl ") and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     (tmp_path / "hello.wav").write_bytes(recording("hello there"))
+    (tmp_path / "hello.pcm").write_bytes(to_bytes(said("hello there", 24_000)))
     async with _speech("espeak", tmp_path) as speech:
         assert "hello there" in await run_example(block, await _stack(serve, speech), tmp_path)
+
+
+@translating
+async def test_example_that_translates_gives_the_translation(
+    block: Block, tmp_path: Path, serve: Callable[..., Awaitable[str]]
+) -> None:
+    if block.text.startswith("curl ") and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (tmp_path / "hello.wav").write_bytes(recording("good morning"))
+    chat = TranslatingChat()
+    chat.language = "English"
+    async with _speech("fake", tmp_path) as speech:
+        url = await _stack(serve, speech, chat)
+        said = await run_example(block, url, tmp_path)
+    spoken = re.search(r"[\w-]+\.mp3|spoken\.wav", block.text)
+    if spoken:
+        samples = decode((tmp_path / spoken[0]).read_bytes(), sample_rate_hz=16_000)
+        assert samples.size == pytest.approx(1.2 * 16_000, rel=0.1)
+    if not spoken or "print" in block.text:
+        assert "GOOD" in said
+        assert "MORNING" in said
 
 
 @starting
@@ -155,7 +183,7 @@ def test_every_block_is_tested() -> None:
         block.text
         for block in COMMANDS
         if not (
-            block in [*EXAMPLES, *CLONING, *HEARING, *IMAGES]
+            block in [*EXAMPLES, *CLONING, *HEARING, *TRANSLATING, *IMAGES]
             or _starts_a_server(block)
             or _only_names_a_session(block)
         )
@@ -208,10 +236,12 @@ def _chat() -> Starlette:
     return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
 
 
-async def _stack(serve: Callable[..., Awaitable[str]], speech: Shell) -> str:
+async def _stack(
+    serve: Callable[..., Awaitable[str]], speech: Shell, chat: Callable[..., Any] | None = None
+) -> str:
     """Return the URL of a gateway before chat and `speech`, once both are ready."""
     backends = {
-        "chat": [await serve(_chat())],
+        "chat": [await serve(chat or _chat())],
         "speech": [await serve(speech)],
         "transcription": [await serve(await _ears())],
     }
@@ -233,6 +263,7 @@ async def _ears() -> Shell:
             asgi=TranscriptionApp(engine),
             paths=PATHS,
             admitted=ADMITTED,
+            sockets=dict.fromkeys(sockets.TRANSCRIPTION, RealtimeSocket(engine, OPENAI_MODELS)),
             limits=GatewaySettings().limits,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),

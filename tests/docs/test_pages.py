@@ -101,7 +101,8 @@ def test_every_architecture_page_and_decision_is_linked() -> None:
 
 def test_readme_names_every_path_of_the_front_door() -> None:
     readme = " ".join(codes(ROOT / "README.md"))
-    shell = gateway.build(GatewaySettings(), {"chat": ["http://a"], "speech": ["http://b"]})
+    backends = {role: ["http://a"] for role in gateway.ROUTES}
+    shell = gateway.build(GatewaySettings(), backends)
     for path in [*shell.paths, "/livez", "/readyz", "/metrics"]:
         assert re.sub(r"\{\*?\}", "{id}", path) in readme
 
@@ -143,4 +144,5 @@ def _sources() -> str:
     # What the pages name of others' interfaces.
     theirs = "on_deployment to_asgi prometheus_client RequestResponseCycle compare_digest"
     theirs += " inference_bistream extra_body dockerfile_template"
+    theirs += " OpenAISTTService OpenAIRealtimeSTTService semantic_vad base_url"
     return "\n".join([theirs, *(path.read_text(encoding="utf-8") for path in files)])

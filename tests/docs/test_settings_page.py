@@ -28,6 +28,7 @@ _SECTIONS = {
     "transcription": "Transcription",
     "transcription.faster_whisper": "Transcription: the engine faster_whisper",
     "gateway": "Gateway",
+    "gateway.translation": "Gateway: translation",
     "log": "Logging",
 }
 _INTRO = """\

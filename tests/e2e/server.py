@@ -46,6 +46,13 @@ def cosyvoice_python() -> Path | None:
     return path if path.exists() else None
 
 
+def clients_python() -> Path | None:
+    """Return the Python of the environment with clients that are no part of the tests' own."""
+    given = os.environ.get("CLIENTS_PYTHON")
+    path = Path(given) if given else NOX_STACK.parents[2] / "clients" / "bin" / "python"
+    return path if path.exists() else None
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

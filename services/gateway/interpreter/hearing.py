@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from services.gateway.calls import Caller
-    from services.openai.forms import Upload
 
 PATH: Final = "/v1/audio/transcriptions"
 
@@ -30,13 +29,13 @@ class Hearing:
     """What to hear, and how.
 
     Attributes:
-        file: the recording.
+        recording: the file.
         model: what hears.
         language: Whisper's code; None to detect it.
         prompt: as in audio/transcriptions.
     """
 
-    file: Upload
+    recording: bytes
     model: str
     language: str | None = None
     prompt: str = ""
@@ -56,7 +55,7 @@ async def hear(caller: Caller, hearing: Hearing, tally: Tally) -> AsyncGenerator
         "language": hearing.language,
         "prompt": hearing.prompt,
     }
-    boundary, body = _form({name: text for name, text in texts.items() if text}, hearing.file)
+    boundary, body = _form({name: text for name, text in texts.items() if text}, hearing.recording)
     question = Question(
         "transcription",
         PATH,
@@ -93,7 +92,7 @@ def _tokens(event: Mapping[str, Any]) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def _form(texts: Mapping[str, str], file: Upload) -> tuple[str, bytes]:
+def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, bytes]:
     """Return a boundary, and the form as multipart/form-data (RFC 7578) with it."""
     boundary = secrets.token_hex(16)  # 128 random bits are in no recording
     parts = [
@@ -105,4 +104,4 @@ def _form(texts: Mapping[str, str], file: Upload) -> tuple[str, bytes]:
         b'--%b\r\ncontent-disposition: form-data; name="file"; filename="recording"\r\n'
         b"content-type: application/octet-stream\r\n\r\n" % boundary.encode()
     )
-    return boundary, b"".join([*parts, head, file.data, b"\r\n--%b--\r\n" % boundary.encode()])
+    return boundary, b"".join([*parts, head, recording, b"\r\n--%b--\r\n" % boundary.encode()])

@@ -74,7 +74,7 @@ class SpeechTranslationRoutes:
         with fields_named({"model": "speech_model"}):
             speaks = caller.card("speech", fields.speech_model)["id"]
         hears = caller.card("transcription", fields.model)["id"]
-        recording = form.file("file")
+        recording = form.file("file").data
         tally = Tally()
         voice: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         if fields.consent is None:
@@ -86,7 +86,7 @@ class SpeechTranslationRoutes:
                 segments = piped(stages, hear(caller, hearing, tally), _AHEAD)
                 if fields.consent is not None:
                     segments = piped(
-                        stages, sampled(segments, recording.data, fields.consent, voice), _AHEAD
+                        stages, sampled(segments, recording, fields.consent, voice), _AHEAD
                     )
                 sentences = piped(stages, into_sentences(segments), _AHEAD)
                 translated = piped(

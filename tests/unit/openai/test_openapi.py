@@ -10,8 +10,12 @@ from pydantic import SecretStr
 from services.audio.encode import MEDIA_TYPES
 from services.gateway import app
 from services.gateway.app import MODELS, OPENAPI, ROUTES
-from services.openai.openapi import PATHS, document
+from services.gateway.interpreter.schema import SpeechTranslationFields
+from services.gateway.translation.schema import DetectBody, TranslateBody
+from services.openai import paths
+from services.openai.openapi import PATHS, SPEECH_TRANSLATION, TRANSLATION, document
 from services.openai.schemas import FORMS, SCHEMAS, SPEECH_BODY
+from services.openai.translation_schemas import TRANSLATION_SCHEMAS
 from services.sections import GatewaySettings
 from services.shell import Shell
 from services.speech.schema import (
@@ -37,6 +41,24 @@ def test_the_documents_paths_and_methods_are_the_routes(role: str) -> None:
         template(path): {method.upper() for method in item} for path, item in PATHS[role].items()
     }
     assert documented == {path: set(methods) - {"HEAD"} for path, methods in ROUTES[role].items()}
+
+
+@pytest.mark.parametrize(
+    ("documented", "routes"),
+    [(TRANSLATION, paths.TRANSLATION), (SPEECH_TRANSLATION, paths.SPEECH_TRANSLATION)],
+)
+def test_the_gateways_own_paths_are_documented(documented: Any, routes: Any) -> None:
+    assert {path: {method.upper() for method in item} for path, item in documented.items()} == {
+        path: set(methods) - {"HEAD"} for path, methods in routes.items()
+    }
+
+
+@pytest.mark.parametrize("roles", [["speech"], ["chat"], ["chat", "speech"], [*ROUTES]])
+def test_what_is_documented_is_what_the_door_opens(roles: list[str]) -> None:
+    shell = app.build(GatewaySettings(), {role: ["http://127.0.0.1:1"] for role in roles})
+    health = {"/livez", "/readyz", "/metrics"}
+    opened = {path.replace("{*}", "{}") for path in shell.paths} | health
+    assert {template(path) for path in document(roles)["paths"]} == opened
 
 
 def test_the_rest_are_models_health_and_the_document_itself() -> None:
@@ -67,6 +89,13 @@ def test_the_speech_body_is_the_schema_that_is_enforced() -> None:
     assert plain(enforced, enforced["$defs"]) == SPEECH_BODY
 
 
+@pytest.mark.parametrize(
+    ("name", "model"), [("TranslateBody", TranslateBody), ("DetectBody", DetectBody)]
+)
+def test_the_bodies_to_translate_are_the_schemas_that_are_enforced(name: str, model: Any) -> None:
+    assert plain(model.model_json_schema(), {}) == TRANSLATION_SCHEMAS[name]
+
+
 def bare(schema: Any) -> Any:
     """Return a schema whose fields may be left out, but not be null: forms know no null."""
     if isinstance(schema, dict) and "anyOf" in schema:
@@ -81,6 +110,7 @@ def bare(schema: Any) -> Any:
         ("ConversionForm", ConversionFields, {"file", "ref_audio"}),
         ("VoiceForm", VoiceFields, {"audio_sample"}),
         ("ConsentForm", ConsentFields, {"recording"}),
+        ("SpeechTranslationForm", SpeechTranslationFields, {"file"}),
         ("TranscriptionForm", TranscriptionFields, {"file"}),
         ("TranslationForm", TranslationFields, {"file"}),
     ],
@@ -89,17 +119,21 @@ def test_the_forms_are_the_fields_that_are_read(form: str, model: Any, files: se
     enforced = model.model_json_schema()
     enforced = plain(enforced, enforced.get("$defs", {}))
     texts = {name: bare(one) for name, one in enforced["properties"].items()}
-    documented = {name: one for name, one in FORMS[form]["properties"].items() if name not in files}
+    known = {**FORMS, **TRANSLATION_SCHEMAS}[form]
+    documented = {name: one for name, one in known["properties"].items() if name not in files}
     assert texts == documented
-    assert files <= set(FORMS[form]["properties"])
-    assert set(enforced.get("required", ())) <= set(FORMS[form]["required"])
+    assert files <= set(known["properties"])
+    assert set(enforced.get("required", ())) <= set(known["required"])
 
 
 def test_the_new_name_of_a_consent_is_the_schema_that_is_enforced() -> None:
     assert plain(ConsentName.model_json_schema(), {}) == SCHEMAS["ConsentName"]
 
 
-@pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/audio/voice-conversion"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/audio/speech", "/v1/audio/voice-conversion", "/v1/audio/speech-translations"],
+)
 def test_the_audio_types_are_the_encoders(path: str) -> None:
     content = WHOLE["paths"][path]["post"]["responses"]["200"]["content"]
     assert set(content) == {*MEDIA_TYPES.values(), "text/event-stream"}

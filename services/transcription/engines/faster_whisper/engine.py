@@ -41,7 +41,7 @@ log = logging.getLogger("bentovox.transcription")
 
 _LIBRARIES: Final = ("faster_whisper", "ctranslate2", "onnxruntime")
 _RETRY_S: Final = 10.0
-_ONLY_TRANSCRIBE: Final = ("turbo", "distil")
+_ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
 
 
@@ -96,7 +96,7 @@ class FasterWhisperEngine:
         model = self._loading.model
         can = model.is_multilingual if model else True
         return can and not any(
-            part in name.lower() for name in self.models for part in (".en", *_ONLY_TRANSCRIBE)
+            part in Path(name).name.lower() for name in self.models for part in _ONLY_TRANSCRIBE
         )
 
     @property

@@ -77,6 +77,9 @@ class Hearing:
                     if window is None:
                         break
                     features = self._features(window.samples)
+                    if not features.shape[1]:  # less than a hundredth of a second
+                        self._room.release()
+                        continue
                     with self._lock:
                         self._timelines[index] = window.timeline
                     self._lane.put(Job(self, features, index))

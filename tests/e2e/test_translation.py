@@ -1,0 +1,174 @@
+"""Translation through real processes: texts by the real vLLM, speech by the roles' fakes.
+
+The demo model cannot translate: of what it says only the shape is looked at. What speech comes to
+is foreseen, as a chat backend translates by rule, and the fake engines speak and hear tones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from libretranslatepy import LibreTranslateAPI
+
+from services.gateway.translation.languages import NAMES
+from services.transcription.engines.fake import _characters
+from tests.e2e.server import Server, eventually
+from tests.hearing_app import recording
+from tests.translating_app import TranslatingChat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PATH = "/v1/audio/speech-translations"
+TALK = "hello there||||||||||how are you"
+PAGE = "<html><p class='a'>Hello <b>you</b> &amp; all</p><script>let a = 1</script></html>"
+
+
+# Texts, by the demo model
+
+
+def test_libretranslates_client_gets_answers_of_its_shape(stack: Server) -> None:
+    client = LibreTranslateAPI(stack.url)
+    said = client.translate("Good morning!", "en", "de", timeout=60)
+    assert isinstance(said, str)
+    assert said
+    assert said == client.translate("Good morning!", "en", "de", timeout=60)
+    (found,) = client.detect("Guten Morgen!", timeout=60)
+    assert found["language"] in NAMES
+    assert 0 < found["confidence"] <= 100
+    assert {one["code"] for one in client.languages(timeout=60)} == {*NAMES}
+
+
+def test_a_list_is_detected_and_translated_with_alternatives(stack: Server) -> None:
+    body = {"q": ["Hello.", " What is Bentovox?\n"], "source": "auto", "target": "nl"}
+    answer = httpx.post(f"{stack.url}/translate", json={**body, "alternatives": 2}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    first, second = told["translatedText"]
+    assert first.strip() == first
+    assert re.fullmatch(r" \S.*\n", second, re.DOTALL)
+    assert {one["language"] for one in told["detectedLanguage"]} <= {*NAMES}
+    assert all(len(one) <= 2 for one in told["alternatives"])
+
+
+def test_markup_survives_a_model_that_cannot_translate(stack: Server) -> None:
+    body = {"q": PAGE, "source": "en", "target": "de", "format": "html"}
+    said = httpx.post(f"{stack.url}/translate", json=body, timeout=60).json()["translatedText"]
+    assert re.findall(r"<[^>]*>", said) == re.findall(r"<[^>]*>", PAGE)
+    assert "<script>let a = 1</script>" in said
+
+
+# Speech, by processes of all roles
+
+
+@contextmanager
+def _served(chat: TranslatingChat) -> Iterator[str]:
+    config = uvicorn.Config(chat, port=0, log_config=None, access_log=False, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    try:
+        eventually(lambda: server.started, 20, "the chat backend listens")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@dataclass(frozen=True)
+class Rig:
+    chat: TranslatingChat
+    speech: Server
+    door: Server
+
+
+def ask(text: str, **fields: str) -> dict[str, Any]:
+    files = {"file": ("talk.wav", recording(text), "audio/wav")}
+    return {"files": files, "data": {"language": "de", **fields}, "timeout": 60}
+
+
+@pytest.fixture(scope="module")
+def rig(home: Path) -> Iterator[Rig]:
+    chat = TranslatingChat()
+    with ExitStack() as stack:
+        url = stack.enter_context(_served(chat))
+        speech = Server(home, "services.speech.service:Speech", BENTOVOX_SPEECH__ENGINE="fake")
+        stack.enter_context(speech)
+        hearing = Server(
+            home,
+            "services.transcription.service:Transcription",
+            BENTOVOX_TRANSCRIPTION__ENGINE="fake",
+        )
+        stack.enter_context(hearing)
+        door = Server(
+            home,
+            "services.gateway.service:Gateway",
+            BENTOVOX_GATEWAY__CHAT=json.dumps([url]),
+            BENTOVOX_GATEWAY__SPEECH=json.dumps([speech.url]),
+            BENTOVOX_GATEWAY__TRANSCRIPTION=json.dumps([hearing.url]),
+        )
+        stack.enter_context(door)
+        yield Rig(chat, speech, door)
+
+
+def heard(pcm: bytes) -> str:
+    """Return what the fake ear hears: of 24 kHz every third sample twice is 16 kHz."""
+    samples = np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768
+    at_16_khz = np.interp(np.arange(0, samples.size, 1.5), np.arange(samples.size), samples)
+    return "".join(one or " " for one in _characters([at_16_khz.astype(np.float32)]))
+
+
+def test_a_recording_is_heard_translated_and_spoken(rig: Rig) -> None:
+    answer = httpx.post(rig.door.url + PATH, **ask(TALK, response_format="pcm"))
+    assert answer.status_code == 200, answer.text
+    assert heard(answer.content) == "HELLO THEREHOW ARE YOU"
+
+
+def test_events_come_sentence_by_sentence(rig: Rig) -> None:
+    asked = ask(TALK, response_format="pcm", stream_format="sse")
+    answer = httpx.post(rig.door.url + PATH, **asked)
+    told = [json.loads(line[6:]) for line in answer.text.splitlines() if line]
+    assert [event["delta"] for event in told if "delta" in event] == [
+        "hello there",
+        "HELLO THERE",
+        " how are you",
+        " HOW ARE YOU",
+    ]
+    sound = [base64.b64decode(event["audio"]) for event in told if "audio" in event]
+    assert heard(b"".join(sound)) == "HELLO THEREHOW ARE YOU"
+    assert told[-1]["type"] == "speech.audio.done"
+
+
+def test_a_voice_that_dies_leaves_no_silent_end_and_the_door_serves_on(rig: Rig) -> None:
+    say = rig.chat.say
+    rig.chat.say = lambda text: (text + " ").upper() * 360  # more sound than sockets hold
+    asked = ask("||||||||||".join(["abcdefghij"] * 9), response_format="wav")
+    try:
+        with httpx.stream("POST", rig.door.url + PATH, **asked) as answer:
+            assert answer.status_code == 200
+            pieces = answer.iter_raw()
+            next(pieces)
+            rig.speech.worker("speech").kill()
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                for _ in pieces:
+                    pass
+    finally:
+        rig.chat.say = say
+
+    def works() -> bool:
+        again = httpx.post(rig.door.url + PATH, **ask(TALK, response_format="pcm"))
+        return again.status_code == 200 and heard(again.content) == "HELLO THEREHOW ARE YOU"
+
+    eventually(works, 60, "the voice is back")

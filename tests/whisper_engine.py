@@ -1,0 +1,32 @@
+"""The faster-whisper engine on a model that tests made, started and ready."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from services.transcription.engines.registry import create_engine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from services.transcription.engines.faster_whisper.engine import FasterWhisperEngine
+
+
+@asynccontextmanager
+async def whisper_engine(folder: Path, **options: Any) -> AsyncIterator[FasterWhisperEngine]:
+    """Yield an engine that is ready, on the CPU; it is closed afterwards."""
+    engine: Any = create_engine(
+        "faster_whisper", model=str(folder), device="cpu", threads=1, **options
+    )
+    await engine.start()
+    try:
+        async with asyncio.timeout(60):
+            while not engine.ready:
+                assert not engine.settled, engine.status
+                await asyncio.sleep(0.01)
+        yield engine
+    finally:
+        await engine.close()
