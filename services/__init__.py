@@ -1,3 +1,3 @@
-"""Bentovox: chat and speech behind one OpenAI-compatible front door."""
+"""Bentovox: chat, speech and transcription behind one OpenAI-compatible front door."""
 
 __version__ = "0.1.0"
