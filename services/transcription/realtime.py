@@ -8,6 +8,8 @@ The client sends
     {"type": "input_audio_buffer.commit"}              ends a turn; with server_vad, early
     {"type": "input_audio_buffer.clear"}               forgets the turn under way
 
+(or transcription_session.update, from clients that were written for the beta)
+
 and gets session.created, session.updated, for each turn
 
     input_audio_buffer.speech_started, .speech_stopped           with server_vad
@@ -26,17 +28,11 @@ that nothing came for too long).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
-from services.audio.live import LIVE_RATE_HZ, LiveDecoder
-from services.errors import (
-    DeadlineError,
-    InvalidRequestError,
-    ServiceError,
-    UnavailableError,
-)
+from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
 from services.openai.inbox import Inbox
 from services.openai.models import Models
 from services.openai.realtime import (
@@ -52,18 +48,16 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
-from services.transcription.engines.protocol import SAMPLE_RATE_HZ
+from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
 from services.transcription.hearing import Hearing
-from services.transcription.item import Item
-from services.transcription.session import TURNS, Session, SessionUpdate, updated
-from services.transcription.turns import Sound, Started, Stopped, TurnDetector
+from services.transcription.intake import Intake
+from services.transcription.session import Session, SessionUpdate, updated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from starlette.types import Receive, Scope, Send
 
-    from services.audio.pcm import Samples
     from services.openai.realtime import ClientEvent
     from services.transcription.engines.protocol import TranscriptionEngine
 
@@ -73,11 +67,11 @@ IDLE_S: Final = 300.0
 TURN_S: Final = 30.0
 """A client that sends nothing for so long in the middle of a turn loses its slot."""
 
-LEAST_MS: Final = 100
-"""What `input_audio_buffer.commit` needs: OpenAI's bound."""
-
-_STEP_S: Final = 0.25  # of an append that is taken in at once: a few milliseconds of work
-_EVENTS: Final[dict[str, type[ClientEvent]]] = {"session.update": SessionUpdate, **BUFFER_EVENTS}
+_EVENTS: Final[dict[str, type[ClientEvent]]] = {
+    "session.update": SessionUpdate,
+    "transcription_session.update": BetaUpdate,
+    **BUFFER_EVENTS,
+}
 
 
 def _untold(_seconds: float) -> None:
@@ -142,7 +136,7 @@ def _wanted(scope: Scope, models: Models) -> str:
 
 
 class _Talk:
-    """One connection: what is said on it, and the turn that is under way."""
+    """One connection: what is said on it, and when it ends."""
 
     def __init__(
         self, socket: RealtimeSocket, session: Session, inbox: Inbox, scope: Scope, send: Send
@@ -155,13 +149,7 @@ class _Talk:
         self._hearing = Hearing(
             socket.engine, self._send, scope["bentovox.slot"], socket.on_audio_seconds
         )
-        self._session = session
-        self._decoder = LiveDecoder(session.live_format, SAMPLE_RATE_HZ)
-        self._taken = 0  # samples of the whole session
-        self._detector = socket.engine.detector()  # of speech where the client commits
-        self._turns = self._fresh_turns()
-        self._item: Item | None = None
-        self._previous: str | None = None
+        self._intake = Intake(socket.engine, session, self._hearing, self._send)
 
     async def run(self) -> None:
         """Serve the session until the server ends, or it cannot go on.
@@ -189,16 +177,13 @@ class _Talk:
     async def _listen(self) -> ServiceError | None:
         """Take what the client says; return why no more is taken, None when the server ends."""
         fault: ServiceError | None = None
-        await self._send(server_event("session.created", session=self._session.shown()))
+        await self._send(server_event("session.created", session=self._intake.session.shown()))
         try:
             while (said := await self._said()) is not None:
                 await self._answer(said)
         except DeadlineError as error:
             fault = error
-        if self._item is not None and self._item.audible:
-            await self._commit(self._item)
-        elif self._item is not None:
-            self._forget(self._item)
+        await self._intake.finish()
         return fault
 
     async def _said(self) -> str | bytes | None:
@@ -207,7 +192,7 @@ class _Talk:
         Raises:
             DeadlineError: nothing came for too long.
         """
-        limit_s = TURN_S if self._item is not None and self._item.audible else IDLE_S
+        limit_s = TURN_S if self._intake.speaking else IDLE_S
         said = asyncio.ensure_future(self._inbox.next())
         draining = asyncio.ensure_future(self._draining.wait())
         try:
@@ -234,152 +219,24 @@ class _Talk:
 
     async def _do(self, event: ClientEvent) -> None:
         if isinstance(event, AppendEvent):
-            await self._append(event.data())
+            await self._intake.append(event.data())
         elif isinstance(event, CommitEvent):
-            await self._end_turn()
+            await self._intake.commit()
         elif isinstance(event, ClearEvent):
-            await self._clear()
+            await self._intake.clear()
         elif isinstance(event, SessionUpdate):
-            await self._update(event)
-
-    async def _update(self, event: SessionUpdate) -> None:
-        before = self._session
-        session = updated(before, event.session, self._engine, self._models)
-        if session.live_format != before.live_format:
-            await self._take(self._decoder.finish())
-            self._decoder = LiveDecoder(session.live_format, SAMPLE_RATE_HZ)
-        self._session = session
-        if session.turns != before.turns:
-            await self._find_turns_anew(by_client=before.turns is None)
-        if self._item is not None and not self._item.audible:
-            self._item.session = session
-        await self._send(server_event("session.updated", session=session.shown()))
-
-    async def _find_turns_anew(self, *, by_client: bool) -> None:
-        """Begin with the session's way to find turns; what is under way goes on if it can."""
-        if self._turns is not None and self._item is not None:
-            self._item.add(self._turns.cut(), speech=False)
-        if self._item is not None and self._session.turns is not None:
-            if by_client and not self._item.audible:
-                self._forget(self._item)
-            else:
-                await self._commit(self._item)
-        self._detector = self._engine.detector()
-        self._turns = self._fresh_turns()
-
-    def _fresh_turns(self) -> TurnDetector | None:
-        turns = self._session.turns
-        return None if turns is None else TurnDetector(self._engine.detector(), turns, self._taken)
-
-    async def _append(self, data: bytes) -> None:
-        """Take in sound, no faster than it can be heard."""
-        frame = 2 if self._session.live_format == "audio/pcm" else 1
-        step = int(LIVE_RATE_HZ[self._session.live_format] * _STEP_S) * frame
-        for begin in range(0, len(data), step):
-            await self._take(self._decoder.feed(data[begin : begin + step]))
-            await self._hearing.room()
-            if len(data) > step:
-                await asyncio.sleep(0)  # others talk too
-
-    async def _take(self, samples: Samples) -> None:
-        self._taken += samples.size
-        if self._turns is None:
-            self._keep(samples)
-            return
-        for event in self._turns.feed(samples):
-            if isinstance(event, Started):
-                item = self._item = self._begin(audible=True)
-                await self._send(
-                    server_event(
-                        "input_audio_buffer.speech_started",
-                        audio_start_ms=event.start_ms,
-                        item_id=item.id,
-                    )
+            session = updated(self._intake.session, event.session, self._engine, self._models)
+            await self._intake.follow(session)
+            await self._send(server_event("session.updated", session=session.shown()))
+        elif isinstance(event, BetaUpdate):
+            with named_as_in_the_beta():
+                session = updated(
+                    self._intake.session, event.session.now(), self._engine, self._models
                 )
-            elif self._item is None:
-                continue
-            elif isinstance(event, Sound):
-                self._item.add(event.samples, speech=event.speech)
-            elif isinstance(event, Stopped):
-                await self._send(
-                    server_event(
-                        "input_audio_buffer.speech_stopped",
-                        audio_end_ms=event.end_ms,
-                        item_id=self._item.id,
-                    )
-                )
-                await self._commit(self._item)
-
-    def _keep(self, samples: Samples) -> None:
-        """Keep sound for the client's commit."""
-        if not samples.size:
-            return
-        if self._item is None:
-            self._item = self._begin(audible=False)
-        probability = max(self._detector.feed(samples), default=0.0)
-        self._item.add(samples, speech=probability >= TURNS.threshold)
-
-    def _begin(self, *, audible: bool) -> Item:
-        item = Item(self._session, audible=audible)
-        self._hearing.begin(item)
-        return item
-
-    async def _end_turn(self) -> None:
-        """End the turn here, as the client wishes."""
-        if self._turns is None:
-            rest = self._decoder.finish()
-            self._taken += rest.size
-            self._keep(rest)
-            heard_ms = self._item.samples * 1000 // SAMPLE_RATE_HZ if self._item is not None else 0
-            if heard_ms < LEAST_MS:
-                raise _nothing(
-                    f"the buffer has {heard_ms} ms of sound, at least {LEAST_MS} are needed"
-                )
-        elif self._item is None:
-            raise _nothing("nobody is speaking, and server_vad commits what is spoken")
-        else:
-            self._item.add(self._turns.cut(), speech=False)
-        if self._item is not None:
-            await self._commit(self._item)
-
-    async def _clear(self) -> None:
-        self._taken += self._decoder.finish().size
-        if self._turns is not None:
-            self._turns.cut()
-        if self._item is not None:
-            self._forget(self._item)
-        await self._send(server_event("input_audio_buffer.cleared"))
-
-    async def _commit(self, item: Item) -> None:
-        """Tell that the item is whole, and have its text made."""
-        about = {"previous_item_id": self._previous, "item_id": item.id}
-        await self._send(server_event("input_audio_buffer.committed", **about))
-        for kind in ("conversation.item.added", "conversation.item.done"):
-            shown = _shown(item)
-            await self._send(server_event(kind, previous_item_id=self._previous, item=shown))
-        self._previous = item.id
-        self._item = None
-        item.end()
-
-    def _forget(self, item: Item) -> None:
-        self._item = None
-        self._hearing.drop(item)
+            await self._intake.follow(replace(session, beta=True))
+            await self._send(
+                server_event("transcription_session.updated", session=shown_in_the_beta(session))
+            )
 
     async def _send(self, text: str) -> None:
         await self._sending({"type": "websocket.send", "text": text})
-
-
-def _nothing(why: str) -> InvalidRequestError:
-    return InvalidRequestError(f"nothing to commit: {why}", code="input_audio_buffer_commit_empty")
-
-
-def _shown(item: Item) -> dict[str, object]:
-    """Return an item as OpenAI has a user's message."""
-    return {
-        "id": item.id,
-        "object": "realtime.item",
-        "type": "message",
-        "status": "completed",
-        "role": "user",
-        "content": [{"type": "input_audio", "transcript": None}],
-    }

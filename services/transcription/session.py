@@ -101,6 +101,7 @@ class Session:
         language: as in `TranscriptionRequest`, likewise `languages`, `prompt` and `keywords`.
         turns: how turns are found; None where the client commits them itself.
         logprobs: whether the final text comes with them.
+        beta: whether the client was written for the beta; see `services.transcription.beta`.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Session:
     keywords: tuple[str, ...] = ()
     turns: Cutting | None = TURNS
     logprobs: bool = False
+    beta: bool = False
 
     def shown(self) -> dict[str, object]:
         """Return OpenAI's session object."""

@@ -92,6 +92,13 @@ def test_a_turn_that_is_cut_off_goes_on_as_another_without_its_sound() -> None:
     assert len(sound) == VAD_FRAME_SAMPLES
 
 
+def test_silence_that_is_cut_off_is_no_padding() -> None:
+    detector = TurnDetector(Told(), TURNS)
+    assert list(detector.feed(frames(0, 0, 0, 0))) == []
+    assert detector.cut().size == 0
+    assert turns(list(detector.feed(frames(0, 1))))[0][0] == 4 * FRAME_MS
+
+
 def test_times_count_from_the_beginning_of_the_session() -> None:
     detector = TurnDetector(Told(), TURNS, 16_000)
     assert next(iter(detector.feed(frames(1)))) == Started(1000)

@@ -1,0 +1,108 @@
+"""Live sessions on the real engine: Silero hears espeak-ng's speech, a made Whisper says its text."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from services.audio.pcm import to_bytes
+from services.audio.resample import Resampler
+from services.speech.engines.protocol import SynthesisRequest
+from tests.live_app import MANUAL, RATE_HZ, VAD_TURN, Served, deltas, of_turn, until
+from tests.parrot import TEXT, parrot
+from tests.whisper_engine import whisper_engine
+
+pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
+
+from services.speech.engines.espeak import EspeakEngine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from services.audio.pcm import Samples
+
+SAID = TEXT.strip()  # whatever is spoken
+SILENCE_S = 1.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return parrot(tmp_path_factory.mktemp("parrot"))
+
+
+@pytest.fixture
+async def role(folder: Path, serve: Any) -> AsyncIterator[Served]:
+    async with whisper_engine(folder) as engine:
+        served = Served(engine)
+        served.url = await serve(served)
+        yield served
+
+
+@pytest.fixture(scope="module")
+def speech() -> Iterator[Samples]:
+    """A sentence of some seconds at the rate of live sound, without silence around it."""
+    yield asyncio.run(_spoken("Could you tell me when the next train to the city leaves, please?"))
+
+
+async def _spoken(text: str) -> Samples:
+    engine = EspeakEngine()
+    await engine.start()
+    try:
+        request = SynthesisRequest(text=text, voice="alloy")
+        frames = [frame async for frame in engine.synthesise(request)]
+    finally:
+        await engine.close()
+    resampler = Resampler(engine.sample_rate_hz, RATE_HZ)
+    samples = np.concatenate([*(resampler.feed(one) for one in frames), resampler.finish()])
+    loud = np.flatnonzero(np.abs(samples) > 0.02)
+    return samples[loud[0] : loud[-1]]
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(int(seconds * RATE_HZ), dtype=np.float32)
+
+
+async def test_silero_finds_each_turn_and_where_it_begins_and_ends(
+    role: Served, speech: Samples
+) -> None:
+    seconds = speech.size / RATE_HZ
+    sound = [silence(SILENCE_S), speech, silence(SILENCE_S), speech, silence(SILENCE_S)]
+    async with role.talk() as talk:
+        await talk.speak(to_bytes(np.concatenate(sound)))
+        events = [*await talk.until("completed"), *await talk.until("completed")]
+    assert sorted(of_turn(events)) == sorted(VAD_TURN * 2)
+    starts = [one["audio_start_ms"] for one in events if "audio_start_ms" in one]
+    ends = [one["audio_end_ms"] for one in events if "audio_end_ms" in one]
+    begins_s = [SILENCE_S, 2 * SILENCE_S + seconds]
+    assert starts == pytest.approx([(one - 0.3) * 1000 for one in begins_s], abs=200)
+    assert ends == pytest.approx([(one + seconds + 0.5) * 1000 for one in begins_s], abs=300)
+    texts = [one["transcript"] for one in events if "transcript" in one]
+    assert texts == [SAID, SAID]
+
+
+async def test_text_comes_before_the_turn_has_ended(role: Served, speech: Samples) -> None:
+    guessed: list[str] = []
+    guess = role.engine.guess
+
+    async def noted(request: Any) -> Any:
+        answer = await guess(request)
+        guessed.append(answer.text)
+        return answer
+
+    role.engine.guess = noted
+    first, second = int(1.2 * RATE_HZ), int(1.8 * RATE_HZ)
+    assert speech.size > second
+    async with role.talk(**MANUAL) as talk:
+        await talk.speak(to_bytes(speech[:first]))
+        await until(lambda: len(guessed) > 0)
+        await talk.speak(to_bytes(speech[first:second]))
+        events = await talk.until("delta")
+        assert SAID.startswith(deltas(events))
+        await talk.speak(to_bytes(speech[second:]))
+        await talk.say("input_audio_buffer.commit")
+        events += await talk.until("completed")
+    assert deltas(events) == events[-1]["transcript"] == SAID

@@ -1,0 +1,125 @@
+"""A turn's text from an engine that says whatever it likes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.transcription.engines.fake import FakeEngine
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    WINDOW_S,
+    GuessRequest,
+    Hypothesis,
+    Segment,
+)
+from services.transcription.hearing import Hearing
+from services.transcription.item import PIECE_SAMPLES, Item
+from services.transcription.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from services.transcription.engines.protocol import TranscriptionRequest
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, SAMPLE_RATE_HZ // 2).astype(np.float32)
+TEXTS = st.lists(st.sampled_from(["a", "b", "a,", "ab", "私", "の"]), max_size=6).map(" ".join)
+
+
+class Teller(FakeEngine):
+    """Says what it is told, one text after another; it keeps to a prefix only if it wants to."""
+
+    def __init__(self, guesses: list[str], finals: list[str], *, obeys: bool) -> None:
+        super().__init__()
+        self.guesses = guesses
+        self.finals = finals
+        self.obeys = obeys
+
+    async def guess(self, request: GuessRequest) -> Hypothesis:
+        self.requests.append(request)
+        text = self.guesses[len(self.requests) % len(self.guesses)]
+        if self.obeys and not text.startswith(request.prefix):
+            text = request.prefix + " " + text
+        return Hypothesis(text, "en")
+
+    async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
+        self.requests.append(request)
+        text = self.finals[len(self.requests) % len(self.finals)]
+        if text:
+            yield Segment(0, 1, f" {text}", "en")
+
+
+@asynccontextmanager
+async def _slot() -> AsyncIterator[None]:
+    yield
+
+
+async def told(engine: Teller, halves: int) -> list[dict[str, Any]]:
+    """Return what is told of a turn of so many half seconds, each heard before the next comes."""
+    events: list[dict[str, Any]] = []
+
+    async def send(text: str) -> None:
+        events.append(json.loads(text))
+
+    hearing = Hearing(engine, send, _slot, lambda _seconds: None)
+    running = asyncio.create_task(hearing.run())
+    item = Item(Session("sess_1", "fake"), audible=True)
+    hearing.begin(item)
+    for _ in range(halves):
+        item.add(NOISE, speech=True)
+        for _ in range(12):
+            await asyncio.sleep(0)
+    item.end()
+    hearing.finish()
+    async with asyncio.timeout(5):
+        await running
+    assert item.held == 0
+    return events
+
+
+@settings(deadline=None)
+@given(
+    guesses=st.lists(TEXTS, min_size=1, max_size=8),
+    finals=st.lists(TEXTS, min_size=1, max_size=3),
+    obeys=st.booleans(),
+    halves=st.sampled_from([1, 4, 8, 70, 130]),
+)
+def test_deltas_are_the_beginning_of_the_final_text_whatever_the_engine_says(
+    guesses: list[str],
+    finals: list[str],
+    obeys: bool,  # noqa: FBT001
+    halves: int,
+) -> None:
+    engine = Teller(guesses, finals, obeys=obeys)
+    *deltas, final = asyncio.run(told(engine, halves))
+    assert final["type"].endswith("completed")
+    assert all(event["type"].endswith("delta") and event["delta"] for event in deltas)
+    assert "".join(event["delta"] for event in deltas) == final["transcript"]
+    assert final["usage"]["seconds"] == halves / 2
+
+
+def test_text_is_told_before_a_turn_ends_and_the_engine_is_held_to_it() -> None:
+    engine = Teller(["one two three", "one two tree", "one to"], ["uno dos"], obeys=True)
+    events = asyncio.run(told(engine, 8))
+    assert events[0]["delta"] == "one"
+    assert events[-1]["transcript"].startswith("one ")
+    guesses = [one for one in engine.requests if isinstance(one, GuessRequest)]
+    assert guesses[0].prefix == ""
+    assert guesses[-1].prefix.startswith("one")
+    assert {one.language for one in guesses[3:]} == {"en"}  # what the text was found to be in
+
+
+def test_a_turn_without_a_pause_is_cut_before_a_window_is_full() -> None:
+    engine = Teller(["a b"], ["a b"], obeys=True)
+    events = asyncio.run(told(engine, 150))
+    assert events[-1]["transcript"] == "a b a b a b"
+    sizes = [one.samples.size for one in engine.requests if isinstance(one, GuessRequest)]
+    assert PIECE_SAMPLES - SAMPLE_RATE_HZ < max(sizes) <= WINDOW_S * SAMPLE_RATE_HZ
+    prompts = {one.prompt for one in engine.requests}
+    assert prompts == {"", "a b", "a b a b"}

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from services.transcription.engines.fake import FakeEngine
+from services.transcription.hearing import Hearing
+from services.transcription.intake import Intake
+from services.transcription.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+BYTES_A_SECOND = 48_000
+
+
+@asynccontextmanager
+async def _slot() -> AsyncIterator[None]:
+    yield
+
+
+async def _send(_text: str) -> None:
+    pass
+
+
+async def test_others_talk_while_a_minute_that_came_at_once_is_taken_in() -> None:
+    engine = FakeEngine()
+    intake = Intake(
+        engine, Session("sess_1", "fake"), Hearing(engine, _send, _slot, lambda _: None), _send
+    )
+    taking = asyncio.create_task(intake.append(bytes(60 * BYTES_A_SECOND)))
+    turns = 0
+    while not taking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 60 * 4
