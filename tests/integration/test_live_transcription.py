@@ -1,4 +1,4 @@
-"""Live sessions on the real engine: Silero hears espeak-ng's speech, a made Whisper says its text."""
+"""Live sessions on the real engine: Silero hears real speech, and a made Whisper has one text."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 
 from services.audio.pcm import to_bytes
-from services.audio.resample import Resampler
-from services.speech.engines.protocol import SynthesisRequest
-from tests.live_app import MANUAL, RATE_HZ, VAD_TURN, Served, deltas, of_turn, until
+from tests.live_app import MANUAL, RATE_HZ, VAD_TURN, Served, by_espeak, deltas, of_turn, until
 from tests.parrot import TEXT, parrot
 from tests.whisper_engine import whisper_engine
 
-pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
-
-from services.speech.engines.espeak import EspeakEngine
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from services.audio.pcm import Samples
@@ -43,23 +37,9 @@ async def role(folder: Path, serve: Any) -> AsyncIterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def speech() -> Iterator[Samples]:
+def speech() -> Samples:
     """A sentence of some seconds at the rate of live sound, without silence around it."""
-    yield asyncio.run(_spoken("Could you tell me when the next train to the city leaves, please?"))
-
-
-async def _spoken(text: str) -> Samples:
-    engine = EspeakEngine()
-    await engine.start()
-    try:
-        request = SynthesisRequest(text=text, voice="alloy")
-        frames = [frame async for frame in engine.synthesise(request)]
-    finally:
-        await engine.close()
-    resampler = Resampler(engine.sample_rate_hz, RATE_HZ)
-    samples = np.concatenate([*(resampler.feed(one) for one in frames), resampler.finish()])
-    loud = np.flatnonzero(np.abs(samples) > 0.02)
-    return samples[loud[0] : loud[-1]]
+    return asyncio.run(by_espeak("Could you tell me when the next train leaves, please?"))
 
 
 def silence(seconds: float) -> Samples:
