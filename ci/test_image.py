@@ -19,7 +19,7 @@ import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci import command, docker, naming, platforms, specs
+from ci import base, command, docker, naming, platforms, specs
 from ci.container import HARDENED, Container
 from ci.errors import CiError
 from ci.progress import say
@@ -110,13 +110,15 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     look("compiler", lambda: _compiler(image))
     look("read-only", lambda: _read_only(image))
     look("environment", lambda: _environment(image))
-    if platform.cuda and not has_gpu():
+    gpu = bool(platform.cuda) and has_gpu()
+    # What stands on torch for CUDA wants a GPU; Whisper's image hears without one, slowly.
+    if platform.cuda and not gpu and base.find(spec.base(platform.name), platform).has_torch:
         look("imports", lambda: _imports(spec, image))
         say("    --   its server was not started: the image is for a GPU and there is none")
         return checks
     mounted = [f"--volume={model.resolve()}:{_MODEL}:ro"] if model else []
     settings = _settings(spec, model)
-    with Container(image, *mounted, gpu=bool(platform.cuda), **settings) as container:
+    with Container(image, *mounted, gpu=gpu, **settings) as container:
         if spec.name == "gateway":
             docker.call("exec", "--detach", container.name, "python3", "-c", _BACKEND_CODE)
         look("health", container.healthy)

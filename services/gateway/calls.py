@@ -71,7 +71,7 @@ class Caller:
 
         Raises:
             NotFoundError: none that is ready serves `model`.
-            UnavailableError: none is ready.
+            UnavailableError: none is ready, or has told its models.
         """
         pool = self._pools.by_role[role]
         backend = pool.pick(model)
@@ -79,7 +79,9 @@ class Caller:
             return backend.models[model]
         if pool.needs_model:  # always the same one, not that of whoever has least to do
             backend = next(one for one in pool.backends if one.ready)
-        return next(iter(backend.models.values()), {})
+        for card in backend.models.values():
+            return card
+        raise UnavailableError(f"The {role} service has not told its models yet.", retry_after_s=2)
 
     async def json(self, question: Question) -> dict[str, Any]:
         """Return the whole answer, a JSON object.
@@ -134,8 +136,13 @@ class Caller:
             await backend.check_alive()
             connection, _ = await backend.connections.take(fresh=True)
             return await self._ask(connection, backend, question)
-        except (UnavailableError, BackendError):
+        except UnavailableError:
             backend.mark(ready=False)  # the next probe will tell
+            raise
+        except BackendError:
+            # A backend may well close the connection of a body that it does not want to read.
+            if len(question.body or b"") <= HELD_BYTES:
+                backend.mark(ready=False)
             raise
 
     async def _ask(

@@ -81,6 +81,10 @@ class Keys:
                 ) from exc
         return cls(_parse(lines))
 
+    def __bool__(self) -> bool:
+        """Return whether there are any, so that one is asked for."""
+        return bool(self._hashes)
+
     def summary(self) -> str:
         """Say in a line who is let in."""
         if not self._hashes:

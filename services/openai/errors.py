@@ -135,9 +135,9 @@ def error_from(status: int, body: bytes, retry_after_s: float | None) -> errors.
     ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     fallback = errors.BackendError if ours else errors.InvalidRequestError
     kind = _CLASS_BY_STATUS.get(status, fallback)
-    return kind(
-        fault["message"], param=fault["param"], code=fault["code"], retry_after_s=retry_after_s
-    )
+    error = kind(fault["message"])
+    error.param, error.code, error.retry_after_s = fault["param"], fault["code"], retry_after_s
+    return error
 
 
 def _words(fault: Any) -> tuple[str, Any, Any]:

@@ -17,6 +17,7 @@ from ci import docker, platforms, specs, test_image
 from ci.container import Container
 from tests.e2e.server import MODEL, eventually
 from tests.parrot import TEXT, parrot
+from tests.whisper import SENTENCES, trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ for place in pathlib.Path('/proc').glob('[0-9]*'):
         os.kill(int(place.name), signal.SIGKILL)
 """
 ROLES = ("speech", "transcription", "chat")
+MOUNTED = "/models/whisper"
+HEARING = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": MOUNTED}
 WATCHED = ("--health-interval=1s", "--health-retries=1")
 
 
@@ -52,9 +55,8 @@ class Machine:
         self.containers: dict[str, Container] = {}
         for role in ("speech", "chat"):
             self._start(role, built(role).names[0], *WATCHED)
-        mounted = f"--volume={whisper}:/models/whisper:ro"
-        named = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": "/models/whisper"}
-        self._start("transcription", built("transcription").names[0], mounted, **named)
+        hearing = built("transcription").names[0]
+        self._start("transcription", hearing, f"--volume={whisper}:{MOUNTED}:ro", **HEARING)
         for role in ROLES:
             self.containers[role].wait("healthy")
         self._start(
@@ -87,11 +89,8 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model that says `TEXT`, as a folder that a container's user may read."""
-    folder = parrot(tmp_path_factory.mktemp("models") / "whisper")
-    for place in (folder, *folder.parents[:3], *folder.iterdir()):
-        place.chmod(0o755)
-    return folder
+    """Return a model that says `TEXT`."""
+    return parrot(tmp_path_factory.mktemp("models") / "whisper")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +150,23 @@ def test_what_is_heard_is_streamed_through_the_images(machine: Machine) -> None:
     events = list(stream)
     assert "".join(e.delta for e in events if e.type == "transcript.text.delta") == TEXT.strip()
     assert events[-1].type == "transcript.text.done"
+
+
+def test_what_one_image_says_another_writes_down_word_for_word(
+    built: Callable[[str], Image], machine: Machine
+) -> None:
+    image, mounted = built("transcription").names[0], f"--volume={trained()}:{MOUNTED}:ro"
+    with Container(image, mounted, **HEARING) as container:
+        container.wait("healthy")
+        url = f"http://127.0.0.1:{container.port}/v1"
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            for sentence in SENTENCES["en"][:3]:
+                said = machine.client.audio.speech.create(
+                    model="tts-1", voice="alloy", input=sentence, response_format="opus"
+                )
+                file = ("said.ogg", said.content)
+                heard = client.audio.transcriptions.create(model="whisper-1", file=file)
+                assert heard.text == sentence
 
 
 def test_every_roles_models_are_listed(machine: Machine) -> None:

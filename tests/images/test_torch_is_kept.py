@@ -141,6 +141,25 @@ def test_the_bentos_environment_imports_the_platforms_torch(kept: Image) -> None
 
 
 @pytest.mark.usefixtures("_stand_ins")
+def test_a_base_that_needs_no_torch_stands_on_the_plain_image_and_holds_none() -> None:
+    docker.call("tag", standin.DEBIAN, PLATFORM.plain_reference)
+    below = base.find("whisper", PLATFORM)
+    base.make(below, dataclasses.replace(OPTIONS, compression="uncompressed"))
+    try:
+        under = archive.diff_ids(standin.DEBIAN)
+        assert archive.diff_ids(below.reference)[: len(under)] == under
+        held = docker.call(
+            "run", "--rm", "--entrypoint=cat", below.reference, "/etc/uv/base-held.txt"
+        )
+        assert "numpy==2.3.5" in held.splitlines()
+        assert "torch" not in held
+    finally:
+        for name in (below.reference, below.moving, PLATFORM.plain_reference):
+            docker.ask("image", "rm", name)
+        shutil.rmtree(BUILT / "base-whisper-cuda13")
+
+
+@pytest.mark.usefixtures("_stand_ins")
 def test_a_platform_with_another_torch_is_refused_in_a_line_that_says_what_to_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -64,5 +64,4 @@ class Tally:
     """What one interpretation has come to, for its `usage`."""
 
     input_tokens: int = 0
-    sentences: int = 0
     samples: int = 0

@@ -57,36 +57,37 @@ async def sampled(
             yield segment
             continue
         held.append(segment)
-        if (best := _best(held)).seconds >= SHORTEST_S or segment.end_s > PATIENCE_S:
-            voice.set_result(await _fields(recording, best, consent))
+        clear = [one for one in held if one.clear]
+        enough = bool(clear) and _longest(clear).seconds >= SHORTEST_S
+        if enough or segment.end_s > PATIENCE_S:
+            voice.set_result(await _fields(recording, _longest(clear or held), consent))
             for one in held:
                 yield one
             held.clear()
     if held:
-        voice.set_result(await _fields(recording, _best(held), consent))
+        clear = [one for one in held if one.clear]
+        voice.set_result(await _fields(recording, _longest(clear or held), consent))
     for one in held:
         yield one
 
 
-def _best(segments: Sequence[Segment]) -> Stretch:
-    """Return the longest stretch of segments that follow each other; clear ones if there are any.
+def _longest(segments: Sequence[Segment]) -> Stretch:
+    """Return the longest stretch of segments that follow each other.
 
     It is no longer than `LONGEST_S`, unless one segment alone is: its text cannot be cut.
     """
-    clear = [one for one in segments if one.clear] or segments
-    best: Stretch | None = None
-    for first in range(len(clear)):
-        text = ""
-        for index, segment in enumerate(clear[first:], first):
-            follows = index == first or segment.start_s - clear[index - 1].end_s <= _APART_S
-            length_s = segment.end_s - clear[first].start_s
-            if not follows or (index > first and length_s > LONGEST_S):
+    stretches = []
+    for first, begin in enumerate(segments):
+        text, end_s = "", begin.start_s
+        for segment in segments[first:]:
+            alone = segment is begin
+            if not alone and segment.start_s - end_s > _APART_S:
                 break
-            text += segment.text
-            if best is None or length_s > best.seconds:
-                best = Stretch(clear[first].start_s, segment.end_s, text.strip())
-    assert best is not None  # noqa: S101  there is a segment
-    return best
+            if not alone and segment.end_s - begin.start_s > LONGEST_S:
+                break
+            text, end_s = text + segment.text, segment.end_s
+        stretches.append(Stretch(begin.start_s, end_s, text.strip()))
+    return max(stretches, key=lambda one: one.seconds)
 
 
 async def _fields(recording: bytes, stretch: Stretch, consent: str) -> Mapping[str, Any]:

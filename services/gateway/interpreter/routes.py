@@ -17,7 +17,7 @@ from services.gateway.interpreter.schema import SpeechTranslationFields, parse
 from services.gateway.interpreter.sentences import into_sentences
 from services.gateway.interpreter.speaking import Manner, preset, speak
 from services.gateway.interpreter.translating import Languages, translate
-from services.gateway.translation.languages import known, spoken
+from services.gateway.translation.languages import known_code, spoken
 from services.gateway.translation.model import Model
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import ClientGoneError, until_hangup
@@ -65,10 +65,10 @@ class SpeechTranslationRoutes:
     async def _interpret(
         self, fields: SpeechTranslationFields, form: Form, caller: Caller, send: Send
     ) -> None:
-        target = known(fields.language, "language")
+        target = known_code(fields.language, "language")
         source = None
         if fields.source_language is not None:
-            source = known(fields.source_language, "source_language")
+            source = known_code(fields.source_language, "source_language")
         with fields_named({"model": "chat_model"}):
             model = Model(caller, fields.chat_model or self._chat_model)
         with fields_named({"model": "speech_model"}):

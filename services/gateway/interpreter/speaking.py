@@ -80,7 +80,7 @@ class _Speaker:
     def __init__(self, caller: Caller, manner: Manner) -> None:
         self._caller = caller
         self._manner = manner
-        self._language: dict[str, str] = {"language": spoken(manner.language)}
+        self._language: dict[str, str] = {"language": manner.language}
 
     async def say(self, text: str, voice: Mapping[str, Any]) -> AsyncGenerator[Samples, None]:
         body = {
@@ -144,15 +144,16 @@ async def preset(caller: Caller, model: str, language: str) -> str:
         for card in listed.get("data", ())
         if isinstance(card, dict) and card.get("object") == "voice"
     ]
-    wanted = spoken(language)
+    wanted = language.lower()
 
-    def fits(tags: Any) -> bool:
-        return any(str(tag).lower().partition("-")[0] == wanted for tag in tags or ())
+    def fit(card: Mapping[str, Any]) -> int:
+        native = str(card.get("language") or "").lower()
+        tags = [native, *(str(tag).lower() for tag in card.get("languages") or ())]
+        primary = [tag.partition("-")[0] == spoken(wanted) for tag in tags]
+        return 3 * (native == wanted) + 2 * primary[0] + any(primary)
 
-    native = [card for card in own if fits([card.get("language")])]
-    able = [card for card in own if fits(card.get("languages"))]
-    for card in (*native, *able, *own):
-        return str(card.get("id"))
+    if own:
+        return str(max(own, key=fit).get("id"))  # the first of those that fit best
     raise InvalidRequestError(
         "the speech service has no voice of its own: name a registered one as voice, or send "
         "consent to keep the speaker's",

@@ -45,7 +45,7 @@ DETECTABLE: Final = {name: code for code, name in NAMES.items() if "-" not in co
 """Name to code of what a text is told to be; ways of writing are not told apart."""
 
 
-def known(code: str, param: str) -> str:
+def known_code(code: str, param: str) -> str:
     """Return the code of the table that `code` means: `de` for `DE` and `de-AT`.
 
     Raises:
@@ -62,7 +62,7 @@ def known(code: str, param: str) -> str:
 
 
 def known_or_none(code: str | None) -> str | None:
-    """Return what `known` does, and None for a code that is not known or not there."""
+    """Return what `known_code` does, and None for a code that is not known or not there."""
     lower = (code or "").strip().lower().replace("_", "-")
     return _BY_LOWER.get(lower) or _BY_LOWER.get(lower.partition("-")[0])
 

@@ -20,6 +20,7 @@ from services.gateway.translation.markup import translate_html
 from services.gateway.translation.model import Detected, Model
 from services.gateway.translation.schema import DetectBody, TranslateBody, check_texts, read
 from services.gateway.translation.texts import Translator, has_words, together
+from services.openai.body import header
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError, until_hangup
 
@@ -65,11 +66,16 @@ class TranslationRoutes:
             return
         with suppress(ClientGoneError):
             detect = scope["path"] == "/detect"
+            has_header = bool(header(scope, b"authorization"))  # the guard has checked it
             body: TranslateBody | DetectBody
             try:
                 async with asyncio.timeout(_SENDING_S):
                     body = await read(
-                        scope, receive, DetectBody if detect else TranslateBody, self._limits
+                        scope,
+                        receive,
+                        DetectBody if detect else TranslateBody,
+                        self._limits,
+                        known=not self._keys or has_header,
                     )
             except TimeoutError as exc:
                 raise DeadlineError(f"The body did not come within {_SENDING_S:g} s.") from exc

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.multipart import parse_options_header
 
 from services.errors import InvalidRequestError, TooLargeError
-from services.gateway.translation.languages import AUTO, known
+from services.gateway.translation.languages import AUTO, known_code
 from services.openai.body import header, not_read, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.refusals import refusal
@@ -60,8 +60,8 @@ class TranslateBody(_Body):
         Raises:
             InvalidRequestError: one that is not known.
         """
-        source = None if self.source.lower() == AUTO else known(self.source, "source")
-        return source, known(self.target, "target")
+        source = None if self.source.lower() == AUTO else known_code(self.source, "source")
+        return source, known_code(self.target, "target")
 
 
 class DetectBody(_Body):
@@ -74,9 +74,12 @@ Body = TypeVar("Body", bound=_Body)
 
 
 async def read(
-    scope: Scope, receive: Receive, model: type[Body], limits: TranslationSettings
+    scope: Scope, receive: Receive, model: type[Body], limits: TranslationSettings, *, known: bool
 ) -> Body:
     """Return the body, in whichever of the three ways it was sent.
+
+    Some clients send a query and no body; that is read then.
+    One whose sender is not `known` is no larger than one text can make it.
 
     Raises:
         UnsupportedMediaError: it was sent in a fourth.
@@ -89,7 +92,8 @@ async def read(
     kind, _ = parse_options_header(given)
     try:
         if kind == b"application/json":
-            most_bytes = text_bytes * (limits.batch_limit if model is TranslateBody else 1)
+            many = known and model is TranslateBody
+            most_bytes = text_bytes * (limits.batch_limit if many else 1)
             return model.model_validate_json(await whole(scope, receive, most_bytes))
         if kind == b"multipart/form-data":
             fields = FormFields(frozenset(model.model_fields), {}, text_bytes=text_bytes)
@@ -97,6 +101,8 @@ async def read(
             return model.model_validate(dict(form.texts))
         if kind == b"application/x-www-form-urlencoded":
             return model.model_validate(_urlencoded(await whole(scope, receive, text_bytes)))
+        if not kind and scope["query_string"]:
+            return model.model_validate(_urlencoded(scope["query_string"]))
     except ValidationError as error:
         raise refusal(error, model) from error
     raise not_read(given, _ACCEPTED)

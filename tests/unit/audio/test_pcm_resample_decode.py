@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from services.audio import pcm
-from services.audio.decode import Decoding, decode, decode_as_is
+from services.audio.decode import Decoding, decode, decode_as_is, excerpt
 from services.audio.encode import open_encoder
 from services.audio.resample import Resampler
 from services.audio.wav import to_wav
@@ -233,3 +233,37 @@ def test_a_session_description_opens_no_socket() -> None:
     sdp = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
     with pytest.raises(InvalidRequestError):  # unguarded it waits for packets for ever
         decode(sdp, sample_rate_hz=16_000)
+
+
+def tone(seconds: float, rate_hz: int) -> np.ndarray:
+    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+    return (0.3 * np.sin(2 * np.pi * 220 * time_s)).astype(np.float32)
+
+
+@given(start_s=st.floats(0, 2.9), length_s=st.floats(0.01, 4), rate_hz=st.sampled_from(RATES))
+@settings(max_examples=40, deadline=None)
+def test_an_excerpt_is_the_part_of_the_whole(start_s: float, length_s: float, rate_hz: int) -> None:
+    samples = tone(3.0, rate_hz)
+    part = excerpt(to_wav(samples, rate_hz), start_s, start_s + length_s)
+    begin, end = int(start_s * rate_hz), int((start_s + length_s) * rate_hz)
+    assert part.sample_rate_hz == part.source_rate_hz == rate_hz
+    assert np.array_equal(part.samples, samples[begin:end])
+
+
+def test_an_excerpt_of_a_high_rate_is_brought_down() -> None:
+    part = excerpt(to_wav(tone(2.0, 48_000), 48_000), 0.5, 1.5, max_rate_hz=24_000)
+    assert (part.sample_rate_hz, part.source_rate_hz) == (24_000, 48_000)
+    assert part.samples.size == 24_000
+
+
+def test_what_stands_behind_an_excerpt_is_not_looked_at() -> None:
+    data = to_wav(tone(20.0, 16_000), 16_000)
+    broken = data[: len(data) // 2] + b"\xff" * 1000
+    assert excerpt(broken, 1.0, 2.0).samples.size == 16_000
+
+
+def test_an_excerpt_of_nothing_is_refused() -> None:
+    for data, start_s in [(to_wav(tone(1.0, 16_000), 16_000), 2.0), (b"no audio", 0.0)]:
+        with pytest.raises(InvalidRequestError) as caught:
+            excerpt(data, start_s, start_s + 1)
+        assert caught.value.code == "invalid_audio"

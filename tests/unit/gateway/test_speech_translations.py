@@ -17,6 +17,7 @@ from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.speech import routes as speaking
 from services.speech.engines.fake import FakeEngine
+from services.speech.engines.registry import create_engine
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
@@ -37,9 +38,9 @@ TWO = "hello there||||||||||how are you"  # a second of silence between the two
 class Rig:
     """A front door before three roles: the real routes of two, with fake engines."""
 
-    def __init__(self, store: VoiceStore) -> None:
+    def __init__(self, store: VoiceStore, engine: Any = None) -> None:
         self.chat = TranslatingChat()
-        self.voice = FakeEngine(fail_at="!")
+        self.voice = engine or FakeEngine(fail_at="!")
         self.ear = FakeEar(fail_at="failing")
         self.store = store
         self.speech = speaking.build_app(self.voice, speakers=Speakers(self.voice, store))
@@ -91,8 +92,8 @@ async def rig(
 ) -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
     rigs: list[Rig] = []
 
-    async def start(**rules: Any) -> Rig:
-        rigs.append(Rig(VoiceStore(tmp_path)))
+    async def start(engine: Any = None, **rules: Any) -> Rig:
+        rigs.append(Rig(VoiceStore(tmp_path), engine))
         await rigs[-1].start(serve, door, **rules)
         return rigs[-1]
 
@@ -125,7 +126,7 @@ def fault(response: httpx.Response) -> tuple[int, str | None, str | None]:
     return response.status_code, error["param"], error["code"]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -229,6 +230,28 @@ async def test_an_engine_without_languages_goes_by_the_text(rig: Any) -> None:
     one.voice.capabilities = one.voice.capabilities - {"language"}
     assert (await one.post()).status_code == 200
     assert [request.language for request in one.voice.requests] == [None, None]
+
+
+async def test_the_default_engine_speaks_the_target_language(rig: Any) -> None:
+    espeak = create_engine("espeak")
+    await espeak.start()
+    asked: list[Any] = []
+    inner = espeak.synthesise
+
+    def synthesise(request: Any) -> Any:
+        asked.append(request)
+        return inner(request)
+
+    espeak.synthesise = synthesise  # type: ignore[method-assign]
+    one = await rig(engine=espeak)
+    try:
+        for language, voice in [("de", "de"), ("pt-BR", "pt-br"), ("en", "alloy")]:
+            response = await one.post(language=language, response_format="wav")
+            assert response.status_code == 200, response.text
+            assert (asked[-1].voice, asked[-1].language) == (voice, language)
+            assert np.abs(decode(response.content, sample_rate_hz=16_000)).max() > 0.1
+    finally:
+        await espeak.close()
 
 
 # The speaker's voice
@@ -366,14 +389,34 @@ async def test_a_sentence_is_spoken_while_the_next_is_translated(rig: Any) -> No
     assert heard(got) == "FIRSTSECOND"
 
 
+def hold_third(ear: FakeEar) -> asyncio.Event:
+    """Have the ear wait before the third segment until the event is set."""
+    go_on = asyncio.Event()
+    inner = ear.transcribe
+
+    async def transcribe(request: Any) -> Any:
+        async with aclosing(inner(request)) as segments:
+            yield await anext(segments)
+            yield await anext(segments)
+            await go_on.wait()
+            async for segment in segments:
+                yield segment
+
+    ear.transcribe = transcribe  # type: ignore[method-assign]
+    return go_on
+
+
 async def test_audio_comes_while_the_ear_still_listens(rig: Any) -> None:
     one = await rig()
-    one.ear.delay_s = 0.3
-    asked = sent("||||||||||".join(["abc"] * 5), {"response_format": "pcm"})
+    go_on = hold_third(one.ear)
+    asked = sent("one||||||||||two||||||||||three", {"response_format": "pcm"})
     async with one.client.stream("POST", PATH, **asked) as response:
         pieces = response.aiter_bytes()
-        await anext(pieces)
+        got = await anext(pieces)
         assert one.ear.active == 1
+        go_on.set()
+        got += b"".join([piece async for piece in pieces])
+    assert heard(got) == "ONETWOTHREE"
 
 
 @pytest.mark.parametrize("role", ["chat", "voice", "ear"])
@@ -430,23 +473,14 @@ async def test_a_backend_that_fails_in_the_middle_leaves_no_silent_end(
     rig: Any, broken: str, stream_format: str
 ) -> None:
     one = await rig()
-    go_on = asyncio.Event()
+    go_on = hold_third(one.ear)
     texts = iter(["FIRST", "SECO!ND" if broken == "voice" else "SECOND"])
 
     def say(_text: str) -> str:
         one.chat.free.clear()  # what comes next is held
         return next(texts)
 
-    inner = one.ear.transcribe
-
-    async def transcribe(request: Any) -> Any:
-        async with aclosing(inner(request)) as segments:
-            for _ in range(2):
-                yield await anext(segments)
-            await go_on.wait()
-            yield await anext(segments)
-
-    one.chat.say, one.ear.transcribe = say, transcribe
+    one.chat.say = say
     third = "failing" if broken == "ear" else "third"
     asked = sent(
         f"{TWO}||||||||||{third}", {"response_format": "pcm", "stream_format": stream_format}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.errors import BackendError, InvalidRequestError
 from services.gateway.interpreter.items import Segment
-from services.gateway.interpreter.likeness import _best, sampled
+from services.gateway.interpreter.likeness import _longest, sampled
 from services.gateway.interpreter.pipes import fields_named, first_fault, piped
 from services.gateway.interpreter.sentences import MOST_CHARACTERS, into_sentences
 from tests.hearing_app import recording
@@ -103,21 +103,20 @@ async def test_nothing_is_lost_and_times_go_on(given_: list[tuple[float, float, 
 # The stretch
 
 
-def test_the_longest_clear_run_is_taken() -> None:
+def test_the_longest_run_is_taken() -> None:
     run = [
-        Segment(0, 2, " a", clear=False),
+        Segment(0, 1, " a"),
         Segment(2, 3, " b"),
         Segment(3.2, 4, " c"),
         Segment(6, 7, " d"),
     ]
-    best = _best(run)
-    assert (best.start_s, best.end_s, best.text) == (2, 4, "b c")
-    assert _best(run[:1]).text == "a"
+    assert (_longest(run).start_s, _longest(run).end_s, _longest(run).text) == (2, 4, "b c")
+    assert _longest(run[:1]).text == "a"
 
 
 def test_a_run_is_no_longer_than_ten_seconds_unless_one_segment_is() -> None:
-    assert _best([Segment(n * 4, n * 4 + 4, f" {n}") for n in range(5)]).text == "0 1"
-    assert _best([Segment(0, 20, " all")]).text == "all"
+    assert _longest([Segment(n * 4, n * 4 + 4, f" {n}") for n in range(5)]).text == "0 1"
+    assert _longest([Segment(0, 20, " all")]).text == "all"
 
 
 async def test_segments_wait_for_the_stretch_and_none_is_lost() -> None:
@@ -133,6 +132,22 @@ async def test_segments_wait_for_the_stretch_and_none_is_lost() -> None:
     silent: asyncio.Future[Any] = loop.create_future()
     assert [one async for one in sampled(each([]), data, "cons_1", silent)] == []
     assert not silent.done()
+
+
+@pytest.mark.parametrize(
+    ("heard", "text"),
+    [
+        ([Segment(0, 5, " noise", clear=False), Segment(5, 9, " clear")], "clear"),
+        ([Segment(0, 5, " noise", clear=False), Segment(5, 6, " short")], "short"),
+        ([Segment(0, 5, " noise", clear=False)], "noise"),
+        ([Segment(0, 4, " noise", clear=False), Segment(4, 61, " on", clear=False)], "on"),
+    ],
+)
+async def test_what_is_heard_clearly_is_spoken_like(heard: list[Segment], text: str) -> None:
+    voice: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    data = recording("abcdefghij" * 10)
+    assert [one async for one in sampled(each(heard), data, "cons_1", voice)] == heard
+    assert voice.result()["ref_text"] == text
 
 
 # Stages

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services import errors
-from services.openai.errors import ERROR_TABLE, error_response, kind_of, normalise
+from services.openai.errors import ERROR_TABLE, error_from, error_response, kind_of, normalise
 
 KEYS = {"message", "type", "param", "code"}
 REFUSALS = [
@@ -180,3 +180,23 @@ JSON = st.recursive(
 )
 def test_whatever_came_all_four_keys_are_there(status: int, body: bytes) -> None:
     fault(normalise(status, body))
+
+
+@pytest.mark.parametrize("cls", REFUSALS)
+def test_an_error_of_another_server_is_the_error_that_it_was_there(
+    cls: type[errors.ServiceError],
+) -> None:
+    error = cls("what is wrong")
+    error.param, error.code = "voice", "why"
+    status, _, body = error_response(error)
+    again = error_from(status, normalise(status, body), 1.5)
+    assert type(again) is cls
+    assert (again.message, again.param, again.code) == ("what is wrong", "voice", "why")
+    assert again.retry_after_s == 1.5
+
+
+@given(status=st.integers(400, 599), body=st.binary(max_size=60))
+def test_whatever_another_server_says_becomes_an_error(status: int, body: bytes) -> None:
+    error = error_from(status, normalise(status, body), None)
+    assert error.message
+    assert (kind_of(error).status < 500) == (status < 500)

@@ -162,3 +162,16 @@ async def test_a_client_that_hangs_up_in_the_middle_is_told_apart_from_a_broken_
     sender = Sender([WHOLE[:100]], whole=False)
     with pytest.raises(ClientGoneError):
         await read_form({"headers": [(b"content-type", TYPE)]}, sender.receive, FIELDS)
+
+
+async def test_how_long_a_text_may_be_is_the_paths_to_say() -> None:
+    for most, length in [(10, 10), (10, 11), (TEXT_BYTES * 2, TEXT_BYTES + 1)]:
+        fields = FormFields(frozenset({"text"}), {}, text_bytes=most)
+        scope: Any = {"headers": [(b"content-type", TYPE)]}
+        sender = Sender([part("text", b"a" * length) + END])
+        if length <= most:
+            form = await read_form(scope, sender.receive, fields)
+            assert len(form.texts["text"]) == length
+        else:
+            with pytest.raises(InvalidRequestError, match="longer than 10 bytes"):
+                await read_form(scope, sender.receive, fields)
