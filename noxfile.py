@@ -213,7 +213,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the front door and its peers here, or `-- images`; write the table and the plot."""
+    """Measure the front door and its peers; or `-- transcription`, `-- cosyvoice`, `-- images`."""
     python = environment(session, "bench")
     if session.posargs[:1] == ["images"]:
         builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}

@@ -1,7 +1,7 @@
 """Measure the front door and its peers on this machine: `nox -s bench`.
 
-`nox -s bench -- cosyvoice` measures CosyVoice instead, `-- images` the images, each into a page of
-its own.
+`nox -s bench -- cosyvoice` measures CosyVoice instead, `-- transcription` faster-whisper,
+`-- images` the images, each into a page of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import chat, cosyvoice, images, report, speech
+from benchmarks import chat, cosyvoice, images, report, speech, transcription
 from benchmarks.servers import ROOT, all_servers
 
 
@@ -21,6 +21,8 @@ def main() -> int:
     """Start all servers, measure, write the report, stop them."""
     if sys.argv[1:2] == ["cosyvoice"]:
         return cosyvoice.main(sys.argv[2:])
+    if sys.argv[1:2] == ["transcription"]:
+        return transcription.main(sys.argv[2:])
     if sys.argv[1:2] == ["images"]:
         return images.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)

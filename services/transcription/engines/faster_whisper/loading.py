@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -84,6 +85,9 @@ class Loading:
         began = time.monotonic()
         if not self.settled:
             self._tell(f"looking for {self._source.names[0]}")
+        # Threads of OpenMP that wait by spinning take the cores from each other and from the rest.
+        # Read when CTranslate2's own copy of it is loaded; whoever sets it is heeded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         detector.session()  # live speech needs it at once
         folder = self._source.find(self._tell)
         device = self._device

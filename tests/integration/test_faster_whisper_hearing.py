@@ -1,0 +1,181 @@
+"""The engine on a model that really hears, learnt by the tests: exact text, words, guesses."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    Cutting,
+    GuessRequest,
+    Segment,
+    TranscriptionRequest,
+)
+from tests.whisper import SENTENCES, TRANSLATIONS, VOICES, Clip, speak, trained
+from tests.whisper_engine import whisper_engine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from services.audio.pcm import Samples
+    from services.transcription.engines.faster_whisper.engine import FasterWhisperEngine
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return trained()
+
+
+@pytest.fixture
+async def engine(folder: Path) -> AsyncIterator[FasterWhisperEngine]:
+    async with whisper_engine(folder) as engine:
+        yield engine
+
+
+def pause(duration_s: float) -> Samples:
+    return np.zeros(int(duration_s * SAMPLE_RATE_HZ), dtype=np.float32)
+
+
+def spoken(text: str, language: str = "en") -> Samples:
+    return np.concatenate(
+        [pause(0.3), speak(text, VOICES[language][0], 1.0, language).samples, pause(0.5)]
+    )
+
+
+async def heard(engine: FasterWhisperEngine, audio: Any, **options: Any) -> list[Segment]:
+    return [one async for one in engine.transcribe(TranscriptionRequest(audio, **options))]
+
+
+def text(segments: list[Segment]) -> str:
+    return "".join(one.text for one in segments).strip()
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [(language, one) for language, each in SENTENCES.items() for one in each],
+)
+async def test_each_sentence_is_heard_word_for_word_in_its_language(
+    engine: FasterWhisperEngine, language: str, sentence: str
+) -> None:
+    segments = await heard(engine, [spoken(sentence, language)])
+    assert text(segments) == sentence
+    assert {one.language for one in segments} == {language}
+
+
+async def test_german_is_translated_when_asked_for(engine: FasterWhisperEngine) -> None:
+    for german, english in TRANSLATIONS.items():
+        segments = await heard(engine, [spoken(german, "de")], task="translate")
+        assert text(segments) == english
+
+
+async def test_the_language_is_one_of_those_that_were_asked_for(
+    engine: FasterWhisperEngine,
+) -> None:
+    sound = spoken(SENTENCES["de"][0], "de")
+    assert {one.language for one in await heard(engine, [sound], languages=("en",))} == {"en"}
+    assert {one.language for one in await heard(engine, [sound])} == {"de"}
+
+
+async def test_words_are_where_they_were_spoken(engine: FasterWhisperEngine) -> None:
+    clip = speak(SENTENCES["en"][0])
+    (segment,) = await heard(
+        engine, [np.concatenate([pause(0.5), clip.samples, pause(0.5)])], words=True
+    )
+    assert "".join(word.text for word in segment.words).strip() == clip.text
+    ends = [word.end_s for word in segment.words]
+    for end_s, (_, truly_s) in zip(ends, clip.words, strict=False):
+        assert abs(end_s - (0.5 + truly_s)) < 0.5
+    assert ends == sorted(ends)
+    assert all(0 < word.probability <= 1 for word in segment.words)
+
+
+async def test_together_they_hear_what_each_hears_alone(engine: FasterWhisperEngine) -> None:
+    sounds = [spoken(one, language) for language, each in SENTENCES.items() for one in each]
+    alone = [await heard(engine, [sound], words=True, logprobs=True) for sound in sounds]
+    together = await asyncio.gather(
+        *(heard(engine, [sound], words=True, logprobs=True) for sound in sounds)
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert [(s.text, s.start_s, s.end_s, s.tokens) for s in one] == [
+            (s.text, s.start_s, s.end_s, s.tokens) for s in other
+        ]
+        assert [word.text for s in one for word in s.words] == [
+            word.text for s in other for word in s.words
+        ]
+        assert np.allclose(
+            [token.logprob for s in one for token in s.logprobs],
+            [token.logprob for s in other for token in s.logprobs],
+            atol=1e-2,
+        )
+
+
+def long_recording(count: int) -> tuple[list[Clip], list[float], Samples]:
+    """Return sentences with pauses between them: the clips, where each begins, and the sound."""
+    clips, starts, parts, at = [], [], [], 0.0
+    for sentence in itertools.islice(itertools.cycle(SENTENCES["en"]), count):
+        clip = speak(sentence)
+        parts += [clip.samples, pause(0.9)]
+        clips.append(clip)
+        starts.append(at / SAMPLE_RATE_HZ)
+        at += clip.samples.size + parts[-1].size
+    return clips, starts, np.concatenate(parts)
+
+
+def pieces(sound: Samples) -> Iterator[Samples]:
+    for begin in range(0, sound.size, 4000):
+        yield sound[begin : begin + 4000]
+
+
+@pytest.mark.parametrize("cutting", [None, Cutting()])
+async def test_minutes_of_speech_are_heard_word_for_word_at_their_times(
+    engine: FasterWhisperEngine, cutting: Cutting | None
+) -> None:
+    clips, starts, sound = long_recording(40)
+    assert sound.size > 120 * SAMPLE_RATE_HZ
+    segments = await heard(engine, pieces(sound), cutting=cutting, language="en", words=True)
+    assert text(segments) == " ".join(clip.text for clip in clips)
+    words = [word for one in segments for word in one.words]
+    firsts = itertools.accumulate((len(clip.words) for clip in clips), initial=0)
+    for first, start_s in zip(firsts, starts, strict=False):
+        assert abs(words[first].start_s - start_s) < 1.0
+
+
+async def test_guesses_grow_with_the_sound_and_keep_what_is_settled(
+    engine: FasterWhisperEngine,
+) -> None:
+    clip = speak(SENTENCES["en"][0])
+    prefix, texts = "", []
+    for cut in range(8000, clip.samples.size + 8000, 8000):
+        answer = await engine.guess(GuessRequest(clip.samples[:cut], prefix=prefix))
+        assert answer.text.startswith(prefix)
+        texts.append(answer.text)
+        prefix = " ".join(answer.text.split()[:-3])  # all but what may still change
+    assert texts[-1] == clip.text
+    assert answer.language == "en"
+
+
+async def test_a_prefix_is_kept_letter_for_letter(engine: FasterWhisperEngine) -> None:
+    sound = spoken(SENTENCES["en"][0])
+    for prefix in ("The quick brown", "The quick brown ", "A slow red fox", "  odd   spaces"):
+        assert (await engine.guess(GuessRequest(sound, prefix=prefix))).text.startswith(prefix)
+
+
+async def test_guesses_of_all_lengths_are_heard_together(engine: FasterWhisperEngine) -> None:
+    sound = spoken(SENTENCES["en"][0])
+    prefixes = ["", "The", "The quick brown", "The quick brown fox jumps over"]
+    alone = [await engine.guess(GuessRequest(sound, prefix=one)) for one in prefixes]
+    together = await asyncio.gather(
+        *(engine.guess(GuessRequest(sound, prefix=one)) for one in prefixes)
+    )
+    assert [one.text for one in together] == [one.text for one in alone]
+
+
+async def test_silence_is_no_text(engine: FasterWhisperEngine) -> None:
+    assert text(await heard(engine, [pause(5)])) == ""
+    assert (await engine.guess(GuessRequest(pause(3)))).text == ""
