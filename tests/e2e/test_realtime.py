@@ -113,6 +113,12 @@ def test_pipecats_live_service_gets_text_while_it_sends_sound(
     assert turns == ({"started", "stopped"} if kind == "server-vad" else set())
 
 
+def test_pipecat_is_heard_through_the_front_door(stack: Server, tmp_path: Path) -> None:
+    told = pipecat("server-vad", Ears(stack, said(SAID, RATE_HZ), SAID), tmp_path)
+    assert (told[-1]["kind"], told[-1]["text"]) == ("final", SAID)
+    assert "interim" in {one["kind"] for one in told[: len(told) // 2]}
+
+
 async def test_twenty_speakers_at_once_are_each_heard_while_they_speak(ears: Ears) -> None:
     texts, speeches = [ears.text] * 20, [np.concatenate([ears.speech] * 3)] * 20
     if ears.text == SAID:  # whoever hears each by itself
