@@ -38,7 +38,7 @@ _STEP_S: Final = 0.2  # times are told this roughly: they are quicker to learn
 _STAGES: Final = (
     (800, 16, 200, 1e-2, False),
     (800, 16, 400, 4e-3, True),
-    (3000, 6, 200, 2e-3, True),
+    (3000, 6, 180, 2e-3, True),
 )
 _PLACES: Final = 1500  # positions of the encoder
 _HEAD: Final = (1, 0)  # the layer and head of the decoder that looks at its word
@@ -137,7 +137,7 @@ class Windows:
         said: list[Said] = []
         at = int(rng.integers(0, 100)) if rng.random() < 0.8 else 0
         gain = 10 ** rng.uniform(-0.7, 0.2)
-        most = 1 + int(rng.exponential(power.shape[1] / 500))
+        most = 1 + int(rng.exponential(2))
         while len(said) < most:
             clip, sound = self._clips[language][int(rng.integers(len(self._clips[language])))]
             end = at + sound.shape[1]
