@@ -45,6 +45,19 @@ def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
     return asgi
 
 
+def ready(app: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer /readyz as a role does that can answer."""
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] != "/readyz":
+            await app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"status": "ready"}'})
+
+    return asgi
+
+
 class Served:
     """An engine behind the routes, and a client in front of them."""
 

@@ -24,7 +24,7 @@ from services.transcription import routes as hearing
 from services.transcription.engines.fake import FakeEngine as FakeEar
 from services.transcription.engines.fake import _characters
 from tests.hearing_app import recording, said
-from tests.speech_app import RECORDING, shelled
+from tests.speech_app import RECORDING, ready, shelled
 from tests.translating_app import TranslatingChat, text_of
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Rig:
         await self.ear.start()
         roles = {
             "chat": [await serve(self.chat)],
-            "speech": [await serve(_ready(shelled(self.speech)))],
-            "transcription": [await serve(_ready(shelled(self.hearing)))],
+            "speech": [await serve(ready(shelled(self.speech)))],
+            "transcription": [await serve(ready(shelled(self.hearing)))],
         }
         self.door = await door(**roles, **rules)
         self.client = httpx.AsyncClient(base_url=self.door.url, timeout=20)
@@ -73,17 +73,6 @@ def sent(text: str | bytes, fields: dict[str, Any]) -> dict[str, Any]:
         "files": {"file": ("talk.wav", data, "audio/wav")},
         "data": {name: str(value) for name, value in texts.items() if value is not None},
     }
-
-
-def _ready(app: Any) -> Any:
-    async def asgi(scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] != "/readyz":
-            await app(scope, receive, send)
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b'{"status": "ready"}'})
-
-    return asgi
 
 
 @pytest.fixture
