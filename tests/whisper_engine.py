@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 from services.transcription.engines.registry import create_engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from services.transcription.engines.faster_whisper.engine import FasterWhisperEngine
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody tells."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  a property has no event
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -23,10 +30,8 @@ async def whisper_engine(folder: Path, **options: Any) -> AsyncIterator[FasterWh
     )
     await engine.start()
     try:
-        async with asyncio.timeout(60):
-            while not engine.ready:
-                assert not engine.settled, engine.status
-                await asyncio.sleep(0.01)
+        await until(lambda: engine.ready or engine.settled)
+        assert engine.ready, engine.status
         yield engine
     finally:
         await engine.close()

@@ -14,6 +14,8 @@ import pytest
 from faster_whisper.vad import get_vad_model
 
 from services.errors import EngineError, InvalidRequestError, UnavailableError
+from services.transcription.engines.faster_whisper import loading
+from services.transcription.engines.faster_whisper.decoding import FALLBACK
 from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.model import Model
 from services.transcription.engines.protocol import (
@@ -24,8 +26,9 @@ from services.transcription.engines.protocol import (
     Segment,
     TranscriptionRequest,
 )
+from services.transcription.engines.registry import create_engine
 from tests.parrot import TEXT, parrot
-from tests.whisper_engine import whisper_engine
+from tests.whisper_engine import until, whisper_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -229,7 +232,7 @@ async def test_closing_early_ends_reading_and_drops_windows(engine: FasterWhispe
     assert engine.active == 0
     sound.close()  # raises if a thread were still in it
     assert ended.is_set()
-    assert whisper_threads() <= {"whisper-batches"}
+    await until(lambda: whisper_threads() <= {"whisper-batches"})
 
 
 async def test_a_cancelled_guess_leaves_nothing(engine: FasterWhisperEngine) -> None:
@@ -269,10 +272,42 @@ async def test_closing_ends_requests_and_threads(folder: Path) -> None:
         await engine.guess(GuessRequest(noise(2)))
     with pytest.raises(UnavailableError):
         await long
-    assert whisper_threads() == set()
+    await until(lambda: not whisper_threads())
     assert not engine.ready
     with pytest.raises(UnavailableError):
         engine.check(TranscriptionRequest([]))
+
+
+async def test_a_model_that_comes_later_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_FIRST_RETRY_S", 0.05)
+    engine: Any = create_engine("faster_whisper", model=str(tmp_path / "later"), device="cpu")
+    await engine.start()
+    try:
+        await until(lambda: bool(engine.settled))
+        assert "later is no directory" in engine.status
+        with pytest.raises(UnavailableError, match="is no directory"):
+            engine.check(TranscriptionRequest([]))
+        parrot(tmp_path / "made").rename(tmp_path / "later")
+        await until(lambda: bool(engine.ready))
+        assert engine.status == "ready"
+        assert not engine.settled
+        assert await heard(engine, [noise(3)])
+    finally:
+        await engine.close()
+
+
+async def test_weights_that_are_none_are_told(tmp_path: Path) -> None:
+    (parrot(tmp_path) / "model.bin").write_bytes(b"these are no weights at all")
+    engine: Any = create_engine("faster_whisper", model=str(tmp_path), device="cpu")
+    await engine.start()
+    try:
+        await until(lambda: bool(engine.settled))
+        assert "cannot be loaded as a CTranslate2 Whisper" in engine.status
+        assert not engine.ready
+    finally:
+        await engine.close()
 
 
 async def test_control_tokens_in_a_prompt_are_plain_text_to_nobody(
@@ -307,7 +342,18 @@ async def test_what_the_model_cannot_do_is_refused(tmp_path: Path) -> None:
             engine.check(GuessRequest(noise(31)))
 
 
-async def test_an_unsure_model_is_tried_hotter_and_answers_all_the_same(tmp_path: Path) -> None:
+async def test_an_unsure_model_is_tried_hotter_and_answers_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    generate = Model.generate
+
+    def noting(self: Model, *given: Any, temperature: float, **options: Any) -> Any:
+        tried.append(temperature)
+        return generate(self, *given, temperature=temperature, **options)
+
     async with whisper_engine(parrot(tmp_path, is_sure=False)) as engine:
-        for segment in await heard(engine, [noise(2)], language="en"):
-            assert segment.temperature > 0
+        monkeypatch.setattr(Model, "generate", noting)
+        segments = await heard(engine, [noise(2)], language="en")
+    assert tuple(tried[: len(FALLBACK)]) == FALLBACK
+    assert all(segment.avg_logprob < -1 for segment in segments)

@@ -142,6 +142,8 @@ class Hearing:
 
     def _hand_over(self) -> None:
         """Hand over what is next in order, and the end after the last."""
+        if self._closed:  # an error is the end already, and nobody takes from what was closed
+            return
         while self._given in self._done:
             self._handover.put(self._done.pop(self._given))
             self._given += 1

@@ -45,8 +45,11 @@ class Loading:
 
     def start(self) -> None:
         """Begin, in a daemon thread."""
-        self._closed.clear()
-        threading.Thread(target=self._run, name="whisper-loading", daemon=True).start()
+        self._closed = threading.Event()  # a download that outlived `close` keeps its own
+        arguments = (self._closed,)
+        threading.Thread(
+            target=self._run, args=arguments, name="whisper-loading", daemon=True
+        ).start()
 
     def close(self) -> None:
         """Try no more, and let the model go."""
@@ -54,26 +57,28 @@ class Loading:
         self.model = None
         self.status = "closed"
 
-    def _run(self) -> None:
+    def _run(self, closed: threading.Event) -> None:
         wait_s = _FIRST_RETRY_S
-        while not self._closed.is_set():
+        while not closed.is_set():
             try:
                 model = self._load()
             except NoModelError as error:
-                self._settle(str(error))
+                self._settle(str(error), closed)
                 if error.is_final:
                     return
             except Exception as error:
                 log.exception("the model could not be loaded")
-                self._settle(f"no model: {_line(error)}")
+                self._settle(f"no model: {_line(error)}", closed)
             else:
-                if not self._closed.is_set():
+                if not closed.is_set():
                     self.model, self.status, self.settled = model, "ready", False
                 return
-            self._closed.wait(wait_s)
+            closed.wait(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
 
-    def _settle(self, status: str) -> None:
+    def _settle(self, status: str, closed: threading.Event) -> None:
+        if closed.is_set():
+            return
         if status != self.status:
             log.warning("%s", status)
         self.status, self.settled = status, True

@@ -171,9 +171,9 @@ class Source:
         except OSError as error:  # the transport's errors are among these, and a full disk
             if error.errno is not None and error.filename is not None:
                 raise NoModelError(f"no model: {error.strerror}: {error.filename}") from error
-            raise _unreachable(host, remedy) from error
+            raise _unreachable(host, remedy, error) from error
         except Exception as error:  # which differ from version to version
-            raise _unreachable(host, remedy) from error
+            raise _unreachable(host, remedy, error) from error
         return Path(found)
 
     @contextmanager
@@ -217,7 +217,9 @@ class Source:
                 utils.enable_progress_bars()
 
 
-def _unreachable(host: str, remedy: str) -> NoModelError:
+def _unreachable(host: str, remedy: str, error: Exception) -> NoModelError:
+    told = str(error).strip().splitlines() or [""]
+    log.warning("%s: %s: %s", host, type(error).__name__, told[0])
     return NoModelError(f"no model: {host} cannot be reached; on a machine with a network {remedy}")
 
 
