@@ -45,13 +45,13 @@ def spoken(text: str) -> bytes:
     return to_bytes(said(quiet + text + rest + quiet, RATE_HZ))
 
 
-async def by_espeak(text: str) -> Samples:
+async def by_espeak(text: str, voice: str = "alloy") -> Samples:
     """Return a text as espeak-ng says it, float32 at `RATE_HZ`, without silence around it."""
     pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
     engine = create_engine("espeak")
     await engine.start()
     try:
-        request = SynthesisRequest(text=text, voice="alloy")
+        request = SynthesisRequest(text=text, voice=voice)
         frames = [frame async for frame in engine.synthesise(request)]
     finally:
         await engine.close()

@@ -78,7 +78,8 @@ class Clip:
 def trained() -> Path:
     """Return the folder of the trained model, made at the first call of any test run."""
     python = os.environ.get("STACK_PYTHON", str(ROOT / ".nox" / "stack" / "bin" / "python"))
-    sources = (Path(__file__), Path(__file__).with_name("parrot.py"))
+    here = Path(__file__)
+    sources = (here, here.with_name("parrot.py"), here.with_name("whisper_training.py"))
     made_from = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bentovox" / "tests"
     folder = home / f"whisper-{made_from}"
