@@ -46,6 +46,7 @@ HTTPServer(("127.0.0.1", 3999), Backend).serve_forever()
 """
 """The gateway is ready when a backend is: a backend that is always ready, in the same container."""
 
+_HEARING: Final = "transcription"
 _MODEL: Final = "/models/given"
 _COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
 
@@ -78,8 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _work(given: argparse.Namespace) -> int:
-    docker.ready()
     spec = specs.load(given.bento)
+    if given.model and spec.name != _HEARING:
+        raise CiError(f"--model is for {_HEARING}, not for {spec.name}")
+    if given.model and not given.model.is_dir():
+        raise CiError(f"--model {given.model}: is no folder")
+    docker.ready()
     platform = platforms.get(given.platform or spec.platforms[0])
     image = given.image or f"{naming.repository(spec.name)}:{platform.name}"
     docker.bring(image)
@@ -174,7 +179,7 @@ def _settings(spec: Spec, model: Path | None = None) -> dict[str, str]:
         return {"BENTOVOX_GATEWAY__SPEECH": f'["{_BACKEND}"]'}
     if model:
         return {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": _MODEL}
-    return {"BENTOVOX_TRANSCRIPTION__ENGINE": "fake"} if spec.name == "transcription" else {}
+    return {"BENTOVOX_TRANSCRIPTION__ENGINE": "fake"} if spec.name == _HEARING else {}
 
 
 def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
@@ -185,7 +190,7 @@ def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
         return _chat(container)
     if spec.name == "speech":
         return _speech(container)
-    if spec.name == "transcription":
+    if spec.name == _HEARING:
         status, said = container.send("POST", "/v1/audio/transcriptions", *_form())
         return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
     status, said = container.request("GET", "/v1/models")

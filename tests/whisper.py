@@ -57,6 +57,7 @@ VOICES: Final = {
 """Those that it knows: espeak-ng's own names; OpenAI's are echo, alloy and ash."""
 
 _SPEEDS: Final = (0.9, 1.0, 1.1)
+_SOURCES: Final = ("whisper", "whisper_training", "parrot")
 _WORD: Final = 1  # espeak_EVENT_TYPE
 
 
@@ -78,8 +79,7 @@ class Clip:
 def trained() -> Path:
     """Return the folder of the trained model, made at the first call of any test run."""
     python = os.environ.get("STACK_PYTHON", str(ROOT / ".nox" / "stack" / "bin" / "python"))
-    here = Path(__file__)
-    sources = (here, here.with_name("parrot.py"), here.with_name("whisper_training.py"))
+    sources = [Path(__file__).with_name(f"{name}.py") for name in _SOURCES]
     made_from = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bentovox" / "tests"
     folder = home / f"whisper-{made_from}"

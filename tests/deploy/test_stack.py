@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
 import json
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 MODEL = "bentovox-demo"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 SENTENCE = "The server answers every request that it accepts, one sentence after another. "
-SPEECH = {"model": "tts-1", "voice": "alloy", "response_format": "pcm"}
+SPEECH: Any = {"model": "tts-1", "voice": "alloy", "response_format": "pcm"}
 BROKEN = {
     "no request line": b"GARBAGE\r\n\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
@@ -145,6 +146,27 @@ def test_speech_is_heard_once_the_model_is_in_its_volume(stack: Stack) -> None:
         kinds = [event.type for event in stream]
     assert kinds[0] == "transcript.text.delta"
     assert kinds[-1] == "transcript.text.done"
+
+
+@pytest.mark.filterwarnings("ignore:connect\\(\\) must be used:DeprecationWarning")  # the SDK's
+def test_speech_is_heard_live_through_nginx(stack: Stack) -> None:
+    session: Any = {
+        "type": "transcription",
+        "audio": {"input": {"transcription": {"language": "en"}, "turn_detection": None}},
+    }
+    with stack.client() as client:
+        spoken = client.audio.speech.create(**SPEECH, input=SENTENCE).content
+        with client.realtime.connect(extra_query={"intent": "transcription"}) as live:
+            live.session.update(session=session)
+            for begin in range(0, len(spoken), 24_000):
+                piece = base64.b64encode(spoken[begin : begin + 24_000]).decode()
+                live.input_audio_buffer.append(audio=piece)
+            live.input_audio_buffer.commit()
+            for event in live:
+                assert event.type != "error", event
+                if event.type.endswith("transcription.completed"):
+                    break
+    assert getattr(event, "transcript", "") == TEXT.strip()
 
 
 def test_recording_beyond_the_limit_is_413_and_one_below_it_is_heard(stack: Stack) -> None:
