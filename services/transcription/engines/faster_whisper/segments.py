@@ -41,7 +41,11 @@ def segments(
         if 0 <= seek < frames and sum(len(one["tokens"]) for one in found) < len(tokens):
             found = [*found, _rest(tokens, found, frames)]
         seek = frames
-    if words:
+    # By the model's own times: those that words give may fall together where there is text.
+    found = [
+        one for one in found if one["start"] != one["end"] and model.text(one["tokens"]).strip()
+    ]
+    if words and found:
         model.add_words(found, encoded, language, task, frames)
     chances: Iterator[float] = iter(())
     if logprobs:
@@ -55,8 +59,6 @@ def segments(
             Token(model.text([token]), model.data(token), chance)
             for token, chance in zip(spoken, chances, strict=False)
         ]
-        if not said.strip() or one["start"] == one["end"]:
-            continue
         offset_s = job.offset / FRAMES_PER_S
         start_s, end_s = _times(one, offset_s, timeline)
         made.append(
