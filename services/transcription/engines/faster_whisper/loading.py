@@ -90,9 +90,10 @@ class Loading:
         began = time.monotonic()
         if not self.settled:
             self._tell(f"looking for {self._source.names[0]}")
-        # Threads of OpenMP that wait by spinning take the cores from each other and from the rest.
-        # Read when CTranslate2's own copy of it is loaded; whoever sets it is heeded.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # OpenMP's threads spin while they wait, by default so long that they take the cores from
+        # each other as soon as the machine has other work. Read when CTranslate2's copy is loaded.
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         detector.session()  # live speech needs it at once
         folder = self._source.find(self._tell)
         device = self._device
