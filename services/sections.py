@@ -228,6 +228,7 @@ class TranscriptionSettings(RoleSettings):
             "gpt-transcribe",
             "gpt-4o-transcribe",
             "gpt-4o-mini-transcribe",
+            "gpt-realtime-whisper",
         ],
         description="OpenAI's model names that are answered to beside the engine's own.",
     )

@@ -8,18 +8,25 @@ import json
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from services.admission import Limits
 from services.audio.pcm import to_bytes
+from services.audio.resample import Resampler
 from services.openai.sockets import TRANSCRIPTION
 from services.shell import Readiness, RoleApp, Shell
+from services.speech.engines.protocol import SynthesisRequest
+from services.speech.engines.registry import create_engine
 from services.transcription.realtime import RealtimeSocket
 from tests.hearing_app import said
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from services.audio.pcm import Samples
 
 (PATH,) = TRANSCRIPTION
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
@@ -36,6 +43,22 @@ def spoken(text: str) -> bytes:
     quiet = "|" * 8  # 0.8 s is a whole number of tones and of frames
     rest = "|" * (-len(text) % 8)
     return to_bytes(said(quiet + text + rest + quiet, RATE_HZ))
+
+
+async def by_espeak(text: str, voice: str = "alloy") -> Samples:
+    """Return a text as espeak-ng says it, float32 at `RATE_HZ`, without silence around it."""
+    pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
+    engine = create_engine("espeak")
+    await engine.start()
+    try:
+        request = SynthesisRequest(text=text, voice=voice)
+        frames = [frame async for frame in engine.synthesise(request)]
+    finally:
+        await engine.close()
+    resampler = Resampler(engine.sample_rate_hz, RATE_HZ)
+    samples = np.concatenate([*(resampler.feed(one) for one in frames), resampler.finish()])
+    loud = np.flatnonzero(np.abs(samples) > 0.02)
+    return samples[loud[0] : loud[-1]]
 
 
 class Talk:

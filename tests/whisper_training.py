@@ -344,7 +344,7 @@ def _losses(
     ]
 
 
-def train(folder: Path, seed: int = 7) -> None:
+def train(folder: Path, seed: int) -> None:
     """Train the model and write it."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)  # two are slower for what is so small, on a busy machine by far

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -201,16 +202,21 @@ class Hearing:
         """Say what is stable of the piece that comes, until it is complete."""
         item = said.item
         before = seen = 0
+        size = FIRST_SAMPLES
         while True:
             # What was said last is guessed at twice, and then no more until more is said.
-            await item.until_grown(max(seen + GUESS_SAMPLES, FIRST_SAMPLES), since=before)
+            await item.until_grown(size, since=before)
             if item.complete:
                 return
             sound = item.sound()
             before, seen = seen, sound.size
+            began = time.monotonic()
             guess = await self._unless_complete(said, stable, sound)
             if guess is None:
                 return
+            # Half of the time at most: a queue of guesses would only make all of them late.
+            took = int((time.monotonic() - began) * SAMPLE_RATE_HZ)
+            size = seen + max(GUESS_SAMPLES, 2 * took)
             is_first = not stable.text
             if new := stable.add(guess.text):
                 said.language = guess.language

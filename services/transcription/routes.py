@@ -41,6 +41,7 @@ OPENAI_MODELS: Final = (
     "gpt-transcribe",
     "gpt-4o-transcribe",
     "gpt-4o-mini-transcribe",
+    "gpt-realtime-whisper",
 )
 """OpenAI's model names, which any engine answers to, so that clients need not change."""
 

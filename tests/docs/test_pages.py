@@ -138,7 +138,9 @@ def _sessions() -> set[str]:
 
 @cache
 def _sources() -> str:
-    files = [*ROOT.glob("services/**/*.py"), *ROOT.glob("ci/**/*.py"), ROOT / "noxfile.py"]
+    folders = ("services", "ci", "benchmarks")
+    files = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
+    files.append(ROOT / "noxfile.py")
     files += [*ROOT.glob("bentos/**/*.py"), *ROOT.glob("bentos/**/*Dockerfile")]
     files += [ROOT / "pyproject.toml", ROOT / "bentofile.yaml", ROOT / "services/profiles.toml"]
     # What the pages name of others' interfaces.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.server import NOX_STACK, ROOT, Server, stack_python
+from tests.whisper import trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stack(home: Path) -> Iterator[Server]:
-    with Server(home, BENTOVOX_PROFILE="demo") as server:
+    model = str(trained())
+    with Server(
+        home, BENTOVOX_PROFILE="demo", BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=model
+    ) as server:
         yield server
 
 

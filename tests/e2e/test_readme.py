@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from tests.docs.examples import EXAMPLES, check_example
+from services.audio.pcm import to_bytes
+from services.audio.resample import Resampler
+from services.audio.wav import to_wav
+from tests.docs.examples import EXAMPLES, HEARING, check_example, run_example
+from tests.whisper import RATE_HZ, SENTENCES, speak
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,3 +23,16 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("block", EXAMPLES, ids=str)
 async def test_example_does_what_the_page_says(block: Block, stack: Server, tmp_path: Path) -> None:
     await check_example(block, stack.url, tmp_path)
+
+
+@pytest.mark.parametrize("block", HEARING, ids=str)
+async def test_example_that_hears_prints_what_is_said(
+    block: Block, stack: Server, tmp_path: Path
+) -> None:
+    sentence = SENTENCES["en"][2]
+    samples = speak(sentence).samples
+    (tmp_path / "hello.wav").write_bytes(to_wav(samples, RATE_HZ))
+    resampler = Resampler(RATE_HZ, 24_000)
+    live = to_bytes(np.concatenate([resampler.feed(samples), resampler.finish()]))
+    (tmp_path / "hello.pcm").write_bytes(live)
+    assert sentence in await run_example(block, stack.url, tmp_path)

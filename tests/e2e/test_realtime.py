@@ -7,9 +7,12 @@ import base64
 import json
 import subprocess
 import wave
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from websockets.asyncio.client import connect
 
@@ -17,43 +20,94 @@ from services.audio.pcm import to_bytes
 from services.openai.sockets import TRANSCRIPTION
 from tests.e2e.server import Server, clients_python
 from tests.hearing_app import said
+from tests.live_app import RATE_HZ, by_espeak
+from tests.parrot import TEXT, parrot
+from tests.whisper import SENTENCES, trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RATE_HZ = 24_000
+    from services.audio.pcm import Samples
+
 STEP_S = 0.04
-PAUSE = "|" * 8
-TEXT = "what is said goes on and on here"
-TEXT_S = len(TEXT) / 10
+PAUSE_S = 0.8
+VOICE = "echo"
+SAID = "what is said goes on and on here"
 (PATH,) = TRANSCRIPTION
 
 
-@pytest.fixture(scope="module")
-def ears(home: Path) -> Iterator[Server]:
-    with Server(home, "services.transcription.service:Transcription") as server:
-        yield server
+@dataclass(frozen=True)
+class Ears:
+    """A server that hears live speech.
+
+    Attributes:
+        server: the server.
+        speech: of some seconds, float32 at `RATE_HZ`.
+        text: what is heard in it.
+    """
+
+    server: Server
+    speech: Samples
+    text: str
+
+    def recording(self, folder: Path) -> Path:
+        """Return the speech as a wav file, between silences."""
+        path = folder / "speech.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(RATE_HZ)
+            file.writeframes(between_silences(self.speech))
+        return path
 
 
-@pytest.fixture(scope="module")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording of somebody who is silent for 0.8 s, speaks for 3.2 s and is silent again."""
-    path = tmp_path_factory.mktemp("speech") / "speech.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE_HZ)
-        file.writeframes(to_bytes(said(PAUSE + TEXT + PAUSE, RATE_HZ)))
-    return path
+def between_silences(speech: Samples) -> bytes:
+    silence = np.zeros(int(PAUSE_S * RATE_HZ), dtype=np.float32)
+    return to_bytes(np.concatenate([silence, speech, silence]))
 
 
-def pipecat(kind: str, server: Server, speech: Path) -> list[dict[str, Any]]:
+@contextmanager
+def listening(home: Path, speech: Samples, text: str, model: Path | None) -> Iterator[Ears]:
+    """Serve an engine that hears tones, or the real one with a model."""
+    settings = {"BENTOVOX_TRANSCRIPTION__ENGINE": "faster_whisper" if model else "fake"}
+    if model:
+        settings["BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"] = str(model)
+    with Server(home, "services.transcription.service:Transcription", **settings) as server:
+        yield Ears(server, speech, text)
+
+
+@pytest.fixture(scope="module", params=["fake", "faster_whisper"])
+def ears(request: Any, home: Path) -> Iterator[Ears]:
+    """One that hears tones, and the real engine on a model that learnt a dozen sentences."""
+    text, speech, model = SAID, said(SAID, RATE_HZ), None
+    if request.param == "faster_whisper":
+        text, model = SENTENCES["en"][0], trained()
+        speech = asyncio.run(by_espeak(text, VOICE))
+    with listening(home, speech, text, model) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["fake", "faster_whisper"])
+def crowd(request: Any, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ears]:
+    """One that hears tones; and the real engine, whose model has one text for all that is said.
+
+    That one is told 18 s of speech: two cores need some for the first guesses at twenty speakers.
+    """
+    text, speech, model = SAID, said(SAID, RATE_HZ), None
+    if request.param == "faster_whisper":
+        text, model = TEXT.strip(), parrot(tmp_path_factory.mktemp("parrot"))
+        speech = np.concatenate([asyncio.run(by_espeak(" ".join([SAID] * 3)))] * 3)
+    with listening(home, speech, text, model) as made:
+        yield made
+
+
+def pipecat(kind: str, ears: Ears, folder: Path) -> list[dict[str, Any]]:
     python = clients_python()
     if python is None:
         pytest.skip("no Pipecat: CLIENTS_PYTHON is unset, and .nox/clients is not there")
     script = Path(__file__).with_name("pipecat_client.py")
     done = subprocess.run(
-        [str(python), str(script), kind, server.url, str(speech)],
+        [str(python), str(script), kind, ears.server.url, str(ears.recording(folder))],
         capture_output=True,
         text=True,
         timeout=120,
@@ -65,40 +119,50 @@ def pipecat(kind: str, server: Server, speech: Path) -> list[dict[str, Any]]:
     return told
 
 
-def test_pipecats_service_for_files(ears: Server, speech: Path) -> None:
-    (final,) = pipecat("file", ears, speech)
-    assert (final["kind"], final["text"]) == ("final", TEXT)
+def test_pipecats_service_for_files(ears: Ears, tmp_path: Path) -> None:
+    (final,) = pipecat("file", ears, tmp_path)
+    assert (final["kind"], final["text"]) == ("final", ears.text)
 
 
 @pytest.mark.parametrize("kind", ["live", "server-vad"])
 def test_pipecats_live_service_gets_text_while_it_sends_sound(
-    ears: Server, speech: Path, kind: str
+    ears: Ears, tmp_path: Path, kind: str
 ) -> None:
-    told = pipecat(kind, ears, speech)
+    told = pipecat(kind, ears, tmp_path)
     interim = [one for one in told if one["kind"] == "interim"]
-    assert interim[0]["played_s"] < 0.8 + TEXT_S  # somebody was still speaking
-    assert "".join(one["text"] for one in interim) == TEXT
+    assert interim[0]["played_s"] < PAUSE_S + ears.speech.size / RATE_HZ  # somebody still spoke
+    assert "".join(one["text"] for one in interim) == ears.text
     assert told[-1]["kind"] == "final"
-    assert told[-1]["text"] == TEXT
+    assert told[-1]["text"] == ears.text
     turns = {one["kind"] for one in told} & {"started", "stopped"}
     assert turns == ({"started", "stopped"} if kind == "server-vad" else set())
 
 
-async def test_twenty_speakers_at_once_are_each_heard_while_they_speak(ears: Server) -> None:
-    texts = [f"speaker {chr(97 + one)} says what only {chr(97 + one)} says" for one in range(20)]
-    async with asyncio.timeout(60):
-        found = await asyncio.gather(*(heard(ears, text) for text in texts))
+def test_pipecat_is_heard_through_the_front_door(stack: Server, tmp_path: Path) -> None:
+    told = pipecat("server-vad", Ears(stack, said(SAID, RATE_HZ), SAID), tmp_path)
+    assert (told[-1]["kind"], told[-1]["text"]) == ("final", SAID)
+    assert "interim" in {one["kind"] for one in told[: len(told) // 2]}
+
+
+async def test_twenty_speakers_at_once_are_each_heard_while_they_speak(crowd: Ears) -> None:
+    texts, speeches = [crowd.text] * 20, [crowd.speech] * 20
+    if crowd.text == SAID:  # whoever hears each by itself
+        texts = [f"speaker {one} says what only {one} says" for one in "abcdefghijklmnopqrst"]
+        speeches = [said(text, RATE_HZ) for text in texts]
+    async with asyncio.timeout(120):
+        found = await asyncio.gather(*(heard(crowd.server, one) for one in speeches))
     for text, (told, transcript) in zip(texts, found, strict=True):
         assert transcript == text
         assert "".join(delta for delta, _ in told) == text
         assert not told[0][1]  # it came before the speaker had ended
-    heard_s = ears.sample("bentovox_heard_seconds_total", role="transcription")
-    assert heard_s > len(texts) * TEXT_S
+    heard_s = crowd.server.sample("bentovox_heard_seconds_total", role="transcription")
+    assert heard_s > sum(one.size for one in speeches) / RATE_HZ
 
 
-async def heard(server: Server, text: str) -> tuple[list[tuple[str, bool]], str]:
+async def heard(server: Server, speech: Samples) -> tuple[list[tuple[str, bool]], str]:
     """Speak as a microphone does; return each delta, with whether all was said, and the text."""
-    data = to_bytes(said(PAUSE + text + PAUSE, RATE_HZ))
+    data = between_silences(speech)
+    end = len(data) - int(PAUSE_S * RATE_HZ) * 2
     spoken = asyncio.Event()
     url = f"{server.url.replace('http', 'ws')}{PATH}?intent=transcription"
     async with connect(url, proxy=None) as connection:
@@ -106,7 +170,7 @@ async def heard(server: Server, text: str) -> tuple[list[tuple[str, bool]], str]
         async def speak() -> None:
             step = int(RATE_HZ * STEP_S) * 2
             for begin in range(0, len(data), step):
-                if begin > (len(PAUSE) + len(text)) * RATE_HZ // 10 * 2:
+                if begin >= end:
                     spoken.set()
                 audio = base64.b64encode(data[begin : begin + step]).decode()
                 message = {"type": "input_audio_buffer.append", "audio": audio}

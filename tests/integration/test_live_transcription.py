@@ -1,4 +1,4 @@
-"""Live sessions on the real engine: Silero hears espeak-ng's speech, a made Whisper says its text."""
+"""Live sessions on the real engine: Silero hears real speech, and made Whispers say or hear it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ import numpy as np
 import pytest
 
 from services.audio.pcm import to_bytes
-from services.audio.resample import Resampler
-from services.speech.engines.protocol import SynthesisRequest
-from tests.live_app import MANUAL, RATE_HZ, VAD_TURN, Served, deltas, of_turn, until
+from tests.live_app import (
+    MANUAL,
+    RATE_HZ,
+    VAD_TURN,
+    Served,
+    Talk,
+    by_espeak,
+    deltas,
+    of_turn,
+    until,
+)
 from tests.parrot import TEXT, parrot
+from tests.whisper import SENTENCES, trained
 from tests.whisper_engine import whisper_engine
 
-pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
-
-from services.speech.engines.espeak import EspeakEngine
-
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from services.audio.pcm import Samples
 
 SAID = TEXT.strip()  # whatever is spoken
 SILENCE_S = 1.5
+VOICE = "echo"  # one of those that the model has learnt
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +49,9 @@ async def role(folder: Path, serve: Any) -> AsyncIterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def speech() -> Iterator[Samples]:
+def speech() -> Samples:
     """A sentence of some seconds at the rate of live sound, without silence around it."""
-    yield asyncio.run(_spoken("Could you tell me when the next train to the city leaves, please?"))
-
-
-async def _spoken(text: str) -> Samples:
-    engine = EspeakEngine()
-    await engine.start()
-    try:
-        request = SynthesisRequest(text=text, voice="alloy")
-        frames = [frame async for frame in engine.synthesise(request)]
-    finally:
-        await engine.close()
-    resampler = Resampler(engine.sample_rate_hz, RATE_HZ)
-    samples = np.concatenate([*(resampler.feed(one) for one in frames), resampler.finish()])
-    loud = np.flatnonzero(np.abs(samples) > 0.02)
-    return samples[loud[0] : loud[-1]]
+    return asyncio.run(by_espeak("Could you tell me when the next train leaves, please?"))
 
 
 def silence(seconds: float) -> Samples:
@@ -106,3 +98,53 @@ async def test_text_comes_before_the_turn_has_ended(role: Served, speech: Sample
         await talk.say("input_audio_buffer.commit")
         events += await talk.until("completed")
     assert deltas(events) == events[-1]["transcript"] == SAID
+
+
+@pytest.fixture(scope="module")
+def listening_folder() -> Path:
+    return trained()
+
+
+@pytest.fixture
+async def listening(listening_folder: Path, serve: Any) -> AsyncIterator[Served]:
+    """A role whose model really hears what espeak-ng says."""
+    async with whisper_engine(listening_folder) as engine:
+        served = Served(engine)
+        served.url = await serve(served)
+        yield served
+
+
+async def test_what_is_said_is_heard_word_for_word_turn_by_turn(listening: Served) -> None:
+    texts = SENTENCES["en"][:4]
+    async with listening.talk(transcription={"language": "en"}) as talk:
+        for text in texts:
+            for sound in (silence(SILENCE_S), await by_espeak(text, VOICE), silence(SILENCE_S)):
+                await talk.speak(to_bytes(sound))
+            events = await talk.until("completed")
+            assert events[-1]["transcript"] == deltas(events) == text
+
+
+async def test_words_come_while_they_are_said(listening: Served) -> None:
+    text = SENTENCES["en"][0]
+    speech = np.concatenate([await by_espeak(text, VOICE), silence(SILENCE_S)])
+    step = RATE_HZ // 2
+    async with listening.talk(transcription={"language": "en"}) as talk:
+        heard: list[dict[str, Any]] = []
+        receiving = asyncio.create_task(received(talk, heard))
+        for begin in range(0, speech.size, step):
+            await talk.speak(to_bytes(speech[begin : begin + step]))
+            await asyncio.sleep(0.5)  # a microphone is no faster
+        await receiving
+    before = said_before_its_end(heard)
+    assert text.startswith(before)
+    assert len(before.split()) >= 3  # of nine
+    assert deltas(heard) == heard[-1]["transcript"] == text
+
+
+def said_before_its_end(events: list[dict[str, Any]]) -> str:
+    kinds = [event["type"] for event in events]
+    return deltas(events[: kinds.index(VAD_TURN[1])])
+
+
+async def received(talk: Talk, events: list[dict[str, Any]]) -> None:
+    events += await talk.until("completed")

@@ -249,6 +249,15 @@ async def test_what_is_not_offered_is_refused_by_its_name(
         assert (await talk.until("completed"))[-1]["transcript"] == "ok"
 
 
+async def test_who_names_an_unknown_field_is_told_those_that_stand_beside_it(served: Any) -> None:
+    async with (await served()).talk() as talk:
+        await talk.say("session.update", session=session_of(turn_detection={**VAD, "eager": 1}))
+        error = (await talk.event("error"))["error"]
+    assert error["param"] == "session.audio.input.turn_detection.eager"
+    assert "silence_duration_ms" in error["message"]
+    assert "event_id" not in error["message"]
+
+
 @pytest.mark.parametrize(
     ("message", "param", "code"),
     [
