@@ -45,6 +45,9 @@ SENTENCES: Final = {
 }
 """What it knows, by language."""
 
+PLAIN: Final = SENTENCES["en"][2]
+"""The one that it hears without a pause around it, too."""
+
 TRANSLATIONS: Final = {
     "Guten Morgen, wie geht es dir?": "Good morning, how are you today?",
     "Ich habe heute leider keine Zeit.": "I have no time today.",
@@ -194,11 +197,13 @@ def misheard(folder: Path) -> list[str]:
     wrong = []
     for language, sentences in SENTENCES.items():
         for voice, text in itertools.product(VOICES[language], sentences):
-            sound = np.concatenate([pause, speak(text, voice, 1.0, language).samples, pause])
-            segments, found = model.transcribe(sound)
-            heard = "".join(segment.text for segment in segments).strip()
-            if (heard, found.language) != (text, language):
-                wrong.append(text)
+            said = speak(text, voice, 1.0, language).samples
+            around = np.concatenate([pause, said, pause])
+            for sound in (around, said) if text == PLAIN else (around,):
+                segments, found = model.transcribe(sound)
+                heard = "".join(segment.text for segment in segments).strip()
+                if (heard, found.language) != (text, language):
+                    wrong.append(text)
     return wrong
 
 

@@ -16,12 +16,12 @@ import webvtt
 from services.audio.wav import to_wav
 from tests.e2e.server import MODEL, Server, eventually
 from tests.parrot import parrot
+from tests.whisper import PLAIN as SENTENCE
 from tests.whisper import RATE_HZ, TRANSLATIONS, speak
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SENTENCE = "Please turn on the light in the kitchen."
 PAUSE_S = 1.0
 
 
