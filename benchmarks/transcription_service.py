@@ -30,6 +30,8 @@ class Service:
         settings = {
             "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": str(folder),
             "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__DEVICE": "cpu",
+            # The profile's int8 would be another model than the bare library's.
+            "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__COMPUTE_TYPE": "default",
         }
         command = [python, "-m", "bentoml", "serve", service, "--port", str(port)]
         self._url = f"http://127.0.0.1:{port}/v1/audio/transcriptions"

@@ -28,6 +28,7 @@ _MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
 _MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
 _BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, so that results hang on no caller's sizes
 _SILENT: Final = 0.35  # the probability of speech under which a frame belongs to a pause
+_WARM_UP_FRAMES: Final = 31  # a second
 _LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
 _HYSTERESIS: Final = 0.15  # as in Silero's own code: speech ends below the threshold less this
 _LOWEST_THRESHOLD: Final = 0.01
@@ -103,22 +104,16 @@ def windows(
 
 
 def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Window]:
-    """Yield windows that follow one another; the detector is asked only once there is a choice."""
+    """Yield windows that follow one another; the detector is asked only where one may be cut."""
     held = np.zeros(0, dtype=np.float32)
     start = 0  # of what is held, in the recording
-    speech: list[float] = []  # the probability of each frame of what is held
-    judged = 0  # samples of what is held that the detector has
     for block in _blocks(audio):
         held = np.concatenate([held, block])
         while held.size > _MOST:
-            speech.extend(detector.feed(held[judged:]))
-            frames = _best_cut(speech[:_MOST_FRAMES])
-            at = frames * VAD_FRAME_SAMPLES
+            at = _cut_of_full(held, detector) * VAD_FRAME_SAMPLES
             yield Window(held[:at], ((0, start),))
-            judged = held.size - at
             held = held[at:].copy()
             start += at
-            del speech[:frames]
     if held.size:
         yield Window(held, ((0, start),))
 
@@ -178,23 +173,52 @@ def _joined(speech: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
         yield Window(np.concatenate(pieces), tuple(parts))
 
 
+def _cut_of_full(held: Samples, detector: SpeechDetector) -> int:
+    """Return the frame to cut a full window before, as `_best_cut`, by few of the detector's turns.
+
+    What of the window lies before is not judged: the detector has a second to find its feet.
+    """
+    quietest = 1
+    for low, high in _thirds(_MOST_FRAMES):
+        begin = low - _WARM_UP_FRAMES
+        judged = detector.feed(held[begin * VAD_FRAME_SAMPLES : high * VAD_FRAME_SAMPLES])
+        speech = judged[_WARM_UP_FRAMES:]
+        if at := _pause(speech):
+            return low + at
+        if high == _MOST_FRAMES:
+            quietest = low + _quietest(speech)
+    return quietest
+
+
 def _best_cut(speech: Sequence[float]) -> int:
     """Return the frame to cut before: the middle of the best pause, late rather than early."""
-    most = len(speech)
-    for low, high in ((2 * most // 3, most), (most // 3, 2 * most // 3)):
-        best, at = 0, 0
-        begin = low
-        for frame in range(low, high + 1):
-            if frame < high and speech[frame] < _SILENT:
-                continue
-            length = min(frame - begin, _LONG_PAUSE_FRAMES)
-            if length and length >= best:
-                best, at = length, (begin + frame + 1) // 2
-            begin = frame + 1
-        if best:
-            return at
-    late = range(2 * most // 3, most)
-    return max(1, min(late, key=lambda frame: speech[frame]))
+    (late, most), _ = thirds = _thirds(len(speech))
+    for low, high in thirds:
+        if at := _pause(speech[low:high]):
+            return low + at
+    return max(1, late + _quietest(speech[late:most]))
+
+
+def _thirds(most: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return where a cut is looked for, the better place first."""
+    return (2 * most // 3, most), (most // 3, 2 * most // 3)
+
+
+def _pause(speech: Sequence[float]) -> int:
+    """Return the middle of the best pause; 0 if there is none."""
+    best = at = begin = 0
+    for frame in range(len(speech) + 1):
+        if frame < len(speech) and speech[frame] < _SILENT:
+            continue
+        length = min(frame - begin, _LONG_PAUSE_FRAMES)
+        if length and length >= best:
+            best, at = length, (begin + frame + 1) // 2
+        begin = frame + 1
+    return at
+
+
+def _quietest(speech: Sequence[float]) -> int:
+    return min(range(len(speech)), key=lambda frame: speech[frame])
 
 
 def _blocks(audio: Iterable[Samples]) -> Iterator[Samples]:
