@@ -100,6 +100,32 @@ def test_hours_in_one_lane_hold_up_nobody(worker: Worker, batches: Batches[Job])
     assert [("guess", "live", 0)] in worker.done[2:4]
 
 
+def test_what_is_urgent_comes_next_however_much_waits(
+    worker: Worker, batches: Batches[Job]
+) -> None:
+    held_up(worker, batches)
+    for asker in "abcdefgh":
+        lane = batches.lane()
+        for number in range(10):
+            lane.put(("file", asker, number))
+    worker.step()
+    batches.lane(urgent=True).put(("guess", "live", 0))
+    worker.step()
+    assert worker.done[2] == [("guess", "live", 0)]
+
+
+def test_what_is_urgent_leaves_every_other_batch_to_the_others(
+    worker: Worker, batches: Batches[Job]
+) -> None:
+    held_up(worker, batches)
+    for is_urgent, kind in ((True, "guess"), (False, "file")):
+        lane = batches.lane(urgent=is_urgent)
+        for number in range(100):
+            lane.put((kind, kind, number))
+    worker.step(6)
+    assert [batch[0][0] for batch in worker.done[1:]] == ["guess", "file"] * 3
+
+
 def test_two_kinds_take_turns(worker: Worker, batches: Batches[Job]) -> None:
     held_up(worker, batches)
     for kind in ("file", "guess"):

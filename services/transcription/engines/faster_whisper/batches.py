@@ -1,7 +1,8 @@
 """What many ask of one model, done together: batches of whatever waits, and nobody waits for more.
 
 Each asker has a lane. The lane that waits longest says what kind of work comes next, and lanes give
-in turn: hours of work in one lane never hold up another for longer than its turn.
+in turn: hours of work in one lane never hold up another for longer than its turn. Urgent lanes, of
+those who speak just now, have every other batch while they want it.
 """
 
 from __future__ import annotations
@@ -36,22 +37,25 @@ class Batches(Generic[Job]):
         self._kind = kind
         self._most = most
         self._changed = threading.Condition()
-        self._waiting: deque[Lane[Job]] = deque()
+        self._usual: deque[Lane[Job]] = deque()
+        self._urgent: deque[Lane[Job]] = deque()
+        self._was_urgent = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="whisper-batches", daemon=True)
         self._thread.start()
 
-    def lane(self) -> Lane[Job]:
+    def lane(self, *, urgent: bool = False) -> Lane[Job]:
         """Return a lane for one asker."""
-        return Lane(self._changed, self._waiting)
+        return Lane(self._changed, self._urgent if urgent else self._usual)
 
     def close(self) -> None:
         """Take no further batch; the one at work is done to its end."""
         with self._changed:
             self._closed = True
-            for lane in self._waiting:
-                lane.jobs.clear()
-            self._waiting.clear()
+            for waiting in (self._usual, self._urgent):
+                for lane in waiting:
+                    lane.jobs.clear()
+                waiting.clear()
             self._changed.notify_all()
 
     def join(self) -> None:
@@ -61,7 +65,7 @@ class Batches(Generic[Job]):
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._waiting)
+                self._changed.wait_for(lambda: self._closed or self._usual or self._urgent)
                 if self._closed:
                     return
                 batch = self._next()
@@ -73,22 +77,24 @@ class Batches(Generic[Job]):
 
     def _next(self) -> list[Job]:
         """Take jobs from the lanes in turn, of the kind that the first in the row has."""
-        kind = self._kind(self._waiting[0].jobs[0])
+        self._was_urgent = bool(self._urgent) and not (self._was_urgent and self._usual)
+        waiting = self._urgent if self._was_urgent else self._usual
+        kind = self._kind(waiting[0].jobs[0])
         batch: list[Job] = []
         given: list[Lane[Job]] = []
         took = True
         while took:
             took = False
-            for lane in self._waiting:
+            for lane in waiting:
                 if len(batch) < self._most and lane.jobs and self._kind(lane.jobs[0]) == kind:
                     batch.append(lane.jobs.popleft())
                     took = True
                     if lane not in given:
                         given.append(lane)
         for lane in given:
-            self._waiting.remove(lane)
+            waiting.remove(lane)
             if lane.jobs:
-                self._waiting.append(lane)
+                waiting.append(lane)
         return batch
 
 

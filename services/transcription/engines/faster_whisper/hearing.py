@@ -172,7 +172,7 @@ class Guess:
         self.language = request.language
         self._model = model
         self._request = request
-        self._lane: Lane[Job] = batches.lane()
+        self._lane: Lane[Job] = batches.lane(urgent=True)
         self._loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Hypothesis] = self._loop.create_future()
 
