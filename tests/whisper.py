@@ -17,11 +17,15 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).parents[1]
 RATE_HZ: Final = 16_000
@@ -104,61 +108,63 @@ def trained() -> Path:
 
 def speak(text: str, voice: str = "gmw/en-US", speed: float = 1.0, language: str = "en") -> Clip:
     """Return a sentence said by espeak-ng, the pause at its end cut off."""
-    library = _library()
-    frames: list[Any] = []
-    library.starts.clear()
-    library.speak(text, voice=voice, speed=speed, on_frame=lambda frame: not frames.append(frame))
     from services.audio.resample import Resampler  # noqa: PLC0415
+    from services.speech.engines.espeak_library import library  # noqa: PLC0415
 
+    frames: list[Any] = []
+    with _words_noted(library()) as noted:
+        library().speak(
+            text, voice=voice, speed=speed, on_frame=lambda frame: not frames.append(frame)
+        )
     said = np.concatenate(frames).astype(np.float32) / 32768
-    resampler = Resampler(library.sample_rate_hz, RATE_HZ)
+    resampler = Resampler(library().sample_rate_hz, RATE_HZ)
     samples = np.concatenate([resampler.feed(said), resampler.finish()])
     loud = np.flatnonzero(np.abs(samples) > 1e-3)
     samples = samples[: loud[-1] + 160]
-    starts = sorted(dict(library.starts).items())
+    starts = sorted(dict(noted).items())
     ends = [at for _, at in starts[1:]] + [samples.size / RATE_HZ]
     words = [(position - 1 - 1, end) for (position, _), end in zip(starts[1:], ends, strict=False)]
     return Clip(text, language, samples, (*words, (len(text), samples.size / RATE_HZ)))
 
 
-def _library() -> Any:
-    from services.speech.engines import espeak_library  # noqa: PLC0415
+class _Event(ctypes.Structure):
+    """espeak-ng's espeak_EVENT."""
 
-    class Event(ctypes.Structure):
-        _fields_ = (
-            ("type", ctypes.c_int),
-            ("id", ctypes.c_uint),
-            ("position", ctypes.c_int),
-            ("length", ctypes.c_int),
-            ("audio_ms", ctypes.c_int),
-            ("sample", ctypes.c_int),
-            ("user", ctypes.c_void_p),
-            ("what", ctypes.c_char * 8),
-        )
-
-    class WithWords(espeak_library.EspeakLibrary):
-        """Notes where words begin, in characters and in seconds."""
-
-        def __init__(self) -> None:
-            self.starts: list[tuple[int, float]] = []
-            super().__init__()
-
-        def _take(self, samples: Any, count: int, events: int | None) -> int:
-            found = ctypes.cast(events or 0, ctypes.POINTER(Event))
-            index = 0
-            while events and found[index].type:
-                if found[index].type == _WORD:
-                    self.starts.append((found[index].position, found[index].audio_ms / 1000))
-                index += 1
-            return super()._take(samples, count, events)
-
-    global _made  # noqa: PLW0603  espeak-ng's state is one a process
-    if _made is None:
-        _made = WithWords()
-    return _made
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("id", ctypes.c_uint),
+        ("position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_ms", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user", ctypes.c_void_p),
+        ("what", ctypes.c_char * 8),
+    )
 
 
-_made: Any = None
+@contextmanager
+def _words_noted(library: Any) -> Iterator[list[tuple[int, float]]]:
+    """Note where each word begins, in characters and in seconds.
+
+    espeak-ng has one callback a process: it is the library's own again afterwards.
+    """
+    noted: list[tuple[int, float]] = []
+
+    def take(samples: Any, count: int, events: int | None) -> int:
+        found = ctypes.cast(events or 0, ctypes.POINTER(_Event))
+        index = 0
+        while events and found[index].type:
+            if found[index].type == _WORD:
+                noted.append((found[index].position, found[index].audio_ms / 1000))
+            index += 1
+        return int(library._take(samples, count, events))
+
+    callback = type(library._callback)(take)
+    library._lib.espeak_SetSynthCallback(callback)
+    try:
+        yield noted
+    finally:
+        library._lib.espeak_SetSynthCallback(library._callback)
 
 
 def clips() -> list[Clip]:
