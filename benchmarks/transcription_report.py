@@ -115,6 +115,8 @@ def _plot(path: Path, turns: Turns, bare: str) -> None:
     axes.axhline(1, color="#333333", linewidth=0.8)
     axes.set_xticks(range(len(turns)), list(turns))
     axes.set_ylabel("speed beside bare faster-whisper")
-    axes.legend(fontsize="small", frameon=False)
+    axes.legend(
+        fontsize="small", frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0)
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
