@@ -195,21 +195,28 @@ def _telephone(samples: Any) -> Any:
 
 
 def misheard(folder: Path) -> list[str]:
-    """Return the sentences that the model hears otherwise, in any voice that it knows."""
+    """Return what the model hears or translates otherwise, in any voice that it knows."""
     from faster_whisper import WhisperModel  # noqa: PLC0415  heavy
 
-    model = WhisperModel(str(folder), device="cpu")
-    pause = np.zeros(RATE_HZ // 2, dtype=np.float32)
+    model = WhisperModel(str(folder), device="cpu", cpu_threads=2)
+
+    def heard(sound: Any, task: str) -> tuple[str, str]:
+        segments, found = model.transcribe(sound, task=task)
+        return "".join(segment.text for segment in segments).strip(), found.language
+
     wrong = []
     for language, sentences in SENTENCES.items():
         for voice, text in itertools.product(VOICES[language], sentences):
             said = speak(text, voice, 1.0, language).samples
-            around = np.concatenate([pause, said, pause])
-            for sound in (around, said) if text == PLAIN else (around,):
-                segments, found = model.transcribe(sound)
-                heard = "".join(segment.text for segment in segments).strip()
-                if (heard, found.language) != (text, language):
-                    wrong.append(text)
+            around = np.pad(said, (RATE_HZ // 3, RATE_HZ // 2))
+            asked = [(around, "transcribe", text)]
+            if text == PLAIN:
+                asked.append((said, "transcribe", text))
+            if text in TRANSLATIONS:
+                asked.append((around, "translate", TRANSLATIONS[text]))
+            wrong += [
+                wanted for sound, task, wanted in asked if heard(sound, task) != (wanted, language)
+            ]
     return wrong
 
 

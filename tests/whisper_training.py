@@ -103,7 +103,7 @@ class Windows:
     def _one(self, frames: int, place: int) -> Example:
         rng = self._rng
         language = LANGUAGES[int(rng.random() < 0.35)]
-        task = "translate" if rng.random() < 0.25 else "transcribe"
+        task = "translate" if rng.random() < (0.1, 0.5)[language != "en"] else "transcribe"
         power = np.zeros((MELS, frames), dtype=np.float32)
         if rng.random() < 0.8:
             loudness = 10 ** rng.uniform(-5, -2.5)
