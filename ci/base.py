@@ -73,6 +73,11 @@ class Base:
         """Return the images that a build of it reads."""
         return (self.platform_image, *([self.platform.devel_reference] if self.has_torch else []))
 
+    @property
+    def folder(self) -> Path:
+        """Return where it is built."""
+        return BUILT / f"base-{self.stage}-{self.platform.name}"
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Return what names all that it is made of."""
@@ -120,15 +125,16 @@ def ensure(base: Base, options: Options) -> Report | None:
     Raises:
         CiError: it cannot be built.
     """
-    if options.push:
-        if docker.ask("buildx", "imagetools", "inspect", base.reference) is not None:
-            say(f"{base.reference} is in the registry")
+    with contexts.alone(base.folder):
+        if options.push:
+            if docker.ask("buildx", "imagetools", "inspect", base.reference) is not None:
+                say(f"{base.reference} is in the registry")
+                return None
+        elif docker.inspect(base.reference):
+            say(f"{base.reference} is here")
+            docker.call("tag", base.reference, base.moving)
             return None
-    elif docker.inspect(base.reference):
-        say(f"{base.reference} is here")
-        docker.call("tag", base.reference, base.moving)
-        return None
-    return make(base, options)
+        return _make(base, options)
 
 
 def make(base: Base, options: Options) -> Report:
@@ -137,6 +143,11 @@ def make(base: Base, options: Options) -> Report:
     Raises:
         CiError: it cannot be built; the message names the step.
     """
+    with contexts.alone(base.folder):
+        return _make(base, options)
+
+
+def _make(base: Base, options: Options) -> Report:
     platform = base.platform
     below = base.platform_image
     if "@" not in below:
@@ -170,7 +181,7 @@ def make(base: Base, options: Options) -> Report:
 
 def write_context(base: Base) -> Path:
     """Write the build context of a base and return its folder."""
-    context = BUILT / f"base-{base.stage}-{base.platform.name}" / "context"
+    context = base.folder / "context"
     shutil.rmtree(context, ignore_errors=True)
     (context / "groups").mkdir(parents=True)
     for name, folder in _FILES.items():
@@ -180,8 +191,7 @@ def write_context(base: Base) -> Path:
     for group, wanted in base.wanted.items():
         lines = "".join(f"{name}=={version}\n" for name, version in sorted(wanted.items()))
         (context / "groups" / f"{group}.txt").write_text(lines, encoding="utf-8")
-    contexts.settle(context)
-    return context
+    return contexts.named(context)
 
 
 def parser() -> argparse.ArgumentParser:

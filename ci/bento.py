@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _work(given: argparse.Namespace) -> None:
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
-    path, version = make(spec, platform, given.registry)
+    with contexts.alone(folder_of(spec, platform)):
+        path, version = make(spec, platform, given.registry)
     if given.json:
         command.result_json({"path": str(path), "version": version})
     else:
@@ -67,14 +68,14 @@ def _work(given: argparse.Namespace) -> None:
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
-    """Build a bento and return its folder and its version.
+    """Build a bento and return its folder and its version; see `contexts.alone`.
 
     Raises:
         CiError: the spec cannot be built for that platform, or BentoML refuses it.
     """
     lock = spec.lock_for(platform.name)
     platforms.check_torch(specs.read_lock(lock), platform, lock)
-    final = BUILT / f"{spec.name}-{platform.name}" / "bento"
+    final = folder_of(spec, platform) / "bento"
     final.parent.mkdir(parents=True, exist_ok=True)
     say(f"Building the bento {spec.bento} for {platform.name}")
     # Not below .nox: BentoML takes no file whose path has a hidden folder.
@@ -87,6 +88,11 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
         shutil.rmtree(final, ignore_errors=True)
         shutil.move(built, final)
     return final, version
+
+
+def folder_of(spec: Spec, platform: Platform) -> Path:
+    """Return where a bento is built, and its image."""
+    return BUILT / f"{spec.name}-{platform.name}"
 
 
 def sources(folder: Path, lock: Path) -> Path:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 from typing import TYPE_CHECKING, Final
 
 from ci.errors import CiError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 EPOCH: Final = 315532800
 """1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""
 
-_SECOND: Final = 10**9
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Have a folder for one build; another one of the same checkout waits until it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def epoch() -> int:
@@ -30,19 +44,25 @@ def epoch() -> int:
 
 
 def settle(folder: Path) -> None:
-    """Give all below a folder the same second, and modes that any user can read.
-
-    A file's nanoseconds come from its content: an engine that has a file of the same path, size and
-    time from the build before takes it for the same, and builds with the old content.
-    """
+    """Give all below a folder the same time, and modes that any user can read."""
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        at = epoch() * _SECOND + (_mark(path) if path.is_file() else 0)
-        os.utime(path, ns=(at, at))
+        os.utime(path, (epoch(), epoch()))
 
 
-def _mark(path: Path) -> int:
-    """Return nanoseconds that differ where the content does."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-    return int.from_bytes(digest[:8]) % _SECOND
+def named(folder: Path) -> Path:
+    """Settle a build context and add to its name what is in it; return where it is then.
+
+    An engine keeps what it was sent under the folder's name, whatever is above that, and of the
+    next context of that name takes only the files whose size or time is another. It would miss some
+    here, and the folders of the others would get the time of the build.
+    """
+    settle(folder)
+    digest = hashlib.sha256(str(epoch()).encode())
+    for path in sorted(folder.rglob("*")):
+        digest.update(f"\0{path.relative_to(folder)}\0{path.stat().st_mode:o}\0".encode())
+        if path.is_file():
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for old in folder.parent.glob(f"{folder.name}-*"):
+        shutil.rmtree(old)
+    return folder.rename(folder.with_name(f"{folder.name}-{digest.hexdigest()[:12]}"))

@@ -152,25 +152,28 @@ def make(
         if not folder.is_dir():
             raise CiError(f"--bake {folder}: is no folder")
     below = base.find(spec.base(platform.name), platform, options.registry)
-    packed, version = bento.make(spec, platform, options.registry)
-    base.ensure(below, dataclasses.replace(options, no_cache=False))
-    context = write_context(packed, bake)
-    repository = naming.repository(spec.name, options.registry)
-    moving = [platform.name] if is_moving else []
-    names = tuple(f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}", *tags))
-    say(f"Building {names[0]} on {below.reference}")
-    report = build.build(
-        [
-            *options.arguments(*names),
-            f"--file={DOCKERFILE}",
-            "--target=image",
-            f"--build-arg=BASE={below.reference}",
-            *docker.variables(labels(spec, platform, below, version), "--label"),
-            *uv.wheels_context(platform),
-            str(context),
-        ],
-        report=context.with_name("build.json"),
-    )
+    with contexts.alone(bento.folder_of(spec, platform)):
+        packed, version = bento.make(spec, platform, options.registry)
+        base.ensure(below, dataclasses.replace(options, no_cache=False))
+        context = write_context(packed, bake)
+        repository = naming.repository(spec.name, options.registry)
+        moving = [platform.name] if is_moving else []
+        names = tuple(
+            f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}", *tags)
+        )
+        say(f"Building {names[0]} on {below.reference}")
+        report = build.build(
+            [
+                *options.arguments(*names),
+                f"--file={DOCKERFILE}",
+                "--target=image",
+                f"--build-arg=BASE={below.reference}",
+                *docker.variables(labels(spec, platform, below, version), "--label"),
+                *uv.wheels_context(platform),
+                str(context),
+            ],
+            report=context.with_name("build.json"),
+        )
     return Image(spec, platform, below, version, names, report)
 
 
@@ -211,8 +214,7 @@ def write_context(packed: Path, bake: tuple[Path, ...]) -> Path:
         shutil.copytree(folder, parts / "baked" / "models" / folder.name)
     (context / "lock").mkdir()
     shutil.copyfile(_lock(packed), context / "lock" / "requirements.txt")
-    contexts.settle(context)
-    return context
+    return contexts.named(context)
 
 
 def _lock(packed: Path) -> Path:

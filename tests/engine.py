@@ -1,20 +1,23 @@
 """A docker engine for tests, and every bento's image for the CPU, built once a session.
 
-The engine is one of our own, thrown away at the end (outside of CI its images stay for the next
-run), unless BENTOVOX_TEST_ENGINE=installed asks for the one that docker finds by itself.
+The engine is one of our own that the processes of a run share, thrown away at the end (outside of
+CI its images stay for the next run), unless BENTOVOX_TEST_ENGINE=installed asks for the one that
+docker finds by itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
-import shutil
+import subprocess
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, buildx, docker, image, platforms, specs
+from ci import base, buildx, contexts, docker, image, platforms, specs
 from ci.engine import standin
 from ci.engine.command import HOME
 from ci.engine.daemon import Engine
@@ -40,13 +43,38 @@ def engine() -> Iterator[None]:
         return
     if reason := _reason():
         pytest.skip(reason)
-    with pytest.MonkeyPatch.context() as patch, Engine(HOME).running() as variables:
+    with pytest.MonkeyPatch.context() as patch, _shared(Engine(HOME)) as variables:
         for name, value in variables.items():
             patch.setenv(name, value)
-        standin.debian(HOME)
+        with contexts.alone(HOME / "standins"):
+            standin.debian(HOME)
         yield
-    if os.environ.get("CI"):
-        shutil.rmtree(HOME, ignore_errors=True)
+
+
+@contextmanager
+def _shared(own: Engine) -> Iterator[dict[str, str]]:
+    """Hold an engine running that processes of one run of tests share; the last one ends it."""
+    turns = Path(f"{own.run}-tests")
+    with contexts.alone(turns):
+        using = (turns / "users").open("w")
+        fcntl.flock(using, fcntl.LOCK_SH)
+    with using:
+        try:
+            with contexts.alone(turns):
+                own.start()
+            yield own.variables()
+        finally:
+            with contexts.alone(turns), suppress(BlockingIOError):
+                fcntl.flock(using, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                own.stop()
+                if os.environ.get("CI") and own.home.exists():
+                    _remove(own.home)
+
+
+def _remove(home: Path) -> None:
+    """Remove 300,000 files; nobody waits for it."""
+    going = home.rename(home.with_name(f"{home.name}.{os.getpid()}.gone"))
+    subprocess.run(["setsid", "--fork", "rm", "-rf", str(going)], check=True)
 
 
 def _reason() -> str | None:

@@ -7,7 +7,6 @@ real one. A stand-in for PyTorch's image holds a torch that is not torch: metada
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,15 +22,12 @@ if TYPE_CHECKING:
 DEBIAN: Final = "debian:bookworm-slim"
 _ARCHIVE: Final = "http://deb.debian.org/debian"
 _CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
-_DOCKERFILE: Final = """
-FROM scratch AS root
-ADD debian.tar /
-COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
-ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
-ENV REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt
-CMD ["bash"]
-"""
+_CHANGES: Final = (
+    f"ENV SSL_CERT_FILE={_CERTIFICATES}",
+    f"ENV PIP_CERT={_CERTIFICATES}",
+    f"ENV REQUESTS_CA_BUNDLE={_CERTIFICATES}",
+    'CMD ["bash"]',
+)
 _TORCH: Final = """
 FROM debian:bookworm-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc python3 \
@@ -60,8 +56,9 @@ def debian(home: Path) -> str:
     with tempfile.TemporaryDirectory(dir=home) as folder:
         tar = Path(folder, "debian.tar")
         program = ["perl", str(home / "bin" / "mmdebstrap"), "--quiet", "--variant=minbase"]
+        trusted = f"--customize-hook=upload {_CERTIFICATES} {_CERTIFICATES}"
         done = subprocess.run(
-            [*program, "--include=ca-certificates", "bookworm", str(tar), _ARCHIVE],
+            [*program, "--include=ca-certificates", trusted, "bookworm", str(tar), _ARCHIVE],
             capture_output=True,
             text=True,
             check=False,
@@ -69,9 +66,7 @@ def debian(home: Path) -> str:
         )
         if done.returncode:
             raise CiError(f"no Debian could be made: {(done.stderr.splitlines() or ['?'])[-1]}")
-        shutil.copyfile(_CERTIFICATES, Path(folder, _CERTIFICATES.name))
-        Path(folder, "Dockerfile").write_text(_DOCKERFILE, encoding="utf-8")
-        docker.call("build", "--quiet", f"--tag={DEBIAN}", folder)
+        docker.call("import", *(f"--change={line}" for line in _CHANGES), str(tar), DEBIAN)
     return DEBIAN
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ci import contexts
 from ci.errors import CiError
+from ci.paths import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,15 +47,49 @@ def test_the_time_is_the_callers_where_it_gives_one(
     assert {int(path.stat().st_mtime) for path in (folder, *folder.rglob("*"))} == {1_700_000_000}
 
 
-def test_another_content_of_the_same_size_has_another_time(folder: Path) -> None:
-    data = folder / "inner" / "data.txt"
-    contexts.settle(folder)
-    first = data.stat().st_mtime_ns
-    contexts.settle(folder)
-    assert data.stat().st_mtime_ns == first
-    data.write_text("y")
-    contexts.settle(folder)
-    assert data.stat().st_mtime_ns != first
+def test_a_context_is_named_by_all_that_an_image_gets_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+
+    def content(path: str, text: str) -> None:
+        (folder / path).write_text(text)
+
+    changes = (
+        lambda: None,
+        lambda: content("inner/data.txt", "y"),
+        lambda: content("other.txt", ""),
+        (folder / "other.txt").unlink,
+        lambda: (folder / "run.sh").chmod(0o600),
+        lambda: (folder / "run.sh").rename(folder / "inner" / "run.sh"),
+        lambda: monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000"),
+    )
+    names = []
+    for change in changes:
+        change()
+        made = contexts.named(folder)
+        assert not folder.exists()
+        assert list(folder.parent.iterdir()) == [made], "the one before is gone"
+        names.append(made.name)
+        made.rename(folder)
+        assert contexts.named(folder).name == made.name
+        made.rename(folder)
+    assert names[3] == names[1]
+    assert len(set(names)) == len(names) - 1
+
+
+def test_a_folder_is_one_builds_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from ci import contexts\n"
+        "with contexts.alone(pathlib.Path(sys.argv[1])): print('in')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with contexts.alone(tmp_path):
+        other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.communicate(timeout=1)
+    assert other.communicate(timeout=10) == (b"in\n", None)
+    assert list(tmp_path.iterdir()) == [], "it leaves nothing there"
 
 
 @pytest.mark.parametrize("given", ["now", "", "-1", "1.5"])

@@ -71,11 +71,11 @@ def test_cosyvoices_code_comes_with_the_locks_that_speak_with_it_only(
 ) -> None:
     brought: list[Path] = []
     monkeypatch.setattr(image, "_bring_cosyvoice", brought.append)
-    context = image.write_context(packed, ())
+    image.write_context(packed, ())
     assert brought == []
     (packed / "env/python/requirements.txt").write_text("conformer==0.3.2\n")
     image.write_context(packed, ())
-    assert brought == [context / "parts/cosyvoice/opt/cosyvoice"]
+    assert brought == [packed.with_name("context") / "parts/cosyvoice/opt/cosyvoice"]
 
 
 def test_a_model_that_is_no_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:
