@@ -94,7 +94,7 @@ LOCKED = {
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
 # Two at a time, file by file: they wait for containers as much as they compute.
-BY_TWOS = ("--numprocesses=2", "--dist=loadgroup")
+BY_TWOS = ("--numprocesses=2", "--dist=loadfile")
 # The sessions that run a verb of `python -m ci` with what comes after `--`; `-- --help` says more.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",

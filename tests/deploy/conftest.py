@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 900  # the first one that starts the stack builds its images
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
-            item.add_marker(pytest.mark.xdist_group("deploy"))  # one stack for all
 
 
 def _said(*command: str) -> str | None:

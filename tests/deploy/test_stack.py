@@ -6,12 +6,14 @@ import base64
 import io
 import itertools
 import json
+import re
 import socket
 import ssl
 import threading
 import time
 import wave
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 import openai
@@ -19,7 +21,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.deploy.deployment import OURS
+from tests.deploy.deployment import EXPRESSIONS, OURS
 from tests.parrot import TEXT
 
 if TYPE_CHECKING:
@@ -90,6 +92,49 @@ def chat_answers(stack: Stack) -> bool:
 
 def is_openai_error(body: bytes) -> bool:
     return json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_prometheus_has_an_answer_to_every_question_of_the_dashboard(stack: Stack) -> None:
+    deployment = stack.deployment
+    deployment.shell("sed -i 's/: 1[05]s/: 1s/' monitoring/prometheus.yml")  # not to wait a minute
+    profile = {"COMPOSE_PROFILES": "monitoring"}
+    deployment.compose("up --detach --wait --no-deps prometheus", **profile)
+    _use(stack)
+    left = set(EXPRESSIONS)
+    deadline = time.monotonic() + 60
+    while left:
+        assert time.monotonic() < deadline, f"no answer to {left}"
+        _use(stack)
+        left -= {expression for expression in left if _answers(stack, expression)}
+
+
+def _use(stack: Stack) -> None:
+    with stack.client() as client:
+        client.chat.completions.create(model=MODEL, messages=HELLO)
+        text = "Hello from Bentovox."
+        spoken = client.audio.speech.create(model="tts-1", voice="alloy", input=text)
+        client.audio.transcriptions.create(model="whisper-1", file=("hello.mp3", spoken.content))
+
+
+def _answers(stack: Stack, expression: str) -> bool:
+    """Return whether each number of the answer is one, and there is at least one."""
+    asked = quote(expression.replace("$__rate_interval", "1m"))
+    said = stack.deployment.compose(
+        f"exec -T prometheus wget -qO- 'http://127.0.0.1:9090/api/v1/query?query={asked}'",
+        COMPOSE_PROFILES="monitoring",
+    )
+    answer = json.loads(said)
+    assert answer["status"] == "success", answer
+    values = [sample["value"][1] for sample in answer["data"]["result"]]
+    return bool(values) and "NaN" not in values
+
+
+def test_metrics_inside_name_each_backend(stack: Stack) -> None:
+    said = stack.deployment.compose(
+        "exec -T nginx wget -qO- http://gateway:3000/metrics",
+    )
+    assert {"chat-0", "speech-0", "transcription-0"} <= set(re.findall(r'backend="([\w-]+)"', said))
+    assert httpx.get(f"{stack.url}/metrics").status_code == 404
 
 
 def test_chat_is_streamed_as_it_is_made(stack: Stack) -> None:

@@ -10,9 +10,7 @@ HERE = Path(__file__).parent
 _TIMEOUT_S = 900
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))  # they share what they start
