@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from ci.image import Image
 
+WATCHED = """
+services:
+  chat:
+    healthcheck: {interval: 1s, retries: 1}
+"""
 _TIMEOUT_S = 900  # the first one that starts the stack builds its images
 
 
@@ -76,7 +81,9 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
     """Give the whole stack on the CPU, started and given a key by the README's own commands."""
-    deployment = Deployment(tmp_path_factory.mktemp("compose"), PORT="0", **standins)
+    files = {"COMPOSE_FILE": "compose.yaml:watched.yaml"}
+    deployment = Deployment(tmp_path_factory.mktemp("compose"), PORT="0", **files, **standins)
+    (deployment.folder / "watched.yaml").write_text(WATCHED, encoding="utf-8")
     try:
         settings = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/my-whisper\n"
         (deployment.folder / "settings.env").write_text(settings, encoding="utf-8")

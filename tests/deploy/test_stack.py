@@ -43,6 +43,15 @@ BROKEN = {
     "a version to come": b"GET / HTTP/9.0\r\nHost: x\r\n\r\n",
 }
 
+# Between single quotes in a shell.
+KILL_ENGINE = """
+import os, pathlib, signal
+for place in pathlib.Path("/proc").glob("[0-9]*"):
+    if place.name != str(os.getpid()) and b"EngineCore" in (place / "cmdline").read_bytes():
+        os.kill(int(place.name), signal.SIGKILL)
+        print(place.name)
+"""
+
 
 def eventually(check: Any, within_s: float, what: str) -> None:
     deadline = time.monotonic() + within_s
@@ -181,6 +190,11 @@ def test_start_waits_for_no_model_and_readiness_says_what_is_missing(stack: Stac
     assert "\n" not in detail["transcription"]
 
 
+def test_every_roles_models_are_listed(stack: Stack) -> None:
+    with stack.client() as client:
+        assert {MODEL, "tts-1", "whisper-1"} <= {model.id for model in client.models.list()}
+
+
 def test_speech_is_heard_once_the_model_is_in_its_volume(stack: Stack) -> None:
     with stack.client() as client:
         spoken = client.audio.speech.create(model="tts-1", voice="alloy", input=SENTENCE)
@@ -188,9 +202,10 @@ def test_speech_is_heard_once_the_model_is_in_its_volume(stack: Stack) -> None:
         file = ("spoken.mp3", spoken.content)
         assert client.audio.transcriptions.create(file=file, **asked).text == TEXT.strip()
         stream = client.audio.transcriptions.create(file=file, stream=True, **asked)
-        kinds = [event.type for event in stream]
-    assert kinds[0] == "transcript.text.delta"
-    assert kinds[-1] == "transcript.text.done"
+        events = list(stream)
+    pieces = [event.delta for event in events if event.type == "transcript.text.delta"]
+    assert "".join(pieces) == TEXT.strip()
+    assert events[-1].type == "transcript.text.done"
 
 
 @pytest.mark.filterwarnings("ignore:connect\\(\\) must be used:DeprecationWarning")  # the SDK's
@@ -298,6 +313,17 @@ def test_log_of_nginx_has_who_asked_for_what_and_no_key(stack: Stack) -> None:
     assert stack.key not in stack.deployment.compose("logs")
 
 
+def test_dead_engine_turns_chats_health_until_it_is_back(stack: Stack) -> None:
+    def health() -> str:
+        return str(stack.deployment.state("chat")["State"]["Health"]["Status"])
+
+    assert stack.deployment.compose(f"exec -T chat python3 -c '{KILL_ENGINE}'")
+    eventually(lambda: health() == "unhealthy", 30, "docker notices")
+    eventually(lambda: health() == "healthy", 120, "there is another engine")
+    eventually(lambda: chat_answers(stack), 10, "chat answers again")
+    assert stack.deployment.state("chat")["RestartCount"] == 0
+
+
 def test_dead_chat_leaves_speech_alone_and_comes_back(stack: Stack) -> None:
     stack.deployment.compose("exec -T chat sh -c 'kill -9 -1'")
     eventually(lambda: readiness(stack)["status"] == "degraded", 30, "the gateway notices")
@@ -334,19 +360,6 @@ def test_gateway_that_is_away_is_502_in_openais_shape_and_found_again(stack: Sta
     eventually(lambda: readiness(stack)["status"] == "ready", 30, "nginx finds the new gateway")
 
 
-def test_stop_lets_a_running_answer_finish(stack: Stack) -> None:
-    stopping = threading.Thread(target=stack.deployment.compose, args=("stop",))
-    with stack.client() as client:
-        came_s = long_stream(client, tokens=1900)
-        next(came_s)
-        stopping.start()
-        assert len(list(came_s)) > 1000  # to its end; a break would raise
-    stopping.join()
-    codes = [stack.deployment.state(name)["State"]["ExitCode"] for name in OURS]
-    assert codes == [0] * len(OURS)
-    stack.deployment.compose("up --detach --wait")
-
-
 def test_tls_replaces_plain_http(stack: Stack) -> None:
     deployment = stack.deployment
     deployment.shell(
@@ -370,3 +383,15 @@ def test_tls_replaces_plain_http(stack: Stack) -> None:
         assert is_openai_error(plain.content)
     finally:
         deployment.compose("up --detach --wait --no-deps nginx")
+
+
+def test_stop_lets_a_running_answer_finish(stack: Stack) -> None:
+    stopping = threading.Thread(target=stack.deployment.compose, args=("stop",))
+    with stack.client() as client:
+        came_s = long_stream(client, tokens=1900)
+        next(came_s)
+        stopping.start()
+        assert len(list(came_s)) > 1000  # to its end; a break would raise
+    stopping.join()
+    codes = [stack.deployment.state(name)["State"]["ExitCode"] for name in OURS]
+    assert codes == [0] * len(OURS)
