@@ -1,4 +1,4 @@
-"""The images of the CPU platform, each run hardened, as it will be; tests/deploy runs all at once."""
+"""The images of the CPU platform, each run hardened, as it will be; tests/deploy runs them all."""
 
 from __future__ import annotations
 
