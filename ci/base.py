@@ -71,7 +71,8 @@ class Base:
     @property
     def sources(self) -> tuple[str, ...]:
         """Return the images that a build of it reads."""
-        return (self.platform_image, *([self.platform.devel_reference] if self.has_torch else []))
+        devel = [self.platform.devel_reference] if self.has_torch and self.platform.cuda else []
+        return (self.platform_image, *devel)
 
     @property
     def folder(self) -> Path:
@@ -166,6 +167,7 @@ def _make(base: Base, options: Options) -> Report:
                 {
                     "PLATFORM_IMAGE": below,
                     "DEVEL_IMAGE": platform.devel_reference,
+                    "COMPILED_IN": "devel" if platform.cuda else "system",
                     "PYTHON": platform.python,
                     "TORCH": platform.torch,
                     "TORCH_FROM": platform.torch_from,

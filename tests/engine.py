@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import pickle
 import subprocess
+import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,19 +89,31 @@ def _reason() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def built(engine: None) -> Callable[[str], Image]:  # noqa: ARG001  it must run
-    """Return a function that gives a bento's image for the CPU, built once."""
-    made: dict[str, Image] = {}
+def built(
+    engine: None,  # noqa: ARG001  it must run
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Image]:
+    """Return a function that gives a bento's image for the CPU, built once a run."""
+    # Processes of one run tell each other what they made.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)
 
     def image_of(name: str) -> Image:
-        if name not in made:
-            spec, platform = specs.load(name), platforms.get("cpu")
-            # Nothing pulls these bases: what compressing them takes is saved.
-            base.ensure(
-                base.find(spec.base(platform.name), platform),
-                dataclasses.replace(OPTIONS, compression="uncompressed"),
-            )
-            made[name] = image.make(spec, platform, OPTIONS)
-        return made[name]
+        known = tmp_path_factory.getbasetemp().parent / f"built-{run}" / name
+        with contexts.alone(known):
+            made = known / "image.pickle"
+            if not made.exists():
+                made.write_bytes(pickle.dumps(_make(name)))
+            found: Image = pickle.loads(made.read_bytes())  # noqa: S301  our own
+            return found
 
     return image_of
+
+
+def _make(name: str) -> Image:
+    spec, platform = specs.load(name), platforms.get("cpu")
+    # Nothing pulls these bases: what compressing them takes is saved.
+    base.ensure(
+        base.find(spec.base(platform.name), platform),
+        dataclasses.replace(OPTIONS, compression="uncompressed"),
+    )
+    return image.make(spec, platform, OPTIONS)

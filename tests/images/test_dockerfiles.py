@@ -14,7 +14,11 @@ from ci.errors import CiError
 
 HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent))
 DEBIAN = "debian:bookworm-slim"
-BASES = (f"--build-arg=PLATFORM_IMAGE={DEBIAN}", f"--build-arg=DEVEL_IMAGE={DEBIAN}")
+BASES = (
+    f"--build-arg=PLATFORM_IMAGE={DEBIAN}",
+    f"--build-arg=DEVEL_IMAGE={DEBIAN}",
+    "--build-arg=COMPILED_IN=devel",
+)
 STAGES = [*groups.load().stages, "devel", "prebuilt"]
 
 
