@@ -93,8 +93,6 @@ LOCKED = {
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
-# Two at a time, file by file: they wait for containers as much as they compute.
-BY_TWOS = ("--numprocesses=2", "--dist=loadfile")
 # The sessions that run a verb of `python -m ci` with what comes after `--`; `-- --help` says more.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
@@ -142,7 +140,7 @@ def tests(session: nox.Session) -> None:
         apart = ("tests/cosyvoice", *WITH_DOCKER)
         runs[0].arguments.extend(f"--ignore={folder}" for folder in apart)
         runs += [*with_cosyvoice(session), Run("openai-2", ["tests/contract", *session.posargs])]
-        runs.append(Run("dev", [*WITH_DOCKER, *BY_TWOS, *session.posargs]))
+        runs.append(Run("dev", [*WITH_DOCKER, *session.posargs]))
     pytest(session, runs, **{**uv_variables(), **pythons(session)})
 
 
@@ -176,7 +174,7 @@ def e2e(session: nox.Session) -> None:
 def images(session: nox.Session) -> None:
     """Build every image and run it, alone and with compose; the tests start a docker engine."""
     named = names_tests(session)
-    arguments = [*([] if named else (*WITH_DOCKER, *BY_TWOS)), *session.posargs]
+    arguments = [*([] if named else WITH_DOCKER), *session.posargs]
     pytest(session, [Run("dev", arguments)], **uv_variables())
 
 

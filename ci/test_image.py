@@ -107,7 +107,10 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     checks: list[Check] = []
 
     def look(name: str, check: Callable[[], tuple[bool, str]]) -> None:
-        passed, seen = check()
+        try:
+            passed, seen = check()
+        except CiError as error:
+            passed, seen = False, str(error)
         checks.append(Check(name, passed, seen))
         say(f"    {'ok  ' if passed else 'FAIL'} {name}: {seen[:160]}")
 
@@ -137,14 +140,14 @@ def has_gpu() -> bool:
     return "nvidia" in (docker.ask("info", "--format={{json .Runtimes}}") or "")
 
 
-def _in_container(image: str, *words: str) -> str | None:
+def _in_container(image: str, *words: str) -> str:
     entry = f"--entrypoint={words[0]}"
-    return docker.ask("run", "--rm", "--network=none", *HARDENED, entry, image, *words[1:])
+    return docker.call("run", "--rm", "--network=none", *HARDENED, entry, image, *words[1:])
 
 
 def _user(image: str) -> tuple[bool, str]:
     uid = _in_container(image, "id", "-u")
-    return uid is not None and uid.isdigit() and int(uid) >= 1000, f"uid {uid}"  # noqa: PLR2004
+    return uid.isdigit() and int(uid) >= 1000, f"uid {uid}"  # noqa: PLR2004
 
 
 def _compiler(image: str) -> tuple[bool, str]:
@@ -157,21 +160,21 @@ def _read_only(image: str) -> tuple[bool, str]:
     places = (
         "for d in / /app /opt /usr /etc /tmp; do touch $d/.w 2>/dev/null && echo $d; done; true"
     )
-    found = (_in_container(image, "sh", "-c", places) or "").split()
+    found = _in_container(image, "sh", "-c", places).split()
     return found == ["/tmp"], f"can write to {' '.join(found) or 'nothing'}"  # noqa: S108
 
 
 def _environment(image: str) -> tuple[bool, str]:
     lock = "/app/env/python/requirements.txt"
-    said = _in_container(image, "/opt/venv/bin/python", "/usr/local/bin/wheels.py", "check", lock)
-    return said is not None, "is what is locked" if said is not None else "is not what is locked"
+    _in_container(image, "/opt/venv/bin/python", "/usr/local/bin/wheels.py", "check", lock)
+    return True, "is what is locked"
 
 
 def _imports(spec: Spec, image: str) -> tuple[bool, str]:
     module, _, name = spec.service.partition(":")
     code = f"import sys; sys.path.insert(0, 'src'); from {module} import {name}; print({name}.name)"
-    said = _in_container(image, "/opt/venv/bin/python", "-c", code)
-    return said is not None, f"{spec.service} loads" if said else f"{spec.service} does not load"
+    _in_container(image, "/opt/venv/bin/python", "-c", code)
+    return True, f"{spec.service} loads"
 
 
 def _settings(spec: Spec, model: Path | None = None) -> dict[str, str]:
