@@ -45,9 +45,10 @@ def epoch() -> int:
 
 def settle(folder: Path) -> None:
     """Give all below a folder the same time, and modes that any user can read."""
+    at = epoch()
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        os.utime(path, (epoch(), epoch()))
+        os.utime(path, (at, at))
 
 
 def named(folder: Path) -> Path:
@@ -62,7 +63,8 @@ def named(folder: Path) -> Path:
     for path in sorted(folder.rglob("*")):
         digest.update(f"\0{path.relative_to(folder)}\0{path.stat().st_mode:o}\0".encode())
         if path.is_file():
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     for old in folder.parent.glob(f"{folder.name}-*"):
         shutil.rmtree(old)
     return folder.rename(folder.with_name(f"{folder.name}-{digest.hexdigest()[:12]}"))

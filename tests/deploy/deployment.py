@@ -24,11 +24,6 @@ SOURCE = ROOT / "deploy" / "compose"
 CPU = "compose.yaml"
 GPU = f"{CPU}:compose.gpu.yaml"
 PROFILES = ("", "monitoring", "registry-cache", "monitoring,registry-cache")
-MONITORING = SOURCE / "monitoring"
-DASHBOARD: dict[str, Any] = json.loads(
-    (MONITORING / "grafana" / "dashboards" / "bentovox.json").read_text(encoding="utf-8")
-)
-EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 OURS = ("gateway", "chat", "speech", "transcription")
 
 _NOT_COPIED = (".env", "settings.env", ".secrets")  # a developer's own

@@ -1,15 +1,28 @@
-"""What the dashboard draws is what the services say; test_stack asks a real Prometheus."""
+"""What Prometheus asks for and the dashboard draws is what the services say."""
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+import httpx
 import yaml
 from prometheus_client import REGISTRY
 
 from services import telemetry
-from tests.deploy.deployment import DASHBOARD, EXPRESSIONS, MONITORING, SOURCE
+from tests.deploy.deployment import SOURCE
+
+if TYPE_CHECKING:
+    from tests.deploy.deployment import Stack
+
+MONITORING = SOURCE / "monitoring"
+DASHBOARD: dict[str, Any] = json.loads(
+    (MONITORING / "grafana" / "dashboards" / "bentovox.json").read_text(encoding="utf-8")
+)
+EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
 def metrics_in(expression: str) -> set[str]:
@@ -55,3 +68,48 @@ def test_provisioned_paths_and_names_are_those_of_the_compose_file() -> None:
     (job,) = prometheus["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["gateway:3000"]}]
     assert {"prometheus", "gateway"} <= services.keys()
+
+
+def test_prometheus_has_an_answer_to_every_question_of_the_dashboard(stack: Stack) -> None:
+    deployment = stack.deployment
+    deployment.shell("sed -i 's/: 1[05]s/: 1s/' monitoring/prometheus.yml")  # not to wait a minute
+    profile = {"COMPOSE_PROFILES": "monitoring"}
+    deployment.compose("up --detach --wait --no-deps prometheus", **profile)
+    _use(stack)
+    left = set(EXPRESSIONS)
+    deadline = time.monotonic() + 60
+    while left:
+        assert time.monotonic() < deadline, f"no answer to {left}"
+        _use(stack)
+        left -= {expression for expression in left if _answers(stack, expression)}
+
+
+def _use(stack: Stack) -> None:
+    with stack.client() as client:
+        client.chat.completions.create(
+            model="bentovox-demo", messages=[{"role": "user", "content": "Hello"}]
+        )
+        text = "Hello from Bentovox."
+        spoken = client.audio.speech.create(model="tts-1", voice="alloy", input=text)
+        client.audio.transcriptions.create(model="whisper-1", file=("hello.mp3", spoken.content))
+
+
+def _answers(stack: Stack, expression: str) -> bool:
+    """Return whether each number of the answer is one, and there is at least one."""
+    asked = quote(expression.replace("$__rate_interval", "1m"))
+    said = stack.deployment.compose(
+        f"exec -T prometheus wget -qO- 'http://127.0.0.1:9090/api/v1/query?query={asked}'",
+        COMPOSE_PROFILES="monitoring",
+    )
+    answer = json.loads(said)
+    assert answer["status"] == "success", answer
+    values = [sample["value"][1] for sample in answer["data"]["result"]]
+    return bool(values) and "NaN" not in values
+
+
+def test_metrics_inside_name_each_backend(stack: Stack) -> None:
+    said = stack.deployment.compose(
+        "exec -T nginx wget -qO- http://gateway:3000/metrics",
+    )
+    assert {"chat-0", "speech-0", "transcription-0"} <= set(re.findall(r'backend="([\w-]+)"', said))
+    assert httpx.get(f"{stack.url}/metrics").status_code == 404

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HELD = ("ci", "bentos", "services", "bentofile.yaml", "pyproject.toml", "LICENSE")
-PROJECT = "bentovox-wrong"
 NETWORK = ("--network", "host")
 
 
@@ -65,7 +64,6 @@ class Copy:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copyfile(source, target)
-        self.change("ci/naming.py", '"bentovox"', repr(PROJECT))
 
     def change(self, path: str, before: str, after: str) -> None:
         file = self.folder / path
@@ -104,7 +102,7 @@ def copy(engine: None, tmp_path: Path) -> Copy:  # noqa: ARG001
 
 @pytest.fixture
 def images(engine: None) -> Iterator[None]:  # noqa: ARG001
-    """No image of the copy's may be new, or move, while the test runs."""
+    """No image may be new, or move, while the test runs."""
 
     def listed() -> str:
         return docker.call(
@@ -113,8 +111,7 @@ def images(engine: None) -> Iterator[None]:  # noqa: ARG001
 
     def names(text: str) -> set[tuple[str, str]]:
         found = [json.loads(line) for line in text.splitlines()]
-        named = {(f"{one['Repository']}:{one['Tag']}", one["ID"]) for one in found}
-        return {one for one in named if one[0].startswith(f"{PROJECT}/")}
+        return {(f"{one['Repository']}:{one['Tag']}", one["ID"]) for one in found}
 
     before = names(listed())
     yield
@@ -265,7 +262,7 @@ def test_a_cache_that_is_down_costs_time_not_the_build(copy: Copy, dead_port: in
     cache = f"type=registry,ref=127.0.0.1:{dead_port}/cache:cpu"
     ended = copy.run("base", "build", "slim", "--no-cache", "--cache-from", cache, *NETWORK)
     assert ended.code == 0, ended.lines
-    assert f"{PROJECT}/base-slim:cpu-" in ended.out
+    assert "bentovox/base-slim:cpu-" in ended.out
     (told,) = [line for line in ended.lines if "/cache:cpu: " in line]
     assert told.startswith("    importing cache manifest from 127.0.0.1:")
     assert told.endswith("connection refused")

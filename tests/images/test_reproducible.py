@@ -9,9 +9,7 @@ import pytest
 from ci import base, buildx, docker, image, platforms, specs
 from tests.engine import OPTIONS
 
-# Names of their own: the time of one of them is another.
-OWN = dataclasses.replace(OPTIONS, registry="again")
-ANEW = dataclasses.replace(OWN, no_cache=True)
+ANEW = dataclasses.replace(OPTIONS, no_cache=True)
 CPU = platforms.get("cpu")
 
 
@@ -36,9 +34,9 @@ def test_a_base_and_an_image_built_again_from_nothing_are_the_same(
 ) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     first = made(ANEW)
-    made(dataclasses.replace(OWN, registry="another"))  # leaves the engine a context like it
+    made(dataclasses.replace(OPTIONS, registry="another"))  # leaves the engine a context like it
     assert made(ANEW) == first
     with monkeypatch.context() as other:
         other.setenv("SOURCE_DATE_EPOCH", "1700000000")
-        assert made(OWN)[1] != first[1], "the time is an input"
-    assert made(OWN) == first, "and the only one that had changed"
+        assert made(OPTIONS)[1] != first[1], "the time is an input"
+    assert made(OPTIONS) == first, "and the only one that had changed"

@@ -62,6 +62,8 @@ def test_what_one_image_says_another_writes_down(built: Callable[[str], Image]) 
             said = saying.audio.speech.create(
                 model="tts-1", voice="alloy", input=sentence, response_format="wav"
             )
+            assert said.content.startswith(b"RIFF")
+            assert len(said.content) > 20_000
             answer = hearing.audio.transcriptions.create(
                 model="whisper-1", file=("said.wav", said.content), language="en"
             )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import bento, contexts, docker, platforms, specs, test_image
+from ci import bento, docker, platforms, specs, test_image
 from ci.container import HARDENED, Container
 from ci.paths import ROOT
 from tests.docs.examples import IMAGES
@@ -76,10 +76,8 @@ def gateway(built: Callable[[str], Image], store: Store) -> str:
 def chat(built: Callable[[str], Image], store: Store) -> str:
     """Return chat's image for the CPU, made of the bento that `python -m ci bento` gives."""
     built("chat")
-    spec, platform = specs.load("chat"), platforms.get("cpu")
-    with contexts.alone(bento.folder_of(spec, platform)):
-        packed, version = bento.make(spec, platform)
-        shutil.copytree(packed, store.home / "bentos" / "bentovox-chat" / version)
+    packed, version = bento.make(specs.load("chat"), platforms.get("cpu"))
+    shutil.copytree(packed, store.home / "bentos" / "bentovox-chat" / version)
     return store.containerize(f"bentovox-chat:{version}")
 
 
