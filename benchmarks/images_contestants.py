@@ -53,6 +53,7 @@ class To:
     """Where an image goes: into the engine, or to a registry with a cache beside it."""
 
     registry: str = ""
+    compression: str = ""  # of layers; docker's own choice where none is named
     reads_cache: bool = False
     writes_cache: bool = False
 
@@ -200,6 +201,8 @@ def _plain(
         PLATFORM_LAYERS: str(len(docker.diff_ids(platform.reference))),
     }
     kind_of = "type=registry" if to.registry else "type=image,unpack=true"
+    if to.compression:
+        kind_of += f",compression={to.compression}"
     report = build.build(
         [
             f'--output={kind_of},"name={name}"',

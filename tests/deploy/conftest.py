@@ -54,14 +54,19 @@ def images(built: Callable[[str], Image]) -> None:
 
 @pytest.fixture(scope="session")
 def standins(engine: None) -> Iterator[dict[str, str]]:  # noqa: ARG001
-    """Real nginx and Prometheus from Debian, as the variables that name their images."""
+    """Real nginx, Prometheus and registry from Debian, as the variables that name their images."""
     folder = Path(__file__).parent / "standins"
     names = {}
-    for target in ("nginx", "prometheus"):
+    variables = {
+        "nginx": "NGINX_IMAGE",
+        "prometheus": "PROMETHEUS_IMAGE",
+        "registry": "REGISTRY_CACHE_IMAGE",
+    }
+    for target, variable in variables.items():
         tag = f"bentovox-test/{target}:debian"
         building = ("--quiet", "--network=host", f"--target={target}", f"--tag={tag}")
         subprocess.run(["docker", "build", *building, folder], check=True, capture_output=True)
-        names[f"{target.upper()}_IMAGE"] = tag
+        names[variable] = tag
     yield names
     subprocess.run(["docker", "image", "rm", *names.values()], check=False, capture_output=True)
 

@@ -95,7 +95,9 @@ def test_plain_bento_on_a_base_with_torch_fails_by_name(
     lock = tree / "lock.cpu.txt"
     lock.write_text(f"{gateway.lock_for('cpu').read_text()}torch=={TORCH}\n")
     spec = dataclasses.replace(gateway, lock=str(lock))
-    made = Stock(spec, lock.name, tmp_path / "stock", tree).build(with_torch, To())
+    made = Stock(spec, lock.name, tmp_path / "stock", tree).build(
+        with_torch, To(compression="uncompressed")
+    )
     try:
         found = faults(made.name)
     finally:
