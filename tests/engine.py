@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,19 +62,34 @@ def _reason() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def built(engine: None) -> Callable[[str], Image]:  # noqa: ARG001  it must run
-    """Return a function that gives a bento's image for the CPU, built once."""
-    made: dict[str, Image] = {}
+def built(
+    engine: None,  # noqa: ARG001  it must run
+    request: pytest.FixtureRequest,
+) -> Iterator[Callable[[str], Image]]:
+    """Return a function that gives a bento's image for the CPU, built once.
 
-    def image_of(name: str) -> Image:
-        if name not in made:
-            spec, platform = specs.load(name), platforms.get("cpu")
-            # Nothing pulls these bases: what compressing them takes is saved.
-            base.ensure(
-                base.find(spec.base(platform.name), platform),
-                dataclasses.replace(OPTIONS, compression="uncompressed"),
-            )
-            made[name] = image.make(spec, platform, OPTIONS)
-        return made[name]
+    While tests look at one image, the next is built that tests of this session will ask for.
+    """
+    items = [one for one in request.session.items if "built" in getattr(one, "fixturenames", ())]
+    calls = [getattr(one, "callspec", None) for one in items]
+    wanted = dict.fromkeys(call.params.get("name") for call in calls if call)
+    with ThreadPoolExecutor(max_workers=1) as one_by_one:
+        made = {name: one_by_one.submit(_make, name) for name in wanted if name in specs.names()}
 
-    return image_of
+        def image_of(name: str) -> Image:
+            if name not in made:
+                made[name] = one_by_one.submit(_make, name)
+            return made[name].result()
+
+        yield image_of
+        one_by_one.shutdown(cancel_futures=True)
+
+
+def _make(name: str) -> Image:
+    spec, platform = specs.load(name), platforms.get("cpu")
+    # Nothing pulls these bases: what compressing them takes is saved.
+    base.ensure(
+        base.find(spec.base(platform.name), platform),
+        dataclasses.replace(OPTIONS, compression="uncompressed"),
+    )
+    return image.make(spec, platform, OPTIONS)

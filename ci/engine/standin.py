@@ -89,8 +89,16 @@ def pytorch(platform: Platform, torch: str = "") -> str:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "Dockerfile").write_text(_TORCH, encoding="utf-8")
         arguments = {"TORCH": torch or f"{platform.torch}+cu130", "PYTHON": platform.python}
-        options = docker.variables(arguments, "--build-arg")
-        docker.call(
-            "build", "--quiet", "--network=host", f"--tag={platform.reference}", *options, folder
-        )
+        build(platform.reference, Path(folder), *docker.variables(arguments, "--build-arg"))
     return platform.reference
+
+
+def build(name: str, folder: Path, *options: str) -> None:
+    """Build an image for tests from a folder's Dockerfile; its layers are not compressed.
+
+    Raises:
+        CiError: the engine cannot build it.
+    """
+    output = f'--output=type=image,unpack=true,"name={name}",compression=uncompressed'
+    quiet = ("--quiet", "--provenance=false", "--network=host")
+    docker.call("buildx", "build", *quiet, output, *options, str(folder))

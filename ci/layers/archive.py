@@ -1,4 +1,4 @@
-"""Reads an image out of an OCI layout: of the engine, a directory, or an archive of one.
+"""Reads an image out of an OCI layout: of the engine, its store, a directory, or an archive of one.
 
 The order of the blobs in an archive is anyone's, so each is looked at once as it comes by, and what
 it was is put together at the end. A layer is never held, in memory or on disk.
@@ -6,6 +6,7 @@ it was is put together at the end. A layer is never held, in memory or on disk.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -78,12 +79,39 @@ def _none(reference: str) -> CiError:
 
 
 def _from_engine(reference: str) -> _Found:
-    size = int(_inspect(reference)["Size"])
-    with (
-        Progress(f"Reading {reference}", size) as progress,
-        docker.stream("save", reference) as stream,
-    ):
-        return _from_archive(stream, progress.at)
+    known = _inspect(reference)
+    with Progress(f"Reading {reference}", int(known["Size"])) as progress:
+        for store in docker.stores():
+            # Not there, or not for this user: not all of an image need be where a part of it is.
+            with contextlib.suppress(OSError):
+                return _from_store(store, known["Id"], progress.at)
+        with docker.stream("save", reference) as stream:
+            return _from_archive(stream, progress.at)
+
+
+def _from_store(store: Path, digest: str, at: Callable[[int], None]) -> _Found:
+    """Read an image where containerd keeps it: several times as fast as an engine hands it out."""
+    found = _Found({"index.json": json.dumps({"manifests": [{"digest": digest}]}).encode()})
+    wanted, done = [digest], 0
+    while wanted:
+        name = wanted.pop().replace(":", "/")
+        file = store / name
+        size = file.stat().st_size
+        with file.open("rb") as blob:
+            _take(found, f"blobs/{name}", blob, size)
+        done += size
+        at(done)
+        said = json.loads(found.documents.get(f"blobs/{name}", b"{}"))
+        parts = [*said.get("manifests", []), *said.get("layers", [])]
+        parts += [said["config"]] if "layers" in said else []
+        wanted += [part["digest"] for part in parts if not _is_attestation(part)]
+    if not found.layers:
+        raise FileNotFoundError(f"{digest} names no manifest: an engine with another image store")
+    return found
+
+
+def _is_attestation(entry: dict[str, Any]) -> bool:
+    return _ATTESTATION in entry.get("annotations", {})
 
 
 def _from_path(path: Path) -> _Found:
@@ -190,9 +218,7 @@ def _manifest(reference: str, found: _Found) -> tuple[dict[str, Any], int]:
     index = json.loads(found.documents["index.json"])
     while True:
         entries = {
-            entry["digest"]: entry
-            for entry in index["manifests"]
-            if _ATTESTATION not in entry.get("annotations", {})
+            entry["digest"]: entry for entry in index["manifests"] if not _is_attestation(entry)
         }
         if len(entries) != 1:
             raise CiError(f"{reference} holds {len(entries)} images; save one of them alone")

@@ -11,8 +11,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.chat.fields import body_with_known_fields
@@ -238,8 +240,26 @@ def _environment(chat: ChatSettings) -> None:
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    _settle_cache()
     if sys.dont_write_bytecode:
         log.warning("PYTHONDONTWRITEBYTECODE is set: vLLM starts three times slower")
+
+
+def _settle_cache() -> None:
+    """Leave vLLM its own place for what it compiles and finds out where ours cannot be written.
+
+    Ours is a volume, so that the next start is quicker; a container may run without one.
+    """
+    cache = os.environ.get("VLLM_CACHE_ROOT")
+    if not cache:
+        return
+    try:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        del os.environ["VLLM_CACHE_ROOT"]
+        log.info("nothing is kept for a quicker start: %s: %s", cache, error.strerror)
 
 
 def _declared_fields(app: Any) -> dict[str, frozenset[str]]:

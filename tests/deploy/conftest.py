@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from ci.engine import standin
 from tests.deploy.deployment import OURS, Deployment, Stack, commands
 from tests.parrot import parrot
 
@@ -64,8 +65,7 @@ def standins(engine: None) -> Iterator[dict[str, str]]:  # noqa: ARG001
     }
     for target, variable in variables.items():
         tag = f"bentovox-test/{target}:debian"
-        building = ("--quiet", "--network=host", f"--target={target}", f"--tag={tag}")
-        subprocess.run(["docker", "build", *building, folder], check=True, capture_output=True)
+        standin.build(tag, folder, f"--target={target}")
         names[variable] = tag
     yield names
     subprocess.run(["docker", "image", "rm", *names.values()], check=False, capture_output=True)

@@ -53,7 +53,7 @@ def _stand_ins(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (folder / "driver.c").write_text(DRIVER)
     (folder / "Dockerfile").write_text(WITH_TRITON)
     standin.pytorch(PLATFORM)
-    docker.call("build", "--quiet", f"--tag={PLATFORM.reference}", str(folder))
+    standin.build(PLATFORM.reference, folder)
     docker.call("tag", PLATFORM.reference, PLATFORM.devel_reference)  # it has a compiler
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "requirements", lambda *_: GROUPS)

@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -5,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ci import docker
 from ci.errors import CiError
 from ci.layers import archive
 from tests.oci_layouts import Layouts
@@ -107,3 +110,44 @@ def test_reading_a_large_layer_takes_little_memory(layouts: Layouts) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 << 20  # a quarter of one of the files
+
+
+@pytest.fixture
+def engine(layouts: Layouts, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for an engine that knows one image; return its image store, a layout."""
+    root = layouts.make(*LAYERS)
+    (manifest,) = json.loads((root / "index.json").read_text())["manifests"]
+    known = {"Id": manifest["digest"], "Size": manifest["size"]}
+    saved = layouts.archived(*LAYERS, name="saved")
+    monkeypatch.setattr(docker, "ready", lambda: "")
+    monkeypatch.setattr(docker, "inspect", lambda _: known)
+    monkeypatch.setattr(docker, "stream", lambda *_: saved.open("rb"))
+    monkeypatch.setattr(docker, "stores", lambda: [root / "nothing", root / "blobs"])
+    return root
+
+
+def test_an_image_is_read_where_the_engine_keeps_it(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(docker, "stream")  # it is asked for nothing
+    there = archive.read(str(engine))
+    assert dataclasses.replace(archive.read("of:engine"), name=there.name) == there
+
+
+def test_what_the_store_lacks_of_an_image_is_asked_of_the_engine(engine: Path) -> None:
+    there = archive.read(str(engine))
+    manifest = json.loads((engine / "index.json").read_text())["manifests"][0]["digest"]
+    said = json.loads((engine / "blobs" / manifest.replace(":", "/")).read_text())
+    (engine / "blobs" / said["layers"][1]["digest"].replace(":", "/")).unlink()
+    assert archive.read("of:engine").layers == there.layers
+
+
+def test_a_store_that_knows_the_image_by_another_name_is_not_believed(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = archive.read(str(engine))
+    manifest = json.loads((engine / "index.json").read_text())["manifests"][0]["digest"]
+    said = json.loads((engine / "blobs" / manifest.replace(":", "/")).read_text())
+    # What an engine without containerd's store calls its id.
+    monkeypatch.setattr(docker, "inspect", lambda _: {"Id": said["config"]["digest"], "Size": 1})
+    assert archive.read("of:engine").layers == there.layers
