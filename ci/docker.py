@@ -162,6 +162,7 @@ def diff_ids(image: str) -> tuple[str, ...]:
 def explained(said: str, what: str) -> str:
     """Return docker's last line, with the remedy where the fault is a known one."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Run 'docker ")]  # --help is no remedy
     last = lines[-1] if lines else "it said nothing"
     if _FULL in said.lower():
         return (

@@ -109,7 +109,7 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     def look(name: str, check: Callable[[], tuple[bool, str]]) -> None:
         try:
             passed, seen = check()
-        except CiError as error:
+        except (CiError, OSError) as error:  # no container, or nobody who listens in it
             passed, seen = False, str(error)
         checks.append(Check(name, passed, seen))
         say(f"    {'ok  ' if passed else 'FAIL'} {name}: {seen[:160]}")
@@ -127,9 +127,7 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     mounted = [f"--volume={model.resolve()}:{_MODEL}:ro"] if model else []
     settings = _settings(spec, model)
     with Container(image, *mounted, gpu=gpu, **settings) as container:
-        if spec.name == "gateway":
-            docker.call("exec", "--detach", container.name, "python3", "-c", _BACKEND_CODE)
-        look("health", container.healthy)
+        look("health", lambda: _healthy(spec, container))
         look("answer", lambda: _answer(spec, container))
         look("end", container.ends)
     return checks
@@ -183,6 +181,12 @@ def _settings(spec: Spec, model: Path | None = None) -> dict[str, str]:
     if model:
         return {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": _MODEL}
     return {"BENTOVOX_TRANSCRIPTION__ENGINE": "fake"} if spec.name == _HEARING else {}
+
+
+def _healthy(spec: Spec, container: Container) -> tuple[bool, str]:
+    if spec.name == "gateway":
+        docker.call("exec", "--detach", container.name, "python3", "-c", _BACKEND_CODE)
+    return container.healthy()
 
 
 def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
