@@ -64,7 +64,8 @@ VOICES: Final = {
 }
 """Those that it knows: espeak-ng's own names; OpenAI's are echo, alloy and ash."""
 
-_SEEDS: Final = (7, 8, 9)
+_SEEDS: Final = (8, 7, 9)
+_SILENCES_S: Final = (1, 3, 5, 12)
 _SPEEDS: Final = (0.9, 1.0, 1.1)
 _SOURCES: Final = ("whisper", "whisper_training", "parrot")
 _WORD: Final = 1  # espeak_EVENT_TYPE
@@ -212,11 +213,18 @@ def misheard(folder: Path) -> list[str]:
             asked = [(around, "transcribe", text)]
             if text == PLAIN:
                 asked.append((said, "transcribe", text))
+            if voice == VOICES[language][0]:  # as where a recording begins and is cut in a pause
+                asked.append((np.pad(said, (0, 9 * RATE_HZ // 20)), "transcribe", text))
             if text in TRANSLATIONS:
                 asked.append((around, "translate", TRANSLATIONS[text]))
             wrong += [
                 wanted for sound, task, wanted in asked if heard(sound, task) != (wanted, language)
             ]
+    wrong += [
+        f"{seconds} s of silence"
+        for seconds in _SILENCES_S
+        if heard(np.zeros(seconds * RATE_HZ, np.float32), "transcribe")[0]
+    ]
     return wrong
 
 

@@ -109,8 +109,8 @@ class Windows:
             loudness = 10 ** rng.uniform(-5, -2.5)
             begin = int(rng.integers(0, 90))
             power += loudness**2 * self._noise[:, begin : begin + frames]
-        said = self._fill(power, language) if rng.random() < 0.93 else []
-        end_s = said[-1].end_s if said else rng.uniform(0.5, 4)
+        said = self._fill(power, language) if rng.random() < 0.9 else []
+        end_s = said[-1].end_s if said else rng.uniform(0.5, frames / _FRAMES_PER_S)
         content = min(frames, round(_FRAMES_PER_S * end_s) + int(rng.integers(8, 108)))
         spoken = self._spoken(said, frames)
         if said and rng.random() < 0.25:

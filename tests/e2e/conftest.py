@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     import openai
 
-_TIMEOUT_S = 300  # a test that starts a server, or waits until one is back
+_TIMEOUT_S = (
+    600  # a test that starts a server, or waits until one is back; the first trains Whisper
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

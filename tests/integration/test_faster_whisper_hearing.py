@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from services.transcription.engines.faster_whisper.engine import FasterWhisperEngine
 
 
+pytestmark = pytest.mark.timeout(600)  # the first one may train it, twice on some processors
 _SHORT = int(3.3 * SAMPLE_RATE_HZ)
 
 

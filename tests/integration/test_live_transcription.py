@@ -24,6 +24,8 @@ from tests.parrot import TEXT, parrot
 from tests.whisper import SENTENCES, trained
 from tests.whisper_engine import whisper_engine
 
+pytestmark = pytest.mark.timeout(600)  # one may train Whisper, twice on some processors
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
