@@ -90,7 +90,7 @@ def _from_engine(reference: str) -> _Found:
 
 
 def _from_store(store: Path, digest: str, at: Callable[[int], None]) -> _Found:
-    """Read an image where containerd keeps it: several times as fast as an engine hands it out."""
+    """Read an image where containerd keeps it: quicker than its engine hands it out."""
     found = _Found({"index.json": json.dumps({"manifests": [{"digest": digest}]}).encode()})
     wanted, done = [digest], 0
     while wanted:

@@ -4,6 +4,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,16 @@ def engine(layouts: Layouts, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def blob_of(root: Path, digest: str) -> Path:
+    return root / "blobs" / digest.replace(":", "/")
+
+
+def manifest_of(root: Path) -> dict[str, Any]:
+    (named,) = json.loads((root / "index.json").read_text())["manifests"]
+    found: dict[str, Any] = json.loads(blob_of(root, named["digest"]).read_text())
+    return found
+
+
 def test_an_image_is_read_where_the_engine_keeps_it(
     engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,9 +147,7 @@ def test_an_image_is_read_where_the_engine_keeps_it(
 
 def test_what_the_store_lacks_of_an_image_is_asked_of_the_engine(engine: Path) -> None:
     there = archive.read(str(engine))
-    manifest = json.loads((engine / "index.json").read_text())["manifests"][0]["digest"]
-    said = json.loads((engine / "blobs" / manifest.replace(":", "/")).read_text())
-    (engine / "blobs" / said["layers"][1]["digest"].replace(":", "/")).unlink()
+    blob_of(engine, manifest_of(engine)["layers"][1]["digest"]).unlink()
     assert archive.read("of:engine").layers == there.layers
 
 
@@ -146,8 +155,7 @@ def test_a_store_that_knows_the_image_by_another_name_is_not_believed(
     engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = archive.read(str(engine))
-    manifest = json.loads((engine / "index.json").read_text())["manifests"][0]["digest"]
-    said = json.loads((engine / "blobs" / manifest.replace(":", "/")).read_text())
+    config = manifest_of(engine)["config"]
     # What an engine without containerd's store calls its id.
-    monkeypatch.setattr(docker, "inspect", lambda _: {"Id": said["config"]["digest"], "Size": 1})
+    monkeypatch.setattr(docker, "inspect", lambda _: {"Id": config["digest"], "Size": 1})
     assert archive.read("of:engine").layers == there.layers
