@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for logs and caches; shared, as vLLM's first look at a model is slow."""
+    """A folder for the logs and caches of every server."""
     return tmp_path_factory.mktemp("home")
 
 
