@@ -48,6 +48,9 @@ CMD ["bentoml", "serve", "{service}"]
 """
 
 
+_ZSTD = ",compression=zstd"  # as the workflows write caches; the other ways leave it to docker
+
+
 @dataclasses.dataclass(frozen=True)
 class To:
     """Where an image goes: into the engine, or to a registry with a cache beside it."""
@@ -57,11 +60,11 @@ class To:
     reads_cache: bool = False
     writes_cache: bool = False
 
-    def caches(self, repository: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return what buildx reads its cache from, and writes it to."""
+    def caches(self, repository: str, how: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what buildx reads its cache from, and writes it to; `how` are more options."""
         entry = f"type=registry,ref={naming.cache(repository, 'cpu')}"
         reads = (entry,) if self.reads_cache else ()
-        return reads, (f"{entry},mode=max",) if self.writes_cache else ()
+        return reads, (f"{entry},mode=max{how}",) if self.writes_cache else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +100,9 @@ class Ours:
         spec = specs.load(self._bento)
         options = Options(to.registry, push=bool(to.registry), network="host")
         below = base.find(spec.base(platform.name), platform, to.registry)
-        reads, writes = to.caches(naming.base_repository(below.stage, to.registry))
+        reads, writes = to.caches(naming.base_repository(below.stage, to.registry), _ZSTD)
         report = base.ensure(below, dataclasses.replace(options, cache_from=reads, cache_to=writes))
-        reads, writes = to.caches(naming.repository(spec.name, to.registry))
+        reads, writes = to.caches(naming.repository(spec.name, to.registry), _ZSTD)
         made = image.make(
             spec, platform, dataclasses.replace(options, cache_from=reads, cache_to=writes)
         )

@@ -190,7 +190,7 @@ def test_a_publish_is_never_cancelled_and_they_go_one_after_another() -> None:
 def test_caches_are_written_whole_and_where_they_are_read() -> None:
     for name, command in commands():
         for entry in re.findall(r'--cache-to "([^"]+)"', command):
-            assert entry == "type=registry,ref=$CACHE,mode=max", name
+            assert entry == "type=registry,ref=$CACHE,mode=max,compression=zstd", name
         for entry in re.findall(r'--cache-from "([^"]+)"', command):
             assert entry in {"type=registry,ref=$CACHE", "type=registry,ref=$BASE_CACHE"}, name
 
