@@ -63,8 +63,8 @@ Three ways from the same service and the same lock to an image, one after the ot
 with an emptied docker engine and an emptied registry of its own on the loopback address. All stand
 on one image that plays the part of PyTorch's: Debian, its Python and torch's CPU build in it
 ({platform} compressed). What takes seconds was done in {rounds}, and the table shows the median
-and, in brackets, the lowest and the highest; the rest was done once. Other work shared the machine:
-read the ratios.
+and, in brackets, the lowest and the highest; the rest was done once. Nothing keeps
+other work off the machine: read the ratios.
 
 - **Bentovox**: `python -m ci image`, the shared base and the bento on it. Layers are zstd.
 - **stock BentoML**: `bentoml build` and `bentoml containerize` as one writes it first: the platform
