@@ -63,8 +63,8 @@ Three ways from the same service and the same lock to an image, one after the ot
 with an emptied docker engine and an emptied registry of its own on the loopback address. All stand
 on one image that plays the part of PyTorch's: Debian, its Python and torch's CPU build in it
 ({platform} compressed). What takes seconds was done in {rounds}, and the table shows the median
-and, in brackets, the lowest and the highest; the rest was done once. Nothing keeps
-other work off the machine: read the ratios.
+and, in brackets, the lowest and the highest; the rest was done once. Nothing keeps other work off
+the machine: read the ratios.
 
 - **Bentovox**: `python -m ci image`, the shared base and the bento on it. Layers are zstd.
 - **stock BentoML**: `bentoml build` and `bentoml containerize` as one writes it first: the platform
@@ -155,8 +155,8 @@ _CHANGES_MEANT = """- *All*: for ours that is the shared base, too, which is bui
   would be built and pushed anew, as in the first rows; that was not measured."""
 _CACHE_SAID = """One line of code changes and the image is pushed to the registry: from an engine
 that has built it before, and from one without a single layer that reads the registry's cache
-(`mode=max`). The push is in the seconds. Docker keeps what it pushes, and fetches and unpacks all
-of it for that, unless it is told not to, as ours tells it (`store=false`)."""
+(`mode=max`, ours as zstd). The push is in the seconds. Docker keeps what it pushes, and fetches
+and unpacks all of it for that, unless it is told not to, as ours tells it (`store=false`)."""
 
 _CACHE_HEAD = (
     "| what | warm, s | of it docker | emptied, s | of it docker | times | ran | cached | pushed |"

@@ -145,8 +145,7 @@ class VllmServer:
 def _nothing_collected() -> Iterator[None]:
     """Import with the collector off, and leave what was made out of its sight.
 
-    It would go through all of it again and again, for an eighth of the start. vLLM does the same
-    once its server is up.
+    It would go through all of it again and again. vLLM does the same once its server is up.
     """
     gc.disable()
     try:
@@ -243,7 +242,7 @@ def on_cpu(chat: ChatSettings) -> bool:
 def _look_at_the_model_here() -> None:
     """Have vLLM look at the model's class in this process, not in one that loads all for it.
 
-    That one is there to keep CUDA out of this process, and takes a third of a first start.
+    That one is there to keep CUDA out of this process.
     """
     from vllm.model_executor.models import registry
 

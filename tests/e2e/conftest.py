@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
     import openai
 
-_TIMEOUT_S = (
-    600  # a test that starts a server, or waits until one is back; the first trains Whisper
-)
+# A test that starts a server, or waits until one is back; the first one trains Whisper.
+_TIMEOUT_S = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,14 +24,13 @@ from tests.parrot import TEXT, parrot
 from tests.whisper import SENTENCES, trained
 from tests.whisper_engine import whisper_engine
 
-pytestmark = pytest.mark.timeout(600)  # one may train Whisper, twice on some processors
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from services.audio.pcm import Samples
 
+pytestmark = pytest.mark.timeout(600)  # one may train Whisper, twice on some processors
 SAID = TEXT.strip()  # whatever is spoken
 SILENCE_S = 1.5
 VOICE = "echo"  # one of those that the model has learnt
