@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from services import telemetry
 from services.errors import OverloadedError, ServiceError, TooLargeError
 from services.logging import request_id_var
+from services.openai import unknown
 from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Exchange:
     async def run(self) -> None:
         """Answer the request; never raises, but for cancellation."""
         token = request_id_var.set(self.request_id)
+        self._ignored = unknown.watch(strict=self.shell.strict)
         try:
             await self._answer()
         except ServiceError as error:
@@ -189,6 +191,8 @@ class Exchange:
         elapsed_ms = (time.perf_counter() - self._began) * 1000
         kept.append((b"x-request-id", self.request_id))
         kept.append((b"openai-processing-ms", b"%d" % elapsed_ms))
+        if self._ignored.names:
+            kept.append((b"x-ignored-fields", self._ignored.header()))
         if self._takes_slot and not any(name == b"x-ratelimit-limit-requests" for name, _ in kept):
             kept += self.shell.admission.headers()
         await self._send({"type": "http.response.start", "status": status, "headers": kept})

@@ -40,11 +40,14 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
     def to_asgi(self, is_main: bool = True) -> Asgi:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
         _end_with_parent()
-        log = settings.settings().log
+        chosen = settings.settings()
+        log = chosen.log
         logging.configure(self.name, level=log.level, access=log.access and is_main)
         build: Callable[[], RoleApp] = self.inner.build
         app = build()
-        shell = Shell(app, bento=super().to_asgi(is_main=is_main))
+        shell = Shell(
+            app, bento=super().to_asgi(is_main=is_main), strict=settings.settings().strict
+        )
         return app.outer(shell) if app.outer else shell
 
 

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     )
 
     profile: str = Field("demo", description="A profile of services/profiles.toml.")
+    strict: bool = Field(
+        default=False,
+        description="Refuse unknown fields, which are else ignored and named in x-ignored-fields.",
+    )
     chat: ChatSettings = ChatSettings()
     speech: SpeechSettings = SpeechSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()

@@ -97,9 +97,15 @@ class RoleApp:
 class Shell:
     """The outermost ASGI application of a role's process."""
 
-    def __init__(self, app: RoleApp, bento: Starlette | None = None) -> None:
-        """Wrap `app`; `bento`, BentoML's own application, gives nothing but its lifespan."""
+    def __init__(
+        self, app: RoleApp, bento: Starlette | None = None, *, strict: bool = False
+    ) -> None:
+        """Wrap `app`; `bento`, BentoML's own application, gives nothing but its lifespan.
+
+        `strict` refuses what `services.openai.unknown` would ignore.
+        """
         self.app = app
+        self.strict = strict
         self.bento = bento
         self.admission = Admission(app.limits)
         self.metrics = telemetry.RoleMetrics(app.role)

@@ -30,6 +30,7 @@ from services.errors import (
 )
 from services.exchange import request_id
 from services.logging import request_id_var
+from services.openai import unknown
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
 from services.openai.realtime import new_id
 from services.uvicorn_socket import UvicornSocket
@@ -114,6 +115,7 @@ class WebSocket:
     async def run(self) -> None:
         """Serve the connection to its end; never raises, but for cancellation."""
         token = request_id_var.set(self.request_id)
+        unknown.watch(strict=self.shell.strict)
         try:
             with suppress(HungUpError):
                 await self._serve()

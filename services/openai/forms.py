@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
@@ -11,6 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, pieces
+from services.openai.unknown import ignore_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +34,7 @@ _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
 
 @dataclass(frozen=True)
 class FormFields:
-    """What a form may hold; anything else is refused.
+    """What a form may hold; anything else is ignored, or refused if it is nearly one of these.
 
     Attributes:
         texts: names of the fields that are text.
@@ -96,8 +98,8 @@ async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
     Raises:
         UnsupportedMediaError: the body is said to be something else.
         InvalidRequestError: no form that can be read to its end (`invalid_multipart`), a field
-            that is unknown (`unknown_parameter`), there twice (`duplicate_parameter`), or text
-            that is too long or no text.
+            that is nearly one of these (`unknown_parameter`), there twice
+            (`duplicate_parameter`), or text that is too long or no text.
         TooLargeError: a file, or the whole, is over its limit.
         ClientGoneError: the client hung up while sending it.
     """
@@ -155,7 +157,7 @@ class _Reader:
         self._head: dict[bytes, bytes] = {}
         self._name = ""
         self._most_bytes = 0
-        self._held = bytearray()
+        self._held = BytesIO()  # gives its bytes away without a copy
         self._head_bytes = 0
         self._header_name = bytearray()
         self._header_value = bytearray()
@@ -163,7 +165,7 @@ class _Reader:
     def begin_part(self) -> None:
         self._head = {}
         self._head_bytes = 0
-        self._held = bytearray()
+        self._held = BytesIO()
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
         self._count_head(end - start)
@@ -189,11 +191,9 @@ class _Reader:
             name = name.removesuffix("[]")
         known = (*sorted(self._fields.texts | self._fields.lists), *self._fields.files)
         if name not in known:
-            raise InvalidRequestError(
-                f"unknown parameter: {name!r}; accepted are {', '.join(known)}",
-                param=name,
-                code="unknown_parameter",
-            )
+            ignore_unknown(name, known)
+            self._name = ""
+            return
         if name in self.texts or name in self.files:
             raise InvalidRequestError(
                 f"{name} was sent twice", param=name, code="duplicate_parameter"
@@ -208,8 +208,10 @@ class _Reader:
         self._most_bytes = self._fields.files.get(name, self._fields.text_bytes)
 
     def data(self, data: bytes, start: int, end: int) -> None:
-        self._held += data[start:end]
-        if len(self._held) <= self._most_bytes:
+        if not self._name:
+            return
+        self._held.write(memoryview(data)[start:end])
+        if self._held.tell() <= self._most_bytes:
             return
         if self._name in self._fields.files:
             raise TooLargeError(
@@ -224,10 +226,12 @@ class _Reader:
         )
 
     def end_part(self) -> None:
-        data, self._held = self._held, bytearray()
+        data, self._held = self._held.getvalue(), BytesIO()
+        if not self._name:
+            return
         if self._name in self._fields.files:
             kind, _ = parse_options_header(self._head.get(b"content-type"))
-            self.files[self._name] = Upload(bytes(data), kind.decode("latin-1"))
+            self.files[self._name] = Upload(data, kind.decode("latin-1"))
             return
         try:
             text = data.decode("utf-8")
@@ -237,7 +241,7 @@ class _Reader:
             ) from error
         if self._name in self._fields.lists:
             self.lists.setdefault(self._name, []).append(text)
-        else:
+        elif text:  # an empty one is how a form says nothing
             self.texts[self._name] = text
 
     def end(self) -> None:

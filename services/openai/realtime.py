@@ -12,11 +12,12 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.errors import InvalidRequestError
+from services.openai.bounded_json import parse_object
 from services.openai.errors import fault_of
-from services.openai.refusals import refusal
+from services.openai.unknown import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,15 +120,7 @@ def read_fields(data: str | bytes) -> dict[str, Any]:
         raise InvalidRequestError(
             "a binary message is not read here; send JSON as text", code="invalid_message"
         )
-    try:
-        fields: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"the message is not valid JSON: {error}", code="invalid_json"
-        ) from error
-    if not isinstance(fields, dict):
-        raise InvalidRequestError("the message is not a JSON object", code="invalid_type")
-    return fields
+    return parse_object(data, "the message")
 
 
 def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) -> ClientEvent:
@@ -142,10 +135,7 @@ def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) 
         raise InvalidRequestError(
             f"type is not one of {', '.join(kinds)}", param="type", code="invalid_value"
         )
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        raise refusal(error, model, "the message") from error
+    return read(model, fields, "the message")
 
 
 def event_id_of(fields: dict[str, Any]) -> str | None:

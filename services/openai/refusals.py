@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
+    from pydantic import ValidationError
 
 
 def missing(field: str) -> InvalidRequestError:
@@ -18,13 +18,12 @@ def missing(field: str) -> InvalidRequestError:
 
 
 _SHOWN_CHARACTERS: Final = 64
-_NAME_CHARACTERS: Final = 256
+_NAME_CHARACTERS: Final = 64
 
 # What pydantic puts in the place of an error for the members of a union.
 _UNION: Final = ("constrained-str", "VoiceId", "str", "list[str]")
 # pydantic's type of an error -> OpenAI's code
 _CODES: Final = {
-    "extra_forbidden": "unknown_parameter",
     "missing": "missing_required_parameter",
     "string_too_long": "string_above_max_length",
     "string_too_short": "string_below_min_length",
@@ -42,12 +41,10 @@ _CODES: Final = {
 }
 
 
-def refusal(
-    error: ValidationError, model: type[BaseModel], what: str = "the body"
-) -> InvalidRequestError:
+def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestError:
     """Turn pydantic's first error into one sentence with the field, and what is accepted.
 
-    `what` names the whole that `model` was read from; a fault that is in no field is its own.
+    `what` names the whole that was read; a fault that is in no field is its own.
     """
     first: Any = error.errors(include_url=False)[0]
     kind: str = first["type"]
@@ -63,31 +60,21 @@ def refusal(
     place = [str(part) for part in first["loc"] if part not in _UNION]
     field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
     field = field[:_NAME_CHARACTERS]
-    if kind == "extra_forbidden":
-        accepted = ", ".join(_at(first["loc"][:-1], model).model_fields)
-        message = f"unknown parameter: {field!r}; accepted are {accepted}"
-    elif kind == "missing":
+    if kind == "missing":
         return missing(field)
+    return InvalidRequestError(
+        f"{field}{_given(first['input'])}: {fault}",
+        param=field,
+        code=_CODES.get(kind, "invalid_value"),
+    )
+
+
+def _given(value: object) -> str:
+    """Return a small value as it was sent; nothing of a large one is turned into text."""
+    if isinstance(value, str):
+        shown = len(value) <= _SHOWN_CHARACTERS
+    elif isinstance(value, int):
+        shown = value.bit_length() <= _SHOWN_CHARACTERS
     else:
-        value = repr(first["input"])
-        given = f" {value}" if len(value) <= _SHOWN_CHARACTERS else ""
-        message = f"{field}{given}: {fault}"
-    return InvalidRequestError(message, param=field, code=_CODES.get(kind, "invalid_value"))
-
-
-def _at(place: tuple[str | int, ...], model: type[BaseModel]) -> type[BaseModel]:
-    """Return the model of the object at `place` in what `model` reads; `model` for a union's."""
-    inner = model
-    for part in place:
-        field = inner.model_fields.get(str(part))
-        found = [] if field is None else _models(field.annotation)
-        if len(found) != 1:
-            return model
-        inner = found[0]
-    return inner
-
-
-def _models(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type):
-        return [annotation] if hasattr(annotation, "model_fields") else []
-    return [model for part in get_args(annotation) for model in _models(part)]
+        shown = isinstance(value, float)
+    return f" {value!r}" if shown else ""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.audio.encode import AudioFormat
 from services.errors import InvalidRequestError
-from services.openai.refusals import missing, refusal
+from services.openai.bounded_json import parse_object
+from services.openai.refusals import missing
+from services.openai.unknown import read, sift
 from services.speech.engines.protocol import SPEED_RANGE
 from services.speech.engines.segments import printable
 from services.speech.refusals import check_alone
@@ -104,21 +105,14 @@ def parse_message(data: str | bytes) -> ClientMessage:
         raise InvalidRequestError(
             "a binary message is not read here; send JSON as text", code="invalid_message"
         )
-    try:
-        fields: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(
-            f"the message is not valid JSON: {error}", code="invalid_json"
-        ) from error
-    if not isinstance(fields, dict):
-        raise InvalidRequestError("the message is not a JSON object", code="invalid_type")
+    fields = parse_object(data, "the message")
     kind = fields.pop("type", None)
     if kind == "session.config":
         return _config(fields)
     if kind == "input.text":
         return _text(fields)
     if kind in ("input.done", "session.close"):
-        _nothing_else(fields, frozenset())
+        sift(fields, ())
         return InputDone() if kind == "input.done" else SessionClose()
     raise InvalidRequestError(
         "type is not one of session.config, input.text, input.done, session.close",
@@ -128,7 +122,7 @@ def parse_message(data: str | bytes) -> ClientMessage:
 
 
 def _text(fields: dict[str, Any]) -> InputText:
-    _nothing_else(fields, frozenset({"text"}))
+    sift(fields, ("text",))
     text = fields.get("text")
     if not isinstance(text, str):
         raise InvalidRequestError("text is not a string", param="text", code="invalid_type")
@@ -150,23 +144,10 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
             )
     if "voice" not in given and "speaker" in given:  # vLLM-Omni's other name for it
         given["voice"] = given.pop("speaker")
-    try:
-        config = SessionConfig.model_validate(given)
-    except ValidationError as error:
-        raise refusal(error, SessionConfig, "the message") from error
+    config = read(SessionConfig, given, "the message")
     if config.ref_audio is None:
         if config.voice is None:
             raise missing("voice")
         check_alone("ref_text", config.ref_text)
         check_alone("consent", config.consent)
     return config
-
-
-def _nothing_else(fields: dict[str, Any], known: frozenset[str]) -> None:
-    for name in fields.keys() - known:
-        accepted = ", ".join(sorted({"type", *known}))
-        raise InvalidRequestError(
-            f"unknown parameter: {name[:_NAME]!r}; accepted are {accepted}",
-            param=name[:_NAME],
-            code="unknown_parameter",
-        )

@@ -1,13 +1,14 @@
-"""What the speech role reads on the wire, JSON and forms; nothing unknown passes."""
+"""What the speech role reads on the wire, JSON and forms."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.audio.encode import AudioFormat
-from services.openai.refusals import missing, refusal
+from services.openai.refusals import missing
+from services.openai.unknown import read
 from services.speech.engines.protocol import SPEED_RANGE
 from services.speech.refusals import check_alone
 
@@ -148,10 +149,7 @@ def parse_speech_body(data: bytes) -> SpeechBody:
         InvalidRequestError: malformed JSON or a field at fault, which `param` names; `code` is one
             of OpenAI's own words for it.
     """
-    try:
-        body = SpeechBody.model_validate_json(data)
-    except ValidationError as error:
-        raise refusal(error, SpeechBody) from error
+    body = read(SpeechBody, data)
     if body.ref_audio is None:
         if body.voice is None:
             raise missing("voice")
@@ -166,10 +164,7 @@ def parse_consent_name(data: bytes) -> ConsentName:
     Raises:
         InvalidRequestError: as for `parse_speech_body`.
     """
-    try:
-        return ConsentName.model_validate_json(data)
-    except ValidationError as error:
-        raise refusal(error, ConsentName) from error
+    return read(ConsentName, data)
 
 
 def parse_fields(model: type[Fields], given: Mapping[str, str]) -> Fields:
@@ -178,7 +173,4 @@ def parse_fields(model: type[Fields], given: Mapping[str, str]) -> Fields:
     Raises:
         InvalidRequestError: a field at fault, which `param` names.
     """
-    try:
-        return model.model_validate(dict(given))
-    except ValidationError as error:
-        raise refusal(error, model) from error
+    return read(model, given)

@@ -1,14 +1,14 @@
-"""What the transcription role reads on the wire; nothing unknown passes."""
+"""What the transcription role reads on the wire."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.errors import InvalidRequestError
-from services.openai.refusals import refusal
+from services.openai.unknown import read
 from services.transcription.engines.protocol import Cutting
 from services.transcription.formats import TranscriptFormat
 
@@ -103,10 +103,7 @@ def parse_fields(model: type[Fields], form: Form) -> Fields:
     _check_speakers(given)
     if (strategy := _strategy(given)) is not None:
         given[_STRATEGY] = strategy
-    try:
-        fields = model.model_validate(given)
-    except ValidationError as error:
-        raise refusal(error, model, "the form") from error
+    fields = read(model, given, "the form")
     if isinstance(fields, TranscriptionFields):
         _check_together(fields)
     if fields.stream and fields.response_format in {"srt", "vtt"}:

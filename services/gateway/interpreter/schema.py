@@ -1,14 +1,14 @@
-"""What POST /v1/audio/speech-translations reads; nothing unknown passes."""
+"""What POST /v1/audio/speech-translations reads."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.audio.encode import AudioFormat
 from services.errors import InvalidRequestError
-from services.openai.refusals import refusal
+from services.openai.unknown import read
 
 if TYPE_CHECKING:
     from services.openai.forms import Form
@@ -61,10 +61,7 @@ def parse(form: Form) -> SpeechTranslationFields:
     Raises:
         InvalidRequestError: a field at fault, which `param` names; or no file.
     """
-    try:
-        fields = SpeechTranslationFields.model_validate(dict(form.texts))
-    except ValidationError as error:
-        raise refusal(error, SpeechTranslationFields, "the form") from error
+    fields = read(SpeechTranslationFields, form.texts, "the form")
     form.file("file")
     if fields.voice is not None and fields.consent is not None:
         raise InvalidRequestError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from python_multipart.multipart import parse_options_header
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.gateway.translation.languages import AUTO, known_code
 from services.openai.body import header, not_read, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.refusals import refusal
+from services.openai.unknown import read as validated
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
@@ -90,21 +90,18 @@ async def read(
     text_bytes = _BYTES_PER_CHARACTER * limits.char_limit + _AROUND_BYTES
     given = header(scope, b"content-type")
     kind, _ = parse_options_header(given)
-    try:
-        if kind == b"application/json":
-            many = known and model is TranslateBody
-            most_bytes = text_bytes * (limits.batch_limit if many else 1)
-            return model.model_validate_json(await whole(scope, receive, most_bytes))
-        if kind == b"multipart/form-data":
-            fields = FormFields(frozenset(model.model_fields), {}, text_bytes=text_bytes)
-            form = await read_form(scope, receive, fields)
-            return model.model_validate(dict(form.texts))
-        if kind == b"application/x-www-form-urlencoded":
-            return model.model_validate(_urlencoded(await whole(scope, receive, text_bytes)))
-        if not kind and scope["query_string"]:
-            return model.model_validate(_urlencoded(scope["query_string"]))
-    except ValidationError as error:
-        raise refusal(error, model) from error
+    if kind == b"application/json":
+        many = known and model is TranslateBody
+        most_bytes = text_bytes * (limits.batch_limit if many else 1)
+        return validated(model, await whole(scope, receive, most_bytes))
+    if kind == b"multipart/form-data":
+        fields = FormFields(frozenset(model.model_fields), {}, text_bytes=text_bytes)
+        form = await read_form(scope, receive, fields)
+        return validated(model, form.texts)
+    if kind == b"application/x-www-form-urlencoded":
+        return validated(model, _urlencoded(await whole(scope, receive, text_bytes)))
+    if not kind and scope["query_string"]:
+        return validated(model, _urlencoded(scope["query_string"]))
     raise not_read(given, _ACCEPTED)
 
 

@@ -308,7 +308,7 @@ async def test_the_consent_is_the_speech_services_to_check(rig: Any) -> None:
         ({"speed": "9"}, (400, "speed", "decimal_above_max_value")),
         ({"response_format": "mp4"}, (400, "response_format", "invalid_value")),
         ({"stream_format": "ndjson"}, (400, "stream_format", "invalid_value")),
-        ({"temperature": "1"}, (400, "temperature", "unknown_parameter")),
+        ({"voices": "1"}, (400, "voices", "unknown_parameter")),
     ],
 )
 @pytest.mark.parametrize("stream_format", ["audio", "sse"])

@@ -117,7 +117,7 @@ async def test_another_content_type_is_415(kind: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
-        (part("other", b"a") + END, "other", "unknown_parameter"),
+        (part("names", b"a") + END, "names", "unknown_parameter"),
         (part("name", b"a") + part("name", b"a") + END, "name", "duplicate_parameter"),
         (part("file", b"a") + part("file", b"a") + END, "file", "duplicate_parameter"),
         (part("name", b"\xff") + END, "name", "invalid_value"),

@@ -120,7 +120,7 @@ async def test_another_recording_is_the_voice_with_a_consent(served: Served) -> 
         ({"stream": "perhaps"}, {}, (400, "stream", "invalid_type")),
         ({"stream_format": "ws"}, {}, (400, "stream_format", "invalid_value")),
         ({"response_format": "ogg"}, {}, (400, "response_format", "invalid_value")),
-        ({"input": "hello"}, {}, (400, "input", "unknown_parameter")),
+        ({"vioce": "hello"}, {}, (400, "vioce", "unknown_parameter")),
         ({}, {"file": b""}, (400, "file", "invalid_audio")),
         ({}, {"file": b"no sound"}, (400, "file", "invalid_audio")),
         ({}, {"file": recording(31, 16_000)}, (413, "file", "audio_too_long")),

@@ -163,7 +163,7 @@ async def test_a_client_of_the_beta_is_understood(served: Any) -> None:
     ("session", "param", "code"),
     [
         ({"input_audio_format": "opus"}, "input_audio_format", "invalid_value"),
-        ({"modalities": ["text"]}, "modalities", "unknown_parameter"),
+        ({"turn_detections": {}}, "turn_detections", "unknown_parameter"),
         (
             {"input_audio_transcription": {"language": "tlh"}},
             "input_audio_transcription.language",
@@ -199,7 +199,7 @@ VAD = {"type": "server_vad"}
     [
         ({"type": "realtime"}, "type", "unsupported_value"),
         ({}, "type", "missing_required_parameter"),
-        ({"type": "transcription", "voice": "alloy"}, "voice", "unknown_parameter"),
+        ({"type": "transcription", "includes": []}, "includes", "unknown_parameter"),
         ({"type": "transcription", "include": ["words"]}, "include.0", "invalid_value"),
     ],
 )
@@ -214,7 +214,7 @@ async def test_a_session_of_another_kind_is_refused(
 @pytest.mark.parametrize(
     ("field", "value", "param", "code"),
     [
-        ("volume", 1, "", "unknown_parameter"),
+        ("formats", 1, "", "unknown_parameter"),
         ("noise_reduction", {"type": "near_field"}, "", "unsupported_value"),
         ("turn_detection", {"type": "semantic_vad"}, ".type", "unsupported_value"),
         ("turn_detection", {**VAD, "threshold": 2}, ".threshold", "decimal_above_max_value"),
@@ -249,13 +249,20 @@ async def test_what_is_not_offered_is_refused_by_its_name(
         assert (await talk.until("completed"))[-1]["transcript"] == "ok"
 
 
-async def test_who_names_an_unknown_field_is_told_those_that_stand_beside_it(served: Any) -> None:
+async def test_who_misspells_a_field_is_told_the_one_that_stands_beside_it(served: Any) -> None:
     async with (await served()).talk() as talk:
-        await talk.say("session.update", session=session_of(turn_detection={**VAD, "eager": 1}))
+        await talk.say("session.update", session=session_of(turn_detection={**VAD, "treshold": 1}))
         error = (await talk.event("error"))["error"]
-    assert error["param"] == "session.audio.input.turn_detection.eager"
-    assert "silence_duration_ms" in error["message"]
-    assert "event_id" not in error["message"]
+    assert error["param"] == "session.audio.input.turn_detection.treshold"
+    assert "did you mean 'threshold'" in error["message"]
+
+
+async def test_a_field_that_nobody_knows_does_no_harm(served: Any) -> None:
+    async with (await served()).talk() as talk:
+        session = session_of(turn_detection={**VAD, "eager": 1, "threshold": 0.25}, volume=1)
+        await talk.say("session.update", session=session)
+        shown = (await talk.event("session.updated"))["session"]
+    assert shown["audio"]["input"]["turn_detection"]["threshold"] == 0.25
 
 
 @pytest.mark.parametrize(
@@ -274,7 +281,11 @@ async def test_who_names_an_unknown_field_is_told_those_that_stand_beside_it(ser
         ('{"type": "input_audio_buffer.append", "audio": "?"}', "audio", "invalid_base64"),
         ('{"type": "input_audio_buffer.append", "audio": "AAA"}', "audio", "invalid_base64"),
         ('{"type": "input_audio_buffer.append", "audio": "\\u00e9"}', "audio", "invalid_base64"),
-        ('{"type": "input_audio_buffer.commit", "now": true}', "now", "unknown_parameter"),
+        (
+            '{"type": "input_audio_buffer.commit", "event_ids": "a"}',
+            "event_ids",
+            "unknown_parameter",
+        ),
     ],
 )
 async def test_a_message_that_cannot_be_read_changes_nothing(
