@@ -276,6 +276,9 @@ class GatewaySettings(RoleSettings):
     body_limit_mib: float = Field(
         36, gt=0, description="Largest request body or upload, MiB; above it 413."
     )
+    json_limit_mib: float = Field(
+        16, gt=0, description="Largest request body that is no form, MiB; above it 413."
+    )
     chat: list[str] = Field(
         default_factory=list, description="URLs of chat backends; empty: beside it, in one stack."
     )
@@ -301,6 +304,11 @@ class GatewaySettings(RoleSettings):
     )
     probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
     translation: TranslationSettings = TranslationSettings()
+
+    @property
+    def json_limit_bytes(self) -> int:
+        """Return the largest body that is no form, in bytes."""
+        return int(min(self.json_limit_mib, self.body_limit_mib) * _MIB)
 
     @property
     def backends(self) -> dict[str, list[str]]:
