@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from services.admission import Admission, Limits
 from services.errors import DeadlineError
 from services.gateway.calls import Caller
-from services.gateway.keys import bearer
+from services.gateway.keys import bearer, credentials
 from services.gateway.translation.languages import NAMES
 from services.gateway.translation.markup import translate_html
 from services.gateway.translation.model import Detected, Model
 from services.gateway.translation.schema import DetectBody, TranslateBody, check_texts, read
 from services.gateway.translation.texts import Translator, has_words, together
-from services.openai.body import header
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError, until_hangup
 
@@ -66,7 +65,7 @@ class TranslationRoutes:
             return
         with suppress(ClientGoneError):
             detect = scope["path"] == "/detect"
-            has_header = bool(header(scope, b"authorization"))  # the guard has checked it
+            has_header = bool(credentials(scope))  # the guard has checked it
             body: TranslateBody | DetectBody
             try:
                 async with asyncio.timeout(_SENDING_S):
@@ -79,7 +78,7 @@ class TranslationRoutes:
                     )
             except TimeoutError as exc:
                 raise DeadlineError(f"The body did not come within {_SENDING_S:g} s.") from exc
-            self._keys.check([*bearer(scope["headers"], body.api_key)])
+            self._keys.check(bearer(scope, body.api_key))
             work = (
                 self._detect(body, scope)
                 if isinstance(body, DetectBody)

@@ -95,6 +95,8 @@ async def test_what_is_for_this_hop_only_stays_here(backend: Any, door: Any, htt
         "te": "trailers",
         "connection": "keep-alive, X-Mine",
         "x-mine": "secret",
+        "x-api-key": "secret",
+        "origin": front.url,
         "x-forwarded-for": "1.2.3.4",
         "x-other": "goes on",
     }
@@ -573,13 +575,15 @@ async def test_without_the_key_nothing_reaches_the_backend(
     chat = await backend()
     line = "anna:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
     front = await door(chat=[chat.url], keys=SecretStr(line))
-    for headers in ({}, {"authorization": "Bearer wrong"}):
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "wrong"}):
         response = await http.post(front.url + CHAT, content=BODY, headers=headers)
         assert fault(response) == (401, "invalid_api_key")
+        assert response.headers["www-authenticate"] == "Bearer"
         assert fault(await http.get(front.url + "/v1/models", headers=headers))[0] == 401
     assert chat.requests == []
-    headers = {"authorization": "Bearer secret"}
-    assert (await http.post(front.url + CHAT, content=BODY, headers=headers)).status_code == 200
+    for headers in ({"authorization": "Bearer secret"}, {"x-api-key": "secret"}):
+        assert (await http.post(front.url + CHAT, content=BODY, headers=headers)).status_code == 200
+        assert "secret" not in str(chat.requests[-1].headers)
     assert (await http.get(front.url + "/livez")).status_code == 200
 
 
