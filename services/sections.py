@@ -258,6 +258,18 @@ class TranslationSettings(Section):
         10_000, ge=1, description="Longest text of POST /translate, characters; above it 413."
     )
     batch_limit: int = Field(100, ge=1, description="Most texts of one POST /translate.")
+    total_limit: int = Field(
+        300_000,
+        ge=1,
+        description="Characters of all its texts together, once for each translation of them; "
+        "above it 413.",
+    )
+    piece_limit: int = Field(
+        2000,
+        ge=1,
+        description="Most questions to the chat backends that it may come to: sentences, cells, "
+        "texts between tags; above it 413.",
+    )
     parallel: int = Field(
         4, ge=1, description="What one POST /translate asks of the chat backends at the same time."
     )

@@ -275,7 +275,9 @@ async def test_a_backend_that_does_not_read_stops_the_body_instead_of_filling_me
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
         await writer.drain()
         writer.close()
+        ended.set()
 
+    ended = asyncio.Event()
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     async with server:
         mine = connections(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
@@ -301,6 +303,7 @@ async def test_a_backend_that_does_not_read_stops_the_body_instead_of_filling_me
         await connection.ended()
         assert (sent, read) == (total, total)
         connection.abort()
+        await ended.wait()
 
 
 async def test_a_connection_answered_before_it_was_asked_in_full_serves_no_more() -> None:
@@ -310,8 +313,9 @@ async def test_a_connection_answered_before_it_was_asked_in_full_serves_no_more(
         await writer.drain()
         await gone.wait()
         writer.close()
+        ended.set()
 
-    gone = asyncio.Event()
+    gone, ended = asyncio.Event(), asyncio.Event()
     server = await asyncio.start_server(early, "127.0.0.1", 0)
     async with server:
         mine = connections(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
@@ -321,10 +325,9 @@ async def test_a_connection_answered_before_it_was_asked_in_full_serves_no_more(
         await connection.ended()
         assert not connection.reusable
         mine.give_back(connection)
-        another, used = await mine.take()
-        assert not used
-        another.abort()
+        assert not mine._idle
         gone.set()
+        await ended.wait()
 
 
 async def test_the_end_of_an_idle_connection_is_seen_before_the_loop_tells_of_it() -> None:
