@@ -18,11 +18,13 @@ from pydantic import SecretStr
 
 from services.admission import Limits
 from services.chat import allowlist
-from services.chat.fields import body_with_known_fields
+from services.chat.bounds import Bounds
+from services.chat.intake import Intake
+from services.chat.trial import Trial
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
 from services.openai import sockets
-from services.sections import GatewaySettings
+from services.sections import ChatSettings, GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech.engines.fake import FakeEngine
 from services.speech.routes import ADMITTED, PATHS, build_app
@@ -54,6 +56,13 @@ FIELDS = frozenset(
         "tools",
     ]
 )
+INTAKE = Intake(
+    {"/v1/chat/completions": FIELDS},
+    Bounds.of(ChatSettings(), 4096, multimodal=False),
+    grammar_bytes=1 << 16,
+    grammar_items=2000,
+    trial=Trial(str, str, limit_s=5, wait_s=5),
+)
 
 
 @dataclass
@@ -75,10 +84,8 @@ class FakeChat:
             await _json(send, 200, cards)
             return
         self.headers.append({k.decode(): v.decode("latin-1") for k, v in scope["headers"]})
-        known = {"/v1/chat/completions": FIELDS}
-        body = json.loads(
-            await body_with_known_fields(scope["path"], scope["headers"], receive, known)
-        )
+        receive = await INTAKE.take(scope, receive)
+        body = json.loads((await receive())["body"])
         if self.refusals:
             raise OverloadedError("full", retry_after_s=self.refusals.pop(0))
         if await self._waited(receive):

@@ -1,0 +1,131 @@
+"""A request's body on its way to vLLM: read, bounded, looked through for what would be lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+
+from services.chat import constraints
+from services.chat.fields import OPENAI_FIELDS
+from services.chat.wishes import refuse_lost
+from services.errors import InvalidRequestError
+from services.openai.body import expect_json, pieces
+from services.openai.hangup import until_hangup
+from services.openai.unknown import sift
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from services.chat.bounds import Bounds
+    from services.chat.trial import Trial
+
+    Receive = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a request is held against.
+
+    Attributes:
+        fields: the body fields that vLLM declares for each path; one that is not in it takes all.
+        bounds: what one request may cost.
+        grammar_bytes: the most that may bind its answers.
+        grammar_items: the most choices, enum values and properties in it.
+        trial: compiles what binds them before the engine does.
+    """
+
+    fields: Mapping[str, frozenset[str]]
+    bounds: Bounds
+    grammar_bytes: int
+    grammar_items: int
+    trial: Trial
+
+    async def take(self, scope: Any, receive: Receive) -> Receive:
+        """Return a `receive` that gives vLLM the body of an admitted request.
+
+        Raises:
+            UnsupportedMediaError: it is not JSON.
+            TooLargeError: it is larger than the model can make use of.
+            InvalidRequestError: it is malformed, over a bound, or asks for what would be lost.
+            OverloadedError: it is worth more slots than became free in time.
+            ClientGoneError: the client hung up meanwhile.
+        """
+        expect_json(scope)
+        most = self.bounds.body_bytes
+        raw = b"".join([piece async for piece in pieces(scope, receive, most, which=_WHICH)])
+        given = parse(raw)
+        path: str = scope["path"]
+        body = {name: value for name, value in given.items() if value is not None}
+        if path in self.fields:
+            body = sift(body, self.fields[path] | OPENAI_FIELDS.get(path, frozenset()))
+        refuse_lost(path, body)
+        cost = self.bounds.cost(path, body)
+        bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
+        weigh = scope.get("bentovox.weigh") if cost > 1 else None
+        if weigh is not None or bound:
+            await until_hangup(receive, self._wait(bound, cost, weigh))
+        if path in _CALLING and constraints.forces_a_call(body):
+            body["tools"] = [_strict(path, tool) for tool in body.get("tools", ())]
+        elif len(body) == len(given):
+            return replay(raw, receive)
+        return replay(json.dumps(body).encode(), receive)
+
+    async def _wait(
+        self, bound: list[constraints.Constraint], cost: int, weigh: Callable[[int], Any] | None
+    ) -> None:
+        await self.trial.check(bound)
+        if weigh is not None:
+            await weigh(cost)
+
+
+_WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
+_CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a body.
+
+    Raises:
+        InvalidRequestError: it is no JSON object, or nested too deeply.
+    """
+    try:
+        parsed = pydantic_core.from_json(raw)
+    except ValueError as exc:
+        raise InvalidRequestError(
+            f"The body is not valid JSON: {exc}.", code="invalid_json"
+        ) from exc
+    if not isinstance(parsed, dict):
+        raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
+    return parsed
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return an ASGI receive that gives the body once and then waits for the disconnect."""
+    given = False
+
+    async def replayed() -> Any:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+def _strict(path: str, tool: Any) -> Any:
+    """Return a tool whose call has to keep to its schema, which vLLM else only does if asked.
+
+    The models that are small enough to need it forced write `4000` for an object's arguments.
+    """
+    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+        return tool
+    if path == "/v1/responses":
+        return {**tool, "strict": True}
+    function = tool.get("function")
+    return (
+        {**tool, "function": {**function, "strict": True}} if isinstance(function, dict) else tool
+    )
