@@ -64,21 +64,15 @@ class Intake:
         refuse_lost(path, body)
         cost = self.bounds.cost(path, body)
         bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
-        weigh = scope.get("bentovox.weigh") if cost > 1 else None
-        if weigh is not None or bound:
-            await until_hangup(receive, self._wait(bound, cost, weigh))
+        if bound:
+            await until_hangup(receive, self.trial.check(bound))
+        if cost > 1:
+            await scope["bentovox.weigh"](cost)
         if path in _CALLING and constraints.forces_a_call(body):
             body["tools"] = [_strict(path, tool) for tool in body.get("tools", ())]
         elif len(body) == len(given):
             return replay(raw, receive)
         return replay(json.dumps(body).encode(), receive)
-
-    async def _wait(
-        self, bound: list[constraints.Constraint], cost: int, weigh: Callable[[int], Any] | None
-    ) -> None:
-        await self.trial.check(bound)
-        if weigh is not None:
-            await weigh(cost)
 
 
 _WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
