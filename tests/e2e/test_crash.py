@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Still here.", "response_format": "wav"}
+LONG = {"n": 4, "max_tokens": 1900, "temperature": 1.0}
 _NOTICED_S = 5.0
 _BACK_S = 90.0
 
@@ -109,8 +110,8 @@ def with_the_engine_killed(
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("chat/completions", {"messages": HELLO["messages"], "n": 4, "max_tokens": 1900}),
-        ("completions", {"prompt": "Hello", "n": 4, "max_tokens": 1900}),
+        ("chat/completions", {"messages": HELLO["messages"], **LONG}),
+        ("completions", {"prompt": "Hello", **LONG}),
         ("responses", {"input": "Hello", "max_output_tokens": 1900}),
     ],
 )
