@@ -81,7 +81,7 @@ class ChatSettings(RoleSettings):
         description="Run Python code that the model's directory or repository brings along.",
     )
     request_sequences: int = Field(
-        64, ge=1, description="Most answers of one request: `n` times its prompts; above it 400."
+        32, ge=1, description="Most answers of one request: `n` times its prompts; above it 400."
     )
     request_batch: int = Field(
         1024, ge=1, description="Most texts of one request to embed, score or rank."

@@ -25,6 +25,9 @@ _BYTES_BESIDE: Final = 256 << 10
 _POOLED_PER_SLOT: Final = 16
 """Texts to embed or score that count as one answer written."""
 
+_BEAM: Final = 8
+"""What one beam is worth beside one answer: vLLM searches on the event loop, token by token."""
+
 _DEPTH: Final = 64
 _SHORT_LISTS: Final = {
     "stop": 64,
@@ -35,6 +38,9 @@ _SHORT_LISTS: Final = {
     "modalities": 16,
     "metadata": 64,
 }
+_TOKENS: Final = frozenset(
+    {"prompt", "input", "tokens", "allowed_token_ids", "stop_token_ids", "logprob_token_ids"}
+)
 _BATCHED: Final = {
     "/v1/embeddings": ("input", "messages"),
     "/v1/score": ("queries", "documents", "text_1", "text_2", "data_1", "data_2", "items"),
@@ -101,6 +107,8 @@ class Bounds:
                     items += 1
                     below += [inner for key, inner in node.items() if not _is_media(key, inner)]
                 elif isinstance(node, list):
+                    if name in _TOKENS:
+                        _check_tokens(name, node)
                     texts = [inner for inner in node if isinstance(inner, str)]
                     items += len(texts)
                     below += texts
@@ -120,9 +128,9 @@ class Bounds:
     def _sequences(self, body: Mapping[str, Any]) -> int:
         answers = max(1, whole(body.get("n")), whole(body.get("best_of")))
         prompts = max(_count(body.get("prompt")), _count(body.get("prompt_embeds")), 1)
-        sequences = answers * prompts
+        sequences = answers * prompts * (_BEAM if body.get("use_beam_search") else 1)
         if sequences > self.sequences:
-            name = "n" if answers > 1 else "prompt"
+            name = "n" if answers > 1 or prompts == 1 else "prompt"
             raise _over(
                 name, sequences, self.sequences, "answers", "BENTOVOX_CHAT__REQUEST_SEQUENCES"
             )
@@ -136,6 +144,16 @@ class Bounds:
                 raise _over(name, count, self.batch, "texts", "BENTOVOX_CHAT__REQUEST_BATCH")
             texts = max(texts, count)
         return -(-texts // _POOLED_PER_SLOT)
+
+
+def _check_tokens(name: str, values: list[Any]) -> None:
+    """Refuse a list that begins like one of tokens and is none: a schema lists each fault."""
+    if values and isinstance(values[0], int | float):
+        for value in values:
+            if not isinstance(value, int) or value < 0:
+                raise InvalidRequestError(
+                    f"{name}: tokens are whole numbers from 0", param=name, code="invalid_value"
+                )
 
 
 def whole(value: Any) -> int:

@@ -149,7 +149,7 @@ class VllmServer:
         chat, engine = self.settings, self._engine
         model = engine.model_config
         return Intake(
-            _declared_fields(app),
+            _declared_models(app),
             Bounds.of(chat, model.max_model_len, multimodal=model.is_multimodal_model),
             chat.grammar_kib << 10,
             chat.grammar_items,
@@ -239,18 +239,14 @@ def _look_at_the_model_here() -> None:
     registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  it has no setting
 
 
-def _declared_fields(app: Any) -> dict[str, frozenset[str]]:
-    """Return the body fields that vLLM declares for each of its paths."""
-    declared: dict[str, frozenset[str]] = {}
+def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
+    """Return the models of the bodies that each of vLLM's paths takes."""
+    declared: dict[str, tuple[Any, ...]] = {}
     for route in app.routes:
-        models = [field.field_info.annotation for field in _body_fields(route)]
-        names: set[str] = set()
-        for model in models:
-            for member in getattr(model, "__args__", (model,)):
-                for name, field in getattr(member, "model_fields", {}).items():
-                    names |= {name} | ({field.alias} if field.alias else set())
-        if names:
-            declared[route.path] = frozenset(names)
+        bodies = [field.field_info.annotation for field in _body_fields(route)]
+        members = [member for body in bodies for member in getattr(body, "__args__", (body,))]
+        if models := tuple(member for member in members if hasattr(member, "model_fields")):
+            declared[route.path] = models
     return declared
 
 

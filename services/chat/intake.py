@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
 
 from services.chat import constraints
 from services.chat.fields import OPENAI_FIELDS
+from services.chat.items import check_items
 from services.chat.wishes import refuse_lost
 from services.errors import InvalidRequestError
 from services.openai.body import expect_json, pieces
@@ -18,6 +20,8 @@ from services.openai.unknown import sift
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from pydantic import BaseModel
 
     from services.chat.bounds import Bounds
     from services.chat.trial import Trial
@@ -30,14 +34,14 @@ class Intake:
     """What a request is held against.
 
     Attributes:
-        fields: the body fields that vLLM declares for each path; one that is not in it takes all.
+        models: vLLM's models of each path's body; the fields of a path without are not looked at.
         bounds: what one request may cost.
         grammar_bytes: the most that may bind its answers.
         grammar_items: the most choices, enum values and properties in it.
         trial: compiles what binds them before the engine does.
     """
 
-    fields: Mapping[str, frozenset[str]]
+    models: Mapping[str, tuple[type[BaseModel], ...]]
     bounds: Bounds
     grammar_bytes: int
     grammar_items: int
@@ -59,24 +63,37 @@ class Intake:
         given = parse(raw)
         path: str = scope["path"]
         body = {name: value for name, value in given.items() if value is not None}
-        if path in self.fields:
-            body = sift(body, self.fields[path] | OPENAI_FIELDS.get(path, frozenset()))
+        models = self.models.get(path, ())
+        if models:
+            body = sift(body, declared(models) | OPENAI_FIELDS.get(path, frozenset()))
         refuse_lost(path, body)
         cost = self.bounds.cost(path, body)
+        if len(raw) > _SMALL_BYTES:
+            for model in models:
+                await check_items(model, body)
         bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
         if bound:
             await until_hangup(receive, self.trial.check(bound))
         if cost > 1:
             await scope["bentovox.weigh"](cost)
-        if path in _CALLING and constraints.forces_a_call(body):
-            body["tools"] = [_strict(path, tool) for tool in body.get("tools", ())]
+        tools = body.get("tools")
+        if path in _CALLING and isinstance(tools, list) and constraints.forces_a_call(body):
+            body["tools"] = [_strict(path, tool) for tool in tools]
         elif len(body) == len(given):
             return replay(raw, receive)
         return replay(json.dumps(body).encode(), receive)
 
 
+_SMALL_BYTES = 4096
 _WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
+
+
+@cache
+def declared(models: tuple[type[BaseModel], ...]) -> frozenset[str]:
+    """Return the fields that any of vLLM's models declares, by their names and aliases."""
+    fields = [(name, field.alias) for model in models for name, field in model.model_fields.items()]
+    return frozenset(name for names in fields for name in names if name)
 
 
 def parse(raw: bytes) -> dict[str, Any]:

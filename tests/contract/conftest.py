@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import uvicorn
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from services.admission import Limits
 from services.chat import allowlist
@@ -40,25 +40,28 @@ if TYPE_CHECKING:
 
 KEY = "sk-made-for-the-test"
 MODEL = "fake-chat"
-FIELDS = frozenset(
-    [
-        "chat_template_kwargs",
-        "logprobs",
-        "max_tokens",
-        "messages",
-        "model",
-        "n",
-        "seed",
-        "stream",
-        "stream_options",
-        "structured_outputs",
-        "temperature",
-        "tool_choice",
-        "tools",
-    ]
-)
+
+
+class FakeBody(BaseModel):
+    """What this one declares."""
+
+    chat_template_kwargs: Any = None
+    logprobs: Any = None
+    max_tokens: Any = None
+    messages: Any = None
+    model: Any = None
+    n: Any = None
+    seed: Any = None
+    stream: Any = None
+    stream_options: Any = None
+    structured_outputs: Any = None
+    temperature: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+
+
 INTAKE = Intake(
-    {"/v1/chat/completions": FIELDS},
+    {"/v1/chat/completions": (FakeBody,)},
     Bounds.of(ChatSettings(), 4096, multimodal=False),
     grammar_bytes=1 << 16,
     grammar_items=2000,

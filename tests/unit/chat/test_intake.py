@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
@@ -21,10 +22,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
-FIELDS = {
-    CHAT: frozenset({"model", "messages", "temperature", "n", "stop", "tools", "tool_choice"}),
-    RESPONSES: frozenset({"model", "input", "tools", "tool_choice", "previous_response_id"}),
-}
+
+
+class Message(BaseModel):
+    role: str = ""
+    content: str | list[dict[str, Any]] = ""
+
+
+class ChatBody(BaseModel):
+    model: str
+    messages: list[Message]
+    temperature: float | None = None
+    n: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+
+
+class ResponsesBody(BaseModel):
+    model: str
+    input: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    previous_response_id: str | None = None
+
+
+MODELS = {CHAT: (ChatBody,), RESPONSES: (ResponsesBody,)}
 JSON = [(b"host", b"x"), (b"content-type", b"application/json")]
 BOUNDS = Bounds(sequences=8, batch=16, items=200, text_bytes=4000, body_bytes=20_000)
 TOOL = {"name": "f", "parameters": {"type": "object"}}
@@ -57,7 +79,7 @@ def read(
             "headers": JSON if headers is None else headers,
             "bentovox.weigh": weigh,
         }
-        intake = Intake(FIELDS, BOUNDS, 2000, 50, Trial(str, str, limit_s=1, wait_s=1))
+        intake = Intake(MODELS, BOUNDS, 2000, 50, Trial(str, str, limit_s=1, wait_s=1))
         return bytes((await (await intake.take(scope, receive))())["body"])
 
     return asyncio.run(taken())
@@ -158,6 +180,7 @@ def test_a_body_that_is_more_than_the_model_can_use_is_refused_before_it_is_pars
         ({"n": "9"}, "n"),
         ({"n": 9.0}, "n"),
         ({"n": 3, "prompt": ["a", "b", "c"]}, "n"),
+        ({"n": 2, "use_beam_search": True}, "n"),
         ({"prompt": ["a"] * 9}, "prompt"),
         ({"prompt": [[1, 2]] * 9}, "prompt"),
         ({"stop": ["a"] * 65}, "stop"),
@@ -183,6 +206,21 @@ def test_what_one_request_costs_is_bounded_and_the_field_is_named(
 def test_what_is_embedded_or_scored_at_once_is_bounded(path: str, field: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"at most 16 .*REQUEST_BATCH"):
         post({field: ["a"] * 17}, path)
+
+
+def test_the_first_malformed_item_of_a_large_request_is_named() -> None:
+    said = {"role": "user", "content": "a" * 90}
+    with pytest.raises(InvalidRequestError) as refused:
+        post({"messages": [said] * 38 + [{"role": 5}] * 100})
+    assert refused.value.param == "messages[38]"
+    post({"messages": [said] * 39})
+
+
+def test_what_begins_like_tokens_has_to_be_tokens() -> None:
+    for wrong in ([1.5] * 100, [1, -1], [1, "a"], [[1], [2, 2.5]]):
+        with pytest.raises(InvalidRequestError, match="whole numbers from 0"):
+            post({"prompt": wrong}, "/v1/completions")
+    post({"prompt": [[1, 2], [3]]}, "/v1/completions")
 
 
 def test_texts_longer_than_the_context_are_refused_and_images_are_no_text() -> None:
