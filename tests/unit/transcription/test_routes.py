@@ -10,7 +10,7 @@ import pytest
 import srt
 import webvtt
 
-from services.audio.decode import MAX_CHANNELS
+from services.audio.frames import MAX_CHANNELS
 from services.transcription.engines.fake import FakeEngine
 from services.transcription.engines.protocol import Cutting, TranscriptionRequest
 from services.transcription.routes import ADMITTED, OPENAI_MODELS, PATHS, Bounds
