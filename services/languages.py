@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 NAMES: Final[dict[str, str]] = {
@@ -27,3 +28,32 @@ NAMES: Final[dict[str, str]] = {
     "vi": "Vietnamese", "yi": "Yiddish", "yo": "Yoruba", "yue": "Cantonese", "zh": "Chinese",
 }  # fmt: skip
 """The English name of each code."""
+
+_ANY: Final = frozenset({"", "auto"})
+_OTHER_CODES: Final = {"cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "jv": "jw", "nb": "no"}
+_OTHER_NAMES: Final = {
+    "burmese": "my", "castilian": "es", "farsi": "fa", "flemish": "nl", "haitian": "ht",
+    "mandarin": "zh", "norwegian nynorsk": "nn", "valencian": "ca",
+}  # fmt: skip
+_BY_NAME: Final = {name.lower(): code for code, name in NAMES.items()} | _OTHER_NAMES
+_TAG: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8})*")  # BCP 47 in outline
+
+
+def code_of(language: str) -> str | None:
+    """Return a language's code: `en` of `en`, `en-GB`, `en_US` and `English`; None of `auto`.
+
+    It need not be one of `NAMES`.
+
+    Raises:
+        ValueError: neither a tag nor a name.
+    """
+    written = language.strip().lower()
+    if written in _ANY:
+        return None
+    if written in _BY_NAME:
+        return _BY_NAME[written]
+    tag = written.replace("_", "-")
+    if not _TAG.fullmatch(tag):
+        raise ValueError("neither a tag nor a name")
+    code = tag.partition("-")[0]
+    return _OTHER_CODES.get(code, code)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from services.admission import Limits
 
 _MIB = 1 << 20
+
+TRANSCRIPTION_MODELS: Final = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+    "gpt-realtime-whisper",
+    "gpt-live-transcribe",
+)
+"""OpenAI's names, which any engine answers to, so that clients need not change."""
 
 
 class Section(BaseModel):
@@ -223,13 +234,7 @@ class TranscriptionSettings(RoleSettings):
         "faster_whisper", description="What hears; fake hears tones, for tests."
     )
     models: list[str] = Field(
-        default_factory=lambda: [
-            "whisper-1",
-            "gpt-transcribe",
-            "gpt-4o-transcribe",
-            "gpt-4o-mini-transcribe",
-            "gpt-realtime-whisper",
-        ],
+        list(TRANSCRIPTION_MODELS),
         description="OpenAI's model names that are answered to beside the engine's own.",
     )
     max_hours: float = Field(6, gt=0, description="Longest recording, hours; above it 413.")
