@@ -210,7 +210,7 @@ class _Session:
 
     def _check_model(self, model: str | None) -> None:
         if model is not None:
-            Models(self._socket.models).check(model)
+            Models(self._socket.models, role="speech").check(model)
 
     async def _request(self, config: SessionConfig) -> SynthesisRequest:
         """Return the request for every utterance, checked but for its text."""

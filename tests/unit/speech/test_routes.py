@@ -10,9 +10,10 @@ import pytest
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
+from services.sections import SPEECH_MODELS
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.routes import OPENAI_MODELS, PATHS, build_app
+from services.speech.routes import PATHS, build_app
 from tests.speech_app import BODY, Served, fault, without
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ async def test_unknown_model_is_404(served: Served, path: str) -> None:
         response = await served.speech(model="gpt-9")
     else:
         response = await served.client.get(path)
+    assert "BENTOVOX_SPEECH__MODELS" in response.json()["error"]["message"]
     assert fault(response) == (404, "model", "model_not_found")
 
 
@@ -221,7 +223,7 @@ async def test_a_failure_after_the_first_frame_breaks_the_answer_off(served: Ser
 async def test_models_are_the_engines_own_and_openais(served: Served) -> None:
     listed = (await served.client.get("/v1/models")).json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == ["fake", *OPENAI_MODELS]
+    assert [model["id"] for model in listed["data"]] == ["fake", *SPEECH_MODELS]
     one = (await served.client.get("/v1/models/tts-1")).json()
     assert one in listed["data"]
     assert set(one) == {"id", "object", "created", "owned_by"}
