@@ -27,3 +27,16 @@ NAMES: Final[dict[str, str]] = {
     "vi": "Vietnamese", "yi": "Yiddish", "yo": "Yoruba", "yue": "Cantonese", "zh": "Chinese",
 }  # fmt: skip
 """The English name of each code."""
+
+_BY_NAME: Final = {name.lower(): code for code, name in NAMES.items()}
+
+
+def tag_of(language: str | None) -> str | None:
+    """Return the tag that a client's `language` means: `en` for English, `en-US` for en_US.
+
+    None stands for `auto` and for nothing. What is not known comes back as it is.
+    """
+    word = (language or "").strip().replace("_", "-")
+    if word.lower() in ("", "auto"):
+        return None
+    return _BY_NAME.get(word.lower(), word)

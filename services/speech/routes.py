@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import MethodNotAllowedError, NotFoundError
+from services.errors import MethodNotAllowedError, NotFoundError, shown
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
@@ -126,7 +126,7 @@ def _route(path: str) -> tuple[str, str]:
         name = path.removeprefix(start)
         if mark and name not in {path, ""} and (template.endswith("{*}") or "/" not in name):
             return template, name
-    raise NotFoundError(f"no such path: {path}", code="unknown_url")
+    raise NotFoundError(f"no such path: {shown(path)}", code="unknown_url")
 
 
 def _check_method(scope: Scope, methods: frozenset[str]) -> None:

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.errors import ConfigurationError, InvalidRequestError, NotFoundError
+from services.errors import ConfigurationError, InvalidRequestError, NotFoundError, shown
 from services.speech.engines.protocol import Voice
 from services.speech.engines.scripts import language_by_script
 
@@ -131,7 +131,7 @@ class VoiceCatalogue:
         own = self._by_tag.get(tag.lower())
         if own is None or (plus and variant.lower() not in self._variants):
             raise NotFoundError(
-                f"voice {voice_id!r} does not exist; {self._nearest(tag, variant, own)}. "
+                f"voice {shown(voice_id)} does not exist; {self._nearest(tag, variant, own)}. "
                 "GET /v1/audio/voices lists them",
                 param="voice",
                 code="voice_not_found",
@@ -173,7 +173,7 @@ class VoiceCatalogue:
             nearest = difflib.get_close_matches(wanted, self._by_tag, n=1, cutoff=0.5)
             hint = f"the nearest is {nearest[0]!r}" if nearest else "a tag such as 'en-us' is"
             raise InvalidRequestError(
-                f"language {tag!r} is not one that espeak speaks; {hint}",
+                f"language {shown(tag)} is not one that espeak speaks; {hint}",
                 param="language",
                 code="unsupported_language",
             )

@@ -10,6 +10,7 @@ import pytest
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
+from services.openai.unknown import watch
 from services.sections import SPEECH_MODELS
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, SynthesisRequest
@@ -85,6 +86,37 @@ async def test_all_fields_reach_the_engine(served: Served) -> None:
 async def test_unknown_voice_is_404_before_any_audio(served: Served) -> None:
     assert fault(await served.speech(voice="nobody")) == (404, "voice", "voice_not_found")
     assert served.engine.requests == []
+
+
+async def test_instructions_that_the_engine_cannot_follow_are_ignored_and_named(
+    served: Served,
+) -> None:
+    without(served.engine, Capability.INSTRUCTIONS)
+    ignored = watch(strict=False)
+    response = await served.speech(instructions="softly")
+    assert response.status_code == 200
+    assert ignored.names == ["instructions"]
+    watch(strict=True)
+    assert fault(await served.speech(instructions="softly"))[:2] == (400, "instructions")
+
+
+@pytest.mark.parametrize(
+    ("given", "tag"), [("English", "en"), ("en_US", "en-US"), ("auto", None), ("de", "de")]
+)
+async def test_a_language_is_given_by_name_or_by_tag(
+    served: Served, given: str, tag: str | None
+) -> None:
+    assert (await served.speech(language=given)).status_code == 200
+    request = served.engine.requests[0]
+    assert isinstance(request, SynthesisRequest)
+    assert request.language == tag
+
+
+async def test_a_long_name_is_not_echoed_whole(served: Served) -> None:
+    for fields in ({"voice": "x" * 256}, {"model": "x" * 256}):
+        message = (await served.speech(**fields)).json()["error"]["message"]
+        assert "x" * 64 in message
+        assert "x" * 65 not in message
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/models/gpt-9"])
