@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from services.admission import Limits
 
+SPEECH_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
+"""OpenAI's names, which any engine answers to, so that clients need not change."""
+
 _MIB = 1 << 20
 
 TRANSCRIPTION_MODELS: Final = (
@@ -175,7 +178,7 @@ class SpeechSettings(RoleSettings):
         description="The engine: espeak (embedded, no download, no GPU), cosyvoice or vllm_omni.",
     )
     models: list[str] = Field(
-        ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"],
+        list(SPEECH_MODELS),
         description="Model names it answers to, as a JSON list, beside the engine's own.",
     )
     voices: dict[str, str] = Field(

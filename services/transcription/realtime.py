@@ -99,7 +99,8 @@ class RealtimeSocket:
         Raises:
             ServiceError: it cannot begin, or cannot go on.
         """
-        session = Session.begun(new_id("sess"), _wanted(scope, Models(self.models)))
+        models = Models(self.models, role="transcription")
+        session = Session.begun(new_id("sess"), _wanted(scope, models))
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         offered = SUBPROTOCOL in scope.get("subprotocols", ())
@@ -143,7 +144,7 @@ class _Talk:
         self, socket: RealtimeSocket, session: Session, inbox: Inbox, scope: Scope, send: Send
     ) -> None:
         self._engine = socket.engine
-        self._models = Models(socket.models)
+        self._models = Models(socket.models, role="transcription")
         self._inbox = inbox
         self._draining: asyncio.Event = scope["bentovox.draining"]
         self._sending = send

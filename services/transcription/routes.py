@@ -74,7 +74,7 @@ class TranscriptionApp:
             on_audio_seconds: told, once a request, how many seconds were heard.
         """
         self._engine = engine
-        self._models = Models((*engine.models, *aliases))
+        self._models = Models((*engine.models, *aliases), role="transcription")
         self._bounds = bounds or Bounds()
         self._form = FormFields(TEXTS, {"file": self._bounds.file_bytes}, LISTS)
         self._on_audio_seconds = on_audio_seconds

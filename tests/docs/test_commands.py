@@ -30,7 +30,7 @@ from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
 from services.openai import sockets
-from services.sections import TRANSCRIPTION_MODELS, GatewaySettings
+from services.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS, GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech import routes
 from services.speech.engines.registry import create_engine
@@ -298,7 +298,7 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     engine = create_engine(name)
     speakers = Speakers(engine, VoiceStore(folder / "voices"))
     limits = GatewaySettings().limits
-    socket = SpeechSocket(engine, speakers, routes.OPENAI_MODELS)
+    socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
 
     role = RoleApp(
         role="speech",
