@@ -42,7 +42,7 @@ def stack(home: Path) -> Iterator[Server]:  # noqa: F811
 
 @dataclass
 class Neighbours:
-    """Well-behaved clients of /livez, chat (free and guided) and speech; what they saw, in seconds by path."""
+    """Well-behaved clients of /livez, chat, free and guided, and speech; `seen` has seconds."""
 
     url: str
     seen: dict[str, list[float]] = field(default_factory=dict)
