@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from services.admission import Limits
 
+SPEECH_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
+"""OpenAI's names, which any engine answers to, so that clients need not change."""
+
 _MIB = 1 << 20
+
+TRANSCRIPTION_MODELS: Final = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+    "gpt-realtime-whisper",
+    "gpt-live-transcribe",
+)
+"""OpenAI's names, which any engine answers to, so that clients need not change."""
 
 
 class Section(BaseModel):
@@ -194,7 +208,7 @@ class SpeechSettings(RoleSettings):
         description="The engine: espeak (embedded, no download, no GPU), cosyvoice or vllm_omni.",
     )
     models: list[str] = Field(
-        ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"],
+        list(SPEECH_MODELS),
         description="Model names it answers to, as a JSON list, beside the engine's own.",
     )
     voices: dict[str, str] = Field(
@@ -261,13 +275,7 @@ class TranscriptionSettings(RoleSettings):
         "faster_whisper", description="What hears; fake hears tones, for tests."
     )
     models: list[str] = Field(
-        default_factory=lambda: [
-            "whisper-1",
-            "gpt-transcribe",
-            "gpt-4o-transcribe",
-            "gpt-4o-mini-transcribe",
-            "gpt-realtime-whisper",
-        ],
+        list(TRANSCRIPTION_MODELS),
         description="OpenAI's model names that are answered to beside the engine's own.",
     )
     max_hours: float = Field(6, gt=0, description="Longest recording, hours; above it 413.")

@@ -24,7 +24,7 @@ from services.chat.trial import Trial
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
 from services.openai import sockets
-from services.sections import ChatSettings, GatewaySettings
+from services.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech.engines.fake import FakeEngine
 from services.speech.routes import ADMITTED, PATHS, build_app
@@ -234,7 +234,7 @@ class Stack:
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
                 ears = hearing.TranscriptionApp(self.ear)
-                live = RealtimeSocket(self.ear, ("fake", *hearing.OPENAI_MODELS))
+                live = RealtimeSocket(self.ear, ("fake", *TRANSCRIPTION_MODELS))
                 ear_url = await _served(
                     stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED, live)
                 )

@@ -29,6 +29,7 @@ from services.errors import (
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
+    shown,
 )
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
 from services.speech.engines.segments import is_speakable
@@ -168,7 +169,7 @@ class VllmOmniEngine(SpeaksOnly):
             NotFoundError: always (`voice_not_found`); the message says how to add a voice.
         """
         raise NotFoundError(
-            f"voice {voice_id!r} does not exist: the vllm_omni engine speaks only like a "
+            f"voice {shown(voice_id)} does not exist: the vllm_omni engine speaks only like a "
             "recording. Register one with POST /v1/audio/voices and name it, or send ref_audio "
             "and ref_text",
             param="voice",
