@@ -11,10 +11,13 @@ import os
 import random
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
+import numpy as np
 import xgrammar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PARSE_S = 0.5
 _STEPS = 256
@@ -68,7 +71,8 @@ def _follow(compiled: Any, tokenizer: Any) -> str:
     allowed = xgrammar.allocate_token_bitmask(1, tokenizer.vocab_size)
     stops = list(tokenizer.stop_token_ids)
     chance = random.Random(1)  # noqa: S311  the same for everybody
-    for share in (lambda: 0.0, chance.random):
+    shares: list[Callable[[], float]] = [lambda: 0.0, chance.random]
+    for share in shares:
         matcher = xgrammar.GrammarMatcher(compiled)
         spent, token = 0.0, None
         for step in range(_STEPS):
@@ -81,7 +85,7 @@ def _follow(compiled: Any, tokenizer: Any) -> str:
                 return "takes too long to follow, token by token; nest no repetitions"
             if step == 0 and not allowed.any():
                 return "nothing can begin an answer"
-            bits = numpy.unpackbits(allowed[0].numpy().view(numpy.uint8), bitorder="little")
+            bits = np.unpackbits(allowed[0].numpy().view(np.uint8), bitorder="little")
             bits[stops] = 0
             tokens = bits.nonzero()[0]
             if not len(tokens):
