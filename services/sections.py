@@ -113,7 +113,7 @@ class ChatSettings(RoleSettings):
         2000, ge=1, description="Most choices, enum values and properties in it."
     )
     grammar_s: float = Field(
-        5, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
+        10, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
     )
     shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
 
