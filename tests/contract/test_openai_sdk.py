@@ -233,7 +233,7 @@ def test_a_bad_speech_request_names_its_field(
 
 
 def test_an_unknown_chat_field_is_a_bad_request(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="Did you mean 'temperature'") as refused:
+    with pytest.raises(openai.BadRequestError, match="did you mean 'temperature'") as refused:
         client.chat.completions.create(model=MODEL, messages=HELLO, extra_body={"temprature": 0})
     assert four_keys(refused.value)["code"] == "unknown_parameter"
 
