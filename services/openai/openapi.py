@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from services.openai.schemas import Json
 
-_AUDIO_TYPES = ("audio/mpeg", "audio/opus", "audio/aac", "audio/flac", "audio/wav", "audio/pcm")
+_AUDIO_TYPES = (
+    *("audio/mpeg", "audio/opus", "audio/aac", "audio/flac", "audio/wav", "audio/pcm"),
+    *("audio/pcmu", "audio/pcma"),
+)
 _ERROR_RESPONSES: Json = {
     status: {
         "description": f"OpenAI's error object, for each status of {status[0]}xx.",

@@ -48,9 +48,10 @@ _SPEED: Json = {"type": "number", "minimum": 0.25, "maximum": 4.0, "default": 1.
 _SEED: Json = {"type": "integer", "minimum": -(2**63), "exclusiveMaximum": 2**63}
 _FORMAT: Json = {
     "type": "string",
-    "enum": ["mp3", "opus", "aac", "flac", "wav", "pcm"],
+    "enum": ["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"],
     "default": "mp3",
 }
+_RATE: Json = {"type": "integer", "enum": [8000, 16000, 22050, 24000, 44100, 48000]}
 _STREAM_FORMAT: Json = {"type": "string", "enum": ["audio", "sse"], "default": "audio"}
 _STREAM: Json = {"type": "boolean", "default": True}
 _TRANSCRIPT: Json = {"type": "string", "maxLength": 1024}
@@ -86,6 +87,7 @@ SPEECH_BODY: Json = _closed(
         "voice": {"anyOf": [NAME, _closed({"id": NAME}, "id"), NULL]},
         "instructions": _nullable({"type": "string", "maxLength": 4096}),
         "response_format": _FORMAT,
+        "sample_rate": _nullable(_RATE),
         "speed": _SPEED,
         "stream_format": _STREAM_FORMAT,
         "stream": _STREAM,
@@ -108,6 +110,7 @@ FORMS: dict[str, Json] = {
             "ref_audio": _FILE,
             "consent": NAME,
             "response_format": _FORMAT,
+            "sample_rate": _RATE,
             "speed": _SPEED,
             "seed": _SEED,
             "stream": _STREAM,

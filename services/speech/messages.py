@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.audio.encode import AudioFormat
+from services.audio.encode import AudioFormat, SampleRate, output_rate_hz
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
 from services.openai.refusals import missing
@@ -60,6 +60,7 @@ class SessionConfig(BaseModel):
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     instructions: Annotated[str, Field(max_length=TEXT_CHARACTERS)] | None = None
     response_format: AudioFormat = "wav"
+    sample_rate: SampleRate | None = None
     speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] = 1.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     ref_audio: Annotated[str, Field(min_length=1, max_length=_REFERENCE)] | None = None
@@ -145,6 +146,7 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
     if "voice" not in given and "speaker" in given:  # vLLM-Omni's other name for it
         given["voice"] = given.pop("speaker")
     config = read(SessionConfig, given, "the message")
+    output_rate_hz(config.response_format, config.sample_rate)  # refuses what there is not
     if config.ref_audio is None:
         if config.voice is None:
             raise missing("voice")

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.encode import open_encoder, output_rate_hz
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError
 from services.websocket import HungUpError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WHOLE_BYTES: Final = 16 << 20
 """The largest answer in one message, where `stream_audio` is false."""
 
+_BARE: Final = ("pcm", "ulaw", "alaw")  # what does not say its rate itself
 _ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
 
 
@@ -88,7 +89,12 @@ class Unit:
         sample_rate_hz: int,
         writing: Writing,
     ) -> None:
-        encoder = open_encoder(self.config.response_format, sample_rate_hz)
+        encoder = open_encoder(
+            self.config.response_format,
+            sample_rate_hz,
+            to_hz=self.config.sample_rate,
+            whole_bytes=0 if self.config.stream_audio else WHOLE_BYTES,
+        )
         step = int(sample_rate_hz * _ENCODED_AT_ONCE_S)
         held: list[bytes] = []
         async for frame in frames:
@@ -109,7 +115,8 @@ class Unit:
 
     async def _start(self, send: Send, writing: Writing) -> None:
         audio_format = self.config.response_format
-        rate = {"sample_rate": OUTPUT_RATE_HZ} if audio_format == "pcm" else {}
+        rate_hz = output_rate_hz(audio_format, self.config.sample_rate)
+        rate = {"sample_rate": rate_hz} if audio_format in _BARE else {}
         await send_event(
             send,
             "audio.start",

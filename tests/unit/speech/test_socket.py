@@ -288,6 +288,22 @@ async def test_by_default_an_answer_is_one_message_that_is_a_whole_file(
     assert len(samples) / RATE_HZ == pytest.approx(11 * CHARACTER_S, abs=0.15)
 
 
+async def test_a_whole_wav_says_how_long_it_is_and_bare_samples_at_which_rate(served: Any) -> None:
+    role = await served()
+    async with role.talk(stream_audio=False, response_format="wav", sample_rate=8000) as talk:
+        await talk.write("ab")
+        await talk.say("input.done")
+        events, (audio,) = await talk.until("session.done")
+        assert "sample_rate" not in events[0]
+        assert int.from_bytes(audio[40:44], "little") == len(audio) - 44
+        await talk.configure(response_format="ulaw")
+        await talk.write("ab")
+        await talk.say("input.done")
+        events, audio = await talk.until("session.done")
+    assert events[0]["sample_rate"] == 8000
+    assert abs(len(b"".join(audio)) - 8000 * 2 * CHARACTER_S) <= 1
+
+
 async def test_an_answer_too_large_for_one_message_is_refused(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +433,8 @@ async def test_vllm_omnis_other_name_of_a_voice_and_its_empty_fields_pass(served
         ({"speed": 5.0}, "speed", "decimal_above_max_value"),
         ({"speed": "1"}, "speed", "invalid_type"),
         ({"response_format": "ogg"}, "response_format", "invalid_value"),
+        ({"sample_rate": 8001}, "sample_rate", "invalid_value"),
+        ({"sample_rate": 44_100, "response_format": "opus"}, "sample_rate", "invalid_value"),
         ({"split_granularity": "word"}, "split_granularity", "invalid_value"),
         ({"seed": 1 << 64}, "seed", "invalid_value"),
         ({"speeds": 1}, "speeds", "unknown_parameter"),
