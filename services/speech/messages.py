@@ -88,11 +88,23 @@ class InputDone:
 
 
 @dataclass(frozen=True)
+class InputCancel:
+    """What was said so far is not wanted any more: neither what is spoken nor what waits."""
+
+
+@dataclass(frozen=True)
 class SessionClose:
     """Nothing more is wanted."""
 
 
-ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | SessionClose
+ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | InputCancel | SessionClose
+
+
+_BARE: Final[dict[str, ClientMessage]] = {
+    "input.done": InputDone(),
+    "input.cancel": InputCancel(),
+    "session.close": SessionClose(),
+}
 
 
 def parse_message(data: str | bytes) -> ClientMessage:
@@ -112,11 +124,11 @@ def parse_message(data: str | bytes) -> ClientMessage:
         return _config(fields)
     if kind == "input.text":
         return _text(fields)
-    if kind in ("input.done", "session.close"):
+    if isinstance(kind, str) and kind in _BARE:
         sift(fields, ())
-        return InputDone() if kind == "input.done" else SessionClose()
+        return _BARE[kind]
     raise InvalidRequestError(
-        "type is not one of session.config, input.text, input.done, session.close",
+        "type is not one of session.config, input.text, input.done, input.cancel, session.close",
         param="type",
         code="invalid_value",
     )

@@ -45,6 +45,7 @@ class Unit:
         sentence: its own number, from 0.
         text: all of it; None where it is still being written.
         made: samples so far.
+        open: whether its audio.start was sent and its audio.done was not.
         sent_bytes: of its audio so far.
     """
 
@@ -53,6 +54,7 @@ class Unit:
     sentence: int
     text: str | None
     made: int = 0
+    open: bool = False
     sent_bytes: int = 0
 
     async def send_to(
@@ -75,7 +77,8 @@ class Unit:
             raise
         except Exception:
             if self.made:
-                await self._done(send, error=True)
+                # vLLM-Omni's word to its clients, what to do with audio that broke off.
+                await self._done(send, error=True, partial_audio=True, action="discard")
             raise
         finally:
             if self.made:
@@ -126,6 +129,7 @@ class Unit:
             format=audio_format,
             **rate,
         )
+        self.open = True
 
     async def _audio(self, send: Send, data: bytes, held: list[bytes]) -> None:
         if not data:
@@ -143,9 +147,14 @@ class Unit:
             )
         held.append(data)
 
-    async def _done(self, send: Send, *, error: bool) -> None:
-        # vLLM-Omni's word to its clients, what to do with audio that broke off.
-        partial = {"partial_audio": True, "action": "discard"} if error else {}
+    async def cancelled(self, send: Send) -> None:
+        """Say that the client took it back, if it knows of it."""
+        if self.open:
+            self.sent_bytes *= self.config.stream_audio  # what was held back is not sent
+            await self._done(send, error=False, cancelled=True)
+
+    async def _done(self, send: Send, *, error: bool, **more: object) -> None:
+        self.open = False
         await send_event(
             send,
             "audio.done",
@@ -153,5 +162,5 @@ class Unit:
             sentence_index=self.sentence,
             total_bytes=self.sent_bytes,
             error=error,
-            **partial,
+            **more,
         )

@@ -23,7 +23,7 @@ from services.errors import NotFoundError
 from services.openai import inbox
 from services.openai.sockets import SPEECH
 from services.shell import Readiness, RoleApp, Shell
-from services.speech import socket, unit, writing
+from services.speech import session, unit, writing
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.messages import TEXT_CHARACTERS
@@ -631,7 +631,7 @@ async def _survives(said: list[str | bytes], *, configured: bool) -> None:
 async def test_a_client_that_never_configures_is_closed_with_3008(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "CONFIG_S", 0.02)
+    monkeypatch.setattr(session, "CONFIG_S", 0.02)
     async with (await served()).talk(voice=None) as talk:
         assert (await talk.fault())[1] == "idle_timeout"
         assert await talk.close_code() == 3008
@@ -640,7 +640,7 @@ async def test_a_client_that_never_configures_is_closed_with_3008(
 async def test_silence_between_utterances_is_closed_with_3008(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "IDLE_S", 0.05)
+    monkeypatch.setattr(session, "IDLE_S", 0.05)
     async with (await served()).talk() as talk:
         assert (await talk.fault())[1] == "idle_timeout"
         assert await talk.close_code() == 3008
@@ -695,6 +695,100 @@ async def test_session_close_in_an_utterance_stops_the_engine(served: Any) -> No
         await talk.say("session.close")
         assert await talk.close_code() == 1000
     assert role.engine.active == 0
+
+
+@pytest.mark.parametrize("granularity", ["none", "sentence"])
+@pytest.mark.parametrize("engine", [FakeEngine, Whole])
+async def test_a_cancelled_utterance_stops_and_the_next_one_is_spoken(
+    served: Any, engine: type[FakeEngine], granularity: str
+) -> None:
+    role = await served(engine(delay_s=0.001), limits=Limits(1, 0, 30))
+    async with role.talk(split_granularity=granularity) as talk:
+        await talk.write("A sentence that goes on and on and on. " * 100)
+        await talk.say("input.done")
+        await talk.until("audio.start")
+        assert (role.engine.active, role.shell.admission.in_use) == (1, 1)
+        await talk.say("input.cancel")
+        events, audio = await talk.until("session.done")
+        assert [event["type"] for event in events[-2:]] == ["audio.done", "session.done"]
+        assert all(event["cancelled"] for event in events[-2:])
+        assert (events[-1]["utterance_index"], len(audio) < 2000) == (0, True)
+        assert (role.engine.active, role.shell.admission.in_use) == (0, 0)
+        await talk.write("ok")
+        await talk.say("input.done")
+        events, audio = await talk.until("session.done")
+        assert (events[-1]["utterance_index"], "cancelled" in events[-1]) == (1, False)
+        assert sum(map(len, audio)) == 2 * CHARACTER_BYTES
+
+
+async def test_a_cancelled_whole_answer_has_no_audio(served: Any) -> None:
+    role = await served(FakeEngine(delay_s=0.001))
+    async with role.talk(stream_audio=False) as talk:
+        await talk.write("long " * 100)
+        await talk.until("audio.start")
+        await talk.say("input.cancel")
+        (done, ended), audio = await talk.until("session.done")
+    assert (done["total_bytes"], done["cancelled"], ended["cancelled"], audio) == (
+        0,
+        True,
+        True,
+        [],
+    )
+
+
+async def test_text_that_is_still_being_written_is_cancelled_without_a_sound(served: Any) -> None:
+    role = await served(Whole())
+    async with role.talk() as talk:
+        await talk.write("never ", "heard")
+        await talk.say("input.cancel")
+        (ended,), audio = await talk.until("session.done")
+        assert (ended["cancelled"], ended["total_sentences"], audio) == (True, 0, [])
+    assert role.engine.requests == []
+
+
+async def test_a_cancel_drops_the_text_that_waits_and_keeps_the_configuration(served: Any) -> None:
+    role = await served(FakeEngine(delay_s=0.001))
+    async with role.talk() as talk:
+        await talk.write("long " * 100)
+        await talk.until("audio.start")
+        await talk.say("input.done")
+        await talk.write("dropped")
+        await talk.say("input.done")
+        await talk.configure(voice="echo")
+        await talk.say("input.cancel")
+        await talk.write("next")
+        await talk.say("input.done")
+        first, _ = await talk.until("session.done")
+        second, _ = await talk.until("session.done")
+    assert (first[-1]["cancelled"], second[0]["sentence_text"]) == (True, "next")
+    assert [request.voice for request in role.engine.requests] == ["alloy", "echo"]
+
+
+async def test_a_cancel_with_nothing_under_way_does_nothing(served: Any) -> None:
+    role = await served()
+    async with role.talk() as talk:
+        for _ in range(3):
+            await talk.say("input.cancel")
+        await talk.write("ab")
+        await talk.say("input.done")
+        events, _ = await talk.until("session.done")
+        await talk.write("cd")
+        await talk.say("input.cancel")
+        await talk.say("session.close")
+        assert await talk.close_code() == 1000
+    assert [event["type"] for event in events] == ["audio.start", "audio.done", "session.done"]
+
+
+async def test_an_utterance_that_waits_for_a_slot_can_be_cancelled(served: Any) -> None:
+    role = await served(limits=Limits(1, 1, 30))
+    async with role.talk() as first, role.talk() as second:
+        await first.write("a")
+        await first.until("audio.start")
+        await second.write("b")
+        await until(lambda: role.shell.admission.waiting == 1)
+        await second.say("input.cancel")
+        assert (await second.event("session.done"))["cancelled"]
+        assert role.shell.admission.waiting == 0
 
 
 async def test_an_idle_connection_holds_no_slot_and_an_utterance_waits_for_one(
