@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 NAMES: Final[dict[str, str]] = {
@@ -28,7 +29,13 @@ NAMES: Final[dict[str, str]] = {
 }  # fmt: skip
 """The English name of each code."""
 
-_BY_NAME: Final = {name.lower(): code for code, name in NAMES.items()}
+_OTHER_NAMES: Final = {
+    "burmese": "my", "castilian": "es", "farsi": "fa", "flemish": "nl", "haitian": "ht",
+    "mandarin": "zh", "norwegian nynorsk": "nn", "valencian": "ca",
+}  # fmt: skip
+_BY_NAME: Final = {name.lower(): code for code, name in NAMES.items()} | _OTHER_NAMES
+_OTHER_CODES: Final = {"cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "jv": "jw", "nb": "no"}
+_TAG: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8})*")  # BCP 47 in outline
 
 
 def tag_of(language: str | None) -> str | None:
@@ -40,3 +47,20 @@ def tag_of(language: str | None) -> str | None:
     if word.lower() in ("", "auto"):
         return None
     return _BY_NAME.get(word.lower(), word)
+
+
+def code_of(language: str) -> str | None:
+    """Return the code of what `tag_of` means, which hears no region: `en` for `en-GB`.
+
+    It need not be one of `NAMES`.
+
+    Raises:
+        ValueError: neither a tag nor a name.
+    """
+    tag = tag_of(language)
+    if tag is None:
+        return None
+    if not _TAG.fullmatch(tag.lower()):
+        raise ValueError("neither a tag nor a name")
+    code = tag.lower().partition("-")[0]
+    return _OTHER_CODES.get(code, code)
