@@ -130,6 +130,8 @@ PATHS: dict[str, Json] = {
             "ConversionForm",
             _AUDIO,
         ),
+        "/v1/audio/models": _got("List the models that speak.", _ref("SpeechModelList")),
+        "/v1/audio/speech/voices": _got("List the voices.", _ref("VoiceList")),
         "/v1/audio/voices": {
             **_got("List the voices.", _ref("VoiceList")),
             **_uploaded("Register a voice.", "VoiceForm", _ref("Voice")),

@@ -78,6 +78,9 @@ _HEARING: Json = {
 _SPOKEN: Json = {"type": "string", "maxLength": 64}
 
 
+_NAMED: Json = {"type": "array", "items": open_object({"id": TEXT, "name": TEXT}, "id", "name")}
+
+
 def _list(items: Json, **more: Any) -> Json:
     return {"type": "array", "items": items, "default": [], **more}
 
@@ -205,6 +208,16 @@ SCHEMAS: Json = {
         "object",
         "data",
     ),
+    "SpeechModelList": open_object(
+        {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
+            "models": _NAMED,
+        },
+        "object",
+        "data",
+        "models",
+    ),
     "Voice": open_object(
         {
             "id": TEXT,
@@ -228,7 +241,7 @@ SCHEMAS: Json = {
         {
             "object": {"const": "list"},
             "data": {"type": "array", "items": {"$ref": "#/components/schemas/Voice"}},
-            "voices": {"type": "array", "items": TEXT},
+            "voices": _NAMED,
             "uploaded_voices": {
                 "type": "array",
                 "items": {"$ref": "#/components/schemas/Voice"},

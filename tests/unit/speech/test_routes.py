@@ -286,11 +286,19 @@ async def test_models_are_the_engines_own_and_openais(served: Served) -> None:
     assert set(one) == {"id", "object", "created", "owned_by"}
 
 
+async def test_models_that_speak_come_in_the_shape_that_open_webui_reads(served: Served) -> None:
+    listed = (await served.client.get("/v1/audio/models")).json()
+    assert [model["id"] for model in listed["models"]] == ["fake", *SPEECH_MODELS]
+    assert all(model["name"] for model in listed["models"])
+    assert listed["data"] == (await served.client.get("/v1/models")).json()["data"]
+
+
 async def test_voices_come_in_every_shape_that_clients_read(served: Served) -> None:
     listed = (await served.client.get("/v1/audio/voices")).json()
     assert listed["object"] == "list"
-    assert listed["voices"] == ["alloy", "echo"]
-    assert [voice["id"] for voice in listed["data"]] == listed["voices"]
+    assert listed["voices"] == [{"id": "alloy", "name": "Alloy"}, {"id": "echo", "name": "Echo"}]
+    assert [voice["id"] for voice in listed["data"]] == ["alloy", "echo"]
+    assert (await served.client.get("/v1/audio/speech/voices")).json() == listed
     one = (await served.client.get("/v1/audio/voices/echo")).json()
     assert one == listed["data"][1]
     assert fault(await served.client.get("/v1/audio/voices/x")) == (404, "voice", "voice_not_found")
