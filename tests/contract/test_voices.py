@@ -144,7 +144,7 @@ def test_refusals_are_the_sdks_errors_and_keep_nothing(
 
     for call, error in (
         (lambda: voice(consent="cons_1234"), (404, "consent", "consent_not_found")),
-        (lambda: voice(name=""), (400, "name", "string_below_min_length")),
+        (lambda: voice(name=""), (400, "name", "missing_required_parameter")),
         (lambda: voice(audio_sample=b"no sound"), (400, "audio_sample", "invalid_audio")),
         (
             lambda: voice(audio_sample=recording(31)),
