@@ -19,6 +19,9 @@ from services.speech.refusals import check_alone
 TEXT_CHARACTERS: Final = 4096
 """Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""
 
+MESSAGE_CHARACTERS: Final = 128 * 1024
+"""Of a message without a recording: its texts in JSON's escapes, and as much again."""
+
 _NAME: Final = 256
 _TRANSCRIPT: Final = 1024
 _REFERENCE: Final = 14 * 1024 * 1024  # 10 MiB in base64, and the head of its data URL
@@ -107,8 +110,8 @@ _BARE: Final[dict[str, ClientMessage]] = {
 }
 
 
-def parse_message(data: str | bytes) -> ClientMessage:
-    """Return what the client says.
+def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
+    """Return what the client says; with `recordings` a configuration may bring one.
 
     Raises:
         InvalidRequestError: it is no JSON object with a known `type`, or a field is at fault, which
@@ -117,6 +120,12 @@ def parse_message(data: str | bytes) -> ClientMessage:
     if isinstance(data, bytes):
         raise InvalidRequestError(
             "a binary message is not read here; send JSON as text", code="invalid_message"
+        )
+    most = MESSAGE_CHARACTERS + _REFERENCE * recordings
+    if len(data) > most:  # before it is taken apart
+        raise InvalidRequestError(
+            f"the message has {len(data)} characters; at most {most} are read",
+            code="message_too_large",
         )
     fields = parse_object(data, "the message")
     kind = fields.pop("type", None)

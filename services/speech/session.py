@@ -121,7 +121,7 @@ class Session:
         """Pass over text up to the client's `input.cancel`; return whether it wants no more."""
         while self._inbox.cancelled.is_set():
             try:
-                message = parse_message(await self._inbox.next())
+                message = self._parsed(await self._inbox.next())
             except InvalidRequestError as error:
                 await self._tell(error)
                 continue
@@ -135,7 +135,7 @@ class Session:
         """Return the next message that can begin something; None at the end."""
         while (said := await self._said()) is not None:
             try:
-                message = parse_message(said)
+                message = self._parsed(said)
                 if self._config is None and not isinstance(message, SessionConfig):
                     raise InvalidRequestError(  # noqa: TRY301  caught with the others
                         "the first message has to be session.config",
@@ -151,6 +151,10 @@ class Session:
                 continue
             return message if isinstance(message, SessionConfig | InputText | InputDone) else None
         return None
+
+    def _parsed(self, said: str | bytes) -> ClientMessage:
+        recordings = Capability.REFERENCE in self._engine.capabilities
+        return parse_message(said, recordings=recordings)
 
     async def _said(self) -> str | bytes | None:
         """Wait for the client's next word; None when the server ends first.

@@ -19,14 +19,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from services.admission import Limits
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, AudioFormat
-from services.errors import NotFoundError
+from services.errors import InvalidRequestError, NotFoundError
 from services.openai import inbox
 from services.openai.sockets import SPEECH
 from services.shell import Readiness, RoleApp, Shell
 from services.speech import session, unit, writing
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, VoiceReference
-from services.speech.messages import TEXT_CHARACTERS
+from services.speech.messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
 from services.speech.socket import SpeechSocket
 from services.speech.writing import Cutter
 from tests.speech_app import without
@@ -515,6 +515,13 @@ async def test_a_message_that_cannot_be_read_changes_nothing(
         await talk.connection.send(said)
         assert (await talk.fault())[1] == code
         assert await talk.close_code() == 1008
+
+
+def test_a_message_too_large_to_be_valid_is_not_taken_apart() -> None:
+    for recordings, code in ((False, "message_too_large"), (True, "invalid_json")):
+        with pytest.raises(InvalidRequestError) as refused:
+            parse_message("{" + " " * MESSAGE_CHARACTERS, recordings=recordings)
+        assert refused.value.code == code
 
 
 async def test_text_before_the_configuration_ends_the_connection(served: Any) -> None:
