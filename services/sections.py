@@ -305,6 +305,18 @@ class TranslationSettings(Section):
         10_000, ge=1, description="Longest text of POST /translate, characters; above it 413."
     )
     batch_limit: int = Field(100, ge=1, description="Most texts of one POST /translate.")
+    total_limit: int = Field(
+        300_000,
+        ge=1,
+        description="Characters of all its texts together, once for each translation of them; "
+        "above it 413.",
+    )
+    piece_limit: int = Field(
+        2000,
+        ge=1,
+        description="Most questions to the chat backends that it may come to: sentences, cells, "
+        "texts between tags; above it 413.",
+    )
     parallel: int = Field(
         4, ge=1, description="What one POST /translate asks of the chat backends at the same time."
     )
@@ -322,6 +334,9 @@ class GatewaySettings(RoleSettings):
     queue: int = Field(512, ge=0, description="Requests that may wait for a slot; past them 429.")
     body_limit_mib: float = Field(
         36, gt=0, description="Largest request body or upload, MiB; above it 413."
+    )
+    json_limit_mib: float = Field(
+        16, gt=0, description="Largest request body that is no form, MiB; above it 413."
     )
     chat: list[str] = Field(
         default_factory=list, description="URLs of chat backends; empty: beside it, in one stack."
@@ -348,6 +363,11 @@ class GatewaySettings(RoleSettings):
     )
     probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
     translation: TranslationSettings = TranslationSettings()
+
+    @property
+    def json_limit_bytes(self) -> int:
+        """Return the largest body that is no form, in bytes."""
+        return int(min(self.json_limit_mib, self.body_limit_mib) * _MIB)
 
     @property
     def backends(self) -> dict[str, list[str]]:
