@@ -1,8 +1,9 @@
 """Admission: one mechanism by which every role bounds what it takes on.
 
 N slots, a bounded first-come queue and a deadline for the wait. Past them a request is refused
-at once with `OverloadedError`, which becomes 429 with `retry-after`. BentoML's own limits do not
-reach mounted applications (bentoml issue 5246), so each role brings this one.
+at once with `OverloadedError`, which becomes 429 with `retry-after`. A request that costs more than
+another takes more slots. BentoML's own limits do not reach mounted applications (bentoml issue
+5246), so each role brings this one.
 """
 
 from __future__ import annotations
@@ -32,13 +33,21 @@ class Limits:
     deadline_s: float
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """Somebody in the queue."""
+
+    granted: asyncio.Future[None]
+    weight: int
+
+
 class Admission:
     """Slots with a bounded queue; belongs to one event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_use = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[_Turn] = deque()
         self._mean_hold_s = _FIRST_GUESS_S
 
     @property
@@ -56,22 +65,30 @@ class Admission:
         ahead = self.waiting + 1
         return min(30.0, max(0.05, self._mean_hold_s * ahead / self.limits.slots))
 
-    async def acquire(self) -> None:
-        """Take a slot, waiting in the queue for at most the deadline.
+    def weight(self, cost: int) -> int:
+        """Return the slots that a request of `cost` takes: at least one, at most all."""
+        return max(1, min(cost, self.limits.slots))
+
+    def has_room(self, weight: int = 1) -> bool:
+        """Whether so many slots could be taken without a wait."""
+        return not self._waiting and self.in_use + weight <= self.limits.slots
+
+    async def acquire(self, weight: int = 1) -> None:
+        """Take `weight` slots, waiting in the queue for at most the deadline.
 
         Raises:
-            OverloadedError: the queue is full, or the deadline passed before a slot was free.
+            OverloadedError: the queue is full, or the deadline passed before they were free.
         """
-        if self.in_use < self.limits.slots and not self._waiting:
-            self.in_use += 1
+        if self.has_room(weight):
+            self.in_use += weight
             return
         if self.waiting >= self.limits.queue:
             raise self._overloaded("every slot is taken and the queue is full")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn = _Turn(asyncio.get_running_loop().create_future(), weight)
         self._waiting.append(turn)
         try:
             async with asyncio.timeout(self.limits.deadline_s):
-                await turn
+                await turn.granted
         except TimeoutError as exc:
             self._give_up(turn)
             raise self._overloaded(
@@ -81,14 +98,10 @@ class Admission:
             self._give_up(turn)
             raise
 
-    def release(self) -> None:
-        """Give the slot to the next in the queue, or back."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self.in_use -= 1
+    def release(self, weight: int = 1) -> None:
+        """Give slots back, or to those who are next in the queue."""
+        self.in_use -= weight
+        self._grant()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -97,8 +110,12 @@ class Admission:
         try:
             yield
         finally:
-            self._mean_hold_s += _SMOOTHING * (time.monotonic() - began - self._mean_hold_s)
+            self.note_hold(time.monotonic() - began)
             self.release()
+
+    def note_hold(self, seconds: float) -> None:
+        """Learn for how long a request held its slots."""
+        self._mean_hold_s += _SMOOTHING * (seconds - self._mean_hold_s)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return OpenAI's `x-ratelimit-*-requests` headers for the present state."""
@@ -112,11 +129,23 @@ class Admission:
             (b"x-ratelimit-reset-requests", f"{reset_ms}ms".encode()),
         ]
 
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
-        if turn.done() and not turn.cancelled():
-            self.release()  # the slot was handed over in the same moment: pass it on
+    def _grant(self) -> None:
+        """Let those in who fit, first come first served: nobody overtakes one who needs more."""
+        while self._waiting:
+            turn = self._waiting[0]
+            if not turn.granted.done():
+                if self.in_use + turn.weight > self.limits.slots:
+                    return
+                self.in_use += turn.weight
+                turn.granted.set_result(None)
+            self._waiting.popleft()
+
+    def _give_up(self, turn: _Turn) -> None:
+        if turn.granted.done() and not turn.granted.cancelled():
+            self.release(turn.weight)  # granted in the same moment: pass it on
         elif turn in self._waiting:
             self._waiting.remove(turn)
+            self._grant()  # it may have stood before others who need less
 
     def _overloaded(self, why: str) -> OverloadedError:
         return OverloadedError(

@@ -64,6 +64,10 @@ class TooLargeError(ServiceError):
     """The body, text or upload is over its limit."""
 
 
+class RequestTimeoutError(ServiceError):
+    """The request's body came too slowly, or not at all."""
+
+
 class UnsupportedMediaError(ServiceError):
     """The content type is not one that this path reads."""
 

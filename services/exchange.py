@@ -7,14 +7,15 @@ import logging
 import re
 import time
 import uuid
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from services import telemetry
-from services.errors import OverloadedError, ServiceError, TooLargeError
+from services.body import Body
+from services.errors import OverloadedError, ServiceError
 from services.logging import request_id_var
 from services.openai import unknown
 from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
+from services.openai.hangup import ClientGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,15 +49,13 @@ class Exchange:
         self.scope = scope
         self._receive = receive
         self._send = send
-        self._early: deque[Message] = deque()
-        self._read_bytes = 0
-        self._too_large = False
+        self._body = Body(scope, receive, shell.app.body_limit_bytes, shell.held)
         self._held_start: Message | None = None
         self._held_body = bytearray()
         self._began = time.perf_counter()
         self._first_byte: float | None = None
         self._status = 0
-        self._admitted = False
+        self._weight = 0  # slots that it holds
         self._label = "other"
         self.request_id = request_id(scope)
 
@@ -66,6 +65,8 @@ class Exchange:
         self._ignored = unknown.watch(strict=self.shell.strict)
         try:
             await self._answer()
+        except ClientGoneError:
+            pass  # there is nobody to answer
         except ServiceError as error:
             await self._refuse(error)
         except Exception:
@@ -75,6 +76,7 @@ class Exchange:
                 body = error_body(INTERNAL_MESSAGE, "server_error", None, "internal_error")
                 await self._whole(500, [(b"content-type", b"application/json")], body)
         finally:
+            self._body.let_go()
             self._observe()
             request_id_var.reset(token)
 
@@ -82,6 +84,9 @@ class Exchange:
         scope, shell = self.scope, self.shell
         method: str = scope["method"]
         path: str = scope["path"]
+        if path.endswith("/") and len(path) > 1:  # as routers of web frameworks have it
+            path = scope["path"] = path.rstrip("/")
+            scope["raw_path"] = scope["raw_path"].rstrip(b"/")
         if method in {"GET", "HEAD"} and (health := await shell.health(path)) is not None:
             self._label = path
             await self._whole(health[0], [(b"content-type", health[1])], health[2])
@@ -92,15 +97,20 @@ class Exchange:
         scope["bentovox.on_first_byte"] = self._on_first_byte
         if shell.app.guard is not None:
             shell.app.guard(scope)
-        self._check_length()
+        self._body.check_head()
         if not self._takes_slot:
-            await shell.app.asgi(scope, self.receive, self.send)
+            await shell.app.asgi(scope, self._body.receive, self.send)
             return
-        if not await self._acquire():
-            return  # the client hung up while it waited
-        self._admitted = True
-        with shell.admission.held():
-            await shell.app.asgi(scope, self.receive, self.send)
+        await self._body.gather()  # a slot is for work: who is slow to ask keeps nobody out
+        await self._acquire(1)
+        began = time.monotonic()
+        scope["bentovox.weigh"] = self._weigh
+        try:
+            await shell.app.asgi(scope, self._body.receive, self.send)
+        finally:
+            shell.admission.note_hold(time.monotonic() - began)
+            shell.admission.release(self._weight)
+            self._weight = 0
 
     @property
     def _takes_slot(self) -> bool:
@@ -108,52 +118,42 @@ class Exchange:
         admitted = self.shell.app.admitted
         return self._label in admitted and self.scope["method"] not in {"GET", "HEAD"}
 
-    async def _acquire(self) -> bool:
-        """Take a slot; False when the client hung up in the queue."""
+    async def _weigh(self, cost: int) -> None:
+        """Hold as many slots as `cost` from here on; for an application that has read the body.
+
+        Raises:
+            OverloadedError: they did not become free in time.
+            ClientGoneError: the client hung up while it waited.
+        """
+        weight = self.shell.admission.weight(cost)
+        if weight == self._weight:
+            return
+        # None is kept meanwhile: two that wait for each other's slots would wait for ever.
+        self.shell.admission.release(self._weight)
+        self._weight = 0
+        await self._acquire(weight)
+
+    async def _acquire(self, weight: int) -> None:
         admission = self.shell.admission
-        if admission.in_use < admission.limits.slots and not admission.waiting:
-            await admission.acquire()
-            return True
-        turn = asyncio.ensure_future(admission.acquire())
-        gone = asyncio.ensure_future(self._hung_up())
-        taken = False
+        if admission.has_room(weight):
+            await admission.acquire(weight)
+            self._weight = weight
+            return
+        turn = asyncio.ensure_future(admission.acquire(weight))
+        gone = asyncio.ensure_future(self._body.hung_up())
         try:
             await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if turn.done():
-                turn.result()  # raises if it was refused
-                taken = True
-            elif (error := gone.result()) is not None:
-                raise error
-            return taken
+            if not turn.done():
+                gone.result()  # raises if it sent more than it may
+                raise ClientGoneError
+            turn.result()  # raises if it was refused
+            self._weight = weight
         finally:
             gone.cancel()
             if not turn.done():
                 turn.cancel()
-            elif not taken and not turn.cancelled() and turn.exception() is None:
-                admission.release()  # cancelled in the moment in which the slot was granted
-
-    async def _hung_up(self) -> ServiceError | None:
-        """Keep what a waiting client sends; return when it hangs up, or why it must not wait on."""
-        kept_bytes = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._early.append(message)
-                return None
-            kept_bytes += len(message.get("body", b""))
-            if kept_bytes > self.shell.app.body_limit_bytes:
-                return self._over_limit()
-            self._early.append(message)
-
-    async def receive(self) -> Message:
-        """ASGI receive for the inner application: bounds the body."""
-        message: Message = self._early.popleft() if self._early else await self._receive()
-        if message["type"] == "http.request":
-            self._read_bytes += len(message.get("body", b""))
-            if self._read_bytes > self.shell.app.body_limit_bytes:
-                self._too_large = True
-                raise self._over_limit()
-        return message
+            elif not self._weight and not turn.cancelled() and turn.exception() is None:
+                admission.release(weight)  # cancelled in the moment in which they were granted
 
     async def send(self, message: Message) -> None:
         """ASGI send for the inner application: adds headers, normalises errors, counts."""
@@ -177,8 +177,8 @@ class Exchange:
             self._first_byte = time.perf_counter()
 
     async def _start(self, message: Message) -> None:
-        if self._too_large and message["status"] != 413:  # noqa: PLR2004  an application that swallowed it
-            raise self._over_limit()
+        if self._body.fault is not None and message["status"] != 413:  # noqa: PLR2004
+            raise self._body.fault  # an application swallowed it
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
         if message["status"] >= _ERROR_FROM and not _is_audio(headers):
             self._held_start = message
@@ -214,7 +214,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _refuse(self, error: ServiceError) -> None:
-        if isinstance(error, OverloadedError) and not self._admitted:
+        if isinstance(error, OverloadedError) and not self._weight:
             self.shell.metrics.rejected()
         if self._status and self._held_start is None:
             # Too late for a status: returning without the last chunk makes uvicorn close the
@@ -224,17 +224,6 @@ class Exchange:
         self._held_start = None
         status, headers, body = error_response(error)
         await self._whole(status, headers, body)
-
-    def _check_length(self) -> None:
-        for name, value in self.scope["headers"]:
-            if name == b"content-length" and value.isdigit():
-                if int(value) > self.shell.app.body_limit_bytes:
-                    raise self._over_limit()
-                return
-
-    def _over_limit(self) -> TooLargeError:
-        limit = self.shell.app.body_limit_bytes
-        return TooLargeError(f"The request body is larger than the limit of {limit} bytes.")
 
     def _observe(self) -> None:
         now = time.perf_counter()
@@ -258,7 +247,7 @@ class Exchange:
             )
 
 
-_QUIET = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+_QUIET = frozenset({"/livez", "/healthz", "/readyz", "/health", "/metrics"})
 
 
 def _is_audio(headers: list[tuple[bytes, bytes]]) -> bool:

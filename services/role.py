@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
 
-from services import logging, settings
+from services import logging, settings, uvicorn_http
 from services.errors import ConfigurationError
 from services.shell import RoleApp, Shell
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from services.shell import Asgi
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_FILES = 65_536
 
 
 class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy is shown
@@ -40,6 +42,8 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
     def to_asgi(self, is_main: bool = True) -> Asgi:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
         _end_with_parent()
+        _allow_many_files()
+        uvicorn_http.install()
         chosen = settings.settings()
         log = chosen.log
         logging.configure(self.name, level=log.level, access=log.access and is_main)
@@ -78,6 +82,14 @@ def preflight(*checks: Callable[[], str]) -> None:
 def _end_with_parent() -> None:
     """Have the kernel send SIGTERM when the supervisor dies, so that no worker is left alone."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _allow_many_files() -> None:
+    """Take as many files as the process may: each connection is one, and shells give 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+    if wanted > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _check_port() -> None:

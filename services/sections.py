@@ -24,6 +24,9 @@ class RoleSettings(Section):
     queue: int = Field(32, ge=0, description="Requests that may wait for a slot; past them 429.")
     deadline_s: float = Field(30, gt=0, description="Longest wait for a slot, seconds; then 429.")
     body_limit_mib: float = Field(8, gt=0, description="Largest request body, MiB; above it 413.")
+    body_memory_mib: float = Field(
+        512, gt=0, description="What the bodies of all requests may hold together, MiB; then 429."
+    )
 
     @property
     def limits(self) -> Limits:
@@ -34,6 +37,11 @@ class RoleSettings(Section):
     def body_limit_bytes(self) -> int:
         """Return the largest request body in bytes."""
         return int(self.body_limit_mib * _MIB)
+
+    @property
+    def body_memory_bytes(self) -> int:
+        """Return what the bodies of all requests may hold together, in bytes."""
+        return int(self.body_memory_mib * _MIB)
 
 
 class ChatSettings(RoleSettings):

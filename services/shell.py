@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from services import telemetry
 from services.admission import Admission, Limits
+from services.body import Held
 from services.errors import MethodNotAllowedError, NotFoundError
 from services.exchange import Exchange
 from services.websocket import WebSocket
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     Asgi = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
 
 log = logging.getLogger("bentovox")
+
+ALIVE = frozenset({"/livez", "/healthz"})
+READY = frozenset({"/readyz", "/health"})
+METRICS = "/metrics"
 
 NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the documentation."
 
@@ -72,6 +77,7 @@ class RoleApp:
             long as the connection is open.
         limits: slots, queue and deadline.
         body_limit_bytes: the largest request body, and the largest message of a WebSocket.
+        body_memory_bytes: what the bodies of all requests may hold together.
         readiness: what `/readyz` says; `asgi` itself refuses what it cannot answer now.
         lifespan: entered at start and left at the end of the process.
         metrics: gives the text of `/metrics`.
@@ -88,6 +94,7 @@ class RoleApp:
     body_limit_bytes: int
     readiness: Callable[[], Readiness]
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
+    body_memory_bytes: int = 512 << 20
     sockets: Mapping[str, Asgi] = field(default_factory=dict)
     guard: Callable[[Scope], None] | None = None
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
@@ -108,6 +115,7 @@ class Shell:
         self.strict = strict
         self.bento = bento
         self.admission = Admission(app.limits)
+        self.held = Held(app.body_memory_bytes)
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0
@@ -160,11 +168,11 @@ class Shell:
 
     async def health(self, path: str) -> tuple[int, bytes, bytes] | None:
         """Answer a health or metrics path with status, content type and body; None for others."""
-        if path in {"/livez", "/healthz"}:
+        if path in ALIVE:
             readiness = self.app.readiness()
             status = 500 if readiness.status == "failed" else 200
             return status, b"application/json", json.dumps({"status": readiness.status}).encode()
-        if path == "/readyz":
+        if path in READY:
             readiness = self.app.readiness()
             body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
             return (
@@ -172,7 +180,7 @@ class Shell:
                 b"application/json",
                 json.dumps(body).encode(),
             )
-        if path == "/metrics":
+        if path == METRICS:
             return 200, telemetry.CONTENT_TYPE.encode(), await self.app.metrics()
         return None
 

@@ -45,11 +45,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox")
 access_log = logging.getLogger("bentovox.access")
 
-OPEN_LIMIT: Final = 256
+OPEN_LIMIT: Final = 1024
 """The most connections of a role that are open without a slot."""
 
 STALLED_S: Final = 60.0
 """A client that takes nothing for so long is dropped."""
+
+HELLO_S: Final = 60.0
+"""A client that says nothing at all for so long is closed."""
+
+IDLE_S: Final = 900.0
+"""Likewise one with which no message was exchanged for so long."""
 
 NORMAL: Final = 1000
 SERVICE_RESTART: Final = 1012
@@ -104,6 +110,8 @@ class WebSocket:
         self._accepted = False
         self._closed = False
         self._gone = False
+        self._heard = False
+        self._last_message = self._began
         self._draining = asyncio.Event()
         self.request_id = request_id(scope)
         self._server = UvicornSocket(
@@ -181,8 +189,9 @@ class WebSocket:
 
         Raises:
             TooLargeError: the message is over the role's limit.
+            DeadlineError: nothing was said for `IDLE_S`, or nothing at all for `HELLO_S`.
         """
-        message: Message = await self._receive()
+        message = await self._next()
         if message["type"] == "websocket.disconnect":
             self._gone = True
             return message
@@ -191,6 +200,21 @@ class WebSocket:
         if size > limit:  # as a rule the parser has seen to it
             raise TooLargeError(f"The message is larger than the limit of {limit} bytes.")
         return message
+
+    async def _next(self) -> Message:
+        while True:
+            quiet_s = IDLE_S if self._heard else HELLO_S
+            left_s = self._last_message + quiet_s - time.perf_counter()
+            if left_s <= 0:
+                raise DeadlineError(
+                    f"No message was exchanged for {quiet_s:g} s.", code="idle_timeout"
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    message: Message = await self._receive()
+                self._heard = True
+                self._last_message = time.perf_counter()
+                return message
 
     async def send(self, message: Message) -> None:
         """ASGI send for the application; returns once the client is not far behind.
@@ -210,6 +234,8 @@ class WebSocket:
         elif kind == "websocket.send" and self._first_byte is None:
             self._first_byte = time.perf_counter()
         await self._deliver(message)
+        if self._heard:
+            self._last_message = time.perf_counter()
         if kind == "websocket.close":
             self._closed = True
         elif kind == "websocket.http.response.body" and not message.get("more_body", False):

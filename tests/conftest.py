@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from services.uvicorn_http import BoundedHttp
 from tests.engine import built, engine
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ async def _in_lifespan(app: Any) -> AsyncIterator[None]:
 async def _listening(app: Any, path: str | None) -> AsyncIterator[str]:
     """Listen with uvicorn's protocol, without its server and the 0.1 s that it takes to end."""
     loop = asyncio.get_running_loop()
-    config = uvicorn.Config(app, http="httptools", log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=BoundedHttp, log_config=None, access_log=False)
     config.load()
     state = ServerState()
 

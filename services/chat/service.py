@@ -30,6 +30,7 @@ class _Chat:
             admitted=allowlist.GENERATING,
             limits=chat.limits,
             body_limit_bytes=chat.body_limit_bytes,
+            body_memory_bytes=chat.body_memory_bytes,
             readiness=server.readiness,
             lifespan=server.lifespan,
         )

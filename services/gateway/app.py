@@ -75,6 +75,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         ),
         limits=gateway.limits,
         body_limit_bytes=gateway.body_limit_bytes,
+        body_memory_bytes=gateway.body_memory_bytes,
         readiness=lambda: Readiness(*pools.status()),
         lifespan=pools.probing,
         guard=guard,

@@ -10,6 +10,9 @@ from typing import Any
 
 from services import errors
 
+_MESSAGE_CHARACTERS = 2000
+_PARAM_CHARACTERS = 128
+
 INTERNAL_MESSAGE = "The server had an error while processing your request."
 
 
@@ -28,6 +31,7 @@ ERROR_TABLE: dict[type[errors.ServiceError], ErrorKind] = {
     errors.PermissionDeniedError: ErrorKind(403, "invalid_request_error", "permission_denied"),
     errors.NotFoundError: ErrorKind(404, "invalid_request_error", "not_found"),
     errors.MethodNotAllowedError: ErrorKind(405, "invalid_request_error", "method_not_allowed"),
+    errors.RequestTimeoutError: ErrorKind(408, "invalid_request_error", "request_timeout"),
     errors.ConflictError: ErrorKind(409, "invalid_request_error", "conflict"),
     errors.TooLargeError: ErrorKind(413, "invalid_request_error", "request_too_large"),
     errors.UnsupportedMediaError: ErrorKind(
@@ -58,20 +62,27 @@ def kind_of(error: errors.ServiceError) -> ErrorKind:
 def fault_of(error: errors.ServiceError) -> dict[str, str | None]:
     """Return the inner part of OpenAI's error object for `error`; all four keys are there."""
     kind = kind_of(error)
-    return {
-        "message": error.message,
-        "type": kind.type,
-        "param": error.param,
-        "code": error.code or kind.code,
-    }
+    return _fault(error.message, kind.type, error.param, error.code or kind.code)
 
 
 def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
     """Return OpenAI's error object as JSON; all four keys are always there."""
-    return json.dumps(
-        {"error": {"message": message, "type": type_, "param": param, "code": code}},
-        ensure_ascii=False,
-    ).encode()
+    fault = _fault(message, type_, param, code)
+    return json.dumps({"error": fault}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _fault(message: str, type_: str, param: str | None, code: str | None) -> dict[str, str | None]:
+    """Return the inner part of the object; what a client sent is not told back at any length."""
+    return {
+        "message": _cut(message, _MESSAGE_CHARACTERS),
+        "type": type_,
+        "param": param and _cut(param, _PARAM_CHARACTERS),
+        "code": code and _cut(code, _PARAM_CHARACTERS),
+    }
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def error_response(
@@ -93,6 +104,8 @@ def error_response(
             (b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()),
             (b"retry-after-ms", str(max(1, math.ceil(error.retry_after_s * 1000))).encode()),
         ]
+    if isinstance(error, errors.RequestTimeoutError):
+        headers.append((b"connection", b"close"))  # what is left of the body is not waited for
     if isinstance(error, errors.MethodNotAllowedError) and error.methods:
         headers.append((b"allow", ", ".join(error.methods).encode()))
     return kind.status, headers, body

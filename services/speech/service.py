@@ -78,6 +78,7 @@ class _Speech:
             sockets=dict.fromkeys(sockets.SPEECH, socket),
             limits=speech.limits,
             body_limit_bytes=speech.body_limit_bytes,
+            body_memory_bytes=speech.body_memory_bytes,
             readiness=readiness,
             lifespan=lifespan,
         )

@@ -79,6 +79,7 @@ class _Transcription:
             sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),
             limits=transcription.limits,
             body_limit_bytes=transcription.body_limit_bytes,
+            body_memory_bytes=transcription.body_memory_bytes,
             readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),
             lifespan=lifespan,
         )

@@ -31,6 +31,7 @@ from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
 from services.transcription.engines.fake import FakeEngine as FakeEar
 from services.transcription.realtime import RealtimeSocket
+from services.uvicorn_http import BoundedHttp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -245,7 +246,9 @@ class Stack:
 
 
 async def _served(stack: AsyncExitStack, app: Any) -> str:
-    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app, http=BoundedHttp, port=0, lifespan="off", log_config=None, access_log=False
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

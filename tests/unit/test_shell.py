@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.admission import Limits
+from services.body import FREE_BYTES
 from services.errors import (
     AuthenticationError,
     EngineError,
@@ -55,15 +57,20 @@ async def nothing() -> AsyncIterator[None]:
 def shell(
     asgi: Any = hello, *, limits: Limits = ROOMY, status: str = "ready", **fields: Any
 ) -> Shell:
-    fields = {"lifespan": nothing, **fields}
+    fields = {"lifespan": nothing, "body_limit_bytes": LIMIT_BYTES, **fields}
     return Shell(
         RoleApp(
             role="test",
             asgi=asgi,
-            paths={"/v1/work": POST, "/v1/items": GET, "/v1/items/{}": GET, "/v1/all/{*}": GET},
+            paths={
+                "/v1/work": POST,
+                "/v1/free": POST,
+                "/v1/items": GET,
+                "/v1/items/{}": GET,
+                "/v1/all/{*}": GET,
+            },
             admitted=frozenset({"/v1/work"}),
             limits=limits,
-            body_limit_bytes=LIMIT_BYTES,
             readiness=lambda: Readiness(status, {"engine": status}),
             **fields,
         )
@@ -158,10 +165,16 @@ async def test_admitted_paths_tell_the_rate_limit_and_others_do_not(client: Any)
 # Paths and methods
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/items/", "/v1/items/a/b", "/invocations", "/é"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/items/a/b", "/invocations", "/é"])
 async def test_an_unknown_path_is_404(client: Any, path: str) -> None:
     response = await (await client(shell())).get(path)
     assert fault(response) == (404, "invalid_request_error", "unknown_url")
+
+
+async def test_a_slash_at_the_end_is_no_other_path(client: Any) -> None:
+    http = await client(shell())
+    assert (await http.get("/v1/items/")).json() == (await http.get("/v1/items")).json()
+    assert (await http.get("/readyz/")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -395,32 +408,89 @@ async def test_a_client_that_hangs_up_in_the_queue_frees_its_place_at_once(serve
     first.close()
 
 
-async def test_what_a_waiting_client_sends_is_bounded(serve: Any) -> None:
-    gate = Gate()
-    app = shell(gate, limits=Limits(1, 1, 30))
+async def test_a_client_that_is_slow_to_ask_holds_no_slot_and_is_refused(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = shell(limits=Limits(1, 0, 30))
     url = await serve(app)
-    _, first = await raw(url, b"POST /v1/work HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
-    await until(lambda: gate.at_work == 1)
-    reader, second = await raw(
-        url, b"POST /v1/work HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    idle = [
+        await raw(url, b"POST /v1/work HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx")
+        for _ in range(5)
+    ]
+    async with httpx.AsyncClient(base_url=url) as http:
+        assert (await http.post("/v1/work", content=b"abc")).text == "3"
+    assert app.admission.in_use == 0
+    monkeypatch.setattr("services.body.SILENCE_S", 0.05)
+    reader, writer = await raw(
+        url, b"POST /v1/work HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx"
     )
-    await until(lambda: app.admission.waiting == 1)
-    second.write(b"3e9\r\n" + b"x" * 1001 + b"\r\n")
-    async with asyncio.timeout(2):
-        assert b" 413 " in await reader.readline()
-    assert app.admission.waiting == 0
-    gate.open.set()
-    first.close()
-    second.close()
+    answer = await reader.read()  # to the end: the connection is closed
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code": "request_timeout"' in answer
+    for _, one in [*idle, (reader, writer)]:
+        one.close()
+
+
+async def test_a_body_over_the_limit_is_refused_in_whatever_pieces_it_comes(serve: Any) -> None:
+    app = shell()
+    reader, writer = await raw(
+        await serve(app), b"POST /v1/work HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    writer.write(b"3e9\r\n" + b"x" * 1001 + b"\r\n")
+    assert b" 413 " in await reader.readline()
+    assert app.admission.in_use == 0
+    writer.close()
+
+
+async def test_all_bodies_together_are_bounded_and_small_ones_still_served(serve: Any) -> None:
+    size = 3 * FREE_BYTES
+    gate = Gate()
+    app = shell(gate, body_limit_bytes=size, body_memory_bytes=3 * FREE_BYTES)
+    async with httpx.AsyncClient(base_url=await serve(app)) as http:
+        first = asyncio.create_task(http.post("/v1/work", content=b"x" * size))
+        await until(lambda: gate.at_work == 1)
+        refused = await http.post("/v1/work", content=b"x" * size)
+        assert fault(refused)[0] == 429
+        assert "retry-after" in refused.headers
+        small = asyncio.create_task(http.post("/v1/work", content=b"x" * 1000))
+        await until(lambda: gate.at_work == 2)
+        gate.open.set()
+        assert [answer.status_code for answer in await asyncio.gather(first, small)] == [200, 200]
+    assert app.held.bytes == 0
+
+
+async def test_a_request_that_costs_more_takes_more_slots(serve: Any) -> None:
+    heavy, gate = asyncio.Event(), Gate()
+
+    async def work(scope: Any, receive: Any, send: Any) -> None:
+        if scope["query_string"] == b"heavy":
+            await scope["bentovox.weigh"](100)
+            heavy.set()
+        await gate(scope, receive, send)
+
+    app = shell(work, limits=Limits(3, 5, 30))
+    async with httpx.AsyncClient(base_url=await serve(app)) as http:
+        light = asyncio.create_task(http.post("/v1/work"))
+        await until(lambda: gate.at_work == 1)
+        costly = asyncio.create_task(http.post("/v1/work?heavy"))
+        await until(lambda: app.admission.waiting == 1)
+        assert not heavy.is_set()  # one of three slots is taken
+        gate.open.set()
+        answers = await asyncio.gather(light, costly)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert app.admission.in_use == 0
 
 
 async def test_a_slot_granted_to_a_request_that_is_cancelled_is_not_lost() -> None:
     app = shell(Gate(), limits=Limits(1, 1, 30))
     await app.admission.acquire()
     scope = {"type": "http", "method": "POST", "path": "/v1/work", "headers": []}
+    messages = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def silent() -> Any:
-        await asyncio.Event().wait()
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
 
     async def send(_message: Any) -> None:
         pytest.fail("there is nobody to answer")
@@ -440,6 +510,40 @@ async def test_an_overload_of_the_application_itself_is_429_too(client: Any) -> 
 
     response = await (await client(shell(full))).post("/v1/work")
     assert (fault(response)[0], response.headers["retry-after"]) == (429, "3")
+
+
+# Compressed bodies
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b"abc" * 300])
+async def test_a_body_in_gzip_is_read(client: Any, content: bytes) -> None:
+    headers = {"content-encoding": "gzip"}
+    http = await client(shell())
+    for path in ("/v1/work", "/v1/free"):
+        answer = await http.post(path, content=gzip.compress(content), headers=headers)
+        assert answer.text == str(len(content))
+
+
+@pytest.mark.parametrize(
+    ("coding", "content", "expected"),
+    [
+        ("gzip", gzip.compress(b"x" * 1001), (413, "request_too_large")),
+        ("gzip", gzip.compress(bytes(100 << 20)), (413, "request_too_large")),
+        ("gzip", b"plain", (400, "invalid_encoding")),
+        ("gzip", gzip.compress(b"abc")[:-1], (400, "invalid_encoding")),
+        ("gzip", gzip.compress(b"abc") * 2, (400, "invalid_encoding")),
+        ("gzip", b"", (400, "invalid_encoding")),
+        ("br", b"abc", (415, "unsupported_content_type")),
+        ("gzip, gzip", b"abc", (415, "unsupported_content_type")),
+    ],
+)
+async def test_a_body_that_is_not_whole_gzip_or_too_large_in_it_is_refused(
+    client: Any, coding: str, content: bytes, expected: tuple[int, str]
+) -> None:
+    http = await client(shell(body_limit_bytes=max(LIMIT_BYTES, len(content))))
+    headers = {"content-encoding": coding}
+    refused = await http.post("/v1/work", content=content, headers=headers)
+    assert (fault(refused)[0], fault(refused)[2]) == expected
 
 
 # Health and metrics
@@ -462,10 +566,11 @@ async def test_health_tells_life_from_readiness(
     for path in ("/livez", "/healthz"):
         response = await http.get(path)
         assert (response.status_code, response.json()) == (livez, {"status": status})
-    ready = await http.get("/readyz")
-    assert ready.status_code == readyz
-    assert ready.json() == {"status": status, "role": "test", "detail": {"engine": status}}
-    assert (await http.head("/readyz")).status_code == readyz
+    for path in ("/readyz", "/health"):
+        ready = await http.get(path)
+        assert ready.status_code == readyz
+        assert ready.json() == {"status": status, "role": "test", "detail": {"engine": status}}
+        assert (await http.head(path)).status_code == readyz
 
 
 async def test_metrics_count_requests_by_template_and_status(client: Any) -> None:

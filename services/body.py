@@ -1,0 +1,231 @@
+"""A request's body on its way into a role: bounded in bytes, in time and in what all hold together.
+
+`services.openai.body` is what a role reads it with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from services.errors import (
+    InvalidRequestError,
+    OverloadedError,
+    RequestTimeoutError,
+    ServiceError,
+    TooLargeError,
+    UnsupportedMediaError,
+)
+from services.openai.hangup import ClientGoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Message = dict[str, Any]
+    Receive = Callable[[], Awaitable[Any]]
+
+SILENCE_S: Final = 30.0
+"""A client that sends nothing of its body for so long is refused."""
+
+RATE_BYTES_S: Final = 1024
+"""What has to come on average once `SILENCE_S` have passed: a tenth of a slow phone's uplink."""
+
+FREE_BYTES: Final = 64 * 1024
+"""Of each body; only what is beyond counts as held, so that full memory stops no small request."""
+
+_INFLATED_BYTES: Final = 256 * 1024  # in one piece
+
+
+class Held:
+    """What the bodies of all requests of a role hold together, in bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+
+    def take(self, count: int) -> None:
+        """Count bytes that are held from here on.
+
+        Raises:
+            OverloadedError: all bodies together are over the limit; nothing was counted.
+        """
+        if self.bytes + count > self.limit_bytes:
+            raise OverloadedError(
+                f"The server holds all of the {self.limit_bytes} bytes that request bodies may "
+                "take together. Please try again later.",
+                retry_after_s=2,
+            )
+        self.bytes += count
+
+
+class Body:
+    """The body of one request."""
+
+    def __init__(
+        self, scope: dict[str, Any], receive: Receive, limit_bytes: int, held: Held
+    ) -> None:
+        self.fault: ServiceError | None = None
+        self._scope = scope
+        self._receive = receive
+        self._limit_bytes = limit_bytes
+        self._held = held
+        self._held_bytes = 0
+        self._read_bytes = 0
+        self._began = time.monotonic()
+        self._complete = False
+        self._gathered: deque[Message] = deque()
+        self._inflater: _Inflater | None = None
+
+    def check_head(self) -> None:
+        """Look at what the head says of the body.
+
+        Raises:
+            TooLargeError: it says that it is over the limit.
+            UnsupportedMediaError: it is compressed in a way that is not read here.
+        """
+        headers: list[tuple[bytes, bytes]] = self._scope["headers"]
+        coding = b""
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit():
+                if int(value) > self._limit_bytes:
+                    raise self._over_limit()
+            elif name == b"content-encoding":
+                coding = value.strip().lower()
+        if coding in {b"", b"identity"}:
+            return
+        if coding not in {b"gzip", b"x-gzip"}:
+            raise UnsupportedMediaError(
+                f"content-encoding {coding.decode('latin-1')[:64]!r} is not read here; send gzip, "
+                "or the body as it is"
+            )
+        self._inflater = _Inflater()
+        # Whoever reads on sees the body as it was before.
+        about = {b"content-encoding", b"content-length"}
+        self._scope["headers"] = [pair for pair in headers if pair[0] not in about]
+
+    async def gather(self) -> None:
+        """Take in the whole body; `receive` gives it again.
+
+        Raises:
+            ServiceError: as for `receive`.
+            ClientGoneError: the client hung up.
+        """
+        while not self._complete:
+            message = await self._next()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            self._gathered.append(message)
+
+    async def hung_up(self) -> None:
+        """Return once the client, whose body is whole, has gone."""
+        message = await self._receive()
+        self._gathered.append(message)
+
+    async def receive(self) -> Message:
+        """ASGI receive for the application.
+
+        Raises:
+            TooLargeError: the body is over the limit.
+            RequestTimeoutError: it comes too slowly.
+            OverloadedError: all bodies together hold too much.
+            InvalidRequestError: it is said to be gzip and is not.
+        """
+        if self._gathered:
+            return self._gathered.popleft()
+        if self._complete:
+            return await self._receive()  # type: ignore[no-any-return]
+        return await self._next()
+
+    def let_go(self) -> None:
+        """Count what was held as free again."""
+        self._held.bytes -= self._held_bytes
+        self._held_bytes = 0
+        self._gathered.clear()
+
+    async def _next(self) -> Message:
+        try:
+            message = await self._inflated() if self._inflater else await self._arriving()
+            if message["type"] == "http.request":
+                self._count(len(message.get("body", b"")))
+                self._complete = not message.get("more_body", False)
+        except ServiceError as error:
+            self.fault = error
+            raise
+        return message
+
+    async def _arriving(self) -> Message:
+        """Wait for the next piece, as long as the client is not too slow."""
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                message: Message = await self._receive()
+        except TimeoutError as exc:
+            raise RequestTimeoutError(
+                f"Nothing of the request's body came for {SILENCE_S:g} s."
+            ) from exc
+        waited_s = time.monotonic() - self._began
+        if waited_s > SILENCE_S and self._read_bytes < waited_s * RATE_BYTES_S:
+            raise RequestTimeoutError(
+                f"The request's body comes slower than {RATE_BYTES_S} bytes a second."
+            )
+        return message
+
+    async def _inflated(self) -> Message:
+        inflater = self._inflater
+        assert inflater is not None  # noqa: S101  the caller has looked
+        while not (inflater.waiting or inflater.ended):
+            message = await self._arriving()
+            if message["type"] == "http.disconnect":
+                return message
+            inflater.waiting = message.get("body", b"")
+            inflater.ended = not message.get("more_body", False)
+        return inflater.next()
+
+    def _count(self, count: int) -> None:
+        self._read_bytes += count
+        if self._read_bytes > self._limit_bytes:
+            raise self._over_limit()
+        held_bytes = max(0, self._read_bytes - FREE_BYTES)
+        if held_bytes > self._held_bytes:
+            self._held.take(held_bytes - self._held_bytes)
+            self._held_bytes = held_bytes
+
+    def _over_limit(self) -> TooLargeError:
+        return TooLargeError(
+            f"The request body is larger than the limit of {self._limit_bytes} bytes."
+        )
+
+
+class _Inflater:
+    """gzip (RFC 1952) that is unpacked by the piece, so that a bomb goes off under the limit."""
+
+    def __init__(self) -> None:
+        self.waiting = b""
+        self.ended = False  # of what comes in
+        self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+    def next(self) -> Message:
+        """Return the next piece.
+
+        Raises:
+            InvalidRequestError: it is no gzip, or cut off.
+        """
+        try:
+            piece = self._inflate.decompress(self.waiting, _INFLATED_BYTES)
+        except zlib.error as exc:
+            raise _no_gzip(str(exc)) from exc
+        self.waiting = self._inflate.unconsumed_tail
+        if self._inflate.unused_data:
+            raise _no_gzip("more follows its end")
+        more = bool(self.waiting) or not self.ended
+        if not more and not self._inflate.eof:
+            if not piece:
+                raise _no_gzip("it ends too early")
+            more = True  # the rest is held back by the bound of a piece
+        return {"type": "http.request", "body": piece, "more_body": more}
+
+
+def _no_gzip(why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"the body is not whole gzip: {why}", code="invalid_encoding")

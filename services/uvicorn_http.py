@@ -1,0 +1,243 @@
+"""What uvicorn's HTTP/1.1 lacks towards strangers; BentoML passes it no option for any of it.
+
+- A request's head is gathered before it is parsed: bounded in bytes, in fields and in seconds.
+- A client that takes too little of its answer is cut off, so that it does not hold its slot.
+- A connection is kept open for `KEEP_ALIVE_S` of silence; uvicorn's 5 s end those of pools in the
+  moment of use.
+- An offer to go on in another protocol than WebSocket (h2c: Java's HttpClient, `curl --http2`) is
+  left out; the parser would take it for the end of the request and drop the body.
+- HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
+- What is no HTTP is refused with OpenAI's error object.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+import httptools
+from uvicorn.protocols.http import auto
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from services.openai.errors import error_body
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+HEAD_BYTES: Final = 64 * 1024
+HEAD_FIELDS: Final = 128
+HEAD_S: Final = 15.0
+KEEP_ALIVE_S: Final = 75.0
+"""As nginx; whoever keeps connections to us must give them up sooner."""
+
+LINGER_S: Final = 30.0
+"""How long a body may go on whose request was refused."""
+
+WRITE_CHECK_S: Final = 30.0
+WRITE_RATE_BYTES_S: Final = 256
+"""What a client has to take of an answer that waits for it, on average over `WRITE_CHECK_S`."""
+
+_END: Final = b"\r\n\r\n"
+_OTHER_PROTOCOL: Final = re.compile(rb"(?im)^upgrade:(?![ \t]*websocket)[^\r\n]*\r\n")
+
+
+class _TooManyFieldsError(Exception):
+    """More than `HEAD_FIELDS`; ends the parser's run."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol of one connection, with bounds."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.timeout_keep_alive = KEEP_ALIVE_S  # type: ignore[assignment]  # uvicorn's int
+        self._head: bytearray | None = bytearray()  # None while a body is read
+        self._unseen_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._write_check: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request as long as for any further one."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop every clock."""
+        self._stop_clocks()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Gather a head until it is whole, then parse; a body is parsed as it comes."""
+        if self._head is None:
+            self._unseen_bytes += len(data)
+            self._parse(data)
+            if self._unseen_bytes > HEAD_BYTES and self.parser is not None:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)  # trailers, or the like
+            return
+        self._unset_keepalive_if_required()
+        searched = max(0, len(self._head) - len(_END))
+        self._head += data
+        end = self._head.find(_END, searched)
+        if (len(self._head) if end < 0 else end) > HEAD_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        if end < 0:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
+            return
+        gathered, self._head = bytes(self._head), bytearray()
+        head = gathered[: end + 2]
+        if b"upgrade" in head.lower():
+            gathered = _OTHER_PROTOCOL.sub(b"", head) + gathered[end + 2 :]
+        self._parse(gathered)
+
+    def _parse(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            over = isinstance(error.__context__, _TooManyFieldsError)
+            too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._refuse(too_large if over else HTTPStatus.BAD_REQUEST)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self._stop_clocks()
+                self.handle_websocket_upgrade()
+
+    # Parser callbacks
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field, or a trailer."""
+        if len(self.headers) >= HEAD_FIELDS:
+            raise _TooManyFieldsError
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin the request."""
+        self._head = None
+        self._unseen_bytes = 0
+        self._stop_deadline()
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            _end_by_closing(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on a piece of the body."""
+        self._unseen_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Be ready for the next head."""
+        self._head = bytearray()
+        self._stop_deadline()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Give a client that was refused in the middle of its body a while to notice."""
+        super().on_response_complete()
+        if self._head is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+
+    # Flow control
+    def pause_writing(self) -> None:
+        """Look from now on whether the client takes what waits for it."""
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        """Look no more."""
+        self._stop_write_check()
+        super().resume_writing()
+
+    def _watch_writing(self) -> None:
+        waiting_bytes = self.transport.get_write_buffer_size()
+        self._write_check = self.loop.call_later(WRITE_CHECK_S, self._check_writing, waiting_bytes)
+
+    def _check_writing(self, before_bytes: int) -> None:
+        taken_bytes = before_bytes - self.transport.get_write_buffer_size()
+        if 0 <= taken_bytes < WRITE_CHECK_S * WRITE_RATE_BYTES_S:
+            self.logger.warning("a client took too little of its answer: dropped")
+            self.transport.abort()
+            return
+        self._watch_writing()
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._answering:  # the head is that of the next request
+            self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Answer what is no request, and close."""
+        self._stop_clocks()
+        if self.transport.is_closing():
+            return
+        if self._answering:
+            self.transport.abort()  # in the middle of another answer, or of its own body
+            return
+        self.logger.warning("refused a connection: %s", status.phrase)
+        body = error_body(_WORDS[status], "invalid_request_error", None, _CODES[status])
+        self.transport.write(
+            STATUS_LINE[status]
+            + b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
+            + b"connection: close\r\n\r\n"
+            + body
+        )
+        self.transport.close()
+
+    @property
+    def _answering(self) -> bool:
+        """Whether a request is at work; uvicorn has none before the first."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _stop_write_check(self) -> None:
+        if self._write_check is not None:
+            self._write_check.cancel()
+            self._write_check = None
+
+    def _stop_clocks(self) -> None:
+        self._stop_deadline()
+        self._stop_write_check()
+
+
+_WORDS: Final = {
+    HTTPStatus.BAD_REQUEST: "The request is not valid HTTP/1.1.",
+    HTTPStatus.REQUEST_TIMEOUT: f"The request's head did not come within {HEAD_S:g} s.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The request's head is larger than "
+    f"{HEAD_BYTES} bytes or {HEAD_FIELDS} fields.",
+}
+_CODES: Final = {
+    HTTPStatus.BAD_REQUEST: "invalid_http",
+    HTTPStatus.REQUEST_TIMEOUT: "request_timeout",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "request_head_too_large",
+}
+
+
+def _end_by_closing(cycle: Any) -> None:
+    """Send the answer without chunks; uvicorn closes after it, as always with HTTP/1.0."""
+    cycle.chunked_encoding = False
+    framed = cycle.send
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))
+        await framed(message)
+
+    cycle.send = send
+
+
+def install() -> None:
+    """Have uvicorn serve every connection that this process accepts from now on with bounds."""
+    auto.AutoHTTPProtocol = BoundedHttp

@@ -1,0 +1,153 @@
+"""What a stranger can send to a connection: heads are bounded, and odd clients are served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services import uvicorn_http
+from services.uvicorn_http import HEAD_BYTES, HEAD_FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Serve = Callable[[Any], Awaitable[str]]
+
+H2C = (
+    b"POST /echo HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\n"
+    b"Host: x\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n\r\n"
+)
+
+
+async def echo(_scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the body, in two pieces, without a length."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    half = len(body) // 2
+    await send({"type": "http.response.body", "body": body[:half], "more_body": True})
+    await send({"type": "http.response.body", "body": body[half:]})
+
+
+async def talk(url: str, *pieces: bytes) -> bytes:
+    """Send the pieces one after the other and return all that comes until the server closes."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for piece in pieces:
+        writer.write(piece)
+        await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(30):
+            return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+def fault(answer: bytes) -> tuple[int, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return int(head.split()[1]), error["code"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"a" * (HEAD_BYTES + 1) + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"a" * (HEAD_BYTES + 1),
+        b"GET /" + b"a" * (HEAD_BYTES + 1),
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (HEAD_FIELDS + 1) + b"\r\n",
+    ],
+)
+async def test_a_head_over_the_bounds_is_431(serve: Serve, head: bytes) -> None:
+    assert fault(await talk(await serve(echo), head)) == (431, "request_head_too_large")
+
+
+async def test_a_head_that_is_not_whole_in_time_is_408(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn_http, "HEAD_S", 0.02)
+    url = await serve(echo)
+    assert fault(await talk(url, b"GET / HTTP/1.1\r\nhost: x\r\n")) == (408, "request_timeout")
+
+
+async def test_a_connection_that_says_nothing_is_closed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn_http, "KEEP_ALIVE_S", 0.02)
+    assert await talk(await serve(echo)) == b""
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+)
+async def test_what_is_no_http_is_400_in_openais_shape(serve: Serve, garbage: bytes) -> None:
+    assert fault(await talk(await serve(echo), garbage)) == (400, "invalid_http")
+
+
+async def test_trailers_are_bounded_too(serve: Serve) -> None:
+    url = await serve(echo)
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    trailer = b"x: " + b"a" * HEAD_BYTES
+    assert b"200 OK" not in await talk(url, head, trailer, trailer)
+
+
+@pytest.mark.parametrize("size", [1, 5, 100_000])
+async def test_an_offer_of_h2c_is_served_as_http_1_1_with_its_body(serve: Serve, size: int) -> None:
+    body = b"a" * size
+    # Java's HttpClient sends its head and its body apart; a proxy may cut anywhere.
+    url = await serve(echo)
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    for pieces in ([H2C % size, body], [(H2C % size)[:50], (H2C % size)[50:] + body]):
+        answer = await talk(url, *pieces, last)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert answer.count(b"a") >= size
+
+
+async def test_http_1_0_is_answered_without_chunks_to_the_end_of_the_connection(
+    serve: Serve,
+) -> None:
+    request = b"POST / HTTP/1.0\r\ncontent-length: 5\r\n\r\nhello"
+    head, _, body = (await talk(await serve(echo), request)).partition(b"\r\n\r\n")
+    assert body == b"hello"
+    assert b"transfer-encoding" not in head
+
+
+async def test_a_connection_is_used_again_and_pipelined_requests_are_answered(
+    serve: Serve,
+) -> None:
+    one = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello"
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = await talk(await serve(echo), one + one + one[:20], one[20:] + last)
+    assert answer.count(b"HTTP/1.1 200 OK") == 4
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_dropped(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn_http, "WRITE_CHECK_S", 0.05)
+    gone = asyncio.Event()
+
+    async def flood(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        waiting = asyncio.ensure_future(receive())
+        while not waiting.done():
+            piece = {"type": "http.response.body", "body": bytes(65536), "more_body": True}
+            await send(piece)
+            await asyncio.sleep(0)
+        gone.set()
+
+    host, port = (await serve(flood)).removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+    async with asyncio.timeout(60):
+        await gone.wait()
+    writer.close()
