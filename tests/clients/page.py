@@ -80,8 +80,8 @@ server has [keys](../README.md#keys).
 ## Left out
 
 - `wyoming-openai` wants Python 3.12; the tests run on 3.11 too.
-- Open WebUI, and what is made for Kokoro-FastAPI and LocalAI, are whole applications: what they send
-  is sent instead.
+- Open WebUI, and what is made for Kokoro-FastAPI and LocalAI, are whole applications: what they
+  send is sent instead.
 """
 
 CLAIMS: Final = pytest.StashKey["dict[tuple[str, str], Claim]"]()

@@ -148,4 +148,5 @@ def _sources() -> str:
     theirs += " inference_bistream extra_body dockerfile_template"
     theirs += " OpenAISTTService OpenAIRealtimeSTTService semantic_vad base_url"
     theirs += " createOpenAI createOpenAICompatible supportsStructuredOutputs hosted_vllm"
+    theirs += " max_completion_tokens"
     return "\n".join([theirs, *(path.read_text(encoding="utf-8") for path in files)])
