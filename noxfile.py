@@ -16,6 +16,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ ENVIRONMENTS = ROOT / ".nox"
 LOCKS = ROOT / "ci" / "locks"
 NPM = ROOT / "tests" / "clients" / "node"  # its package-lock.json is npm's lock
 
+KEYS = re.compile(r"\s*(export\s+)?BENTOVOX_GATEWAY__KEYS(_FILE)?\s*=\s*\S", re.IGNORECASE)
 MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
 EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=faster-whisper")
 SPEAKING = ("--extra=cosyvoice",)
@@ -122,12 +124,21 @@ PIP_TO_UV = {
 
 @nox.session(default=False)
 def serve(session: nox.Session) -> NoReturn:
-    """Install the stack (once) and serve it on port 3000; `-- --port 3100` goes to bentoml."""
+    """Install the stack (once) and serve it on port 3000; `-- --port 3100` goes to bentoml.
+
+    Without keys it listens on this machine only; `-- --host 0.0.0.0` lets others in.
+    """
     python = stack(session)
     if on_gpu():
         bring_cosyvoice(session)  # the profiles for GPUs speak with it
     bentoml = str(python.parent / "bentoml")
     command = [bentoml, "serve", "services.stack:Stack", *session.posargs]
+    if not has_keys() and not names_host(session.posargs):
+        session.log(
+            "No keys are set, so only this machine is let in (127.0.0.1). For others: keys in "
+            "BENTOVOX_GATEWAY__KEYS, or `nox -s serve -- --host 0.0.0.0`."
+        )
+        command.append("--host=127.0.0.1")
     session.log(" ".join(["bentoml", *command[1:]]))
     sys.stdout.flush()
     # Replace this process, so that signals reach the server and it can drain.
@@ -300,6 +311,19 @@ def lock_npm(session: nox.Session, *options: str, check: bool) -> list[str]:
     if not check:
         path.write_text(after)
     return [path.name]
+
+
+def has_keys() -> bool:
+    """Tell whether API keys are set, in the environment or in `.env`."""
+    dotenv = ROOT / ".env"
+    lines = dotenv.read_text().splitlines() if dotenv.exists() else []
+    given = [*(f"{name}={value}" for name, value in os.environ.items()), *lines]
+    return any(KEYS.match(line) for line in given)
+
+
+def names_host(arguments: Iterable[str]) -> bool:
+    """Tell whether bentoml is told where to listen."""
+    return "BENTOML_HOST" in os.environ or any(one.startswith("--host") for one in arguments)
 
 
 def stack(session: nox.Session) -> Path:

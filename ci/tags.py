@@ -16,7 +16,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Final
 
-from ci import bento, command, docker, git, naming, platforms, specs
+from ci import bento, command, contexts, docker, git, naming, platforms, specs
 from ci.errors import CiError
 from ci.progress import say
 
@@ -118,7 +118,8 @@ def _work(given: argparse.Namespace) -> None:
     platform = platforms.get(given.platform or spec.platforms[0])
     if given.apply:
         docker.ready()
-    _, version = bento.make(spec, platform, given.registry)
+    with contexts.alone(bento.folder_of(spec, platform)):
+        _, version = bento.make(spec, platform, given.registry)
     repository = naming.repository(spec.name, given.registry)
     names = [f"{repository}:{tag}" for tag in tags(context_of(platform.name, version))]
     if given.apply:

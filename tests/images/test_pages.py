@@ -58,7 +58,7 @@ def run(command: str) -> str:
 def test_container_of_the_page_answers(started: dict[Block, tuple[str, int]], block: Block) -> None:
     name, port = started[block]
     health = "--format={{.State.Health.Status}}"
-    eventually(lambda: docker.call("inspect", health, name) == "healthy", 120, "it is healthy")
+    eventually(lambda: docker.call("inspect", health, name) == "healthy", 400, "it is healthy")
     hello = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     answer = httpx.post(url, json=hello, timeout=60).json()

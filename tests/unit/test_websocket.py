@@ -362,3 +362,19 @@ async def test_who_does_not_finish_is_cut_off(serve: Any, monkeypatch: pytest.Mo
         app.seen[0].shutdown()
         await client.wait_closed()
     assert client.close_code == 1012
+
+
+@pytest.mark.parametrize(("constant", "hello"), [("HELLO_S", False), ("IDLE_S", True)])
+async def test_a_client_that_says_nothing_more_is_closed_in_words(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, constant: str, *, hello: bool
+) -> None:
+    monkeypatch.setattr(f"services.websocket.{constant}", 0.05)
+    async with at(await serve(shell())) as client:
+        if hello:
+            await client.send("a")
+            assert await client.recv() == "a"
+        event = json.loads(await client.recv())
+        assert event["error"]["code"] == "idle_timeout"
+        with pytest.raises(ConnectionClosed):
+            await client.recv()
+        assert client.close_code == 3008

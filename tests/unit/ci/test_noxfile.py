@@ -174,3 +174,30 @@ def test_outcomes_are_counted_as_pytest_counts_them(
     command = [sys.executable, "-m", "pytest", "-c/dev/null", f"--junit-xml={report}"]
     subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
     assert noxfile.counted(report) == {"passed": 1, "failed": 1, "skipped": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("BENTOVOX_GATEWAY__KEYS=alice:00", True),
+        ("export bentovox_gateway__keys_file = /keys", True),
+        ("BENTOVOX_GATEWAY__KEYS=", False),
+        ("# BENTOVOX_GATEWAY__KEYS=alice:00", False),
+        ("BENTOVOX_PROFILE=gpu", False),
+    ],
+)
+def test_keys_are_found_where_the_server_looks_for_them(
+    noxfile: SimpleNamespace, line: str, *, found: bool
+) -> None:
+    assert bool(noxfile.KEYS.match(line)) is found
+
+
+def test_only_who_names_a_host_is_taken_at_their_word(
+    noxfile: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BENTOML_HOST", raising=False)
+    assert noxfile.names_host(["--port", "3100", "--host", "::1"])
+    assert noxfile.names_host(["--host=::"])
+    assert not noxfile.names_host(["--port=3100"])
+    monkeypatch.setenv("BENTOML_HOST", "::1")
+    assert noxfile.names_host([])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import git, tags
+from ci import bento, git, tags
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -118,3 +120,19 @@ def test_tags_are_given_to_what_is_named_by_its_digest_only() -> None:
 def test_tags_are_given_within_one_repository_only(repository: str) -> None:
     with pytest.raises(CiError, match="in another repository"):
         tags.apply(f"{repository}@sha256:{'0' * 64}", ["ghcr.io/me/bentovox/chat:cpu"])
+
+
+def test_tags_are_found_while_no_other_build_of_the_bento_is_at_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def make(*_given: object) -> tuple[Path, str]:
+        folder = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+        return tmp_path, "0123"
+
+    monkeypatch.setattr(bento, "folder_of", lambda *_: tmp_path)
+    monkeypatch.setattr(bento, "make", make)
+    assert tags.main(["gateway"]) == 0
+    assert "-0123" in capsys.readouterr().out
