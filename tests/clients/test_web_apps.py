@@ -77,7 +77,6 @@ def test_open_webuis_own_fields_are_ignored_and_named(
 ) -> None:
     own = {
         "chat_id": "local:1",
-        "session_id": "s1",
         "features": {"web_search": False, "image_generation": False},
         "variables": {"{{USER_NAME}}": "Anna"},
         "filter_ids": [],
@@ -90,6 +89,7 @@ def test_open_webuis_own_fields_are_ignored_and_named(
         "stream_options": {"include_usage": True},
         "temperature": 0.0,
         "max_tokens": 200,
+        "session_id": "s1",  # vLLM has a field of this name
         **own,
     }
     got = client.post("/chat/completions", json=body, headers=USER)
