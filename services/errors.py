@@ -6,10 +6,18 @@ table that turns them into HTTP. A message names the field, the value and what w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_SHOWN_CHARACTERS: Final = 64
+
+
+def shown(text: str) -> str:
+    """Return a client's own word as a message quotes it: not more than its beginning."""
+    cut = text[:_SHOWN_CHARACTERS]
+    return repr(text if cut == text else f"{cut}…")
 
 
 class ServiceError(Exception):

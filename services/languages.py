@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 NAMES: Final[dict[str, str]] = {
@@ -27,3 +28,39 @@ NAMES: Final[dict[str, str]] = {
     "vi": "Vietnamese", "yi": "Yiddish", "yo": "Yoruba", "yue": "Cantonese", "zh": "Chinese",
 }  # fmt: skip
 """The English name of each code."""
+
+_OTHER_NAMES: Final = {
+    "burmese": "my", "castilian": "es", "farsi": "fa", "flemish": "nl", "haitian": "ht",
+    "mandarin": "zh", "norwegian nynorsk": "nn", "valencian": "ca",
+}  # fmt: skip
+_BY_NAME: Final = {name.lower(): code for code, name in NAMES.items()} | _OTHER_NAMES
+_OTHER_CODES: Final = {"cmn": "zh", "fil": "tl", "in": "id", "iw": "he", "jv": "jw", "nb": "no"}
+_TAG: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8})*")  # BCP 47 in outline
+
+
+def tag_of(language: str | None) -> str | None:
+    """Return the tag that a client's `language` means: `en` for English, `en-US` for en_US.
+
+    None stands for `auto` and for nothing. What is not known comes back as it is.
+    """
+    word = (language or "").strip().replace("_", "-")
+    if word.lower() in ("", "auto"):
+        return None
+    return _BY_NAME.get(word.lower(), word)
+
+
+def code_of(language: str) -> str | None:
+    """Return the code of what `tag_of` means, which hears no region: `en` for `en-GB`.
+
+    It need not be one of `NAMES`.
+
+    Raises:
+        ValueError: neither a tag nor a name.
+    """
+    tag = tag_of(language)
+    if tag is None:
+        return None
+    if not _TAG.fullmatch(tag.lower()):
+        raise ValueError("neither a tag nor a name")
+    code = tag.lower().partition("-")[0]
+    return _OTHER_CODES.get(code, code)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from services.admission import Limits
 
+SPEECH_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
+"""OpenAI's names, which any engine answers to, so that clients need not change."""
+
 _MIB = 1 << 20
+
+TRANSCRIPTION_MODELS: Final = (
+    "whisper-1",
+    "gpt-transcribe",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "gpt-4o-mini-transcribe-2025-12-15",
+    "gpt-realtime-whisper",
+    "gpt-live-transcribe",
+)
+"""OpenAI's names, which any engine answers to, so that clients need not change."""
 
 
 class Section(BaseModel):
@@ -76,6 +90,31 @@ class ChatSettings(RoleSettings):
         default_factory=list,
         description="Further arguments of `vllm serve`, as a JSON list; replaces the profile's.",
     )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Run Python code that the model's directory or repository brings along.",
+    )
+    request_sequences: int = Field(
+        32, ge=1, description="Most answers of one request: `n` times its prompts; above it 400."
+    )
+    request_batch: int = Field(
+        1024, ge=1, description="Most texts of one request to embed, score or rank."
+    )
+    request_items: int = Field(
+        4096, ge=1, description="Most objects and texts in one field of a request."
+    )
+    grammar_kib: int = Field(
+        64,
+        ge=1,
+        description="Most that one request may give to bind its answers, KiB: choices, a regex, a "
+        "grammar, a schema, those of the tools it forces.",
+    )
+    grammar_items: int = Field(
+        2000, ge=1, description="Most choices, enum values and properties in it."
+    )
+    grammar_s: float = Field(
+        5, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
+    )
     shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
 
 
@@ -138,7 +177,12 @@ class VllmOmniSettings(Section):
         ["vllm-omni"], description="What starts it, from its own environment, as a JSON list."
     )
     args: list[str] = Field(
-        ["--trust-remote-code"], description="Further arguments of its `serve`, as a JSON list."
+        default_factory=list, description="Further arguments of its `serve`, as a JSON list."
+    )
+    trust_remote_code: bool = Field(
+        default=True,
+        description="Let it run Python code of the model's repository, as upstream has it for this "
+        "model, whose deploy file lets its stages do so in any case.",
     )
     upload_voices: bool = Field(
         default=True,
@@ -164,7 +208,7 @@ class SpeechSettings(RoleSettings):
         description="The engine: espeak (embedded, no download, no GPU), cosyvoice or vllm_omni.",
     )
     models: list[str] = Field(
-        ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"],
+        list(SPEECH_MODELS),
         description="Model names it answers to, as a JSON list, beside the engine's own.",
     )
     voices: dict[str, str] = Field(
@@ -231,13 +275,7 @@ class TranscriptionSettings(RoleSettings):
         "faster_whisper", description="What hears; fake hears tones, for tests."
     )
     models: list[str] = Field(
-        default_factory=lambda: [
-            "whisper-1",
-            "gpt-transcribe",
-            "gpt-4o-transcribe",
-            "gpt-4o-mini-transcribe",
-            "gpt-realtime-whisper",
-        ],
+        list(TRANSCRIPTION_MODELS),
         description="OpenAI's model names that are answered to beside the engine's own.",
     )
     max_hours: float = Field(6, gt=0, description="Longest recording, hours; above it 413.")

@@ -17,6 +17,7 @@ from services.admission import Limits
 from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
 from services.openai.sockets import TRANSCRIPTION
+from services.sections import TRANSCRIPTION_MODELS
 from services.shell import Readiness, RoleApp, Shell
 from services.speech.engines.protocol import SynthesisRequest
 from services.speech.engines.registry import create_engine
@@ -135,7 +136,7 @@ class Served:
         self.seconds: list[float] = []
         self.protocols: list[Any] = []
         self.url = ""
-        app = RealtimeSocket(engine, (*engine.models, "whisper-1"), self.seconds.append)
+        app = RealtimeSocket(engine, (*engine.models, *TRANSCRIPTION_MODELS), self.seconds.append)
 
         async def socket(scope: Any, receive: Any, send: Any) -> None:
             await app(scope, receive, send)

@@ -1,38 +1,21 @@
-"""Bounded decoding: bytes of any common audio file to mono float32."""
+"""Bounded decoding: bytes of any common audio file to mono float32, without what is broken."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
+from services.audio.frames import FRAME_S, Loss, frames
 from services.errors import InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from services.audio.pcm import Samples
-
-# FFmpeg knows hundreds of formats, and some are lists of other files and addresses to open
-# (ffconcat, hls, sdp): only those that hold the sound itself are read, and they open nothing.
-_READING: Final = {
-    "format_whitelist": "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,"
-    "mpegts,ogg,w64,wav,webm,wv",
-    "protocol_whitelist": "none",
-}
-
-_FRAME_S: Final = 60.0  # no codec's frame is longer
-
-MAX_CHANNELS: Final = 8
-"""FFmpeg has a way to mix down each layout of so many (7.1), and of few that are larger."""
-
-MIN_RATE_HZ: Final = 1_000
-MAX_RATE_HZ: Final = 768_000
-"""What recorders make; beyond it a frame unpacks to hours, or a resampler's filter to gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +25,8 @@ class Decoded:
     Attributes:
         samples: mono float32 [N], finite.
         sample_rate_hz: of `samples`.
-        source_rate_hz: of the file itself; 48000 for every Opus file, which knows no other.
+        source_rate_hz: of the file itself, where it begins; 48000 for every Opus file, which knows
+            no other.
     """
 
     samples: Samples
@@ -66,7 +50,8 @@ def decode(
 
     Raises:
         TooLargeError: more than `max_bytes`, or more than `max_seconds` of audio.
-        InvalidRequestError: not audio, broken audio, or no sample at all (`invalid_audio`).
+        InvalidRequestError: not audio, more of it broken than whole, or no sample at all
+            (`invalid_audio`).
     """
     return _decode(data, lambda _source: sample_rate_hz, max_seconds, max_bytes, param).samples
 
@@ -97,22 +82,28 @@ class Decoding:
         self._rate_hz = sample_rate_hz
         self._max_seconds = max_seconds
         self._param = param
+        self._loss = Loss()
 
     @property
     def seconds(self) -> float:
         """How much of the file was decoded up to now."""
         return self._samples / self._rate_hz
 
+    @property
+    def lost_s(self) -> float:
+        """How much of the file is broken or missing, as far as it shows; known at its end."""
+        return self._loss.broken_s + self._loss.missing_s
+
     def __iter__(self) -> Iterator[Samples]:
-        """Yield what is decoded.
+        """Yield what is decoded; the file's bytes are let go at its end.
 
         Raises:
             TooLargeError: the file is longer than `max_seconds`.
-            InvalidRequestError: not audio, or broken from here on, or no sample at all
-                (`invalid_audio`).
+            InvalidRequestError: not audio, or no sample at all (`invalid_audio`).
         """
+        data, self._data = self._data, b""
         for piece, _source in _pieces(
-            self._data, lambda _source: self._rate_hz, self._max_seconds, self._param
+            data, lambda _source: self._rate_hz, self._max_seconds, self._param, self._loss
         ):
             self._samples += piece.size
             yield piece
@@ -144,13 +135,13 @@ def excerpt(
     What stands before is decoded and dropped, what stands behind is not looked at.
 
     Raises:
-        InvalidRequestError: not audio, or broken up to there, or no sample there (`invalid_audio`).
+        InvalidRequestError: not audio, or no sample there (`invalid_audio`).
     """
     rate_hz = source_rate_hz = 0
     parts: list[Samples] = []
     place = 0
-    most_s = end_s + _FRAME_S
-    for piece, at_hz in _pieces(data, lambda at_hz: min(at_hz, max_rate_hz), most_s, param):
+    most_s = end_s + FRAME_S
+    for piece, at_hz in _pieces(data, lambda at_hz: min(at_hz, max_rate_hz), most_s, param, Loss()):
         source_rate_hz, rate_hz = at_hz, min(at_hz, max_rate_hz)
         begin, end = int(start_s * rate_hz), int(end_s * rate_hz)
         parts.append(piece[max(0, begin - place) : max(0, end - place)])
@@ -171,12 +162,21 @@ def _decode(
     param: str,
 ) -> Decoded:
     _check_size(data, max_bytes, param)
-    parts = list(_pieces(data, rate_for, max_seconds, param))
+    loss = Loss()
+    parts = list(_pieces(data, rate_for, max_seconds, param, loss))
     if not parts:
         raise _silent(param)
     source_rate_hz = parts[0][1]
+    rate_hz = rate_for(source_rate_hz)
     samples = np.concatenate([piece for piece, _ in parts])
-    return Decoded(samples, rate_for(source_rate_hz), source_rate_hz)
+    if loss.broken_s > samples.size / rate_hz:
+        raise InvalidRequestError(
+            f"{param} is broken: {loss.broken_s:.1f} s of it cannot be decoded, and "
+            f"{samples.size / rate_hz:.1f} s can",
+            param=param,
+            code="invalid_audio",
+        )
+    return Decoded(samples, rate_hz, source_rate_hz)
 
 
 def _check_size(data: bytes, max_bytes: int, param: str) -> None:
@@ -193,66 +193,54 @@ def _silent(param: str) -> InvalidRequestError:
 
 
 def _pieces(
-    data: bytes, rate_for: Callable[[int], int], max_seconds: float, param: str
+    data: bytes, rate_for: Callable[[int], int], max_seconds: float, param: str, loss: Loss
 ) -> Iterator[tuple[Samples, int]]:
-    """Yield float32 [N] pieces at `rate_for` the file's own rate, and that rate."""
+    """Yield float32 [N] pieces at `rate_for` the file's first rate, and that rate; fill `loss`."""
     source_rate_hz = 0
-    resampler: av.AudioResampler | None = None
-    made = False
-    try:
-        for frame in _frames(data, max_seconds, param):
-            if resampler is None:
-                source_rate_hz = frame.sample_rate  # a header may say half of it (HE-AAC)
-                resampler = av.AudioResampler("flt", "mono", rate_for(source_rate_hz))
-            for piece in resampler.resample(frame):
-                made = True
-                yield _finite(piece.to_ndarray()[0], param), source_rate_hz
-        if resampler is not None and made:
-            for piece in resampler.resample(None):
-                yield _finite(piece.to_ndarray()[0], param), source_rate_hz
-    except (FFmpegError, ValueError, ZeroDivisionError) as error:
-        raise InvalidRequestError(
-            f"{param} is not audio that can be decoded", param=param, code="invalid_audio"
-        ) from error
+    mixer: _Mixer | None = None
+    for frame in frames(data, max_seconds, param, loss):
+        if mixer is None:  # a header may say half of the rate (HE-AAC), a frame does not
+            source_rate_hz = frame.sample_rate
+            mixer = _Mixer(rate_for(source_rate_hz), loss)
+        for piece in mixer.feed(frame):
+            yield piece, source_rate_hz
+    if mixer is not None:
+        for piece in mixer.finish():
+            yield piece, source_rate_hz
 
 
-def _finite(samples: Samples, param: str) -> Samples:
-    if not np.isfinite(samples).all():
-        raise InvalidRequestError(
-            f"{param} holds samples that are not finite", param=param, code="invalid_audio"
-        )
-    return samples
+class _Mixer:
+    """Mixes frames down to mono at one rate, whatever they change to in the middle."""
 
+    def __init__(self, rate_hz: int, loss: Loss) -> None:
+        self._rate_hz = rate_hz
+        self._loss = loss
+        self._setup: tuple[str, str, int] | None = None
+        self._resampler: av.AudioResampler | None = None
 
-def _frames(data: bytes, max_seconds: float, param: str) -> Iterator[av.AudioFrame]:
-    """Yield what the file's first audio stream holds, as it is, up to `max_seconds`."""
-    seconds = 0.0
-    with av.open(io.BytesIO(data), mode="r", container_options=_READING) as container:
-        if not container.streams.audio:
-            raise InvalidRequestError(
-                f"{param} holds no audio stream", param=param, code="invalid_audio"
-            )
-        for frame in container.decode(audio=0):
-            if frame.layout.nb_channels > MAX_CHANNELS:
-                raise InvalidRequestError(
-                    f"{param} has {frame.layout.nb_channels} channels; at most {MAX_CHANNELS} are "
-                    "mixed down",
-                    param=param,
-                    code="too_many_channels",
-                )
-            # Before it is resampled: one FLAC frame of 65535 samples at 1 Hz is 18 hours.
-            seconds += frame.samples / frame.sample_rate
-            if seconds > max_seconds:
-                raise TooLargeError(
-                    f"{param} is longer than {max_seconds:g} s",
-                    param=param,
-                    code="audio_too_long",
-                )
-            if not MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ:
-                raise InvalidRequestError(
-                    f"{param} has {frame.sample_rate} samples a second; from {MIN_RATE_HZ} to "
-                    f"{MAX_RATE_HZ} are read",
-                    param=param,
-                    code="unsupported_sample_rate",
-                )
-            yield frame
+    def feed(self, frame: av.AudioFrame) -> Iterator[Samples]:
+        """Yield float32 [N] pieces as they are ready; nothing of what is broken."""
+        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if setup != self._setup:
+            yield from self.finish()
+            self._setup = setup
+            self._resampler = av.AudioResampler("flt", "mono", self._rate_hz)
+        yield from self._resampled(frame)
+
+    def finish(self) -> Iterator[Samples]:
+        """Yield what was held back."""
+        if self._resampler is not None:
+            yield from self._resampled(None)
+            self._resampler = None
+
+    def _resampled(self, frame: av.AudioFrame | None) -> Iterator[Samples]:
+        try:
+            made = self._resampler.resample(frame) if self._resampler is not None else []
+        except (FFmpegError, ValueError):  # a layout that there is no way to mix down
+            made = []
+        for one in made:
+            samples = one.to_ndarray()[0]
+            if np.isfinite(samples).all():
+                yield samples
+            else:
+                self._loss.broken_s += samples.size / self._rate_hz

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import signal
-import sys
-import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.chat.fields import body_with_known_fields
+from services.chat import grammar
+from services.chat.answer import Answer
+from services.chat.arguments import on_cpu, parse_arguments, set_environment
+from services.chat.bounds import Bounds
+from services.chat.intake import Intake
 from services.chat.model import resolve
 from services.chat.orphans import end_orphans
-from services.errors import UnavailableError, no_such_model
+from services.chat.trial import Trial
+from services.errors import ServiceError, UnavailableError, no_such_model
+from services.openai.errors import error_from, normalise
+from services.openai.hangup import ClientGoneError
 from services.shell import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from types import FrameType
 
-    from services.chat.model import ChatModel
     from services.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
@@ -47,14 +51,14 @@ class VllmServer:
         self._app: Any = None
         self._engine: Any = None
         self._status = "starting"
-        self._fields: dict[str, frozenset[str]] = {}
+        self._intake: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request that the shell has let through.
 
         Raises:
             UnavailableError: the engine is not there, or has died.
-            InvalidRequestError: a field that nobody knows.
+            ServiceError: the request is refused, or broke; see `Intake.take`.
         """
         if not self.readiness().can_answer:
             raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
@@ -62,11 +66,20 @@ class VllmServer:
             await self._one_model(scope["path"].removeprefix(_ONE_MODEL), scope, receive, send)
             return
         if scope["method"] == "POST":
-            body = await body_with_known_fields(
-                scope["path"], scope["headers"], receive, self._fields
-            )
-            receive = _replay(body, receive)
-        await self._app(scope, receive, send)
+            try:
+                receive = await self._intake.take(scope, receive)
+            except ClientGoneError:
+                return
+        answer = Answer(send, events=scope["path"] == "/v1/responses")
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception as exc:
+            if not answer.streams:
+                raise
+            log.exception("a stream broke")
+            await answer.break_off(_as_ours(exc.__cause__ or exc))
+        if answer.error is not None:
+            raise answer.error
 
     async def _one_model(self, name: str, scope: Any, receive: Any, send: Any) -> None:
         """Answer GET /v1/models/{id}, which vLLM lacks."""
@@ -90,7 +103,7 @@ class VllmServer:
         """Load the model, serve, and at the end let running answers finish."""
         if ended := end_orphans():
             log.warning("ended engine processes that a killed worker left behind: %s", ended)
-        _environment(self.settings)
+        set_environment(self.settings)
         async with AsyncExitStack() as stack:
             with _given_up_at_sigterm():
                 await self._start(stack)
@@ -119,18 +132,34 @@ class VllmServer:
         app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, app.state, arguments, tasks)
         app.state.server = _ExitHandle()
-        for base in app.state.openai_serving_models.base_model_paths:
-            base.model_path = base.name  # listed as `root`: clients need not know our directories
+        _list_no_paths(app.state.openai_serving_models)
         # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two already, and
         # each layer is paid for on every chunk.
         app.user_middleware = []
         app.middleware_stack = FastAPI.build_middleware_stack(app)
         await stack.enter_async_context(app.router.lifespan_context(app))
-        self._fields = _declared_fields(app)
+        self._intake = self._made_intake(app)
+        stack.push_async_callback(self._intake.trial.close)
         self._app = app
         await self._engine.check_health()
         self._status = "ready"
         log.info("ready: %s after %.0f s", self._model.name, time.monotonic() - began)
+
+    def _made_intake(self, app: Any) -> Intake:
+        chat, engine = self.settings, self._engine
+        model = engine.model_config
+        return Intake(
+            _declared_models(app),
+            Bounds.of(chat, model.max_model_len, multimodal=model.is_multimodal_model),
+            chat.grammar_kib << 10,
+            chat.grammar_items,
+            Trial(
+                lambda: grammar.tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
+                grammar.parse,
+                limit_s=chat.grammar_s,
+                wait_s=chat.deadline_s,
+            ),
+        )
 
     async def _watch(self) -> None:
         """End this process when the engine has died; BentoML's supervisor starts a new one."""
@@ -200,45 +229,6 @@ class _ExitHandle:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
-    """Return vLLM's own parsed arguments for these settings."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    # fmt: off
-    arguments = [
-        "--model", model.source,
-        "--served-model-name", model.name,
-        "--dtype", chat.dtype,
-        "--shutdown-timeout", str(chat.shutdown_s),
-    ]
-    # fmt: on
-    if chat.revision:
-        arguments += ["--revision", chat.revision]
-    if chat.max_model_len:
-        arguments += ["--max-model-len", str(chat.max_model_len)]
-    if chat.kv_cache_memory:
-        arguments += ["--kv-cache-memory-bytes", chat.kv_cache_memory]
-    if chat.enforce_eager:
-        arguments.append("--enforce-eager")
-    if chat.tool_parser:
-        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", chat.tool_parser]
-    if chat.reasoning_parser:
-        arguments += ["--reasoning-parser", chat.reasoning_parser]
-    if on_cpu(chat):
-        arguments += ["--distributed-executor-backend", "uni"]
-    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])
-    validate_parsed_serve_args(parsed)
-    return parsed
-
-
-def on_cpu(chat: ChatSettings) -> bool:
-    """Tell whether vLLM will compute on the CPU."""
-    if chat.device != "auto":
-        return chat.device == "cpu"
-    return not any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "nvidiactl", "dxg"))  # noqa: PTH110
-
-
 def _look_at_the_model_here() -> None:
     """Have vLLM look at the model's class in this process, not in one that loads all for it.
 
@@ -249,59 +239,14 @@ def _look_at_the_model_here() -> None:
     registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  it has no setting
 
 
-def _environment(chat: ChatSettings) -> None:
-    """Set what vLLM reads from the environment at import; what the operator set stays."""
-    defaults = {
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_LOGGING_LEVEL": "WARNING",  # its INFO hides our lines; set it to see all
-    }
-    if chat.enforce_eager:
-        # The first request with logprobs would compile for 9 s.
-        defaults["TORCHDYNAMO_DISABLE"] = "1"
-    if on_cpu(chat):
-        cores = len(os.sched_getaffinity(0))
-        defaults["OMP_NUM_THREADS"] = str(max(1, cores // 2))
-        defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # With the uni executor: the model in the engine's own process, twice the throughput.
-        defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    _settle_cache()
-    if sys.dont_write_bytecode:
-        log.warning("PYTHONDONTWRITEBYTECODE is set: vLLM starts three times slower")
-
-
-def _settle_cache() -> None:
-    """Leave vLLM its own place for what it compiles and finds out where ours cannot be written.
-
-    Ours is a volume, so that the next start is quicker; a container may run without one.
-    """
-    cache = os.environ.get("VLLM_CACHE_ROOT")
-    if not cache:
-        return
-    try:
-        Path(cache).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache):
-            pass
-    except OSError as error:
-        del os.environ["VLLM_CACHE_ROOT"]
-        log.info("nothing is kept for a quicker start: %s: %s", cache, error.strerror)
-
-
-def _declared_fields(app: Any) -> dict[str, frozenset[str]]:
-    """Return the body fields that vLLM declares for each of its paths."""
-    declared: dict[str, frozenset[str]] = {}
+def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
+    """Return the models of the bodies that each of vLLM's paths takes."""
+    declared: dict[str, tuple[Any, ...]] = {}
     for route in app.routes:
-        models = [field.field_info.annotation for field in _body_fields(route)]
-        names: set[str] = set()
-        for model in models:
-            for member in getattr(model, "__args__", (model,)):
-                for name, field in getattr(member, "model_fields", {}).items():
-                    names |= {name} | ({field.alias} if field.alias else set())
-        if names:
-            declared[route.path] = frozenset(names)
+        bodies = [field.field_info.annotation for field in _body_fields(route)]
+        members = [member for body in bodies for member in getattr(body, "__args__", (body,))]
+        if models := tuple(member for member in members if hasattr(member, "model_fields")):
+            declared[route.path] = models
     return declared
 
 
@@ -310,15 +255,23 @@ def _body_fields(route: Any) -> list[Any]:
     return list(dependant.body_params) if dependant is not None else []
 
 
-def _replay(body: bytes, receive: Any) -> Any:
-    """Return an ASGI receive that gives the body once and then waits for the disconnect."""
-    given = False
+def _list_no_paths(models: Any) -> None:
+    """Have each model's `root` be its name: clients need not know our directories."""
+    listed = models.show_available_models
 
-    async def replayed() -> Any:
-        nonlocal given
-        if not given:
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-        return await receive()
+    async def without_paths() -> Any:
+        found = await listed()
+        for card in found.data:
+            card.root = card.id
+        return found
 
-    return replayed
+    models.show_available_models = without_paths
+
+
+def _as_ours(error: BaseException) -> ServiceError:
+    """Return what vLLM would have answered to `error`, had it not begun to."""
+    from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+
+    said = create_error_response(error).model_dump()
+    status: int = said["error"]["code"]
+    return error_from(status, normalise(status, json.dumps(said).encode()), None)

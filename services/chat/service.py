@@ -12,8 +12,13 @@ from services.shell import RoleApp
 
 
 def _chosen() -> str:
-    name = model.resolve(settings().chat).name
-    return f"chat is vLLM with {name} ({provenance('chat.model')})"
+    chat = settings().chat
+    name = model.resolve(chat).name
+    trust = "trust_remote_code" if chat.trust_remote_code else ""
+    if any(argument.startswith("--trust-remote-code") for argument in chat.args):
+        trust = "args"
+    runs = f"; it runs code that the model brings along ({provenance(f'chat.{trust}')})"
+    return f"chat is vLLM with {name} ({provenance('chat.model')}){runs if trust else ''}"
 
 
 class _Chat:

@@ -6,15 +6,20 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import Send
 
 
-async def send_json(send: Send, answer: dict[str, Any] | list[Any]) -> None:
-    """Send `answer` with status 200."""
+async def send_json(
+    send: Send, answer: dict[str, Any] | list[Any], more: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send `answer` with status 200; `more` are headers beside the usual ones."""
     body = json.dumps(answer, ensure_ascii=False).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
+        *more,
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from services.errors import NotFoundError
+from services.errors import NotFoundError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 class Models:
     """The names that a role answers to."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        """Answer to `names`, each once, in their order."""
+    def __init__(self, names: Iterable[str], *, role: str) -> None:
+        """Answer to `names`, each once, in their order, for the role called `role`."""
         self.names = tuple(dict.fromkeys(names))
+        self._setting = f"BENTOVOX_{role.upper()}__MODELS"
         self._created = int(time.time())
 
     def check(self, name: str) -> None:
@@ -27,8 +28,8 @@ class Models:
         """
         if name not in self.names:
             raise NotFoundError(
-                f"The model {name!r} does not exist; this service answers to "
-                f"{', '.join(self.names)}.",
+                f"The model {shown(name)} does not exist; this service answers to "
+                f"{', '.join(self.names)}. The list is {self._setting}.",
                 param="model",
                 code="model_not_found",
             )

@@ -79,7 +79,7 @@ _AUDIO: Json = {
     **{kind: {"schema": {}} for kind in _AUDIO_TYPES},
     "text/event-stream": {"schema": TEXT},
 }
-_TEXT_TYPES = ("text/plain", "application/x-subrip", "text/vtt", "text/event-stream")
+_TEXT_TYPES = ("text/plain", "text/event-stream")
 _TRANSCRIPT: Json = {
     **_ref("Transcription"),
     **{kind: {"schema": TEXT} for kind in _TEXT_TYPES},

@@ -72,7 +72,9 @@ _HEARING: Json = {
     },
     "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.0},
     "stream": {"type": "boolean", "default": False},
+    "vad_filter": {"type": "boolean", "default": True},
 }
+_SPOKEN: Json = {"type": "string", "maxLength": 64}
 
 
 def _list(items: Json, **more: Any) -> Json:
@@ -141,8 +143,8 @@ FORMS: dict[str, Json] = {
     "TranscriptionForm": _closed(
         {
             **_HEARING,
-            "language": _TAG,
-            "languages": _list(_TAG, maxItems=16),
+            "language": _SPOKEN,
+            "languages": _list(_SPOKEN, maxItems=16),
             "keywords": _list(_short_text(100), maxItems=100),
             "include": _list({"type": "string", "const": "logprobs"}),
             "timestamp_granularities": _list({"type": "string", "enum": ["word", "segment"]}),
@@ -271,6 +273,7 @@ SCHEMAS: Json = {
             "task": {"enum": ["transcribe", "translate"]},
             "language": TEXT,
             "duration": {"type": "number"},
+            "lost_seconds": {"type": "number"},
             "segments": {"type": "array", "items": OBJECT},
             "words": {"type": "array", "items": OBJECT},
         },

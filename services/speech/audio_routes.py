@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from services.audio.decode import decode_as_is
 from services.audio.encode import open_encoder
-from services.errors import InvalidRequestError, UnavailableError
+from services.errors import InvalidRequestError, UnavailableError, shown
+from services.languages import tag_of
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
@@ -19,7 +20,7 @@ from services.speech.engines.protocol import (
     unsupported,
 )
 from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
-from services.speech.refusals import check_alone
+from services.speech.refusals import check_alone, instructions_for
 from services.speech.schema import (
     REFERENCE_CHARACTERS,
     ConversionFields,
@@ -93,9 +94,9 @@ class AudioRoutes:
             text=body.input,
             voice=speaker.voice,
             speed=body.speed,
-            instructions=body.instructions or None,
+            instructions=instructions_for(self._engine, body.instructions),
             seed=body.seed,
-            language=body.language,
+            language=tag_of(body.language),
             reference=speaker.reference,
             one_pass=not body.stream,
         )
@@ -169,8 +170,8 @@ class AudioRoutes:
         if speaker.reference is None:
             self._engine.voice(speaker.voice or "")
             raise InvalidRequestError(
-                f"voice {fields.voice!r} is no registered voice; a recording is only converted to "
-                "one of those, or to ref_audio",
+                f"voice {shown(fields.voice)} is no registered voice; a recording is only "
+                "converted to one of those, or to ref_audio",
                 param="voice",
                 code="unsupported_voice",
             )

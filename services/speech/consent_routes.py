@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from services.audio.decode import decode_as_is
 from services.audio.pcm import duration_s
-from services.errors import InvalidRequestError, NotFoundError
+from services.errors import InvalidRequestError, NotFoundError, shown
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
@@ -57,18 +57,18 @@ class ConsentRoutes:
             ids = [consent.id for consent in found]
             if page.after not in ids:
                 raise InvalidRequestError(
-                    f"after {page.after!r} is not the id of a consent",
+                    f"after {shown(page.after)} is not the id of a consent",
                     param="after",
                     code="invalid_value",
                 )
             found = found[ids.index(page.after) + 1 :]
-        shown = [_document(consent) for consent in found[: page.limit]]
+        listed = [_document(consent) for consent in found[: page.limit]]
         return {
             "object": "list",
-            "data": shown,
-            "first_id": shown[0]["id"] if shown else None,
-            "last_id": shown[-1]["id"] if shown else None,
-            "has_more": len(found) > len(shown),
+            "data": listed,
+            "first_id": listed[0]["id"] if listed else None,
+            "last_id": listed[-1]["id"] if listed else None,
+            "has_more": len(found) > len(listed),
         }
 
     async def added(self, scope: Scope, receive: Receive) -> dict[str, Any]:
@@ -119,7 +119,9 @@ class ConsentRoutes:
 
     def _store_with(self, consent_id: str) -> VoiceStore:
         if self._store is None:
-            raise NotFoundError(f"there is no consent {consent_id!r}", code="consent_not_found")
+            raise NotFoundError(
+                f"there is no consent {shown(consent_id)}", code="consent_not_found"
+            )
         return self._store
 
 

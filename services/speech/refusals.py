@@ -1,8 +1,15 @@
-"""Refusals that only speech has."""
+"""What only speech refuses or ignores."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from services.errors import InvalidRequestError
+from services.openai.unknown import ignore
+from services.speech.engines.protocol import Capability
+
+if TYPE_CHECKING:
+    from services.speech.engines.protocol import SpeechEngine
 
 
 def check_alone(field: str, given: str | None) -> None:
@@ -17,3 +24,19 @@ def check_alone(field: str, given: str | None) -> None:
             param=field,
             code="invalid_value",
         )
+
+
+def instructions_for(engine: SpeechEngine, given: str | None) -> str | None:
+    """Return the instructions, or None where `engine` cannot follow any; they are then ignored.
+
+    Nothing that is said is lost with them, and clients send them to whatever model there is.
+
+    Raises:
+        InvalidRequestError: nothing is ignored here (`unknown_parameter`).
+    """
+    if not given:
+        return None
+    if Capability.INSTRUCTIONS in engine.capabilities:
+        return given
+    ignore("instructions")
+    return None

@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import MethodNotAllowedError, NotFoundError
+from services.errors import MethodNotAllowedError, NotFoundError, shown
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
 from services.openai.paths import MODELS, POST, SPEECH
+from services.sections import SPEECH_MODELS
 from services.speech.audio_routes import AudioRoutes
 from services.speech.consent_routes import ConsentRoutes
 from services.speech.speakers import Speakers
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
-OPENAI_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-"""OpenAI's model names, which any engine answers to, so that clients need not change."""
-
 SPEECH_PATH: Final = "/v1/audio/speech"
 CONVERSION_PATH: Final = "/v1/audio/voice-conversion"
 PATHS: Final = {**SPEECH, **MODELS}
@@ -46,7 +44,7 @@ ADMITTED: Final = frozenset(path for path, methods in SPEECH.items() if methods 
 def build_app(
     engine: SpeechEngine,
     *,
-    aliases: Collection[str] = OPENAI_MODELS,
+    aliases: Collection[str] = SPEECH_MODELS,
     on_audio_seconds: OnAudioSeconds | None = None,
     speakers: Speakers | None = None,
 ) -> Handler:
@@ -79,7 +77,7 @@ class _SpeechApp:
     def __init__(
         self, speakers: Speakers, aliases: Collection[str], on_audio_seconds: OnAudioSeconds
     ) -> None:
-        models = Models((*speakers.engine.models, *aliases))
+        models = Models((*speakers.engine.models, *aliases), role="speech")
         self._audio = AudioRoutes(speakers, models.check, on_audio_seconds)
         voices, consents = VoiceRoutes(speakers), ConsentRoutes(speakers.store)
         self._documents: dict[tuple[str, str], Callable[[_Call], Awaitable[dict[str, Any]]]] = {
@@ -128,7 +126,7 @@ def _route(path: str) -> tuple[str, str]:
         name = path.removeprefix(start)
         if mark and name not in {path, ""} and (template.endswith("{*}") or "/" not in name):
             return template, name
-    raise NotFoundError(f"no such path: {path}", code="unknown_url")
+    raise NotFoundError(f"no such path: {shown(path)}", code="unknown_url")
 
 
 def _check_method(scope: Scope, methods: frozenset[str]) -> None:

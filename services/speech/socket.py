@@ -41,12 +41,14 @@ from services.errors import (
     ServiceError,
     UnavailableError,
 )
+from services.languages import tag_of
 from services.openai.errors import kind_of
 from services.openai.inbox import Inbox
 from services.openai.models import Models
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.engines.segments import is_speakable
 from services.speech.messages import InputDone, InputText, SessionConfig, parse_message
+from services.speech.refusals import instructions_for
 from services.speech.unit import Unit, send_event
 from services.speech.writing import Cutter, Writing
 from services.websocket import HungUpError, error_event
@@ -210,7 +212,7 @@ class _Session:
 
     def _check_model(self, model: str | None) -> None:
         if model is not None:
-            Models(self._socket.models).check(model)
+            Models(self._socket.models, role="speech").check(model)
 
     async def _request(self, config: SessionConfig) -> SynthesisRequest:
         """Return the request for every utterance, checked but for its text."""
@@ -225,9 +227,9 @@ class _Session:
             voice=speaker.voice,
             reference=speaker.reference,
             speed=config.speed,
-            instructions=config.instructions or None,
+            instructions=instructions_for(self._engine, config.instructions),
             seed=config.seed,
-            language=config.language,
+            language=tag_of(config.language),
         )
         self._engine.check(request)
         return request

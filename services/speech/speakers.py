@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from services.errors import InvalidRequestError, NotFoundError, StorageError
+from services.errors import InvalidRequestError, NotFoundError, StorageError, shown
 from services.speech.engines.protocol import Capability, unsupported
 from services.speech.recordings import fetch_recording
 
@@ -123,7 +123,9 @@ class Speakers:
         """
         if self.store is None:
             raise NotFoundError(
-                f"there is no consent {consent_id!r}", param="consent", code="consent_not_found"
+                f"there is no consent {shown(consent_id)}",
+                param="consent",
+                code="consent_not_found",
             )
         return await asyncio.to_thread(self.store.consent, consent_id, param="consent")
 

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import ConflictError, InvalidRequestError, UnavailableError
+from services.errors import ConflictError, InvalidRequestError, UnavailableError, shown
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.speech.additions import added
@@ -113,7 +113,8 @@ class VoiceRoutes:
         """
         if voice_id in self._speakers.aliases or self._speakers.own(voice_id) is not None:
             raise InvalidRequestError(
-                f"voice {voice_id!r} belongs to the server; only registered voices can be deleted",
+                f"voice {shown(voice_id)} belongs to the server; only registered voices "
+                "can be deleted",
                 param="voice",
                 code="voice_not_deletable",
             )
@@ -143,7 +144,7 @@ class VoiceRoutes:
         """Refuse a name that would take the place of one of the server's own."""
         if name in self._speakers.aliases or self._speakers.own(name) is not None:
             raise ConflictError(
-                f"{name!r} is one of this server's own voices; choose another name",
+                f"{shown(name)} is one of this server's own voices; choose another name",
                 param="name",
                 code="voice_exists",
             )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from services.audio.decode import decode_as_is
 from services.audio.pcm import duration_s
 from services.audio.wav import to_wav
-from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError
+from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError, shown
 from services.speech.engines.protocol import VoiceReference
 from services.speech.items import ABOUT, Items
 from services.speech.records import (
@@ -93,7 +93,7 @@ class VoiceStore:
         found = self._read_consent(consent_id)
         if found is None:
             raise NotFoundError(
-                f"there is no consent {consent_id!r}", param=param, code="consent_not_found"
+                f"there is no consent {shown(consent_id)}", param=param, code="consent_not_found"
             )
         return found
 
@@ -125,7 +125,7 @@ class VoiceStore:
             users = [voice.id for voice in self.voices() if voice.consent_id == consent_id]
             if users:
                 raise ConflictError(
-                    f"consent {consent_id!r} is that of {', '.join(users)}; delete them first",
+                    f"consent {shown(consent_id)} is that of {', '.join(users)}; delete them first",
                     code="consent_in_use",
                 )
             self._items.remove(_CONSENT, consent_id)
@@ -161,7 +161,7 @@ class VoiceStore:
             self.consent(consent_id, param="consent")
             if any(other.name == name for other in self.voices()):
                 raise ConflictError(
-                    f"there is a voice named {name!r}; delete it first or choose another name",
+                    f"there is a voice named {shown(name)}; delete it first or choose another name",
                     param="name",
                     code="voice_exists",
                 )
@@ -275,5 +275,5 @@ class VoiceStore:
 
 def _no_voice(voice_id: str) -> ServiceError:
     return NotFoundError(
-        f"there is no registered voice {voice_id!r}", param="voice", code="voice_not_found"
+        f"there is no registered voice {shown(voice_id)}", param="voice", code="voice_not_found"
     )

@@ -15,6 +15,7 @@ from services.transcription.formats import (
     Heard,
     as_json,
     as_verbose_json,
+    length_of,
     logprobs_of,
     segment_fields,
     srt_cue,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from services.audio.decode import Decoding
     from services.transcription.engines.protocol import Segment, TranscriptionRequest
     from services.transcription.formats import TranscriptFormat
+
+LOST_HEADER: Final = b"x-audio-lost-seconds"
+"""Says, with json and verbose_json, how much of the recording is broken or missing."""
 
 _CUES: Final = {"text": text_piece, "srt": srt_cue, "vtt": vtt_cue}
 
@@ -89,7 +93,8 @@ class Answer:
             document = as_json(heard, logprobs=self.request.logprobs)
         else:
             document = as_verbose_json(heard, segments=self.with_segments, words=self.request.words)
-        await send_json(send, document)
+        lost = [(LOST_HEADER, f"{heard.lost_s:.2f}".encode())] if heard.lost_s else []
+        await send_json(send, document, lost)
 
     async def _send_text(self, send: Send) -> None:
         cue = _CUES[self.response_format]
@@ -165,9 +170,10 @@ class Answer:
                 one for segment in heard.segments for one in logprobs_of(segment.logprobs)
             ]
         if self.response_format == "verbose_json":
-            done |= {"language": heard.spoken, "duration": round(heard.seconds, 2)}
+            done |= {"language": heard.spoken, **length_of(heard)}
         return event(done)
 
     def _heard(self, segments: list[Segment]) -> Heard:
         request = self.request
-        return Heard(segments, request.task, request.language, self.recording.seconds)
+        recording = self.recording
+        return Heard(segments, request.task, request.language, recording.seconds, recording.lost_s)

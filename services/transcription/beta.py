@@ -46,7 +46,7 @@ class BetaFields(Fields):
     input_audio_format: Literal["pcm16", "g711_ulaw", "g711_alaw"] | None = None
     input_audio_transcription: TranscriptionFields | None = None
     turn_detection: TurnDetectionFields | None = None
-    input_audio_noise_reduction: dict[str, object] | None = None
+    input_audio_noise_reduction: object = None
     include: list[Literal["item.input_audio_transcription.logprobs"]] | None = None
 
     def now(self) -> SessionFields:

@@ -19,9 +19,10 @@ MEDIA_TYPES: Final[dict[TranscriptFormat, str]] = {
     "json": "application/json",
     "verbose_json": "application/json",
     "text": "text/plain; charset=utf-8",
-    "srt": "application/x-subrip; charset=utf-8",
-    "vtt": "text/vtt; charset=utf-8",
+    "srt": "text/plain; charset=utf-8",
+    "vtt": "text/plain; charset=utf-8",
 }
+"""As OpenAI answers: its subtitles are plain text, too."""
 
 AUDIO_TOKENS_PER_SECOND: Final = 10
 """What `usage` counts in a stream of events: OpenAI's rate for its transcribing models."""
@@ -37,13 +38,15 @@ class Heard:
         segments: of speech, in their order.
         task: what was asked for.
         language: that was named, if one was.
-        seconds: how long the recording is.
+        seconds: how long the recording is, as far as it could be decoded.
+        lost_s: how much more it should be.
     """
 
     segments: Sequence[Segment]
     task: Task
     language: str | None
     seconds: float
+    lost_s: float = 0.0
 
     @property
     def text(self) -> str:
@@ -70,7 +73,7 @@ def as_verbose_json(heard: Heard, *, segments: bool, words: bool) -> dict[str, A
     answer: dict[str, Any] = {
         "task": heard.task,
         "language": heard.spoken,
-        "duration": round(heard.seconds, 2),
+        **length_of(heard),
         "text": heard.text,
         "usage": usage_by_duration(heard.seconds),
     }
@@ -79,6 +82,12 @@ def as_verbose_json(heard: Heard, *, segments: bool, words: bool) -> dict[str, A
     if words:
         answer["words"] = [one for segment in heard.segments for one in words_of(segment)]
     return answer
+
+
+def length_of(heard: Heard) -> dict[str, Any]:
+    """Return the recording's length, and what of it is lost, where something is."""
+    lost = {"lost_seconds": round(heard.lost_s, 2)} if heard.lost_s else {}
+    return {"duration": round(heard.seconds, 2), **lost}
 
 
 def segment_fields(index: int, segment: Segment) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Item:
         """Take away the piece that is heard now, once it is complete; None after the last."""
         if self._pieces:
             return self._pieces.popleft()
-        piece = Piece(self.sound(), speech=self._speech > 0 or not self.audible)
+        piece = Piece(self.sound(), speech=self._speech > 0)
         self._begin(_NOTHING)
         return piece if piece.samples.size else None
 

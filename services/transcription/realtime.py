@@ -51,6 +51,7 @@ from services.openai.realtime import (
 from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
 from services.transcription.hearing import Hearing
 from services.transcription.intake import Intake
+from services.transcription.names import check_model
 from services.transcription.session import Session, SessionUpdate, updated
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class RealtimeSocket:
         Raises:
             ServiceError: it cannot begin, or cannot go on.
         """
-        session = Session(new_id("sess"), _wanted(scope, Models(self.models)))
+        models = Models(self.models, role="transcription")
+        session = Session.begun(new_id("sess"), _wanted(scope, models))
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         offered = SUBPROTOCOL in scope.get("subprotocols", ())
@@ -131,7 +133,7 @@ def _wanted(scope: Scope, models: Models) -> str:
             code="unsupported_value",
         )
     model: str = query.get("model", models.names)[0]
-    models.check(model)
+    check_model(models, model)
     return model
 
 
@@ -142,7 +144,7 @@ class _Talk:
         self, socket: RealtimeSocket, session: Session, inbox: Inbox, scope: Scope, send: Send
     ) -> None:
         self._engine = socket.engine
-        self._models = Models(socket.models)
+        self._models = Models(socket.models, role="transcription")
         self._inbox = inbox
         self._draining: asyncio.Event = scope["bentovox.draining"]
         self._sending = send
@@ -192,6 +194,8 @@ class _Talk:
         Raises:
             DeadlineError: nothing came for too long.
         """
+        if self._draining.is_set():
+            return None
         limit_s = TURN_S if self._intake.speaking else IDLE_S
         said = asyncio.ensure_future(self._inbox.next())
         draining = asyncio.ensure_future(self._draining.wait())
@@ -199,10 +203,10 @@ class _Talk:
             await asyncio.wait(
                 {said, draining}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
             )
+            if said.done():  # what has come is not lost, should the server end in this moment
+                return said.result()
             if draining.done():
                 return None
-            if said.done():
-                return said.result()
         finally:
             said.cancel()
             draining.cancel()

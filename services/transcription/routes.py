@@ -18,8 +18,10 @@ from services.openai.forms import FormFields, read_form
 from services.openai.hangup import ClientGoneError, until_hangup
 from services.openai.models import Models
 from services.openai.paths import MODELS, TRANSCRIPTION
+from services.sections import TRANSCRIPTION_MODELS
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
+from services.transcription.names import check_model
 from services.transcription.schema import (
     LISTS,
     TEXTS,
@@ -35,15 +37,6 @@ if TYPE_CHECKING:
 
     from services.openai.forms import Form
     from services.transcription.engines.protocol import TranscriptionEngine
-
-OPENAI_MODELS: Final = (
-    "whisper-1",
-    "gpt-transcribe",
-    "gpt-4o-transcribe",
-    "gpt-4o-mini-transcribe",
-    "gpt-realtime-whisper",
-)
-"""OpenAI's model names, which any engine answers to, so that clients need not change."""
 
 TRANSLATIONS: Final = "/v1/audio/translations"
 PATHS: Final = {**TRANSCRIPTION, **MODELS}
@@ -68,7 +61,7 @@ class TranscriptionApp:
         self,
         engine: TranscriptionEngine,
         *,
-        aliases: Collection[str] = OPENAI_MODELS,
+        aliases: Collection[str] = TRANSCRIPTION_MODELS,
         bounds: Bounds | None = None,
         on_audio_seconds: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
@@ -81,7 +74,7 @@ class TranscriptionApp:
             on_audio_seconds: told, once a request, how many seconds were heard.
         """
         self._engine = engine
-        self._models = Models((*engine.models, *aliases))
+        self._models = Models((*engine.models, *aliases), role="transcription")
         self._bounds = bounds or Bounds()
         self._form = FormFields(TEXTS, {"file": self._bounds.file_bytes}, LISTS)
         self._on_audio_seconds = on_audio_seconds
@@ -101,9 +94,19 @@ class TranscriptionApp:
 
     async def _hear(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         form = await read_form(scope, receive, self._form)
+        answer = self._answer(path, form)
+        del form  # the recording alone holds the file, and lets it go when it is decoded
+        await until_hangup(receive, answer.send_to(send))
+
+    def _answer(self, path: str, form: Form) -> Answer:
+        """Return the answer to a form, not begun yet.
+
+        Raises:
+            ServiceError: something in it is not served.
+        """
         translating = path == TRANSLATIONS
         fields = parse_fields(TranslationFields if translating else TranscriptionFields, form)
-        self._models.check(fields.model)
+        check_model(self._models, fields.model)
         recording = self._recording(form)
         if isinstance(fields, TranscriptionFields):
             granularities = fields.timestamp_granularities
@@ -132,9 +135,10 @@ class TranscriptionApp:
                 task="translate",
                 prompt=fields.prompt,
                 temperature=fields.temperature,
+                cutting=fields.cutting,
             )
         self._engine.check(request)
-        answer = Answer(
+        return Answer(
             segments=self._engine.transcribe(request),
             request=request,
             recording=recording,
@@ -144,7 +148,6 @@ class TranscriptionApp:
             as_events=fields.stream,
             on_audio_seconds=self._on_audio_seconds,
         )
-        await until_hangup(receive, answer.send_to(send))
 
     def _recording(self, form: Form) -> Decoding:
         return Decoding(

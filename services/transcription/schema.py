@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from services.errors import InvalidRequestError
+from services.languages import code_of
 from services.openai.unknown import read
-from services.transcription.engines.protocol import Cutting
+from services.transcription.engines.protocol import SPEECH_ONLY, Cutting
 from services.transcription.formats import TranscriptFormat
 
 if TYPE_CHECKING:
@@ -20,8 +22,24 @@ MOST_LANGUAGES: Final = 16
 MOST_KEYWORDS: Final = 100
 _STRATEGY: Final = "chunking_strategy"
 
-Language = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
-"""A language's tag, BCP 47 in outline; engines know languages by `code_of` it, not regions."""
+
+def _code(given: str) -> str | None:
+    try:
+        return code_of(given)
+    except ValueError as error:
+        raise PydanticCustomError(
+            "language", "a language is a tag such as en or en-GB, a name such as English, or auto"
+        ) from error
+
+
+Language = Annotated[str, Field(max_length=64), AfterValidator(_code)]
+"""A language by its tag or its English name, read as its code; None where it is to be found."""
+
+
+def any_of(codes: tuple[str | None, ...]) -> tuple[str, ...]:
+    """Return the languages to choose from; where one may be any, none is named."""
+    return () if None in codes else tuple(filter(None, codes))
+
 
 Keyword = Annotated[str, Field(min_length=1, max_length=100)]
 _DIARIZED: Final = "diarized_json"
@@ -29,7 +47,10 @@ _SPEAKERS: Final = frozenset({"known_speaker_names", "known_speaker_references"}
 
 
 class _Fields(BaseModel):
-    """The text fields of a form; numbers are written out there, so that types are lax."""
+    """The text fields of a form; numbers are written out there, so that types are lax.
+
+    `vad_filter` is faster-whisper's name, and other servers', for leaving out what is no speech.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -40,6 +61,12 @@ class _Fields(BaseModel):
     response_format: TranscriptFormat = "json"
     temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
     stream: bool = False
+    vad_filter: bool = True
+
+    @property
+    def cutting(self) -> Cutting | None:
+        """How silence is left out; None to hear everything."""
+        return SPEECH_ONLY if self.vad_filter else None
 
 
 class _ServerVad(BaseModel):
@@ -63,20 +90,18 @@ class TranscriptionFields(_Fields):
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
     chunking_strategy: Literal["auto"] | _ServerVad | None = None
 
-    @field_validator("language", "languages", mode="after")
+    @field_validator("languages", mode="after")
     @classmethod
-    def _codes(cls, given: Any) -> Any:
-        if isinstance(given, tuple):
-            return tuple(code_of(one) for one in given)
-        return given and code_of(given)
+    def _any(cls, given: tuple[str | None, ...]) -> tuple[str, ...]:
+        return any_of(given)
 
     @property
     def cutting(self) -> Cutting | None:
-        """How pauses are to be found; None where nothing was said of it."""
+        """How silence is left out and pauses are found; None to hear everything."""
         if isinstance(self.chunking_strategy, _ServerVad):
             given = self.chunking_strategy
             return Cutting(given.threshold, given.prefix_padding_ms, given.silence_duration_ms)
-        return None if self.chunking_strategy is None else Cutting()
+        return super().cutting if self.chunking_strategy is None else Cutting()
 
 
 class TranslationFields(_Fields):
@@ -150,11 +175,19 @@ def _strategy(given: dict[str, Any]) -> Any:
 
 
 def _check_together(fields: TranscriptionFields) -> None:
-    if fields.timestamp_granularities and fields.response_format != "verbose_json":
+    # SDKs send `segment` with any format, and lose nothing where there are none.
+    if "word" in fields.timestamp_granularities and fields.response_format != "verbose_json":
         raise InvalidRequestError(
-            "timestamp_granularities goes with response_format verbose_json, not "
+            "timestamp_granularities word goes with response_format verbose_json, not "
             f"{fields.response_format}",
             param="timestamp_granularities",
+            code="invalid_value",
+        )
+    if fields.chunking_strategy is not None and not fields.vad_filter:
+        raise InvalidRequestError(
+            "chunking_strategy cuts speech out, and vad_filter false hears everything; send one of "
+            "them",
+            param="vad_filter",
             code="invalid_value",
         )
     if fields.include and fields.response_format != "json":
@@ -169,8 +202,3 @@ def _check_together(fields: TranscriptionFields) -> None:
             param="languages",
             code="invalid_value",
         )
-
-
-def code_of(tag: str) -> str:
-    """Return the code of a tag's language."""
-    return tag.partition("-")[0].lower()

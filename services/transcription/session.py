@@ -10,13 +10,20 @@ from pydantic import Field
 
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
-from services.transcription.engines.protocol import Cutting, GuessRequest, TranscriptionRequest
+from services.openai.unknown import ignore
+from services.transcription.engines.protocol import (
+    SPEECH_ONLY,
+    Cutting,
+    GuessRequest,
+    TranscriptionRequest,
+)
+from services.transcription.names import check_model, commits
 from services.transcription.schema import (
     MOST_KEYWORDS,
     MOST_LANGUAGES,
     Keyword,
     Language,
-    code_of,
+    any_of,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 _NAME: Final = 256
 _LONGEST_MS: Final = 10_000
 _AT: Final = "session.audio.input"
+_ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
 
 
 class TranscriptionFields(Fields):
@@ -46,19 +54,19 @@ class TranscriptionFields(Fields):
     prompt: Annotated[str, Field(max_length=PROMPT_CHARACTERS)] | None = None
     languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
     keywords: Annotated[list[Keyword], Field(max_length=MOST_KEYWORDS)] | None = None
-    delay: None = None
+    delay: object = None
 
 
 class TurnDetectionFields(Fields):
-    """How turns are found; what concerns the answers of a conversation may only be off."""
+    """How turns are found; what concerns the answers of a conversation is ignored."""
 
     type: str
     threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     prefix_padding_ms: Annotated[int, Field(ge=0, le=_LONGEST_MS)] | None = None
     silence_duration_ms: Annotated[int, Field(ge=0, le=_LONGEST_MS)] | None = None
-    create_response: Literal[False] | None = None
-    interrupt_response: Literal[False] | None = None
-    idle_timeout_ms: None = None
+    create_response: bool | None = None
+    interrupt_response: bool | None = None
+    idle_timeout_ms: int | None = None
 
 
 class InputFields(Fields):
@@ -67,7 +75,7 @@ class InputFields(Fields):
     format: FormatFields | None = None
     transcription: TranscriptionFields | None = None
     turn_detection: TurnDetectionFields | None = None
-    noise_reduction: dict[str, object] | None = None
+    noise_reduction: object = None
 
 
 class AudioFields(Fields):
@@ -100,6 +108,7 @@ class Session:
         live_format: of the sound that comes in.
         language: as in `TranscriptionRequest`, likewise `languages`, `prompt` and `keywords`.
         turns: how turns are found; None where the client commits them itself.
+        turns_by_model: whether that is the model's own, since the client has not said it.
         logprobs: whether the final text comes with them.
         beta: whether the client was written for the beta; see `services.transcription.beta`.
     """
@@ -112,8 +121,14 @@ class Session:
     prompt: str = ""
     keywords: tuple[str, ...] = ()
     turns: Cutting | None = TURNS
+    turns_by_model: bool = True
     logprobs: bool = False
     beta: bool = False
+
+    @classmethod
+    def begun(cls, session_id: str, model: str) -> Session:
+        """Return the session of a client that has only named its model."""
+        return cls(session_id, model, turns=turns_of(model))
 
     def shown(self) -> dict[str, object]:
         """Return OpenAI's session object."""
@@ -163,6 +178,8 @@ class Session:
             prompt=prompt,
             keywords=self.keywords,
             logprobs=self.logprobs,
+            # A turn that the server finds has little silence; a client may commit any.
+            cutting=SPEECH_ONLY if self.turns is None else None,
         )
 
 
@@ -189,27 +206,44 @@ def updated(
     if given is None:
         return session
     named = given.model_fields_set
-    if given.noise_reduction is not None:
-        raise _unsupported(
-            "noise_reduction", "is not supported: sound is heard as it comes; send null"
-        )
     if given.format is not None:
         session = replace(session, live_format=given.format.checked(f"{_AT}.format"))
     if "turn_detection" in named:
-        session = replace(session, turns=_turns(given.turn_detection))
+        session = replace(session, turns=_turns(given.turn_detection), turns_by_model=False)
     if given.transcription is not None:
         session = _transcribing(session, given.transcription, models)
     elif "transcription" in named:
         raise _unsupported("transcription", "cannot be off in a session that does nothing else")
+    if session.turns_by_model:
+        session = replace(session, turns=turns_of(session.model))
     _check(session, engine)
+    _note_ignored(given)
     return session
+
+
+def turns_of(model: str) -> Cutting | None:
+    """Return how turns are found unless the client says it."""
+    return None if commits(model) else TURNS
+
+
+def _note_ignored(given: InputFields) -> None:
+    """Note what nothing here does: sound is heard as it comes, and nobody answers it."""
+    ignored = {"noise_reduction": given.noise_reduction}
+    if given.transcription is not None:
+        ignored["transcription.delay"] = given.transcription.delay
+    if given.turn_detection is not None:
+        for name in _ANSWERING:
+            ignored[f"turn_detection.{name}"] = getattr(given.turn_detection, name)
+    for name, value in ignored.items():
+        if value is not None and value is not False:
+            ignore(f"{_AT}.{name}")
 
 
 def _transcribing(session: Session, given: TranscriptionFields, models: Models) -> Session:
     if given.model is not None:
         try:
-            models.check(given.model)
-        except NotFoundError as error:
+            check_model(models, given.model)
+        except (NotFoundError, InvalidRequestError) as error:
             raise _placed(error) from error
     if given.language is not None and given.languages:
         param = f"{_AT}.transcription.languages"
@@ -221,8 +255,8 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
     return replace(
         session,
         model=given.model or session.model,
-        language=given.language and code_of(given.language),
-        languages=tuple(code_of(one) for one in given.languages or ()),
+        language=given.language,
+        languages=any_of(tuple(given.languages or ())),
         prompt=given.prompt or "",
         keywords=tuple(given.keywords or ()),
     )

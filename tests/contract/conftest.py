@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import uvicorn
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from services.admission import Limits
 from services.chat import allowlist
-from services.chat.fields import body_with_known_fields
+from services.chat.bounds import Bounds
+from services.chat.intake import Intake
+from services.chat.trial import Trial
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
 from services.openai import sockets
-from services.sections import GatewaySettings
+from services.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech.engines.fake import FakeEngine
 from services.speech.routes import ADMITTED, PATHS, build_app
@@ -38,22 +40,32 @@ if TYPE_CHECKING:
 
 KEY = "sk-made-for-the-test"
 MODEL = "fake-chat"
-FIELDS = frozenset(
-    [
-        "chat_template_kwargs",
-        "logprobs",
-        "max_tokens",
-        "messages",
-        "model",
-        "n",
-        "seed",
-        "stream",
-        "stream_options",
-        "structured_outputs",
-        "temperature",
-        "tool_choice",
-        "tools",
-    ]
+
+
+class FakeBody(BaseModel):
+    """What this one declares."""
+
+    chat_template_kwargs: Any = None
+    logprobs: Any = None
+    max_tokens: Any = None
+    messages: Any = None
+    model: Any = None
+    n: Any = None
+    seed: Any = None
+    stream: Any = None
+    stream_options: Any = None
+    structured_outputs: Any = None
+    temperature: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+
+
+INTAKE = Intake(
+    {"/v1/chat/completions": (FakeBody,)},
+    Bounds.of(ChatSettings(), 4096, multimodal=False),
+    grammar_bytes=1 << 16,
+    grammar_items=2000,
+    trial=Trial(str, str, limit_s=5, wait_s=5),
 )
 
 
@@ -76,10 +88,8 @@ class FakeChat:
             await _json(send, 200, cards)
             return
         self.headers.append({k.decode(): v.decode("latin-1") for k, v in scope["headers"]})
-        known = {"/v1/chat/completions": FIELDS}
-        body = json.loads(
-            await body_with_known_fields(scope["path"], scope["headers"], receive, known)
-        )
+        receive = await INTAKE.take(scope, receive)
+        body = json.loads((await receive())["body"])
         if self.refusals:
             raise OverloadedError("full", retry_after_s=self.refusals.pop(0))
         if await self._waited(receive):
@@ -224,7 +234,7 @@ class Stack:
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
                 ears = hearing.TranscriptionApp(self.ear)
-                live = RealtimeSocket(self.ear, ("fake", *hearing.OPENAI_MODELS))
+                live = RealtimeSocket(self.ear, ("fake", *TRANSCRIPTION_MODELS))
                 ear_url = await _served(
                     stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED, live)
                 )

@@ -14,8 +14,8 @@ import pytest
 
 from services.audio.decode import decode
 from services.audio.encode import FORMATS
+from services.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS
 from services.speech.engines.fake import CHARACTER_S
-from services.transcription.routes import OPENAI_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,7 +140,7 @@ def test_the_request_id_is_the_clients_on_all_hops(client: OpenAI, fresh: Any) -
 
 def test_models_of_every_role_are_listed_and_retrieved(client: OpenAI) -> None:
     names = [model.id for model in client.models.list()]
-    speech, hearing = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"], [*OPENAI_MODELS]
+    speech, hearing = [*SPEECH_MODELS], [*TRANSCRIPTION_MODELS]
     assert names == [MODEL, "fake", *speech, *hearing]  # both fakes go by one name
     for name in names:
         assert client.models.retrieve(name).id == name
@@ -233,7 +233,7 @@ def test_a_bad_speech_request_names_its_field(
 
 
 def test_an_unknown_chat_field_is_a_bad_request(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="Did you mean 'temperature'") as refused:
+    with pytest.raises(openai.BadRequestError, match="did you mean 'temperature'") as refused:
         client.chat.completions.create(model=MODEL, messages=HELLO, extra_body={"temprature": 0})
     assert four_keys(refused.value)["code"] == "unknown_parameter"
 

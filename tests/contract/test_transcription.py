@@ -114,7 +114,8 @@ def test_a_translation(client: OpenAI, file: Any) -> None:
     [
         ({"language": "xx"}, openai.BadRequestError, "language"),
         ({"response_format": "diarized_json"}, openai.BadRequestError, "response_format"),
-        ({"model": "gpt-4o-transcribe-diarize"}, openai.NotFoundError, "model"),
+        ({"model": "gpt-4o-transcribe-diarize"}, openai.BadRequestError, "model"),
+        ({"model": "whisper-9"}, openai.NotFoundError, "model"),
         ({"file": ("a.wav", b"nothing to hear")}, openai.BadRequestError, "file"),
         ({"file": ("a.wav", b"")}, openai.BadRequestError, "file"),
     ],

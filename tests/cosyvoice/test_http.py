@@ -217,7 +217,6 @@ async def test_cloning_without_a_consent_is_refused(serving: Serving) -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "refused"),
     [
-        ("sft", {"instructions": "Shout."}, (400, "instructions", "unsupported_parameter")),
         ("sft", {"voice": "alloy"}, (404, "voice", "voice_not_found")),
         ("instruct", {"language": "de"}, (400, "language", "unsupported_language")),
     ],

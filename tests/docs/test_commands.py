@@ -30,7 +30,7 @@ from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
 from services.openai import sockets
-from services.sections import GatewaySettings
+from services.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS, GatewaySettings
 from services.shell import Readiness, RoleApp, Shell
 from services.speech import routes
 from services.speech.engines.registry import create_engine
@@ -39,7 +39,7 @@ from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription.engines.fake import FakeEngine
 from services.transcription.realtime import RealtimeSocket
-from services.transcription.routes import ADMITTED, OPENAI_MODELS, PATHS, TranscriptionApp
+from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
@@ -263,7 +263,9 @@ async def _ears() -> Shell:
             asgi=TranscriptionApp(engine),
             paths=PATHS,
             admitted=ADMITTED,
-            sockets=dict.fromkeys(sockets.TRANSCRIPTION, RealtimeSocket(engine, OPENAI_MODELS)),
+            sockets=dict.fromkeys(
+                sockets.TRANSCRIPTION, RealtimeSocket(engine, TRANSCRIPTION_MODELS)
+            ),
             limits=GatewaySettings().limits,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -296,7 +298,7 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     engine = create_engine(name)
     speakers = Speakers(engine, VoiceStore(folder / "voices"))
     limits = GatewaySettings().limits
-    socket = SpeechSocket(engine, speakers, routes.OPENAI_MODELS)
+    socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
 
     role = RoleApp(
         role="speech",

@@ -126,6 +126,21 @@ def test_a_tool_call_carries_an_id_and_ends_the_turn(
     assert choice.message.tool_calls[0].id
 
 
+@pytest.mark.parametrize("strict", [None, False])
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "person"}}]
+)
+def test_a_forced_call_keeps_to_its_tools_schema(
+    client: openai.OpenAI, choice: Any, *, strict: bool | None
+) -> None:
+    function = {"name": "person", "parameters": PERSON, "strict": strict}
+    answer = ask(client, tools=[{"type": "function", "function": function}], tool_choice=choice)
+    (call,) = answer.choices[0].message.tool_calls
+    arguments = json.loads(call.function.arguments)
+    assert set(arguments) == {"name", "age"}
+    assert isinstance(arguments["age"], int)
+
+
 def test_log_probabilities_come_with_each_token(client: openai.OpenAI) -> None:
     answer = ask(client, logprobs=True, top_logprobs=2)
     tokens = answer.choices[0].logprobs.content

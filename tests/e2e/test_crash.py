@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
+import pytest
 
 from tests.e2e.server import MODEL, eventually
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Still here.", "response_format": "wav"}
+LONG = {"n": 4, "max_tokens": 1900, "temperature": 1.0}
 _NOTICED_S = 5.0
 _BACK_S = 90.0
 
@@ -88,23 +91,43 @@ def test_speech_answers_while_the_killed_chat_engine_is_replaced(
     assert stack.engine().pid != killed.pid
 
 
-def test_a_running_stream_is_broken_off_visibly_when_its_engine_dies(
-    stack: Server, plain: dict[str, str]
-) -> None:
-    body = {**HELLO, "stream": True, "ignore_eos": True, "max_tokens": 1900, "n": 4}
+def with_the_engine_killed(
+    stack: Server, path: str, asked: dict[str, Any]
+) -> tuple[httpx.Response, bytes]:
+    """Kill the engine at the stream's first piece; return all of it, which has no last chunk."""
     broken = b""
-    try:
-        with httpx.stream(
-            "POST", f"{stack.url}/v1/chat/completions", json=body, timeout=30
-        ) as answer:
+    with httpx.stream("POST", f"{stack.url}/v1/{path}", json=asked, timeout=30) as answer:
+        try:
             for piece in answer.iter_raw():
                 if not broken:
                     stack.engine().kill()
                 broken += piece
-    except httpx.RemoteProtocolError:
-        pass
-    else:
-        assert b'"error"' in broken
+        except httpx.RemoteProtocolError:
+            return answer, broken
+    raise AssertionError(f"ended like something whole: {broken[-300:]!r}")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", {"messages": HELLO["messages"], **LONG}),
+        ("completions", {"prompt": "Hello", **LONG}),
+        ("responses", {"input": "Hello", "max_output_tokens": 1900}),
+    ],
+)
+def test_a_running_stream_is_broken_off_visibly_when_its_engine_dies(
+    stack: Server, plain: dict[str, str], path: str, body: dict[str, Any]
+) -> None:
+    asked = {"model": MODEL, "stream": True, "ignore_eos": True, **body}
+    answer, broken = with_the_engine_killed(stack, path, asked)
+    assert answer.status_code == 200
+    assert b"[DONE]" not in broken
+    assert b"response.completed" not in broken
+    last = broken.strip().rpartition(b"data: ")[2]
+    fault = json.loads(last)
+    fault = fault.get("error", fault)
+    assert {"message", "type", "param", "code"} <= set(fault)
+    assert fault["message"]
     eventually(lambda: stack.status() != "ready", _NOTICED_S, "the crash to be noticed")
     expect_hello(stack, plain)
 

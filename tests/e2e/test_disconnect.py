@@ -50,7 +50,7 @@ def test_a_chat_stream_that_is_hung_up_on_is_aborted_in_the_engine(stack: Server
     with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body) as answer:
         pieces = answer.iter_raw()  # kept: its end would be the hang-up
         assert b"delta" in next(pieces)
-        assert stack.sample("bentovox_slots_in_use", backend="chat-0") == 1
+        assert stack.sample("bentovox_slots_in_use", backend="chat-0") == _CHOICES
     eventually(lambda: idle(stack), 5, "an idle engine and free slots")
     assert generated(stack) - before < _CHOICES * _TOKENS * 0.8
 
@@ -67,7 +67,9 @@ def test_a_chat_request_that_is_hung_up_on_unanswered_is_aborted_too(stack: Serv
     asking = threading.Thread(target=ask)
     asking.start()
     eventually(
-        lambda: stack.sample("bentovox_slots_in_use", backend="chat-0") == 1, 5, "a slot in use"
+        lambda: stack.sample("bentovox_slots_in_use", backend="chat-0") == _CHOICES,
+        5,
+        "its slots in use",
     )
     asking.join()
     assert hung_up.is_set()

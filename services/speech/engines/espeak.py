@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.audio.pcm import to_float32
+from services.audio.pcm import amplified, to_float32
 from services.errors import EngineError, InvalidRequestError, ServiceError, UnavailableError
 from services.speech.engines.espeak_library import library
 from services.speech.engines.espeak_voices import OPENAI_VOICES, VoiceCatalogue
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
+from services.speech.engines.scripts import plain_width
 from services.speech.engines.segments import is_speakable, segments_as_written
 
 if TYPE_CHECKING:
@@ -118,18 +119,20 @@ class EspeakEngine(SpeaksOnly):
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield frames of 200 to 700 ms; see `SpeechEngine.synthesise`."""
         self.check(request)
-        voice = self._catalogue.identifier(request.voice or "", request.language)
+        voice = request.voice or ""
+        gain_db = self._catalogue.gain_db(voice)
         tail = _TrailingSilence()
         longest = int(self.sample_rate_hz * _LONGEST_FRAME_S)
         async with aclosing(segments_as_written(request.text)) as texts:
             async for text in texts:
-                job = _Segment(self, text, voice, request.speed)
+                identifier = self._catalogue.identifier(voice, request.language, text)
+                job = _Segment(self, plain_width(text), identifier, request.speed)
                 try:
                     async with aclosing(job.frames(longest)) as frames:
                         async for frame in frames:
                             sounding = tail.hold_back(frame)
                             if sounding.size:
-                                yield to_float32(sounding)
+                                yield amplified(to_float32(sounding), gain_db)
                 finally:
                     job.stop()
 

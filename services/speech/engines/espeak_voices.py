@@ -6,8 +6,9 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.errors import ConfigurationError, InvalidRequestError, NotFoundError
+from services.errors import ConfigurationError, InvalidRequestError, NotFoundError, shown
 from services.speech.engines.protocol import Voice
+from services.speech.engines.scripts import language_by_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +32,22 @@ OPENAI_VOICES: Final[dict[str, str]] = {
     "cedar": "en-us+m7",
 }
 """OpenAI's voice names and the voice that speaks for each."""
+
+_GAINS_DB: Final = {
+    # What brings English to -21 LUFS (ITU-R BS.1770); espeak-ng's variants are up to 11 dB apart.
+    "annie": -1.0,
+    "f1": -1.7,
+    "f2": -1.9,
+    "f3": -1.1,
+    "f5": -0.3,
+    "linda": -3.0,
+    "m3": -0.3,
+    "m7": -1.1,
+    "m8": 4.5,
+    "marco": -6.2,
+    "pablo": -3.8,
+    "rob": 1.6,
+}
 
 _LISTED_VARIANTS: Final = ("", "f3", "m3")
 
@@ -114,15 +131,27 @@ class VoiceCatalogue:
         own = self._by_tag.get(tag.lower())
         if own is None or (plus and variant.lower() not in self._variants):
             raise NotFoundError(
-                f"voice {voice_id!r} does not exist; {self._nearest(tag, variant, own)}. "
+                f"voice {shown(voice_id)} does not exist; {self._nearest(tag, variant, own)}. "
                 "GET /v1/audio/voices lists them",
                 param="voice",
                 code="voice_not_found",
             )
         return self._voice(self._languages[own], variant)
 
-    def identifier(self, voice_id: str, language: str | None) -> str:
+    def gain_db(self, voice_id: str) -> float:
+        """Return how much louder a voice has to be to be as loud as others.
+
+        Raises:
+            NotFoundError: no such voice.
+        """
+        voice = self.find(voice_id)
+        _, _, variant = (voice.alias_of or voice.id).partition("+")
+        return _GAINS_DB.get(variant.lower(), 0.0)
+
+    def identifier(self, voice_id: str, language: str | None, text: str = "") -> str:
         """Return what espeak-ng calls the voice, speaking `language` if that is given.
+
+        Else it speaks its own, or one that `text` is in when that is in another script.
 
         Raises:
             NotFoundError: no such voice.
@@ -132,6 +161,8 @@ class VoiceCatalogue:
         own, _, variant = (voice.alias_of or voice.id).partition("+")
         if language is not None:
             own = self._language(language)
+        else:
+            own = self._by_tag.get(language_by_script(text, own) or own, own)
         name = self._languages[own].identifier
         return f"{name}+{variant}" if variant else name
 
@@ -142,7 +173,7 @@ class VoiceCatalogue:
             nearest = difflib.get_close_matches(wanted, self._by_tag, n=1, cutoff=0.5)
             hint = f"the nearest is {nearest[0]!r}" if nearest else "a tag such as 'en-us' is"
             raise InvalidRequestError(
-                f"language {tag!r} is not one that espeak speaks; {hint}",
+                f"language {shown(tag)} is not one that espeak speaks; {hint}",
                 param="language",
                 code="unsupported_language",
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.errors import EngineError, InvalidRequestError, NotFoundError, UnavailableError
+from services.errors import EngineError, InvalidRequestError, NotFoundError, UnavailableError, shown
 from services.speech.engines.protocol import Capability, Voice, check_capabilities
 from services.speech.engines.segments import is_speakable
 
@@ -80,7 +80,7 @@ class FakeEngine:
             if voice.id == voice_id:
                 return voice
         raise NotFoundError(
-            f"voice {voice_id!r} does not exist; use alloy or echo",
+            f"voice {shown(voice_id)} does not exist; use alloy or echo",
             param="voice",
             code="voice_not_found",
         )

@@ -39,6 +39,13 @@ class Cutting:
     silence_duration_ms: int = 200
 
 
+SPEECH_ONLY: Final = Cutting(prefix_padding_ms=400, silence_duration_ms=2000)
+"""How recordings are cut unless a request says otherwise: as faster-whisper's `vad_filter` does.
+
+https://github.com/SYSTRAN/faster-whisper, `VadOptions`. A model makes words of silence and noise.
+"""
+
+
 @dataclass(frozen=True)
 class TranscriptionRequest:
     """What to hear, and how.
@@ -54,8 +61,8 @@ class TranscriptionRequest:
         temperature: of sampling; 0 means greedy, and hotter where that fails.
         words: whether words are wanted with their times.
         logprobs: whether each token's probability is wanted.
-        cutting: how to leave silence out and where to cut; None hears everything, and cuts what is
-            longer than a window at its pauses.
+        cutting: how to leave silence out and where to cut; None hears everything, noise too, and
+            cuts what is longer than a window at its pauses.
     """
 
     audio: Iterable[Samples]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from services.chat.engine import _settle_cache
+from services.chat.arguments import settle_cache
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ def test_a_cache_that_can_be_written_is_kept_and_empty(
 ) -> None:
     cache = tmp_path / "models" / "vllm"
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(cache))
-    _settle_cache()
+    settle_cache()
     assert os.environ["VLLM_CACHE_ROOT"] == str(cache)
     assert list(cache.iterdir()) == []
 
@@ -30,7 +30,7 @@ def test_one_that_cannot_is_vllms_own_again_and_a_line_says_so(
     cache = tmp_path / "file" / "vllm"
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(cache))
     with caplog.at_level("INFO"):
-        _settle_cache()
+        settle_cache()
     assert "VLLM_CACHE_ROOT" not in os.environ
     (line,) = caplog.messages
     assert line == f"nothing is kept for a quicker start: {cache}: Not a directory"
@@ -38,5 +38,5 @@ def test_one_that_cannot_is_vllms_own_again_and_a_line_says_so(
 
 def test_without_a_cache_nothing_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
-    _settle_cache()
+    settle_cache()
     assert "VLLM_CACHE_ROOT" not in os.environ

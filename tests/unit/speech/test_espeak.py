@@ -4,13 +4,14 @@ import asyncio
 import threading
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from services.audio.decode import decode
 from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.resample import Resampler
 from services.errors import (
     ConfigurationError,
     EngineError,
@@ -42,7 +43,7 @@ async def engine() -> AsyncIterator[EspeakEngine]:
     await engine.close()
 
 
-async def spoken(engine: EspeakEngine, text: str, voice: str = "en-us", **more: float) -> Samples:
+async def spoken(engine: EspeakEngine, text: str, voice: str = "en-us", **more: Any) -> Samples:
     request = SynthesisRequest(text, voice, **more)
     return np.concatenate([frame async for frame in engine.synthesise(request)])
 
@@ -227,6 +228,64 @@ async def test_openais_names_are_distinct_voices(engine: EspeakEngine) -> None:
             pitch = abs(np.log2(heard[one][0] / heard[two][0])) * 12
             bright = abs(np.log2(heard[one][1] / heard[two][1])) * 12
             assert pitch > 0.8 or bright > 1.0, (one, two, heard[one], heard[two])
+
+
+async def test_openais_names_are_equally_loud_and_none_clips(engine: EspeakEngine) -> None:
+    loud = {}
+    for name in OPENAI_VOICES:
+        said = [await spoken(engine, text, name) for text in (TEXT, "How are you? I am fine.")]
+        resampler = Resampler(engine.sample_rate_hz, OUTPUT_RATE_HZ)
+        samples = np.concatenate([resampler.feed(np.concatenate(said)), resampler.finish()])
+        assert np.abs(samples).max() < 0.99, name
+        loud[name] = loudness_lufs(samples, OUTPUT_RATE_HZ)
+    assert max(loud.values()) - min(loud.values()) < 1.5, loud
+    assert -22.5 < np.mean(list(loud.values())) < -19.5
+
+
+async def test_no_voice_clips_however_loud_espeak_makes_it(engine: EspeakEngine) -> None:
+    for voice in ("cmn+m8", "cmn+rob", "cmn+m3", "ru+pablo"):
+        samples = await spoken(engine, "今天的天气很好，我们去公园散步吧。", voice)  # noqa: RUF001
+        assert np.abs(samples).max() <= 0.97
+
+
+def loudness_lufs(samples: Samples, rate_hz: int) -> float:
+    """Return the integrated loudness of ITU-R BS.1770-4, its filters applied to the spectrum."""
+    z = np.exp(-2j * np.pi * np.fft.rfftfreq(samples.size * 2, 1 / rate_hz) / 48_000)
+
+    def biquad(b: tuple[float, ...], a: tuple[float, ...]) -> np.ndarray:
+        return (b[0] + b[1] * z + b[2] * z * z) / (1 + a[0] * z + a[1] * z * z)
+
+    shelf = biquad(
+        (1.53512485958697, -2.69169618940638, 1.19839281085285),
+        (-1.69065929318241, 0.73248077421585),
+    )
+    high_pass = biquad((1, -2, 1), (-1.99004745483398, 0.99007225036621))
+    heard = np.fft.irfft(np.fft.rfft(samples, samples.size * 2) * shelf * high_pass)
+    block = rate_hz * 2 // 5
+    begins = range(0, samples.size - block, block // 4)
+    power = np.array([np.mean(heard[begin : begin + block] ** 2) for begin in begins])
+    levels = -0.691 + 10 * np.log10(power + 1e-12)
+    audible = levels > -70
+    gate = -0.691 + 10 * np.log10(power[audible].mean()) - 10
+    return float(-0.691 + 10 * np.log10(power[audible & (levels > gate)].mean()))
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"), [("你好世界", "cmn"), ("مرحبا بالعالم", "ar"), ("Привет, мир", "ru")]
+)
+async def test_a_text_in_another_script_is_spoken_in_its_language(
+    engine: EspeakEngine, text: str, tag: str
+) -> None:
+    by_script = await spoken(engine, text, "alloy")
+    in_its_language = await spoken(engine, text, f"{tag}+f5")
+    spelt_out = await spoken(engine, text, "alloy", language="en-us")
+    assert by_script.size == pytest.approx(in_its_language.size, rel=0.01)
+    assert spelt_out.size > by_script.size * 1.5
+
+
+async def test_full_width_digits_are_said_like_others(engine: EspeakEngine) -> None:
+    full, usual = await spoken(engine, "１２３ 4", "alloy"), await spoken(engine, "123 4", "alloy")  # noqa: RUF001
+    assert full.size == pytest.approx(usual.size, rel=0.01)
 
 
 def accent(name: str) -> str:

@@ -10,9 +10,11 @@ import pytest
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
+from services.openai.unknown import watch
+from services.sections import SPEECH_MODELS
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.routes import OPENAI_MODELS, PATHS, build_app
+from services.speech.routes import PATHS, build_app
 from tests.speech_app import BODY, Served, fault, without
 
 if TYPE_CHECKING:
@@ -86,12 +88,44 @@ async def test_unknown_voice_is_404_before_any_audio(served: Served) -> None:
     assert served.engine.requests == []
 
 
+async def test_instructions_that_the_engine_cannot_follow_are_ignored_and_named(
+    served: Served,
+) -> None:
+    without(served.engine, Capability.INSTRUCTIONS)
+    ignored = watch(strict=False)
+    response = await served.speech(instructions="softly")
+    assert response.status_code == 200
+    assert ignored.names == ["instructions"]
+    watch(strict=True)
+    assert fault(await served.speech(instructions="softly"))[:2] == (400, "instructions")
+
+
+@pytest.mark.parametrize(
+    ("given", "tag"), [("English", "en"), ("en_US", "en-US"), ("auto", None), ("de", "de")]
+)
+async def test_a_language_is_given_by_name_or_by_tag(
+    served: Served, given: str, tag: str | None
+) -> None:
+    assert (await served.speech(language=given)).status_code == 200
+    request = served.engine.requests[0]
+    assert isinstance(request, SynthesisRequest)
+    assert request.language == tag
+
+
+async def test_a_long_name_is_not_echoed_whole(served: Served) -> None:
+    for fields in ({"voice": "x" * 256}, {"model": "x" * 256}):
+        message = (await served.speech(**fields)).json()["error"]["message"]
+        assert "x" * 64 in message
+        assert "x" * 65 not in message
+
+
 @pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/models/gpt-9"])
 async def test_unknown_model_is_404(served: Served, path: str) -> None:
     if path.endswith("speech"):
         response = await served.speech(model="gpt-9")
     else:
         response = await served.client.get(path)
+    assert "BENTOVOX_SPEECH__MODELS" in response.json()["error"]["message"]
     assert fault(response) == (404, "model", "model_not_found")
 
 
@@ -221,7 +255,7 @@ async def test_a_failure_after_the_first_frame_breaks_the_answer_off(served: Ser
 async def test_models_are_the_engines_own_and_openais(served: Served) -> None:
     listed = (await served.client.get("/v1/models")).json()
     assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == ["fake", *OPENAI_MODELS]
+    assert [model["id"] for model in listed["data"]] == ["fake", *SPEECH_MODELS]
     one = (await served.client.get("/v1/models/tts-1")).json()
     assert one in listed["data"]
     assert set(one) == {"id", "object", "created", "owned_by"}

@@ -29,6 +29,7 @@ from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.messages import TEXT_CHARACTERS
 from services.speech.socket import SpeechSocket
 from services.speech.writing import Cutter
+from tests.speech_app import without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -445,8 +446,17 @@ async def test_a_field_that_the_engine_lacks_is_refused(served: Any) -> None:
     class Deaf(FakeEngine):
         capabilities = frozenset({Capability.SPEED})
 
-    async with (await served(Deaf())).talk(instructions="softly") as talk:
-        assert await talk.fault() == ("instructions", "unsupported_parameter")
+    async with (await served(Deaf())).talk(seed=1) as talk:
+        assert await talk.fault() == ("seed", "unsupported_parameter")
+
+
+async def test_instructions_that_the_engine_cannot_follow_are_ignored(served: Any) -> None:
+    role = await served(without(FakeEngine(), Capability.INSTRUCTIONS))
+    async with role.talk(instructions="softly", language="English") as talk:
+        await talk.write("ab")
+        await talk.say("input.done")
+        await talk.until("session.done")
+    assert (role.engine.requests[0].instructions, role.engine.requests[0].language) == (None, "en")
 
 
 # What the client does wrong

@@ -152,6 +152,22 @@ def test_the_language_is_chosen_among_those_asked_for_and_kept() -> None:
     assert model.prompts[-1] == [["en", "transcribe", True]]
 
 
+def test_a_window_in_which_nobody_speaks_tells_no_language_but_its_own() -> None:
+    model, asker = Model({0.0: ("good", -0.2, 0.1)}), Asker()
+    Decoding(model, 5).hear([Job(asker, SILENT, tells=False)])  # type: ignore[arg-type]
+    assert asker.language is None
+    assert asker.answers[0].language == "de"
+
+
+def test_what_is_heard_again_is_heard_in_the_language_it_was_heard_in() -> None:
+    model, asker = Model({0.0: ("mumble", -1.5, 0.1), 0.2: ("good", -0.3, 0.1)}), Asker()
+    decoding = Decoding(model, 5)  # type: ignore[arg-type]
+    decoding.hear([Job(asker, SILENT, tells=False)])
+    asker.language = "en"  # another window told it meanwhile
+    decoding.hear([asker.retries.pop()])
+    assert asker.answers[0].language == "de"
+
+
 def test_a_batch_that_is_too_large_is_halved() -> None:
     model = Model({0.0: ("good", -0.2, 0.1)})
     model.most = 2

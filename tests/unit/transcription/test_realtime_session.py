@@ -175,9 +175,9 @@ async def test_a_client_of_the_beta_is_understood(served: Any) -> None:
             "unsupported_value",
         ),
         (
-            {"input_audio_noise_reduction": {"type": "near_field"}},
-            "input_audio_noise_reduction",
-            "unsupported_value",
+            {"input_audio_transcription": {"model": "gpt-9"}},
+            "input_audio_transcription.model",
+            "model_not_found",
         ),
     ],
 )
@@ -215,11 +215,8 @@ async def test_a_session_of_another_kind_is_refused(
     ("field", "value", "param", "code"),
     [
         ("formats", 1, "", "unknown_parameter"),
-        ("noise_reduction", {"type": "near_field"}, "", "unsupported_value"),
         ("turn_detection", {"type": "semantic_vad"}, ".type", "unsupported_value"),
         ("turn_detection", {**VAD, "threshold": 2}, ".threshold", "decimal_above_max_value"),
-        ("turn_detection", {**VAD, "create_response": True}, ".create_response", "invalid_value"),
-        ("turn_detection", {**VAD, "idle_timeout_ms": 5000}, ".idle_timeout_ms", "invalid_value"),
         ("format", {"type": "audio/opus"}, ".type", "invalid_value"),
         ("format", {"type": "audio/pcm", "rate": 16000}, ".rate", "invalid_value"),
         ("format", {"type": "audio/pcmu", "rate": 24000}, ".rate", "unsupported_parameter"),
@@ -230,7 +227,7 @@ async def test_a_session_of_another_kind_is_refused(
         ("transcription", {"languages": ["en", "xx"]}, ".languages", "unsupported_language"),
         ("transcription", {"language": "en", "languages": ["de"]}, ".languages", "invalid_value"),
         ("transcription", {"prompt": "x" * 4097}, ".prompt", "string_above_max_length"),
-        ("transcription", {"delay": "low"}, ".delay", "invalid_value"),
+        ("transcription", {"model": "gpt-4o-transcribe-diarize"}, ".model", "unsupported_value"),
     ],
 )
 async def test_what_is_not_offered_is_refused_by_its_name(
@@ -255,6 +252,85 @@ async def test_who_misspells_a_field_is_told_the_one_that_stands_beside_it(serve
         error = (await talk.event("error"))["error"]
     assert error["param"] == "session.audio.input.turn_detection.treshold"
     assert "did you mean 'threshold'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "ignored"),
+    [
+        ({"noise_reduction": {"type": "near_field"}}, "noise_reduction"),
+        ({"noise_reduction": {"type": "far_field", "strength": 0.5}}, "noise_reduction"),
+        ({"noise_reduction": {"strength": 1}}, "noise_reduction"),
+        ({"transcription": {"delay": "low"}}, "transcription.delay"),
+        ({"turn_detection": {**VAD, "create_response": True}}, "turn_detection.create_response"),
+        (
+            {"turn_detection": {**VAD, "interrupt_response": True}},
+            "turn_detection.interrupt_response",
+        ),
+        ({"turn_detection": {**VAD, "idle_timeout_ms": 5000}}, "turn_detection.idle_timeout_ms"),
+    ],
+)
+async def test_an_option_that_cannot_be_honoured_is_ignored_and_named_in_the_log(
+    served: Any, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], ignored: str
+) -> None:
+    with caplog.at_level("INFO", "bentovox"):
+        async with (await served()).talk() as talk:
+            shown = (await talk.configure(**fields))["session"]["audio"]["input"]
+    assert f"ignored: session.audio.input.{ignored}" in caplog.text
+    assert shown["noise_reduction"] is None
+    assert "delay" not in shown["transcription"]
+    assert shown["turn_detection"]["threshold"] == 0.5
+
+
+async def test_what_is_off_is_nothing_to_ignore(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = {**VAD, "create_response": False, "interrupt_response": False, "idle_timeout_ms": None}
+    with caplog.at_level("INFO", "bentovox"):
+        async with (await served()).talk() as talk:
+            await talk.configure(noise_reduction=None, turn_detection=turns)
+    assert "ignored" not in caplog.text
+
+
+async def test_clients_of_some_models_commit_unless_they_say_otherwise(served: Any) -> None:
+    role = await served()
+    names = ("gpt-realtime-whisper", "gpt-live-transcribe", "gpt-realtime-whisper-2026-05-07")
+    for name in names:
+        async with role.talk() as talk:
+            by_model = (await talk.configure(transcription={"model": name}))["session"]
+            assert by_model["audio"]["input"]["turn_detection"] is None
+            back = (await talk.configure(transcription={"model": "whisper-1"}))["session"]
+            assert back["audio"]["input"]["turn_detection"]["type"] == "server_vad"
+            named = (await talk.configure(turn_detection=VAD))["session"]
+            again = (await talk.configure(transcription={"model": name}))["session"]
+            assert (
+                named["audio"]["input"]["turn_detection"]
+                == again["audio"]["input"]["turn_detection"]
+                != by_model["audio"]["input"]["turn_detection"]
+            ), "what the client has said stays"
+        async with role.talk(query=f"?model={name}") as talk:
+            await talk.append(spoken("ok"))
+            await talk.say("input_audio_buffer.commit")
+            assert (await talk.until("completed"))[-1]["transcript"] == "ok"
+
+
+async def test_a_language_is_known_by_its_name_too(served: Any) -> None:
+    async with (await served()).talk() as talk:
+        for given, code in [("English", "en"), ("en_US", "en"), ("auto", None), ("", None)]:
+            shown = (await talk.configure(transcription={"language": given}))["session"]
+            assert shown["audio"]["input"]["transcription"]["language"] == code
+        several = (await talk.configure(transcription={"languages": ["German", "fr-CA"]}))[
+            "session"
+        ]
+        assert several["audio"]["input"]["transcription"]["languages"] == ["de", "fr"]
+
+
+async def test_silence_that_a_client_commits_is_no_text(served: Any) -> None:
+    role = await served()
+    async with role.talk(**MANUAL) as talk:
+        await talk.append(bytes(20 * RATE_HZ * 2))
+        await talk.say("input_audio_buffer.commit")
+        assert (await talk.until("completed"))[-1]["transcript"] == ""
+    assert role.engine.requests == []
 
 
 async def test_a_field_that_nobody_knows_does_no_harm(served: Any) -> None:

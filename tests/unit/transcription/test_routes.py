@@ -10,10 +10,15 @@ import pytest
 import srt
 import webvtt
 
-from services.audio.decode import MAX_CHANNELS
+from services.audio.frames import MAX_CHANNELS
+from services.sections import TRANSCRIPTION_MODELS
 from services.transcription.engines.fake import FakeEngine
-from services.transcription.engines.protocol import Cutting, TranscriptionRequest
-from services.transcription.routes import ADMITTED, OPENAI_MODELS, PATHS, Bounds
+from services.transcription.engines.protocol import (
+    SPEECH_ONLY,
+    Cutting,
+    TranscriptionRequest,
+)
+from services.transcription.routes import ADMITTED, PATHS, Bounds
 from tests.hearing_app import Hearing, parts, recording, said
 from tests.speech_app import fault
 
@@ -130,6 +135,15 @@ async def test_all_fields_reach_the_engine(hearing: Hearing) -> None:
     assert (request.words, request.logprobs) == (False, False)
 
 
+@pytest.mark.parametrize("path", ["transcriptions", "translations"])
+@pytest.mark.parametrize(("given", "cutting"), [(None, SPEECH_ONLY), ("false", None)])
+async def test_what_is_no_speech_is_left_out_unless_the_request_says_otherwise(
+    hearing: Hearing, path: str, given: str | None, cutting: Cutting | None
+) -> None:
+    await hearing.post(recording("ab"), path, vad_filter=given)
+    assert asked(hearing).cutting == cutting
+
+
 @pytest.mark.parametrize(
     "written",
     [
@@ -151,6 +165,62 @@ async def test_vad_settings_are_read_as_json_and_as_fields(
 async def test_a_language_of_several_is_found(hearing: Hearing) -> None:
     fields: Any = {"response_format": "verbose_json", "languages": ["fr", "de"]}
     assert (await hearing.post(recording("ab"), **fields)).json()["language"] == "french"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [("English", "en"), ("german", "de"), ("en_US", "en"), ("EN-gb", "en"), ("auto", None)],
+)
+async def test_a_language_is_known_by_its_name_and_its_tag(
+    hearing: Hearing, given: str, code: str | None
+) -> None:
+    assert (await hearing.post(recording("ab"), language=given)).status_code == 200
+    assert asked(hearing).language == code
+
+
+async def test_auto_among_languages_means_any(hearing: Hearing) -> None:
+    await hearing.post(recording("ab"), languages=["French", "auto"])
+    assert asked(hearing).languages == ()
+
+
+@pytest.mark.parametrize("response_format", ["json", "text", "srt", "vtt"])
+async def test_segments_may_be_asked_for_where_there_are_none(
+    hearing: Hearing, response_format: str
+) -> None:
+    fields: Any = {"timestamp_granularities": ["segment"], "response_format": response_format}
+    plain = await hearing.post(recording(TEXT), response_format=response_format)
+    assert (await hearing.post(recording(TEXT), **fields)).text == plain.text
+
+
+@pytest.mark.parametrize("response_format", ["text", "srt", "vtt"])
+async def test_text_and_subtitles_have_the_type_that_openai_sends(
+    hearing: Hearing, response_format: str
+) -> None:
+    response = await hearing.post(recording(TEXT), response_format=response_format)
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+async def test_a_recording_that_was_cut_is_heard_and_the_answer_says_what_it_lacks(
+    hearing: Hearing,
+) -> None:
+    whole = recording("the quick brown fox|||||" * 2, "flac")
+    announced = whole[:18] + bytes([whole[18], whole[19], whole[20], whole[21] & 0xF0])
+    cut = announced + (24_000 * 9).to_bytes(4, "big") + whole[26:]  # as if it were 9 s
+    answer = await hearing.post(cut, response_format="verbose_json")
+    assert answer.json()["duration"] == pytest.approx(4.8, abs=0.1)
+    assert answer.json()["lost_seconds"] == pytest.approx(4.2, abs=0.1)
+    assert float(answer.headers["x-audio-lost-seconds"]) == answer.json()["lost_seconds"]
+    plain = await hearing.post(cut)
+    assert float(plain.headers["x-audio-lost-seconds"]) == answer.json()["lost_seconds"]
+    fields: Any = {"response_format": "verbose_json", "stream": "true"}
+    *_, done = events(await hearing.post(cut, **fields))
+    assert done["lost_seconds"] == answer.json()["lost_seconds"]
+
+
+async def test_a_whole_recording_lacks_nothing(hearing: Hearing) -> None:
+    answer = await hearing.post(recording(TEXT), response_format="verbose_json")
+    assert "lost_seconds" not in answer.json()
+    assert "x-audio-lost-seconds" not in answer.headers
 
 
 async def test_events_tell_what_was_heard_while_it_is_heard(hearing: Hearing) -> None:
@@ -204,6 +274,8 @@ async def test_silence_is_no_text_in_any_format(hearing: Hearing, response_forma
         ({"response_format": "xml"}, "response_format", "invalid_value"),
         ({"response_format": "diarized_json"}, "response_format", "unsupported_value"),
         ({"known_speaker_names": ["Anna"]}, "known_speaker_names", "unsupported_value"),
+        ({"model": "gpt-4o-transcribe-diarize"}, "model", "unsupported_value"),
+        ({"vad_filter": "false", "chunking_strategy": "auto"}, "vad_filter", "invalid_value"),
         ({"temperature": "1.1"}, "temperature", "decimal_above_max_value"),
         ({"temperature": "hot"}, "temperature", "invalid_type"),
         ({"language": "english please"}, "language", "invalid_value"),
@@ -213,6 +285,11 @@ async def test_silence_is_no_text_in_any_format(hearing: Hearing, response_forma
         ({"include": ["speakers"]}, "include.0", "invalid_value"),
         ({"include": ["logprobs"], "response_format": "text"}, "include", "invalid_value"),
         ({"timestamp_granularities": ["word"]}, "timestamp_granularities", "invalid_value"),
+        (
+            {"timestamp_granularities": ["segment", "word"], "response_format": "srt"},
+            "timestamp_granularities",
+            "invalid_value",
+        ),
         ({"chunking_strategy": "manual"}, "chunking_strategy", "invalid_value"),
         ({"chunking_strategy": "{"}, "chunking_strategy", "invalid_json"),
         ({"stream": "true", "response_format": "srt"}, "stream", "invalid_value"),
@@ -306,11 +383,19 @@ async def test_a_client_that_hangs_up_ends_the_work() -> None:
 
 async def test_openai_s_models_are_listed_beside_the_engine_s(hearing: Hearing) -> None:
     listed = (await hearing.client.get("/v1/models")).json()["data"]
-    assert [card["id"] for card in listed] == ["fake", *OPENAI_MODELS]
+    assert [card["id"] for card in listed] == ["fake", *TRANSCRIPTION_MODELS]
     card = await hearing.client.get("/v1/models/whisper-1")
     assert card.json()["id"] == "whisper-1"
     missing = await hearing.client.get("/v1/models/tts-1")
     assert fault(missing) == (404, "model", "model_not_found")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt-4o-mini-transcribe-2025-12-15", "gpt-live-transcribe", "gpt-realtime-whisper-2026-05-07"],
+)
+async def test_a_model_s_snapshots_are_the_model(hearing: Hearing, name: str) -> None:
+    assert (await hearing.post(recording("ab"), model=name)).json()["text"] == "ab"
 
 
 def test_what_makes_the_engine_work_takes_a_slot() -> None:

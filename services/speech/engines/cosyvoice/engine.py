@@ -20,6 +20,7 @@ from services.errors import (
     NotFoundError,
     ServiceError,
     UnavailableError,
+    shown,
 )
 from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download
@@ -180,7 +181,7 @@ class CosyVoiceEngine:
         presets = f"the model's own are {', '.join(v.id for v in voices)}; " if voices else ""
         how = "POST /v1/audio/voices adds one" if self._clones else "this model clones none"
         raise NotFoundError(
-            f"voice {voice_id!r} does not exist: {presets}{how}",
+            f"voice {shown(voice_id)} does not exist: {presets}{how}",
             param="voice",
             code="voice_not_found",
         )

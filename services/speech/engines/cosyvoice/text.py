@@ -15,7 +15,7 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from services.errors import InvalidRequestError
+from services.errors import InvalidRequestError, shown
 from services.speech.engines.segments import printable
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def language_of(tag: str, family: int) -> Language:
         if language == primary:
             return language
     raise InvalidRequestError(
-        f"language {tag!r} is not one that this model speaks; it speaks "
+        f"language {shown(tag)} is not one that this model speaks; it speaks "
         f"{', '.join(LANGUAGES[family])}",
         param="language",
         code="unsupported_language",
@@ -122,7 +122,7 @@ def refuse_control_tokens(text: str, param: str) -> None:
     found = _CONTROL_TOKEN.search(cleaned(text))
     if found:
         raise InvalidRequestError(
-            f"{param} holds the control token {found.group()!r}; the service sets such tokens "
+            f"{param} holds the control token {shown(found.group())}; the service sets such tokens "
             "itself, from the other fields",
             param=param,
             code="control_token",

@@ -29,6 +29,7 @@ from services.errors import (
     InvalidRequestError,
     NotFoundError,
     UnavailableError,
+    shown,
 )
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
 from services.speech.engines.segments import is_speakable
@@ -67,7 +68,8 @@ class VllmOmniEngine(SpeaksOnly):
         api_key: str = "",
         model: str = MODEL,
         command: Sequence[str] = ("vllm-omni",),
-        args: Sequence[str] = ("--trust-remote-code",),
+        args: Sequence[str] = (),
+        trust_remote_code: bool = True,
         upload_voices: bool = True,
         start_timeout_s: float = 900.0,
         timeout_s: float = 60.0,
@@ -82,8 +84,9 @@ class VllmOmniEngine(SpeaksOnly):
             api_key: what that server was given as `--api-key`.
             model: the model that ours serves, a name of the hub or a directory.
             command: what starts vLLM-Omni, from an environment of its own.
-            args: further arguments of its `serve`; the default is upstream's for this model,
-                whose deploy file lets its stages run the repository's code in any case.
+            args: further arguments of its `serve`.
+            trust_remote_code: let it run the model's repository's code; upstream's for this model,
+                whose deploy file lets its stages do so in any case.
             upload_voices: have the server keep registered voices' features.
             start_timeout_s: the longest that its start may take, a download included.
             timeout_s: the longest silence of a server that is to speak.
@@ -99,7 +102,7 @@ class VllmOmniEngine(SpeaksOnly):
         # Clients need not know our directories.
         self.models = (short,) if Path(model).is_dir() else tuple(dict.fromkeys((model, short)))
         self._command = _checked_command(command) if not url else []
-        self._args = tuple(args)
+        self._args = [*(["--trust-remote-code"] if trust_remote_code else []), *args]
         self._connection = partial(OmniClient, api_key=api_key, timeout_s=timeout_s)
         self._references = References(upload=upload_voices)
         self._keeper = Keeper(
@@ -166,7 +169,7 @@ class VllmOmniEngine(SpeaksOnly):
             NotFoundError: always (`voice_not_found`); the message says how to add a voice.
         """
         raise NotFoundError(
-            f"voice {voice_id!r} does not exist: the vllm_omni engine speaks only like a "
+            f"voice {shown(voice_id)} does not exist: the vllm_omni engine speaks only like a "
             "recording. Register one with POST /v1/audio/voices and name it, or send ref_audio "
             "and ref_text",
             param="voice",
@@ -285,6 +288,8 @@ class VllmOmniEngine(SpeaksOnly):
         ]
         # fmt: on
         log.info("starting %s", " ".join(command))
+        if "--trust-remote-code" in command:
+            log.warning("code that the model's repository brings along will be run")
         programs = (str(Path(command[0]).parent), os.environ.get("PATH", os.defpath))
         environment = {
             "PATH": os.pathsep.join(programs),  # its environment's compilers come first

@@ -89,6 +89,8 @@ class Job:
         tries: what it was decoded to at lower temperatures.
         encoded: the encoder's output, where it is known from those.
         rounds: how many times its end was left for another round.
+        tells: whether somebody speaks in it, so that its language is the recording's.
+        language: what it was heard in before, where it is heard again.
     """
 
     asker: Asker
@@ -100,6 +102,8 @@ class Job:
     tries: tuple[Try, ...] = ()
     encoded: NDArray[np.float32] | None = None
     rounds: int = 0
+    tells: bool = True
+    language: str | None = None
 
     @property
     def temperature(self) -> float:
@@ -200,14 +204,19 @@ class Decoding:
         return decoded, encoded, languages
 
     def _languages(self, jobs: Sequence[Job], encoded: NDArray[np.float32]) -> list[str]:
-        """Return each window's language: its asker's, or what its asker's first window tells."""
-        if any(job.asker.language is None for job in jobs):
-            every = self._model.language_chances(encoded)
-            for job, chances in zip(jobs, every, strict=True):
-                if job.asker.language is None:
-                    among = job.asker.wish.languages
-                    job.asker.language = max(among, key=lambda code: chances.get(code, 0.0))
-        return [job.asker.language or "en" for job in jobs]
+        """Return each window's language: its asker's, or what it sounds like itself."""
+        languages = [job.language or job.asker.language for job in jobs]
+        if None not in languages:
+            return [language or "" for language in languages]
+        found = []
+        every = self._model.language_chances(encoded)
+        for job, language, chances in zip(jobs, languages, every, strict=True):
+            # In an order that hangs on nothing: where chances are the same, the first one wins.
+            among = sorted(job.asker.wish.languages)
+            found.append(language or max(among, key=lambda code: chances.get(code, 0.0)))
+            if job.tells:
+                job.asker.language = found[-1]
+        return found
 
     def _settle(
         self, job: Job, decoded: Decoded, encoded: NDArray[np.float32], language: str
@@ -217,7 +226,9 @@ class Decoding:
         tries = (*job.tries, last)
         if (last.repeats or last.is_unlikely) and not last.is_silence:
             if len(tries) < len(job.asker.wish.temperatures):
-                job.asker.again(replace(job, tries=tries, encoded=encoded.copy()))
+                job.asker.again(
+                    replace(job, tries=tries, encoded=encoded.copy(), language=language)
+                )
                 return
             good = [one for one in tries if not one.repeats] or tries
             last = max(good, key=lambda one: one.decoded.avg_logprob)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.errors import EngineError, ServiceError
 from services.transcription.engines.faster_whisper.decoding import FALLBACK, Heard, Job, Wish
@@ -22,18 +22,22 @@ if TYPE_CHECKING:
     from services.handover import Handover
     from services.transcription.engines.faster_whisper.batches import Batches, Lane
     from services.transcription.engines.faster_whisper.model import Features, Model
-    from services.transcription.engines.faster_whisper.windows import Timeline
+    from services.transcription.engines.faster_whisper.windows import Timeline, Window
     from services.transcription.engines.protocol import (
         GuessRequest,
         Segment,
         TranscriptionRequest,
     )
 
+_SPEECH: Final = 0.5  # Silero's own threshold
+
 
 class Hearing:
     """A recording at work: an `Asker`, read by one thread, heard by another, taken by the loop.
 
-    From its reading until its segments are taken, at most `held` windows exist.
+    From its reading until its segments are taken, at most `held` windows exist. Where no language
+    was named, the first window in which somebody speaks is heard before those behind it, and they
+    are heard in its language, whatever else is heard at the same time.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Hearing:
         self._room = threading.Semaphore(held)
         self._lock = threading.Lock()
         self._timelines: dict[int, Timeline] = {}
+        self._waiting: list[Job] = []  # for the language that another window tells
+        self._telling = False  # whether one is heard for it
         self._done: dict[int, list[Segment]] = {}
         self._given = 0  # windows whose segments were handed over
         self._read: int | None = None  # windows that there are, once it is known
@@ -80,9 +86,11 @@ class Hearing:
                     if not features.shape[1]:  # less than a hundredth of a second
                         self._room.release()
                         continue
+                    job = Job(self, features, index, tells=self._tells(window))
                     with self._lock:
                         self._timelines[index] = window.timeline
-                    self._lane.put(Job(self, features, index))
+                        self._waiting.append(job)
+                        self._put_waiting()
                     index += 1
         except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
             self._error = error
@@ -114,8 +122,12 @@ class Hearing:
             words=self._request.words,
             logprobs=self._request.logprobs,
         )
-        if heard.text.is_silence and self._request.language is None and job.index == 0:
-            self.language = None  # silence does not tell the language
+        with self._lock:
+            if job.tells and self._telling:
+                self._telling = False
+                if heard.text.is_silence and self._request.language is None:
+                    self.language = None  # silence does not tell the language
+            self._put_waiting()
         known = (*job.before, *found)
         if seek < job.features.shape[1]:
             rest = Job(
@@ -125,6 +137,8 @@ class Hearing:
                 job.offset + seek,
                 known,
                 rounds=job.rounds + 1,
+                tells=job.tells,
+                language=heard.language,
             )
             self._lane.put(rest, first=True)
             return
@@ -139,6 +153,19 @@ class Hearing:
         self._lane.close()
         self._handover.end(error)
         self._room.release()
+
+    def _tells(self, window: Window) -> bool:
+        """Return whether somebody speaks in a window; asked only where the language hangs on it."""
+        if self.language is not None or self._request.cutting is not None:
+            return True  # what is cut out as speech is speech
+        return max(SileroDetector().feed(window.samples), default=0.0) >= _SPEECH
+
+    def _put_waiting(self) -> None:
+        """Have windows heard that need not wait for another one's language."""
+        while self._waiting and not self._telling:
+            job = self._waiting.pop(0)
+            self._telling = job.tells and self.language is None
+            self._lane.put(job)
 
     def _hand_over(self) -> None:
         """Hand over what is next in order, and the end after the last."""

@@ -1,0 +1,92 @@
+"""vLLM's answer on its way out: nothing that broke ends like something whole.
+
+vLLM sends the head of a stream before the engine has said anything, puts what went wrong into the
+stream as an event of its own form, and ends with `[DONE]` all the same. Here the head waits for the
+engine's first word. What is refused until then has its status; what breaks later is an event of
+OpenAI's form, and the connection ends without its last chunk.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from services.openai.errors import error_from, fault_of, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from services.errors import ServiceError
+
+_FAULT: Final = b'data: {"error"'
+_SAID_BEFOREHAND: Final = (b"event: response.created\n", b"event: response.in_progress\n")
+_STREAM_HEADERS: Final = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+_OK: Final = 200
+
+
+class Answer:
+    """ASGI's `send` for vLLM's application."""
+
+    def __init__(self, send: Callable[[Any], Awaitable[None]], *, events: bool) -> None:
+        """`events` tells that the path's streams have named events (/v1/responses)."""
+        self._send = send
+        self._events = events
+        self._held: list[Any] = []
+        self.streams = False
+        self._sent_events = 0
+        self.error: ServiceError | None = None
+
+    async def send(self, message: Any) -> None:
+        """Pass a message on, or keep it until the engine has spoken."""
+        if self.error is not None:
+            return
+        if message["type"] == "http.response.start":
+            self.streams = message["status"] == _OK and _is_stream(message)
+            if self.streams:
+                self._held = [{**message, "headers": [*message["headers"], *_STREAM_HEADERS]}]
+                return
+        elif self.streams:
+            body: bytes = message.get("body", b"")
+            if body.startswith(_FAULT):
+                await self.break_off(_fault(body))
+                return
+            self._sent_events += 1
+            if self._held:
+                self._held.append(message)
+                if body.startswith(_SAID_BEFOREHAND):
+                    return
+                for held in self._held:
+                    await self._send(held)
+                self._held = []
+                return
+        await self._send(message)
+
+    async def break_off(self, error: ServiceError) -> None:
+        """Take `error` for the end of the answer, and tell it within a stream that has begun."""
+        begun = self.streams and not self._held
+        self.error, self._held = error, []
+        if begun:
+            event = self._event(error)
+            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+
+    def _event(self, error: ServiceError) -> bytes:
+        fault = fault_of(error)
+        if not self._events:
+            return b"data: " + json.dumps({"error": fault}).encode() + b"\n\n"
+        event = {**fault, "type": "error", "sequence_number": self._sent_events}
+        return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
+
+
+def _is_stream(message: Any) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in message["headers"]
+    )
+
+
+def _fault(event: bytes) -> ServiceError:
+    """Return the error that vLLM put into its stream."""
+    said = event.removeprefix(b"data: ").partition(b"\n")[0]
+    code = json.loads(said)["error"].get("code")
+    status = code if isinstance(code, int) and code > _OK else 500
+    return error_from(status, normalise(status, said), None)

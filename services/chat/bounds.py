@@ -1,0 +1,185 @@
+"""What one request may cost: looked at before vLLM sees the request.
+
+vLLM takes 16,384 answers from one prompt and any number of prompts, and validates a body on the
+event loop, at about 0.3 ms an item of /v1/responses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from services.errors import InvalidRequestError, TooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from services.sections import ChatSettings
+
+_BYTES_PER_TOKEN: Final = 16
+"""Of JSON; English has about 5, Chinese in escapes 6."""
+
+_BYTES_BESIDE: Final = 256 << 10
+"""Of what is no prompt: tools, schemas, names."""
+
+_POOLED_PER_SLOT: Final = 16
+"""Texts to embed or score that count as one answer written."""
+
+_BEAM: Final = 8
+"""What one beam is worth beside one answer: vLLM searches on the event loop, token by token."""
+
+_DEPTH: Final = 64
+_SHORT_LISTS: Final = {
+    "stop": 64,
+    "stop_token_ids": 256,
+    "bad_words": 256,
+    "logit_bias": 1024,
+    "include": 64,
+    "modalities": 16,
+    "metadata": 64,
+}
+_TOKENS: Final = frozenset(
+    {"prompt", "input", "tokens", "allowed_token_ids", "stop_token_ids", "logprob_token_ids"}
+)
+_BATCHED: Final = {
+    "/v1/embeddings": ("input", "messages"),
+    "/v1/score": ("queries", "documents", "text_1", "text_2", "data_1", "data_2", "items"),
+    "/v1/rerank": ("documents",),
+}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The bounds of one request; `text_bytes` follows the model's context."""
+
+    sequences: int
+    batch: int
+    items: int
+    text_bytes: int
+    body_bytes: int
+
+    @classmethod
+    def of(cls, chat: ChatSettings, max_model_len: int, *, multimodal: bool) -> Bounds:
+        """Return the bounds for a model with a context of `max_model_len` tokens."""
+        text = max_model_len * _BYTES_PER_TOKEN + _BYTES_BESIDE
+        return cls(
+            sequences=chat.request_sequences,
+            batch=chat.request_batch,
+            items=chat.request_items,
+            text_bytes=text,
+            body_bytes=chat.body_limit_bytes if multimodal else min(text, chat.body_limit_bytes),
+        )
+
+    def cost(self, path: str, body: Mapping[str, Any]) -> int:
+        """Return how many slots a request is worth.
+
+        Raises:
+            InvalidRequestError: it is over a bound, which the message names.
+            TooLargeError: its texts are longer than the model's context can be.
+        """
+        for name, most in _SHORT_LISTS.items():
+            value = body.get(name)
+            if isinstance(value, list | dict) and len(value) > most:
+                raise _over(name, len(value), most, "entries")
+        for name, value in body.items():
+            self._check_items(name, value)
+        if path in _BATCHED:
+            return self._pooled(body, _BATCHED[path])
+        return self._sequences(body)
+
+    def _check_items(self, name: str, value: Any) -> None:
+        """Walk through a field; counting what vLLM makes objects of, and its texts."""
+        items, text, depth = 0, 0, 0
+        level: list[Any] = [value]
+        while level:
+            depth += 1
+            if depth > _DEPTH:
+                raise InvalidRequestError(
+                    f"{name}: nested more than {_DEPTH} levels deep",
+                    param=name,
+                    code="invalid_value",
+                )
+            below: list[Any] = []
+            for node in level:
+                if isinstance(node, str):
+                    text += 0 if node.startswith("data:") else len(node)
+                elif isinstance(node, dict):
+                    items += 1
+                    below += [inner for key, inner in node.items() if not _is_media(key, inner)]
+                elif isinstance(node, list):
+                    if name in _TOKENS:
+                        _check_tokens(name, node)
+                    texts = [inner for inner in node if isinstance(inner, str)]
+                    items += len(texts)
+                    below += texts
+                    below += [inner for inner in node if isinstance(inner, dict | list)]
+            level = below
+            if items > self.items:
+                raise _over(
+                    name, f"over {self.items}", self.items, "items", "BENTOVOX_CHAT__REQUEST_ITEMS"
+                )
+        if text > self.text_bytes:
+            raise TooLargeError(
+                f"{name}: {text} characters, more than this model's context takes",
+                param=name,
+                code="context_length_exceeded",
+            )
+
+    def _sequences(self, body: Mapping[str, Any]) -> int:
+        answers = max(1, whole(body.get("n")), whole(body.get("best_of")))
+        prompts = max(_count(body.get("prompt")), _count(body.get("prompt_embeds")), 1)
+        sequences = answers * prompts * (_BEAM if body.get("use_beam_search") else 1)
+        if sequences > self.sequences:
+            name = "n" if answers > 1 or prompts == 1 else "prompt"
+            raise _over(
+                name, sequences, self.sequences, "answers", "BENTOVOX_CHAT__REQUEST_SEQUENCES"
+            )
+        return sequences
+
+    def _pooled(self, body: Mapping[str, Any], names: tuple[str, ...]) -> int:
+        texts = 1
+        for name in names:
+            count = _count(body.get(name))
+            if count > self.batch:
+                raise _over(name, count, self.batch, "texts", "BENTOVOX_CHAT__REQUEST_BATCH")
+            texts = max(texts, count)
+        return -(-texts // _POOLED_PER_SLOT)
+
+
+def _check_tokens(name: str, values: list[Any]) -> None:
+    """Refuse a list that begins like one of tokens and is none: a schema lists each fault."""
+    if values and isinstance(values[0], int | float):
+        for value in values:
+            if not isinstance(value, int) or value < 0:
+                raise InvalidRequestError(
+                    f"{name}: tokens are whole numbers from 0", param=name, code="invalid_value"
+                )
+
+
+def whole(value: Any) -> int:
+    """Return the whole number that vLLM's schema reads from `value`; 0 where it would refuse it."""
+    try:
+        return int(float(value)) if isinstance(value, int | float | str) else 0
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _count(value: Any) -> int:
+    """Return how many prompts `value` holds: a list of numbers is one."""
+    if not isinstance(value, list) or not value or isinstance(value[0], int | float):
+        return 1
+    return len(value)
+
+
+def _is_media(key: str, value: Any) -> bool:
+    """Whether a field holds an image or a sound in base64: it has a bound of its own, in bytes."""
+    return key in {"data", "file_data"} and isinstance(value, str)
+
+
+def _over(name: str, given: object, most: int, what: str, setting: str = "") -> InvalidRequestError:
+    named = f" ({setting})" if setting else ""
+    return InvalidRequestError(
+        f"{name}: {given} {what}; at most {most} are taken from one request{named}",
+        param=name,
+        code="array_above_max_length",
+    )

@@ -1,0 +1,142 @@
+"""A request's body on its way to vLLM: read, bounded, looked through for what would be lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+
+from services.chat import constraints
+from services.chat.fields import OPENAI_FIELDS
+from services.chat.items import check_items
+from services.chat.wishes import refuse_lost
+from services.errors import InvalidRequestError
+from services.openai.body import expect_json, pieces
+from services.openai.hangup import until_hangup
+from services.openai.unknown import sift
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from pydantic import BaseModel
+
+    from services.chat.bounds import Bounds
+    from services.chat.trial import Trial
+
+    Receive = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a request is held against.
+
+    Attributes:
+        models: vLLM's models of each path's body; the fields of a path without are not looked at.
+        bounds: what one request may cost.
+        grammar_bytes: the most that may bind its answers.
+        grammar_items: the most choices, enum values and properties in it.
+        trial: compiles what binds them before the engine does.
+    """
+
+    models: Mapping[str, tuple[type[BaseModel], ...]]
+    bounds: Bounds
+    grammar_bytes: int
+    grammar_items: int
+    trial: Trial
+
+    async def take(self, scope: Any, receive: Receive) -> Receive:
+        """Return a `receive` that gives vLLM the body of an admitted request.
+
+        Raises:
+            UnsupportedMediaError: it is not JSON.
+            TooLargeError: it is larger than the model can make use of.
+            InvalidRequestError: it is malformed, over a bound, or asks for what would be lost.
+            OverloadedError: it is worth more slots than became free in time.
+            ClientGoneError: the client hung up meanwhile.
+        """
+        expect_json(scope)
+        most = self.bounds.body_bytes
+        raw = b"".join([piece async for piece in pieces(scope, receive, most, which=_WHICH)])
+        given = parse(raw)
+        path: str = scope["path"]
+        body = {name: value for name, value in given.items() if value is not None}
+        models = self.models.get(path, ())
+        if models:
+            body = sift(body, declared(models) | OPENAI_FIELDS.get(path, frozenset()))
+        refuse_lost(path, body)
+        cost = self.bounds.cost(path, body)
+        if len(raw) > _SMALL_BYTES:
+            for model in models:
+                await check_items(model, body)
+        bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
+        if bound:
+            await until_hangup(receive, self.trial.check(bound))
+        if cost > 1:
+            await scope["bentovox.weigh"](cost)
+        tools = body.get("tools")
+        if path in _CALLING and isinstance(tools, list) and constraints.forces_a_call(body):
+            body["tools"] = [_strict(path, tool) for tool in tools]
+        elif len(body) == len(given):
+            return replay(raw, receive)
+        return replay(json.dumps(body).encode(), receive)
+
+
+_SMALL_BYTES = 4096
+_WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
+_CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
+
+
+@cache
+def declared(models: tuple[type[BaseModel], ...]) -> frozenset[str]:
+    """Return the fields that any of vLLM's models declares, by their names and aliases."""
+    fields = [(name, field.alias) for model in models for name, field in model.model_fields.items()]
+    return frozenset(name for names in fields for name in names if name)
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a body.
+
+    Raises:
+        InvalidRequestError: it is no JSON object, or nested too deeply.
+    """
+    try:
+        parsed = pydantic_core.from_json(raw)
+    except ValueError as exc:
+        raise InvalidRequestError(
+            f"The body is not valid JSON: {exc}.", code="invalid_json"
+        ) from exc
+    if not isinstance(parsed, dict):
+        raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
+    return parsed
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return an ASGI receive that gives the body once and then waits for the disconnect."""
+    given = False
+
+    async def replayed() -> Any:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+def _strict(path: str, tool: Any) -> Any:
+    """Return a tool whose call has to keep to its schema, which vLLM else only does if asked.
+
+    The models that are small enough to need it forced write `4000` for an object's arguments.
+    """
+    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+        return tool
+    if path == "/v1/responses":
+        return {**tool, "strict": True}
+    function = tool.get("function")
+    return (
+        {**tool, "function": {**function, "strict": True}} if isinstance(function, dict) else tool
+    )

@@ -1,0 +1,127 @@
+"""A real Whisper makes words of silence and noise; the detector in front of it does not let it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from services.audio.pcm import to_bytes
+from services.audio.resample import Resampler
+from services.audio.wav import to_wav
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
+from tests.hearing_app import Hearing
+from tests.live_app import MANUAL, RATE_HZ, Served
+from tests.tiny_en import tiny_en
+from tests.whisper import speak
+from tests.whisper_engine import whisper_engine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from services.audio.pcm import Samples
+    from services.transcription.engines.faster_whisper.engine import FasterWhisperEngine
+
+pytestmark = pytest.mark.timeout(600)  # the first one fetches 70 MB
+SENTENCE = "The weather in London was cold and wet, so we stayed at home all day."
+SURE = {"weather", "london", "home"}
+BEFORE_S = 6.0
+SILENCE = np.zeros(20 * SAMPLE_RATE_HZ, dtype=np.float32)
+NOISE = np.random.default_rng(0).normal(0, 0.1, SILENCE.size).astype(np.float32)
+NOTHING = [SILENCE, NOISE, NOISE * np.float32(0.02)]
+NAMES = ["silence", "noise", "faint noise"]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return tiny_en()
+
+
+@pytest.fixture
+async def engine(folder: Path) -> AsyncIterator[FasterWhisperEngine]:
+    async with whisper_engine(folder) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def speech() -> Samples:
+    """A sentence between silences."""
+    said = speak(SENTENCE).samples
+    before = np.zeros(int(BEFORE_S * SAMPLE_RATE_HZ), dtype=np.float32)
+    sound: Samples = np.concatenate([before, said, SILENCE]).astype(np.float32)
+    return sound
+
+
+def live(sound: Samples) -> bytes:
+    resampler = Resampler(SAMPLE_RATE_HZ, RATE_HZ)
+    return to_bytes(np.concatenate([resampler.feed(sound), resampler.finish()]))
+
+
+def words_of(text: str) -> set[str]:
+    return {word.strip(".,").lower() for word in text.split()}
+
+
+async def test_this_model_hears_words_in_silence(engine: FasterWhisperEngine) -> None:
+    heard = [one.text async for one in engine.transcribe(TranscriptionRequest([SILENCE]))]
+    assert "".join(heard).strip(), "the other tests would prove nothing"
+
+
+@pytest.mark.parametrize("sound", NOTHING, ids=NAMES)
+async def test_a_file_in_which_nobody_speaks_has_no_text(
+    engine: FasterWhisperEngine, sound: Samples
+) -> None:
+    hearing: Any = Hearing(engine)  # type: ignore[arg-type]
+    fields = {"response_format": "verbose_json"}
+    answer = (await hearing.post(to_wav(sound, SAMPLE_RATE_HZ), **fields)).json()
+    assert (answer["text"], answer["segments"], answer["duration"]) == ("", [], 20.0)
+
+
+async def test_speech_is_heard_whole_and_at_its_place(
+    engine: FasterWhisperEngine, speech: Samples
+) -> None:
+    hearing: Any = Hearing(engine)  # type: ignore[arg-type]
+    fields = {"response_format": "verbose_json", "timestamp_granularities": ["word", "segment"]}
+    answer = (await hearing.post(to_wav(speech, SAMPLE_RATE_HZ), **fields)).json()
+    assert words_of(answer["text"]) >= SURE
+    assert answer["text"].split()[0].lower() == "the", "the first word is not clipped"
+    assert answer["words"][0]["start"] == pytest.approx(BEFORE_S, abs=0.5)
+    end_s = speech.size / SAMPLE_RATE_HZ - 20
+    assert answer["words"][-1]["end"] == pytest.approx(end_s, abs=0.8)
+    assert answer["segments"][-1]["end"] < end_s + 1, "the silence behind it is no text"
+
+
+@pytest.mark.parametrize("turns", [{}, MANUAL], ids=["server_vad", "committed"])
+@pytest.mark.parametrize("sound", NOTHING, ids=NAMES)
+async def test_a_session_in_which_nobody_speaks_has_no_text(
+    engine: FasterWhisperEngine, serve: Any, sound: Samples, turns: dict[str, Any]
+) -> None:
+    role = Served(engine)
+    role.url = await serve(role)
+    async with role.talk() as talk:
+        await talk.configure(**turns)
+        await talk.speak(live(sound))
+        if turns:
+            await talk.say("input_audio_buffer.commit")
+            events = await talk.until("completed")
+            assert events[-1]["transcript"] == ""
+            assert not any(event["type"].endswith("delta") for event in events)
+        await talk.say("input_audio_buffer.clear")
+        await talk.event("input_audio_buffer.cleared")
+
+
+@pytest.mark.parametrize("turns", [{}, MANUAL], ids=["server_vad", "committed"])
+async def test_a_session_in_which_somebody_speaks_has_what_was_said(
+    engine: FasterWhisperEngine, serve: Any, speech: Samples, turns: dict[str, Any]
+) -> None:
+    role = Served(engine)
+    role.url = await serve(role)
+    async with role.talk() as talk:
+        await talk.configure(**turns)
+        await talk.speak(live(speech))
+        if turns:
+            await talk.say("input_audio_buffer.commit")
+        transcript = (await talk.until("completed"))[-1]["transcript"]
+    assert words_of(transcript) >= SURE
+    assert "you" not in words_of(transcript)

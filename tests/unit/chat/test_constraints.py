@@ -1,0 +1,153 @@
+"""What binds an answer is found wherever it stands, and bounded before anything converts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.chat.constraints import find
+from services.errors import InvalidRequestError
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
+def fields(body: dict[str, Any], path: str = CHAT) -> list[str]:
+    return [constraint.field for constraint in find(path, body, 10_000, 100)]
+
+
+def tool(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": schema, **more}}
+
+
+def form(schema: Any) -> dict[str, Any]:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    return {"response_format": wanted}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "found"),
+    [
+        (CHAT, {}, []),
+        (CHAT, {"response_format": {"type": "json_object"}}, []),
+        (CHAT, form(SCHEMA), ["response_format.json_schema.schema"]),
+        (
+            CHAT,
+            {"response_format": {"type": "structural_tag", "structures": [], "triggers": []}},
+            ["response_format"],
+        ),
+        (CHAT, {"structured_outputs": {"choice": ["a"]}}, ["structured_outputs.choice"]),
+        (CHAT, {"structured_outputs": {"regex": "a"}}, ["structured_outputs.regex"]),
+        (CHAT, {"structured_outputs": {"json": '{"enum": [1]}'}}, ["structured_outputs.json"]),
+        (CHAT, {"tools": [tool(SCHEMA)]}, []),
+        (CHAT, {"tools": [tool(SCHEMA, strict=True)]}, ["tools[0].function.parameters"]),
+        (
+            CHAT,
+            {"tools": [tool(SCHEMA)], "tool_choice": "required"},
+            ["tools[0].function.parameters"],
+        ),
+        (RESPONSES, {"text": {"format": {"schema": SCHEMA}}}, ["text.format.schema"]),
+        (
+            RESPONSES,
+            {"tools": [{"type": "function", "parameters": SCHEMA}], "tool_choice": "required"},
+            ["tools[0].parameters"],
+        ),
+        (
+            RESPONSES,
+            {"tools": [{"type": "custom", "format": {"definition": "root ::= x"}}]},
+            ["tools[0].format.definition"],
+        ),
+    ],
+)
+def test_it_is_found_wherever_it_may_stand(
+    path: str, body: dict[str, Any], found: list[str]
+) -> None:
+    assert fields(body, path) == found
+
+
+@pytest.mark.parametrize(
+    ("body", "setting"),
+    [
+        ({"structured_outputs": {"choice": ["a"] * 101}}, "GRAMMAR_ITEMS"),
+        ({"structured_outputs": {"choice": ["a" * 11_000]}}, "GRAMMAR_KIB"),
+        ({"structured_outputs": {"regex": "a" * 11_000}}, "GRAMMAR_KIB"),
+        ({"structured_outputs": {"grammar": "a" * 11_000}}, "GRAMMAR_KIB"),
+        (form({"enum": list(range(101))}), "GRAMMAR_ITEMS"),
+        (form({"properties": {str(n): {} for n in range(101)}}), "GRAMMAR_ITEMS"),
+        ({"structured_outputs": {"json": str(form({})) + " " * 11_000}}, "GRAMMAR_KIB"),
+        ({"tools": [tool({"enum": [1] * 60})] * 2, "tool_choice": "required"}, "GRAMMAR_ITEMS"),
+    ],
+)
+def test_its_size_is_bounded_and_the_setting_named(body: dict[str, Any], setting: str) -> None:
+    with pytest.raises(InvalidRequestError, match=setting) as refused:
+        fields(body)
+    assert refused.value.param
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+def test_its_depth_is_bounded() -> None:
+    assert fields(form(nested(60)))
+    with pytest.raises(InvalidRequestError, match="64 levels"):
+        fields(form(nested(70)))
+
+
+ITSELF = [
+    {"$ref": "#"},
+    {"anyOf": [{"type": "string"}, {"$ref": "#"}]},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+    {"properties": {"a": {"$ref": "#/properties/a"}}},
+]
+SOUND = [
+    {"type": "object", "properties": {"again": {"$ref": "#"}}},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}},
+    {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}], "$defs": {"a": {"const": 1}}},
+    {"$ref": "#/$defs/not%20there"},
+]
+
+
+@pytest.mark.parametrize("schema", ITSELF)
+def test_a_schema_that_only_refers_to_itself_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="refers to itself") as refused:
+        fields(form(schema))
+    assert refused.value.param == "response_format.json_schema.schema"
+
+
+@pytest.mark.parametrize("schema", SOUND)
+def test_other_references_pass(schema: dict[str, Any]) -> None:
+    assert fields(form(schema))
+
+
+def test_a_long_row_of_references_is_refused() -> None:
+    row = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(99)}
+    with pytest.raises(InvalidRequestError, match="in a row"):
+        fields(form({"$ref": "#/$defs/d0", "$defs": row}))
+
+
+def test_a_reference_to_another_document_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="lies outside"):
+        fields(form({"$ref": "http://example.com/schema.json"}))
+
+
+@pytest.mark.parametrize(
+    ("schema", "plain"),
+    [
+        (SCHEMA, True),
+        ({"enum": ["a"]}, True),
+        ({"type": "string", "maxLength": 100}, False),
+        ({"type": "string", "pattern": "a"}, False),
+        ({"type": "array", "minItems": 2}, False),
+        ({"type": "string", "description": "a" * 20_000}, False),
+    ],
+)
+def test_what_counts_repetitions_or_is_large_is_not_plain(
+    schema: dict[str, Any], *, plain: bool
+) -> None:
+    (constraint,) = find(CHAT, form(schema), 100_000, 100)
+    assert constraint.is_plain is plain

@@ -1,0 +1,123 @@
+"""Compiling apart: bounded in time, one at a time, remembered, given up with its client."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services.chat.constraints import Constraint
+from services.chat.trial import Trial
+from services.errors import EngineError, InvalidRequestError, OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# Takes the place of xgrammar: "hang" hangs, "end" ends, "bad" is refused; it says who it is.
+STAND_IN = """
+import json, os, sys, time
+sys.stdin.readline()
+print("ready", flush=True)
+for line in sys.stdin:
+    text = json.loads(line)["text"]
+    if text == "hang":
+        time.sleep(600)
+    if text == "end":
+        sys.exit()
+    fault = f"[10:20:30] /x/y.cc:83: {os.getpid()}" if text in ("bad", "worse") else ""
+    print(json.dumps(fault), flush=True)
+"""
+
+
+def regex(text: str) -> Constraint:
+    return Constraint("structured_outputs.regex", "regex", text, 0)
+
+
+def trying(work: Callable[[Trial], Awaitable[Any]], *, limit_s: float = 60) -> Any:
+    async def run() -> Any:
+        trial = Trial(
+            lambda: "{}",
+            lambda _: None,
+            limit_s=limit_s,
+            wait_s=0.1,
+            command=(sys.executable, "-c", STAND_IN),
+        )
+        try:
+            return await work(trial)
+        finally:
+            await trial.close()
+
+    return asyncio.run(run())
+
+
+async def fault(trial: Trial, text: str) -> str:
+    with pytest.raises(InvalidRequestError) as refused:
+        await trial.check([regex(text)])
+    assert refused.value.param == "structured_outputs.regex"
+    return refused.value.message
+
+
+def test_what_compiles_passes_and_what_does_not_is_refused_in_the_compilers_words() -> None:
+    async def work(trial: Trial) -> None:
+        await trial.check([regex("a"), regex("b")])
+        one, other = await fault(trial, "bad"), await fault(trial, "worse")
+        assert one == other  # by one process
+        assert one.startswith("structured_outputs.regex: ")
+        assert ".cc" not in one
+
+    trying(work)
+
+
+def test_what_takes_too_long_is_refused_and_the_next_is_tried_all_the_same() -> None:
+    async def work(trial: Trial) -> None:
+        assert "BENTOVOX_CHAT__GRAMMAR_S" in await fault(trial, "hang")
+        await trial.check([regex("a")])
+
+    trying(work, limit_s=1)
+
+
+def test_one_that_was_given_up_holds_nobody_up() -> None:
+    async def work(trial: Trial) -> None:
+        left = asyncio.create_task(trial.check([regex("hang")]))
+        await asyncio.sleep(0)  # until it waits for the process
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        await trial.check([regex("a")])
+
+    trying(work)
+
+
+def test_they_are_tried_one_at_a_time_and_those_that_wait_too_long_are_told() -> None:
+    async def work(trial: Trial) -> None:
+        first = asyncio.create_task(trial.check([regex("hang")]))
+        await asyncio.sleep(0)  # until it waits for the process
+        with pytest.raises(OverloadedError) as refused:
+            await trial.check([regex("a")])
+        assert refused.value.retry_after_s
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    trying(work)
+
+
+def test_what_has_passed_is_not_tried_again_and_what_is_plain_never() -> None:
+    async def work(trial: Trial) -> None:
+        await trial.check([regex("a")])
+        first = asyncio.create_task(trial.check([regex("hang")]))
+        await asyncio.sleep(0)  # until it waits for the process
+        await trial.check([regex("a"), Constraint("response_format", "json", "{}", 0)])
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    trying(work)
+
+
+def test_a_process_that_ends_is_our_fault_and_is_started_anew() -> None:
+    async def work(trial: Trial) -> None:
+        with pytest.raises(EngineError):
+            await trial.check([regex("end")])
+        await trial.check([regex("a")])
+
+    trying(work)
