@@ -58,13 +58,12 @@ _AFTER: Final = """
 All of them want the base URL with `/v1` at its end, and a key that is not empty: any, until the
 server has [keys](../README.md#keys).
 
-- **Codex** wants a model with room for its long instructions, and this in its `config.toml`. Its
-  web search is a tool that only OpenAI runs, so it is off:
+- **Codex** wants a model with room for its long instructions, and this in its `config.toml`. It
+  offers a web search that only OpenAI runs; that tool is ignored:
 
   ```toml
   model = "bentovox-demo"
   model_provider = "bentovox"
-  web_search = "disabled"
 
   [model_providers.bentovox]
   name = "Bentovox"

@@ -21,7 +21,6 @@ CONFIG = """\
 model = "bentovox-demo"
 model_provider = "bentovox"
 model_instructions_file = "instructions.md"
-web_search = "disabled"
 check_for_update_on_startup = false
 include_permissions_instructions = false
 include_apps_instructions = false
