@@ -48,7 +48,8 @@ def ignored(answer: httpx.Response) -> set[str]:
 @works(WEBUI, "lists of models and voices")
 def test_open_webui_lists_voices_by_id_and_name(client: httpx.Client) -> None:
     voices = client.get("/audio/voices").json()["voices"]
-    assert {"alloy": "alloy"}.items() <= {one["id"]: one["name"] for one in voices}.items()
+    assert "alloy" in {one["id"] for one in voices}
+    assert all(one["name"] for one in voices)
     models = client.get("/audio/models").json()["models"]
     assert "tts-1" in {one["id"] for one in models}
     assert MODEL in {one["id"] for one in client.get("/models").json()["data"]}
