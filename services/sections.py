@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
 from services.admission import Limits
 
@@ -23,6 +24,14 @@ TRANSCRIPTION_MODELS: Final = (
     "gpt-live-transcribe",
 )
 """OpenAI's names, which any engine answers to, so that clients need not change."""
+
+
+def _named(folder: str) -> str:
+    if not folder.strip():
+        raise PydanticCustomError(
+            "empty", "it is empty; name a folder, or leave the setting out to have the usual one"
+        )
+    return folder
 
 
 class Section(BaseModel):
@@ -113,7 +122,7 @@ class ChatSettings(RoleSettings):
         2000, ge=1, description="Most choices, enum values and properties in it."
     )
     grammar_s: float = Field(
-        5, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
+        10, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
     )
     shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
 
@@ -216,7 +225,7 @@ class SpeechSettings(RoleSettings):
         description="OpenAI's or your own voice names, and the voice each stands for: one of the "
         "engine's, or a registered one's name or id.",
     )
-    store: str = Field(
+    store: Annotated[str, AfterValidator(_named)] = Field(
         "~/.local/share/bentovox/voices",
         description="Folder of registered voices and consents; several containers may share it.",
     )

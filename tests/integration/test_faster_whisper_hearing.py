@@ -114,6 +114,20 @@ async def test_segments_and_words_are_those_of_the_bare_library(
             )
 
 
+async def test_a_recording_has_the_language_of_its_first_window_under_load_too(
+    engine: FasterWhisperEngine,
+) -> None:
+    german, english = spoken(SENTENCES["de"][0], "de"), spoken(SENTENCES["en"][0])
+    sound = np.concatenate([*[german] * 12, *[english] * 24])
+    alone = await heard(engine, [sound])
+    together = await asyncio.gather(
+        *(heard(engine, [each]) for each in (sound, english, sound, english, sound))
+    )
+    for found in (alone, *together[::2]):
+        assert {one.language for one in found} == {"de"}
+    assert {one.language for one in together[1]} == {"en"}
+
+
 async def test_together_they_hear_what_each_hears_alone(engine: FasterWhisperEngine) -> None:
     sounds = [spoken(one, language) for language, each in SENTENCES.items() for one in each]
     alone = [await heard(engine, [sound], words=True, logprobs=True) for sound in sounds]

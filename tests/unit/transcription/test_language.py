@@ -1,0 +1,169 @@
+"""A recording has the language of its first window with speech, whatever is heard beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+
+from services.transcription.engines.faster_whisper import hearing as under_test
+from services.transcription.engines.faster_whisper.decoding import Decoding, Job
+from services.transcription.engines.faster_whisper.hearing import Hearing
+from services.transcription.engines.faster_whisper.model import Decoded
+from services.transcription.engines.faster_whisper.windows import Window
+from services.transcription.engines.protocol import (
+    SPEECH_ONLY,
+    VAD_FRAME_SAMPLES,
+    Segment,
+    TranscriptionRequest,
+)
+from tests.unit.transcription.test_windows import Loud
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from services.audio.pcm import Samples
+    from services.transcription.engines.protocol import Cutting
+
+# What a window holds, by the level of its samples: how likely each language is there.
+CHANCES = {0.0: {"cy": 0.9, "de": 0.1}, 0.25: {"de": 0.9, "fr": 0.1}, 0.5: {"fr": 0.9, "de": 0.1}}
+SILENT, GERMAN, FRENCH, SILENT_TO_WHISPER = 0.0, 0.25, 0.5, 0.75
+CHANCES[SILENT_TO_WHISPER] = {"cy": 1.0}
+
+
+class Model:
+    """A window is encoded as its level; every text is good but for what it takes for silence."""
+
+    languages = frozenset({"cy", "de", "fr"})
+
+    def before(self, prompt: str, keywords: Sequence[str]) -> list[int]:
+        return [len(prompt), len(keywords)]
+
+    def features(self, samples: Samples) -> Any:
+        return np.full((80, 100), samples[samples.size // 2])
+
+    def encode(self, features: Sequence[Any]) -> Any:
+        return np.array([one[0, 0] for one in features], dtype=np.float32).reshape(-1, 1, 1)
+
+    def language_chances(self, encoded: Any) -> list[dict[str, float]]:
+        return [CHANCES[float(one)] for one in encoded.reshape(-1)]
+
+    def prompt(self, before: Any, language: str, task: str, *, times: bool) -> list[Any]:
+        return [*before, language, task, times]
+
+    def generate(self, encoded: Any, _prompts: Any, **_: Any) -> list[Decoded]:
+        return [
+            Decoded([], *((-1.5, 0.9) if one == SILENT_TO_WHISPER else (-0.2, 0.1)))
+            for one in encoded.reshape(-1)
+        ]
+
+    def text(self, _tokens: Any) -> str:
+        return "said"
+
+
+class Lane:
+    """What was put, in its order."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def put(self, job: Job, *, first: bool = False) -> None:
+        self.jobs.insert(0 if first else len(self.jobs), job)
+
+    def close(self) -> None:
+        self.jobs.clear()
+
+
+class Batches:
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+
+    def lane(self) -> Lane:
+        self.lanes.append(Lane())
+        return self.lanes[-1]
+
+
+@pytest.fixture(autouse=True)
+def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def segments(_model: Any, heard: Any, *_: Any, **__: Any) -> tuple[list[Segment], int]:
+        text = f"{heard.job.index}"
+        return [Segment(0, 1, text, heard.language)], heard.job.features.shape[1]
+
+    def windows(audio: Any, *_: Any) -> Iterator[Window]:
+        for index, samples in enumerate(audio):
+            yield Window(samples, ((0, index * samples.size),))
+
+    monkeypatch.setattr(under_test, "windows", windows)
+    monkeypatch.setattr(under_test, "SileroDetector", Loud)
+    monkeypatch.setattr(under_test, "segments", segments)
+
+
+class Taken:
+    """Windows' segments as they are handed over."""
+
+    def __init__(self) -> None:
+        self.windows: list[list[Segment]] = []
+        self.ended = False
+
+    def put(self, window: list[Segment]) -> bool:
+        self.windows.append(window)
+        return True
+
+    def end(self, error: BaseException | None = None) -> None:
+        assert error is None
+        self.ended = True
+
+
+def heard(
+    levels: Sequence[float], most: int, cutting: Cutting | None = None, **options: Any
+) -> list[tuple[int, str]]:
+    """Return which window was heard in which language, `most` of them heard at once."""
+    sound = [np.full(VAD_FRAME_SAMPLES, level, dtype=np.float32) for level in levels]
+    batches, taken, model = Batches(), Taken(), Model()
+    given: tuple[Any, ...] = (model, batches)
+    request = TranscriptionRequest(sound, cutting=cutting, **options)
+    hearing = Hearing(*given, request, cast("Any", taken), len(levels) + 2)
+    hearing.read()
+    (lane,) = batches.lanes
+    while lane.jobs:
+        jobs, lane.jobs = lane.jobs[:most], lane.jobs[most:]
+        Decoding(cast("Any", model), 5).hear(jobs)
+    assert taken.ended
+    return [(int(one.text), one.language) for window in taken.windows for one in window]
+
+
+AT_ONCE = pytest.mark.parametrize("most", [1, 2, 8])
+
+
+@AT_ONCE
+def test_silence_before_speech_does_not_tell_the_language(most: int) -> None:
+    languages = dict(heard([SILENT, SILENT, GERMAN, FRENCH, SILENT], most))
+    assert languages == {0: "cy", 1: "cy", 2: "de", 3: "de", 4: "de"}
+
+
+@AT_ONCE
+@pytest.mark.parametrize("cutting", [None, SPEECH_ONLY])
+def test_the_first_window_with_speech_tells_it_for_all(most: int, cutting: Cutting | None) -> None:
+    assert {language for _, language in heard([FRENCH, GERMAN, GERMAN], most, cutting)} == {"fr"}
+
+
+@AT_ONCE
+def test_what_the_model_takes_for_silence_does_not_tell_it(most: int) -> None:
+    languages = heard([SILENT_TO_WHISPER, GERMAN, FRENCH], most, SPEECH_ONLY)
+    assert [language for _, language in languages[1:]] == ["de", "de"]
+
+
+@AT_ONCE
+def test_a_language_that_was_named_is_taken(most: int) -> None:
+    assert {language for _, language in heard([SILENT, GERMAN], most, language="fr")} == {"fr"}
+
+
+@AT_ONCE
+def test_nobody_speaks_and_everything_is_heard_all_the_same(most: int) -> None:
+    assert [index for index, _ in heard([SILENT] * 5, most)] == [0, 1, 2, 3, 4]
+
+
+@AT_ONCE
+def test_windows_are_handed_over_in_their_order(most: int) -> None:
+    assert [index for index, _ in heard([SILENT, GERMAN] * 3, most)] == [0, 1, 2, 3, 4, 5]
