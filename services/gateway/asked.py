@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAME_BYTES: Final = 1024
+_MOST_HEADERS: Final = 1024  # of all parts of a form, more than any form here has
 _AT_ONCE_BYTES: Final = 1 << 20  # of a form, before others have their turn
 
 
@@ -24,7 +25,7 @@ class _Body(BaseModel):
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
-    model: str | None = None
+    model: Annotated[str, Field(max_length=_NAME_BYTES)] | None = None
 
 
 async def asked_model(content_type: bytes, body: Sequence[bytes]) -> str | None:
@@ -86,11 +87,13 @@ class _Reader:
     def __init__(self) -> None:
         self.found: str | None = None
         self._is_model = False
+        self._headers = 0
         self._held = bytearray()
         self._header_name = bytearray()
         self._header_value = bytearray()
 
     def begin_part(self) -> None:
+        self._count()
         self._is_model = False
         self._held.clear()
 
@@ -101,6 +104,7 @@ class _Reader:
         _append(self._header_value, data, start, end)
 
     def end_header(self) -> None:
+        self._count()
         if self._header_name.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self._header_value))
             self._is_model = options.get(b"name") == b"model"
@@ -114,6 +118,11 @@ class _Reader:
     def end_part(self) -> None:
         if self._is_model and self._held.strip():
             self.found = self._held.decode("utf-8", "replace").strip()
+
+    def _count(self) -> None:
+        self._headers += 1
+        if self._headers > _MOST_HEADERS:
+            raise FormParserError
 
 
 def _append(held: bytearray, data: bytes, start: int, end: int) -> None:
