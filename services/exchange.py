@@ -95,8 +95,7 @@ class Exchange:
         scope["bentovox.request_id"] = self.request_id
         scope["bentovox.send"] = self._send
         scope["bentovox.on_first_byte"] = self._on_first_byte
-        if shell.app.guard is not None:
-            shell.app.guard(scope)
+        shell.check(scope)
         self._body.check_head()
         if not self._takes_slot:
             await shell.app.asgi(scope, self._body.receive, self.send)

@@ -49,9 +49,8 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
         logging.configure(self.name, level=log.level, access=log.access and is_main)
         build: Callable[[], RoleApp] = self.inner.build
         app = build()
-        shell = Shell(
-            app, bento=super().to_asgi(is_main=is_main), strict=settings.settings().strict
-        )
+        bento = super().to_asgi(is_main=is_main)
+        shell = Shell(app, bento, strict=chosen.strict, hosts=chosen.hosts)
         return app.outer(shell) if app.outer else shell
 
 

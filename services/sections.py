@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
 from services.admission import Limits
 
@@ -23,6 +24,14 @@ TRANSCRIPTION_MODELS: Final = (
     "gpt-live-transcribe",
 )
 """OpenAI's names, which any engine answers to, so that clients need not change."""
+
+
+def _named(folder: str) -> str:
+    if not folder.strip():
+        raise PydanticCustomError(
+            "empty", "it is empty; name a folder, or leave the setting out to have the usual one"
+        )
+    return folder
 
 
 class Section(BaseModel):
@@ -113,7 +122,7 @@ class ChatSettings(RoleSettings):
         2000, ge=1, description="Most choices, enum values and properties in it."
     )
     grammar_s: float = Field(
-        5, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
+        10, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
     )
     shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
 
@@ -216,7 +225,7 @@ class SpeechSettings(RoleSettings):
         description="OpenAI's or your own voice names, and the voice each stands for: one of the "
         "engine's, or a registered one's name or id.",
     )
-    store: str = Field(
+    store: Annotated[str, AfterValidator(_named)] = Field(
         "~/.local/share/bentovox/voices",
         description="Folder of registered voices and consents; several containers may share it.",
     )
@@ -296,6 +305,18 @@ class TranslationSettings(Section):
         10_000, ge=1, description="Longest text of POST /translate, characters; above it 413."
     )
     batch_limit: int = Field(100, ge=1, description="Most texts of one POST /translate.")
+    total_limit: int = Field(
+        300_000,
+        ge=1,
+        description="Characters of all its texts together, once for each translation of them; "
+        "above it 413.",
+    )
+    piece_limit: int = Field(
+        2000,
+        ge=1,
+        description="Most questions to the chat backends that it may come to: sentences, cells, "
+        "texts between tags; above it 413.",
+    )
     parallel: int = Field(
         4, ge=1, description="What one POST /translate asks of the chat backends at the same time."
     )
@@ -313,6 +334,9 @@ class GatewaySettings(RoleSettings):
     queue: int = Field(512, ge=0, description="Requests that may wait for a slot; past them 429.")
     body_limit_mib: float = Field(
         36, gt=0, description="Largest request body or upload, MiB; above it 413."
+    )
+    json_limit_mib: float = Field(
+        16, gt=0, description="Largest request body that is no form, MiB; above it 413."
     )
     chat: list[str] = Field(
         default_factory=list, description="URLs of chat backends; empty: beside it, in one stack."
@@ -339,6 +363,11 @@ class GatewaySettings(RoleSettings):
     )
     probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
     translation: TranslationSettings = TranslationSettings()
+
+    @property
+    def json_limit_bytes(self) -> int:
+        """Return the largest body that is no form, in bytes."""
+        return int(min(self.json_limit_mib, self.body_limit_mib) * _MIB)
 
     @property
     def backends(self) -> dict[str, list[str]]:

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         default=False,
         description="Refuse unknown fields, which are else ignored and named in x-ignored-fields.",
     )
+    hosts: list[str] = Field(
+        default_factory=list,
+        description="Public names by which the server may be called where it asks for no key, as a "
+        "JSON list; `*` allows all.",
+    )
     chat: ChatSettings = ChatSettings()
     speech: SpeechSettings = SpeechSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()

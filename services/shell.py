@@ -20,10 +20,11 @@ from services.admission import Admission, Limits
 from services.body import Held
 from services.errors import MethodNotAllowedError, NotFoundError
 from services.exchange import Exchange
+from services.origins import Callers
 from services.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from starlette.applications import Starlette
@@ -82,6 +83,7 @@ class RoleApp:
         lifespan: entered at start and left at the end of the process.
         metrics: gives the text of `/metrics`.
         sockets: the application of each WebSocket's path; see `services.websocket`.
+        callers: which pages may call it, and by which names.
         guard: looks at the scope of each request for one of `paths` or `sockets` and may refuse it.
         outer: puts a further layer around the shell.
     """
@@ -96,6 +98,7 @@ class RoleApp:
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
     body_memory_bytes: int = 512 << 20
     sockets: Mapping[str, Asgi] = field(default_factory=dict)
+    callers: Callers = field(default_factory=Callers)
     guard: Callable[[Scope], None] | None = None
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
     outer: Callable[[Asgi], Asgi] | None = None
@@ -105,14 +108,21 @@ class Shell:
     """The outermost ASGI application of a role's process."""
 
     def __init__(
-        self, app: RoleApp, bento: Starlette | None = None, *, strict: bool = False
+        self,
+        app: RoleApp,
+        bento: Starlette | None = None,
+        *,
+        strict: bool = False,
+        hosts: Sequence[str] = (),
     ) -> None:
         """Wrap `app`; `bento`, BentoML's own application, gives nothing but its lifespan.
 
-        `strict` refuses what `services.openai.unknown` would ignore.
+        `strict` refuses what `services.openai.unknown` would ignore; `hosts` are the public names
+        of the server.
         """
         self.app = app
         self.strict = strict
+        self._hosts = hosts
         self.bento = bento
         self.admission = Admission(app.limits)
         self.held = Held(app.body_memory_bytes)
@@ -152,6 +162,16 @@ class Shell:
                 f"Method {method} is not allowed for {path}; use {allowed}.", methods=methods
             )
         return path
+
+    def check(self, scope: Scope) -> None:
+        """Let a request or a WebSocket for a path of the role pass.
+
+        Raises:
+            ServiceError: whoever sent it may not.
+        """
+        self.app.callers.check(scope, self._hosts)
+        if self.app.guard is not None:
+            self.app.guard(scope)
 
     def socket(self, path: str) -> Asgi:
         """Return the application of a WebSocket's path.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 # BentoML has every process write each number into shared files, for workers that answer for each
@@ -116,36 +116,67 @@ def render() -> bytes:
     return generate_latest(REGISTRY)
 
 
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_METADATA = re.compile(r"# (?P<kind>HELP|TYPE) (?P<name>[a-zA-Z_:][\w:]*) ")
+_LABEL = r"[a-zA-Z_]\w*=\"(?:[^\"\\]|\\.)*\""
+# Behind a sample there may be an exemplar (OpenMetrics), which this format has no place for.
+_SAMPLE = re.compile(
+    r"(?P<name>[a-zA-Z_:][\w:]*)"
+    rf"(?:\{{(?P<labels>(?:{_LABEL},? *)*)\}})? +(?P<value>[^\s#]+)(?: +-?\d+)?"
+)
+_LABELS = re.compile(_LABEL)
+_SUFFIXES = ("_bucket", "_count", "_sum")
+
+
+@dataclass
+class _Family:
+    """One family's lines: HELP and TYPE by kind, and samples."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    samples: list[str] = field(default_factory=list)
 
 
 def merge(own: bytes, of_backends: dict[str, bytes]) -> bytes:
-    """Return `own` and the backends' text as one, families once, samples labelled `backend`."""
-    families: dict[str, list[str]] = {}
+    """Return `own` and the backends' text as one, families once, samples labelled `backend`.
+
+    A sample that has that label, of a backend's own backend, gets the way to it: `chat-0/chat-1`.
+    """
+    families: dict[str, _Family] = {}
     _collect(own.decode(), None, families)
     for name, text in of_backends.items():
         _collect(text.decode("utf-8", "replace"), name, families)
-    return "".join(f"{line}\n" for lines in families.values() for line in lines).encode()
+    lines = (line for one in families.values() for line in (*one.metadata.values(), *one.samples))
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _collect(text: str, backend: str | None, families: dict[str, list[str]]) -> None:
-    lines: list[str] = []
-    known = False
+def _collect(text: str, backend: str | None, families: dict[str, _Family]) -> None:
+    declared = ""
     for line in text.splitlines():
-        if line.startswith("# HELP "):
-            name = line.split(" ", 3)[2]
-            known = name in families
-            lines = families.setdefault(name, [])
-        if line.startswith("#"):
-            if not known:
-                lines.append(line)
-        elif line:
-            lines.append(_labelled(line, backend) if backend else line)
+        if metadata := _METADATA.match(line):
+            declared = metadata["name"]
+            family = families.setdefault(declared, _Family())
+            family.metadata.setdefault(metadata["kind"], line)
+        elif (sample := _SAMPLE.match(line)) and _is_number(sample["value"]):
+            name = sample["name"]
+            if name in {declared, *(declared + suffix for suffix in _SUFFIXES)}:
+                name = declared
+            told = _labelled(sample, backend) if backend else sample[0]
+            families.setdefault(name, _Family()).samples.append(told)
 
 
-def _labelled(sample: str, backend: str) -> str:
-    matched = _NAME.match(sample)
-    end = matched.end() if matched else 0
-    name, rest = sample[:end], sample[end:]
-    label = f'backend="{backend}"'
-    return f"{name}{{{label},{rest[1:]}" if rest.startswith("{") else f"{name}{{{label}}}{rest}"
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _labelled(sample: re.Match[str], backend: str) -> str:
+    labels = _LABELS.findall(sample["labels"] or "")
+    key = 'backend="'
+    way = next((label for label in labels if label.startswith(key)), None)
+    if way is not None:
+        labels.remove(way)
+        backend = f"{backend}/{way[len(key) : -1]}"
+    listed = ",".join([f'{key}{backend}"', *labels])
+    return f"{sample['name']}{{{listed}}} {sample['value']}"

@@ -153,8 +153,7 @@ class WebSocket:
         scope["bentovox.request_id"] = self.request_id
         scope["bentovox.slot"] = self.slot
         scope["bentovox.draining"] = self._draining
-        if shell.app.guard is not None:
-            shell.app.guard(scope)
+        shell.check(scope)
         admission = shell.admission
         if path in shell.app.admitted:
             if admission.in_use >= admission.limits.slots or admission.waiting:

@@ -1,11 +1,13 @@
-"""Incremental encoding to OpenAI's six formats: bytes come out while samples go in.
+"""Incremental encoding to OpenAI's six formats, and to G.711: bytes come out while samples go in.
 
-Everything is mono at 24 kHz (`OUTPUT_RATE_HZ`), which OpenAI defines for pcm. How a decoder's
-duration compares with what was fed, measured and held by tests:
+Everything is mono, at 24 kHz (`OUTPUT_RATE_HZ`) unless asked otherwise, which OpenAI defines for
+pcm; G.711 has 8 kHz. How a decoder's duration compares with what was fed, measured at 24 kHz and
+held by tests:
 
 | format | container | decoded minus fed |
 |---|---|---|
-| wav, pcm | none; wav's sizes are 0xFFFFFFFF, "until the end" | 0 |
+| wav, pcm | none; wav's sizes are 0xFFFFFFFF, "until the end", unless it may be held back | 0 |
+| ulaw, alaw | none | 0 |
 | flac | FLAC, length unknown in its header | 0 |
 | opus | Ogg; pre-skip and the last granule trim the padding | 0 |
 | aac | ADTS, which cannot say what is padding | 0 to 2 frames of 1024 samples, 85 ms |
@@ -15,7 +17,7 @@ duration compares with what was fed, measured and held by tests:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, get_args
 
 import av
@@ -25,11 +27,22 @@ from services.audio.pcm import Samples, checked, to_bytes, to_int16
 from services.audio.resample import Resampler
 from services.errors import InvalidRequestError
 
-AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
 
-FORMATS: Final[tuple[AudioFormat, ...]] = get_args(AudioFormat)
+FORMATS: Final[tuple[AudioFormat, ...]] = ("mp3", "opus", "aac", "flac", "wav", "pcm")
+"""OpenAI's; beside them there is G.711 for telephones."""
+
+SampleRate = Literal[8000, 16000, 22050, 24000, 44100, 48000]
 
 OUTPUT_RATE_HZ: Final = 24_000
+TELEPHONE_RATE_HZ: Final = 8_000
+
+_RATES_HZ: Final[dict[str, tuple[int, ...]]] = {
+    "opus": (8_000, 16_000, 24_000, 48_000),
+    "ulaw": (TELEPHONE_RATE_HZ,),
+    "alaw": (TELEPHONE_RATE_HZ,),
+}
+"""Of the formats that do not take every rate."""
 
 MEDIA_TYPES: Final[dict[AudioFormat, str]] = {
     # What OpenAI answers with. RFC 7845 would call Ogg Opus audio/ogg; clients that dispatch on
@@ -40,6 +53,9 @@ MEDIA_TYPES: Final[dict[AudioFormat, str]] = {
     "flac": "audio/flac",
     "wav": "audio/wav",
     "pcm": "audio/pcm",
+    # RFC 4856's names, which OpenAI's realtime API has for the same samples.
+    "ulaw": "audio/pcmu",
+    "alaw": "audio/pcma",
 }
 
 
@@ -59,48 +75,113 @@ class Encoder(Protocol):
         """Return the last bytes; the encoder takes no more afterwards."""
 
 
-def open_encoder(audio_format: AudioFormat, sample_rate_hz: int) -> Encoder:
-    """Return a fresh encoder to `audio_format` for samples at `sample_rate_hz`.
+def output_rate_hz(audio_format: AudioFormat, wanted_hz: int | None) -> int:
+    """Return the rate of `audio_format` where a client wants this one, or names none.
 
     Raises:
-        InvalidRequestError: a format that is not one of `FORMATS`.
+        InvalidRequestError: the format does not have it (`invalid_value`).
+    """
+    rates = _RATES_HZ.get(audio_format, get_args(SampleRate))
+    if wanted_hz is None:
+        return OUTPUT_RATE_HZ if OUTPUT_RATE_HZ in rates else rates[0]
+    if wanted_hz not in rates:
+        raise InvalidRequestError(
+            f"sample_rate {wanted_hz} is not one that {audio_format} has; it has "
+            f"{', '.join(map(str, rates))}",
+            param="sample_rate",
+            code="invalid_value",
+        )
+    return wanted_hz
+
+
+def open_encoder(
+    audio_format: AudioFormat,
+    sample_rate_hz: int,
+    *,
+    to_hz: int | None = None,
+    whole_bytes: int = 0,
+) -> Encoder:
+    """Return a fresh encoder to `audio_format` for samples at `sample_rate_hz`.
+
+    Args:
+        audio_format: one of `MEDIA_TYPES`.
+        sample_rate_hz: of the samples that come.
+        to_hz: of what is made; None is the format's own.
+        whole_bytes: of wav: how much may be held back to say in the header how much there is. What
+            is longer comes like wav that is not held back.
+
+    Raises:
+        InvalidRequestError: a format that is not one of `MEDIA_TYPES`, or a rate that it has not.
     """
     if audio_format not in MEDIA_TYPES:
         raise InvalidRequestError(
-            f"response_format {audio_format!r} is not one of {', '.join(FORMATS)}",
+            f"response_format {audio_format!r} is not one of {', '.join(MEDIA_TYPES)}",
             param="response_format",
             code="invalid_value",
         )
-    if audio_format in ("wav", "pcm"):
-        return _PlainEncoder(audio_format, sample_rate_hz)
-    return _CodecEncoder(audio_format, sample_rate_hz)
+    to_hz = output_rate_hz(audio_format, to_hz)
+    if audio_format == "wav":
+        return _WavEncoder(sample_rate_hz, to_hz, whole_bytes)
+    if audio_format == "pcm":
+        return _PcmEncoder(sample_rate_hz, to_hz)
+    return _CodecEncoder(audio_format, sample_rate_hz, to_hz)
 
 
 _UNKNOWN_LENGTH: Final = 0xFFFFFFFF
 
 
-def _wav_header() -> bytes:
-    """Return the 44 bytes before 16-bit mono PCM whose length is not known yet."""
-    riff = struct.pack("<4sI4s", b"RIFF", _UNKNOWN_LENGTH, b"WAVE")
-    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, OUTPUT_RATE_HZ, OUTPUT_RATE_HZ * 2, 2, 16)
-    return riff + fmt + struct.pack("<4sI", b"data", _UNKNOWN_LENGTH)
+def _wav_header(rate_hz: int, data_bytes: int | None) -> bytes:
+    """Return the 44 bytes before 16-bit mono PCM; None is a length that is not known yet."""
+    in_all, data = _UNKNOWN_LENGTH, _UNKNOWN_LENGTH
+    if data_bytes is not None:
+        in_all, data = 36 + data_bytes, data_bytes
+    riff = struct.pack("<4sI4s", b"RIFF", in_all, b"WAVE")
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, rate_hz * 2, 2, 16)
+    return riff + fmt + struct.pack("<4sI", b"data", data)
 
 
-class _PlainEncoder:
-    """wav and pcm: signed 16-bit little-endian samples, with or without a header."""
+class _PcmEncoder:
+    """Signed 16-bit little-endian samples and nothing else."""
 
-    def __init__(self, audio_format: AudioFormat, sample_rate_hz: int) -> None:
-        self.media_type = MEDIA_TYPES[audio_format]
-        self._resampler = Resampler(sample_rate_hz, OUTPUT_RATE_HZ)
-        self._header = _wav_header() if audio_format == "wav" else b""
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        rate = "" if to_hz == OUTPUT_RATE_HZ else f";rate={to_hz}"
+        self.media_type = MEDIA_TYPES["pcm"] + rate
+        self._resampler = Resampler(from_hz, to_hz)
 
     def feed(self, samples: Samples) -> bytes:
-        header, self._header = self._header, b""
-        return header + to_bytes(self._resampler.feed(samples))
+        return to_bytes(self._resampler.feed(samples))
 
     def finish(self) -> bytes:
-        header, self._header = self._header, b""
-        return header + to_bytes(self._resampler.finish())
+        return to_bytes(self._resampler.finish())
+
+
+class _WavEncoder:
+    """The same after a header, which waits for the last sample as long as there is room."""
+
+    def __init__(self, from_hz: int, to_hz: int, whole_bytes: int) -> None:
+        self.media_type = MEDIA_TYPES["wav"]
+        self._to_hz = to_hz
+        self._room = whole_bytes
+        self._pcm = _PcmEncoder(from_hz, to_hz)
+        self._held: bytearray | None = bytearray()  # None once the header has left
+
+    def feed(self, samples: Samples) -> bytes:
+        data = self._pcm.feed(samples)
+        if self._held is None:
+            return data
+        self._held += data
+        return b"" if len(self._held) <= self._room else self._begun(None)
+
+    def finish(self) -> bytes:
+        data = self._pcm.finish()
+        if self._held is None:
+            return data
+        self._held += data
+        return self._begun(len(self._held) if self._room else None)
+
+    def _begun(self, data_bytes: int | None) -> bytes:
+        held, self._held = self._held, None
+        return _wav_header(self._to_hz, data_bytes) + (held or b"")
 
 
 class _Sink:
@@ -124,9 +205,10 @@ class _Codec:
     muxer: str
     codec: str
     sample_format: str
-    bit_rate: int | None
-    muxer_options: dict[str, str]
-    codec_options: dict[str, str]
+    bit_rate: int | None = None
+    muxer_options: dict[str, str] = field(default_factory=dict)
+    codec_options: dict[str, str] = field(default_factory=dict)
+    most_bits: int = 0  # a sample; what a low rate can hold
 
 
 # Speech does not gain by the codecs' slow presets; these take about half the time.
@@ -139,6 +221,7 @@ _CODECS: Final[dict[str, _Codec]] = {
         muxer_options={"write_xing": "0", "id3v2_version": "0"},
         # Without a bit reservoir no frame waits for the next one.
         codec_options={"compression_level": "7", "reservoir": "0"},
+        most_bits=8,
     ),
     "opus": _Codec(
         muxer="ogg",
@@ -156,27 +239,30 @@ _CODECS: Final[dict[str, _Codec]] = {
         bit_rate=96_000,
         muxer_options={},
         codec_options={"aac_coder": "fast"},
+        most_bits=4,
     ),
     "flac": _Codec(
         muxer="flac",
         codec="flac",
         sample_format="s16",
-        bit_rate=None,
         # By default 8 KiB of padding wait in the header for tags that nobody will write.
         muxer_options={"metadata_header_padding": "0"},
         codec_options={"compression_level": "2"},
     ),
+    "ulaw": _Codec("mulaw", "pcm_mulaw", "s16"),
+    "alaw": _Codec("alaw", "pcm_alaw", "s16"),
 }
 
 
 class _CodecEncoder:
-    """mp3, opus, aac and flac through PyAV, every packet flushed as it is made."""
+    """What PyAV encodes, every packet flushed as it is made."""
 
-    def __init__(self, audio_format: AudioFormat, sample_rate_hz: int) -> None:
+    def __init__(self, audio_format: AudioFormat, from_hz: int, to_hz: int) -> None:
         codec = _CODECS[audio_format]
         self._sample_format = codec.sample_format
         self.media_type = MEDIA_TYPES[audio_format]
-        self._resampler = Resampler(sample_rate_hz, OUTPUT_RATE_HZ)
+        self._resampler = Resampler(from_hz, to_hz)
+        self._to_hz = to_hz
         self._sink = _Sink()
         self._pts = 0
         self._container = av.open(
@@ -188,11 +274,12 @@ class _CodecEncoder:
         # PyAV types the stream by the codec's literal name; here the name is data.
         container: Any = self._container
         self._stream = container.add_stream(
-            codec.codec, rate=OUTPUT_RATE_HZ, layout="mono", options=codec.codec_options
+            codec.codec, rate=to_hz, layout="mono", options=codec.codec_options
         )
         self._stream.format = self._sample_format
         if codec.bit_rate is not None:
-            self._stream.bit_rate = codec.bit_rate
+            most = codec.most_bits * to_hz or codec.bit_rate
+            self._stream.bit_rate = min(codec.bit_rate, most)
 
     def feed(self, samples: Samples) -> bytes:
         self._encode(self._resampler.feed(checked(samples)))
@@ -214,7 +301,7 @@ class _CodecEncoder:
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(data)[np.newaxis], format=self._sample_format, layout="mono"
         )
-        frame.sample_rate = OUTPUT_RATE_HZ
+        frame.sample_rate = self._to_hz
         frame.pts = self._pts
         self._pts += samples.size
         self._container.mux(self._stream.encode(frame))

@@ -49,9 +49,13 @@ def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
         arguments += ["--distributed-executor-backend", "uni"]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])
     validate_parsed_serve_args(parsed)
-    if parsed.trust_remote_code:
-        log.warning("code that the model brings along will be run (trust_remote_code)")
     return parsed
+
+
+def runs_code(chat: ChatSettings) -> bool:
+    """Tell whether Python code that the model brings along will be run."""
+    asked = (argument.replace("_", "-") for argument in chat.args)
+    return chat.trust_remote_code or "--trust-remote-code" in asked
 
 
 def on_cpu(chat: ChatSettings) -> bool:

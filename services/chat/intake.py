@@ -67,11 +67,11 @@ class Intake:
         if models:
             body = sift(body, declared(models) | OPENAI_FIELDS.get(path, frozenset()))
         refuse_lost(path, body)
+        bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
         cost = self.bounds.cost(path, body)
         if len(raw) > _SMALL_BYTES:
             for model in models:
                 await check_items(model, body)
-        bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
         if bound:
             await until_hangup(receive, self.trial.check(bound))
         if cost > 1:

@@ -50,13 +50,20 @@ def _left_of(session: int) -> list[int]:
 
 
 def _record() -> Path:
-    """Return the file of this worker's supervisor, named by its process id and start time."""
+    """Return the file of this worker's supervisor, named by its process id and start time.
+
+    The files of supervisors that have ended are removed.
+    """
     parent = os.getppid()
     stat = _stat(parent)
     folder = Path(tempfile.gettempdir()) / f"bentovox-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         folder = Path(tempfile.mkdtemp(prefix="bentovox-"))  # somebody else's: trust nothing in it
+    for left in folder.glob("chat-*-*"):
+        _, pid, start = left.name.split("-")
+        if (_stat(int(pid)) or [""] * 20)[19] != start:
+            left.unlink(missing_ok=True)
     return folder / f"chat-{parent}-{stat[19] if stat else 0}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bentoml
 
 from services.chat import allowlist, model
+from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
 from services.role import preflight, role
 from services.settings import provenance, settings
@@ -14,11 +15,8 @@ from services.shell import RoleApp
 def _chosen() -> str:
     chat = settings().chat
     name = model.resolve(chat).name
-    trust = "trust_remote_code" if chat.trust_remote_code else ""
-    if any(argument.startswith("--trust-remote-code") for argument in chat.args):
-        trust = "args"
-    runs = f"; it runs code that the model brings along ({provenance(f'chat.{trust}')})"
-    return f"chat is vLLM with {name} ({provenance('chat.model')}){runs if trust else ''}"
+    runs = "; it runs code that the model brings along" if runs_code(chat) else ""
+    return f"chat is vLLM with {name} ({provenance('chat.model')}){runs}"
 
 
 class _Chat:

@@ -2,7 +2,8 @@
 
 xgrammar cannot be stopped, and a short expression can hold it for minutes, in threads of the engine
 that everybody's JSON mode needs as well. So whatever does not surely compile at once is compiled in
-a process apart first, which is killed when it takes too long. What passed is remembered.
+a process apart first, which is killed when it takes too long, and followed for some tokens there.
+What passed is remembered.
 """
 
 from __future__ import annotations

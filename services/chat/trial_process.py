@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xgrammar
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _PARSE_S = 0.5
+_STEPS = 256
+_STEPS_S = 1.0
 _SLOW = "takes too long to convert, which vLLM does on its event loop"
 
 
@@ -48,18 +55,43 @@ def main() -> None:
             if time.thread_time() - began > _PARSE_S:
                 fault = _SLOW
             else:
-                fault = _begins(compiles[asked["kind"]](asked["text"]), tokenizer.vocab_size)
+                fault = _follow(compiles[asked["kind"]](asked["text"]), tokenizer)
         except Exception as error:  # noqa: BLE001  xgrammar raises what it likes
             fault = str(error) or type(error).__name__
         sys.stdout.write(json.dumps(fault) + "\n")
         sys.stdout.flush()
 
 
-def _begins(compiled: Any, vocab_size: int) -> str:
-    """Return "" if there is a token that an answer may begin with, else what is wrong."""
-    allowed = xgrammar.allocate_token_bitmask(1, vocab_size)
-    xgrammar.GrammarMatcher(compiled).fill_next_token_bitmask(allowed)
-    return "" if allowed.any() else "nothing can begin an answer"
+def _follow(compiled: Any, tokenizer: Any) -> str:
+    """Return "" if an answer can begin, and be followed quickly, else what is wrong.
+
+    The engine does for each token of everybody's what is timed here. Two answers are made up: one
+    of the first token that is allowed, mostly a byte, of which loops are longest; one by chance.
+    """
+    allowed = xgrammar.allocate_token_bitmask(1, tokenizer.vocab_size)
+    stops = list(tokenizer.stop_token_ids)
+    chance = random.Random(1)  # noqa: S311  the same for everybody
+    shares: list[Callable[[], float]] = [lambda: 0.0, chance.random]
+    for share in shares:
+        matcher = xgrammar.GrammarMatcher(compiled)
+        spent, token = 0.0, None
+        for step in range(_STEPS):
+            began = time.thread_time()
+            if token is not None and not matcher.accept_token(token):
+                break
+            matcher.fill_next_token_bitmask(allowed)
+            spent += time.thread_time() - began
+            if spent > _STEPS_S:
+                return "takes too long to follow, token by token; nest no repetitions"
+            if step == 0 and not allowed.any():
+                return "nothing can begin an answer"
+            bits = np.unpackbits(allowed[0].numpy().view(np.uint8), bitorder="little")
+            bits[stops] = 0
+            tokens = bits.nonzero()[0]
+            if not len(tokens):
+                break
+            token = int(tokens[int(share() * len(tokens))])
+    return ""
 
 
 if __name__ == "__main__":

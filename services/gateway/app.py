@@ -13,6 +13,7 @@ from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
 from services.openai.paths import CHAT, GET, MODELS, SPEECH, TRANSCRIPTION
+from services.origins import Callers
 from services.shell import Readiness, RoleApp
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     def guard(scope: Any) -> None:
         if scope["path"] != OPENAPI and not own.checks(scope):
             keys.check(credentials(scope))
-        if scope["type"] == "websocket":
-            cors.check_origin(scope, gateway.cors_origins)
 
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())
@@ -69,7 +68,6 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         admitted=frozenset(
             [
                 *(p for p, role in roles.items() if "POST" in routes[role][p]),
-                *tunnels,
                 *own.admitted,
             ]
         ),
@@ -78,6 +76,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         body_memory_bytes=gateway.body_memory_bytes,
         readiness=lambda: Readiness(*pools.status()),
         lifespan=pools.probing,
+        callers=Callers(tuple(gateway.cors_origins), keyed=bool(keys)),
         guard=guard,
         metrics=metrics,
         outer=cors.allowing(gateway.cors_origins),

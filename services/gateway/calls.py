@@ -18,7 +18,7 @@ from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from services.gateway.backends import Backend, Pools
     from services.gateway.upstream import Connection
@@ -125,13 +125,13 @@ class Caller:
                 backend.connections.give_back(connection)  # aborts what is not complete
 
     async def _begin(self, backend: Backend, question: Question) -> Connection:
-        """Send the question; once more where it met a connection that was just being closed."""
+        """Send the question; a GET once more where it met a connection that was being closed."""
         try:
             connection, used = await backend.connections.take()
             try:
                 return await self._ask(connection, backend, question)
             except BackendError:
-                if not used:
+                if not used or question.body is not None:
                     raise
             await backend.check_alive()
             connection, _ = await backend.connections.take(fresh=True)
@@ -158,9 +158,7 @@ class Caller:
             head.append(b"content-type: " + question.content_type.encode())
             head.append(b"content-length: %d" % len(question.body))
         try:
-            connection.send(b"\r\n".join([*head, b"", b""]))
-            if question.body is not None:
-                connection.write(question.body)
+            connection.send(*_cut(b"\r\n".join([*head, b"", b""]), question.body or b""))
             async with asyncio.timeout(self._timeout_s):
                 await connection.head()
         except TimeoutError as exc:
@@ -284,6 +282,13 @@ class Answer:
         elif wait_s.isdigit():
             retry_after_s = float(wait_s)
         return error_from(status, normalise(status, body), retry_after_s)
+
+
+def _cut(head: bytes, body: bytes) -> tuple[bytes, Iterator[bytes] | None]:
+    """Return what is sent at once, and the pieces in which a large body follows."""
+    if len(body) <= HELD_BYTES:
+        return head + body, None
+    return head, (body[at : at + HELD_BYTES] for at in range(0, len(body), HELD_BYTES))
 
 
 def _nonsense(question: Question) -> BackendError:

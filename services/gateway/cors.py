@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
-
-from services.errors import PermissionDeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,26 +42,3 @@ def allowing(origins: Sequence[str]) -> Callable[[Asgi], Asgi] | None:
         )
 
     return around
-
-
-def check_origin(scope: Any, origins: Sequence[str]) -> None:
-    """Let a WebSocket pass that no page opened, or one of `origins` or of this server.
-
-    No browser keeps a page from a WebSocket of another server, as CORS keeps it from HTTP; without
-    this any page could use a server on its reader's machine.
-
-    Raises:
-        PermissionDeniedError: another page (`origin_not_allowed`).
-    """
-    headers = dict(scope["headers"])
-    given: bytes | None = headers.get(b"origin")
-    if given is None or "*" in origins:
-        return
-    origin = given.decode("latin-1")
-    if origin in origins or origin.partition("://")[2].encode() == headers.get(b"host"):
-        return
-    raise PermissionDeniedError(
-        f"Pages of {origin!r} may not call this server; its operator can allow them in "
-        "BENTOVOX_GATEWAY__CORS_ORIGINS.",
-        code="origin_not_allowed",
-    )

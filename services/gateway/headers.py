@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-# RFC 9110, section 7.6.1, and what each hop says for itself. The client's key stays here.
+# RFC 9110, section 7.6.1, and what each hop says for itself. The client's key stays here, and its
+# page's origin, which was looked at.
 NOT_FORWARDED = frozenset(
     {
         b"host",
+        b"origin",
         b"connection",
         b"keep-alive",
         b"proxy-authenticate",
@@ -17,6 +19,7 @@ NOT_FORWARDED = frozenset(
         b"upgrade",
         b"expect",
         b"authorization",
+        b"x-api-key",
         b"content-length",
         b"x-request-id",
         b"x-forwarded-for",

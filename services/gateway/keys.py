@@ -1,7 +1,8 @@
 """API keys: stored as SHA-256 hashes, compared in constant time.
 
-They come as bearer tokens. A browser can set no header of a WebSocket; there the key may be a
-subprotocol, as OpenAI has it: `openai-insecure-api-key.YOUR_KEY`. It is not sent on to a backend.
+They come as bearer tokens, or as `x-api-key`. A browser can set no header of a WebSocket; there the
+key may be a subprotocol, as OpenAI has it: `openai-insecure-api-key.YOUR_KEY`. It is not sent on to
+a backend.
 
 A key is 256 random bits, so that one round of SHA-256 is enough: there is nothing to guess that a
 slow hash would have to protect. `python -m services.gateway.keys NAME` makes one.
@@ -36,20 +37,24 @@ def is_key_subprotocol(name: str) -> bool:
 
 
 def credentials(scope: Any) -> list[tuple[bytes, bytes]]:
-    """Return the request's headers; a key among a WebSocket's subprotocols as the header it is."""
+    """Return the `authorization` headers of a request.
+
+    Where it has none, a key sent as `x-api-key`, or among a WebSocket's subprotocols, is one.
+    """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    if scope["type"] != "websocket" or any(name == b"authorization" for name, _ in headers):
-        return headers
-    given = [name for name in scope["subprotocols"] if is_key_subprotocol(name)]
-    return [
-        *headers,
-        *((b"authorization", b"Bearer " + name[len(_SUBPROTOCOL) :].encode()) for name in given),
-    ]
-
-
-def bearer(headers: Iterable[tuple[bytes, bytes]], api_key: str) -> list[tuple[bytes, bytes]]:
-    """Return a request's headers; a key of its body as the header it would be, if there is none."""
     found = [pair for pair in headers if pair[0] == b"authorization"]
+    if not found:
+        keys = [value for name, value in headers if name == b"x-api-key"]
+        if scope["type"] == "websocket":
+            offered = filter(is_key_subprotocol, scope["subprotocols"])
+            keys += [name[len(_SUBPROTOCOL) :].encode() for name in offered]
+        found = [(b"authorization", b"Bearer " + key) for key in keys]
+    return found
+
+
+def bearer(scope: Any, api_key: str) -> list[tuple[bytes, bytes]]:
+    """Return a request's `credentials`; a key of its body as such where there are none."""
+    found = credentials(scope)
     if not found and api_key:
         found = [(b"authorization", b"Bearer " + api_key.encode("utf-8", "replace"))]
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from services.gateway.interpreter.routes import SpeechTranslationRoutes
+from services.gateway.keys import credentials
 from services.gateway.translation.routes import TranslationRoutes
 from services.openai.paths import SPEECH_TRANSLATION, TRANSLATION
 
@@ -33,8 +34,7 @@ class Own:
 
     def checks(self, scope: Any) -> bool:
         """Return whether the application looks for the key itself, as it may be in the body."""
-        headers = scope["headers"]
-        return scope["path"] in TRANSLATION and all(name != b"authorization" for name, _ in headers)
+        return scope["path"] in TRANSLATION and not credentials(scope)
 
 
 def own_paths(pools: Pools, keys: Keys) -> Own:

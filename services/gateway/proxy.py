@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from services.errors import (
-    BackendError,
-    DeadlineError,
-    InvalidRequestError,
-    ServiceError,
-    UnavailableError,
-    no_such_model,
-)
+from services.errors import BackendError, DeadlineError, UnavailableError, no_such_model
+from services.gateway.asked import asked_model
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
+from services.gateway.upstream import REPEATABLE
+from services.openai.body import header, pieces
 from services.openai.documents import send_json
 from services.writer import direct_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from services.gateway.backends import Backend, Pool, Pools
     from services.gateway.upstream import Connection
@@ -67,14 +63,19 @@ class Proxy:
             await self.own[path](scope, receive, send)
             return
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
-        body, more = await _first_body(receive)
+        # It is here already, as a rule: the shell gathers what is to take a slot.
+        content_type = header(scope, b"content-type")
+        most_bytes = self._most_bytes(content_type)
+        body = deque([piece async for piece in pieces(scope, receive, most_bytes) if piece])
         model = None
-        if pool.needs_model and scope["method"] == "POST" and not _is_form(scope["headers"]):
-            while more:
-                piece, more = await _first_body(receive)
-                body += piece
-            model = _model_of(body)
-        await _Exchange(self, pool, scope, receive, send).run(body, more=more, model=model)
+        if pool.needs_model and scope["method"] == "POST":
+            model = await asked_model(content_type, body)
+        await _Exchange(self, pool, scope, receive, send).run(body, model)
+
+    def _most_bytes(self, content_type: bytes) -> int:
+        is_form = content_type.lower().startswith(b"multipart/form-data")
+        gateway = self.pools.gateway
+        return gateway.body_limit_bytes if is_form else gateway.json_limit_bytes
 
     def _models(self, path: str) -> dict[str, Any]:
         cards = self.pools.models()
@@ -97,12 +98,12 @@ class _Exchange:
         self.send = send
         self.client_left = False
 
-    async def run(self, body: bytes, *, more: bool, model: str | None) -> None:
+    async def run(self, body: deque[bytes], model: str | None) -> None:
         backend = self.pool.pick(model)
         backend.outstanding += 1
         try:
             try:
-                connection = await self._begin(backend, body, more=more)
+                connection = await self._begin(backend, body)
             except BackendError:
                 if self.client_left:
                     return
@@ -111,37 +112,36 @@ class _Exchange:
         finally:
             backend.outstanding -= 1
 
-    async def _begin(self, backend: Backend, body: bytes, *, more: bool) -> Connection:
+    async def _begin(self, backend: Backend, body: deque[bytes]) -> Connection:
         """Send the request and return the connection once the answer's head is there."""
-        head = self._head(backend, len(body), more=more)
+        data = self._head(backend, sum(map(len, body))) + (body.popleft() if body else b"")
+        large = bool(body)
+        repeatable = self.scope["method"] in REPEATABLE and not large
         try:
-            # A body that is still coming could not be sent twice: no connection that has idled.
-            connection, used = await backend.connections.take(fresh=more)
+            connection, used = await backend.connections.take()
             try:
-                return await self._ask(connection, head, body, more=more)
+                return await self._ask(connection, data, body)
             except BackendError:
-                if not used or self.client_left:
+                # The backend closed a connection that had idled, in the moment in which it was
+                # used, or it died at work: nobody knows what it has done (RFC 9110, section 9.2.2).
+                if not (used and repeatable) or self.client_left:
                     raise
-            # The backend closed a connection that had idled, in the moment in which it was used; or
-            # it died, and its supervisor's socket would let the request wait for the next process.
+            # Its supervisor's socket would let the request wait for the next process.
             await backend.check_alive()
             connection, _ = await backend.connections.take(fresh=True)
-            return await self._ask(connection, head, body, more=False)
+            return await self._ask(connection, data, body)
         except UnavailableError:
             backend.mark(ready=False)  # the next probe will tell
             raise
         except BackendError:
             # A backend may well close the connection of a body that it does not want to read.
-            if not (self.client_left or more):
+            if not (self.client_left or large):
                 backend.mark(ready=False)
             raise
 
-    async def _ask(
-        self, connection: Connection, head: bytes, body: bytes, *, more: bool
-    ) -> Connection:
-        connection.send(head + (_chunk(body) if more else body))
-        self._body_sent = not more
-        watcher = asyncio.ensure_future(self._watch(connection, more=more))
+    async def _ask(self, connection: Connection, data: bytes, rest: deque[bytes]) -> Connection:
+        connection.send(data, _taken(rest) if rest else None)
+        watcher = asyncio.ensure_future(self._watch(connection))
         self._watcher = watcher
         try:
             async with asyncio.timeout(self.proxy.answer_timeout_s):
@@ -159,23 +159,12 @@ class _Exchange:
             raise
         return connection
 
-    async def _watch(self, connection: Connection, *, more: bool) -> None:
-        """Send what is left of the body, then wait for the client to hang up."""
-        try:
-            while True:
-                message = await self.receive()
-                if message["type"] == "http.disconnect":
-                    self.client_left = True
-                    connection.abort(BackendError("The client hung up."))
-                    return
-                if more:
-                    more = message.get("more_body", False)
-                    connection.write(_chunk(message.get("body", b"")))
-                    if not more:
-                        connection.write(b"0\r\n\r\n")
-                        self._body_sent = True
-        except ServiceError as error:  # the body is over the limit
-            connection.abort(error)
+    async def _watch(self, connection: Connection) -> None:
+        """Wait for the client to hang up."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.client_left = True
+        connection.abort(BackendError("The client hung up."))
 
     async def _carry_back(self, backend: Backend, connection: Connection) -> None:
         try:
@@ -196,10 +185,7 @@ class _Exchange:
                 raise
         finally:
             self._watcher.cancel()
-            if self._body_sent:
-                backend.connections.give_back(connection)
-            else:  # answered before it was asked in full: what follows would be read as the rest
-                connection.abort()
+            backend.connections.give_back(connection)
 
     async def _carry_slowly(self, connection: Connection) -> None:
         """Carry the body through ASGI's send, for answers and servers without a direct way."""
@@ -226,7 +212,7 @@ class _Exchange:
         finally:
             end.cancel()
 
-    def _head(self, backend: Backend, length: int, *, more: bool) -> bytes:
+    def _head(self, backend: Backend, length: int) -> bytes:
         scope = self.scope
         target = scope["raw_path"]
         if scope["query_string"]:
@@ -239,36 +225,13 @@ class _Exchange:
         headers = end_to_end(scope["headers"], NOT_FORWARDED)
         lines += [b"%b: %b" % pair for pair in headers]
         lines.append(b"x-request-id: " + scope["bentovox.request_id"])
-        if more:
-            lines.append(b"transfer-encoding: chunked")
-        elif length or scope["method"] == "POST":
+        if length or scope["method"] == "POST":
             lines.append(b"content-length: %d" % length)
         lines += [b"", b""]
         return b"\r\n".join(lines)
 
 
-async def _first_body(receive: Any) -> tuple[bytes, bool]:
-    message = await receive()
-    return message.get("body", b""), message.get("more_body", False)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-
-
-def _is_form(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(
-        name == b"content-type" and value.lower().startswith(b"multipart/form-data")
-        for name, value in headers
-    )
-
-
-def _model_of(body: bytes) -> str | None:
-    try:
-        parsed = json.loads(body)
-    except ValueError as exc:
-        raise InvalidRequestError(
-            f"The body is not valid JSON: {exc}.", code="invalid_json"
-        ) from exc
-    model = parsed.get("model") if isinstance(parsed, dict) else None
-    return model if isinstance(model, str) else None
+def _taken(pieces_: deque[bytes]) -> Iterator[bytes]:
+    """Yield the pieces; none is kept any longer."""
+    while pieces_:
+        yield pieces_.popleft()

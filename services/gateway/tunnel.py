@@ -32,10 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.gateway")
 
-# What the handshake of each hop says anew; the page's origin was looked at here.
+# What the handshake of each hop says anew.
 _HANDSHAKE: Final = frozenset(
     {
-        b"origin",
         b"sec-websocket-accept",
         b"sec-websocket-extensions",
         b"sec-websocket-key",

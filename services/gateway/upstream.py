@@ -9,6 +9,7 @@ parser of uvicorn.
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from dataclasses import dataclass
@@ -19,14 +20,19 @@ from urllib.parse import unquote, urlsplit
 import httptools
 
 from services.errors import BackendError, ConfigurationError, DeadlineError, UnavailableError
+from services.uvicorn_http import KEEP_ALIVE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _IDLE_LIMIT = 256
 _FINAL = 200  # statuses below are interim
 _BODILESS = frozenset({204, 304})
-_SERVER_KEEP_ALIVE_S = 4.0  # uvicorn under BentoML closes idle connections after 5 s
+_IDLE_S = KEEP_ALIVE_S / 2  # so that no backend closes one in the moment in which it is used
+_JUST_USED_S = 4.0  # no server closes what has idled for so short a time, unless it ends
+
+REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+"""Methods of which a second request does no more than one (RFC 9110, section 9.2.2)."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.closed = False
         self.on_lost: Callable[[], None] | None = None  # set while idle
+        self._room = asyncio.Event()
+        self._room.set()
+        self._pouring: asyncio.Task[None] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -95,16 +104,24 @@ class Connection(asyncio.Protocol):
         self._head: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
 
-    def send(self, head: bytes) -> None:
-        """Begin an exchange with the bytes of a request's head and, if at hand, its body."""
+    def send(self, data: bytes, rest: Iterator[bytes] | None = None) -> None:
+        """Begin an exchange with the bytes of a request; `rest` follows as the backend takes it."""
         self._begin()
         loop = asyncio.get_running_loop()
         self._head = loop.create_future()
         self._ended = loop.create_future()
-        self.write(head)
+        self._write(data)
+        if rest is not None:
+            self._pouring = loop.create_task(self._pour(rest))
 
-    def write(self, data: bytes) -> None:
-        """Send further bytes of the request."""
+    async def _pour(self, rest: Iterator[bytes]) -> None:
+        await self._room.wait()
+        for piece in rest:
+            self._write(piece)
+            await self._room.wait()
+        self._pouring = None
+
+    def _write(self, data: bytes) -> None:
         if self.transport is not None and not self.closed:
             self.transport.write(data)
 
@@ -145,9 +162,22 @@ class Connection(asyncio.Protocol):
     def abort(self, error: Exception | None = None) -> None:
         """Drop the connection; the backend sees a client that hung up."""
         self._fail(error or BackendError("The exchange was given up."))
-        self.closed = True
+        self._close()
         if self.transport is not None:
             self.transport.abort()
+
+    def _close(self) -> None:
+        self.closed = True
+        if self._pouring is not None:
+            self._pouring.cancel()
+            self._pouring = None
+
+    def is_quiet(self) -> bool:
+        """Whether nothing came on an idle connection: neither bytes nor its end."""
+        poll = select.poll()
+        assert self.transport is not None  # noqa: S101  it is connected
+        poll.register(self.transport.get_extra_info("socket"), select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -169,10 +199,18 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is under way."""
         del exc
-        self.closed = True
+        self._close()
         self._fail(BackendError("The backend closed the connection before it had answered."))
         if self.on_lost is not None:
             self.on_lost()
+
+    def pause_writing(self) -> None:
+        """Hold back what is left of the request: the backend is slower than we are."""
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        """Send on."""
+        self._room.set()
 
     # httptools
     def on_message_begin(self) -> None:
@@ -220,8 +258,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether another exchange may follow on this connection."""
-        return self.complete and self._keep_alive and not self.closed
+        """Whether another exchange may follow on this connection.
+
+        Not where it was answered before it was asked in full: what follows would be the rest.
+        """
+        asked = self._pouring is None
+        return self.complete and asked and self._keep_alive and not self.closed
 
     def _fail(self, error: Exception) -> None:
         for future in (self._head, self._ended):
@@ -261,7 +303,8 @@ class Connections:
         while self._idle and not fresh:
             connection = self._idle.pop()
             connection.on_lost = None
-            if not connection.closed and now - connection.idle_since < _SERVER_KEEP_ALIVE_S:
+            fresh_enough = now - connection.idle_since < _IDLE_S
+            if fresh_enough and not connection.closed and connection.is_quiet():
                 return connection, True
             connection.abort()
         return await self._connect(), False
@@ -284,7 +327,7 @@ class Connections:
 
     def _lost(self, connection: Connection) -> None:
         idle_s = asyncio.get_running_loop().time() - connection.idle_since
-        if idle_s < _SERVER_KEEP_ALIVE_S:
+        if idle_s < _JUST_USED_S:
             self._on_death()
 
     async def _connect(self) -> Connection:

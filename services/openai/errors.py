@@ -104,6 +104,8 @@ def error_response(
             (b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()),
             (b"retry-after-ms", str(max(1, math.ceil(error.retry_after_s * 1000))).encode()),
         ]
+    if isinstance(error, errors.AuthenticationError):
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1
     if isinstance(error, errors.RequestTimeoutError):
         headers.append((b"connection", b"close"))  # what is left of the body is not waited for
     if isinstance(error, errors.MethodNotAllowedError) and error.methods:

@@ -43,6 +43,11 @@ class Models:
         self.check(name)
         return {"id": name, "object": "model", "created": self._created, "owned_by": "bentovox"}
 
+    def named(self) -> dict[str, Any]:
+        """Return the list of all, and beside it `models`, an `id` and a `name` each."""
+        models = [{"id": name, "name": name} for name in self.names]
+        return {**self.listed(), "models": models}
+
     def listed(self) -> dict[str, Any]:
         """Return the list of all."""
         return {"object": "list", "data": [self.card(name) for name in self.names]}

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from services.openai.schemas import Json
 
-_AUDIO_TYPES = ("audio/mpeg", "audio/opus", "audio/aac", "audio/flac", "audio/wav", "audio/pcm")
+_AUDIO_TYPES = (
+    *("audio/mpeg", "audio/opus", "audio/aac", "audio/flac", "audio/wav", "audio/pcm"),
+    *("audio/pcmu", "audio/pcma"),
+)
 _ERROR_RESPONSES: Json = {
     status: {
         "description": f"OpenAI's error object, for each status of {status[0]}xx.",
@@ -127,6 +130,8 @@ PATHS: dict[str, Json] = {
             "ConversionForm",
             _AUDIO,
         ),
+        "/v1/audio/models": _got("List the models that speak.", _ref("SpeechModelList")),
+        "/v1/audio/speech/voices": _got("List the voices.", _ref("VoiceList")),
         "/v1/audio/voices": {
             **_got("List the voices.", _ref("VoiceList")),
             **_uploaded("Register a voice.", "VoiceForm", _ref("Voice")),

@@ -26,6 +26,8 @@ CHAT = {
 SPEECH = {
     "/v1/audio/speech": POST,
     "/v1/audio/voice-conversion": POST,
+    "/v1/audio/models": GET,
+    "/v1/audio/speech/voices": GET,
     "/v1/audio/voices": GET | POST,
     "/v1/audio/voices/{}": GET | DELETE,
     "/v1/audio/voice_consents": GET | POST,

@@ -48,9 +48,10 @@ _SPEED: Json = {"type": "number", "minimum": 0.25, "maximum": 4.0, "default": 1.
 _SEED: Json = {"type": "integer", "minimum": -(2**63), "exclusiveMaximum": 2**63}
 _FORMAT: Json = {
     "type": "string",
-    "enum": ["mp3", "opus", "aac", "flac", "wav", "pcm"],
+    "enum": ["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"],
     "default": "mp3",
 }
+_RATE: Json = {"type": "integer", "enum": [8000, 16000, 22050, 24000, 44100, 48000]}
 _STREAM_FORMAT: Json = {"type": "string", "enum": ["audio", "sse"], "default": "audio"}
 _STREAM: Json = {"type": "boolean", "default": True}
 _TRANSCRIPT: Json = {"type": "string", "maxLength": 1024}
@@ -77,6 +78,9 @@ _HEARING: Json = {
 _SPOKEN: Json = {"type": "string", "maxLength": 64}
 
 
+_NAMED: Json = {"type": "array", "items": open_object({"id": TEXT, "name": TEXT}, "id", "name")}
+
+
 def _list(items: Json, **more: Any) -> Json:
     return {"type": "array", "items": items, "default": [], **more}
 
@@ -88,6 +92,7 @@ SPEECH_BODY: Json = _closed(
         "voice": {"anyOf": [NAME, _closed({"id": NAME}, "id"), NULL]},
         "instructions": _nullable({"type": "string", "maxLength": 4096}),
         "response_format": _FORMAT,
+        "sample_rate": _nullable(_RATE),
         "speed": _SPEED,
         "stream_format": _STREAM_FORMAT,
         "stream": _STREAM,
@@ -110,6 +115,7 @@ FORMS: dict[str, Json] = {
             "ref_audio": _FILE,
             "consent": NAME,
             "response_format": _FORMAT,
+            "sample_rate": _RATE,
             "speed": _SPEED,
             "seed": _SEED,
             "stream": _STREAM,
@@ -202,6 +208,16 @@ SCHEMAS: Json = {
         "object",
         "data",
     ),
+    "SpeechModelList": open_object(
+        {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
+            "models": _NAMED,
+        },
+        "object",
+        "data",
+        "models",
+    ),
     "Voice": open_object(
         {
             "id": TEXT,
@@ -225,7 +241,7 @@ SCHEMAS: Json = {
         {
             "object": {"const": "list"},
             "data": {"type": "array", "items": {"$ref": "#/components/schemas/Voice"}},
-            "voices": {"type": "array", "items": TEXT},
+            "voices": _NAMED,
             "uploaded_voices": {
                 "type": "array",
                 "items": {"$ref": "#/components/schemas/Voice"},

@@ -48,6 +48,9 @@ _BODY_WITH_RECORDING_BYTES: Final = REFERENCE_CHARACTERS + _BODY_BYTES
 SOURCE_BYTES: Final = 25 * 1024 * 1024
 """The largest file to convert, as large as OpenAI's largest upload of audio."""
 
+_WHOLE_BYTES: Final = 64 << 20
+"""The most of a wav that is held back for its header, where `stream` is false."""
+
 _PADDING_S: Final = 0.1  # what mp3 and aac add to the end of what was encoded
 _FORM: Final = FormFields(
     frozenset(ConversionFields.model_fields), {"file": SOURCE_BYTES, "ref_audio": MAX_BYTES}
@@ -194,7 +197,12 @@ class AudioRoutes:
             sample_rate_hz=engine.sample_rate_hz,
             input_tokens=input_tokens,
             nothing_made=nothing_made,
-            encoder=open_encoder(asked.response_format, engine.sample_rate_hz),
+            encoder=open_encoder(
+                asked.response_format,
+                engine.sample_rate_hz,
+                to_hz=asked.sample_rate,
+                whole_bytes=0 if asked.stream else _WHOLE_BYTES,
+            ),
             audio_format=asked.response_format,
             as_events=asked.stream_format == "sse",
             on_audio_seconds=self._on_audio_seconds,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.audio.encode import AudioFormat
+from services.audio.encode import AudioFormat, SampleRate, output_rate_hz
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
 from services.openai.refusals import missing
@@ -18,6 +18,9 @@ from services.speech.refusals import check_alone
 
 TEXT_CHARACTERS: Final = 4096
 """Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""
+
+MESSAGE_CHARACTERS: Final = 128 * 1024
+"""Of a message without a recording: its texts in JSON's escapes, and as much again."""
 
 _NAME: Final = 256
 _TRANSCRIPT: Final = 1024
@@ -60,6 +63,7 @@ class SessionConfig(BaseModel):
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     instructions: Annotated[str, Field(max_length=TEXT_CHARACTERS)] | None = None
     response_format: AudioFormat = "wav"
+    sample_rate: SampleRate | None = None
     speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] = 1.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     ref_audio: Annotated[str, Field(min_length=1, max_length=_REFERENCE)] | None = None
@@ -87,15 +91,27 @@ class InputDone:
 
 
 @dataclass(frozen=True)
+class InputCancel:
+    """What was said so far is not wanted any more: neither what is spoken nor what waits."""
+
+
+@dataclass(frozen=True)
 class SessionClose:
     """Nothing more is wanted."""
 
 
-ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | SessionClose
+ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | InputCancel | SessionClose
 
 
-def parse_message(data: str | bytes) -> ClientMessage:
-    """Return what the client says.
+_BARE: Final[dict[str, ClientMessage]] = {
+    "input.done": InputDone(),
+    "input.cancel": InputCancel(),
+    "session.close": SessionClose(),
+}
+
+
+def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
+    """Return what the client says; with `recordings` a configuration may bring one.
 
     Raises:
         InvalidRequestError: it is no JSON object with a known `type`, or a field is at fault, which
@@ -105,17 +121,23 @@ def parse_message(data: str | bytes) -> ClientMessage:
         raise InvalidRequestError(
             "a binary message is not read here; send JSON as text", code="invalid_message"
         )
+    most = MESSAGE_CHARACTERS + _REFERENCE * recordings
+    if len(data) > most:  # before it is taken apart
+        raise InvalidRequestError(
+            f"the message has {len(data)} characters; at most {most} are read",
+            code="message_too_large",
+        )
     fields = parse_object(data, "the message")
     kind = fields.pop("type", None)
     if kind == "session.config":
         return _config(fields)
     if kind == "input.text":
         return _text(fields)
-    if kind in ("input.done", "session.close"):
+    if isinstance(kind, str) and kind in _BARE:
         sift(fields, ())
-        return InputDone() if kind == "input.done" else SessionClose()
+        return _BARE[kind]
     raise InvalidRequestError(
-        "type is not one of session.config, input.text, input.done, session.close",
+        "type is not one of session.config, input.text, input.done, input.cancel, session.close",
         param="type",
         code="invalid_value",
     )
@@ -145,6 +167,7 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
     if "voice" not in given and "speaker" in given:  # vLLM-Omni's other name for it
         given["voice"] = given.pop("speaker")
     config = read(SessionConfig, given, "the message")
+    output_rate_hz(config.response_format, config.sample_rate)  # refuses what there is not
     if config.ref_audio is None:
         if config.voice is None:
             raise missing("voice")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import re
 from typing import Final
@@ -104,17 +103,17 @@ def _read_data_url(url: str, param: str, text: str | None) -> VoiceReference:
     head = _DATA_URL.match(url[:256])
     if head is None or not head[1].lower().startswith("audio/"):
         raise _no_data_url(param)
-    encoded = url[head.end() :]
     try:
-        if "%" in encoded:
-            encoded = unquote_to_bytes(encoded).decode("ascii")
+        encoded = url[head.end() :].encode("ascii")
+        if b"%" in encoded:
+            encoded = unquote_to_bytes(encoded)
         if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
             raise TooLargeError(
                 f"{param} has over {MAX_BYTES} bytes, the most that is accepted",
                 param=param,
                 code="audio_too_large",
             )
-        data = base64.b64decode(encoded, validate=True)
+        data = binascii.a2b_base64(encoded, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise _no_data_url(param) from error
     return read_recording(data, param=param, text=text)

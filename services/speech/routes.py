@@ -83,7 +83,9 @@ class _SpeechApp:
         self._documents: dict[tuple[str, str], Callable[[_Call], Awaitable[dict[str, Any]]]] = {
             ("GET", "/v1/models"): lambda _: _now(models.listed()),
             ("GET", "/v1/models/{*}"): lambda call: _now(models.card(call.name)),
+            ("GET", "/v1/audio/models"): lambda _: _now(models.named()),
             ("GET", "/v1/audio/voices"): lambda _: voices.listed(),
+            ("GET", "/v1/audio/speech/voices"): lambda _: voices.listed(),
             ("POST", "/v1/audio/voices"): lambda call: voices.added(call.scope, call.receive),
             ("GET", "/v1/audio/voices/{}"): lambda call: voices.one(call.name),
             ("DELETE", "/v1/audio/voices/{}"): lambda call: voices.deleted(call.name),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.audio.encode import AudioFormat
+from services.audio.encode import AudioFormat, SampleRate
 from services.openai.refusals import missing
 from services.openai.unknown import read
 from services.speech.engines.protocol import SPEED_RANGE
@@ -35,6 +35,11 @@ _Transcript = Annotated[str, Field(max_length=TRANSCRIPT_CHARACTERS)]
 _Tag = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
 
 
+def _rate(text: str) -> int | str:
+    """Return a form's number as one, which pydantic does not do where it is one of a few."""
+    return int(text) if text.isdecimal() and len(text) <= len("48000") else text
+
+
 class VoiceId(BaseModel):
     """A voice as an object, which is how OpenAI names a custom voice."""
 
@@ -61,6 +66,7 @@ class SpeechBody(BaseModel):
     voice: _Id | VoiceId | None = None
     instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
     response_format: AudioFormat = "mp3"
+    sample_rate: SampleRate | None = None
     speed: _Speed = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
     stream: bool = True
@@ -95,6 +101,7 @@ class ConversionFields(_Fields):
     voice: _Id | None = None
     consent: _Id | None = None
     response_format: AudioFormat = "mp3"
+    sample_rate: Annotated[SampleRate, BeforeValidator(_rate)] | None = None
     speed: _Speed = 1.0
     seed: _Seed | None = None
     stream: bool = True

@@ -6,6 +6,7 @@ that its clients move freely. The client sends
     {"type": "session.config", "voice": ..., ...}   first, and between utterances if wanted
     {"type": "input.text", "text": ...}             any number of times
     {"type": "input.done"}                          ends the utterance
+    {"type": "input.cancel"}                        takes back what was said before it
     {"type": "session.close"}                       ends the connection; hanging up does, at once
 
 and gets for each utterance
@@ -14,6 +15,10 @@ and gets for each utterance
     binary messages, or a single one where `stream_audio` is false
     {"type": "audio.done", "utterance_index", "sentence_index", "total_bytes", "error"}
     {"type": "session.done", "utterance_index", "total_sentences"}
+
+`input.cancel`, which vLLM-Omni does not have, stops the sound at once: audio.done, if one is due,
+and session.done come with `cancelled` true. Text that waits is dropped with it, and the next
+message may begin another utterance. Where nothing is under way it does nothing.
 
 With `split_granularity` none there is one start and one done, and an engine that takes text as it
 is written is given it at once; `sentence_text` is then what had come before the first sound. Others
@@ -28,30 +33,14 @@ failed, it ends (`services.websocket` has the codes; 3008 says that nothing came
 from __future__ import annotations
 
 import asyncio
-import logging
-from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from services.errors import (
-    DeadlineError,
-    EngineError,
-    InvalidRequestError,
-    OverloadedError,
-    ServiceError,
     UnavailableError,
 )
-from services.languages import tag_of
-from services.openai.errors import kind_of
-from services.openai.inbox import Inbox
-from services.openai.models import Models
-from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.engines.segments import is_speakable
-from services.speech.messages import InputDone, InputText, SessionConfig, parse_message
-from services.speech.refusals import instructions_for
-from services.speech.unit import Unit, send_event
-from services.speech.writing import Cutter, Writing
-from services.websocket import HungUpError, error_event
+from services.speech.cancelling import CancellableInbox
+from services.speech.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -60,19 +49,8 @@ if TYPE_CHECKING:
 
     from services.audio.encode import AudioFormat
     from services.speech.engines.protocol import SpeechEngine
-    from services.speech.messages import ClientMessage
     from services.speech.speakers import Speakers
     from services.speech.stream import OnAudioSeconds
-
-log = logging.getLogger("bentovox.speech")
-
-CONFIG_S: Final = 10.0
-"""How long the first session.config may take."""
-
-IDLE_S: Final = 300.0
-"""How long a client may be silent between utterances; it holds no slot then."""
-
-_SERVER_FAULT: Final = 500
 
 
 def _untold(_seconds: float, _format: AudioFormat) -> None:
@@ -104,9 +82,9 @@ class SpeechSocket:
         if not self.engine.ready:
             raise UnavailableError(f"the {self.engine.name} engine is not ready", retry_after_s=1.0)
         await send({"type": "websocket.accept"})
-        inbox = Inbox()
+        inbox = CancellableInbox()
         reading = asyncio.ensure_future(inbox.fill(receive))
-        talking = asyncio.ensure_future(_Session(self, inbox, scope, send).run())
+        talking = asyncio.ensure_future(Session(self, inbox, scope, send).run())
         try:
             await asyncio.wait({reading, talking}, return_when=asyncio.FIRST_COMPLETED)
             await (talking if talking.done() else reading)
@@ -114,185 +92,3 @@ class SpeechSocket:
             for task in (reading, talking):
                 task.cancel()
             await asyncio.gather(reading, talking, return_exceptions=True)
-
-
-class _Session:
-    """One connection: its configuration and its utterances, one after another."""
-
-    def __init__(self, socket: SpeechSocket, inbox: Inbox, scope: Scope, send: Send) -> None:
-        self._socket = socket
-        self._engine = socket.engine
-        self._inbox = inbox
-        self._draining: asyncio.Event = scope["bentovox.draining"]
-        self._slot = scope["bentovox.slot"]
-        self._send = send
-        self._config: SessionConfig | None = None
-        self._utterance = 0
-        self._sentence = 0
-        # What `_config` came to, but for the text; set with it.
-        self._template = SynthesisRequest(text="", voice=None)
-
-    async def run(self) -> None:
-        """Serve utterances until the client wants no more, or the server ends.
-
-        Raises:
-            ServiceError: the connection cannot go on.
-            HungUpError: the client has gone.
-        """
-        while (message := await self._between()) is not None:
-            if isinstance(message, SessionConfig):
-                await self._configure(message)
-                continue
-            first = message.text if isinstance(message, InputText) else None
-            if first == "":
-                continue
-            self._sentence = 0
-            if first is not None and await self._speak_utterance(first):
-                return
-            await send_event(
-                self._send,
-                "session.done",
-                utterance_index=self._utterance,
-                total_sentences=self._sentence,
-            )
-            self._utterance += 1
-
-    async def _between(self) -> ClientMessage | None:
-        """Return the next message that can begin something; None at the end."""
-        while (said := await self._said()) is not None:
-            try:
-                message = parse_message(said)
-                if self._config is None and not isinstance(message, SessionConfig):
-                    raise InvalidRequestError(  # noqa: TRY301  caught with the others
-                        "the first message has to be session.config",
-                        param="type",
-                        code="session_not_configured",
-                    )
-            except InvalidRequestError as error:
-                if self._config is None:
-                    raise
-                await self._tell(error)
-                continue
-            return message if isinstance(message, SessionConfig | InputText | InputDone) else None
-        return None
-
-    async def _said(self) -> str | bytes | None:
-        """Wait for the client's next word; None when the server ends first.
-
-        Raises:
-            DeadlineError: nothing came for too long.
-        """
-        limit_s = CONFIG_S if self._config is None else IDLE_S
-        said = asyncio.ensure_future(self._inbox.next())
-        draining = asyncio.ensure_future(self._draining.wait())
-        try:
-            await asyncio.wait(
-                {said, draining}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if said.done():
-                return said.result()
-            if draining.done():
-                return None
-        finally:
-            said.cancel()
-            draining.cancel()
-        what = "session.config" if self._config is None else "message"
-        raise DeadlineError(f"no {what} came within {limit_s:g} s", code="idle_timeout")
-
-    async def _configure(self, config: SessionConfig) -> None:
-        try:
-            self._check_model(config.model)
-            template = await self._request(config)
-        except ServiceError as error:
-            if self._config is None:
-                raise
-            await self._tell(error)
-            return
-        self._config, self._template = config, template
-
-    def _check_model(self, model: str | None) -> None:
-        if model is not None:
-            Models(self._socket.models, role="speech").check(model)
-
-    async def _request(self, config: SessionConfig) -> SynthesisRequest:
-        """Return the request for every utterance, checked but for its text."""
-        if config.ref_audio is not None:
-            speaker = await self._socket.speakers.recorded(
-                config.ref_audio, text=config.ref_text, consent=config.consent
-            )
-        else:
-            speaker = await self._socket.speakers.named(config.voice_id)
-        request = SynthesisRequest(
-            text="a",
-            voice=speaker.voice,
-            reference=speaker.reference,
-            speed=config.speed,
-            instructions=instructions_for(self._engine, config.instructions),
-            seed=config.seed,
-            language=tag_of(config.language),
-        )
-        self._engine.check(request)
-        return request
-
-    async def _speak_utterance(self, first: str) -> bool:
-        """Say what the client writes, until it is done; return whether it wants no more at all."""
-        assert self._config is not None  # noqa: S101  `_between` has looked
-        writing = Writing(first, self._inbox, self._tell)
-        try:
-            if self._config.ref_audio is None:  # the voice may have been deleted meanwhile
-                self._template = await self._request(self._config)
-            await self._say(writing, self._config)
-        except ServiceError as error:
-            if isinstance(error, OverloadedError) or kind_of(error).status >= _SERVER_FAULT:
-                raise
-            await self._tell(error)
-            await writing.skip()
-        if writing.fault is not None:
-            raise writing.fault
-        return writing.closing
-
-    async def _say(self, writing: Writing, config: SessionConfig) -> None:
-        if config.split_granularity != "none":
-            async with self._slot():
-                await self._say_units(writing, config, Cutter(config.split_granularity))
-        elif Capability.STREAMING_TEXT in self._engine.capabilities:
-            async with self._slot():
-                await self._synthesise(None, writing, config)
-        else:
-            text = "".join([piece async for piece in writing])
-            if is_speakable(text) and not writing.closing:
-                async with self._slot():
-                    await self._synthesise(text, writing, config)
-
-    async def _say_units(self, writing: Writing, config: SessionConfig, cutter: Cutter) -> None:
-        async for piece in writing:
-            for unit in cutter.feed(piece):
-                await self._synthesise(unit, writing, config)
-        if not writing.closing:
-            for unit in cutter.finish():
-                await self._synthesise(unit, writing, config)
-
-    async def _synthesise(self, text: str | None, writing: Writing, config: SessionConfig) -> None:
-        """Say one unit; None for the text that is still being written."""
-        unit = Unit(config, self._utterance, self._sentence, text)
-        request = replace(self._template, text=writing if text is None else text)
-        try:
-            async with aclosing(self._engine.synthesise(request)) as frames:
-                rate_hz = self._engine.sample_rate_hz
-                await unit.send_to(
-                    self._send, frames, rate_hz, writing, self._socket.on_audio_seconds
-                )
-        except InvalidRequestError as error:
-            if error.code != "blank_input" or unit.made:  # nothing to say is no fault here
-                raise
-        except (ServiceError, HungUpError):
-            raise
-        except Exception as error:
-            log.exception("speech broke off after %d samples", unit.made)
-            raise EngineError(
-                f"the {self._engine.name} engine failed", code="engine_failed"
-            ) from error
-        self._sentence += unit.made > 0
-
-    async def _tell(self, error: ServiceError) -> None:
-        await self._send({"type": "websocket.send", "text": error_event(error)})

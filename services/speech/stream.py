@@ -37,6 +37,8 @@ gpt-4o-mini-tts is billed (about 1250 a minute).
 _ENCODED_AT_ONCE_S: Final = 0.1
 """What one turn of the event loop encodes, about a millisecond of work."""
 
+_SENT_AT_ONCE: Final = 48 << 10  # bytes: base64 of it is whole, and a held wav is much more
+
 
 def audio_tokens(sample_count: int, sample_rate_hz: int) -> int:
     """Return the tokens that `usage` counts for so many samples."""
@@ -110,12 +112,12 @@ class AudioAnswer:
         return stream_head("text/event-stream" if self.as_events else self.encoder.media_type)
 
     async def _send_audio(self, send: Send, data: bytes) -> None:
-        if not data:
-            return
-        if self.as_events:
-            encoded = base64.b64encode(data).decode("ascii")
-            data = event({"type": "speech.audio.delta", "audio": encoded})
-        await send(chunk(data))
+        for begin in range(0, len(data), _SENT_AT_ONCE):
+            piece = data[begin : begin + _SENT_AT_ONCE]
+            if self.as_events:
+                encoded = base64.b64encode(piece).decode("ascii")
+                piece = event({"type": "speech.audio.delta", "audio": encoded})
+            await send(chunk(piece))
 
     def _done(self, made: int) -> dict[str, object]:
         output_tokens = audio_tokens(made, self.sample_rate_hz)

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.encode import open_encoder, output_rate_hz
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError
 from services.websocket import HungUpError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WHOLE_BYTES: Final = 16 << 20
 """The largest answer in one message, where `stream_audio` is false."""
 
+_BARE: Final = ("pcm", "ulaw", "alaw")  # what does not say its rate itself
 _ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
 
 
@@ -44,6 +45,7 @@ class Unit:
         sentence: its own number, from 0.
         text: all of it; None where it is still being written.
         made: samples so far.
+        open: whether its audio.start was sent and its audio.done was not.
         sent_bytes: of its audio so far.
     """
 
@@ -52,6 +54,7 @@ class Unit:
     sentence: int
     text: str | None
     made: int = 0
+    open: bool = False
     sent_bytes: int = 0
 
     async def send_to(
@@ -74,7 +77,8 @@ class Unit:
             raise
         except Exception:
             if self.made:
-                await self._done(send, error=True)
+                # vLLM-Omni's word to its clients, what to do with audio that broke off.
+                await self._done(send, error=True, partial_audio=True, action="discard")
             raise
         finally:
             if self.made:
@@ -88,7 +92,12 @@ class Unit:
         sample_rate_hz: int,
         writing: Writing,
     ) -> None:
-        encoder = open_encoder(self.config.response_format, sample_rate_hz)
+        encoder = open_encoder(
+            self.config.response_format,
+            sample_rate_hz,
+            to_hz=self.config.sample_rate,
+            whole_bytes=0 if self.config.stream_audio else WHOLE_BYTES,
+        )
         step = int(sample_rate_hz * _ENCODED_AT_ONCE_S)
         held: list[bytes] = []
         async for frame in frames:
@@ -109,7 +118,8 @@ class Unit:
 
     async def _start(self, send: Send, writing: Writing) -> None:
         audio_format = self.config.response_format
-        rate = {"sample_rate": OUTPUT_RATE_HZ} if audio_format == "pcm" else {}
+        rate_hz = output_rate_hz(audio_format, self.config.sample_rate)
+        rate = {"sample_rate": rate_hz} if audio_format in _BARE else {}
         await send_event(
             send,
             "audio.start",
@@ -119,6 +129,7 @@ class Unit:
             format=audio_format,
             **rate,
         )
+        self.open = True
 
     async def _audio(self, send: Send, data: bytes, held: list[bytes]) -> None:
         if not data:
@@ -136,9 +147,14 @@ class Unit:
             )
         held.append(data)
 
-    async def _done(self, send: Send, *, error: bool) -> None:
-        # vLLM-Omni's word to its clients, what to do with audio that broke off.
-        partial = {"partial_audio": True, "action": "discard"} if error else {}
+    async def cancelled(self, send: Send) -> None:
+        """Say that the client took it back, if it knows of it."""
+        if self.open:
+            self.sent_bytes *= self.config.stream_audio  # what was held back is not sent
+            await self._done(send, error=False, cancelled=True)
+
+    async def _done(self, send: Send, *, error: bool, **more: object) -> None:
+        self.open = False
         await send_event(
             send,
             "audio.done",
@@ -146,5 +162,5 @@ class Unit:
             sentence_index=self.sentence,
             total_bytes=self.sent_bytes,
             error=error,
-            **partial,
+            **more,
         )

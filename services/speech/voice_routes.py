@@ -40,9 +40,9 @@ class VoiceRoutes:
     async def listed(self) -> dict[str, Any]:
         """Return a superset of what other servers answer.
 
-        `data` is OpenAI's list shape; `voices` the plain names that Kokoro-FastAPI and vLLM-Omni
-        send, with vLLM-Omni's `uploaded_voices` beside them. Registered voices that the engine
-        cannot speak like are in the last only.
+        `data` is OpenAI's list shape; `voices` what Open WebUI and Kokoro's clients read, an `id`
+        to ask for and a `name` to show, which is one for registered voices; `uploaded_voices` is
+        vLLM-Omni's. Registered voices that the engine cannot speak like are in the last only.
         """
         store = self._speakers.store
         stored = [] if store is None else await asyncio.to_thread(store.voices)
@@ -50,16 +50,18 @@ class VoiceRoutes:
         usable = {voice.id: voice for voice in stored if self._can_clone}
         by_name = {**usable, **{voice.name: voice for voice in usable.values()}}
         own = {voice.id: _own(voice) for voice in self._engine.voices()}
-        data = [*(own | self._aliases(by_name, own.keys())).values()]
-        data += [_registered(voice) for voice in usable.values()]
-        names = [voice["id"] for voice in data]
+        servers = own | self._aliases(by_name, own.keys())
+        data = [*servers.values(), *(_registered(voice) for voice in usable.values())]
+        names = {name: voice["name"] for name, voice in servers.items()}
+        for voice in usable.values():
+            names.setdefault(voice.name, voice.name)
         return {
             "object": "list",
             "data": data,
-            "first_id": names[0] if names else None,
-            "last_id": names[-1] if names else None,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
             "has_more": False,
-            "voices": names,
+            "voices": [{"id": name, "name": said} for name, said in names.items()],
             "uploaded_voices": uploaded,
         }
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
 from services.speech.engines.segments import Segmenter
-from services.speech.messages import InputDone, InputText, SessionClose, parse_message
+from services.speech.messages import InputCancel, InputDone, InputText, SessionClose, parse_message
 from services.websocket import HungUpError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from services.openai.inbox import Inbox
+    from services.speech.messages import ClientMessage
 
 UTTERANCE_CHARACTERS: Final = 32 * 1024
 """Of one utterance, about half an hour of speech."""
@@ -59,8 +60,10 @@ class Writing:
         while not self._ended:
             try:
                 async with asyncio.timeout(TEXT_S):
-                    said = await self._inbox.next()
-                piece = self._piece(said)
+                    message = parse_message(await self._inbox.next())
+                    if isinstance(message, InputCancel):
+                        await asyncio.Future()  # who watches for it ends this utterance
+                piece = self._piece(message)
             except TimeoutError:
                 self.fault = DeadlineError(
                     f"neither text nor input.done came within {TEXT_S:g} s", code="idle_timeout"
@@ -79,8 +82,7 @@ class Writing:
         async for _ in self:
             pass
 
-    def _piece(self, said: str | bytes) -> str:
-        message = parse_message(said)
+    def _piece(self, message: ClientMessage) -> str:
         if isinstance(message, InputText):
             if len(self.text) + len(message.text) > UTTERANCE_CHARACTERS:
                 raise InvalidRequestError(

@@ -147,4 +147,6 @@ def _sources() -> str:
     theirs = "on_deployment to_asgi prometheus_client RequestResponseCycle compare_digest"
     theirs += " inference_bistream extra_body dockerfile_template"
     theirs += " OpenAISTTService OpenAIRealtimeSTTService semantic_vad base_url"
+    theirs += " createOpenAI createOpenAICompatible supportsStructuredOutputs hosted_vllm"
+    theirs += " max_completion_tokens"
     return "\n".join([theirs, *(path.read_text(encoding="utf-8") for path in files)])

@@ -65,6 +65,25 @@ def test_what_would_stop_everybody_else_is_refused_and_the_bound_named(
     assert names in error["message"]
 
 
+SLOW = ["((a{1,100}){1,100}){1,100}", "(a*)*b"]
+
+
+@pytest.mark.parametrize("regex", SLOW)
+def test_an_expression_that_would_hold_each_token_of_everybody_up_is_refused(
+    stack: Server, regex: str
+) -> None:
+    answer = post(stack, CHAT, structured_outputs={"regex": regex})
+    error = expect_refusal(answer, 400, "structured_outputs.regex")
+    assert "too long" in error["message"]
+
+
+def test_malformed_items_are_named_one_by_one(stack: Server) -> None:
+    answer = post(stack, RESPONSES, input=HELLO * 500 + [{"role": "user", "content": {}}] * 500)
+    expect_refusal(answer, 400, "input[500]")
+    answer = post(stack, CHAT, messages=HELLO * 1000 + [{}] * 1000)
+    expect_refusal(answer, 400, "messages[1000]")
+
+
 REGEXES = ["(", "[z-a]", "a**", "\\1", "(?=a)b", "a{5,2}", "\\p{Foo}"]
 SCHEMAS: dict[str, dict[str, Any]] = {
     "itself": {"$ref": "#"},

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
@@ -19,7 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from services.audio.decode import decode
-from services.audio.encode import AudioFormat
+from services.audio.encode import FORMATS
 from services.speech.engines.cosyvoice.code import default_root
 from tests.e2e.server import (
     MODEL,
@@ -146,7 +146,7 @@ def test_it_is_ready_only_after_it_spoke_and_the_log_tells_the_steps(speech: Ser
     assert [log.index(step) for step in steps] == sorted(log.index(step) for step in steps)
 
 
-@pytest.mark.parametrize("format_", get_args(AudioFormat))
+@pytest.mark.parametrize("format_", FORMATS)
 def test_every_format_holds_the_same_sentence(speech: Server, voice: str, format_: str) -> None:
     whole = len(said(speech, asked(voice, seed=1)).content) / 2 / RATE_HZ
     answer = said(speech, asked(voice, seed=1, response_format=format_))

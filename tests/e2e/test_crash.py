@@ -128,7 +128,7 @@ def test_a_running_stream_is_broken_off_visibly_when_its_engine_dies(
     fault = fault.get("error", fault)
     assert {"message", "type", "param", "code"} <= set(fault)
     assert fault["message"]
-    eventually(lambda: stack.status() != "ready", _NOTICED_S, "the crash to be noticed")
+    eventually(lambda: stack.status() != "ready", _BACK_S, "the crash to be noticed")
     expect_hello(stack, plain)
 
 

@@ -9,7 +9,6 @@ import subprocess
 import wave
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from websockets.asyncio.client import connect
 
 from services.audio.pcm import to_bytes
 from services.openai.sockets import TRANSCRIPTION
-from tests.e2e.server import Server, clients_python
+from tests.e2e.server import ROOT, Server, clients_python
 from tests.hearing_app import said
 from tests.live_app import RATE_HZ, by_espeak
 from tests.parrot import TEXT, parrot
@@ -26,6 +25,7 @@ from tests.whisper import PLAIN, trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from services.audio.pcm import Samples
 
@@ -105,7 +105,7 @@ def pipecat(kind: str, ears: Ears, folder: Path) -> list[dict[str, Any]]:
     python = clients_python()
     if python is None:
         pytest.skip("no Pipecat: CLIENTS_PYTHON is unset, and .nox/clients is not there")
-    script = Path(__file__).with_name("pipecat_client.py")
+    script = ROOT / "tests" / "clients" / "python" / "drive_pipecat.py"
     done = subprocess.run(
         [str(python), str(script), kind, ears.server.url, str(ears.recording(folder))],
         capture_output=True,
@@ -136,13 +136,6 @@ def test_pipecats_live_service_gets_text_while_it_sends_sound(
     assert told[-1]["text"] == ears.text
     turns = {one["kind"] for one in told} & {"started", "stopped"}
     assert turns == ({"started", "stopped"} if kind == "server-vad" else set())
-
-
-def test_pipecat_is_heard_through_the_front_door(stack: Server, tmp_path: Path) -> None:
-    speech = asyncio.run(by_espeak(PLAIN, VOICE))
-    told = pipecat("server-vad", Ears(stack, speech, PLAIN), tmp_path)
-    assert (told[-1]["kind"], told[-1]["text"]) == ("final", PLAIN)
-    assert {"started", "interim", "stopped"} <= {one["kind"] for one in told}
 
 
 async def test_twenty_speakers_at_once_are_each_heard_while_they_speak(crowd: Ears) -> None:

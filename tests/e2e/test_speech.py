@@ -87,7 +87,11 @@ def test_speed_changes_how_long_it_takes_to_say(client: openai.OpenAI) -> None:
 def test_more_than_a_hundred_languages_are_listed(stack: Server) -> None:
     listed = httpx.get(f"{stack.url}/v1/audio/voices").json()
     assert len({language for voice in listed["data"] for language in voice["languages"]}) > 100
-    assert listed["voices"] == [voice["id"] for voice in listed["data"]]
+    named = {voice["id"]: voice["name"] for voice in listed["voices"]}
+    assert named == {voice["id"]: voice["name"] for voice in listed["data"]}
+    assert httpx.get(f"{stack.url}/v1/audio/speech/voices").json() == listed
+    models = httpx.get(f"{stack.url}/v1/audio/models").json()["models"]
+    assert {"espeak", "tts-1"} <= {model["id"] for model in models}
     one = httpx.get(f"{stack.url}/v1/audio/voices/nova").json()
     assert one["id"] == "nova"
     assert one["alias_of"]

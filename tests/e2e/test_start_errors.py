@@ -80,6 +80,10 @@ def test_an_unknown_speech_engine_is_named_with_those_that_exist(home: Path) -> 
     assert "espeak" in failed(home, SPEECH, BENTOVOX_SPEECH__ENGINE="espeek")
 
 
+def test_an_empty_folder_of_voices_is_refused(home: Path) -> None:
+    assert "BENTOVOX_SPEECH__STORE: it is empty" in failed(home, SPEECH, BENTOVOX_SPEECH__STORE="")
+
+
 @pytest.mark.parametrize("service", [STACK, GATEWAY])
 def test_a_broken_keys_file_is_refused_without_showing_it(
     home: Path, tmp_path: Path, service: str

@@ -19,7 +19,6 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from libretranslatepy import LibreTranslateAPI
 
 from services.gateway.translation.languages import NAMES
 from services.transcription.engines.fake import _characters
@@ -37,18 +36,6 @@ PAGE = "<html><p class='a'>Hello <b>you</b> &amp; all</p><script>let a = 1</scri
 
 
 # Texts, by the demo model
-
-
-def test_libretranslates_client_gets_answers_of_its_shape(stack: Server) -> None:
-    client = LibreTranslateAPI(stack.url)
-    said = client.translate("Good morning!", "en", "de", timeout=60)
-    assert isinstance(said, str)
-    assert said
-    assert said == client.translate("Good morning!", "en", "de", timeout=60)
-    (found,) = client.detect("Guten Morgen!", timeout=60)
-    assert found["language"] in NAMES
-    assert 0 < found["confidence"] <= 100
-    assert {one["code"] for one in client.languages(timeout=60)} == {*NAMES}
 
 
 def test_a_list_is_detected_and_translated_with_alternatives(stack: Server) -> None:

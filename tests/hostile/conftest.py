@@ -42,7 +42,7 @@ def stack(home: Path) -> Iterator[Server]:  # noqa: F811
 
 @dataclass
 class Neighbours:
-    """Well-behaved clients of /livez, chat and speech; what they saw, in seconds by path."""
+    """Well-behaved clients of /livez, chat, free and guided, and speech; `seen` has seconds."""
 
     url: str
     seen: dict[str, list[float]] = field(default_factory=dict)
@@ -56,12 +56,17 @@ class Neighbours:
         for path, body in (
             ("/livez", None),
             ("/v1/chat/completions", CHAT),
+            ("/v1/chat/completions?guided", {**CHAT, "structured_outputs": self._choice()}),
             ("/v1/audio/speech", SPEECH),
         ):
             began = time.monotonic()
             answer = client.get(path) if body is None else client.post(path, json=body)
             assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[:200]}"
             self.seen.setdefault(path, []).append(time.monotonic() - began)
+
+    def _choice(self) -> dict[str, list[str]]:
+        """Return a small grammar that was not compiled before."""
+        return {"choice": ["yes", f"no {len(self.seen.get('/livez', ()))}"]}
 
     def while_(self, attack: Callable[[], None]) -> None:
         """Ask on and on until `attack` returns, and once after that."""

@@ -115,6 +115,31 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+# Who may ask
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"origin": "https://evil.example"}, "origin_not_allowed"),
+        ({"origin": "null"}, "origin_not_allowed"),
+        ({"host": "rebound.example"}, "host_not_allowed"),
+    ],
+)
+async def test_a_page_of_another_server_writes_nothing_to_any_role(
+    client: Any, headers: dict[str, str], code: str
+) -> None:
+    http = await client(shell(never))
+    for path in ("/v1/work", "/v1/free"):
+        refused = await http.post(path, files={"file": b"x"}, headers=headers)
+        assert fault(refused) == (403, "invalid_request_error", code)
+    assert (await http.get("/livez", headers=headers)).status_code == 200
+
+
+async def never(_scope: Any, _receive: Any, _send: Any) -> None:
+    raise AssertionError
+
+
 # Request ids and timing
 
 

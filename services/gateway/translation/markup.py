@@ -11,10 +11,11 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from services.gateway.translation.cutting import PIECE_CHARACTERS
-from services.gateway.translation.texts import has_words, together
+from services.gateway.translation.texts import Plan, Work, has_words, planned, translated
 from services.gateway.translation.tokens import Kind, Token, tokens
 
 if TYPE_CHECKING:
@@ -34,15 +35,9 @@ _REFERENCE: Final = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*
 _MOST_MARKS: Final = 40  # more than a model keeps in order
 
 
-async def translate_html(translator: Translator, document: str) -> str:
-    """Return a document with its texts translated and its markup as it was.
-
-    Raises:
-        ServiceError: the model could not be asked, or came to no end.
-    """
-    if translator.source == translator.target:
-        return document
-    return "".join(await together(_run(translator, run) for run in _runs(document)))
+def planned_html(document: str) -> Plan:
+    """Return the plan of a document: its texts are translated, its markup stays as it is."""
+    return Plan(document, [_planned(run) for run in _runs(document)])
 
 
 def _runs(document: str) -> Iterator[list[Token]]:
@@ -61,16 +56,29 @@ def _runs(document: str) -> Iterator[list[Token]]:
         yield run
 
 
-async def _run(translator: Translator, run: list[Token]) -> str:
-    """Return one run, translated as one if that can be, else text by text."""
+def _planned(run: list[Token]) -> str | Work:
     before, inner, after = _without_ends(run)
-    if not any(token.kind is Kind.TEXT and has_words(_read(token.source)) for token in inner):
+    texts = [
+        token.source
+        for token in inner
+        if token.kind is Kind.TEXT and has_words(_read(token.source))
+    ]
+    if not texts:
         return _joined(run)
-    spelling = _Spelling.of(run)
-    if len(inner) > 1 and (whole := await _as_one(translator, inner, spelling)) is not None:
-        return _joined(before) + whole + _joined(after)
-    said = await together(_alone(translator, token, spelling) for token in inner)
-    return _joined(before) + "".join(said) + _joined(after)
+    # Two pieces that follow each other are longer than one may be.
+    pieces_at_most = sum(1 + len(text) // (PIECE_CHARACTERS // 2) for text in texts)
+    return Work(partial(_run, before, inner, after), pieces_at_most + (len(inner) > 1))
+
+
+async def _run(
+    before: list[Token], inner: list[Token], after: list[Token], translator: Translator
+) -> str:
+    """Return one run, translated as one if that can be, else text by text."""
+    spelling = _Spelling.of((*before, *inner, *after))
+    whole = await _as_one(translator, inner, spelling) if len(inner) > 1 else None
+    if whole is None:
+        whole = "".join([await _alone(translator, token, spelling) for token in inner])
+    return _joined(before) + whole + _joined(after)
 
 
 def _without_ends(run: list[Token]) -> tuple[list[Token], list[Token], list[Token]]:
@@ -115,6 +123,8 @@ async def _as_one(
 ) -> str | None:
     """Return the texts translated together with their marks; None if the marks did not hold."""
     tags = [token for token in inner if token.kind is not Kind.TEXT]
+    if len(tags) > _MOST_MARKS:
+        return None
     prefix = _prefix(token.source for token in inner if token.kind is Kind.TEXT)
     marks = _marks(inner, prefix)
     waiting = iter(marks)
@@ -122,7 +132,7 @@ async def _as_one(
         _read(token.source) if token.kind is Kind.TEXT else next(waiting) for token in inner
     )
     bare = text.strip()
-    if len(bare) > PIECE_CHARACTERS or len(marks) > _MOST_MARKS:
+    if len(bare) > PIECE_CHARACTERS:
         return None
     said = await translator.piece(bare, tag=marks[0])
     begin = text.index(bare)
@@ -138,7 +148,10 @@ async def _alone(translator: Translator, token: Token, spelling: _Spelling) -> s
     if token.kind is not Kind.TEXT:
         return token.source
     text = _read(token.source)
-    return spelling.write(await translator.text(text)) if has_words(text) else token.source
+    if not has_words(text):
+        return token.source
+    (said,) = await translated([(planned(text), translator)], workers=1)
+    return spelling.write(said)
 
 
 def _prefix(sources: Iterable[str]) -> str:

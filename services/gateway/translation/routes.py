@@ -8,32 +8,52 @@ for here, before anything is done.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import time
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from services.admission import Admission, Limits
 from services.errors import DeadlineError
 from services.gateway.calls import Caller
-from services.gateway.keys import bearer
+from services.gateway.keys import bearer, credentials
 from services.gateway.translation.languages import NAMES
-from services.gateway.translation.markup import translate_html
+from services.gateway.translation.markup import planned_html
 from services.gateway.translation.model import Detected, Model
-from services.gateway.translation.schema import DetectBody, TranslateBody, check_texts, read
-from services.gateway.translation.texts import Translator, has_words, together
-from services.openai.body import header
+from services.gateway.translation.schema import (
+    DetectBody,
+    TranslateBody,
+    check_questions,
+    check_texts,
+    read,
+)
+from services.gateway.translation.texts import (
+    Translator,
+    by_workers,
+    has_words,
+    planned,
+    translated,
+)
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError, until_hangup
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator
 
     from starlette.types import Receive, Scope, Send
 
     from services.gateway.backends import Pools
     from services.gateway.keys import Keys
+    from services.gateway.translation.texts import Plan
 
 _SENDING_S: Final = 30.0
 """What a client gets to send its body: nobody knows yet whether it has a key."""
+
+_PLANNED_HERE: Final = 4000
+"""Characters that are cut into pieces in a few milliseconds, and not in a thread."""
+
+_QUESTIONS_A_SLOT: Final = 250
+"""A request that asks more of the model takes more slots."""
 
 _NOBODY_KNOWS: Final = Detected("en", 0.0)
 """What a text without a letter is said to be, as LibreTranslate has it."""
@@ -66,7 +86,7 @@ class TranslationRoutes:
             return
         with suppress(ClientGoneError):
             detect = scope["path"] == "/detect"
-            has_header = bool(header(scope, b"authorization"))  # the guard has checked it
+            has_header = bool(credentials(scope))  # the guard has checked it
             body: TranslateBody | DetectBody
             try:
                 async with asyncio.timeout(_SENDING_S):
@@ -79,78 +99,81 @@ class TranslationRoutes:
                     )
             except TimeoutError as exc:
                 raise DeadlineError(f"The body did not come within {_SENDING_S:g} s.") from exc
-            self._keys.check([*bearer(scope["headers"], body.api_key)])
+            self._keys.check(bearer(scope, body.api_key))
             work = (
                 self._detect(body, scope)
                 if isinstance(body, DetectBody)
-                else (self._translate(body, scope))
+                else self._translate(body, scope)
             )
-            answer = await until_hangup(receive, self._admitted(work))
-            await send_json(send, answer)
-
-    async def _admitted(self, work: Coroutine[None, None, Any]) -> Any:
-        try:
-            await self._admission.acquire()
-        except BaseException:
-            work.close()
-            raise
-        with self._admission.held():
-            return await work
+            await send_json(send, await until_hangup(receive, work))
 
     async def _detect(self, body: DetectBody, scope: Scope) -> list[dict[str, Any]]:
         check_texts([body.q], self._limits)
-        return [_told(await _detected(self._model(scope), body.q, asyncio.Semaphore()))]
+        async with self._slots(1):
+            return [_told(await _detected(self._model(scope), body.q))]
 
     async def _translate(self, body: TranslateBody, scope: Scope) -> dict[str, Any]:
         source, target = body.languages()
-        check_texts(body.texts, self._limits)
-        model = self._model(scope)
-        at_once = asyncio.Semaphore(self._limits.parallel)
-        found = await together(
-            _one(model, text, source=source, target=target, body=body, at_once=at_once)
-            for text in body.texts
-        )
-        columns: dict[str, list[Any]] = {"translatedText": [said[0] for _, said in found]}
+        check_texts(body.texts, self._limits, body.translations)
+        plans = await self._planned(body)
+        questions = body.translations * sum(plan.questions for plan in plans)
+        check_questions(questions, self._limits)
+        async with self._slots(1 + questions // _QUESTIONS_A_SLOT):
+            model = self._model(scope)
+            languages = await self._languages_of(body, source, model)
+            orders = [
+                (plan, Translator(model, detected.language, target, number))
+                for plan, detected in zip(plans, languages, strict=True)
+                for number in range(body.translations)
+            ]
+            said = await translated(orders, self._limits.parallel)
+        rows = [
+            [*dict.fromkeys(said[begin : begin + body.translations])]
+            for begin in range(0, len(said), body.translations)
+        ]
+        columns: dict[str, list[Any]] = {"translatedText": [row[0] for row in rows]}
         if source is None:
-            columns["detectedLanguage"] = [_told(detected) for detected, _ in found]
+            columns["detectedLanguage"] = [_told(detected) for detected in languages]
         if body.alternatives:
-            columns["alternatives"] = [said[1:] for _, said in found]
+            columns["alternatives"] = [row[1:] for row in rows]
         if isinstance(body.q, str):
             return {name: column[0] for name, column in columns.items()}
         return dict(columns)
+
+    async def _planned(self, body: TranslateBody) -> list[Plan]:
+        plan = planned_html if body.format == "html" else planned
+        if sum(map(len, body.texts)) <= _PLANNED_HERE:
+            return [plan(text) for text in body.texts]
+        async with self._slots(1):
+            return await asyncio.to_thread(lambda: [plan(text) for text in body.texts])
+
+    async def _languages_of(
+        self, body: TranslateBody, source: str | None, model: Model
+    ) -> list[Detected]:
+        if source is not None:
+            return [Detected(source, 1.0)] * len(body.texts)
+        jobs = (partial(_detected, model, text) for text in body.texts)
+        return await by_workers(jobs, self._limits.parallel)
+
+    @asynccontextmanager
+    async def _slots(self, cost: int) -> AsyncIterator[None]:
+        admission = self._admission
+        weight = admission.weight(cost)
+        await admission.acquire(weight)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            admission.note_hold(time.monotonic() - began)
+            admission.release(weight)
 
     def _model(self, scope: Scope) -> Model:
         caller = Caller(self._pools, scope["bentovox.request_id"])
         return Model(caller, self._limits.model or None)
 
 
-async def _one(
-    model: Model,
-    text: str,
-    *,
-    source: str | None,
-    target: str,
-    body: TranslateBody,
-    at_once: asyncio.Semaphore,
-) -> tuple[Detected, list[str]]:
-    """Return a text's language, its translation, and behind that the alternatives to it."""
-    detected = Detected(source, 1.0) if source else await _detected(model, text, at_once)
-
-    async def variant(number: int) -> str:
-        translator = Translator(model, detected.language, target, at_once, number)
-        if body.format == "html":
-            return await translate_html(translator, text)
-        return await translator.text(text)
-
-    said = await together(variant(number) for number in range(1 + body.alternatives))
-    return detected, [*dict.fromkeys(said)]
-
-
-async def _detected(model: Model, text: str, at_once: asyncio.Semaphore) -> Detected:
-    if not has_words(text):
-        return _NOBODY_KNOWS
-    async with at_once:
-        return await model.detect(text)
+async def _detected(model: Model, text: str) -> Detected:
+    return await model.detect(text) if has_words(text) else _NOBODY_KNOWS
 
 
 def _told(detected: Detected) -> dict[str, Any]:

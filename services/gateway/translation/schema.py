@@ -54,6 +54,11 @@ class TranslateBody(_Body):
         """The texts, whether one was given or a list."""
         return [self.q] if isinstance(self.q, str) else self.q
 
+    @property
+    def translations(self) -> int:
+        """How many are wanted of each text."""
+        return 1 + self.alternatives
+
     def languages(self) -> tuple[str | None, str]:
         """Return the codes of source, None to detect it, and target.
 
@@ -92,7 +97,8 @@ async def read(
     kind, _ = parse_options_header(given)
     if kind == b"application/json":
         many = known and model is TranslateBody
-        most_bytes = text_bytes * (limits.batch_limit if many else 1)
+        all_bytes = _BYTES_PER_CHARACTER * limits.total_limit + _AROUND_BYTES
+        most_bytes = max(text_bytes, all_bytes) if many else text_bytes
         return validated(model, await whole(scope, receive, most_bytes))
     if kind == b"multipart/form-data":
         fields = FormFields(frozenset(model.model_fields), {}, text_bytes=text_bytes)
@@ -105,12 +111,13 @@ async def read(
     raise not_read(given, _ACCEPTED)
 
 
-def check_texts(texts: list[str], limits: TranslationSettings) -> None:
+def check_texts(texts: list[str], limits: TranslationSettings, translations: int = 1) -> None:
     """Return if there are no more texts, and no longer ones, than is allowed.
 
     Raises:
         InvalidRequestError: too many (`array_above_max_length`).
-        TooLargeError: one is too long (`string_above_max_length`).
+        TooLargeError: one is too long, or all are, as often as they are to be translated
+            (`string_above_max_length`).
     """
     if len(texts) > limits.batch_limit:
         raise InvalidRequestError(
@@ -125,6 +132,30 @@ def check_texts(texts: list[str], limits: TranslationSettings) -> None:
                 param="q",
                 code="string_above_max_length",
             )
+
+    total = translations * sum(map(len, texts))
+    if total > limits.total_limit:
+        raise TooLargeError(
+            f"q, translated {translations} times, is {total} characters; at most "
+            f"{limits.total_limit} are accepted in one request",
+            param="q",
+            code="string_above_max_length",
+        )
+
+
+def check_questions(count: int, limits: TranslationSettings) -> None:
+    """Return if a translation asks no more of the model than is allowed.
+
+    Raises:
+        TooLargeError: it would (`too_many_pieces`).
+    """
+    if count > limits.piece_limit:
+        raise TooLargeError(
+            f"q has {count} pieces to translate, those of alternatives included; at most "
+            f"{limits.piece_limit} are accepted in one request",
+            param="q",
+            code="too_many_pieces",
+        )
 
 
 def _urlencoded(body: bytes) -> dict[str, Any]:

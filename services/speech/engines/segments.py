@@ -27,6 +27,7 @@ _ABBREVIATION: Final = re.compile(
     r"\b(?:(?:\w\.)*\w|\d\d|Dr|Mr|Mrs|Ms|St|Prof|Nr|vs|etc|approx|bzw|Sra?|Dra|Sig|Dott)\.$",
     re.IGNORECASE,
 )
+_LONGEST_ABBREVIATION: Final = 8  # "approx."; of longer ones, as "a.b.c.", the end is one too
 _CLAUSE_END: Final = re.compile(r"[,;:،、，；：—–]\s|[、，；：]")
 # Controls start espeak's embedded commands, private use may be its own symbols, and a lone
 # surrogate has no UTF-8.
@@ -104,7 +105,9 @@ class Segmenter:
         text = self._text
         for match in _SENTENCE_END.finditer(text, 0, self._longest + 1):
             end = match.end()
-            if end >= self._shortest and not _ABBREVIATION.search(text, 0, end):
+            if end >= self._shortest and not _ABBREVIATION.search(
+                text, max(end - _LONGEST_ABBREVIATION, 0), end
+            ):
                 return end
         if len(text) <= self._longest:
             return None

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.audio.decode import decode
-from services.audio.encode import FORMATS, MEDIA_TYPES, OUTPUT_RATE_HZ, AudioFormat, open_encoder
+from services.audio.decode import decode, decode_as_is
+from services.audio.encode import (
+    FORMATS,
+    MEDIA_TYPES,
+    OUTPUT_RATE_HZ,
+    AudioFormat,
+    SampleRate,
+    open_encoder,
+)
 from services.audio.pcm import Samples, to_bytes
 from services.errors import EngineError, InvalidRequestError
 
@@ -112,8 +121,74 @@ def test_wav_reads_with_the_standard_library_and_is_16_bit_mono_24_khz() -> None
         assert file.readframes(1 << 20) == to_bytes(tone(2400))
 
 
+def test_a_wav_that_may_be_held_back_says_how_long_it_is() -> None:
+    encoder = open_encoder("wav", OUTPUT_RATE_HZ, whole_bytes=1 << 20)
+    assert encoder.feed(tone(1200)) + encoder.feed(tone(1200)) == b""
+    data = encoder.finish()
+    assert struct.unpack("<I", data[4:8]) == (len(data) - 8,)
+    assert struct.unpack("<I", data[40:44]) == (len(data) - 44,)
+    with wave.open(io.BytesIO(data)) as file:
+        assert file.getnframes() == 2400
+
+
+def test_a_wav_too_large_to_be_held_back_comes_as_it_is_made() -> None:
+    encoder = open_encoder("wav", OUTPUT_RATE_HZ, whole_bytes=3000)
+    assert encoder.feed(tone(1200)) == b""
+    data = encoder.feed(tone(1200)) + encoder.finish()
+    assert data == encoded("wav", [tone(1200), tone(1200)], OUTPUT_RATE_HZ)
+
+
+@pytest.mark.parametrize("rate_hz", get_args(SampleRate))
+@pytest.mark.parametrize("audio_format", FORMATS)
+def test_a_format_has_the_rate_asked_for_or_says_which_it_has(
+    audio_format: AudioFormat, rate_hz: int
+) -> None:
+    if audio_format == "opus" and rate_hz in (22_050, 44_100):
+        with pytest.raises(InvalidRequestError, match="8000, 16000, 24000, 48000") as caught:
+            open_encoder(audio_format, 22_050, to_hz=rate_hz)
+        assert caught.value.param == "sample_rate"
+        return
+    encoder = open_encoder(audio_format, 22_050, to_hz=rate_hz)
+    data = encoder.feed(tone(22_050, 22_050)) + encoder.finish()
+    if audio_format == "pcm":
+        assert abs(len(data) // 2 - rate_hz) <= 1
+        return
+    sound = decode_as_is(data)
+    assert sound.source_rate_hz == (48_000 if audio_format == "opus" else rate_hz)
+    extra_s = sound.samples.size / sound.sample_rate_hz - 1
+    assert -0.001 <= extra_s <= PADDING[audio_format] / rate_hz + 0.001
+    spectrum = np.abs(np.fft.rfft(sound.samples))
+    peak_hz = np.fft.rfftfreq(sound.samples.size, 1 / sound.sample_rate_hz)[spectrum.argmax()]
+    assert abs(peak_hz - 440) < 3
+
+
+@pytest.mark.parametrize("audio_format", ["ulaw", "alaw"])
+def test_g711_is_one_byte_a_sample_at_8_khz(audio_format: AudioFormat) -> None:
+    data = encoded(audio_format, [tone(24_000)], OUTPUT_RATE_HZ)
+    assert abs(len(data) - 8000) <= 1
+    heard = g711(audio_format, data)
+    spectrum = np.abs(np.fft.rfft(heard))
+    assert abs(np.fft.rfftfreq(heard.size, 1 / 8000)[spectrum.argmax()] - 440) < 2
+    assert 0.37 < np.abs(heard).max() < 0.43
+    with pytest.raises(InvalidRequestError, match="8000"):
+        open_encoder(audio_format, OUTPUT_RATE_HZ, to_hz=16_000)
+
+
+def g711(audio_format: AudioFormat, data: bytes) -> Samples:
+    """Expand by the formulas of ITU-T G.711."""
+    bits = np.frombuffer(data, np.uint8) ^ (0xFF if audio_format == "ulaw" else 0x55)
+    exponent, step = (bits >> 4 & 7).astype(np.int32), (bits & 15).astype(np.int32)
+    if audio_format == "ulaw":
+        size = ((step * 8 + 132) << exponent) - 132
+        sign = np.where(bits & 0x80, -1, 1)
+    else:
+        size = np.where(exponent, (step * 16 + 264) << np.maximum(exponent - 1, 0), step * 16 + 8)
+        sign = np.where(bits & 0x80, 1, -1)
+    return (sign * size / 32768).astype(np.float32)
+
+
 def test_every_format_has_a_media_type_and_no_other_format_opens() -> None:
-    assert set(MEDIA_TYPES) == set(FORMATS)
+    assert set(MEDIA_TYPES) == set(get_args(AudioFormat))
     with pytest.raises(InvalidRequestError) as caught:
         open_encoder("ogg", OUTPUT_RATE_HZ)  # type: ignore[arg-type]
     assert caught.value.param == "response_format"

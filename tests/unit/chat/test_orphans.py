@@ -38,10 +38,10 @@ sys.stdin.read()
 NEXT = "from services.chat.orphans import end_orphans; print(end_orphans())"
 
 
-def supervise(*workers: str) -> list[str]:
+def supervise(*workers: str, **environment: str) -> list[str]:
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, *workers],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -73,3 +73,10 @@ def test_another_supervisors_engine_is_left_alone() -> None:
         assert not gone(int(engine))
     finally:
         os.kill(int(engine), signal.SIGKILL)
+
+
+def test_the_record_of_a_supervisor_that_has_ended_is_removed(tmp_path: Path) -> None:
+    for _ in range(3):
+        engine, _ = supervise(WORKER, NEXT, TMPDIR=str(tmp_path))
+        assert gone(int(engine))
+        assert len([*tmp_path.glob("bentovox-*/chat-*")]) == 1

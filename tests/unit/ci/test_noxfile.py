@@ -1,5 +1,6 @@
 """What `nox` does, without a network: how it finds wheels, counts tests and describes itself."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text:
 
 def test_every_session_says_what_it_is_for(noxfile: SimpleNamespace) -> None:
     names = {"serve", "tests", "unit", "contract", "e2e", "lint", "types", "docs", "bench"}
-    names |= {"lock", "demo-model", "cosyvoice", "cosyvoice-code", "images"}
+    names |= {"lock", "demo-model", "clients", "cosyvoice", "cosyvoice-code", "images"}
     assert names | set(noxfile.VERBS) == set(sessions())
     assert all((session.__doc__ or "").strip().endswith(".") for session in sessions().values())
 
@@ -114,6 +115,50 @@ def test_what_is_run_keeps_bytecode_and_sends_no_statistics(
     given = noxfile.variables(MORE="yes")
     assert "PYTHONDONTWRITEBYTECODE" not in given
     assert (given["BENTOML_DO_NOT_TRACK"], given["MORE"]) == ("True", "yes")
+
+
+def in_a_copy(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, home: Path) -> list[str]:
+    """Have environments made in `home`; return the list of what is installed there."""
+    names, made = noxfile.clients_there.__globals__, []
+    monkeypatch.setitem(names, "ENVIRONMENTS", home)
+    monkeypatch.setitem(names, "environment", lambda _session, name, **_: Path(f"/{name}/python"))
+    monkeypatch.setitem(names, "npm", lambda _session, _folder, verb: made.append(verb))
+    return made
+
+
+def test_clients_from_npm_are_installed_once_a_lock(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, tmp_path: Path
+) -> None:
+    made = in_a_copy(monkeypatch, noxfile, tmp_path)
+    session = SimpleNamespace(log=print, warn=print)
+    found = [noxfile.clients_there(session) for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0]["CLIENTS_NODE_MODULES"] == str(tmp_path / "clients-npm" / "node_modules")
+    assert made == ["ci"]
+
+
+def test_clients_that_npm_cannot_bring_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, tmp_path: Path
+) -> None:
+    in_a_copy(monkeypatch, noxfile, tmp_path)
+
+    def broken(*_arguments: object) -> None:
+        raise subprocess.CalledProcessError(1, "npm")
+
+    monkeypatch.setitem(noxfile.clients_there.__globals__, "npm", broken)
+    said: list[str] = []
+    found = noxfile.clients_there(SimpleNamespace(log=print, warn=said.append))
+    assert found == {"CLIENTS_PYTHON": "/clients/python", "OPENAI_2_PYTHON": "/openai-2/python"}
+    assert said == ["No packages from npm: what needs them is skipped"]
+
+
+def test_the_npm_lock_names_no_host_and_pins_each_package_by_its_content() -> None:
+    locked = json.loads((ROOT / "tests" / "clients" / "node" / "package-lock.json").read_text())
+    packages = {name: entry for name, entry in locked["packages"].items() if name}
+    assert packages
+    for name, entry in packages.items():
+        assert "resolved" not in entry, name
+        assert entry["integrity"].startswith("sha512-"), name
 
 
 def test_outcomes_are_counted_as_pytest_counts_them(

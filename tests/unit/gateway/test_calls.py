@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services import errors
 from services.gateway.backends import Pools
-from services.gateway.calls import Caller, Question
+from services.gateway.calls import HELD_BYTES, Caller, Question
 from services.sections import GatewaySettings
 
 if TYPE_CHECKING:
@@ -142,11 +142,12 @@ async def test_a_silent_backend_is_late(backend: Any, caller: Any) -> None:
         await events(asks)
 
 
-async def test_a_kept_connection_that_was_closed_is_replaced(backend: Any, caller: Any) -> None:
+async def test_a_get_that_met_a_closing_connection_is_asked_again_and_a_post_never(
+    backend: Any, caller: Any
+) -> None:
     chat = await backend()
     chat.says(answer(b"{}"))
     asks = await caller(chat.url)
-    await asks.json(ASK)
     hits = 0
 
     async def once_closed(_request: Any, writer: Any) -> None:
@@ -158,7 +159,22 @@ async def test_a_kept_connection_that_was_closed_is_replaced(backend: Any, calle
             writer.write(answer(b'{"again": 1}'))
 
     chat.answer = once_closed
-    assert await asks.json(ASK) == {"again": 1}
+    assert await asks.json(Question("chat", "/v1/audio/voices")) == {"again": 1}
+    hits = 0
+    with pytest.raises(errors.BackendError):
+        await asks.json(ASK)
+    assert hits == 1
+
+
+async def test_a_large_question_arrives_whole(backend: Any, caller: Any) -> None:
+    chat = await backend()
+    chat.says(answer(b"{}"))
+    asks = await caller(chat.url)
+    for size in (HELD_BYTES - 1, HELD_BYTES, HELD_BYTES + 1, 3 << 20):
+        body = bytes(range(256)) * (size // 256 + 1)
+        await asks.json(Question("chat", "/v1/chat/completions", body[:size]))
+        assert chat.requests[-1].body == body[:size]
+    assert chat.connections == 1
 
 
 @settings(

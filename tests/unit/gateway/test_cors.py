@@ -87,3 +87,18 @@ async def test_the_setting_decides(backend: Any, door: Any) -> None:
     opened = await door(chat=[chat.url], cors_origins=[PAGE])
     assert closed.shell.app.outer is None
     assert opened.shell.app.outer is not None
+
+
+async def test_a_page_that_is_let_in_reaches_a_backend_and_no_other_does(
+    backend: Any, door: Any
+) -> None:
+    speech = await backend()
+    front = await door(speech=[speech.url], cors_origins=[PAGE])
+    async with httpx.AsyncClient(base_url=front.url) as client:
+        for origin, status in [(PAGE, 200), (front.url, 200), ("https://evil.example", 403)]:
+            answer = await client.post(
+                "/v1/audio/voice_consents", files={"recording": b"RIFF"}, headers={"origin": origin}
+            )
+            assert answer.status_code == status
+    assert len(speech.requests) == 2
+    assert not any(request.all("origin") for request in speech.requests)

@@ -258,6 +258,62 @@ async def test_what_will_not_do_names_the_field(front: Any, fields: Any, wrong: 
     assert not one.chat.asked
 
 
+def markup(count: int) -> str:
+    return "a<p>" * count
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"q": [markup(2500)] * 4, "alternatives": 3, "format": "html"}, "too_many_pieces"),
+        ({"q": markup(2001), "format": "html"}, "too_many_pieces"),
+        ({"q": "a <b>b</b> " * 500, "format": "html", "alternatives": 1}, "too_many_pieces"),
+        ({"q": ["a" * 10_000] * 31}, "string_above_max_length"),
+        ({"q": ["a" * 10_000] * 16, "alternatives": 1}, "string_above_max_length"),
+    ],
+)
+async def test_what_would_be_too_much_work_is_413_before_any_is_begun(
+    front: Any, fields: Any, code: str
+) -> None:
+    one = await front()
+    refused = await one.post(**{**HELLO, **fields})
+    assert fault(refused) == (413, "q", code)
+    limit = one.door.pools.gateway.translation
+    bound = limit.piece_limit if code == "too_many_pieces" else limit.total_limit
+    assert str(bound) in refused.json()["error"]["message"]
+    assert not one.chat.asked
+
+
+async def test_a_page_with_alternatives_is_not_too_much(front: Any) -> None:
+    one = await front()
+    page = "".join(f"<li><a href='/{n}'>Entry</a> is <b>new</b></li>\n" for n in range(150))
+    answer = await one.post(**{**HELLO, "q": page, "format": "html", "alternatives": 2})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["translatedText"].count("<b>NEW</b>") == 150
+
+
+async def test_no_more_tasks_than_workers_wait_for_the_model(front: Any) -> None:
+    one = await front(translation={"parallel": 3})
+    one.chat.free.clear()
+    before = len(asyncio.all_tasks())
+    asking = asyncio.ensure_future(one.translated(q=markup(1500), format="html"))
+    await until(lambda: one.chat.at_once == 3)
+    # The workers, their connections and the requests at both ends; the server is in this loop.
+    assert len(asyncio.all_tasks()) - before < 40
+    asking.cancel()
+    await until(lambda: one.chat.at_once == 0)
+
+
+async def test_what_asks_more_of_the_model_takes_more_slots(front: Any) -> None:
+    one = await front(translation={"slots": 4, "queue": 0})
+    one.chat.free.clear()
+    asking = asyncio.ensure_future(one.translated(q=markup(800), format="html"))
+    await until(lambda: one.chat.at_once > 0)
+    assert fault(await one.post(**HELLO)) == (429, None, "rate_limit_exceeded")
+    one.chat.free.set()
+    assert await asking == markup(800).upper().replace("P", "p")
+
+
 async def test_what_is_missing_is_named(front: Any) -> None:
     one = await front()
     for name in HELLO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import re
 import time
@@ -13,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.translation.cutting import PIECE_CHARACTERS, pieces
-from services.gateway.translation.markup import translate_html
-from services.gateway.translation.texts import Translator
+from services.gateway.translation.markup import planned_html
+from services.gateway.translation.texts import Translator, planned, translated
 from services.gateway.translation.tokens import Kind, tokens
 from tests.translating_app import louder
 
@@ -37,8 +36,9 @@ class Says:
 
 
 async def through(document: str, model: Any = None) -> str:
-    translator = Translator(model or Says(), "en", "de", asyncio.Semaphore(4))
-    return await translate_html(translator, document)
+    translator = Translator(model or Says(), "en", "de")
+    (said,) = await translated([(planned_html(document), translator)], workers=4)
+    return said
 
 
 def markup(document: str) -> list[str]:
@@ -115,9 +115,10 @@ async def test_what_is_too_long_for_one_question_goes_text_by_text() -> None:
 
 async def test_a_text_in_the_target_language_is_left_alone() -> None:
     model = Says()
-    translator = Translator(model, "de", "de", asyncio.Semaphore(4))  # type: ignore[arg-type]
-    assert await translate_html(translator, "<p>Gr\u00fc&szlig;e</p>") == "<p>Gr\u00fc&szlig;e</p>"
-    assert await translator.text("Hallo") == "Hallo"
+    translator = Translator(model, "de", "de")  # type: ignore[arg-type]
+    document = "<p>Gr\u00fc&szlig;e</p>"
+    orders = [(planned_html(document), translator), (planned("Hallo"), translator)]
+    assert await translated(orders, workers=4) == [document, "Hallo"]
     assert not model.asked
 
 

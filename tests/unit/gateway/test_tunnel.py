@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve as serve_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from services import websocket
 from services.admission import Limits
 from services.errors import EngineError, OverloadedError
 from services.gateway import tunnel
@@ -251,6 +252,8 @@ async def test_a_browsers_key_is_a_subprotocol_that_stays_at_the_gateway(
         assert client.subprotocol == hidden  # a browser needs one that it offered
     assert back.scopes[0]["subprotocols"] == ["realtime"]
     assert KEY.encode() not in b"".join(value for _, value in back.scopes[0]["headers"])
+    async with at(front.url, additional_headers={"x-api-key": KEY}):
+        assert KEY.encode() not in b"".join(value for _, value in back.scopes[1]["headers"])
     back.accept = {"subprotocol": "realtime"}
     async with at(front.url, subprotocols=["realtime", hidden]) as client:
         assert client.subprotocol == "realtime"
@@ -281,7 +284,6 @@ async def test_an_open_tunnel_counts_when_a_backend_is_picked(behind: Any, door:
         assert (len(one.scopes), len(two.scopes)) == (1, 1)
         assert [back.outstanding for back in front.pools.backends()] == [1, 1]
     await until(lambda: all(back.outstanding == 0 for back in front.pools.backends()))
-    await until(lambda: front.shell.admission.in_use == 0)
 
 
 async def test_the_querys_model_decides_where_backends_differ(behind: Any, door: Any) -> None:
@@ -369,16 +371,31 @@ async def test_a_foreign_refusal_is_told_in_openais_shape(backend: Any, door: An
     assert refused.value.response.headers.get_all("content-type") == ["application/json"]
 
 
+async def test_an_open_tunnel_takes_no_slot(behind: Any, door: Any) -> None:
+    back = await behind()
+    front = await door(speech=[back.url], slots=1, queue=0)
+    async with at(front.url) as one, at(front.url) as other:
+        for client in (one, other):
+            await client.send("hello")
+            assert await client.recv() == "hello"
+        assert (front.shell.admission.in_use, front.shell.open_sockets) == (0, 2)
+    await until(lambda: front.shell.open_sockets == 0)
+
+
+@pytest.mark.parametrize("full", ["of requests", "of connections"])
 async def test_a_full_gateway_refuses_before_the_backend_hears_of_it(
-    behind: Any, door: Any
+    behind: Any, door: Any, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
     back = await behind()
-    front = await door(speech=[back.url], slots=1)
-    async with at(front.url):
-        with pytest.raises(InvalidStatus) as refused:
-            await at(front.url)
-        assert fault(refused.value) == (429, "rate_limit_exceeded")
-    assert len(back.scopes) == 1
+    front = await door(speech=[back.url], slots=1, queue=0)
+    if full == "of requests":
+        await front.shell.admission.acquire()
+    else:
+        monkeypatch.setattr(websocket, "OPEN_LIMIT", 0)
+    with pytest.raises(InvalidStatus) as refused:
+        await at(front.url)
+    assert fault(refused.value) == (429, "rate_limit_exceeded")
+    assert not back.scopes
 
 
 # The middle, and the end

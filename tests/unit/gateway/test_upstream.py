@@ -10,6 +10,7 @@ from services.errors import BackendError, ConfigurationError, DeadlineError, Una
 from services.gateway.upstream import Address, Connection, Connections
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 GET = b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -255,3 +256,86 @@ async def test_a_backend_that_does_not_accept_in_time_is_a_deadline() -> None:
                 if isinstance(e, DeadlineError)
             ]
     assert "within 0.05 s" in refused[0].message
+
+
+# A request's body
+
+
+async def test_a_backend_that_does_not_read_stops_the_body_instead_of_filling_memory() -> None:
+    reading = asyncio.Event()
+    total, step = 64 << 20, 1 << 16
+    read = 0
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal read
+        await reader.readuntil(b"\r\n\r\n")
+        await reading.wait()
+        while read < total:
+            read += len(await reader.read(1 << 20))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        ended.set()
+
+    ended = asyncio.Event()
+    server = await asyncio.start_server(slow, "127.0.0.1", 0)
+    async with server:
+        mine = connections(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection, _ = await mine.take()
+        sent = 0
+
+        def body() -> Iterator[bytes]:
+            nonlocal sent
+            while sent < total:
+                sent += step
+                yield bytes(step)
+
+        connection.send(b"POST /x HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % total, body())
+        stalled = -1
+        while stalled != sent:  # until nothing moves any more
+            stalled = sent
+            await asyncio.sleep(0.05)
+        assert sent < total // 2  # what the sockets' own buffers hold
+        assert connection.transport is not None
+        assert connection.transport.get_write_buffer_size() < 1 << 20
+        reading.set()
+        await connection.head()
+        await connection.ended()
+        assert (sent, read) == (total, total)
+        connection.abort()
+        await ended.wait()
+
+
+async def test_a_connection_answered_before_it_was_asked_in_full_serves_no_more() -> None:
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        await gone.wait()
+        writer.close()
+        ended.set()
+
+    gone, ended = asyncio.Event(), asyncio.Event()
+    server = await asyncio.start_server(early, "127.0.0.1", 0)
+    async with server:
+        mine = connections(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection, _ = await mine.take()
+        connection.send(b"POST /x HTTP/1.1\r\n\r\n", (bytes(1 << 16) for _ in range(1 << 10)))
+        await connection.head()
+        await connection.ended()
+        assert not connection.reusable
+        mine.give_back(connection)
+        assert not mine._idle
+        gone.set()
+        await ended.wait()
+
+
+async def test_the_end_of_an_idle_connection_is_seen_before_the_loop_tells_of_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        mine = connections(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        connection, _ = await mine.take()
+        theirs, _ = listening.accept()
+        assert connection.is_quiet()
+        theirs.close()  # and no turn of the loop before the next line
+        assert not connection.is_quiet()
+        connection.abort()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,6 +47,26 @@ async def test_every_format_is_served_with_its_type_and_duration(
         seconds = len(decode(response.content, sample_rate_hz=24_000)) / 24_000
     assert 0 <= seconds - expected_s < 0.1
     assert served.seconds == [(pytest.approx(expected_s), audio_format)]
+
+
+async def test_a_wav_that_is_not_streamed_says_how_long_it_is(served: Served) -> None:
+    data = (await served.speech(response_format="wav", stream=False)).content
+    assert struct.unpack("<I", data[4:8]) == (len(data) - 8,)
+    assert struct.unpack("<I", data[40:44]) == (len(data) - 44,)
+    streamed = (await served.speech(response_format="wav")).content
+    assert streamed[40:44] == b"\xff" * 4
+    assert streamed[44:] == data[44:]
+
+
+async def test_a_telephone_gets_its_format_and_its_rate(served: Served) -> None:
+    samples = round(8000 * len(BODY["input"]) * CHARACTER_S)
+    for audio_format, kind in (("ulaw", "audio/pcmu"), ("alaw", "audio/pcma")):
+        response = await served.speech(response_format=audio_format)
+        assert response.headers["content-type"] == kind
+        assert abs(len(response.content) - samples) <= 1
+    response = await served.speech(response_format="pcm", sample_rate=8000)
+    assert response.headers["content-type"] == "audio/pcm;rate=8000"
+    assert abs(len(response.content) - 2 * samples) <= 2
 
 
 async def test_mp3_is_the_default(served: Served) -> None:
@@ -144,6 +165,10 @@ async def test_unknown_model_is_404(served: Served, path: str) -> None:
         ({"voice": ""}, "voice", "string_below_min_length"),
         ({"voice": {"id": "alloy", "ids": 1}}, "voice.ids", "unknown_parameter"),
         ({"response_format": "ogg"}, "response_format", "invalid_value"),
+        ({"sample_rate": 11_025}, "sample_rate", "invalid_value"),
+        ({"sample_rate": "8000"}, "sample_rate", "invalid_value"),
+        ({"sample_rate": 44_100, "response_format": "opus"}, "sample_rate", "invalid_value"),
+        ({"sample_rate": 16_000, "response_format": "ulaw"}, "sample_rate", "invalid_value"),
         ({"speed": 0.2}, "speed", "decimal_below_min_value"),
         ({"speed": 4.1}, "speed", "decimal_above_max_value"),
         ({"speed": "1"}, "speed", "invalid_type"),
@@ -261,11 +286,19 @@ async def test_models_are_the_engines_own_and_openais(served: Served) -> None:
     assert set(one) == {"id", "object", "created", "owned_by"}
 
 
+async def test_models_that_speak_come_in_the_shape_that_open_webui_reads(served: Served) -> None:
+    listed = (await served.client.get("/v1/audio/models")).json()
+    assert [model["id"] for model in listed["models"]] == ["fake", *SPEECH_MODELS]
+    assert all(model["name"] for model in listed["models"])
+    assert listed["data"] == (await served.client.get("/v1/models")).json()["data"]
+
+
 async def test_voices_come_in_every_shape_that_clients_read(served: Served) -> None:
     listed = (await served.client.get("/v1/audio/voices")).json()
     assert listed["object"] == "list"
-    assert listed["voices"] == ["alloy", "echo"]
-    assert [voice["id"] for voice in listed["data"]] == listed["voices"]
+    assert listed["voices"] == [{"id": "alloy", "name": "Alloy"}, {"id": "echo", "name": "Echo"}]
+    assert [voice["id"] for voice in listed["data"]] == ["alloy", "echo"]
+    assert (await served.client.get("/v1/audio/speech/voices")).json() == listed
     one = (await served.client.get("/v1/audio/voices/echo")).json()
     assert one == listed["data"][1]
     assert fault(await served.client.get("/v1/audio/voices/x")) == (404, "voice", "voice_not_found")

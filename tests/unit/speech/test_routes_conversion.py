@@ -62,6 +62,15 @@ async def test_a_recording_comes_back_in_every_format(served: Served, audio_form
     assert served.seconds == [(pytest.approx(2.0), audio_format)]
 
 
+async def test_a_recording_comes_back_at_another_rate_and_with_its_length(served: Served) -> None:
+    response = await convert(served, response_format="wav", sample_rate="16000", stream="false")
+    data = response.content
+    assert int.from_bytes(data[24:28], "little") == 16_000
+    assert int.from_bytes(data[40:44], "little") == len(data) - 44
+    refused = await convert(served, sample_rate="16001")
+    assert fault(refused) == (400, "sample_rate", "invalid_value")
+
+
 async def test_all_fields_reach_the_engine(served: Served) -> None:
     source = recording(1.5, 16_000)
     response = await convert(

@@ -19,14 +19,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from services.admission import Limits
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, AudioFormat
-from services.errors import NotFoundError
+from services.errors import InvalidRequestError, NotFoundError
 from services.openai import inbox
 from services.openai.sockets import SPEECH
 from services.shell import Readiness, RoleApp, Shell
-from services.speech import socket, unit, writing
+from services.speech import session, unit, writing
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, VoiceReference
-from services.speech.messages import TEXT_CHARACTERS
+from services.speech.messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
 from services.speech.socket import SpeechSocket
 from services.speech.writing import Cutter
 from tests.speech_app import without
@@ -288,6 +288,22 @@ async def test_by_default_an_answer_is_one_message_that_is_a_whole_file(
     assert len(samples) / RATE_HZ == pytest.approx(11 * CHARACTER_S, abs=0.15)
 
 
+async def test_a_whole_wav_says_how_long_it_is_and_bare_samples_at_which_rate(served: Any) -> None:
+    role = await served()
+    async with role.talk(stream_audio=False, response_format="wav", sample_rate=8000) as talk:
+        await talk.write("ab")
+        await talk.say("input.done")
+        events, (audio,) = await talk.until("session.done")
+        assert "sample_rate" not in events[0]
+        assert int.from_bytes(audio[40:44], "little") == len(audio) - 44
+        await talk.configure(response_format="ulaw")
+        await talk.write("ab")
+        await talk.say("input.done")
+        events, audio = await talk.until("session.done")
+    assert events[0]["sample_rate"] == 8000
+    assert abs(len(b"".join(audio)) - 8000 * 2 * CHARACTER_S) <= 1
+
+
 async def test_an_answer_too_large_for_one_message_is_refused(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +433,8 @@ async def test_vllm_omnis_other_name_of_a_voice_and_its_empty_fields_pass(served
         ({"speed": 5.0}, "speed", "decimal_above_max_value"),
         ({"speed": "1"}, "speed", "invalid_type"),
         ({"response_format": "ogg"}, "response_format", "invalid_value"),
+        ({"sample_rate": 8001}, "sample_rate", "invalid_value"),
+        ({"sample_rate": 44_100, "response_format": "opus"}, "sample_rate", "invalid_value"),
         ({"split_granularity": "word"}, "split_granularity", "invalid_value"),
         ({"seed": 1 << 64}, "seed", "invalid_value"),
         ({"speeds": 1}, "speeds", "unknown_parameter"),
@@ -497,6 +515,13 @@ async def test_a_message_that_cannot_be_read_changes_nothing(
         await talk.connection.send(said)
         assert (await talk.fault())[1] == code
         assert await talk.close_code() == 1008
+
+
+def test_a_message_too_large_to_be_valid_is_not_taken_apart() -> None:
+    for recordings, code in ((False, "message_too_large"), (True, "invalid_json")):
+        with pytest.raises(InvalidRequestError) as refused:
+            parse_message("{" + " " * MESSAGE_CHARACTERS, recordings=recordings)
+        assert refused.value.code == code
 
 
 async def test_text_before_the_configuration_ends_the_connection(served: Any) -> None:
@@ -613,7 +638,7 @@ async def _survives(said: list[str | bytes], *, configured: bool) -> None:
 async def test_a_client_that_never_configures_is_closed_with_3008(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "CONFIG_S", 0.02)
+    monkeypatch.setattr(session, "CONFIG_S", 0.02)
     async with (await served()).talk(voice=None) as talk:
         assert (await talk.fault())[1] == "idle_timeout"
         assert await talk.close_code() == 3008
@@ -622,7 +647,7 @@ async def test_a_client_that_never_configures_is_closed_with_3008(
 async def test_silence_between_utterances_is_closed_with_3008(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "IDLE_S", 0.05)
+    monkeypatch.setattr(session, "IDLE_S", 0.05)
     async with (await served()).talk() as talk:
         assert (await talk.fault())[1] == "idle_timeout"
         assert await talk.close_code() == 3008
@@ -677,6 +702,100 @@ async def test_session_close_in_an_utterance_stops_the_engine(served: Any) -> No
         await talk.say("session.close")
         assert await talk.close_code() == 1000
     assert role.engine.active == 0
+
+
+@pytest.mark.parametrize("granularity", ["none", "sentence"])
+@pytest.mark.parametrize("engine", [FakeEngine, Whole])
+async def test_a_cancelled_utterance_stops_and_the_next_one_is_spoken(
+    served: Any, engine: type[FakeEngine], granularity: str
+) -> None:
+    role = await served(engine(delay_s=0.001), limits=Limits(1, 0, 30))
+    async with role.talk(split_granularity=granularity) as talk:
+        await talk.write("A sentence that goes on and on and on. " * 100)
+        await talk.say("input.done")
+        await talk.until("audio.start")
+        assert (role.engine.active, role.shell.admission.in_use) == (1, 1)
+        await talk.say("input.cancel")
+        events, audio = await talk.until("session.done")
+        assert [event["type"] for event in events[-2:]] == ["audio.done", "session.done"]
+        assert all(event["cancelled"] for event in events[-2:])
+        assert (events[-1]["utterance_index"], len(audio) < 2000) == (0, True)
+        assert (role.engine.active, role.shell.admission.in_use) == (0, 0)
+        await talk.write("ok")
+        await talk.say("input.done")
+        events, audio = await talk.until("session.done")
+        assert (events[-1]["utterance_index"], "cancelled" in events[-1]) == (1, False)
+        assert sum(map(len, audio)) == 2 * CHARACTER_BYTES
+
+
+async def test_a_cancelled_whole_answer_has_no_audio(served: Any) -> None:
+    role = await served(FakeEngine(delay_s=0.001))
+    async with role.talk(stream_audio=False) as talk:
+        await talk.write("long " * 100)
+        await talk.until("audio.start")
+        await talk.say("input.cancel")
+        (done, ended), audio = await talk.until("session.done")
+    assert (done["total_bytes"], done["cancelled"], ended["cancelled"], audio) == (
+        0,
+        True,
+        True,
+        [],
+    )
+
+
+async def test_text_that_is_still_being_written_is_cancelled_without_a_sound(served: Any) -> None:
+    role = await served(Whole())
+    async with role.talk() as talk:
+        await talk.write("never ", "heard")
+        await talk.say("input.cancel")
+        (ended,), audio = await talk.until("session.done")
+        assert (ended["cancelled"], ended["total_sentences"], audio) == (True, 0, [])
+    assert role.engine.requests == []
+
+
+async def test_a_cancel_drops_the_text_that_waits_and_keeps_the_configuration(served: Any) -> None:
+    role = await served(FakeEngine(delay_s=0.001))
+    async with role.talk() as talk:
+        await talk.write("long " * 100)
+        await talk.until("audio.start")
+        await talk.say("input.done")
+        await talk.write("dropped")
+        await talk.say("input.done")
+        await talk.configure(voice="echo")
+        await talk.say("input.cancel")
+        await talk.write("next")
+        await talk.say("input.done")
+        first, _ = await talk.until("session.done")
+        second, _ = await talk.until("session.done")
+    assert (first[-1]["cancelled"], second[0]["sentence_text"]) == (True, "next")
+    assert [request.voice for request in role.engine.requests] == ["alloy", "echo"]
+
+
+async def test_a_cancel_with_nothing_under_way_does_nothing(served: Any) -> None:
+    role = await served()
+    async with role.talk() as talk:
+        for _ in range(3):
+            await talk.say("input.cancel")
+        await talk.write("ab")
+        await talk.say("input.done")
+        events, _ = await talk.until("session.done")
+        await talk.write("cd")
+        await talk.say("input.cancel")
+        await talk.say("session.close")
+        assert await talk.close_code() == 1000
+    assert [event["type"] for event in events] == ["audio.start", "audio.done", "session.done"]
+
+
+async def test_an_utterance_that_waits_for_a_slot_can_be_cancelled(served: Any) -> None:
+    role = await served(limits=Limits(1, 1, 30))
+    async with role.talk() as first, role.talk() as second:
+        await first.write("a")
+        await first.until("audio.start")
+        await second.write("b")
+        await until(lambda: role.shell.admission.waiting == 1)
+        await second.say("input.cancel")
+        assert (await second.event("session.done"))["cancelled"]
+        assert role.shell.admission.waiting == 0
 
 
 async def test_an_idle_connection_holds_no_slot_and_an_utterance_waits_for_one(

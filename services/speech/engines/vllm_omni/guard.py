@@ -34,10 +34,10 @@ def main(parent: int, grace_s: float, folder: str, command: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_TOLD, signal.SIGCHLD})
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    if os.getppid() != parent:
-        return 1  # it died before it could be watched
-    code = _until_ended(_start(command), grace_s)
-    _end_rest()
+    code = 1
+    if os.getppid() == parent:  # else it died before it could be watched
+        code = _until_ended(_start(command), grace_s)
+        _end_rest()
     shutil.rmtree(folder, ignore_errors=True)
     return code
 

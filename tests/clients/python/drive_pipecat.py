@@ -1,8 +1,9 @@
-"""Pipecat's own speech-to-text services as a client; run in the environment that has Pipecat.
+"""Pipecat's own services as a client; run in the environment that has Pipecat.
 
-`python pipecat_client.py {file,live,server-vad} URL RECORDING` plays RECORDING, 16-bit mono wav,
+`drive_pipecat.py {file,live,server-vad,newest} URL RECORDING` plays RECORDING, 16-bit mono wav,
 into a pipeline as a microphone would, in real time, and prints a line of JSON for each thing that
 came out: its kind and text, and how many seconds of the recording had been played by then.
+`drive_pipecat.py {speech,instructed} URL TEXT` has TEXT spoken, and prints how many bytes came.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from pipecat.frames.frames import (
     ProposedUserStartedSpeakingFrame,
     ProposedUserStoppedSpeakingFrame,
     TranscriptionFrame,
+    TTSAudioRawFrame,
+    TTSSpeakFrame,
+    TTSStoppedFrame,
     VADUserStartedSpeakingFrame,
     VADUserStoppedSpeakingFrame,
 )
@@ -29,6 +33,7 @@ from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.openai.stt import OpenAIRealtimeSTTService, OpenAISTTService
+from pipecat.services.openai.tts import OpenAITTSService
 from pipecat.workers.runner import WorkerRunner
 
 TOLD = {
@@ -38,6 +43,7 @@ TOLD = {
     ProposedUserStoppedSpeakingFrame: "stopped",
     ErrorFrame: "error",
 }
+SPEAKING = ("speech", "instructed")
 STEP_S = 0.04
 FINAL_S = 30.0
 
@@ -48,6 +54,7 @@ class Printer(FrameProcessor):
     def __init__(self) -> None:
         super().__init__()
         self.played_s = 0.0
+        self.spoken = 0
         self.done = asyncio.Event()
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
@@ -58,7 +65,9 @@ class Printer(FrameProcessor):
                 line = {"kind": name, "text": text, "played_s": round(self.played_s, 2)}
                 sys.stdout.write(json.dumps(line) + "\n")
                 sys.stdout.flush()
-        if isinstance(frame, TranscriptionFrame | ErrorFrame):
+        if isinstance(frame, TTSAudioRawFrame):
+            self.spoken += len(frame.audio)
+        if isinstance(frame, TranscriptionFrame | TTSStoppedFrame | ErrorFrame):
             self.done.set()
         await self.push_frame(frame, direction)
 
@@ -68,22 +77,33 @@ def service(kind: str, url: str) -> Any:
     if kind == "file":
         settings = OpenAISTTService.Settings(model="whisper-1", language="en")
         return OpenAISTTService(api_key="none", base_url=f"{url}/v1", settings=settings)
+    if kind in SPEAKING:
+        instructions = "Speak cheerfully." if kind == "instructed" else None
+        spoken = OpenAITTSService.Settings(voice="alloy", instructions=instructions)
+        return OpenAITTSService(api_key="none", base_url=f"{url}/v1", settings=spoken)
     live = OpenAIRealtimeSTTService
+    settings = live.Settings(model="whisper-1", language="en")
+    if kind == "newest":
+        settings = live.Settings(
+            model="gpt-realtime-whisper", language="en", noise_reduction="near_field", delay="low"
+        )
     return live(
         api_key="none",
         base_url=f"{url.replace('http', 'ws')}/v1/realtime",
         turn_detection={"type": "server_vad"} if kind == "server-vad" else False,
-        settings=live.Settings(model="whisper-1", language="en"),
+        settings=settings,
     )
 
 
-async def main(kind: str, url: str, path: str) -> None:
-    """Play the recording, and wait for its text."""
-    with wave.open(path) as recording:
-        rate_hz = recording.getframerate()
-        data = recording.readframes(recording.getnframes())
+async def main(kind: str, url: str, given: str) -> None:
+    """Play the recording, and wait for its text; or have the text spoken."""
     before, after = Printer(), Printer()  # errors go up
-    params = PipelineParams(audio_in_sample_rate=rate_hz)
+    rate_hz, data = 24_000, b""
+    if kind not in SPEAKING:
+        with wave.open(given) as recording:
+            rate_hz = recording.getframerate()
+            data = recording.readframes(recording.getnframes())
+    params = PipelineParams(audio_in_sample_rate=rate_hz, audio_out_sample_rate=24_000)
     worker = PipelineWorker(
         Pipeline([before, service(kind, url), after]),
         cancel_on_idle_timeout=False,
@@ -97,7 +117,6 @@ async def main(kind: str, url: str, path: str) -> None:
         started.set()
 
     async def play() -> None:
-        await started.wait()
         step = int(rate_hz * STEP_S) * 2
         await worker.queue_frame(VADUserStartedSpeakingFrame())
         for begin in range(0, len(data), step):
@@ -108,6 +127,10 @@ async def main(kind: str, url: str, path: str) -> None:
             after.played_s = before.played_s = (begin + len(audio)) / 2 / rate_hz
             await asyncio.sleep(STEP_S)  # a microphone is no faster
         await worker.queue_frame(VADUserStoppedSpeakingFrame())
+
+    async def converse() -> None:
+        await started.wait()
+        await (worker.queue_frame(TTSSpeakFrame(given)) if kind in SPEAKING else play())
         waiting = [asyncio.ensure_future(one.done.wait()) for one in (before, after)]
         await asyncio.wait(waiting, timeout=FINAL_S, return_when=asyncio.FIRST_COMPLETED)
         for one in waiting:
@@ -116,7 +139,9 @@ async def main(kind: str, url: str, path: str) -> None:
 
     runner = WorkerRunner(handle_sigint=False)
     await runner.add_workers(worker)
-    await asyncio.gather(runner.run(), play())
+    await asyncio.gather(runner.run(), converse())
+    if kind in SPEAKING:
+        sys.stdout.write(json.dumps({"kind": "spoken", "bytes": after.spoken}) + "\n")
 
 
 if __name__ == "__main__":

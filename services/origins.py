@@ -1,0 +1,96 @@
+"""Which pages in browsers may call a server, and by which names it may be called.
+
+A browser lets any page send a form to any server, and open a WebSocket; it only keeps the page from
+reading an answer. So what could change something is refused where a page of another origin asks. A
+page may also give a name of its own the address of a server that only its reader reaches (DNS
+rebinding), and is of the same origin then: where no key is asked for, a server answers to names
+only that nobody can register, to addresses, and to those in `BENTOVOX_HOSTS`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from services.errors import PermissionDeniedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
+_PRIVATE: Final = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".svc")
+_ANY: Final = "*"
+_SHOWN_CHARACTERS: Final = 128
+
+
+@dataclass(frozen=True)
+class Callers:
+    """Who may call a role.
+
+    Attributes:
+        origins: of the pages that may, beside the server's own; `*` lets all in.
+        keyed: a key is asked for, which no page has by itself: neither origin nor name matters
+            then, but for WebSockets, whose handshake pages have always been told apart by origin.
+    """
+
+    origins: tuple[str, ...] = ()
+    keyed: bool = False
+
+    def check(self, scope: Any, hosts: Sequence[str]) -> None:
+        """Let a request or a WebSocket pass; `hosts` are the public names of the server.
+
+        Raises:
+            PermissionDeniedError: a page of another origin (`origin_not_allowed`), or another name
+                of the server (`host_not_allowed`).
+        """
+        is_socket = scope["type"] == "websocket"
+        if self.keyed and not is_socket:
+            return
+        host = origin = b""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        if not self.keyed and host and not _is_known(host, tuple(hosts)):
+            raise PermissionDeniedError(
+                f"This server is not known as {_shown(host)!r}. It asks for no key, so its "
+                "operator has to name in BENTOVOX_HOSTS what it may be called, or set API keys.",
+                code="host_not_allowed",
+            )
+        if origin and (is_socket or scope["method"] not in _SAFE):
+            self._check_origin(_shown(origin), host)
+
+    def _check_origin(self, origin: str, host: bytes) -> None:
+        own = origin.partition("://")[2].lower().encode() == host.lower()
+        if own or origin in self.origins or _ANY in self.origins:
+            return
+        raise PermissionDeniedError(
+            f"Pages of {origin!r} may not call this server; its operator can allow them in "
+            "BENTOVOX_GATEWAY__CORS_ORIGINS.",
+            code="origin_not_allowed",
+        )
+
+
+@lru_cache(maxsize=256)
+def _is_known(host: bytes, hosts: tuple[str, ...]) -> bool:
+    """Return whether a Host header names an address, a private name, or one of `hosts`."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        name = text[1:].partition("]")[0]
+    else:
+        name = text.partition(":")[0].rstrip(".")
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        known = {socket.gethostname().lower(), *(one.lower() for one in hosts)}
+        private = "." not in name or f".{name}".endswith(_PRIVATE)
+        return private or name in known or _ANY in known
+    return True
+
+
+def _shown(value: bytes) -> str:
+    return value[:_SHOWN_CHARACTERS].decode("latin-1")
