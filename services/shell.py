@@ -74,8 +74,7 @@ class RoleApp:
         paths: the methods each path takes; templates use `{}` for one segment and `{*}` for
             the rest, as ids of models hold slashes. Everything else is
             404, or 405 where the path takes another method.
-        admitted: the paths (templates) whose requests take a slot; a WebSocket's holds it for as
-            long as the connection is open.
+        admitted: the paths (templates) whose requests take a slot.
         limits: slots, queue and deadline.
         body_limit_bytes: the largest request body, and the largest message of a WebSocket.
         body_memory_bytes: what the bodies of all requests may hold together.

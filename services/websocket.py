@@ -4,11 +4,10 @@ What an `Exchange` is to an HTTP request. Before it is accepted a connection is 
 in OpenAI's error shape; after that with an `error` event and a close code. The application sees
 ASGI's events, but for `websocket.connect`, which the shell takes.
 
-A path in `RoleApp.admitted` holds a slot for as long as the connection is open, and is refused when
-none is free: a client would give up its handshake before a queue had moved. Any other connection is
-open without a slot, and its application takes one by `scope["bentovox.slot"]` while there is work
-to do: a conversation is idle most of the time, and an idle one should keep nobody out. Those that
-are open without a slot are bounded by `OPEN_LIMIT`, and by the role being full.
+A connection is open without a slot, and its application takes one by `scope["bentovox.slot"]`
+while there is work to do: a conversation is idle most of the time, and an idle one should keep
+nobody out. Those that are open are bounded by `OPEN_LIMIT`, and none is taken while the role is
+full: a client would give up its handshake before a queue had moved.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ log = logging.getLogger("bentovox")
 access_log = logging.getLogger("bentovox.access")
 
 OPEN_LIMIT: Final = 1024
-"""The most connections of a role that are open without a slot."""
+"""The most connections of a role that are open."""
 
 STALLED_S: Final = 60.0
 """A client that takes nothing for so long is dropped."""
@@ -155,12 +154,6 @@ class WebSocket:
         scope["bentovox.draining"] = self._draining
         shell.check(scope)
         admission = shell.admission
-        if path in shell.app.admitted:
-            if admission.in_use >= admission.limits.slots or admission.waiting:
-                raise self._overloaded("every slot is taken")
-            async with self.slot():
-                await app(scope, self.receive, self.send)
-            return
         if not admission.remaining:
             raise self._overloaded("every slot is taken and the queue is full")
         if shell.open_sockets >= OPEN_LIMIT:

@@ -54,7 +54,7 @@ def shell(socket: Any = echo, *, limits: Limits = SMALL, **fields: Any) -> Shell
             asgi=echo,
             paths={"/v1/work": frozenset({"POST"})},
             sockets={PATH: socket},
-            admitted=fields.pop("admitted", frozenset()),
+            admitted=frozenset(),
             limits=limits,
             body_limit_bytes=LIMIT_BYTES,
             readiness=lambda: Readiness("ready", {}),
@@ -186,20 +186,20 @@ async def test_an_error_after_accept_is_an_event_and_a_close_code(
 # Slots
 
 
-async def test_an_admitted_path_holds_its_slot_while_it_is_open(serve: Any) -> None:
-    app = shell(admitted=frozenset({PATH}))
+async def test_none_is_taken_while_the_role_is_full(serve: Any) -> None:
+    app = shell(limits=Limits(slots=1, queue=0, deadline_s=30))
     url = await serve(app)
     refused_before = REGISTRY.get_sample_value("bentovox_rejected_total", {"role": "sockets"}) or 0
-    async with at(url) as client:
-        assert app.admission.in_use == 1
+    async with at(url) as idle:
+        assert app.admission.in_use == 0
+        await app.admission.acquire()
         with pytest.raises(InvalidStatus) as refused:
             await at(url)
         assert fault(refused.value) == (429, "rate_limit_exceeded")
         assert int(refused.value.response.headers["retry-after-ms"]) > 0
-        assert refused.value.response.headers["x-ratelimit-limit-requests"] == "2"
-        await client.send("still here")
-        assert await client.recv() == "still here"
-    await until(lambda: app.admission.in_use == 0)
+        assert refused.value.response.headers["x-ratelimit-limit-requests"] == "1"
+        await idle.send("still here")
+        assert await idle.recv() == "still here"
     refused_now = REGISTRY.get_sample_value("bentovox_rejected_total", {"role": "sockets"})
     assert refused_now == refused_before + 1
 
