@@ -18,7 +18,7 @@ from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
     from services.gateway.backends import Backend, Pools
     from services.gateway.upstream import Connection
@@ -40,21 +40,26 @@ class Question:
     Attributes:
         role: whose backend is asked.
         path: of the endpoint.
-        body: the whole body; None makes it a GET.
+        body: the whole body, in parts that need not be joined; None makes it a GET.
         content_type: of the body.
         model: only a backend that serves it; None takes any.
     """
 
     role: str
     path: str
-    body: bytes | None = None
+    body: Sequence[bytes] | None = None
     content_type: str = "application/json"
     model: str | None = None
 
     @classmethod
     def of(cls, role: str, path: str, fields: dict[str, Any], model: str | None = None) -> Question:
         """Return a question whose body is `fields` as JSON."""
-        return cls(role, path, json.dumps(fields, ensure_ascii=False).encode(), model=model)
+        return cls(role, path, [json.dumps(fields, ensure_ascii=False).encode()], model=model)
+
+    @property
+    def body_bytes(self) -> int:
+        """How long the body is."""
+        return sum(map(len, self.body or ()))
 
 
 class Caller:
@@ -141,7 +146,7 @@ class Caller:
             raise
         except BackendError:
             # A backend may well close the connection of a body that it does not want to read.
-            if len(question.body or b"") <= HELD_BYTES:
+            if question.body_bytes <= HELD_BYTES:
                 backend.mark(ready=False)
             raise
 
@@ -156,9 +161,9 @@ class Caller:
         ]
         if question.body is not None:
             head.append(b"content-type: " + question.content_type.encode())
-            head.append(b"content-length: %d" % len(question.body))
+            head.append(b"content-length: %d" % question.body_bytes)
         try:
-            connection.send(*_cut(b"\r\n".join([*head, b"", b""]), question.body or b""))
+            connection.send(*_cut(b"\r\n".join([*head, b"", b""]), question.body or ()))
             async with asyncio.timeout(self._timeout_s):
                 await connection.head()
         except TimeoutError as exc:
@@ -284,11 +289,13 @@ class Answer:
         return error_from(status, normalise(status, body), retry_after_s)
 
 
-def _cut(head: bytes, body: bytes) -> tuple[bytes, Iterator[bytes] | None]:
+def _cut(head: bytes, body: Sequence[bytes]) -> tuple[bytes, Iterator[bytes] | None]:
     """Return what is sent at once, and the pieces in which a large body follows."""
-    if len(body) <= HELD_BYTES:
-        return head + body, None
-    return head, (body[at : at + HELD_BYTES] for at in range(0, len(body), HELD_BYTES))
+    if sum(map(len, body)) <= HELD_BYTES:
+        return b"".join((head, *body)), None
+    return head, (
+        part[at : at + HELD_BYTES] for part in body for at in range(0, len(part), HELD_BYTES)
+    )
 
 
 def _nonsense(question: Question) -> BackendError:

@@ -92,8 +92,8 @@ def _tokens(event: Mapping[str, Any]) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, bytes]:
-    """Return a boundary, and the form as multipart/form-data (RFC 7578) with it."""
+def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, list[bytes]]:
+    """Return a boundary, and the parts of the form as multipart/form-data (RFC 7578) with it."""
     boundary = secrets.token_hex(16)  # 128 random bits are in no recording
     parts = [
         b'--%b\r\ncontent-disposition: form-data; name="%b"\r\n\r\n%b\r\n'
@@ -104,4 +104,4 @@ def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, bytes]:
         b'--%b\r\ncontent-disposition: form-data; name="file"; filename="recording"\r\n'
         b"content-type: application/octet-stream\r\n\r\n" % boundary.encode()
     )
-    return boundary, b"".join([*parts, head, recording, b"\r\n--%b--\r\n" % boundary.encode()])
+    return boundary, [*parts, head, recording, b"\r\n--%b--\r\n" % boundary.encode()]

@@ -102,6 +102,9 @@ async def test_the_key_may_be_a_header_too_and_a_wrong_header_is_not_made_good(f
         )
         assert response.status_code == status
     assert len(one.chat.asked) == 1
+    for sent, status in [(KEY, 200), ("sk-another", 401)]:
+        response = await one.client.post("/translate", json=HELLO, headers={"x-api-key": sent})
+        assert response.status_code == status
 
 
 async def test_whoever_sends_no_header_sends_no_more_than_a_text(front: Any) -> None:
