@@ -35,7 +35,8 @@ def _chosen() -> str:
     engine = _engine()
     key = "engine" if engine.name == "fake" else f"{engine.name}.model"
     source = provenance(f"transcription.{key}")
-    return f"transcription is {engine.name} with {engine.models[0]} ({source})"
+    model = settings().transcription.options.get("model", engine.models[0])
+    return f"transcription is {engine.name} with {model} ({source})"
 
 
 def _status(engine: TranscriptionEngine) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,18 @@ def test_an_excerpt_is_found_behind_what_is_broken() -> None:
     whole = bytearray(encoded("mp3", 10.0))
     whole[1000:1400] = bytes(400)
     assert excerpt(bytes(whole), 5.0, 6.0).samples.size == 24_000
+
+
+def test_a_file_is_decoded_without_a_copy_of_it() -> None:
+    whole = to_wav(sound(300.0, RATE_HZ), RATE_HZ)
+    decoding = Decoding(whole, sample_rate_hz=RATE_HZ, max_seconds=999, max_bytes=len(whole))
+    tracemalloc.start()
+    try:
+        assert sum(piece.size for piece in decoding)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(whole) / 10
 
 
 def test_a_file_is_let_go_when_it_is_read() -> None:

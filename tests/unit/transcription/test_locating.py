@@ -82,7 +82,7 @@ def test_an_id_and_a_directory_are_taken(tmp_path: Path) -> None:
     assert Source("someone/whisper-ct2").repository == "someone/whisper-ct2"
     folder = model_in(tmp_path / "mine")
     source = Source(str(folder))
-    assert source.names == (str(folder), "mine")
+    assert source.names == ("mine",)
     assert source.find(nobody) == folder
 
 

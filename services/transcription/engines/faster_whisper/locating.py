@@ -81,7 +81,7 @@ class Source:
             self.names: tuple[str, ...] = (model, self.repository)
         elif _PATH.match(model) or Path(model).is_dir():
             self.directory = Path(model).expanduser()
-            self.names = (model, self.directory.name)
+            self.names = (self.directory.absolute().name,)  # where it lies is no client's business
         elif _HUB_ID.fullmatch(model):
             self.repository = model
             self.names = (model,)
