@@ -97,5 +97,5 @@ def test_a_client_that_goes_in_the_middle_of_its_body_took_no_slot(stack: Server
                 f"POST /v1/{path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
                 'content-length: 500\r\n\r\n{"model": '.encode()
             )
-            assert idle(stack)  # it has not asked for anything yet
+            eventually(lambda: idle(stack), 5, "no slot: it has not asked for anything yet")
     eventually(lambda: idle(stack), 5, "free slots")
