@@ -123,20 +123,36 @@ def test_it_goes_through_the_stack_with_its_unix_sockets(stack: Server) -> None:
     assert len(audio) / 2 / RATE_HZ > 2
 
 
-def test_a_client_that_hangs_up_frees_its_slots(front: Server) -> None:
-    for role in ("speech", "gateway"):
-        assert front.sample("bentovox_slots_in_use", role=role) == 0
+def test_a_client_that_hangs_up_frees_its_slot_and_the_gateway_lends_none(front: Server) -> None:
+    assert front.sample("bentovox_slots_in_use", role="speech") == 0
     with talking(front) as talk:
         talk.say("input.text", text=SENTENCE * 40)
         talk.until("audio.start")
         assert front.sample("bentovox_slots_in_use", role="speech") == 1
-        assert front.sample("bentovox_slots_in_use", role="gateway") == 1
-    for role in ("speech", "gateway"):
+        assert front.sample("bentovox_slots_in_use", role="gateway") == 0
+    eventually(
+        lambda: front.sample("bentovox_slots_in_use", role="speech") == 0, 5, "the slot is free"
+    )
+
+
+def test_a_cancelled_utterance_frees_its_slot_and_the_next_one_is_spoken(front: Server) -> None:
+    with talking(front) as talk:
+        talk.say("input.text", text=SENTENCE * 40)
+        talk.until("audio.start")
+        talk.say("input.cancel")
+        events, cut = talk.until("session.done")
+        assert [event["cancelled"] for event in events] == [True, True]
+        assert len(cut) / 2 / RATE_HZ < 100  # of some 180 s
         eventually(
-            lambda role=role: front.sample("bentovox_slots_in_use", role=role) == 0,  # type: ignore[misc]
-            5,
-            f"the slot at {role} is free",
+            lambda: front.sample("bentovox_slots_in_use", role="speech") == 0,
+            10,
+            "the slot is free",
         )
+        talk.say("input.text", text="It goes on.")
+        talk.say("input.done")
+        events, audio = talk.until("session.done")
+    assert (events[-1]["utterance_index"], "cancelled" in events[-1]) == (1, False)
+    assert 0.5 < len(audio) / 2 / RATE_HZ < 3
 
 
 def test_who_listens_at_the_pace_of_speech_hears_all_of_it(front: Server) -> None:
