@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 __all__ = ["built", "engine"]  # fixtures for all: one engine a session
+
+# A busy machine is no fault: what must be quick is bounded where it is tested.
+hypothesis.settings.register_profile("any-machine", deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.errors import ServiceError, UnavailableError, no_such_model
 from services.gateway.upstream import Address, Connections
+from services.openai.models import without_date
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -139,6 +140,8 @@ class Pool:
     def pick(self, model: str | None) -> Backend:
         """Return the ready backend with the fewest outstanding requests, of those with `model`.
 
+        With one of OpenAI's dated names it may be the one without the date, too.
+
         Raises:
             UnavailableError: none is ready.
             NotFoundError: none of those that are ready serves the model.
@@ -147,7 +150,8 @@ class Pool:
         if not ready:
             raise _not_ready(self.role, self.lack)
         if model is not None:
-            ready = [backend for backend in ready if model in backend.models]
+            names = {model, without_date(model)}
+            ready = [backend for backend in ready if names & backend.models.keys()]
             if not ready:
                 raise no_such_model(model)
         return min(ready, key=lambda backend: backend.outstanding)

@@ -15,6 +15,8 @@ _EXPOSED = (
     "openai-processing-ms",
     "retry-after",
     "retry-after-ms",
+    "x-audio-lost-seconds",
+    "x-ignored-fields",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import NotFoundError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+_DATE: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+
+def without_date(name: str) -> str:
+    """Return a model's name without the date of one of OpenAI's snapshots behind it."""
+    return _DATE.sub("", name)
 
 
 class Models:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from services.errors import InvalidRequestError
+from services.openai.models import without_date
 
 if TYPE_CHECKING:
     from services.openai.models import Models
 
-_DATE: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")  # OpenAI's snapshots
 _SPEAKERS: Final = "-diarize"
 _BY_CLIENT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
 
@@ -22,7 +21,7 @@ def check_model(models: Models, name: str) -> None:
         NotFoundError: it is not (`model_not_found`).
         InvalidRequestError: a model that tells speakers apart (`unsupported_value`).
     """
-    named = _DATE.sub("", name)
+    named = without_date(name)
     if named in models.names or name in models.names:
         return
     if named.endswith(_SPEAKERS):

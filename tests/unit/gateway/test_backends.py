@@ -45,6 +45,7 @@ def test_the_model_decides_where_backends_serve_different_ones() -> None:
     assert chat.needs_model
     chat.backends[1].outstanding = 9
     assert chat.pick("b") is chat.backends[1]
+    assert chat.pick("b-2025-12-15") is chat.backends[1]  # OpenAI's name of a snapshot
     with pytest.raises(NotFoundError, match="'c' does not exist") as refused:
         chat.pick("c")
     assert (refused.value.param, refused.value.code) == ("model", "model_not_found")
