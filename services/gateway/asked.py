@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from services.openai.bounded_json import check_size
 from services.openai.refusals import refusal
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ async def asked_model(content_type: bytes, body: Sequence[bytes]) -> str | None:
     Whether the rest of it is as it should be, the backend says.
 
     Raises:
-        InvalidRequestError: it is no JSON, or holds more of it than anything reads.
+        InvalidRequestError: it is no JSON, or nested too deeply.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
@@ -43,7 +42,6 @@ async def asked_model(content_type: bytes, body: Sequence[bytes]) -> str | None:
 
 
 def _of_json(body: bytes) -> str | None:
-    check_size(body, "the body")
     try:
         return _Body.model_validate_json(body).model
     except ValidationError as error:

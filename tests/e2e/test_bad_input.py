@@ -85,7 +85,7 @@ def test_a_refused_upload_takes_the_service_from_nobody_else(
         ({"input": "   "}, "input"),
         ({"input": "a" * 4097}, "input"),
         ({"model": "tts-99"}, "model"),
-        ({"pitch": 3}, "pitch"),
+        ({"spede": 3}, "spede"),
         ({"language": "klingonese"}, "language"),
     ],
 )

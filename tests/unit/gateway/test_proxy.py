@@ -641,7 +641,6 @@ async def test_a_form_that_names_no_model_goes_to_any_backend(
     ("body", "code"),
     [
         (b'{"model": "b", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json"),
-        (b'{"model": "b", "x": [' + b"0," * 300_000 + b"0]}", "too_many_fields"),
         (b'{"model": "b", "x": ' + b'{"a":' * 20_000 + b"0" + b"}" * 20_000 + b"}", None),
     ],
     ids=["deep", "many", "deep and many"],
