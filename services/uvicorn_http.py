@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 from uvicorn.protocols.http import auto
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from services.openai.errors import error_body
 
 if TYPE_CHECKING:
     import asyncio
-
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 128
@@ -236,6 +238,12 @@ def _end_by_closing(cycle: Any) -> None:
         await framed(message)
 
     cycle.send = send
+
+
+def has_arrived(receive: Any) -> bool:
+    """Whether ASGI's `receive` has something to give at once, as far as that can be seen."""
+    cycle = getattr(receive, "__self__", None)
+    return isinstance(cycle, RequestResponseCycle) and cycle.message_event.is_set()
 
 
 def install() -> None:
