@@ -105,8 +105,6 @@ def _given(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Kind, Any]
         parameters = function.get("parameters")
         if isinstance(parameters, dict) and (forced or function.get("strict") is True):
             yield f"{place}.{name}", "json", parameters
-        if isinstance(grammar := _dict(tool.get("format")).get("definition"), str):
-            yield f"{place}.format.definition", "grammar", grammar
 
 
 def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,11 +139,7 @@ class _Schema:
             level = [node for node in below if isinstance(node, dict | list)]
             if not level:
                 return
-        raise InvalidRequestError(
-            f"{self.field}: nested more than {_DEPTH} levels deep",
-            param=self.field,
-            code="invalid_value",
-        )
+        raise self._refusal(f"nested more than {_DEPTH} levels deep")
 
     def _look(self, node: dict[str, Any]) -> None:
         for name, value in node.items():
@@ -157,20 +151,23 @@ class _Schema:
             self._follow(node)
 
     def _follow(self, node: Any, seen: tuple[str, ...] = ()) -> None:
-        """Refuse a reference that leads back to itself before it has described anything."""
+        """Refuse a reference that leads back to itself before it has described anything.
+
+        `seen` is the way here: references, and the names of choices between them.
+        """
         if not isinstance(node, dict) or id(node) in self._sound:
             return
+        if len(seen) > _DEPTH:
+            raise self._refusal(f"more than {_DEPTH} references and choices in a row")
         if isinstance(target := node.get("$ref"), str):
             if not target.startswith("#"):
                 raise self._fault(target, "lies outside; references begin with #")
             if target in seen:
                 raise self._fault(target, "refers to itself and so describes nothing")
-            if len(seen) == _DEPTH:
-                raise self._fault(target, f"is one of more than {_DEPTH} in a row")
             self._follow(self._at(target), (*seen, target))
         for name in _CHOSEN & node.keys():
             for inner in node[name] if isinstance(node[name], list) else ():
-                self._follow(inner, seen)
+                self._follow(inner, (*seen, name))
         self._sound.add(id(node))
 
     def _at(self, pointer: str) -> Any:
@@ -181,9 +178,10 @@ class _Schema:
         return node
 
     def _fault(self, target: str, why: str) -> InvalidRequestError:
-        return InvalidRequestError(
-            f"{self.field}: $ref {target[:64]!r} {why}", param=self.field, code="invalid_value"
-        )
+        return self._refusal(f"$ref {target[:64]!r} {why}")
+
+    def _refusal(self, why: str) -> InvalidRequestError:
+        return InvalidRequestError(f"{self.field}: {why}", param=self.field, code="invalid_value")
 
 
 def _read(value: Any) -> Any:

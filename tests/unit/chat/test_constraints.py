@@ -53,11 +53,6 @@ def form(schema: Any) -> dict[str, Any]:
             {"tools": [{"type": "function", "parameters": SCHEMA}], "tool_choice": "required"},
             ["tools[0].parameters"],
         ),
-        (
-            RESPONSES,
-            {"tools": [{"type": "custom", "format": {"definition": "root ::= x"}}]},
-            ["tools[0].format.definition"],
-        ),
     ],
 )
 def test_it_is_found_wherever_it_may_stand(
@@ -128,6 +123,20 @@ def test_a_long_row_of_references_is_refused() -> None:
     row = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(99)}
     with pytest.raises(InvalidRequestError, match="in a row"):
         fields(form({"$ref": "#/$defs/d0", "$defs": row}))
+
+
+def test_a_long_row_of_references_through_choices_is_refused() -> None:
+    node: dict[str, Any] = {"type": "string"}
+    row = {"d60": node}
+    for n in reversed(range(60)):
+        node = {"$ref": f"#/$defs/d{n + 1}"}
+        for _ in range(25):
+            node = {"anyOf": [node]}
+        row[f"d{n}"] = node
+    schema = {"$ref": "#/$defs/d0", "$defs": row}
+    for body in (form(schema), {"text": {"format": {"type": "json_schema", "schema": schema}}}):
+        with pytest.raises(InvalidRequestError, match="64 references and choices in a row"):
+            find(CHAT, body, 100_000, 10_000)
 
 
 def test_a_reference_to_another_document_is_refused() -> None:
