@@ -57,3 +57,8 @@ OPENAI_FIELDS: dict[str, frozenset[str]] = {
     "/v1/embeddings": frozenset({"user"}),
 }
 """By openai-python 3.57, and what its Codex sends beside."""
+
+FOREIGN: frozenset[str] = frozenset(
+    ["models", "reasoning_format", "repetition_penalty_range", "thinking_budget", "top_a"]
+)
+"""Fields of other servers that are no slips of ours, however near: ignored, and named."""

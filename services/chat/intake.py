@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pydantic_core
 
 from services.chat import constraints
-from services.chat.fields import OPENAI_FIELDS
+from services.chat.fields import FOREIGN, OPENAI_FIELDS
 from services.chat.items import check_items
 from services.chat.wishes import refuse_lost
 from services.errors import InvalidRequestError
 from services.openai.body import expect_json, pieces
 from services.openai.hangup import until_hangup
-from services.openai.unknown import sift
+from services.openai.unknown import ignore, sift
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -64,9 +64,9 @@ class Intake:
         path: str = scope["path"]
         body = {name: value for name, value in given.items() if value is not None}
         models = self.models.get(path, ())
-        if models:
-            body = sift(body, declared(models) | OPENAI_FIELDS.get(path, frozenset()))
         refuse_lost(path, body)
+        if models:
+            body = known(path, models, body)
         bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
         cost = self.bounds.cost(path, body)
         if len(raw) > _SMALL_BYTES:
@@ -87,6 +87,17 @@ class Intake:
 _SMALL_BYTES = 4096
 _WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
+
+
+def known(
+    path: str, models: tuple[type[BaseModel], ...], body: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the fields of `body` that are known; see `services.openai.unknown`."""
+    ours = declared(models) | OPENAI_FIELDS.get(path, frozenset())
+    foreign = body.keys() & (FOREIGN - ours)
+    for name in sorted(foreign):
+        ignore(name)
+    return sift({name: value for name, value in body.items() if name not in foreign}, ours)
 
 
 @cache

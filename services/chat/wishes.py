@@ -26,6 +26,7 @@ _REFUSED: Final[dict[str, dict[str, str]]] = {
         "web_search_options": "nothing here searches the web; offer a tool of your own in `tools`",
         "functions": "send `tools`, which took their place",
         "function_call": "send `tool_choice`, which took its place",
+        "best_of": "only `n` answers are made, and all are returned",
         "prediction": "predicted outputs are not made use of here",
         "moderation": "nothing here moderates",
         **_GUIDED,
@@ -36,6 +37,7 @@ _REFUSED: Final[dict[str, dict[str, str]]] = {
         "previous_response_id": _NOT_KEPT,
         "background": "an answer is made while its client waits; nothing is kept for later",
         "prompt": "no prompt templates are kept here; send `instructions` and `input`",
+        "context_management": "nothing is compacted here; send an `input` that the model can hold",
         "moderation": "nothing here moderates",
     },
 }
@@ -46,6 +48,9 @@ _NO_WISH: Final[dict[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
     "best_of": lambda value, body: value in (1, body.get("n")),
 }
 """What is a default beside null, false and what is empty."""
+
+_WISH_IF_EMPTY: Final = frozenset({"web_search_options"})
+_TIERS: Final = ("auto", "default")
 
 _TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
@@ -58,8 +63,11 @@ def refuse_lost(path: str, body: Mapping[str, Any]) -> None:
     """
     for name, why in _REFUSED.get(path, {}).items():
         value = body.get(name)
-        if value and not (name in _NO_WISH and _NO_WISH[name](value, body)):
+        wished = value or (name in _WISH_IF_EMPTY and value == {})
+        if wished and not (name in _NO_WISH and _NO_WISH[name](value, body)):
             raise InvalidRequestError(f"{name}: {why}", param=name, code="unsupported_parameter")
+    if body.get("service_tier", "auto") not in _TIERS:
+        ignore("service_tier")  # a price class: the answer is the same
     tools = body.get("tools")
     if path == "/v1/responses" and isinstance(tools, list):
         for index, tool in enumerate(tools):
@@ -67,9 +75,23 @@ def refuse_lost(path: str, body: Mapping[str, Any]) -> None:
 
 
 def _refuse_hosted(tool: Any, place: str) -> None:
-    """Refuse a tool that OpenAI's own servers would run."""
+    """Refuse a tool that OpenAI's own servers would run, and input that none here is bound by."""
     kind = tool.get("type") if isinstance(tool, dict) else None
-    if not isinstance(kind, str) or kind in _TOOLS:
+    if not isinstance(kind, str):
+        return
+    form = tool.get("format")
+    if kind == "custom" and isinstance(form, dict) and form.get("type") == "grammar":
+        raise InvalidRequestError(
+            f"{place}.format.type 'grammar': the input of a custom tool is free text here; "
+            'accepted is {"type": "text"}',
+            param=f"{place}.format",
+            code="unsupported_parameter",
+        )
+    if kind == "namespace":
+        inner = tool.get("tools")
+        for index, each in enumerate(inner if isinstance(inner, list) else []):
+            _refuse_hosted(each, f"{place}.tools[{index}]")
+    if kind in _TOOLS:
         return
     if kind == "web_search" and tool.get("external_web_access") is False:
         ignore("tools.web_search")  # offline pages of OpenAI's: Codex offers it in every request

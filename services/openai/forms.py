@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, pieces
-from services.openai.unknown import ignore_unknown
+from services.openai.unknown import ignore, ignore_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,12 +40,14 @@ class FormFields:
         texts: names of the fields that are text.
         files: names of the fields that are files, with the most bytes of each.
         lists: names of the fields that may come again and again; also read with `[]` behind them.
+        foreign: names of other servers' fields, ignored however near they are to one of these.
         text_bytes: what a field that is no file may hold.
     """
 
     texts: frozenset[str]
     files: Mapping[str, int]
     lists: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
     text_bytes: int = TEXT_BYTES
 
     @property
@@ -191,7 +193,10 @@ class _Reader:
             name = name.removesuffix("[]")
         known = (*sorted(self._fields.texts | self._fields.lists), *self._fields.files)
         if name not in known:
-            ignore_unknown(name, known)
+            if name in self._fields.foreign:
+                ignore(name)
+            else:
+                ignore_unknown(name, known)
             self._name = ""
             return
         if name in self.texts or name in self.files:

@@ -23,6 +23,7 @@ from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from services.transcription.names import check_model
 from services.transcription.schema import (
+    FOREIGN,
     LISTS,
     TEXTS,
     TranscriptionFields,
@@ -76,7 +77,7 @@ class TranscriptionApp:
         self._engine = engine
         self._models = Models((*engine.models, *aliases), role="transcription")
         self._bounds = bounds or Bounds()
-        self._form = FormFields(TEXTS, {"file": self._bounds.file_bytes}, LISTS)
+        self._form = FormFields(TEXTS, {"file": self._bounds.file_bytes}, LISTS, FOREIGN)
         self._on_audio_seconds = on_audio_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

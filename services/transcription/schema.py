@@ -114,6 +114,7 @@ LISTS: Final = _SPEAKERS | {"languages", "keywords", "include", "timestamp_granu
 TEXTS: Final = frozenset(TranscriptionFields.model_fields.keys() - LISTS) | {
     f"{_STRATEGY}[{name}]" for name in _ServerVad.model_fields
 }
+FOREIGN: Final = frozenset({"temperature_inc"})  # whisper.cpp's
 
 Fields = TypeVar("Fields", bound=_Fields)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from services.chat.bounds import Bounds
+from services.chat.fields import FOREIGN
 from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
@@ -132,6 +133,13 @@ def test_a_field_that_nobody_knows_is_left_out_and_named() -> None:
     ignored = unknown.watch(strict=False)
     assert post({"model": "m", "zzzz": 1}) == {"model": "m"}
     assert ignored.names == ["zzzz"]
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+def test_another_servers_field_is_left_out_and_named_however_near(name: str) -> None:
+    ignored = unknown.watch(strict=False)
+    assert post({"model": "m", name: 1}) == {"model": "m"}
+    assert ignored.names == [name]
 
 
 def test_null_is_not_given() -> None:
