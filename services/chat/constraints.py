@@ -24,6 +24,11 @@ _PLAIN_ITEMS: Final = 200
 _COUNTED: Final = re.compile(
     r'"(?:min|max)(?:Length|Items|Properties|Contains)"|"pattern(?:Properties)?"|"format"'
 )
+_SMALL_CHARACTERS: Final = 512
+_SMALL_REPETITIONS: Final = 32
+_REPEATED: Final = re.compile(
+    r'(?:\{|"(?:min|max)(?:Length|Items|Properties|Contains)": |~ *)(\d+)?(?:(?:,|\.\.) *(\d+))?'
+)
 _LISTED: Final = frozenset({"enum", "anyOf", "oneOf", "allOf", "prefixItems"})
 _CHOSEN: Final = frozenset({"anyOf", "oneOf", "allOf"})
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions"})
@@ -50,6 +55,15 @@ class Constraint:
             and len(self.text) <= _PLAIN_BYTES
             and self.items <= _PLAIN_ITEMS
             and not _COUNTED.search(self.text)
+        )
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it looks as if it took no more than a second or two: no proof."""
+        counts = [max(int(n or 0) for n in found) for found in _REPEATED.findall(self.text)]
+        nested = "){" in self.text
+        return (
+            len(self.text) <= _SMALL_CHARACTERS and not nested and sum(counts) <= _SMALL_REPETITIONS
         )
 
 

@@ -158,6 +158,7 @@ class VllmServer:
                 grammar.parse,
                 limit_s=chat.grammar_s,
                 wait_s=chat.deadline_s,
+                waiting=max(1, chat.slots // 8),  # each holds a slot, in one of two queues
             ),
         )
 

@@ -1,9 +1,10 @@
-"""Tries what binds an answer before the engine compiles it: bounded in time, one at a time.
+"""Tries what binds an answer before the engine compiles it: bounded in time, one or two at a time.
 
 xgrammar cannot be stopped, and a short expression can hold it for minutes, in threads of the engine
 that everybody's JSON mode needs as well. So whatever does not surely compile at once is compiled in
 a process apart first, which is killed when it takes too long, and followed for some tokens there.
-What passed is remembered.
+Small ones have a process of their own, so that they do not wait behind large ones. What was found
+is remembered.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import math
 import re
 import sys
+import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,21 +25,27 @@ from services.errors import EngineError, InvalidRequestError, OverloadedError
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from services.chat.constraints import Constraint
 
 _SCRIPT: Final = Path(__file__).with_name("trial_process.py")
 _START_S: Final = 60.0
 _IDLE_S: Final = 60.0
+_SMALL_S: Final = 3.0
+"""What a small one may take; after that it is tried among the large ones."""
+
 _REMEMBERED: Final = 4096
+_REFUSED_S: Final = 600.0
+"""For how long a fault is remembered: the machine may have been busy."""
+
 _LINE_BYTES: Final = 1 << 20
 _WHERE: Final = re.compile(r"\[[\d:]+\] \S+:\d+: ")
 """xgrammar begins a fault with the time and its own source's line."""
 
 
 class Trial:
-    """The process that tries; it starts when it is first needed and ends when it is idle."""
+    """Two processes that try, and what they found."""
 
     def __init__(
         self,
@@ -44,38 +54,66 @@ class Trial:
         *,
         limit_s: float,
         wait_s: float,
+        waiting: int,
         command: Sequence[str] = (sys.executable, str(_SCRIPT)),
     ) -> None:
         """Keep what is needed.
 
         `tokenizer` gives xgrammar's own, as JSON; `parse` raises for what is malformed, at once.
+        For each process `waiting` may wait, at most `wait_s`.
         """
-        self._tokenizer = tokenizer
         self._parse = parse
         self._limit_s = limit_s
-        self._wait_s = wait_s
-        self._command = command
-        self._turn = asyncio.Lock()
-        self._process: Process | None = None
-        self._idle: asyncio.TimerHandle | None = None
-        self._passed: dict[bytes, None] = {}
+        self._small = _Process(tokenizer, command, min(_SMALL_S, limit_s), wait_s, waiting)
+        self._large = _Process(tokenizer, command, limit_s, wait_s, waiting)
+        self._found: dict[bytes, tuple[str, float]] = {}
 
     async def check(self, constraints: Sequence[Constraint]) -> None:
         """Return when each of them compiles in time.
 
         Raises:
             InvalidRequestError: one does not, or at all; `param` names the field.
-            OverloadedError: others were being tried for too long.
+            OverloadedError: too many others wait to be tried, or were tried for too long.
         """
         for constraint in constraints:
             key = hashlib.sha256(f"{constraint.kind} {constraint.text}".encode()).digest()
-            if key not in self._passed:
-                if not constraint.is_plain:
-                    await self._try(constraint)
-                await self._look(constraint)
-                self._passed[key] = None
-                if len(self._passed) > _REMEMBERED:
-                    self._passed.pop(next(iter(self._passed)))
+            fault = self._remembered(key)
+            if fault is None:
+                fault = "" if constraint.is_plain else await self._try(key, constraint)
+                if not fault:
+                    await self._look(constraint)
+                self._remember(key, fault)
+            if fault:
+                raise _refusal(constraint, fault)
+
+    async def close(self) -> None:
+        """End both processes."""
+        await self._small.close()
+        await self._large.close()
+
+    def _remembered(self, key: bytes) -> str | None:
+        fault, until = self._found.get(key, ("", 0.0))
+        return fault if time.monotonic() < until else None
+
+    def _remember(self, key: bytes, fault: str) -> None:
+        self._found.pop(key, None)
+        self._found[key] = fault, time.monotonic() + _REFUSED_S if fault else math.inf
+        if len(self._found) > _REMEMBERED:
+            self._found.pop(next(iter(self._found)))
+
+    async def _try(self, key: bytes, constraint: Constraint) -> str:
+        """Return what is wrong with one, "" for nothing."""
+        for process in (self._small, self._large) if constraint.is_small else (self._large,):
+            async with process.turn(constraint.field):
+                found = self._remembered(key)  # by another, meanwhile
+                if found is None:
+                    found = await process.ask(constraint)
+            if found is not None:
+                return found
+        return (
+            f"takes over {self._limit_s:g} s to compile (BENTOVOX_CHAT__GRAMMAR_S); use fewer or "
+            "shorter repetitions"
+        )
 
     async def _look(self, constraint: Constraint) -> None:
         if constraint.kind != "json":
@@ -84,6 +122,76 @@ class Trial:
             await asyncio.to_thread(self._parse, constraint)
         except Exception as error:
             raise _refusal(constraint, str(error)) from error
+
+
+class _Process:
+    """The process that tries; it starts when it is first needed and ends when it is idle."""
+
+    def __init__(
+        self,
+        tokenizer: Callable[[], str],
+        command: Sequence[str],
+        limit_s: float,
+        wait_s: float,
+        waiting: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._command = command
+        self._limit_s = limit_s
+        self._wait_s = wait_s
+        self._waiting = waiting
+        self._inside = 0
+        self._lock = asyncio.Lock()
+        self._process: Process | None = None
+        self._idle: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def turn(self, field: str) -> AsyncIterator[None]:
+        """Have the process for oneself.
+
+        Raises:
+            OverloadedError: too many wait for it, or others had it for too long.
+        """
+        if self._inside > self._waiting:
+            raise self._overloaded(field)
+        self._inside += 1
+        try:
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    await self._lock.acquire()
+            except TimeoutError as error:
+                raise self._overloaded(field) from error
+            try:
+                yield
+            finally:
+                self._lock.release()
+        finally:
+            self._inside -= 1
+
+    def _overloaded(self, field: str) -> OverloadedError:
+        return OverloadedError(f"{field}: others' are being compiled", retry_after_s=self._limit_s)
+
+    async def ask(self, constraint: Constraint) -> str | None:
+        """Return what is wrong with one, "" for nothing; None when it takes too long."""
+        asked = json.dumps({"kind": _kind(constraint), "text": constraint.text})
+        try:
+            process = self._process or await self._start()
+            fault = await self._answer(process, asked)
+        except BaseException:
+            await self.close()  # it is in the middle of something
+            raise
+        if fault is None:
+            await self.close()
+        else:
+            self._rest()
+        return fault
+
+    async def _answer(self, process: Process, asked: str) -> str | None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return str(json.loads(await _exchange(process, asked)))
+        except TimeoutError:
+            return None
 
     async def close(self) -> None:
         """End the process."""
@@ -94,39 +202,6 @@ class Trial:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-
-    async def _try(self, constraint: Constraint) -> None:
-        try:
-            async with asyncio.timeout(self._wait_s):
-                await self._turn.acquire()
-        except TimeoutError as error:
-            raise OverloadedError(
-                f"{constraint.field}: others' are being compiled", retry_after_s=self._limit_s
-            ) from error
-        try:
-            fault = await self._ask(constraint)
-        except BaseException:
-            await self.close()  # it is in the middle of something
-            raise
-        finally:
-            self._turn.release()
-        self._rest()
-        if fault:
-            raise _refusal(constraint, fault)
-
-    async def _ask(self, constraint: Constraint) -> str:
-        process = self._process or await self._start()
-        asked = {"kind": _kind(constraint), "text": constraint.text}
-        try:
-            async with asyncio.timeout(self._limit_s):
-                return str(json.loads(await _exchange(process, json.dumps(asked))))
-        except TimeoutError as error:
-            raise InvalidRequestError(
-                f"{constraint.field}: takes over {self._limit_s:g} s to compile "
-                "(BENTOVOX_CHAT__GRAMMAR_S); use fewer or shorter repetitions",
-                param=constraint.field,
-                code="invalid_value",
-            ) from error
 
     async def _start(self) -> Process:
         tokenizer = await asyncio.to_thread(self._tokenizer)
@@ -148,7 +223,7 @@ class Trial:
         self._idle = loop.call_later(_IDLE_S, self._end_if_idle)
 
     def _end_if_idle(self) -> None:
-        if not self._turn.locked() and self._process is not None:
+        if not self._lock.locked() and self._process is not None:
             self._process.kill()
             self._process = None
 

@@ -80,7 +80,7 @@ def read(
             "headers": JSON if headers is None else headers,
             "bentovox.weigh": weigh,
         }
-        intake = Intake(MODELS, BOUNDS, 2000, 50, Trial(str, str, limit_s=1, wait_s=1))
+        intake = Intake(MODELS, BOUNDS, 2000, 50, Trial(str, str, limit_s=1, wait_s=1, waiting=1))
         return bytes((await (await intake.take(scope, receive))())["body"])
 
     return asyncio.run(taken())

@@ -1,9 +1,10 @@
-"""Compiling apart: bounded in time, one at a time, remembered, given up with its client."""
+"""Compiling apart: bounded in time, one at a time, remembered, given up alone."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from services.chat.trial import Trial
 from services.errors import EngineError, InvalidRequestError, OverloadedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 # Takes the place of xgrammar: "hang" hangs, "end" ends, "bad" is refused; it says who it is.
 STAND_IN = """
@@ -21,7 +22,7 @@ import json, os, sys, time
 sys.stdin.readline()
 print("ready", flush=True)
 for line in sys.stdin:
-    text = json.loads(line)["text"]
+    text = json.loads(line)["text"].strip()
     if text == "hang":
         time.sleep(600)
     if text == "end":
@@ -35,13 +36,24 @@ def regex(text: str) -> Constraint:
     return Constraint("structured_outputs.regex", "regex", text, 0)
 
 
-def trying(work: Callable[[Trial], Awaitable[Any]], *, limit_s: float = 60) -> Any:
+def large(text: str) -> Constraint:
+    return regex(text + " " * 600)
+
+
+def trying(
+    work: Callable[[Trial], Awaitable[Any]],
+    *,
+    limit_s: float = 60,
+    wait_s: float = 0.1,
+    waiting: int = 8,
+) -> Any:
     async def run() -> Any:
         trial = Trial(
             lambda: "{}",
             lambda _: None,
             limit_s=limit_s,
-            wait_s=0.1,
+            wait_s=wait_s,
+            waiting=waiting,
             command=(sys.executable, "-c", STAND_IN),
         )
         try:
@@ -121,3 +133,56 @@ def test_a_process_that_ends_is_our_fault_and_is_started_anew() -> None:
         await trial.check([regex("a")])
 
     trying(work)
+
+
+@asynccontextmanager
+async def held_up(trial: Trial, *constraints: Constraint) -> AsyncIterator[None]:
+    """Have these tried, one after the other."""
+    tasks = [asyncio.create_task(trial.check([constraint])) for constraint in constraints]
+    await asyncio.sleep(0)  # until they wait
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_small_one_does_not_wait_behind_large_ones() -> None:
+    async def work(trial: Trial) -> None:
+        async with held_up(trial, *(large("hang" + " " * n) for n in range(20))):
+            await trial.check([regex("a")])
+
+    trying(work)
+
+
+def test_no_more_wait_than_may_and_the_next_is_told_at_once() -> None:
+    async def work(trial: Trial) -> None:
+        async with held_up(trial, large("hang"), large("a"), large("b")):
+            with pytest.raises(OverloadedError) as refused:
+                await trial.check([large("c")])
+            assert refused.value.retry_after_s
+
+    trying(work, wait_s=600, waiting=2)
+
+
+def test_a_small_one_that_takes_long_is_tried_among_the_large_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.chat.trial._SMALL_S", 0.1)
+
+    async def work(trial: Trial) -> None:
+        async with held_up(trial, large("hang")):
+            with pytest.raises(OverloadedError):
+                await trial.check([regex("hang")])
+
+    trying(work)
+
+
+def test_what_was_refused_is_refused_again_without_another_trial() -> None:
+    async def work(trial: Trial) -> None:
+        refused = await fault(trial, "bad"), await fault(trial, "hang")
+        async with held_up(trial, regex("hang "), large("hang")):
+            assert (await fault(trial, "bad"), await fault(trial, "hang")) == refused
+
+    trying(work, limit_s=1)
