@@ -69,9 +69,7 @@ class Intake:
             body = known(path, models, body)
         bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
         cost = self.bounds.cost(path, body)
-        if len(raw) > _SMALL_BYTES:
-            for model in models:
-                await check_items(model, body)
+        await check_items(models, body)
         if bound:
             await until_hangup(receive, self.trial.check(bound))
         if cost > 1:
@@ -84,7 +82,6 @@ class Intake:
         return replay(json.dumps(body).encode(), receive)
 
 
-_SMALL_BYTES = 4096
 _WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
 

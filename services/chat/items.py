@@ -1,8 +1,8 @@
-"""A large request's lists, validated item by item before vLLM validates the whole.
+"""A request's fields and the items of its lists, validated one by one before vLLM does it at once.
 
-Its schema writes down each fault of each member of each union, on the event loop: 2000 malformed
-items of /v1/responses are 462,001 faults and 15 s. Here the first fault ends it, and others have
-their turn in between.
+Its schema writes down each fault of each member of each union, on the event loop: one malformed
+item of /v1/responses is 237 faults, 2000 are 462,001 and 15 s. Here the first fault ends it, and
+others have their turn in between.
 """
 
 from __future__ import annotations
@@ -15,43 +15,78 @@ from pydantic import ValidationError
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pydantic import BaseModel
 
-_AT_A_TIME: Final = 32
+_AT_ONCE: Final = 8
+_TURN: Final = 32
+_PLAIN: Final = frozenset({"str", "int", "float", "bool", "dict"})
+"""How pydantic names members of a union that are no models."""
 
 
-async def check_items(model: type[BaseModel], body: Mapping[str, Any]) -> None:
-    """Return if `model`, vLLM's own, takes each item of `body`'s lists.
+async def check_items(models: Sequence[type[BaseModel]], body: Mapping[str, Any]) -> None:
+    """Return if one of `models`, vLLM's own, takes each field of `body` and each item of a list.
 
     Raises:
-        InvalidRequestError: it does not; `param` names the item.
+        InvalidRequestError: none does; `param` names the field, or the item.
     """
-    for name, items in body.items():
-        if name not in model.model_fields or not isinstance(items, list):
-            continue
-        if all(type(item) is int and item >= 0 for item in items):
-            continue  # tokens
-        for index, item in enumerate(items):
-            if index % _AT_A_TIME == 0:
-                await asyncio.sleep(0)
-            fault = _fault(model, name, item)
-            if fault is not None:
-                place = f"{name}[{index}]"
-                inner = ".".join(str(part) for part in fault["loc"] if str(part).isidentifier())
-                raise InvalidRequestError(
-                    f"{place}: {inner[:128]}: {fault['msg']}", param=place, code="invalid_value"
-                )
+    plain = {name: value for name, value in body.items() if not isinstance(value, list)}
+    if all(_fault(model, plain) for model in models):
+        for name, value in plain.items():
+            _refuse_fault(name, [_fault(model, {name: value}) for model in _with(name, models)])
+    for name, value in body.items():
+        if isinstance(value, list):
+            await _check_list(_with(name, models), name, value)
 
 
-def _fault(model: type[BaseModel], name: str, item: Any) -> Any:
-    """Return the first fault of one item; what the rest of the body lacks is none of its."""
+def _with(name: str, models: Sequence[type[BaseModel]]) -> Sequence[type[BaseModel]]:
+    return [model for model in models if name in model.model_fields]
+
+
+async def _check_list(models: Sequence[type[BaseModel]], name: str, items: list[Any]) -> None:
+    if all(type(item) is int and item >= 0 for item in items):
+        return  # tokens
+    for begin in range(0, len(items), _AT_ONCE):
+        if begin % _TURN == 0:
+            await asyncio.sleep(0)
+        some = items[begin : begin + _AT_ONCE]
+        if all(_fault(model, {name: some}) for model in models):
+            for index, item in enumerate(some, begin):
+                faults = [_fault(model, {name: [item]}, item=True) for model in models]
+                _refuse_fault(f"{name}[{index}]", faults)
+
+
+def _refuse_fault(place: str, faults: Sequence[Any]) -> None:
+    """Raise the first where each model found one."""
+    if not faults or not all(faults):
+        return
+    fault: Any = faults[0]
+    named = [part for part in map(str, fault["loc"]) if _is_field(part)]
+    where = ".".join([place, *named])[:128]
+    raise InvalidRequestError(f"{where}: {fault['msg']}", param=place, code="invalid_value")
+
+
+def _is_field(part: str) -> bool:
+    """Whether a part of a place is a name that the client gave: no number, no type's name."""
+    return part.isidentifier() and part[0].islower() and part not in _PLAIN
+
+
+def _fault(model: type[BaseModel], fields: Mapping[str, Any], *, item: bool = False) -> Any:
+    """Return the first fault of `fields`, rather of their first `item` than of the list.
+
+    What the rest of the body lacks is none of theirs.
+    """
     try:
-        model.model_validate({name: [item]})
+        model.model_validate(dict(fields))
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        return next((fault for fault in faults if fault["loc"][:1] == (name,)), None)
+        faults: Sequence[Any] = error.errors(
+            include_url=False, include_context=False, include_input=False
+        )
+        own = [fault for fault in faults if fault["loc"] and fault["loc"][0] in fields]
+        inner = [fault for fault in own if item and 0 in fault["loc"]]
+        first = next(iter(inner or own), None)
+        return first and {**first, "loc": first["loc"][1:]}
     except Exception:  # noqa: BLE001  a validator that misses the rest: vLLM will say
         return None
     return None

@@ -84,6 +84,29 @@ def test_malformed_items_are_named_one_by_one(stack: Server) -> None:
     expect_refusal(answer, 400, "messages[1000]")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        (RESPONSES, {"input": [{"role": "user"}]}, "input[0]", "input[0].content: Field required"),
+        (CHAT, {"messages": [*HELLO, 5]}, "messages[1]", "messages[1]: Input should be a valid"),
+        (CHAT, {"temperature": "hot"}, "temperature", "temperature: Input should be a valid"),
+    ],
+)
+def test_of_many_faults_the_first_is_told_in_a_line(
+    stack: Server, path: str, body: dict[str, Any], param: str, message: str
+) -> None:
+    error = expect_refusal(post(stack, path, **body), 400, param)
+    assert error["message"].startswith(message)
+    assert "\n" not in error["message"]
+
+
+def test_a_custom_tool_bound_by_a_grammar_is_refused_in_words(stack: Server) -> None:
+    form = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+    tool = {"type": "custom", "name": "apply_patch", "format": form}
+    error = expect_refusal(post(stack, RESPONSES, input="Hi", tools=[tool]), 400, "tools[0].format")
+    assert "free text" in error["message"]
+
+
 REGEXES = ["(", "[z-a]", "a**", "\\1", "(?=a)b", "a{5,2}", "\\p{Foo}"]
 SCHEMAS: dict[str, dict[str, Any]] = {
     "itself": {"$ref": "#"},

@@ -39,15 +39,35 @@ class ChatBody(BaseModel):
     tool_choice: Any = None
 
 
+class Said(BaseModel):
+    content: str
+
+
+class Called(BaseModel):
+    id: str
+
+
 class ResponsesBody(BaseModel):
     model: str
-    input: Any = None
+    input: str | list[Said | Called] | None = None
     tools: Any = None
     tool_choice: Any = None
     previous_response_id: str | None = None
 
 
-MODELS = {CHAT: (ChatBody,), RESPONSES: (ResponsesBody,)}
+class TextBody(BaseModel):
+    prompt: str
+
+
+class TextsBody(BaseModel):
+    prompt: list[str]
+
+
+MODELS = {
+    CHAT: (ChatBody,),
+    RESPONSES: (ResponsesBody,),
+    "/tokenize": (TextBody, TextsBody),
+}
 JSON = [(b"host", b"x"), (b"content-type", b"application/json")]
 BOUNDS = Bounds(sequences=8, batch=16, items=200, text_bytes=4000, body_bytes=20_000)
 TOOL = {"name": "f", "parameters": {"type": "object"}}
@@ -222,6 +242,32 @@ def test_the_first_malformed_item_of_a_large_request_is_named() -> None:
         post({"messages": [said] * 38 + [{"role": 5}] * 100})
     assert refused.value.param == "messages[38]"
     post({"messages": [said] * 39})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        (CHAT, {"messages": [{"role": 5}]}, "messages[0]", "messages[0].role: "),
+        (CHAT, {"messages": [{"role": "a"}, 5]}, "messages[1]", "messages[1]: "),
+        (CHAT, {"messages": 5}, "messages", "messages: "),
+        (CHAT, {"temperature": "hot"}, "temperature", "temperature: "),
+        (RESPONSES, {"input": [{"role": "user"}]}, "input[0]", "input[0].content: "),
+        ("/tokenize", {"prompt": [{}]}, "prompt[0]", "prompt[0]: "),
+    ],
+)
+def test_the_first_fault_of_a_small_request_is_told_alone(
+    path: str, body: dict[str, Any], param: str, message: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        post(body, path)
+    assert refused.value.param == param
+    assert refused.value.message.startswith(message)
+    assert "\n" not in refused.value.message
+
+
+def test_what_one_of_a_paths_models_takes_passes() -> None:
+    assert post({"prompt": "a"}, "/tokenize") == {"prompt": "a"}
+    assert post({"prompt": ["a"]}, "/tokenize") == {"prompt": ["a"]}
 
 
 def test_what_begins_like_tokens_has_to_be_tokens() -> None:
