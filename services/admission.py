@@ -35,25 +35,32 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Turn:
-    """Somebody in the queue."""
+    """Somebody in a queue."""
 
     granted: asyncio.Future[None]
     weight: int
 
 
 class Admission:
-    """Slots with a bounded queue; belongs to one event loop."""
+    """Slots with a bounded queue; belongs to one event loop.
+
+    Heavy requests, which take several slots, have half of them together at most, and half of the
+    queue: however much a few callers ask for, others have the rest. Light ones pass heavy ones that
+    wait, but not into the slots that the first of those is due next.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_use = 0
-        self._waiting: deque[_Turn] = deque()
+        self._heavy_in_use = 0
+        self._light: deque[_Turn] = deque()
+        self._heavy: deque[_Turn] = deque()
         self._mean_hold_s = _FIRST_GUESS_S
 
     @property
     def waiting(self) -> int:
         """How many requests stand in the queue."""
-        return len(self._waiting)
+        return len(self._light) + len(self._heavy)
 
     @property
     def remaining(self) -> int:
@@ -66,12 +73,12 @@ class Admission:
         return min(30.0, max(0.05, self._mean_hold_s * ahead / self.limits.slots))
 
     def weight(self, cost: int) -> int:
-        """Return the slots that a request of `cost` takes: at least one, at most all."""
-        return max(1, min(cost, self.limits.slots))
+        """Return the slots that a request of `cost` takes: at least one, at most half of all."""
+        return max(1, min(cost, self.limits.slots // 2))
 
     def has_room(self, weight: int = 1) -> bool:
         """Whether so many slots could be taken without a wait."""
-        return not self._waiting and self.in_use + weight <= self.limits.slots
+        return not self._queue(weight) and self._fits(weight)
 
     async def acquire(self, weight: int = 1) -> None:
         """Take `weight` slots, waiting in the queue for at most the deadline.
@@ -80,12 +87,14 @@ class Admission:
             OverloadedError: the queue is full, or the deadline passed before they were free.
         """
         if self.has_room(weight):
-            self.in_use += weight
+            self._take(weight)
             return
-        if self.waiting >= self.limits.queue:
+        queue = self._queue(weight)
+        places = self.limits.queue // 2 if queue is self._heavy else self.limits.queue
+        if self.waiting >= self.limits.queue or len(queue) >= places:
             raise self._overloaded("every slot is taken and the queue is full")
         turn = _Turn(asyncio.get_running_loop().create_future(), weight)
-        self._waiting.append(turn)
+        queue.append(turn)
         try:
             async with asyncio.timeout(self.limits.deadline_s):
                 await turn.granted
@@ -101,6 +110,8 @@ class Admission:
     def release(self, weight: int = 1) -> None:
         """Give slots back, or to those who are next in the queue."""
         self.in_use -= weight
+        if weight > 1:
+            self._heavy_in_use -= weight
         self._grant()
 
     @contextmanager
@@ -129,23 +140,42 @@ class Admission:
             (b"x-ratelimit-reset-requests", f"{reset_ms}ms".encode()),
         ]
 
+    def _queue(self, weight: int) -> deque[_Turn]:
+        return self._heavy if weight > 1 else self._light
+
+    def _fits(self, weight: int) -> bool:
+        if weight > 1:
+            return self._may_be_heavy(weight) and self.in_use + weight <= self.limits.slots
+        first = self._heavy[0].weight if self._heavy else 0
+        due = first if first and self._may_be_heavy(first) else 0
+        return self.in_use + 1 + due <= self.limits.slots
+
+    def _may_be_heavy(self, weight: int) -> bool:
+        return self._heavy_in_use + weight <= self.limits.slots // 2
+
+    def _take(self, weight: int) -> None:
+        self.in_use += weight
+        if weight > 1:
+            self._heavy_in_use += weight
+
     def _grant(self) -> None:
-        """Let those in who fit, first come first served: nobody overtakes one who needs more."""
-        while self._waiting:
-            turn = self._waiting[0]
-            if not turn.granted.done():
-                if self.in_use + turn.weight > self.limits.slots:
-                    return
-                self.in_use += turn.weight
-                turn.granted.set_result(None)
-            self._waiting.popleft()
+        """Let in who fits, first come first served among the heavy and among the light."""
+        for queue in (self._heavy, self._light):
+            while queue:
+                turn = queue[0]
+                if not turn.granted.done():
+                    if not self._fits(turn.weight):
+                        break
+                    self._take(turn.weight)
+                    turn.granted.set_result(None)
+                queue.popleft()
 
     def _give_up(self, turn: _Turn) -> None:
         if turn.granted.done() and not turn.granted.cancelled():
             self.release(turn.weight)  # granted in the same moment: pass it on
-        elif turn in self._waiting:
-            self._waiting.remove(turn)
-            self._grant()  # it may have stood before others who need less
+        elif turn in self._queue(turn.weight):
+            self._queue(turn.weight).remove(turn)
+            self._grant()  # slots may have been kept for it
 
     def _overloaded(self, why: str) -> OverloadedError:
         return OverloadedError(

@@ -40,15 +40,17 @@ FREE_BYTES: Final = 64 * 1024
 """Of each body; only what is beyond counts as held, so that full memory stops no small request."""
 
 _INFLATED_BYTES: Final = 256 * 1024  # in one piece
+_MEMBERS: Final = 64
 _TRIMMED_BYTES: Final = 32 << 20
 
 
 class Held:
     """What the bodies of all requests of a role hold together, in bytes."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, role: str = "") -> None:
         self.limit_bytes = limit_bytes
         self.bytes = 0
+        self._setting = f"BENTOVOX_{role.upper()}__BODY_MEMORY_MIB"
         self._most_bytes = 0
 
     def take(self, count: int) -> None:
@@ -59,8 +61,8 @@ class Held:
         """
         if self.bytes + count > self.limit_bytes:
             raise OverloadedError(
-                f"The server holds all of the {self.limit_bytes} bytes that request bodies may "
-                "take together. Please try again later.",
+                f"Request bodies hold all of the {self.limit_bytes} bytes that they may take "
+                f"together ({self._setting}). Please try again later.",
                 retry_after_s=2,
             )
         self.bytes += count
@@ -78,8 +80,9 @@ class Body:
     """The body of one request."""
 
     def __init__(
-        self, scope: dict[str, Any], receive: Receive, limit_bytes: int, held: Held
+        self, scope: dict[str, Any], receive: Receive, limit_bytes: int, held: Held, role: str = ""
     ) -> None:
+        self._setting = f"BENTOVOX_{role.upper()}__BODY_LIMIT_MIB"
         self.fault: ServiceError | None = None
         self._scope = scope
         self._receive = receive
@@ -211,7 +214,8 @@ class Body:
 
     def _over_limit(self) -> TooLargeError:
         return TooLargeError(
-            f"The request body is larger than the limit of {self._limit_bytes} bytes."
+            f"The request body is larger than the limit of {self._limit_bytes} bytes "
+            f"({self._setting})."
         )
 
 
@@ -231,6 +235,7 @@ class _Inflater:
     def __init__(self) -> None:
         self.waiting = b""
         self.ended = False  # of what comes in
+        self._members = 1
         self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
     def next(self) -> Message:
@@ -245,7 +250,11 @@ class _Inflater:
             raise _no_gzip(str(exc)) from exc
         self.waiting = self._inflate.unconsumed_tail
         if self._inflate.unused_data:
-            raise _no_gzip("more follows its end")
+            self._members += 1
+            if self._members > _MEMBERS:
+                raise _no_gzip(f"it has over {_MEMBERS} members")
+            self.waiting = self._inflate.unused_data
+            self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         more = bool(self.waiting) or not self.ended
         if not more and not self._inflate.eof:
             if not piece:

@@ -49,7 +49,7 @@ class Exchange:
         self.scope = scope
         self._receive = receive
         self._send = send
-        self._body = Body(scope, receive, shell.app.body_limit_bytes, shell.held)
+        self._body = Body(scope, receive, shell.app.body_limit_bytes, shell.held, shell.app.role)
         self._held_start: Message | None = None
         self._held_body = bytearray()
         self._began = time.perf_counter()
@@ -85,8 +85,8 @@ class Exchange:
         method: str = scope["method"]
         path: str = scope["path"]
         if path.endswith("/") and len(path) > 1:  # as routers of web frameworks have it
-            path = scope["path"] = path.rstrip("/")
-            scope["raw_path"] = scope["raw_path"].rstrip(b"/")
+            path = scope["path"] = path.rstrip("/") or "/"
+            scope["raw_path"] = scope["raw_path"].rstrip(b"/") or b"/"
         if method in {"GET", "HEAD"} and (health := await shell.health(path)) is not None:
             self._label = path
             await self._whole(health[0], [(b"content-type", health[1])], health[2])

@@ -124,7 +124,7 @@ class Shell:
         self._hosts = hosts
         self.bento = bento
         self.admission = Admission(app.limits)
-        self.held = Held(app.body_memory_bytes)
+        self.held = Held(app.body_memory_bytes, app.role)
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0

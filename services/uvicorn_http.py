@@ -4,8 +4,9 @@
 - A client that takes too little of its answer is cut off, so that it does not hold its slot.
 - A connection is kept open for `KEEP_ALIVE_S` of silence; uvicorn's 5 s end those of pools in the
   moment of use.
-- An offer to go on in another protocol than WebSocket (h2c: Java's HttpClient, `curl --http2`) is
-  left out; the parser would take it for the end of the request and drop the body.
+- An offer to go on in another protocol (h2c: Java's HttpClient, `curl --http2`) is left out, unless
+  it is a whole handshake of a WebSocket; the parser would take it for the end of the request and
+  drop the body.
 - HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
 - What is no HTTP is refused with OpenAI's error object.
 """
@@ -43,7 +44,15 @@ WRITE_RATE_BYTES_S: Final = 256
 """What a client has to take of an answer that waits for it, on average over `WRITE_CHECK_S`."""
 
 _END: Final = b"\r\n\r\n"
-_OTHER_PROTOCOL: Final = re.compile(rb"(?im)^upgrade:(?![ \t]*websocket)[^\r\n]*\r\n")
+_BEGINNINGS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
+_UPGRADE: Final = re.compile(rb"(?im)^upgrade:[^\r\n]*\r\n")
+_WEBSOCKET: Final = (
+    re.compile(rb"GET "),
+    re.compile(rb"(?im)^upgrade:[ \t]*websocket[ \t]*\r\n"),
+    re.compile(rb"(?im)^sec-websocket-version:[ \t]*13[ \t]*\r\n"),
+    re.compile(rb"(?im)^sec-websocket-key:"),
+)
+_BODY: Final = re.compile(rb"(?im)^(content-length:[ \t]*0*[1-9]|transfer-encoding:)")
 
 
 class _TooManyFieldsError(Exception):
@@ -57,7 +66,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self.timeout_keep_alive = KEEP_ALIVE_S  # type: ignore[assignment]  # uvicorn's int
         self._head: bytearray | None = bytearray()  # None while a body is read
+        self._in_head = False  # as the parser sees it
+        self._left_bytes: int | None = None  # of a body whose length is known
         self._unseen_bytes = 0
+        self._upgraded = False
         self._deadline: asyncio.TimerHandle | None = None
         self._write_check: asyncio.TimerHandle | None = None
 
@@ -75,32 +87,49 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Gather a head until it is whole, then parse; a body is parsed as it comes."""
-        if self._head is None:
-            self._unseen_bytes += len(data)
-            self._parse(data)
-            if self._unseen_bytes > HEAD_BYTES and self.parser is not None:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)  # trailers, or the like
-            return
+        """Parse what came: a head once it is whole, a body as it comes."""
         self._unset_keepalive_if_required()
+        while data and not self.transport.is_closing() and not self._upgraded:
+            data = self._take_body(data) if self._head is None else self._take_head(data)
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Gather a head and parse it when it is whole; return what follows it."""
+        assert self._head is not None  # noqa: S101  the caller has looked
         searched = max(0, len(self._head) - len(_END))
         self._head += data
-        end = self._head.find(_END, searched)
-        if (len(self._head) if end < 0 else end) > HEAD_BYTES:
+        end = self._head.find(_END, searched) + len(_END)
+        whole = end >= len(_END)
+        if (end if whole else len(self._head)) > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            return
-        if end < 0:
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
-            return
-        gathered, self._head = bytes(self._head), bytearray()
-        head = gathered[: end + 2]
-        if b"upgrade" in head.lower():
-            gathered = _OTHER_PROTOCOL.sub(b"", head) + gathered[end + 2 :]
-        self._parse(gathered)
+        elif whole:
+            head, rest = bytes(self._head[:end]), bytes(self._head[end:])
+            self._head = bytearray()
+            self._parse(_without_upgrade(head) if b"upgrade" in head.lower() else head)
+            return rest
+        elif self._head[0] not in _BEGINNINGS or b"\n\n" in self._head:
+            self._refuse(HTTPStatus.BAD_REQUEST)  # TLS, say; its end would never come
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
+        return b""
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Parse a piece of a body; return what follows it, as far as its length is known."""
+        if self._left_bytes is not None:
+            piece, rest = data[: self._left_bytes], data[self._left_bytes :]
+            self._left_bytes -= len(piece)
+            self._parse(piece)
+            return rest
+        self._unseen_bytes += len(data)
+        self._parse(data)
+        if self._unseen_bytes > HEAD_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)  # trailers, or the like
+        elif self._in_head and self._head is not None:
+            # The next head began behind the last chunk; its beginning is in the parser already.
+            self._head = None
+            self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
+        return b""
 
     def _parse(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -110,9 +139,15 @@ class BoundedHttp(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
                 self._stop_clocks()
+                self._upgraded = True
                 self.handle_websocket_upgrade()
 
     # Parser callbacks
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        super().on_message_begin()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field, or a trailer."""
         if len(self.headers) >= HEAD_FIELDS:
@@ -122,6 +157,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin the request."""
         self._head = None
+        self._in_head = False
+        self._left_bytes = _length_of(self.headers)
         self._unseen_bytes = 0
         self._stop_deadline()
         super().on_headers_complete()
@@ -142,7 +179,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Give a client that was refused in the middle of its body a while to notice."""
         super().on_response_complete()
-        if self._head is None and not self.transport.is_closing():
+        if self._head is None and not self._answering and not self.transport.is_closing():
             self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
 
     # Flow control
@@ -181,8 +218,10 @@ class BoundedHttp(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._answering:
-            self.transport.abort()  # in the middle of another answer, or of its own body
-            return
+            if self.cycle.response_started or self.pipeline:
+                self.transport.abort()  # in the middle of another answer
+                return
+            self.cycle.disconnected = True  # it would have answered
         self.logger.warning("refused a connection: %s", status.phrase)
         body = error_body(_WORDS[status], "invalid_request_error", None, _CODES[status])
         self.transport.write(
@@ -225,6 +264,24 @@ _CODES: Final = {
     HTTPStatus.REQUEST_TIMEOUT: "request_timeout",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "request_head_too_large",
 }
+
+
+def _without_upgrade(head: bytes) -> bytes:
+    """Return a head without its offer of another protocol, unless it opens a WebSocket."""
+    if all(sign.search(head) for sign in _WEBSOCKET) and not _BODY.search(head):
+        return head
+    return _UPGRADE.sub(b"", head)
+
+
+def _length_of(headers: list[tuple[bytes, bytes]]) -> int | None:
+    """Return how long a body is, None where it comes in chunks."""
+    length = 0
+    for name, value in headers:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length" and value.strip().isdigit():
+            length = int(value)
+    return length
 
 
 def _end_by_closing(cycle: Any) -> None:

@@ -42,7 +42,7 @@ def credentials(scope: Any) -> list[tuple[bytes, bytes]]:
     Where it has none, a key sent as `x-api-key`, or among a WebSocket's subprotocols, is one.
     """
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    found = [pair for pair in headers if pair[0] == b"authorization"]
+    found = [pair for pair in headers if pair[0] == b"authorization" and pair[1].strip()]
     if not found:
         keys = [value for name, value in headers if name == b"x-api-key"]
         if scope["type"] == "websocket":

@@ -244,9 +244,11 @@ class _Reader:
             raise InvalidRequestError(
                 f"{self._name} is not text in UTF-8", param=self._name, code="invalid_value"
             ) from error
+        if not text:
+            return  # how a form says nothing
         if self._name in self._fields.lists:
             self.lists.setdefault(self._name, []).append(text)
-        elif text:  # an empty one is how a form says nothing
+        else:
             self.texts[self._name] = text
 
     def end(self) -> None:

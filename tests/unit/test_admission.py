@@ -185,3 +185,72 @@ def test_never_more_than_the_slots_at_work_and_nothing_lost(
         assert (gate.in_use, gate.waiting, gate.remaining) == (0, 0, slots + queue)
 
     asyncio.run(play())
+
+
+# Heavy requests
+
+
+async def test_however_much_a_few_ask_for_others_have_half_of_the_slots() -> None:
+    gate = admission(slots=8, queue=8)
+    heavy = [asyncio.create_task(gate.acquire(gate.weight(100))) for _ in range(4)]
+    await turns()
+    assert (gate.in_use, gate.waiting) == (4, 3)
+    for _ in range(4):
+        async with asyncio.timeout(1):
+            await gate.acquire()  # a light one passes those that wait
+    assert gate.in_use == 8
+    for one in heavy:
+        one.cancel()
+
+
+async def test_heavy_requests_leave_half_of_the_queue_to_others() -> None:
+    gate = admission(slots=2 * 2, queue=4)
+    tasks = [asyncio.create_task(gate.acquire(2)) for _ in range(3)]
+    await turns()
+    assert gate.waiting == 2
+    with pytest.raises(OverloadedError):
+        await gate.acquire(2)
+    for _ in range(2):
+        await gate.acquire()
+    tasks += [asyncio.create_task(gate.acquire()) for _ in range(2)]
+    await turns()
+    assert gate.waiting == 4
+    for one in tasks:
+        one.cancel()
+
+
+async def test_a_heavy_request_is_not_kept_out_by_light_ones_for_ever() -> None:
+    gate = admission(slots=4, queue=9)
+    for _ in range(4):
+        await gate.acquire()
+    heavy = asyncio.create_task(gate.acquire(2))
+    await turns()
+    light = [asyncio.create_task(gate.acquire()) for _ in range(5)]
+    await turns()
+    gate.release()
+    gate.release()
+    await turns()
+    assert heavy.done()
+    assert not any(one.done() for one in light)
+    for one in light:
+        one.cancel()
+
+
+async def test_who_gives_up_a_heavy_request_lets_the_light_ones_in() -> None:
+    gate = admission(slots=4, queue=9)
+    for _ in range(4):
+        await gate.acquire()
+    heavy = asyncio.create_task(gate.acquire(2))
+    await turns()
+    light = asyncio.create_task(gate.acquire())
+    await turns()
+    gate.release()
+    await turns()
+    assert not light.done()  # the place is kept for who came first
+    heavy.cancel()
+    await turns()
+    assert light.done()
+
+
+def test_no_request_is_heavier_than_half_of_the_slots() -> None:
+    assert [admission(slots=slots).weight(100) for slots in (1, 2, 3, 4, 64)] == [1, 1, 1, 2, 32]

@@ -22,6 +22,13 @@ H2C = (
 )
 
 
+OLD_SOCKET = (
+    b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 8\r\n\r\n"
+)
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+
+
 async def echo(_scope: Any, receive: Any, send: Any) -> None:
     """Answer with the body, in two pieces, without a length."""
     body, more = b"", True
@@ -86,7 +93,13 @@ async def test_a_connection_that_says_nothing_is_closed(
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\x16\x03\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    "garbage",
+    [
+        b"\x16\x03\x01\x02",
+        b"GET / HTTP/1.1\nhost: x\n\n",
+        b"GET\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
 )
 async def test_what_is_no_http_is_400_in_openais_shape(serve: Serve, garbage: bytes) -> None:
     assert fault(await talk(await serve(echo), garbage)) == (400, "invalid_http")
@@ -109,6 +122,64 @@ async def test_an_offer_of_h2c_is_served_as_http_1_1_with_its_body(serve: Serve,
         answer = await talk(url, *pieces, last)
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert answer.count(b"a") >= size
+
+
+async def test_an_offer_of_h2c_behind_another_request_keeps_its_body_too(serve: Serve) -> None:
+    first = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = await talk(await serve(echo), first + H2C % 5 + b"hello" + last)
+    assert answer.count(b"200 OK") == 3
+    assert b"llo" in answer
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        H2C.replace(b"h2c", b"websocket") % 5 + b"hello",
+        H2C.replace(b"h2c", b"websocket, h2c") % 5 + b"hello",
+        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        OLD_SOCKET,
+    ],
+)
+async def test_what_is_no_whole_handshake_of_a_websocket_is_a_plain_request(
+    serve: Serve, head: bytes
+) -> None:
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    assert (await talk(await serve(echo), head + last)).count(b"200 OK") == 2
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+@pytest.mark.parametrize("length", [b"content-length: 5\r\n\r\nhello", CHUNKED])
+async def test_pipelined_requests_may_be_cut_anywhere(
+    serve: Serve, cut: int, length: bytes
+) -> None:
+    first = b"POST / HTTP/1.1\r\nhost: x\r\n" + length
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    whole = first + last
+    answer = await talk(await serve(echo), whole[:-cut], whole[-cut:])
+    assert answer.count(b"200 OK") == 2
+
+
+async def test_a_body_behind_another_request_is_not_cut_off_when_that_is_answered(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn_http, "LINGER_S", 0.0)
+    first = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    second = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\n"
+    host, port = (await serve(echo)).removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(first + second + b"he")
+    async with asyncio.timeout(30):
+        assert b" 200 " in await reader.readuntil(b"\r\n0\r\n\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(b"llo")
+        assert b"llo" in await reader.read()
+    writer.close()
+
+
+async def test_a_broken_chunk_is_400_in_words(serve: Serve) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert fault(await talk(await serve(echo), head, b"ZZ\r\n")) == (400, "invalid_http")
 
 
 async def test_http_1_0_is_answered_without_chunks_to_the_end_of_the_connection(

@@ -6,6 +6,7 @@ from typing import Final
 
 from services.errors import InvalidRequestError
 from services.languages import NAMES as HEARD
+from services.languages import tag_of
 
 AUTO: Final = "auto"
 
@@ -46,7 +47,7 @@ DETECTABLE: Final = {name: code for code, name in NAMES.items() if "-" not in co
 
 
 def known_code(code: str, param: str) -> str:
-    """Return the code of the table that `code` means: `de` for `DE` and `de-AT`.
+    """Return the code of the table that `code` means: `de` for `DE`, `de-AT` and `German`.
 
     Raises:
         InvalidRequestError: none (`unsupported_language`).
@@ -63,7 +64,7 @@ def known_code(code: str, param: str) -> str:
 
 def known_or_none(code: str | None) -> str | None:
     """Return what `known_code` does, and None for a code that is not known or not there."""
-    lower = (code or "").strip().lower().replace("_", "-")
+    lower = (tag_of(code) or "").lower()
     return _BY_LOWER.get(lower) or _BY_LOWER.get(lower.partition("-")[0])
 
 

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from services.admission import Admission, Limits
-from services.errors import DeadlineError
 from services.gateway.calls import Caller
 from services.gateway.keys import bearer, credentials
 from services.gateway.translation.languages import NAMES
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
     from services.gateway.backends import Pools
     from services.gateway.keys import Keys
     from services.gateway.translation.texts import Plan
-
-_SENDING_S: Final = 30.0
-"""What a client gets to send its body: nobody knows yet whether it has a key."""
 
 _PLANNED_HERE: Final = 4000
 """Characters that are cut into pieces in a few milliseconds, and not in a thread."""
@@ -88,17 +84,13 @@ class TranslationRoutes:
             detect = scope["path"] == "/detect"
             has_header = bool(credentials(scope))  # the guard has checked it
             body: TranslateBody | DetectBody
-            try:
-                async with asyncio.timeout(_SENDING_S):
-                    body = await read(
-                        scope,
-                        receive,
-                        DetectBody if detect else TranslateBody,
-                        self._limits,
-                        known=not self._keys or has_header,
-                    )
-            except TimeoutError as exc:
-                raise DeadlineError(f"The body did not come within {_SENDING_S:g} s.") from exc
+            body = await read(
+                scope,
+                receive,
+                DetectBody if detect else TranslateBody,
+                self._limits,
+                known=not self._keys or has_header,
+            )
             self._keys.check(bearer(scope, body.api_key))
             work = (
                 self._detect(body, scope)

@@ -178,4 +178,4 @@ def _urlencoded(body: bytes) -> dict[str, Any]:
         raise InvalidRequestError(
             f"{twice} was sent twice", param=twice, code="duplicate_parameter"
         )
-    return fields
+    return {name: value for name, value in fields.items() if value}  # empty: not given
