@@ -175,6 +175,7 @@ UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
         ("a{400,}", False),
         ("(a{9}b){9}", False),
         ("a" * 600, False),
+        ("a{" + "9" * 5000 + "}", False),
     ],
 )
 def test_an_expression_that_is_short_and_repeats_little_is_small(
