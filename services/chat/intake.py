@@ -11,7 +11,7 @@ import pydantic_core
 
 from services.chat import constraints
 from services.chat.fields import FOREIGN, OPENAI_FIELDS
-from services.chat.items import check_items
+from services.chat.items import check_items, takes
 from services.chat.wishes import refuse_lost
 from services.errors import InvalidRequestError
 from services.openai.body import expect_json, pieces
@@ -69,7 +69,8 @@ class Intake:
             body = known(path, models, body)
         bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
         cost = self.bounds.cost(path, body)
-        await check_items(models, body)
+        if len(raw) > _SMALL_BYTES or not takes(models, body):
+            await check_items(models, body)
         if bound:
             await until_hangup(receive, self.trial.check(bound))
         if cost > 1:
@@ -82,6 +83,7 @@ class Intake:
         return replay(json.dumps(body).encode(), receive)
 
 
+_SMALL_BYTES = 4096
 _WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
 

@@ -25,6 +25,19 @@ _PLAIN: Final = frozenset({"str", "int", "float", "bool", "dict"})
 """How pydantic names members of a union that are no models."""
 
 
+def takes(models: Sequence[type[BaseModel]], body: Mapping[str, Any]) -> bool:
+    """Whether one of `models` takes the whole of a body, as nearly all do."""
+    return any(_is_valid(model, body) for model in models)
+
+
+def _is_valid(model: type[BaseModel], body: Mapping[str, Any]) -> bool:
+    try:
+        model.model_validate(dict(body))
+    except Exception:  # noqa: BLE001  a validator raises what it likes
+        return False
+    return True
+
+
 async def check_items(models: Sequence[type[BaseModel]], body: Mapping[str, Any]) -> None:
     """Return if one of `models`, vLLM's own, takes each field of `body` and each item of a list.
 
