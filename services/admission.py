@@ -115,14 +115,14 @@ class Admission:
         self._grant()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold an acquired slot for the body of a `with`; it is released however that ends."""
+    def held(self, weight: int = 1) -> Iterator[None]:
+        """Hold acquired slots for the body of a `with`; they are released however that ends."""
         began = time.monotonic()
         try:
             yield
         finally:
             self.note_hold(time.monotonic() - began)
-            self.release()
+            self.release(weight)
 
     def note_hold(self, seconds: float) -> None:
         """Learn for how long a request held its slots."""

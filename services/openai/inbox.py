@@ -51,3 +51,24 @@ class Inbox:
         self._weight -= len(said) + _MESSAGE
         self._room.set()
         return said
+
+    async def next_unless(self, ending: asyncio.Event, within_s: float) -> str | bytes | None:
+        """Wait for the next message; None when `ending` is set first.
+
+        What has come in that moment is not lost.
+
+        Raises:
+            TimeoutError: neither happened within `within_s`.
+        """
+        said = asyncio.ensure_future(self.next())
+        ended = asyncio.ensure_future(ending.wait())
+        try:
+            await asyncio.wait({said, ended}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+            if said.done():
+                return said.result()
+            if ended.done():
+                return None
+        finally:
+            said.cancel()
+            ended.cancel()
+        raise TimeoutError

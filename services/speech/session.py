@@ -163,21 +163,13 @@ class Session:
             DeadlineError: nothing came for too long.
         """
         limit_s = CONFIG_S if self._config is None else IDLE_S
-        said = asyncio.ensure_future(self._inbox.next())
-        draining = asyncio.ensure_future(self._draining.wait())
         try:
-            await asyncio.wait(
-                {said, draining}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if said.done():
-                return said.result()
-            if draining.done():
-                return None
-        finally:
-            said.cancel()
-            draining.cancel()
-        what = "session.config" if self._config is None else "message"
-        raise DeadlineError(f"no {what} came within {limit_s:g} s", code="idle_timeout")
+            return await self._inbox.next_unless(self._draining, limit_s)
+        except TimeoutError as error:
+            what = "session.config" if self._config is None else "message"
+            raise DeadlineError(
+                f"no {what} came within {limit_s:g} s", code="idle_timeout"
+            ) from error
 
     async def _configure(self, config: SessionConfig) -> None:
         try:

@@ -197,20 +197,12 @@ class _Talk:
         if self._draining.is_set():
             return None
         limit_s = TURN_S if self._intake.speaking else IDLE_S
-        said = asyncio.ensure_future(self._inbox.next())
-        draining = asyncio.ensure_future(self._draining.wait())
         try:
-            await asyncio.wait(
-                {said, draining}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if said.done():  # what has come is not lost, should the server end in this moment
-                return said.result()
-            if draining.done():
-                return None
-        finally:
-            said.cancel()
-            draining.cancel()
-        raise DeadlineError(f"no message came within {limit_s:g} s", code="idle_timeout")
+            return await self._inbox.next_unless(self._draining, limit_s)
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"no message came within {limit_s:g} s", code="idle_timeout"
+            ) from error
 
     async def _answer(self, said: str | bytes) -> None:
         event_id = None

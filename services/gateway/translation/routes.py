@@ -8,7 +8,6 @@ for here, before anything is done.
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -152,12 +151,8 @@ class TranslationRoutes:
         admission = self._admission
         weight = admission.weight(cost)
         await admission.acquire(weight)
-        began = time.monotonic()
-        try:
+        with admission.held(weight):
             yield
-        finally:
-            admission.note_hold(time.monotonic() - began)
-            admission.release(weight)
 
     def _model(self, scope: Scope) -> Model:
         caller = Caller(self._pools, scope["bentovox.request_id"])
