@@ -189,9 +189,9 @@ class VllmOmniSettings(Section):
         default_factory=list, description="Further arguments of its `serve`, as a JSON list."
     )
     trust_remote_code: bool = Field(
-        default=True,
-        description="Let it run Python code of the model's repository, as upstream has it for this "
-        "model, whose deploy file lets its stages do so in any case.",
+        default=False,
+        description="Let it run Python code of the model's repository. The deploy file that "
+        "vLLM-Omni has for this model lets its stages do so in any case.",
     )
     upload_voices: bool = Field(
         default=True,

@@ -112,6 +112,7 @@ class State:
     model: str
     stage: subprocess.Popen[bytes]
     folder: Path
+    trusts_code: bool
     switches: Switches = field(default_factory=Switches)
     requests: list[dict[str, Any]] = field(default_factory=list)
     voices: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -337,6 +338,7 @@ class OmniApp:
             {
                 "pid": os.getpid(),
                 "stage_pid": state.stage.pid,
+                "trusts_code": state.trusts_code,
                 "folder": str(state.folder),
                 "requests": state.requests,
                 "voices": sorted(state.voices),
@@ -456,7 +458,7 @@ def main() -> None:
         sys.exit(1)
     folder = Path(os.environ["SPEAKER_SAMPLES_DIR"])  # there ~/.cache/vllm-omni/speakers if unset
     folder.mkdir(parents=True, exist_ok=True)
-    state = State(options.model, stage, folder)
+    state = State(options.model, stage, folder, options.trust_remote_code)
     for file in folder.glob("*.json"):
         voice = json.loads(file.read_text(encoding="utf-8"))
         state.voices[voice["name"].lower()] = voice

@@ -71,6 +71,17 @@ async def test_our_own_server_is_started_and_nothing_of_it_is_left(
     assert "the vLLM-Omni server is up" in caplog.text
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_a_models_code_is_run_only_if_asked_for_and_that_is_said(
+    caplog: pytest.LogCaptureFixture, *, trusted: bool
+) -> None:
+    caplog.set_level(logging.INFO, "bentovox.speech.vllm_omni")
+    options = {"trust_remote_code": True} if trusted else {}
+    async with supervised(**options) as (_, server):
+        assert server.tell()["trusts_code"] == trusted
+    assert ("repository brings along will be run" in caplog.text) == trusted
+
+
 async def test_a_server_that_ends_at_start_is_told_with_its_last_words() -> None:
     with pytest.raises(ConfigurationError, match=r"exit code 1\n(.|\n)*CUDA out of memory"):
         async with supervised("--fail-while", __file__):

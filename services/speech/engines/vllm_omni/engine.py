@@ -69,7 +69,7 @@ class VllmOmniEngine(SpeaksOnly):
         model: str = MODEL,
         command: Sequence[str] = ("vllm-omni",),
         args: Sequence[str] = (),
-        trust_remote_code: bool = True,
+        trust_remote_code: bool = False,
         upload_voices: bool = True,
         start_timeout_s: float = 900.0,
         timeout_s: float = 60.0,
@@ -85,8 +85,7 @@ class VllmOmniEngine(SpeaksOnly):
             model: the model that ours serves, a name of the hub or a directory.
             command: what starts vLLM-Omni, from an environment of its own.
             args: further arguments of its `serve`.
-            trust_remote_code: let it run the model's repository's code; upstream's for this model,
-                whose deploy file lets its stages do so in any case.
+            trust_remote_code: let it run the model's repository's code.
             upload_voices: have the server keep registered voices' features.
             start_timeout_s: the longest that its start may take, a download included.
             timeout_s: the longest silence of a server that is to speak.
