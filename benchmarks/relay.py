@@ -21,8 +21,8 @@ import uvloop
 from benchmarks.load import run
 from benchmarks.servers import ROOT, free_port
 from services.gateway.app import build
-from services.sections import GatewaySettings
-from services.shell import Shell
+from services.server.shell import Shell
+from services.settings.sections import GatewaySettings
 
 _EVENTS, _APART_S, _CONCURRENCY, _REQUESTS = 32, 0.005, 32, 1600
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'

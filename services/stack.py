@@ -14,13 +14,13 @@ import bentoml
 from services.chat.service import Chat
 from services.gateway import app
 from services.gateway.keys import Keys
-from services.role import preflight, role
+from services.server.role import preflight, role
 from services.settings import settings
 from services.speech.service import Speech
 from services.transcription.service import Transcription
 
 if TYPE_CHECKING:
-    from services.shell import RoleApp
+    from services.server.serving import RoleApp
 
 
 class _Stack:

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from services.uvicorn_http import BoundedHttp
+from services.server.uvicorn_http import BoundedHttp
 from tests.engine import built, engine
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from services.admission import Limits
 from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
 from services.openai.sockets import TRANSCRIPTION
-from services.sections import TRANSCRIPTION_MODELS
-from services.shell import Readiness, RoleApp, Shell
+from services.server.admission import Limits
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
+from services.settings.sections import TRANSCRIPTION_MODELS
 from services.speech.engines.protocol import SynthesisRequest
 from services.speech.engines.registry import create_engine
 from services.transcription.realtime import RealtimeSocket

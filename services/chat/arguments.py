@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from services.chat.model import ChatModel
-    from services.sections import ChatSettings
+    from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 

@@ -14,7 +14,7 @@ from services.errors import InvalidRequestError, TooLargeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.sections import ChatSettings
+    from services.settings.sections import ChatSettings
 
 _BYTES_PER_TOKEN: Final = 16
 """Of JSON; English has about 5, Chinese in escapes 6."""

@@ -27,13 +27,13 @@ from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError, no_such_model
 from services.openai.errors import error_from, normalise
 from services.openai.hangup import ClientGoneError
-from services.shell import Readiness
+from services.server.serving import Readiness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from types import FrameType
 
-    from services.sections import ChatSettings
+    from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 

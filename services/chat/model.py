@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from services.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from services.sections import ChatSettings
+    from services.settings.sections import ChatSettings
 
 DEMO_NAME = "bentovox-demo"
 DEMO_DIRECTORY = Path(__file__).with_name("demo_model")

@@ -7,9 +7,10 @@ import bentoml
 from services.chat import allowlist, model
 from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
-from services.role import preflight, role
+from services.server.admission import Limits
+from services.server.role import preflight, role
+from services.server.serving import RoleApp
 from services.settings import provenance, settings
-from services.shell import RoleApp
 
 
 def _chosen() -> str:
@@ -31,7 +32,7 @@ class _Chat:
             asgi=server,
             paths=allowlist.PATHS,
             admitted=allowlist.GENERATING,
-            limits=chat.limits,
+            limits=Limits(chat.slots, chat.queue, chat.deadline_s),
             body_limit_bytes=chat.body_limit_bytes,
             body_memory_bytes=chat.body_memory_bytes,
             readiness=server.readiness,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from services import telemetry
 from services.gateway import cors
 from services.gateway.backends import Pools
 from services.gateway.keys import Keys, credentials
@@ -13,13 +12,15 @@ from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
 from services.openai.paths import CHAT, GET, MODELS, SPEECH, TRANSCRIPTION
-from services.origins import Callers
-from services.shell import Readiness, RoleApp
+from services.server import telemetry
+from services.server.admission import Limits
+from services.server.origins import Callers
+from services.server.serving import Readiness, RoleApp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from services.sections import GatewaySettings
+    from services.settings.sections import GatewaySettings
 
 ROUTES = {"chat": CHAT, "speech": SPEECH, "transcription": TRANSCRIPTION}
 """The paths of each role that the front door opens, with their methods."""
@@ -71,7 +72,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
                 *own.admitted,
             ]
         ),
-        limits=gateway.limits,
+        limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,
         body_memory_bytes=gateway.body_memory_bytes,
         readiness=lambda: Readiness(*pools.status()),

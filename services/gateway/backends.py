@@ -15,7 +15,7 @@ from services.openai.models import without_date
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from services.sections import GatewaySettings
+    from services.settings.sections import GatewaySettings
 
 log = logging.getLogger("bentovox.gateway")
 

@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from services.shell import Asgi
+    from services.server.serving import Asgi
 
 _EXPOSED = (
     "openai-processing-ms",

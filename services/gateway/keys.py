@@ -24,7 +24,7 @@ from services.errors import AuthenticationError, ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from services.sections import GatewaySettings
+    from services.settings.sections import GatewaySettings
 
 _LINE = re.compile(r"(?P<name>[\w.-]+):(?P<hash>[0-9a-f]{64})")
 _SUBPROTOCOL = "openai-insecure-api-key."

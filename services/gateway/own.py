@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from services.gateway.backends import Pools
     from services.gateway.keys import Keys
-    from services.shell import Asgi
+    from services.server.serving import Asgi
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.upstream import REPEATABLE
 from services.openai.body import header, pieces
 from services.openai.documents import send_json
-from services.writer import direct_writer
+from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from services.gateway.backends import Backend, Pool, Pools
     from services.gateway.upstream import Connection
-    from services.shell import Asgi
+    from services.server.serving import Asgi
 
 _HELD_BYTES = 256 * 1024
 

@@ -10,11 +10,11 @@ from services.errors import ConfigurationError
 from services.gateway import app
 from services.gateway.keys import Keys
 from services.gateway.upstream import Address
-from services.role import preflight, role
+from services.server.role import preflight, role
 from services.settings import settings
 
 if TYPE_CHECKING:
-    from services.shell import RoleApp
+    from services.server.serving import RoleApp
 
 
 def _check_backends() -> str:

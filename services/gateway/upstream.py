@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import httptools
 
 from services.errors import BackendError, ConfigurationError, DeadlineError, UnavailableError
-from services.uvicorn_http import KEEP_ALIVE_S
+from services.server.uvicorn_http import KEEP_ALIVE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

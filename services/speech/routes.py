@@ -16,7 +16,7 @@ from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
 from services.openai.paths import MODELS, POST, SPEECH
-from services.sections import SPEECH_MODELS
+from services.settings.sections import SPEECH_MODELS
 from services.speech.audio_routes import AudioRoutes
 from services.speech.consent_routes import ConsentRoutes
 from services.speech.speakers import Speakers

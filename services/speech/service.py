@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services import telemetry
 from services.openai import sockets
-from services.role import preflight, role
+from services.server import telemetry
+from services.server.admission import Limits
+from services.server.role import preflight, role
+from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
-from services.shell import Readiness, RoleApp
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
@@ -23,7 +24,7 @@ from services.speech.voices import VoiceStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from services.sections import SpeechSettings
+    from services.settings.sections import SpeechSettings
     from services.speech.engines.protocol import SpeechEngine
 
 
@@ -76,7 +77,7 @@ class _Speech:
             paths=routes.PATHS,
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.SPEECH, socket),
-            limits=speech.limits,
+            limits=Limits(speech.slots, speech.queue, speech.deadline_s),
             body_limit_bytes=speech.body_limit_bytes,
             body_memory_bytes=speech.body_memory_bytes,
             readiness=readiness,

@@ -18,6 +18,7 @@ from services.errors import (
 from services.languages import tag_of
 from services.openai.errors import kind_of
 from services.openai.models import Models
+from services.server.websocket import HungUpError, error_event
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.engines.segments import is_speakable
 from services.speech.messages import (
@@ -31,7 +32,6 @@ from services.speech.messages import (
 from services.speech.refusals import instructions_for
 from services.speech.unit import Unit, send_event
 from services.speech.writing import Cutter, Writing
-from services.websocket import HungUpError, error_event
 
 if TYPE_CHECKING:
     from starlette.types import Scope, Send

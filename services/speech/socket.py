@@ -27,7 +27,8 @@ get the utterance when it is whole. With sentence or clause each unit is an answ
 A slot is held from the first text of an utterance to its last sound, not while a client listens or
 thinks. One that does not get it gets an error and close code 1013. What the client did wrong is an
 error event, and the connection goes on; before the first good session.config, and where the engine
-failed, it ends (`services.websocket` has the codes; 3008 says that nothing came for too long).
+failed, it ends (`services.server.websocket` has the codes; 3008 says that nothing came for too
+long).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from services.audio.encode import open_encoder, output_rate_hz
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError
-from services.websocket import HungUpError
+from services.server.websocket import HungUpError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

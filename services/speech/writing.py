@@ -7,9 +7,9 @@ import re
 from typing import TYPE_CHECKING, Final, Literal
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
+from services.server.websocket import HungUpError
 from services.speech.engines.segments import Segmenter
 from services.speech.messages import InputCancel, InputDone, InputText, SessionClose, parse_message
-from services.websocket import HungUpError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

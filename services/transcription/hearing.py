@@ -19,9 +19,9 @@ from services.audio.pcm import duration_s
 from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
+from services.server.websocket import HungUpError
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.partials import StableText, continues, gap
-from services.websocket import HungUpError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -21,8 +21,8 @@ and `error`, which names the event that caused it. What a client does wrong is a
 the session goes on. So it does after a turn on which the engine failed.
 
 A slot is held from the first speech of a turn to its text, not while nobody speaks. A session that
-does not get it gets an error and close code 1013 (`services.websocket` has the codes; 3008 says
-that nothing came for too long).
+does not get it gets an error and close code 1013 (`services.server.websocket` has the codes; 3008
+says that nothing came for too long).
 """
 
 from __future__ import annotations

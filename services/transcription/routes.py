@@ -18,7 +18,7 @@ from services.openai.forms import FormFields, read_form
 from services.openai.hangup import ClientGoneError, until_hangup
 from services.openai.models import Models
 from services.openai.paths import MODELS, TRANSCRIPTION
-from services.sections import TRANSCRIPTION_MODELS
+from services.settings.sections import TRANSCRIPTION_MODELS
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from services.transcription.names import check_model

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services import telemetry
 from services.openai import sockets
-from services.role import preflight, role
+from services.server import telemetry
+from services.server.admission import Limits
+from services.server.role import preflight, role
+from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
-from services.shell import Readiness, RoleApp
 from services.transcription import routes
 from services.transcription.engines.registry import create_engine
 from services.transcription.realtime import RealtimeSocket
@@ -78,7 +79,7 @@ class _Transcription:
             paths=routes.PATHS,
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),
-            limits=transcription.limits,
+            limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
             body_limit_bytes=transcription.body_limit_bytes,
             body_memory_bytes=transcription.body_memory_bytes,
             readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),

@@ -16,7 +16,6 @@ import pytest
 import uvicorn
 from pydantic import BaseModel, SecretStr
 
-from services.admission import Limits
 from services.chat import allowlist
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
@@ -24,8 +23,11 @@ from services.chat.trial import Trial
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
 from services.openai import sockets
-from services.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
-from services.shell import Readiness, RoleApp, Shell
+from services.server.admission import Limits
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
+from services.server.uvicorn_http import BoundedHttp
+from services.settings.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
 from services.speech.engines.fake import FakeEngine
 from services.speech.routes import ADMITTED, PATHS, build_app
 from services.speech.speakers import Speakers
@@ -33,7 +35,6 @@ from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
 from services.transcription.engines.fake import FakeEngine as FakeEar
 from services.transcription.realtime import RealtimeSocket
-from services.uvicorn_http import BoundedHttp
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

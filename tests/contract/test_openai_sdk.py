@@ -14,7 +14,7 @@ import pytest
 
 from services.audio.decode import decode
 from services.audio.encode import FORMATS
-from services.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS
+from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS
 from services.speech.engines.fake import CHARACTER_S
 
 if TYPE_CHECKING:

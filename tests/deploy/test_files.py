@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.openai.errors import ERROR_TABLE
-from services.sections import ChatSettings, GatewaySettings, TranscriptionSettings
-from services.uvicorn_socket import DRAIN_S
+from services.server.uvicorn_socket import DRAIN_S
+from services.settings.sections import ChatSettings, GatewaySettings, TranscriptionSettings
 from tests.deploy.deployment import CPU, GPU, OURS, PROFILES, ROOT, SOURCE, example
 
 if TYPE_CHECKING:

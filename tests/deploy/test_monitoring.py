@@ -12,7 +12,7 @@ import httpx
 import yaml
 from prometheus_client import REGISTRY
 
-from services import telemetry
+from services.server import telemetry
 from tests.deploy.deployment import SOURCE
 
 if TYPE_CHECKING:

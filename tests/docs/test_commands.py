@@ -30,8 +30,9 @@ from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
 from services.openai import sockets
-from services.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS, GatewaySettings
-from services.shell import Readiness, RoleApp, Shell
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
+from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS, GatewaySettings
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket

@@ -11,7 +11,7 @@ import pytest
 
 from services import settings
 from services.gateway import app as gateway
-from services.sections import GatewaySettings
+from services.settings.sections import GatewaySettings
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, codes, links, named
 
 if TYPE_CHECKING:
@@ -142,7 +142,11 @@ def _sources() -> str:
     files = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
     files.append(ROOT / "noxfile.py")
     files += [*ROOT.glob("bentos/**/*.py"), *ROOT.glob("bentos/**/*Dockerfile")]
-    files += [ROOT / "pyproject.toml", ROOT / "bentofile.yaml", ROOT / "services/profiles.toml"]
+    files += [
+        ROOT / "pyproject.toml",
+        ROOT / "bentofile.yaml",
+        ROOT / "services/settings/profiles.toml",
+    ]
     # What the pages name of others' interfaces.
     theirs = "on_deployment to_asgi prometheus_client RequestResponseCycle compare_digest"
     theirs += " inference_bistream extra_body dockerfile_template"

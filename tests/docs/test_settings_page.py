@@ -34,8 +34,8 @@ _SECTIONS = {
 _INTRO = """\
 # Settings
 
-Made from `services/sections.py` and `services/profiles.toml` by `tests/docs/test_settings_page.py`;
-not edited by hand.
+Made from `sections.py` and `profiles.toml` of `services/settings/` by
+`tests/docs/test_settings_page.py`; not edited by hand.
 
 A setting is an environment variable, or a line of `.env` in the folder you start from. The
 environment wins over `.env`, `.env` over the profile, the profile over the default. Lists and

@@ -13,8 +13,8 @@ import pytest
 from services.audio.decode import decode
 from services.audio.wav import to_wav
 from services.gateway import app
-from services.sections import GatewaySettings
-from services.shell import Shell
+from services.server.shell import Shell
+from services.settings.sections import GatewaySettings
 from services.speech import routes as speaking
 from services.speech.engines.protocol import SynthesisRequest
 from services.transcription.routes import TranscriptionApp

@@ -11,7 +11,8 @@ import pytest
 
 from services import settings as module
 from services.errors import ConfigurationError
-from services.settings import leaves, load, profiles, provenance, table, variable
+from services.settings import leaves, load, profiles, provenance, variable
+from services.settings.__main__ import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

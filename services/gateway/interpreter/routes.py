@@ -6,7 +6,6 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from services.admission import Admission, Limits
 from services.gateway.calls import Caller
 from services.gateway.interpreter.answer import Output, send_answer
 from services.gateway.interpreter.hearing import Hearing, hear
@@ -21,6 +20,7 @@ from services.gateway.translation.languages import known_code, spoken
 from services.gateway.translation.model import Model
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import ClientGoneError, until_hangup
+from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from services.admission import Admission, Limits
 from services.gateway.calls import Caller
 from services.gateway.keys import bearer, credentials
 from services.gateway.translation.languages import NAMES
@@ -34,6 +33,7 @@ from services.gateway.translation.texts import (
 )
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError, until_hangup
+from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from services.openai.unknown import read as validated
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
-    from services.sections import TranslationSettings
+    from services.settings.sections import TranslationSettings
 
 MOST_ALTERNATIVES: Final = 10
 

@@ -7,8 +7,9 @@ import pytest
 
 from services.chat import allowlist
 from services.errors import MethodNotAllowedError, NotFoundError
-from services.sections import ChatSettings
-from services.shell import Readiness, RoleApp, Shell
+from services.server.admission import Limits
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def shell() -> Shell:
             asgi=never,
             paths=allowlist.PATHS,
             admitted=frozenset(allowlist.GENERATING),
-            limits=ChatSettings().limits,
+            limits=Limits(8, 8, 30),
             body_limit_bytes=1,
             readiness=lambda: Readiness("ready", {}),
             lifespan=nullcontext,  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from services.chat.arguments import runs_code
-from services.sections import ChatSettings
 from services.settings import profiles
+from services.settings.sections import ChatSettings
 
 
 def test_code_that_a_model_brings_along_is_run_only_if_asked_for() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from services.chat.model import DEMO_DIRECTORY, DEMO_NAME, ChatModel, resolve
 from services.errors import ConfigurationError
-from services.sections import ChatSettings
+from services.settings.sections import ChatSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -42,7 +42,7 @@ def test_the_wheel_holds_every_file_of_both_packages(wheel: ZipFile) -> None:
 
 
 def test_the_wheel_holds_the_data_that_is_read_at_run_time(wheel: ZipFile) -> None:
-    assert "services/profiles.toml" in wheel.namelist()
+    assert "services/settings/profiles.toml" in wheel.namelist()
 
 
 def test_the_wheel_holds_nothing_else(wheel: ZipFile) -> None:

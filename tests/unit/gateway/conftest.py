@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.gateway import app
-from services.sections import GatewaySettings
-from services.shell import Shell
+from services.server.shell import Shell
+from services.settings.sections import GatewaySettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

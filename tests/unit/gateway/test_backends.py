@@ -9,7 +9,7 @@ import pytest
 from services.errors import NotFoundError, UnavailableError
 from services.gateway import backends
 from services.gateway.backends import Pool, Pools
-from services.sections import GatewaySettings
+from services.settings.sections import GatewaySettings
 
 if TYPE_CHECKING:
     from services.gateway.backends import Backend

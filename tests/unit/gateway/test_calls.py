@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services import errors
 from services.gateway.backends import Pools
 from services.gateway.calls import HELD_BYTES, Caller, Question
-from services.sections import GatewaySettings
+from services.settings.sections import GatewaySettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from services.errors import AuthenticationError, ConfigurationError
 from services.gateway.keys import Keys
-from services.sections import GatewaySettings
+from services.settings.sections import GatewaySettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,12 +18,13 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve as serve_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services import websocket
-from services.admission import Limits
 from services.errors import EngineError, OverloadedError
 from services.gateway import tunnel
 from services.openai.paths import MODELS
-from services.shell import Readiness, RoleApp, Shell
+from services.server import websocket
+from services.server.admission import Limits
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -16,8 +16,8 @@ from services.openai import paths
 from services.openai.openapi import PATHS, SPEECH_TRANSLATION, TRANSLATION, document
 from services.openai.schemas import FORMS, SCHEMAS, SPEECH_BODY
 from services.openai.translation_schemas import TRANSLATION_SCHEMAS
-from services.sections import GatewaySettings
-from services.shell import Shell
+from services.server.shell import Shell
+from services.settings.sections import GatewaySettings
 from services.speech.schema import (
     ConsentFields,
     ConsentName,

@@ -12,7 +12,7 @@ from services.audio.decode import decode
 from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.unknown import watch
-from services.sections import SPEECH_MODELS
+from services.settings.sections import SPEECH_MODELS
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.routes import PATHS, build_app

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.admission import Limits
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai import inbox
 from services.openai.sockets import SPEECH
-from services.shell import Readiness, RoleApp, Shell
+from services.server.admission import Limits
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
 from services.speech import session, unit, writing
 from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, VoiceReference

@@ -12,7 +12,7 @@ from tests.live_app import ROOMY, Served
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.admission import Limits
+    from services.server.admission import Limits
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from services.admission import Limits
 from services.audio.pcm import to_bytes, to_int16
 from services.openai.inbox import Inbox
+from services.server.admission import Limits
 from services.transcription import realtime
 from services.transcription.engines.fake import FakeEngine
 from services.transcription.engines.protocol import (

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from services.admission import Limits
 from services.audio.pcm import to_bytes
 from services.openai.realtime import AUDIO_CHARACTERS
+from services.server.admission import Limits
 from services.transcription.engines.fake import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import (

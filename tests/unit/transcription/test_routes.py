@@ -11,7 +11,7 @@ import srt
 import webvtt
 
 from services.audio.frames import MAX_CHANNELS
-from services.sections import TRANSCRIPTION_MODELS
+from services.settings.sections import TRANSCRIPTION_MODELS
 from services.transcription.engines.fake import FakeEngine
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,

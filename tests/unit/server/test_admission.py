@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.admission import Admission, Limits
 from services.errors import OverloadedError
+from services.server.admission import Admission, Limits
 
 
 def admission(slots: int = 1, queue: int = 2, deadline_s: float = 30) -> Admission:

@@ -14,8 +14,6 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from services.admission import Limits
-from services.body import FREE_BYTES
 from services.errors import (
     AuthenticationError,
     EngineError,
@@ -23,7 +21,10 @@ from services.errors import (
     OverloadedError,
     UnavailableError,
 )
-from services.shell import Readiness, RoleApp, Shell
+from services.server.admission import Limits
+from services.server.body import FREE_BYTES
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -445,7 +446,7 @@ async def test_a_client_that_is_slow_to_ask_holds_no_slot_and_is_refused(
     async with httpx.AsyncClient(base_url=url) as http:
         assert (await http.post("/v1/work", content=b"abc")).text == "3"
     assert app.admission.in_use == 0
-    monkeypatch.setattr("services.body.SILENCE_S", 0.05)
+    monkeypatch.setattr("services.server.body.SILENCE_S", 0.05)
     reader, writer = await raw(
         url, b"POST /v1/work HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx"
     )

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
 
-from services import logging, settings, uvicorn_http
+from services import settings
 from services.errors import ConfigurationError
-from services.shell import RoleApp, Shell
+from services.server import logging, uvicorn_http
+from services.server.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.shell import Asgi
+    from services.server.serving import Asgi, RoleApp
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FILES = 65_536

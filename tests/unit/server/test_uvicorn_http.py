@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services import uvicorn_http
-from services.uvicorn_http import HEAD_BYTES, HEAD_FIELDS
+from services.server import uvicorn_http
+from services.server.uvicorn_http import HEAD_BYTES, HEAD_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

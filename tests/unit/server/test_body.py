@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.body import RATE_BYTES_S, SILENCE_S, Body, Held
 from services.errors import OverloadedError, RequestTimeoutError
+from services.server.body import RATE_BYTES_S, SILENCE_S, Body, Held
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("services.body.time", clock)
+    monkeypatch.setattr("services.server.body.time", clock)
     return clock
 
 
@@ -56,7 +56,7 @@ async def test_a_slow_uplink_that_moves_is_served(clock: Clock) -> None:
 
 
 async def test_a_client_that_says_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.body.SILENCE_S", 0.01)
+    monkeypatch.setattr("services.server.body.SILENCE_S", 0.01)
 
     async def receive() -> Any:
         await asyncio.Event().wait()

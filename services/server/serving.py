@@ -1,40 +1,30 @@
-"""The shell that every role stands in: one ASGI layer between uvicorn and the role's own routes.
+"""A role as it is served: what it hands over, and what its requests share.
 
-It gives each request an id, refuses what is too large or too much, answers the health and metrics
-paths, turns every error (ours, the framework's, a library's) into OpenAI's error object, and
-counts. A role's own application sees a request only after it was admitted.
+The role's own application sees a request only after it was let in here: to a path that it has, from
+somebody who may call it, with a slot where the path takes one.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import re
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from services import telemetry
-from services.admission import Admission, Limits
-from services.body import Held
 from services.errors import MethodNotAllowedError, NotFoundError
-from services.exchange import Exchange
-from services.origins import Callers
-from services.websocket import WebSocket
+from services.server import telemetry
+from services.server.admission import Admission, Limits
+from services.server.body import Held
+from services.server.origins import Callers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.applications import Starlette
-
     Scope = dict[str, Any]
     Receive = Callable[[], Awaitable[Any]]
     Send = Callable[[Any], Awaitable[None]]
     Asgi = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
-
-log = logging.getLogger("bentovox")
 
 ALIVE = frozenset({"/livez", "/healthz"})
 READY = frozenset({"/readyz", "/health"})
@@ -81,7 +71,7 @@ class RoleApp:
         readiness: what `/readyz` says; `asgi` itself refuses what it cannot answer now.
         lifespan: entered at start and left at the end of the process.
         metrics: gives the text of `/metrics`.
-        sockets: the application of each WebSocket's path; see `services.websocket`.
+        sockets: the application of each WebSocket's path; see `services.server.websocket`.
         callers: which pages may call it, and by which names.
         guard: looks at the scope of each request for one of `paths` or `sockets` and may refuse it.
         outer: puts a further layer around the shell.
@@ -103,18 +93,11 @@ class RoleApp:
     outer: Callable[[Asgi], Asgi] | None = None
 
 
-class Shell:
-    """The outermost ASGI application of a role's process."""
+class Serving:
+    """A role's application, and what its requests and WebSockets share."""
 
-    def __init__(
-        self,
-        app: RoleApp,
-        bento: Starlette | None = None,
-        *,
-        strict: bool = False,
-        hosts: Sequence[str] = (),
-    ) -> None:
-        """Wrap `app`; `bento`, BentoML's own application, gives nothing but its lifespan.
+    def __init__(self, app: RoleApp, *, strict: bool = False, hosts: Sequence[str] = ()) -> None:
+        """Serve `app`.
 
         `strict` refuses what `services.openai.unknown` would ignore; `hosts` are the public names
         of the server.
@@ -122,22 +105,12 @@ class Shell:
         self.app = app
         self.strict = strict
         self._hosts = hosts
-        self.bento = bento
         self.admission = Admission(app.limits)
         self.held = Held(app.body_memory_bytes, app.role)
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0
         self._templates = [(_pattern(path), path) for path in app.paths if "{" in path]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's scope: lifespan, request or WebSocket."""
-        if scope["type"] == "http":
-            await Exchange(self, scope, receive, send).run()
-        elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        else:
-            await WebSocket(self, scope, receive, send).run()
 
     def route(self, method: str, path: str) -> str:
         """Return the template of `path`.
@@ -202,24 +175,6 @@ class Shell:
         if path == METRICS:
             return 200, telemetry.CONTENT_TYPE.encode(), await self.app.metrics()
         return None
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        async with AsyncExitStack() as stack:
-            try:
-                if self.bento is not None:
-                    await stack.enter_async_context(self.bento.router.lifespan_context(self.bento))
-                await stack.enter_async_context(self.app.lifespan())
-            except Exception as exc:
-                log.exception("start of the %s role failed", self.app.role)
-                await send({"type": "lifespan.startup.failed", "message": str(exc)})
-                return
-            # What was loaded at start stays: keep the collector from walking it at each turn.
-            gc.collect()
-            gc.freeze()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-        await send({"type": "lifespan.shutdown.complete"})
 
 
 def _pattern(template: str) -> re.Pattern[str]:

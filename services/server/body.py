@@ -22,7 +22,7 @@ from services.errors import (
     UnsupportedMediaError,
 )
 from services.openai.hangup import ClientGoneError
-from services.uvicorn_http import has_arrived
+from services.server.uvicorn_http import has_arrived
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -14,7 +14,7 @@ from services.errors import ConfigurationError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # bentoml's own, as it is imported
-    from services.role import preflight
+    from services.server.role import preflight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,6 @@ import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from services import telemetry
 from services.errors import (
     DeadlineError,
     OverloadedError,
@@ -27,17 +26,18 @@ from services.errors import (
     TooLargeError,
     UnavailableError,
 )
-from services.exchange import request_id
-from services.logging import request_id_var
 from services.openai import unknown
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
 from services.openai.realtime import new_id
-from services.uvicorn_socket import UvicornSocket
+from services.server import telemetry
+from services.server.exchange import request_id
+from services.server.logging import request_id_var
+from services.server.uvicorn_socket import UvicornSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from services.shell import Receive, Scope, Send, Shell
+    from services.server.serving import Receive, Scope, Send, Serving
 
     Message = dict[str, Any]
 
@@ -97,7 +97,7 @@ def error_event(error: ServiceError, **more: object) -> str:
 class WebSocket:
     """One WebSocket and what became of it."""
 
-    def __init__(self, shell: Shell, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         self.shell = shell
         self.scope = scope
         self._receive = receive

@@ -9,18 +9,18 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from services import telemetry
-from services.body import Body
 from services.errors import OverloadedError, ServiceError
-from services.logging import request_id_var
 from services.openai import unknown
 from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
 from services.openai.hangup import ClientGoneError
+from services.server import telemetry
+from services.server.body import Body
+from services.server.logging import request_id_var
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from services.shell import Shell
+    from services.server.serving import Serving
 
     Message = dict[str, Any]
     Scope = dict[str, Any]
@@ -44,7 +44,7 @@ _REPLACED = frozenset(
 class Exchange:
     """One HTTP request and its answer."""
 
-    def __init__(self, shell: Shell, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         self.shell = shell
         self.scope = scope
         self._receive = receive

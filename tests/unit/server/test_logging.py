@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.logging import configure, request_id_var
+from services.server.logging import configure, request_id_var
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,22 +8,20 @@ that names the nearest one that exists.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import os
-import sys
 import tomllib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from services.errors import ConfigurationError
-from services.sections import (
+from services.settings.sections import (
     ChatSettings,
     GatewaySettings,
     LogSettings,
@@ -50,7 +48,7 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    profile: str = Field("demo", description="A profile of services/profiles.toml.")
+    profile: str = Field("demo", description="A profile of services/settings/profiles.toml.")
     strict: bool = Field(
         default=False,
         description="Refuse unknown fields, which are else ignored and named in x-ignored-fields.",
@@ -204,47 +202,3 @@ def _check_json(name: str, value: str) -> None:
 def _nearest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-def table() -> list[dict[str, str]]:
-    """Return every setting as key, variable, value, source and description; secrets masked."""
-    rows = []
-    for key, field in leaves():
-        node: Any = settings()
-        for part in key.split("."):
-            node = getattr(node, part)
-        if isinstance(node, SecretStr):
-            node = "********" if node.get_secret_value() else ""
-        rows.append(
-            {
-                "key": key,
-                "variable": variable(key),
-                "value": node if isinstance(node, str) else json.dumps(node, ensure_ascii=False),
-                "source": provenance(key),
-                "description": str(field.description),
-            }
-        )
-    return rows
-
-
-def main() -> int:
-    """Print the settings in force."""
-    parser = argparse.ArgumentParser(prog="python -m services.settings", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print as JSON")
-    as_json: bool = parser.parse_args().json
-    try:
-        rows = table()
-    except ConfigurationError as error:
-        print(f"bentovox: {error.message}", file=sys.stderr)  # noqa: T201
-        return 2
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))  # noqa: T201
-        return 0
-    for row in rows:
-        print(f"{row['variable']} = {row['value']}")  # noqa: T201
-        print(f"    {row['description']}  ({row['source']})")  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
-from services.admission import Limits
-
 SPEECH_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 """OpenAI's names, which any engine answers to, so that clients need not change."""
 
@@ -50,11 +48,6 @@ class RoleSettings(Section):
     body_memory_mib: float = Field(
         512, gt=0, description="What the bodies of all requests may hold together, MiB; then 429."
     )
-
-    @property
-    def limits(self) -> Limits:
-        """Return the admission limits."""
-        return Limits(self.slots, self.queue, self.deadline_s)
 
     @property
     def body_limit_bytes(self) -> int:

@@ -26,7 +26,7 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
-    from services.admission import Admission
+    from services.server.admission import Admission
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 

@@ -4,7 +4,7 @@
 - Nothing is compressed: audio hardly shrinks, and each piece would cost the event loop its time.
 - A ping keeps the connection open for what stands between, without a deadline for the pong: a
   client that plays audio as it reads answers only when it has read what was sent before, and would
-  be cut off after 20 s. Who takes nothing at all is dropped by `services.websocket`.
+  be cut off after 20 s. Who takes nothing at all is dropped by `services.server.websocket`.
 - At shutdown the application is asked to end first; uvicorn would close in the same moment.
 """
 

@@ -12,8 +12,6 @@ from prometheus_client import REGISTRY
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services import uvicorn_socket, websocket
-from services.admission import Limits
 from services.errors import (
     AuthenticationError,
     BackendError,
@@ -25,7 +23,10 @@ from services.errors import (
     TooLargeError,
     UnavailableError,
 )
-from services.shell import Readiness, RoleApp, Shell
+from services.server import uvicorn_socket, websocket
+from services.server.admission import Limits
+from services.server.serving import Readiness, RoleApp
+from services.server.shell import Shell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -368,7 +369,7 @@ async def test_who_does_not_finish_is_cut_off(serve: Any, monkeypatch: pytest.Mo
 async def test_a_client_that_says_nothing_more_is_closed_in_words(
     serve: Any, monkeypatch: pytest.MonkeyPatch, constant: str, *, hello: bool
 ) -> None:
-    monkeypatch.setattr(f"services.websocket.{constant}", 0.05)
+    monkeypatch.setattr(f"services.server.websocket.{constant}", 0.05)
     async with at(await serve(shell())) as client:
         if hello:
             await client.send("a")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.errors import PermissionDeniedError
-from services.origins import Callers
+from services.server.origins import Callers
 
 
 def scope(method: str = "POST", host: str = "localhost:3000", origin: str | None = None) -> Any:

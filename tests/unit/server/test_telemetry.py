@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.telemetry import merge, render
+from services.server.telemetry import merge, render
 
 OWN = b"""# HELP x_total Things.
 # TYPE x_total counter
