@@ -30,6 +30,7 @@ from services.chat.model import DEMO_NAME
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
 from services.openai import sockets
+from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS, GatewaySettings
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
     from tests.docs.pages import Block
 
+_ROOMY = Limits(slots=64, queue=64, deadline_s=30)
 _PYTHON = ".nox/stack/bin/python"
 _INSTALL = "python -m pip install nox uv && "
 
@@ -267,7 +269,7 @@ async def _ears() -> Shell:
             sockets=dict.fromkeys(
                 sockets.TRANSCRIPTION, RealtimeSocket(engine, TRANSCRIPTION_MODELS)
             ),
-            limits=GatewaySettings().limits,
+            limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
             lifespan=_nothing,
@@ -298,7 +300,6 @@ async def _nothing() -> AsyncIterator[None]:
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     engine = create_engine(name)
     speakers = Speakers(engine, VoiceStore(folder / "voices"))
-    limits = GatewaySettings().limits
     socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
 
     role = RoleApp(
@@ -307,7 +308,7 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
         paths=routes.PATHS,
         admitted=routes.ADMITTED,
         sockets=dict.fromkeys(sockets.SPEECH, socket),
-        limits=limits,
+        limits=_ROOMY,
         body_limit_bytes=36 << 20,
         readiness=lambda: Readiness("ready", {}),
         lifespan=_nothing,
