@@ -74,16 +74,6 @@ def test_every_variable_named_is_a_setting(page: Path) -> None:
 
 
 @each_page
-def test_every_function_and_class_named_exists(page: Path) -> None:
-    words = set(re.findall(r"\w+", _sources()))
-    for code in codes(page):
-        # `VllmServer._watch`, `_check_port`, `AudioAnswer.send_to`; not `tts-1` or `pip install`.
-        if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)*", code) and re.search(r"_[a-z]|[a-z][A-Z]", code):
-            for part in code.split("."):
-                assert part in words, code
-
-
-@each_page
 def test_no_page_names_paths_of_one_machine(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     # In an image `/opt/venv` and `/tmp` are the same for all.
@@ -134,23 +124,3 @@ def _sessions() -> set[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERBS":
             names |= ast.literal_eval(node.value).keys()
     return names
-
-
-@cache
-def _sources() -> str:
-    folders = ("services", "ci", "benchmarks")
-    files = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
-    files.append(ROOT / "noxfile.py")
-    files += [*ROOT.glob("bentos/**/*.py"), *ROOT.glob("bentos/**/*Dockerfile")]
-    files += [
-        ROOT / "pyproject.toml",
-        ROOT / "bentofile.yaml",
-        ROOT / "services/settings/profiles.toml",
-    ]
-    # What the pages name of others' interfaces.
-    theirs = "on_deployment to_asgi prometheus_client RequestResponseCycle compare_digest"
-    theirs += " inference_bistream extra_body dockerfile_template"
-    theirs += " OpenAISTTService OpenAIRealtimeSTTService semantic_vad base_url"
-    theirs += " createOpenAI createOpenAICompatible supportsStructuredOutputs hosted_vllm"
-    theirs += " max_completion_tokens"
-    return "\n".join([theirs, *(path.read_text(encoding="utf-8") for path in files)])
