@@ -27,13 +27,19 @@ from ci.__main__ import VERBS
 from services.audio.decode import decode
 from services.audio.pcm import to_bytes
 from services.chat.model import DEMO_NAME
+from services.conversation import app as conversation
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
 from services.openai import sockets
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS, GatewaySettings
+from services.settings.sections import (
+    SPEECH_MODELS,
+    TRANSCRIPTION_MODELS,
+    ConversationSettings,
+    GatewaySettings,
+)
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
@@ -248,6 +254,8 @@ async def _stack(
         "speech": [await serve(speech)],
         "transcription": [await serve(await _ears())],
     }
+    asking = conversation.build(ConversationSettings(probe_interval_s=0.05), backends)
+    backends["conversation"] = [await serve(Shell(asking), lifespan=True)]
     front = Shell(gateway.build(GatewaySettings(probe_interval_s=0.05), backends))
     url = await serve(front, lifespan=True)
     async with asyncio.timeout(10):

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from services.gateway.translation.languages import NAMES
+from services.conversation.translation.languages import NAMES
 from services.transcription.engines.fake import _characters
 from tests.e2e.server import Server, eventually
 from tests.hearing_app import recording
