@@ -45,7 +45,6 @@ from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
-from services.transcription.engines.fake import FakeEngine
 from services.transcription.realtime import RealtimeSocket
 from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
 from tests.docs.examples import (
@@ -62,6 +61,8 @@ from tests.docs.examples import (
     run_example,
 )
 from tests.docs.pages import ROOT
+from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
+from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import recording, said
 from tests.speech_app import RECORDING
 from tests.translating_app import TranslatingChat
@@ -306,7 +307,7 @@ async def _nothing() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
-    engine = create_engine(name)
+    engine = SpeakingEngine() if name == "fake" else create_engine(name)
     speakers = Speakers(engine, VoiceStore(folder / "voices"))
     socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
 

@@ -42,7 +42,8 @@ def client_of(container: Container) -> openai.OpenAI:
     "name", ["gateway", "conversation", "speech", "transcription", "chat", "stack"]
 )
 def test_image_holds_every_promise(built: Callable[[str], Image], name: str) -> None:
-    checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0])
+    model = trained() if name == "transcription" else None
+    checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0], model)
     assert {check.name for check in checks} == {
         *("user", "compiler", "read-only", "environment", "health", "answer", "end"),
     }

@@ -16,13 +16,13 @@ from services.audio.decode import decode
 from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.speech import routes as speaking
-from services.speech.engines.fake import FakeEngine
 from services.speech.engines.registry import create_engine
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
-from services.transcription.engines.fake import FakeEngine as FakeEar
-from services.transcription.engines.fake import _characters
+from tests.fakes.speech_engine import FakeEngine
+from tests.fakes.transcription_engine import FakeEngine as FakeEar
+from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import recording, said
 from tests.speech_app import RECORDING, ready, shelled
 from tests.translating_app import TranslatingChat, text_of

@@ -1,4 +1,4 @@
-"""A transcription engine that hears tones: what `services.speech.engines.fake` plays. For tests.
+"""A transcription engine that hears tones: what `tests.fakes.speech_engine` plays. For tests.
 
 A tenth of a second of 200 + 10 * k Hz is the character 64 + k, and k = 32 a space, so that the
 letters a to z and spaces come back as they were spoken.
