@@ -49,6 +49,7 @@ _TEXT: Final = (
 )
 _PREPARE: Final = """
 import sys
+from pathlib import Path
 from tests.parrot import TINY, parrot
 parrot(Path(sys.argv[1]), sys.argv[2], shape=TINY, end_s=27.0)
 """
