@@ -104,14 +104,8 @@ VERBS = {
     "plan": "Say which images a change touches, and why: `-- --base main`.",
     "test-image": "Test an image as it is: `-- chat --image bentovox/chat:cpu`.",
     "layers": "Hold an image's layers to their budgets: `-- bentovox/chat:cpu`.",
-    "sbom": "Write what is in an image, as CycloneDX: `-- bentovox/chat:cpu --out sbom.cdx.json`.",
-    "sign": "Sign a pushed image and attest what is in it: `-- IMAGE@DIGEST --sbom FILE`.",
-    "verify": "Hold a pushed image to its signature: `-- IMAGE@DIGEST --identity URL`.",
     "tags": "Say an image's tags, or give them to it: `-- chat --platform cuda13`.",
     "prepull": "Pull what bases are made from, again if it breaks: `-- --platform cuda13`.",
-    "disk": "Show what builds hold on the disk; `-- --prune` frees it.",
-    "registry": "Start, stop or look at a registry on this machine: `-- status`.",
-    "cache": "Say what the build cache did and holds.",
     "engine": "Start a throw-away docker engine where none is installed: `-- start`.",
 }
 # pip's own settings that uv must share, so that what `pip install nox uv` reached, uv reaches.

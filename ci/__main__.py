@@ -16,15 +16,9 @@ VERBS: Final = {
     "test-image": ("ci.test_image", "run an image as it will be run, and look at what it does"),
     "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),
     "tags": ("ci.tags", "the tags that an image gets"),
-    "sbom": ("ci.sbom", "what is in an image, as CycloneDX"),
-    "sign": ("ci.sign", "sign a pushed image, and attest what is in it"),
-    "verify": ("ci.verify", "hold a pushed image to its signature"),
     "prepull": ("ci.prepull", "pull what a platform's bases are made from, and try again"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
     "layers": ("ci.layers.command", "show what an image holds and weighs, and judge it"),
-    "cache": ("ci.cache", "show what a build took from the cache, and what missed"),
-    "disk": ("ci.disk", "show what builds hold on this machine, and free it"),
-    "registry": ("ci.registry.command", "run a registry of this machine's own"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 

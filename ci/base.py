@@ -176,8 +176,7 @@ def _make(base: Base, options: Options) -> Report:
             ),
             *uv.wheels_context(platform),
             str(context),
-        ],
-        report=context.with_name("build.json"),
+        ]
     )
 
 

@@ -20,42 +20,25 @@ from ci.progress import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 _EVERY_S: Final = 15.0
 _NOT_OF_THE_FILE: Final = ("[internal]", "[context ")
 _IMPORT: Final = "importing cache manifest"
-_NOT_IN_REPORTS: Final = {"log", "spans"}
-
-
-@dataclasses.dataclass
-class Part:
-    """One part of a step that BuildKit counts by itself: a blob that is pulled, layers exported.
-
-    `bytes` is 0 where BuildKit does not say: it counts what it pulls and the context that it is
-    sent, never what it pushes.
-    """
-
-    seconds: float = 0.0
-    bytes: int = 0
 
 
 @dataclasses.dataclass
 class Step:
     """One vertex of a build: its name, whether the cache had it, seconds, and why it failed.
 
-    `inputs` are the digests of the steps that it is made from; `began` is 0 where it never did;
-    `spans` are the seconds of each time that BuildKit worked on it, by when that began.
+    `began` is 0 where it never did; `spans` are the seconds of each time that BuildKit worked on
+    it, by when that began.
     """
 
-    digest: str
     name: str
     cached: bool = False
     seconds: float = 0.0
     error: str = ""
     began: float = 0.0
-    inputs: list[str] = dataclasses.field(default_factory=list)
-    parts: dict[str, Part] = dataclasses.field(default_factory=dict)
     log: list[str] = dataclasses.field(default_factory=list)
     spans: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -79,25 +62,8 @@ class Report:
             (step for step in self.steps if step.is_instruction), key=lambda step: step.began
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as it is written to a file."""
-        steps = [
-            {k: v for k, v in dataclasses.asdict(step).items() if k not in _NOT_IN_REPORTS}
-            for step in self.steps
-        ]
-        return {"seconds": round(self.seconds, 2), "steps": steps}
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Report:
-        """Return a report that was written to a file."""
-        steps = []
-        for step in data["steps"]:
-            parts = {what: Part(**part) for what, part in step.get("parts", {}).items()}
-            steps.append(Step(**{**step, "parts": parts}))
-        return cls(steps, data["seconds"])
-
-
-def build(arguments: Iterable[str], *, report: Path | None = None) -> Report:
+def build(arguments: Iterable[str]) -> Report:
     """Run `docker buildx build ARGUMENTS` and return what it did.
 
     Each step is told as it ends, a long one every 15 seconds.
@@ -139,8 +105,6 @@ def build(arguments: Iterable[str], *, report: Path | None = None) -> Report:
     done = Report(list(steps.values()), time.monotonic() - began)
     if process.returncode:
         raise CiError(_failure(done, other))
-    if report:
-        report.write_text(json.dumps(done.as_json(), indent=2) + "\n", encoding="utf-8")
     return done
 
 
@@ -148,22 +112,15 @@ def follow(steps: dict[str, Step], event: dict[str, Any]) -> list[Step]:
     """Take one status of BuildKit into `steps`; return those that ended with it."""
     ended = []
     for vertex in event.get("vertexes") or []:
-        step = steps.setdefault(vertex["digest"], Step(vertex["digest"], vertex.get("name", "")))
+        step = steps.setdefault(vertex["digest"], Step(vertex.get("name", "")))
         step.cached = step.cached or bool(vertex.get("cached"))
         step.error = vertex.get("error") or step.error
-        step.inputs = vertex.get("inputs") or step.inputs
         if vertex.get("started"):
             step.began = step.began or _time(vertex["started"])
         if vertex.get("started") and vertex.get("completed"):
-            step.spans[vertex["started"]] = _seconds(vertex)
+            step.spans[vertex["started"]] = _time(vertex["completed"]) - _time(vertex["started"])
             step.seconds = round(sum(step.spans.values()), 3)
             ended.append(step)
-    for status in event.get("statuses") or []:
-        if status.get("vertex") in steps:
-            part = steps[status["vertex"]].parts.setdefault(status["id"], Part())
-            part.bytes = max(part.bytes, status.get("current") or 0)
-            if status.get("started") and status.get("completed"):
-                part.seconds = round(_seconds(status), 3)
     for log in event.get("logs") or []:
         if log.get("vertex") in steps and log.get("data"):
             text = base64.b64decode(log["data"]).decode(errors="replace")
@@ -190,10 +147,6 @@ def _failure(report: Report, other: list[str]) -> str:
         say(f"    | {line}")
     said = "\n".join([step.error, *step.log[-25:]])  # what it printed says more than its exit code
     return docker.explained(said, step.name[:120])
-
-
-def _seconds(timed: dict[str, Any]) -> float:
-    return _time(timed["completed"]) - _time(timed["started"])
 
 
 def _time(text: str) -> float:

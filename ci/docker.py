@@ -166,14 +166,11 @@ def explained(said: str, what: str) -> str:
     last = lines[-1] if lines else "it said nothing"
     if _FULL in said.lower():
         return (
-            f"{what}: the engine's disk is full; `python -m ci disk` shows what builds hold, "
-            "`python -m ci disk --prune` frees it"
+            f"{what}: the engine's disk is full; `docker system df` shows what is held, "
+            "`docker buildx prune` and `docker image prune` free it"
         )
     if _REFUSED in said.lower():
-        return (
-            f"{what}: a registry does not answer: {last}; "
-            "`python -m ci registry status` shows the local one"
-        )
+        return f"{what}: a registry does not answer: {last}"
     return f"{what}: {last}"
 
 

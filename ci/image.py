@@ -171,8 +171,7 @@ def make(
                 *docker.variables(labels(spec, platform, below, version), "--label"),
                 *uv.wheels_context(platform),
                 str(context),
-            ],
-            report=context.with_name("build.json"),
+            ]
         )
     return Image(spec, platform, below, version, names, report)
 

@@ -44,7 +44,12 @@ class Backend(BaseHTTPRequestHandler):
         self.wfile.write(body)
 HTTPServer(("127.0.0.1", 3999), Backend).serve_forever()
 """
-"""The gateway is ready when a backend is: a backend that is always ready, in the same container."""
+"""What asks others is ready when a backend is: one that is always ready, in the same container."""
+
+_ASKING: Final = {
+    "gateway": "BENTOVOX_GATEWAY__SPEECH",
+    "conversation": "BENTOVOX_CONVERSATION__CHAT",
+}
 
 _HEARING: Final = "transcription"
 _MODEL: Final = "/models/given"
@@ -67,7 +72,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--platform", default="", help="default: the bentofile's own")
     options.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
     options.add_argument(
-        "--model", type=Path, metavar="DIR", help="a CTranslate2 model, for transcription"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="a CTranslate2 model for transcription (default: fetched from Hugging Face)",
     )
     return options
 
@@ -102,7 +110,7 @@ def _work(given: argparse.Namespace) -> int:
 def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -> list[Check]:
     """Return what holds of an image and what does not, each told as it is known.
 
-    `model` is a folder with a CTranslate2 model, for transcription.
+    `model` is a folder with a CTranslate2 model, for transcription; without one it is fetched.
     """
     checks: list[Check] = []
 
@@ -176,15 +184,13 @@ def _imports(spec: Spec, image: str) -> tuple[bool, str]:
 
 
 def _settings(spec: Spec, model: Path | None = None) -> dict[str, str]:
-    if spec.name == "gateway":
-        return {"BENTOVOX_GATEWAY__SPEECH": f'["{_BACKEND}"]'}
-    if model:
-        return {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": _MODEL}
-    return {"BENTOVOX_TRANSCRIPTION__ENGINE": "fake"} if spec.name == _HEARING else {}
+    if spec.name in _ASKING:
+        return {_ASKING[spec.name]: f'["{_BACKEND}"]'}
+    return {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": _MODEL} if model else {}
 
 
 def _healthy(spec: Spec, container: Container) -> tuple[bool, str]:
-    if spec.name == "gateway":
+    if spec.name in _ASKING:
         docker.call("exec", "--detach", container.name, "python3", "-c", _BACKEND_CODE)
     return container.healthy()
 

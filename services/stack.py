@@ -1,8 +1,9 @@
 """The whole stack for one machine: `bentoml serve services.stack:Stack`.
 
-The gateway with chat, speech and transcription behind it, each in a process of its own. A role
-whose URLs are in the settings (`BENTOVOX_GATEWAY__CHAT`) is reached there; the one started here is
-then left idle, so serve `services.gateway.service:Gateway` where every role runs elsewhere.
+The gateway with chat, speech, transcription and conversation behind it, each in a process of its
+own. A role whose URLs are in the settings (`BENTOVOX_GATEWAY__CHAT`) is reached there; the one
+started here is then left idle, so serve `services.gateway.service:Gateway` where every role runs
+elsewhere.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from services.chat.service import Chat
+from services.conversation.service import Conversation
 from services.gateway import app
 from services.gateway.keys import Keys
-from services.server.role import preflight, role
+from services.server.role import beside, preflight, role
 from services.settings import settings
 from services.speech.service import Speech
 from services.transcription.service import Transcription
@@ -24,19 +26,18 @@ if TYPE_CHECKING:
 
 
 class _Stack:
-    """Chat, speech and transcription behind one OpenAI-compatible front door."""
+    """Chat, speech, transcription and what combines them behind one OpenAI-compatible door."""
 
     chat = bentoml.depends(Chat)
     speech = bentoml.depends(Speech)
     transcription = bentoml.depends(Transcription)
+    conversation = bentoml.depends(Conversation)
 
     @staticmethod
     def build() -> RoleApp:
         gateway = settings().gateway
-        beside = {"chat": Chat, "speech": Speech, "transcription": Transcription}
         return app.build(
-            gateway,
-            {role: urls or [beside[role].url] for role, urls in gateway.backends.items()},
+            gateway, {role: urls or beside(role) for role, urls in gateway.backends.items()}
         )
 
     @bentoml.on_deployment

@@ -16,7 +16,7 @@ from tests.speech_app import shelled
 if TYPE_CHECKING:
     from services.audio.encode import AudioFormat
     from services.audio.pcm import Samples
-    from services.transcription.engines.fake import FakeEngine
+    from tests.fakes.transcription_engine import FakeEngine
 
 
 class Hearing:

@@ -16,8 +16,8 @@ from services.speech.speakers import Speakers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.speech.engines.fake import FakeEngine
     from services.speech.voices import VoiceStore
+    from tests.fakes.speech_engine import FakeEngine
 
 BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
 

@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks.contestants import free_port
 from ci import base, build, docker, platforms, uv
-from ci.engine import standin
+from ci.engine import registry, standin
 from ci.engine.daemon import Engine
 from ci.errors import CiError
-from ci.registry import server
-from ci.registry.server import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,14 +56,15 @@ class Place:
         self._lock = spec.lock_for(PLATFORM)
         self._torch = spec.requirements(PLATFORM).get("torch", "")
         self.engine = Engine(folder / "engine")
-        self.registry = Registry(folder / "registry", free_port())
+        self.registry = folder / "registry"
+        self.address = f"127.0.0.1:{free_port()}"
         self._kept = folder / "registry-kept"
         self.platform_bytes = 0
 
     @property
     def repository(self) -> str:
         """Return where the platform image is."""
-        return f"{self.registry.address}/platform"
+        return f"{self.address}/platform"
 
     @property
     def platform(self) -> Platform:
@@ -79,8 +78,8 @@ class Place:
             stack.callback(self.engine.stop)
             self.engine.start()
             os.environ.update(self.engine.variables())
-            stack.callback(server.stop, self.registry)
-            server.start(self.registry)
+            port = int(self.address.rpartition(":")[2])
+            stack.enter_context(registry.running(self.registry, port))
             wheels = stack.enter_context(_wheels())
             standin.debian(self.engine.home)
             self._make_platform(stack.enter_context(_served(wheels)))
@@ -89,10 +88,8 @@ class Place:
 
     def empty(self) -> None:
         """Empty the engine, and take all but the platform image out of the registry."""
-        server.stop(self.registry)
-        shutil.rmtree(self.registry.data)
-        shutil.copytree(self._kept, self.registry.data)
-        server.start(self.registry)
+        shutil.rmtree(self.registry / "data")
+        shutil.copytree(self._kept, self.registry / "data")
         self.point(patched=False)
         self.empty_engine()
 
@@ -118,11 +115,9 @@ class Place:
             shutil.copyfile(self._lock, Path(folder, "lock.txt"))
             arguments = docker.variables({"TORCH": self._torch, "LINKS": links}, "--build-arg")
             self._push("first", _PLATFORM_IMAGE, folder, *arguments)
-            self.platform_bytes = server.size(self.registry)
+            self.platform_bytes = registry.size(self.registry)
             self._push("patched", _PATCH.format(image=f"{self.repository}:first"), folder)
-        server.stop(self.registry)
-        shutil.copytree(self.registry.data, self._kept)
-        server.start(self.registry)
+        shutil.copytree(self.registry / "data", self._kept)
 
     def _push(self, tag: str, dockerfile: str, folder: str, *arguments: str) -> None:
         Path(folder, "Dockerfile").write_text(dockerfile, encoding="utf-8")

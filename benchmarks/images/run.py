@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from benchmarks.images import results
 from benchmarks.images.place import Place
 from benchmarks.images.results import OURS, Kept, Layer, Measured, Size, Turn
 from benchmarks.images.ways import Ours, Seed, Stock, To
-from ci import cache, docker, groups, specs
+from ci import docker, groups, specs
+from ci.engine import registry
 from ci.errors import CiError
 from ci.layers import archive
 from ci.layers.base import on_base
@@ -22,13 +24,14 @@ from ci.layers.gates import Look, judge
 from ci.layers.holds import holds
 from ci.paths import ROOT
 from ci.progress import say
-from ci.registry import server
 
 if TYPE_CHECKING:
     from benchmarks.images.ways import Made, Way
 
 _DEPENDENCY = ("click-option-group==0.5.9", "click-option-group==0.5.8")
 _GROUP = ("pycountry==26.2.16", "pycountry==24.6.1")
+# FROM lines, and the half of COPY --link that only puts a layer in its place: no work.
+_NO_WORK = re.compile(r"\[[^\]]*\] (?:FROM|LINK) ")
 
 
 class Run:
@@ -48,19 +51,24 @@ class Run:
         """Build after a change, push what came of it, and keep what that took."""
         say(f"{self._way.name}: {change}")
         to = to or To()
-        before = server.size(self._place.registry)
+        before = registry.size(self._place.registry)
         made = self._way.build(self._place.platform, to)
         if not to.registry:
             self._push(made)
-        uses = [cache.use("", report) for report in made.reports]
-        pushed = server.size(self._place.registry) - before
+        steps = [
+            step
+            for report in made.reports
+            for step in report.instructions
+            if not _NO_WORK.match(step.name)
+        ]
+        pushed = registry.size(self._place.registry) - before
         turn = Turn(
             contestant=self._way.name,
             change=change,
             pack_s=made.pack_s,
             build_s=sum(report.seconds for report in made.reports),
-            hits=sum(len(use.hits) for use in uses),
-            ran=[step.name for use in uses for step in use.misses],
+            hits=sum(step.cached for step in steps),
+            ran=[s.name for s in steps if not s.cached and (s.began or s.seconds)],
             pushed_bytes=None if to.writes_cache else pushed,
             fetched_bytes=None if to.registry else self._fetched(self._pushed_name(made)),
         )
@@ -112,7 +120,7 @@ class Run:
 
     def caches(self, rounds: int) -> None:
         """Push a change of code from a warm engine, then from an emptied one with the cache."""
-        address = self._place.registry.address
+        address = self._place.address
         self.turn("the cache written", To(address, writes_cache=True))
         for _ in range(rounds):
             self.touch()
@@ -123,7 +131,7 @@ class Run:
             self.turn(results.EMPTIED, To(address, reads_cache=True))
 
     def _pushed_name(self, made: Made) -> str:
-        return f"{self._place.registry.address}/{made.name}"
+        return f"{self._place.address}/{made.name}"
 
     def _push(self, made: Made) -> None:
         docker.call("tag", made.name, self._pushed_name(made))

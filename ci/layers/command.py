@@ -3,7 +3,6 @@
     python -m ci layers bentovox/chat:cpu                  the table, and the gates
     python -m ci layers bentovox/chat:cpu --top 5          with the largest of each layer
     python -m ci layers chat.tar --base base.tar           an OCI layout instead of the engine's
-    python -m ci layers bentovox/chat:cpu --svg chat.svg   a picture
     python -m ci layers bentovox/chat:cpu --history        against bentos/sizes.json
 
 The layers that the image shares with its base are the base part, the rest is the app part: what a
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ci import command, specs
 from ci.errors import CiError
-from ci.layers import archive, history, picture, table
+from ci.layers import archive, history, table
 from ci.layers.base import on_base
 from ci.layers.gates import Look, Verdict, judge
 from ci.layers.holds import holds
@@ -44,7 +43,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--base", default="", help="what it stands on; default: what its label says"
     )
-    options.add_argument("--svg", type=Path, metavar="FILE", help="draw the layers into FILE")
     options.add_argument(
         "--top",
         type=int,
@@ -83,9 +81,6 @@ def _work(given: argparse.Namespace) -> int:
     verdicts = [] if given.no_gates else judge(look)
     if given.history is not None:
         verdicts.append(_against(given.history, image, accept=given.accept))
-    if given.svg:
-        given.svg.write_text(picture.svg(look), encoding="utf-8")
-        say(f"The picture is in {given.svg}")
     if given.json:
         command.result_json(as_json(look, verdicts, given.top))
     else:

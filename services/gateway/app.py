@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from services.backends.pools import Pools
 from services.gateway import cors
-from services.gateway.backends import Pools
-from services.gateway.keys import Keys, credentials
-from services.gateway.own import own_paths
+from services.gateway.keys import Keys, credentials, has_key_in_body
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
-from services.openai.paths import CHAT, GET, MODELS, SPEECH, TRANSCRIPTION
+from services.openai.paths import CHAT, CONVERSATION, GET, MODELS, SPEECH, TRANSCRIPTION
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
@@ -22,7 +21,12 @@ if TYPE_CHECKING:
 
     from services.settings.sections import GatewaySettings
 
-ROUTES = {"chat": CHAT, "speech": SPEECH, "transcription": TRANSCRIPTION}
+ROUTES = {
+    "chat": CHAT,
+    "speech": SPEECH,
+    "transcription": TRANSCRIPTION,
+    "conversation": CONVERSATION,
+}
 """The paths of each role that the front door opens, with their methods."""
 
 SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
@@ -41,10 +45,9 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     }
     tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
-    own = own_paths(pools, keys)
 
     def guard(scope: Any) -> None:
-        if scope["path"] != OPENAPI and not own.checks(scope):
+        if scope["path"] != OPENAPI and not has_key_in_body(scope):
             keys.check(credentials(scope))
 
     async def metrics() -> bytes:
@@ -52,26 +55,14 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
 
     return RoleApp(
         role="gateway",
-        asgi=Proxy(
-            pools,
-            roles,
-            gateway.answer_timeout_s,
-            documents={OPENAPI: openapi.document(routes)},
-            own=own.apps,
-        ),
+        asgi=Proxy(pools, roles, {OPENAPI: openapi.document(routes)}, keys, gateway),
         paths={
             **MODELS,
             OPENAPI: GET,
-            **own.paths,
             **{p: m for paths in routes.values() for p, m in paths.items()},
         },
         sockets=dict.fromkeys(tunnels, tunnel),
-        admitted=frozenset(
-            [
-                *(p for p, role in roles.items() if "POST" in routes[role][p]),
-                *own.admitted,
-            ]
-        ),
+        admitted=frozenset(path for path, role in roles.items() if "POST" in routes[role][path]),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,
         body_memory_bytes=gateway.body_memory_bytes,

@@ -1,9 +1,10 @@
-"""The model that a request asks for, where that decides which backend answers."""
+"""One field of a body that the gateway looks at: the model, or a key."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
@@ -25,34 +26,50 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
     model: Annotated[str, Field(max_length=_NAME_BYTES)] | None = None
+    api_key: Annotated[str, Field(max_length=_NAME_BYTES)] | None = None
 
 
-async def asked_model(content_type: bytes, body: Sequence[bytes]) -> str | None:
-    """Return the `model` of a body, JSON or a form; None where it names none.
+async def asked(
+    field: str, content_type: bytes, body: Sequence[bytes], query: bytes = b""
+) -> str | None:
+    """Return `model` or `api_key` of a body, JSON or a form, or of a query in place of a body.
 
-    Whether the rest of it is as it should be, the backend says.
+    None where there is none. Whether the rest of it is as it should be, the backend says.
 
     Raises:
         InvalidRequestError: it is no JSON, or nested too deeply.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
-        return await _of_form(options.get(b"boundary", b""), body)
-    return _of_json(b"".join(body))
+        return await _of_form(field, options.get(b"boundary", b""), body)
+    if kind == b"application/x-www-form-urlencoded":
+        return _of_pairs(field, b"".join(body))
+    if not kind and query:
+        return _of_pairs(field, query)
+    return _of_json(field, b"".join(body))
 
 
-def _of_json(body: bytes) -> str | None:
+def _of_json(field: str, body: bytes) -> str | None:
     try:
-        return _Body.model_validate_json(body).model
+        found: str | None = getattr(_Body.model_validate_json(body), field)
     except ValidationError as error:
-        # A `model` that is no name is the backend's to refuse.
+        # A value that is no name is the backend's to refuse.
         if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
             raise refusal(error, "the body") from error
         return None
+    return found
 
 
-async def _of_form(boundary: bytes, body: Sequence[bytes]) -> str | None:
-    reader = _Reader()
+def _of_pairs(field: str, text: bytes) -> str | None:
+    try:
+        pairs = dict(parse_qsl(text.decode("utf-8", "replace"), max_num_fields=_MOST_HEADERS))
+    except ValueError:
+        return None  # the backend says what is wrong with it
+    return pairs.get(field)
+
+
+async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | None:
+    reader = _Reader(field.encode())
     read_bytes = 0
     try:
         parser = MultipartParser(
@@ -80,11 +97,12 @@ async def _of_form(boundary: bytes, body: Sequence[bytes]) -> str | None:
 
 
 class _Reader:
-    """Looks for the part that is called `model`; of all others it keeps nothing."""
+    """Looks for the part that is called `field`; of all others it keeps nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, field: bytes) -> None:
         self.found: str | None = None
-        self._is_model = False
+        self._field = field
+        self._is_field = False
         self._headers = 0
         self._held = bytearray()
         self._header_name = bytearray()
@@ -92,7 +110,7 @@ class _Reader:
 
     def begin_part(self) -> None:
         self._count()
-        self._is_model = False
+        self._is_field = False
         self._held.clear()
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
@@ -105,16 +123,16 @@ class _Reader:
         self._count()
         if self._header_name.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self._header_value))
-            self._is_model = options.get(b"name") == b"model"
+            self._is_field = options.get(b"name") == self._field
         self._header_name.clear()
         self._header_value.clear()
 
     def data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_model:
+        if self._is_field:
             _append(self._held, data, start, end)
 
     def end_part(self) -> None:
-        if self._is_model and self._held.strip():
+        if self._is_field and self._held.strip():
             self.found = self._held.decode("utf-8", "replace").strip()
 
     def _count(self) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.errors import AuthenticationError, ConfigurationError
+from services.openai.paths import TRANSLATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,12 +53,14 @@ def credentials(scope: Any) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def bearer(scope: Any, api_key: str) -> list[tuple[bytes, bytes]]:
-    """Return a request's `credentials`; a key of its body as such where there are none."""
-    found = credentials(scope)
-    if not found and api_key:
-        found = [(b"authorization", b"Bearer " + api_key.encode("utf-8", "replace"))]
-    return found
+def has_key_in_body(scope: Any) -> bool:
+    """Return whether a key may be in the body: LibreTranslate's clients send it as `api_key`."""
+    return scope["path"] in TRANSLATION and not credentials(scope)
+
+
+def bearer(api_key: str | None) -> list[tuple[bytes, bytes]]:
+    """Return the `credentials` that a key of the body stands for."""
+    return [(b"authorization", b"Bearer " + api_key.encode("utf-8", "replace"))] if api_key else []
 
 
 class Keys:

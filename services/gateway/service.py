@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
+from services.backends.address import Address
 from services.errors import ConfigurationError
 from services.gateway import app
 from services.gateway.keys import Keys
-from services.gateway.upstream import Address
 from services.server.role import preflight, role
 from services.settings import settings
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Response
 
-    from services.gateway.backends import Backend, Pool, Pools
-    from services.gateway.upstream import Address
+    from services.backends.address import Address
+    from services.backends.backend import Backend
+    from services.backends.pools import Pool, Pools
 
 log = logging.getLogger("bentovox.gateway")
 
@@ -73,8 +74,7 @@ class Tunnel:
         """
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
         backend = pool.pick(_model_of(scope, pool))
-        backend.outstanding += 1
-        try:
+        with backend.busy():
             try:
                 connection = await self._connect(backend, scope)
             except InvalidStatus as refused:
@@ -86,8 +86,6 @@ class Tunnel:
             finally:
                 # To the end, also when the task is cancelled: the backend must stop its work.
                 await asyncio.shield(connection.close(_GOING_AWAY))
-        finally:
-            backend.outstanding -= 1
 
     async def _connect(self, backend: Backend, scope: Any) -> ClientConnection:
         """Return a connection that the backend has accepted.
@@ -98,7 +96,7 @@ class Tunnel:
             DeadlineError: it did not answer in time.
             BackendError: it is no WebSocket server.
         """
-        timeout_s = self.pools.gateway.connect_timeout_s
+        timeout_s = self.pools.connect_timeout_s
         try:
             return await _Connect(
                 _uri(backend.connections.address, scope),

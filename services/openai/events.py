@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 
 EVENT_STREAM = "text/event-stream"
 
@@ -25,3 +26,8 @@ def stream_head(media_type: str) -> dict[str, object]:
 def chunk(data: bytes) -> dict[str, object]:
     """Return the ASGI message of a piece of a body that goes on."""
     return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+def new_id(kind: str) -> str:
+    """Return a fresh id, such as `item_…`."""
+    return f"{kind}_{uuid.uuid4().hex[:24]}"

@@ -167,28 +167,22 @@ PATHS: dict[str, Json] = {
             "Write down in English what is said in a recording.", "TranslationForm", _TRANSCRIPT
         ),
     },
+    "conversation": {
+        "/translate": _sent_in_any_way(
+            "Translate texts, in LibreTranslate's shape.", "TranslateBody", "Translated"
+        ),
+        "/detect": _sent_in_any_way(
+            "Tell the language of a text, in LibreTranslate's shape.", "DetectBody", "Detected"
+        ),
+        "/languages": _open_to_all(
+            _got("List the languages, in LibreTranslate's shape.", _ref("Languages"))
+        ),
+        "/v1/audio/speech-translations": _uploaded(
+            "Say in another language what is said in a recording.", "SpeechTranslationForm", _AUDIO
+        ),
+    },
 }
 """The paths of each role behind the front door."""
-
-TRANSLATION: Json = {
-    "/translate": _sent_in_any_way(
-        "Translate texts, in LibreTranslate's shape.", "TranslateBody", "Translated"
-    ),
-    "/detect": _sent_in_any_way(
-        "Tell the language of a text, in LibreTranslate's shape.", "DetectBody", "Detected"
-    ),
-    "/languages": _open_to_all(
-        _got("List the languages, in LibreTranslate's shape.", _ref("Languages"))
-    ),
-}
-"""The gateway's own paths where there is a chat backend."""
-
-SPEECH_TRANSLATION: Json = {
-    "/v1/audio/speech-translations": _uploaded(
-        "Say in another language what is said in a recording.", "SpeechTranslationForm", _AUDIO
-    ),
-}
-"""The gateway's own path where there are backends of all three roles."""
 
 _EVERYWHERE: Json = {
     "/v1/models": _got("List the models of every role.", _ref("ModelList")),
@@ -215,11 +209,7 @@ def document(roles: Collection[str]) -> Json:
     """Return the document of a front door before these roles."""
     paths = {**_EVERYWHERE, **_ABOUT_ITSELF}
     for role in roles:
-        paths.update(PATHS.get(role, {}))
-    if "chat" in roles:
-        paths.update(TRANSLATION)
-    if {*PATHS} <= {*roles}:
-        paths.update(SPEECH_TRANSLATION)
+        paths.update(PATHS[role])
     return {
         "openapi": "3.1.0",
         "info": {

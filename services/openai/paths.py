@@ -37,7 +37,8 @@ SPEECH = {
 TRANSCRIPTION = {"/v1/audio/transcriptions": POST, "/v1/audio/translations": POST}
 
 TRANSLATION = {"/translate": POST, "/detect": POST, "/languages": GET}
-"""LibreTranslate's, which the gateway answers itself where there is a chat backend."""
+"""LibreTranslate's."""
 
 SPEECH_TRANSLATION = {"/v1/audio/speech-translations": POST}
-"""What the gateway answers itself where there are chat, speech and transcription backends."""
+
+CONVERSATION = {**TRANSLATION, **SPEECH_TRANSLATION}

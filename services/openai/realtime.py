@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import uuid
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
 from services.openai.errors import fault_of
+from services.openai.events import new_id
 from services.openai.unknown import read
 
 if TYPE_CHECKING:
@@ -142,11 +142,6 @@ def event_id_of(fields: dict[str, Any]) -> str | None:
     """Return what the client calls its event, if that is a name."""
     given = fields.get("event_id")
     return given if isinstance(given, str) and len(given) <= _ID_CHARACTERS else None
-
-
-def new_id(kind: str) -> str:
-    """Return a fresh id, such as `item_…`."""
-    return f"{kind}_{uuid.uuid4().hex[:24]}"
 
 
 def server_event(kind: str, **fields: object) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from services import processes, settings
 from services.errors import ConfigurationError
@@ -58,6 +59,12 @@ def role(inner: type[Any], *, name: str, **config: Any) -> Role:
     image = Image(base_image="scratch", distro="none")
     # One worker: admission and engine state belong to one process. Scale with containers.
     return Role(name=name, inner=inner, image=image, config={"workers": 1, **config})
+
+
+def beside(name: str) -> list[str]:
+    """Return the URL of a service that the same supervisor serves; none if it serves none such."""
+    url = BentoMLContainer.remote_runner_mapping.get().get(name)
+    return [url.replace("tcp://", "http://")] if url else []
 
 
 def preflight(*checks: Callable[[], str]) -> None:

@@ -28,7 +28,7 @@ from services.errors import (
 )
 from services.openai import unknown
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
-from services.openai.realtime import new_id
+from services.openai.events import new_id
 from services.server import telemetry
 from services.server.exchange import request_id
 from services.server.logging import request_id_var

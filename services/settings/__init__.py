@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from services.errors import ConfigurationError
 from services.settings.sections import (
     ChatSettings,
+    ConversationSettings,
     GatewaySettings,
     LogSettings,
     Section,
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     chat: ChatSettings = ChatSettings()
     speech: SpeechSettings = SpeechSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()
+    conversation: ConversationSettings = ConversationSettings()
     gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
 

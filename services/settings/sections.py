@@ -273,9 +273,7 @@ class TranscriptionSettings(RoleSettings):
     )
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot; past them 429.")
     body_limit_mib: float = Field(36, gt=0, description="Largest upload, MiB; above it 413.")
-    engine: Literal["faster_whisper", "fake"] = Field(
-        "faster_whisper", description="What hears; fake hears tones, for tests."
-    )
+    engine: str = Field("faster_whisper", description="The engine: faster_whisper.")
     models: list[str] = Field(
         list(TRANSCRIPTION_MODELS),
         description="OpenAI's model names that are answered to beside the engine's own.",
@@ -288,6 +286,16 @@ class TranscriptionSettings(RoleSettings):
         """Return what the chosen engine's constructor is given."""
         section = getattr(self, self.engine, None)
         return dict(section) if isinstance(section, Section) else {}
+
+
+class AskingSettings(RoleSettings):
+    """A role that asks other roles."""
+
+    connect_timeout_s: float = Field(5, gt=0, description="Longest wait to reach a backend.")
+    answer_timeout_s: float = Field(
+        600, gt=0, description="Longest wait for a backend's first byte; then 504."
+    )
+    probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
 
 
 class TranslationSettings(Section):
@@ -313,14 +321,33 @@ class TranslationSettings(Section):
     parallel: int = Field(
         4, ge=1, description="What one POST /translate asks of the chat backends at the same time."
     )
-    slots: int = Field(16, ge=1, description="POST /translate and /detect at work at once.")
-    queue: int = Field(64, ge=0, description="Those that may wait for a slot; past them 429.")
     speech_slots: int = Field(
         16, ge=1, description="Speech translations at work at once; as many more may wait."
     )
 
 
-class GatewaySettings(RoleSettings):
+class ConversationSettings(AskingSettings):
+    """The conversation role: what takes several engines, by asking the other roles."""
+
+    slots: int = Field(16, ge=1, description="POST /translate and /detect at work at once.")
+    queue: int = Field(64, ge=0, description="Those that may wait for a slot; past them 429.")
+    body_limit_mib: float = Field(
+        36, gt=0, description="Largest request body or recording, MiB; above it 413."
+    )
+    chat: list[str] = Field(
+        default_factory=list, description="URLs of chat backends; empty: those of the gateway."
+    )
+    speech: list[str] = Field(
+        default_factory=list, description="URLs of speech backends; empty: those of the gateway."
+    )
+    transcription: list[str] = Field(
+        default_factory=list,
+        description="URLs of transcription backends; empty: those of the gateway.",
+    )
+    translation: TranslationSettings = TranslationSettings()
+
+
+class GatewaySettings(AskingSettings):
     """The gateway: the one front door."""
 
     slots: int = Field(512, ge=1, description="Requests at work at the same time.")
@@ -341,6 +368,10 @@ class GatewaySettings(RoleSettings):
         default_factory=list,
         description="URLs of transcription backends; empty: beside it, in one stack.",
     )
+    conversation: list[str] = Field(
+        default_factory=list,
+        description="URLs of conversation backends; empty: beside it, in one stack.",
+    )
     keys: SecretStr = Field(
         SecretStr(""),
         description="API keys as `name:sha256-hash`, comma-separated; made by "
@@ -350,12 +381,6 @@ class GatewaySettings(RoleSettings):
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins that browsers may call from; `*` allows all."
     )
-    connect_timeout_s: float = Field(5, gt=0, description="Longest wait to reach a backend.")
-    answer_timeout_s: float = Field(
-        600, gt=0, description="Longest wait for a backend's first byte; then 504."
-    )
-    probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
-    translation: TranslationSettings = TranslationSettings()
 
     @property
     def json_limit_bytes(self) -> int:
@@ -365,7 +390,12 @@ class GatewaySettings(RoleSettings):
     @property
     def backends(self) -> dict[str, list[str]]:
         """Return the URLs of each role."""
-        return {"chat": self.chat, "speech": self.speech, "transcription": self.transcription}
+        return {
+            "chat": self.chat,
+            "speech": self.speech,
+            "transcription": self.transcription,
+            "conversation": self.conversation,
+        }
 
 
 class LogSettings(Section):

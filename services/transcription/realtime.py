@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
+from services.openai.events import new_id
 from services.openai.inbox import Inbox
 from services.openai.models import Models
 from services.openai.realtime import (
@@ -43,7 +44,6 @@ from services.openai.realtime import (
     CommitEvent,
     event_id_of,
     fault_event,
-    new_id,
     parse_event,
     read_fields,
     server_event,

@@ -34,8 +34,7 @@ def _engine() -> TranscriptionEngine:
 
 def _chosen() -> str:
     engine = _engine()
-    key = "engine" if engine.name == "fake" else f"{engine.name}.model"
-    source = provenance(f"transcription.{key}")
+    source = provenance(f"transcription.{engine.name}.model")
     model = settings().transcription.options.get("model", engine.models[0])
     return f"transcription is {engine.name} with {model} ({source})"
 

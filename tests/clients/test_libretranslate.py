@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from libretranslatepy import LibreTranslateAPI
 
-from services.gateway.translation.languages import NAMES
+from services.conversation.translation.languages import NAMES
 
 if TYPE_CHECKING:
     from tests.e2e.server import Server

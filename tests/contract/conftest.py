@@ -28,13 +28,13 @@ from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
 from services.settings.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
-from services.speech.engines.fake import FakeEngine
 from services.speech.routes import ADMITTED, PATHS, build_app
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
-from services.transcription.engines.fake import FakeEngine as FakeEar
 from services.transcription.realtime import RealtimeSocket
+from tests.fakes.speech_engine import FakeEngine
+from tests.fakes.transcription_engine import FakeEngine as FakeEar
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

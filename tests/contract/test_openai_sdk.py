@@ -15,7 +15,7 @@ import pytest
 from services.audio.decode import decode
 from services.audio.encode import FORMATS
 from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS
-from services.speech.engines.fake import CHARACTER_S
+from tests.fakes.speech_engine import CHARACTER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

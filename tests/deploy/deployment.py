@@ -24,7 +24,7 @@ SOURCE = ROOT / "deploy" / "compose"
 CPU = "compose.yaml"
 GPU = f"{CPU}:compose.gpu.yaml"
 PROFILES = ("", "monitoring", "registry-cache", "monitoring,registry-cache")
-OURS = ("gateway", "chat", "speech", "transcription")
+OURS = ("gateway", "chat", "speech", "transcription", "conversation")
 
 _NOT_COPIED = (".env", "settings.env", ".secrets")  # a developer's own
 

@@ -183,7 +183,8 @@ def test_roles_that_ask_for_no_key_are_reached_by_the_gateway_alone(
 
 def test_dead_role_keeps_no_other_from_starting(everything: dict[str, Any]) -> None:
     assert everything["gateway"]["depends_on"] == {
-        role: {"condition": "service_started", "required": False} for role in COMPUTING
+        role: {"condition": "service_started", "required": False}
+        for role in (*COMPUTING, "conversation")
     }
     assert everything["nginx"]["depends_on"]["gateway"]["condition"] == "service_started"
 

@@ -27,19 +27,24 @@ from ci.__main__ import VERBS
 from services.audio.decode import decode
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
+from services.conversation import app as conversation
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
 from services.openai import sockets
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS, GatewaySettings
+from services.settings.sections import (
+    SPEECH_MODELS,
+    TRANSCRIPTION_MODELS,
+    ConversationSettings,
+    GatewaySettings,
+)
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
-from services.transcription.engines.fake import FakeEngine
 from services.transcription.realtime import RealtimeSocket
 from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
 from tests.docs.examples import (
@@ -56,6 +61,8 @@ from tests.docs.examples import (
     run_example,
 )
 from tests.docs.pages import ROOT
+from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
+from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import recording, said
 from tests.speech_app import RECORDING
 from tests.translating_app import TranslatingChat
@@ -248,6 +255,8 @@ async def _stack(
         "speech": [await serve(speech)],
         "transcription": [await serve(await _ears())],
     }
+    asking = conversation.build(ConversationSettings(probe_interval_s=0.05), backends)
+    backends["conversation"] = [await serve(Shell(asking), lifespan=True)]
     front = Shell(gateway.build(GatewaySettings(probe_interval_s=0.05), backends))
     url = await serve(front, lifespan=True)
     async with asyncio.timeout(10):
@@ -298,7 +307,7 @@ async def _nothing() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
-    engine = create_engine(name)
+    engine = SpeakingEngine() if name == "fake" else create_engine(name)
     speakers = Speakers(engine, VoiceStore(folder / "voices"))
     socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
 

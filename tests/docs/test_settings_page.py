@@ -27,8 +27,9 @@ _SECTIONS = {
     "speech.vllm_omni": "Speech: the engine vllm_omni",
     "transcription": "Transcription",
     "transcription.faster_whisper": "Transcription: the engine faster_whisper",
+    "conversation": "Conversation",
+    "conversation.translation": "Conversation: translation",
     "gateway": "Gateway",
-    "gateway.translation": "Gateway: translation",
     "log": "Logging",
 }
 _INTRO = """\

@@ -20,6 +20,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.whisper import trained
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -128,7 +130,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
         if not any(name.startswith("BENTOVOX_TRANSCRIPTION__") for name in settings):
-            settings["BENTOVOX_TRANSCRIPTION__ENGINE"] = "fake"  # the real one wants a model
+            settings["BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"] = str(trained())
         self._mark = uuid.uuid4().hex
         self._seen: set[psutil.Process] = set()
         self._open = self.log.open("wb")

@@ -69,10 +69,12 @@ def between_silences(speech: Samples) -> bytes:
 @contextmanager
 def listening(home: Path, speech: Samples, text: str, model: Path | None) -> Iterator[Ears]:
     """Serve an engine that hears tones, or the real one with a model."""
-    settings = {"BENTOVOX_TRANSCRIPTION__ENGINE": "faster_whisper" if model else "fake"}
+    service = "tests.fakes.services:Transcription"
+    settings = {"BENTOVOX_TRANSCRIPTION__ENGINE": "fake"}
     if model:
-        settings["BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"] = str(model)
-    with Server(home, "services.transcription.service:Transcription", **settings) as server:
+        service = "services.transcription.service:Transcription"
+        settings = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": str(model)}
+    with Server(home, service, **settings) as server:
         yield Ears(server, speech, text)
 
 

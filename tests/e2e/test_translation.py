@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import uvicorn
 
-from services.gateway.translation.languages import NAMES
-from services.transcription.engines.fake import _characters
+from services.conversation.translation.languages import NAMES
 from tests.e2e.server import Server, eventually
+from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import recording
 from tests.translating_app import TranslatingChat
 
@@ -91,20 +91,26 @@ def rig(home: Path) -> Iterator[Rig]:
     chat = TranslatingChat()
     with ExitStack() as stack:
         url = stack.enter_context(_served(chat))
-        speech = Server(home, "services.speech.service:Speech", BENTOVOX_SPEECH__ENGINE="fake")
+        speech = Server(home, "tests.fakes.services:Speech", BENTOVOX_SPEECH__ENGINE="fake")
         stack.enter_context(speech)
         hearing = Server(
             home,
-            "services.transcription.service:Transcription",
+            "tests.fakes.services:Transcription",
             BENTOVOX_TRANSCRIPTION__ENGINE="fake",
         )
         stack.enter_context(hearing)
+        roles = {
+            "BENTOVOX_GATEWAY__CHAT": json.dumps([url]),
+            "BENTOVOX_GATEWAY__SPEECH": json.dumps([speech.url]),
+            "BENTOVOX_GATEWAY__TRANSCRIPTION": json.dumps([hearing.url]),
+        }
+        asking = Server(home, "services.conversation.service:Conversation", **roles)
+        stack.enter_context(asking)
         door = Server(
             home,
             "services.gateway.service:Gateway",
-            BENTOVOX_GATEWAY__CHAT=json.dumps([url]),
-            BENTOVOX_GATEWAY__SPEECH=json.dumps([speech.url]),
-            BENTOVOX_GATEWAY__TRANSCRIPTION=json.dumps([hearing.url]),
+            BENTOVOX_GATEWAY__CONVERSATION=json.dumps([asking.url]),
+            **roles,
         )
         stack.enter_context(door)
         yield Rig(chat, speech, door)

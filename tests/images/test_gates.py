@@ -86,7 +86,7 @@ def faults(name: str) -> dict[str, str]:
     return {verdict.gate: " ".join(verdict.faults) for verdict in verdicts if verdict.faults}
 
 
-@pytest.mark.parametrize("name", ["gateway", "speech", "transcription", "chat"])
+@pytest.mark.parametrize("name", ["gateway", "conversation", "speech", "transcription", "chat"])
 def test_our_image_passes_every_gate(built: Callable[[str], Image], name: str) -> None:
     assert len(GATES) == 10, "a new gate: the plain image may fail it, too"
     assert faults(built(name).names[0]) == {}

@@ -38,9 +38,12 @@ def client_of(container: Container) -> openai.OpenAI:
     return openai.OpenAI(base_url=url, api_key="none", max_retries=0)
 
 
-@pytest.mark.parametrize("name", ["gateway", "speech", "transcription", "chat", "stack"])
+@pytest.mark.parametrize(
+    "name", ["gateway", "conversation", "speech", "transcription", "chat", "stack"]
+)
 def test_image_holds_every_promise(built: Callable[[str], Image], name: str) -> None:
-    checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0])
+    model = trained() if name == "transcription" else None
+    checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0], model)
     assert {check.name for check in checks} == {
         *("user", "compiler", "read-only", "environment", "health", "answer", "end"),
     }
@@ -143,7 +146,7 @@ def test_another_port_is_taken_and_watched(built: Callable[[str], Image]) -> Non
 def test_nothing_secret_is_in_an_image_s_environment_or_history(
     built: Callable[[str], Image],
 ) -> None:
-    for name in ("gateway", "speech", "transcription", "chat"):
+    for name in ("gateway", "conversation", "speech", "transcription", "chat"):
         reference = built(name).names[0]
         known = docker.call("image", "inspect", reference)
         told = docker.call("history", "--no-trunc", reference)

@@ -50,8 +50,9 @@ def test_no_service_imports_an_engine(module: str) -> None:
     assert imported(f"import {module}", HEAVY) == []
 
 
-def test_the_gateway_needs_no_role_s_inside_and_no_engine() -> None:
-    names = ("services.chat", "services.speech", "services.transcription", "onnxruntime")
+def test_the_gateway_needs_no_role_s_inside_no_engine_no_numpy_and_no_codec() -> None:
+    roles = ("services.chat", "services.conversation", "services.speech", "services.transcription")
+    names = (*roles, "services.audio", "numpy", "av", "onnxruntime")
     assert imported("import services.gateway.service", (*names, *HEAVY)) == []
 
 

@@ -14,7 +14,6 @@ ENGINES: Final[dict[str, EngineEntry]] = {
         "services.speech.engines.cosyvoice.engine:CosyVoiceEngine", "cosyvoice"
     ),
     "espeak": EngineEntry("services.speech.engines.espeak:EspeakEngine", "espeak"),
-    "fake": EngineEntry("services.speech.engines.fake:FakeEngine", None),
     "vllm_omni": EngineEntry("services.speech.engines.vllm_omni:VllmOmniEngine", "speech"),
 }
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from services.transcription.engines.protocol import TranscriptionEngine
 
 ENGINES: Final[dict[str, EngineEntry]] = {
-    "fake": EngineEntry("services.transcription.engines.fake:FakeEngine", None),
     "faster_whisper": EngineEntry(
         "services.transcription.engines.faster_whisper.engine:FasterWhisperEngine",
         "faster-whisper",

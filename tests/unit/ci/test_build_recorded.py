@@ -72,12 +72,6 @@ def test_a_line_about_a_step_that_nobody_named_is_passed_over() -> None:
     assert steps == {}
 
 
-def test_a_report_is_read_back_as_it_was_written() -> None:
-    report = build.Report(list(followed("cached").values()), 1.5)
-    again = build.Report.from_json(json.loads(json.dumps(report.as_json())))
-    assert again.as_json() == report.as_json()
-
-
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
     """Return a function that puts a `docker` on the path that prints a recording and ends."""
@@ -93,25 +87,21 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, in
 
 
 def test_a_failed_build_is_one_line_with_its_step_below_what_it_printed(
-    docker: Callable[[str, int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    docker: Callable[[str, int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     docker("failed", 1)
-    report = tmp_path / "build.json"
     with pytest.raises(CiError) as failed:
-        build.build(["."], report=report)
+        build.build(["."])
     assert str(failed.value) == f"{FAILED}: three"
     assert capsys.readouterr().err.splitlines()[-2:] == ["    | two", "    | three"]
-    assert not report.exists(), "a report of a build that failed would be taken for one"
 
 
-def test_a_build_tells_each_of_its_steps_and_leaves_a_report(
-    docker: Callable[[str, int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_build_tells_each_of_its_steps(
+    docker: Callable[[str, int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     docker("cached", 0)
-    done = build.build(["."], report=tmp_path / "build.json")
+    build.build(["."])
     assert "    [base 2/2] RUN echo one  cached\n" in capsys.readouterr().err
-    written = json.loads((tmp_path / "build.json").read_text())
-    assert [step["name"] for step in written["steps"]] == [step.name for step in done.steps]
 
 
 def test_a_cache_that_cannot_be_read_is_told_and_is_not_why_a_build_failed(
@@ -131,5 +121,5 @@ def test_a_cache_that_cannot_be_read_is_told_and_is_not_why_a_build_failed(
 
 def test_a_disk_that_is_full_is_told_even_if_other_lines_come_after() -> None:
     log = ["write failed: No space left on device", *map(str, range(20))]
-    step = build.Step("a", "[1/1] RUN x", error="exit code: 1", log=log)
+    step = build.Step("[1/1] RUN x", error="exit code: 1", log=log)
     assert "the engine's disk is full" in build._failure(build.Report([step], 1.0), [])

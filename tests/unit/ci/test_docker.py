@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FULL = (
-    "x: the engine's disk is full; `python -m ci disk` shows what builds hold, "
-    "`python -m ci disk --prune` frees it"
+    "x: the engine's disk is full; `docker system df` shows what is held, "
+    "`docker buildx prune` and `docker image prune` free it"
 )
 DEAD = "Get http://127.0.0.1:5000/v2/: dial tcp 127.0.0.1:5000: connect: connection refused"
-SILENT = (
-    f"x: a registry does not answer: {DEAD}; `python -m ci registry status` shows the local one"
-)
+SILENT = f"x: a registry does not answer: {DEAD}"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ALL = {
     ("chat", "cuda13"),
     ("chat", "cpu"),
+    ("conversation", "cpu"),
     ("gateway", "cpu"),
     ("speech", "cuda13"),
     ("speech", "cpu"),
@@ -87,7 +88,9 @@ def test_a_neighbours_lock_is_the_reason_where_it_decides_what_the_base_holds(
     found = plan.plan(plan.Change((lock,), lambda _: ""))
     assert {one.bento: one.because for one in found} == {
         "chat": lock,
-        **dict.fromkeys(("gateway", "speech", "stack", "transcription"), f"{lock} (of the base)"),
+        **dict.fromkeys(
+            ("conversation", "gateway", "speech", "stack", "transcription"), f"{lock} (of the base)"
+        ),
     }
 
 

@@ -1,31 +1,16 @@
-"""What a pull refuses before it begins; pulls themselves are in tests/integration."""
+"""Which pulls are tried again; pulls themselves are in tests/images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from ci import prepull
+from ci import docker, prepull
 from ci.errors import CiError
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-LARGE = prepull.Size(layers=3, sent_bytes=10**18)
-
-
-def test_a_disk_that_is_too_small_is_told_with_what_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(CiError, match=r"needs about 3000000000\.0 GB.*python -m ci disk"):
-        prepull.enough(LARGE, tmp_path)
-
-
-def test_an_image_that_fits_is_not_refused(tmp_path: Path) -> None:
-    prepull.enough(prepull.Size(layers=3, sent_bytes=1), tmp_path)
-
-
-def test_the_disk_of_an_engine_elsewhere_is_not_judged() -> None:
-    prepull.enough(LARGE, None)
+@pytest.fixture(autouse=True)
+def _nothing_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "inspect", lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -38,9 +23,12 @@ def test_the_disk_of_an_engine_elsewhere_is_not_judged() -> None:
         "unexpected EOF",
     ],
 )
-def test_what_may_pass_is_tried_again(said: str) -> None:
-    with pytest.raises(prepull.Broken):
-        prepull._refuse(said, "docker pull x")
+def test_what_may_pass_is_tried_again(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    answers = iter([said, said, ""])
+    waits: list[float] = []
+    monkeypatch.setattr(prepull, "pull", lambda _: next(answers))
+    assert prepull.ensure("x", wait=waits.append) == 3
+    assert waits == [2.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +40,7 @@ def test_what_may_pass_is_tried_again(said: str) -> None:
         "write /var/lib/docker/x: no space left on device",
     ],
 )
-def test_what_stays_so_is_not_tried_again(said: str) -> None:
+def test_what_stays_so_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr(prepull, "pull", lambda _: said)
     with pytest.raises(CiError):
-        prepull._refuse(said, "docker pull x")
+        prepull.ensure("x", wait=lambda _: pytest.fail("it waited"))

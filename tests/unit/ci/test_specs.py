@@ -319,7 +319,7 @@ def test_the_first_fault_is_the_message(tmp_path: Path) -> None:
 
 
 def test_an_unknown_bento_is_told_with_those_that_are_there() -> None:
-    with pytest.raises(CiError, match="there is no bento 'spech'; there are chat, gateway, speech"):
+    with pytest.raises(CiError, match="there is no bento 'spech'; there are chat, conv"):
         specs.load("spech")
 
 

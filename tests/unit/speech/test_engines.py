@@ -9,7 +9,6 @@ import pytest
 
 from services.errors import ConfigurationError, InvalidRequestError, NotFoundError
 from services.speech.engines import espeak_library
-from services.speech.engines.fake import FakeEngine
 from services.speech.engines.protocol import (
     Capability,
     SpeechEngine,
@@ -18,15 +17,14 @@ from services.speech.engines.protocol import (
     check_capabilities,
 )
 from services.speech.engines.registry import ENGINES, create_engine
+from tests.fakes.speech_engine import FakeEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
 def test_an_unknown_engine_is_a_configuration_error_that_names_the_known() -> None:
-    with pytest.raises(
-        ConfigurationError, match="choose one of cosyvoice, espeak, fake, vllm_omni"
-    ):
+    with pytest.raises(ConfigurationError, match="choose one of cosyvoice, espeak, vllm_omni"):
         create_engine("festival")
 
 

@@ -13,9 +13,9 @@ from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.unknown import watch
 from services.settings.sections import SPEECH_MODELS
-from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.routes import PATHS, build_app
+from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
 from tests.speech_app import BODY, Served, fault, without
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from services.speech.engines.fake import FakeEngine
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.voices import VoiceStore
+from tests.fakes.speech_engine import FakeEngine
 from tests.speech_app import BODY, RECORDING, Served, fault, recording, without
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 from services.audio.decode import decode
 from services.audio.encode import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
-from services.speech.engines.fake import FakeEngine
 from services.speech.engines.protocol import Capability, ConversionRequest
 from services.speech.voices import VoiceStore
+from tests.fakes.speech_engine import FakeEngine
 from tests.speech_app import RECORDING, Served, fault, recording, without
 
 if TYPE_CHECKING:

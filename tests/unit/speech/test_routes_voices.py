@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.errors import EngineError, InvalidRequestError
-from services.speech.engines.fake import FakeEngine
 from services.speech.engines.protocol import Capability
 from services.speech.voices import VoiceStore
+from tests.fakes.speech_engine import FakeEngine
 from tests.speech_app import RECORDING, Served, fault, recording, without
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pytest
 import uvicorn
 
 from services.audio.decode import decode
-from services.speech.engines.fake import FakeEngine
 from services.speech.routes import build_app
+from tests.fakes.speech_engine import FakeEngine
 
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
 

@@ -25,11 +25,11 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.speech import session, unit, writing
-from services.speech.engines.fake import CHARACTER_S, FakeEngine
 from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
 from services.speech.socket import SpeechSocket
 from services.speech.writing import Cutter
+from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
 from tests.speech_app import without
 
 if TYPE_CHECKING:

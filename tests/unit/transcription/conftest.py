@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.transcription.engines.fake import FakeEngine
+from tests.fakes.transcription_engine import FakeEngine
 from tests.live_app import ROOMY, Served
 
 if TYPE_CHECKING:

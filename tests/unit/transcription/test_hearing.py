@@ -11,7 +11,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.transcription.engines.fake import FakeEngine
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     WINDOW_S,
@@ -22,6 +21,7 @@ from services.transcription.engines.protocol import (
 from services.transcription.hearing import Hearing
 from services.transcription.item import PIECE_SAMPLES, Item
 from services.transcription.session import Session
+from tests.fakes.transcription_engine import FakeEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -4,10 +4,10 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from services.transcription.engines.fake import FakeEngine
 from services.transcription.hearing import Hearing
 from services.transcription.intake import Intake
 from services.transcription.session import Session
+from tests.fakes.transcription_engine import FakeEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

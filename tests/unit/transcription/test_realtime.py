@@ -18,7 +18,6 @@ from services.audio.pcm import to_bytes, to_int16
 from services.openai.inbox import Inbox
 from services.server.admission import Limits
 from services.transcription import realtime
-from services.transcription.engines.fake import FakeEngine
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     WINDOW_S,
@@ -29,6 +28,7 @@ from services.transcription.hearing import HELD_SAMPLES
 from services.transcription.item import Item
 from services.transcription.realtime import RealtimeSocket, _Talk
 from services.transcription.session import Session
+from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import (
     MANUAL,

@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from services.audio.pcm import to_bytes
 from services.openai.realtime import AUDIO_CHARACTERS
 from services.server.admission import Limits
-from services.transcription.engines.fake import FakeEngine
+from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import (
     MANUAL,

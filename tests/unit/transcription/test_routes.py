@@ -12,13 +12,13 @@ import webvtt
 
 from services.audio.frames import MAX_CHANNELS
 from services.settings.sections import TRANSCRIPTION_MODELS
-from services.transcription.engines.fake import FakeEngine
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,
     TranscriptionRequest,
 )
 from services.transcription.routes import ADMITTED, PATHS, Bounds
+from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import Hearing, parts, recording, said
 from tests.speech_app import fault
 

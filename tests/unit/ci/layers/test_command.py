@@ -1,6 +1,4 @@
 import json
-import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +8,6 @@ from tests.oci_layouts import Layouts
 MIB = 1 << 20
 BASE = {"etc/os-release": "x", "usr/lib/x.so": b"x" * 3 * MIB}
 CODE = {"app/src/service.py": b"c" * 5000}
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -100,29 +97,3 @@ def test_a_secrets_value_is_never_printed(
     said = capsys.readouterr()
     assert "HF_TOKEN" in said.out
     assert "hf_abcdefghijkl" not in said.out + said.err
-
-
-def test_the_picture_shows_layers_to_scale_and_what_a_change_pushes(
-    layouts: Layouts, base: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "it.svg"
-    image = layouts.make(BASE, {**CODE, "app/copy": BASE["usr/lib/x.so"]})
-    main(["layers", str(image), "--base", base, f"--svg={path}"])
-    picture = ET.parse(path).getroot()  # noqa: S314  we wrote it
-    texts = [text.text for text in picture.iter(f"{SVG}text")]
-    assert "base: shared, pulled once" in texts
-    assert "app part" in texts
-    assert any(text.startswith("a code change pushes") for text in texts)
-    assert "3.0 MiB for nothing" in texts
-    bars = [
-        float(bar.get("width"))
-        for bar in picture.iter(f"{SVG}rect")
-        if bar.find(f"{SVG}title") is not None
-    ]
-    assert bars[0] == pytest.approx(bars[1], rel=0.01)  # two layers of 3 MiB each
-
-
-def test_names_in_the_picture_are_escaped(layouts: Layouts, tmp_path: Path) -> None:
-    path = tmp_path / "it.svg"
-    main(["layers", str(layouts.make({"a<b&c": b"x" * 9 * MIB}, labels={})), f"--svg={path}"])
-    assert "a<b&c" in "".join(ET.parse(path).getroot().itertext())  # noqa: S314  we wrote it

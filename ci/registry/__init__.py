@@ -1,1 +1,0 @@
-"""A registry on this machine, for images, caches and tests."""

@@ -1,0 +1,235 @@
+"""One server of a role: whether it is ready, what it serves, and how it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from services.backends.address import Address
+from services.backends.connection import HELD_BYTES, Connections
+from services.errors import BackendError, DeadlineError, ServiceError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterator
+
+    from services.backends.connection import Connection
+    from services.settings.sections import AskingSettings
+
+log = logging.getLogger("bentovox.backends")
+
+_REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""Methods of which a second request does no more than one (RFC 9110, section 9.2.2)."""
+
+_PROBE_TIMEOUT_S: Final = 2.0
+_SLOW_PROBES: Final = 3  # in a row, and the backend counts as stuck
+_OK: Final = 200
+
+
+class Call:
+    """One request to a backend; it can be given up while it is under way."""
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: deque[bytes] | None = None,
+    ) -> None:
+        """Make a request; a large `body` is taken out of its deque as it is sent."""
+        self._body = body or ()
+        length = sum(map(len, self._body))
+        self.is_large = length > HELD_BYTES
+        self.is_repeatable = method in _REPEATABLE and not self.is_large
+        self.given_up = False
+        self._start = b"%b %b HTTP/1.1\r\nhost: " % (method, target)
+        if length or method == b"POST":
+            headers = [*headers, (b"content-length", b"%d" % length)]
+        self._headers = b"".join([b"\r\n%b: %b" % pair for pair in headers])
+        self._connection: Connection | None = None
+
+    def send(self, connection: Connection, authority: bytes) -> None:
+        """Send it on a connection; what is large follows as the backend takes it.
+
+        Raises:
+            BackendError: it was given up.
+        """
+        if self.given_up:
+            raise BackendError("The client hung up.")
+        head = b"%b%b%b\r\n\r\n" % (self._start, authority, self._headers)
+        if self.is_large:
+            connection.send(head, self._taken())
+        else:
+            connection.send(b"".join((head, *self._body)))
+        self._connection = connection
+
+    def give_up(self) -> None:
+        """Drop the connection: nobody waits for the answer."""
+        self.given_up = True
+        if self._connection is not None:
+            self._connection.abort(BackendError("The client hung up."))
+
+    def _taken(self) -> Iterator[bytes]:
+        body: Any = self._body
+        while body:
+            piece = body.popleft()
+            for at in range(0, len(piece), HELD_BYTES):
+                yield piece[at : at + HELD_BYTES]
+
+
+class Backend:
+    """One server of a role."""
+
+    def __init__(self, role: str, name: str, url: str, asking: AskingSettings) -> None:
+        self.role = role
+        self.name = name
+        self.connections = Connections(
+            Address.parse(url), asking.connect_timeout_s, lambda: self.mark(ready=False)
+        )
+        self.outstanding = 0
+        self.ready = False
+        self.lack = ""  # what it says that it cannot be ready without
+        self.models: dict[str, dict[str, Any]] = {}
+        self._knows_models = False
+        self._slow_probes = 0
+        self._timeout_s = asking.answer_timeout_s
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count one more request under way."""
+        self.outstanding += 1
+        try:
+            yield
+        finally:
+            self.outstanding -= 1
+
+    async def ask(self, call: Call) -> Connection:
+        """Send a request and return its connection once the answer's head is there.
+
+        A repeatable one is sent again where a kept connection broke: the backend closed it in the
+        moment in which it was used, or died at work, and nobody knows what it has done.
+
+        Raises:
+            UnavailableError: the backend cannot be reached.
+            BackendError: it broke off, or the call was given up.
+            DeadlineError: it did not answer in time.
+        """
+        try:
+            connection, used = await self.connections.take()
+            try:
+                return await self._send(connection, call, self._timeout_s)
+            except BackendError:
+                if call.given_up or not (used and call.is_repeatable):
+                    raise
+            # Its supervisor's socket would let the request wait for the next process.
+            if not await self._answers():
+                raise not_ready(self.role, self.lack)
+            connection, _ = await self.connections.take(fresh=True)
+            return await self._send(connection, call, self._timeout_s)
+        except UnavailableError:
+            self.mark(ready=False)  # the next probe will tell
+            raise
+        except BackendError:
+            # A backend may well close the connection of a body that it does not want to read.
+            if not (call.given_up or call.is_large):
+                self.mark(ready=False)
+            raise
+
+    async def _send(
+        self, connection: Connection, call: Call, timeout_s: float | None
+    ) -> Connection:
+        try:
+            call.send(connection, self.connections.address.authority)
+            async with asyncio.timeout(timeout_s):
+                await connection.head()
+        except TimeoutError as exc:
+            connection.abort()
+            raise DeadlineError(
+                f"The {self.role} service did not answer within {timeout_s:g} s."
+            ) from exc
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    async def fetch(self, path: str) -> tuple[int, bytes]:
+        """GET a small answer.
+
+        Raises:
+            ServiceError: the backend cannot be reached or broke off.
+        """
+        connection, _ = await self.connections.take()
+        await self._send(connection, Call(b"GET", path.encode(), []), None)
+        try:
+            body = b"".join([piece async for piece in connection.pieces()])
+        finally:
+            self.connections.give_back(connection)  # aborts what is not complete
+        return connection.status, body
+
+    async def metrics(self) -> bytes | None:
+        """Return what its `/metrics` says, None where it does not answer soon."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                status, text = await self.fetch("/metrics")
+        except (TimeoutError, ServiceError):
+            return None
+        return text if status == _OK else None
+
+    async def probe(self) -> None:
+        """Ask whether the backend can answer, and, when it has just become able to, its models."""
+        try:
+            self.mark(ready=await self._is_ready())
+        except TimeoutError:
+            # One slow answer is no death: a process that dies drops its connections.
+            self._slow_probes += 1
+            if not self.ready or self._slow_probes >= _SLOW_PROBES:
+                self.mark(ready=False)
+        else:
+            self._slow_probes = 0
+
+    def mark(self, *, ready: bool) -> None:
+        """Note whether requests can be sent here."""
+        if ready != self.ready:
+            log.info("backend %s is %s", self.name, "ready" if ready else "not ready")
+        if not ready:
+            self.models = {}  # it may come back with others
+            self._knows_models = False
+        self.ready = ready
+
+    async def _answers(self) -> bool:
+        try:
+            return await self._is_ready()
+        except TimeoutError:
+            return False
+
+    async def _is_ready(self) -> bool:
+        """Ask for readiness and, where they are not known, the models; TimeoutError if slow."""
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                status, told = await self.fetch("/readyz")
+                self.lack = "" if status == _OK else _lack(json.loads(told))
+                if status == _OK and not self._knows_models:
+                    models_status, body = await self.fetch("/v1/models")
+                    if models_status == _OK:
+                        self.models = {card["id"]: card for card in json.loads(body)["data"]}
+                        self._knows_models = True
+        except (ServiceError, ValueError, LookupError, TypeError):
+            return False
+        return status == _OK
+
+
+def not_ready(role: str, lack: str = "") -> UnavailableError:
+    """Return the error for a role of which nobody is ready; `lack` is what it says it needs."""
+    if lack:
+        return UnavailableError(f"The {role} service is not ready: {lack}.", retry_after_s=30)
+    return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)
+
+
+def _lack(told: dict[str, Any]) -> str:
+    """Return what a backend says that it lacks, if it is not just on its way."""
+    if told["status"] != "unavailable":
+        return ""
+    return ", ".join(str(one) for one in told["detail"].values()) or "unavailable"

@@ -1,0 +1,211 @@
+"""What a role asks of another on behalf of one request; the answer is read whole or as it comes.
+
+Cancelling whoever waits here drops the connection, and a backend takes that for a client that hung
+up, and stops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from services.backends.backend import Call
+from services.errors import BackendError, DeadlineError, UnavailableError
+from services.openai.errors import error_from, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from services.backends.connection import Connection
+    from services.backends.pools import Pools
+
+_WHOLE_BYTES: Final = 8 << 20  # more is no answer that anything here asks for
+_ERROR_BYTES: Final = 1 << 20
+_EVENT_BYTES: Final = 8 << 20
+_ERROR_FROM: Final = 400
+_END: Final = b"[DONE]"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask.
+
+    Attributes:
+        role: whose backend is asked.
+        path: of the endpoint.
+        body: the whole body, in parts that need not be joined; None makes it a GET.
+        content_type: of the body.
+        model: only a backend that serves it; None takes any.
+    """
+
+    role: str
+    path: str
+    body: Sequence[bytes] | None = None
+    content_type: str = "application/json"
+    model: str | None = None
+
+    @classmethod
+    def of(cls, role: str, path: str, fields: dict[str, Any], model: str | None = None) -> Question:
+        """Return a question whose body is `fields` as JSON."""
+        return cls(role, path, [json.dumps(fields, ensure_ascii=False).encode()], model=model)
+
+
+class Caller:
+    """Asks backends for one request, under its id."""
+
+    def __init__(self, pools: Pools, request_id: bytes) -> None:
+        """Ask the backends of `pools`; `request_id` goes along as `x-request-id`."""
+        self._pools = pools
+        self._request_id = request_id
+
+    def card(self, role: str, model: str | None = None) -> dict[str, Any]:
+        """Return the card of a model that the role serves now: `model`, or the first it names.
+
+        Raises:
+            NotFoundError: none that is ready serves `model`.
+            UnavailableError: none is ready, or has told its models.
+        """
+        pool = self._pools.by_role[role]
+        backend = pool.pick(model)
+        if model is not None:
+            return backend.models[model]
+        if pool.needs_model:  # always the same one, not that of whoever has least to do
+            backend = next(one for one in pool.backends if one.ready)
+        for card in backend.models.values():
+            return card
+        raise UnavailableError(f"The {role} service has not told its models yet.", retry_after_s=2)
+
+    async def json(self, question: Question) -> dict[str, Any]:
+        """Return the whole answer, a JSON object.
+
+        Raises:
+            ServiceError: as for `answer`; or the answer is no such object.
+        """
+        async with self.answer(question) as answer:
+            body = await answer.whole(_WHOLE_BYTES)
+        try:
+            parsed = json.loads(body)
+        except ValueError as exc:
+            raise _nonsense(question) from exc
+        if not isinstance(parsed, dict):
+            raise _nonsense(question)
+        return parsed
+
+    @asynccontextmanager
+    async def answer(self, question: Question) -> AsyncIterator[Answer]:
+        """Ask, and give the answer once its head is there; what is left of it is given up.
+
+        Raises:
+            ServiceError: no backend is ready, or it refused, in its own words: the same status,
+                param and code.
+            BackendError: it broke off or answered nonsense.
+            DeadlineError: it did not answer in time.
+        """
+        backend = self._pools.by_role[question.role].pick(question.model)
+        headers = [(b"x-request-id", self._request_id)]
+        if question.body is not None:
+            headers.append((b"content-type", question.content_type.encode()))
+        method = b"GET" if question.body is None else b"POST"
+        call = Call(method, question.path.encode(), headers, deque(question.body or ()))
+        with backend.busy():
+            connection = await backend.ask(call)
+            try:
+                answer = Answer(connection, question, self._pools.answer_timeout_s)
+                if connection.status >= _ERROR_FROM:
+                    raise await answer.refusal()
+                yield answer
+            finally:
+                backend.connections.give_back(connection)  # aborts what is not complete
+
+
+class Answer:
+    """A backend's answer on its way in."""
+
+    def __init__(self, connection: Connection, question: Question, timeout_s: float) -> None:
+        self._connection = connection
+        self._question = question
+        self._timeout_s = timeout_s
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes; while nobody takes it, the backend is not read.
+
+        Raises:
+            BackendError: it broke off before its end.
+            DeadlineError: it was silent for too long.
+        """
+        try:
+            async with aclosing(self._connection.pieces(self._timeout_s)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except TimeoutError as exc:
+            raise DeadlineError(
+                f"The {self._question.role} service did not answer within {self._timeout_s:g} s."
+            ) from exc
+
+    async def whole(self, most_bytes: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            BackendError: as for `pieces`, or it is over `most_bytes`.
+        """
+        body = bytearray()
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > most_bytes:
+                    raise _nonsense(self._question)
+        return bytes(body)
+
+    async def events(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.
+
+        Raises:
+            ServiceError: as for `pieces`; or an event is an error, which it tells in its words.
+        """
+        rest = bytearray()
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                rest += piece.replace(b"\r", b"")
+                while (end := rest.find(b"\n\n")) >= 0:
+                    block = bytes(rest[:end])
+                    del rest[: end + 2]
+                    data = b"\n".join(
+                        line[5:].strip() for line in block.split(b"\n") if line[:5] == b"data:"
+                    )
+                    if data and data != _END:
+                        yield self._event(data)
+                if len(rest) > _EVENT_BYTES:
+                    raise _nonsense(self._question)
+
+    def _event(self, data: bytes) -> dict[str, Any]:
+        try:
+            event = json.loads(data)
+        except ValueError as exc:
+            raise _nonsense(self._question) from exc
+        if not isinstance(event, dict):
+            raise _nonsense(self._question)
+        if event.get("type") == "error" or "error" in event:
+            # Its head said 200: what follows is no fault of the client.
+            status = 500
+            raise error_from(status, normalise(status, data), None)
+        return event
+
+    async def refusal(self) -> Exception:
+        """Return what the backend refuses with, as the error that it was there."""
+        status = self._connection.status
+        body = await self.whole(_ERROR_BYTES)
+        headers = dict(self._connection.headers)
+        wait_ms, wait_s = headers.get(b"retry-after-ms", b""), headers.get(b"retry-after", b"")
+        retry_after_s = None
+        if wait_ms.isdigit():
+            retry_after_s = int(wait_ms) / 1000
+        elif wait_s.isdigit():
+            retry_after_s = float(wait_s)
+        return error_from(status, normalise(status, body), retry_after_s)
+
+
+def _nonsense(question: Question) -> BackendError:
+    return BackendError(f"The {question.role} service's answer cannot be read.")

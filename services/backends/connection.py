@@ -1,0 +1,351 @@
+"""HTTP/1.1 connections to backends, over TCP, TLS or a Unix socket.
+
+Of each streamed token a general client would make an object, a queue entry and a task switch; at
+7000 tokens a second that is most of a core. Here the bytes go from the socket's callback to a sink
+(docs/decisions/0003; `benchmarks/relay.py` measures it beside aiohttp). Framing is httptools', the
+parser of uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import httptools
+
+from services.errors import BackendError, DeadlineError, UnavailableError
+from services.server.uvicorn_http import KEEP_ALIVE_S
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from services.backends.address import Address
+
+HELD_BYTES = 64 * 1024
+"""What of a body waits here at most: on its way out, or in before the backend is not read."""
+
+_IDLE_LIMIT = 256
+_FINAL = 200  # statuses below are interim
+_BODILESS = frozenset({204, 304})
+_IDLE_S = KEEP_ALIVE_S / 2  # so that no backend closes one in the moment in which it is used
+_JUST_USED_S = 4.0  # no server closes what has idled for so short a time, unless it ends
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one exchange at a time."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.idle_since = 0.0
+        self.closed = False
+        self.on_lost: Callable[[], None] | None = None  # set while idle
+        self._room = asyncio.Event()
+        self._room.set()
+        self._pouring: asyncio.Task[None] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pending: deque[bytes] = deque()
+        self.sink: Callable[[bytes], None] | None = None
+        self.complete = False
+        self._keep_alive = False
+        self._until_close = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._head: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
+
+    def send(self, data: bytes, rest: Iterator[bytes] | None = None) -> None:
+        """Begin an exchange with the bytes of a request; `rest` follows as the backend takes it."""
+        self._begin()
+        loop = asyncio.get_running_loop()
+        self._head = loop.create_future()
+        self._ended = loop.create_future()
+        self._write(data)
+        if rest is not None:
+            self._pouring = loop.create_task(self._pour(rest))
+
+    async def _pour(self, rest: Iterator[bytes]) -> None:
+        await self._room.wait()
+        for piece in rest:
+            self._write(piece)
+            await self._room.wait()
+        self._pouring = None
+
+    def _write(self, data: bytes) -> None:
+        if self.transport is not None and not self.closed:
+            self.transport.write(data)
+
+    async def head(self) -> None:
+        """Wait until `status` and `headers` are there.
+
+        Raises:
+            BackendError: the connection broke before.
+        """
+        assert self._head is not None  # noqa: S101  send() comes first
+        await self._head
+
+    async def ended(self) -> None:
+        """Wait until the whole body went to the sink.
+
+        Raises:
+            BackendError: the connection broke before.
+        """
+        assert self._ended is not None  # noqa: S101  send() comes first
+        await self._ended
+
+    def flow_to(self, sink: Callable[[bytes], None]) -> None:
+        """Hand the body, what came of it and what is to come, to `sink` piece by piece."""
+        while self.pending:
+            sink(self.pending.popleft())
+        self.sink = sink
+
+    async def pieces(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes; while nobody takes it, the backend is not read.
+
+        Raises:
+            BackendError: it broke off before its end.
+            TimeoutError: nothing came for `silence_s`.
+        """
+        held: deque[bytes] = deque()
+        held_bytes = 0
+        news = asyncio.Event()
+
+        def sink(piece: bytes) -> None:
+            nonlocal held_bytes
+            held.append(piece)
+            held_bytes += len(piece)
+            if held_bytes > HELD_BYTES:
+                self.pause()
+            news.set()
+
+        self.flow_to(sink)
+        end = asyncio.ensure_future(self.ended())
+        end.add_done_callback(lambda _: news.set())
+        try:
+            while True:
+                while held:
+                    piece = held.popleft()
+                    held_bytes -= len(piece)
+                    if held_bytes <= HELD_BYTES // 2:
+                        self.resume()
+                    yield piece
+                if end.done():
+                    break
+                news.clear()
+                async with asyncio.timeout(silence_s):
+                    await news.wait()
+            await end  # raises if it broke off
+        finally:
+            end.cancel()
+            self.resume()  # it may serve again
+
+    def pause(self) -> None:
+        """Stop reading: the sink is slower than the backend."""
+        if self.transport is not None and not self.closed:
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.transport is not None and not self.closed:
+            self.transport.resume_reading()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """Drop the connection; the backend sees a client that hung up."""
+        self._fail(error or BackendError("The exchange was given up."))
+        self._close()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _close(self) -> None:
+        self.closed = True
+        if self._pouring is not None:
+            self._pouring.cancel()
+            self._pouring = None
+
+    def is_quiet(self) -> bool:
+        """Whether nothing came on an idle connection: neither bytes nor its end."""
+        poll = select.poll()
+        assert self.transport is not None  # noqa: S101  it is connected
+        poll.register(self.transport.get_extra_info("socket"), select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
+
+    # asyncio.Protocol
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = transport  # type: ignore[assignment]  # a stream's is an asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; bytes of the body go on at once."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self.abort(BackendError(f"The backend sent no proper HTTP: {exc}."))
+
+    def eof_received(self) -> None:
+        """End a body that is delimited by the end of the connection (RFC 9112, section 6.3)."""
+        if self._until_close and not self.complete:
+            self._complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what is under way."""
+        del exc
+        self._close()
+        self._fail(BackendError("The backend closed the connection before it had answered."))
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def pause_writing(self) -> None:
+        """Hold back what is left of the request: the backend is slower than we are."""
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        """Send on."""
+        self._room.set()
+
+    # httptools
+    def on_message_begin(self) -> None:
+        """Refuse what nobody asked for: it would be taken for the answer to the next request.
+
+        Raises:
+            BackendError: the answer to this request is complete already.
+        """
+        if self.complete:
+            raise BackendError("The backend sent more than one answer.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Announce the head; an interim one (100 Continue, 103 Early Hints) is passed over."""
+        status = self._parser.get_status_code()
+        if status < _FINAL:
+            self.headers = []
+            return
+        self.status = status
+        framed = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+        self._until_close = not framed and status not in _BODILESS
+        if self._head is not None and not self._head.done():
+            self._head.set_result(None)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a piece of the body on."""
+        if self.sink is not None:
+            self.sink(body)
+        else:
+            self.pending.append(body)
+
+    def on_message_complete(self) -> None:
+        """Announce the end, unless the answer is yet to come."""
+        if self.status:
+            self._keep_alive = bool(self._parser.should_keep_alive())
+            self._complete()
+
+    def _complete(self) -> None:
+        self.complete = True
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another exchange may follow on this connection.
+
+        Not where it was answered before it was asked in full: what follows would be the rest.
+        """
+        asked = self._pouring is None
+        return self.complete and asked and self._keep_alive and not self.closed
+
+    def _fail(self, error: Exception) -> None:
+        for future in (self._head, self._ended):
+            if future is not None and not future.done():
+                future.set_exception(error)
+                future.exception()  # seen: nobody may be waiting any more
+
+
+class Connections:
+    """The connections to one backend, kept open between exchanges."""
+
+    def __init__(
+        self,
+        address: Address,
+        connect_timeout_s: float,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep connections to `address`; `on_death` is told when it drops one just used.
+
+        A server closes what has idled for long; one that was used a moment ago is closed when its
+        process ends.
+        """
+        self.address = address
+        self._on_death = on_death
+        self._timeout_s = connect_timeout_s
+        self._idle: deque[Connection] = deque()
+        self._tls = ssl.create_default_context() if address.tls else None
+
+    async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
+        """Return a connection and whether it has served before.
+
+        Raises:
+            UnavailableError: the backend cannot be reached.
+            DeadlineError: it did not accept in time.
+        """
+        now = asyncio.get_running_loop().time()
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            connection.on_lost = None
+            fresh_enough = now - connection.idle_since < _IDLE_S
+            if fresh_enough and not connection.closed and connection.is_quiet():
+                return connection, True
+            connection.abort()
+        return await self._connect(), False
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next exchange, or close it if it can serve no more."""
+        if connection.reusable and len(self._idle) < _IDLE_LIMIT:
+            connection.idle_since = asyncio.get_running_loop().time()
+            connection.on_lost = partial(self._lost, connection)
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            connection = self._idle.pop()
+            connection.on_lost = None
+            connection.abort()
+
+    def _lost(self, connection: Connection) -> None:
+        idle_s = asyncio.get_running_loop().time() - connection.idle_since
+        if idle_s < _JUST_USED_S:
+            self._on_death()
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        address = self.address
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if address.path is not None:
+                    _, protocol = await loop.create_unix_connection(Connection, address.path)
+                else:
+                    _, protocol = await loop.create_connection(
+                        Connection,
+                        address.host,
+                        address.port,
+                        ssl=self._tls,
+                        server_hostname=address.host if self._tls else None,
+                    )
+        except TimeoutError as exc:
+            raise DeadlineError(
+                f"The backend did not accept a connection within {self._timeout_s:g} s.",
+                retry_after_s=2,
+            ) from exc
+        except OSError as exc:
+            raise UnavailableError("The backend cannot be reached.", retry_after_s=2) from exc
+        return protocol

@@ -1,0 +1,1 @@
+"""What takes several engines: translation of texts and of speech, by asking the other roles."""

@@ -1,0 +1,47 @@
+"""The conversation role: `bentoml serve services.conversation.service:Conversation`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import bentoml
+
+from services.backends.address import Address
+from services.conversation import app
+from services.server.role import beside, preflight, role
+from services.settings import settings
+
+if TYPE_CHECKING:
+    from services.server.serving import RoleApp
+
+
+def _urls() -> dict[str, list[str]]:
+    """Return where it asks each role: its own settings, the gateway's, or the same stack."""
+    own, gateway = settings().conversation, settings().gateway
+    found: dict[str, Any] = {}
+    for name in ("chat", "speech", "transcription"):
+        found[name] = getattr(own, name) or getattr(gateway, name) or beside(name)
+    return found
+
+
+def _check() -> str:
+    urls = [url for given in _urls().values() for url in given]
+    for url in urls:
+        Address.parse(url)
+    return f"conversations are with {', '.join(urls) or 'the roles beside'}"
+
+
+class _Conversation:
+    """Translation of texts and of speech, by asking chat, speech and transcription."""
+
+    @staticmethod
+    def build() -> RoleApp:
+        return app.build(settings().conversation, _urls())
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        preflight(_check)
+
+
+Conversation = role(_Conversation, name="conversation")

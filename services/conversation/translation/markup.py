@@ -1,0 +1,209 @@
+"""HTML through the model: words change, markup does not.
+
+What reads as one (a paragraph, a heading, a cell) is translated as one, with its inline tags as
+numbered marks. If they do not come back exactly as they went, in order and number, each text
+between two of them is translated alone. So the markup that goes out is that which came in, whatever
+the model says.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from services.conversation.translation.cutting import PIECE_CHARACTERS
+from services.conversation.translation.texts import Plan, Work, has_words, planned, translated
+from services.conversation.translation.tokens import Kind, Token, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from services.conversation.translation.texts import Translator
+
+# fmt: off
+_INLINE: Final = frozenset({
+    "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "br", "cite", "code", "data", "del", "dfn",
+    "em", "font", "i", "img", "ins", "kbd", "label", "mark", "nobr", "output", "q", "rp", "rt",
+    "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "time", "tt", "u",
+    "var", "wbr",
+})
+# fmt: on
+_REFERENCE: Final = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
+_MOST_MARKS: Final = 40  # more than a model keeps in order
+
+
+def planned_html(document: str) -> Plan:
+    """Return the plan of a document: its texts are translated, its markup stays as it is."""
+    return Plan(document, [_planned(run) for run in _runs(document)])
+
+
+def _runs(document: str) -> Iterator[list[Token]]:
+    """Yield what reads as one: texts with inline tags between them, or one slice of markup."""
+    run: list[Token] = []
+    for token in tokens(document):
+        inline = token.name in _INLINE or token.source.startswith("<!--")
+        if token.kind is Kind.TEXT or inline:
+            run.append(token)
+            continue
+        if run:
+            yield run
+            run = []
+        yield [token]
+    if run:
+        yield run
+
+
+def _planned(run: list[Token]) -> str | Work:
+    before, inner, after = _without_ends(run)
+    texts = [
+        token.source
+        for token in inner
+        if token.kind is Kind.TEXT and has_words(_read(token.source))
+    ]
+    if not texts:
+        return _joined(run)
+    # Two pieces that follow each other are longer than one may be.
+    pieces_at_most = sum(1 + len(text) // (PIECE_CHARACTERS // 2) for text in texts)
+    return Work(partial(_run, before, inner, after), pieces_at_most + (len(inner) > 1))
+
+
+async def _run(
+    before: list[Token], inner: list[Token], after: list[Token], translator: Translator
+) -> str:
+    """Return one run, translated as one if that can be, else text by text."""
+    spelling = _Spelling.of((*before, *inner, *after))
+    whole = await _as_one(translator, inner, spelling) if len(inner) > 1 else None
+    if whole is None:
+        whole = "".join([await _alone(translator, token, spelling) for token in inner])
+    return _joined(before) + whole + _joined(after)
+
+
+def _without_ends(run: list[Token]) -> tuple[list[Token], list[Token], list[Token]]:
+    """Part a run into what stands before the words, the words, and what stands after them.
+
+    A tag at an end stays with the words if its partner stands among them.
+    """
+    begin, end = 0, len(run)
+    partners = _partners(run)
+    while begin < end:
+        first, last = run[begin], run[end - 1]
+        if _is_nothing(first) or (first.kind is not Kind.TEXT and begin not in partners):
+            begin += 1
+        elif _is_nothing(last) or (last.kind is not Kind.TEXT and end - 1 not in partners):
+            end -= 1
+        elif partners.get(begin) == end - 1:
+            begin, end = begin + 1, end - 1
+        else:
+            break
+    return run[:begin], run[begin:end], run[end:]
+
+
+def _is_nothing(token: Token) -> bool:
+    return token.kind is Kind.TEXT and not token.source.strip()
+
+
+def _partners(run: Sequence[Token]) -> dict[int, int]:
+    """Return the place of the opening tag for each closing one's, and the other way round."""
+    found: dict[int, int] = {}
+    open_: list[int] = []
+    for place, token in enumerate(run):
+        if token.kind is Kind.OPEN:
+            open_.append(place)
+        elif token.kind is Kind.CLOSE and open_ and run[open_[-1]].name == token.name:
+            found[place] = open_.pop()
+            found[found[place]] = place
+    return found
+
+
+async def _as_one(
+    translator: Translator, inner: Sequence[Token], spelling: _Spelling
+) -> str | None:
+    """Return the texts translated together with their marks; None if the marks did not hold."""
+    tags = [token for token in inner if token.kind is not Kind.TEXT]
+    if len(tags) > _MOST_MARKS:
+        return None
+    prefix = _prefix(token.source for token in inner if token.kind is Kind.TEXT)
+    marks = _marks(inner, prefix)
+    waiting = iter(marks)
+    text = "".join(
+        _read(token.source) if token.kind is Kind.TEXT else next(waiting) for token in inner
+    )
+    bare = text.strip()
+    if len(bare) > PIECE_CHARACTERS:
+        return None
+    said = await translator.piece(bare, tag=marks[0])
+    begin = text.index(bare)
+    said = text[:begin] + said + text[begin + len(bare) :]
+    found = re.split(rf"(</?{prefix}\d+/?>)", said)
+    if found[1::2] != marks:
+        return None
+    parts = [spelling.write(part) for part in found[::2]]
+    return parts[0] + "".join(tag.source + part for tag, part in zip(tags, parts[1:], strict=True))
+
+
+async def _alone(translator: Translator, token: Token, spelling: _Spelling) -> str:
+    if token.kind is not Kind.TEXT:
+        return token.source
+    text = _read(token.source)
+    if not has_words(text):
+        return token.source
+    (said,) = await translated([(planned(text), translator)], workers=1)
+    return spelling.write(said)
+
+
+def _prefix(sources: Iterable[str]) -> str:
+    """Return letters for the marks that no text has behind a `<`."""
+    whole = _read("\n".join(sources))
+    prefix = "x"
+    while f"<{prefix}" in whole or f"</{prefix}" in whole:
+        prefix += "x"
+    return prefix
+
+
+def _marks(inner: Sequence[Token], prefix: str) -> list[str]:
+    """Return the mark of each tag; an opening one and its closing one share a number."""
+    partners = _partners(inner)
+    numbers: dict[int, int] = {}
+    marks = []
+    for place, token in enumerate(inner):
+        if token.kind is Kind.TEXT:
+            continue
+        partner = partners.get(place)
+        if partner is not None and partner < place:
+            marks.append(f"</{prefix}{numbers[partner]}>")
+            continue
+        numbers[place] = len(numbers) + 1
+        marks.append(f"<{prefix}{numbers[place]}{'' if partner is not None else '/'}>")
+    return marks
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """How characters are written that stood as references (`&nbsp;`) in the source."""
+
+    by_character: dict[int, str]
+
+    @classmethod
+    def of(cls, run: Sequence[Token]) -> _Spelling:
+        found = {ord("&"): "&amp;", ord("<"): "&lt;"}
+        for token in run:
+            if token.kind is Kind.TEXT:
+                for reference in _REFERENCE.findall(token.source):
+                    read = html.unescape(reference)
+                    if len(read) == 1 and not read.isalnum():
+                        found[ord(read)] = reference
+        return cls(found)
+
+    def write(self, text: str) -> str:
+        return text.translate(self.by_character)
+
+
+def _read(source: str) -> str:
+    return html.unescape(source)
+
+
+def _joined(run: Sequence[Token]) -> str:
+    return "".join(token.source for token in run)

@@ -1,0 +1,139 @@
+"""LibreTranslate's paths, answered by the chat model: /translate, /detect and /languages.
+
+Errors are OpenAI's object, as everywhere here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from services.backends.client import Caller
+from services.conversation.translation.chat_model import ChatModel, Detected
+from services.conversation.translation.languages import NAMES
+from services.conversation.translation.markup import planned_html
+from services.conversation.translation.schema import (
+    DetectBody,
+    TranslateBody,
+    check_questions,
+    check_texts,
+    read,
+)
+from services.conversation.translation.texts import (
+    Translator,
+    by_workers,
+    has_words,
+    planned,
+    translated,
+)
+from services.openai.documents import send_json
+from services.openai.hangup import ClientGoneError, until_hangup
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from services.backends.pools import Pools
+    from services.conversation.translation.texts import Plan
+    from services.settings.sections import TranslationSettings
+
+_PLANNED_HERE: Final = 4000
+"""Characters that are cut into pieces in a few milliseconds, and not in a thread."""
+
+_QUESTIONS_A_SLOT: Final = 250
+"""A request that asks more of the model takes more slots."""
+
+_NOBODY_KNOWS: Final = Detected("en", 0.0)
+"""What a text without a letter is said to be, as LibreTranslate has it."""
+
+
+class TranslationRoutes:
+    """The paths, before the chat backends of `pools`."""
+
+    def __init__(self, pools: Pools, limits: TranslationSettings) -> None:
+        """Translate with the backends of `pools`, as much as `limits` say."""
+        self._pools = pools
+        self._limits = limits
+        self._languages = [
+            {"code": code, "name": name, "targets": [*NAMES]} for code, name in NAMES.items()
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, unless its client hangs up before that.
+
+        Raises:
+            ServiceError: what is wrong with it, or with the chat model.
+        """
+        if scope["path"] == "/languages":
+            await send_json(send, self._languages)
+            return
+        with suppress(ClientGoneError):
+            detect = scope["path"] == "/detect"
+            body: TranslateBody | DetectBody
+            body = await read(scope, receive, DetectBody if detect else TranslateBody, self._limits)
+            work = (
+                self._detect(body, scope)
+                if isinstance(body, DetectBody)
+                else self._translate(body, scope)
+            )
+            await send_json(send, await until_hangup(receive, work))
+
+    async def _detect(self, body: DetectBody, scope: Scope) -> list[dict[str, Any]]:
+        check_texts([body.q], self._limits)
+        return [_told(await _detected(self._model(scope), body.q))]
+
+    async def _translate(self, body: TranslateBody, scope: Scope) -> dict[str, Any]:
+        source, target = body.languages()
+        check_texts(body.texts, self._limits, body.translations)
+        plans = await self._planned(body)
+        questions = body.translations * sum(plan.questions for plan in plans)
+        check_questions(questions, self._limits)
+        await scope["bentovox.weigh"](1 + questions // _QUESTIONS_A_SLOT)
+        model = self._model(scope)
+        languages = await self._languages_of(body, source, model)
+        orders = [
+            (plan, Translator(model, detected.language, target, number))
+            for plan, detected in zip(plans, languages, strict=True)
+            for number in range(body.translations)
+        ]
+        said = await translated(orders, self._limits.parallel)
+        rows = [
+            [*dict.fromkeys(said[begin : begin + body.translations])]
+            for begin in range(0, len(said), body.translations)
+        ]
+        columns: dict[str, list[Any]] = {"translatedText": [row[0] for row in rows]}
+        if source is None:
+            columns["detectedLanguage"] = [_told(detected) for detected in languages]
+        if body.alternatives:
+            columns["alternatives"] = [row[1:] for row in rows]
+        if isinstance(body.q, str):
+            return {name: column[0] for name, column in columns.items()}
+        return dict(columns)
+
+    async def _planned(self, body: TranslateBody) -> list[Plan]:
+        plan = planned_html if body.format == "html" else planned
+        if sum(map(len, body.texts)) <= _PLANNED_HERE:
+            return [plan(text) for text in body.texts]
+        return await asyncio.to_thread(lambda: [plan(text) for text in body.texts])
+
+    async def _languages_of(
+        self, body: TranslateBody, source: str | None, model: ChatModel
+    ) -> list[Detected]:
+        if source is not None:
+            return [Detected(source, 1.0)] * len(body.texts)
+        jobs = (partial(_detected, model, text) for text in body.texts)
+        return await by_workers(jobs, self._limits.parallel)
+
+    def _model(self, scope: Scope) -> ChatModel:
+        caller = Caller(self._pools, scope["bentovox.request_id"])
+        return ChatModel(caller, self._limits.model or None)
+
+
+async def _detected(model: ChatModel, text: str) -> Detected:
+    return await model.detect(text) if has_words(text) else _NOBODY_KNOWS
+
+
+def _told(detected: Detected) -> dict[str, Any]:
+    """Return what LibreTranslate says of it; its confidence is in percent."""
+    return {"confidence": round(100 * detected.confidence, 1), "language": detected.language}

@@ -1,0 +1,179 @@
+"""What POST /translate and /detect read: LibreTranslate's fields, as JSON or as a form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field
+from python_multipart.multipart import parse_options_header
+
+from services.conversation.translation.languages import AUTO, known_code
+from services.errors import InvalidRequestError, TooLargeError
+from services.openai.body import header, not_read, whole
+from services.openai.forms import FormFields, read_form
+from services.openai.unknown import read as validated
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope
+
+    from services.settings.sections import TranslationSettings
+
+MOST_ALTERNATIVES: Final = 10
+
+_CODE_CHARACTERS: Final = 32
+_KEY_CHARACTERS: Final = 256
+_BYTES_PER_CHARACTER: Final = 12  # as JSON's \uXXXX\uXXXX, or %XX%XX%XX%XX in a form
+_AROUND_BYTES: Final = 64 * 1024
+_FORM_FIELDS: Final = 16
+_ACCEPTED: Final = "application/json, application/x-www-form-urlencoded or multipart/form-data"
+
+_Code = Annotated[str, Field(min_length=1, max_length=_CODE_CHARACTERS)]
+_Key = Annotated[str, Field(max_length=_KEY_CHARACTERS)]
+
+
+class _Body(BaseModel):
+    """Numbers may be written out, since a form has nothing else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    api_key: _Key = ""
+
+
+class TranslateBody(_Body):
+    """POST /translate."""
+
+    q: str | list[str]
+    source: _Code
+    target: _Code
+    format: Literal["text", "html"] = "text"
+    alternatives: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] = 0
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, whether one was given or a list."""
+        return [self.q] if isinstance(self.q, str) else self.q
+
+    @property
+    def translations(self) -> int:
+        """How many are wanted of each text."""
+        return 1 + self.alternatives
+
+    def languages(self) -> tuple[str | None, str]:
+        """Return the codes of source, None to detect it, and target.
+
+        Raises:
+            InvalidRequestError: one that is not known.
+        """
+        source = None if self.source.lower() == AUTO else known_code(self.source, "source")
+        return source, known_code(self.target, "target")
+
+
+class DetectBody(_Body):
+    """POST /detect."""
+
+    q: str
+
+
+Body = TypeVar("Body", bound=_Body)
+
+
+async def read(
+    scope: Scope, receive: Receive, model: type[Body], limits: TranslationSettings
+) -> Body:
+    """Return the body, in whichever of the three ways it was sent.
+
+    Some clients send a query and no body; that is read then.
+
+    Raises:
+        UnsupportedMediaError: it was sent in a fourth.
+        InvalidRequestError: it is malformed, or a field is at fault, which `param` names.
+        TooLargeError: it is over what the limits allow.
+        ClientGoneError: the client hung up while sending it.
+    """
+    text_bytes = _BYTES_PER_CHARACTER * limits.char_limit + _AROUND_BYTES
+    given = header(scope, b"content-type")
+    kind, _ = parse_options_header(given)
+    if kind == b"application/json":
+        all_bytes = _BYTES_PER_CHARACTER * limits.total_limit + _AROUND_BYTES
+        most_bytes = max(text_bytes, all_bytes) if model is TranslateBody else text_bytes
+        return validated(model, await whole(scope, receive, most_bytes))
+    if kind == b"multipart/form-data":
+        fields = FormFields(frozenset(model.model_fields), {}, text_bytes=text_bytes)
+        form = await read_form(scope, receive, fields)
+        return validated(model, form.texts)
+    if kind == b"application/x-www-form-urlencoded":
+        return validated(model, _urlencoded(await whole(scope, receive, text_bytes)))
+    if not kind and scope["query_string"]:
+        return validated(model, _urlencoded(scope["query_string"]))
+    raise not_read(given, _ACCEPTED)
+
+
+def check_texts(texts: list[str], limits: TranslationSettings, translations: int = 1) -> None:
+    """Return if there are no more texts, and no longer ones, than is allowed.
+
+    Raises:
+        InvalidRequestError: too many (`array_above_max_length`).
+        TooLargeError: one is too long, or all are, as often as they are to be translated
+            (`string_above_max_length`).
+    """
+    if len(texts) > limits.batch_limit:
+        raise InvalidRequestError(
+            f"q has {len(texts)} texts; at most {limits.batch_limit} are accepted",
+            param="q",
+            code="array_above_max_length",
+        )
+    for text in texts:
+        if len(text) > limits.char_limit:
+            raise TooLargeError(
+                f"q has a text of {len(text)} characters; at most {limits.char_limit} are accepted",
+                param="q",
+                code="string_above_max_length",
+            )
+
+    total = translations * sum(map(len, texts))
+    if total > limits.total_limit:
+        raise TooLargeError(
+            f"q, translated {translations} times, is {total} characters; at most "
+            f"{limits.total_limit} are accepted in one request",
+            param="q",
+            code="string_above_max_length",
+        )
+
+
+def check_questions(count: int, limits: TranslationSettings) -> None:
+    """Return if a translation asks no more of the model than is allowed.
+
+    Raises:
+        TooLargeError: it would (`too_many_pieces`).
+    """
+    if count > limits.piece_limit:
+        raise TooLargeError(
+            f"q has {count} pieces to translate, those of alternatives included; at most "
+            f"{limits.piece_limit} are accepted in one request",
+            param="q",
+            code="too_many_pieces",
+        )
+
+
+def _urlencoded(body: bytes) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(
+            body.decode(),
+            keep_blank_values=True,
+            strict_parsing=bool(body),
+            errors="strict",
+            max_num_fields=_FORM_FIELDS,
+        )
+    except ValueError as exc:  # UnicodeDecodeError is one
+        raise InvalidRequestError(
+            "the body is no form that can be read", code="invalid_form"
+        ) from exc
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequestError(
+            f"{twice} was sent twice", param=twice, code="duplicate_parameter"
+        )
+    return {name: value for name, value in fields.items() if value}  # empty: not given
