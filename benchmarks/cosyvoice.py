@@ -107,14 +107,16 @@ class Measured:
 
 def main(arguments: list[str]) -> None:
     """Measure and write the page and the plot."""
-    options = report.parser("cosyvoice", __doc__, rounds=3).parse_args(arguments)
+    parser = report.parser("cosyvoice", __doc__, rounds=3)
+    parser.add_argument("--upstream-server", type=Path, help="fastapi/server.py, if elsewhere")
+    options = parser.parse_args(arguments)
     served = os.environ.get("COSYVOICE_PYTHON") or python()
     began, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         setups, code, version = _prepare(served, Path(folder))
-        server = code / "runtime" / "python" / "fastapi" / "server.py"
+        server = options.upstream_server or code / "runtime" / "python" / "fastapi" / "server.py"
         if not server.is_file():
-            print(f"  without {THEIRS}: no {server}", flush=True)
+            print(f"  without {THEIRS}: no {server}; name it with --upstream-server", flush=True)
         measured = [_measure(setup, server, options.rounds) for setup in setups]
     write(
         options.out,
