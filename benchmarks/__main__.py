@@ -8,12 +8,14 @@ nox -s bench -- images              the images
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 
 _CHOICES = ("transcription", "cosyvoice", "images")
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, too
     _, *arguments = sys.argv
     chosen = arguments.pop(0) if arguments[:1] and arguments[0] in _CHOICES else "front_door"
     sys.exit(import_module(f"benchmarks.{chosen}").main(arguments))
