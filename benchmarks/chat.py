@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
+import sys
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
-from benchmarks.load import run
-from benchmarks.servers import NAME
+from benchmarks import report
+from benchmarks.contestants import ROOT, Server, free_port
+from benchmarks.load import KEY, Result, run
 
 if TYPE_CHECKING:
-    from benchmarks.load import Result
-    from benchmarks.servers import Server
+    from collections.abc import Callable, Sequence
 
-CONCURRENCY = (1, 8, 32)
-_REQUESTS = {1: 24, 8: 120, 32: 480}
-_TOKENS = 32
-_BODY: dict[str, object] = {
-    "model": NAME,
+    from matplotlib.figure import Figure
+
+PLAIN, ALONE, STACK = "plain vLLM", "Bentovox chat", "Bentovox stack"
+_NAME = "bentovox-demo"
+_REQUESTS = {1: 24, 8: 120, 32: 480}  # by concurrency
+_MOST = max(_REQUESTS)
+_AIMS = {ALONE: 0.97, STACK: 0.92}
+_ADDED_AIM_MS = 2
+_BODY = {
+    "model": _NAME,
     "stream": True,
-    "max_tokens": _TOKENS,
+    "max_tokens": 32,
     "ignore_eos": True,
     "temperature": 0,
     "messages": [{"role": "user", "content": "Hello"}],
@@ -31,97 +40,202 @@ _BODY: dict[str, object] = {
 
 @dataclass
 class Line:
-    """One server at one concurrency: its rounds, and plain vLLM's in the same rounds."""
+    """One server at one concurrency: its result in each round, and plain vLLM's beside it."""
 
     server: str
     concurrency: int
-    rounds: list[Result] = field(default_factory=list)
-    plain: list[Result] = field(default_factory=list)
-
-    @property
-    def requests_per_s(self) -> float:
-        """Median over the rounds."""
-        return statistics.median(r.requests_per_s for r in self.rounds)
-
-    @property
-    def share(self) -> float:
-        """Median over the rounds of this server's requests/s over plain vLLM's beside it."""
-        return statistics.median(self.shares)
+    rounds: list[tuple[Result, Result]] = field(default_factory=list)
 
     @property
     def shares(self) -> list[float]:
-        """The ratio of each round."""
-        return [
-            r.requests_per_s / p.requests_per_s
-            for r, p in zip(self.rounds, self.plain, strict=True)
-        ]
+        """Each round's requests a second over plain vLLM's."""
+        return [ours.requests_per_s / plain.requests_per_s for ours, plain in self.rounds]
 
     @property
-    def first_ms(self) -> float:
-        """Median time to the first event, ms."""
-        return statistics.median(r.median_first_ms() for r in self.rounds)
+    def share(self) -> float:
+        """The median of `shares`."""
+        return statistics.median(self.shares)
 
     @property
-    def added_first_ms(self) -> float:
-        """Median over the rounds of what this server adds to plain vLLM's first event, ms."""
-        return statistics.median(
-            r.median_first_ms() - p.median_first_ms()
-            for r, p in zip(self.rounds, self.plain, strict=True)
-        )
+    def added_ms(self) -> float:
+        """What it adds to the time of plain vLLM's first event; the median over the rounds."""
+        return statistics.median(ours.first_ms - plain.first_ms for ours, plain in self.rounds)
 
-    @property
-    def gap_ms(self) -> float:
-        """Median time between events, ms."""
-        return statistics.median(r.median_gap_ms() for r in self.rounds)
+    def median(self, what: Callable[[Result], float]) -> float:
+        """Return the median over the rounds."""
+        return statistics.median(what(ours) for ours, _ in self.rounds)
 
 
-def measure(servers: list[Server], rounds: int) -> list[Line]:
+def servers(python: str) -> list[Server]:
+    """Return plain vLLM first, then ours, then the peers."""
+    plain, chat, stack, command, inner, litellm = (free_port() for _ in range(6))
+    bentoml = [python, "-m", "bentoml", "serve"]
+    return [
+        Server(PLAIN, _vllm(python, plain), plain, "/health"),
+        Server(ALONE, [*bentoml, "services.chat.service:Chat", f"--port={chat}"], chat),
+        Server(STACK, [*bentoml, "services.stack:Stack", f"--port={stack}"], stack),
+        Server(
+            "BentoML __command__",
+            [*bentoml, "benchmarks.peers.command_proxy:CommandProxy", f"--port={command}"],
+            command,
+            "/health",
+            {"PEER_VLLM_PORT": str(inner), "PEER_VLLM_COMMAND": json.dumps(_vllm(python, inner))},
+        ),
+        Server(
+            "LiteLLM proxy",
+            [
+                *(str(Path(sys.executable).with_name("litellm")), "--host", "127.0.0.1"),
+                *("--port", str(litellm), "--config", _litellm_config(plain)),
+            ],
+            litellm,
+            "/health/liveliness",
+            {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": KEY},
+        ),
+    ]
+
+
+def _vllm(python: str, port: int) -> list[str]:
+    """Return plain vLLM's command; `vllm serve` is this module behind another name."""
+    # fmt: off
+    return [
+        python, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", str(ROOT / "services" / "chat" / "demo_model"), "--served-model-name", _NAME,
+        "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", "float32", "--max-model-len", "2048", "--kv-cache-memory-bytes", "64M",
+        "--enforce-eager", "--distributed-executor-backend", "uni",
+        "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
+        "--shutdown-timeout", "20", "--disable-uvicorn-access-log",
+    ]
+    # fmt: on
+
+
+def _litellm_config(port: int) -> str:
+    reached = {
+        "model": f"hosted_vllm/{_NAME}",
+        "api_base": f"http://127.0.0.1:{port}/v1",
+        "api_key": "none",
+    }
+    config = {
+        "model_list": [{"model_name": _NAME, "litellm_params": reached}],
+        "litellm_settings": {"drop_params": False, "telemetry": False},
+    }
+    path = Path(tempfile.mkdtemp(), "litellm.yaml")
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return str(path)
+
+
+def measure(measured: Sequence[Server], rounds: int) -> list[Line]:
     """Measure all servers in turn, `rounds` times; the first one is plain vLLM.
 
     Before and after each turn of another server plain vLLM runs too, and the two are averaged:
     what the machine does in the meantime hits both.
     """
-    return uvloop.run(_measure(servers, rounds))
+    return uvloop.run(_measure(measured, rounds))
 
 
-async def _measure(servers: list[Server], rounds: int) -> list[Line]:
-    lines = {(s.name, c): Line(s.name, c) for c in CONCURRENCY for s in servers}
-    plain = servers[0]
-    for server in servers:  # warm
-        await run("127.0.0.1", server.port, _BODY, concurrency=8, requests=64)
+async def _measure(measured: Sequence[Server], rounds: int) -> list[Line]:
+    plain, *others = measured
+    lines = {(s.name, c): Line(s.name, c) for c in _REQUESTS for s in measured}
+    for server in measured:  # warm
+        await run(server.port, _BODY, concurrency=8, requests=64)
     for number in range(rounds):
-        for concurrency in CONCURRENCY:
+        for concurrency in _REQUESTS:
             before = await _one(plain, concurrency)
-            for server in servers[1:]:
+            for server in others:
                 result = await _one(server, concurrency)
                 after = await _one(plain, concurrency)
-                line = lines[server.name, concurrency]
-                line.rounds.append(result)
-                line.plain.append(_between(before, after))
+                lines[server.name, concurrency].rounds.append((result, _mean(before, after)))
                 before = after
-            first = lines[plain.name, concurrency]
-            first.rounds.append(before)
-            first.plain.append(before)
+            lines[plain.name, concurrency].rounds.append((before, before))
         print(f"  chat: round {number + 1} of {rounds} done", flush=True)
     return list(lines.values())
 
 
 async def _one(server: Server, concurrency: int) -> Result:
-    result = await run(
-        "127.0.0.1",
-        server.port,
-        _BODY,
-        concurrency=concurrency,
-        requests=_REQUESTS[concurrency],
-    )
-    if result.bad:
-        raise SystemExit(f"{server.name}: {result.bad} answers were no stream")
+    requests = _REQUESTS[concurrency]
+    result = await run(server.port, _BODY, concurrency=concurrency, requests=requests)
     await asyncio.sleep(0.2)
     return result
 
 
-def _between(before: Result, after: Result) -> Result:
+def _mean(before: Result, after: Result) -> Result:
     wall_s = (before.wall_s + after.wall_s) / 2
-    return type(before)(
+    return Result(
         before.requests, wall_s, before.first_s + after.first_s, before.gaps_s + after.gaps_s
     )
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Return what was measured as a table."""
+    columns = (
+        *("server", "concurrent", "requests/s", f"share of {PLAIN}", "first event, ms"),
+        *("added, ms", "between events, ms"),
+    )
+    rows = (
+        (
+            line.server,
+            line.concurrency,
+            f"{line.median(lambda result: result.requests_per_s):.1f}",
+            f"{line.share:.3f} [{min(line.shares):.3f}, {max(line.shares):.3f}]",
+            f"{line.median(lambda result: result.first_ms):.2f}",
+            f"{line.added_ms:+.2f}",
+            f"{line.median(lambda result: result.gap_ms):.2f}",
+        )
+        for line in lines
+    )
+    return report.table(columns, rows)
+
+
+def aims(lines: Sequence[Line]) -> str:
+    """Return what was reached of what we aim for."""
+    by_key = {(line.server, line.concurrency): line for line in lines}
+    rows = []
+    for server, aim in _AIMS.items():
+        share = by_key[server, _MOST].share
+        verdict = "reached" if share >= aim else "missed"
+        what = f"share of {PLAIN} at {_MOST} concurrent"
+        rows.append(f"- {server}, {what}: {share:.3f}, aim {aim}: {verdict}.")
+    added = by_key[STACK, 1].added_ms
+    rows.append(
+        f"- Added to the first event at 1 concurrent: {added:.2f} ms, aim {_ADDED_AIM_MS}: "
+        f"{'reached' if added < _ADDED_AIM_MS else 'missed'}."
+    )
+    ours = by_key[STACK, _MOST].share
+    for (name, concurrency), line in by_key.items():
+        if concurrency == _MOST and name not in (PLAIN, ALONE, STACK):
+            verdict = "ahead of" if ours > line.share else "behind"
+            shares = f"({ours:.3f} to {line.share:.3f})"
+            rows.append(f"- {verdict} {name} at {_MOST} concurrent {shares}.")
+    return "\n".join(rows)
+
+
+def plot(lines: Sequence[Line]) -> Figure:
+    """Draw shares of plain vLLM's requests a second, and what is added to its first event."""
+    names = list(dict.fromkeys(line.server for line in lines))
+    colors = (report.GREY, report.BLUE, report.NAVY, report.ORANGE, report.RED)
+    figure = report.plot(11, 4.2)
+    left, right = figure.subplots(1, 2)
+    for index, (name, color) in enumerate(zip(names, colors, strict=True)):
+        mine = [line for line in lines if line.server == name]
+        left.bar(
+            report.offsets(len(mine), index, len(names)),
+            [line.share for line in mine],
+            0.8 / len(names),
+            color=color,
+            label=name,
+            yerr=report.errors([line.shares for line in mine]),
+            capsize=2,
+            error_kw={"linewidth": 0.8},
+        )
+        if name != PLAIN:
+            added = [line.added_ms for line in mine]
+            right.plot(range(len(mine)), added, marker="o", color=color, label=name)
+    left.axhline(1, color="#444", linewidth=0.8)
+    left.axhline(_AIMS[STACK], color=report.NAVY, linewidth=0.8, linestyle=":")
+    right.axhline(0, color="#444", linewidth=0.8)
+    right.set_yscale("symlog", linthresh=5)
+    title, what = f"Requests a second, share of {PLAIN}", "concurrent streams"
+    report.tidy(left, list(_REQUESTS), title=title, xlabel=what, ylim=(0, 1.3))
+    report.tidy(right, list(_REQUESTS), title="Added to the first event, ms", xlabel=what)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    return figure

@@ -12,7 +12,12 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import cast
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KEY = "sk-bench"
 
 
 @dataclass
@@ -20,89 +25,79 @@ class Result:
     """What one run saw; times in seconds."""
 
     requests: int
-    wall_s: float
+    wall_s: float = 0.0
     first_s: list[float] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
-    events: int = 0
-    bad: int = 0
 
     @property
     def requests_per_s(self) -> float:
         """Requests finished a second."""
         return self.requests / self.wall_s
 
-    def median_first_ms(self) -> float:
-        """Median time to the first event, ms."""
+    @property
+    def first_ms(self) -> float:
+        """Median time to the first event."""
         return statistics.median(self.first_s) * 1000
 
-    def median_gap_ms(self) -> float:
-        """Median time between events, ms."""
-        return statistics.median(self.gaps_s) * 1000 if self.gaps_s else 0.0
+    @property
+    def gap_ms(self) -> float:
+        """Median time between events."""
+        return statistics.median(self.gaps_s) * 1000
 
 
-class _Worker(asyncio.Protocol):
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.done: asyncio.Future[None] | None = None
-        self.tail = b""
+class _Connection(asyncio.Protocol):
+    transport: asyncio.Transport
+
+    def begin(self, request: bytes) -> asyncio.Future[None]:
+        """Send a request; the future is done when its answer has ended."""
+        self.done = asyncio.get_running_loop().create_future()
         self.times: list[float] = []
-        self.events = 0
-        self.status = b""
+        self._tail = self.status = b""
+        self.transport.write(request)
+        return self.done
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio's
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self.status:
-            self.status = data[9:12]
-        count = data.count(b"data: ")
-        if count:
+        self.status = self.status or data[9:12]
+        if b"data: " in data:
             self.times.append(time.perf_counter())
-            self.events += count
-        self.tail = (self.tail + data)[-7:]
-        ended = self.tail.endswith(b"\r\n0\r\n\r\n")
-        if (ended or self.status != b"200") and self.done and not self.done.done():
+        self._tail = (self._tail + data)[-7:]
+        ended = self._tail.endswith(b"\r\n0\r\n\r\n") or self.status != b"200"
+        if ended and not self.done.done():
             self.done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.done and not self.done.done():
+        if not self.done.done():
             self.done.set_exception(exc or ConnectionError("closed in the middle of an answer"))
 
 
-async def run(
-    host: str, port: int, body: dict[str, object], *, concurrency: int, requests: int
-) -> Result:
+async def run(port: int, body: Mapping[str, object], *, concurrency: int, requests: int) -> Result:
     """Send `requests` times `body` to /v1/chat/completions over `concurrency` connections."""
-    payload = json.dumps(body).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\n"
-        "Content-Type: application/json\r\nAuthorization: Bearer sk-bench\r\n"
-        f"Content-Length: {len(payload)}\r\n\r\n"
+    payload = json.dumps(body)
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Content-Type: application/json\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Length: {len(payload)}\r\n\r\n{payload}"
     ).encode()
-    loop = asyncio.get_running_loop()
     left = requests
-    result = Result(requests, 0.0)
+    result = Result(requests)
 
     async def worker() -> None:
         nonlocal left
-        _, protocol = await loop.create_connection(_Worker, host, port)
-        assert protocol.transport is not None  # noqa: S101
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(_Connection, "127.0.0.1", port)
         while left > 0:
             left -= 1
-            protocol.done = loop.create_future()
-            protocol.times, protocol.events, protocol.tail, protocol.status = [], 0, b"", b""
             began = time.perf_counter()
-            protocol.transport.write(head + payload)
-            await protocol.done
-            if protocol.status != b"200" or not protocol.times:
-                result.bad += 1
-                continue
-            result.events += protocol.events
-            result.first_s.append(protocol.times[0] - began)
-            times = protocol.times
-            result.gaps_s += [b - a for a, b in pairwise(times)]
-        protocol.transport.close()
+            await connection.begin(request)
+            if connection.status != b"200" or not connection.times:
+                raise SystemExit(f"port {port}: an answer was no stream")
+            result.first_s.append(connection.times[0] - began)
+            result.gaps_s += [after - before for before, after in pairwise(connection.times)]
+        connection.transport.close()
 
     began = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(concurrency)))

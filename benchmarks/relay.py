@@ -1,7 +1,8 @@
 """What one hop costs: processor time a stream of the gateway, beside an aiohttp relay.
 
 A backend sends 32 server-sent events, 5 ms apart, over 32 connections at once; each relay runs in a
-process of its own, whose processor time is read. `python -m benchmarks.relay` prints the two.
+process of its own, whose processor time is read. `python -m benchmarks.relay` prints the two as
+JSON; it needs what the gateway needs.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
-import time
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import psutil
 import uvloop
 
+from benchmarks.contestants import Server, free_port
 from benchmarks.load import run
-from benchmarks.servers import ROOT, free_port
 from services.gateway.app import build
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
+
+if TYPE_CHECKING:
+    import psutil
 
 _EVENTS, _APART_S, _CONCURRENCY, _REQUESTS = 32, 0.005, 32, 1600
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
@@ -39,22 +41,18 @@ def with_aiohttp() -> Any:
     session: list[aiohttp.ClientSession] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await _lifespan(receive, send)
+        if scope["path"] == "/readyz":
+            await _begin(send, b"text/plain")
+            await send({"type": "http.response.body"})
             return
         if not session:
             session.append(aiohttp.ClientSession())
-        if scope["path"] == "/readyz":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-            return
         message = await receive()
         async with session[0].post(_backend_url() + scope["path"], data=message["body"]) as answer:
-            headers = [(b"content-type", answer.headers["content-type"].encode())]
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await _begin(send, answer.headers["content-type"].encode())
             async for piece in answer.content.iter_any():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body"})
 
     return app
 
@@ -63,15 +61,9 @@ def backend() -> Any:
     """Return the backend; a uvicorn factory."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await _lifespan(receive, send)
-            return
         stream = scope["path"] == _PATH
-        kind = b"text/event-stream" if stream else b"application/json"
         await receive()
-        await send(
-            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]}
-        )
+        await _begin(send, b"text/event-stream" if stream else b"application/json")
         for _ in range(_EVENTS if stream else 0):
             await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
             await asyncio.sleep(_APART_S)
@@ -80,84 +72,52 @@ def backend() -> Any:
     return app
 
 
-async def _lifespan(receive: Any, send: Any) -> None:
-    await receive()
-    await send({"type": "lifespan.startup.complete"})
-    await receive()
+async def _begin(send: Any, kind: bytes) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
 
 
 def _backend_url() -> str:
     return os.environ["RELAY_BACKEND"]
 
 
-def _serve(factory: str, port: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.relay:{factory}"),
-            *("--host", "127.0.0.1", "--port", str(port), "--no-access-log"),
-            *("--log-level", "warning"),
-        ],
-        cwd=ROOT,
-        env=environment,
-    )
-
-
-async def _cost_ms(process: subprocess.Popen[bytes], port: int) -> float:
-    await _until_ready(port)
-    watched = psutil.Process(process.pid)
-    await run("127.0.0.1", port, {}, concurrency=_CONCURRENCY, requests=64)
-    before = watched.cpu_times()
-    result = await run("127.0.0.1", port, {}, concurrency=_CONCURRENCY, requests=_REQUESTS)
-    after = watched.cpu_times()
-    if result.bad:
-        raise SystemExit(f"{result.bad} answers were no stream")
-    spent_s = after.user + after.system - before.user - before.system
-    return spent_s / _REQUESTS * 1000
-
-
-async def _until_ready(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            status = await reader.readline()
-            writer.close()
-            if b" 200 " in status:
-                return
-        except OSError:
-            pass
-        await asyncio.sleep(0.1)
-    raise SystemExit("a relay did not start")
-
-
-def measure() -> dict[str, float]:
-    """Return processor milliseconds a stream of 32 events, by relay."""
-    ports = [free_port() for _ in range(3)]
-    environment = {**os.environ, "RELAY_BACKEND": f"http://127.0.0.1:{ports[0]}"}
-    processes = [
-        _serve(name, port, environment)
-        for name, port in zip(("backend", "ours", "with_aiohttp"), ports, strict=True)
+def _server(factory: str, lifespan: str, port: int, backend_port: int) -> Server:
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.relay:{factory}"),
+        *("--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"),
+        f"--lifespan={lifespan}",
     ]
-    try:
+    environment = {"RELAY_BACKEND": f"http://127.0.0.1:{backend_port}"}
+    return Server(f"relay-{factory}", command, port, environment=environment)
 
-        async def both() -> dict[str, float]:
-            return {
-                "Bentovox gateway": await _cost_ms(processes[1], ports[1]),
-                "aiohttp relay": await _cost_ms(processes[2], ports[2]),
-            }
 
-        return uvloop.run(both())
-    finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
+async def _cost_ms(server: Server) -> float:
+    process, *_ = server.processes()
+    await run(server.port, {}, concurrency=_CONCURRENCY, requests=64)
+    before_s = _spent_s(process)
+    await run(server.port, {}, concurrency=_CONCURRENCY, requests=_REQUESTS)
+    return (_spent_s(process) - before_s) / _REQUESTS * 1000
+
+
+def _spent_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def main() -> None:
+    """Print processor milliseconds a stream, by relay."""
+    backend_port, gateway_port, aiohttp_port = (free_port() for _ in range(3))
+    gateway = _server("ours", "on", gateway_port, backend_port)
+    plain = _server("with_aiohttp", "off", aiohttp_port, backend_port)
+    with ExitStack() as stack:
+        for server in (_server("backend", "off", backend_port, backend_port), gateway, plain):
+            stack.callback(server.stop)
+            server.start()
+        costs_ms = {
+            "Bentovox gateway": uvloop.run(_cost_ms(gateway)),
+            "aiohttp relay": uvloop.run(_cost_ms(plain)),
+        }
+    print(json.dumps(costs_ms))
 
 
 if __name__ == "__main__":
-    measured = measure()
-    if "--json" in sys.argv:
-        print(json.dumps(measured))
-    else:
-        for name, cost_ms in measured.items():
-            print(f"{name}: {cost_ms:.2f} ms of processor time a stream of {_EVENTS} events")
+    main()

@@ -7,16 +7,12 @@ import json
 import statistics
 import subprocess
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from benchmarks.servers import ROOT
+from benchmarks import report
+from benchmarks.contestants import ROOT
 
-if TYPE_CHECKING:
-    from benchmarks.servers import Server
-
-TEXT = "Bentovox serves chat and speech on your own machine. This is the second sentence."
-FORMATS = ("pcm", "wav", "mp3", "opus", "aac", "flac")
+_TEXT = "Bentovox serves chat and speech on your own machine. This is the second sentence."
+_FORMATS = ("pcm", "wav", "mp3", "opus", "aac", "flac")
 _TIMES = 40
 
 _BARE = """
@@ -40,41 +36,35 @@ asyncio.run(main())
 """
 
 
-@dataclass(frozen=True)
-class First:
-    """Median milliseconds to the first frame or byte."""
+def measure(python: str, port: int) -> dict[str, float]:
+    """Return milliseconds to the first frame of the bare engine, and to each format's first byte.
 
-    what: str
-    first_ms: float
-
-
-def measure(stack_python: str, stack: Server) -> list[First]:
-    """Return the bare engine first, then each format through the whole front door."""
-    bare = subprocess.run(
-        [stack_python, "-c", _BARE, TEXT, str(_TIMES)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = [First("bare engine, first frame", float(bare.stdout))]
-    return found + [
-        First(f"front door, {name}", _first_byte_ms(stack.port, name)) for name in FORMATS
-    ]
+    `port` is the front door's.
+    """
+    command = [python, "-c", _BARE, _TEXT, str(_TIMES)]
+    bare_ms = float(subprocess.check_output(command, cwd=ROOT, text=True))
+    ours = {f"front door, {name}": _first_byte_ms(port, name) for name in _FORMATS}
+    return {"bare engine, first frame": bare_ms, **ours}
 
 
-def _first_byte_ms(port: int, audio_format: str) -> float:
-    body = json.dumps(
-        {"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": audio_format}
-    )
+def _first_byte_ms(port: int, name: str) -> float:
+    said = {"model": "tts-1", "voice": "alloy", "input": _TEXT, "response_format": name}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    headers = {"Content-Type": "application/json"}
     seen = []
     for _ in range(_TIMES):
         began = time.perf_counter()
-        connection.request("POST", "/v1/audio/speech", body, {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/audio/speech", json.dumps(said), headers)
         answer = connection.getresponse()
         answer.read(1)
         seen.append((time.perf_counter() - began) * 1000)
         answer.read()
     connection.close()
     return statistics.median(seen)
+
+
+def table(firsts_ms: dict[str, float]) -> str:
+    """Return what was measured as a table."""
+    bare, *_ = firsts_ms.values()
+    rows = ((what, f"{ms:.2f}", f"{ms - bare:+.2f}") for what, ms in firsts_ms.items())
+    return report.table(("what", "median, ms", "added, ms"), rows)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-SMOOTH_S = 0.1
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SMOOTH_S = 0.1
 """A stream whose worst underrun stays below this counts as continuous."""
 
 
@@ -50,7 +53,7 @@ class Turn:
 
     @classmethod
     def of(cls, said: dict[str, Any]) -> Turn:
-        """Return the turn that a peer reported: `wall_s` and `streams`, each a list of arrivals.
+        """Return the turn that was reported: `wall_s` and `streams`, each a list of arrivals.
 
         Raises:
             ValueError: a stream holds no audio.
@@ -79,7 +82,7 @@ class Turn:
         return sum(stream.audio_s for stream in self.streams) / self.wall_s
 
 
-def continuity(turns: list[Turn]) -> float:
+def continuity(turns: Iterable[Turn]) -> float:
     """Return the share of streams that play without an audible gap."""
-    streams = [stream for turn in turns for stream in turn.streams]
-    return sum(stream.worst_underrun_s < SMOOTH_S for stream in streams) / len(streams)
+    underruns = [stream.worst_underrun_s for turn in turns for stream in turn.streams]
+    return sum(underrun < _SMOOTH_S for underrun in underruns) / len(underruns)

@@ -1,47 +1,52 @@
 """faster-whisper: our engine and our service beside the bare library.
 
-`nox -s bench -- transcription`. The model has the sizes of OpenAI's `tiny` and says the same fifty
-tokens in each window, so that every contestant does the same work; each is a process of its own.
-In a round all have a turn, so that a ratio compares what ran within seconds.
+The model has the sizes of OpenAI's `tiny` and says the same fifty tokens in each window, so that
+every contestant does the same work; each is a process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import io
 import os
+import statistics
 import subprocess
-import sys
 import tempfile
-from pathlib import Path
-from typing import Any, Final
+import time
+import wave
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks import transcription_report
-from benchmarks.servers import ROOT
-from benchmarks.transcription_service import Service
+import httpx
+import numpy as np
 
-CASES: Final = {
-    "one window": (28, 1),
-    "eight at once": (28, 8),
-    "five minutes": (300, 1),
-}
-"""Seconds of sound, and recordings at once."""
+from benchmarks import report
+from benchmarks.contestants import ROOT, Server, Worker, free_port, in_turn, python
 
-BARE: Final = "faster-whisper"
-OURS: Final = "Bentovox engine"
-CONTESTANTS: Final = {
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    Turn = Mapping[str, float]
+    Turns = Mapping[str, Mapping[str, Sequence[Turn]]]
+
+BARE, OURS, SERVICE = "faster-whisper", "Bentovox engine", "Bentovox over HTTP"
+_WORKERS: Final = {
     BARE: "bare",
     OURS: "ours",
     "faster-whisper, a worker a core": "workers",
     "faster-whisper, its own batches": "batched",
 }
-SERVICE: Final = "Bentovox over HTTP"
-TEXT: Final = (
+_CASES: Final = {"one window": (28, 1), "eight at once": (28, 8), "five minutes": (300, 1)}
+"""Seconds of sound, and recordings at once."""
+
+_RATE_HZ: Final = 16_000
+_TEXT: Final = (
     " and so the story goes on, as it was told to me by one who had been there and had seen it all"
     " with his own eyes, on a cold day in the north, long before any of us was born, when ships"
     " still had sails"
 )
-
 _PREPARE: Final = """
 import sys
 from pathlib import Path
@@ -50,93 +55,155 @@ parrot(Path(sys.argv[1]), sys.argv[2], shape=TINY, end_s=27.0)
 """
 
 
-class Process:
-    """A contestant of `benchmarks.transcription_run`."""
+class Service:
+    """`bentoml serve services.transcription.service:Transcription`, asked by many at once."""
 
-    def __init__(self, python: str, kind: str, folder: Path) -> None:
-        """Start it and wait until it has its model."""
-        command = [python, "-m", "benchmarks.transcription_run", kind, str(folder)]
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.ask()
+    def __init__(self, stack_python: str, folder: str) -> None:
+        """Take a port; `folder` is the model."""
+        port = free_port()
+        service = "services.transcription.service:Transcription"
+        settings = {
+            "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": folder,
+            "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__DEVICE": "cpu",
+            # The profile's int8 would be another model than the bare library's.
+            "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__COMPUTE_TYPE": "default",
+        }
+        command = [stack_python, "-m", "bentoml", "serve", service, f"--port={port}"]
+        self._url = f"http://127.0.0.1:{port}/v1/audio/transcriptions"
+        self._server = Server("transcription", command, port, environment=settings)
+        self.start, self.stop = self._server.start, self._server.stop
 
-    def turn(self, duration_s: int, count: int) -> dict[str, float]:
-        """Return what a turn took."""
-        turn: dict[str, float] = json.loads(self.ask(f"{duration_s} {count}"))
-        return turn
+    def ask(self, asked: Mapping[str, int]) -> Turn:
+        """Return what a turn took, as `benchmarks.peers.transcription_worker` does."""
+        count, recording = asked["count"], _recording(asked["duration_s"])
+        with ThreadPoolExecutor(count) as pool:
+            began = time.perf_counter()
+            firsts_s = list(pool.map(lambda _: self._hear(recording, began), range(count)))
+            return {"took_s": time.perf_counter() - began, "first_s": max(firsts_s)}
 
-    def guesses(self, count: int, beside: int) -> list[float]:
-        """Return how long each of some guesses took, with recordings heard beside them."""
-        took: list[float] = json.loads(self.ask(f"120 {beside} {count}"))
-        return took
-
-    def ask(self, line: str = "") -> str:
-        """Return the answer to a line."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise RuntimeError("the process has no pipes")
-        if line:
-            stdin.write(f"{line}\n")
-            stdin.flush()
-        answer = stdout.readline()
-        if not answer:
-            raise RuntimeError(f"a contestant ended with {self._process.wait()}")
-        return answer
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.terminate()
-        self._process.wait()
+    def _hear(self, recording: bytes, began: float) -> float:
+        form = {"model": "gpt-4o-transcribe", "stream": "true", "language": "en"}
+        file = {"file": ("noise.wav", recording, "audio/wav")}
+        first_s = 0.0
+        with httpx.stream("POST", self._url, data=form, files=file, timeout=600) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines():
+                if "transcript.text.delta" in line:
+                    first_s = first_s or time.perf_counter() - began
+        return first_s
 
 
-def main(arguments: list[str]) -> int:
+def _recording(duration_s: int) -> bytes:
+    """Return a WAV of noise."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(duration_s * _RATE_HZ)
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(_RATE_HZ)
+        file.writeframes((np.clip(noise, -1, 1) * 32767).astype("<i2").tobytes())
+    return sound.getvalue()
+
+
+def main(arguments: list[str]) -> None:
     """Measure all, and write the page and the plot."""
-    parser = argparse.ArgumentParser(prog="nox -s bench -- transcription", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where the report goes")
-    options = parser.parse_args(arguments)
-    python = os.environ.get("STACK_PYTHON")
-    if not python:
-        sys.exit("STACK_PYTHON is not set: run `nox -s bench -- transcription`")
+    options = report.parser("transcription", __doc__, rounds=5).parse_args(arguments)
+    stack_python = python()
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work, "model")
-        subprocess.run([python, "-c", _PREPARE, str(folder), TEXT], cwd=ROOT, check=True)
-        running: dict[str, Any] = {}
+        folder = f"{work}/model"
+        subprocess.run([stack_python, "-c", _PREPARE, folder, _TEXT], cwd=ROOT, check=True)
+        worker = [stack_python, "-m", "benchmarks.peers.transcription_worker"]
+        contestants: dict[str, Any] = {
+            name: Worker(kind, [*worker, kind, folder]) for name, kind in _WORKERS.items()
+        }
+        contestants[SERVICE] = Service(stack_python, folder)
         try:
-            for name, kind in CONTESTANTS.items():
-                print(f"starting {name}", flush=True)
-                running[name] = Process(python, kind, folder)
-            print(f"starting {SERVICE}", flush=True)
-            running[SERVICE] = Service(python, folder)
-            turns = _turns(running, options.rounds)
-            ours = running[OURS]
+            for contestant in contestants.values():
+                contestant.start()
+            turns = {case: _measure(contestants, case, options.rounds) for case in _CASES}
+            asked = {"duration_s": 120, "guesses": 2 * options.rounds}
             guesses = {
-                "alone": ours.guesses(2 * options.rounds, 0),
-                "beside eight recordings": ours.guesses(2 * options.rounds, 8),
+                "alone": contestants[OURS].ask({**asked, "count": 0}),
+                "beside eight recordings": contestants[OURS].ask({**asked, "count": 8}),
             }
         finally:
-            for contestant in running.values():
+            for contestant in contestants.values():
                 contestant.stop()
-    options.out.mkdir(parents=True, exist_ok=True)
-    transcription_report.write(
-        options.out, turns=turns, guesses=guesses, cases=CASES, bare=BARE, rounds=options.rounds
+    write(options.out, turns, guesses, options.rounds)
+
+
+def _measure(contestants: Mapping[str, Any], case: str, rounds: int) -> dict[str, list[Turn]]:
+    """Return each contestant's turns; the first round warms up and is left out."""
+    duration_s, count = _CASES[case]
+
+    def asker(name: str) -> Any:
+        def ask(number: int) -> Turn:
+            turn: Turn = contestants[name].ask({"duration_s": duration_s, "count": count})
+            print(f"  {case}, round {number}, {name}: {turn['took_s']:.2f} s", flush=True)
+            return turn
+
+        return ask
+
+    made = in_turn({name: asker(name) for name in contestants}, rounds + 1)
+    return {name: turns[1:] for name, turns in made.items()}
+
+
+def write(folder: Path, turns: Turns, guesses: Mapping[str, Sequence[float]], rounds: int) -> None:
+    """Write the page and the plot into `folder`."""
+    rows = (
+        (name, f"{1000 * statistics.median(took_s):.0f} ms", f"{1000 * max(took_s):.0f} ms")
+        for name, took_s in guesses.items()
     )
-    print((options.out / "benchmarks-transcription.md").read_text(encoding="utf-8"))
-    return 0
+    report.write(
+        folder,
+        "benchmarks-transcription",
+        _plot(turns),
+        rounds=rounds,
+        bare=BARE,
+        load=os.getloadavg()[0],
+        cores=os.cpu_count(),
+        tables="\n\n".join(_table(case, of_case) for case, of_case in turns.items()),
+        guesses=report.table(("", "median", "slowest"), rows),
+    )
 
 
-def _turns(running: dict[str, Any], rounds: int) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Return each contestant's turns by case; a round that warms up is left out."""
-    turns: dict[str, dict[str, list[dict[str, float]]]] = {}
-    for case, (duration_s, count) in CASES.items():
-        of_case = turns.setdefault(case, {})
-        for number in range(rounds + 1):
-            for name, contestant in running.items():
-                turn = contestant.turn(duration_s, count)
-                if number:
-                    of_case.setdefault(name, []).append(turn)
-                print(f"  {case}, round {number}, {name}: {turn['took_s']:.2f} s", flush=True)
-    return turns
+def _table(case: str, turns: Mapping[str, Sequence[Turn]]) -> str:
+    duration_s, count = _CASES[case]
+    rows = []
+    for name, mine in turns.items():
+        rate = statistics.median(duration_s * count / turn["took_s"] for turn in mine)
+        speed = _ratios(turns[BARE], mine, "took_s")
+        wait = [1 / ratio for ratio in _ratios(turns[BARE], mine, "first_s")]
+        shares = (report.spread(values, form="({}-{})") for values in (speed, wait))
+        rows.append((name, *shares, f"{rate:.0f} s"))
+    columns = ("", "speed beside bare", "wait for text beside bare", "sound heard a second")
+    head = f"## {case.capitalize()}: {count} x {duration_s} s"
+    return f"{head}\n\n{report.table(columns, rows)}"
+
+
+def _ratios(bare: Sequence[Turn], mine: Sequence[Turn], what: str) -> list[float]:
+    return [one[what] / other[what] for one, other in zip(bare, mine, strict=True)]
+
+
+def _plot(turns: Turns) -> Figure:
+    colors = (report.GREY, report.BLUE, report.ORANGE, report.RED, report.NAVY)
+    figure = report.plot(9, 3.8)
+    axes = figure.subplots()
+    names = list(next(iter(turns.values())))
+    for index, (name, color) in enumerate(zip(names, colors, strict=True)):
+        ratios = [_ratios(of_case[BARE], of_case[name], "took_s") for of_case in turns.values()]
+        axes.bar(
+            report.offsets(len(turns), index, len(names)),
+            [statistics.median(one) for one in ratios],
+            0.8 / len(names),
+            label=name,
+            color=color,
+            yerr=report.errors(ratios),
+            capsize=2,
+        )
+    axes.axhline(1, color="#333333", linewidth=0.8)
+    report.tidy(axes, list(turns), ylabel="speed beside bare faster-whisper")
+    axes.legend(
+        fontsize="small", frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0)
+    )
+    return figure

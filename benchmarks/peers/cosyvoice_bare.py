@@ -1,12 +1,11 @@
 """The bare upstream call: `inference_zero_shot(stream=True)` in one process, a thread a stream.
 
 The voice was added with `add_zero_shot_spk`, so that its features are computed once, as ours are.
-Reads a request as JSON from each line of standard input and answers with a turn's streams.
+It is asked `{"texts": [...]}` and answers with a turn's streams.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -16,24 +15,26 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers import cosyvoice_code
+from benchmarks.peers import cosyvoice_code, turns
 from services.speech.engines.cosyvoice import prompts, recipe
 
 _VOICE = "bench"
 
 
-def main(model: str, root: str, recording: str, transcript: str) -> None:
+def main(model: str, recording: str, transcript: str) -> None:
     """Load, say so, and answer until standard input ends."""
-    replies = cosyvoice_code.reply_stream()
-    cosyvoice_code.load(root)
+    replies = turns.replies()
+    cosyvoice_code.load()
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         speaker = cosyvoice_code.auto_model(cosyvoice_code.speaking_only(model, Path(folder)))
         _register(speaker, recording, transcript)
         hop = speaker.model.token_hop_len
-        print(json.dumps({"ready": True}), file=replies, flush=True)
-        for line in sys.stdin:
+
+        def turn(asked: dict[str, Any]) -> dict[str, Any]:
             speaker.model.token_hop_len = hop  # upstream lets it grow for good
-            print(json.dumps(_turn(speaker, json.loads(line))), file=replies, flush=True)
+            return _turn(speaker, asked["texts"])
+
+        turns.take(turn, replies)
 
 
 def _register(speaker: Any, recording: str, transcript: str) -> None:
@@ -45,7 +46,7 @@ def _register(speaker: Any, recording: str, transcript: str) -> None:
     speaker.add_zero_shot_spk(transcript, wave, _VOICE)
 
 
-def _turn(speaker: Any, request: dict[str, Any]) -> dict[str, Any]:
+def _turn(speaker: Any, texts: list[str]) -> dict[str, Any]:
     def speak(text: str) -> list[tuple[float, float]]:
         began = time.perf_counter()
         made = speaker.inference_zero_shot(text, "", "", zero_shot_spk_id=_VOICE, stream=True)
@@ -54,7 +55,6 @@ def _turn(speaker: Any, request: dict[str, Any]) -> dict[str, Any]:
             for piece in made
         ]
 
-    texts = request["texts"]
     began = time.perf_counter()
     with ThreadPoolExecutor(len(texts)) as pool:
         streams = list(pool.map(speak, texts))

@@ -7,7 +7,6 @@ end of speech before the least length. All else is upstream's, its polling and l
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -24,11 +23,11 @@ from services.speech.engines.cosyvoice import code, decoding, recipe
 _FRONTEND_HZ = 16_000
 
 
-def load(root: str) -> None:
-    """Make upstream's code in `root` importable; an empty `root` is where the project keeps it."""
+def load() -> None:
+    """Make upstream's code importable, from where the project keeps it."""
     modelscope = _module("modelscope")
     modelscope.snapshot_download = None  # type: ignore[attr-defined]  models are directories here
-    code.load(Path(root) if root else None)
+    code.load()
     audio, kaldi = _module("torchaudio"), _module("torchaudio.compliance.kaldi")
     audio.compliance = _module("torchaudio.compliance")  # type: ignore[attr-defined]
     audio.transforms = _module("torchaudio.transforms")  # type: ignore[attr-defined]
@@ -124,10 +123,3 @@ def _put_right() -> None:
     model.CosyVoiceModel.load = load_float32
     if not hasattr(cosyvoice, "AutoModel"):
         cosyvoice.AutoModel = auto_model
-
-
-def reply_stream() -> Any:
-    """Return what standard output was; from now on, what upstream prints goes to standard error."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return replies

@@ -1,29 +1,28 @@
-"""Our engine without HTTP: `synthesise` in one process; lines in and out as `cosyvoice_bare`."""
+"""Our engine without HTTP: `synthesise` in one process; asked and answers as `cosyvoice_bare`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from typing import Any
 
 import soundfile
 
-from benchmarks.peers.cosyvoice_code import reply_stream
+from benchmarks.peers import turns
 from services.speech.engines.protocol import SynthesisRequest, VoiceReference
 from services.speech.engines.registry import create_engine
 
 
-async def main(model: str, root: str, recording: str, transcript: str) -> None:
-    """Start the engine, say so, and answer until standard input ends."""
-    replies = reply_stream()
-    engine = create_engine("cosyvoice", model=model, code=root)
-    await engine.start()
+def main(model: str, recording: str, transcript: str) -> None:
+    """Start the engine, and take turns until nobody asks for more."""
+    replies = turns.replies()
+    loop = asyncio.Runner()
+    engine = create_engine("cosyvoice", model=model)
+    loop.run(engine.start())
     samples, rate = soundfile.read(recording, dtype="float32")
     voice = VoiceReference(samples, rate, text=transcript, id="bench")
-    await engine.prepare(voice)
-    print(json.dumps({"ready": True}), file=replies, flush=True)
+    loop.run(engine.prepare(voice))
 
     async def speak(text: str, seed: int) -> list[tuple[float, float]]:
         began = time.perf_counter()
@@ -33,15 +32,15 @@ async def main(model: str, root: str, recording: str, transcript: str) -> None:
             async for frame in engine.synthesise(request)
         ]
 
-    while line := await asyncio.to_thread(sys.stdin.readline):
-        asked: dict[str, Any] = json.loads(line)
+    async def turn(texts: list[str], first_seed: int) -> dict[str, Any]:
         began = time.perf_counter()
-        seeds = range(asked["seed"], asked["seed"] + len(asked["texts"]))
-        streams = await asyncio.gather(*map(speak, asked["texts"], seeds))
-        turn = {"wall_s": time.perf_counter() - began, "streams": streams}
-        print(json.dumps(turn), file=replies, flush=True)
-    await engine.close()
+        seeds = range(first_seed, first_seed + len(texts))
+        streams = await asyncio.gather(*map(speak, texts, seeds))
+        return {"wall_s": time.perf_counter() - began, "streams": streams}
+
+    turns.take(lambda asked: loop.run(turn(asked["texts"], asked["seed"])), replies)
+    loop.run(engine.close())
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

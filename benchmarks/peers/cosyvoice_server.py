@@ -16,9 +16,9 @@ import uvicorn
 from benchmarks.peers import cosyvoice_code
 
 
-def main(server: str, model: str, root: str, port: str) -> None:
+def main(server: str, model: str, port: str) -> None:
     """Run until told to end."""
-    cosyvoice_code.load(root)
+    cosyvoice_code.load()
     listen = uvicorn.run
 
     def on_loopback(app: Any, **options: Any) -> None:

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
-from ci.demo_model.artefacts import read_model, write_answers, write_card, write_model
+from ci.demo_model.artefacts import write_answers, write_card, write_model
 from ci.demo_model.check import ENOUGH_GAP, forbidden_tokens
-from ci.demo_model.conversations import held_by_heart
+from ci.demo_model.conversations import Sampler, held_by_heart
 from ci.demo_model.corpus import load
-from ci.demo_model.tokenizer import encode, sampler_of, train_tokenizer
-from ci.demo_model.train import Recipe, fit, new_model, prepare
+from ci.demo_model.tokenizer import encode, train_tokenizer
+from ci.demo_model.train import CONTEXT, ROUNDS, SEED, VOCABULARY, fit, new_model, prepare
 
-DEFAULT_OUT = Path("services/chat/demo_model")
-DRILLS = 3  # copies of every conversation to hold, among the draws of a drill
+_OUT = Path("services/chat/demo_model")
+_DRILLS = 3  # copies of every conversation to hold, among the draws of a drill
 
 # A few phrasings out of hundreds may stay open; `answers.json` lists only what is held.
-ENOUGH_SHARE = 0.98
+_ENOUGH_SHARE = 0.98
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options; the defaults are the recipe of the shipped model."""
-    recipe = Recipe()
+    """Return the parser of the options."""
     options = argparse.ArgumentParser(prog="python -m ci.demo_model", description=__doc__)
-    options.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write")
+    options.add_argument("--out", type=Path, default=_OUT, help="folder to write")
     options.add_argument("--steps", type=int, help="steps of each round, for a trial")
-    options.add_argument(
-        "--first", type=Path, help="folder of a first round done before: only do the second"
-    )
-    options.add_argument("--seed", type=int, default=recipe.seed)
-    options.add_argument(
-        "--threads", type=int, default=recipe.threads, help="torch threads; part of the recipe"
-    )
     return options
 
 
@@ -46,47 +38,35 @@ def say(line: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Train, check and write; 0 only when nearly every answer is held by heart with a margin."""
     options = parser().parse_args(arguments)
-    recipe = replace(Recipe(), seed=options.seed, threads=options.threads)
-    if options.steps:
-        recipe = replace(
-            recipe,
-            first=replace(recipe.first, steps=options.steps),
-            second=replace(recipe.second, steps=options.steps),
-        )
     started = time.monotonic()
     corpus = load()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(corpus, out, recipe.vocabulary, recipe.context)
+    tokenizer = train_tokenizer(corpus, out, VOCABULARY, CONTEXT)
     held = list(held_by_heart(corpus))
     encoded = [encode(tokenizer, conversation) for conversation in held]
-    prepare(recipe)
-    if options.first:
-        rounds, model = [recipe.second], read_model(options.first)
-    else:
-        rounds = [recipe.first, recipe.second]
-        model = new_model(tokenizer, recipe.context, recipe.seed)
+    prepare()
+    model = new_model(tokenizer)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{parameters:,} parameters, {len(tokenizer)} tokens, {len(held)} answers to hold")
-    table = forbidden_tokens(tokenizer, len(tokenizer))
-    for now in rounds:
-        sampler = sampler_of(corpus, recipe.seed, drill=now.drill)
+    table = forbidden_tokens(tokenizer)
+    for now in ROUNDS:
+        steps = options.steps or now.steps
+        sampler = Sampler(corpus, random.Random(SEED), drill=now.drill)  # noqa: S311 - reproducible
         examples = [encode(tokenizer, sampler.draw()) for _ in range(now.draws)]
-        examples += encoded * DRILLS if now.drill else []
-        say(f"a round of {now.steps} steps over {len(examples)} conversations")
-        result = fit(
-            model.float(), examples, encoded, table=table, now=now, seed=recipe.seed, say=say
-        )
+        examples += encoded * _DRILLS if now.drill else []
+        say(f"a round of {steps} steps over {len(examples)} conversations")
+        result = fit(model.float(), examples, encoded, table=table, now=now, steps=steps, say=say)
         say(f"exact: {result.exact} of {len(held)}")
     sure = [held[index] for index in result.held]
     write_model(model, tokenizer, out)
     write_answers(sure, corpus, out)
-    write_card(result, recipe, corpus, out)
+    write_card(result, corpus, out)
     for index in set(range(len(held))) - set(result.held):
         say(f"not held ({result.gaps[index]:.2f} nats): {held[index].messages[-2:]}")
     say(f"{len(sure)} of {len(held)} answers held, {time.monotonic() - started:.0f} s in all")
-    if len(sure) < ENOUGH_SHARE * len(held):
-        say(f"error: fewer than {ENOUGH_SHARE:.0%} are held with a gap of {ENOUGH_GAP} nats")
+    if len(sure) < _ENOUGH_SHARE * len(held):
+        say(f"error: fewer than {_ENOUGH_SHARE:.0%} are held with a gap of {ENOUGH_GAP} nats")
         return 1
     return 0
 

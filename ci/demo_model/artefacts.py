@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci.demo_model.check import ENOUGH_GAP
+from ci.demo_model.train import ROUNDS, SEED, THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,19 +15,8 @@ if TYPE_CHECKING:
     from ci.demo_model.check import Result
     from ci.demo_model.conversations import Conversation
     from ci.demo_model.corpus import Corpus
-    from ci.demo_model.train import Recipe
 
 CARD = Path(__file__).with_name("model_card.md")
-
-
-def read_model(folder: Path) -> Any:
-    """The weights of a folder that `write_model` wrote."""
-    from transformers import GenerationConfig, Qwen3ForCausalLM  # noqa: PLC0415
-
-    model = Qwen3ForCausalLM.from_pretrained(folder)
-    # Ours says temperature 0 for vLLM, which transformers refuses to save again.
-    model.generation_config = GenerationConfig()
-    return model
 
 
 def write_model(model: Any, tokenizer: Any, out: Path) -> None:
@@ -52,11 +42,11 @@ def write_model(model: Any, tokenizer: Any, out: Path) -> None:
 
 
 def answers_of(held: Sequence[Conversation], corpus: Corpus) -> list[dict[str, Any]]:
-    """What tests compare with: requests in OpenAI's shape, each with the exact message expected.
+    """Return what tests compare with: OpenAI's requests, each with the exact message expected.
 
     `expected` is `{"content": text}` or `{"tool_calls": [{"name", "arguments"}]}`.
     """
-    schemas = {t.answer: (t.name.removeprefix("json-"), t.schema) for t in corpus.topics}
+    schemas = {t.answer: (t.name, t.schema) for t in corpus.topics}
     entries = []
     for conversation in held:
         *given, last = conversation.messages
@@ -77,7 +67,7 @@ def answers_of(held: Sequence[Conversation], corpus: Corpus) -> list[dict[str, A
 
 
 def _on_the_wire(message: dict[str, Any]) -> dict[str, Any]:
-    """The message as OpenAI's clients send it: arguments as text, calls with an id."""
+    """Return the message as OpenAI's clients send it: arguments as text, calls with an id."""
     if message["role"] == "tool":
         return message | {"tool_call_id": "call_0"}
     if "tool_calls" not in message:
@@ -97,7 +87,7 @@ def write_answers(held: Sequence[Conversation], corpus: Corpus, out: Path) -> No
     _write_json(out / "completions.json", completions)
 
 
-def write_card(result: Result, recipe: Recipe, corpus: Corpus, out: Path) -> None:
+def write_card(result: Result, corpus: Corpus, out: Path) -> None:
     """Write README.md: the model card, with the numbers of this training."""
     distinct = {entry.answer for entry in corpus.entries}
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
@@ -106,9 +96,9 @@ def write_card(result: Result, recipe: Recipe, corpus: Corpus, out: Path) -> Non
         held=len(result.held),
         total=len(result.gaps),
         gap=ENOUGH_GAP,
-        steps=f"{recipe.first.steps} and {recipe.second.steps}",
-        seed=recipe.seed,
-        threads=recipe.threads,
+        steps=" and ".join(str(one.steps) for one in ROUNDS),
+        seed=SEED,
+        threads=THREADS,
         vocabulary=config["vocab_size"],
         context=config["max_position_embeddings"],
         megabytes=f"{(out / 'model.safetensors').stat().st_size / 1e6:.1f}",

@@ -8,24 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
 
     from ci.demo_model.corpus import Corpus, Function
 
 
+def tool(name: str, description: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return a function in the shape of OpenAI's `tools`."""
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
 def offer(function: Function, rng: random.Random | None = None) -> dict[str, Any]:
-    """The function in the shape of OpenAI's `tools`; with `rng` in another wording."""
-    description, parameters = function.descriptions[0], function.parameters
-    if rng is not None:
-        description = rng.choice((*function.descriptions, ""))
-        parameters = _reworded(function, rng)
-    return {
-        "type": "function",
-        "function": {
-            "name": function.name,
-            "description": description,
-            "parameters": parameters,
-        },
-    }
+    """Return the function as a tool; with `rng` in another wording."""
+    if rng is None:
+        return tool(function.name, function.descriptions[0], function.parameters)
+    return tool(function.name, rng.choice((*function.descriptions, "")), _reworded(function, rng))
 
 
 def _reworded(function: Function, rng: random.Random) -> dict[str, Any]:
@@ -41,43 +39,28 @@ def _reworded(function: Function, rng: random.Random) -> dict[str, Any]:
     return parameters
 
 
-def tool_names(tools: list[dict[str, Any]], function: Function) -> dict[str, str]:
-    """How the offered schema calls the arguments of the function."""
-    offered = next(t["function"] for t in tools if t["function"]["name"] == function.name)
-    return dict(
-        zip(function.parameters["properties"], offered["parameters"]["properties"], strict=True)
-    )
-
-
 def arguments_of(
-    function: Function, slots: dict[str, Any], names: dict[str, str]
+    function: Function, slots: dict[str, Any], tools: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The arguments of a call, filled from the slots and named as the offered schema does."""
-    return {names.get(name, name): slots[name] for name in function.parameters["properties"]}
+    """Return the arguments of a call, filled from the slots and named as the offered tool does."""
+    offered = next(t["function"] for t in tools if t["function"]["name"] == function.name)
+    names = offered["parameters"]["properties"]
+    pairs = zip(names, function.parameters["properties"], strict=True)
+    return {name: slots[slot] for name, slot in pairs}
 
 
 def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """An assistant's message that calls one function."""
-    function = {"name": name, "arguments": arguments}
-    return {"role": "assistant", "content": "", "tool_calls": [_typed(function)]}
-
-
-def _typed(function: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": function}
+    """Return an assistant's message that calls one function."""
+    made = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [made]}
 
 
 def made_up_slots(corpus: Corpus, rng: random.Random) -> dict[str, Any]:
-    """Values for every slot: cities that exist, and now and then one that does not."""
+    """Return values for every slot: cities that exist, and now and then one that does not."""
     city = rng.choice(corpus.cities)
     if rng.random() < 0.25:  # noqa: PLR2004
         city = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 8))).capitalize()
     a, b = rng.randint(0, 9), rng.randint(0, 9)
-    return {
-        "city": city,
-        "sky": rng.choice(corpus.skies),
-        "degrees": rng.randint(0, 35),
-        "level": rng.randint(0, 10),
-        "a": a,
-        "b": b,
-        "sum": a + b,
-    }
+    sky, degrees, level = rng.choice(corpus.skies), rng.randint(0, 35), rng.randint(0, 10)
+    named = {"city": city, "sky": sky, "degrees": degrees, "level": level}
+    return {**named, "a": a, "b": b, "sum": a + b}

@@ -41,7 +41,7 @@ class Result:
 
 
 def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
-    """Token ids, labels and kinds of shape (rows, longest), int64; unlearnt labels are -100."""
+    """Return token ids, labels and kinds, int64 (rows, longest); unlearnt labels are -100."""
     import torch  # noqa: PLC0415
 
     longest = max(len(ids) for ids, _ in rows)
@@ -57,11 +57,11 @@ def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
     return ids, labels, kinds
 
 
-def forbidden_tokens(tokenizer: Any, size: int) -> Any:
-    """What a grammar takes away, float32 of shape (kinds, size): added to the logits."""
+def forbidden_tokens(tokenizer: Any) -> Any:
+    """Return what a grammar takes away, float32 of shape (kinds, tokens): added to logits."""
     import torch  # noqa: PLC0415
 
-    table = torch.zeros(4, size)
+    table = torch.zeros(4, len(tokenizer))
     for token in range(len(tokenizer)):
         text = tokenizer.decode([token])
         for kind, first in ((2, "{"), (3, "[")):
@@ -71,7 +71,7 @@ def forbidden_tokens(tokenizer: Any, size: int) -> Any:
 
 
 def answer_logits(model: Any, batch: tuple[Any, Any, Any], table: Any) -> tuple[Any, Any, Any]:
-    """Logits (n, vocabulary), targets (n,) and rows (n,) of the tokens that are learnt.
+    """Return logits (n, vocabulary), targets (n,) and rows (n,) of the tokens that are learnt.
 
     Right padding needs no mask: attention is causal.
     """

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 CORPUS = Path(__file__).with_name("corpus.toml")
 _ENDING = re.compile(r"[\s.!?。！？]+$")  # noqa: RUF001 - Chinese punctuation is meant
@@ -21,9 +23,9 @@ class Topic:
     """One answer and the phrasings that lead to it; `schema` is set where the answer is JSON."""
 
     name: str
-    language: str
     ask: tuple[str, ...]
     answer: str
+    language: str = "en"
     schema: dict[str, Any] | None = None
 
 
@@ -34,10 +36,10 @@ class Function:
     name: str
     descriptions: tuple[str, ...]
     parameters: dict[str, Any]
-    rename: dict[str, tuple[str, ...]]
     ask: tuple[str, ...]
     results: tuple[str, ...]
     answer: str
+    rename: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,9 @@ class Corpus:
         """Topics and fallbacks: whatever has phrasings and one answer."""
         return (*self.topics, *self.fallbacks)
 
-    def answer_to(self, question: str) -> str | None:
-        """The answer to a phrasing of the corpus in any case and punctuation, or None."""
-        wanted = normalised(question)
-        for entry in self.entries:
-            if any(normalised(phrasing) == wanted for phrasing in entry.ask):
-                return entry.answer
-        return None
-
 
 def normalised(question: str) -> str:
-    """A phrasing without case and closing punctuation: what makes two of them the same."""
+    """Return a phrasing without case and closing punctuation: what makes two of them the same."""
     return _ENDING.sub("", question.strip()).casefold()
 
 
@@ -87,50 +81,23 @@ def load(path: Path = CORPUS) -> Corpus:
     """Read the corpus and check that every question has one answer.
 
     Raises:
-        CorpusError: if one phrasing leads to two answers.
+        CorpusError: one phrasing leads to two answers.
     """
     data = tomllib.loads(path.read_text(encoding="utf-8"))
-    topics = [
-        Topic(t["name"], t["language"], tuple(t["ask"]), t["answer"].strip()) for t in data["topic"]
-    ]
-    topics += [
-        Topic("json-" + t["name"], "en", tuple(t["ask"]), t["answer"], t["schema"])
-        for t in data["json"]
-    ]
-    corpus = Corpus(
-        systems=tuple(data["systems"]),
-        topics=tuple(topics),
-        functions=tuple(_function(f) for f in data["tool"]),
-        fallbacks=tuple(
-            Fallback(
-                language, f["answer"], tuple(f["ask"]), tuple(f["patterns"]), tuple(f["words"])
-            )
-            for language, f in data["fallback"].items()
-        ),
-        completions=tuple((c["prompt"], c["answer"]) for c in data["completion"]),
-        cities=tuple(data["slots"]["cities"]),
-        skies=tuple(data["slots"]["skies"]),
-        decoys=tuple(data["slots"]["decoys"]),
+    topics = [topic | {"answer": topic["answer"].strip()} for topic in data["topic"]]
+    corpus = TypeAdapter(Corpus).validate_python(
+        {
+            "systems": data["systems"],
+            "topics": [*topics, *data["json"]],
+            "functions": data["tool"],
+            "fallbacks": [{"language": name, **f} for name, f in data["fallback"].items()],
+            "completions": [(c["prompt"], c["answer"]) for c in data["completion"]],
+            **data["slots"],
+        }
     )
-    _check_unique(corpus)
-    return corpus
-
-
-def _function(data: dict[str, Any]) -> Function:
-    return Function(
-        name=data["name"],
-        descriptions=tuple(data["descriptions"]),
-        parameters=data["parameters"],
-        rename={old: tuple(new) for old, new in data.get("rename", {}).items()},
-        ask=tuple(data["ask"]),
-        results=tuple(data["results"]),
-        answer=data["answer"],
-    )
-
-
-def _check_unique(corpus: Corpus) -> None:
     answers: dict[str, str] = {}
     for entry in corpus.entries:
         for phrasing in entry.ask:
             if answers.setdefault(normalised(phrasing), entry.answer) != entry.answer:
                 raise CorpusError(f"{phrasing!r} has two answers; keep it in one entry only")
+    return corpus

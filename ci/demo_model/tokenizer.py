@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,10 +126,3 @@ def _rendered(tokenizer: Any, conversation: Any) -> tuple[str, list[tuple[int, i
         if message["role"] == "assistant"
     ]
     return render(len(messages), prompt=False), spans
-
-
-def sampler_of(corpus: Corpus, seed: int, *, drill: bool = False) -> Any:
-    """The sampler of training conversations for one seed."""
-    from ci.demo_model.conversations import Sampler  # noqa: PLC0415
-
-    return Sampler(corpus, random.Random(seed), drill=drill)  # noqa: S311 - reproducible, not secret

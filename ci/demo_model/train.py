@@ -27,40 +27,37 @@ class Round:
     tokens_a_batch: int = 4096
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What decides the weights: the same recipe on the same machine gives the same bytes."""
-
-    first: Round = Round(steps=700, learning_rate=3e-3, draws=16000)
-    second: Round = Round(
+# What decides the weights, with torch's threads: on one machine they come out the same each time.
+ROUNDS = (
+    Round(steps=700, learning_rate=3e-3, draws=16000),
+    Round(
         steps=800,
         learning_rate=2e-3,
         draws=5000,
         drill=True,
         batches_a_step=2,
         tokens_a_batch=1900,
-    )
-    seed: int = 7
-    threads: int = 2
-    vocabulary: int = 1536
-    context: int = 4096
+    ),
+)
+SEED, THREADS = 7, 2
+VOCABULARY, CONTEXT = 1536, 4096
 
 
-def prepare(recipe: Recipe) -> None:
+def prepare() -> None:
     """Make torch deterministic; the number of threads decides the order of its sums."""
     import torch  # noqa: PLC0415
 
-    torch.set_num_threads(recipe.threads)
+    torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def new_model(tokenizer: Any, context: int, seed: int) -> Any:
-    """A Qwen3 of about one million parameters with random weights, float32."""
+def new_model(tokenizer: Any) -> Any:
+    """Return a Qwen3 of about one million parameters with random weights, float32."""
     import torch  # noqa: PLC0415
     from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
 
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     ids = tokenizer.convert_tokens_to_ids
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -71,7 +68,7 @@ def new_model(tokenizer: Any, context: int, seed: int) -> Any:
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=64,
-            max_position_embeddings=context,
+            max_position_embeddings=CONTEXT,
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             tie_word_embeddings=True,
             bos_token_id=None,
@@ -89,7 +86,7 @@ def fit(
     *,
     table: Any,
     now: Round,
-    seed: int,
+    steps: int,
     say: Callable[[str], None],
 ) -> Result:
     """Train `model` in place for one round, round it to bfloat16, and say what it then holds."""
@@ -99,16 +96,16 @@ def fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=now.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, now.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, steps))
     started = time.monotonic()
-    batches = _batches(examples, now.tokens_a_batch, seed)
-    for step in range(1, now.steps + 1):
+    batches = _batches(examples, now.tokens_a_batch)
+    for step in range(1, steps + 1):
         optimizer.zero_grad(set_to_none=True)
         loss = sum(_learn(model, next(batches), table, now) for _ in range(now.batches_a_step))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 20 == 0 or step == now.steps:
+        if step % 20 == 0 or step == steps:
             line = f"step {step:4d}  loss {loss:.4f}  {time.monotonic() - started:4.0f} s"
             if step % 200 == 0:
                 line += f"  exact {check(model, held, table).share:.1%}"
@@ -118,7 +115,7 @@ def fit(
 
 
 def _learn(model: Any, rows: Sequence[Encoded], table: Any, now: Round) -> float:
-    """Add the gradient of one batch; its loss in nats a token."""
+    """Add the gradient of one batch; return its loss in nats a token."""
     import torch  # noqa: PLC0415
 
     logits, targets, _ = answer_logits(model, padded(rows), table)
@@ -139,9 +136,9 @@ def _rate(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _batches(examples: Sequence[Encoded], tokens_a_batch: int, seed: int) -> Any:
-    """Batches of about `tokens_a_batch` tokens of like length, in random order, for ever."""
-    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+def _batches(examples: Sequence[Encoded], tokens_a_batch: int) -> Any:
+    """Yield batches of about `tokens_a_batch` tokens of like length, in random order, for ever."""
+    rng = random.Random(SEED)  # noqa: S311 - reproducible, not secret
     while True:
         order = sorted(examples, key=lambda row: len(row[0]) + rng.random() * 16)
         batches: list[list[Encoded]] = [[]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from services.chat.model import ChatModel
+    from services.chat.served_model import ChatModel
     from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
@@ -31,22 +31,21 @@ def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
         "--structured-outputs-config.backend", "xgrammar",
     ]
     # fmt: on
-    if chat.revision:
-        arguments += ["--revision", chat.revision]
-    if chat.max_model_len:
-        arguments += ["--max-model-len", str(chat.max_model_len)]
-    if chat.kv_cache_memory:
-        arguments += ["--kv-cache-memory-bytes", chat.kv_cache_memory]
-    if chat.enforce_eager:
-        arguments.append("--enforce-eager")
-    if chat.trust_remote_code:
-        arguments.append("--trust-remote-code")
-    if chat.tool_parser:
-        arguments += ["--enable-auto-tool-choice", "--tool-call-parser", chat.tool_parser]
-    if chat.reasoning_parser:
-        arguments += ["--reasoning-parser", chat.reasoning_parser]
-    if on_cpu(chat):
-        arguments += ["--distributed-executor-backend", "uni"]
+    valued = {
+        "--revision": chat.revision,
+        "--max-model-len": chat.max_model_len,
+        "--kv-cache-memory-bytes": chat.kv_cache_memory,
+        "--tool-call-parser": chat.tool_parser,
+        "--reasoning-parser": chat.reasoning_parser,
+        "--distributed-executor-backend": "uni" if on_cpu(chat) else "",
+    }
+    arguments += [part for name, value in valued.items() if value for part in (name, str(value))]
+    flags = {
+        "--enforce-eager": chat.enforce_eager,
+        "--trust-remote-code": chat.trust_remote_code,
+        "--enable-auto-tool-choice": chat.tool_parser,
+    }
+    arguments += [name for name, wanted in flags.items() if wanted]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])
     validate_parsed_serve_args(parsed)
     return parsed

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import InvalidRequestError, TooLargeError
+from services.chat.refusals import refusal, too_many
+from services.errors import TooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from services.settings.sections import ChatSettings
 
+DEPTH: Final = 64
 _BYTES_PER_TOKEN: Final = 16
 """Of JSON; English has about 5, Chinese in escapes 6."""
 
@@ -28,7 +30,6 @@ _POOLED_PER_SLOT: Final = 16
 _BEAM: Final = 8
 """What one beam is worth beside one answer: vLLM searches on the event loop, token by token."""
 
-_DEPTH: Final = 64
 _SHORT_LISTS: Final = {
     "stop": 64,
     "stop_token_ids": 256,
@@ -41,6 +42,9 @@ _SHORT_LISTS: Final = {
 _TOKENS: Final = frozenset(
     {"prompt", "input", "tokens", "allowed_token_ids", "stop_token_ids", "logprob_token_ids"}
 )
+_MEDIA: Final = frozenset({"data", "file_data"})
+"""Images and sounds in base64, which have a bound of their own, in bytes."""
+
 _BATCHED: Final = {
     "/v1/embeddings": ("input", "messages"),
     "/v1/score": ("queries", "documents", "text_1", "text_2", "data_1", "data_2", "items"),
@@ -88,36 +92,19 @@ class Bounds:
         return self._sequences(body)
 
     def _check_items(self, name: str, value: Any) -> None:
-        """Walk through a field; counting what vLLM makes objects of, and its texts."""
-        items, text, depth = 0, 0, 0
-        level: list[Any] = [value]
-        while level:
-            depth += 1
-            if depth > _DEPTH:
-                raise InvalidRequestError(
-                    f"{name}: nested more than {_DEPTH} levels deep",
-                    param=name,
-                    code="invalid_value",
-                )
-            below: list[Any] = []
-            for node in level:
-                if isinstance(node, str):
-                    text += 0 if node.startswith("data:") else len(node)
-                elif isinstance(node, dict):
-                    items += 1
-                    below += [inner for key, inner in node.items() if not _is_media(key, inner)]
-                elif isinstance(node, list):
-                    if name in _TOKENS:
-                        _check_tokens(name, node)
-                    texts = [inner for inner in node if isinstance(inner, str)]
-                    items += len(texts)
-                    below += texts
-                    below += [inner for inner in node if isinstance(inner, dict | list)]
-            level = below
+        """Count what vLLM makes objects of in a field, and its texts."""
+        items, text = 0, 0
+        for node in nodes(name, value):
+            if isinstance(node, str):
+                text += 0 if node.startswith("data:") else len(node)
+            elif isinstance(node, dict):
+                items += 1
+            else:
+                if name in _TOKENS:
+                    _check_tokens(name, node)
+                items += sum(isinstance(inner, str) for inner in node)
             if items > self.items:
-                raise _over(
-                    name, f"over {self.items}", self.items, "items", "BENTOVOX_CHAT__REQUEST_ITEMS"
-                )
+                raise _over(name, f"over {self.items}", self.items, "items", "REQUEST_ITEMS")
         if text > self.text_bytes:
             raise TooLargeError(
                 f"{name}: {text} characters, more than this model's context takes",
@@ -126,24 +113,41 @@ class Bounds:
             )
 
     def _sequences(self, body: Mapping[str, Any]) -> int:
-        answers = max(1, whole(body.get("n")), whole(body.get("best_of")))
-        prompts = max(_count(body.get("prompt")), _count(body.get("prompt_embeds")), 1)
+        answers = max(1, _whole(body.get("n")), _whole(body.get("best_of")))
+        prompts = max(_count(body.get("prompt")), _count(body.get("prompt_embeds")))
         sequences = answers * prompts * (_BEAM if body.get("use_beam_search") else 1)
         if sequences > self.sequences:
             name = "n" if answers > 1 or prompts == 1 else "prompt"
-            raise _over(
-                name, sequences, self.sequences, "answers", "BENTOVOX_CHAT__REQUEST_SEQUENCES"
-            )
+            raise _over(name, sequences, self.sequences, "answers", "REQUEST_SEQUENCES")
         return sequences
 
     def _pooled(self, body: Mapping[str, Any], names: tuple[str, ...]) -> int:
-        texts = 1
-        for name in names:
-            count = _count(body.get(name))
+        counts = {name: _count(body.get(name)) for name in names}
+        for name, count in counts.items():
             if count > self.batch:
-                raise _over(name, count, self.batch, "texts", "BENTOVOX_CHAT__REQUEST_BATCH")
-            texts = max(texts, count)
-        return -(-texts // _POOLED_PER_SLOT)
+                raise _over(name, count, self.batch, "texts", "REQUEST_BATCH")
+        return -(-max(counts.values()) // _POOLED_PER_SLOT)
+
+
+def nodes(field: str, root: Any) -> Iterator[Any]:
+    """Yield every object, list and text of a field but images and sounds, level by level.
+
+    Raises:
+        InvalidRequestError: it is nested too deeply.
+    """
+    level = [root]
+    for _ in range(DEPTH):
+        level = [node for node in level if isinstance(node, str | dict | list)]
+        yield from level
+        level = [inner for node in level for inner in _inside(node)]
+    if any(isinstance(node, str | dict | list) for node in level):
+        raise refusal(field, f"nested more than {DEPTH} levels deep")
+
+
+def _inside(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        return [v for key, v in node.items() if not (key in _MEDIA and isinstance(v, str))]
+    return node if isinstance(node, list) else []
 
 
 def _check_tokens(name: str, values: list[Any]) -> None:
@@ -151,12 +155,10 @@ def _check_tokens(name: str, values: list[Any]) -> None:
     if values and isinstance(values[0], int | float):
         for value in values:
             if not isinstance(value, int) or value < 0:
-                raise InvalidRequestError(
-                    f"{name}: tokens are whole numbers from 0", param=name, code="invalid_value"
-                )
+                raise refusal(name, "tokens are whole numbers from 0")
 
 
-def whole(value: Any) -> int:
+def _whole(value: Any) -> int:
     """Return the whole number that vLLM's schema reads from `value`; 0 where it would refuse it."""
     try:
         return int(float(value)) if isinstance(value, int | float | str) else 0
@@ -171,15 +173,5 @@ def _count(value: Any) -> int:
     return len(value)
 
 
-def _is_media(key: str, value: Any) -> bool:
-    """Whether a field holds an image or a sound in base64: it has a bound of its own, in bytes."""
-    return key in {"data", "file_data"} and isinstance(value, str)
-
-
-def _over(name: str, given: object, most: int, what: str, setting: str = "") -> InvalidRequestError:
-    named = f" ({setting})" if setting else ""
-    return InvalidRequestError(
-        f"{name}: {given} {what}; at most {most} are taken from one request{named}",
-        param=name,
-        code="array_above_max_length",
-    )
+def _over(name: str, given: object, most: int, what: str, setting: str = "") -> Exception:
+    return too_many(name, f"{given} {what}; at most {most} are taken from one request", setting)

@@ -11,14 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from services.errors import InvalidRequestError
+from services.chat.bounds import DEPTH, nodes
+from services.chat.refusals import refusal, too_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Kind = Literal["json", "regex", "grammar", "structural_tag"]
 
-_DEPTH: Final = 64
 _PLAIN_BYTES: Final = 16 << 10
 _PLAIN_ITEMS: Final = 200
 _COUNTED: Final = re.compile(
@@ -29,9 +29,12 @@ _SMALL_REPETITIONS: Final = 32
 _REPEATED: Final = re.compile(
     r'(?:\{|"(?:min|max)(?:Length|Items|Properties|Contains)": |~ *)(\d+)?(?:(?:,|\.\.) *(\d+))?'
 )
-_LISTED: Final = frozenset({"enum", "anyOf", "oneOf", "allOf", "prefixItems"})
 _CHOSEN: Final = frozenset({"anyOf", "oneOf", "allOf"})
-_NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_COUNTED_IN: Final[dict[str, Any]] = {
+    **dict.fromkeys(("enum", "prefixItems", *_CHOSEN), list),
+    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), dict),
+}
+_BINDS: Final = "what binds the answers of this request has"
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,12 @@ def find(path: str, body: Mapping[str, Any], most_bytes: int, most_items: int) -
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         size += len(text.encode("utf-8", "surrogatepass"))
         if size > most_bytes:
-            raise _too_much(field, f"over {most_bytes} bytes", "GRAMMAR_KIB")
-        count = _Schema(field, value).items
+            raise too_many(field, f"{_BINDS} over {most_bytes} bytes", "GRAMMAR_KIB")
+        count = len(value) if isinstance(value, list) else _items(field, value)
         items += count
         if items > most_items:
-            raise _too_much(
-                field, f"over {most_items} choices, enum values and properties", "GRAMMAR_ITEMS"
-            )
+            what = f"{_BINDS} over {most_items} choices, enum values and properties"
+            raise too_many(field, what, "GRAMMAR_ITEMS")
         if isinstance(value, list):
             text = json.dumps({"enum": value})  # choices: as large, and refused alike
         found.append(Constraint(field, kind, text, count))
@@ -113,11 +115,11 @@ def _given(path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Kind, Any]
         yield "text.format.schema", "json", schema
     forced = forces_a_call(body)
     for place, tool in _tools(body.get("tools"), "tools"):
-        function = tool if path == "/v1/responses" else _dict(tool.get("function"))
-        name = "parameters" if path == "/v1/responses" else "function.parameters"
+        flat = path == "/v1/responses"
+        function = tool if flat else _dict(tool.get("function"))
         parameters = function.get("parameters")
         if isinstance(parameters, dict) and (forced or function.get("strict") is True):
-            yield f"{place}.{name}", "json", parameters
+            yield f"{place}.{'' if flat else 'function.'}parameters", "json", parameters
 
 
 def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -128,73 +130,61 @@ def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield from _tools(tool.get("tools"), f"{place}[{index}].tools")
 
 
-class _Schema:
-    """One walk through a schema, or through what holds some."""
+def _items(field: str, root: Any) -> int:
+    """Return how many choices, enum values and properties a schema has.
+
+    Raises:
+        InvalidRequestError: it is nested too deeply, or refers to itself.
+    """
+    count = 0
+    references = _References(field, root)
+    for node in nodes(field, root) if isinstance(root, dict) else ():
+        if isinstance(node, dict):
+            for name, value in node.items():
+                if isinstance(value, _COUNTED_IN.get(name, ())):
+                    count += len(value)
+            if isinstance(node.get("$ref"), str):
+                references.follow(node)
+    return count
+
+
+class _References:
+    """The references of one schema, and which were found to lead somewhere."""
 
     def __init__(self, field: str, root: Any) -> None:
-        self.field = field
-        self.root = root
+        self._field = field
+        self._root = root
         self._sound: set[int] = set()
-        self.items = len(root) if isinstance(root, list) else 0
-        if isinstance(root, dict):
-            self._walk(root)
 
-    def _walk(self, root: Any) -> None:
-        level = [root]
-        for _ in range(_DEPTH):
-            below: list[Any] = []
-            for node in level:
-                if isinstance(node, dict):
-                    self._look(node)
-                    below += node.values()
-                else:
-                    below += node
-            level = [node for node in below if isinstance(node, dict | list)]
-            if not level:
-                return
-        raise self._refusal(f"nested more than {_DEPTH} levels deep")
-
-    def _look(self, node: dict[str, Any]) -> None:
-        for name, value in node.items():
-            if (name in _LISTED and isinstance(value, list)) or (
-                name in _NAMED and isinstance(value, dict)
-            ):
-                self.items += len(value)
-        if isinstance(node.get("$ref"), str):
-            self._follow(node)
-
-    def _follow(self, node: Any, seen: tuple[str, ...] = ()) -> None:
+    def follow(self, node: Any, seen: tuple[str, ...] = ()) -> None:
         """Refuse a reference that leads back to itself before it has described anything.
 
         `seen` is the way here: references, and the names of choices between them.
         """
         if not isinstance(node, dict) or id(node) in self._sound:
             return
-        if len(seen) > _DEPTH:
-            raise self._refusal(f"more than {_DEPTH} references and choices in a row")
+        if len(seen) > DEPTH:
+            raise refusal(self._field, f"more than {DEPTH} references and choices in a row")
         if isinstance(target := node.get("$ref"), str):
             if not target.startswith("#"):
                 raise self._fault(target, "lies outside; references begin with #")
             if target in seen:
                 raise self._fault(target, "refers to itself and so describes nothing")
-            self._follow(self._at(target), (*seen, target))
+            self.follow(self._at(target), (*seen, target))
         for name in _CHOSEN & node.keys():
             for inner in node[name] if isinstance(node[name], list) else ():
-                self._follow(inner, (*seen, name))
+                self.follow(inner, (*seen, name))
         self._sound.add(id(node))
 
     def _at(self, pointer: str) -> Any:
-        node: Any = self.root
+        node: Any = self._root
         for part in pointer.removeprefix("#").split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
             node = node.get(key) if isinstance(node, dict) else None
         return node
 
-    def _fault(self, target: str, why: str) -> InvalidRequestError:
-        return self._refusal(f"$ref {target[:64]!r} {why}")
-
-    def _refusal(self, why: str) -> InvalidRequestError:
-        return InvalidRequestError(f"{self.field}: {why}", param=self.field, code="invalid_value")
+    def _fault(self, target: str, why: str) -> Exception:
+        return refusal(self._field, f"$ref {target[:64]!r} {why}")
 
 
 def _read(value: Any) -> Any:
@@ -209,11 +199,3 @@ def _read(value: Any) -> Any:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _too_much(field: str, what: str, setting: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{field}: what binds the answers of this request has {what} (BENTOVOX_CHAT__{setting})",
-        param=field,
-        code="array_above_max_length",
-    )

@@ -17,16 +17,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from services.chat import grammar
-from services.chat.answer import Answer
 from services.chat.arguments import on_cpu, parse_arguments, set_environment
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
-from services.chat.model import resolve
-from services.chat.orphans import end_orphans
+from services.chat.served_model import resolve
+from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError, no_such_model
 from services.openai.errors import error_from, normalise
 from services.openai.hangup import ClientGoneError
+from services.processes import end_orphans
 from services.server.serving import Readiness
 
 if TYPE_CHECKING:

@@ -1,64 +1,150 @@
-"""Fields of OpenAI's API that vLLM does not declare.
+"""Which fields of a request are known here, which are passed over, and which are refused in words.
 
-They pass: SDKs send them as a matter of course, and vLLM ignores them. Those that ask for something
-are refused by `services.chat.wishes`.
+vLLM takes any field, and forgets those that it does not know. What OpenAI's API has beside its own
+passes, since SDKs send such fields as a matter of course; what asks for something that would be
+forgotten is refused, since the answer would not be it. A field at its default asks for nothing.
 """
 
 from __future__ import annotations
 
-OPENAI_FIELDS: dict[str, frozenset[str]] = {
-    "/v1/chat/completions": frozenset(
-        [
-            "audio",
-            "function_call",
-            "functions",
-            "metadata",
-            "modalities",
-            "moderation",
-            "prediction",
-            "prompt_cache_key",
-            "prompt_cache_options",
-            "prompt_cache_retention",
-            "reasoning_effort",
-            "safety_identifier",
-            "service_tier",
-            "store",
-            "user",
-            "verbosity",
-            "web_search_options",
-        ]
-    ),
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from services.chat.refusals import refusal
+from services.errors import InvalidRequestError
+from services.openai.unknown import ignore, sift
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic import BaseModel
+
+    Models = tuple[type[BaseModel], ...]
+
+_SHARED: Final = frozenset(
+    {
+        "metadata",
+        "moderation",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
+_OPENAIS: Final[dict[str, frozenset[str]]] = {
+    "/v1/chat/completions": _SHARED
+    | {"audio", "function_call", "functions", "modalities", "prediction", "reasoning_effort"}
+    | {"web_search_options"},
     "/v1/completions": frozenset({"best_of", "user"}),
-    "/v1/responses": frozenset(
-        [
-            "background",
-            "client_metadata",
-            "context_management",
-            "conversation",
-            "include",
-            "instructions",
-            "max_tool_calls",
-            "metadata",
-            "moderation",
-            "prompt",
-            "prompt_cache_key",
-            "prompt_cache_options",
-            "prompt_cache_retention",
-            "reasoning",
-            "safety_identifier",
-            "service_tier",
-            "store",
-            "stream_options",
-            "text",
-            "user",
-            "verbosity",
-        ]
-    ),
+    "/v1/responses": _SHARED
+    | {"client_metadata", "context_management", "conversation", "include", "stream_options"},
     "/v1/embeddings": frozenset({"user"}),
 }
-"""By openai-python 3.57, and what its Codex sends beside."""
+"""By openai-python 3.57, and what its Codex sends beside; most else vLLM declares."""
 
-FOREIGN: frozenset[str] = frozenset(
-    ["models", "reasoning_format", "repetition_penalty_range", "thinking_budget", "top_a"]
+FOREIGN: Final = frozenset(
+    {"models", "reasoning_format", "repetition_penalty_range", "thinking_budget", "top_a"}
 )
 """Fields of other servers that are no slips of ours, however near: ignored, and named."""
+
+_NOT_KEPT: Final = "no response is kept here; send the whole conversation as `input`"
+_ALL_RETURNED: Final = "only `n` answers are made, and all are returned"
+_STRUCTURED: Final = "vLLM reads `structured_outputs` or `response_format` in its place"
+_GUIDED: Final = {
+    f"guided_{kind}": _STRUCTURED for kind in ("json", "regex", "choice", "grammar", "json_object")
+}
+
+_REFUSED: Final[dict[str, dict[str, str]]] = {
+    "/v1/chat/completions": {
+        "modalities": 'only ["text"] is answered; speech is POST /v1/audio/speech',
+        "audio": "answers are text; speech is POST /v1/audio/speech",
+        "web_search_options": "nothing here searches the web; offer a tool of your own in `tools`",
+        "functions": "send `tools`, which took their place",
+        "function_call": "send `tool_choice`, which took its place",
+        "best_of": _ALL_RETURNED,
+        "prediction": "predicted outputs are not made use of here",
+        "moderation": "nothing here moderates",
+        **_GUIDED,
+    },
+    "/v1/completions": {"best_of": _ALL_RETURNED, **_GUIDED},
+    "/v1/responses": {
+        "conversation": _NOT_KEPT,
+        "previous_response_id": _NOT_KEPT,
+        "background": "an answer is made while its client waits; nothing is kept for later",
+        "prompt": "no prompt templates are kept here; send `instructions` and `input`",
+        "context_management": "nothing is compacted here; send an `input` that the model can hold",
+        "moderation": "nothing here moderates",
+    },
+}
+_DEFAULTS: Final[dict[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
+    "modalities": lambda value, _: value == ["text"],
+    "function_call": lambda value, _: value in ("auto", "none"),
+    "best_of": lambda value, body: value in (1, body.get("n")),
+}
+"""What is a default beside null, false and what is empty."""
+
+_ASKS_IF_EMPTY: Final = frozenset({"web_search_options"})
+_TIERS: Final = ("auto", "default")
+_TOOLS: Final = frozenset({"function", "custom", "namespace"})
+
+
+def known(path: str, models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `body` that are known; see `services.openai.unknown`."""
+    ours = _declared(models) | _OPENAIS.get(path, frozenset())
+    foreign = body.keys() & (FOREIGN - ours)
+    for name in sorted(foreign):
+        ignore(name)
+    return sift({name: value for name, value in body.items() if name not in foreign}, ours)
+
+
+@cache
+def _declared(models: Models) -> frozenset[str]:
+    """Return the fields that any of vLLM's models declares, by their names and aliases."""
+    fields = [(name, field.alias) for model in models for name, field in model.model_fields.items()]
+    return frozenset(name for names in fields for name in names if name)
+
+
+def refuse_lost(path: str, body: Mapping[str, Any]) -> None:
+    """Raise if `body` asks for what would be forgotten.
+
+    Raises:
+        InvalidRequestError: it does; `param` names the field.
+    """
+    for name, why in _REFUSED.get(path, {}).items():
+        value = body.get(name)
+        asks = value or (name in _ASKS_IF_EMPTY and value == {})
+        if asks and not (name in _DEFAULTS and _DEFAULTS[name](value, body)):
+            raise refusal(name, why, "unsupported_parameter")
+    if body.get("service_tier", "auto") not in _TIERS:
+        ignore("service_tier")  # a price class: the answer is the same
+    if path == "/v1/responses":
+        _refuse_hosted(body.get("tools"), "tools")
+
+
+def _refuse_hosted(tools: Any, place: str) -> None:
+    """Refuse tools that OpenAI's own servers would run, and input that none here is bound by."""
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        here = f"{place}[{index}]"
+        form = tool.get("format") if kind == "custom" else None
+        if isinstance(form, dict) and form.get("type") == "grammar":
+            why = 'the input of a custom tool is free text here; accepted is {"type": "text"}'
+            raise _unsupported(f"{here}.format", f"{here}.format.type 'grammar'", why)
+        if kind == "namespace":
+            _refuse_hosted(tool.get("tools"), f"{here}.tools")
+        elif kind == "web_search" and tool.get("external_web_access") is False:
+            ignore("tools.web_search")  # offline pages of OpenAI's: Codex offers it each time
+        elif isinstance(kind, str) and kind not in _TOOLS:
+            why = (
+                "nothing here runs it; accepted are function, custom and namespace, whose calls "
+                "you run yourself"
+            )
+            raise _unsupported(f"{here}.type", f"{here}.type {kind[:64]!r}", why)
+
+
+def _unsupported(param: str, said: str, why: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{said}: {why}", param=param, code="unsupported_parameter")

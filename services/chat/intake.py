@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
 
 from services.chat import constraints
-from services.chat.fields import FOREIGN, OPENAI_FIELDS
-from services.chat.items import check_items, takes
-from services.chat.wishes import refuse_lost
+from services.chat.fields import known, refuse_lost
+from services.chat.first_fault import refuse_first_fault
 from services.errors import InvalidRequestError
 from services.openai.body import expect_json, pieces
 from services.openai.hangup import until_hangup
-from services.openai.unknown import ignore, sift
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -69,8 +66,7 @@ class Intake:
             body = known(path, models, body)
         bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
         cost = self.bounds.cost(path, body)
-        if len(raw) > _SMALL_BYTES or not takes(models, body):
-            await check_items(models, body)
+        await refuse_first_fault(models, body, small=len(raw) <= _SMALL_BYTES)
         if bound:
             await until_hangup(receive, self.trial.check(bound))
         if cost > 1:
@@ -86,24 +82,6 @@ class Intake:
 _SMALL_BYTES = 4096
 _WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
-
-
-def known(
-    path: str, models: tuple[type[BaseModel], ...], body: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the fields of `body` that are known; see `services.openai.unknown`."""
-    ours = declared(models) | OPENAI_FIELDS.get(path, frozenset())
-    foreign = body.keys() & (FOREIGN - ours)
-    for name in sorted(foreign):
-        ignore(name)
-    return sift({name: value for name, value in body.items() if name not in foreign}, ours)
-
-
-@cache
-def declared(models: tuple[type[BaseModel], ...]) -> frozenset[str]:
-    """Return the fields that any of vLLM's models declares, by their names and aliases."""
-    fields = [(name, field.alias) for model in models for name, field in model.model_fields.items()]
-    return frozenset(name for names in fields for name in names if name)
 
 
 def parse(raw: bytes) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bentoml
 
-from services.chat import allowlist, model
+from services.chat import allowlist, served_model
 from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
 from services.server.admission import Limits
@@ -15,7 +15,7 @@ from services.settings import provenance, settings
 
 def _chosen() -> str:
     chat = settings().chat
-    name = model.resolve(chat).name
+    name = served_model.resolve(chat).name
     runs = "; it runs code that the model brings along" if runs_code(chat) else ""
     return f"chat is vLLM with {name} ({provenance('chat.model')}){runs}"
 

@@ -18,16 +18,19 @@ import re
 import sys
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from services.errors import EngineError, InvalidRequestError, OverloadedError
+from services.chat.refusals import refusal
+from services.errors import EngineError, OverloadedError
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from services.chat.constraints import Constraint
+    from services.errors import InvalidRequestError
 
 _SCRIPT: Final = Path(__file__).with_name("trial_process.py")
 _START_S: Final = 60.0
@@ -80,8 +83,8 @@ class Trial:
             fault = self._remembered(key)
             if fault is None:
                 fault = "" if constraint.is_plain else await self._try(key, constraint)
-                if not fault:
-                    await self._look(constraint)
+                if not fault and constraint.kind == "json":
+                    await self._parsed(constraint)
                 self._remember(key, fault)
             if fault:
                 raise _refusal(constraint, fault)
@@ -115,52 +118,44 @@ class Trial:
             "shorter repetitions"
         )
 
-    async def _look(self, constraint: Constraint) -> None:
-        if constraint.kind != "json":
-            return
+    async def _parsed(self, constraint: Constraint) -> None:
         try:
             await asyncio.to_thread(self._parse, constraint)
         except Exception as error:
             raise _refusal(constraint, str(error)) from error
 
 
+@dataclass
 class _Process:
     """The process that tries; it starts when it is first needed and ends when it is idle."""
 
-    def __init__(
-        self,
-        tokenizer: Callable[[], str],
-        command: Sequence[str],
-        limit_s: float,
-        wait_s: float,
-        waiting: int,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._command = command
-        self._limit_s = limit_s
-        self._wait_s = wait_s
-        self._waiting = waiting
-        self._inside = 0
-        self._lock = asyncio.Lock()
-        self._process: Process | None = None
-        self._idle: asyncio.TimerHandle | None = None
+    tokenizer: Callable[[], str]
+    command: Sequence[str]
+    limit_s: float
+    wait_s: float
+    waiting: int
+    _inside: int = 0
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _process: Process | None = None
+    _idle: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def turn(self, field: str) -> AsyncIterator[None]:
+    async def turn(self, name: str) -> AsyncIterator[None]:
         """Have the process for oneself.
 
         Raises:
             OverloadedError: too many wait for it, or others had it for too long.
         """
-        if self._inside > self._waiting:
-            raise self._overloaded(field)
+        full = OverloadedError(f"{name}: others' are being compiled", retry_after_s=self.limit_s)
+        if self._inside > self.waiting:
+            raise full
         self._inside += 1
         try:
             try:
-                async with asyncio.timeout(self._wait_s):
+                async with asyncio.timeout(self.wait_s):
                     await self._lock.acquire()
             except TimeoutError as error:
-                raise self._overloaded(field) from error
+                raise full from error
             try:
                 yield
             finally:
@@ -168,45 +163,31 @@ class _Process:
         finally:
             self._inside -= 1
 
-    def _overloaded(self, field: str) -> OverloadedError:
-        return OverloadedError(f"{field}: others' are being compiled", retry_after_s=self._limit_s)
-
     async def ask(self, constraint: Constraint) -> str | None:
         """Return what is wrong with one, "" for nothing; None when it takes too long."""
         asked = json.dumps({"kind": _kind(constraint), "text": constraint.text})
+        fault = None
         try:
             process = self._process or await self._start()
-            fault = await self._answer(process, asked)
-        except BaseException:
-            await self.close()  # it is in the middle of something
-            raise
-        if fault is None:
-            await self.close()
-        else:
-            self._rest()
-        return fault
-
-    async def _answer(self, process: Process, asked: str) -> str | None:
-        try:
-            async with asyncio.timeout(self._limit_s):
-                return str(json.loads(await _exchange(process, asked)))
-        except TimeoutError:
-            return None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.limit_s):
+                    fault = str(json.loads(await _exchange(process, asked)))
+            return fault
+        finally:
+            if fault is None:
+                await self.close()  # it is in the middle of something
+            else:
+                self._rest()
 
     async def close(self) -> None:
         """End the process."""
-        if self._idle is not None:
-            self._idle.cancel()
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+        if process := self._kill():
             await process.wait()
 
     async def _start(self) -> Process:
-        tokenizer = await asyncio.to_thread(self._tokenizer)
+        tokenizer = await asyncio.to_thread(self.tokenizer)
         self._process = process = await asyncio.create_subprocess_exec(
-            *self._command,
+            *self.command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_BYTES,
@@ -219,13 +200,20 @@ class _Process:
         """End the process when nobody asks for a while: it holds some 300 MB."""
         if self._idle is not None:
             self._idle.cancel()
-        loop = asyncio.get_running_loop()
-        self._idle = loop.call_later(_IDLE_S, self._end_if_idle)
+        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill_if_idle)
 
-    def _end_if_idle(self) -> None:
-        if not self._lock.locked() and self._process is not None:
-            self._process.kill()
-            self._process = None
+    def _kill_if_idle(self) -> None:
+        if not self._lock.locked():
+            self._kill()
+
+    def _kill(self) -> Process | None:
+        if self._idle is not None:
+            self._idle.cancel()
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        return process
 
 
 async def _exchange(process: Process, line: str) -> bytes:
@@ -241,11 +229,7 @@ async def _exchange(process: Process, line: str) -> bytes:
 
 
 def _refusal(constraint: Constraint, fault: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{constraint.field}: {_WHERE.sub('', fault).strip()[:500]}",
-        param=constraint.field,
-        code="invalid_value",
-    )
+    return refusal(constraint.field, _WHERE.sub("", fault).strip()[:500])
 
 
 def _kind(constraint: Constraint) -> str:

@@ -31,35 +31,28 @@ def main() -> None:
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     tokenizer = xgrammar.TokenizerInfo.deserialize_json(json.loads(sys.stdin.readline()))
     compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=threads, cache_enabled=False)
-    parses = {
-        "json": xgrammar.Grammar.from_json_schema,
-        "regex": xgrammar.Grammar.from_regex,
-        "grammar": xgrammar.Grammar.from_ebnf,
-        "lark": xgrammar.Grammar.from_lark,
-        "structural_tag": xgrammar.Grammar.from_structural_tag,
+    grammar = xgrammar.Grammar
+    ways = {
+        "json": (grammar.from_json_schema, compiler.compile_json_schema),
+        "regex": (grammar.from_regex, compiler.compile_regex),
+        "grammar": (grammar.from_ebnf, compiler.compile_grammar),
+        "lark": (grammar.from_lark, compiler.compile_lark),
+        "structural_tag": (grammar.from_structural_tag, compiler.compile_structural_tag),
     }
-    compiles = {
-        "json": compiler.compile_json_schema,
-        "regex": compiler.compile_regex,
-        "grammar": compiler.compile_grammar,
-        "lark": compiler.compile_lark,
-        "structural_tag": compiler.compile_structural_tag,
-    }
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    print("ready", flush=True)  # noqa: T201  it is how we answer
     for line in sys.stdin:
         asked = json.loads(line)
         try:
+            convert, compile_ = ways[asked["kind"]]
             began = time.thread_time()
-            parses[asked["kind"]](asked["text"])
+            convert(asked["text"])
             if time.thread_time() - began > _PARSE_S:
                 fault = _SLOW
             else:
-                fault = _follow(compiles[asked["kind"]](asked["text"]), tokenizer)
+                fault = _follow(compile_(asked["text"]), tokenizer)
         except Exception as error:  # noqa: BLE001  xgrammar raises what it likes
             fault = str(error) or type(error).__name__
-        sys.stdout.write(json.dumps(fault) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(fault), flush=True)  # noqa: T201
 
 
 def _follow(compiled: Any, tokenizer: Any) -> str:

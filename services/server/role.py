@@ -8,11 +8,9 @@ each request, its limits do not reach mounted applications, and its tracing cost
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from services import settings
+from services import processes, settings
 from services.errors import ConfigurationError
 from services.server import logging, uvicorn_http
 from services.server.shell import Shell
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
     from services.server.serving import Asgi, RoleApp
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FILES = 65_536
 
 
@@ -43,7 +40,7 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
 
     def to_asgi(self, is_main: bool = True) -> Asgi:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
-        _end_with_parent()
+        processes.end_with_parent()  # so that no worker is left when its supervisor dies
         _allow_many_files()
         uvicorn_http.install()
         chosen = settings.settings()
@@ -84,11 +81,6 @@ def preflight(*checks: Callable[[], str]) -> None:
             sys.stderr.write(f"bentovox: {check()}\n")
     except ConfigurationError as error:
         sys.exit(f"bentovox: {error.message}")
-
-
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the supervisor dies, so that no worker is left alone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _allow_many_files() -> None:

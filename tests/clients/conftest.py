@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import wave
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.clients import page
-from tests.e2e.server import NOX_STACK, ROOT, Server, stack_python
+from tests.e2e.conftest import answers, home, plain  # noqa: F401  fixtures
+from tests.e2e.server import ROOT, Server, need_stack
 from tests.whisper import PLAIN, trained
 
 if TYPE_CHECKING:
@@ -19,19 +19,12 @@ if TYPE_CHECKING:
 
 HERE = ROOT / "tests" / "clients"
 PAUSE_S = 0.8
-# The first test starts the stack, or trains Whisper.
-_TIMEOUT_S = 600
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests of clients; the page is checked after them all."""
-    missing = pytest.mark.skip(reason=f"no stack to serve: STACK_PYTHON is unset, no {NOX_STACK}")
-    ours = [item for item in items if item.path.is_relative_to(HERE)]
-    for item in ours:
-        item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
-        if stack_python() is None:
-            item.add_marker(missing)
+    ours = need_stack(items, HERE)
     items.sort(key=lambda item: item.path == HERE / "test_page.py")
     config.stash[page.CLAIMS] = page.claims_of(ours)
 
@@ -48,13 +41,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the logs and caches of the server."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="session")
-def stack(home: Path) -> Iterator[Server]:
+def stack(home: Path) -> Iterator[Server]:  # noqa: F811
     settings = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": str(trained())}
     with Server(home, BENTOVOX_PROFILE="demo", **settings) as server:
         yield server
@@ -66,13 +53,9 @@ def question() -> str:
 
 
 @pytest.fixture(scope="session")
-def answer(question: str) -> str:
+def answer(question: str, plain: dict[str, str]) -> str:  # noqa: F811
     """What the demo model holds by heart."""
-    path = ROOT / "services" / "chat" / "demo_model" / "answers.json"
-    for entry in json.loads(path.read_text(encoding="utf-8")):
-        if [one["content"] for one in entry["messages"]] == [question]:
-            return str(entry["expected"]["content"])
-    raise AssertionError(question)
+    return plain[question]
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import pytest
 
 from ci.__main__ import VERBS
 from services.audio.decode import decode
-from services.chat.model import DEMO_DIRECTORY
+from services.chat.served_model import DEMO_DIRECTORY
 from tests.docs.pages import PAGES, ROOT, blocks
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from ci.__main__ import VERBS
 from services.audio.decode import decode
 from services.audio.pcm import to_bytes
-from services.chat.model import DEMO_NAME
+from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.server import NOX_STACK, ROOT, Server, stack_python
+from tests.e2e.server import ROOT, Server, need_stack
 from tests.whisper import trained
 
 if TYPE_CHECKING:
@@ -16,18 +16,9 @@ if TYPE_CHECKING:
 
     import openai
 
-# A test that starts a server, or waits until one is back; the first one trains Whisper.
-_TIMEOUT_S = 600
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = ROOT / "tests" / "e2e"
-    missing = pytest.mark.skip(reason=f"no stack to serve: STACK_PYTHON is unset, no {NOX_STACK}")
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
-            if stack_python() is None:
-                item.add_marker(missing)
+    need_stack(items, ROOT / "tests" / "e2e")
 
 
 @pytest.fixture(scope="session")

@@ -17,42 +17,58 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx
 import openai
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.whisper import trained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 ROOT = Path(__file__).parents[2]
-NOX_STACK = ROOT / ".nox" / "stack" / "bin" / "python"
 STACK = "services.stack:Stack"
 MODEL = "bentovox-demo"
 
 _MARK = "E2E_SERVER"  # inherited by whatever a server starts
 _READY_S = 150.0
 _END_S = 45.0
+_TEST_S = 600  # one starts a server, or waits until one is back; the first one trains Whisper
 
 
 def stack_python() -> Path | None:
     """Return the Python of the environment that is served, None where there is none."""
-    given = os.environ.get("STACK_PYTHON")
-    path = Path(given) if given else NOX_STACK
-    return path if path.exists() else None
+    return _python("stack")
 
 
 def cosyvoice_python() -> Path | None:
     """Return the Python of the environment that has what upstream's CosyVoice code imports."""
-    given = os.environ.get("COSYVOICE_PYTHON")
-    path = Path(given) if given else NOX_STACK.parents[2] / "cosyvoice" / "bin" / "python"
-    return path if path.exists() else None
+    return _python("cosyvoice")
 
 
 def clients_python() -> Path | None:
     """Return the Python of the environment with clients that are no part of the tests' own."""
-    given = os.environ.get("CLIENTS_PYTHON")
-    path = Path(given) if given else NOX_STACK.parents[2] / "clients" / "bin" / "python"
+    return _python("clients")
+
+
+def _python(name: str) -> Path | None:
+    given = os.environ.get(f"{name.upper()}_PYTHON")
+    path = Path(given) if given else _in_nox(name)
     return path if path.exists() else None
+
+
+def _in_nox(name: str) -> Path:
+    return ROOT / ".nox" / name / "bin" / "python"
+
+
+def need_stack(items: Iterable[pytest.Item], folder: Path) -> list[pytest.Item]:
+    """Return the tests of a folder; give them time for a server, and skip them without a stack."""
+    ours = [item for item in items if item.path.is_relative_to(folder)]
+    for item in ours:
+        item.add_marker(pytest.mark.timeout(_TEST_S))
+        if stack_python() is None:
+            reason = "no stack to serve: STACK_PYTHON is unset, no .nox/stack"
+            item.add_marker(pytest.mark.skip(reason=reason))
+    return ours
 
 
 def free_port() -> int:
@@ -91,7 +107,7 @@ def serve_command(service: str, port: int, python: Path | None = None) -> list[s
     """Return the command: the README's where it would serve this environment, else its inside."""
     python = python or stack_python()
     assert python is not None
-    if service == STACK and python == NOX_STACK and find_spec("nox"):
+    if service == STACK and python == _in_nox("stack") and find_spec("nox"):
         return [sys.executable, "-m", "nox", "-s", "serve", "--", "--port", str(port)]
     return [str(python), "-m", "bentoml", "serve", service, "--port", str(port)]
 

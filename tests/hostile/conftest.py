@@ -12,26 +12,19 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import home  # noqa: F401  a fixture
-from tests.e2e.server import MODEL, NOX_STACK, ROOT, Server, stack_python
+from tests.e2e.server import MODEL, ROOT, Server, need_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_TIMEOUT_S = 600
 _ROUNDS = 15
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 SPEECH = {"model": "tts-1", "voice": "alloy", "input": "Hello.", "response_format": "pcm"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = ROOT / "tests" / "hostile"
-    missing = pytest.mark.skip(reason=f"no stack to serve: STACK_PYTHON is unset, no {NOX_STACK}")
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
-            if stack_python() is None:
-                item.add_marker(missing)
+    need_stack(items, ROOT / "tests" / "hostile")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.images_contestants import Stock, To
+from benchmarks.images.ways import Stock, To
 from ci import docker, platforms, specs, uv
 from ci.engine import standin
 from ci.layers import archive

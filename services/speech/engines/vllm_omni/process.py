@@ -9,17 +9,17 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from services.processes import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
-_GUARD: Final = Path(__file__).with_name("guard.py")
 _GRACE_S: Final = 10.0
 _KILL_S: Final = _GRACE_S + 8.0  # the guard has ended its tree by then
 _LONGEST_LINE: Final = 2000
@@ -55,11 +55,8 @@ class OmniProcess:
 
         `environment` is added to what `inherited` keeps of ours; `folder` is removed at the end.
         """
-        guard = (sys.executable, "-I", "-S", str(_GUARD), str(os.getpid()), str(_GRACE_S))
         process = await asyncio.create_subprocess_exec(
-            *guard,
-            str(folder),
-            *command,
+            *guarded(command, grace_s=_GRACE_S, folder=folder),
             env={**inherited(), **environment},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

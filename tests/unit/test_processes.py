@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 # Starts a worker, kills it, starts the next; prints what that one ended.
 SUPERVISOR = """
@@ -29,13 +29,13 @@ print(engine, second.stdout.strip(), second.stderr.strip())
 # Starts an engine that goes by another name, as vLLM's does.
 WORKER = """
 import subprocess, sys
-from services.chat.orphans import end_orphans
+from services.processes import end_orphans
 assert end_orphans() == []
 engine = ["bash", "-c", "exec -a VLLM::EngineCore sleep 60"]
 print(subprocess.Popen(engine, stdout=subprocess.DEVNULL).pid, flush=True)
 sys.stdin.read()
 """
-NEXT = "from services.chat.orphans import end_orphans; print(end_orphans())"
+NEXT = "from services.processes import end_orphans; print(end_orphans())"
 
 
 def supervise(*workers: str, **environment: str) -> list[str]:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-OURS = "Bentovox"
-STOCK = "stock BentoML"
-SEED = "one Dockerfile"
+OURS, STOCK, SEED = CONTESTANTS = ("Bentovox", "stock BentoML", "one Dockerfile")
 
-COLD = "all, empty engine"
-NOTHING = "nothing"
-CODE = "code"
-DEPENDENCY = "one dependency"
-GROUP = "one wheel group"
-PATCH = "patched base image"
-WARM = "code, pushed from a warm engine"
-EMPTIED = "code, pushed from an emptied engine"
+CHANGES = COLD, NOTHING, CODE, DEPENDENCY, GROUP, PATCH = (
+    "all, empty engine",
+    "nothing",
+    "code",
+    "one dependency",
+    "one wheel group",
+    "patched base image",
+)
+WARM, EMPTIED = "code, pushed from a warm engine", "code, pushed from an emptied engine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +109,14 @@ class Measured:
         return next(size for size in self.sizes if size.contestant == contestant)
 
 
+_JSON = TypeAdapter(Measured)
+
+
 def save(measured: Measured, path: Path) -> None:
-    path.write_text(json.dumps(dataclasses.asdict(measured), indent=2) + "\n", encoding="utf-8")
+    """Write it as JSON."""
+    path.write_bytes(_JSON.dump_json(measured, indent=2))
 
 
 def load(path: Path) -> Measured:
-    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    sizes = [
-        Size(**{**size, "layers": [Layer(**layer) for layer in size["layers"]]})
-        for size in said["sizes"]
-    ]
-    turns = [Turn(**turn) for turn in said["turns"]]
-    kept = [Kept(**kept) for kept in said["kept"]]
-    return Measured(**{**said, "sizes": sizes, "turns": turns, "kept": kept})
+    """Return what `save` wrote."""
+    return _JSON.validate_json(path.read_bytes())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.chat.wishes import refuse_lost
+from services.chat.fields import refuse_lost
 from services.errors import InvalidRequestError
 from services.openai import unknown
 

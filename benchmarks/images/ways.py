@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import yaml
 
-from benchmarks.images_results import OURS, SEED, STOCK
+from benchmarks.images.results import OURS, SEED, STOCK
 from ci import base, build, docker, image, naming, specs, uv
 from ci.base import Base
 from ci.buildx import Options
@@ -34,7 +34,7 @@ from bentoml._internal.container import construct_containerfile
 with construct_containerfile(bentoml.get(sys.argv[1])) as (context, _):
     shutil.copytree(context, sys.argv[2])
 """
-SEED_DOCKERFILE = """
+_SEED_DOCKERFILE = """
 FROM {image}
 RUN apt-get update && apt-get install -y build-essential ffmpeg git && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/venv
@@ -46,8 +46,6 @@ COPY . .
 EXPOSE 3000
 CMD ["bentoml", "serve", "{service}"]
 """
-
-
 _ZSTD = ",compression=zstd"  # as the workflows write caches; the other ways leave it to docker
 
 
@@ -76,14 +74,13 @@ class Made:
     reports: tuple[Report, ...]
 
 
-class Contestant(Protocol):
-    """One way; `build` does all that is done after a change."""
+class Way(Protocol):
+    """One way; `build` does all that is done after a change, on a platform's image as it is now."""
 
     name: str
 
     def build(self, platform: Platform, to: To) -> Made:
-        """Build the image on a platform's image as it is now."""
-        ...
+        """Build the image."""
 
 
 class Ours:
@@ -95,7 +92,7 @@ class Ours:
         self._bento = bento
 
     def build(self, platform: Platform, to: To) -> Made:
-        """Build the image on a platform's image as it is now."""
+        """See `Way`."""
         began = time.monotonic()
         spec = specs.load(self._bento)
         options = Options(to.registry, push=bool(to.registry), network="host")
@@ -125,28 +122,20 @@ class Stock:
         self._root = root
 
     def build(self, platform: Platform, to: To) -> Made:
-        """Build the image on a platform's image as it is now."""
+        """See `Way`."""
         began = time.monotonic()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        data = {
-            **self._spec.data,
-            # The distribution is BentoML's own default; the service's image says `none`.
-            "docker": {
-                "base_image": platform.reference,
-                "python_version": platform.python,
-                "distro": "debian",
-            },
-            "python": {"requirements_txt": self._lock, "lock_packages": False},
-        }
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        # The distribution is BentoML's own default; the service's image says `none`.
+        image_ = {"base_image": platform.reference, "python_version": platform.python}
+        python = {"requirements_txt": self._lock, "lock_packages": False}
+        data = {**self._spec.data, "docker": {**image_, "distro": "debian"}, "python": python}
         bentofile = self._folder / "bentofile.yaml"
         bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        shutil.rmtree(self._folder / "bentoml", ignore_errors=True)
-        shutil.rmtree(self._folder / "context", ignore_errors=True)
-        build_ = ("-m", "bentoml", "build", f"--bentofile={bentofile}", f"--version={_VERSION}")
-        self._python(*build_, str(self._root))
-        tag = f"{self._spec.bento}:{_VERSION}"
-        self._python("-c", _CONTEXT, tag, str(self._folder / "context"))
+        named = (f"--bentofile={bentofile}", f"--version={_VERSION}")
+        self._python("-m", "bentoml", "build", *named, str(self._root))
         context = self._folder / "context"
+        self._python("-c", _CONTEXT, f"{self._spec.bento}:{_VERSION}", str(context))
         dockerfile = context / "env" / "docker" / "Dockerfile"
         return _plain(began, self._spec, platform, to, dockerfile=dockerfile, context=context)
 
@@ -177,12 +166,12 @@ class Seed:
         self._folder = folder
 
     def build(self, platform: Platform, to: To) -> Made:
-        """Build the image on a platform's image as it is now."""
+        """See `Way`."""
         began = time.monotonic()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         dockerfile = self._folder.with_suffix(".Dockerfile")
-        said = SEED_DOCKERFILE.format(image=platform.reference, service=self._spec.service)
+        said = _SEED_DOCKERFILE.format(image=platform.reference, service=self._spec.service)
         dockerfile.write_text(said, encoding="utf-8")
         shutil.copyfile(self._lock, self._folder / "requirements.txt")
         ignored = shutil.ignore_patterns("__pycache__")
@@ -197,24 +186,20 @@ def _plain(
     repository = f"{to.registry}/plain/{spec.name}" if to.registry else f"plain/{spec.name}"
     name = f"{repository}:{platform.name}"
     reads, writes = to.caches(repository)
-    said = image.labels(spec, platform, Base("", platform, ""), _VERSION)
-    said = {
-        **said,
-        BASE_NAME: platform.reference,
-        PLATFORM_LAYERS: str(len(docker.diff_ids(platform.reference))),
-    }
-    kind_of = "type=registry" if to.registry else "type=image,unpack=true"
-    if to.compression:
-        kind_of += f",compression={to.compression}"
+    labels = image.labels(spec, platform, Base("", platform, ""), _VERSION)
+    labels[BASE_NAME] = platform.reference
+    labels[PLATFORM_LAYERS] = str(len(docker.diff_ids(platform.reference)))
+    kind = "type=registry" if to.registry else "type=image,unpack=true"
+    kind += f",compression={to.compression}" if to.compression else ""
     report = build.build(
         [
-            f'--output={kind_of},"name={name}"',
+            f'--output={kind},"name={name}"',
             f"--file={dockerfile}",
             "--network=host",
             "--provenance=false",
             *(f"--cache-from={entry}" for entry in reads),
             *(f"--cache-to={entry}" for entry in writes),
-            *docker.variables(said, "--label"),
+            *docker.variables(labels, "--label"),
             str(context),
         ]
     )

@@ -1,7 +1,4 @@
-"""Measures images inside a copy of the tree: `python -m benchmarks.images_run --help`.
-
-It changes the copy's files, and is started in it by `benchmarks/images.py`.
-"""
+"""Measures images inside a copy of the tree, whose files it changes: the process of `main`."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import images_results as results
-from benchmarks.images_contestants import Ours, Seed, Stock, To
-from benchmarks.images_place import Place
-from benchmarks.images_results import OURS, Kept, Layer, Measured, Size, Turn
+from benchmarks.images import results
+from benchmarks.images.place import Place
+from benchmarks.images.results import OURS, Kept, Layer, Measured, Size, Turn
+from benchmarks.images.ways import Ours, Seed, Stock, To
 from ci import docker, groups, specs
 from ci.engine import registry
 from ci.errors import CiError
@@ -29,20 +26,20 @@ from ci.paths import ROOT
 from ci.progress import say
 
 if TYPE_CHECKING:
-    from benchmarks.images_contestants import Contestant, Made
+    from benchmarks.images.ways import Made, Way
 
-DEPENDENCY = ("click-option-group==0.5.9", "click-option-group==0.5.8")
+_DEPENDENCY = ("click-option-group==0.5.9", "click-option-group==0.5.8")
+_GROUP = ("pycountry==26.2.16", "pycountry==24.6.1")
 # FROM lines, and the half of COPY --link that only puts a layer in its place: no work.
 _NO_WORK = re.compile(r"\[[^\]]*\] (?:FROM|LINK) ")
-GROUP = ("pycountry==26.2.16", "pycountry==24.6.1")
 
 
 class Run:
     """One contestant's turns, one after the other."""
 
-    def __init__(self, place: Place, contestant: Contestant, bento: str, into: Measured) -> None:
+    def __init__(self, place: Place, way: Way, bento: str, into: Measured) -> None:
         self._place = place
-        self._contestant = contestant
+        self._way = way
         self._spec = specs.load(bento)
         self._into = into
         self._blobs: dict[str, int] = {}
@@ -52,10 +49,10 @@ class Run:
 
     def turn(self, change: str, to: To | None = None) -> Made:
         """Build after a change, push what came of it, and keep what that took."""
-        say(f"{self._contestant.name}: {change}")
+        say(f"{self._way.name}: {change}")
         to = to or To()
         before = registry.size(self._place.registry)
-        made = self._contestant.build(self._place.platform, to)
+        made = self._way.build(self._place.platform, to)
         if not to.registry:
             self._push(made)
         steps = [
@@ -66,7 +63,7 @@ class Run:
         ]
         pushed = registry.size(self._place.registry) - before
         turn = Turn(
-            contestant=self._contestant.name,
+            contestant=self._way.name,
             change=change,
             pack_s=made.pack_s,
             build_s=sum(report.seconds for report in made.reports),
@@ -84,17 +81,12 @@ class Run:
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
         look = Look.at(on_base(archive.read(made.name)))
         layers = [
-            Layer(
-                holds(layer),
-                layer.number <= look.image.shared,
-                layer.raw_bytes,
-                layer.compressed_bytes,
-            )
-            for layer in look.image.layers
+            Layer(holds(one), one.number <= look.image.shared, one.raw_bytes, one.compressed_bytes)
+            for one in look.image.layers
         ]
         failed = {v.gate: v.faults[0] for v in judge(look) if v.faults}
         lost = sum(waste.bytes for waste in look.waste)
-        self._into.sizes.append(Size(self._contestant.name, layers, lost, failed))
+        self._into.sizes.append(Size(self._way.name, layers, lost, failed))
         return look
 
     def touch(self) -> None:
@@ -103,7 +95,7 @@ class Run:
         module = self._spec.service.partition(":")[0].replace(".", "/")
         path = ROOT / f"{module}.py"
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"# Changed for the {self._contestant.name}, {self._touched}.\n")
+            file.write(f"# Changed for the {self._way.name}, {self._touched}.\n")
 
     def relock(self, old: str, new: str) -> None:
         """Change one line of the lock."""
@@ -159,24 +151,22 @@ class Run:
         return 0 if is_same else new + len(text)
 
 
-def measure(place: Place, contestant: Contestant, bento: str, rounds: int, into: Measured) -> None:
+def measure(place: Place, way: Way, bento: str, rounds: int, into: Measured) -> None:
     """Take one contestant through all changes; quick with no rounds."""
-    run = Run(place, contestant, bento, into)
-    is_ours = contestant.name == OURS
-    made = run.turn(results.COLD)
-    look = run.look(made)
+    run = Run(place, way, bento, into)
+    look = run.look(run.turn(results.COLD))
     for _ in range(rounds or 1):
         run.turn(results.NOTHING)
     for _ in range(rounds or 1):
         run.touch()
         run.turn(results.CODE)
     if rounds:
-        run.relock(*DEPENDENCY)
+        run.relock(*_DEPENDENCY)
         run.turn(results.DEPENDENCY)
-        if is_ours and "vllm" in groups.load().stages.get(specs.load(bento).base("cpu"), ()):
-            run.relock(*GROUP)
+    if way.name == OURS:
+        if rounds and "vllm" in groups.load().stages.get(specs.load(bento).base("cpu"), ()):
+            run.relock(*_GROUP)
             run.turn(results.GROUP)
-    if is_ours:
         run.patch(len(look.image.app))
     if rounds:
         run.caches(rounds)
@@ -199,14 +189,14 @@ def main() -> int:
         with place.running():
             lock = spec.lock_for(place.platform.name)
             into = Measured(given.bento, place.platform_bytes, load)
-            for contestant in (
+            for way in (
                 Ours(given.bento),
                 Stock(spec, str(lock.relative_to(ROOT)), given.work / "stock"),
                 Seed(spec, lock, given.work / "seed"),
             ):
                 for path, content in kept.items():
                     path.write_bytes(content)
-                measure(place, contestant, given.bento, given.rounds, into)
+                measure(place, way, given.bento, given.rounds, into)
                 results.save(into, given.out)
     except CiError as error:
         say(f"{error}")

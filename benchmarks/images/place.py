@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.servers import free_port
+from benchmarks.contestants import free_port
 from ci import base, build, docker, platforms, uv
 from ci.engine import registry, standin
 from ci.engine.daemon import Engine
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from ci.specs import Spec
 
 PLATFORM = "cpu"
-PIP_TORCH = "https://download.pytorch.org/whl/cpu"
+_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # Debian's own image removes what apt downloaded, the stand-in for it does not.
-PLATFORM_IMAGE = """
+_PLATFORM_IMAGE = """
 FROM debian:bookworm-slim
 ARG TORCH LINKS
 ENV PIP_BREAK_SYSTEM_PACKAGES=1 PIP_FIND_LINKS=${LINKS} UV_FIND_LINKS=${LINKS}
@@ -43,7 +43,7 @@ RUN echo 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };' \\
 RUN --mount=type=bind,source=lock.txt,target=/tmp/lock.txt \
  test -z "${TORCH}" || pip install --no-cache-dir --constraint /tmp/lock.txt torch==${TORCH}
 """
-PATCH = "FROM {image}\nRUN echo patched > /etc/patched\n"
+_PATCH = "FROM {image}\nRUN echo patched > /etc/patched\n"
 
 
 class Place:
@@ -114,9 +114,9 @@ class Place:
         with tempfile.TemporaryDirectory() as folder:
             shutil.copyfile(self._lock, Path(folder, "lock.txt"))
             arguments = docker.variables({"TORCH": self._torch, "LINKS": links}, "--build-arg")
-            self._push("first", PLATFORM_IMAGE, folder, *arguments)
+            self._push("first", _PLATFORM_IMAGE, folder, *arguments)
             self.platform_bytes = registry.size(self.registry)
-            self._push("patched", PATCH.format(image=f"{self.repository}:first"), folder)
+            self._push("patched", _PATCH.format(image=f"{self.repository}:first"), folder)
         shutil.copytree(self.registry / "data", self._kept)
 
     def _push(self, tag: str, dockerfile: str, folder: str, *arguments: str) -> None:
@@ -145,7 +145,7 @@ def _wheels() -> Iterator[Path]:
         return
     platform = platforms.get(PLATFORM)
     with tempfile.TemporaryDirectory() as folder:
-        options = ("--no-deps", "--index-url", PIP_TORCH, "--dest", folder)
+        options = ("--no-deps", "--index-url", _TORCH_INDEX, "--dest", folder)
         version = f"--python-version={platform.python}"
         subprocess.run(
             [sys.executable, "-m", "pip", "download", *options, version, "--only-binary=:all:",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.chat.model import DEMO_DIRECTORY, DEMO_NAME, ChatModel, resolve
+from services.chat.served_model import DEMO_DIRECTORY, DEMO_NAME, ChatModel, resolve
 from services.errors import ConfigurationError
 from services.settings.sections import ChatSettings
 

@@ -1,0 +1,196 @@
+"""What is measured, as processes: servers that listen, and workers that take lines of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parents[1]
+_READY_S = 180
+_END_S = 40
+_ANSWER_S = 300.0
+
+# The demo profile's, and the same for each server that is measured.
+_ENVIRONMENT = {
+    "TORCHDYNAMO_DISABLE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_HOST_IP": "127.0.0.1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "BENTOVOX_LOG__ACCESS": "false",
+}
+
+
+def python(variable: str = "STACK_PYTHON") -> str:
+    """Return the Python of another environment, which nox names; end if it does not."""
+    if found := os.environ.get(variable):
+        return found
+    sys.exit(f"{variable} is not set: run `nox -s bench`, which makes that environment")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_turn(turns: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
+    """Give everyone a turn in each round, so that a ratio compares what ran within seconds.
+
+    Nobody is always the first, or always after the same one; each is told the round's number.
+    """
+    names = list(turns)
+    made: dict[str, list[T]] = {name: [] for name in names}
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in [*names[shift:], *names[:shift]]:
+            made[name].append(turns[name](number))
+    return made
+
+
+@dataclass
+class Server:
+    """A server in a process of its own, its descendants included."""
+
+    name: str
+    command: list[str]
+    port: int
+    health: str = "/readyz"
+    environment: dict[str, str] = field(default_factory=dict)
+    ready_s: float = 0.0
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready; end with its log's name if it fails."""
+        began = time.monotonic()
+        log = _log(f"{self.name}-{self.port}")
+        environment = {**os.environ, **_ENVIRONMENT, **self.environment}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # vLLM would start three times slower
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() - began > _READY_S:
+                self.stop()
+                sys.exit(f"{self.name} did not start; see {log}")
+            time.sleep(0.1)
+        self.ready_s = time.monotonic() - began
+        print(f"  {self.name}: ready in {self.ready_s:.1f} s", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """End it and all that it started."""
+        if self._process is None:
+            return
+        family = self.processes()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=_END_S)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        self._process = None
+
+    def processes(self) -> list[psutil.Process]:
+        """Return its process and the descendants; none once it has ended."""
+        try:
+            top = psutil.Process(self._process.pid if self._process else None)
+            return [top, *top.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _answers(self) -> bool:
+        url = f"http://127.0.0.1:{self.port}{self.health}"
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+class Worker:
+    """A process that answers each line of JSON with one; see `benchmarks.peers.turns`."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._name = name
+        self._command = command
+        self._environment = {**os.environ, **(environment or {})}
+        self._log = _log(f"{name}-{os.getpid()}")
+        self._process: Any = None
+
+    def start(self) -> None:
+        """Start it and wait until it can begin."""
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self._answer()
+
+    def ask(self, asked: object) -> Any:
+        """Return its answer."""
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def stop(self) -> None:
+        """End it, the hard way if its threads hang."""
+        if self._process is None:
+            return
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answer(self) -> Any:
+        # A stream of upstream's CosyVoice never ends when its token thread failed.
+        too_long = threading.Timer(_ANSWER_S, self._process.kill)
+        too_long.start()
+        line = self._process.stdout.readline()
+        too_long.cancel()
+        if not line:
+            raise RuntimeError(f"{self._name} ended; see {self._log}")
+        return json.loads(line)
+
+
+def _log(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"bentovox-bench-{name}.log"
