@@ -14,7 +14,7 @@ from services.transcription.routes import TranscriptionApp
 from tests.speech_app import shelled
 
 if TYPE_CHECKING:
-    from services.audio.encode import AudioFormat
+    from services.audio.formats import AudioFormat
     from services.audio.pcm import Samples
     from tests.fakes.transcription_engine import FakeEngine
 

@@ -18,21 +18,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Protocol, get_args
 
 import av
 import numpy as np
 
+from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
 from services.audio.pcm import Samples, checked, to_bytes, to_int16
 from services.audio.resample import Resampler
 from services.errors import InvalidRequestError
-
-AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
-
-FORMATS: Final[tuple[AudioFormat, ...]] = ("mp3", "opus", "aac", "flac", "wav", "pcm")
-"""OpenAI's; beside them there is G.711 for telephones."""
-
-SampleRate = Literal[8000, 16000, 22050, 24000, 44100, 48000]
 
 OUTPUT_RATE_HZ: Final = 24_000
 TELEPHONE_RATE_HZ: Final = 8_000
@@ -43,20 +37,6 @@ _RATES_HZ: Final[dict[str, tuple[int, ...]]] = {
     "alaw": (TELEPHONE_RATE_HZ,),
 }
 """Of the formats that do not take every rate."""
-
-MEDIA_TYPES: Final[dict[AudioFormat, str]] = {
-    # What OpenAI answers with. RFC 7845 would call Ogg Opus audio/ogg; clients that dispatch on
-    # the content type were written against OpenAI's audio/opus, so that is what they get.
-    "mp3": "audio/mpeg",
-    "opus": "audio/opus",
-    "aac": "audio/aac",
-    "flac": "audio/flac",
-    "wav": "audio/wav",
-    "pcm": "audio/pcm",
-    # RFC 4856's names, which OpenAI's realtime API has for the same samples.
-    "ulaw": "audio/pcmu",
-    "alaw": "audio/pcma",
-}
 
 
 class Encoder(Protocol):

@@ -1,8 +1,7 @@
-"""The front door's OpenAPI 3.1 document: what it promises of each path, as data.
+"""The gateway's OpenAPI 3.1 document: its paths, with the models that read their bodies.
 
 Chat's bodies are vLLM's and OpenAI's to define, and their references are theirs; here they are
-objects with their required fields. What is Bentovox's own is written out. A unit test holds this
-beside the routes and the schema of the speech role, so that neither drifts.
+objects with their required fields.
 """
 
 from __future__ import annotations
@@ -10,18 +9,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from services import __version__
+from services.audio.formats import MEDIA_TYPES
 from services.openai.schemas import NAME, OBJECT, SCHEMAS, TEXT, open_object
-from services.openai.translation_schemas import TRANSLATION_SCHEMAS
+from services.openai.speech import (
+    ConsentFields,
+    ConsentName,
+    ConversionFields,
+    SpeechBody,
+    VoiceFields,
+)
+from services.openai.transcription import TranscriptionFields, TranslationFields
+from services.openai.translation import DetectBody, SpeechTranslationFields, TranslateBody
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from pydantic import BaseModel
+
     from services.openai.schemas import Json
 
-_AUDIO_TYPES = (
-    *("audio/mpeg", "audio/opus", "audio/aac", "audio/flac", "audio/wav", "audio/pcm"),
-    *("audio/pcmu", "audio/pcma"),
-)
+_BYTES = "application/octet-stream"
 _ERROR_RESPONSES: Json = {
     status: {
         "description": f"OpenAI's error object, for each status of {status[0]}xx.",
@@ -45,9 +52,52 @@ def _posted(summary: str, schema: Json, content: Json, *parameters: str) -> Json
     return {"post": _operation(summary, content, requestBody=body, **_where(*parameters))}
 
 
-def _uploaded(summary: str, form: str, content: Json) -> Json:
-    schema = {"$ref": f"#/components/schemas/{form}"}
-    body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+def _schema(model: type[BaseModel]) -> Json:
+    """Return the schema of a body, whole in itself."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    return _plain(schema, definitions)  # type: ignore[no-any-return]
+
+
+def _plain(schema: Any, definitions: Json) -> Any:
+    """Return a schema without titles, our docstrings, null defaults and references."""
+    if isinstance(schema, list):
+        return [_plain(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _plain(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {
+        key: {name: _plain(one, definitions) for name, one in value.items()}
+        if key == "properties"
+        else _plain(value, definitions)
+        for key, value in schema.items()
+        if key not in {"title", "description"} and (key, value) != ("default", None)
+    }
+
+
+def _form(model: type[BaseModel], file: str, *files: str) -> Json:
+    """Return the schema of a form: its fields, a file that must be there, and others."""
+    schema = _schema(model)
+    fields = {name: _not_null(field) for name, field in schema["properties"].items()}
+    sent = {name: {"type": "string", "contentMediaType": _BYTES} for name in (file, *files)}
+    return {
+        **schema,
+        "properties": {**sent, **fields},
+        "required": [file, *schema.get("required", ())],
+    }
+
+
+def _not_null(field: Json) -> Json:
+    """Return the schema of a form's field: it may be left out, and knows no null."""
+    kinds = [one for one in field.get("anyOf", ()) if one != {"type": "null"}]
+    if not kinds:
+        return field
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+
+
+def _uploaded(summary: str, form: Json, content: Json) -> Json:
+    body = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     return {"post": _operation(summary, content, requestBody=body)}
 
 
@@ -59,10 +109,10 @@ def _open_to_all(path: Json) -> Json:
     return {"get": {**path["get"], "security": []}}
 
 
-def _sent_in_any_way(summary: str, schema: str, answer: str) -> Json:
+def _sent_in_any_way(summary: str, model: type[BaseModel], answer: str) -> Json:
     """Return a path that takes JSON and both kinds of forms, and its key in the body as well."""
     kinds = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
-    content = {kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}} for kind in kinds}
+    content = {kind: {"schema": _schema(model)} for kind in kinds}
     body = {"required": True, "content": content}
     return {"post": _operation(summary, _ref(answer), requestBody=body)}
 
@@ -79,7 +129,7 @@ def _where(*names: str) -> Json:
 _ANY_JSON: Json = {"application/json": {"schema": OBJECT}}
 _ANY_STREAM: Json = {**_ANY_JSON, "text/event-stream": {"schema": TEXT}}
 _AUDIO: Json = {
-    **{kind: {"schema": {}} for kind in _AUDIO_TYPES},
+    **{kind: {"schema": {}} for kind in MEDIA_TYPES.values()},
     "text/event-stream": {"schema": TEXT},
 }
 _TEXT_TYPES = ("text/plain", "text/event-stream")
@@ -122,19 +172,19 @@ PATHS: dict[str, Json] = {
     "speech": {
         "/v1/audio/speech": _posted(
             "Speak a text, as audio or as events with audio in them.",
-            {"$ref": "#/components/schemas/SpeechBody"},
+            _schema(SpeechBody),
             _AUDIO,
         ),
         "/v1/audio/voice-conversion": _uploaded(
             "Say a recording again with a registered voice, or like another recording.",
-            "ConversionForm",
+            _form(ConversionFields, "file", "ref_audio"),
             _AUDIO,
         ),
         "/v1/audio/models": _got("List the models that speak.", _ref("SpeechModelList")),
         "/v1/audio/speech/voices": _got("List the voices.", _ref("VoiceList")),
         "/v1/audio/voices": {
             **_got("List the voices.", _ref("VoiceList")),
-            **_uploaded("Register a voice.", "VoiceForm", _ref("Voice")),
+            **_uploaded("Register a voice.", _form(VoiceFields, "audio_sample"), _ref("Voice")),
         },
         "/v1/audio/voices/{voice}": {
             **_got("Return one voice.", _ref("Voice"), "voice"),
@@ -145,14 +195,16 @@ PATHS: dict[str, Json] = {
                 "List the consents, the oldest first.", _ref("ConsentList"), parameters=_PAGE
             ),
             **_uploaded(
-                "Keep a recording of a consent, 1 to 60 s.", "ConsentForm", _ref("Consent")
+                "Keep a recording of a consent, 1 to 60 s.",
+                _form(ConsentFields, "recording"),
+                _ref("Consent"),
             ),
         },
         "/v1/audio/voice_consents/{consent}": {
             **_got("Return one consent.", _ref("Consent"), "consent"),
             **_posted(
                 "Rename a consent.",
-                {"$ref": "#/components/schemas/ConsentName"},
+                _schema(ConsentName),
                 _ref("Consent"),
                 "consent",
             ),
@@ -161,24 +213,30 @@ PATHS: dict[str, Json] = {
     },
     "transcription": {
         "/v1/audio/transcriptions": _uploaded(
-            "Write down what is said in a recording.", "TranscriptionForm", _TRANSCRIPT
+            "Write down what is said in a recording.",
+            _form(TranscriptionFields, "file"),
+            _TRANSCRIPT,
         ),
         "/v1/audio/translations": _uploaded(
-            "Write down in English what is said in a recording.", "TranslationForm", _TRANSCRIPT
+            "Write down in English what is said in a recording.",
+            _form(TranslationFields, "file"),
+            _TRANSCRIPT,
         ),
     },
     "conversation": {
         "/translate": _sent_in_any_way(
-            "Translate texts, in LibreTranslate's shape.", "TranslateBody", "Translated"
+            "Translate texts, in LibreTranslate's shape.", TranslateBody, "Translated"
         ),
         "/detect": _sent_in_any_way(
-            "Tell the language of a text, in LibreTranslate's shape.", "DetectBody", "Detected"
+            "Tell the language of a text, in LibreTranslate's shape.", DetectBody, "Detected"
         ),
         "/languages": _open_to_all(
             _got("List the languages, in LibreTranslate's shape.", _ref("Languages"))
         ),
         "/v1/audio/speech-translations": _uploaded(
-            "Say in another language what is said in a recording.", "SpeechTranslationForm", _AUDIO
+            "Say in another language what is said in a recording.",
+            _form(SpeechTranslationFields, "file"),
+            _AUDIO,
         ),
     },
 }
@@ -220,7 +278,7 @@ def document(roles: Collection[str]) -> Json:
         },
         "paths": paths,
         "components": {
-            "schemas": {**SCHEMAS, **TRANSLATION_SCHEMAS},
+            "schemas": SCHEMAS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         # Either: a server without keys is open to all.

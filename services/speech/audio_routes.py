@@ -13,6 +13,7 @@ from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.refusals import missing
+from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields
 from services.speech.engines.protocol import (
     Capability,
     ConversionRequest,
@@ -21,12 +22,7 @@ from services.speech.engines.protocol import (
 )
 from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
 from services.speech.refusals import check_alone, instructions_for
-from services.speech.schema import (
-    REFERENCE_CHARACTERS,
-    ConversionFields,
-    parse_fields,
-    parse_speech_body,
-)
+from services.speech.schema import parse_fields, parse_speech_body
 from services.speech.stream import AudioAnswer, audio_tokens
 
 if TYPE_CHECKING:
@@ -36,8 +32,8 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.openai.forms import Form
+    from services.openai.speech import SpeechBody
     from services.speech.engines.protocol import VoiceReference
-    from services.speech.schema import SpeechBody
     from services.speech.speakers import Speakers
     from services.speech.stream import OnAudioSeconds
 

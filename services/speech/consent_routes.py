@@ -14,14 +14,10 @@ from services.errors import InvalidRequestError, NotFoundError, shown
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
+from services.openai.speech import ConsentFields, ConsentPage
 from services.speech.additions import added
 from services.speech.recordings import MAX_BYTES, MIN_SECONDS
-from services.speech.schema import (
-    ConsentFields,
-    ConsentPage,
-    parse_consent_name,
-    parse_fields,
-)
+from services.speech.schema import parse_consent_name, parse_fields
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope

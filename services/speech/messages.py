@@ -7,12 +7,12 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.audio.encode import AudioFormat, SampleRate, output_rate_hz
+from services.audio.encode import output_rate_hz
+from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
 from services.openai.refusals import missing
 from services.openai.unknown import read, sift
-from services.speech.engines.protocol import SPEED_RANGE
 from services.speech.engines.segments import printable
 from services.speech.refusals import check_alone
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope, Send
 
-    from services.audio.encode import AudioFormat
+    from services.audio.formats import AudioFormat
     from services.speech.cancelling import CancellableInbox
     from services.speech.engines.protocol import SpeechEngine
     from services.speech.messages import ClientMessage

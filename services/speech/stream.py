@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Send
 
-    from services.audio.encode import AudioFormat, Encoder
+    from services.audio.encode import Encoder
+    from services.audio.formats import AudioFormat
     from services.audio.pcm import Samples
 
     OnAudioSeconds = Callable[[float, AudioFormat], None]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from services.errors import ConflictError, InvalidRequestError, UnavailableError, shown
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
+from services.openai.speech import VoiceFields
 from services.speech.additions import added
 from services.speech.consent_routes import expect_store
 from services.speech.engines.protocol import Capability, unsupported
 from services.speech.recordings import MAX_BYTES, read_recording
-from services.speech.schema import VoiceFields, parse_fields
+from services.speech.schema import parse_fields
 from services.speech.speakers import no_consent
 
 if TYPE_CHECKING:

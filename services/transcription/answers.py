@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from services.audio.decode import Decoding
+    from services.openai.transcription import TranscriptFormat
     from services.transcription.engines.protocol import Segment, TranscriptionRequest
-    from services.transcription.formats import TranscriptFormat
 
 LOST_HEADER: Final = b"x-audio-lost-seconds"
 """Says, with json and verbose_json, how much of the recording is broken or missing."""

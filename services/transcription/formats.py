@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from services.languages import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from services.openai.transcription import TranscriptFormat
     from services.transcription.engines.protocol import Segment, Task, Token
 
-TranscriptFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
 MEDIA_TYPES: Final[dict[TranscriptFormat, str]] = {
     "json": "application/json",

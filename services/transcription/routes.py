@@ -18,18 +18,12 @@ from services.openai.forms import FormFields, read_form
 from services.openai.hangup import ClientGoneError, until_hangup
 from services.openai.models import Models
 from services.openai.paths import MODELS, TRANSCRIPTION
+from services.openai.transcription import TranscriptionFields, TranslationFields
 from services.settings.sections import TRANSCRIPTION_MODELS
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from services.transcription.names import check_model
-from services.transcription.schema import (
-    FOREIGN,
-    LISTS,
-    TEXTS,
-    TranscriptionFields,
-    TranslationFields,
-    parse_fields,
-)
+from services.transcription.schema import FOREIGN, LISTS, TEXTS, cutting_of, parse_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -120,7 +114,7 @@ class TranscriptionApp:
                 temperature=fields.temperature,
                 words="word" in granularities,
                 logprobs="logprobs" in fields.include,
-                cutting=fields.cutting,
+                cutting=cutting_of(fields),
             )
         else:
             granularities = ()
@@ -136,7 +130,7 @@ class TranscriptionApp:
                 task="translate",
                 prompt=fields.prompt,
                 temperature=fields.temperature,
-                cutting=fields.cutting,
+                cutting=cutting_of(fields),
             )
         self._engine.check(request)
         return Answer(

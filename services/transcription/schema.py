@@ -3,120 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from services.errors import InvalidRequestError
-from services.languages import code_of
+from services.openai.transcription import AudioFields, ServerVad, TranscriptionFields
 from services.openai.unknown import read
 from services.transcription.engines.protocol import SPEECH_ONLY, Cutting
-from services.transcription.formats import TranscriptFormat
 
 if TYPE_CHECKING:
     from services.openai.forms import Form
 
-_NAME: Final = 256
-MOST_LANGUAGES: Final = 16
-MOST_KEYWORDS: Final = 100
 _STRATEGY: Final = "chunking_strategy"
-
-
-def _code(given: str) -> str | None:
-    try:
-        return code_of(given)
-    except ValueError as error:
-        raise PydanticCustomError(
-            "language", "a language is a tag such as en or en-GB, a name such as English, or auto"
-        ) from error
-
-
-Language = Annotated[str, Field(max_length=64), AfterValidator(_code)]
-"""A language by its tag or its English name, read as its code; None where it is to be found."""
-
-
-def any_of(codes: tuple[str | None, ...]) -> tuple[str, ...]:
-    """Return the languages to choose from; where one may be any, none is named."""
-    return () if None in codes else tuple(filter(None, codes))
-
-
-Keyword = Annotated[str, Field(min_length=1, max_length=100)]
 _DIARIZED: Final = "diarized_json"
 _SPEAKERS: Final = frozenset({"known_speaker_names", "known_speaker_references"})
-
-
-class _Fields(BaseModel):
-    """The text fields of a form; numbers are written out there, so that types are lax.
-
-    `vad_filter` is faster-whisper's name, and other servers', for leaving out what is no speech.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    model: Annotated[str, Field(min_length=1, max_length=_NAME)]
-    prompt: Annotated[str, Field(max_length=4096)] = ""
-    response_format: TranscriptFormat = "json"
-    temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
-    stream: bool = False
-    vad_filter: bool = True
-
-    @property
-    def cutting(self) -> Cutting | None:
-        """How silence is left out; None to hear everything."""
-        return SPEECH_ONLY if self.vad_filter else None
-
-
-class _ServerVad(BaseModel):
-    """How a client wants pauses to be found: OpenAI's VadConfig."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    type: Literal["server_vad"]
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
-    silence_duration_ms: Annotated[int, Field(ge=0, le=10_000)] = 200
-
-
-class TranscriptionFields(_Fields):
-    """OpenAI's CreateTranscriptionRequest, beside its `file`."""
-
-    language: Language | None = None
-    languages: Annotated[tuple[Language, ...], Field(max_length=MOST_LANGUAGES)] = ()
-    keywords: Annotated[tuple[Keyword, ...], Field(max_length=MOST_KEYWORDS)] = ()
-    include: tuple[Literal["logprobs"], ...] = ()
-    timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
-    chunking_strategy: Literal["auto"] | _ServerVad | None = None
-
-    @field_validator("languages", mode="after")
-    @classmethod
-    def _any(cls, given: tuple[str | None, ...]) -> tuple[str, ...]:
-        return any_of(given)
-
-    @property
-    def cutting(self) -> Cutting | None:
-        """How silence is left out and pauses are found; None to hear everything."""
-        if isinstance(self.chunking_strategy, _ServerVad):
-            given = self.chunking_strategy
-            return Cutting(given.threshold, given.prefix_padding_ms, given.silence_duration_ms)
-        return super().cutting if self.chunking_strategy is None else Cutting()
-
-
-class TranslationFields(_Fields):
-    """OpenAI's CreateTranslationRequest, beside its `file`; `stream` as for transcriptions."""
-
 
 LISTS: Final = _SPEAKERS | {"languages", "keywords", "include", "timestamp_granularities"}
 """Fields that come again and again, with or without `[]` behind their names."""
 
 TEXTS: Final = frozenset(TranscriptionFields.model_fields.keys() - LISTS) | {
-    f"{_STRATEGY}[{name}]" for name in _ServerVad.model_fields
+    f"{_STRATEGY}[{name}]" for name in ServerVad.model_fields
 }
 FOREIGN: Final = frozenset({"temperature_inc"})  # whisper.cpp's
 
-Fields = TypeVar("Fields", bound=_Fields)
+Fields = TypeVar("Fields", bound=AudioFields)
 
 
 def parse_fields(model: type[Fields], form: Form) -> Fields:
@@ -159,7 +68,7 @@ def _strategy(given: dict[str, Any]) -> Any:
     """Return the chunking strategy as an object, however the client has written it."""
     parts = {
         name: given.pop(f"{_STRATEGY}[{name}]")
-        for name in _ServerVad.model_fields
+        for name in ServerVad.model_fields
         if f"{_STRATEGY}[{name}]" in given
     }
     if parts:
@@ -203,3 +112,13 @@ def _check_together(fields: TranscriptionFields) -> None:
             param="languages",
             code="invalid_value",
         )
+
+
+def cutting_of(fields: AudioFields) -> Cutting | None:
+    """Return how silence is left out and pauses are found; None to hear everything."""
+    strategy = fields.chunking_strategy if isinstance(fields, TranscriptionFields) else None
+    if isinstance(strategy, ServerVad):
+        return Cutting(strategy.threshold, strategy.prefix_padding_ms, strategy.silence_duration_ms)
+    if strategy is not None:
+        return Cutting()
+    return SPEECH_ONLY if fields.vad_filter else None

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
+from services.openai.transcription import MOST_KEYWORDS, MOST_LANGUAGES, Keyword, Language, any_of
 from services.openai.unknown import ignore
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
@@ -18,13 +19,6 @@ from services.transcription.engines.protocol import (
     TranscriptionRequest,
 )
 from services.transcription.names import check_model, commits
-from services.transcription.schema import (
-    MOST_KEYWORDS,
-    MOST_LANGUAGES,
-    Keyword,
-    Language,
-    any_of,
-)
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from services.audio.decode import decode
-from services.audio.encode import FORMATS
+from services.audio.formats import FORMATS
 from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS
 from tests.fakes.speech_engine import CHARACTER_S
 

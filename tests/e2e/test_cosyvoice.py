@@ -19,7 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from services.audio.decode import decode
-from services.audio.encode import FORMATS
+from services.audio.formats import FORMATS
 from services.speech.engines.cosyvoice.code import default_root
 from tests.e2e.server import (
     MODEL,

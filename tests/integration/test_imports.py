@@ -52,7 +52,7 @@ def test_no_service_imports_an_engine(module: str) -> None:
 
 def test_the_gateway_needs_no_role_s_inside_no_engine_no_numpy_and_no_codec() -> None:
     roles = ("services.chat", "services.conversation", "services.speech", "services.transcription")
-    names = (*roles, "services.audio", "numpy", "av", "onnxruntime")
+    names = (*roles, "services.audio.encode", "numpy", "av", "onnxruntime")
     assert imported("import services.gateway.service", (*names, *HEAVY)) == []
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Send
 
-    from services.audio.encode import AudioFormat, Encoder
+    from services.audio.encode import Encoder
+    from services.audio.formats import AudioFormat
     from services.conversation.speech_translation.segments import Item
 
 OUTPUT_TOKENS_PER_SECOND: Final = 20

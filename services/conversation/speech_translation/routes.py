@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.backends.client import Caller
 from services.conversation.speech_translation.answer import Output, send_answer
-from services.conversation.speech_translation.schema import SpeechTranslationFields, parse
+from services.conversation.speech_translation.schema import parse
 from services.conversation.speech_translation.segments import Tally
 from services.conversation.speech_translation.sentences import into_sentences
 from services.conversation.speech_translation.speaking import Manner, preset, speak
@@ -20,6 +20,7 @@ from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import ClientGoneError, until_hangup
+from services.openai.translation import SpeechTranslationFields
 from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ from services.conversation.translation.chat_model import ChatModel, Detected
 from services.conversation.translation.languages import NAMES
 from services.conversation.translation.markup import planned_html
 from services.conversation.translation.schema import (
-    DetectBody,
-    TranslateBody,
     check_questions,
     check_texts,
+    languages_of,
     read,
 )
 from services.conversation.translation.texts import (
@@ -30,6 +29,7 @@ from services.conversation.translation.texts import (
 )
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError, until_hangup
+from services.openai.translation import DetectBody, TranslateBody
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -84,7 +84,7 @@ class TranslationRoutes:
         return [_told(await _detected(self._model(scope), body.q))]
 
     async def _translate(self, body: TranslateBody, scope: Scope) -> dict[str, Any]:
-        source, target = body.languages()
+        source, target = languages_of(body)
         check_texts(body.texts, self._limits, body.translations)
         plans = await self._planned(body)
         questions = body.translations * sum(plan.questions for plan in plans)

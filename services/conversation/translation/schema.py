@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, Field
 from python_multipart.multipart import parse_options_header
 
 from services.conversation.translation.languages import AUTO, known_code
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, whole
 from services.openai.forms import FormFields, read_form
+from services.openai.translation import TranslateBody, TranslationBody
 from services.openai.unknown import read as validated
 
 if TYPE_CHECKING:
@@ -19,63 +19,12 @@ if TYPE_CHECKING:
 
     from services.settings.sections import TranslationSettings
 
-MOST_ALTERNATIVES: Final = 10
-
-_CODE_CHARACTERS: Final = 32
-_KEY_CHARACTERS: Final = 256
 _BYTES_PER_CHARACTER: Final = 12  # as JSON's \uXXXX\uXXXX, or %XX%XX%XX%XX in a form
 _AROUND_BYTES: Final = 64 * 1024
 _FORM_FIELDS: Final = 16
 _ACCEPTED: Final = "application/json, application/x-www-form-urlencoded or multipart/form-data"
 
-_Code = Annotated[str, Field(min_length=1, max_length=_CODE_CHARACTERS)]
-_Key = Annotated[str, Field(max_length=_KEY_CHARACTERS)]
-
-
-class _Body(BaseModel):
-    """Numbers may be written out, since a form has nothing else."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    api_key: _Key = ""
-
-
-class TranslateBody(_Body):
-    """POST /translate."""
-
-    q: str | list[str]
-    source: _Code
-    target: _Code
-    format: Literal["text", "html"] = "text"
-    alternatives: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] = 0
-
-    @property
-    def texts(self) -> list[str]:
-        """The texts, whether one was given or a list."""
-        return [self.q] if isinstance(self.q, str) else self.q
-
-    @property
-    def translations(self) -> int:
-        """How many are wanted of each text."""
-        return 1 + self.alternatives
-
-    def languages(self) -> tuple[str | None, str]:
-        """Return the codes of source, None to detect it, and target.
-
-        Raises:
-            InvalidRequestError: one that is not known.
-        """
-        source = None if self.source.lower() == AUTO else known_code(self.source, "source")
-        return source, known_code(self.target, "target")
-
-
-class DetectBody(_Body):
-    """POST /detect."""
-
-    q: str
-
-
-Body = TypeVar("Body", bound=_Body)
+Body = TypeVar("Body", bound=TranslationBody)
 
 
 async def read(
@@ -107,6 +56,16 @@ async def read(
     if not kind and scope["query_string"]:
         return validated(model, _urlencoded(scope["query_string"]))
     raise not_read(given, _ACCEPTED)
+
+
+def languages_of(body: TranslateBody) -> tuple[str | None, str]:
+    """Return the codes of source, None to detect it, and target.
+
+    Raises:
+        InvalidRequestError: one that is not known.
+    """
+    source = None if body.source.lower() == AUTO else known_code(body.source, "source")
+    return source, known_code(body.target, "target")
 
 
 def check_texts(texts: list[str], limits: TranslationSettings, translations: int = 1) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from services.audio.formats import SPEED_RANGE
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.audio.pcm import Samples
-
-SPEED_RANGE: Final = (0.25, 4.0)
-"""OpenAI's bounds of `speed`, both included."""
 
 
 class Capability(StrEnum):

@@ -11,14 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio.decode import decode, decode_as_is
-from services.audio.encode import (
-    FORMATS,
-    MEDIA_TYPES,
-    OUTPUT_RATE_HZ,
-    AudioFormat,
-    SampleRate,
-    open_encoder,
-)
+from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.formats import FORMATS, MEDIA_TYPES, AudioFormat, SampleRate
 from services.audio.pcm import Samples, to_bytes
 from services.errors import EngineError, InvalidRequestError
 

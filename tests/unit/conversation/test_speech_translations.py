@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from services.audio.decode import decode
-from services.audio.encode import FORMATS, MEDIA_TYPES
+from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.speech import routes as speaking
 from services.speech.engines.registry import create_engine

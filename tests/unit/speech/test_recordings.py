@@ -17,7 +17,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.audio.encode import FORMATS, open_encoder
+from services.audio.encode import open_encoder
+from services.audio.formats import FORMATS
 from services.audio.wav import to_wav
 from services.errors import InvalidRequestError, ServiceError, TooLargeError
 from services.speech import reference_download as download
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from services.audio.encode import AudioFormat
+    from services.audio.formats import AudioFormat
 
 
 def tone(seconds: float, rate_hz: int = 24_000, level: float = 0.5) -> np.ndarray:

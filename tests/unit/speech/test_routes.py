@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.audio.decode import decode
-from services.audio.encode import FORMATS, MEDIA_TYPES
+from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.unknown import watch
 from services.settings.sections import SPEECH_MODELS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.audio.decode import decode
-from services.audio.encode import FORMATS, MEDIA_TYPES
+from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
 from services.speech.engines.protocol import Capability, ConversionRequest
 from services.speech.voices import VoiceStore

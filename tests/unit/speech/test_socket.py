@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from services.audio.decode import decode
-from services.audio.encode import FORMATS, AudioFormat
+from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai import inbox
 from services.openai.sockets import SPEECH

@@ -1,0 +1,139 @@
+"""The bodies and forms of the paths that speak, as OpenAI has them, and more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
+
+INPUT_CHARACTERS: Final = 4096
+"""OpenAI's limit of `input`, and of `instructions`."""
+
+TRANSCRIPT_CHARACTERS: Final = 1024
+"""Of a recording of at most 30 s, in the quickest of languages."""
+
+REFERENCE_CHARACTERS: Final = 14 * 1024 * 1024
+"""Of `ref_audio`: 10 MiB in base64, and the head of its data URL."""
+
+_NAME: Final = 256
+# No control character: names stand in logs.
+_Label = Annotated[str, Field(min_length=1, max_length=_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Id = Annotated[str, Field(min_length=1, max_length=_NAME)]
+_Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
+_Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Transcript = Annotated[str, Field(max_length=TRANSCRIPT_CHARACTERS)]
+# BCP 47 in outline: `en`, `en-US`, `zh-Hant-TW`.
+_Tag = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
+
+
+def _rate(text: str) -> int | str:
+    """Return a form's number as one, which pydantic does not do where it is one of a few."""
+    return int(text) if text.isdecimal() and len(text) <= len("48000") else text
+
+
+class VoiceId(BaseModel):
+    """A voice as an object, which is how OpenAI names a custom voice."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class SpeechBody(BaseModel):
+    """OpenAI's CreateSpeechRequest, and more.
+
+    `language`, `seed`, `ref_audio`, `ref_text` and `stream` have the names that vLLM-Omni gives
+    them; `consent` is the id of the consent to speak like `ref_audio`. Types are strict: a speed
+    of "1.0" is refused. With `ref_audio` there need be no `voice`, and one that is there, since
+    OpenAI's SDK wants it, is not looked at.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    model: _Id
+    input: Annotated[str, Field(min_length=1, max_length=INPUT_CHARACTERS)]
+    voice: _Id | VoiceId | None = None
+    instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
+    response_format: AudioFormat = "mp3"
+    sample_rate: SampleRate | None = None
+    speed: _Speed = 1.0
+    stream_format: Literal["audio", "sse"] = "audio"
+    stream: bool = True
+    language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    seed: _Seed | None = None
+    ref_audio: Annotated[str, Field(min_length=1, max_length=REFERENCE_CHARACTERS)] | None = None
+    ref_text: _Transcript | None = None
+    consent: _Id | None = None
+
+    @property
+    def voice_id(self) -> str:
+        """The voice's id, however it was given; empty when it was not."""
+        return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
+
+
+class SpeechFields(BaseModel):
+    """The text fields of a form; numbers are written out there, so that types are lax."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,
+    )
+
+
+class ConversionFields(SpeechFields):
+    """The form of POST /v1/audio/voice-conversion, beside its files `file` and `ref_audio`."""
+
+    model: _Id | None = None
+    voice: _Id | None = None
+    consent: _Id | None = None
+    response_format: AudioFormat = "mp3"
+    sample_rate: Annotated[SampleRate, BeforeValidator(_rate)] | None = None
+    speed: _Speed = 1.0
+    seed: _Seed | None = None
+    stream: bool = True
+    stream_format: Literal["audio", "sse"] = "audio"
+
+
+class VoiceFields(SpeechFields):
+    """The form of POST /v1/audio/voices, beside its file `audio_sample`.
+
+    `text` is what is said in the sample, `ref_text` vLLM-Omni's name of it. `prompt`, `model` and
+    `script_hint` belong to OpenAI's voices of type `prompt`, which are refused.
+    """
+
+    name: _Label
+    type: Literal["audio_sample", "prompt"] = "audio_sample"
+    consent: _Id | None = None
+    text: _Transcript | None = None
+    ref_text: _Transcript | None = None
+    language: _Tag | None = None
+    prompt: str | None = None
+    model: str | None = None
+    script_hint: str | None = None
+
+
+class ConsentFields(SpeechFields):
+    """The form of POST /v1/audio/voice_consents, beside its file `recording`."""
+
+    name: _Label
+    language: _Tag
+
+
+class ConsentName(SpeechFields):
+    """The body of POST /v1/audio/voice_consents/{id}."""
+
+    name: _Label
+
+
+class ConsentPage(SpeechFields):
+    """The query of GET /v1/audio/voice_consents."""
+
+    after: _Id | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20

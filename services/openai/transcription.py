@@ -1,0 +1,86 @@
+"""The forms of the paths that write down what is said, as OpenAI has them, and more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from services.languages import code_of
+
+TranscriptFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
+
+_NAME: Final = 256
+MOST_LANGUAGES: Final = 16
+MOST_KEYWORDS: Final = 100
+
+
+def _code(given: str) -> str | None:
+    try:
+        return code_of(given)
+    except ValueError as error:
+        raise PydanticCustomError(
+            "language", "a language is a tag such as en or en-GB, a name such as English, or auto"
+        ) from error
+
+
+Language = Annotated[str, Field(max_length=64), AfterValidator(_code)]
+"""A language by its tag or its English name, read as its code; None where it is to be found."""
+
+
+def any_of(codes: tuple[str | None, ...]) -> tuple[str, ...]:
+    """Return the languages to choose from; where one may be any, none is named."""
+    return () if None in codes else tuple(filter(None, codes))
+
+
+Keyword = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class AudioFields(BaseModel):
+    """The text fields of a form; numbers are written out there, so that types are lax.
+
+    `vad_filter` is faster-whisper's name, and other servers', for leaving out what is no speech.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    model: Annotated[str, Field(min_length=1, max_length=_NAME)]
+    prompt: Annotated[str, Field(max_length=4096)] = ""
+    response_format: TranscriptFormat = "json"
+    temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
+    stream: bool = False
+    vad_filter: bool = True
+
+
+class ServerVad(BaseModel):
+    """How a client wants pauses to be found: OpenAI's VadConfig."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    type: Literal["server_vad"]
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    prefix_padding_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
+    silence_duration_ms: Annotated[int, Field(ge=0, le=10_000)] = 200
+
+
+class TranscriptionFields(AudioFields):
+    """OpenAI's CreateTranscriptionRequest, beside its `file`."""
+
+    language: Language | None = None
+    languages: Annotated[tuple[Language, ...], Field(max_length=MOST_LANGUAGES)] = ()
+    keywords: Annotated[tuple[Keyword, ...], Field(max_length=MOST_KEYWORDS)] = ()
+    include: tuple[Literal["logprobs"], ...] = ()
+    timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
+    chunking_strategy: Literal["auto"] | ServerVad | None = None
+
+    @field_validator("languages", mode="after")
+    @classmethod
+    def _any(cls, given: tuple[str | None, ...]) -> tuple[str, ...]:
+        return any_of(given)
+
+
+class TranslationFields(AudioFields):
+    """OpenAI's CreateTranslationRequest, beside its `file`; `stream` as for transcriptions."""

@@ -1,0 +1,90 @@
+"""The bodies of LibreTranslate's paths, and the form of speech translations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.audio.formats import SPEED_RANGE, AudioFormat
+
+MOST_ALTERNATIVES: Final = 10
+
+_CODE_CHARACTERS: Final = 32
+_KEY_CHARACTERS: Final = 256
+
+_Code = Annotated[str, Field(min_length=1, max_length=_CODE_CHARACTERS)]
+_Key = Annotated[str, Field(max_length=_KEY_CHARACTERS)]
+
+
+class TranslationBody(BaseModel):
+    """Numbers may be written out, since a form has nothing else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    api_key: _Key = ""
+
+
+class TranslateBody(TranslationBody):
+    """POST /translate."""
+
+    q: str | list[str]
+    source: _Code
+    target: _Code
+    format: Literal["text", "html"] = "text"
+    alternatives: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] = 0
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, whether one was given or a list."""
+        return [self.q] if isinstance(self.q, str) else self.q
+
+    @property
+    def translations(self) -> int:
+        """How many are wanted of each text."""
+        return 1 + self.alternatives
+
+
+class DetectBody(TranslationBody):
+    """POST /detect."""
+
+    q: str
+
+
+_Id = Annotated[str, Field(min_length=1, max_length=256)]
+_Text = Annotated[str, Field(max_length=4096)]
+
+
+class SpeechTranslationFields(BaseModel):
+    """The form, beside its `file`.
+
+    The names are those of audio/transcriptions for what is heard (`model`, `prompt`) and of
+    audio/speech for what is spoken. `language` is that of the answer.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        str_strip_whitespace=True,
+    )
+
+    language: _Code
+    source_language: _Code | None = None
+    model: _Id | None = None
+    chat_model: _Id | None = None
+    speech_model: _Id | None = None
+    prompt: _Text = ""
+    voice: _Id | None = None
+    consent: _Id | None = None
+    instructions: _Text | None = None
+    speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] | None = None
+    response_format: AudioFormat = "mp3"
+    stream_format: Literal["audio", "sse"] = "audio"
+
+    @property
+    def manner(self) -> dict[str, Any]:
+        """The fields of audio/speech that were given, but for the voice."""
+        given = {"speed": self.speed, "instructions": self.instructions}
+        return {name: value for name, value in given.items() if value is not None}
