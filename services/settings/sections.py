@@ -124,10 +124,8 @@ class CosyVoiceSettings(Section):
     """The engine `cosyvoice`: upstream's models in this process."""
 
     model: str = Field(
-        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512", description="A model directory, or a hub's id."
-    )
-    hub: Literal["huggingface", "modelscope"] = Field(
-        "huggingface", description="Where an id is looked up."
+        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
+        description="A model directory, or an id on Hugging Face.",
     )
     revision: str = Field(
         "",

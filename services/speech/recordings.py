@@ -13,8 +13,8 @@ import numpy as np
 from services.audio.decode import decode_as_is
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError, TooLargeError
-from services.speech.download import Downloads
 from services.speech.engines.protocol import VoiceReference
+from services.speech.reference_download import Downloads
 
 MAX_BYTES: Final = 10 * 1024 * 1024
 MIN_SECONDS: Final = 1.0

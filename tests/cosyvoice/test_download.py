@@ -213,7 +213,7 @@ def test_offline_takes_the_cache_or_says_how_to_fill_it(
     assert refused.code == 1
     last = refused.log.splitlines()[-1]
     assert "downloads are off" in last
-    assert f"download {MODEL} --hub huggingface --revision {COMMIT}" in last
+    assert f"download {MODEL} --revision {COMMIT}" in last
     found = fetch()
     hub.asked.clear()
     assert fetch(HF_HUB_OFFLINE="1").path == found.path
@@ -223,7 +223,7 @@ def test_offline_takes_the_cache_or_says_how_to_fill_it(
 def test_a_model_that_does_not_exist_is_told(fetch: Callable[..., Done]) -> None:
     done = fetch(model="FunAudioLLM/Nothing")
     assert done.code == 1
-    assert "Hugging Face does not give 'FunAudioLLM/Nothing'" in done.log.splitlines()[-1]
+    assert " does not give 'FunAudioLLM/Nothing'" in done.log.splitlines()[-1]
 
 
 def test_a_revision_that_does_not_exist_is_told(fetch: Callable[..., Done]) -> None:
@@ -249,4 +249,4 @@ def test_a_hub_that_is_down_does_not_stop_a_model_that_is_there(
     assert "taking what was downloaded before" in again.log
     refused = fetch("--revision", "main", "--cache", str(found.path / "empty"))
     assert refused.code == 1
-    assert "could not be downloaded: Hugging Face" in refused.log.splitlines()[-1]
+    assert "could not be downloaded: 127.0.0.1" in refused.log.splitlines()[-1]

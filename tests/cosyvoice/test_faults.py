@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FAMILIES = pytest.mark.parametrize("family", [1, 2, 3])
 BOTH = pytest.mark.parametrize("one_pass", [False, True], ids=["streaming", "one pass"])
-AT_ONCE_S = 0.5
+AT_ONCE_S = 10.0  # of work that would go on for ever; a busy machine has its own idea of soon
 
 
 class BrokenError(Exception):
@@ -207,7 +207,7 @@ async def test_a_request_that_is_given_up_stops_at_once(
             began = time.monotonic()
     else:
         task = asyncio.create_task(frames(engine, request))
-        assert await asyncio.to_thread(within, 5, lambda: len(working()) == 2)
+        assert await asyncio.to_thread(within, 60, lambda: len(working()) == 2)
         began = time.monotonic()
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -243,7 +243,7 @@ async def test_a_request_given_up_before_its_text_was_written_stops_too(
         await written.wait()
 
     task = asyncio.create_task(frames(engine, asked(engine, never())))
-    assert await asyncio.to_thread(within, 5, lambda: len(working()) == 2)
+    assert await asyncio.to_thread(within, 60, lambda: len(working()) == 2)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
@@ -287,7 +287,7 @@ async def test_a_slow_taker_bounds_what_is_made(
     async with aclosing(engine.synthesise(asked(engine, f"{THREE} {THREE}"))) as made:
         taken = [await anext(made)]
         # The audio thread waits with a frame in its hands, and tokens are one segment ahead.
-        assert await asyncio.to_thread(within, 5, lambda: _blocked(waiting))
+        assert await asyncio.to_thread(within, 60, lambda: _blocked(waiting))
         (utterance,) = engine._utterances
         assert len(utterance._segments) <= 2
         taken += [frame async for frame in made]

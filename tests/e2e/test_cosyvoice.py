@@ -257,7 +257,7 @@ def without_flow(told: dict[str, str], folder: Path) -> dict[str, str]:
         (without_flow, "flow.pt"),
         (lambda _, folder: {"CODE": str(folder)}, "python -m ci cosyvoice"),
         (lambda *_: {"MODEL": "not/a/hub/id"}, "not/a/hub/id"),
-        (lambda *_: {"HUB": "elsewhere"}, f"{ENGINE}HUB"),
+        (lambda *_: {"HUB": "modelscope"}, f"{ENGINE}HUB"),
     ],
     ids=["a file", "the code", "the model", "the hub"],
 )

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from services.audio.encode import FORMATS, open_encoder
 from services.audio.wav import to_wav
 from services.errors import InvalidRequestError, ServiceError, TooLargeError
-from services.speech import download
-from services.speech.download import Downloads, is_public
+from services.speech import reference_download as download
 from services.speech.recordings import MAX_BYTES, fetch_recording, read_recording
+from services.speech.reference_download import Downloads, is_public
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

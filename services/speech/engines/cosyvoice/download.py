@@ -11,22 +11,16 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice.hub import HubError
-from services.speech.engines.cosyvoice.huggingface import HuggingFace
-from services.speech.engines.cosyvoice.modelscope import ModelScope
+from services.hub import HubDiskError, HubError, HubModel, HubRefusalError
 from services.speech.engines.cosyvoice.recipe import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.speech.engines.cosyvoice.hub import Hub
-
 log = logging.getLogger("bentovox.speech")
-
-HubName = Literal["huggingface", "modelscope"]
 
 REVISIONS: Final = {
     "FunAudioLLM/Fun-CosyVoice3-0.5B-2512": "29e01c4e8d000f4bcd70751be16fa94bf3d85a18",
@@ -72,7 +66,6 @@ _POINTER: Final = b"version https://git-lfs"
 def locate(
     model: str,
     *,
-    hub: HubName = "huggingface",
     revision: str = "",
     cache: Path | None = None,
     offline: bool | None = None,
@@ -82,11 +75,9 @@ def locate(
 
     Args:
         model: a directory, used as it is, or a hub's id such as `FunAudioLLM/CosyVoice2-0.5B`.
-        hub: where an id is looked up.
         revision: commit, tag or branch; empty: the pinned commit, or the main branch of what is
             not pinned. The commit that was taken is in the log.
-        cache: folder to download into; None: that of the hub's own tools (HF_HOME,
-            MODELSCOPE_CACHE, ~/.cache).
+        cache: folder to download into; None: that of the hub's own tools (HF_HOME, ~/.cache).
         offline: True never asks the network; None: as HF_HUB_OFFLINE says.
         also: further files to have, such as `flow.decoder.estimator.fp32.onnx` for TensorRT.
 
@@ -96,19 +87,20 @@ def locate(
     """
     if (directory := named(model, also)) is not None:
         return directory
-    source: Hub = ModelScope(model, cache) if hub == "modelscope" else HuggingFace(model, cache)
-    revision = revision or (REVISIONS.get(model) if hub == "huggingface" else "") or source.branch
-    wanted = (*_WANTED, *also)
-    found = source.cached(revision, wanted)
+    revision = revision or REVISIONS.get(model, "main")
+    source = HubModel(model, (*_WANTED, *also), revision, cache)
+    found = source.cached()
     if found and not _is_usable(found, also):
         found = None
     is_offline = source.is_offline if offline is None else offline
     if found and (is_offline or _COMMIT.fullmatch(revision)):  # a commit never changes: ask nobody
         return found
     if is_offline:
-        raise _not_here(model, hub, revision, source.cache)
+        raise _not_here(model, revision, source.cache)
     try:
-        found = source.download(revision, wanted)
+        found = source.download()
+    except (HubRefusalError, HubDiskError) as error:
+        raise ConfigurationError(str(error), param="model") from error
     except HubError as error:
         if found is None:
             raise ConfigurationError(
@@ -181,11 +173,11 @@ def _is_pointer(path: Path) -> bool:
         return file.read(len(_POINTER)) == _POINTER
 
 
-def _not_here(model: str, hub: HubName, revision: str, cache: Path) -> ConfigurationError:
+def _not_here(model: str, revision: str, cache: Path) -> ConfigurationError:
     return ConfigurationError(
         f"{model!r} at revision {revision} is not whole in {cache}, and downloads are off "
         "(offline, HF_HUB_OFFLINE). With a network: `python -m "
-        f"services.speech.engines.cosyvoice.download {model} --hub {hub} --revision {revision} "
+        f"services.speech.engines.cosyvoice.download {model} --revision {revision} "
         f"--cache {cache}`",
         param="model",
     )
@@ -195,17 +187,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Download a model and print its directory; 1 with one line if it cannot be had."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("model", help="a hub's id, or a directory to check")
-    options.add_argument("--hub", choices=get_args(HubName), default="huggingface")
     options.add_argument("--revision", default="", help="commit, tag or branch")
     options.add_argument("--cache", type=Path, help="folder to download into")
     options.add_argument("--also", nargs="*", default=(), help="further files, by name")
     given = options.parse_args(arguments)
-    log.addHandler(logging.StreamHandler())
-    log.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         found = locate(
             given.model,
-            hub=given.hub,
             revision=given.revision,
             cache=given.cache,
             also=given.also,

@@ -74,7 +74,6 @@ class CosyVoiceEngine:
         voices: Mapping[str, str] | None = None,
         *,
         model: str = DEFAULT_MODEL,
-        hub: download.HubName = "huggingface",
         revision: str = "",
         cache: str = "",
         code: str = "",
@@ -100,7 +99,6 @@ class CosyVoiceEngine:
         download.named(model, self._also)
         self._model = model
         self._source = {
-            "hub": hub,
             "revision": revision,
             "cache": Path(cache).expanduser() if cache else None,
         }

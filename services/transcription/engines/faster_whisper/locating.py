@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-import time
-from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
+from services.hub import HubDiskError, HubError, HubModel, HubRefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -42,8 +39,6 @@ _WANTED: Final = (*_NEEDED, "preprocessor_config.json", "vocabulary.*")
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PATH: Final = re.compile(r"[/~.]")
 _SETTING: Final = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"
-_WATCH_S: Final = 0.5
-_TELL_S: Final = 5.0
 
 
 class NoModelError(Exception):
@@ -75,7 +70,7 @@ class Source:
         """
         self.repository = _SIZES.get(model, "")
         self.directory: Path | None = None
-        self._revision = revision or None
+        self._revision = revision
         self._cache = cache
         if self.repository:
             self.names: tuple[str, ...] = (model, self.repository)
@@ -106,128 +101,50 @@ class Source:
         if self.directory is not None:
             _check(self.directory)
             return self.directory
-        from huggingface_hub import constants  # noqa: PLC0415  heavy
-
-        cache = self._cache or Path(constants.HF_HUB_CACHE)
-        if (found := self._cached(cache)) is not None:
-            return found
+        cached = self._hub.cached()
+        if cached is not None and not _lacks(cached):
+            return cached
         remedy = (
             f"run `hf download {self.repository}"
             f"{f' --revision {self._revision}' if self._revision else ''}"
             f"{f' --cache-dir {self._cache}' if self._cache else ''}`, "
             f"or set {_SETTING} to a directory"
         )
-        if constants.HF_HUB_OFFLINE:
+        if self._hub.is_offline:
             raise NoModelError(
-                f"no model: {self.repository} is not whole in {cache}, and downloads are off "
-                f"(HF_HUB_OFFLINE); with a network {remedy}",
+                f"no model: {self.repository} is not whole in {self._hub.cache}, and downloads are "
+                f"off (HF_HUB_OFFLINE); with a network {remedy}",
                 is_final=True,
             )
-        found = self._downloaded(cache, remedy, tell)
+        try:
+            found = self._hub.download(tell)
+        except (HubRefusalError, HubDiskError) as error:
+            raise NoModelError(f"no model: {error}") from error
+        except HubError as error:
+            log.warning("%s", error)
+            raise NoModelError(
+                f"no model: {self._hub.host} cannot be reached; on a machine with a network "
+                f"{remedy}"
+            ) from error
         _check(found)
         return found
 
-    def _cached(self, cache: Path) -> Path | None:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415  heavy
-        from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
-
-        try:
-            found = Path(
-                snapshot_download(
-                    self.repository,
-                    revision=self._revision,
-                    cache_dir=cache,
-                    allow_patterns=list(_WANTED),
-                    local_files_only=True,
-                )
-            )
-            _check(found)
-        except (LocalEntryNotFoundError, NoModelError):
-            return None
-        return found
-
-    def _downloaded(self, cache: Path, remedy: str, tell: Callable[[str], None]) -> Path:
-        from huggingface_hub import constants, snapshot_download  # noqa: PLC0415  heavy
-        from huggingface_hub.errors import (  # noqa: PLC0415
-            GatedRepoError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-
-        host = constants.ENDPOINT.partition("//")[2]
-        try:
-            with self._watched(cache, tell):
-                found = snapshot_download(
-                    self.repository,
-                    revision=self._revision,
-                    cache_dir=cache,
-                    allow_patterns=list(_WANTED),
-                )
-        except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
-            raise NoModelError(
-                f"no model: {host} does not give {self.repository!r} at revision "
-                f"{self._revision or 'main'!r}: there is none, or it wants a token (HF_TOKEN)"
-            ) from error
-        except OSError as error:  # the transport's errors are among these, and a full disk
-            if error.errno is not None and error.filename is not None:
-                raise NoModelError(f"no model: {error.strerror}: {error.filename}") from error
-            raise _unreachable(host, remedy, error) from error
-        except Exception as error:  # which differ from version to version
-            raise _unreachable(host, remedy, error) from error
-        return Path(found)
-
-    @contextmanager
-    def _watched(self, cache: Path, tell: Callable[[str], None]) -> Iterator[None]:
-        """Tell how far a download is, in the place of bars."""
-        from huggingface_hub import HfApi, try_to_load_from_cache, utils  # noqa: PLC0415  heavy
-
-        info = HfApi().model_info(self.repository, revision=self._revision, files_metadata=True)
-        total = 0
-        for file in info.siblings or ():
-            here = try_to_load_from_cache(
-                self.repository, file.rfilename, cache_dir=cache, revision=str(info.sha)
-            )
-            if not here and any(fnmatch(file.rfilename, pattern) for pattern in _WANTED):
-                total += file.size or 0
-        log.info("%s is commit %s: %.0f MB to get", self.repository, info.sha, total / 1e6)
-        blobs = cache / f"models--{self.repository.replace('/', '--')}" / "blobs"
-        before = _bytes_in(blobs)
-        done = threading.Event()
-
-        def watch() -> None:
-            told = time.monotonic()
-            while not done.wait(_WATCH_S):
-                here = _bytes_in(blobs) - before
-                share = f"{100 * here // total} %" if total else f"{here / 1e6:.0f} MB"
-                tell(f"downloading {self.repository} {share}")
-                if time.monotonic() - told >= _TELL_S:
-                    told = time.monotonic()
-                    log.info("downloading %s: %s", self.repository, share)
-
-        had_bars = not utils.are_progress_bars_disabled()
-        utils.disable_progress_bars()
-        thread = threading.Thread(target=watch, name="whisper-download", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-            if had_bars:
-                utils.enable_progress_bars()
+    @property
+    def _hub(self) -> HubModel:
+        return HubModel(self.repository, _WANTED, self._revision or "main", self._cache)
 
 
-def _unreachable(host: str, remedy: str, error: Exception) -> NoModelError:
-    told = str(error).strip().splitlines() or [""]
-    log.warning("%s: %s: %s", host, type(error).__name__, told[0])
-    return NoModelError(f"no model: {host} cannot be reached; on a machine with a network {remedy}")
-
-
-def _check(folder: Path) -> None:
-    """Return if a folder has what a CTranslate2 Whisper consists of."""
+def _lacks(folder: Path) -> list[str]:
+    """Return the files of a CTranslate2 Whisper that a folder lacks."""
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if not missing and not any(folder.glob("vocabulary.*")):
         missing = ["vocabulary.json"]
+    return missing
+
+
+def _check(folder: Path) -> None:
+    """Raise unless a folder is a CTranslate2 Whisper."""
+    missing = _lacks(folder)
     if not missing:
         return
     if not folder.is_dir():
@@ -241,16 +158,3 @@ def _check(folder: Path) -> None:
     raise NoModelError(
         f"no model: {folder} is no CTranslate2 Whisper: it lacks {', '.join(missing)}"
     )
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.glob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:
-            continue  # renamed meanwhile
-    return total
-
-
-__all__: Sequence[str] = ("NoModelError", "Source")
