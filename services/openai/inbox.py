@@ -11,6 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from starlette.types import Receive
 
 HELD_CHARACTERS: Final = 256 * 1024
@@ -25,6 +27,22 @@ class Inbox:
         self._weight = 0
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
+
+    async def serve(self, receive: Receive, session: Coroutine[None, None, None]) -> None:
+        """Take a client's messages while `session` talks to it; end with whichever ends first.
+
+        Raises:
+            ServiceError: whatever either refuses.
+        """
+        reading = asyncio.ensure_future(self.fill(receive))
+        talking = asyncio.ensure_future(session)
+        try:
+            await asyncio.wait({reading, talking}, return_when=asyncio.FIRST_COMPLETED)
+            await (talking if talking.done() else reading)
+        finally:
+            for task in (reading, talking):
+                task.cancel()
+            await asyncio.gather(reading, talking, return_exceptions=True)
 
     async def fill(self, receive: Receive) -> None:
         """Take messages until the client hangs up.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from services.errors import (
@@ -34,11 +34,16 @@ from services.speech.unit import Unit, send_event
 from services.speech.writing import Cutter, Writing
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.types import Scope, Send
 
+    from services.audio.encode import AudioFormat
     from services.speech.cancelling import CancellableInbox
+    from services.speech.engines.protocol import SpeechEngine
     from services.speech.messages import ClientMessage
-    from services.speech.socket import SpeechSocket
+    from services.speech.speakers import Speakers
+    from services.speech.stream import OnAudioSeconds
 
 log = logging.getLogger("bentovox.speech")
 
@@ -51,15 +56,36 @@ IDLE_S: Final = 300.0
 _SERVER_FAULT: Final = 500
 
 
+def _untold(_seconds: float, _format: AudioFormat) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Speaking:
+    """What sessions speak with.
+
+    Attributes:
+        engine: what speaks; starting and closing it is the caller's.
+        speakers: tells who a `voice` or `ref_audio` is.
+        models: the model names that it answers to.
+        on_audio_seconds: told once a synthesis how many seconds were made, and in which format.
+    """
+
+    engine: SpeechEngine
+    speakers: Speakers
+    models: Collection[str]
+    on_audio_seconds: OnAudioSeconds = _untold
+
+
 class Session:
     """One connection: its configuration and its utterances, one after another."""
 
     def __init__(
-        self, socket: SpeechSocket, inbox: CancellableInbox, scope: Scope, send: Send
+        self, speaking: Speaking, inbox: CancellableInbox, scope: Scope, send: Send
     ) -> None:
         """Serve what comes to `inbox`; `scope` is the connection's."""
-        self._socket = socket
-        self._engine = socket.engine
+        self._speaking = speaking
+        self._engine = speaking.engine
         self._inbox = inbox
         self._draining: asyncio.Event = scope["bentovox.draining"]
         self._slot = scope["bentovox.slot"]
@@ -184,16 +210,16 @@ class Session:
 
     def _check_model(self, model: str | None) -> None:
         if model is not None:
-            Models(self._socket.models, role="speech").check(model)
+            Models(self._speaking.models, role="speech").check(model)
 
     async def _request(self, config: SessionConfig) -> SynthesisRequest:
         """Return the request for every utterance, checked but for its text."""
         if config.ref_audio is not None:
-            speaker = await self._socket.speakers.recorded(
+            speaker = await self._speaking.speakers.recorded(
                 config.ref_audio, text=config.ref_text, consent=config.consent
             )
         else:
-            speaker = await self._socket.speakers.named(config.voice_id)
+            speaker = await self._speaking.speakers.named(config.voice_id)
         request = SynthesisRequest(
             text="a",
             voice=speaker.voice,
@@ -252,7 +278,7 @@ class Session:
             async with aclosing(self._engine.synthesise(request)) as frames:
                 rate_hz = self._engine.sample_rate_hz
                 await unit.send_to(
-                    self._send, frames, rate_hz, writing, self._socket.on_audio_seconds
+                    self._send, frames, rate_hz, writing, self._speaking.on_audio_seconds
                 )
         except InvalidRequestError as error:
             if error.code != "blank_input" or unit.made:  # nothing to say is no fault here

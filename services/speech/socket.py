@@ -33,46 +33,20 @@ long).
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.errors import (
     UnavailableError,
 )
 from services.speech.cancelling import CancellableInbox
-from services.speech.session import Session
+from services.speech.session import Session, Speaking
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from starlette.types import Receive, Scope, Send
 
-    from services.audio.encode import AudioFormat
-    from services.speech.engines.protocol import SpeechEngine
-    from services.speech.speakers import Speakers
-    from services.speech.stream import OnAudioSeconds
 
-
-def _untold(_seconds: float, _format: AudioFormat) -> None:
-    """Do nothing."""
-
-
-@dataclass(frozen=True)
-class SpeechSocket:
-    """The application of the WebSocket, for `RoleApp.sockets`.
-
-    Attributes:
-        engine: what speaks; starting and closing it is the caller's.
-        speakers: tells who a `voice` or `ref_audio` is.
-        models: the model names that it answers to.
-        on_audio_seconds: told once a synthesis how many seconds were made, and in which format.
-    """
-
-    engine: SpeechEngine
-    speakers: Speakers
-    models: Collection[str]
-    on_audio_seconds: OnAudioSeconds = _untold
+class SpeechSocket(Speaking):
+    """The application of the WebSocket, for `RoleApp.sockets`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection to its end.
@@ -84,12 +58,4 @@ class SpeechSocket:
             raise UnavailableError(f"the {self.engine.name} engine is not ready", retry_after_s=1.0)
         await send({"type": "websocket.accept"})
         inbox = CancellableInbox()
-        reading = asyncio.ensure_future(inbox.fill(receive))
-        talking = asyncio.ensure_future(Session(self, inbox, scope, send).run())
-        try:
-            await asyncio.wait({reading, talking}, return_when=asyncio.FIRST_COMPLETED)
-            await (talking if talking.done() else reading)
-        finally:
-            for task in (reading, talking):
-                task.cancel()
-            await asyncio.gather(reading, talking, return_exceptions=True)
+        await inbox.serve(receive, Session(self, inbox, scope, send).run())

@@ -106,16 +106,7 @@ class RealtimeSocket:
         offered = SUBPROTOCOL in scope.get("subprotocols", ())
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
         inbox = Inbox()
-        talk = _Talk(self, session, inbox, scope, send)
-        reading = asyncio.ensure_future(inbox.fill(receive))
-        talking = asyncio.ensure_future(talk.run())
-        try:
-            await asyncio.wait({reading, talking}, return_when=asyncio.FIRST_COMPLETED)
-            await (talking if talking.done() else reading)
-        finally:
-            for task in (reading, talking):
-                task.cancel()
-            await asyncio.gather(reading, talking, return_exceptions=True)
+        await inbox.serve(receive, _Talk(self, session, inbox, scope, send).run())
 
 
 def _wanted(scope: Scope, models: Models) -> str:
