@@ -83,6 +83,7 @@ class Service:
 
     def _hear(self, recording: bytes, began: float) -> float:
         form = {"model": "gpt-4o-transcribe", "stream": "true", "language": "en"}
+        form["vad_filter"] = "false"  # noise is no speech
         file = {"file": ("noise.wav", recording, "audio/wav")}
         first_s = 0.0
         with httpx.stream("POST", self._url, data=form, files=file, timeout=600) as answer:
@@ -90,6 +91,8 @@ class Service:
             for line in answer.iter_lines():
                 if "transcript.text.delta" in line:
                     first_s = first_s or time.perf_counter() - began
+        if not first_s:
+            raise RuntimeError("the service heard nothing")
         return first_s
 
 

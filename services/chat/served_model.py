@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.errors import ConfigurationError
+from services.hub import HubModel
 
 if TYPE_CHECKING:
     from services.settings.sections import ChatSettings
@@ -47,16 +47,11 @@ def resolve(chat: ChatSettings) -> ChatModel:
             f"BENTOVOX_CHAT__MODEL={chat.model}: there is no such directory, and it is no Hugging "
             f"Face id such as Qwen/Qwen3-0.6B; `{DEMO_NAME}` is shipped."
         )
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        _check_cached(chat.model)
-    return ChatModel(chat.model, chat.served_model_name or chat.model)
-
-
-def _check_cached(hub_id: str) -> None:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", str(home / "hub")))
-    if not (cache / f"models--{hub_id.replace('/', '--')}").is_dir():
+    hub = HubModel(chat.model, ("config.json",), chat.revision or "main")
+    if hub.is_offline and hub.cached() is None:
         raise ConfigurationError(
-            f"BENTOVOX_CHAT__MODEL={hub_id} is not in {cache}, and HF_HUB_OFFLINE is set; unset it "
-            f"once to download, or run `hf download {hub_id}` where a hub can be reached."
+            f"BENTOVOX_CHAT__MODEL={chat.model} is not in {hub.cache}, and HF_HUB_OFFLINE is set; "
+            f"unset it once to download, or run `hf download {chat.model}` where a hub can be "
+            "reached."
         )
+    return ChatModel(chat.model, chat.served_model_name or chat.model)

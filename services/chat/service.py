@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bentoml
 
-from services.chat import allowlist, served_model
+from services.chat import served_model
 from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
+from services.openai.paths import CHAT, MODELS
 from services.server.admission import Limits
 from services.server.role import preflight, role
 from services.server.serving import RoleApp
@@ -30,8 +31,9 @@ class _Chat:
         return RoleApp(
             role="chat",
             asgi=server,
-            paths=allowlist.PATHS,
-            admitted=allowlist.GENERATING,
+            # No others of vLLM's: adapters, profiling, sleep, `/invocations` past the key.
+            paths={**CHAT, **MODELS},
+            admitted=frozenset(CHAT),
             limits=Limits(chat.slots, chat.queue, chat.deadline_s),
             body_limit_bytes=chat.body_limit_bytes,
             body_memory_bytes=chat.body_memory_bytes,

@@ -16,13 +16,13 @@ import pytest
 import uvicorn
 from pydantic import BaseModel, SecretStr
 
-from services.chat import allowlist
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
 from services.openai import sockets
+from services.openai.paths import CHAT, MODELS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -228,7 +228,7 @@ class Stack:
             async with AsyncExitStack() as stack:
                 await self.engine.start()
                 await self.ear.start()
-                paths, posts = allowlist.PATHS, frozenset(allowlist.GENERATING)
+                paths, posts = {**CHAT, **MODELS}, frozenset(CHAT)
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 self.store = VoiceStore(Path(folder))
                 speech = build_app(self.engine, speakers=Speakers(self.engine, self.store))

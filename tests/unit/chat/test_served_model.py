@@ -60,11 +60,14 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_offline_the_model_must_be_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     wanted = ChatSettings(model="Qwen/Qwen3-0.6B")
     with pytest.raises(ConfigurationError, match="HF_HUB_OFFLINE is set"):
         resolve(wanted)
-    (tmp_path / "hub" / "models--Qwen--Qwen3-0.6B").mkdir(parents=True)
+    model = tmp_path / "models--Qwen--Qwen3-0.6B"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("0" * 40)
+    (model / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (model / "snapshots" / ("0" * 40) / "config.json").write_text("{}")
     assert resolve(wanted).name == "Qwen/Qwen3-0.6B"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from services.chat import allowlist
 from services.errors import MethodNotAllowedError, NotFoundError
+from services.openai.paths import CHAT, MODELS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -21,8 +21,8 @@ def shell() -> Shell:
         RoleApp(
             role="chat",
             asgi=never,
-            paths=allowlist.PATHS,
-            admitted=frozenset(allowlist.GENERATING),
+            paths={**CHAT, **MODELS},
+            admitted=frozenset(CHAT),
             limits=Limits(8, 8, 30),
             body_limit_bytes=1,
             readiness=lambda: Readiness("ready", {}),
@@ -58,7 +58,7 @@ def test_what_is_not_public_api_is_404(shell: Shell, method: str, path: str) -> 
         shell.route(method, path)
 
 
-@pytest.mark.parametrize("path", [*allowlist.GENERATING])
+@pytest.mark.parametrize("path", [*CHAT])
 def test_generating_is_by_post_only(shell: Shell, path: str) -> None:
     assert shell.route("POST", path) == path
     with pytest.raises(MethodNotAllowedError):

@@ -1,0 +1,25 @@
+"""The pages in docs/ are what the benchmarks write: figures in the prose of the templates."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+TEMPLATES = sorted((ROOT / "benchmarks" / "pages").glob("*.md"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_a_page_has_the_form_of_its_template(template: Path) -> None:
+    parts = re.split(r"\{[^}]*\}", template.read_text(encoding="utf-8"))
+    form = ".+?".join(map(re.escape, parts))
+    page = (ROOT / "docs" / template.name).read_text(encoding="utf-8")
+    assert re.fullmatch(form, page, re.DOTALL)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+def test_a_page_shows_its_own_plot(template: Path) -> None:
+    assert f"]({template.stem}.svg)" in template.read_text(encoding="utf-8")
+    assert (ROOT / "docs" / f"{template.stem}.svg").is_file()
