@@ -54,7 +54,7 @@ async def test_a_recording_is_heard_and_spoken_by_real_engines(tmp_path: Path, s
         talk = await spoken(voice, "Could you tell me when the next train leaves, please?")
         url = await serve(Shell(role))
         async with role.lifespan(), httpx.AsyncClient(base_url=url, timeout=60) as client:
-            while role.readiness().status != "ready":
+            while role.readiness().status != "ready":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             response = await client.post(
                 "/v1/audio/speech-translations",
