@@ -1,1 +1,1 @@
-"""The gateway: one front door before chat, speech and transcription; no torch."""
+"""The gateway: the one front door to the other roles; it carries bytes, without torch."""

@@ -61,7 +61,8 @@ class Proxy:
         pool = self.pools.by_role[self._roles[scope["bentovox.route"]]]
         # It is here already, as a rule: the shell gathers what is to take a slot.
         content_type = header(scope, b"content-type")
-        in_body = bool(self._keys) and has_key_in_body(scope)
+        # GET /languages has no body and asks for no key.
+        in_body = bool(self._keys) and scope["method"] == "POST" and has_key_in_body(scope)
         most_bytes = _UNKNOWN_BYTES if in_body else self._most_bytes(content_type)
         body = deque([piece async for piece in pieces(scope, receive, most_bytes) if piece])
         if in_body:

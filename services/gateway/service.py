@@ -22,8 +22,9 @@ def _check_backends() -> str:
     if not urls:
         raise ConfigurationError(
             "the gateway alone has no backends; set BENTOVOX_GATEWAY__CHAT, "
-            "BENTOVOX_GATEWAY__SPEECH or BENTOVOX_GATEWAY__TRANSCRIPTION to a list of URLs such "
-            'as ["http://chat:3000"], or serve services.stack:Stack, which starts them too.'
+            "BENTOVOX_GATEWAY__SPEECH, BENTOVOX_GATEWAY__TRANSCRIPTION or "
+            "BENTOVOX_GATEWAY__CONVERSATION to a list of URLs such as "
+            '["http://chat:3000"], or serve services.stack:Stack, which starts them too.'
         )
     for url in urls:
         Address.parse(url)

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 PREFIX = "BENTOVOX_"
 _PROFILES = Path(__file__).with_name("profiles.toml")
+_MOVED = {
+    "gateway.translation.slots": "conversation.slots",
+    "gateway.translation.queue": "conversation.queue",
+    "gateway.translation": "conversation.translation",
+}
+"""Keys, or what they begin with, that were elsewhere before; the first that fits counts."""
 
 
 class Settings(BaseSettings):
@@ -185,8 +191,11 @@ def _check(name: str, value: str, source: str) -> None:
             return
         if name.startswith(known_name + "__") and annotation.startswith("dict"):
             return
+    now = name
+    for old, new in _MOVED.items():
+        now = now.replace(variable(old), variable(new))
     raise ConfigurationError(
-        f"{name} ({source}) is not a setting{_nearest(name, known)}; "
+        f"{name} ({source}) is not a setting{_nearest(now, known)}; "
         "`python -m services.settings` lists them all."
     )
 

@@ -44,7 +44,7 @@ def test_bento_serves_the_stack(bento: Path) -> None:
     described = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))
     assert described["service"] == "services.stack:Stack"
     names = {service["name"] for service in described["services"]}
-    assert names == {"bentovox", "chat", "speech", "transcription"}
+    assert names == {"bentovox", "chat", "conversation", "speech", "transcription"}
 
 
 def test_bento_installs_the_lock_as_it_is(bento: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ import pytest
 
 from services.audio.decode import decode
 from services.audio.wav import to_wav
-from services.gateway import app
+from services.conversation import app
 from services.server.shell import Shell
-from services.settings.sections import GatewaySettings
+from services.settings.sections import ConversationSettings
 from services.speech import routes as speaking
 from services.speech.engines.protocol import SynthesisRequest
 from services.transcription.routes import TranscriptionApp
@@ -49,12 +50,12 @@ async def test_a_recording_is_heard_and_spoken_by_real_engines(tmp_path: Path, s
             "transcription": ready(shelled(TranscriptionApp(ear))),
         }
         urls = {role: [await serve(one)] for role, one in roles.items()}
-        shell = Shell(app.build(GatewaySettings(), urls))
-        backends = shell.app.asgi.pools.backends()  # type: ignore[attr-defined]
-        for backend in backends:
-            await backend.probe()
+        role = app.build(ConversationSettings(), urls)
         talk = await spoken(voice, "Could you tell me when the next train leaves, please?")
-        async with httpx.AsyncClient(base_url=await serve(shell), timeout=60) as client:
+        url = await serve(Shell(role))
+        async with role.lifespan(), httpx.AsyncClient(base_url=url, timeout=60) as client:
+            while role.readiness().status != "ready":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             response = await client.post(
                 "/v1/audio/speech-translations",
                 files={"file": talk},
@@ -65,8 +66,6 @@ async def test_a_recording_is_heard_and_spoken_by_real_engines(tmp_path: Path, s
                     "response_format": "wav",
                 },
             )
-        for backend in backends:
-            backend.connections.close()
     await voice.close()
     assert response.status_code == 200, response.text
     told = [json.loads(line[6:]) for line in response.text.splitlines() if line]

@@ -37,10 +37,10 @@ _SOUNDS_AHEAD = 16  # pieces of sound, each of at most `connection.HELD_BYTES`
 
 
 class SpeechTranslationRoutes:
-    """The path, before backends of all three roles."""
+    """The path, before backends of chat, speech and transcription."""
 
     def __init__(self, pools: Pools, conversation: ConversationSettings) -> None:
-        """Interpret with the backends of `pools`."""
+        """Translate speech with the backends of `pools`."""
         slots = conversation.translation.speech_slots
         self._pools = pools
         self._chat_model = conversation.translation.model or None
@@ -48,7 +48,7 @@ class SpeechTranslationRoutes:
             frozenset(SpeechTranslationFields.model_fields),
             {"file": conversation.body_limit_bytes},
         )
-        # Each holds its whole recording, and works for long: they have slots of their own.
+        # They work for minutes, so they have slots of their own and keep no text waiting.
         self._admission = Admission(Limits(slots, slots, conversation.deadline_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,14 +57,20 @@ class SpeechTranslationRoutes:
         Raises:
             ServiceError: what is wrong with it, or with a backend.
         """
-        await self._admission.acquire()
-        with self._admission.held(), suppress(ClientGoneError):
+        with suppress(ClientGoneError):
             form = await read_form(scope, receive, self._form)
             fields = parse(form)
             caller = Caller(self._pools, scope["bentovox.request_id"])
-            await until_hangup(receive, self._interpret(fields, form, caller, send))
+            await until_hangup(receive, self._in_turn(fields, form, caller, send))
 
-    async def _interpret(
+    async def _in_turn(
+        self, fields: SpeechTranslationFields, form: Form, caller: Caller, send: Send
+    ) -> None:
+        await self._admission.acquire()
+        with self._admission.held():
+            await self._translate(fields, form, caller, send)
+
+    async def _translate(
         self, fields: SpeechTranslationFields, form: Form, caller: Caller, send: Send
     ) -> None:
         target = known_code(fields.language, "language")

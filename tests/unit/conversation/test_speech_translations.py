@@ -15,6 +15,9 @@ import pytest
 from services.audio.decode import decode
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
+from services.backends.pools import Pools
+from services.conversation.speech_translation.routes import SpeechTranslationRoutes
+from services.settings.sections import ConversationSettings, TranslationSettings
 from services.speech import routes as speaking
 from services.speech.engines.registry import create_engine
 from services.speech.speakers import Speakers
@@ -498,6 +501,32 @@ async def test_more_than_the_slots_wait_and_past_them_it_is_429(rig: Any) -> Non
     assert fault(done.pop().result()) == (429, None, "rate_limit_exceeded")
     one.chat.free.set()
     assert [(await one).status_code for one in waiting] == [200, 200]
+
+
+async def test_who_hangs_up_while_waiting_leaves_the_queue() -> None:
+    settings = ConversationSettings(translation=TranslationSettings(speech_slots=1))
+    routes = SpeechTranslationRoutes(Pools({}, settings), settings)
+    request = httpx.Request("POST", "http://door" + PATH, **sent(TWO, {}))
+    await routes._admission.acquire()
+    gone = asyncio.Event()
+    body = [{"type": "http.request", "body": request.read()}]
+
+    async def receive() -> dict[str, Any]:
+        if not body:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+        return body.pop()
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    scope = {"headers": headers, "bentovox.request_id": b"r"}
+    waiting = asyncio.ensure_future(routes(scope, receive, send))
+    await until(lambda: routes._admission.waiting == 1)
+    gone.set()
+    await waiting
+    assert routes._admission.waiting == 0
 
 
 def test_the_tones_of_both_fakes_are_the_same() -> None:

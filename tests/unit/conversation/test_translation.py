@@ -118,6 +118,13 @@ async def test_whoever_sends_no_header_sends_no_more_than_a_text(front: Any) -> 
     assert response.status_code == 200
 
 
+async def test_the_languages_are_told_without_a_key(front: Any) -> None:
+    one = await front(keys=KEYS)
+    for method in ("GET", "HEAD"):
+        response = await one.client.request(method, "/languages")
+        assert response.status_code == 200, response.text
+
+
 async def test_the_key_does_not_go_on(front: Any) -> None:
     one = await front(keys=KEYS)
     await one.post(**HELLO, api_key=KEY)
