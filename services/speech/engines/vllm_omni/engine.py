@@ -26,13 +26,12 @@ from services.audio.stretch import TimeStretch
 from services.errors import (
     ConfigurationError,
     EngineError,
-    InvalidRequestError,
     NotFoundError,
     UnavailableError,
     shown,
 )
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
-from services.speech.engines.segments import is_speakable
+from services.speech.engines.segments import refuse_blank
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.keeper import Keeper
 from services.speech.engines.vllm_omni.process import OmniProcess, free_port
@@ -182,12 +181,7 @@ class VllmOmniEngine(SpeaksOnly):
             self.voice(request.voice or "")
         else:
             check_reference(request.reference, "ref_audio")
-        if isinstance(request.text, str) and not is_speakable(request.text):
-            raise InvalidRequestError(
-                "input holds nothing to say: a letter, a digit or a symbol is expected",
-                param="input",
-                code="blank_input",
-            )
+        refuse_blank(request.text)
 
     async def prepare(self, reference: VoiceReference) -> None:
         """Upload a registered voice and have it say a word, which computes its features.
