@@ -12,7 +12,7 @@ import pytest
 import transformers
 from packaging.version import Version
 
-from services.speech.engines.cosyvoice import checkpoint, decoding, randomness
+from services.speech.engines.cosyvoice import checkpoint, language_model, randomness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_decoding_token_by_token_equals_the_full_forward_pass(
     loaded: Callable[[Family], Any], family: Family
 ) -> None:
     model = loaded(family)
-    tokens, given, made = _decoded(model, decoding.forward_one_step)
+    tokens, given, made = _decoded(model, language_model.forward_one_step)
 
     assert len(tokens) > 20
     assert given.shape == made.shape

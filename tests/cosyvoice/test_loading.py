@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import checkpoint, code, download, features
+from services.speech.engines.cosyvoice import checkpoint, download, features, upstream_code
 from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 from tests.cosyvoice import tiny_onnx
 from tests.cosyvoice.conftest import CODE, forget_filters
@@ -233,9 +233,9 @@ def test_a_block_with_an_argument_it_does_not_know_is_refused(copied: Callable[.
 
 
 def test_a_family_that_the_code_lacks_is_refused_and_the_message_says_what_to_run(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, upstream: code.Code
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, upstream: upstream_code.Code
 ) -> None:
-    monkeypatch.setattr(code, "load", lambda _: replace(upstream, families=(1,)))
+    monkeypatch.setattr(upstream_code, "load", lambda _: replace(upstream, families=(1,)))
     with pytest.raises(ConfigurationError, match="python -m ci cosyvoice --from github"):
         loaded(tiny_model(2))
 

@@ -23,7 +23,13 @@ import torch
 import transformers
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import code, decoding, download, randomness, recipe
+from services.speech.engines.cosyvoice import (
+    download,
+    language_model,
+    randomness,
+    recipe,
+    upstream_code,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,7 +147,7 @@ def load(
         ConfigurationError: a file is missing or does not fit, the code cannot run its family, or
             what was asked for needs a GPU.
     """
-    source = code.load(code_root)
+    source = upstream_code.load(code_root)
     family = download.check(directory)
     if family not in source.families:
         raise ConfigurationError(
@@ -158,7 +164,7 @@ def load(
         built = described.build()
     lm = built["llm"]
     if family > 1:
-        decoding.put_right(lm)
+        language_model.put_right(lm)
     vocoder = _vocoder(built, family, chosen, accelerated)
     _load_weights(vocoder, directory, accelerated)
     if family == 2:  # noqa: PLR2004  upstream's own numbers; family 3 does this at its first call
@@ -188,7 +194,7 @@ def _vocoder(
     built: dict[str, Any], family: int, device: torch.device, accelerated: Acceleration
 ) -> Any:
     """Return upstream's model object."""
-    from cosyvoice.cli import model as upstream  # noqa: PLC0415  there once code.load() was called
+    from cosyvoice.cli import model as upstream  # noqa: PLC0415  there after upstream_code.load
 
     name = "CosyVoiceModel" if family == 1 else f"CosyVoice{family}Model"
     vocoder = getattr(upstream, name)(built["llm"], built["flow"], built["hift"], accelerated.fp16)

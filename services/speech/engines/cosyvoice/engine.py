@@ -24,8 +24,7 @@ from services.errors import (
 )
 from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download
-from services.speech.engines.cosyvoice.code import find as find_code
-from services.speech.engines.cosyvoice.reading import Reading
+from services.speech.engines.cosyvoice.frontend import TextFrontend
 from services.speech.engines.cosyvoice.text import (
     LANGUAGES,
     Rules,
@@ -33,6 +32,7 @@ from services.speech.engines.cosyvoice.text import (
     language_of,
     refuse_control_tokens,
 )
+from services.speech.engines.cosyvoice.upstream_code import find as find_code
 from services.speech.engines.protocol import (
     Capability,
     SynthesisRequest,
@@ -241,8 +241,8 @@ class CosyVoiceEngine:
             modes.prompt, checkpoint, voices, request, tag, self._rules
         )
         marked = modes.is_cross_lingual(request)
-        reading = Reading(self._rules, checkpoint, tag, marked=marked)
-        segments = reading.of(request.text)
+        frontend = TextFrontend(self._rules, checkpoint, tag, marked=marked)
+        segments = frontend.of(request.text)
         made = self._made(prompt, request, lambda utterance: utterance.start(), segments)
         async with aclosing(made) as frames:
             async for frame in frames:
@@ -276,19 +276,19 @@ class CosyVoiceEngine:
         segments: AsyncGenerator[list[int], None] | None = None,
     ) -> AsyncGenerator[Samples, None]:
         from services.speech.engines.cosyvoice.randomness import seeded  # noqa: PLC0415
-        from services.speech.engines.cosyvoice.utterance import Manner, Utterance  # noqa: PLC0415
+        from services.speech.engines.cosyvoice.utterance import GenerationOptions, Utterance  # noqa: PLC0415
 
         checkpoint, _ = self._loaded()
         held = int(_HELD_S * checkpoint.sample_rate_hz)
         handover: Handover[Samples] = Handover(held, lambda frame: frame.size)
         generator = seeded(request.seed, checkpoint.device)
-        manner = Manner(generator, request.speed, request.one_pass)
+        options = GenerationOptions(generator, request.speed, request.one_pass)
 
         def on_end(error: BaseException | None) -> None:
             self._utterances.discard(utterance)
             handover.end(error)
 
-        utterance = Utterance(checkpoint, prompt, manner, handover.put, on_end)
+        utterance = Utterance(checkpoint, prompt, options, handover.put, on_end)
         self._utterances.add(utterance)
         begin(utterance)  # at once: a thread that never began would never say that it ended
         feeding = asyncio.ensure_future(_feed(utterance, segments))

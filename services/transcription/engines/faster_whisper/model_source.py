@@ -54,7 +54,7 @@ class NoModelError(Exception):
         self.is_final = is_final
 
 
-class Source:
+class ModelSource:
     """What the setting `model` names."""
 
     def __init__(self, model: str, revision: str = "", cache: Path | None = None) -> None:
