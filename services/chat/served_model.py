@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.errors import ConfigurationError
+from services.hub import HubModel, is_hub_id
 
 if TYPE_CHECKING:
     from services.settings.sections import ChatSettings
 
 DEMO_NAME = "bentovox-demo"
 DEMO_DIRECTORY = Path(__file__).with_name("demo_model")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 
 
 @dataclass(frozen=True)
@@ -42,21 +40,16 @@ def resolve(chat: ChatSettings) -> ChatModel:
                 "model directory in Hugging Face's layout."
             )
         return ChatModel(str(path), chat.served_model_name or path.resolve().name)
-    if not _HUB_ID.match(chat.model):
+    if not is_hub_id(chat.model):
         raise ConfigurationError(
             f"BENTOVOX_CHAT__MODEL={chat.model}: there is no such directory, and it is no Hugging "
             f"Face id such as Qwen/Qwen3-0.6B; `{DEMO_NAME}` is shipped."
         )
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
-        _check_cached(chat.model)
-    return ChatModel(chat.model, chat.served_model_name or chat.model)
-
-
-def _check_cached(hub_id: str) -> None:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", str(home / "hub")))
-    if not (cache / f"models--{hub_id.replace('/', '--')}").is_dir():
+    hub = HubModel(chat.model, ("config.json",))
+    if hub.is_offline and hub.cached() is None:
         raise ConfigurationError(
-            f"BENTOVOX_CHAT__MODEL={hub_id} is not in {cache}, and HF_HUB_OFFLINE is set; unset it "
-            f"once to download, or run `hf download {hub_id}` where a hub can be reached."
+            f"BENTOVOX_CHAT__MODEL={chat.model} is not in {hub.cache}, and HF_HUB_OFFLINE is set; "
+            f"unset it once to download, or run `hf download {chat.model}` where a hub can be "
+            "reached."
         )
+    return ChatModel(chat.model, chat.served_model_name or chat.model)

@@ -30,6 +30,7 @@ from services.speech.engines.cosyvoice import (
     recipe,
     upstream_code,
 )
+from services.speech.engines.cosyvoice.acceleration import Acceleration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,31 +38,6 @@ if TYPE_CHECKING:
 
 _WEIGHTS: Final = ("llm.pt", "flow.pt", "hift.pt")
 _SEED: Final = 1986  # upstream's; buffers of noise are made at load and not in the checkpoint
-
-
-@dataclass(frozen=True)
-class Acceleration:
-    """What speeds inference up on a GPU; everything is off unless asked for.
-
-    Attributes:
-        fp16: half precision where upstream has it: half the memory, slightly other audio.
-        tensorrt: run the flow's estimator in TensorRT; its plan is built for this GPU at the first
-            start (minutes) and needs the model directory to be writable.
-        tensorrt_contexts: requests that may be in it at once; each takes GPU memory.
-        vllm: generate tokens with vLLM; drops repetition-aware sampling and the seed, and takes a
-            fifth of the GPU's memory (upstream issues 1355, 1601, 1316: artefacts).
-    """
-
-    fp16: bool = False
-    tensorrt: bool = False
-    tensorrt_contexts: int = 1
-    vllm: bool = False
-
-    @property
-    def names(self) -> str:
-        """Return what is switched on, for a log line."""
-        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt, "vLLM": self.vllm}
-        return ", ".join(name for name, on in switched.items() if on) or "none"
 
 
 @dataclass(frozen=True)

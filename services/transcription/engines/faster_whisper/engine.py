@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from contextlib import aclosing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.transcription")
 
-_LIBRARIES: Final = ("faster_whisper", "ctranslate2", "onnxruntime")
 _RETRY_S: Final = 10.0
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
@@ -65,12 +63,8 @@ class FasterWhisperEngine:
         """Look whether it can work; nothing heavy is imported or loaded before `start`.
 
         Raises:
-            ImportError: a library is not installed.
             ConfigurationError: `model` is no size, hub's id or directory.
         """
-        missing = next((name for name in _LIBRARIES if find_spec(name) is None), None)
-        if missing:
-            raise ImportError(f"No module named {missing!r}", name=missing)
         self._source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
         self.models: Sequence[str] = self._source.names
         self._batch = batch
