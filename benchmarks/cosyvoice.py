@@ -48,9 +48,9 @@ import sys
 from pathlib import Path
 import numpy as np
 import soundfile
-from services.speech.engines.cosyvoice import code
+from services.speech.engines.cosyvoice import upstream_code
 folder = Path(sys.argv[1])
-found = code.load()
+found = upstream_code.load()
 from tests.cosyvoice import tiny
 wave = np.random.default_rng(0).standard_normal(5 * 24_000) * 0.1
 soundfile.write(folder / "voice.wav", wave, 24_000)

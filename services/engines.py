@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from services.errors import ConfigurationError
@@ -19,10 +20,12 @@ class EngineEntry:
     Attributes:
         target: `module:Class`.
         extra: the extra of this distribution that brings the library; None when none is needed.
+        libraries: packages that the engine imports only when it starts.
     """
 
     target: str
     extra: str | None
+    libraries: tuple[str, ...] = ()
 
 
 def create(
@@ -42,6 +45,9 @@ def create(
         )
     module, _, class_name = entry.target.partition(":")
     try:
+        for library in entry.libraries:
+            if find_spec(library) is None:
+                raise ImportError(f"No module named {library!r}", name=library)  # noqa: TRY301
         return getattr(importlib.import_module(module), class_name)(**options)
     except ImportError as error:
         if entry.extra is None or (error.name or "").startswith("services"):

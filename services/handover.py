@@ -44,10 +44,10 @@ class Handover(Generic[Item]):
         return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say, from the thread, that no more items come, and why if that is an error."""
+        """Say that no more items come, and why if that is an error; the first word counts."""
         with self._changed:
-            self._ended = True
-            self._error = error
+            if not self._ended:
+                self._ended, self._error = True, error
         self._tell()
 
     def close(self) -> None:

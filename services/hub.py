@@ -6,6 +6,7 @@ HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -21,6 +22,12 @@ log = logging.getLogger("bentovox.hub")
 
 _WATCH_S: Final = 0.5
 _LOG_S: Final = 5.0
+_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether `name` could be a model's id, such as `Systran/faster-whisper-tiny`."""
+    return _ID.fullmatch(name) is not None
 
 
 class HubError(Exception):

@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from services.audio.resample import Resampler
-from services.speech.engines.cosyvoice import code, decoding, recipe
+from services.speech.engines.cosyvoice import language_model, recipe, upstream_code
 
 _FRONTEND_HZ = 16_000
 
@@ -27,7 +27,7 @@ def load() -> None:
     """Make upstream's code importable, from where the project keeps it."""
     modelscope = _module("modelscope")
     modelscope.snapshot_download = None  # type: ignore[attr-defined]  models are directories here
-    code.load()
+    upstream_code.load()
     audio, kaldi = _module("torchaudio"), _module("torchaudio.compliance.kaldi")
     audio.compliance = _module("torchaudio.compliance")  # type: ignore[attr-defined]
     audio.transforms = _module("torchaudio.transforms")  # type: ignore[attr-defined]
@@ -35,7 +35,7 @@ def load() -> None:
     audio.load = _load_audio  # type: ignore[attr-defined]
     audio.transforms.Resample = _Resample  # type: ignore[attr-defined]
     kaldi.fbank = _filter_bank  # type: ignore[attr-defined]
-    # Imported by code.load() with an empty torchaudio; it looks its functions up when called.
+    # Imported by `load` with an empty torchaudio; it looks its functions up when called.
     sys.modules["cosyvoice.utils.file_utils"].torchaudio = audio  # type: ignore[attr-defined]
     _put_right()
 
@@ -107,7 +107,7 @@ def _put_right() -> None:
     from cosyvoice.cli import cosyvoice, model  # noqa: PLC0415
     from cosyvoice.llm import llm  # noqa: PLC0415
 
-    llm.Qwen2Encoder.forward_one_step = decoding.forward_one_step
+    llm.Qwen2Encoder.forward_one_step = language_model.forward_one_step
     sample, load_weights = llm.Qwen2LM.sampling_ids, model.CosyVoiceModel.load
 
     def sampling_ids(self: Any, scores: torch.Tensor, *more: Any, ignore_eos: bool = True) -> Any:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.errors import ConfigurationError
-from services.hub import HubModel
+from services.hub import HubModel, is_hub_id
 
 if TYPE_CHECKING:
     from services.settings.sections import ChatSettings
 
 DEMO_NAME = "bentovox-demo"
 DEMO_DIRECTORY = Path(__file__).with_name("demo_model")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def resolve(chat: ChatSettings) -> ChatModel:
                 "model directory in Hugging Face's layout."
             )
         return ChatModel(str(path), chat.served_model_name or path.resolve().name)
-    if not _HUB_ID.match(chat.model):
+    if not is_hub_id(chat.model):
         raise ConfigurationError(
             f"BENTOVOX_CHAT__MODEL={chat.model}: there is no such directory, and it is no Hugging "
             f"Face id such as Qwen/Qwen3-0.6B; `{DEMO_NAME}` is shipped."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.speech.engines.cosyvoice import code
+from services.speech.engines.cosyvoice import upstream_code
 from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 from tests.cosyvoice import tiny
 
@@ -32,17 +32,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def upstream() -> code.Code:
+def upstream() -> upstream_code.Code:
     """Return upstream's code, which can be imported from here on."""
     import torch  # noqa: PLC0415  heavy
 
     torch.set_num_threads(1)  # tiny matrices, and tests of threads
-    return code.load(Path(CODE) if CODE else None)
+    return upstream_code.load(Path(CODE) if CODE else None)
 
 
 @pytest.fixture(scope="session")
 def tiny_model(
-    upstream: code.Code, tmp_path_factory: pytest.TempPathFactory
+    upstream: upstream_code.Code, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """Return `tiny_model(family, kind)`: a directory that tests read and never write to.
 

@@ -12,7 +12,8 @@ import pytest
 import transformers
 from packaging.version import Version
 
-from services.speech.engines.cosyvoice import checkpoint, decoding, randomness
+from services.speech.engines.cosyvoice import checkpoint, language_model, randomness
+from services.speech.engines.cosyvoice.acceleration import Acceleration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ def loaded(tiny_model: Callable[[Family], Path]) -> Callable[[Family], Any]:
         directory = tiny_model(family)
         if family not in models:
             models[family] = checkpoint.load(
-                directory, code_root=None, device="cpu", accelerated=checkpoint.Acceleration()
+                directory, code_root=None, device="cpu", accelerated=Acceleration()
             )
         return models[family]
 
@@ -89,7 +90,7 @@ def test_decoding_token_by_token_equals_the_full_forward_pass(
     loaded: Callable[[Family], Any], family: Family
 ) -> None:
     model = loaded(family)
-    tokens, given, made = _decoded(model, decoding.forward_one_step)
+    tokens, given, made = _decoded(model, language_model.forward_one_step)
 
     assert len(tokens) > 20
     assert given.shape == made.shape

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from services.audio.pcm import Samples
-    from services.speech.engines.cosyvoice import code
+    from services.speech.engines.cosyvoice import upstream_code
     from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 
     EngineOf = Callable[..., CosyVoiceEngine]
@@ -117,7 +117,7 @@ def _steps(wave: Samples) -> Any:
 
 
 @pytest.fixture
-def hift(upstream: code.Code) -> Any:
+def hift(upstream: upstream_code.Code) -> Any:
     """Return a narrow vocoder with the widths of convolutions that CosyVoice2-0.5B's has."""
     import torch  # noqa: PLC0415
     from cosyvoice.hifigan.f0_predictor import ConvRNNF0Predictor  # noqa: PLC0415
@@ -211,7 +211,7 @@ def test_a_frame_is_heard_no_longer_after_than_the_vocoder_goes_back(hift: Any) 
     )
 
 
-def test_noise_of_a_start_is_the_start_of_the_noise(upstream: code.Code) -> None:
+def test_noise_of_a_start_is_the_start_of_the_noise(upstream: upstream_code.Code) -> None:
     import torch  # noqa: PLC0415
 
     from services.speech.engines.cosyvoice.randomness import Noise  # noqa: PLC0415

@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import checkpoint, code, download, features
+from services.speech.engines.cosyvoice import checkpoint, download, features, upstream_code
+from services.speech.engines.cosyvoice.acceleration import Acceleration
 from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 from tests.cosyvoice import tiny_onnx
 from tests.cosyvoice.conftest import CODE, forget_filters
@@ -48,7 +49,7 @@ def copied(tiny_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Pat
 
 
 def loaded(model: Path, **switched: Any) -> Checkpoint:
-    accelerated = checkpoint.Acceleration(**switched)
+    accelerated = Acceleration(**switched)
     return checkpoint.load(model, code_root=None, device="cpu", accelerated=accelerated)
 
 
@@ -233,9 +234,9 @@ def test_a_block_with_an_argument_it_does_not_know_is_refused(copied: Callable[.
 
 
 def test_a_family_that_the_code_lacks_is_refused_and_the_message_says_what_to_run(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, upstream: code.Code
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, upstream: upstream_code.Code
 ) -> None:
-    monkeypatch.setattr(code, "load", lambda _: replace(upstream, families=(1,)))
+    monkeypatch.setattr(upstream_code, "load", lambda _: replace(upstream, families=(1,)))
     with pytest.raises(ConfigurationError, match="python -m ci cosyvoice --from github"):
         loaded(tiny_model(2))
 
@@ -256,7 +257,7 @@ def test_a_gpu_that_is_not_there_is_refused(
             tiny_model(1, "sft"),
             code_root=None,
             device="cuda",
-            accelerated=checkpoint.Acceleration(),
+            accelerated=Acceleration(),
         )
     assert error.value.param == "device"
 

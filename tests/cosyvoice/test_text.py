@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.speech.engines.cosyvoice import code
-from services.speech.engines.cosyvoice.prompts import cross_lingual
+from services.speech.engines.cosyvoice import upstream_code
+from services.speech.engines.cosyvoice.prompt_marks import cross_lingual
 from services.speech.engines.cosyvoice.text import LANGUAGES, Rules, normalise
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ ENGLISH = [
 @cache
 def upstream() -> Any:
     """Return upstream's frontend with its text parts only."""
-    code.load()
+    upstream_code.load()
     import inflect
     import wetext
     from cosyvoice.cli.frontend import CosyVoiceFrontEnd

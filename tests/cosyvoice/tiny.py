@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from services.speech.engines.cosyvoice import code
+from services.speech.engines.cosyvoice import upstream_code
 from tests.cosyvoice import tiny_onnx, tiny_tokenizer, tiny_yaml
 
 Family = Literal[1, 2, 3]
@@ -42,12 +42,12 @@ def build(family: Family, root: Path, *, kind: Kind = "base", seed: int = 0) -> 
     """Make a directory in `root`, named as its checkpoint is, and return its path.
 
     It holds what inference reads of a real one. The same seed makes the same weights. Upstream's
-    code is where `services.speech.engines.cosyvoice.code` finds it.
+    code is where `services.speech.engines.cosyvoice.upstream_code` finds it.
     """
     import torch  # noqa: PLC0415
     from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415
 
-    code.load()
+    upstream_code.load()
     folder = root / _NAMES[family, kind]
     folder.mkdir(parents=True)
     yaml = f"cosyvoice{'' if family == 1 else family}.yaml"
@@ -234,5 +234,5 @@ def _thinned(state: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     wanted, where, *source = sys.argv[1:]
-    code.load(*map(Path, source))
+    upstream_code.load(*map(Path, source))
     sys.stdout.write(f"{build(int(wanted), Path(where))}\n")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from services.audio.decode import decode
 from services.audio.formats import FORMATS
-from services.speech.engines.cosyvoice.code import default_root
+from services.speech.engines.cosyvoice.upstream_code import default_root
 from tests.e2e.server import (
     MODEL,
     ROOT,
@@ -257,9 +257,8 @@ def without_flow(told: dict[str, str], folder: Path) -> dict[str, str]:
         (without_flow, "flow.pt"),
         (lambda _, folder: {"CODE": str(folder)}, "python -m ci cosyvoice"),
         (lambda *_: {"MODEL": "not/a/hub/id"}, "not/a/hub/id"),
-        (lambda *_: {"HUB": "modelscope"}, f"{ENGINE}HUB"),
     ],
-    ids=["a file", "the code", "the model", "the hub"],
+    ids=["a file", "the code", "the model"],
 )
 def test_what_cannot_work_is_one_line_and_no_server(
     told: dict[str, str],

@@ -14,10 +14,10 @@ import pytest
 from faster_whisper.vad import get_vad_model
 
 from services.errors import EngineError, InvalidRequestError, UnavailableError
-from services.transcription.engines.faster_whisper import loading
-from services.transcription.engines.faster_whisper.decoding import FALLBACK
+from services.transcription.engines.faster_whisper import loader
+from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
+from services.transcription.engines.faster_whisper.decoder import FALLBACK
 from services.transcription.engines.faster_whisper.detector import SileroDetector
-from services.transcription.engines.faster_whisper.model import Model
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     VAD_FRAME_SAMPLES,
@@ -62,7 +62,7 @@ def whisper_threads() -> set[str]:
     return {
         thread.name
         for thread in threading.enumerate()
-        if thread.name.startswith("whisper") or "Hearing" in thread.name
+        if thread.name.startswith("whisper") or "Transcriber" in thread.name
     }
 
 
@@ -251,7 +251,7 @@ async def test_a_model_that_fails_is_an_engine_error(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("CUDA failed with error out of memory")
 
-    monkeypatch.setattr(Model, "generate", fail)
+    monkeypatch.setattr(Checkpoint, "generate", fail)
     results = await asyncio.gather(
         *(heard(engine, [noise(40)]) for _ in range(3)),
         engine.guess(GuessRequest(noise(5))),
@@ -281,7 +281,7 @@ async def test_closing_ends_requests_and_threads(folder: Path) -> None:
 async def test_a_model_that_comes_later_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "_FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(loader, "_FIRST_RETRY_S", 0.05)
     engine: Any = create_engine("faster_whisper", model=str(tmp_path / "later"), device="cpu")
     await engine.start()
     try:
@@ -346,14 +346,14 @@ async def test_an_unsure_model_is_tried_hotter_and_answers_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
-    generate = Model.generate
+    generate = Checkpoint.generate
 
-    def noting(self: Model, *given: Any, temperature: float, **options: Any) -> Any:
+    def noting(self: Checkpoint, *given: Any, temperature: float, **options: Any) -> Any:
         tried.append(temperature)
         return generate(self, *given, temperature=temperature, **options)
 
     async with whisper_engine(parrot(tmp_path, is_sure=False)) as engine:
-        monkeypatch.setattr(Model, "generate", noting)
+        monkeypatch.setattr(Checkpoint, "generate", noting)
         segments = await heard(engine, [noise(2)], language="en")
     assert tuple(tried[: len(FALLBACK)]) == FALLBACK
     assert all(segment.avg_logprob < -1 for segment in segments)

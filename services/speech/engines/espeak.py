@@ -13,9 +13,6 @@ oscillators keep their state between utterances, and two runs of one text differ
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
@@ -23,12 +20,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from services.audio.pcm import amplified, to_float32
-from services.errors import EngineError, InvalidRequestError, ServiceError, UnavailableError
+from services.errors import EngineError, ServiceError, UnavailableError
+from services.handover import Handover
 from services.speech.engines.espeak_library import library
 from services.speech.engines.espeak_voices import OPENAI_VOICES, VoiceCatalogue
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
 from services.speech.engines.scripts import plain_width
-from services.speech.engines.segments import is_speakable, segments_as_written
+from services.speech.engines.segments import refuse_blank, segments_as_written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.speech.engines.protocol import SynthesisRequest, Voice
 
-_LONGEST_FRAME_S: Final = 0.5
 _SILENCE: Final = 8  # of 32768: a sample no louder belongs to a pause
 
 
@@ -64,7 +61,7 @@ class EspeakEngine(SpeaksOnly):
             {**OPENAI_VOICES, **(voices or {})},
         )
         self._thread: ThreadPoolExecutor | None = None
-        self._jobs: set[_Segment] = set()
+        self._segments: set[Handover[NDArray[np.int16]]] = set()
 
     @property
     def ready(self) -> bool:
@@ -74,7 +71,7 @@ class EspeakEngine(SpeaksOnly):
     @property
     def active(self) -> int:
         """Segments that are being made or wait for the thread."""
-        return len(self._jobs)
+        return len(self._segments)
 
     async def start(self) -> None:
         """Start the thread and say one word, which reads the data from disk."""
@@ -88,8 +85,9 @@ class EspeakEngine(SpeaksOnly):
         """Stop what is being said and end the thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            for job in tuple(self._jobs):
-                job.stop()
+            for segment in tuple(self._segments):
+                segment.end(UnavailableError("the espeak engine was closed", retry_after_s=1.0))
+                segment.close()
             thread.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(thread.shutdown)
 
@@ -109,32 +107,53 @@ class EspeakEngine(SpeaksOnly):
         """Return if this can be said; see `SpeechEngine.check`."""
         check_capabilities(self, request)
         self._catalogue.identifier(request.voice or "", request.language)
-        if isinstance(request.text, str) and not is_speakable(request.text):
-            raise InvalidRequestError(
-                "input holds nothing to say: a letter, a digit or a symbol is expected",
-                param="input",
-                code="blank_input",
-            )
+        refuse_blank(request.text)
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
-        """Yield frames of 200 to 700 ms; see `SpeechEngine.synthesise`."""
+        """Yield frames of up to 200 ms; see `SpeechEngine.synthesise`."""
         self.check(request)
         voice = request.voice or ""
         gain_db = self._catalogue.gain_db(voice)
         tail = _TrailingSilence()
-        longest = int(self.sample_rate_hz * _LONGEST_FRAME_S)
         async with aclosing(segments_as_written(request.text)) as texts:
             async for text in texts:
                 identifier = self._catalogue.identifier(voice, request.language, text)
-                job = _Segment(self, plain_width(text), identifier, request.speed)
-                try:
-                    async with aclosing(job.frames(longest)) as frames:
-                        async for frame in frames:
-                            sounding = tail.hold_back(frame)
-                            if sounding.size:
-                                yield amplified(to_float32(sounding), gain_db)
-                finally:
-                    job.stop()
+                said = self._say(plain_width(text), identifier, request.speed)
+                async with aclosing(said) as frames:
+                    async for frame in frames:
+                        sounding = tail.hold_back(frame)
+                        if sounding.size:
+                            yield amplified(to_float32(sounding), gain_db)
+
+    async def _say(
+        self, text: str, voice: str, speed: float
+    ) -> AsyncGenerator[NDArray[np.int16], None]:
+        """Yield the frames of one segment, none of which waits in the thread."""
+        if self._thread is None:
+            raise UnavailableError("the espeak engine is not running", retry_after_s=1.0)
+        segment: Handover[NDArray[np.int16]] = Handover(0, lambda _: 0)
+
+        def speak() -> None:
+            try:
+                self._library.speak(text, voice=voice, speed=speed, on_frame=segment.put)
+            except ServiceError as error:
+                segment.end(error)
+            except Exception as error:  # noqa: BLE001  raised where the frames are taken
+                failed = EngineError("espeak-ng failed", code="engine_failed")
+                failed.__cause__ = error
+                segment.end(failed)
+            segment.end()
+
+        self._segments.add(segment)
+        work = self._thread.submit(speak)
+        work.add_done_callback(lambda _: self._segments.discard(segment))
+        try:
+            async with aclosing(segment.items()) as frames:
+                async for frame in frames:
+                    yield frame
+        finally:
+            segment.close()
+            work.cancel()
 
     def _warm_up(self) -> None:
         self._library.speak(
@@ -143,83 +162,6 @@ class EspeakEngine(SpeaksOnly):
             speed=1.0,
             on_frame=lambda _: True,
         )
-
-
-class _Segment:
-    """One text on its way through the engine's thread."""
-
-    def __init__(self, engine: EspeakEngine, text: str, voice: str, speed: float) -> None:
-        if engine._thread is None:  # noqa: SLF001  one module, one concept
-            raise UnavailableError("the espeak engine is not running", retry_after_s=1.0)
-        self._engine = engine
-        self._loop = asyncio.get_running_loop()
-        self._frames: deque[NDArray[np.int16]] = deque()
-        self._done = False
-        self._woken = False
-        self._wake = asyncio.Event()
-        self._stopped = threading.Event()
-        self._error: BaseException | None = None
-        engine._jobs.add(self)  # noqa: SLF001
-        self._work = engine._thread.submit(self._speak, text, voice, speed)  # noqa: SLF001
-
-    def stop(self) -> None:
-        """Stop at the next frame, within microseconds of work, or before the first."""
-        self._stopped.set()
-        if self._work.cancel():
-            self._engine._jobs.discard(self)  # noqa: SLF001
-            self._done = True
-            self._wake.set()
-
-    async def frames(self, longest: int) -> AsyncGenerator[NDArray[np.int16], None]:
-        """Yield what is ready, joined up to `longest` samples, until the segment is said."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            self._woken = False  # before the frames are taken: one that comes now wakes again
-            done = self._done  # likewise before, so that no frame is left behind
-            while self._frames:
-                parts = [self._frames.popleft()]
-                size = parts[0].size
-                while self._frames and size < longest:
-                    parts.append(self._frames.popleft())
-                    size += parts[-1].size
-                yield np.concatenate(parts) if len(parts) > 1 else parts[0]
-            if done:
-                break
-        if isinstance(self._error, ServiceError):
-            raise self._error
-        if self._error is not None:
-            raise EngineError("espeak-ng failed", code="engine_failed") from self._error
-        if self._stopped.is_set():
-            raise UnavailableError("the espeak engine was closed", retry_after_s=1.0)
-
-    def _speak(self, text: str, voice: str, speed: float) -> None:
-        """Run in the engine's thread."""
-        try:
-            if not self._stopped.is_set():
-                self._engine._library.speak(  # noqa: SLF001
-                    text, voice=voice, speed=speed, on_frame=self._take
-                )
-        except Exception as error:  # noqa: BLE001  carried over to the request's task
-            self._error = error
-        finally:
-            self._engine._jobs.discard(self)  # noqa: SLF001
-            self._done = True
-            self._notify()
-
-    def _take(self, frame: NDArray[np.int16]) -> bool:
-        if self._stopped.is_set():
-            return False
-        self._frames.append(frame)
-        self._notify()
-        return True
-
-    def _notify(self) -> None:
-        if self._woken and not self._done:
-            return  # it is on its way already, and will see what was added
-        self._woken = True
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._wake.set)
 
 
 class _TrailingSilence:

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 ENGINES: Final[dict[str, EngineEntry]] = {
     "cosyvoice": EngineEntry(
-        "services.speech.engines.cosyvoice.engine:CosyVoiceEngine", "cosyvoice"
+        "services.speech.engines.cosyvoice.engine:CosyVoiceEngine",
+        "cosyvoice",
+        ("torch", "transformers", "onnxruntime", "hyperpyyaml", "whisper", "wetext"),
     ),
     "espeak": EngineEntry("services.speech.engines.espeak:EspeakEngine", "espeak"),
     "vllm_omni": EngineEntry("services.speech.engines.vllm_omni:VllmOmniEngine", "speech"),

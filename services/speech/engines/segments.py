@@ -8,6 +8,8 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
+from services.errors import InvalidRequestError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -58,6 +60,20 @@ def is_speakable(text: str) -> bool:
         if category[0] in _SPEAKABLE_MAJOR or category in _SPEAKABLE:
             return True
     return False
+
+
+def refuse_blank(text: str | AsyncIterator[str]) -> None:
+    """Raise if a whole text holds nothing to say; one that is still being written may.
+
+    Raises:
+        InvalidRequestError: `blank_input`.
+    """
+    if isinstance(text, str) and not is_speakable(text):
+        raise InvalidRequestError(
+            "input holds nothing to say: a letter, a digit or a symbol is expected",
+            param="input",
+            code="blank_input",
+        )
 
 
 class Segmenter:

@@ -13,6 +13,7 @@ ENGINES: Final[dict[str, EngineEntry]] = {
     "faster_whisper": EngineEntry(
         "services.transcription.engines.faster_whisper.engine:FasterWhisperEngine",
         "faster-whisper",
+        ("faster_whisper", "ctranslate2", "onnxruntime"),
     ),
 }
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from huggingface_hub import constants
 
 from services.chat.served_model import DEMO_DIRECTORY, DEMO_NAME, ChatModel, resolve
 from services.errors import ConfigurationError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 def test_the_demo_model_is_the_shipped_directory() -> None:
@@ -60,14 +61,13 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_offline_the_model_must_be_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     wanted = ChatSettings(model="Qwen/Qwen3-0.6B")
     with pytest.raises(ConfigurationError, match="HF_HUB_OFFLINE is set"):
         resolve(wanted)
-    model = tmp_path / "models--Qwen--Qwen3-0.6B"
-    (model / "refs").mkdir(parents=True)
-    (model / "refs" / "main").write_text("0" * 40)
-    (model / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    (model / "snapshots" / ("0" * 40) / "config.json").write_text("{}")
+    home = tmp_path / "models--Qwen--Qwen3-0.6B"
+    (home / "snapshots" / "c0ffee").mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("c0ffee")
     assert resolve(wanted).name == "Qwen/Qwen3-0.6B"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from services.transcription.engines.faster_whisper import hearing as under_test
-from services.transcription.engines.faster_whisper.decoding import Decoding, Job
-from services.transcription.engines.faster_whisper.hearing import Hearing
-from services.transcription.engines.faster_whisper.model import Decoded
+from services.transcription.engines.faster_whisper import transcriber as under_test
+from services.transcription.engines.faster_whisper.checkpoint import Decoded
+from services.transcription.engines.faster_whisper.decoder import Decoder, Job
+from services.transcription.engines.faster_whisper.transcriber import Transcriber
 from services.transcription.engines.faster_whisper.windows import Window
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
@@ -32,7 +32,7 @@ SILENT, GERMAN, FRENCH, SILENT_TO_WHISPER = 0.0, 0.25, 0.5, 0.75
 CHANCES[SILENT_TO_WHISPER] = {"cy": 1.0}
 
 
-class Model:
+class Checkpoint:
     """A window is encoded as its level; every text is good but for what it takes for silence."""
 
     languages = frozenset({"cy", "de", "fr"})
@@ -120,15 +120,15 @@ def heard(
 ) -> list[tuple[int, str]]:
     """Return which window was heard in which language, `most` of them heard at once."""
     sound = [np.full(VAD_FRAME_SAMPLES, level, dtype=np.float32) for level in levels]
-    batches, taken, model = Batches(), Taken(), Model()
+    batches, taken, model = Batches(), Taken(), Checkpoint()
     given: tuple[Any, ...] = (model, batches)
     request = TranscriptionRequest(sound, cutting=cutting, **options)
-    hearing = Hearing(*given, request, cast("Any", taken), len(levels) + 2)
+    hearing = Transcriber(*given, request, cast("Any", taken), len(levels) + 2)
     hearing.read()
     (lane,) = batches.lanes
     while lane.jobs:
         jobs, lane.jobs = lane.jobs[:most], lane.jobs[most:]
-        Decoding(cast("Any", model), 5).hear(jobs)
+        Decoder(cast("Any", model), 5).hear(jobs)
     assert taken.ended
     return [(int(one.text), one.language) for window in taken.windows for one in window]
 

@@ -23,7 +23,14 @@ import torch
 import transformers
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import code, decoding, download, randomness, recipe
+from services.speech.engines.cosyvoice import (
+    download,
+    language_model,
+    randomness,
+    recipe,
+    upstream_code,
+)
+from services.speech.engines.cosyvoice.acceleration import Acceleration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,31 +38,6 @@ if TYPE_CHECKING:
 
 _WEIGHTS: Final = ("llm.pt", "flow.pt", "hift.pt")
 _SEED: Final = 1986  # upstream's; buffers of noise are made at load and not in the checkpoint
-
-
-@dataclass(frozen=True)
-class Acceleration:
-    """What speeds inference up on a GPU; everything is off unless asked for.
-
-    Attributes:
-        fp16: half precision where upstream has it: half the memory, slightly other audio.
-        tensorrt: run the flow's estimator in TensorRT; its plan is built for this GPU at the first
-            start (minutes) and needs the model directory to be writable.
-        tensorrt_contexts: requests that may be in it at once; each takes GPU memory.
-        vllm: generate tokens with vLLM; drops repetition-aware sampling and the seed, and takes a
-            fifth of the GPU's memory (upstream issues 1355, 1601, 1316: artefacts).
-    """
-
-    fp16: bool = False
-    tensorrt: bool = False
-    tensorrt_contexts: int = 1
-    vllm: bool = False
-
-    @property
-    def names(self) -> str:
-        """Return what is switched on, for a log line."""
-        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt, "vLLM": self.vllm}
-        return ", ".join(name for name, on in switched.items() if on) or "none"
 
 
 @dataclass(frozen=True)
@@ -141,7 +123,7 @@ def load(
         ConfigurationError: a file is missing or does not fit, the code cannot run its family, or
             what was asked for needs a GPU.
     """
-    source = code.load(code_root)
+    source = upstream_code.load(code_root)
     family = download.check(directory)
     if family not in source.families:
         raise ConfigurationError(
@@ -158,7 +140,7 @@ def load(
         built = described.build()
     lm = built["llm"]
     if family > 1:
-        decoding.put_right(lm)
+        language_model.put_right(lm)
     vocoder = _vocoder(built, family, chosen, accelerated)
     _load_weights(vocoder, directory, accelerated)
     if family == 2:  # noqa: PLR2004  upstream's own numbers; family 3 does this at its first call
@@ -188,7 +170,7 @@ def _vocoder(
     built: dict[str, Any], family: int, device: torch.device, accelerated: Acceleration
 ) -> Any:
     """Return upstream's model object."""
-    from cosyvoice.cli import model as upstream  # noqa: PLC0415  there once code.load() was called
+    from cosyvoice.cli import model as upstream  # noqa: PLC0415  there after upstream_code.load
 
     name = "CosyVoiceModel" if family == 1 else f"CosyVoice{family}Model"
     vocoder = getattr(upstream, name)(built["llm"], built["flow"], built["hift"], accelerated.fp16)

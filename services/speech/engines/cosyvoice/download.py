@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-from services.hub import HubDiskError, HubError, HubModel, HubRefusalError
-from services.speech.engines.cosyvoice.recipe import FAMILIES
+from services.hub import HubDiskError, HubError, HubModel, HubRefusalError, is_hub_id
+from services.speech.engines.cosyvoice.recipe import FAMILIES, recipe_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,6 @@ _WANTED: Final = (
     "CosyVoice-BlankEN/*",
     "LICENSE*",
 )
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _POINTER: Final = b"version https://git-lfs"
 
@@ -68,7 +67,6 @@ def locate(
     *,
     revision: str = "",
     cache: Path | None = None,
-    offline: bool | None = None,
     also: Sequence[str] = (),
 ) -> Path:
     """Return a local directory that holds what inference needs of `model`; may take minutes.
@@ -78,12 +76,11 @@ def locate(
         revision: commit, tag or branch; empty: the pinned commit, or the main branch of what is
             not pinned. The commit that was taken is in the log.
         cache: folder to download into; None: that of the hub's own tools (HF_HOME, ~/.cache).
-        offline: True never asks the network; None: as HF_HUB_OFFLINE says.
         also: further files to have, such as `flow.decoder.estimator.fp32.onnx` for TensorRT.
 
     Raises:
         ConfigurationError: a file is missing, there is no such model, it cannot be had, or it is
-            not in the cache and `offline`; the message says what to do.
+            not in the cache and HF_HUB_OFFLINE is set; the message says what to do.
     """
     if (directory := named(model, also)) is not None:
         return directory
@@ -92,7 +89,7 @@ def locate(
     found = source.cached()
     if found and not _is_usable(found, also):
         found = None
-    is_offline = source.is_offline if offline is None else offline
+    is_offline = source.is_offline
     if found and (is_offline or _COMMIT.fullmatch(revision)):  # a commit never changes: ask nobody
         return found
     if is_offline:
@@ -124,7 +121,7 @@ def named(model: str, also: Sequence[str] = ()) -> Path | None:
     if directory.is_dir():
         check(directory, also)
         return directory
-    if not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ConfigurationError(
             f"model {model!r} is neither a directory that exists nor a hub's id such as "
             f"{next(iter(REVISIONS))}",
@@ -147,13 +144,7 @@ def check(directory: Path, also: Sequence[str] = ()) -> int:
     Raises:
         ConfigurationError: it is no model directory, or lacks a file; the message names it.
     """
-    yaml = next((name for name in FAMILIES if (directory / name).is_file()), None)
-    if yaml is None:
-        raise ConfigurationError(
-            f"{directory} is no CosyVoice model: it has none of {', '.join(FAMILIES)}",
-            param="model",
-        )
-    family = FAMILIES[yaml]
+    family = FAMILIES[recipe_in(directory).name]
     names = (*NEEDED[family], *also)
     if missing := [name for name in names if not (directory / name).is_file()]:
         raise ConfigurationError(
@@ -176,7 +167,7 @@ def _is_pointer(path: Path) -> bool:
 def _not_here(model: str, revision: str, cache: Path) -> ConfigurationError:
     return ConfigurationError(
         f"{model!r} at revision {revision} is not whole in {cache}, and downloads are off "
-        "(offline, HF_HUB_OFFLINE). With a network: `python -m "
+        "(HF_HUB_OFFLINE). With a network: `python -m "
         f"services.speech.engines.cosyvoice.download {model} --revision {revision} "
         f"--cache {cache}`",
         param="model",

@@ -8,11 +8,8 @@ import os
 import signal
 import time
 from contextlib import aclosing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
-
-import numpy as np
 
 from services.errors import (
     EngineError,
@@ -24,8 +21,8 @@ from services.errors import (
 )
 from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download
-from services.speech.engines.cosyvoice.code import find as find_code
-from services.speech.engines.cosyvoice.reading import Reading
+from services.speech.engines.cosyvoice.acceleration import Acceleration
+from services.speech.engines.cosyvoice.frontend import TextFrontend
 from services.speech.engines.cosyvoice.text import (
     LANGUAGES,
     Rules,
@@ -33,11 +30,12 @@ from services.speech.engines.cosyvoice.text import (
     language_of,
     refuse_control_tokens,
 )
+from services.speech.engines.cosyvoice.upstream_code import find as find_code
+from services.speech.engines.murmur import murmur
 from services.speech.engines.protocol import (
     Capability,
     SynthesisRequest,
     Voice,
-    VoiceReference,
     check_capabilities,
     unsupported,
 )
@@ -46,17 +44,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
     from services.audio.pcm import Samples
-    from services.speech.engines.cosyvoice.checkpoint import Acceleration, Checkpoint
+    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.modes import Voices
     from services.speech.engines.cosyvoice.prompt import Prompt
     from services.speech.engines.cosyvoice.utterance import Utterance
-    from services.speech.engines.protocol import ConversionRequest
+    from services.speech.engines.protocol import ConversionRequest, VoiceReference
 
 log = logging.getLogger("bentovox.speech")
 
 DEFAULT_MODEL: Final = "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"
 
-_LIBRARIES: Final = ("torch", "transformers", "onnxruntime", "hyperpyyaml", "whisper", "wetext")
 _HELD_S: Final = 30.0  # of audio that is made and not taken
 _WARM_UP: Final = "Hello there, this is the first sentence after the start."
 _UNTIL_LOADED: Final = frozenset(Capability)
@@ -87,29 +84,18 @@ class CosyVoiceEngine:
         """Look whether it can work; nothing heavy is imported or loaded before `start`.
 
         Raises:
-            ImportError: a library is not installed.
             ConfigurationError: upstream's code is not there, or the model directory lacks a file.
         """
         del voices  # names for voices are the routes' business; this engine's are the model's
-        missing = next((name for name in _LIBRARIES if find_spec(name) is None), None)
-        if missing:
-            raise ImportError(f"No module named {missing!r}", name=missing)
         self._code = Path(code).expanduser() if code else None
         find_code(self._code)
         self._also = ("flow.decoder.estimator.fp32.onnx",) if tensorrt else ()
         download.named(model, self._also)
         self._model = model
-        self._source = {
-            "revision": revision,
-            "cache": Path(cache).expanduser() if cache else None,
-        }
+        self._revision = revision
+        self._cache = Path(cache).expanduser() if cache else None
         self._device = device
-        self._acceleration = {
-            "fp16": fp16,
-            "tensorrt": tensorrt,
-            "tensorrt_contexts": tensorrt_contexts,
-            "vllm": vllm,
-        }
+        self._acceleration = Acceleration(fp16, tensorrt, tensorrt_contexts, vllm)
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
         self.capabilities: frozenset[Capability] = _UNTIL_LOADED
@@ -143,7 +129,7 @@ class CosyVoiceEngine:
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
         self.capabilities = modes.capabilities(
-            checkpoint.family, Path(self._model).name, seeded=not self._acceleration["vllm"]
+            checkpoint.family, Path(self._model).name, seeded=not self._acceleration.vllm
         )
         self._ready = True
         try:
@@ -241,8 +227,8 @@ class CosyVoiceEngine:
             modes.prompt, checkpoint, voices, request, tag, self._rules
         )
         marked = modes.is_cross_lingual(request)
-        reading = Reading(self._rules, checkpoint, tag, marked=marked)
-        segments = reading.of(request.text)
+        frontend = TextFrontend(self._rules, checkpoint, tag, marked=marked)
+        segments = frontend.of(request.text)
         made = self._made(prompt, request, lambda utterance: utterance.start(), segments)
         async with aclosing(made) as frames:
             async for frame in frames:
@@ -276,19 +262,19 @@ class CosyVoiceEngine:
         segments: AsyncGenerator[list[int], None] | None = None,
     ) -> AsyncGenerator[Samples, None]:
         from services.speech.engines.cosyvoice.randomness import seeded  # noqa: PLC0415
-        from services.speech.engines.cosyvoice.utterance import Manner, Utterance  # noqa: PLC0415
+        from services.speech.engines.cosyvoice.utterance import GenerationOptions, Utterance  # noqa: PLC0415
 
         checkpoint, _ = self._loaded()
         held = int(_HELD_S * checkpoint.sample_rate_hz)
         handover: Handover[Samples] = Handover(held, lambda frame: frame.size)
         generator = seeded(request.seed, checkpoint.device)
-        manner = Manner(generator, request.speed, request.one_pass)
+        options = GenerationOptions(generator, request.speed, request.one_pass)
 
         def on_end(error: BaseException | None) -> None:
             self._utterances.discard(utterance)
             handover.end(error)
 
-        utterance = Utterance(checkpoint, prompt, manner, handover.put, on_end)
+        utterance = Utterance(checkpoint, prompt, options, handover.put, on_end)
         self._utterances.add(utterance)
         begin(utterance)  # at once: a thread that never began would never say that it ended
         feeding = asyncio.ensure_future(_feed(utterance, segments))
@@ -315,13 +301,14 @@ class CosyVoiceEngine:
 
     def _load(self) -> tuple[Checkpoint, Voices]:
         began = time.monotonic()
-        directory = download.locate(self._model, also=self._also, **self._source)  # type: ignore[arg-type]
+        directory = download.locate(
+            self._model, revision=self._revision, cache=self._cache, also=self._also
+        )
         log.info("loading %s", directory)
         from services.speech.engines.cosyvoice import checkpoint, modes  # noqa: PLC0415  torch
 
-        accelerated: Acceleration = checkpoint.Acceleration(**self._acceleration)  # type: ignore[arg-type]
         loaded = checkpoint.load(
-            directory, code_root=self._code, device=self._device, accelerated=accelerated
+            directory, code_root=self._code, device=self._device, accelerated=self._acceleration
         )
         self._rules.load()
         log.info(
@@ -329,7 +316,7 @@ class CosyVoiceEngine:
             loaded.family,
             loaded.device,
             time.monotonic() - began,
-            accelerated.names,
+            self._acceleration.names,
         )
         return loaded, modes.Voices(loaded)
 
@@ -337,7 +324,7 @@ class CosyVoiceEngine:
         """Speak a sentence, so that the first request finds every kernel ready."""
         began = time.monotonic()
         voices = self.voices()
-        reference = None if voices else _murmur(self.sample_rate_hz)
+        reference = None if voices else murmur(self.sample_rate_hz)
         request = SynthesisRequest(
             _WARM_UP, voice=voices[0].id if voices else None, reference=reference
         )
@@ -366,12 +353,3 @@ async def _feed(utterance: Utterance, segments: AsyncGenerator[list[int], None] 
         utterance.end_text()
     except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
         utterance.fail(error)
-
-
-def _murmur(sample_rate_hz: int) -> VoiceReference:
-    """Return two seconds of a buzzing sound, in place of a voice."""
-    time_s = np.arange(2 * sample_rate_hz) / sample_rate_hz
-    harmonics = np.arange(1, 12)[:, np.newaxis]
-    tone = (np.sin(2 * np.pi * 120 * harmonics * time_s) / harmonics).sum(axis=0)
-    wave: Samples = (0.1 * tone).astype(np.float32)
-    return VoiceReference(wave, sample_rate_hz, text="Hm.")

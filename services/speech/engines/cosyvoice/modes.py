@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from services.speech.engines.cosyvoice import features, prompts
+from services.speech.engines.cosyvoice import features, prompt_marks
 from services.speech.engines.cosyvoice.prompt import Prompt
 from services.speech.engines.cosyvoice.text import cleaned, guess_language, normalise
 from services.speech.engines.protocol import Capability
@@ -99,7 +99,7 @@ def prompt(
     """
     instruction = None
     if request.instructions:
-        wanted = prompts.instruction(checkpoint.family, cleaned(request.instructions).strip())
+        wanted = prompt_marks.instruction(checkpoint.family, cleaned(request.instructions).strip())
         instruction = _encoded(checkpoint, wanted)
     if request.reference is None:
         return _preset(checkpoint.speakers[request.voice or ""], instruction)
@@ -117,7 +117,7 @@ def prompt(
     transcript = normalise(
         request.reference.text, language or guess_language(request.reference.text), rules
     )
-    said = _encoded(checkpoint, prompts.prompt_text(checkpoint.family, transcript))
+    said = _encoded(checkpoint, prompt_marks.prompt_text(checkpoint.family, transcript))
     return Prompt(text=said, lm_speech=heard.tokens, **flow)
 
 

@@ -142,7 +142,7 @@ _SEEDED: Final = _SeededTorch()
 
 def install() -> None:
     """Give upstream's flow and vocoder a `torch` whose draws `drawing_from` decides."""
-    from cosyvoice.flow import flow_matching  # noqa: PLC0415  there once code.load() was called
+    from cosyvoice.flow import flow_matching  # noqa: PLC0415  there once upstream_code.load
     from cosyvoice.hifigan import generator  # noqa: PLC0415
 
     for module in (flow_matching, generator):

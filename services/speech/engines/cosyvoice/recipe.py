@@ -118,6 +118,20 @@ class Recipe:
         return built
 
 
+def recipe_in(directory: Path) -> Path:
+    """Return the YAML file of a model directory.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    for name in FAMILIES:
+        if (directory / name).is_file():
+            return directory / name
+    raise ConfigurationError(
+        f"{directory} is no CosyVoice model: it has none of {', '.join(FAMILIES)}", param="model"
+    )
+
+
 def read(model: Path) -> Recipe:
     """Return the recipe of a model directory.
 
@@ -129,31 +143,26 @@ def read(model: Path) -> Recipe:
     from ruamel.yaml.error import YAMLError  # noqa: PLC0415
     from ruamel.yaml.nodes import ScalarNode  # noqa: PLC0415
 
-    name = next((name for name in FAMILIES if (model / name).is_file()), None)
-    if name is None:
-        raise ConfigurationError(
-            f"{model} holds none of {', '.join(FAMILIES)}: it is no CosyVoice model directory",
-            param="model",
-        )
+    path = recipe_in(model)
     yaml = YAML(typ="safe", pure=True)
     try:
-        tree = yaml.compose(io.StringIO((model / name).read_text(encoding="utf-8")))
+        tree = yaml.compose(io.StringIO(path.read_text(encoding="utf-8")))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{model / name} is not YAML: {error}", param="model") from error
+        raise ConfigurationError(f"{path} is not YAML: {error}", param="model") from error
     if getattr(tree, "id", "") != "mapping":
-        raise ConfigurationError(f"{model / name} is no mapping", param="model")
+        raise ConfigurationError(f"{path} is no mapping", param="model")
     tree.value = [pair for pair in tree.value if pair[0].value in _READ]
     there = {key.value for key, _ in tree.value}
     if missing := [key for key in _NEEDED if key not in there]:
-        raise ConfigurationError(f"{model / name} lacks {', '.join(missing)}", param="model")
+        raise ConfigurationError(f"{path} lacks {', '.join(missing)}", param="model")
     for at, (key, _) in enumerate(tree.value):
         if key.value == "qwen_pretrain_path":
             here = str(model / "CosyVoice-BlankEN")
             tree.value[at] = key, ScalarNode(f"{_PLAIN}str", here, style="'")
-    _check(tree, model / name, set())
+    _check(tree, path, set())
     text = io.StringIO()
     yaml.serialize(tree, text)
-    return Recipe(FAMILIES[name], model / name, text.getvalue())
+    return Recipe(FAMILIES[path.name], path, text.getvalue())
 
 
 def _check(node: Any, path: Path, seen: set[int]) -> None:

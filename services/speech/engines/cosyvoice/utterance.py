@@ -35,7 +35,7 @@ _SILENT_IN_A_ROW: Final = 5  # upstream's
 
 
 @dataclass(frozen=True)
-class Manner:
+class GenerationOptions:
     """How a request is to be made.
 
     Attributes:
@@ -68,14 +68,14 @@ class Utterance:
         self,
         checkpoint: Checkpoint,
         prompt: Prompt,
-        manner: Manner,
+        options: GenerationOptions,
         on_frame: Callable[[Samples], bool],
         on_end: Callable[[BaseException | None], None],
     ) -> None:
         self._checkpoint = checkpoint
         self._prompt = prompt
-        self._manner = manner
-        self._noise = _spawned(manner.generator)
+        self._options = options
+        self._noise = _spawned(options.generator)
         self._on_frame = on_frame
         self._on_end = on_end
         self._changed = threading.Condition()
@@ -143,7 +143,7 @@ class Utterance:
     def _talk(self) -> None:
         try:
             with _gpu_stream(self._checkpoint.device):
-                sampler = Sampler(self._checkpoint.lm, self._manner.generator)
+                sampler = Sampler(self._checkpoint.lm, self._options.generator)
                 lm = self._checkpoint.session_lm(sampler)
                 while (text := self._next_text()) is not None:
                     if text:
@@ -205,10 +205,10 @@ class Utterance:
     # The audio thread.
 
     def _sound(self) -> None:
-        manner = self._manner
+        options = self._options
         stretch = None
-        if manner.speed != 1.0 and not manner.one_pass:
-            stretch = TimeStretch(self._checkpoint.sample_rate_hz, manner.speed)
+        if options.speed != 1.0 and not options.one_pass:
+            stretch = TimeStretch(self._checkpoint.sample_rate_hz, options.speed)
         try:
             with cancellable(lambda: self._stopped), drawing_from(self._noise):
                 while (segment := self._next_segment()) is not None:
@@ -238,11 +238,11 @@ class Utterance:
 
     def _audio_of(self, segment: _Segment) -> Iterator[Samples]:
         made = chunks(self._checkpoint, self._prompt, self._noise)
-        if self._manner.one_pass:
+        if self._options.one_pass:
             with self._changed:
                 self._wait_for(lambda: segment.complete)
             if segment.tokens:
-                yield made.rest(segment.tokens, self._manner.speed)
+                yield made.rest(segment.tokens, self._options.speed)
             return
         while self._more_than(segment, made.needed):
             yield made.next(segment.tokens)

@@ -26,17 +26,17 @@ from services.audio.stretch import TimeStretch
 from services.errors import (
     ConfigurationError,
     EngineError,
-    InvalidRequestError,
     NotFoundError,
     UnavailableError,
     shown,
 )
+from services.speech.engines.murmur import murmur
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
-from services.speech.engines.segments import is_speakable
+from services.speech.engines.segments import refuse_blank
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.keeper import Keeper
 from services.speech.engines.vllm_omni.process import OmniProcess, free_port
-from services.speech.engines.vllm_omni.references import References, check_reference, murmur
+from services.speech.engines.vllm_omni.references import References, check_reference, recording_of
 from services.speech.engines.vllm_omni.synthesis import Synthesis
 
 if TYPE_CHECKING:
@@ -76,21 +76,10 @@ class VllmOmniEngine(SpeaksOnly):
         probe_s: float = 5.0,
         backoff_s: tuple[float, float] = (1.0, 60.0),
     ) -> None:
-        """Make an engine that is not started.
+        """Make an engine that is not started; the options are those of `VllmOmniSettings`.
 
-        Args:
-            voices: not used: names that stand for registered voices are the voice store's.
-            url: of a server that runs elsewhere; empty: start one.
-            api_key: what that server was given as `--api-key`.
-            model: the model that ours serves, a name of the hub or a directory.
-            command: what starts vLLM-Omni, from an environment of its own.
-            args: further arguments of its `serve`.
-            trust_remote_code: let it run the model's repository's code.
-            upload_voices: have the server keep registered voices' features.
-            start_timeout_s: the longest that its start may take, a download included.
-            timeout_s: the longest silence of a server that is to speak.
-            probe_s: between two looks at its health.
-            backoff_s: the first and the longest wait before a new start.
+        `voices` is not used: names that stand for registered voices are the voice store's.
+        `backoff_s` is the first and the longest wait before a new start.
 
         Raises:
             ConfigurationError: the URL is none, or the command is not installed.
@@ -182,12 +171,7 @@ class VllmOmniEngine(SpeaksOnly):
             self.voice(request.voice or "")
         else:
             check_reference(request.reference, "ref_audio")
-        if isinstance(request.text, str) and not is_speakable(request.text):
-            raise InvalidRequestError(
-                "input holds nothing to say: a letter, a digit or a symbol is expected",
-                param="input",
-                code="blank_input",
-            )
+        refuse_blank(request.text)
 
     async def prepare(self, reference: VoiceReference) -> None:
         """Upload a registered voice and have it say a word, which computes its features.
@@ -260,7 +244,7 @@ class VllmOmniEngine(SpeaksOnly):
 
     async def _trial(self, client: OmniClient) -> None:
         """Have a server say a word; what it knew of voices is taken for lost."""
-        rate_hz = await client.trial(murmur().inline())
+        rate_hz = await client.trial(recording_of(murmur(SAMPLE_RATE_HZ)).inline())
         if rate_hz != SAMPLE_RATE_HZ:
             raise EngineError(
                 f"the server speaks at {rate_hz} Hz, which is not Fun-CosyVoice3's "

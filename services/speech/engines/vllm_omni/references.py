@@ -155,7 +155,7 @@ class References:
     async def _recording(self, reference: VoiceReference) -> Recording:
         kept = self._recordings.get(reference.id or "")
         if kept is None:
-            kept = await asyncio.to_thread(_recording, reference)
+            kept = await asyncio.to_thread(recording_of, reference)
             if reference.id is not None:
                 self._recordings[reference.id] = kept
                 while len(self._recordings) > _KEPT:
@@ -196,15 +196,8 @@ def server_name(voice_id: str) -> str:
     return f"bentovox-{hashlib.sha256(voice_id.encode()).hexdigest()[:32]}"
 
 
-def murmur() -> Recording:
-    """Return two seconds of something like a voice, to try a server with."""
-    time_s = np.arange(2 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-    harmonics = np.arange(1, 9)[:, np.newaxis]
-    tones = (np.sin(2 * np.pi * 120 * harmonics * time_s) / harmonics).sum(0).astype(np.float32)
-    return Recording(_wav(tones * np.float32(0.1), SAMPLE_RATE_HZ), "Hello, hello.")
-
-
-def _recording(reference: VoiceReference) -> Recording:
+def recording_of(reference: VoiceReference) -> Recording:
+    """Return a recording as vLLM-Omni takes it."""
     samples, rate = reference.samples, reference.sample_rate_hz
     if rate > SAMPLE_RATE_HZ:  # the model hears no more than that
         resampler = Resampler(rate, SAMPLE_RATE_HZ)

@@ -1,7 +1,7 @@
 """What many ask of one model, done together: batches of whatever waits, and nobody waits for more.
 
-Each asker has a lane. The lane that waits longest says what kind of work comes next, and lanes give
-in turn: hours of work in one lane never hold up another for longer than its turn. Urgent lanes, of
+Each requester has a lane. The lane that waits longest says what kind of work comes next, and lanes
+take turns: hours of work in one never hold up another for longer than its turn. Urgent lanes, of
 those who speak just now, have every other batch while they want it.
 """
 
@@ -45,7 +45,7 @@ class Batches(Generic[Job]):
         self._thread.start()
 
     def lane(self, *, urgent: bool = False) -> Lane[Job]:
-        """Return a lane for one asker."""
+        """Return a lane for one requester."""
         return Lane(self._changed, self._urgent if urgent else self._usual)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Batches(Generic[Job]):
 
 
 class Lane(Generic[Job]):
-    """One asker's jobs, done in order unless put first."""
+    """One requester's jobs, done in order unless put first."""
 
     def __init__(self, changed: threading.Condition, waiting: deque[Lane[Job]]) -> None:
         """Belong to `Batches`, which makes it."""

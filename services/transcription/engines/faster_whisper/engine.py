@@ -6,18 +6,17 @@ import asyncio
 import logging
 import os
 from contextlib import aclosing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from services.errors import EngineError, InvalidRequestError, UnavailableError
 from services.handover import Handover, in_daemon
 from services.transcription.engines.faster_whisper.batches import Batches
-from services.transcription.engines.faster_whisper.decoding import Decoding, Job
+from services.transcription.engines.faster_whisper.decoder import Decoder, Job
 from services.transcription.engines.faster_whisper.detector import SileroDetector
-from services.transcription.engines.faster_whisper.hearing import Guess, Hearing
-from services.transcription.engines.faster_whisper.loading import Loading
-from services.transcription.engines.faster_whisper.locating import Source
+from services.transcription.engines.faster_whisper.loader import Loader
+from services.transcription.engines.faster_whisper.model_source import ModelSource
+from services.transcription.engines.faster_whisper.transcriber import Guess, Transcriber
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     WINDOW_S,
@@ -29,7 +28,7 @@ from services.transcription.engines.protocol import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
 
-    from services.transcription.engines.faster_whisper.model import Model
+    from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
     from services.transcription.engines.protocol import (
         GuessRequest,
         Hypothesis,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.transcription")
 
-_LIBRARIES: Final = ("faster_whisper", "ctranslate2", "onnxruntime")
 _RETRY_S: Final = 10.0
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
@@ -65,35 +63,31 @@ class FasterWhisperEngine:
         """Look whether it can work; nothing heavy is imported or loaded before `start`.
 
         Raises:
-            ImportError: a library is not installed.
             ConfigurationError: `model` is no size, hub's id or directory.
         """
-        missing = next((name for name in _LIBRARIES if find_spec(name) is None), None)
-        if missing:
-            raise ImportError(f"No module named {missing!r}", name=missing)
-        self._source = Source(model, revision, Path(cache).expanduser() if cache else None)
+        self._source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
         self.models: Sequence[str] = self._source.names
         self._batch = batch
         self._beam_size = beam_size
-        self._loading = Loading(
+        self._loader = Loader(
             self._source,
             device=device,
             compute_type=compute_type,
             threads=threads or len(os.sched_getaffinity(0)),
         )
         self._batches: Batches[Job] | None = None
-        self._active: set[Hearing | Guess] = set()
+        self._active: set[Transcriber | Guess] = set()
 
     @property
     def languages(self) -> Collection[str]:
         """The codes of the languages that the model hears; none before it is loaded."""
-        model = self._loading.model
+        model = self._loader.model
         return model.languages if model else frozenset()
 
     @property
     def translates(self) -> bool:
         """Whether the model was trained to put speech into English."""
-        model = self._loading.model
+        model = self._loader.model
         can = model.is_multilingual if model else True
         return can and not any(
             part in Path(name).name.lower() for name in self.models for part in _ONLY_TRANSCRIBE
@@ -102,17 +96,17 @@ class FasterWhisperEngine:
     @property
     def ready(self) -> bool:
         """Whether the model is loaded and has heard a second."""
-        return self._batches is not None and self._loading.model is not None
+        return self._batches is not None and self._loader.model is not None
 
     @property
     def status(self) -> str:
         """What it is doing, or how to get a model."""
-        return self._loading.status
+        return self._loader.status
 
     @property
     def settled(self) -> bool:
         """Whether there is no model, and none is on its way."""
-        return self._loading.settled
+        return self._loader.settled
 
     @property
     def active(self) -> int:
@@ -123,17 +117,17 @@ class FasterWhisperEngine:
         """Find, download and load the model in a thread of its own; returns at once."""
         if self._batches is None:
             self._batches = Batches(self._hear, lambda job: job.kind, self._batch)
-            self._loading.start()
+            self._loader.start()
 
     async def close(self) -> None:
         """End what is under way, and free the model."""
         batches, self._batches = self._batches, None
         if batches is None:
             return
-        self._loading.close()
+        self._loader.close()
         batches.close()
-        for asker in tuple(self._active):
-            asker.failed(UnavailableError("the transcription engine was closed"))
+        for requester in tuple(self._active):
+            requester.failed(UnavailableError("the transcription engine was closed"))
         await in_daemon(batches.join)
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
@@ -156,7 +150,7 @@ class FasterWhisperEngine:
         model, batches = self._loaded()
         # As many windows as a batch and one more: the next is cut while they are heard.
         handover: Handover[list[Segment]] = Handover(0, lambda _: 0)
-        hearing = Hearing(model, batches, request, handover, self._batch + 1)
+        hearing = Transcriber(model, batches, request, handover, self._batch + 1)
         self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))
         try:
@@ -187,16 +181,16 @@ class FasterWhisperEngine:
         """Return a fresh detector."""
         return SileroDetector()
 
-    def _loaded(self) -> tuple[Model, Batches[Job]]:
-        model, batches = self._loading.model, self._batches
+    def _loaded(self) -> tuple[Checkpoint, Batches[Job]]:
+        model, batches = self._loader.model, self._batches
         if model is None or batches is None:
             raise UnavailableError(self.status, retry_after_s=_RETRY_S)
         return model, batches
 
     def _hear(self, jobs: list[Job]) -> None:
-        model = self._loading.model
+        model = self._loader.model
         if model is None:
             for job in jobs:
-                job.asker.failed(EngineError("the model is gone", code="engine_failed"))
+                job.requester.failed(EngineError("the model is gone", code="engine_failed"))
             return
-        Decoding(model, self._beam_size).hear(jobs)
+        Decoder(model, self._beam_size).hear(jobs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from services.speech.engines.cosyvoice.prompts import cross_lingual
+from services.speech.engines.cosyvoice.prompt_marks import cross_lingual
 from services.speech.engines.cosyvoice.split import Splitter, split
 from services.speech.engines.cosyvoice.text import guess_language, normalise
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from services.speech.engines.cosyvoice.text import Language, Rules
 
 
-class Reading:
+class TextFrontend:
     """One request's text, read with the tokenizer of its model."""
 
     def __init__(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-from services.hub import HubDiskError, HubError, HubModel, HubRefusalError
+from services.hub import HubDiskError, HubError, HubModel, HubRefusalError, is_hub_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,6 @@ _SIZES: Final = {
 
 _NEEDED: Final = ("model.bin", "config.json", "tokenizer.json")
 _WANTED: Final = (*_NEEDED, "preprocessor_config.json", "vocabulary.*")
-_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PATH: Final = re.compile(r"[/~.]")
 _SETTING: Final = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"
 
@@ -54,7 +53,7 @@ class NoModelError(Exception):
         self.is_final = is_final
 
 
-class Source:
+class ModelSource:
     """What the setting `model` names."""
 
     def __init__(self, model: str, revision: str = "", cache: Path | None = None) -> None:
@@ -77,7 +76,7 @@ class Source:
         elif _PATH.match(model) or Path(model).is_dir():
             self.directory = Path(model).expanduser()
             self.names = (self.directory.absolute().name,)  # where it lies is no client's business
-        elif _HUB_ID.fullmatch(model):
+        elif is_hub_id(model):
             self.repository = model
             self.names = (model,)
         else:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from services.transcription.engines.faster_whisper.model import FRAMES_PER_S
+from services.transcription.engines.faster_whisper.checkpoint import FRAMES_PER_S
 from services.transcription.engines.protocol import Segment, Token, Word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services.transcription.engines.faster_whisper.decoding import Heard
-    from services.transcription.engines.faster_whisper.model import Model
+    from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
+    from services.transcription.engines.faster_whisper.decoder import DecodedWindow
     from services.transcription.engines.faster_whisper.windows import Timeline
 
 _LEAST_REST: Final = 10  # frames, a tenth of a second: less is not heard again
@@ -19,8 +19,8 @@ _MOST_ROUNDS: Final = 8
 
 
 def segments(
-    model: Model,
-    heard: Heard,
+    model: Checkpoint,
+    heard: DecodedWindow,
     timeline: Timeline,
     *,
     words: bool,
@@ -31,7 +31,7 @@ def segments(
     That is its last one, unless it ended in words without their last time.
     """
     job, text, encoded, language = heard.job, heard.text, heard.encoded, heard.language
-    task = job.asker.wish.task
+    task = job.requester.options.task
     frames = job.features.shape[1]
     if text.is_silence:
         return [], frames

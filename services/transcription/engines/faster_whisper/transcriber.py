@@ -9,9 +9,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from services.errors import EngineError, ServiceError
-from services.transcription.engines.faster_whisper.decoding import FALLBACK, Heard, Job, Wish
+from services.transcription.engines.faster_whisper.alignment import segments
+from services.transcription.engines.faster_whisper.decoder import (
+    FALLBACK,
+    DecodedWindow,
+    DecodingOptions,
+    Job,
+)
 from services.transcription.engines.faster_whisper.detector import SileroDetector
-from services.transcription.engines.faster_whisper.segments import segments
 from services.transcription.engines.faster_whisper.windows import windows
 from services.transcription.engines.protocol import Hypothesis
 
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
     from services.handover import Handover
     from services.transcription.engines.faster_whisper.batches import Batches, Lane
-    from services.transcription.engines.faster_whisper.model import Features, Model
+    from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
     from services.transcription.engines.faster_whisper.windows import Timeline, Window
     from services.transcription.engines.protocol import (
         GuessRequest,
@@ -32,8 +37,8 @@ if TYPE_CHECKING:
 _SPEECH: Final = 0.5  # Silero's own threshold
 
 
-class Hearing:
-    """A recording at work: an `Asker`, read by one thread, heard by another, taken by the loop.
+class Transcriber:
+    """A recording at work: a `Requester`, read by one thread, heard by another, taken by the loop.
 
     From its reading until its segments are taken, at most `held` windows exist. Where no language
     was named, the first window in which somebody speaks is heard before those behind it, and they
@@ -42,14 +47,14 @@ class Hearing:
 
     def __init__(
         self,
-        model: Model,
+        model: Checkpoint,
         batches: Batches[Job],
         request: TranscriptionRequest,
         handover: Handover[list[Segment]],
         held: int,
     ) -> None:
         """Take a lane."""
-        self.wish = Wish(
+        self.options = DecodingOptions(
             request.task,
             tuple(model.before(request.prompt, request.keywords)),
             frozenset(request.languages) or model.languages,
@@ -109,10 +114,10 @@ class Hearing:
         self._room.release()
 
     def again(self, job: Job) -> None:
-        """Hear a window before the others; see `Asker`."""
+        """Hear a window before the others; see `Requester`."""
         self._lane.put(job, first=True)
 
-    def heard(self, heard: Heard) -> None:
+    def heard(self, heard: DecodedWindow) -> None:
         """Make segments, and hear the rest of a window that was not heard to its end."""
         job = heard.job
         found, seek = segments(
@@ -148,7 +153,7 @@ class Hearing:
             self._hand_over()
 
     def failed(self, error: ServiceError) -> None:
-        """End with an error; see `Asker`."""
+        """End with an error; see `Requester`."""
         self._closed = True
         self._lane.close()
         self._handover.end(error)
@@ -185,11 +190,11 @@ class Hearing:
 
 
 class Guess:
-    """One guess at work: an `Asker` with one window, without times."""
+    """One guess at work: a `Requester` with one window, without times."""
 
-    def __init__(self, model: Model, batches: Batches[Job], request: GuessRequest) -> None:
+    def __init__(self, model: Checkpoint, batches: Batches[Job], request: GuessRequest) -> None:
         """Take a lane; made in the event loop that awaits."""
-        self.wish = Wish(
+        self.options = DecodingOptions(
             "transcribe",
             tuple(model.before(request.prompt, request.keywords)),
             frozenset(request.languages) or model.languages,
@@ -214,10 +219,10 @@ class Guess:
             self._lane.close()
 
     def again(self, job: Job) -> None:
-        """Hear it again; see `Asker`."""
+        """Hear it again; see `Requester`."""
         self._lane.put(job, first=True)
 
-    def heard(self, heard: Heard) -> None:
+    def heard(self, heard: DecodedWindow) -> None:
         """Give the answer, which begins with the prefix as it was given."""
         prefix = self._request.prefix
         text = heard.text
@@ -229,7 +234,7 @@ class Guess:
         self._settle(Hypothesis(prefix + more.rstrip(), heard.language), None)
 
     def failed(self, error: ServiceError) -> None:
-        """Raise the error where the answer is awaited; see `Asker`."""
+        """Raise the error where the answer is awaited; see `Requester`."""
         self._settle(None, error)
 
     def _settle(self, answer: Hypothesis | None, error: ServiceError | None) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from services.transcription.engines.faster_whisper import detector, gpu
-from services.transcription.engines.faster_whisper.locating import NoModelError
-from services.transcription.engines.faster_whisper.model import Model
+from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
+from services.transcription.engines.faster_whisper.model_source import NoModelError
 
 if TYPE_CHECKING:
-    from services.transcription.engines.faster_whisper.locating import Source
+    from services.transcription.engines.faster_whisper.model_source import ModelSource
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -23,7 +23,7 @@ _FIRST_RETRY_S: Final = 60.0
 _LONGEST_RETRY_S: Final = 1800.0
 
 
-class Loading:
+class Loader:
     """A model on its way.
 
     Attributes:
@@ -32,9 +32,11 @@ class Loading:
         settled: there is none, and the next try is some time away.
     """
 
-    def __init__(self, source: Source, *, device: str, compute_type: str, threads: int) -> None:
+    def __init__(
+        self, source: ModelSource, *, device: str, compute_type: str, threads: int
+    ) -> None:
         """Do nothing yet."""
-        self.model: Model | None = None
+        self.model: Checkpoint | None = None
         self.status = "not started"
         self.settled = False
         self._source = source
@@ -52,7 +54,7 @@ class Loading:
         ).start()
 
     def close(self) -> None:
-        """Try no more, and let the model go."""
+        """Attempt no more, and let the model go."""
         self._closed.set()
         self.model = None
         self.status = "closed"
@@ -86,7 +88,7 @@ class Loading:
     def _tell(self, status: str) -> None:
         self.status, self.settled = status, False
 
-    def _load(self) -> Model:
+    def _load(self) -> Checkpoint:
         began = time.monotonic()
         if not self.settled:
             self._tell(f"looking for {self._source.names[0]}")
@@ -107,7 +109,7 @@ class Loading:
             device = "cpu"
         self._tell(f"loading {self._source.names[0]}")
         try:
-            model = Model(
+            model = Checkpoint(
                 folder, device=device, compute_type=self._compute_type, threads=self._threads
             )
         except Exception as error:
@@ -124,7 +126,7 @@ class Loading:
         return model
 
 
-def _warm_up(model: Model) -> None:
+def _warm_up(model: Checkpoint) -> None:
     """Hear a second of silence, so that a model that cannot work is known at once."""
     encoded = model.encode([model.features(np.zeros(16_000, dtype=np.float32))])
     language = max(model.language_chances(encoded)[0])

@@ -40,7 +40,7 @@ class Decoded:
     no_speech_prob: float
 
 
-class Model:
+class Checkpoint:
     """A model in memory."""
 
     def __init__(self, folder: Path, *, device: str, compute_type: str, threads: int) -> None:

@@ -15,8 +15,8 @@ import pytest
 from huggingface_hub import constants
 
 from services.errors import ConfigurationError
-from services.transcription.engines.faster_whisper import locating
-from services.transcription.engines.faster_whisper.locating import NoModelError, Source
+from services.transcription.engines.faster_whisper import model_source
+from services.transcription.engines.faster_whisper.model_source import ModelSource, NoModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,24 +71,24 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_sizes_are_those_of_faster_whisper() -> None:
     from faster_whisper.utils import _MODELS  # noqa: PLC0415
 
-    assert locating._SIZES == _MODELS
+    assert model_source._SIZES == _MODELS
 
 
 def test_a_size_goes_by_both_its_names() -> None:
-    assert Source("tiny").names == ("tiny", "Systran/faster-whisper-tiny")
+    assert ModelSource("tiny").names == ("tiny", "Systran/faster-whisper-tiny")
 
 
 def test_an_id_and_a_directory_are_taken(tmp_path: Path) -> None:
-    assert Source("someone/whisper-ct2").repository == "someone/whisper-ct2"
+    assert ModelSource("someone/whisper-ct2").repository == "someone/whisper-ct2"
     folder = model_in(tmp_path / "mine")
-    source = Source(str(folder))
+    source = ModelSource(str(folder))
     assert source.names == ("mine",)
     assert source.find(nobody) == folder
 
 
 def test_another_name_is_refused_with_what_would_be_taken() -> None:
     with pytest.raises(ConfigurationError, match=r"'huge' is neither .* tiny") as told:
-        Source("huge")
+        ModelSource("huge")
     assert told.value.param == "model"
 
 
@@ -98,36 +98,36 @@ def test_another_name_is_refused_with_what_would_be_taken() -> None:
 def test_a_directory_that_is_no_model_is_told_apart(tmp_path: Path, missing: str) -> None:
     (model_in(tmp_path) / missing).unlink()
     with pytest.raises(NoModelError, match=rf"is no CTranslate2 Whisper: it lacks {missing}"):
-        Source(str(tmp_path)).find(nobody)
+        ModelSource(str(tmp_path)).find(nobody)
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NoModelError, match="gone is no directory"):
-        Source(str(tmp_path / "gone")).find(nobody)
+        ModelSource(str(tmp_path / "gone")).find(nobody)
 
 
 def test_weights_of_pytorch_come_with_the_command_that_converts_them(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(NoModelError, match="ct2-transformers-converter --model"):
-        Source(str(tmp_path)).find(nobody)
+        ModelSource(str(tmp_path)).find(nobody)
 
 
 @pytest.mark.usefixtures("offline")
 def test_a_whole_cache_is_enough_offline(tmp_path: Path) -> None:
     folder = cached_model(tmp_path, "Systran/faster-whisper-tiny")
-    assert Source("tiny", cache=tmp_path).find(nobody) == folder
+    assert ModelSource("tiny", cache=tmp_path).find(nobody) == folder
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_a_whole_cache_asks_nobody(tmp_path: Path) -> None:
     folder = cached_model(tmp_path, "Systran/faster-whisper-tiny")
-    assert Source("tiny", cache=tmp_path).find(nobody) == folder
+    assert ModelSource("tiny", cache=tmp_path).find(nobody) == folder
 
 
 @pytest.mark.usefixtures("offline")
 def test_offline_without_a_model_is_final_and_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(NoModelError) as told:
-        Source("tiny", cache=tmp_path).find(nobody)
+        ModelSource("tiny", cache=tmp_path).find(nobody)
     assert told.value.is_final
     assert "HF_HUB_OFFLINE" in str(told.value)
     assert f"`hf download Systran/faster-whisper-tiny --cache-dir {tmp_path}`" in str(told.value)
@@ -138,7 +138,7 @@ def test_an_unreachable_hub_is_named_with_the_remedy(tmp_path: Path, no_hub: str
     folder = cached_model(tmp_path, "Systran/faster-whisper-tiny")
     (folder / "model.bin").unlink()  # half a download is no model
     with pytest.raises(NoModelError) as told:
-        Source("tiny", cache=tmp_path).find(nobody)
+        ModelSource("tiny", cache=tmp_path).find(nobody)
     assert not told.value.is_final
     assert f"{no_hub.removeprefix('http://')} cannot be reached" in str(told.value)
     assert "hf download Systran/faster-whisper-tiny" in str(told.value)
@@ -245,7 +245,7 @@ def test_a_download_says_how_far_it_is_and_takes_what_is_needed(tmp_path: Path, 
         if " 0 %" not in status:
             hub.told.set()
 
-    found = Source("tiny", cache=tmp_path).find(tell)
+    found = ModelSource("tiny", cache=tmp_path).find(tell)
     assert found.name == hub.commit
     assert (found / "model.bin").stat().st_size == 24_000_000
     assert not (found / "README.md").exists()
@@ -253,11 +253,11 @@ def test_a_download_says_how_far_it_is_and_takes_what_is_needed(tmp_path: Path, 
         re.fullmatch(r"downloading Systran/faster-whisper-tiny \d\d? %", one) for one in told
     )
     count = len(hub.asked)
-    assert Source("tiny", cache=tmp_path).find(nobody) == found
+    assert ModelSource("tiny", cache=tmp_path).find(nobody) == found
     assert len(hub.asked) == count, "what is whole is not asked for again"
 
 
 def test_a_model_that_the_hub_lacks_is_told(tmp_path: Path, hub: Hub) -> None:
     del hub.files["model.bin"]
     with pytest.raises(NoModelError, match=r"is no CTranslate2 Whisper: it lacks model\.bin"):
-        Source("someone/other", cache=tmp_path).find(nobody)
+        ModelSource("someone/other", cache=tmp_path).find(nobody)

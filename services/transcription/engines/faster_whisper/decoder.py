@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from services.transcription.engines.faster_whisper.model import Decoded, Features, Model
+    from services.transcription.engines.faster_whisper.checkpoint import (
+        Checkpoint,
+        Decoded,
+        Features,
+    )
     from services.transcription.engines.protocol import Segment, Task
 
 log = logging.getLogger("bentovox.transcription")
@@ -33,7 +37,7 @@ _MOST_NO_SPEECH: Final = 0.6
 
 
 @dataclass(frozen=True)
-class Wish:
+class DecodingOptions:
     """What a request wants of each of its windows.
 
     Attributes:
@@ -52,7 +56,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Try:
+class Attempt:
     """A window's text at one temperature."""
 
     temperature: float
@@ -80,26 +84,26 @@ class Job:
     """A window to hear.
 
     Attributes:
-        asker: whose it is.
+        requester: whose it is.
         features: its spectrogram.
-        index: which of its asker's windows it is.
+        index: which of its requester's windows it is.
         offset: the frames of the window that were heard before and are not in `features`.
         before: the segments that they were heard as.
         prefix: the tokens that its text is known to begin with.
-        tries: what it was decoded to at lower temperatures.
+        attempts: what it was decoded to at lower temperatures.
         encoded: the encoder's output, where it is known from those.
         rounds: how many times its end was left for another round.
         tells: whether somebody speaks in it, so that its language is the recording's.
         language: what it was heard in before, where it is heard again.
     """
 
-    asker: Asker
+    requester: Requester
     features: Features
     index: int = 0
     offset: int = 0
     before: tuple[Segment, ...] = ()
     prefix: tuple[int, ...] = ()
-    tries: tuple[Try, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
     encoded: NDArray[np.float32] | None = None
     rounds: int = 0
     tells: bool = True
@@ -108,41 +112,41 @@ class Job:
     @property
     def temperature(self) -> float:
         """What it is decoded at."""
-        return self.asker.wish.temperatures[len(self.tries)]
+        return self.requester.options.temperatures[len(self.attempts)]
 
     @property
     def kind(self) -> Hashable:
         """What jobs share that are decoded together."""
-        wish = self.asker.wish
-        return wish.times, len(wish.before), self.temperature, self.encoded is None
+        options = self.requester.options
+        return options.times, len(options.before), self.temperature, self.encoded is None
 
 
 @dataclass(frozen=True)
-class Heard:
+class DecodedWindow:
     """What became of a job: its text, the encoder's output [1, 1500, width], and its language."""
 
     job: Job
-    text: Try
+    text: Attempt
     encoded: NDArray[np.float32]
     language: str
 
 
-class Asker(Protocol):
+class Requester(Protocol):
     """Whose windows are heard; its methods are called from the thread that hears.
 
     Attributes:
-        wish: what it wants.
+        options: how they are decoded.
         language: what is spoken, once it is known.
     """
 
-    wish: Wish
+    options: DecodingOptions
     language: str | None
 
     def again(self, job: Job) -> None:
         """Have a job of its own done, before its others."""
         ...
 
-    def heard(self, heard: Heard) -> None:
+    def heard(self, heard: DecodedWindow) -> None:
         """Take what a window was decoded to."""
         ...
 
@@ -151,16 +155,16 @@ class Asker(Protocol):
         ...
 
 
-class Decoding:
+class Decoder:
     """Hears batches with one model."""
 
-    def __init__(self, model: Model, beam_size: int) -> None:
+    def __init__(self, model: Checkpoint, beam_size: int) -> None:
         """Keep the model."""
         self._model = model
         self._beam_size = beam_size
 
     def hear(self, jobs: Sequence[Job]) -> None:
-        """Hear windows of one kind, and give each asker its own; raises nothing.
+        """Hear windows of one kind, and give each requester its own; raises nothing.
 
         A batch that fails is halved: it may be too large for the memory, or one window's fault.
         """
@@ -188,51 +192,47 @@ class Decoding:
         else:
             encoded = self._model.encode([job.features for job in jobs])
         languages = self._languages(jobs, encoded)
-        prompts = [
-            [
-                *self._model.prompt(
-                    job.asker.wish.before, language, job.asker.wish.task, times=job.asker.wish.times
-                ),
-                *job.prefix,
-            ]
-            for job, language in zip(jobs, languages, strict=True)
-        ]
-        beam_size = self._beam_size if jobs[0].asker.wish.times else 1
+        prompts = []
+        for job, language in zip(jobs, languages, strict=True):
+            options = job.requester.options
+            begin = self._model.prompt(options.before, language, options.task, times=options.times)
+            prompts.append([*begin, *job.prefix])
+        beam_size = self._beam_size if jobs[0].requester.options.times else 1
         decoded = self._model.generate(
             encoded, prompts, temperature=jobs[0].temperature, beam_size=beam_size
         )
         return decoded, encoded, languages
 
     def _languages(self, jobs: Sequence[Job], encoded: NDArray[np.float32]) -> list[str]:
-        """Return each window's language: its asker's, or what it sounds like itself."""
-        languages = [job.language or job.asker.language for job in jobs]
+        """Return each window's language: its requester's, or what it sounds like itself."""
+        languages = [job.language or job.requester.language for job in jobs]
         if None not in languages:
             return [language or "" for language in languages]
         found = []
         every = self._model.language_chances(encoded)
         for job, language, chances in zip(jobs, languages, every, strict=True):
             # In an order that hangs on nothing: where chances are the same, the first one wins.
-            among = sorted(job.asker.wish.languages)
+            among = sorted(job.requester.options.languages)
             found.append(language or max(among, key=lambda code: chances.get(code, 0.0)))
             if job.tells:
-                job.asker.language = found[-1]
+                job.requester.language = found[-1]
         return found
 
     def _settle(
         self, job: Job, decoded: Decoded, encoded: NDArray[np.float32], language: str
     ) -> None:
         text = self._model.text(decoded.tokens).strip()
-        last = Try(job.temperature, decoded, compression_ratio(text))
-        tries = (*job.tries, last)
+        last = Attempt(job.temperature, decoded, compression_ratio(text))
+        attempts = (*job.attempts, last)
         if (last.repeats or last.is_unlikely) and not last.is_silence:
-            if len(tries) < len(job.asker.wish.temperatures):
-                job.asker.again(
-                    replace(job, tries=tries, encoded=encoded.copy(), language=language)
+            if len(attempts) < len(job.requester.options.temperatures):
+                job.requester.again(
+                    replace(job, attempts=attempts, encoded=encoded.copy(), language=language)
                 )
                 return
-            good = [one for one in tries if not one.repeats] or tries
+            good = [one for one in attempts if not one.repeats] or attempts
             last = max(good, key=lambda one: one.decoded.avg_logprob)
-        job.asker.heard(Heard(job, last, encoded, language))
+        job.requester.heard(DecodedWindow(job, last, encoded, language))
 
 
 def compression_ratio(text: str) -> float:
@@ -245,4 +245,4 @@ def _fail(job: Job, error: Exception) -> None:
     log.error("Whisper failed", exc_info=error)
     told = EngineError("Whisper failed", code="engine_failed")
     told.__cause__ = error
-    job.asker.failed(told)
+    job.requester.failed(told)
