@@ -17,7 +17,7 @@ from services.speech.engines.cosyvoice.vocoder import Vocoder
 if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.utterance import Prompt
+    from services.speech.engines.cosyvoice.prompt import Prompt
 
 
 class Chunks(Protocol):

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Acceleration, Checkpoint
     from services.speech.engines.cosyvoice.modes import Voices
-    from services.speech.engines.cosyvoice.utterance import Prompt, Utterance
+    from services.speech.engines.cosyvoice.prompt import Prompt
+    from services.speech.engines.cosyvoice.utterance import Utterance
     from services.speech.engines.protocol import ConversionRequest
 
 log = logging.getLogger("bentovox.speech")
@@ -252,7 +253,7 @@ class CosyVoiceEngine:
         self.check_conversion(request)
         checkpoint, voices = self._loaded()
         from services.speech.engines.cosyvoice import features  # noqa: PLC0415  imports torch
-        from services.speech.engines.cosyvoice.utterance import Prompt  # noqa: PLC0415
+        from services.speech.engines.cosyvoice.prompt import Prompt  # noqa: PLC0415
 
         heard = await asyncio.to_thread(voices.features, request.reference)
         tokens = await asyncio.to_thread(

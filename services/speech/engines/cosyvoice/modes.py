@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from services.speech.engines.cosyvoice import features, prompts
+from services.speech.engines.cosyvoice.prompt import Prompt
 from services.speech.engines.cosyvoice.text import cleaned, guess_language, normalise
-from services.speech.engines.cosyvoice.utterance import Prompt
 from services.speech.engines.protocol import Capability
 
 if TYPE_CHECKING:
