@@ -13,6 +13,7 @@ from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.refusals import missing
+from services.openai.speech_events import audio_tokens
 from services.speech.engines.protocol import (
     Capability,
     ConversionRequest,
@@ -27,7 +28,7 @@ from services.speech.schema import (
     parse_fields,
     parse_speech_body,
 )
-from services.speech.stream import AudioAnswer, audio_tokens
+from services.speech.stream import AudioAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
