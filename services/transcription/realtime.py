@@ -49,10 +49,10 @@ from services.openai.realtime import (
 from services.racing import racing
 from services.server.live import LiveSession
 from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
-from services.transcription.hearing import Hearing
-from services.transcription.intake import Intake
+from services.transcription.input_buffer import InputBuffer
 from services.transcription.names import check_model
 from services.transcription.session import Session, SessionUpdate, updated
+from services.transcription.transcriber import Transcriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -136,8 +136,10 @@ class _Talk(LiveSession):
         super().__init__(scope, send)
         self._engine = socket.engine
         self._models = models
-        self._hearing = Hearing(socket.engine, self.send, self.slot, socket.on_audio_seconds)
-        self._intake = Intake(socket.engine, session, self._hearing, self.send)
+        self._transcriber = Transcriber(
+            socket.engine, self.send, self.slot, socket.on_audio_seconds
+        )
+        self._buffer = InputBuffer(socket.engine, session, self._transcriber, self.send)
 
     async def run(self) -> None:
         """Serve the session until the server ends, or it cannot go on.
@@ -146,11 +148,11 @@ class _Talk(LiveSession):
             ServiceError: it cannot go on.
             HungUpError: the client has gone.
         """
-        async with racing(self._hearing.run(), self._listen()) as (hearing, listening):
+        async with racing(self._transcriber.run(), self._listen()) as (hearing, listening):
             if hearing.done():
                 await hearing
             fault = await listening
-            self._hearing.finish()
+            self._transcriber.finish()
             await hearing
             if fault is not None:
                 raise fault
@@ -158,17 +160,17 @@ class _Talk(LiveSession):
     async def _listen(self) -> ServiceError | None:
         """Take what the client says; return why no more is taken, None when the server ends."""
         fault: ServiceError | None = None
-        await self.send(server_event("session.created", session=self._intake.session.shown()))
+        await self.send(server_event("session.created", session=self._buffer.session.shown()))
         try:
             while (message := await self._next()) is not None:
                 await self._answer(message)
         except DeadlineError as error:
             fault = error
-        await self._intake.finish()
+        await self._buffer.finish()
         return fault
 
     async def _next(self) -> str | bytes | None:
-        return await self.next_message(TURN_S if self._intake.speaking else IDLE_S)
+        return await self.next_message(TURN_S if self._buffer.speaking else IDLE_S)
 
     async def _answer(self, said: str | bytes) -> None:
         event_id = None
@@ -181,21 +183,21 @@ class _Talk(LiveSession):
 
     async def _do(self, event: ClientEvent) -> None:
         if isinstance(event, AppendEvent):
-            await self._intake.append(event.data())
+            await self._buffer.append(event.data())
         elif isinstance(event, CommitEvent):
-            await self._intake.commit()
+            await self._buffer.commit()
         elif isinstance(event, ClearEvent):
-            await self._intake.clear()
+            await self._buffer.clear()
         elif isinstance(event, SessionUpdate):
-            session = updated(self._intake.session, event.session, self._engine, self._models)
-            await self._intake.follow(session)
+            session = updated(self._buffer.session, event.session, self._engine, self._models)
+            await self._buffer.follow(session)
             await self.send(server_event("session.updated", session=session.shown()))
         elif isinstance(event, BetaUpdate):
             with named_as_in_the_beta():
                 session = updated(
-                    self._intake.session, event.session.now(), self._engine, self._models
+                    self._buffer.session, event.session.now(), self._engine, self._models
                 )
-            await self._intake.follow(replace(session, beta=True))
+            await self._buffer.follow(replace(session, beta=True))
             await self.send(
                 server_event("transcription_session.updated", session=shown_in_the_beta(session))
             )

@@ -22,8 +22,8 @@ from services.transcription.engines.protocol import (
     GuessRequest,
     TranscriptionRequest,
 )
-from services.transcription.hearing import HELD_SAMPLES
-from services.transcription.item import Item
+from services.transcription.transcriber import HELD_SAMPLES
+from services.transcription.turn import Turn
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import (
@@ -310,13 +310,13 @@ async def test_a_client_far_ahead_is_held_back(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
-    add = Item.add
+    add = Turn.add
 
-    def adding(item: Item, samples: Any, *, speech: bool) -> None:
+    def adding(item: Turn, samples: Any, *, speech: bool) -> None:
         add(item, samples, speech=speech)
         held.append(item.held)
 
-    monkeypatch.setattr(Item, "add", adding)
+    monkeypatch.setattr(Turn, "add", adding)
     role = await served(FakeEngine(delay_s=0.15))
     speech = to_bytes(said("|" * 8 + "abcdefg " * 250 + "|" * 8, RATE_HZ))  # 200 s, at once
     async with role.talk() as talk:
