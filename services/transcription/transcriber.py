@@ -19,6 +19,7 @@ from services.audio.pcm import duration_s
 from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
+from services.racing import racing
 from services.server.websocket import HungUpError
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.partials import StableText, continues, gap
@@ -227,15 +228,9 @@ class Transcriber:
         self, said: _Transcript, stable: StableText, sound: Samples
     ) -> Hypothesis | None:
         """Return a guess, or None when the piece is complete first: then it comes too late."""
-        guessing = asyncio.ensure_future(self._asked(said, stable, sound))
-        complete = asyncio.ensure_future(said.turn.until_complete())
-        try:
-            await asyncio.wait({guessing, complete}, return_when=asyncio.FIRST_COMPLETED)
+        work = (self._asked(said, stable, sound), said.turn.until_complete())
+        async with racing(*work) as (guessing, _):
             return guessing.result() if guessing.done() else None
-        finally:
-            for task in (guessing, complete):
-                task.cancel()
-            await asyncio.gather(guessing, complete, return_exceptions=True)
 
     async def _asked(self, said: _Transcript, stable: StableText, sound: Samples) -> Hypothesis:
         return await self._engine.guess(
