@@ -16,9 +16,10 @@ held by tests:
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 import av
 import numpy as np
@@ -27,6 +28,9 @@ from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
 from services.audio.pcm import Samples, checked, to_bytes, to_int16
 from services.audio.resample import Resampler
 from services.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 OUTPUT_RATE_HZ: Final = 24_000
 TELEPHONE_RATE_HZ: Final = 8_000
@@ -105,6 +109,26 @@ def open_encoder(
     if audio_format == "pcm":
         return _PcmEncoder(sample_rate_hz, to_hz)
     return _CodecEncoder(audio_format, sample_rate_hz, to_hz)
+
+
+_ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
+
+
+async def encode(
+    samples: Samples,
+    sample_rate_hz: int,
+    encoder: Encoder,
+    send: Callable[[bytes], Awaitable[None]],
+) -> None:
+    """Encode float32 [N] in steps, each given to `send`, so that others get their turns.
+
+    Raises:
+        Exception: whatever the encoder or `send` raises.
+    """
+    step = int(sample_rate_hz * _ENCODED_AT_ONCE_S)
+    for begin in range(0, samples.size, step):
+        await send(encoder.feed(samples[begin : begin + step]))
+        await asyncio.sleep(0)  # sending need not yield
 
 
 _UNKNOWN_LENGTH: Final = 0xFFFFFFFF

@@ -83,13 +83,12 @@ def close_code(error: ServiceError) -> int:
     return _INTERNAL if kind_of(error).status >= _SERVER_FAULT else _POLICY
 
 
-def error_event(error: ServiceError, **more: object) -> str:
+def error_event(error: ServiceError) -> str:
     """Return the event that tells a client of `error`.
 
-    `error` is OpenAI's error object, as in its realtime API; `message` beside it and `more` are
-    where vLLM-Omni's clients look.
+    `error` is OpenAI's error object, as in its realtime API; vLLM-Omni's clients look at `message`.
     """
-    told = {"type": "error", "message": error.message, "error": fault_of(error), **more}
+    told = {"type": "error", "message": error.message, "error": fault_of(error)}
     # ASCII, since what a client sent and is told of may hold half of a surrogate pair.
     return json.dumps({**told, "event_id": new_id("event")})
 

@@ -14,6 +14,7 @@ from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.refusals import missing
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields
+from services.openai.speech_events import audio_tokens
 from services.speech.engines.protocol import (
     Capability,
     ConversionRequest,
@@ -23,7 +24,7 @@ from services.speech.engines.protocol import (
 from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
 from services.speech.refusals import check_alone, instructions_for
 from services.speech.schema import parse_fields, parse_speech_body
-from services.speech.stream import AudioAnswer, audio_tokens
+from services.speech.stream import AudioAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

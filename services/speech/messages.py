@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -13,6 +14,7 @@ from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
 from services.openai.refusals import missing
 from services.openai.unknown import read, sift
+from services.server.live import Inbox
 from services.speech.engines.segments import printable
 from services.speech.refusals import check_alone
 
@@ -143,6 +145,16 @@ def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessa
     )
 
 
+def _is_cancel(data: str | bytes) -> bool:
+    """Return whether a message is `input.cancel`; most are none without a look inside."""
+    if not isinstance(data, str) or "input.cancel" not in data:
+        return False
+    try:
+        return isinstance(parse_message(data), InputCancel)
+    except InvalidRequestError:
+        return False
+
+
 def _text(fields: dict[str, Any]) -> InputText:
     sift(fields, ("text",))
     text = fields.get("text")
@@ -174,3 +186,32 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
         check_alone("ref_text", config.ref_text)
         check_alone("consent", config.consent)
     return config
+
+
+class CancellableInbox(Inbox):
+    """An inbox that notices `input.cancel` as it comes; it takes back what stands before it.
+
+    Attributes:
+        cancelled: set while there is an `input.cancel` in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled = asyncio.Event()
+        self._cancels = 0
+
+    def put(self, message: str | bytes) -> None:
+        """Add a message."""
+        super().put(message)
+        if _is_cancel(message):
+            self._cancels += 1
+            self.cancelled.set()
+
+    def take(self) -> str | bytes:
+        """Take the oldest message away; there has to be one."""
+        message = super().take()
+        if _is_cancel(message):
+            self._cancels -= 1
+            if not self._cancels:
+                self.cancelled.clear()
+        return message

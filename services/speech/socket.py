@@ -33,20 +33,79 @@ long).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from services.errors import (
+    EngineError,
+    InvalidRequestError,
+    OverloadedError,
+    ServiceError,
     UnavailableError,
 )
-from services.speech.cancelling import CancellableInbox
-from services.speech.session import Session, Speaking
+from services.languages import tag_of
+from services.openai.errors import kind_of
+from services.openai.models import Models
+from services.racing import racing
+from services.server.live import LiveSession
+from services.server.websocket import HungUpError
+from services.speech.engines.protocol import Capability, SynthesisRequest
+from services.speech.engines.segments import is_speakable
+from services.speech.messages import (
+    CancellableInbox,
+    InputCancel,
+    InputText,
+    SessionClose,
+    SessionConfig,
+    parse_message,
+)
+from services.speech.refusals import instructions_for
+from services.speech.unit import Unit, send_event
+from services.speech.writing import Cutter, Writing
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.types import Receive, Scope, Send
 
+    from services.audio.formats import AudioFormat
+    from services.speech.engines.protocol import SpeechEngine
+    from services.speech.messages import ClientMessage
+    from services.speech.speakers import Speakers
+    from services.speech.stream import OnAudioSeconds
 
-class SpeechSocket(Speaking):
-    """The application of the WebSocket, for `RoleApp.sockets`."""
+log = logging.getLogger("bentovox.speech")
+
+CONFIG_S: Final = 10.0
+"""How long the first session.config may take."""
+
+IDLE_S: Final = 300.0
+"""How long a client may be silent between utterances; it holds no slot then."""
+
+_SERVER_FAULT: Final = 500
+
+
+def _untold(_seconds: float, _format: AudioFormat) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class SpeechSocket:
+    """The application of the WebSocket, for `RoleApp.sockets`.
+
+    Attributes:
+        engine: what speaks; starting and closing it is the caller's.
+        speakers: tells who a `voice` or `ref_audio` is.
+        models: the model names that it answers to.
+        on_audio_seconds: told once a synthesis how many seconds were made, and in which format.
+    """
+
+    engine: SpeechEngine
+    speakers: Speakers
+    models: Collection[str]
+    on_audio_seconds: OnAudioSeconds = _untold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection to its end.
@@ -57,5 +116,203 @@ class SpeechSocket(Speaking):
         if not self.engine.ready:
             raise UnavailableError(f"the {self.engine.name} engine is not ready", retry_after_s=1.0)
         await send({"type": "websocket.accept"})
-        inbox = CancellableInbox()
-        await inbox.serve(receive, Session(self, inbox, scope, send).run())
+        await _Session(self, scope, send).serve(receive)
+
+
+class _Session(LiveSession):
+    """One connection: its configuration and its utterances, one after another."""
+
+    inbox: CancellableInbox
+
+    def __init__(self, socket: SpeechSocket, scope: Scope, send: Send) -> None:
+        super().__init__(scope, send, CancellableInbox())
+        self._engine = socket.engine
+        self._speakers = socket.speakers
+        self._models = Models(socket.models, role="speech")
+        self._on_audio_seconds = socket.on_audio_seconds
+        self._config: SessionConfig | None = None
+        # What `_config` came to, but for the text; set with it.
+        self._template = SynthesisRequest(text="", voice=None)
+        self._utterance = 0
+        self._sentence = 0
+        self._unit: Unit | None = None
+
+    async def run(self) -> None:
+        """Serve utterances until the client wants no more, or the server ends.
+
+        Raises:
+            ServiceError: the connection cannot go on.
+            HungUpError: the client has gone.
+        """
+        while (message := await self._next()) is not None:
+            if isinstance(message, SessionClose):
+                return
+            if isinstance(message, SessionConfig):
+                await self._configure(message)
+                continue
+            first = message.text if isinstance(message, InputText) else None
+            if first == "" or isinstance(message, InputCancel):  # what it takes back is over
+                continue
+            self._sentence = 0
+            closing = cancelled = False
+            if first is not None:
+                closing, cancelled = await self._speak_unless_cancelled(first)
+            if closing:
+                return
+            await send_event(
+                self._asgi_send,
+                "session.done",
+                utterance_index=self._utterance,
+                total_sentences=self._sentence,
+                **({"cancelled": True} if cancelled else {}),
+            )
+            self._utterance += 1
+
+    async def _next(self) -> ClientMessage | None:
+        """Return the next message that can be read; None when the server ends.
+
+        Raises:
+            InvalidRequestError: the first is no session.config.
+            DeadlineError: nothing came for too long.
+        """
+        while True:
+            if self._config is None:
+                message = await self.next_message(CONFIG_S, "session.config")
+            else:
+                message = await self.next_message(IDLE_S)
+            if message is None:
+                return None
+            try:
+                parsed = self._parsed(message)
+            except InvalidRequestError as error:
+                if self._config is None:
+                    raise
+                await self.tell(error)
+                continue
+            if self._config is None and not isinstance(parsed, SessionConfig):
+                raise InvalidRequestError(
+                    "the first message has to be session.config",
+                    param="type",
+                    code="session_not_configured",
+                )
+            return parsed
+
+    def _parsed(self, message: str | bytes) -> ClientMessage:
+        recordings = Capability.REFERENCE in self._engine.capabilities
+        return parse_message(message, recordings=recordings)
+
+    async def _speak_unless_cancelled(self, first: str) -> tuple[bool, bool]:
+        """Say an utterance; return whether the client is closing, and whether it cancelled."""
+        # In this order: the second may take the message that the first waits for.
+        async with racing(self.inbox.cancelled.wait(), self._speak(first)) as (_, speaking):
+            if speaking.done():
+                return speaking.result(), False
+        if self._unit is not None:
+            await self._unit.cancelled(self._asgi_send)
+        return await self._drop_cancelled(), True
+
+    async def _drop_cancelled(self) -> bool:
+        """Pass over text up to the client's `input.cancel`; return whether it is closing."""
+        while self.inbox.cancelled.is_set():
+            try:
+                message = self._parsed(self.inbox.take())
+            except InvalidRequestError as error:
+                await self.tell(error)
+                continue
+            if isinstance(message, SessionConfig):
+                await self._configure(message)
+            elif isinstance(message, SessionClose):
+                return True
+        return False
+
+    async def _configure(self, config: SessionConfig) -> None:
+        try:
+            if config.model is not None:
+                self._models.check(config.model)
+            template = await self._request(config)
+        except ServiceError as error:
+            if self._config is None:
+                raise
+            await self.tell(error)
+            return
+        self._config, self._template = config, template
+
+    async def _request(self, config: SessionConfig) -> SynthesisRequest:
+        """Return the request for every utterance, checked but for its text."""
+        if config.ref_audio is not None:
+            speaker = await self._speakers.recorded(
+                config.ref_audio, text=config.ref_text, consent=config.consent
+            )
+        else:
+            speaker = await self._speakers.named(config.voice_id)
+        request = SynthesisRequest(
+            text="a",
+            voice=speaker.voice,
+            reference=speaker.reference,
+            speed=config.speed,
+            instructions=instructions_for(self._engine, config.instructions),
+            seed=config.seed,
+            language=tag_of(config.language),
+        )
+        self._engine.check(request)
+        return request
+
+    async def _speak(self, first: str) -> bool:
+        """Say what the client writes, until it is done; return whether it is closing."""
+        assert self._config is not None  # noqa: S101  `_next` has looked
+        writing = Writing(first, self.inbox, self.tell)
+        try:
+            if self._config.ref_audio is None:  # the voice may have been deleted meanwhile
+                self._template = await self._request(self._config)
+            await self._say(writing, self._config)
+        except ServiceError as error:
+            if isinstance(error, OverloadedError) or kind_of(error).status >= _SERVER_FAULT:
+                raise
+            await self.tell(error)
+            await writing.skip()
+        if writing.fault is not None:
+            raise writing.fault
+        return writing.closing
+
+    async def _say(self, writing: Writing, config: SessionConfig) -> None:
+        if config.split_granularity != "none":
+            async with self.slot():
+                await self._say_units(writing, config, Cutter(config.split_granularity))
+        elif Capability.STREAMING_TEXT in self._engine.capabilities:
+            async with self.slot():
+                await self._synthesise(None, writing, config)
+        else:
+            text = "".join([piece async for piece in writing])
+            if is_speakable(text) and not writing.closing:
+                async with self.slot():
+                    await self._synthesise(text, writing, config)
+
+    async def _say_units(self, writing: Writing, config: SessionConfig, cutter: Cutter) -> None:
+        async for piece in writing:
+            for unit in cutter.feed(piece):
+                await self._synthesise(unit, writing, config)
+        if not writing.closing:
+            for unit in cutter.finish():
+                await self._synthesise(unit, writing, config)
+
+    async def _synthesise(self, text: str | None, writing: Writing, config: SessionConfig) -> None:
+        """Say one unit; None for the text that is still being written."""
+        unit = self._unit = Unit(config, self._utterance, self._sentence, text)
+        request = replace(self._template, text=writing if text is None else text)
+        try:
+            async with aclosing(self._engine.synthesise(request)) as frames:
+                rate_hz = self._engine.sample_rate_hz
+                await unit.send_to(
+                    self._asgi_send, frames, rate_hz, writing, self._on_audio_seconds
+                )
+        except InvalidRequestError as error:
+            if error.code != "blank_input" or unit.made:  # nothing to say is no fault here
+                raise
+        except (ServiceError, HungUpError):
+            raise
+        except Exception as error:
+            log.exception("speech broke off after %d samples", unit.made)
+            raise EngineError(
+                f"the {self._engine.name} engine failed", code="engine_failed"
+            ) from error
+        self._sentence += unit.made > 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import open_encoder, output_rate_hz
+from services.audio.encode import encode, open_encoder, output_rate_hz
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError
 from services.server.websocket import HungUpError
@@ -26,7 +25,6 @@ WHOLE_BYTES: Final = 16 << 20
 """The largest answer in one message, where `stream_audio` is false."""
 
 _BARE: Final = ("pcm", "ulaw", "alaw")  # what does not say its rate itself
-_ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
 
 
 async def send_event(send: Send, kind: str, **fields: object) -> None:
@@ -98,20 +96,21 @@ class Unit:
             to_hz=self.config.sample_rate,
             whole_bytes=0 if self.config.stream_audio else WHOLE_BYTES,
         )
-        step = int(sample_rate_hz * _ENCODED_AT_ONCE_S)
         held: list[bytes] = []
+
+        async def send_audio(data: bytes) -> None:
+            await self._audio(send, data, held)
+
         async for frame in frames:
             if writing.closing:
                 break
             if not self.made:
                 await self._start(send, writing)
             self.made += frame.size
-            for begin in range(0, frame.size, step):
-                await self._audio(send, encoder.feed(frame[begin : begin + step]), held)
-                await asyncio.sleep(0)  # sending need not yield, and others talk too
+            await encode(frame, sample_rate_hz, encoder, send_audio)
         if not self.made:
             return
-        await self._audio(send, encoder.finish(), held)
+        await send_audio(encoder.finish())
         if held:
             await send({"type": "websocket.send", "bytes": b"".join(held)})
         await self._done(send, error=False)

@@ -15,7 +15,6 @@ from services.audio.pcm import duration_s
 from services.audio.wav import to_wav
 from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError, shown
 from services.speech.engines.protocol import VoiceReference
-from services.speech.items import ABOUT, Items
 from services.speech.records import (
     Consent,
     StoredVoice,
@@ -25,6 +24,7 @@ from services.speech.records import (
     in_order,
     to_json,
 )
+from services.speech.storage import ABOUT, Storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,11 +53,11 @@ class VoiceStore:
 
     def __init__(self, root: Path) -> None:
         """Open the store at `root`; the first write makes the folder."""
-        self._items = Items(root, {_CONSENT: "cons", _VOICE: "voice"})
+        self._storage = Storage(root, {_CONSENT: "cons", _VOICE: "voice"})
         self._known: dict[str, StoredVoice] = {}  # a voice never changes, and its id never returns
         self._references: OrderedDict[str, VoiceReference] = OrderedDict()
         self._memory = threading.Lock()
-        self._items.sweep()
+        self._storage.sweep()
 
     def add_consent(
         self, *, name: str, language: str, recording: bytes, media_type: str
@@ -69,19 +69,19 @@ class VoiceStore:
         """
         self._check_name(name)
         check_text(language, "language")
-        consent = Consent(self._items.new_id(_CONSENT), name, language, int(time.time()))
+        consent = Consent(self._storage.new_id(_CONSENT), name, language, int(time.time()))
         files = {
             _RECORDING: recording,
             ABOUT: to_json(consent, {"media_type": media_type}),
         }
-        with self._items.writing():
-            self._items.add(_CONSENT, consent.id, files)
+        with self._storage.writing():
+            self._storage.add(_CONSENT, consent.id, files)
         _audit.info("created consent %s", consent.id)
         return consent
 
     def consents(self) -> list[Consent]:
         """Return every consent, the oldest first."""
-        found = (self._read_consent(consent_id) for consent_id in self._items.ids(_CONSENT))
+        found = (self._read_consent(consent_id) for consent_id in self._storage.ids(_CONSENT))
         return in_order([consent for consent in found if consent])
 
     def consent(self, consent_id: str, *, param: str | None = None) -> Consent:
@@ -105,10 +105,10 @@ class VoiceStore:
             NotFoundError: there is none of that id (`consent_not_found`).
         """
         self._check_name(name)
-        with self._items.writing():
+        with self._storage.writing():
             renamed = replace(self.consent(consent_id), name=name)
-            kept = json.loads(self._items.read(_CONSENT, consent_id, ABOUT) or b"{}")
-            self._items.replace(_CONSENT, consent_id, ABOUT, to_json(renamed, kept))
+            kept = json.loads(self._storage.read(_CONSENT, consent_id, ABOUT) or b"{}")
+            self._storage.replace(_CONSENT, consent_id, ABOUT, to_json(renamed, kept))
         _audit.info("renamed consent %s", consent_id)
         return renamed
 
@@ -120,7 +120,7 @@ class VoiceStore:
             ConflictError: voices made with it are there; the message names them
                 (`consent_in_use`).
         """
-        with self._items.writing():
+        with self._storage.writing():
             self.consent(consent_id)
             users = [voice.id for voice in self.voices() if voice.consent_id == consent_id]
             if users:
@@ -128,7 +128,7 @@ class VoiceStore:
                     f"consent {shown(consent_id)} is that of {', '.join(users)}; delete them first",
                     code="consent_in_use",
                 )
-            self._items.remove(_CONSENT, consent_id)
+            self._storage.remove(_CONSENT, consent_id)
         _audit.info("deleted consent %s", consent_id)
 
     def add_voice(
@@ -145,7 +145,7 @@ class VoiceStore:
         check_text(reference.text, "text")
         check_text(language, "language")
         voice = StoredVoice(
-            id=self._items.new_id(_VOICE),
+            id=self._storage.new_id(_VOICE),
             name=name,
             consent_id=consent_id,
             text=reference.text,
@@ -157,7 +157,7 @@ class VoiceStore:
             _AUDIO: to_wav(reference.samples, reference.sample_rate_hz),
             ABOUT: to_json(voice),
         }
-        with self._items.writing():
+        with self._storage.writing():
             self.consent(consent_id, param="consent")
             if any(other.name == name for other in self.voices()):
                 raise ConflictError(
@@ -165,13 +165,13 @@ class VoiceStore:
                     param="name",
                     code="voice_exists",
                 )
-            self._items.add(_VOICE, voice.id, files, _FEATURES)
+            self._storage.add(_VOICE, voice.id, files, _FEATURES)
         _audit.info("created voice %s with consent %s", voice.id, consent_id)
         return voice
 
     def voices(self) -> list[StoredVoice]:
         """Return every voice, the oldest first."""
-        ids = self._items.ids(_VOICE)
+        ids = self._storage.ids(_VOICE)
         with self._memory:
             known = {voice_id: self._known[voice_id] for voice_id in ids if voice_id in self._known}
         for voice_id in ids:
@@ -186,7 +186,7 @@ class VoiceStore:
 
     def find(self, id_or_name: str) -> StoredVoice | None:
         """Return the voice of that id, else the one of exactly that name, else None."""
-        if self._items.is_id(id_or_name):
+        if self._storage.is_id(id_or_name):
             return self._read_voice(id_or_name)
         with self._memory:
             known = next((v.id for v in self._known.values() if v.name == id_or_name), "")
@@ -221,7 +221,7 @@ class VoiceStore:
             if held is not None:
                 self._references.move_to_end(voice_id)
                 return held
-        data = self._items.read(_VOICE, voice_id, _AUDIO)
+        data = self._storage.read(_VOICE, voice_id, _AUDIO)
         if data is None:
             raise _no_voice(voice_id)
         sound = decode_as_is(data, param="voice")
@@ -231,7 +231,7 @@ class VoiceStore:
             sample_rate_hz=sound.sample_rate_hz,
             text=voice.text,
             id=voice_id,
-            features=self._items.path(_VOICE, voice_id) / _FEATURES,
+            features=self._storage.path(_VOICE, voice_id) / _FEATURES,
         )
         with self._memory:
             self._references[voice_id] = reference
@@ -246,9 +246,9 @@ class VoiceStore:
         Raises:
             NotFoundError: there is none of that id (`voice_not_found`).
         """
-        with self._items.writing():
+        with self._storage.writing():
             voice = self.voice(voice_id)
-            self._items.remove(_VOICE, voice_id)
+            self._storage.remove(_VOICE, voice_id)
         self._forget(voice_id)
         _audit.info("deleted voice %s with consent %s", voice_id, voice.consent_id)
 
@@ -258,16 +258,16 @@ class VoiceStore:
             self._references.pop(voice_id, None)
 
     def _read_consent(self, consent_id: str) -> Consent | None:
-        data = self._items.read(_CONSENT, consent_id, ABOUT)
+        data = self._storage.read(_CONSENT, consent_id, ABOUT)
         return from_json(Consent, consent_id, data)
 
     def _read_voice(self, voice_id: str) -> StoredVoice | None:
-        data = self._items.read(_VOICE, voice_id, ABOUT)
+        data = self._storage.read(_VOICE, voice_id, ABOUT)
         return from_json(StoredVoice, voice_id, data)
 
     def _check_name(self, name: str) -> None:
         check_name(name)
-        if self._items.is_id(name):
+        if self._storage.is_id(name):
             raise InvalidRequestError(
                 "name must not look like an id", param="name", code="invalid_value"
             )

@@ -14,7 +14,7 @@ from services.speech.messages import InputCancel, InputDone, InputText, SessionC
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from services.openai.inbox import Inbox
+    from services.server.live import Inbox
     from services.speech.messages import ClientMessage
 
 UTTERANCE_CHARACTERS: Final = 32 * 1024

@@ -27,14 +27,12 @@ says that nothing came for too long).
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
 from services.openai.events import new_id
-from services.openai.inbox import Inbox
 from services.openai.models import Models
 from services.openai.realtime import (
     BUFFER_EVENTS,
@@ -48,11 +46,13 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
+from services.racing import racing
+from services.server.live import LiveSession
 from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
-from services.transcription.hearing import Hearing
-from services.transcription.intake import Intake
+from services.transcription.input_buffer import InputBuffer
 from services.transcription.names import check_model
 from services.transcription.session import Session, SessionUpdate, updated
+from services.transcription.transcriber import Transcriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -105,8 +105,7 @@ class RealtimeSocket:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         offered = SUBPROTOCOL in scope.get("subprotocols", ())
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
-        inbox = Inbox()
-        await inbox.serve(receive, _Talk(self, session, inbox, scope, send).run())
+        await _Talk(self, session, models, scope, send).serve(receive)
 
 
 def _wanted(scope: Scope, models: Models) -> str:
@@ -128,21 +127,19 @@ def _wanted(scope: Scope, models: Models) -> str:
     return model
 
 
-class _Talk:
+class _Talk(LiveSession):
     """One connection: what is said on it, and when it ends."""
 
     def __init__(
-        self, socket: RealtimeSocket, session: Session, inbox: Inbox, scope: Scope, send: Send
+        self, socket: RealtimeSocket, session: Session, models: Models, scope: Scope, send: Send
     ) -> None:
+        super().__init__(scope, send)
         self._engine = socket.engine
-        self._models = Models(socket.models, role="transcription")
-        self._inbox = inbox
-        self._draining: asyncio.Event = scope["bentovox.draining"]
-        self._sending = send
-        self._hearing = Hearing(
-            socket.engine, self._send, scope["bentovox.slot"], socket.on_audio_seconds
+        self._models = models
+        self._transcriber = Transcriber(
+            socket.engine, self.send, self.slot, socket.on_audio_seconds
         )
-        self._intake = Intake(socket.engine, session, self._hearing, self._send)
+        self._buffer = InputBuffer(socket.engine, session, self._transcriber, self.send)
 
     async def run(self) -> None:
         """Serve the session until the server ends, or it cannot go on.
@@ -151,49 +148,29 @@ class _Talk:
             ServiceError: it cannot go on.
             HungUpError: the client has gone.
         """
-        hearing = asyncio.ensure_future(self._hearing.run())
-        listening = asyncio.ensure_future(self._listen())
-        try:
-            await asyncio.wait({hearing, listening}, return_when=asyncio.FIRST_COMPLETED)
+        async with racing(self._transcriber.run(), self._listen()) as (hearing, listening):
             if hearing.done():
                 await hearing
             fault = await listening
-            self._hearing.finish()
+            self._transcriber.finish()
             await hearing
             if fault is not None:
                 raise fault
-        finally:
-            for task in (hearing, listening):
-                task.cancel()
-            await asyncio.gather(hearing, listening, return_exceptions=True)
 
     async def _listen(self) -> ServiceError | None:
         """Take what the client says; return why no more is taken, None when the server ends."""
         fault: ServiceError | None = None
-        await self._send(server_event("session.created", session=self._intake.session.shown()))
+        await self.send(server_event("session.created", session=self._buffer.session.shown()))
         try:
-            while (said := await self._said()) is not None:
-                await self._answer(said)
+            while (message := await self._next()) is not None:
+                await self._answer(message)
         except DeadlineError as error:
             fault = error
-        await self._intake.finish()
+        await self._buffer.finish()
         return fault
 
-    async def _said(self) -> str | bytes | None:
-        """Wait for the client's next word; None when the server ends first.
-
-        Raises:
-            DeadlineError: nothing came for too long.
-        """
-        if self._draining.is_set():
-            return None
-        limit_s = TURN_S if self._intake.speaking else IDLE_S
-        try:
-            return await self._inbox.next_unless(self._draining, limit_s)
-        except TimeoutError as error:
-            raise DeadlineError(
-                f"no message came within {limit_s:g} s", code="idle_timeout"
-            ) from error
+    async def _next(self) -> str | bytes | None:
+        return await self.next_message(TURN_S if self._buffer.speaking else IDLE_S)
 
     async def _answer(self, said: str | bytes) -> None:
         event_id = None
@@ -202,28 +179,25 @@ class _Talk:
             event_id = event_id_of(fields)
             await self._do(parse_event(fields, _EVENTS))
         except ServiceError as error:
-            await self._send(fault_event(error, event_id))
+            await self.send(fault_event(error, event_id))
 
     async def _do(self, event: ClientEvent) -> None:
         if isinstance(event, AppendEvent):
-            await self._intake.append(event.data())
+            await self._buffer.append(event.data())
         elif isinstance(event, CommitEvent):
-            await self._intake.commit()
+            await self._buffer.commit()
         elif isinstance(event, ClearEvent):
-            await self._intake.clear()
+            await self._buffer.clear()
         elif isinstance(event, SessionUpdate):
-            session = updated(self._intake.session, event.session, self._engine, self._models)
-            await self._intake.follow(session)
-            await self._send(server_event("session.updated", session=session.shown()))
+            session = updated(self._buffer.session, event.session, self._engine, self._models)
+            await self._buffer.follow(session)
+            await self.send(server_event("session.updated", session=session.shown()))
         elif isinstance(event, BetaUpdate):
             with named_as_in_the_beta():
                 session = updated(
-                    self._intake.session, event.session.now(), self._engine, self._models
+                    self._buffer.session, event.session.now(), self._engine, self._models
                 )
-            await self._intake.follow(replace(session, beta=True))
-            await self._send(
+            await self._buffer.follow(replace(session, beta=True))
+            await self.send(
                 server_event("transcription_session.updated", session=shown_in_the_beta(session))
             )
-
-    async def _send(self, text: str) -> None:
-        await self._sending({"type": "websocket.send", "text": text})

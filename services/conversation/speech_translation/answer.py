@@ -6,15 +6,14 @@ what it means, and its sound, each with the number of its sentence.
 
 from __future__ import annotations
 
-import asyncio
-import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.encode import OUTPUT_RATE_HZ, encode, open_encoder
 from services.conversation.speech_translation.segments import Sentence, Sound, Tally, Translation
 from services.errors import InvalidRequestError
 from services.openai.events import EVENT_STREAM, chunk, event, stream_head
+from services.openai.speech_events import audio_delta, audio_done, audio_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
     from services.audio.formats import AudioFormat
     from services.conversation.speech_translation.segments import Item
 
-OUTPUT_TOKENS_PER_SECOND: Final = 20
-"""What `usage` counts of the audio made, as audio/speech does."""
-
-_ENCODED_AT_ONCE: Final = OUTPUT_RATE_HZ // 10
 _UNSPACED: Final = frozenset({"ja", "yue", "zh"})
 
 
@@ -72,6 +67,7 @@ class _Answer:
         self._tally = tally
         self._send = send
         self._encoder: Encoder = open_encoder(output.audio_format, OUTPUT_RATE_HZ)
+        self._sentence = 0
         self._before: list[bytes] | None = []  # events that wait for the first sound
 
     async def tell(self, fields: dict[str, object]) -> None:
@@ -90,34 +86,26 @@ class _Answer:
             for one in waiting:
                 await self._send(chunk(one))
         self._tally.samples += item.samples.size
-        for begin in range(0, item.samples.size, _ENCODED_AT_ONCE):
-            data = self._encoder.feed(item.samples[begin : begin + _ENCODED_AT_ONCE])
-            await self._audio(data, item.sentence.number)
-            await asyncio.sleep(0)  # sending need not yield, and others talk too
-        self._last = item.sentence.number
+        self._sentence = item.sentence.number
+        await encode(item.samples, OUTPUT_RATE_HZ, self._encoder, self._audio)
 
     async def end(self) -> None:
         if self._before is not None:
             raise InvalidRequestError(
                 "file holds no speech that could be translated", param="file", code="no_speech"
             )
-        await self._audio(self._encoder.finish(), self._last)
+        await self._audio(self._encoder.finish())
         if self._output.as_events:
-            await self._send(chunk(event({"type": "speech.audio.done", "usage": self._usage()})))
+            made = audio_tokens(self._tally.samples, OUTPUT_RATE_HZ)
+            await self._send(chunk(event(audio_done(self._tally.input_tokens, made))))
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _audio(self, data: bytes, sentence: int) -> None:
+    async def _audio(self, data: bytes) -> None:
         if not data:
             return
         if self._output.as_events:
-            encoded = base64.b64encode(data).decode("ascii")
-            data = event({"type": "speech.audio.delta", "audio": encoded, "sentence": sentence})
+            data = event(audio_delta(data, sentence=self._sentence))
         await self._send(chunk(data))
-
-    def _usage(self) -> dict[str, Any]:
-        made = -(-self._tally.samples * OUTPUT_TOKENS_PER_SECOND // OUTPUT_RATE_HZ)
-        heard = self._tally.input_tokens
-        return {"input_tokens": heard, "output_tokens": made, "total_tokens": heard + made}
 
 
 def _heard(sentence: Sentence) -> dict[str, object]:

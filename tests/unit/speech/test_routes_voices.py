@@ -376,7 +376,7 @@ async def test_without_a_store_nothing_is_there_and_nothing_can_be_kept() -> Non
 
 
 async def test_what_the_disk_refuses_is_507(served: Served, store: VoiceStore) -> None:
-    store._items._root.write_bytes(b"a file where the folder should be")
+    store._storage._root.write_bytes(b"a file where the folder should be")
     assert fault(await served.consent()) == (507, None, "storage_unavailable")
     assert fault(await served.speech(voice="Anna")) == (507, None, "storage_unavailable")
     assert (await served.speech(voice="echo")).status_code == 200

@@ -19,12 +19,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from services.audio.decode import decode
 from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
-from services.openai import inbox
 from services.openai.sockets import SPEECH
+from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.speech import session, unit, writing
+from services.speech import socket, unit, writing
 from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
 from services.speech.socket import SpeechSocket
@@ -639,7 +639,7 @@ async def _survives(said: list[str | bytes], *, configured: bool) -> None:
 async def test_a_client_that_never_configures_is_closed_with_3008(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "CONFIG_S", 0.02)
+    monkeypatch.setattr(socket, "CONFIG_S", 0.02)
     async with (await served()).talk(voice=None) as talk:
         assert (await talk.fault())[1] == "idle_timeout"
         assert await talk.close_code() == 3008
@@ -648,7 +648,7 @@ async def test_a_client_that_never_configures_is_closed_with_3008(
 async def test_silence_between_utterances_is_closed_with_3008(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "IDLE_S", 0.05)
+    monkeypatch.setattr(socket, "IDLE_S", 0.05)
     async with (await served()).talk() as talk:
         assert (await talk.fault())[1] == "idle_timeout"
         assert await talk.close_code() == 3008
@@ -892,7 +892,7 @@ async def test_a_slow_reader_holds_the_engine_back(served: Any) -> None:
 async def test_a_client_far_ahead_is_read_no_further(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "HELD_CHARACTERS", 200)
+    monkeypatch.setattr(live, "HELD_CHARACTERS", 200)
     role = await served(FakeEngine(delay_s=0.0005))
     async with role.talk() as talk:
         for text in ("ab" * 40,) * 6:

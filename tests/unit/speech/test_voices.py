@@ -369,7 +369,7 @@ def test_threads_that_add_delete_and_read_lose_nothing(tmp_path: Path) -> None:
 def test_a_writer_that_never_ends_makes_others_give_up_but_not_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.speech.items._LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr("services.speech.storage._LOCK_WAIT_S", 0.05)
     store = VoiceStore(tmp_path)
     made = with_voice(store)
     with (tmp_path / "lock").open("r+") as other:

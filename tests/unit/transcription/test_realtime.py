@@ -6,7 +6,6 @@ import asyncio
 import json
 from dataclasses import replace
 from typing import Any
-from unittest.mock import AsyncMock
 
 import av
 import numpy as np
@@ -15,7 +14,6 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from services.audio.pcm import to_bytes, to_int16
-from services.openai.inbox import Inbox
 from services.server.admission import Limits
 from services.transcription import realtime
 from services.transcription.engines.protocol import (
@@ -24,10 +22,8 @@ from services.transcription.engines.protocol import (
     GuessRequest,
     TranscriptionRequest,
 )
-from services.transcription.hearing import HELD_SAMPLES
-from services.transcription.item import Item
-from services.transcription.realtime import RealtimeSocket, _Talk
-from services.transcription.session import Session
+from services.transcription.transcriber import HELD_SAMPLES
+from services.transcription.turn import Turn
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import (
@@ -314,13 +310,13 @@ async def test_a_client_far_ahead_is_held_back(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
-    add = Item.add
+    add = Turn.add
 
-    def adding(item: Item, samples: Any, *, speech: bool) -> None:
+    def adding(item: Turn, samples: Any, *, speech: bool) -> None:
         add(item, samples, speech=speech)
         held.append(item.held)
 
-    monkeypatch.setattr(Item, "add", adding)
+    monkeypatch.setattr(Turn, "add", adding)
     role = await served(FakeEngine(delay_s=0.15))
     speech = to_bytes(said("|" * 8 + "abcdefg " * 250 + "|" * 8, RATE_HZ))  # 200 s, at once
     async with role.talk() as talk:
@@ -497,23 +493,6 @@ async def test_silence_in_a_turn_ends_it_with_what_was_said(
         assert (await talk.fault())[1] == "idle_timeout"
         assert await talk.close_code() == 3008
     assert role.shell.admission.in_use == 0
-
-
-async def test_what_came_in_the_moment_of_shutdown_is_not_lost() -> None:
-    engine, inbox, draining = FakeEngine(), Inbox(), asyncio.Event()
-    scope: Any = {"bentovox.draining": draining, "bentovox.slot": None}
-    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    socket = RealtimeSocket(engine, engine.models)
-    talk = _Talk(socket, Session("sess_1", "fake"), inbox, scope, AsyncMock())
-    filling = asyncio.create_task(inbox.fill(messages.get))
-    said = asyncio.create_task(talk._said())
-    for _ in range(5):
-        await asyncio.sleep(0)
-    messages.put_nowait({"type": "websocket.receive", "text": "the last word"})
-    draining.set()
-    assert await said == "the last word"
-    assert await talk._said() is None
-    filling.cancel()
 
 
 async def test_at_shutdown_the_turn_is_heard_to_its_end_and_1012_follows(served: Any) -> None:

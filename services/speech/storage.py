@@ -1,6 +1,6 @@
-"""Items on disk: folders of files that are there whole or not at all.
+"""Entries on disk: folders of files that are there whole or not at all.
 
-An item is made under a hidden name, synced, and renamed into its place; it is renamed out of sight
+An entry is made under a hidden name, synced, and renamed into its place; it is renamed out of sight
 before it is removed. So a process may be killed at any moment and several may share the root, also
 from other containers: a reader needs no lock, and whoever writes next sweeps up what was left.
 """
@@ -28,22 +28,22 @@ SETTING: Final = "BENTOVOX_SPEECH__STORE"
 """The variable that says where the root is."""
 
 ABOUT: Final = "about.json"
-"""The file that every item has: it is written last, and without it an item is none."""
+"""The file that every entry has: it is written last, and without it an entry is none."""
 
 _LOCK_WAIT_S: Final = 10.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _HIDDEN: Final = (".new-", ".gone-")
 
 
-class Items:
-    """The items of one root: `<root>/<kind>/<id>/<file>`.
+class Storage:
+    """The entries of one root: `<root>/<kind>/<id>/<file>`.
 
     An id is `<prefix>_` and 32 hexadecimal digits, made here; what is no id is never a path.
     Files have mode 0600 and folders 0700: they hold recordings of people.
     """
 
     def __init__(self, root: Path, kinds: Mapping[str, str]) -> None:
-        """Keep items under `root`, which is made by the first write.
+        """Keep entries under `root`, which is made by the first write.
 
         Args:
             root: a folder of this store's own.
@@ -64,32 +64,32 @@ class Items:
         """Return whether `text` has the form of an id of these kinds, or of any."""
         return any(self._form[kind].fullmatch(text) for kind in kinds or self._form)
 
-    def path(self, kind: str, item_id: str) -> Path:
-        """Return an item's folder; `item_id` must be an id."""
-        if not self.is_id(item_id, kind):
+    def path(self, kind: str, entry_id: str) -> Path:
+        """Return an entry's folder; `entry_id` must be an id."""
+        if not self.is_id(entry_id, kind):
             raise ValueError("what is no id is never a path")
-        return self._root / kind / item_id
+        return self._root / kind / entry_id
 
     def ids(self, kind: str) -> list[str]:
-        """Return the id of every item, in no order; one may go before it is read.
+        """Return the id of every entry, in no order; one may go before it is read.
 
         Raises:
             StorageError: the folder cannot be read.
         """
         with _storage("read"):
-            return [item.name for item in self._folders(kind) if (item / ABOUT).exists()]
+            return [entry.name for entry in self._folders(kind) if (entry / ABOUT).exists()]
 
-    def read(self, kind: str, item_id: str, file: str) -> bytes | None:
-        """Return a file of an item, or None where there is no such item (any more).
+    def read(self, kind: str, entry_id: str, file: str) -> bytes | None:
+        """Return a file of an entry, or None where there is no such entry (any more).
 
         Raises:
             StorageError: it cannot be read.
         """
-        if not self.is_id(item_id, kind):
+        if not self.is_id(entry_id, kind):
             return None
         with _storage("read"):
             try:
-                return (self._root / kind / item_id / file).read_bytes()
+                return (self._root / kind / entry_id / file).read_bytes()
             except FileNotFoundError:
                 return None
 
@@ -114,9 +114,9 @@ class Items:
         finally:
             self._writers.release()
 
-    def add(self, kind: str, item_id: str, files: Mapping[str, bytes], *folders: str) -> None:
-        """Make an item of files and empty folders; only while `writing`."""
-        hidden = self._root / kind / f"{_HIDDEN[0]}{item_id}"
+    def add(self, kind: str, entry_id: str, files: Mapping[str, bytes], *folders: str) -> None:
+        """Make an entry of files and empty folders; only while `writing`."""
+        hidden = self._root / kind / f"{_HIDDEN[0]}{entry_id}"
         try:
             hidden.mkdir(mode=0o700)
             for folder in folders:
@@ -124,15 +124,15 @@ class Items:
             for name, data in files.items():
                 _write(hidden / name, data)
             _sync(hidden)
-            hidden.rename(self._root / kind / item_id)
+            hidden.rename(self._root / kind / entry_id)
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
         _sync(self._root / kind)
 
-    def replace(self, kind: str, item_id: str, file: str, data: bytes) -> None:
+    def replace(self, kind: str, entry_id: str, file: str, data: bytes) -> None:
         """Put another file in the place of one, at once; only while `writing`."""
-        folder = self.path(kind, item_id)
+        folder = self.path(kind, entry_id)
         fresh = folder / f"{_HIDDEN[0]}{file}"
         try:
             _write(fresh, data)
@@ -143,10 +143,10 @@ class Items:
             raise
         _sync(folder)
 
-    def remove(self, kind: str, item_id: str) -> None:
-        """Take an item away with all that is in it; only while `writing`."""
-        hidden = self._root / kind / f"{_HIDDEN[1]}{item_id}"
-        self.path(kind, item_id).rename(hidden)
+    def remove(self, kind: str, entry_id: str) -> None:
+        """Take an entry away with all that is in it; only while `writing`."""
+        hidden = self._root / kind / f"{_HIDDEN[1]}{entry_id}"
+        self.path(kind, entry_id).rename(hidden)
         _sync(self._root / kind)
         shutil.rmtree(hidden, ignore_errors=True)  # what is left, the next sweep finds
 
@@ -163,8 +163,8 @@ class Items:
                 for folder in (self._root / kind).iterdir()
                 if folder.name.startswith(_HIDDEN)
             ]
-            # An item may come back without its metadata when an engine writes while it goes.
-            left += [item for item in self._folders(kind) if not (item / ABOUT).exists()]
+            # An entry may come back without its metadata when an engine writes while it goes.
+            left += [entry for entry in self._folders(kind) if not (entry / ABOUT).exists()]
             for folder in left:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -39,7 +39,7 @@ class Piece:
     speech: bool
 
 
-class Item:
+class Turn:
     """A turn, from its first sound to its text.
 
     Attributes:

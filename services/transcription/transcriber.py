@@ -19,6 +19,7 @@ from services.audio.pcm import duration_s
 from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
+from services.racing import racing
 from services.server.websocket import HungUpError
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.partials import StableText, continues, gap
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Hypothesis, Token, TranscriptionEngine
-    from services.transcription.item import Item
+    from services.transcription.turn import Turn
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -51,13 +52,13 @@ class _Transcript:
     """What a turn came to so far.
 
     Attributes:
-        item: the turn.
+        turn: the turn.
         text: of the pieces that are heard.
         language: once it is known; that of the session counts before.
         logprobs: of the text, where they are wanted.
     """
 
-    item: Item
+    turn: Turn
     text: str
     language: str | None
     logprobs: list[Token]
@@ -65,11 +66,11 @@ class _Transcript:
     @property
     def prompt(self) -> str:
         """What the next piece follows."""
-        return f"{self.item.session.prompt} {self.text[-_PROMPT_CHARACTERS:]}".strip()
+        return f"{self.turn.session.prompt} {self.text[-_PROMPT_CHARACTERS:]}".strip()
 
 
-class Hearing:
-    """Hears the items that `begin` was given; holds a slot while there is one to hear."""
+class Transcriber:
+    """Hears the turns that `begin` was given; holds a slot while there is one to hear."""
 
     def __init__(
         self,
@@ -82,36 +83,36 @@ class Hearing:
         self._send = send
         self._slot = slot
         self._on_audio_seconds = on_audio_seconds
-        self._items: deque[Item] = deque()
+        self._turns: deque[Turn] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._finishing = False
         self._work: asyncio.Task[None] | None = None
 
-    def begin(self, item: Item) -> None:
-        """Hear this item after those before it; its sound may still be coming."""
-        self._items.append(item)
+    def begin(self, turn: Turn) -> None:
+        """Hear this turn after those before it; its sound may still be coming."""
+        self._turns.append(turn)
         self._news.set()
 
-    def drop(self, item: Item) -> None:
-        """Hear this item no further; nothing more is said of it."""
-        item.drop()
-        if self._work is not None and self._items[0] is item:
+    def drop(self, turn: Turn) -> None:
+        """Hear this turn no further; nothing more is said of it."""
+        turn.drop()
+        if self._work is not None and self._turns[0] is turn:
             self._work.cancel()
 
     def finish(self) -> None:
-        """Have `run` return after the items that there are."""
+        """Have `run` return after the turns that there are."""
         self._finishing = True
         self._news.set()
 
     async def room(self) -> None:
         """Wait until no more than `HELD_SAMPLES` are still to be heard."""
-        while sum(item.held for item in self._items) > HELD_SAMPLES:
+        while sum(turn.held for turn in self._turns) > HELD_SAMPLES:
             self._room.clear()
             await self._room.wait()
 
     async def run(self) -> None:
-        """Hear items until `finish`.
+        """Hear turns until `finish`.
 
         Raises:
             OverloadedError: no slot.
@@ -120,61 +121,61 @@ class Hearing:
         """
         while await self._due():
             async with self._slot():
-                while self._items and self._items[0].due:
-                    if not self._items[0].dropped:
-                        await self._hear_unless_dropped(self._items[0])
-                    self._items.popleft()
+                while self._turns and self._turns[0].due:
+                    if not self._turns[0].dropped:
+                        await self._hear_unless_dropped(self._turns[0])
+                    self._turns.popleft()
                     self._room.set()
 
     async def _due(self) -> bool:
         """Wait until there is something to hear; False if that will not be."""
-        while not self._items:
+        while not self._turns:
             if self._finishing:
                 return False
             self._news.clear()
             await self._news.wait()
-        await self._items[0].until_due()
+        await self._turns[0].until_due()
         return True
 
-    async def _hear_unless_dropped(self, item: Item) -> None:
-        self._work = asyncio.ensure_future(self._hear(item))
+    async def _hear_unless_dropped(self, turn: Turn) -> None:
+        self._work = asyncio.ensure_future(self._hear(turn))
         try:
             await self._work
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not item.dropped or (task is not None and task.cancelling()):
+            if not turn.dropped or (task is not None and task.cancelling()):
                 raise
         finally:
             self._work = None
 
-    async def _hear(self, item: Item) -> None:
+    async def _hear(self, turn: Turn) -> None:
         try:
-            await self._say(item)
+            await self._say(turn)
         except (HungUpError, OverloadedError):
             raise
         except ServiceError as error:
-            await self._failed(item, error)
+            await self._failed(turn, error)
             if isinstance(error, UnavailableError):
                 raise
         except Exception:
-            log.exception("live transcription broke off after %d samples", item.samples)
+            log.exception("live transcription broke off after %d samples", turn.samples)
             engine = self._engine.name
             await self._failed(
-                item, EngineError(f"the {engine} engine failed", code="engine_failed")
+                turn, EngineError(f"the {engine} engine failed", code="engine_failed")
             )
 
-    async def _failed(self, item: Item, error: ServiceError) -> None:
-        item.drop()
-        await self._tell("failed", item, error=fault_of(error))
+    async def _failed(self, turn: Turn, error: ServiceError) -> None:
+        turn.drop()
+        await self._tell("failed", turn, error=fault_of(error))
 
-    async def _say(self, item: Item) -> None:
-        said = _Transcript(item, "", None, [])
+    async def _say(self, turn: Turn) -> None:
+        said = _Transcript(turn, "", None, [])
         while True:
             stable = StableText()
-            if not item.session.logprobs:  # they are known of the final text only
+            if not turn.session.logprobs:  # they are known of the final text only
                 await self._guess(said, stable)
-            await item.until_complete()
-            piece = item.take()
+            await turn.until_complete()
+            piece = turn.take()
             self._room.set()
             if piece is None:
                 break
@@ -184,15 +185,15 @@ class Hearing:
             said.logprobs += logprobs
             if rest := text[len(stable.text) :]:
                 lead = "" if stable.text else gap(said.text, rest)
-                more = {"logprobs": _shown(logprobs)} if item.session.logprobs else {}
-                await self._tell("delta", item, delta=lead + rest, **more)
+                more = {"logprobs": _shown(logprobs)} if turn.session.logprobs else {}
+                await self._tell("delta", turn, delta=lead + rest, **more)
             said.text += gap(said.text, text) + text
-        seconds = duration_s(item.samples, SAMPLE_RATE_HZ)
-        more = {"logprobs": _shown(said.logprobs)} if item.session.logprobs else {}
+        seconds = duration_s(turn.samples, SAMPLE_RATE_HZ)
+        more = {"logprobs": _shown(said.logprobs)} if turn.session.logprobs else {}
         self._on_audio_seconds(seconds)
         await self._tell(
             "completed",
-            item,
+            turn,
             transcript=said.text,
             usage={"type": "duration", "seconds": round(seconds, 3)},
             **more,
@@ -200,15 +201,15 @@ class Hearing:
 
     async def _guess(self, said: _Transcript, stable: StableText) -> None:
         """Say what is stable of the piece that comes, until it is complete."""
-        item = said.item
+        turn = said.turn
         before = seen = 0
         size = FIRST_SAMPLES
         while True:
             # What was said last is guessed at twice, and then no more until more is said.
-            await item.until_grown(size, since=before)
-            if item.complete:
+            await turn.until_grown(size, since=before)
+            if turn.complete:
                 return
-            sound = item.sound()
+            sound = turn.sound()
             before, seen = seen, sound.size
             began = time.monotonic()
             guess = await self._unless_complete(said, stable, sound)
@@ -221,32 +222,26 @@ class Hearing:
             if new := stable.add(guess.text):
                 said.language = guess.language
                 lead = gap(said.text, new) if is_first else ""
-                await self._tell("delta", item, delta=lead + new)
+                await self._tell("delta", turn, delta=lead + new)
 
     async def _unless_complete(
         self, said: _Transcript, stable: StableText, sound: Samples
     ) -> Hypothesis | None:
         """Return a guess, or None when the piece is complete first: then it comes too late."""
-        guessing = asyncio.ensure_future(self._asked(said, stable, sound))
-        complete = asyncio.ensure_future(said.item.until_complete())
-        try:
-            await asyncio.wait({guessing, complete}, return_when=asyncio.FIRST_COMPLETED)
+        work = (self._asked(said, stable, sound), said.turn.until_complete())
+        async with racing(*work) as (guessing, _):
             return guessing.result() if guessing.done() else None
-        finally:
-            for task in (guessing, complete):
-                task.cancel()
-            await asyncio.gather(guessing, complete, return_exceptions=True)
 
     async def _asked(self, said: _Transcript, stable: StableText, sound: Samples) -> Hypothesis:
         return await self._engine.guess(
-            said.item.session.guess(sound, stable.text, said.prompt, said.language)
+            said.turn.session.guess(sound, stable.text, said.prompt, said.language)
         )
 
     async def _final(
         self, said: _Transcript, stable: StableText, piece: Samples
     ) -> tuple[str, list[Token]]:
         """Return the text of a piece, which continues what is stable of it, and its tokens."""
-        request = said.item.session.request(piece, said.prompt, said.language)
+        request = said.turn.session.request(piece, said.prompt, said.language)
         texts: list[str] = []
         logprobs: list[Token] = []
         async with aclosing(self._engine.transcribe(request)) as segments:
@@ -259,8 +254,8 @@ class Hearing:
         text = (await self._asked(said, stable, piece)).text.strip()
         return (text if continues(text, stable.text) else stable.text), []
 
-    async def _tell(self, kind: str, item: Item, **fields: object) -> None:
-        await self._send(server_event(_KIND + kind, item_id=item.id, content_index=0, **fields))
+    async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
+        await self._send(server_event(_KIND + kind, item_id=turn.id, content_index=0, **fields))
 
 
 def _shown(tokens: list[Token]) -> list[dict[str, object]]:

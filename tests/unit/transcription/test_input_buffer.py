@@ -4,9 +4,9 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from services.transcription.hearing import Hearing
-from services.transcription.intake import Intake
+from services.transcription.input_buffer import InputBuffer
 from services.transcription.session import Session
+from services.transcription.transcriber import Transcriber
 from tests.fakes.transcription_engine import FakeEngine
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ async def _send(_text: str) -> None:
 
 async def test_others_talk_while_a_minute_that_came_at_once_is_taken_in() -> None:
     engine = FakeEngine()
-    intake = Intake(
-        engine, Session("sess_1", "fake"), Hearing(engine, _send, _slot, lambda _: None), _send
+    buffer = InputBuffer(
+        engine, Session("sess_1", "fake"), Transcriber(engine, _send, _slot, lambda _: None), _send
     )
-    taking = asyncio.create_task(intake.append(bytes(60 * BYTES_A_SECOND)))
+    taking = asyncio.create_task(buffer.append(bytes(60 * BYTES_A_SECOND)))
     turns = 0
     while not taking.done():
         turns += 1

@@ -18,9 +18,9 @@ from services.transcription.engines.protocol import (
     Hypothesis,
     Segment,
 )
-from services.transcription.hearing import Hearing
-from services.transcription.item import PIECE_SAMPLES, Item
 from services.transcription.session import Session
+from services.transcription.transcriber import Transcriber
+from services.transcription.turn import PIECE_SAMPLES, Turn
 from tests.fakes.transcription_engine import FakeEngine
 
 if TYPE_CHECKING:
@@ -67,19 +67,19 @@ async def told(engine: Teller, halves: int) -> list[dict[str, Any]]:
     async def send(text: str) -> None:
         events.append(json.loads(text))
 
-    hearing = Hearing(engine, send, _slot, lambda _seconds: None)
-    running = asyncio.create_task(hearing.run())
-    item = Item(Session("sess_1", "fake"), audible=True)
-    hearing.begin(item)
+    transcriber = Transcriber(engine, send, _slot, lambda _seconds: None)
+    running = asyncio.create_task(transcriber.run())
+    turn = Turn(Session("sess_1", "fake"), audible=True)
+    transcriber.begin(turn)
     for _ in range(halves):
-        item.add(NOISE, speech=True)
+        turn.add(NOISE, speech=True)
         for _ in range(12):
             await asyncio.sleep(0)
-    item.end()
-    hearing.finish()
+    turn.end()
+    transcriber.finish()
     async with asyncio.timeout(5):
         await running
-    assert item.held == 0
+    assert turn.held == 0
     return events
 
 

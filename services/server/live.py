@@ -1,0 +1,149 @@
+"""What every live session stands on: a client that talks over a WebSocket for as long as it likes.
+
+A role's session is a `LiveSession`. Its client is read ahead, within a bound, so that a hang-up is
+seen while the engine is at work. The session waits for the client's next message, for the end of
+the server or for a deadline, whichever is first, and holds a slot only while there is work.
+Whatever it raises becomes an error and a close code in `services.server.websocket`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from services.errors import DeadlineError
+from services.racing import racing
+from services.server.websocket import error_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from starlette.types import Receive, Scope, Send
+
+    from services.errors import ServiceError
+
+HELD_CHARACTERS: Final = 256 * 1024
+"""A client that is further ahead is not read until some of its messages were taken."""
+
+_MESSAGE: Final = 64  # what an empty one weighs
+
+
+class Inbox:
+    """What the client has sent and nobody has looked at yet, in order and bounded."""
+
+    def __init__(self) -> None:
+        self._messages: deque[str | bytes] = deque()
+        self._weight = 0
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    async def fill(self, receive: Receive) -> None:
+        """Take messages until the client hangs up.
+
+        Raises:
+            ServiceError: whatever `receive` refuses.
+        """
+        while (message := await receive())["type"] == "websocket.receive":
+            data = message.get("bytes")
+            self.put(message["text"] if data is None else data)
+            while self._weight > HELD_CHARACTERS:
+                self._room.clear()
+                await self._room.wait()
+
+    def put(self, message: str | bytes) -> None:
+        """Add a message."""
+        self._messages.append(message)
+        self._weight += len(message) + _MESSAGE
+        self._filled.set()
+
+    def take(self) -> str | bytes:
+        """Take the oldest message away; there has to be one."""
+        message = self._messages.popleft()
+        self._weight -= len(message) + _MESSAGE
+        self._room.set()
+        return message
+
+    async def filled(self) -> None:
+        """Wait until there is a message; it stays."""
+        while not self._messages:
+            self._filled.clear()
+            await self._filled.wait()
+
+    async def next(self) -> str | bytes:
+        """Wait for the next message and take it; nothing is lost if that is cancelled."""
+        await self.filled()
+        return self.take()
+
+
+class LiveSession(ABC):
+    """One accepted WebSocket, from its first message to its end.
+
+    Attributes:
+        inbox: what the client has sent.
+        slot: holds a slot of the role for a `with` block; raises `OverloadedError`.
+    """
+
+    def __init__(self, scope: Scope, send: Send, inbox: Inbox | None = None) -> None:
+        """Begin on the connection of `scope`; `inbox` may be one that looks at what comes."""
+        self.inbox = Inbox() if inbox is None else inbox
+        self.slot: Callable[[], AbstractAsyncContextManager[None]] = scope["bentovox.slot"]
+        self._draining: asyncio.Event = scope["bentovox.draining"]
+        self._left: int | None = None  # how many messages are taken yet, once the server ends
+        self._asgi_send = send
+
+    async def serve(self, receive: Receive) -> None:
+        """Run the session until it ends or the client hangs up.
+
+        Raises:
+            ServiceError: it cannot go on.
+        """
+        async with racing(self.inbox.fill(receive), self.run()) as (reading, running):
+            await (running if running.done() else reading)
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Talk with the client until there is nothing more to say.
+
+        Raises:
+            ServiceError: the session cannot go on.
+            HungUpError: the client has gone.
+        """
+
+    async def next_message(self, within_s: float, what: str = "message") -> str | bytes | None:
+        """Return the client's next message; None when the server ends.
+
+        What had come by then is returned first.
+
+        Raises:
+            DeadlineError: no `what` came within `within_s`.
+        """
+        # Also where there is one already: a client that is far ahead is not alone here.
+        async with racing(self.inbox.filled(), self._draining.wait(), within_s=within_s):
+            pass
+        if self._draining.is_set():
+            left = len(self.inbox) if self._left is None else self._left
+            self._left = max(0, left - 1)
+            return self.inbox.take() if left and self.inbox else None
+        if self.inbox:
+            return self.inbox.take()
+        raise DeadlineError(f"no {what} came within {within_s:g} s", code="idle_timeout")
+
+    async def send(self, message: str | bytes) -> None:
+        """Send text, or bytes; wait for a client that is far behind.
+
+        Raises:
+            HungUpError: the client has gone.
+        """
+        sent: dict[str, Any] = {"type": "websocket.send"}
+        sent["text" if isinstance(message, str) else "bytes"] = message
+        await self._asgi_send(sent)
+
+    async def tell(self, error: ServiceError) -> None:
+        """Send an error event; the session goes on."""
+        await self.send(error_event(error))
