@@ -19,7 +19,6 @@ from ci import docker, groups, specs
 from ci.engine import registry
 from ci.errors import CiError
 from ci.layers import archive
-from ci.layers.base import on_base
 from ci.layers.gates import Look, judge
 from ci.layers.holds import holds
 from ci.paths import ROOT
@@ -79,7 +78,7 @@ class Run:
     def look(self, made: Made) -> Look:
         """Read the image and hold it to the gates."""
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
-        look = Look.at(on_base(archive.read(made.name)))
+        look = Look.at(archive.on_base(archive.read(made.name)))
         layers = [
             Layer(holds(one), one.number <= look.image.shared, one.raw_bytes, one.compressed_bytes)
             for one in look.image.layers

@@ -13,8 +13,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci.cosyvoice.errors import CodeError
 from ci.cosyvoice.pins import is_kept
+from ci.errors import CiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def from_tarball(path: Path, package: str) -> Files:
     """Return the kept files of `package`, and its licence, from GitHub's archive of a commit.
 
     Raises:
-        CodeError: it is no such archive, holds a link in the place of a file, or is far too large.
+        CiError: it is no such archive, holds a link in the place of a file, or is far too large.
     """
     files: Files = {}
     unpacked = 0
@@ -46,17 +46,17 @@ def from_tarball(path: Path, package: str) -> Files:
             for count, member in enumerate(archive):
                 unpacked += max(member.size, 0)
                 if count >= _ENTRIES or unpacked > _UNPACKED_BYTES:
-                    raise CodeError(f"{path.name} is far larger than upstream's code")
+                    raise CiError(f"{path.name} is far larger than upstream's code")
                 name = member.name.partition("/")[2]  # without the folder named for the commit
                 if name == "LICENSE":
                     name = f"{package}/LICENSE"
                 elif not (is_kept(name) and name.startswith(f"{package}/")):
                     continue
                 if not member.isfile():
-                    raise CodeError(f"{path.name}: {member.name} is a link or no file")
+                    raise CiError(f"{path.name}: {member.name} is a link or no file")
                 _read(files, name, member.size, lambda: archive.extractfile(member))  # noqa: B023
     except _BROKEN as error:
-        raise CodeError(f"{path.name} cannot be read: {error}") from error
+        raise CiError(f"{path.name} cannot be read: {error}") from error
     return files
 
 
@@ -64,7 +64,7 @@ def from_wheel(path: Path) -> Files:
     """Return the kept files of both packages, and their licences, from the pinned wheel.
 
     Raises:
-        CodeError: it is no wheel, or is far too large.
+        CiError: it is no wheel, or is far too large.
     """
     files: Files = {}
     try:
@@ -74,7 +74,7 @@ def from_wheel(path: Path) -> Files:
                 if name:
                     _read(files, name, entry.file_size, lambda: archive.open(entry))  # noqa: B023
     except _BROKEN as error:
-        raise CodeError(f"{path.name} cannot be read: {error}") from error
+        raise CiError(f"{path.name} cannot be read: {error}") from error
     return _with_matcha_license(files)
 
 
@@ -82,7 +82,7 @@ def from_installed_wheel(folder: Path) -> Files:
     """Return what `from_wheel` does, from a folder that an installer unpacked the wheel into.
 
     Raises:
-        CodeError: a link in the place of a file, or it is far too large.
+        CiError: a link in the place of a file, or it is far too large.
     """
     files: Files = {}
     roots = (folder / _IN_WHEEL, *folder.glob("xinference-*.dist-info"))
@@ -98,7 +98,7 @@ def from_folder(folder: Path) -> Files:
     """Return the kept files and licences that a checkout, or a copy made before, has.
 
     Raises:
-        CodeError: a link in the place of a file, or it is far too large.
+        CiError: a link in the place of a file, or it is far too large.
     """
     files: Files = {}
     matcha = (folder / place for place in _MATCHA_IN_CHECKOUT)
@@ -137,26 +137,26 @@ def _walk(root: Path) -> list[Path]:
     for folder, _, names in os.walk(root):
         found += [Path(folder, name) for name in names]
         if len(found) > _ENTRIES:
-            raise CodeError(f"{root} is far larger than upstream's code")
+            raise CiError(f"{root} is far larger than upstream's code")
     return sorted(found)
 
 
 def _read_file(files: Files, name: str, path: Path) -> None:
     if path.is_symlink() or not path.is_file():
-        raise CodeError(f"{path} is a link or no file")
+        raise CiError(f"{path} is a link or no file")
     try:
         _read(files, name, path.stat().st_size, lambda: path.open("rb"))
     except OSError as error:
-        raise CodeError(f"{path} cannot be read: {error.strerror}") from error
+        raise CiError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _read(files: Files, name: str, size: int, opened: Callable[[], IO[bytes] | None]) -> None:
     """Add a file of `size` bytes, as far as it was announced, to `files`."""
     kept = sum(map(len, files.values()))
     if size > _FILE_BYTES or kept + size > _KEPT_BYTES:
-        raise CodeError(f"{name} is far larger than upstream's")
+        raise CiError(f"{name} is far larger than upstream's")
     stream = opened()
     if stream is None:
-        raise CodeError(f"{name} is no file")
+        raise CiError(f"{name} is no file")
     with stream:
         files[name] = stream.read(size)

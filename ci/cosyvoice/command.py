@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice import install, sources
-from ci.cosyvoice.errors import CodeError
+from ci.errors import CiError
 from ci.progress import say
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return 0
             code = _get(options)
             install.put(code, into)
-    except (CodeError, OSError) as error:
+    except (CiError, OSError) as error:
         say(f"python -m ci cosyvoice: {error}")
         return 1
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Final
 
-from ci.cosyvoice.errors import CodeError
+from ci.errors import CiError
 from ci.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ def fetch(url: str, path: Path, *, timeout_s: float) -> None:
     """Write what `url` answers to `path`; `timeout_s` bounds each wait, not the whole.
 
     Raises:
-        CodeError: it cannot be reached, refuses, breaks off or sends too much.
+        CiError: it cannot be reached, refuses, breaks off or sends too much.
     """
     if not url.startswith(("https://", "http://")):
-        raise CodeError(f"{url} is no http or https address")
+        raise CiError(f"{url} is no http or https address")
     request = urllib.request.Request(url, headers={"User-Agent": "bentovox"})  # noqa: S310  above
     opener = urllib.request.build_opener()  # reads the proxies of this moment
     try:
@@ -37,12 +37,12 @@ def fetch(url: str, path: Path, *, timeout_s: float) -> None:
                     done += file.write(chunk)
                     progress.at(done)
                     if done > _LIMIT_BYTES:
-                        raise CodeError(f"{url} sends more than {_LIMIT_BYTES >> 20} MiB")
+                        raise CiError(f"{url} sends more than {_LIMIT_BYTES >> 20} MiB")
     except urllib.error.HTTPError as error:
         with error:
-            raise CodeError(f"{url} answers {error.code} {error.reason}") from error
+            raise CiError(f"{url} answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise CodeError(f"{url} cannot be reached: {reason or type(error).__name__}") from error
+        raise CiError(f"{url} cannot be reached: {reason or type(error).__name__}") from error
     if total is not None and done != total:
-        raise CodeError(f"{url} broke off after {done} of {total} bytes")
+        raise CiError(f"{url} broke off after {done} of {total} bytes")

@@ -14,8 +14,8 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice.archives import from_installed_wheel, from_wheel
-from ci.cosyvoice.errors import CodeError
 from ci.cosyvoice.pins import WHEEL, WHEEL_BYTES, WHEEL_SHA256, WHEEL_VERSION
+from ci.errors import CiError
 from ci.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def from_index(work: Path) -> Files:
     """Return what is kept of the wheel; `work` is an empty folder for whatever is downloaded.
 
     Raises:
-        CodeError: there is neither pip nor uv, or it failed; the message has its own last words.
+        CiError: there is neither pip nor uv, or it failed; the message has its own last words.
     """
     requirement = work / "requirements.txt"
     requirement.write_text(f"{WHEEL}=={WHEEL_VERSION} --hash=sha256:{WHEEL_SHA256}\n")
@@ -43,7 +43,7 @@ def from_index(work: Path) -> Files:
         _run([*command, *pip, *quiet, f"--dest={target}", f"--requirement={requirement}"], work)
         wheels = list(target.glob("*.whl"))
         if len(wheels) != 1:
-            raise CodeError(f"pip downloaded {len(wheels)} wheels where one was asked for")
+            raise CiError(f"pip downloaded {len(wheels)} wheels where one was asked for")
         return from_wheel(wheels[0])
     uv = ("pip", "install", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet")
     place = (f"--target={target}", f"--python={sys.executable}")
@@ -59,7 +59,7 @@ def _installer() -> tuple[str, list[str]]:
     for name in ("uv", "pip"):
         if found := shutil.which(name):
             return name, [found]
-    raise CodeError(f"neither pip nor uv is here to ask the package index ({sys.executable})")
+    raise CiError(f"neither pip nor uv is here to ask the package index ({sys.executable})")
 
 
 def _run(command: list[str], work: Path) -> None:
@@ -85,7 +85,7 @@ def _run(command: list[str], work: Path) -> None:
         if process.returncode == 0:
             progress.at(WHEEL_BYTES)
     if process.returncode:
-        raise CodeError(f"the package index: {_last_words(log.read_text(errors='replace'))}")
+        raise CiError(f"the package index: {_last_words(log.read_text(errors='replace'))}")
 
 
 def _bytes_in(folder: Path) -> int:

@@ -10,8 +10,8 @@ import shutil
 from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice.archives import from_folder
-from ci.cosyvoice.errors import CodeError
 from ci.cosyvoice.sources import verified
+from ci.errors import CiError
 from ci.progress import say
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def there(into: Path) -> Origin | None:
     try:
         said = json.loads((into / SOURCE).read_text(encoding="utf-8"))
         origin = verified(from_folder(into), str(into)).origin
-    except (OSError, ValueError, CodeError):
+    except (OSError, ValueError, CiError):
         return None
     return origin if said == _source(origin) else None
 
@@ -54,13 +54,13 @@ def put(code: Code, into: Path) -> None:
     """Make `into` hold the code and nothing else; it is whole or as it was, never half.
 
     Raises:
-        CodeError: something else is in that folder.
+        CiError: something else is in that folder.
         OSError: it cannot be written.
     """
     if into.is_symlink() or (into.exists() and not into.is_dir()):
-        raise CodeError(f"{into} is no folder")
+        raise CiError(f"{into} is no folder")
     if into.is_dir() and any(into.iterdir()) and not (into / SOURCE).is_file():
-        raise CodeError(f"{into} holds something else: name another folder with --into")
+        raise CiError(f"{into} holds something else: name another folder with --into")
     part = into.parent / f".{into.name}.{os.getpid()}.part"
     old = into.parent / f".{into.name}.{os.getpid()}.old.part"
     try:

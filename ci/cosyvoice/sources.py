@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice.archives import from_folder, from_tarball
-from ci.cosyvoice.errors import CodeError
 from ci.cosyvoice.fetch import fetch
 from ci.cosyvoice.index import from_index
 from ci.cosyvoice.pins import COSYVOICE, COSYVOICE_COMMIT, MATCHA, MATCHA_COMMIT, tree_hash
+from ci.errors import CiError
 from ci.progress import say
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def github(base: str, *, timeout_s: float) -> Code:
     """Return families 1, 2 and 3 from GitHub, or from a mirror of its archives at `base`.
 
     Raises:
-        CodeError: it cannot be reached or is not what is pinned.
+        CiError: it cannot be reached or is not what is pinned.
     """
     files: Files = {}
     with tempfile.TemporaryDirectory(prefix="bentovox-") as work:
@@ -59,7 +59,7 @@ def pypi() -> Code:
     """Return families 1 and 2 from the wheel on the user's package index.
 
     Raises:
-        CodeError: it cannot be had or is not what is pinned.
+        CiError: it cannot be had or is not what is pinned.
     """
     with tempfile.TemporaryDirectory(prefix="bentovox-") as work:
         return verified(from_index(Path(work)), "the wheel")
@@ -69,13 +69,13 @@ def folders(paths: Iterable[Path]) -> Code:
     """Return the code of checkouts or earlier copies; the first that has a package gives it.
 
     Raises:
-        CodeError: a package is missing or is not what is pinned.
+        CiError: a package is missing or is not what is pinned.
     """
     files: Files = {}
     places = list(paths)
     for path in places:
         if not path.is_dir():
-            raise CodeError(f"{path} is no folder")
+            raise CiError(f"{path} is no folder")
         have = {name.partition("/")[0] for name in files}
         found = from_folder(path)
         files |= {name: data for name, data in found.items() if name.partition("/")[0] not in have}
@@ -86,16 +86,16 @@ def auto(base: str, *, timeout_s: float) -> Code:
     """Return the code from GitHub or, where that fails, from the package index; say which.
 
     Raises:
-        CodeError: neither has it.
+        CiError: neither has it.
     """
     try:
         return github(base, timeout_s=timeout_s)
-    except CodeError as error:
+    except CiError as error:
         say(f"Not from GitHub: {error}")
         try:
             return pypi()
-        except CodeError as second:
-            raise CodeError(
+        except CiError as second:
+            raise CiError(
                 f"neither GitHub nor the package index has it: {error}; {second}"
             ) from second
 
@@ -104,14 +104,14 @@ def verified(files: Files, place: str) -> Code:
     """Return `files` as code.
 
     Raises:
-        CodeError: a package or licence is missing, or a hash is none of those that are pinned.
+        CiError: a package or licence is missing, or a hash is none of those that are pinned.
     """
     origins = {}
     for package, pinned in _PINNED.items():
         if not any(name.startswith(f"{package}/") for name in files):
-            raise CodeError(f"{place}: the package {package} is missing{_advice(package)}")
+            raise CiError(f"{place}: the package {package} is missing{_advice(package)}")
         if f"{package}/LICENSE" not in files:
-            raise CodeError(f"{place}: {package} has no LICENSE beside it, which must travel along")
+            raise CiError(f"{place}: {package} has no LICENSE beside it, which must travel along")
         origins[package] = _known(files, package, pinned, place)
     cosyvoice, matcha = origins["cosyvoice"], origins["matcha"]
     families = tuple(family for family in cosyvoice.families if family in matcha.families)
@@ -122,7 +122,7 @@ def _known(files: Files, package: str, pinned: Mapping[str, Origin], place: str)
     found = tree_hash(files, package)
     if found not in pinned:
         wanted = " or ".join(f"{known[:12]}… ({pinned[known].version[:12]})" for known in pinned)
-        raise CodeError(
+        raise CiError(
             f"{place}: {package} is not what is pinned: its files hash to {found[:12]}…, wanted "
             f"{wanted}; nothing was kept"
         )

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from ci import docker, sizes
 from ci.errors import CiError
 from ci.layers import contents, unpack
-from ci.layers.image import Config, Image, Layer
+from ci.layers.image import BASE_NAME, Config, Image, Layer
 from ci.progress import Progress
 
 if TYPE_CHECKING:
@@ -61,6 +61,31 @@ def diff_ids(reference: str) -> tuple[str, ...]:
     if not found:
         raise _none(reference)
     return found
+
+
+def on_base(image: Image, given: str = "") -> Image:
+    """Return the image with `shared` set, from the base that its label names or that is given.
+
+    An image that names no base is a base: all of it is its own.
+
+    Raises:
+        CiError: the base is not here, or the image does not stand on it.
+    """
+    base = given or image.config.labels.get(BASE_NAME, "")
+    if not base:
+        return image
+    try:
+        below = diff_ids(base)
+    except CiError as error:
+        raise CiError(f"the base of {image.name}: {error}; --base names another") from error
+    own = tuple(layer.diff_id for layer in image.layers)
+    if own[: len(below)] != below:
+        same = sum(1 for layer in own if layer in set(below))
+        raise CiError(
+            f"{image.name} does not stand on {base} as it is now: they share {same} of its "
+            f"{len(below)} layers; build the image again, or name its base with --base"
+        )
+    return dataclasses.replace(image, shared=len(below))
 
 
 def _inspect(reference: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from ci import command, specs
 from ci.errors import CiError
 from ci.layers import archive, history, table
-from ci.layers.base import on_base
 from ci.layers.gates import Look, Verdict, judge
 from ci.layers.holds import holds
 from ci.progress import say
@@ -76,7 +75,7 @@ def _work(given: argparse.Namespace) -> int:
         raise CiError("--accept needs --history, the file to accept these sizes in")
     if given.top < 0:
         raise CiError(f"--top {given.top}: is less than 0")
-    image = on_base(archive.read(given.image), given.base)
+    image = archive.on_base(archive.read(given.image), given.base)
     look = Look.at(image)
     verdicts = [] if given.no_gates else judge(look)
     if given.history is not None:

@@ -15,7 +15,6 @@ from benchmarks.images.ways import Stock, To
 from ci import docker, platforms, specs, uv
 from ci.engine import standin
 from ci.layers import archive
-from ci.layers.base import on_base
 from ci.layers.gates import GATES, Look, judge
 from ci.paths import ROOT
 
@@ -80,7 +79,7 @@ def with_torch(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def faults(name: str) -> dict[str, str]:
-    look = Look.at(on_base(archive.read(name)))
+    look = Look.at(archive.on_base(archive.read(name)))
     verdicts = judge(look)
     assert all(verdict.applies for verdict in verdicts)
     return {verdict.gate: " ".join(verdict.faults) for verdict in verdicts if verdict.faults}

@@ -18,7 +18,6 @@ from ci.engine import registry as local
 from ci.errors import CiError
 from ci.image import make
 from ci.layers import archive
-from ci.layers.base import on_base
 from tests.engine import OPTIONS
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def test_what_is_pushed_is_not_kept_and_held_to_a_base_that_only_the_registry_ha
     assert docker.inspect(made.names[0]) is None
     docker.call("pull", "--quiet", made.names[0])
     try:
-        image = on_base(archive.read(made.names[0]))
+        image = archive.on_base(archive.read(made.names[0]))
     finally:
         remove(made.names[0])
     assert 0 < image.shared < len(image.layers)

@@ -22,7 +22,7 @@ import pytest
 from ci.__main__ import main as ci
 from ci.cosyvoice import archives, index, install, pins, sources
 from ci.cosyvoice.command import default_folder
-from ci.cosyvoice.errors import CodeError
+from ci.errors import CiError
 from ci.progress import Progress
 
 if TYPE_CHECKING:
@@ -292,11 +292,11 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     link = tarfile.TarInfo("top/cosyvoice/llm/more.py")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     tarball(tmp_path / "a.tar.gz", UPSTREAM, link)
-    with pytest.raises(CodeError, match="is a link"):
+    with pytest.raises(CiError, match="is a link"):
         archives.from_tarball(tmp_path / "a.tar.gz", "cosyvoice")
     checkout = folder(tmp_path / "checkout", {**UPSTREAM, **MATCHA})
     (checkout / "cosyvoice" / "more.py").symlink_to("/etc/passwd")
-    with pytest.raises(CodeError, match="is a link"):
+    with pytest.raises(CiError, match="is a link"):
         archives.from_folder(checkout)
 
 
@@ -304,7 +304,7 @@ def test_an_archive_that_swells_is_refused(tmp_path: Path) -> None:
     big = tarfile.TarInfo("top/cosyvoice/big.py")
     big.size = archives._FILE_BYTES + 1
     tarball(tmp_path / "a.tar.gz", UPSTREAM, big)
-    with pytest.raises(CodeError, match="far larger"):
+    with pytest.raises(CiError, match="far larger"):
         archives.from_tarball(tmp_path / "a.tar.gz", "cosyvoice")
 
 
