@@ -10,6 +10,8 @@ import numpy as np
 from services.audio.wav import to_wav
 from services.errors import ServiceError
 from services.openai.errors import error_response
+from services.openai.paths import MODELS, SPEECH, TRANSCRIPTION
+from services.server.serving import Routes
 from services.speech.routes import build_app
 from services.speech.speakers import Speakers
 
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
     from services.speech.voices import VoiceStore
     from tests.fakes.speech_engine import FakeEngine
 
+_ROUTES = Routes({**SPEECH, **TRANSCRIPTION, **MODELS})
+
 BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
 
 
 def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn refusals into HTTP as the shell does, and nothing else."""
+    """Find the route and turn refusals into HTTP as the shell does, and nothing else."""
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         started = False
@@ -34,7 +38,8 @@ def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
             await send(message)
 
         try:
-            await app(scope, receive, noting)
+            route = _ROUTES.find(scope["method"], scope["path"])
+            await app({**scope, "bentovox.route": route}, receive, noting)
         except ServiceError as error:
             if started:
                 raise

@@ -93,6 +93,38 @@ class RoleApp:
     outer: Callable[[Asgi], Asgi] | None = None
 
 
+class Routes:
+    """The paths of a role, by their templates."""
+
+    def __init__(self, paths: Mapping[str, frozenset[str]]) -> None:
+        """Find `paths`, which are as `RoleApp` has them."""
+        self._paths = paths
+        self._templates = [(_pattern(path), path) for path in paths if "{" in path]
+
+    def find(self, method: str, path: str) -> str:
+        """Return the template of `path`.
+
+        Raises:
+            NotFoundError: no such path.
+            MethodNotAllowedError: the path takes other methods.
+        """
+        methods = self._paths.get(path)
+        if methods is None or "{" in path:
+            methods = None
+            for pattern, template in self._templates:
+                if pattern.match(path):
+                    methods, path = self._paths[template], template
+                    break
+        if methods is None:
+            raise NotFoundError(NO_SUCH_PATH.format(method=method, path=path), code="unknown_url")
+        if method not in methods:
+            allowed = ", ".join(sorted(methods))
+            raise MethodNotAllowedError(
+                f"Method {method} is not allowed for {path}; use {allowed}.", methods=methods
+            )
+        return path
+
+
 class Serving:
     """A role's application, and what its requests and WebSockets share."""
 
@@ -110,30 +142,7 @@ class Serving:
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0
-        self._templates = [(_pattern(path), path) for path in app.paths if "{" in path]
-
-    def route(self, method: str, path: str) -> str:
-        """Return the template of `path`.
-
-        Raises:
-            NotFoundError: no such path.
-            MethodNotAllowedError: the path takes other methods.
-        """
-        methods = self.app.paths.get(path)
-        if methods is None or "{" in path:
-            methods = None
-            for pattern, template in self._templates:
-                if pattern.match(path):
-                    methods, path = self.app.paths[template], template
-                    break
-        if methods is None:
-            raise NotFoundError(NO_SUCH_PATH.format(method=method, path=path), code="unknown_url")
-        if method not in methods:
-            allowed = ", ".join(sorted(methods))
-            raise MethodNotAllowedError(
-                f"Method {method} is not allowed for {path}; use {allowed}.", methods=methods
-            )
-        return path
+        self.route = Routes(app.paths).find
 
     def check(self, scope: Scope) -> None:
         """Let a request or a WebSocket for a path of the role pass.

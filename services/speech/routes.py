@@ -1,8 +1,9 @@
 """The speech role's paths as one ASGI application: speech, conversion, voices, consents, models.
 
-`build_app` answers; it raises `ServiceError` for what it refuses, and the shell around it turns
-that into HTTP. A request is validated before the first byte, the first frame is made before the
-headers leave, and what fails after that breaks the connection off.
+`build_app` answers on the route that the shell has found (`bentovox.route`). It raises
+`ServiceError` for what it refuses, and the shell turns that into HTTP. A request is validated
+before the first byte, the first frame is made before the headers leave, and what fails after that
+breaks the connection off.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import MethodNotAllowedError, NotFoundError, shown
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
@@ -102,8 +102,7 @@ class _SpeechApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, unless its client hangs up before that."""
-        template, name = _route(scope["path"])
-        _check_method(scope, PATHS[template])
+        template: str = scope["bentovox.route"]
         with suppress(ClientGoneError):
             if template == SPEECH_PATH:
                 await self._audio.speak(scope, receive, send)
@@ -111,30 +110,10 @@ class _SpeechApp:
                 await self._audio.convert(scope, receive, send)
             else:
                 method = "GET" if scope["method"] == "HEAD" else scope["method"]
+                name = scope["path"].removeprefix(template.partition("{")[0])
                 call = _Call(name, scope, receive)
                 await send_json(send, await self._documents[method, template](call))
 
 
 async def _now(document: dict[str, Any]) -> dict[str, Any]:
     return document
-
-
-def _route(path: str) -> tuple[str, str]:
-    """Return the template of a path, and what stands for its last part."""
-    if path in PATHS and "{" not in path:
-        return path, ""
-    for template in PATHS:
-        start, mark, _ = template.partition("{")
-        name = path.removeprefix(start)
-        if mark and name not in {path, ""} and (template.endswith("{*}") or "/" not in name):
-            return template, name
-    raise NotFoundError(f"no such path: {shown(path)}", code="unknown_url")
-
-
-def _check_method(scope: Scope, methods: frozenset[str]) -> None:
-    if scope["method"] not in methods:
-        raise MethodNotAllowedError(
-            f"Method {scope['method']} is not allowed for {scope['path']}; "
-            f"use {', '.join(sorted(methods))}.",
-            methods=methods,
-        )

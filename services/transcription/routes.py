@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.audio.decode import Decoding
-from services.errors import InvalidRequestError, NotFoundError
+from services.errors import InvalidRequestError
 from services.openai.documents import send_json
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import ClientGoneError, until_hangup
@@ -76,16 +76,14 @@ class TranscriptionApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, unless its client hangs up before that."""
-        path: str = scope["path"]
-        if path == "/v1/models":
+        route: str = scope["bentovox.route"]
+        if route == "/v1/models":
             await send_json(send, self._models.listed())
-        elif path.startswith("/v1/models/"):
-            await send_json(send, self._models.card(path.removeprefix("/v1/models/")))
-        elif path in TRANSCRIPTION:
-            with suppress(ClientGoneError):
-                await self._hear(path, scope, receive, send)
+        elif route == "/v1/models/{*}":
+            await send_json(send, self._models.card(scope["path"].removeprefix("/v1/models/")))
         else:
-            raise NotFoundError(f"no such path: {path}", code="unknown_url")
+            with suppress(ClientGoneError):
+                await self._hear(route, scope, receive, send)
 
     async def _hear(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         form = await read_form(scope, receive, self._form)

@@ -327,6 +327,7 @@ class Exchange:
             "type": "http",
             "method": "POST",
             "path": "/v1/audio/speech",
+            "bentovox.route": "/v1/audio/speech",
             "headers": [(b"content-type", b"application/json; charset=utf-8")],
         }
 

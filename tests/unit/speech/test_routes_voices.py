@@ -402,6 +402,7 @@ class HangingUp:
             "type": "http",
             "method": request.method,
             "path": request.url.path,
+            "bentovox.route": request.url.path,
             "headers": [(k.lower(), v) for k, v in request.headers.raw],
         }
 
