@@ -24,7 +24,7 @@ def tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
 
 
 def parse(constraint: Constraint) -> None:
-    """Return if a schema can be converted, which is quick; compiling it is not.
+    """Raise unless a schema can be converted, which is quick; compiling it is not.
 
     Raises:
         Exception: it cannot; xgrammar raises what it likes.

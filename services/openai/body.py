@@ -19,7 +19,7 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 def expect_json(scope: Scope) -> None:
-    """Return if the body is said to be JSON.
+    """Raise unless the body is said to be JSON.
 
     Raises:
         UnsupportedMediaError: it is said to be anything else.

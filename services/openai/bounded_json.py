@@ -20,7 +20,7 @@ _MARKS: Final = (b'"', b",", b"[", b"{")
 
 
 def check_size(data: bytes | str, what: str) -> None:
-    """Return unless the document has more names or items than anything here asks for.
+    """Raise if the document has more names or items than anything here asks for.
 
     Text that holds JSON's marks counts as if it were JSON: the bounds are far above any text's.
 

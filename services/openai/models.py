@@ -30,7 +30,7 @@ class Models:
         self._created = int(time.time())
 
     def check(self, name: str) -> None:
-        """Return if the model is served.
+        """Raise unless the model is served.
 
         Raises:
             NotFoundError: it is not (`model_not_found`).

@@ -191,10 +191,8 @@ class VllmOmniSettings(Section):
     start_timeout_s: float = Field(
         900, gt=0, description="Longest start, a download included, seconds."
     )
-    timeout_s: float = Field(
-        60, gt=0, description="Longest silence of a server that is to speak, seconds."
-    )
-    probe_s: float = Field(5, gt=0, description="Seconds between two looks at its health.")
+    timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
+    probe_s: float = Field(5, gt=0, description="Seconds between health checks.")
 
 
 class SpeechSettings(RoleSettings):
@@ -313,7 +311,7 @@ class TranslationSettings(Section):
     piece_limit: int = Field(
         2000,
         ge=1,
-        description="Most questions to the chat backends that it may come to: sentences, cells, "
+        description="Most questions to the chat backends in one request: sentences, cells, "
         "texts between tags; above it 413.",
     )
     parallel: int = Field(

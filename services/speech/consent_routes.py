@@ -149,7 +149,7 @@ async def _keep(store: VoiceStore, fields: ConsentFields, recording: Upload) -> 
 
 
 def _check(data: bytes) -> None:
-    """Return if this is a recording of somebody who says yes, as far as its length tells."""
+    """Raise unless this can be a recording of a consent, by its length."""
     sound = decode_as_is(data, max_seconds=CONSENT_SECONDS, max_bytes=MAX_BYTES, param="recording")
     seconds = duration_s(sound.samples.size, sound.sample_rate_hz)
     if seconds < MIN_SECONDS:

@@ -86,7 +86,7 @@ def in_order(records: list[Record]) -> list[Record]:
 
 
 def check_name(name: str) -> None:
-    """Return if a voice or a consent can be called `name`.
+    """Raise unless a voice or a consent can be called `name`.
 
     Raises:
         InvalidRequestError: empty, too long, or not what a person can read (`invalid_value`).
@@ -101,7 +101,7 @@ def check_name(name: str) -> None:
 
 
 def check_text(text: str | None, param: str) -> None:
-    """Return if `text` can be written down.
+    """Raise unless `text` can be written down.
 
     Raises:
         InvalidRequestError: it holds half of a surrogate pair, which JSON lets through.

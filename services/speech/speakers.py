@@ -97,7 +97,7 @@ class Speakers:
         return Speaker(reference=await fetch_recording(ref_audio, text=text or None))
 
     async def permit(self, consent: str | None) -> None:
-        """Return if a request may bring a recording with this consent, or with none.
+        """Raise unless a request may bring a recording with this consent, or none.
 
         Raises:
             InvalidRequestError: recordings are turned off (`unsupported_parameter`), or need a

@@ -15,7 +15,7 @@ _BY_CLIENT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
 
 
 def check_model(models: Models, name: str) -> None:
-    """Return if a model is served: by its name, or by that and a date.
+    """Raise unless a model is served: by its name, or by that and a date.
 
     Raises:
         NotFoundError: it is not (`model_not_found`).

@@ -69,7 +69,7 @@ def languages_of(body: TranslateBody) -> tuple[str | None, str]:
 
 
 def check_texts(texts: list[str], limits: TranslationSettings, translations: int = 1) -> None:
-    """Return if there are no more texts, and no longer ones, than is allowed.
+    """Raise if there are more texts, or longer ones, than is allowed.
 
     Raises:
         InvalidRequestError: too many (`array_above_max_length`).
@@ -101,7 +101,7 @@ def check_texts(texts: list[str], limits: TranslationSettings, translations: int
 
 
 def check_questions(count: int, limits: TranslationSettings) -> None:
-    """Return if a translation asks no more of the model than is allowed.
+    """Raise if a translation asks more of the model than is allowed.
 
     Raises:
         TooLargeError: it would (`too_many_pieces`).

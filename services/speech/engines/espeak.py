@@ -104,7 +104,7 @@ class EspeakEngine(SpeaksOnly):
         return self._catalogue.find(voice_id)
 
     def check(self, request: SynthesisRequest) -> None:
-        """Return if this can be said; see `SpeechEngine.check`."""
+        """Raise unless this can be said; see `SpeechEngine.check`."""
         check_capabilities(self, request)
         self._catalogue.identifier(request.voice or "", request.language)
         refuse_blank(request.text)

@@ -150,7 +150,7 @@ class SpeechEngine(Protocol):
         """
 
     def check(self, request: SynthesisRequest) -> None:
-        """Return if `synthesise` can do this; takes microseconds and asks no model.
+        """Raise unless `synthesise` can do this; takes microseconds and asks no model.
 
         Raises:
             NotFoundError: no such voice.
@@ -174,7 +174,7 @@ class SpeechEngine(Protocol):
         """Drop what is held in memory of a registered voice; its folder is gone already."""
 
     def check_conversion(self, request: ConversionRequest) -> None:
-        """Return if `convert` can do this; as `check`.
+        """Raise unless `convert` can do this; as `check`.
 
         Raises:
             InvalidRequestError: without `Capability.CONVERSION` always (`unsupported_parameter`).

@@ -210,7 +210,7 @@ class TranscriptionEngine(Protocol):
         ...
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
-        """Return if the engine can do this; looks at no audio.
+        """Raise unless the engine can do this; looks at no audio.
 
         Raises:
             InvalidRequestError: a language, task or option that the model lacks.
@@ -250,7 +250,7 @@ def unsupported(param: str, message: str) -> InvalidRequestError:
 def check_language(
     engine: TranscriptionEngine, request: TranscriptionRequest | GuessRequest
 ) -> None:
-    """Return if the engine hears the languages that the request names.
+    """Raise unless the engine hears the languages that the request names.
 
     Raises:
         InvalidRequestError: it does not (`unsupported_language`).

@@ -176,7 +176,7 @@ class CosyVoiceEngine:
         return Capability.REFERENCE in self.capabilities
 
     def check(self, request: SynthesisRequest) -> None:
-        """Return if this can be said; see `SpeechEngine.check`."""
+        """Raise unless this can be said; see `SpeechEngine.check`."""
         check_capabilities(self, request)
         if request.reference is None:
             self.voice(request.voice or "")
@@ -196,7 +196,7 @@ class CosyVoiceEngine:
                 )
 
     def check_conversion(self, request: ConversionRequest) -> None:
-        """Return if this can be converted; see `SpeechEngine.check_conversion`."""
+        """Raise unless this can be converted; see `SpeechEngine.check_conversion`."""
         if Capability.CONVERSION not in self.capabilities:
             raise unsupported(self, "voice")
         if not request.samples.size:

@@ -114,7 +114,7 @@ def is_sayable(text: str) -> bool:
 
 
 def refuse_control_tokens(text: str, param: str) -> None:
-    """Return if `text` holds no control token.
+    """Raise if `text` holds a control token.
 
     Raises:
         InvalidRequestError: it does (`control_token`); `param` names the field at fault.

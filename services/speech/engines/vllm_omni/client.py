@@ -60,7 +60,7 @@ class OmniClient:
         self._timeout_s = timeout_s
 
     async def health(self) -> None:
-        """Return if the server says that all of its stages live.
+        """Raise unless the server says that all of its stages live.
 
         Raises:
             EngineError: it says that its engine is dead: nothing but a new start helps.

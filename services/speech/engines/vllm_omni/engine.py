@@ -165,7 +165,7 @@ class VllmOmniEngine(SpeaksOnly):
         )
 
     def check(self, request: SynthesisRequest) -> None:
-        """Return if this can be said; see `SpeechEngine.check`."""
+        """Raise unless this can be said; see `SpeechEngine.check`."""
         check_capabilities(self, request)
         if request.reference is None:
             self.voice(request.voice or "")

@@ -164,7 +164,7 @@ class References:
 
 
 def check_reference(reference: VoiceReference, param: str) -> None:
-    """Return if a recording can be spoken like; `param` is the field that it came in.
+    """Raise unless a recording can be spoken like; `param` is the field that it came in.
 
     Raises:
         InvalidRequestError: too short, too long or too low a rate, or without its text.

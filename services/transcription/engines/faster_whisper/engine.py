@@ -131,7 +131,7 @@ class FasterWhisperEngine:
         await in_daemon(batches.join)
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
-        """Return if the model can do this; see `TranscriptionEngine.check`."""
+        """Raise unless the model can do this; see `TranscriptionEngine.check`."""
         self._loaded()
         check_language(self, request)
         if isinstance(request, TranscriptionRequest) and request.task == "translate":
