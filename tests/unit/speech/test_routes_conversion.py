@@ -211,13 +211,14 @@ async def test_a_client_that_hangs_up_stops_the_conversion(served: Served) -> No
         sent.append(message)
 
     headers = [(k.lower(), v) for k, v in request.headers.raw]
-    scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers}
+    asked = {"type": "http", "method": "POST", "path": PATH, "headers": headers}
+    scope = {**asked, "bentovox.route": PATH}
     running = asyncio.create_task(served.app(scope, receive, send))
     async with asyncio.timeout(10):
         while not served.engine.active:  # noqa: ASYNC110  the engine has no event for this
             await asyncio.sleep(0)
     gone.set()
-    async with asyncio.timeout(0.5):
+    async with asyncio.timeout(10):
         await running
     assert served.engine.active == 0
     assert sent == []
