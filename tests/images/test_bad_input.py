@@ -132,7 +132,7 @@ def test_an_unknown_bento(copy: Copy, verb: str) -> None:
     ended = copy.run(verb, "gatway")
     assert ended.code == 1
     assert ended.said == (
-        f"python -m ci {verb}: there is no bento 'gatway'; there are chat, gateway, "
+        f"python -m ci {verb}: there is no bento 'gatway'; there are chat, conversation, gateway, "
         "speech, transcription, stack"
     )
     assert copy.bentos == []
