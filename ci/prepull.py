@@ -89,19 +89,18 @@ def ensure(
     if docker.inspect(reference):
         say(f"{reference} is here")
         return 0
-    for attempt in itertools.count(1):
-        said = pull(reference)
-        if not said:
-            return attempt
+    broken = 0
+    while said := pull(reference):
+        broken += 1
         message = docker.explained(said, f"docker pull {reference}")
         if _FINAL.search(said):
             raise CiError(message)
-        if attempt >= attempts:
+        if broken >= attempts:
             raise CiError(f"{message}; {attempts} attempts broke: try again later")
-        pause_s = _FIRST_WAIT_S * 2 ** (attempt - 1)
-        say(f"{message}; attempt {attempt} of {attempts}, the next in {pause_s:.0f} s")
+        pause_s = _FIRST_WAIT_S * 2 ** (broken - 1)
+        say(f"{message}; attempt {broken} of {attempts}, the next in {pause_s:.0f} s")
         wait(pause_s)
-    raise AssertionError
+    return broken + 1
 
 
 def pull(reference: str) -> str:

@@ -15,7 +15,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.contestants import free_port
 from ci import base, build, docker, platforms, uv
 from ci.engine import registry, standin
 from ci.engine.daemon import Engine
@@ -57,7 +56,7 @@ class Place:
         self._torch = spec.requirements(PLATFORM).get("torch", "")
         self.engine = Engine(folder / "engine")
         self.registry = folder / "registry"
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = ""  # of the registry, while it runs
         self._kept = folder / "registry-kept"
         self.platform_bytes = 0
 
@@ -78,8 +77,7 @@ class Place:
             stack.callback(self.engine.stop)
             self.engine.start()
             os.environ.update(self.engine.variables())
-            port = int(self.address.rpartition(":")[2])
-            stack.enter_context(registry.running(self.registry, port))
+            self.address = stack.enter_context(registry.running(self.registry))
             wheels = stack.enter_context(_wheels())
             standin.debian(self.engine.home)
             self._make_platform(stack.enter_context(_served(wheels)))

@@ -22,7 +22,7 @@ _POLL_S: Final = 0.05
 
 
 @contextlib.contextmanager
-def running(folder: Path, port: int | None = None) -> Iterator[str]:
+def running(folder: Path) -> Iterator[str]:
     """Run a registry that keeps its blobs in `folder`; yield its `host:port`.
 
     Raises:
@@ -32,7 +32,7 @@ def running(folder: Path, port: int | None = None) -> Iterator[str]:
     if binary is None:
         raise CiError("there is no docker-registry command: Debian's package of that name has it")
     folder.mkdir(parents=True, exist_ok=True)
-    address = f"127.0.0.1:{port or free_port()}"
+    address = f"127.0.0.1:{_free_port()}"
     config = folder / "config.yml"  # JSON is YAML
     config.write_text(
         json.dumps(
@@ -65,8 +65,7 @@ def size(folder: Path) -> int:
     return sum(blob.stat().st_size for blob in blobs.rglob("data"))
 
 
-def free_port() -> int:
-    """Return a port on which nothing listens."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.address import Address
@@ -14,7 +14,7 @@ from services.errors import BackendError, DeadlineError, ServiceError, Unavailab
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from services.backends.connection import Connection
     from services.settings.sections import AskingSettings
@@ -106,7 +106,23 @@ class Backend:
         finally:
             self.outstanding -= 1
 
-    async def ask(self, call: Call) -> Connection:
+    @asynccontextmanager
+    async def answering(self, call: Call) -> AsyncIterator[Connection]:
+        """Send a request, and give its connection once the answer's head is there.
+
+        At the end it is kept for the next one, or dropped if the answer was not read in full.
+
+        Raises:
+            ServiceError: as for `_ask`.
+        """
+        with self.busy():
+            connection = await self._ask(call)
+            try:
+                yield connection
+            finally:
+                self.connections.give_back(connection)
+
+    async def _ask(self, call: Call) -> Connection:
         """Send a request and return its connection once the answer's head is there.
 
         A repeatable one is sent again where a kept connection broke: the backend closed it in the

@@ -110,15 +110,11 @@ class Caller:
             headers.append((b"content-type", question.content_type.encode()))
         method = b"GET" if question.body is None else b"POST"
         call = Call(method, question.path.encode(), headers, deque(question.body or ()))
-        with backend.busy():
-            connection = await backend.ask(call)
-            try:
-                answer = Answer(connection, question, self._pools.answer_timeout_s)
-                if connection.status >= _ERROR_FROM:
-                    raise await answer.refusal()
-                yield answer
-            finally:
-                backend.connections.give_back(connection)  # aborts what is not complete
+        async with backend.answering(call) as connection:
+            answer = Answer(connection, question, self._pools.answer_timeout_s)
+            if connection.status >= _ERROR_FROM:
+                raise await answer.refusal()
+            yield answer
 
 
 class Answer:

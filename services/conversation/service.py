@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import bentoml
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def _urls() -> dict[str, list[str]]:
     """Return where it asks each role: its own settings, the gateway's, or the same stack."""
-    own, gateway = settings().conversation, settings().gateway
-    found: dict[str, Any] = {}
-    for name in ("chat", "speech", "transcription"):
-        found[name] = getattr(own, name) or getattr(gateway, name) or beside(name)
-    return found
+    gateway = settings().gateway.backends
+    return {
+        name: urls or gateway[name] or beside(name)
+        for name, urls in settings().conversation.backends.items()
+    }
 
 
 def _check() -> str:

@@ -100,12 +100,8 @@ class _Passage:
         call = self._call(body)
         watcher = asyncio.ensure_future(self._watch(call))
         try:
-            with self._backend.busy():
-                connection = await self._backend.ask(call)
-                try:
-                    await self._carry_back(connection)
-                finally:
-                    self._backend.connections.give_back(connection)
+            async with self._backend.answering(call) as connection:
+                await self._carry_back(connection)
         except BackendError:
             if not call.given_up:
                 raise

@@ -22,6 +22,7 @@ from services.errors import BackendError, DeadlineError, UnavailableError
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import is_key_subprotocol
 from services.openai.errors import normalise
+from services.racing import racing
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -155,20 +156,14 @@ async def _carry(backend: Backend, connection: ClientConnection, receive: Any, s
         BackendError: the backend broke off.
         HungUpError: the client has gone.
     """
-    there = asyncio.ensure_future(_to_backend(receive, connection))
-    back = asyncio.ensure_future(_to_client(connection, send))
+    both = _to_backend(receive, connection), _to_client(connection, send)
     try:
-        await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-        if there.done() and there.result():
-            return  # the client left
-        await back
+        async with racing(*both) as (there, back):
+            if not (there.done() and there.result()):  # else the client left
+                await back
     except BackendError:
         log.warning("backend %s broke off a WebSocket", backend.name)
         raise
-    finally:
-        for task in (there, back):
-            task.cancel()
-        await asyncio.gather(there, back, return_exceptions=True)
 
 
 async def _to_backend(receive: Any, connection: ClientConnection) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeVar
+
+from services.racing import racing
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -24,17 +25,11 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
         ClientGoneError: the client hung up first.
         Exception: whatever `work` raises.
     """
-    working = asyncio.ensure_future(work)
-    listening = asyncio.ensure_future(_hangup(receive))
-    try:
-        await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
+    async with racing(work, _hangup(receive)) as (working, _):
         if working.done():
-            return await working
+            result: Result = working.result()
+            return result
         raise ClientGoneError
-    finally:
-        for task in (working, listening):
-            task.cancel()
-        await asyncio.gather(working, listening, return_exceptions=True)
 
 
 async def _hangup(receive: Receive) -> None:

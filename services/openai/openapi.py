@@ -14,11 +14,12 @@ from services.openai.schemas import NAME, OBJECT, SCHEMAS, TEXT, open_object
 from services.openai.speech import (
     ConsentFields,
     ConsentName,
+    ConsentPage,
     ConversionFields,
     SpeechBody,
     VoiceFields,
 )
-from services.openai.transcription import TranscriptionFields, TranslationFields
+from services.openai.transcription import TEXT_TYPES, TranscriptionFields, TranslationFields
 from services.openai.translation import DetectBody, SpeechTranslationFields, TranslateBody
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def _open_to_all(path: Json) -> Json:
 def _sent_in_any_way(summary: str, model: type[BaseModel], answer: str) -> Json:
     """Return a path that takes JSON and both kinds of forms, and its key in the body as well."""
     kinds = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
-    content = {kind: {"schema": _schema(model)} for kind in kinds}
+    schema = _schema(model)
+    content = {kind: {"schema": schema} for kind in kinds}
     body = {"required": True, "content": content}
     return {"post": _operation(summary, _ref(answer), requestBody=body)}
 
@@ -132,18 +134,14 @@ _AUDIO: Json = {
     **{kind: {"schema": {}} for kind in MEDIA_TYPES.values()},
     "text/event-stream": {"schema": TEXT},
 }
-_TEXT_TYPES = ("text/plain", "text/event-stream")
 _TRANSCRIPT: Json = {
+    **{kind.partition(";")[0]: {"schema": TEXT} for kind in TEXT_TYPES.values()},
     **_ref("Transcription"),
-    **{kind: {"schema": TEXT} for kind in _TEXT_TYPES},
+    "text/event-stream": {"schema": TEXT},
 }
 _PAGE: list[Json] = [
-    {"name": "after", "in": "query", "schema": NAME},
-    {
-        "name": "limit",
-        "in": "query",
-        "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
-    },
+    {"name": name, "in": "query", "schema": _not_null(field)}
+    for name, field in _schema(ConsentPage)["properties"].items()
 ]
 _MODEL_AND_INPUT = open_object({"model": NAME, "input": {}}, "model", "input")
 _MESSAGES: Json = {"type": "array", "items": OBJECT, "minItems": 1}

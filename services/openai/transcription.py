@@ -11,6 +11,15 @@ from services.languages import code_of
 
 TranscriptFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
+TEXT_TYPES: Final[dict[TranscriptFormat, str]] = {
+    "json": "application/json",
+    "verbose_json": "application/json",
+    "text": "text/plain; charset=utf-8",
+    "srt": "text/plain; charset=utf-8",
+    "vtt": "text/plain; charset=utf-8",
+}
+"""As OpenAI answers: its subtitles are plain text, too."""
+
 _NAME: Final = 256
 MOST_LANGUAGES: Final = 16
 MOST_KEYWORDS: Final = 100

@@ -285,13 +285,28 @@ class TranscriptionSettings(RoleSettings):
 
 
 class AskingSettings(RoleSettings):
-    """A role that asks other roles."""
+    """A role that asks other roles; of those without URLs it asks the ones of its own stack."""
 
+    chat: list[str] = Field(
+        default_factory=list, description="URLs of chat backends; empty: those of the same stack."
+    )
+    speech: list[str] = Field(
+        default_factory=list, description="URLs of speech backends; empty: those of the same stack."
+    )
+    transcription: list[str] = Field(
+        default_factory=list,
+        description="URLs of transcription backends; empty: those of the same stack.",
+    )
     connect_timeout_s: float = Field(5, gt=0, description="Longest wait to reach a backend.")
     answer_timeout_s: float = Field(
         600, gt=0, description="Longest wait for a backend's first byte; then 504."
     )
     probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
+
+    @property
+    def backends(self) -> dict[str, list[str]]:
+        """Return the URLs of each role."""
+        return {"chat": self.chat, "speech": self.speech, "transcription": self.transcription}
 
 
 class TranslationSettings(Section):
@@ -323,22 +338,12 @@ class TranslationSettings(Section):
 
 
 class ConversationSettings(AskingSettings):
-    """The conversation role: what takes several engines, by asking the other roles."""
+    """The conversation role: what takes several engines; the gateway's URLs are its as well."""
 
     slots: int = Field(16, ge=1, description="POST /translate and /detect at work at once.")
     queue: int = Field(64, ge=0, description="Those that may wait for a slot; past them 429.")
     body_limit_mib: float = Field(
         36, gt=0, description="Largest request body or recording, MiB; above it 413."
-    )
-    chat: list[str] = Field(
-        default_factory=list, description="URLs of chat backends; empty: those of the gateway."
-    )
-    speech: list[str] = Field(
-        default_factory=list, description="URLs of speech backends; empty: those of the gateway."
-    )
-    transcription: list[str] = Field(
-        default_factory=list,
-        description="URLs of transcription backends; empty: those of the gateway.",
     )
     translation: TranslationSettings = TranslationSettings()
 
@@ -354,19 +359,9 @@ class GatewaySettings(AskingSettings):
     json_limit_mib: float = Field(
         16, gt=0, description="Largest request body that is no form, MiB; above it 413."
     )
-    chat: list[str] = Field(
-        default_factory=list, description="URLs of chat backends; empty: beside it, in one stack."
-    )
-    speech: list[str] = Field(
-        default_factory=list, description="URLs of speech backends; empty: beside it, in one stack."
-    )
-    transcription: list[str] = Field(
-        default_factory=list,
-        description="URLs of transcription backends; empty: beside it, in one stack.",
-    )
     conversation: list[str] = Field(
         default_factory=list,
-        description="URLs of conversation backends; empty: beside it, in one stack.",
+        description="URLs of conversation backends; empty: those of the same stack.",
     )
     keys: SecretStr = Field(
         SecretStr(""),
@@ -386,12 +381,7 @@ class GatewaySettings(AskingSettings):
     @property
     def backends(self) -> dict[str, list[str]]:
         """Return the URLs of each role."""
-        return {
-            "chat": self.chat,
-            "speech": self.speech,
-            "transcription": self.transcription,
-            "conversation": self.conversation,
-        }
+        return {**super().backends, "conversation": self.conversation}
 
 
 class LogSettings(Section):

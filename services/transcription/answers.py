@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from services.errors import EngineError, ServiceError
 from services.openai.documents import send_json
 from services.openai.events import EVENT_STREAM, chunk, event, stream_head
+from services.openai.transcription import TEXT_TYPES
 from services.transcription.formats import (
-    MEDIA_TYPES,
     VTT_HEAD,
     Heard,
     as_json,
@@ -101,7 +101,7 @@ class Answer:
         before = VTT_HEAD if self.response_format == "vtt" else ""
         await self._stream(
             send,
-            MEDIA_TYPES[self.response_format],
+            TEXT_TYPES[self.response_format],
             before,
             lambda index, segment: cue(index, segment).encode(),
             lambda _: b"\n" if self.response_format == "text" else b"",

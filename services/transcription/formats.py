@@ -11,18 +11,8 @@ from services.languages import NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from services.openai.transcription import TranscriptFormat
     from services.transcription.engines.protocol import Segment, Task, Token
 
-
-MEDIA_TYPES: Final[dict[TranscriptFormat, str]] = {
-    "json": "application/json",
-    "verbose_json": "application/json",
-    "text": "text/plain; charset=utf-8",
-    "srt": "text/plain; charset=utf-8",
-    "vtt": "text/plain; charset=utf-8",
-}
-"""As OpenAI answers: its subtitles are plain text, too."""
 
 AUDIO_TOKENS_PER_SECOND: Final = 10
 """What `usage` counts in a stream of events: OpenAI's rate for its transcribing models."""

@@ -18,11 +18,10 @@ from services.openai.speech import (
     SpeechBody,
     VoiceFields,
 )
-from services.openai.transcription import TranscriptionFields, TranslationFields
+from services.openai.transcription import TEXT_TYPES, TranscriptionFields, TranslationFields
 from services.openai.translation import SpeechTranslationFields
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
-from services.transcription.formats import MEDIA_TYPES as TEXT_TYPES
 
 WHOLE = document([*ROUTES])
 
