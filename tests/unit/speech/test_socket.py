@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from services.audio.decode import decode
 from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
+from services.openai.models import Models
 from services.openai.sockets import SPEECH
 from services.server import live
 from services.server.admission import Limits
@@ -52,6 +53,7 @@ class Speaker:
 class Speakers:
     """Knows a registered voice `mine`, until it is deleted, and takes `data:` recordings."""
 
+    engine: Any
     deleted: bool = False
     asked: list[Any] = field(default_factory=list)
 
@@ -137,14 +139,13 @@ class Served:
 
     def __init__(self, engine: FakeEngine, limits: Limits) -> None:
         self.engine = engine
-        self.speakers = Speakers()
+        self.speakers = Speakers(engine)
         self.seconds: list[tuple[float, str]] = []
         self.protocols: list[Any] = []
         self.url = ""
         app = SpeechSocket(
-            engine,
             self.speakers,
-            ("fake", "tts-1"),
+            Models(("fake", "tts-1"), role="speech"),
             lambda seconds, format_: self.seconds.append((seconds, format_)),
         )
 
