@@ -23,7 +23,7 @@ from services.speech.voices import VoiceStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.speech.stream import OnAudioSeconds
+    from services.speech.audio_answer import OnAudioSeconds
     from tests.fakes.speech_engine import FakeEngine
 
 _ROUTES = Routes({**SPEECH, **TRANSCRIPTION, **MODELS})

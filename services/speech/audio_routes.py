@@ -16,6 +16,7 @@ from services.openai.refusals import missing
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields
 from services.openai.speech_events import audio_tokens
 from services.openai.unknown import read
+from services.speech.audio_answer import AudioAnswer
 from services.speech.engines.protocol import (
     Capability,
     ConversionRequest,
@@ -24,7 +25,6 @@ from services.speech.engines.protocol import (
 )
 from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
 from services.speech.schema import check_alone, instructions_for, parse_speech_body
-from services.speech.stream import AudioAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from services.openai.forms import Form
     from services.openai.models import Models
     from services.openai.speech import SpeechBody
+    from services.speech.audio_answer import OnAudioSeconds
     from services.speech.engines.protocol import VoiceReference
     from services.speech.speakers import Speakers
-    from services.speech.stream import OnAudioSeconds
 
 # 4096 characters twice, each at most 12 bytes as JSON's \uXXXX\uXXXX, and the rest.
 _BODY_BYTES: Final = 128 * 1024

@@ -18,8 +18,8 @@ from services.speech.voice_routes import VoiceRoutes
 if TYPE_CHECKING:
     from services.openai.documents import Handler
     from services.openai.models import Models
+    from services.speech.audio_answer import OnAudioSeconds
     from services.speech.speakers import Speakers
-    from services.speech.stream import OnAudioSeconds
 
 PATHS: Final = {**SPEECH, **MODELS}
 """What the role serves."""

@@ -52,7 +52,8 @@ from services.server.live import LiveSession
 from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.engines.segments import is_speakable
-from services.speech.messages import (
+from services.speech.schema import instructions_for
+from services.speech.socket_messages import (
     CancellableInbox,
     InputCancel,
     InputText,
@@ -60,17 +61,16 @@ from services.speech.messages import (
     SessionConfig,
     parse_message,
 )
-from services.speech.schema import instructions_for
-from services.speech.unit import Unit, send_event
-from services.speech.writing import Cutter, Writing
+from services.speech.socket_text import Cutter, Writing
+from services.speech.socket_unit import Unit, send_event
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from services.openai.models import Models
-    from services.speech.messages import ClientMessage
+    from services.speech.audio_answer import OnAudioSeconds
+    from services.speech.socket_messages import ClientMessage
     from services.speech.speakers import Speakers
-    from services.speech.stream import OnAudioSeconds
 
 log = logging.getLogger("bentovox.speech")
 

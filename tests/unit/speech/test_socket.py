@@ -25,11 +25,11 @@ from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.speech import socket, unit, writing
+from services.speech import socket, socket_text, socket_unit
 from services.speech.engines.protocol import Capability, VoiceReference
-from services.speech.messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
 from services.speech.socket import SpeechSocket
-from services.speech.writing import Cutter
+from services.speech.socket_messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
+from services.speech.socket_text import Cutter
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
 from tests.speech_app import without
 
@@ -309,7 +309,7 @@ async def test_a_whole_wav_says_how_long_it_is_and_bare_samples_at_which_rate(se
 async def test_an_answer_too_large_for_one_message_is_refused(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit, "WHOLE_BYTES", 3 * CHARACTER_BYTES)
+    monkeypatch.setattr(socket_unit, "WHOLE_BYTES", 3 * CHARACTER_BYTES)
     role = await served()
     async with role.talk(stream_audio=False) as talk:
         await talk.write("four", "more")
@@ -546,7 +546,7 @@ async def test_a_configuration_in_the_middle_of_an_utterance_is_refused(served: 
 async def test_text_is_bounded_by_the_message_and_by_the_utterance(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "UTTERANCE_CHARACTERS", TEXT_CHARACTERS)
+    monkeypatch.setattr(socket_text, "UTTERANCE_CHARACTERS", TEXT_CHARACTERS)
     role = await served(Whole())
     async with role.talk(speed=4.0) as talk:
         await talk.write("x" * (TEXT_CHARACTERS + 1))
@@ -658,7 +658,7 @@ async def test_silence_between_utterances_is_closed_with_3008(
 async def test_silence_in_an_utterance_ends_it_with_what_was_written(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "TEXT_S", 0.05)
+    monkeypatch.setattr(socket_text, "TEXT_S", 0.05)
     role = await served()
     async with role.talk() as talk:
         await talk.write("ab")
