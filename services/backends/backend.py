@@ -14,7 +14,7 @@ from services.errors import BackendError, DeadlineError, ServiceError, Unavailab
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from services.backends.connection import Connection
     from services.settings.sections import AskingSettings
@@ -25,6 +25,7 @@ _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Methods of which a second request does no more than one (RFC 9110, section 9.2.2)."""
 
 _PROBE_TIMEOUT_S: Final = 2.0
+_LONGEST_REST: Final = 8  # probe intervals
 _SLOW_PROBES: Final = 3  # in a row, and the backend counts as stuck
 _OK: Final = 200
 
@@ -59,12 +60,17 @@ class Call:
         """
         if self.given_up:
             raise BackendError("The client hung up.")
+        self._connection = connection
         head = b"%b%b%b\r\n\r\n" % (self._start, authority, self._headers)
         if self.is_large:
             connection.send(head, self._taken())
         else:
             connection.send(b"".join((head, *self._body)))
-        self._connection = connection
+
+    @property
+    def begun(self) -> bool:
+        """Whether a backend may have seen any of it."""
+        return self._connection is not None
 
     def give_up(self) -> None:
         """Drop the connection: nobody waits for the answer."""
@@ -86,23 +92,28 @@ class Backend:
     def __init__(self, role: str, name: str, url: str, asking: AskingSettings) -> None:
         self.role = role
         self.name = name
+        self.url = url
+        self.left = False  # its pool: it ends what is under way and takes nothing new
         self.connections = Connections(
             Address.parse(url), asking.connect_timeout_s, lambda: self.mark(ready=False)
         )
         self.outstanding = 0
         self.ready = False
+        self.on_ready: Callable[[], None] = _nothing
         self.lack = ""  # what it says that it cannot be ready without
         self.models: dict[str, dict[str, Any]] = {}
         self._knows_models = False
         self._slow_probes = 0
+        self._unreachable = 0  # probes in a row
         self._timeout_s = asking.answer_timeout_s
+        self._probe_interval_s = asking.probe_interval_s
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Iterator[Backend]:
         """Count one more request under way."""
         self.outstanding += 1
         try:
-            yield
+            yield self
         finally:
             self.outstanding -= 1
 
@@ -208,12 +219,27 @@ class Backend:
 
     def mark(self, *, ready: bool) -> None:
         """Note whether requests can be sent here."""
+        ready = ready and not self.left
         if ready != self.ready:
             log.info("backend %s is %s", self.name, "ready" if ready else "not ready")
         if not ready:
             self.models = {}  # it may come back with others
             self._knows_models = False
         self.ready = ready
+        if ready:
+            self.on_ready()
+
+    def leave(self) -> None:
+        """Take no further request; what is under way goes on."""
+        log.info("backend %s (%s) leaves its pool", self.name, self.url)
+        self.left = True
+        self.mark(ready=False)
+
+    @property
+    def rest_s(self) -> float:
+        """How long to rest before the next probe: longer for a backend that cannot be reached."""
+        longer: float = min(_LONGEST_REST, 2.0 ** max(0, self._unreachable - 1))
+        return self._probe_interval_s * longer
 
     async def _answers(self) -> bool:
         try:
@@ -226,15 +252,23 @@ class Backend:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
+                self._unreachable = 0
                 self.lack = "" if status == _OK else _lack(json.loads(told))
                 if status == _OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
                         self._knows_models = True
+        except UnavailableError:
+            self._unreachable += 1
+            return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
         return status == _OK
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def not_ready(role: str, lack: str = "") -> UnavailableError:

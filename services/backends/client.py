@@ -104,13 +104,14 @@ class Caller:
             BackendError: it broke off or answered nonsense.
             DeadlineError: it did not answer in time.
         """
-        backend = self._pools.by_role[question.role].pick(question.model)
+        pool = self._pools.by_role[question.role]
+        await pool.until_ready()
         headers = [(b"x-request-id", self._request_id)]
         if question.body is not None:
             headers.append((b"content-type", question.content_type.encode()))
         method = b"GET" if question.body is None else b"POST"
         call = Call(method, question.path.encode(), headers, deque(question.body or ()))
-        async with backend.answering(call) as connection:
+        async with pool.answering(call, question.model) as connection:
             answer = Answer(connection, question, self._pools.answer_timeout_s)
             if connection.status >= _ERROR_FROM:
                 raise await answer.refusal()

@@ -276,6 +276,7 @@ class Connections:
         address: Address,
         connect_timeout_s: float,
         on_death: Callable[[], None] = lambda: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Keep connections to `address`; `on_death` is told when it drops one just used.
 
@@ -286,7 +287,7 @@ class Connections:
         self._on_death = on_death
         self._timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
-        self._tls = ssl.create_default_context() if address.tls else None
+        self._tls = (tls or ssl.create_default_context()) if address.tls else None
 
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
         """Return a connection and whether it has served before.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
 from services.errors import BackendError, no_such_model
+from services.gateway.affinity import affinity_of
 from services.gateway.asked import asked
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import bearer, has_key_in_body
@@ -17,9 +18,8 @@ from services.openai.documents import send_json
 from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
-    from services.backends.backend import Backend
     from services.backends.connection import Connection
-    from services.backends.pools import Pools
+    from services.backends.pools import Pool, Pools
     from services.gateway.keys import Keys
     from services.settings.sections import GatewaySettings
 
@@ -68,10 +68,14 @@ class Proxy:
         if in_body:
             given = await asked("api_key", content_type, body, scope["query_string"])
             self._keys.check(bearer(given))
+        await pool.until_ready()
         model = None
         if pool.needs_model and scope["method"] == "POST":
             model = await asked("model", content_type, body)
-        await _Passage(pool.pick(model), scope, receive, send).run(body)
+        affinity = None
+        if self._gateway.affinity and pool.has_choice and scope["method"] == "POST":
+            affinity = affinity_of(scope, content_type, body)
+        await _Passage(pool, scope, receive, send).run(body, model, affinity)
 
     def _most_bytes(self, content_type: bytes) -> int:
         is_form = content_type.lower().startswith(b"multipart/form-data")
@@ -90,17 +94,17 @@ class Proxy:
 class _Passage:
     """One request on its way through a backend."""
 
-    def __init__(self, backend: Backend, scope: Any, receive: Any, send: Any) -> None:
-        self._backend = backend
+    def __init__(self, pool: Pool, scope: Any, receive: Any, send: Any) -> None:
+        self._pool = pool
         self._scope = scope
         self._receive = receive
         self._send = send
 
-    async def run(self, body: deque[bytes]) -> None:
+    async def run(self, body: deque[bytes], model: str | None, affinity: str | None) -> None:
         call = self._call(body)
         watcher = asyncio.ensure_future(self._watch(call))
         try:
-            async with self._backend.answering(call) as connection:
+            async with self._pool.answering(call, model, affinity) as connection:
                 await self._carry_back(connection)
         except BackendError:
             if not call.given_up:

@@ -48,6 +48,12 @@ FIRST_BYTE_SECONDS = Histogram(
 REJECTED = Counter("bentovox_rejected", "Requests refused with 429 for want of a slot.", ["role"])
 IN_USE = Gauge("bentovox_slots_in_use", "Slots at work.", ["role"])
 QUEUED = Gauge("bentovox_queue_length", "Requests waiting for a slot.", ["role"])
+BACKENDS = Gauge(
+    "bentovox_backends", "Backends of a role that is asked, by state.", ["asked", "state"]
+)
+HELD = Gauge(
+    "bentovox_held_requests", "Requests that wait for a role without a ready backend.", ["asked"]
+)
 AUDIO_SECONDS = Counter("bentovox_audio_seconds", "Seconds of audio spoken.", ["role", "format"])
 HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["role"])
 

@@ -301,7 +301,16 @@ class AskingSettings(RoleSettings):
     answer_timeout_s: float = Field(
         600, gt=0, description="Longest wait for a backend's first byte; then 504."
     )
-    probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
+    probe_interval_s: float = Field(
+        1, gt=0, description="Seconds between backend probes; one out of reach is left longer."
+    )
+    hold_s: float = Field(
+        0,
+        ge=0,
+        description="Longest wait of a request for a role that has no ready backend, as while it "
+        "starts or scales from zero; 0 refuses it at once.",
+    )
+    hold_requests: int = Field(64, ge=1, description="Most requests that wait so, for each role.")
 
     @property
     def backends(self) -> dict[str, list[str]]:
@@ -369,6 +378,11 @@ class GatewaySettings(AskingSettings):
         "`python -m services.gateway.keys`. Empty here and in keys_file: open to all.",
     )
     keys_file: str = Field("", description="A file of such keys, one a line; # begins a comment.")
+    affinity: bool = Field(
+        default=True,
+        description="Whether what is alike goes to the same backend, where its cache helps: by "
+        "x-session-id, else the beginning of the prompt, or the voice.",
+    )
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins that browsers may call from; `*` allows all."
     )
