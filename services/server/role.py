@@ -42,8 +42,8 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
         """Return the application that this worker process serves."""
         processes.end_with_parent()  # so that no worker is left when its supervisor dies
         _allow_many_files()
-        uvicorn_http.install()
         chosen = settings.settings()
+        uvicorn_http.install(chosen.drain_s)
         log = chosen.log
         logging.configure(self.name, level=log.level, access=log.access and is_main)
         build: Callable[[], RoleApp] = self.inner.build

@@ -16,6 +16,7 @@ from services.server import telemetry
 from services.server.admission import Admission, Limits
 from services.server.body import Held
 from services.server.origins import Callers
+from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -48,6 +49,9 @@ class Readiness:
     def can_answer(self) -> bool:
         """Whether requests are taken."""
         return self.status in {"ready", "degraded"}
+
+
+_DRAINING = Readiness("draining", {"server": "was told to end"})
 
 
 async def _own_metrics() -> bytes:
@@ -174,7 +178,7 @@ class Serving:
             status = 500 if readiness.status == "failed" else 200
             return status, b"application/json", json.dumps({"status": readiness.status}).encode()
         if path in READY:
-            readiness = self.app.readiness()
+            readiness = _DRAINING if Draining.begun else self.app.readiness()
             body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
             return (
                 200 if readiness.can_answer else 503,

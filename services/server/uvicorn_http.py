@@ -13,11 +13,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
+from uvicorn import Server
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -28,7 +30,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from services.openai.errors import error_body
 
 if TYPE_CHECKING:
-    import asyncio
+    import socket
 
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 128
@@ -303,6 +305,24 @@ def has_arrived(receive: Any) -> bool:
     return isinstance(cycle, RequestResponseCycle) and cycle.message_event.is_set()
 
 
-def install() -> None:
-    """Have uvicorn serve every connection that this process accepts from now on with bounds."""
+class Draining:
+    """Whether this process was told to end, and serves on for a while."""
+
+    begun = False
+
+
+def install(drain_s: float = 0) -> None:
+    """Have uvicorn serve every connection that this process accepts from now on with bounds.
+
+    For `drain_s` after it was told to end it goes on as before, but for what `/readyz` says: who
+    asks it in that moment would find a closed door, or a connection that is being closed.
+    """
     auto.AutoHTTPProtocol = BoundedHttp
+    end = Server.shutdown
+
+    async def drain(self: Server, sockets: list[socket.socket] | None = None) -> None:
+        Draining.begun = True
+        await asyncio.sleep(0 if self.force_exit else drain_s)
+        await end(self, sockets)
+
+    Server.shutdown = drain  # type: ignore[method-assign]

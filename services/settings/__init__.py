@@ -65,6 +65,13 @@ class Settings(BaseSettings):
         description="Public names by which the server may be called where it asks for no key, as a "
         "JSON list; `*` allows all.",
     )
+    drain_s: float = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Seconds for which a server that is told to end serves on and says `draining` "
+        "at /readyz, so that gateways and load balancers turn to others first.",
+    )
     chat: ChatSettings = ChatSettings()
     speech: SpeechSettings = SpeechSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()
