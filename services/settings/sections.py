@@ -288,7 +288,9 @@ class AskingSettings(RoleSettings):
     """A role that asks other roles; of those without URLs it asks the ones of its own stack."""
 
     chat: list[str] = Field(
-        default_factory=list, description="URLs of chat backends; empty: those of the same stack."
+        default_factory=list,
+        description="URLs of chat backends, or where they are found (docs/replicas.md); empty: "
+        "those of the same stack.",
     )
     speech: list[str] = Field(
         default_factory=list, description="URLs of speech backends; empty: those of the same stack."
