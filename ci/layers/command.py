@@ -3,36 +3,29 @@
     python -m ci layers bentovox/chat:cpu                  the table, and the gates
     python -m ci layers bentovox/chat:cpu --top 5          with the largest of each layer
     python -m ci layers chat.tar --base base.tar           an OCI layout instead of the engine's
-    python -m ci layers bentovox/chat:cpu --history        against bentos/sizes.json
 
 The layers that the image shares with its base are the base part, the rest is the app part: what a
 push sends where the base is there already. A gate that fails names the layer, the files and the
 remedy, and the exit code is 1.
-
---history compares the app part with the size that was accepted last. Over 10 % and over 5 MiB more
-is a fault, and the file stays as it is; anything else is written to it, for the next commit.
---accept writes it in any case. One entry a bento and platform: git keeps the older ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ci import command, specs
 from ci.errors import CiError
-from ci.layers import archive, history, table
-from ci.layers.gates import Look, Verdict, judge
+from ci.layers import archive, table
+from ci.layers.gates import Look, judge
 from ci.layers.holds import holds
 from ci.progress import say
 
 if TYPE_CHECKING:
     import argparse
 
+    from ci.layers.gates import Verdict
     from ci.layers.image import Image, Layer
-
-_GROWTH = "no sudden growth"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,17 +42,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="show the N largest directories and files of each layer",
     )
-    options.add_argument(
-        "--history",
-        type=Path,
-        nargs="?",
-        const=history.FILE,
-        metavar="FILE",
-        help="compare with the sizes accepted last, and keep these (default: bentos/sizes.json)",
-    )
-    options.add_argument(
-        "--accept", action="store_true", help="with --history: keep these sizes whatever they are"
-    )
     options.add_argument("--no-gates", action="store_true", help="show, and judge nothing")
     return options
 
@@ -71,15 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _work(given: argparse.Namespace) -> int:
-    if given.accept and given.history is None:
-        raise CiError("--accept needs --history, the file to accept these sizes in")
     if given.top < 0:
         raise CiError(f"--top {given.top}: is less than 0")
     image = archive.on_base(archive.read(given.image), given.base)
     look = Look.at(image)
     verdicts = [] if given.no_gates else judge(look)
-    if given.history is not None:
-        verdicts.append(_against(given.history, image, accept=given.accept))
     if given.json:
         command.result_json(as_json(look, verdicts, given.top))
     else:
@@ -88,14 +66,6 @@ def _work(given: argparse.Namespace) -> int:
     if faults:
         say(f"python -m ci layers: {image.name} may not be shipped; faults named above: {faults}")
     return 1 if faults else 0
-
-
-def _against(path: Path, image: Image, *, accept: bool) -> Verdict:
-    now = history.entry(image)
-    fault = "" if accept else history.growth(now, path)
-    if not fault:
-        history.write(now, path)
-    return Verdict(_GROWTH, (fault,) if fault else ())
 
 
 def as_json(look: Look, verdicts: list[Verdict], top: int) -> dict[str, Any]:

@@ -64,31 +64,6 @@ def test_top_shows_the_largest(
     assert "3.0 MiB  usr/lib/x.so" in capsys.readouterr().out
 
 
-def test_growth_fails_and_keeps_the_file_until_it_is_accepted(
-    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sizes = layouts.make(name="sizes") / "sizes.json"
-    small = layouts.make(BASE, CODE, name="small")
-    large = layouts.make(BASE, {"app/x": b"x" * 8 * MIB}, name="large", compression="")
-    base_raw = layouts.make(BASE, name="base-raw", compression="")
-    command = ["layers", "--base", base, f"--history={sizes}"]
-    assert main([*command, str(small)]) == 0
-    kept = sizes.read_text()
-    command[2] = str(base_raw)
-    assert main([*command, str(large)]) == 1
-    assert "grew from" in capsys.readouterr().out
-    assert sizes.read_text() == kept
-    assert main([*command, str(large), "--accept"]) == 0
-    assert sizes.read_text() != kept
-
-
-def test_accept_without_history_is_one_line(
-    layouts: Layouts, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["layers", str(layouts.make({})), "--accept"]) == 1
-    assert "--accept needs --history" in capsys.readouterr().err
-
-
 def test_a_secrets_value_is_never_printed(
     layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
