@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ci.errors import CiError
@@ -139,13 +138,6 @@ def digest(reference: str) -> str:
     if not _DIGEST.fullmatch(found):
         raise CiError(f"the registry gave no digest for {reference}")
     return found
-
-
-def stores() -> Iterator[Path]:
-    """Yield where the engine's containerd may keep content by its digest, on this machine."""
-    root = ask("info", "--format={{.DockerRootDir}}")
-    for home in (Path(root or "/var/lib/docker", "containerd/daemon"), Path("/var/lib/containerd")):
-        yield home / "io.containerd.content.v1.content" / "blobs"
 
 
 def diff_ids(image: str) -> tuple[str, ...]:

@@ -1,12 +1,11 @@
-"""Reads an image out of an OCI layout: of the engine, its store, a directory, or an archive of one.
+"""Reads an image from an OCI layout: what the engine saves, an archive, or a directory.
 
-The order of the blobs in an archive is anyone's, so each is looked at once as it comes by, and what
-it was is put together at the end. A layer is never held, in memory or on disk.
+The blobs of an archive come in any order, so each is read once as it passes, and the image is put
+together at the end. No layer is ever kept, in memory or on disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -18,11 +17,9 @@ from ci import docker, sizes
 from ci.errors import CiError
 from ci.layers import contents, unpack
 from ci.layers.image import BASE_NAME, Config, Image, Layer
-from ci.progress import Progress
+from ci.progress import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ci.layers.contents import Contents
 
 _JSON_LIMIT: Final = 16 * sizes.MIB
@@ -32,20 +29,30 @@ _ATTESTATION: Final = "vnd.docker.reference.type"
 
 @dataclasses.dataclass
 class _Found:
-    """What went by: small JSON files by their names, and layers by their digests."""
+    """What was read: small JSON files by name, and layers by digest."""
 
     documents: dict[str, bytes] = dataclasses.field(default_factory=dict)
     layers: dict[str, Contents] = dataclasses.field(default_factory=dict)
 
 
 def read(reference: str) -> Image:
-    """Return an image: `reference` is a path of an OCI layout, or a name that the engine knows.
+    """Return an image: `reference` is the path of an OCI layout, or a name that the engine knows.
 
     Raises:
         CiError: there is no such image, or it is damaged.
     """
     path = Path(reference)
-    return _image(reference, _from_path(path) if path.exists() else _from_engine(reference))
+    if not path.exists():
+        docker.ready()
+        if docker.inspect(reference) is None:
+            raise _none(reference)
+    say(f"Reading {reference}")
+    if path.is_dir():
+        found = _from_directory(path)
+    else:
+        with path.open("rb") if path.exists() else docker.stream("save", reference) as stream:
+            found = _from_archive(stream)
+    return _image(reference, found)
 
 
 def diff_ids(reference: str) -> tuple[str, ...]:
@@ -88,14 +95,6 @@ def on_base(image: Image, given: str = "") -> Image:
     return dataclasses.replace(image, shared=len(below))
 
 
-def _inspect(reference: str) -> dict[str, Any]:
-    docker.ready()
-    known = docker.inspect(reference)
-    if known is None:
-        raise _none(reference)
-    return known
-
-
 def _none(reference: str) -> CiError:
     return CiError(
         f"{reference} is neither a path nor an image of the engine: build it, or "
@@ -103,63 +102,19 @@ def _none(reference: str) -> CiError:
     )
 
 
-def _from_engine(reference: str) -> _Found:
-    known = _inspect(reference)
-    with Progress(f"Reading {reference}", int(known["Size"])) as progress:
-        for store in docker.stores():
-            # Not there, or not for this user: not all of an image need be where a part of it is.
-            with contextlib.suppress(OSError):
-                return _from_store(store, known["Id"], progress.at)
-        with docker.stream("save", reference) as stream:
-            return _from_archive(stream, progress.at)
-
-
-def _from_store(store: Path, digest: str, at: Callable[[int], None]) -> _Found:
-    """Read an image where containerd keeps it: quicker than its engine hands it out."""
-    found = _Found({"index.json": json.dumps({"manifests": [{"digest": digest}]}).encode()})
-    wanted, done = [digest], 0
-    while wanted:
-        name = wanted.pop().replace(":", "/")
-        file = store / name
-        size = file.stat().st_size
-        with file.open("rb") as blob:
-            _take(found, f"blobs/{name}", blob, size)
-        done += size
-        at(done)
-        said = json.loads(found.documents.get(f"blobs/{name}", b"{}"))
-        parts = [*said.get("manifests", []), *said.get("layers", [])]
-        parts += [said["config"]] if "layers" in said else []
-        wanted += [part["digest"] for part in parts if not _is_attestation(part)]
-    if not found.layers:
-        raise FileNotFoundError(f"{digest} names no manifest: an engine with another image store")
-    return found
-
-
 def _is_attestation(entry: dict[str, Any]) -> bool:
     return _ATTESTATION in entry.get("annotations", {})
 
 
-def _from_path(path: Path) -> _Found:
-    if path.is_dir():
-        return _from_directory(path)
-    with (
-        Progress(f"Reading {path}", path.stat().st_size) as progress,
-        path.open("rb") as stream,
-    ):
-        return _from_archive(stream, progress.at)
-
-
-def _from_archive(stream: IO[bytes], at: Callable[[int], None]) -> _Found:
+def _from_archive(stream: IO[bytes]) -> _Found:
     found = _Found()
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=unpack.CHUNK) as archive:
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it keeps them all
-                at(entry.offset_data)
                 blob = archive.extractfile(entry) if entry.isreg() else None
                 if isinstance(blob, io.BufferedReader):
                     _take(found, entry.name.removeprefix("./"), blob, entry.size)
-                at(entry.offset_data + entry.size)
     except tarfile.TarError as error:
         raise CiError(f"the image is no archive of an OCI layout: {error}") from error
     return found
@@ -167,14 +122,10 @@ def _from_archive(stream: IO[bytes], at: Callable[[int], None]) -> _Found:
 
 def _from_directory(path: Path) -> _Found:
     found = _Found()
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    done = 0
-    with Progress(f"Reading {path}", sum(file.stat().st_size for file in files)) as progress:
-        for file in files:
+    for file in path.rglob("*"):
+        if file.is_file():
             with file.open("rb") as blob:
                 _take(found, file.relative_to(path).as_posix(), blob, file.stat().st_size)
-            done += file.stat().st_size
-            progress.at(done)
     return found
 
 
