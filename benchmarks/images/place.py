@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci import base, build, docker, platforms, uv
-from ci.engine import registry, standin
 from ci.engine.daemon import Engine
 from ci.errors import CiError
+from tests import registry, standin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

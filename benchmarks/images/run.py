@@ -16,13 +16,13 @@ from benchmarks.images.place import Place
 from benchmarks.images.results import OURS, Kept, Layer, Measured, Size, Turn
 from benchmarks.images.ways import Ours, Seed, Stock, To
 from ci import docker, groups, specs
-from ci.engine import registry
 from ci.errors import CiError
 from ci.layers import archive
 from ci.layers.gates import Look, judge
 from ci.layers.holds import holds
 from ci.paths import ROOT
 from ci.progress import say
+from tests import registry
 
 if TYPE_CHECKING:
     from benchmarks.images.ways import Made, Way

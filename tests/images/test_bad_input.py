@@ -23,9 +23,9 @@ import pytest
 from ci import docker
 from ci.engine.command import HOME
 from ci.engine.daemon import Engine
-from ci.engine.standin import DEBIAN
 from ci.paths import ROOT
 from tests.e2e.server import eventually
+from tests.standin import DEBIAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.engine import command, packages, standin
+from ci.engine import command, packages
 from ci.engine.daemon import Engine
 from ci.errors import CiError
+from tests import standin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,22 +144,6 @@ def test_an_archive_that_fails_is_one_line_and_is_not_taken_for_whole(
         with pytest.raises(CiError, match=r"^apt-get failed: E: Unable to fetch some archives$"):
             packages.programs(tmp_path / "home")
     assert not (tmp_path / "home" / "bin").exists()
-
-
-def test_status_of_an_engine_that_does_not_run_is_exit_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    home = tmp_path / "engine"
-    assert command.main(["status", "--home", str(home)]) == 1
-    assert capsys.readouterr().out == f"{Engine(home).host}: stopped\n"
-    assert command.main(["status", "--json", "--home", str(home)]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"running": False, "pid": None, "host": Engine(home).host}
-
-
-def test_run_without_a_command_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["run", "--home", str(tmp_path)]) == 1
-    assert "run what? `python -m ci engine run -- docker ps`" in said(capsys)
 
 
 def test_an_action_that_there_is_not_is_told_with_those_that_there_are(
