@@ -11,7 +11,6 @@ image under the name that bentofiles say.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -27,6 +26,7 @@ from ci.paths import BENTOS, BUILT
 from ci.progress import say
 
 if TYPE_CHECKING:
+    import argparse
     from pathlib import Path
 
     from ci.build import Report
@@ -208,8 +208,6 @@ def parser() -> argparse.ArgumentParser:
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
     holding = verbs.add_parser("held", help="write what a platform's image holds, for the locks")
     holding.add_argument("platform", metavar="PLATFORM")
-    for verb in (making, pinning, holding):
-        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     return options
 
 
@@ -224,24 +222,19 @@ def _build(given: argparse.Namespace) -> None:
     docker.ready()
     options = buildx.options_of(given)
     platform = platforms.get(given.platform or "cpu")
-    made = {}
     for stage in given.stages:
         base = find(stage, platform, options.registry)
         if options.no_cache:
             make(base, options)
         else:
             ensure(base, options)
-        made[stage] = base.reference
-    if given.json:
-        command.result_json(made)
-    else:
-        command.result("\n".join(made.values()))
+        command.result(base.reference)
 
 
 def _pin(given: argparse.Namespace) -> None:
     docker.ready()
     text = platforms.TABLE.read_text(encoding="utf-8")
-    pinned = {}
+    pinned = []
     for name in given.platforms or platforms.load():
         platform = platforms.get(name)
         images = {
@@ -255,16 +248,13 @@ def _pin(given: argparse.Namespace) -> None:
         }
         for key, image in images.items():
             digest = docker.digest(image)
-            pinned[f"{name}.{key}"] = digest
+            pinned.append(f"{name}.{key} {digest}")
             pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
             text, times = re.subn(pattern, rf'\g<1>"{digest}"', text)
             if times != 1:
                 raise CiError(f'{platforms.TABLE.name} [{name}]: no line `{key} = ""` to write to')
     platforms.TABLE.write_text(text, encoding="utf-8")
-    if given.json:
-        command.result_json(pinned)
-    else:
-        command.result("\n".join(f"{key} {digest}" for key, digest in pinned.items()))
+    command.result("\n".join(pinned))
 
 
 def _held(given: argparse.Namespace) -> None:
@@ -286,7 +276,4 @@ def _held(given: argparse.Namespace) -> None:
         f"# What {platform.reference} holds. Made by `python -m ci base held {platform.name}`.\n"
     )
     path.write_text(header + said + "\n", encoding="utf-8")
-    if given.json:
-        command.result_json({"written": str(path)})
-    else:
-        command.result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")
+    command.result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")

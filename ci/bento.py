@@ -61,10 +61,7 @@ def _work(given: argparse.Namespace) -> None:
     platform = platforms.get(given.platform or spec.platforms[0])
     with contexts.alone(folder_of(spec, platform)):
         path, version = make(spec, platform, given.registry)
-    if given.json:
-        command.result_json({"path": str(path), "version": version})
-    else:
-        command.result(f"{spec.bento}:{version} is in {path}")
+    command.result(f"{spec.bento}:{version} is in {path}")
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:

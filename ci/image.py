@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ci import (
     base,
@@ -61,18 +61,6 @@ class Image:
     version: str
     names: tuple[str, ...]
     report: Report
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what a workflow needs to know of it."""
-        return {
-            "bento": self.spec.name,
-            "platform": self.platform.name,
-            "version": self.version,
-            "image": self.names[0],
-            "names": list(self.names),
-            "base": self.base.reference,
-            "seconds": round(self.report.seconds, 2),
-        }
 
     def as_output(self, *, pushed: bool) -> dict[str, str]:
         """Return what the next steps of a job need: the image by its digest, if it was pushed."""
@@ -128,10 +116,7 @@ def _work(given: argparse.Namespace) -> None:
     )
     if given.github:
         github.outputs(made.as_output(pushed=options.push))
-    if given.json:
-        command.result_json(made.as_json())
-    else:
-        command.result(made.names[0])
+    command.result(made.names[0])
 
 
 def make(

@@ -66,10 +66,7 @@ def _work(options: argparse.Namespace) -> int:
                 drifted.append(str(path.relative_to(ROOT)))
                 if not options.check:
                     path.write_text(after, encoding="utf-8")
-    if options.json:
-        command.result_json({"changed": drifted})
-    else:
-        command.result(f"Changed: {', '.join(drifted) or 'nothing'}")
+    command.result(f"Changed: {', '.join(drifted) or 'nothing'}")
     return 1 if drifted and options.check else 0
 
 

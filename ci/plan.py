@@ -101,14 +101,11 @@ def _work(given: argparse.Namespace) -> None:
     since = given.base or (_since() if given.github else "main")
     change = None if given.all or not since else _change(since, given.head)
     wanted = plan(change)
-    found = {"images": images(wanted, given.registry), "bases": bases(wanted, given.registry)}
     if given.github:
-        matrix, below = ({"include": entries} for entries in found.values())
+        matrix = {"include": images(wanted, given.registry)}
+        below = {"include": bases(wanted, given.registry)}
         github.outputs({"matrix": matrix, "bases": below, "any": bool(wanted)})
-    if given.json:
-        command.result_json(found)
-    else:
-        command.result(table(wanted))
+    command.result(table(wanted))
 
 
 def plan(change: Change | None) -> list[Wanted]:

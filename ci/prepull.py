@@ -72,10 +72,7 @@ def _work(given: argparse.Namespace) -> None:
         if "@" not in reference:
             say(f"{reference} is not pinned by a digest yet: `python -m ci base pin`")
         ensure(reference, attempts=given.attempts)
-    if given.json:
-        command.result_json(references)
-    else:
-        command.result("\n".join(references))
+    command.result("\n".join(references))
 
 
 def ensure(

@@ -124,10 +124,7 @@ def _work(given: argparse.Namespace) -> None:
     names = [f"{repository}:{tag}" for tag in tags(context_of(platform.name, version))]
     if given.apply:
         apply(given.apply, names)
-    if given.json:
-        command.result_json(names)
-    else:
-        command.result("\n".join(names))
+    command.result("\n".join(names))
 
 
 def context_of(platform: str, version: str) -> Context:

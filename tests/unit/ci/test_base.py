@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import tomllib
@@ -298,9 +297,9 @@ def test_what_a_platform_holds_is_written_for_its_locks(
     folder: Path, docker: Callable[[str], Callable[[], str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = docker('case "$*" in *version*) ;; *) printf "numpy==2.4.0\\ntorch==2.13.0\\n" ;; esac')
-    assert base.main(["held", "cuda13", "--json"]) == 0
+    assert base.main(["held", "cuda13"]) == 0
     path = folder / "held.cuda13.txt"
-    assert json.loads(capsys.readouterr().out) == {"written": str(path)}
+    assert capsys.readouterr().out.startswith(f"{path}: 2 packages")
     header, *lines = path.read_text().splitlines()
     assert GPU.reference in header
     assert lines == ["numpy==2.4.0", "torch==2.13.0"]
