@@ -24,7 +24,6 @@ MATCHA_COMMIT: Final = "dd9105b34bf2be2230f4aa1e4769fb586a3c824e"
 WHEEL: Final = "xinference"
 WHEEL_VERSION: Final = "4.1.0"
 WHEEL_SHA256: Final = "40dd71d79e85a86f85c0d8b435fe51111fcf2c09227350d4a452229709528f2d"
-WHEEL_BYTES: Final = 56_352_630
 
 
 @dataclass(frozen=True)
