@@ -22,7 +22,6 @@ from ci.progress import say
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
 DEFAULT_BRANCH: Final = "main"
 _INPUTS: Final = ("LICENSE", "bentofile.yaml", "bentos", "ci", "services")
@@ -48,51 +47,20 @@ class Context:
     is_default: bool
 
 
-def moving(context: Context) -> str | None:
-    """Return the platform's name: it moves with the default branch."""
-    return context.platform if context.is_default else None
-
-
-def content(context: Context) -> str:
-    """Return the tag that names what is in the image."""
-    return f"{context.platform}-{context.version}"
-
-
-def commit(context: Context) -> str | None:
-    """Return the tag of the commit."""
-    return f"{context.platform}-{context.commit[:12]}" if context.commit else None
-
-
-def day(context: Context) -> str | None:
-    """Return the tag of the commit's day, on the default branch."""
-    return f"{context.platform}-{context.day}" if context.is_default else None
-
-
-def release(context: Context) -> str | None:
-    """Return the release's own tag: v1.2.3 becomes 1.2.3-cuda13."""
-    found = _RELEASE.fullmatch(context.release)
-    return f"{found['number']}{found['candidate']}-{context.platform}" if found else None
-
-
-def series(context: Context) -> str | None:
-    """Return the tag of a release's series, 1.2-cuda13; a candidate is in none."""
-    found = _RELEASE.fullmatch(context.release)
-    return f"{found['series']}-{context.platform}" if found and not found["candidate"] else None
-
-
-TAGGERS: Final[tuple[Callable[[Context], str | None], ...]] = (
-    moving,
-    content,
-    commit,
-    day,
-    release,
-    series,
-)
-
-
 def tags(context: Context) -> list[str]:
-    """Return all tags of an image."""
-    return [tag for tagger in TAGGERS if (tag := tagger(context))]
+    """Return all tags of an image; a release's candidate is in no series."""
+    platform = context.platform
+    found = [platform] if context.is_default else []
+    found.append(f"{platform}-{context.version}")
+    if context.commit:
+        found.append(f"{platform}-{context.commit[:12]}")
+    if context.is_default:
+        found.append(f"{platform}-{context.day}")
+    if release := _RELEASE.fullmatch(context.release):
+        found.append(f"{release['number']}{release['candidate']}-{platform}")
+        if not release["candidate"]:
+            found.append(f"{release['series']}-{platform}")
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -151,11 +119,11 @@ def apply(image: str, names: list[str]) -> None:
     Raises:
         CiError: it is not named by a digest, is in another repository, or the registry refuses.
     """
-    repository, separator, digest = image.partition("@")
-    if not separator:
+    digest = image.partition("@")[2]
+    if not digest:
         raise CiError(f"--apply {image}: names no digest; tags are given to what was tested")
     for name in names:
-        if name.rpartition(":")[0] != repository.removesuffix(_tag_of(repository)):
+        if naming.untagged(name) != naming.untagged(image):
             raise CiError(f"--apply {image}: is in another repository than {name}")
     # An index around the image would have another digest than what was tested and signed.
     docker.call(
@@ -167,9 +135,3 @@ def apply(image: str, names: list[str]) -> None:
         if (found := docker.digest(name)) != digest:
             raise CiError(f"{name} is {found}, not {digest}: something else pushed to it meanwhile")
     say(f"{digest} has {len(names)} tags")
-
-
-def _tag_of(reference: str) -> str:
-    """Return `:tag` of a reference, nothing where it has none."""
-    last = reference.rpartition("/")[2]
-    return f":{last.partition(':')[2]}" if ":" in last else ""

@@ -48,14 +48,13 @@ def test_a_release_gets_its_number_and_its_series() -> None:
 @pytest.mark.parametrize("candidate", ["v1.2.3-rc1", "v1.2.3rc1"])
 def test_a_candidate_gets_its_number_but_is_in_no_series(candidate: str) -> None:
     context = dataclasses.replace(ON_MAIN, release=candidate)
-    assert tags.release(context) == f"{candidate[1:]}-cuda13"
-    assert tags.series(context) is None
+    assert tags.tags(context) == [*tags.tags(ON_MAIN), f"{candidate[1:]}-cuda13"]
 
 
 @pytest.mark.parametrize("tag", ["", "nightly", "v1", "v1.2"])
 def test_what_is_no_release_gets_no_release_tag(tag: str) -> None:
     context = dataclasses.replace(ON_MAIN, release=tag)
-    assert (tags.release(context), tags.series(context)) == (None, None)
+    assert tags.tags(context) == tags.tags(ON_MAIN)
 
 
 def test_every_tag_names_its_platform_so_that_none_is_latest() -> None:
