@@ -11,16 +11,13 @@ import io
 import json
 import tarfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 from ci import docker, sizes
 from ci.errors import CiError
-from ci.layers import contents, unpack
-from ci.layers.image import BASE_NAME, Config, Image, Layer
+from ci.layers import blob
+from ci.layers.image import BASE_NAME, Config, Contents, Image, Layer
 from ci.progress import say
-
-if TYPE_CHECKING:
-    from ci.layers.contents import Contents
 
 _JSON_LIMIT: Final = 16 * sizes.MIB
 _BLOBS: Final = "blobs/sha256/"
@@ -109,12 +106,12 @@ def _is_attestation(entry: dict[str, Any]) -> bool:
 def _from_archive(stream: IO[bytes]) -> _Found:
     found = _Found()
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=unpack.CHUNK) as archive:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=blob.CHUNK) as archive:
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it keeps them all
-                blob = archive.extractfile(entry) if entry.isreg() else None
-                if isinstance(blob, io.BufferedReader):
-                    _take(found, entry.name.removeprefix("./"), blob, entry.size)
+                file = archive.extractfile(entry) if entry.isreg() else None
+                if isinstance(file, io.BufferedReader):
+                    _take(found, entry.name.removeprefix("./"), file, entry.size)
     except tarfile.TarError as error:
         raise CiError(f"the image is no archive of an OCI layout: {error}") from error
     return found
@@ -122,24 +119,21 @@ def _from_archive(stream: IO[bytes]) -> _Found:
 
 def _from_directory(path: Path) -> _Found:
     found = _Found()
-    for file in path.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as blob:
-                _take(found, file.relative_to(path).as_posix(), blob, file.stat().st_size)
+    for inner in path.rglob("*"):
+        if inner.is_file():
+            with inner.open("rb") as file:
+                _take(found, inner.relative_to(path).as_posix(), file, inner.stat().st_size)
     return found
 
 
-def _take(found: _Found, name: str, blob: io.BufferedReader, size: int) -> None:
+def _take(found: _Found, name: str, file: io.BufferedReader, size: int) -> None:
     """Keep what a file of a layout says, whatever it is."""
-    head = blob.peek(4)
-    if head.startswith((b"{", b"[")):
+    if file.peek(1).startswith((b"{", b"[")):
         if size <= _JSON_LIMIT:
-            found.documents[name] = blob.read(size)
+            found.documents[name] = file.read(size)
     elif name.startswith(_BLOBS):
         digest = f"sha256:{name.removeprefix(_BLOBS)}"
-        what = f"the layer {digest[:19]}"
-        with unpack.unpacked(blob, unpack.compression(head), what) as stream:
-            found.layers[digest] = contents.read(stream, what)
+        found.layers[digest] = blob.read(file, f"the layer {digest[:19]}")
 
 
 def _image(reference: str, found: _Found) -> Image:
@@ -147,21 +141,18 @@ def _image(reference: str, found: _Found) -> Image:
     config, config_bytes = _document(reference, found, manifest["config"]["digest"])
     made = [entry for entry in config.get("history", []) if not entry.get("empty_layer")]
     layers = []
-    for number, blob in enumerate(manifest["layers"], 1):
-        held = found.layers.get(blob["digest"])
-        if held is None:
-            raise CiError(f"{reference} lacks its layer {blob['digest']}: pull or build it again")
+    for number, said in enumerate(manifest["layers"], 1):
+        contents = found.layers.get(said["digest"])
+        if contents is None:
+            raise CiError(f"{reference} lacks its layer {said['digest']}: pull or build it again")
         layers.append(
             Layer(
+                **vars(contents),
                 number=number,
-                digest=blob["digest"],
+                digest=said["digest"],
                 diff_id=config["rootfs"]["diff_ids"][number - 1],
-                compressed_bytes=blob["size"],
+                compressed_bytes=said["size"],
                 created_by=made[number - 1].get("created_by", "") if number <= len(made) else "",
-                raw_bytes=held.raw_bytes,
-                files=held.files,
-                removed=held.removed,
-                emptied=held.emptied,
             )
         )
     return Image(
@@ -177,10 +168,8 @@ def _config(said: dict[str, Any]) -> Config:
     return Config(
         user=said.get("User") or "",
         healthcheck=tuple((said.get("Healthcheck") or {}).get("Test") or ()),
-        stop_signal=said.get("StopSignal") or "",
         labels=said.get("Labels") or {},
         environment={name: value for name, _, value in pairs},
-        entrypoint=tuple(said.get("Entrypoint") or ()),
     )
 
 

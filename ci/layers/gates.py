@@ -13,14 +13,14 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from ci import sizes, specs
-from ci.layers import duplicates, packages
-from ci.layers.filesystem import FileSystem
+from ci.layers import packages
+from ci.layers.filesystem import FileSystem, find_waste
 from ci.layers.image import BASE_NAME, BUDGET, PLATFORM_LAYERS, TORCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ci.layers.duplicates import Waste
+    from ci.layers.filesystem import Waste
     from ci.layers.image import Image, Layer
 
 RAW_LIMIT: Final = 2 * sizes.GIB
@@ -53,7 +53,7 @@ class Look:
     def at(cls, image: Image) -> Look:
         """Put an image's layers together, once for all gates."""
         seen = FileSystem(image)
-        return cls(image, seen, duplicates.find(image, seen), list(packages.find(seen)))
+        return cls(image, seen, find_waste(image, seen), list(packages.find(seen)))
 
     def is_ours(self, layer: Layer) -> bool:
         """Tell whether a layer was made here: those of the platform's image are as they are."""

@@ -8,6 +8,8 @@ import heapq
 import re
 from typing import Final
 
+from ci import sizes
+
 BASE_NAME: Final = "org.opencontainers.image.base.name"
 BENTO: Final = "bentovox.bento"
 PLATFORM: Final = "bentovox.platform"
@@ -15,13 +17,16 @@ TORCH: Final = "bentovox.torch"
 BUDGET: Final = "bentovox.budget-mib"
 PLATFORM_LAYERS: Final = "bentovox.platform-layers"
 
+BIG: Final = sizes.MIB
+"""A file larger than this counts where it is there twice, or hidden."""
+
 _SITE: Final = re.compile(r"(?:.*/)?lib/python3[\d.]*/(?:site|dist)-packages")
 _DEPTH: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class File:
-    """One entry of a layer that is no directory; `digest` is the SHA-256 of a big one's content."""
+    """One entry of a layer that is no directory; `digest` is a big one's SHA-256, else empty."""
 
     path: str
     bytes: int
@@ -29,22 +34,30 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
-    """One layer: its blob, its place from the bottom (the first is 1), and what it changes.
+class Contents:
+    """What a layer changes: the size of its archive, its files, and what it takes away.
 
-    `compressed_bytes` is the blob as it is pushed, `raw_bytes` the archive in it. `removed` are
-    paths that it takes away from the layers below, `emptied` directories that hide what those have.
+    `removed` are paths of the layers below, `emptied` directories whose content there is hidden.
+    """
+
+    raw_bytes: int
+    files: tuple[File, ...]
+    removed: tuple[str, ...]
+    emptied: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer(Contents):
+    """One layer: what it changes, its place from the bottom (the first is 1), and its blob.
+
+    `compressed_bytes` is the blob as it is pushed.
     """
 
     number: int
     digest: str
     diff_id: str
     compressed_bytes: int
-    raw_bytes: int
     created_by: str
-    files: tuple[File, ...]
-    removed: tuple[str, ...] = ()
-    emptied: tuple[str, ...] = ()
 
     def largest_files(self, count: int) -> list[File]:
         """Return its largest files, the largest first."""
@@ -64,10 +77,8 @@ class Config:
 
     user: str
     healthcheck: tuple[str, ...]
-    stop_signal: str
     labels: dict[str, str]
     environment: dict[str, str]
-    entrypoint: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ def test_the_configuration_is_read(layouts: Layouts) -> None:
     config = archive.read(str(layouts.make({}, environment=["A=1=2", "B="]))).config
     assert config.environment == {"A": "1=2", "B": ""}
     assert config.healthcheck == ("CMD", "bentovox-healthcheck")
-    assert (config.user, config.stop_signal) == ("10001:10001", "SIGTERM")
+    assert config.user == "10001:10001"
 
 
 def test_big_files_have_their_digest_and_small_ones_have_none(layouts: Layouts) -> None:

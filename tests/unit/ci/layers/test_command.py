@@ -19,7 +19,7 @@ def test_the_base_part_is_what_the_image_shares_with_its_base(
 ) -> None:
     image = layouts.archived(BASE, CODE, created_by=["", "COPY bento /app"])
     assert main(["layers", str(image), "--base", base]) == 0
-    below, app = capsys.readouterr().out.splitlines()[4:6]
+    below, app = capsys.readouterr().out.splitlines()[3:5]
     assert below.split()[:2] == ["1", "base"]
     assert below.endswith("operating system")
     assert app.split()[:2] == ["2", "app"]
