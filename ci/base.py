@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from ci.build import Report
     from ci.buildx import Options
     from ci.platforms import Platform
 
@@ -120,8 +119,8 @@ def uv_version() -> str:
     return subprocess.check_output([uv.executable(), "--version"], text=True).split()[1]
 
 
-def ensure(base: Base, options: Options) -> Report | None:
-    """Make sure that a base is there, here or in its registry; return what a build did, if one ran.
+def ensure(base: Base, options: Options) -> float:
+    """Make sure that a base is there, here or in its registry; return the seconds of building it.
 
     Raises:
         CiError: it cannot be built.
@@ -130,16 +129,16 @@ def ensure(base: Base, options: Options) -> Report | None:
         if options.push:
             if docker.ask("buildx", "imagetools", "inspect", base.reference) is not None:
                 say(f"{base.reference} is in the registry")
-                return None
+                return 0.0
         elif docker.inspect(base.reference):
             say(f"{base.reference} is here")
             docker.call("tag", base.reference, base.moving)
-            return None
+            return 0.0
         return _make(base, options)
 
 
-def make(base: Base, options: Options) -> Report:
-    """Build a base.
+def make(base: Base, options: Options) -> float:
+    """Build a base; return the seconds that it took.
 
     Raises:
         CiError: it cannot be built; the message names the step.
@@ -148,7 +147,7 @@ def make(base: Base, options: Options) -> Report:
         return _make(base, options)
 
 
-def _make(base: Base, options: Options) -> Report:
+def _make(base: Base, options: Options) -> float:
     platform = base.platform
     below = base.platform_image
     if "@" not in below:

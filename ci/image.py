@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     import argparse
 
     from ci.base import Base
-    from ci.build import Report
     from ci.buildx import Options
     from ci.platforms import Platform
     from ci.specs import Spec
@@ -53,14 +52,14 @@ _MODELS: Final = ("services/chat/demo_model",)
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One built image: its names, the base below it, its bento's version, the build's report."""
+    """One built image: its names, the base below it, its bento's version, its build's seconds."""
 
     spec: Spec
     platform: Platform
     base: Base
     version: str
     names: tuple[str, ...]
-    report: Report
+    build_s: float
 
     def as_output(self, *, pushed: bool) -> dict[str, str]:
         """Return what the next steps of a job need: the image by its digest, if it was pushed."""
@@ -147,7 +146,7 @@ def make(
             f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}", *tags)
         )
         say(f"Building {names[0]} on {below.reference}")
-        report = build.build(
+        build_s = build.build(
             [
                 *options.arguments(*names),
                 f"--file={DOCKERFILE}",
@@ -158,7 +157,7 @@ def make(
                 str(context),
             ]
         )
-    return Image(spec, platform, below, version, names, report)
+    return Image(spec, platform, below, version, names, build_s)
 
 
 def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[str, str]:

@@ -57,17 +57,15 @@ class Size:
 class Turn:
     """One build after one change.
 
-    `pack_s` is what comes before docker is started, `build_s` what `docker buildx build` took,
-    `ran` the instructions that ran. `pushed_bytes` is what the registry grew by, `fetched_bytes`
-    what a machine that has the image before must fetch; None where nothing was pushed.
+    `pack_s` is what comes before docker is started, `build_s` what `docker buildx build` took.
+    `pushed_bytes` is what the registry grew by, `fetched_bytes` what a machine that has the image
+    before must fetch; None where nothing was pushed.
     """
 
     contestant: str
     change: str
     pack_s: float
     build_s: float
-    hits: int
-    ran: list[str]
     pushed_bytes: int | None = None
     fetched_bytes: int | None = None
 
