@@ -20,10 +20,10 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from ci import build, buildx, command, contexts, docker, groups, naming, platforms, uv
+from ci import build, buildx, contexts, docker, groups, naming, platforms, uv
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -194,10 +194,9 @@ def write_context(base: Base) -> Path:
     return contexts.named(context)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("base", __doc__)
-    verbs = options.add_subparsers(dest="action", required=True, metavar="ACTION")
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     making = verbs.add_parser("build", help="build bases, or find them built already")
     making.add_argument(
         "stages", nargs="+", metavar="STAGE", help="slim, vllm, cosyvoice, whisper, stack, devel"
@@ -207,14 +206,11 @@ def parser() -> argparse.ArgumentParser:
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
     holding = verbs.add_parser("held", help="write what a platform's image holds, for the locks")
     holding.add_argument("platform", metavar="PLATFORM")
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Build, pin or look into bases."""
-    given = parser().parse_args(arguments)
-    work = {"build": _build, "pin": _pin, "held": _held}[given.action]
-    return command.run("base", lambda: work(given))
+    {"build": _build, "pin": _pin, "held": _held}[given.action](given)
 
 
 def _build(given: argparse.Namespace) -> None:
@@ -227,7 +223,7 @@ def _build(given: argparse.Namespace) -> None:
             make(base, options)
         else:
             ensure(base, options)
-        command.result(base.reference)
+        result(base.reference)
 
 
 def _pin(given: argparse.Namespace) -> None:
@@ -253,7 +249,7 @@ def _pin(given: argparse.Namespace) -> None:
             if times != 1:
                 raise CiError(f'{platforms.TABLE.name} [{name}]: no line `{key} = ""` to write to')
     platforms.TABLE.write_text(text, encoding="utf-8")
-    command.result("\n".join(pinned))
+    result("\n".join(pinned))
 
 
 def _held(given: argparse.Namespace) -> None:
@@ -275,4 +271,4 @@ def _held(given: argparse.Namespace) -> None:
         f"# What {platform.reference} holds. Made by `python -m ci base held {platform.name}`.\n"
     )
     path.write_text(header + said + "\n", encoding="utf-8")
-    command.result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")
+    result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 
-from ci import base, command, contexts, platforms, specs, uv
+from ci import base, contexts, platforms, specs, uv
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -41,27 +41,20 @@ _CREATED: Final = re.compile(r"^creation_time: .*$", re.MULTILINE)
 _VERSION: Final = re.compile(rf"^version: {_DRAFT}$", re.MULTILINE)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("bento", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    options.add_argument("--platform", default="", help="default: the bentofile's own")
-    options.add_argument("--registry", default="", help="registry and owner before the base's name")
-    return options
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    parser.add_argument("--platform", default="", help="default: the bentofile's own")
+    parser.add_argument("--registry", default="", help="registry and owner before the base's name")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Build one bento."""
-    given = parser().parse_args(arguments)
-    return command.run("bento", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
     with contexts.alone(folder_of(spec, platform)):
         path, version = make(spec, platform, given.registry)
-    command.result(f"{spec.bento}:{version} is in {path}")
+    result(f"{spec.bento}:{version} is in {path}")
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:

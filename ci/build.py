@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ci import docker
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

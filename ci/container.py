@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from ci import docker
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 HARDENED: Final = (
     "--read-only",

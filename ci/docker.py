@@ -13,7 +13,7 @@ import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

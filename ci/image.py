@@ -24,7 +24,6 @@ from ci import (
     bento,
     build,
     buildx,
-    command,
     contexts,
     docker,
     github,
@@ -35,7 +34,7 @@ from ci import (
 )
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -69,15 +68,14 @@ class Image:
         return {"image": f"{repository}@{digest}", "repository": repository, "digest": digest}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("image", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    buildx.add_options(options)
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    buildx.add_options(parser)
+    parser.add_argument(
         "--tag", action="append", default=[], help="a further tag; may be given again"
     )
-    options.add_argument(
+    parser.add_argument(
         "--bake",
         action="append",
         default=[],
@@ -85,22 +83,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a model's folder, into /models/NAME, in a layer of its own",
     )
-    options.add_argument(
+    parser.add_argument(
         "--only-content-tag",
         action="store_true",
         help="no tag that moves: it is tested first, `python -m ci tags --apply` gives the others",
     )
-    options.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
-    return options
+    parser.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Build one image."""
-    given = parser().parse_args(arguments)
-    return command.run("image", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     docker.ready()
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
@@ -115,7 +107,7 @@ def _work(given: argparse.Namespace) -> None:
     )
     if given.github:
         github.outputs(made.as_output(pushed=options.push))
-    command.result(made.names[0])
+    result(made.names[0])
 
 
 def make(

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pathspec
 
-from ci import base, command, git, github, groups, naming, platforms, specs
+from ci import base, git, github, groups, naming, platforms, specs
 from ci.paths import ROOT
+from ci.terminal import result
 
 if TYPE_CHECKING:
     import argparse
@@ -80,24 +81,17 @@ class Wanted:
         return f"{self.why[0]} and {more} more" if more else self.why[0]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("plan", __doc__)
-    options.add_argument("--base", default="", metavar="REV", help="since when (default: main)")
-    options.add_argument("--head", default="HEAD", metavar="REV", help="until (default: HEAD)")
-    options.add_argument("--all", action="store_true", help="all images, whatever changed")
-    options.add_argument("--registry", default="", help="registry and owner before bases' names")
-    options.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
-    return options
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("--base", default="", metavar="REV", help="since when (default: main)")
+    parser.add_argument("--head", default="HEAD", metavar="REV", help="until (default: HEAD)")
+    parser.add_argument("--all", action="store_true", help="all images, whatever changed")
+    parser.add_argument("--registry", default="", help="registry and owner before bases' names")
+    parser.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Say which images are to be built."""
-    given = parser().parse_args(arguments)
-    return command.run("plan", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     since = given.base or (_since() if given.github else "main")
     change = None if given.all or not since else _change(since, given.head)
     wanted = plan(change)
@@ -105,7 +99,7 @@ def _work(given: argparse.Namespace) -> None:
         matrix = {"include": images(wanted, given.registry)}
         below = {"include": bases(wanted, given.registry)}
         github.outputs({"matrix": matrix, "bases": below, "any": bool(wanted)})
-    command.result(table(wanted))
+    result(table(wanted))
 
 
 def plan(change: Change | None) -> list[Wanted]:
@@ -214,7 +208,7 @@ def _why(spec: Spec, platform: str, change: Change) -> Iterator[str]:
             or (path == _TOOLS_LOCK and _tools_changed(change))
         ):
             yield path
-        elif path in _beside(spec, platform) and _base_changed(path, spec, platform, change):
+        elif path in _beside(spec, platform):
             yield f"{path} (of the base)"
 
 
@@ -242,7 +236,9 @@ def _tools_changed(change: Change) -> bool:
 
 
 def _beside(spec: Spec, platform: str) -> set[str]:
-    """Return the locks of the other bentos on the same base."""
+    """Return the locks of the other bentos on the same base, if it has packages of theirs."""
+    if not groups.load().stages.get(spec.base(platform)):
+        return set()
     return {
         other.lock_for(platform).relative_to(ROOT).as_posix()
         for other in map(specs.load, specs.names())
@@ -250,16 +246,3 @@ def _beside(spec: Spec, platform: str) -> set[str]:
         and platform in other.platforms
         and other.base(platform) == spec.base(platform)
     }
-
-
-def _base_changed(path: str, spec: Spec, platform: str, change: Change) -> bool:
-    """Tell whether a lock wants other packages of the base than before."""
-    layers = groups.load()
-    held = layers.stages.get(spec.base(platform), ())
-
-    def of_base(content: str) -> dict[str, str]:
-        lock = specs.read_lock_text(content, ROOT / path)
-        return {name: lock[name] for name in lock if layers.group_of(name) in held}
-
-    after = (ROOT / path).read_text(encoding="utf-8")
-    return of_base(change.before(path)) != of_base(after)

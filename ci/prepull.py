@@ -19,9 +19,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Final
 
-from ci import base, command, docker, groups, platforms
+from ci import base, docker, groups, platforms
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -37,29 +37,20 @@ _FINAL: Final = re.compile(
 """What no further attempt changes; the engine has no code for it, only words."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("prepull", __doc__)
-    options.add_argument(
-        "--platform", default="cpu", help="of bentos/platforms.toml (default: cpu)"
-    )
-    options.add_argument("--stage", default="", help="what this base is made from (default: all)")
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("--platform", default="cpu", help="of bentos/platforms.toml (default: cpu)")
+    parser.add_argument("--stage", default="", help="what this base is made from (default: all)")
+    parser.add_argument(
         "--attempts", type=int, default=_ATTEMPTS, help=f"for each image (default: {_ATTEMPTS})"
     )
-    options.add_argument(
+    parser.add_argument(
         "--unless", default="", metavar="IMAGE", help="nothing, where a registry has this already"
     )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Pull the images of a platform."""
-    given = parser().parse_args(arguments)
-    return command.run("prepull", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     docker.ready()
     platform = platforms.get(given.platform)
     stages = [given.stage] if given.stage else [*groups.load().stages]
@@ -72,7 +63,7 @@ def _work(given: argparse.Namespace) -> None:
         if "@" not in reference:
             say(f"{reference} is not pinned by a digest yet: `python -m ci base pin`")
         ensure(reference, attempts=given.attempts)
-    command.result("\n".join(references))
+    result("\n".join(references))
 
 
 def ensure(

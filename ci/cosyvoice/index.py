@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ci.cosyvoice.archives import from_folder
 from ci.cosyvoice.pins import WHEEL, WHEEL_SHA256, WHEEL_VERSION
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from ci.cosyvoice.pins import Files

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ci.cosyvoice.archives import from_folder
 from ci.cosyvoice.sources import verified
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

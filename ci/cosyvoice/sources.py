@@ -12,7 +12,7 @@ from ci.cosyvoice.fetch import fetch
 from ci.cosyvoice.index import from_index
 from ci.cosyvoice.pins import COSYVOICE, COSYVOICE_COMMIT, MATCHA, MATCHA_COMMIT, tree_hash
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -16,9 +16,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci import command
 from ci.engine.daemon import Engine
 from ci.paths import ROOT
+from ci.terminal import result
 
 if TYPE_CHECKING:
     import argparse
@@ -29,29 +29,20 @@ HOME: Final = Path("/var/cache/bentovox", f"engine-{_CHECKOUT}")
 checkout: BentoML walks all of that when it builds."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("engine", __doc__)
-    options.add_argument("action", choices=("start", "stop"))
-    options.add_argument(
-        "--home", type=Path, default=HOME, help="its folder (default: %(default)s)"
-    )
-    options.add_argument("--purge", action="store_true", help="with stop: remove its folder, too")
-    return options
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("action", choices=("start", "stop"))
+    parser.add_argument("--home", type=Path, default=HOME, help="its folder (default: %(default)s)")
+    parser.add_argument("--purge", action="store_true", help="with stop: remove its folder, too")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Start or stop the engine."""
-    given = parser().parse_args(arguments)
-    return command.run("engine", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     engine = Engine(given.home.absolute())
     if given.action == "start":
         engine.start()
         for name, value in engine.variables().items():
-            command.result(f"export {name}={shlex.quote(value)}")
+            result(f"export {name}={shlex.quote(value)}")
         return
     engine.stop()
     if given.purge:

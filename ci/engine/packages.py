@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 _NEW: Final = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "containerd")
 _HOST: Final = (

@@ -17,7 +17,7 @@ from ci import docker, sizes
 from ci.errors import CiError
 from ci.layers import blob
 from ci.layers.image import BASE_NAME, Config, Contents, Image, Layer
-from ci.progress import say
+from ci.terminal import say
 
 _JSON_LIMIT: Final = 16 * sizes.MIB
 _BLOBS: Final = "blobs/sha256/"

@@ -13,43 +13,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ci import command
 from ci.layers import archive, table
 from ci.layers.gates import Look, judge
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("layers", __doc__)
-    options.add_argument("image", help="an image of the engine, or the path of an OCI layout")
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("image", help="an image of the engine, or the path of an OCI layout")
+    parser.add_argument(
         "--base", default="", help="what it stands on; default: what its label says"
     )
-    options.add_argument(
+    parser.add_argument(
         "--top",
         type=int,
         default=0,
         metavar="N",
         help="show the N largest directories and files of each layer",
     )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> int:
     """Show an image's layers and judge them."""
-    given = parser().parse_args(arguments)
-    return command.run("layers", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> int:
     image = archive.on_base(archive.read(given.image), given.base)
     look = Look.at(image)
     verdicts = judge(look)
-    command.result(table.text(look, verdicts, given.top))
+    result(table.text(look, verdicts, given.top))
     faults = sum(len(verdict.faults) for verdict in verdicts)
     if faults:
         say(f"python -m ci layers: {image.name} may not be shipped; faults named above: {faults}")

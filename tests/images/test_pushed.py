@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import docker, platforms, prepull, specs, tags
+from ci.__main__ import main
 from ci.errors import CiError
 from ci.image import make
 from ci.layers import archive
@@ -108,7 +109,7 @@ def test_nothing_is_pulled_for_a_base_that_a_registry_has(
     registry: int, image: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = f"127.0.0.1:{registry}/{image[0]}@{image[1]}"
-    assert prepull.main(["--platform", "cuda13", "--unless", there]) == 0
+    assert main(["prepull", "--platform", "cuda13", "--unless", there]) == 0
     assert capsys.readouterr().out == "\n"
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci import base, buildx, contexts, groups, platforms, uv
+from ci.__main__ import main, parser
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def test_what_a_context_held_before_is_gone() -> None:
 
 
 def given(*words: str) -> buildx.Options:
-    return buildx.options_of(base.parser().parse_args(["build", "slim", *words]))
+    return buildx.options_of(parser("base").parse_args(["build", "slim", *words]))
 
 
 def test_an_image_is_kept_here_or_pushed() -> None:
@@ -252,7 +253,7 @@ def test_pin_writes_the_digests_and_nothing_else(
 ) -> None:
     before = table.read_text()
     docker(DIGESTS)
-    assert base.main(["pin"]) == 0
+    assert main(["base", "pin"]) == 0
     assert without_digests(table.read_text()) == without_digests(before)
     written = platforms.load(table)
     digests = [f"sha256:{number:064}" for number in (1, 2, 3, 4)]
@@ -267,7 +268,7 @@ def test_pin_of_one_platform_leaves_the_others(
 ) -> None:
     before: dict[str, Any] = tomllib.loads(table.read_text())
     docker(DIGESTS)
-    assert base.main(["pin", "cpu"]) == 0
+    assert main(["base", "pin", "cpu"]) == 0
     after: dict[str, Any] = tomllib.loads(table.read_text())
     assert after["cuda13"] == before["cuda13"]
     assert after["cpu"]["digest"]
@@ -279,7 +280,7 @@ def test_a_table_without_a_place_for_a_digest_is_told_not_passed_over(
     text = table.read_text().replace("devel_digest =", "devel_digest  =")
     table.write_text(text)
     docker(DIGESTS)
-    assert base.main(["pin", "cpu"]) == 1
+    assert main(["base", "pin", "cpu"]) == 1
     assert 'platforms.toml [cpu]: no line `devel_digest = ""`' in capsys.readouterr().err
     assert table.read_text() == text
 
@@ -289,7 +290,7 @@ def test_a_registry_that_does_not_answer_leaves_the_table_as_it_is(
 ) -> None:
     before = table.read_text()
     docker('case "$*" in *version*) echo 28 ;; *runtime) exit 1 ;; esac')
-    assert base.main(["pin"]) == 1
+    assert main(["base", "pin"]) == 1
     assert table.read_text() == before
 
 
@@ -297,7 +298,7 @@ def test_what_a_platform_holds_is_written_for_its_locks(
     folder: Path, docker: Callable[[str], Callable[[], str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = docker('case "$*" in *version*) ;; *) printf "numpy==2.4.0\\ntorch==2.13.0\\n" ;; esac')
-    assert base.main(["held", "cuda13"]) == 0
+    assert main(["base", "held", "cuda13"]) == 0
     path = folder / "held.cuda13.txt"
     assert capsys.readouterr().out.startswith(f"{path}: 2 packages")
     header, *lines = path.read_text().splitlines()

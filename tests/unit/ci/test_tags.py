@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import bento, git, tags
+from ci.__main__ import main
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -133,5 +134,5 @@ def test_tags_are_found_while_no_other_build_of_the_bento_is_at_work(
 
     monkeypatch.setattr(bento, "folder_of", lambda *_: tmp_path)
     monkeypatch.setattr(bento, "make", make)
-    assert tags.main(["gateway"]) == 0
+    assert main(["tags", "gateway"]) == 0
     assert "-0123" in capsys.readouterr().out
