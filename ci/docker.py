@@ -111,20 +111,6 @@ def inspect(image: str) -> dict[str, Any] | None:
     return json.loads(said)[0] if said else None
 
 
-def bring(image: str) -> dict[str, Any]:
-    """Return what the engine knows of an image, which is pulled if it is not here.
-
-    Raises:
-        CiError: it is neither here nor in a registry.
-    """
-    known = inspect(image)
-    if known is None:
-        say(f"Pulling {image}")
-        call("pull", "--quiet", image)
-        known = inspect(image) or {}
-    return known
-
-
 def digest(reference: str) -> str:
     """Return the digest that a registry has for a reference.
 

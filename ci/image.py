@@ -73,9 +73,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
     buildx.add_options(parser)
     parser.add_argument(
-        "--tag", action="append", default=[], help="a further tag; may be given again"
-    )
-    parser.add_argument(
         "--bake",
         action="append",
         default=[],
@@ -101,7 +98,6 @@ def work(given: argparse.Namespace) -> None:
         spec,
         platform,
         options,
-        tags=tuple(given.tag),
         bake=tuple(given.bake),
         is_moving=not given.only_content_tag,
     )
@@ -115,7 +111,6 @@ def make(
     platform: Platform,
     options: Options,
     *,
-    tags: tuple[str, ...] = (),
     bake: tuple[Path, ...] = (),
     is_moving: bool = True,
 ) -> Image:
@@ -134,9 +129,7 @@ def make(
         context = write_context(packed, bake)
         repository = naming.repository(spec.name, options.registry)
         moving = [platform.name] if is_moving else []
-        names = tuple(
-            f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}", *tags)
-        )
+        names = tuple(f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}"))
         say(f"Building {names[0]} on {below.reference}")
         build_s = build.build(
             [

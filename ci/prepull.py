@@ -1,7 +1,7 @@
 r"""`python -m ci prepull`: pull what a platform's bases are made from, before a build does.
 
     python -m ci prepull --platform cuda13
-    python -m ci prepull --platform cuda13 --stage whisper --attempts 10
+    python -m ci prepull --platform cuda13 --stage whisper
     python -m ci prepull --platform cuda13 \
         --unless ghcr.io/me/bentovox/base-vllm:cuda13-1f2e3d4c5b6a
 
@@ -42,9 +42,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", default="cpu", help="of bentos/platforms.toml (default: cpu)")
     parser.add_argument("--stage", default="", help="what this base is made from (default: all)")
     parser.add_argument(
-        "--attempts", type=int, default=_ATTEMPTS, help=f"for each image (default: {_ATTEMPTS})"
-    )
-    parser.add_argument(
         "--unless", default="", metavar="IMAGE", help="nothing, where a registry has this already"
     )
 
@@ -62,7 +59,7 @@ def work(given: argparse.Namespace) -> None:
     for reference in references:
         if "@" not in reference:
             say(f"{reference} is not pinned by a digest yet: `python -m ci base pin`")
-        ensure(reference, attempts=given.attempts)
+        ensure(reference)
     result("\n".join(references))
 
 

@@ -88,7 +88,9 @@ def work(given: argparse.Namespace) -> int:
     docker.ready()
     platform = platforms.get(given.platform or spec.platforms[0])
     image = given.image or f"{naming.repository(spec.name)}:{platform.name}"
-    docker.bring(image)
+    if docker.inspect(image) is None:
+        say(f"Pulling {image}")
+        docker.call("pull", "--quiet", image)
     checks = run(spec, platform, image, given.model)
     failed = [check.name for check in checks if not check.passed]
     if failed:

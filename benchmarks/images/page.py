@@ -190,7 +190,7 @@ def _draw_layers(axes: Axes, measured: Measured) -> None:
             bar = axes.barh(
                 place, width, 0.6, left=start, color=color, edgecolor="white", linewidth=0.8
             )
-            text = layer.holds.split(" and ")[0].split(",")[0].rpartition("/")[2]
+            text = layer.contents.partition(",")[0]
             if width > _LETTER_MIB * len(text):
                 axes.bar_label(bar, [text], label_type="center", color=shade, fontsize=8)
             start += width

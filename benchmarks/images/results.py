@@ -25,9 +25,9 @@ WARM, EMPTIED = "code, pushed from a warm engine", "code, pushed from an emptied
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer of an image: what it holds, and whether it is the base's."""
+    """One layer of an image: what it mostly is, and whether it is the base's."""
 
-    holds: str
+    contents: str
     is_base: bool
     raw_bytes: int
     compressed_bytes: int

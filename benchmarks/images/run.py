@@ -18,7 +18,7 @@ from ci import docker, groups, specs
 from ci.errors import CiError
 from ci.layers import archive
 from ci.layers.gates import Look, judge
-from ci.layers.holds import holds
+from ci.layers.table import described
 from ci.paths import ROOT
 from ci.terminal import say
 from tests import registry
@@ -69,7 +69,12 @@ class Run:
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
         look = Look.at(archive.on_base(archive.read(made.name)))
         layers = [
-            Layer(holds(one), one.number <= look.image.shared, one.raw_bytes, one.compressed_bytes)
+            Layer(
+                described(one),
+                one.number <= look.image.shared,
+                one.raw_bytes,
+                one.compressed_bytes,
+            )
             for one in look.image.layers
         ]
         failed = {v.gate: v.faults[0] for v in judge(look) if v.faults}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from ci import sizes
-from ci.layers.holds import holds
 from ci.layers.image import BENTO, PLATFORM
 
 if TYPE_CHECKING:
@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
     from ci.layers.gates import Look, Verdict
     from ci.layers.image import Image, Layer
+
+_PUT: Final = re.compile(r"(?:COPY|ADD)\s+(?:--\S+\s+)*(?P<source>\S+)\s")
+_PARTS: Final = {
+    "bento": "code",
+    "parts/models": "shipped models",
+    "parts/cosyvoice": "CosyVoice",
+    "parts/baked": "baked models",
+}
+_NAMED: Final = 3
 
 
 def text(look: Look, verdicts: Iterable[Verdict], top: int) -> str:
@@ -30,16 +39,27 @@ def _layers(look: Look, top: int) -> Iterator[str]:
     wasted: dict[int, int] = collections.Counter()
     for waste in look.waste:
         wasted[waste.layer.number] += waste.bytes
-    yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  holds"
+    yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  contents"
     for layer in image.layers:
         lost = wasted.get(layer.number)
         yield (
             f"{layer.number:>3} {_part(image, layer):4} {sizes.shown(layer.raw_bytes):>10} "
-            f"{sizes.shown(layer.compressed_bytes):>10}  {holds(layer)}"
+            f"{sizes.shown(layer.compressed_bytes):>10}  {described(layer)}"
             f"{f'  ({sizes.shown(lost)} for nothing)' if lost else ''}"
         )
         if top:
             yield from _largest(layer, top)
+
+
+def described(layer: Layer) -> str:
+    """Return what a layer mostly is: a part of the image, or its largest directories."""
+    if not layer.files:
+        return "nothing"
+    put = _PUT.search(layer.created_by)
+    if put and put["source"] in _PARTS:
+        return _PARTS[put["source"]]
+    largest = layer.largest_directories(_NAMED)
+    return ", ".join(path.rpartition("/")[2] or path for path, _ in largest)
 
 
 def _largest(layer: Layer, top: int) -> Iterator[str]:

@@ -21,7 +21,7 @@ def test_the_base_part_is_what_the_image_shares_with_its_base(
     assert main(["layers", str(image), "--base", base]) == 0
     below, app = capsys.readouterr().out.splitlines()[3:5]
     assert below.split()[:2] == ["1", "base"]
-    assert below.endswith("operating system")
+    assert below.endswith("lib, etc")
     assert app.split()[:2] == ["2", "app"]
     assert app.endswith("code")
     there = archive.on_base(archive.read(str(image)), base)
