@@ -99,10 +99,6 @@ def _none(reference: str) -> CiError:
     )
 
 
-def _is_attestation(entry: dict[str, Any]) -> bool:
-    return _ATTESTATION in entry.get("annotations", {})
-
-
 def _from_archive(stream: IO[bytes]) -> _Found:
     found = _Found()
     try:
@@ -137,8 +133,8 @@ def _take(found: _Found, name: str, file: io.BufferedReader, size: int) -> None:
 
 
 def _image(reference: str, found: _Found) -> Image:
-    manifest, manifest_bytes = _manifest(reference, found)
-    config, config_bytes = _document(reference, found, manifest["config"]["digest"])
+    manifest = _manifest(reference, found)
+    config = _document(reference, found, manifest["config"]["digest"])
     made = [entry for entry in config.get("history", []) if not entry.get("empty_layer")]
     layers = []
     for number, said in enumerate(manifest["layers"], 1):
@@ -155,12 +151,7 @@ def _image(reference: str, found: _Found) -> Image:
                 created_by=made[number - 1].get("created_by", "") if number <= len(made) else "",
             )
         )
-    return Image(
-        name=reference,
-        config=_config(config.get("config") or {}),
-        layers=tuple(layers),
-        description_bytes=manifest_bytes + config_bytes,
-    )
+    return Image(reference, _config(config.get("config") or {}), tuple(layers))
 
 
 def _config(said: dict[str, Any]) -> Config:
@@ -173,8 +164,8 @@ def _config(said: dict[str, Any]) -> Config:
     )
 
 
-def _manifest(reference: str, found: _Found) -> tuple[dict[str, Any], int]:
-    """Return the one manifest of an image that a layout holds, and its size."""
+def _manifest(reference: str, found: _Found) -> dict[str, Any]:
+    """Return the manifest of the one image in a layout."""
     if "index.json" not in found.documents:
         raise CiError(
             f"{reference} is no OCI layout: there is no index.json in it "
@@ -182,19 +173,21 @@ def _manifest(reference: str, found: _Found) -> tuple[dict[str, Any], int]:
         )
     index = json.loads(found.documents["index.json"])
     while True:
-        entries = {
-            entry["digest"]: entry for entry in index["manifests"] if not _is_attestation(entry)
+        digests = {
+            entry["digest"]
+            for entry in index["manifests"]
+            if _ATTESTATION not in entry.get("annotations", {})
         }
-        if len(entries) != 1:
-            raise CiError(f"{reference} holds {len(entries)} images; save one of them alone")
-        said, size = _document(reference, found, next(iter(entries)))
-        if "manifests" not in said:
-            return said, size
-        index = said
+        if len(digests) != 1:
+            raise CiError(f"{reference} contains {len(digests)} images; save one of them alone")
+        index = _document(reference, found, digests.pop())
+        if "manifests" not in index:
+            return index
 
 
-def _document(reference: str, found: _Found, digest: str) -> tuple[dict[str, Any], int]:
+def _document(reference: str, found: _Found, digest: str) -> dict[str, Any]:
     text = found.documents.get(digest.replace("sha256:", _BLOBS))
     if text is None:
         raise CiError(f"{reference} lacks {digest}: pull or build it again")
-    return json.loads(text), len(text)
+    document: dict[str, Any] = json.loads(text)
+    return document

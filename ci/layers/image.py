@@ -1,4 +1,4 @@
-"""An image as this package sees it: its configuration, its layers, and what each layer holds."""
+"""An image as this package sees it: its configuration, its layers, and the files of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUDGET: Final = "bentovox.budget-mib"
 PLATFORM_LAYERS: Final = "bentovox.platform-layers"
 
 BIG: Final = sizes.MIB
-"""A file larger than this counts where it is there twice, or hidden."""
+"""Only files larger than this count as waste."""
 
 _SITE: Final = re.compile(r"(?:.*/)?lib/python3[\d.]*/(?:site|dist)-packages")
 _DEPTH: Final = 3
@@ -64,7 +64,7 @@ class Layer(Contents):
         return heapq.nlargest(count, self.files, key=lambda file: file.bytes)
 
     def largest_directories(self, count: int) -> list[tuple[str, int]]:
-        """Return the directories that hold most of it; in an environment, a package is one."""
+        """Return the directories with most of its bytes; a Python package counts as one."""
         total = collections.Counter[str]()
         for file in self.files:
             total[directory(file.path)] += file.bytes
@@ -73,7 +73,7 @@ class Layer(Contents):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What an image says of how it is run."""
+    """How an image says that it is to be run."""
 
     user: str
     healthcheck: tuple[str, ...]
@@ -83,21 +83,12 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One image; its first `shared` layers are its base's, the rest is the app part.
-
-    `description_bytes` is what its manifest and its configuration weigh: each push sends them.
-    """
+    """One image; its first `shared` layers are its base's, the rest is the app part."""
 
     name: str
     config: Config
     layers: tuple[Layer, ...]
-    description_bytes: int
     shared: int = 0
-
-    @property
-    def base(self) -> tuple[Layer, ...]:
-        """Return the layers that it shares with its base."""
-        return self.layers[: self.shared]
 
     @property
     def app(self) -> tuple[Layer, ...]:
@@ -118,12 +109,6 @@ class Image:
     def raw_bytes(self) -> int:
         """Return what all its layers weigh unpacked."""
         return sum(layer.raw_bytes for layer in self.layers)
-
-    @property
-    def change_bytes(self) -> int:
-        """Return what a change of code pushes: the last layer and the image's description."""
-        last = self.layers[-1].compressed_bytes if self.layers else 0
-        return last + self.description_bytes
 
 
 def directory(path: str) -> str:

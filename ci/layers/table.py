@@ -77,7 +77,7 @@ def _totals(look: Look) -> Iterator[str]:
     yield "image    {} raw, {} pushed".format(*whole)
     if image.shared:
         yield f"app part {sizes.shown(raw)} raw, {sizes.shown(image.app_bytes)} pushed"
-        yield f"a code change pushes {sizes.shown(image.change_bytes)}"
+        yield f"a code change pushes {sizes.shown(image.layers[-1].compressed_bytes)}"
     if look.waste:
         lost = sum(waste.bytes for waste in look.waste)
         yield f"for nothing: {sizes.shown(lost)}, counting files over 1 MiB"

@@ -88,7 +88,7 @@ def test_a_layout_of_two_images_is_refused(layouts: Layouts) -> None:
     shutil.copytree(other / "blobs", one / "blobs", dirs_exist_ok=True)
     manifests = [(root / "index.json").read_text()[15:-2] for root in (one, other)]
     (one / "index.json").write_text(f'{{"manifests": [{", ".join(manifests)}]}}')
-    with pytest.raises(CiError, match="holds 2 images"):
+    with pytest.raises(CiError, match="contains 2 images"):
         archive.read(str(one))
 
 
