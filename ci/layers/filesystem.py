@@ -1,7 +1,4 @@
-"""The file system that a container sees, and the bytes that an image carries for nothing.
-
-The layers are put on top of each other, and what one removes or overwrites of those below is known.
-"""
+"""The file system that a container sees, and the bytes that an image carries for nothing."""
 
 from __future__ import annotations
 
@@ -37,10 +34,10 @@ class Hidden:
 
 
 class FileSystem:
-    """What is left of all layers; `hidden` is what is not."""
+    """The layers on top of each other: `files` is what is left, `hidden` what is not."""
 
     def __init__(self, image: Image) -> None:
-        """Put an image's layers on top of each other."""
+        """Apply an image's layers, their whiteouts included."""
         self.files: dict[str, Placed] = {}
         self.hidden: list[Hidden] = []
         self._folders: set[str] = set()
@@ -97,9 +94,9 @@ class FileSystem:
 
 @dataclasses.dataclass(frozen=True)
 class Waste:
-    """A big file for nothing: it is in `layer`, and `other` holds it too, or hides it.
+    """A big file that is of no use in `layer`, since `other` has it too, or hides it.
 
-    `path` is where it is in `layer`, `other_path` what `other` has.
+    `path` is its place in `layer`, `other_path` that in `other`.
     """
 
     layer: Layer
@@ -111,15 +108,15 @@ class Waste:
 
     @property
     def is_carried_by_two_packages(self) -> bool:
-        """Tell whether it is the same file in two Python packages, as their wheels have it."""
+        """Tell whether two Python packages both carry it, in their wheels."""
         here, there = _PACKAGE.match(self.path), _PACKAGE.match(self.other_path)
         return not self.hidden and bool(here and there and here["package"] != there["package"])
 
 
 def find_waste(image: Image, seen: FileSystem) -> list[Waste]:
-    """Return what is there for nothing, the largest first; a file is named once.
+    """Return the big files that are there for nothing, the largest first, each once.
 
-    A copy is charged to the upper layer; a file that is hidden, to the layer that holds it.
+    A copy is charged to the upper layer, a hidden file to the layer that it is in.
     """
     first: dict[str, tuple[Layer, File]] = {}
     found: dict[tuple[int, str], Waste] = {}
