@@ -2,11 +2,11 @@
 
     python -m ci base build vllm --platform cuda13   build one base, or find it built already
     python -m ci base pin                            read the digests of the platforms' images
-    python -m ci base held cuda13                    write what a platform's image holds, for locks
+    python -m ci base held cuda13                    list what a platform's image has, for the locks
 
 A base is named by what it is made of: `bentovox/base-vllm:cuda13-1f2e3d4c5b6a`. Nothing is built
-where that tag is there already, here or in the registry. `bentovox/base-vllm:cuda13` is the same
-image under the name that bentofiles say.
+where that tag exists already, here or in the registry. `bentovox/base-vllm:cuda13` is the same
+image under the name that bentofiles use.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _FILES: Final = {
     "prebuilt-cc": "checks/usr/local/bin",
     "prebuild.py": ".",
 }
-"""Where each script lies in the build context: whole trees, so that no folder's time slips in."""
+"""Where each script goes in the build context: whole trees, so that no folder's time slips in."""
 _DEVEL: Final = "devel"
 _TORCH: Final = "torch"
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """One base for one platform: its stage, what it is made of, and the names that it has."""
+    """One base for one platform: its stage, what it is made of, and its names."""
 
     stage: str
     platform: Platform
@@ -59,7 +59,7 @@ class Base:
 
     @property
     def has_torch(self) -> bool:
-        """Tell whether it holds torch, and so stands on the platform's image that does."""
+        """Tell whether it has torch, and so stands on the platform's image that has it."""
         return _TORCH in groups.load().stages.get(self.stage, (_TORCH,))
 
     @property
@@ -80,7 +80,7 @@ class Base:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Return what names all that it is made of."""
+        """Return a hash of all that it is made of."""
         parts = [
             self.platform_image,
             self.platform.devel_reference,
@@ -93,20 +93,20 @@ class Base:
 
     @property
     def reference(self) -> str:
-        """Return its name by content."""
+        """Return the name that says what it is made of."""
         return f"{self.moving}-{self.fingerprint}"
 
     @property
     def moving(self) -> str:
-        """Return the name that bentofiles say."""
+        """Return the name that bentofiles use; it moves to the newest one."""
         return f"{naming.base_repository(self.stage, self.registry)}:{self.platform.name}"
 
 
 def find(stage: str, platform: Platform, registry: str = "") -> Base:
-    """Return a base; its name by content says what it would be made of.
+    """Return a base, built or not.
 
     Raises:
-        CiError: there is no such stage; when that name is asked for, that the locks do not agree.
+        CiError: there is no such stage; once its `reference` is read, the locks do not agree.
     """
     known = [*groups.load().stages, _DEVEL]
     if stage not in known:
@@ -160,7 +160,7 @@ def _make(base: Base, options: Options) -> float:
             *options.arguments(base.reference, base.moving),
             f"--file={FOLDER / 'Dockerfile'}",
             f"--target={base.stage}",
-            # Gates hold us to our own layers; a bento's image inherits the label.
+            # Gates judge only our own layers; a bento's image inherits the label.
             *([f"--label=bentovox.platform-layers={layers}"] if layers else []),
             *docker.variables(
                 {
@@ -204,12 +204,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     buildx.add_options(making)
     pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
-    holding = verbs.add_parser("held", help="write what a platform's image holds, for the locks")
+    holding = verbs.add_parser("held", help="list what a platform's image has, for the locks")
     holding.add_argument("platform", metavar="PLATFORM")
 
 
 def work(given: argparse.Namespace) -> None:
-    """Build, pin or look into bases."""
+    """Build bases, pin what they stand on, or list what that has."""
     {"build": _build, "pin": _pin, "held": _held}[given.action](given)
 
 
@@ -267,8 +267,6 @@ def _held(given: argparse.Namespace) -> None:
         stdin=script,
     )
     path = FOLDER / f"held.{platform.name}.txt"
-    header = (
-        f"# What {platform.reference} holds. Made by `python -m ci base held {platform.name}`.\n"
-    )
+    header = f"# What {platform.reference} has. Made by `python -m ci base held {platform.name}`.\n"
     path.write_text(header + said + "\n", encoding="utf-8")
     result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")

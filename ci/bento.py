@@ -2,9 +2,9 @@
 
     python -m ci bento speech --platform cuda13
 
-The bentofile is taken as it is but for what the platform decides: the base's name, the Python and
-the lock. Its version is a hash of what is in it, and its time is fixed, so that an unchanged bento
-is the same to the last byte. It lies in .nox/bentos/NAME-PLATFORM/bento.
+The bentofile is used as it is, except for what depends on the platform: the base's name, the Python
+and the lock. Its version is a hash of its content, and its time is fixed, so that an unchanged
+bento is the same to the last byte. The bento is in .nox/bentos/NAME-PLATFORM/bento.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
 
 
 def folder_of(spec: Spec, platform: Platform) -> Path:
-    """Return where a bento is built, and its image."""
+    """Return the folder in which a bento and its image are built."""
     return BUILT / f"{spec.name}-{platform.name}"
 
 
 def sources(folder: Path, lock: Path) -> Path:
-    """Copy what a bento can be made of; BentoML would walk all of the checkout otherwise."""
+    """Copy what a bento can be made of: BentoML would walk the whole checkout."""
     copied = folder / "sources"
     for name in _SOURCES:
         shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -98,7 +98,7 @@ def sources(folder: Path, lock: Path) -> Path:
 
 
 def for_platform(spec: Spec, platform: Platform, lock: Path, registry: str) -> dict[str, object]:
-    """Return the bentofile with what the platform decides."""
+    """Return the bentofile with the platform's base, Python and lock."""
     found = base.find(spec.base(platform.name), platform, registry)
     return {
         **spec.data,
@@ -112,9 +112,9 @@ def for_platform(spec: Spec, platform: Platform, lock: Path, registry: str) -> d
 
 
 def settle(built: Path) -> str:
-    """Make a bento the same for the same inputs; return the version that names its content."""
+    """Make a bento reproducible; return its version, a hash of its content."""
     described = built / "bento.yaml"
-    # BentoML names the script of `docker.setup_script` by where it lay; here by what it is for.
+    # BentoML names the script of `docker.setup_script` after its path, which is a temporary one.
     for script in built.glob("env/docker/script__*"):
         for path in (described, built / "env/docker/Dockerfile"):
             text = path.read_text(encoding="utf-8").replace(script.name, _SCRIPT)

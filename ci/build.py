@@ -1,7 +1,6 @@
 """One run of `docker buildx build`: its progress for a person, and why it failed.
 
-BuildKit prints its status as JSON lines (`--progress=rawjson`); what is said to be cached is what
-BuildKit says was cached.
+BuildKit prints its status as JSON lines (`--progress=rawjson`), which are read here.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def build(arguments: Iterable[str]) -> float:
     Each step is reported as it ends; every 15 seconds without one, that the build goes on.
 
     Raises:
-        CiError: the build failed; the message names the step, what it printed last stands above.
+        CiError: the build failed; the message names the step, whose last lines were printed.
     """
     command = [docker.binary(), "buildx", "build", "--progress=rawjson", *arguments]
     began = time.monotonic()
@@ -74,7 +73,7 @@ def build(arguments: Iterable[str]) -> float:
                     told = time.monotonic()
                     say(f"    ... still at work after {told - began:.0f} s")
         except BaseException:
-            process.terminate()  # else it would go on alone where only this process is told to stop
+            process.terminate()  # a signal may have reached this process only
             raise
     if process.returncode:
         raise CiError(_failure(steps.values(), other))
@@ -82,7 +81,7 @@ def build(arguments: Iterable[str]) -> float:
 
 
 def follow(steps: dict[str, Step], event: dict[str, Any]) -> list[Step]:
-    """Take one status of BuildKit into `steps`; return those that ended with it."""
+    """Update `steps` with one status of BuildKit; return those that ended with it."""
     ended = []
     for vertex in event.get("vertexes") or []:
         step = steps.setdefault(vertex["digest"], Step(vertex.get("name", "")))
@@ -116,7 +115,7 @@ def _failure(steps: Iterable[Step], other: list[str]) -> str:
     step = next((one for one in failed if not one.name.startswith(_IMPORT)), failed[0])
     for line in step.log[-25:]:
         say(f"    | {line}")
-    said = "\n".join([step.error, *step.log[-25:]])  # what it printed says more than its exit code
+    said = "\n".join([step.error, *step.log[-25:]])  # its output says more than its exit code
     return docker.explained(said, step.name[:120])
 
 

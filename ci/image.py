@@ -4,10 +4,10 @@ r"""`python -m ci image`: build a bento's image on its shared base.
     python -m ci image chat --platform cuda13 --registry ghcr.io/me --push \
         --cache-from type=registry,ref=ghcr.io/me/bentovox/chat:cache-cuda13
 
-Builds the bento, builds its base unless that is there already, and then the image: the packages
-that the base lacks, what is shipped with the code, the bento. It is called bentovox/NAME:PLATFORM
-and, by what is in it, bentovox/NAME:PLATFORM-VERSION. Models are not in it; mount a cache at
-/models, or bake some in with --bake.
+Builds the bento, its base unless that exists already, and then the image: the packages that the
+base lacks, what is shipped with the code, the bento. It is called bentovox/NAME:PLATFORM and, after
+its content, bentovox/NAME:PLATFORM-VERSION. It contains no models: mount a cache at /models, or add
+some with --bake.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 DOCKERFILE: Final = BENTOS / "Dockerfile"
 _MODELS: Final = ("services/chat/demo_model",)
-"""Models that the repository ships: a layer of their own."""
+"""Models that the repository ships; they get a layer of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Image:
     build_s: float
 
     def as_output(self, *, pushed: bool) -> dict[str, str]:
-        """Return what the next steps of a job need: the image by its digest, if it was pushed."""
+        """Return what a job's next steps need: the image, by its digest if it was pushed."""
         if not pushed:
             return {"image": self.names[0]}
         repository, digest = self.names[0].rpartition(":")[0], docker.digest(self.names[0])
@@ -83,7 +83,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only-content-tag",
         action="store_true",
-        help="no tag that moves: it is tested first, `python -m ci tags --apply` gives the others",
+        help="no moving tag; after its tests `python -m ci tags --apply` adds the others",
     )
     parser.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
 
@@ -114,7 +114,7 @@ def make(
     bake: tuple[Path, ...] = (),
     is_moving: bool = True,
 ) -> Image:
-    """Build the image of a bento for a platform; its name moves on to it if `is_moving`.
+    """Build the image of a bento for a platform; with `is_moving`, the platform's tag moves to it.
 
     Raises:
         CiError: the bento, its base or the image cannot be built.
@@ -146,7 +146,7 @@ def make(
 
 
 def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[str, str]:
-    """Return the OCI labels of an image, and ours: what checks it reads them from the image."""
+    """Return the OCI labels of an image, and ours, which its gates read."""
     standard = "org.opencontainers.image"
     return {
         f"{standard}.title": spec.bento,
@@ -162,7 +162,7 @@ def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[st
 
 
 def write_context(packed: Path, bake: tuple[Path, ...]) -> Path:
-    """Write the build context of an image beside its bento, and return its folder."""
+    """Write the build context of an image beside its bento; return its folder."""
     context = packed.with_name("context")
     shutil.rmtree(context, ignore_errors=True)
     app = context / "bento" / "app"
@@ -190,7 +190,7 @@ def _lock(packed: Path) -> Path:
 
 
 def _bring_cosyvoice(into: Path) -> None:
-    """Bring upstream's verified code into the context."""
+    """Put upstream's verified code into the context."""
     into.parent.mkdir()
     code = subprocess.call(
         [sys.executable, "-m", "ci", "cosyvoice", "--into", str(into)],
@@ -198,4 +198,4 @@ def _bring_cosyvoice(into: Path) -> None:
         stdout=subprocess.DEVNULL,
     )
     if code:
-        raise CiError("CosyVoice's code could not be brought; why stands above")
+        raise CiError("CosyVoice's code could not be had, for the reason above")

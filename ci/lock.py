@@ -1,13 +1,13 @@
 """`python -m ci lock`: resolve what each bento installs, for each of its platforms.
 
-`bentos/NAME/requirements.PLATFORM.in` says what is wanted (extras of pyproject.toml), the lock
-`requirements.PLATFORM.txt` beside it is made from that. The stack's is made first and the others
-keep to it, so that every package has one version on a platform, whatever image it is in; it begins
-with the versions that `nox -s serve` installs. Where `python -m ci base held` has written what a
-platform's image holds, its versions are kept too.
+`bentos/NAME/requirements.PLATFORM.in` says what is wanted (extras of pyproject.toml), and the lock
+`requirements.PLATFORM.txt` beside it is made from that. The stack's is made first and constrains
+the others, so that every package has one version on a platform, whatever image it is in; it starts
+from the versions that `nox -s serve` installs. Where `python -m ci base held` has listed what a
+platform's image has, those versions are kept too.
 
-    python -m ci lock                    lock every bento again, keeping to what is locked
-    python -m ci lock chat --check       1 if chat's locks are not what they would be now
+    python -m ci lock                    lock every bento again, keeping versions that still fit
+    python -m ci lock chat --check       exit code 1 if chat's locks would change now
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def work(given: argparse.Namespace) -> int:
 
 
 def resolve(spec: Spec, platform: Platform, before: str) -> str:
-    """Return the lock of a bento for a platform, keeping to `before` where it can.
+    """Return the lock of a bento for a platform, with the versions of `before` that still fit.
 
     Raises:
         CiError: nothing satisfies it all; uv's explanation of who asks for what stands above.
@@ -100,7 +100,7 @@ def resolve(spec: Spec, platform: Platform, before: str) -> str:
 
 
 def served(platform: Platform) -> str:
-    """Return the lock of what `nox -s serve` installs, as a start."""
+    """Return the lock of what `nox -s serve` installs, to start from."""
     return (ROOT / _SERVED[bool(platform.cuda)]).read_text(encoding="utf-8")
 
 
@@ -119,6 +119,6 @@ def _options(spec: Spec, platform: Platform) -> list[str]:
 
 def _environment(platform: Platform) -> dict[str, str]:
     environ = dict(os.environ)
-    if platform.cuda:  # a folder that holds torch's CPU build must not decide what a GPU gets
+    if platform.cuda:  # a folder with torch's CPU build must not decide what a GPU gets
         environ.pop("UV_FIND_LINKS", None)
     return environ

@@ -4,11 +4,11 @@
     python -m ci plan --base v1.2.0       what changed since a release
     python -m ci plan --all               every bento on each of its platforms
 
-An image is built again if something changed that it is made of: its bentofile and its folder, its
+An image is built again if something that it is made of changed: its bentofile and its folder, its
 lock for that platform, what its globs include of services/, its platform's table, the bases, the
-modules of ci/ that build, or what tests it. The table says which file it was. Bentos are those of
-the working tree. With --github the revisions come from the event: all images for a tag, a schedule
-or a start by hand; `matrix`, `bases` and `any` become the step's outputs.
+modules of ci/ that build, or what tests it. The table names the file. Bentos are those of the
+working tree. With --github the revisions come from the event (a tag, a schedule or a start by hand
+builds all images), and `matrix`, `bases` and `any` become the step's outputs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PLATFORMS: Final = "bentos/platforms.toml"
 _TOOLS_LOCK: Final = "ci/locks/dev.txt"
 _TOOLS: Final = ("bentoml", "uv")
-"""What is locked there and decides what an image is."""
+"""The packages of that lock which affect images."""
 
 BUILDERS: Final = frozenset(
     f"ci/{name}.py"
@@ -41,7 +41,7 @@ BUILDERS: Final = frozenset(
         *("naming", "paths", "platforms", "specs", "uv"),
     )
 )
-"""The modules that build; a test holds that they are what `ci.image` imports."""
+"""The modules that build: those that `ci.image` imports, as a test checks."""
 
 _OF_ALL: Final = (
     "bentos/Dockerfile",
@@ -59,7 +59,7 @@ _NEVER: Final = "0" * 40
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """The paths that changed, and what a file held before: nothing where it was not there."""
+    """The paths that changed, and what gives a file's text before; empty if it was not there."""
 
     paths: tuple[str, ...]
     before: Callable[[str], str]
@@ -67,7 +67,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """One image to build, its base's stage, and the changes that ask for it."""
+    """One image to build, its base's stage, and the changed paths that call for it."""
 
     bento: str
     platform: str
@@ -91,7 +91,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(given: argparse.Namespace) -> None:
-    """Say which images are to be built."""
+    """Print which images are to be built."""
     since = given.base or (_since() if given.github else "main")
     change = None if given.all or not since else _change(since, given.head)
     wanted = plan(change)
@@ -119,7 +119,7 @@ def plan(change: Change | None) -> list[Wanted]:
 
 
 def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the images as a workflow's matrix takes them: where caches are, and why each is there.
+    """Return the images as a workflow's matrix takes them, with their caches and reasons.
 
     Raises:
         CiError: the locks of a base do not agree.
@@ -140,7 +140,7 @@ def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
 
 
 def bases(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the bases of these images, each once: its stage, its name, where its cache is.
+    """Return the bases of these images, each once, with its stage, its name and its cache.
 
     Raises:
         CiError: the locks of a base do not agree.
@@ -178,7 +178,7 @@ def _change(since: str, head: str) -> Change:
 
 
 def _since() -> str:
-    """Return the revision that the event's change starts at, nothing where all is to be built."""
+    """Return the revision before the event's change; empty if everything is to be built."""
     name, data = github.event()
     if name == "pull_request":
         return str(data["pull_request"]["base"]["sha"])
@@ -213,7 +213,7 @@ def _why(spec: Spec, platform: str, change: Change) -> Iterator[str]:
 
 
 def _of_other(path: str, spec: Spec, platform: str) -> bool:
-    """Tell whether a file is named for another platform, as locks are."""
+    """Tell whether a file's name says another platform, as a lock's does."""
     others = [name for name in {*spec.platforms, *platforms.load()} if name != platform]
     return any(f".{name}." in path.rpartition("/")[2] for name in others)
 
@@ -225,7 +225,7 @@ def _table_changed(platform: str, change: Change) -> bool:
 
 
 def _shape(table: dict[str, Any], platform: str) -> dict[str, Any]:
-    """Return a platform's table but for the words that are for people."""
+    """Return a platform's table without its description, which affects no image."""
     return {key: value for key, value in table.get(platform, {}).items() if key != "description"}
 
 

@@ -5,10 +5,10 @@ r"""`python -m ci prepull`: pull what a platform's bases are made from, before a
     python -m ci prepull --platform cuda13 \
         --unless ghcr.io/me/bentovox/base-vllm:cuda13-1f2e3d4c5b6a
 
-A build that pulls gigabytes dies of one broken connection (`io: read/write on closed pipe`) and
-starts over. This retries, waiting twice as long each time; layers that arrived stay. The digests
-are those of bentos/platforms.toml. What the registry will never allow (no such image, no access) is
-not retried.
+A build that pulls gigabytes fails at one broken connection (`io: read/write on closed pipe`) and
+starts over. This retries, waiting twice as long each time, and keeps the layers that have arrived.
+The digests are those of bentos/platforms.toml. What no attempt can change (no such image, no
+access) is not retried.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _FINAL: Final = re.compile(
     r"no matching manifest|authentication required",
     re.IGNORECASE,
 )
-"""What no further attempt changes; the engine has no code for it, only words."""
+"""What no further attempt changes; the engine gives no code, only words."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.add_argument("--platform", default="cpu", help="of bentos/platforms.toml (default: cpu)")
-    parser.add_argument("--stage", default="", help="what this base is made from (default: all)")
+    parser.add_argument("--stage", default="", help="only what this base is made from")
     parser.add_argument(
-        "--unless", default="", metavar="IMAGE", help="nothing, where a registry has this already"
+        "--unless", default="", metavar="IMAGE", help="pull nothing if a registry has this"
     )
 
 

@@ -1,16 +1,16 @@
 """`bentofile.yaml`: what a bento is, read and checked before anything is made of it.
 
-BentoML writes some of a bentofile's values into a Dockerfile as they are (CVE-2026-24123 and later
-ones), so a bentofile is read here as data: unknown keys, values that could carry a second
-instruction, secrets and floating versions are refused, each by its key.
+BentoML writes some of a bentofile's values into a Dockerfile unchanged (CVE-2026-24123 and later
+ones), so a bentofile is read here as data: unknown keys, values that could contain a second
+instruction, secrets and floating versions are refused, and the message names the key.
 
-What BentoML has no key for stands in `labels`, all of them text:
+What BentoML has no key for is in `labels`, all of them text:
 
-    bentovox.platforms   the platforms that it is built for, the first is the bentofile's own
-    bentovox.base        which stage of bentos/bases/Dockerfile it stands on
+    bentovox.platforms   the platforms that it is built for, the bentofile's own first
+    bentovox.base        the stage of bentos/bases/Dockerfile that it stands on
     bentovox.budget-mib  what the image may add to its base, compressed, in MiB
 
-The last two may differ by platform: `bentovox.base.cpu` wins over `bentovox.base` there.
+The last two may differ by platform: there, `bentovox.base.cpu` wins over `bentovox.base`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _PINNED: Final = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.!+_-]+( ?;.*)?")
 
 
 def _matches(pattern: str | re.Pattern[str], wanted: str) -> AfterValidator:
-    """Return the check that a text is `wanted` from end to end, and names no folder above."""
+    """Return a check that a whole text matches, and contains no `..` of a path."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value) or ".." in value.split("/"):
@@ -88,7 +88,7 @@ class Variable(_Table):
         if is_secret(self.name, self.value):
             raise ValueError(
                 f"{self.name} looks like a secret, and whoever has an image can read its "
-                "environment; hand it over when the container starts, as a file"
+                "environment; pass it as a file when the container starts"
             )
         return self
 
@@ -155,10 +155,10 @@ class Bentofile(_Table):
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One bento as its bentofile says it, checked.
+    """A bento as its bentofile describes it, checked.
 
-    `bento` is BentoML's name for it, `platforms` are those it is built for, `lock` is the path of
-    the first platform's lock, `data` is the bentofile.
+    `bento` is BentoML's name for it, `platforms` those it is built for, `lock` the path of the
+    first platform's lock, `data` the bentofile.
     """
 
     name: str
@@ -170,11 +170,11 @@ class Spec:
     data: dict[str, Any]
 
     def base(self, platform: str) -> str:
-        """Return which stage of bentos/bases/Dockerfile it stands on there."""
+        """Return the stage of bentos/bases/Dockerfile that it stands on for a platform."""
         return self._label(_BASE, platform)
 
     def budget_mib(self, platform: str) -> int:
-        """Return what its image may add to its base there, compressed, in MiB."""
+        """Return what its image for a platform may add to the base, compressed, in MiB."""
         return int(self._label(_BUDGET, platform))
 
     def _label(self, key: str, platform: str) -> str:
@@ -182,7 +182,7 @@ class Spec:
         return labels.get(f"{key}.{platform}", labels[key])
 
     def lock_path(self, platform: str) -> Path:
-        """Return where the lock of a platform is, or will be: the platform's name is in it."""
+        """Return the path of a platform's lock, whether it exists or not."""
         return ROOT / self.lock.replace(f".{self.platforms[0]}.", f".{platform}.")
 
     def lock_for(self, platform: str) -> Path:
@@ -203,7 +203,7 @@ class Spec:
         return path
 
     def requirements(self, platform: str) -> dict[str, str]:
-        """Return what the lock of a platform installs: each name with its one version.
+        """Return what the lock of a platform installs: the version of each package.
 
         Raises:
             CiError: there is no lock, a line is not `name==version`, or a name comes twice.
@@ -217,7 +217,7 @@ def names() -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """Return where a bento's bentofile is.
+    """Return the path of a bento's bentofile.
 
     Raises:
         CiError: there is no bento of that name.
@@ -231,7 +231,7 @@ def load(name: str, path: Path | None = None) -> Spec:
     """Return a bento's spec.
 
     Raises:
-        CiError: it is not what a bentofile may be; the message names the first key at fault.
+        CiError: it is not a valid bentofile; the message names the first key at fault.
     """
     path = path or path_of(name)
     try:
@@ -252,7 +252,7 @@ def load(name: str, path: Path | None = None) -> Spec:
 
 
 def faults(data: object) -> Iterator[str]:
-    """Yield what is wrong with a bentofile, a line each; nothing if it may be built."""
+    """Yield a line for each thing that is wrong with a bentofile."""
     try:
         Bentofile.model_validate(data)
     except ValidationError as error:
@@ -263,7 +263,7 @@ def faults(data: object) -> Iterator[str]:
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Return what a lock installs: each name with its one version.
+    """Return what a lock installs: the version of each package.
 
     Raises:
         CiError: a line is not `name==version`, or a name comes twice.

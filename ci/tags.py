@@ -4,10 +4,10 @@ r"""`python -m ci tags`: the tags that an image gets.
     python -m ci tags chat --platform cuda13 --registry ghcr.io/me \
         --apply ghcr.io/me/bentovox/chat@sha256:...
 
-The platform's name alone moves with the default branch; what is in the image, the commit, the day
-and a release's number follow it: cuda13, cuda13-1f2e3d4c5b6a, cuda13-0123456789ab,
-cuda13-2026-11-24, 1.2.3-cuda13, 1.2-cuda13. There is no `latest`: it would not say for which
-platform. --apply gives the tags, in the registry, to an image that was tested by its digest.
+The platform's name alone moves with the default branch; the others add to it the image's content,
+the commit, the day, or a release's number: cuda13, cuda13-1f2e3d4c5b6a, cuda13-0123456789ab,
+cuda13-2026-11-24, 1.2.3-cuda13, 1.2-cuda13. There is no `latest`, which would not name the
+platform. --apply adds the tags, in the registry, to an image that was tested by its digest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BRANCH: Final = "main"
 _INPUTS: Final = ("LICENSE", "bentofile.yaml", "bentos", "ci", "services")
-"""What images are made of: only there it counts that a file is not what was committed."""
+"""What images are made of; uncommitted changes elsewhere do not matter."""
 _RELEASED: Final = ("describe", "--tags", "--exact-match", "--match=v[0-9]*", "HEAD")
 _RELEASE: Final = re.compile(r"v(?P<number>(?P<series>\d+\.\d+)\.\d+)(?P<candidate>[-.\w]*)")
 
@@ -34,9 +34,9 @@ _RELEASE: Final = re.compile(r"v(?P<number>(?P<series>\d+\.\d+)\.\d+)(?P<candida
 class Context:
     """What decides an image's tags.
 
-    `version` names what is in the image. `commit` is empty where what images are made of differs
-    from it, `release` is the tag of git on that commit or empty, `day` is the commit's;
-    `is_default` tells whether it is on the default branch.
+    `version` is a hash of the image's content. `commit` is empty if what images are made of differs
+    from it, `release` is git's tag of that commit or empty, `day` is the commit's, and `is_default`
+    tells whether it is on the default branch.
     """
 
     platform: str
@@ -48,7 +48,7 @@ class Context:
 
 
 def tags(context: Context) -> list[str]:
-    """Return all tags of an image; a release's candidate is in no series."""
+    """Return all tags of an image; a release candidate gets no tag of its series."""
     platform = context.platform
     found = [platform] if context.is_default else []
     found.append(f"{platform}-{context.version}")
@@ -69,12 +69,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", default="", help="default: the bentofile's own")
     parser.add_argument("--registry", default="", help="registry and owner before every name")
     parser.add_argument(
-        "--apply", default="", metavar="IMAGE@DIGEST", help="give the tags to this pushed image"
+        "--apply", default="", metavar="IMAGE@DIGEST", help="add the tags to this pushed image"
     )
 
 
 def work(given: argparse.Namespace) -> None:
-    """Say an image's tags, or give them to it."""
+    """Print an image's tags, or add them to it."""
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
     if given.apply:
@@ -107,7 +107,7 @@ def context_of(platform: str, version: str) -> Context:
 
 
 def apply(image: str, names: list[str]) -> None:
-    """Give the tags to a pushed image; each then names the very same digest.
+    """Add the tags to a pushed image; each then names the very same digest.
 
     Raises:
         CiError: it is not named by a digest, is in another repository, or the registry refuses.

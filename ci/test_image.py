@@ -4,10 +4,10 @@
     python -m ci test-image chat --image ghcr.io/me/bentovox/chat@sha256:…
     python -m ci test-image transcription --platform cpu --model ~/models/whisper-tiny
 
-It is started hardened: read-only, no capabilities, no new privileges, a small /tmp. Looked at are
-its user, what it can write and run, its environment as a whole, its health, an answer of its role,
-and how it ends. Where the image needs a GPU and there is none, the server is not started, and that
-is said. Transcription hears with a model if it is given one; else its engine for tests answers.
+It is started hardened: read-only, no capabilities, no new privileges, a small /tmp. The checks are
+of its user, what it can write and run, its environment as a whole, its health, an answer of its
+role, and how it ends. If the image needs a GPU and there is none, its server is not started, which
+is reported. Transcription uses the model that it is given, else it fetches one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Backend(BaseHTTPRequestHandler):
         self.wfile.write(body)
 HTTPServer(("127.0.0.1", 3999), Backend).serve_forever()
 """
-"""What asks others is ready when a backend is: one that is always ready, in the same container."""
+"""A backend that is always ready, in the same container: a role that asks others waits for one."""
 
 _ASKING: Final = {
     "gateway": "BENTOVOX_GATEWAY__SPEECH",
@@ -58,7 +58,7 @@ _COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
 
 @dataclasses.dataclass
 class Check:
-    """One thing that was looked at: what, whether it holds, and what was seen."""
+    """One check: its name, whether it passed, and what was seen."""
 
     name: str
     passed: bool
@@ -79,7 +79,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(given: argparse.Namespace) -> int:
-    """Test one image; 1 if something does not hold."""
+    """Test one image; 1 if a check fails."""
     spec = specs.load(given.bento)
     if given.model and spec.name != _HEARING:
         raise CiError(f"--model is for {_HEARING}, not for {spec.name}")
@@ -100,7 +100,7 @@ def work(given: argparse.Namespace) -> int:
 
 
 def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -> list[Check]:
-    """Return what holds of an image and what does not, each told as it is known.
+    """Check an image, reporting each check as it ends.
 
     `model` is a folder with a CTranslate2 model, for transcription; without one it is fetched.
     """
@@ -109,7 +109,7 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     def look(name: str, check: Callable[[], tuple[bool, str]]) -> None:
         try:
             passed, seen = check()
-        except (CiError, OSError) as error:  # no container, or nobody who listens in it
+        except (CiError, OSError) as error:  # no container, or nothing listens in it
             passed, seen = False, str(error)
         checks.append(Check(name, passed, seen))
         say(f"    {'ok  ' if passed else 'FAIL'} {name}: {seen[:160]}")
@@ -119,7 +119,7 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     look("read-only", lambda: _read_only(image))
     look("environment", lambda: _environment(image))
     gpu = bool(platform.cuda) and has_gpu()
-    # What stands on torch for CUDA wants a GPU; Whisper's image hears without one, slowly.
+    # What has torch for CUDA needs a GPU; Whisper's image works without one, slowly.
     if platform.cuda and not gpu and base.find(spec.base(platform.name), platform).has_torch:
         look("imports", lambda: _imports(spec, image))
         say("    --   its server was not started: the image is for a GPU and there is none")
@@ -225,7 +225,7 @@ def silence() -> bytes:
 
 
 def _form() -> tuple[bytes, str]:
-    """Return a form that asks for silence in writing, and its content type."""
+    """Return a form that asks for a transcript of silence, and its content type."""
     parts = (
         b'--end\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n',
         b'--end\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n',
