@@ -1,7 +1,7 @@
-"""Reads the files that count out of archives and folders, into memory and within bounds.
+"""Reads the files that are kept from archives and folders, into memory and within bounds.
 
-GitHub's archives are not unpacked onto the disk: a name in one never becomes a path before the hash
-of all that was read is known to be right.
+GitHub's archives are not unpacked onto the disk: no name in one becomes a path before the hash of
+all files has been verified.
 """
 
 from __future__ import annotations

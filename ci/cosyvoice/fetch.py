@@ -1,4 +1,4 @@
-"""Gets one file over HTTP with the standard library; the environment's proxies are honoured."""
+"""Gets one file over HTTP with the standard library, through the environment's proxies."""
 
 from __future__ import annotations
 

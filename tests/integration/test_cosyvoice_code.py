@@ -265,7 +265,7 @@ def test_a_folder_of_somebody_else_is_not_touched(
     into = folder(tmp_path / "home", {"thesis.txt": "years"})
     assert fetch(into, "--github-url", github) == 1
     assert names_in(into) == {"thesis.txt"}
-    assert "holds something else" in capsys.readouterr().err
+    assert "contains something else" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
