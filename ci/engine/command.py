@@ -1,6 +1,6 @@
 """`python -m ci engine`: a throw-away docker engine, where none is installed (Debian, as root).
 
-    eval "$(python -m ci engine start)"     start it; in this shell, `docker` now means it
+    eval "$(python -m ci engine start)"     start it, and use it in this shell
     python -m ci engine stop                stop it; its images stay for the next start
     python -m ci engine stop --purge        stop it and remove its folder, images and all
 
