@@ -48,7 +48,7 @@ def wheels_context(platform: Platform) -> list[str]:
 
 
 def torch_backend() -> list[str]:
-    """Return uv's option for torch's CPU build: none where a folder or a page of wheels has it."""
+    """Return uv's option for torch's CPU build; none if a folder or a page of wheels has it."""
     for link in os.environ.get("UV_FIND_LINKS", "").split(","):
         if "://" in link or (link and any(Path(link).glob("torch-*+cpu-*.whl"))):
             return []
