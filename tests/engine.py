@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import base, buildx, docker, image, platforms, specs
-from ci.engine import standin
 from ci.engine.command import HOME
 from ci.engine.daemon import Engine
 from ci.errors import CiError
+from tests import standin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
