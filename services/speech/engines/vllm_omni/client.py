@@ -53,7 +53,7 @@ class OmniClient:
         api_key: str = "",
         timeout_s: float = 60.0,
     ) -> None:
-        """Ask at `url`; `timeout_s` is the longest silence of a server that is to speak."""
+        """Ask at `url`; `timeout_s` is the longest gap in a stream."""
         self._session = session
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -63,8 +63,8 @@ class OmniClient:
         """Raise unless the server says that all of its stages live.
 
         Raises:
-            EngineError: it says that its engine is dead: nothing but a new start helps.
-            UnavailableError: it cannot be reached, or is not an answering vLLM-Omni.
+            EngineError: its engine is dead: only a restart helps.
+            UnavailableError: it cannot be reached, or does not answer as vLLM-Omni does.
         """
         async with self._answer("GET", "/health", timeout_s=_HEALTH_TIMEOUT_S) as answer:
             if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -97,15 +97,26 @@ class OmniClient:
         if not made:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
 
-    async def trial(self, voice: Mapping[str, str]) -> int:
-        """Say a word, which loads what is loaded late; return the sample rate of the answer."""
+    async def trial(self, voice: Mapping[str, str]) -> None:
+        """Have it say a word, which loads what is loaded late.
+
+        Raises:
+            EngineError: it made no audio, or audio of another model's sample rate.
+            ServiceError: as `speech`.
+        """
         head = b""
         async with aclosing(self._pieces("Hello.", voice, "wav")) as pieces:
             async for piece in pieces:
                 head = (head + piece)[:_WAV_HEADER_BYTES]
         if not head.startswith(b"RIFF") or len(head) < _WAV_HEADER_BYTES:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
-        return int.from_bytes(head[_WAV_RATE], "little")
+        rate_hz = int.from_bytes(head[_WAV_RATE], "little")
+        if rate_hz != SAMPLE_RATE_HZ:
+            raise EngineError(
+                f"the server speaks at {rate_hz} Hz, which is not Fun-CosyVoice3's "
+                f"{SAMPLE_RATE_HZ}: is it another model?",
+                code="engine_failed",
+            )
 
     async def upload(self, name: str, wav: bytes, text: str) -> None:
         """Have the server keep a recording as the voice `name`, in place of an older one.
@@ -164,8 +175,8 @@ class OmniClient:
     async def _answer(
         self, method: str, path: str, *, timeout_s: float, **body: Any
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Give the answer; leaving before its end drops the connection, which aborts the work."""
-        # A stream may last; what may not is silence. Everything else is short.
+        """Yield the answer; leaving before its end drops the connection, which aborts the work."""
+        # A stream may be long, but not silent. Everything else is short.
         streams = method == "POST" and "json" in body
         timeout = aiohttp.ClientTimeout(
             total=None if streams else timeout_s,
