@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import soundfile
@@ -21,7 +23,8 @@ def main(model: str, recording: str, transcript: str) -> None:
     engine = create_engine("cosyvoice", model=model)
     loop.run(engine.start())
     samples, rate = soundfile.read(recording, dtype="float32")
-    voice = VoiceReference(samples, rate, text=transcript, id="bench")
+    features = Path(tempfile.mkdtemp())
+    voice = VoiceReference(samples, rate, text=transcript, id="bench", features=features)
     loop.run(engine.prepare(voice))
 
     async def speak(text: str, seed: int) -> list[tuple[float, float]]:

@@ -347,7 +347,7 @@ def test_features_are_those_of_upstreams_frontend(
 ) -> None:
     import torch  # noqa: PLC0415  heavy
 
-    model = engine_of(family)._loaded()[0]
+    model = engine_of(family)._loaded()
     theirs = frontend(model, monkeypatch)
     forget_filters()
     for seed in (BEN, ANNA):

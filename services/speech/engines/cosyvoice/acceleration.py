@@ -7,16 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What speeds inference up on a GPU; everything is off unless asked for.
-
-    Attributes:
-        fp16: half precision where upstream has it: half the memory, slightly other audio.
-        tensorrt: run the flow's estimator in TensorRT; its plan is built for this GPU at the first
-            start (minutes) and needs the model directory to be writable.
-        tensorrt_contexts: requests that may be in it at once; each takes GPU memory.
-        vllm: generate tokens with vLLM; drops repetition-aware sampling and the seed, and takes a
-            fifth of the GPU's memory (upstream issues 1355, 1601, 1316: artefacts).
-    """
+    """What was switched on, as `CosyVoiceSettings` describes it; everything is off by default."""
 
     fp16: bool = False
     tensorrt: bool = False
