@@ -52,8 +52,8 @@ class VoiceReference:
     """A recording to speak like, for engines with `Capability.REFERENCE`.
 
     Attributes:
-        samples: mono float32 [N], full scale -1.0..1.0.
-        sample_rate_hz: of `samples`.
+        samples: mono float32 [N], full scale -1.0..1.0; 1 to 30 s.
+        sample_rate_hz: of `samples`, 16 to 48 kHz.
         text: its transcript; None if unknown (cross-lingual cloning).
         id: of the registered voice that it belongs to; None for a recording sent with a request.
         features: that voice's folder for what an engine computes; it is deleted with the voice.
@@ -97,7 +97,7 @@ class ConversionRequest:
     """A recording to say again with another voice.
 
     Attributes:
-        samples: mono float32 [N], full scale -1.0..1.0.
+        samples: mono float32 [N], N > 0, full scale -1.0..1.0.
         sample_rate_hz: of `samples`.
         reference: the voice to say it with.
         speed: 1.0 is the recording's own; the duration is about 1/speed.
@@ -162,8 +162,8 @@ class SpeechEngine(Protocol):
         """Compute and keep what `synthesise` needs of a recording, so that its first use is quick.
 
         Raises:
-            InvalidRequestError: the recording cannot be cloned (`param` is `audio_sample`), or the
-                engine lacks `Capability.REFERENCE` (`unsupported_parameter`).
+            InvalidRequestError: the recording cannot be cloned, or the engine lacks
+                `Capability.REFERENCE` (`unsupported_parameter`).
             EngineError: the engine failed.
         """
 

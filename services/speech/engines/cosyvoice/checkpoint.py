@@ -30,7 +30,6 @@ from services.speech.engines.cosyvoice import (
     recipe,
     upstream_code,
 )
-from services.speech.engines.cosyvoice.acceleration import Acceleration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +37,22 @@ if TYPE_CHECKING:
 
 _WEIGHTS: Final = ("llm.pt", "flow.pt", "hift.pt")
 _SEED: Final = 1986  # upstream's; buffers of noise are made at load, not read from the checkpoint
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What was switched on to speed it up on a GPU, as `CosyVoiceSettings` describes it."""
+
+    fp16: bool = False
+    tensorrt: bool = False
+    tensorrt_contexts: int = 1
+    vllm: bool = False
+
+    @property
+    def names(self) -> str:
+        """Return what is switched on, for a log line."""
+        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt, "vLLM": self.vllm}
+        return ", ".join(name for name, on in switched.items() if on) or "none"
 
 
 @dataclass(frozen=True)

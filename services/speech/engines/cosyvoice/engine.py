@@ -21,7 +21,6 @@ from services.errors import (
 )
 from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download, upstream_code
-from services.speech.engines.cosyvoice.acceleration import Acceleration
 from services.speech.engines.cosyvoice.frontend import segments_in_tokens
 from services.speech.engines.cosyvoice.text import (
     LANGUAGES,
@@ -92,7 +91,7 @@ class CosyVoiceEngine:
         self._revision = revision
         self._cache = Path(cache).expanduser() if cache else None
         self._device = device
-        self._acceleration = Acceleration(fp16, tensorrt, tensorrt_contexts, vllm)
+        self._accelerated = (fp16, tensorrt, tensorrt_contexts, vllm)
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
         self.capabilities: frozenset[Capability] = frozenset()
@@ -120,7 +119,9 @@ class CosyVoiceEngine:
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
         self.capabilities = modes.capabilities(
-            self._checkpoint.family, Path(self._model).name, seeded=not self._acceleration.vllm
+            self._checkpoint.family,
+            Path(self._model).name,
+            seeded=not self._checkpoint.accelerated.vllm,
         )
         await self._warm_up()
 
@@ -181,11 +182,10 @@ class CosyVoiceEngine:
                 )
 
     def check_conversion(self, request: ConversionRequest) -> None:
-        """Raise unless this can be converted; see `SpeechEngine.check_conversion`."""
+        """Raise unless the model converts voices; see `SpeechEngine.check_conversion`."""
+        del request
         if Capability.CONVERSION not in self.capabilities:
             raise unsupported(self, "voice")
-        if not request.samples.size:
-            raise InvalidRequestError("file holds no sample", param="file", code="invalid_audio")
 
     async def prepare(self, reference: VoiceReference) -> None:
         """Compute the features of a recording; see `SpeechEngine.prepare`."""
@@ -274,7 +274,10 @@ class CosyVoiceEngine:
         from services.speech.engines.cosyvoice import checkpoint  # noqa: PLC0415  imports torch
 
         loaded = checkpoint.load(
-            directory, code_root=self._code, device=self._device, accelerated=self._acceleration
+            directory,
+            code_root=self._code,
+            device=self._device,
+            accelerated=checkpoint.Acceleration(*self._accelerated),
         )
         for language in ("zh", "en"):
             normalise("1", language)  # loads the rules
@@ -283,7 +286,7 @@ class CosyVoiceEngine:
             loaded.family,
             loaded.device,
             time.monotonic() - began,
-            self._acceleration.names,
+            loaded.accelerated.names,
         )
         return loaded
 

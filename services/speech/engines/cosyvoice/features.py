@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 
 from services.audio.resample import Resampler
-from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.speech")
 
 _ENCODER_HZ: Final = 16_000
-_SHORTEST_S: Final = 0.2
-_LONGEST_S: Final = 30.0  # the speech tokenizer takes no more
 _MEL_FRAMES_A_TOKEN: Final = 2  # families 2 and 3
 
 
@@ -53,11 +50,7 @@ class Features:
 
 
 def of(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
-    """Return a recording's features: from the voice's folder, or computed and kept there.
-
-    Raises:
-        InvalidRequestError: it is too long or too short for the encoders.
-    """
+    """Return a recording's features: from the voice's folder, or computed and kept there."""
     if reference.features is None:
         return compute(checkpoint, reference)
     path = reference.features / f"cosyvoice-{checkpoint.fingerprint}.safetensors"
@@ -69,19 +62,7 @@ def of(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
 
 
 def compute(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
-    """Compute the features of a recording, in some hundred milliseconds.
-
-    Raises:
-        InvalidRequestError: it is too long or too short for the encoders.
-    """
-    seconds = reference.samples.size / reference.sample_rate_hz
-    if not _SHORTEST_S <= seconds <= _LONGEST_S:
-        raise InvalidRequestError(
-            f"the recording lasts {seconds:.1f} s; between {_SHORTEST_S:g} and {_LONGEST_S:g} s "
-            "can be spoken like",
-            param="audio_sample",
-            code="audio_too_long" if seconds > _LONGEST_S else "audio_too_short",
-        )
+    """Compute the features of a recording, in some hundred milliseconds."""
     heard = _resampled(reference.samples, reference.sample_rate_hz, _ENCODER_HZ)
     own = _resampled(reference.samples, reference.sample_rate_hz, checkpoint.sample_rate_hz)
     tokens = _speech_tokens(checkpoint, heard)

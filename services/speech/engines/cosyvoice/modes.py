@@ -62,11 +62,7 @@ class Prompt:
 
 
 def prompt(checkpoint: Checkpoint, request: SynthesisRequest, language: Language | None) -> Prompt:
-    """Return what goes with the text of a request.
-
-    Raises:
-        InvalidRequestError: as `features.of`.
-    """
+    """Return what goes with the text of a request."""
     instruction = None
     if request.instructions:
         wanted = prompt_marks.instruction(checkpoint.family, cleaned(request.instructions).strip())
@@ -92,11 +88,7 @@ def prompt(checkpoint: Checkpoint, request: SynthesisRequest, language: Language
 
 
 def conversion(checkpoint: Checkpoint, request: ConversionRequest) -> tuple[Prompt, list[int]]:
-    """Return what goes with the speech tokens of a recording, and those tokens.
-
-    Raises:
-        InvalidRequestError: as `features.of`.
-    """
+    """Return what goes with the speech tokens of a recording, and those tokens."""
     heard = features.of(checkpoint, request.reference)
     said = features.source_tokens(checkpoint, request.samples, request.sample_rate_hz)
     return Prompt(heard.embedding, flow_speech=heard.tokens, flow_mel=heard.mel), said

@@ -34,7 +34,7 @@ from services.speech.engines.segments import refuse_blank
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.keeper import Keeper
 from services.speech.engines.vllm_omni.process import OmniProcess
-from services.speech.engines.vllm_omni.references import References, check_reference, recording_of
+from services.speech.engines.vllm_omni.references import References, demand_transcript, recording_of
 from services.speech.engines.vllm_omni.synthesis import Synthesis
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class VllmOmniEngine(SpeaksOnly):
         if request.reference is None:
             self.voice(request.voice or "")
         else:
-            check_reference(request.reference, "ref_audio")
+            demand_transcript(request.reference)
         refuse_blank(request.text)
 
     async def prepare(self, reference: VoiceReference) -> None:
@@ -168,11 +168,11 @@ class VllmOmniEngine(SpeaksOnly):
         If the server is down, or keeps no voices, that is left to the first use.
 
         Raises:
-            InvalidRequestError: the recording is too short or too long, lacks its transcript
-                (`ref_text`), or the server refuses it.
+            InvalidRequestError: the transcript is missing (`ref_text`), or the server refuses the
+                recording.
             EngineError: the server failed.
         """
-        check_reference(reference, "audio_sample")
+        demand_transcript(reference)
         try:
             async with aclosing(self._speak(reference, "Hello.")) as frames:
                 async for _ in frames:
