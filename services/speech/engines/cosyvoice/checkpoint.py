@@ -23,13 +23,7 @@ import torch
 import transformers
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import (
-    download,
-    language_model,
-    randomness,
-    recipe,
-    upstream_code,
-)
+from services.speech.engines.cosyvoice import language_model, randomness, recipe, upstream_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,11 +129,12 @@ def load(
     """Load a model directory.
 
     Raises:
-        ConfigurationError: a file is missing or does not fit, the code cannot run its family, or
-            there is no GPU for what needs one.
+        ConfigurationError: a file does not fit, the code cannot run its family, or there is no GPU
+            for what needs one.
     """
     source = upstream_code.load(code_root)
-    family = download.check(directory)
+    described = recipe.read(directory)
+    family = described.family
     if family not in source.families:
         raise ConfigurationError(
             f"{directory.name} is of family {family}, and the code there ({source.version}) runs "
@@ -148,7 +143,6 @@ def load(
         )
     if accelerated.vllm and family == 1:
         raise ConfigurationError("vllm makes tokens for families 2 and 3 only", param="vllm")
-    described = recipe.read(directory)
     chosen = _device(device, accelerated)
     transformers.logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr), _own_seed():

@@ -80,15 +80,15 @@ class Noise:
 
     def __init__(self, seed: int, steps: int, device: torch.device) -> None:
         """Draw from `seed` for up to `steps` of time, the second of three dimensions."""
-        self.generator = torch.Generator(device)
-        self.generator.manual_seed(seed)
+        self._generator = torch.Generator(device)
+        self._generator.manual_seed(seed)
         self._steps = steps
 
     def draw(self, name: str, size: tuple[int, ...], options: dict[str, Any]) -> torch.Tensor:
         """Return `torch.<name>(*size, **options)`."""
         in_time = len(size) == 3  # noqa: PLR2004  [1, steps, channels]
         whole = (size[0], self._steps, size[2]) if in_time else size
-        drawn: torch.Tensor = getattr(torch, name)(*whole, generator=self.generator, **options)
+        drawn: torch.Tensor = getattr(torch, name)(*whole, generator=self._generator, **options)
         return drawn[:, : size[1]] if in_time else drawn
 
 

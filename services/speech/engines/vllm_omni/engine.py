@@ -199,7 +199,7 @@ class VllmOmniEngine(SpeaksOnly):
         if not self.ready:
             raise UnavailableError("the vLLM-Omni server is not running", retry_after_s=5.0)
         stretch = TimeStretch(SAMPLE_RATE_HZ, request.speed)
-        job = Synthesis(request.text, partial(self._speak, reference), SAMPLE_RATE_HZ)
+        job = Synthesis(request.text, partial(self._speak, reference))
         self._jobs.add(job)
         try:
             async with aclosing(job.frames()) as frames:
