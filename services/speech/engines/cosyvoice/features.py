@@ -54,10 +54,10 @@ def of(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
     if reference.features is None:
         return compute(checkpoint, reference)
     path = reference.features / f"cosyvoice-{checkpoint.fingerprint}.safetensors"
-    found = read(path, checkpoint.device)
+    found = _read(path, checkpoint.device)
     if found is None:
         found = compute(checkpoint, reference)
-        save(found, path)
+        _save(found, path)
     return found
 
 
@@ -120,7 +120,7 @@ def _resampled(samples: Samples, from_hz: int, to_hz: int) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32)).unsqueeze(0)
 
 
-def save(features: Features, path: Path) -> None:
+def _save(features: Features, path: Path) -> None:
     """Write the features to a file, whole or not at all.
 
     The folder may be deleted with the voice meanwhile, or the disk be full: then nothing is kept.
@@ -136,7 +136,7 @@ def save(features: Features, path: Path) -> None:
             written.unlink(missing_ok=True)
 
 
-def read(path: Path, device: torch.device) -> Features | None:
+def _read(path: Path, device: torch.device) -> Features | None:
     """Return the features in a file; None if it is missing or broken."""
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:

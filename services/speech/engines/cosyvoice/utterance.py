@@ -15,6 +15,7 @@ import contextlib
 import threading
 from collections import deque
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
 _SILENT_IN_A_ROW: Final = 5  # upstream's
 
 
+@dataclass
 class _Segment:
     """Speech tokens as they come."""
 
-    def __init__(self, tokens: list[int], *, complete: bool) -> None:
-        self.tokens = tokens
-        self.complete = complete
+    tokens: list[int] = field(default_factory=list)
+    complete: bool = False
 
 
 class Utterance:
@@ -147,7 +148,7 @@ class Utterance:
             return self._texts.popleft() if self._texts else None
 
     def _say(self, lm: Any, text: list[int]) -> None:
-        segment = _Segment([], complete=False)
+        segment = _Segment()
         with self._changed:
             self._segments.append(segment)
             self._changed.notify_all()
