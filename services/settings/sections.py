@@ -184,15 +184,10 @@ class VllmOmniSettings(Section):
         description="Let it run Python code of the model's repository. The deploy file that "
         "vLLM-Omni has for this model lets its stages do so in any case.",
     )
-    upload_voices: bool = Field(
-        default=True,
-        description="Let the server keep registered voices; off: send the recording each time.",
-    )
     start_timeout_s: float = Field(
         900, gt=0, description="Longest start, a download included, seconds."
     )
     timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
-    probe_s: float = Field(5, gt=0, description="Seconds between health checks.")
 
 
 class SpeechSettings(RoleSettings):
