@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.backends")
 
 _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""Methods of which a second request does no more than one (RFC 9110, section 9.2.2)."""
+"""Idempotent methods (RFC 9110, section 9.2.2)."""
 
 _PROBE_TIMEOUT_S: Final = 2.0
-_SLOW_PROBES: Final = 3  # in a row, and the backend counts as stuck
+_SLOW_PROBES: Final = 3  # in a row: the backend is stuck
 _OK: Final = 200
 
 
 class Call:
-    """One request to a backend; it can be given up while it is under way."""
+    """One request to a backend; it can be given up while it is in flight."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Call:
         headers: list[tuple[bytes, bytes]],
         body: deque[bytes] | None = None,
     ) -> None:
-        """Make a request; a large `body` is taken out of its deque as it is sent."""
+        """Build a request; a large `body` is removed from its deque as it is sent."""
         self._body = body or ()
         length = sum(map(len, self._body))
         self.is_large = length > HELD_BYTES
@@ -52,7 +52,7 @@ class Call:
         self._connection: Connection | None = None
 
     def send(self, connection: Connection, authority: bytes) -> None:
-        """Send it on a connection; what is large follows as the backend takes it.
+        """Send it on a connection; a large body follows as the backend takes it.
 
         Raises:
             BackendError: it was given up.
@@ -67,7 +67,7 @@ class Call:
         self._connection = connection
 
     def give_up(self) -> None:
-        """Drop the connection: nobody waits for the answer."""
+        """Drop the connection: nobody is waiting for the answer."""
         self.given_up = True
         if self._connection is not None:
             self._connection.abort(BackendError("The client hung up."))
@@ -91,7 +91,7 @@ class Backend:
         )
         self.outstanding = 0
         self.ready = False
-        self.lack = ""  # what it says that it cannot be ready without
+        self.lack = ""  # what it says it needs to become ready
         self.models: dict[str, dict[str, Any]] = {}
         self._knows_models = False
         self._slow_probes = 0
@@ -99,7 +99,7 @@ class Backend:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Count one more request under way."""
+        """Count one more request in flight."""
         self.outstanding += 1
         try:
             yield
@@ -108,9 +108,10 @@ class Backend:
 
     @asynccontextmanager
     async def answering(self, call: Call) -> AsyncIterator[Connection]:
-        """Send a request, and give its connection once the answer's head is there.
+        """Send a request, and yield its connection once the answer's head is there.
 
-        At the end it is kept for the next one, or dropped if the answer was not read in full.
+        Afterwards the connection is kept for the next request, or dropped if the answer was not
+        read in full.
 
         Raises:
             ServiceError: as for `_ask`.
@@ -125,8 +126,8 @@ class Backend:
     async def _ask(self, call: Call) -> Connection:
         """Send a request and return its connection once the answer's head is there.
 
-        A repeatable one is sent again where a kept connection broke: the backend closed it in the
-        moment in which it was used, or died at work, and nobody knows what it has done.
+        A repeatable one is sent again if a kept connection broke: the backend either closed it just
+        as it was used or died while working, and nobody can tell which.
 
         Raises:
             UnavailableError: the backend cannot be reached.
@@ -140,16 +141,16 @@ class Backend:
             except BackendError:
                 if call.given_up or not (used and call.is_repeatable):
                     raise
-            # Its supervisor's socket would let the request wait for the next process.
+            # If it died, its supervisor's socket would let the request wait for the next process.
             if not await self._answers():
                 raise not_ready(self.role, self.lack)
             connection, _ = await self.connections.take(fresh=True)
             return await self._send(connection, call, self._timeout_s)
         except UnavailableError:
-            self.mark(ready=False)  # the next probe will tell
+            self.mark(ready=False)  # until the next probe
             raise
         except BackendError:
-            # A backend may well close the connection of a body that it does not want to read.
+            # A healthy backend may close the connection to refuse a large body.
             if not (call.given_up or call.is_large):
                 self.mark(ready=False)
             raise
@@ -172,7 +173,7 @@ class Backend:
         return connection
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer.
+        """GET a small answer, whole.
 
         Raises:
             ServiceError: the backend cannot be reached or broke off.
@@ -186,7 +187,7 @@ class Backend:
         return connection.status, body
 
     async def metrics(self) -> bytes | None:
-        """Return what its `/metrics` says, None where it does not answer soon."""
+        """Return the text of its `/metrics`, or None if it does not answer soon."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, text = await self.fetch("/metrics")
@@ -195,11 +196,11 @@ class Backend:
         return text if status == _OK else None
 
     async def probe(self) -> None:
-        """Ask whether the backend can answer, and, when it has just become able to, its models."""
+        """Ask whether the backend is ready and, if it has just become so, for its models."""
         try:
             self.mark(ready=await self._is_ready())
         except TimeoutError:
-            # One slow answer is no death: a process that dies drops its connections.
+            # One slow answer does not mean it died: a dying process drops its connections.
             self._slow_probes += 1
             if not self.ready or self._slow_probes >= _SLOW_PROBES:
                 self.mark(ready=False)
@@ -207,11 +208,11 @@ class Backend:
             self._slow_probes = 0
 
     def mark(self, *, ready: bool) -> None:
-        """Note whether requests can be sent here."""
+        """Record whether requests can be sent here."""
         if ready != self.ready:
             log.info("backend %s is %s", self.name, "ready" if ready else "not ready")
         if not ready:
-            self.models = {}  # it may come back with others
+            self.models = {}  # it may come back with different ones
             self._knows_models = False
         self.ready = ready
 
@@ -222,7 +223,7 @@ class Backend:
             return False
 
     async def _is_ready(self) -> bool:
-        """Ask for readiness and, where they are not known, the models; TimeoutError if slow."""
+        """Ask for readiness and, if unknown, the models; TimeoutError if slow."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
@@ -238,14 +239,14 @@ class Backend:
 
 
 def not_ready(role: str, lack: str = "") -> UnavailableError:
-    """Return the error for a role of which nobody is ready; `lack` is what it says it needs."""
+    """Return the error for a role without a ready backend; `lack` is what it says it needs."""
     if lack:
         return UnavailableError(f"The {role} service is not ready: {lack}.", retry_after_s=30)
     return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)
 
 
 def _lack(told: dict[str, Any]) -> str:
-    """Return what a backend says that it lacks, if it is not just on its way."""
+    """Return what a backend says it lacks, or an empty text if it is only starting."""
     if told["status"] != "unavailable":
         return ""
     return ", ".join(str(one) for one in told["detail"].values()) or "unavailable"

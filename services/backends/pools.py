@@ -1,4 +1,4 @@
-"""The pools of backends: which models they serve, and who takes the next request."""
+"""The pools of backends: which models they serve, and which takes the next request."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ class Pool:
 
     @property
     def settled(self) -> bool:
-        """Whether nobody needs to wait: each backend is ready, or says that it cannot be."""
+        """Whether there is nothing to wait for: each backend is ready or says that it cannot be."""
         return all(backend.ready or backend.lack for backend in self.backends)
 
     @property
     def lack(self) -> str:
-        """What the first of its backends that lacks anything says of it."""
+        """What the backends lack, as reported by the first that lacks anything."""
         return next((backend.lack for backend in self.backends if backend.lack), "")
 
     @property
     def needs_model(self) -> bool:
-        """Whether the backends serve different models, so that a request's model decides."""
+        """Whether the backends serve different models, so that the request's model decides."""
         kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
         return len(kinds) > 1
 
     def pick(self, model: str | None) -> Backend:
-        """Return the ready backend with the fewest outstanding requests, of those with `model`.
+        """Return the ready backend with the fewest outstanding requests among those with `model`.
 
-        With one of OpenAI's dated names it may be the one without the date, too.
+        If `model` is one of OpenAI's dated names, the name without the date matches too.
 
         Raises:
             UnavailableError: none is ready.
-            NotFoundError: none of those that are ready serves the model.
+            NotFoundError: none of the ready ones serves the model.
         """
         ready = [backend for backend in self.backends if backend.ready]
         if not ready:
@@ -67,7 +67,7 @@ class Pool:
 
 
 class Pools:
-    """The pool of each role that is asked."""
+    """The pools of all roles that are asked."""
 
     def __init__(self, urls: Mapping[str, Sequence[str]], asking: AskingSettings) -> None:
         self.answer_timeout_s = asking.answer_timeout_s
@@ -77,7 +77,7 @@ class Pools:
         self._all_have_settled = False
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """Return the cards of every model that can be asked for now, by id."""
+        """Return the cards of all models available now, by id."""
         cards: dict[str, dict[str, Any]] = {}
         for pool in self.by_role.values():
             for backend in pool.backends:
@@ -85,11 +85,11 @@ class Pools:
         return cards
 
     def status(self) -> tuple[str, dict[str, str]]:
-        """Return ready, degraded, starting or failed, and the state of each role.
+        """Return ready, degraded, starting or unavailable, and the state of each role.
 
-        Starting lasts until every role was ready once, or has said that it lacks what it needs.
-        After that the door stays open as long as any role answers: the crash of one must not take
-        the others away.
+        It is starting until every role has been ready once or has said what it lacks. After that
+        the door stays open as long as any role answers: the crash of one must not take the others
+        away.
         """
         states = {
             role: "ready" if pool.ready else pool.lack or "not ready"
@@ -105,7 +105,7 @@ class Pools:
         return ("degraded" if count else "unavailable"), states
 
     async def metrics(self) -> dict[str, bytes]:
-        """Return the metrics of each backend that is ready, by its name."""
+        """Return the metrics of each ready backend, by name."""
         ready = [backend for backend in self.backends() if backend.ready]
         texts = await asyncio.gather(*(backend.metrics() for backend in ready))
         return {
@@ -120,7 +120,7 @@ class Pools:
 
     @asynccontextmanager
     async def probing(self) -> AsyncIterator[None]:
-        """Probe every backend again and again while the context is open."""
+        """Probe every backend repeatedly while the context is open."""
         backends = self.backends()
         tasks = [asyncio.create_task(self._probe(backend)) for backend in backends]
         try:
