@@ -1,7 +1,6 @@
-"""What a role asks of another on behalf of one request; the answer is read whole or as it comes.
+"""Calls from one role to another for one request; the answer is read whole or as it arrives.
 
-Cancelling whoever waits here drops the connection, and a backend takes that for a client that hung
-up, and stops.
+Cancelling a call drops the connection, which the backend takes for a client's hang-up, and stops.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from services.backends.connection import Connection
     from services.backends.pools import Pools
 
-_WHOLE_BYTES: Final = 8 << 20  # more is no answer that anything here asks for
+_WHOLE_BYTES: Final = 8 << 20  # no expected answer is larger
 _ERROR_BYTES: Final = 1 << 20
 _EVENT_BYTES: Final = 8 << 20
 _ERROR_FROM: Final = 400
@@ -38,7 +37,7 @@ class Question:
         path: of the endpoint.
         body: the whole body, in parts that need not be joined; None makes it a GET.
         content_type: of the body.
-        model: only a backend that serves it; None takes any.
+        model: ask only a backend that serves it; None takes any.
     """
 
     role: str
@@ -54,25 +53,25 @@ class Question:
 
 
 class Caller:
-    """Asks backends for one request, under its id."""
+    """Asks backends on behalf of one request, under its id."""
 
     def __init__(self, pools: Pools, request_id: bytes) -> None:
-        """Ask the backends of `pools`; `request_id` goes along as `x-request-id`."""
+        """Ask the backends of `pools`; `request_id` is sent as `x-request-id`."""
         self._pools = pools
         self._request_id = request_id
 
     def card(self, role: str, model: str | None = None) -> dict[str, Any]:
-        """Return the card of a model that the role serves now: `model`, or the first it names.
+        """Return the card of a model that the role serves now: `model`, or the first one listed.
 
         Raises:
-            NotFoundError: none that is ready serves `model`.
-            UnavailableError: none is ready, or has told its models.
+            NotFoundError: no ready backend serves `model`.
+            UnavailableError: no backend is ready, or its models are not known yet.
         """
         pool = self._pools.by_role[role]
         backend = pool.pick(model)
         if model is not None:
             return backend.models[model]
-        if pool.needs_model:  # always the same one, not that of whoever has least to do
+        if pool.needs_model:  # always the same one, not that of the least busy backend
             backend = next(one for one in pool.backends if one.ready)
         for card in backend.models.values():
             return card
@@ -82,7 +81,7 @@ class Caller:
         """Return the whole answer, a JSON object.
 
         Raises:
-            ServiceError: as for `answer`; or the answer is no such object.
+            ServiceError: as for `answer`; or the answer is not a JSON object.
         """
         async with self.answer(question) as answer:
             body = await answer.whole(_WHOLE_BYTES)
@@ -96,10 +95,10 @@ class Caller:
 
     @asynccontextmanager
     async def answer(self, question: Question) -> AsyncIterator[Answer]:
-        """Ask, and give the answer once its head is there; what is left of it is given up.
+        """Ask, and yield the answer once its head is there; the unread rest is dropped.
 
         Raises:
-            ServiceError: no backend is ready, or it refused, in its own words: the same status,
+            ServiceError: no backend is ready, or it refused; then with its own status, message,
                 param and code.
             BackendError: it broke off or answered nonsense.
             DeadlineError: it did not answer in time.
@@ -119,7 +118,7 @@ class Caller:
 
 
 class Answer:
-    """A backend's answer on its way in."""
+    """A backend's answer as it arrives."""
 
     def __init__(self, connection: Connection, question: Question, timeout_s: float) -> None:
         self._connection = connection
@@ -127,7 +126,7 @@ class Answer:
         self._timeout_s = timeout_s
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it comes; while nobody takes it, the backend is not read.
+        """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
         Raises:
             BackendError: it broke off before its end.
@@ -160,7 +159,7 @@ class Answer:
         """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.
 
         Raises:
-            ServiceError: as for `pieces`; or an event is an error, which it tells in its words.
+            ServiceError: as for `pieces`; or an event is an error, whose message it has.
         """
         rest = bytearray()
         async with aclosing(self.pieces()) as pieces:
@@ -185,13 +184,13 @@ class Answer:
         if not isinstance(event, dict):
             raise _nonsense(self._question)
         if event.get("type") == "error" or "error" in event:
-            # Its head said 200: what follows is no fault of the client.
+            # The head said 200, so this is not the client's fault.
             status = 500
             raise error_from(status, normalise(status, data), None)
         return event
 
     async def refusal(self) -> Exception:
-        """Return what the backend refuses with, as the error that it was there."""
+        """Return the backend's refusal as the error that it was there."""
         status = self._connection.status
         body = await self.whole(_ERROR_BYTES)
         headers = dict(self._connection.headers)

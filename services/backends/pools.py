@@ -1,4 +1,4 @@
-"""The pools of backends: which models they serve, and who takes the next request."""
+"""The pools of backends: which models they serve, and which takes the next request."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ class Pool:
 
     @property
     def lack(self) -> str:
-        """What the first of its backends that lacks anything says of it."""
+        """What the backends lack, as reported by the first that lacks anything."""
         return next((backend.lack for backend in self.backends if backend.lack), "")
 
     @property
     def needs_model(self) -> bool:
-        """Whether the backends serve different models, so that a request's model decides."""
+        """Whether the backends serve different models, so that the request's model decides."""
         kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
         return len(kinds) > 1
 
@@ -227,7 +227,7 @@ def _weight(affinity: str, url: str) -> bytes:
 
 
 class Pools:
-    """The pool of each role that is asked."""
+    """The pools of all roles that are asked."""
 
     def __init__(self, urls: Mapping[str, Sequence[str]], asking: AskingSettings) -> None:
         self.answer_timeout_s = asking.answer_timeout_s
@@ -236,7 +236,7 @@ class Pools:
         self._all_have_settled = False
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """Return the cards of every model that can be asked for now, by id."""
+        """Return the cards of all models available now, by id."""
         cards: dict[str, dict[str, Any]] = {}
         for pool in self.by_role.values():
             for backend in pool.backends:
@@ -244,11 +244,11 @@ class Pools:
         return cards
 
     def status(self) -> tuple[str, dict[str, str]]:
-        """Return ready, degraded, starting or failed, and the state of each role.
+        """Return ready, degraded, starting or unavailable, and the state of each role.
 
-        Starting lasts until every role was ready once, or has said that it lacks what it needs.
-        After that the door stays open as long as any role answers: the crash of one must not take
-        the others away.
+        It is starting until every role has been ready once or has said what it lacks. After that
+        the door stays open as long as any role answers: the crash of one must not take the others
+        away.
         """
         states = {role: pool.state for role, pool in self.by_role.items()}
         answering = sum(pool.ready for pool in self.by_role.values())
@@ -261,7 +261,7 @@ class Pools:
         return ("degraded" if answering else "unavailable"), states
 
     async def metrics(self) -> dict[str, bytes]:
-        """Return the metrics of each backend that is ready, by its name."""
+        """Return the metrics of each ready backend, by name."""
         ready = [backend for backend in self.backends() if backend.ready]
         texts = await asyncio.gather(*(backend.metrics() for backend in ready))
         return {

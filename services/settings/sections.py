@@ -1,4 +1,4 @@
-"""What can be set, section by section; `services.settings` says where the values come from."""
+"""All settings, section by section; `services.settings` reads their values."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _named(folder: str) -> str:
 
 
 class Section(BaseModel):
-    """A part of the settings with a name of its own."""
+    """A named part of the settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RoleSettings(Section):
-    """What every role has: how much it takes on at once."""
+    """The settings of every role: how much it takes on at once."""
 
     slots: int = Field(16, ge=1, description="Requests at work at the same time.")
     queue: int = Field(32, ge=0, description="Requests that may wait for a slot; past them 429.")
@@ -56,7 +56,7 @@ class RoleSettings(Section):
 
     @property
     def body_memory_bytes(self) -> int:
-        """Return what the bodies of all requests may hold together, in bytes."""
+        """Return the largest total of all request bodies in bytes."""
         return int(self.body_memory_mib * _MIB)
 
 
@@ -223,7 +223,7 @@ class SpeechSettings(RoleSettings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return what the chosen engine's constructor is given beside the voices."""
+        """Return the options of the chosen engine's constructor, besides the voices."""
         section = getattr(self, self.engine, None)
         if not isinstance(section, Section):
             return {}
@@ -274,13 +274,13 @@ class TranscriptionSettings(RoleSettings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return what the chosen engine's constructor is given."""
+        """Return the options of the chosen engine's constructor."""
         section = getattr(self, self.engine, None)
         return dict(section) if isinstance(section, Section) else {}
 
 
 class AskingSettings(RoleSettings):
-    """A role that asks other roles; of those without URLs it asks the ones of its own stack."""
+    """A role that asks other roles; where no URLs are set, those in the same stack."""
 
     chat: list[str] = Field(
         default_factory=list,
@@ -344,7 +344,7 @@ class TranslationSettings(Section):
 
 
 class ConversationSettings(AskingSettings):
-    """The conversation role: what takes several engines; the gateway's URLs are its as well."""
+    """The conversation role: what takes several engines. It also uses the gateway's URLs."""
 
     slots: int = Field(16, ge=1, description="POST /translate and /detect at work at once.")
     queue: int = Field(64, ge=0, description="Those that may wait for a slot; past them 429.")
@@ -355,7 +355,7 @@ class ConversationSettings(AskingSettings):
 
 
 class GatewaySettings(AskingSettings):
-    """The gateway: the one front door."""
+    """The gateway: the front door."""
 
     slots: int = Field(512, ge=1, description="Requests at work at the same time.")
     queue: int = Field(512, ge=0, description="Requests that may wait for a slot; past them 429.")
@@ -386,7 +386,7 @@ class GatewaySettings(AskingSettings):
 
     @property
     def json_limit_bytes(self) -> int:
-        """Return the largest body that is no form, in bytes."""
+        """Return the largest body that is not a form, in bytes."""
         return int(min(self.json_limit_mib, self.body_limit_mib) * _MIB)
 
     @property
