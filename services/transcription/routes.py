@@ -147,5 +147,4 @@ class TranscriptionApp:
             form.file("file").data,
             sample_rate_hz=SAMPLE_RATE_HZ,
             max_seconds=self._bounds.seconds,
-            max_bytes=self._bounds.file_bytes,
         )

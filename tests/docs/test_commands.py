@@ -24,7 +24,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import VERBS
-from services.audio.decode import decode
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
@@ -47,6 +46,7 @@ from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription.realtime import RealtimeSocket
 from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
     COMMANDS,

@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.decode import decode
 from services.audio.wav import to_wav
 from services.conversation import app
 from services.server.shell import Shell
@@ -19,6 +18,7 @@ from services.settings.sections import ConversationSettings
 from services.speech import routes as speaking
 from services.speech.engines.protocol import SynthesisRequest
 from services.transcription.routes import TranscriptionApp
+from tests.decoding import decode
 from tests.parrot import TEXT, parrot
 from tests.speech_app import ready, shelled
 from tests.translating_app import TranslatingChat

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.audio.decode import decode, decode_as_is
+from services.audio.decode import decode_as_is
 from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
 from services.audio.formats import FORMATS, MEDIA_TYPES, AudioFormat, SampleRate
 from services.audio.pcm import Samples, to_bytes
 from services.errors import EngineError, InvalidRequestError
+from tests.decoding import decode
 
 # Samples that a decoder may give beyond what was fed: the table in encode.py.
 PADDING = {"wav": 0, "pcm": 0, "flac": 0, "opus": 0, "aac": 2 * 1024, "mp3": 4 * 576}

@@ -12,7 +12,6 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
@@ -23,6 +22,7 @@ from services.speech.engines.registry import create_engine
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
+from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.fakes.transcription_engine import _characters

@@ -13,8 +13,8 @@ import openai
 import pytest
 import uvicorn
 
-from services.audio.decode import decode
 from services.speech.routes import build_app
+from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
 from tests.speech_app import shelled
 
