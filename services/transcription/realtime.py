@@ -50,7 +50,7 @@ from services.racing import racing
 from services.server.live import LiveSession
 from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
 from services.transcription.input_buffer import InputBuffer
-from services.transcription.names import check_model
+from services.transcription.model_names import check_model
 from services.transcription.session import Session, SessionUpdate, updated
 from services.transcription.transcriber import Transcriber
 
@@ -75,23 +75,19 @@ _EVENTS: Final[dict[str, type[ClientEvent]]] = {
 }
 
 
-def _untold(_seconds: float) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True)
 class RealtimeSocket:
     """The application of the WebSocket, for `RoleApp.sockets`.
 
     Attributes:
-        engine: what hears; starting and closing it is the caller's.
-        models: the model names that it answers to.
-        on_audio_seconds: told once a turn how many seconds were heard.
+        engine: what transcribes; the caller starts and closes it.
+        aliases: model names that it answers to besides the engine's own.
+        on_audio_seconds: called once a turn with the seconds heard.
     """
 
     engine: TranscriptionEngine
-    models: Collection[str]
-    on_audio_seconds: Callable[[float], None] = _untold
+    aliases: Collection[str]
+    on_audio_seconds: Callable[[float], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection to its end.
@@ -99,7 +95,7 @@ class RealtimeSocket:
         Raises:
             ServiceError: it cannot begin, or cannot go on.
         """
-        models = Models(self.models, role="transcription")
+        models = Models((*self.engine.models, *self.aliases), role="transcription")
         session = Session.begun(new_id("sess"), _wanted(scope, models))
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)

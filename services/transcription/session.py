@@ -18,7 +18,7 @@ from services.transcription.engines.protocol import (
     GuessRequest,
     TranscriptionRequest,
 )
-from services.transcription.names import check_model, commits
+from services.transcription.model_names import check_model, commits
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat

@@ -38,6 +38,7 @@ from services.settings.sections import (
     TRANSCRIPTION_MODELS,
     ConversationSettings,
     GatewaySettings,
+    TranscriptionSettings,
 )
 from services.speech import routes
 from services.speech.engines.registry import create_engine
@@ -272,11 +273,12 @@ async def _ears() -> Shell:
     return Shell(
         RoleApp(
             role="transcription",
-            asgi=TranscriptionApp(engine),
+            asgi=TranscriptionApp(engine, TranscriptionSettings(), lambda _: None),
             paths=PATHS,
             admitted=ADMITTED,
             sockets=dict.fromkeys(
-                sockets.TRANSCRIPTION, RealtimeSocket(engine, TRANSCRIPTION_MODELS)
+                sockets.TRANSCRIPTION,
+                RealtimeSocket(engine, TRANSCRIPTION_MODELS, lambda _: None),
             ),
             limits=_ROOMY,
             body_limit_bytes=36 << 20,

@@ -22,7 +22,7 @@ from services.transcription.engines.protocol import (
     Token,
     TranscriptionRequest,
     Word,
-    check_language,
+    check_request,
 )
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class FakeEngine:
         self.ready = False
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
-        """Return if it is ready and knows the language; see `TranscriptionEngine.check`."""
+        """Return if it is ready and can do it; see `TranscriptionEngine.check`."""
         if not self.ready:
             raise UnavailableError(self.status, retry_after_s=1.0)
-        check_language(self, request)
+        check_request(self, request)
 
     async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
         """Yield a segment for each stretch of sound; see `TranscriptionEngine.transcribe`."""

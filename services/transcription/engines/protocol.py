@@ -242,18 +242,13 @@ class TranscriptionEngine(Protocol):
         ...
 
 
-def unsupported(param: str, message: str) -> InvalidRequestError:
-    """Return the error for what the model cannot do."""
-    return InvalidRequestError(message, param=param, code="unsupported_value")
-
-
-def check_language(
+def check_request(
     engine: TranscriptionEngine, request: TranscriptionRequest | GuessRequest
 ) -> None:
-    """Raise unless the engine hears the languages that the request names.
+    """Raise unless the engine supports the request's task and languages.
 
     Raises:
-        InvalidRequestError: it does not (`unsupported_language`).
+        InvalidRequestError: it does not (`unsupported_value`, `unsupported_language`).
     """
     named = [("language", request.language)] if request.language is not None else []
     for param, code in [*named, *(("languages", one) for one in request.languages)]:
@@ -264,3 +259,11 @@ def check_language(
                 param=param,
                 code="unsupported_language",
             )
+    wants_english = isinstance(request, TranscriptionRequest) and request.task == "translate"
+    if wants_english and not engine.translates:
+        raise InvalidRequestError(
+            f"{engine.models[0]} does not translate; use a multilingual model that does, such as "
+            "small or large-v3",
+            param="model",
+            code="unsupported_value",
+        )

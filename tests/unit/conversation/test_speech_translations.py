@@ -16,7 +16,11 @@ from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslationRoutes
-from services.settings.sections import ConversationSettings, TranslationSettings
+from services.settings.sections import (
+    ConversationSettings,
+    TranscriptionSettings,
+    TranslationSettings,
+)
 from services.speech import routes as speaking
 from services.speech.engines.registry import create_engine
 from services.speech.speakers import Speakers
@@ -47,7 +51,7 @@ class Rig:
         self.ear = FakeEar(fail_at="failing")
         self.store = store
         self.speech = speaking.build_app(self.voice, speakers=Speakers(self.voice, store))
-        self.hearing = hearing.TranscriptionApp(self.ear)
+        self.hearing = hearing.TranscriptionApp(self.ear, TranscriptionSettings(), lambda _: None)
         self.door: Any = None
         self.client = httpx.AsyncClient()
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from services.errors import EngineError, InvalidRequestError, UnavailableError
+from services.errors import EngineError, UnavailableError
 from services.handover import Handover, in_daemon
 from services.transcription.engines.faster_whisper.batches import Batches
 from services.transcription.engines.faster_whisper.decoder import Decoder, Job
@@ -18,11 +18,7 @@ from services.transcription.engines.faster_whisper.loader import Loader
 from services.transcription.engines.faster_whisper.model_source import ModelSource
 from services.transcription.engines.faster_whisper.transcriber import Guess, Transcriber
 from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    WINDOW_S,
-    TranscriptionRequest,
-    check_language,
-    unsupported,
+    check_request,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +30,7 @@ if TYPE_CHECKING:
         Hypothesis,
         Segment,
         SpeechDetector,
+        TranscriptionRequest,
     )
 
 log = logging.getLogger("bentovox.transcription")
@@ -133,16 +130,7 @@ class FasterWhisperEngine:
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
         """Raise unless the model can do this; see `TranscriptionEngine.check`."""
         self._loaded()
-        check_language(self, request)
-        if isinstance(request, TranscriptionRequest) and request.task == "translate":
-            if not self.translates:
-                raise unsupported("task", f"the model {self.models[0]!r} does not translate")
-        elif not isinstance(request, TranscriptionRequest):
-            most = int(WINDOW_S * SAMPLE_RATE_HZ)
-            if request.samples.size > most:
-                raise InvalidRequestError(
-                    f"a guess is made of {WINDOW_S:.0f} s of audio at most", param="audio"
-                )
+        check_request(self, request)
 
     async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
