@@ -21,6 +21,7 @@ from services.openai.errors import fault_of
 from services.openai.realtime import server_event
 from services.racing import racing
 from services.server.websocket import HungUpError
+from services.transcription.answers import logprobs_of
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.partials import StableText, continues, gap
 
@@ -185,11 +186,11 @@ class Transcriber:
             said.logprobs += logprobs
             if rest := text[len(stable.text) :]:
                 lead = "" if stable.text else gap(said.text, rest)
-                more = {"logprobs": _shown(logprobs)} if turn.session.logprobs else {}
+                more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
                 await self._tell("delta", turn, delta=lead + rest, **more)
             said.text += gap(said.text, text) + text
         seconds = duration_s(turn.samples, SAMPLE_RATE_HZ)
-        more = {"logprobs": _shown(said.logprobs)} if turn.session.logprobs else {}
+        more = {"logprobs": logprobs_of(said.logprobs)} if turn.session.logprobs else {}
         self._on_audio_seconds(seconds)
         await self._tell(
             "completed",
@@ -256,10 +257,3 @@ class Transcriber:
 
     async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
         await self._send(server_event(_KIND + kind, item_id=turn.id, content_index=0, **fields))
-
-
-def _shown(tokens: list[Token]) -> list[dict[str, object]]:
-    return [
-        {"token": token.text, "bytes": list(token.data), "logprob": token.logprob}
-        for token in tokens
-    ]
