@@ -9,7 +9,7 @@ import pytest
 
 from services.transcription.engines.faster_whisper import transcriber as under_test
 from services.transcription.engines.faster_whisper.checkpoint import Decoded
-from services.transcription.engines.faster_whisper.decoder import Decoder, Job
+from services.transcription.engines.faster_whisper.decoder import Decoder
 from services.transcription.engines.faster_whisper.transcriber import Transcriber
 from services.transcription.engines.faster_whisper.windows import Window
 from services.transcription.engines.protocol import (
@@ -18,6 +18,7 @@ from services.transcription.engines.protocol import (
     Segment,
     TranscriptionRequest,
 )
+from tests.unit.transcription.test_decoder import Lane
 from tests.unit.transcription.test_windows import Loud
 
 if TYPE_CHECKING:
@@ -54,25 +55,9 @@ class Checkpoint:
 
     def generate(self, encoded: Any, _prompts: Any, **_: Any) -> list[Decoded]:
         return [
-            Decoded([], *((-1.5, 0.9) if one == SILENT_TO_WHISPER else (-0.2, 0.1)))
+            Decoded(0.0, [], "said", *((-1.5, 0.9) if one == SILENT_TO_WHISPER else (-0.2, 0.1)))
             for one in encoded.reshape(-1)
         ]
-
-    def text(self, _tokens: Any) -> str:
-        return "said"
-
-
-class Lane:
-    """What was put, in its order."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-
-    def put(self, job: Job, *, first: bool = False) -> None:
-        self.jobs.insert(0 if first else len(self.jobs), job)
-
-    def close(self) -> None:
-        self.jobs.clear()
 
 
 class Batches:

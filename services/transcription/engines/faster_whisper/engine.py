@@ -9,7 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from services.errors import EngineError, UnavailableError
+from services.errors import UnavailableError
 from services.handover import Handover, in_daemon
 from services.transcription.engines.faster_whisper.batches import Batches
 from services.transcription.engines.faster_whisper.decoder import Decoder, Job
@@ -176,9 +176,5 @@ class FasterWhisperEngine:
         return model, batches
 
     def _hear(self, jobs: list[Job]) -> None:
-        model = self._loader.model
-        if model is None:
-            for job in jobs:
-                job.requester.failed(EngineError("the model is gone", code="engine_failed"))
-            return
-        Decoder(model, self._beam_size).hear(jobs)
+        if (model := self._loader.model) is not None:  # else `close` tells the requesters
+            Decoder(model, self._beam_size).hear(jobs)
