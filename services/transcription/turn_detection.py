@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
 
-_LESS: Final = 0.15
-"""Speech that has begun goes on down to so much below the threshold, as Silero's own cutter has it.
-
-https://github.com/snakers4/silero-vad, `VADIterator`.
-"""
-
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
@@ -116,7 +110,7 @@ class TurnDetector:
         return rest
 
     def _ends(self, probability: float) -> bool:
-        if probability >= max(self._cutting.threshold - _LESS, 0.01):
+        if probability >= self._cutting.end_threshold:
             self._silent = 0
             return False
         self._silent += VAD_FRAME_SAMPLES

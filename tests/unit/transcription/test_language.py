@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from services.transcription.engines.faster_whisper import transcriber as under_test
+from services.transcription.engines.faster_whisper import requesters as under_test
 from services.transcription.engines.faster_whisper.checkpoint import Decoded
 from services.transcription.engines.faster_whisper.decoder import Decoder
-from services.transcription.engines.faster_whisper.transcriber import Transcriber
+from services.transcription.engines.faster_whisper.requesters import Recording
 from services.transcription.engines.faster_whisper.windows import Window
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
@@ -108,7 +108,7 @@ def heard(
     batches, taken, model = Batches(), Taken(), Checkpoint()
     given: tuple[Any, ...] = (model, batches)
     request = TranscriptionRequest(sound, cutting=cutting, **options)
-    hearing = Transcriber(*given, request, cast("Any", taken), len(levels) + 2)
+    hearing = Recording(*given, request, cast("Any", taken), len(levels) + 2)
     hearing.read()
     (lane,) = batches.lanes
     while lane.jobs:

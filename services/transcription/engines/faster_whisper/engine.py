@@ -1,4 +1,4 @@
-"""Whisper on CTranslate2 as a transcription engine: one model, heard in batches by all requests."""
+"""Whisper on CTranslate2 as a transcription engine: requests share one model, in batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.transcription.engines.faster_whisper.decoder import Decoder, Job
 from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.loader import Loader
 from services.transcription.engines.faster_whisper.model_source import ModelSource
-from services.transcription.engines.faster_whisper.transcriber import Guess, Transcriber
+from services.transcription.engines.faster_whisper.requesters import Guess, Recording
 from services.transcription.engines.protocol import (
     check_request,
 )
@@ -41,7 +41,7 @@ _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 
 
 class FasterWhisperEngine:
-    """Hears with one Whisper model; see `TranscriptionEngine` for what is promised."""
+    """One Whisper model; see `TranscriptionEngine` for what is promised."""
 
     name = "faster_whisper"
 
@@ -57,10 +57,10 @@ class FasterWhisperEngine:
         batch: int = 8,
         beam_size: int = 5,
     ) -> None:
-        """Look whether it can work; nothing heavy is imported or loaded before `start`.
+        """Check that it can work; nothing heavy is imported or loaded before `start`.
 
         Raises:
-            ConfigurationError: `model` is no size, hub's id or directory.
+            ConfigurationError: `model` is not a size, a hub id or a directory.
         """
         self._source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
         self.models: Sequence[str] = self._source.names
@@ -73,11 +73,11 @@ class FasterWhisperEngine:
             threads=threads or len(os.sched_getaffinity(0)),
         )
         self._batches: Batches[Job] | None = None
-        self._active: set[Transcriber | Guess] = set()
+        self._active: set[Recording | Guess] = set()
 
     @property
     def languages(self) -> Collection[str]:
-        """The codes of the languages that the model hears; none before it is loaded."""
+        """The codes of the model's languages; none before it is loaded."""
         model = self._loader.model
         return model.languages if model else frozenset()
 
@@ -92,23 +92,18 @@ class FasterWhisperEngine:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is loaded and has heard a second."""
+        """Whether the model is loaded and has decoded something."""
         return self._batches is not None and self._loader.model is not None
 
     @property
     def status(self) -> str:
-        """What it is doing, or how to get a model."""
+        """What it is doing, or why there is no model and how to get one."""
         return self._loader.status
 
     @property
     def settled(self) -> bool:
         """Whether there is no model, and none is on its way."""
         return self._loader.settled
-
-    @property
-    def active(self) -> int:
-        """Requests at work."""
-        return len(self._active)
 
     async def start(self) -> None:
         """Find, download and load the model in a thread of its own; returns at once."""
@@ -136,9 +131,9 @@ class FasterWhisperEngine:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         model, batches = self._loaded()
-        # As many windows as a batch and one more: the next is cut while they are heard.
+        # As many windows as a batch and one more, which is cut while the batch is decoded.
         handover: Handover[list[Segment]] = Handover(0, lambda _: 0)
-        hearing = Transcriber(model, batches, request, handover, self._batch + 1)
+        hearing = Recording(model, batches, request, handover, self._batch + 1)
         self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))
         try:

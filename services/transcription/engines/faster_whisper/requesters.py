@@ -1,4 +1,4 @@
-"""The engine's requests at work: a recording, window by window, or one guess."""
+"""The requests that the engine works on: recordings, window by window, and guesses."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 _SPEECH: Final = 0.5  # Silero's own threshold
 
 
-class Transcriber:
-    """A recording at work: a `Requester` for one thread to read, one to decode, the loop to take.
+class Recording:
+    """A recording at work; one thread reads it, one decodes it, the event loop takes its segments.
 
     At most `held` windows exist at a time, from their reading until their segments are taken. If no
     language was named, the first window in which somebody speaks is decoded before those after it,
@@ -186,7 +186,7 @@ class Transcriber:
 
 
 class Guess:
-    """One guess at work: a `Requester` with one window, without times."""
+    """A guess at work: one window, without times."""
 
     def __init__(self, model: Checkpoint, batches: Batches[Job], request: GuessRequest) -> None:
         self.options = DecodingOptions(
