@@ -96,7 +96,7 @@ class RealtimeSocket:
             ServiceError: it cannot begin, or cannot go on.
         """
         models = Models((*self.engine.models, *self.aliases), role="transcription")
-        session = Session.begun(new_id("sess"), _wanted(scope, models))
+        session = Session(new_id("sess"), _wanted(scope, models))
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         offered = SUBPROTOCOL in scope.get("subprotocols", ())

@@ -1,9 +1,9 @@
-"""What a live session is set to, and how a client's `session.update` changes it."""
+"""The settings of a live session, and how a client's `session.update` changes them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PROMPT_CHARACTERS: Final = 4096
 
 TURNS: Final = Cutting(silence_duration_ms=500)
-"""How turns are found unless a client says otherwise: OpenAI's defaults."""
+"""How turns are found by default, as at OpenAI."""
 
 LOGPROBS: Final = "item.input_audio_transcription.logprobs"
 
@@ -41,7 +41,7 @@ _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
 
 
 class TranscriptionFields(Fields):
-    """What is to be heard."""
+    """`session.audio.input.transcription`."""
 
     model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
     language: Language | None = None
@@ -52,7 +52,7 @@ class TranscriptionFields(Fields):
 
 
 class TurnDetectionFields(Fields):
-    """How turns are found; what concerns the answers of a conversation is ignored."""
+    """How turns are found; fields about answers in a conversation are ignored."""
 
     type: str
     threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
@@ -64,7 +64,7 @@ class TurnDetectionFields(Fields):
 
 
 class InputFields(Fields):
-    """`session.audio.input`; what is left out stays as it is."""
+    """`session.audio.input`; fields that are left out do not change."""
 
     format: FormatFields | None = None
     transcription: TranscriptionFields | None = None
@@ -94,15 +94,14 @@ class SessionUpdate(ClientEvent):
 
 @dataclass(frozen=True)
 class Session:
-    """What is in force.
+    """The settings in force.
 
     Attributes:
         id: `sess_…`.
         model: the name that the client uses for the engine's model.
-        live_format: of the sound that comes in.
-        language: as in `TranscriptionRequest`, likewise `languages`, `prompt` and `keywords`.
-        turns: how turns are found; None where the client commits them itself.
-        turns_by_model: whether that is the model's own, since the client has not said it.
+        live_format: of the audio that comes in.
+        language: as in `TranscriptionRequest`, like `languages`, `prompt` and `keywords`.
+        turn_detection: what the client wants for `turns`; "default" is the model's own.
         logprobs: whether the final text comes with them.
         beta: whether the client was written for the beta; see `services.transcription.beta`.
     """
@@ -114,15 +113,16 @@ class Session:
     languages: tuple[str, ...] = ()
     prompt: str = ""
     keywords: tuple[str, ...] = ()
-    turns: Cutting | None = TURNS
-    turns_by_model: bool = True
+    turn_detection: Cutting | Literal["default"] | None = "default"
     logprobs: bool = False
     beta: bool = False
 
-    @classmethod
-    def begun(cls, session_id: str, model: str) -> Session:
-        """Return the session of a client that has only named its model."""
-        return cls(session_id, model, turns=turns_of(model))
+    @property
+    def turns(self) -> Cutting | None:
+        """How turns are found; None if the client commits them itself."""
+        if self.turn_detection == "default":
+            return None if commits(self.model) else TURNS
+        return self.turn_detection
 
     def shown(self) -> dict[str, object]:
         """Return OpenAI's session object."""
@@ -150,7 +150,9 @@ class Session:
             "include": [LOGPROBS] if self.logprobs else None,
         }
 
-    def guess(self, samples: Samples, prefix: str, prompt: str, language: str | None) -> Any:
+    def guess(
+        self, samples: Samples, prefix: str, prompt: str, language: str | None
+    ) -> GuessRequest:
         """Return the request for what an unfinished turn seems to say."""
         return GuessRequest(
             samples,
@@ -164,7 +166,7 @@ class Session:
     def request(
         self, samples: Samples, prompt: str, language: str | None = None
     ) -> TranscriptionRequest:
-        """Return the request for what was said in the end."""
+        """Return the request for the final text of some samples."""
         return TranscriptionRequest(
             [samples],
             language=language or self.language,
@@ -172,7 +174,7 @@ class Session:
             prompt=prompt,
             keywords=self.keywords,
             logprobs=self.logprobs,
-            # A turn that the server finds has little silence; a client may commit any.
+            # A turn that the server finds has little silence; a client may commit any amount.
             cutting=SPEECH_ONLY if self.turns is None else None,
         )
 
@@ -180,10 +182,10 @@ class Session:
 def updated(
     session: Session, update: SessionFields, engine: TranscriptionEngine, models: Models
 ) -> Session:
-    """Return the session with what `update` names, all of it or nothing.
+    """Return the session with everything that `update` changes.
 
     Raises:
-        InvalidRequestError: something that is not offered here, or not by the engine.
+        InvalidRequestError: something that this server or the engine does not support.
         NotFoundError: a model that is not served.
         UnavailableError: the engine is not ready.
     """
@@ -203,25 +205,21 @@ def updated(
     if given.format is not None:
         session = replace(session, live_format=given.format.checked(f"{_AT}.format"))
     if "turn_detection" in named:
-        session = replace(session, turns=_turns(given.turn_detection), turns_by_model=False)
+        session = replace(session, turn_detection=_turns(given.turn_detection))
     if given.transcription is not None:
         session = _transcribing(session, given.transcription, models)
     elif "transcription" in named:
         raise _unsupported("transcription", "cannot be off in a session that does nothing else")
-    if session.turns_by_model:
-        session = replace(session, turns=turns_of(session.model))
-    _check(session, engine)
+    try:
+        engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
+    except InvalidRequestError as error:
+        raise _placed(error) from error
     _note_ignored(given)
     return session
 
 
-def turns_of(model: str) -> Cutting | None:
-    """Return how turns are found unless the client says it."""
-    return None if commits(model) else TURNS
-
-
 def _note_ignored(given: InputFields) -> None:
-    """Note what nothing here does: sound is heard as it comes, and nobody answers it."""
+    """Note the options that do nothing here: nobody answers, and audio is heard as it comes."""
     ignored = {"noise_reduction": given.noise_reduction}
     if given.transcription is not None:
         ignored["transcription.delay"] = given.transcription.delay
@@ -256,15 +254,6 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
     )
 
 
-def _check(session: Session, engine: TranscriptionEngine) -> None:
-    nothing = np.zeros(0, dtype=np.float32)
-    try:
-        engine.check(session.guess(nothing, "", session.prompt, None))
-        engine.check(session.request(nothing, session.prompt))
-    except InvalidRequestError as error:
-        raise _placed(error) from error
-
-
 def _turns(given: TurnDetectionFields | None) -> Cutting | None:
     if given is None:
         return None
@@ -295,6 +284,6 @@ def _unsupported(field: str, why: str) -> InvalidRequestError:
 
 
 def _placed(error: ServiceError) -> ServiceError:
-    """Return the error with the place of its field in a `session.update`."""
+    """Return the error with its field's place in a `session.update`."""
     param = error.param and f"{_AT}.transcription.{error.param}"
     return type(error)(error.message, param=param, code=error.code)
