@@ -7,7 +7,7 @@ letters a to z and spaces come back as they were spoken.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -119,7 +119,9 @@ class FakeEngine:
                     yield segment
         finally:
             handover.close()
-            await hearing
+            while not hearing.done():  # also when it is cancelled a second time meanwhile
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(hearing)
             self.active -= 1
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
