@@ -14,6 +14,7 @@ from services.errors import ServiceError
 from services.openai.realtime import ClientEvent, Fields, FormatFields
 from services.transcription.session import (
     AudioFields,
+    Include,
     InputFields,
     SessionFields,
     TranscriptionFields,
@@ -47,7 +48,7 @@ class BetaFields(Fields):
     input_audio_transcription: TranscriptionFields | None = None
     turn_detection: TurnDetectionFields | None = None
     input_audio_noise_reduction: object = None
-    include: list[Literal["item.input_audio_transcription.logprobs"]] | None = None
+    include: list[Include] | None = None
 
     def now(self) -> SessionFields:
         """Return the same settings under today's names."""

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 import numpy as np
 from pydantic import Field
 
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
-from services.openai.transcription import MOST_KEYWORDS, MOST_LANGUAGES, Keyword, Language, any_of
+from services.openai.transcription import (
+    MOST_KEYWORDS,
+    MOST_LANGUAGES,
+    Keyword,
+    Language,
+    ModelName,
+    Prompt,
+    Threshold,
+    VadMilliseconds,
+    any_of,
+)
 from services.openai.unknown import ignore
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
@@ -27,15 +37,11 @@ if TYPE_CHECKING:
     from services.openai.models import Models
     from services.transcription.engines.protocol import TranscriptionEngine
 
-PROMPT_CHARACTERS: Final = 4096
-
 TURNS: Final = Cutting(silence_duration_ms=500)
 """How turns are found by default, as at OpenAI."""
 
-LOGPROBS: Final = "item.input_audio_transcription.logprobs"
+Include = Literal["item.input_audio_transcription.logprobs"]
 
-_NAME: Final = 256
-_LONGEST_MS: Final = 10_000
 _AT: Final = "session.audio.input"
 _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
 
@@ -43,9 +49,9 @@ _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
 class TranscriptionFields(Fields):
     """`session.audio.input.transcription`."""
 
-    model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
+    model: ModelName | None = None
     language: Language | None = None
-    prompt: Annotated[str, Field(max_length=PROMPT_CHARACTERS)] | None = None
+    prompt: Prompt | None = None
     languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
     keywords: Annotated[list[Keyword], Field(max_length=MOST_KEYWORDS)] | None = None
     delay: object = None
@@ -55,9 +61,9 @@ class TurnDetectionFields(Fields):
     """How turns are found; fields about answers in a conversation are ignored."""
 
     type: str
-    threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=_LONGEST_MS)] | None = None
-    silence_duration_ms: Annotated[int, Field(ge=0, le=_LONGEST_MS)] | None = None
+    threshold: Threshold | None = None
+    prefix_padding_ms: VadMilliseconds | None = None
+    silence_duration_ms: VadMilliseconds | None = None
     create_response: bool | None = None
     interrupt_response: bool | None = None
     idle_timeout_ms: int | None = None
@@ -83,7 +89,7 @@ class SessionFields(Fields):
 
     type: str
     audio: AudioFields | None = None
-    include: list[Literal["item.input_audio_transcription.logprobs"]] | None = None
+    include: list[Include] | None = None
 
 
 class SessionUpdate(ClientEvent):
@@ -147,7 +153,7 @@ class Session:
                     "turn_detection": _turns_object(self.turns),
                 }
             },
-            "include": [LOGPROBS] if self.logprobs else None,
+            "include": [*get_args(Include)] if self.logprobs else None,
         }
 
     def guess(
