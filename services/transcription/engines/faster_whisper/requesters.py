@@ -9,7 +9,6 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from services.errors import EngineError, ServiceError
 from services.transcription.engines.faster_whisper.decoder import (
     FALLBACK,
     DecodedWindow,
@@ -22,9 +21,7 @@ from services.transcription.engines.faster_whisper.windows import windows
 from services.transcription.engines.protocol import Hypothesis
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from services.errors import ServiceError
     from services.handover import Handover
     from services.transcription.engines.faster_whisper.batches import Batches, Lane
     from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
@@ -87,7 +84,7 @@ class Recording:
                     window = None if self._closed else next(cut, None)
                     if window is None:
                         break
-                    features = self._features(window.samples)
+                    features = self._model.features(window.samples)
                     if not features.shape[1]:  # less than a hundredth of a second
                         self._room.release()
                         continue
@@ -177,12 +174,6 @@ class Recording:
             self._given += 1
         if self._given == self._read:
             self._handover.end(self._error)
-
-    def _features(self, samples: NDArray[np.float32]) -> Features:
-        try:
-            return self._model.features(samples)
-        except Exception as error:
-            raise EngineError("no spectrogram could be made", code="engine_failed") from error
 
 
 class Guess:
