@@ -23,7 +23,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import parser
-from services.audio.decode import decode
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
@@ -37,6 +36,7 @@ from services.settings.sections import (
     TRANSCRIPTION_MODELS,
     ConversationSettings,
     GatewaySettings,
+    TranscriptionSettings,
 )
 from services.speech import routes
 from services.speech.engines.registry import create_engine
@@ -44,6 +44,7 @@ from services.speech.socket import SpeechSocket
 from services.speech.voices import VoiceStore
 from services.transcription.realtime import RealtimeSocket
 from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
@@ -268,11 +269,12 @@ async def _ears() -> Shell:
     return Shell(
         RoleApp(
             role="transcription",
-            asgi=TranscriptionApp(engine),
+            asgi=TranscriptionApp(engine, TranscriptionSettings(), lambda _: None),
             paths=PATHS,
             admitted=ADMITTED,
             sockets=dict.fromkeys(
-                sockets.TRANSCRIPTION, RealtimeSocket(engine, TRANSCRIPTION_MODELS)
+                sockets.TRANSCRIPTION,
+                RealtimeSocket(engine, TRANSCRIPTION_MODELS, lambda _: None),
             ),
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
