@@ -10,7 +10,7 @@ from services.gateway.keys import Keys, credentials, has_key_in_body
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
-from services.openai.paths import CHAT, CONVERSATION, GET, MODELS, SPEECH, TRANSCRIPTION
+from services.openai.paths import DOCUMENTS, MODELS, OPENAPI, ROUTES
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
@@ -21,18 +21,8 @@ if TYPE_CHECKING:
 
     from services.settings.sections import GatewaySettings
 
-ROUTES = {
-    "chat": CHAT,
-    "speech": SPEECH,
-    "transcription": TRANSCRIPTION,
-    "conversation": CONVERSATION,
-}
-"""The paths of each role that the front door opens, with their methods."""
-
 SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
 """The paths of each role's WebSockets that the front door opens."""
-
-OPENAPI = "/openapi.json"
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
@@ -58,7 +48,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         asgi=Proxy(pools, roles, {OPENAPI: openapi.document(routes)}, keys, gateway),
         paths={
             **MODELS,
-            OPENAPI: GET,
+            **DOCUMENTS,
             **{p: m for paths in routes.values() for p, m in paths.items()},
         },
         sockets=dict.fromkeys(tunnels, tunnel),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from starlette.types import Send
 
 
 async def send_json(
-    send: Send, answer: dict[str, Any] | list[Any], more: Iterable[tuple[bytes, bytes]] = ()
+    send: Send,
+    answer: Mapping[str, object] | Sequence[object],
+    more: Iterable[tuple[bytes, bytes]] = (),
 ) -> None:
     """Send `answer` with status 200; `more` are headers beside the usual ones."""
     body = json.dumps(answer, ensure_ascii=False).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from services.audio.decode import decode_as_is
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
     from services.openai.forms import Upload
+    from services.openai.speech import ConsentAnswer, ConsentList, Deleted
     from services.speech.voices import Consent, VoiceStore
 
 CONSENT_SECONDS: Final = 60.0
@@ -39,7 +40,7 @@ class ConsentRoutes:
         """Serve `store`; without one there are no consents, and none can be added."""
         self._store = store
 
-    async def listed(self, scope: Scope) -> dict[str, Any]:
+    async def listed(self, scope: Scope) -> ConsentList:
         """Return a page of the consents, the oldest first.
 
         Raises:
@@ -67,7 +68,7 @@ class ConsentRoutes:
             "has_more": len(found) > len(listed),
         }
 
-    async def added(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+    async def added(self, scope: Scope, receive: Receive) -> ConsentAnswer:
         """Keep a consent and return it.
 
         Raises:
@@ -80,7 +81,7 @@ class ConsentRoutes:
         fields = parse_fields(ConsentFields, form.texts)
         return _document(await until_hangup(receive, _keep(store, fields, form.file("recording"))))
 
-    async def one(self, consent_id: str) -> dict[str, Any]:
+    async def one(self, consent_id: str) -> ConsentAnswer:
         """Return one consent.
 
         Raises:
@@ -89,7 +90,7 @@ class ConsentRoutes:
         store = self._store_with(consent_id)
         return _document(await asyncio.to_thread(store.consent, consent_id))
 
-    async def renamed(self, consent_id: str, scope: Scope, receive: Receive) -> dict[str, Any]:
+    async def renamed(self, consent_id: str, scope: Scope, receive: Receive) -> ConsentAnswer:
         """Give one consent another name and return it.
 
         Raises:
@@ -102,7 +103,7 @@ class ConsentRoutes:
         store = self._store_with(consent_id)
         return _document(await asyncio.to_thread(store.rename_consent, consent_id, name))
 
-    async def deleted(self, consent_id: str) -> dict[str, Any]:
+    async def deleted(self, consent_id: str) -> Deleted:
         """Remove one consent.
 
         Raises:
@@ -165,7 +166,7 @@ def _media_type(recording: Upload) -> str:
     return recording.media_type if known else "application/octet-stream"
 
 
-def _document(consent: Consent) -> dict[str, Any]:
+def _document(consent: Consent) -> ConsentAnswer:
     return {
         "id": consent.id,
         "object": "audio.voice_consent",

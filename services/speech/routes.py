@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from services.openai.documents import send_json
 from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
-from services.openai.paths import MODELS, POST, SPEECH
+from services.openai.paths import MODELS, SPEECH
 from services.settings.sections import SPEECH_MODELS
 from services.speech.audio_routes import AudioRoutes
 from services.speech.consent_routes import ConsentRoutes
@@ -23,7 +23,7 @@ from services.speech.speakers import Speakers
 from services.speech.voice_routes import VoiceRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Coroutine
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from services.speech.stream import OnAudioSeconds
 
     Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+    _Answer = Callable[["_Call"], Awaitable[Mapping[str, object]]]
 
 SPEECH_PATH: Final = "/v1/audio/speech"
 CONVERSION_PATH: Final = "/v1/audio/voice-conversion"
 PATHS: Final = {**SPEECH, **MODELS}
 """What the role serves."""
 
-ADMITTED: Final = frozenset(path for path, methods in SPEECH.items() if methods >= POST)
+ADMITTED: Final = frozenset(path for path, methods in SPEECH.items() if "POST" in methods)
 """The paths on which a request may bring much or make the engine work."""
 
 
@@ -80,7 +81,9 @@ class _SpeechApp:
         models = Models((*speakers.engine.models, *aliases), role="speech")
         self._audio = AudioRoutes(speakers, models.check, on_audio_seconds)
         voices, consents = VoiceRoutes(speakers), ConsentRoutes(speakers.store)
-        self._documents: dict[tuple[str, str], Callable[[_Call], Awaitable[dict[str, Any]]]] = {
+        self._documents: dict[
+            tuple[str, str], Callable[[_Call], Awaitable[Mapping[str, object]]]
+        ] = {
             ("GET", "/v1/models"): lambda _: _now(models.listed()),
             ("GET", "/v1/models/{*}"): lambda call: _now(models.card(call.name)),
             ("GET", "/v1/audio/models"): lambda _: _now(models.named()),
@@ -115,5 +118,5 @@ class _SpeechApp:
                 await send_json(send, await self._documents[method, template](call))
 
 
-async def _now(document: dict[str, Any]) -> dict[str, Any]:
+async def _now(document: Mapping[str, object]) -> Mapping[str, object]:
     return document
