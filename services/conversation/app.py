@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from services.backends.pools import Pools
-from services.conversation.speech_translation.routes import SpeechTranslationRoutes
+from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import TranslationRoutes
 from services.errors import no_such_model
 from services.openai.documents import send_json
@@ -41,7 +41,7 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
         apps |= dict.fromkeys(TRANSLATION, texts)
         paths |= TRANSLATION
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
-        apps |= dict.fromkeys(SPEECH_TRANSLATION, SpeechTranslationRoutes(pools, conversation))
+        apps |= dict.fromkeys(SPEECH_TRANSLATION, SpeechTranslation(pools, conversation))
         paths |= SPEECH_TRANSLATION
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:

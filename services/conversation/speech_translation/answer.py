@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.audio.encode import OUTPUT_RATE_HZ, encode, open_encoder
-from services.conversation.speech_translation.segments import Sentence, Sound, Tally, Translation
+from services.conversation.speech_translation.stages import Sentence, Sound, Tally, Translation
 from services.errors import InvalidRequestError
 from services.openai.events import EVENT_STREAM, chunk, event, stream_head
 from services.openai.speech_events import audio_delta, audio_done, audio_tokens
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from services.audio.encode import Encoder
     from services.audio.formats import AudioFormat
-    from services.conversation.speech_translation.segments import Item
+    from services.conversation.speech_translation.stages import Item
 
 _UNSPACED: Final = frozenset({"ja", "yue", "zh"})
 

@@ -13,7 +13,7 @@ from services.audio.wav import to_wav
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
-    from services.conversation.speech_translation.segments import Segment
+    from services.conversation.speech_translation.stages import Segment
 
 SHORTEST_S: Final = 3.0
 LONGEST_S: Final = 10.0

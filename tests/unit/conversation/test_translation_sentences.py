@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.conversation.speech_translation.segments import Segment
-from services.conversation.speech_translation.sentences import MOST_CHARACTERS, into_sentences
-from services.conversation.speech_translation.stages import fields_named, first_fault, piped
+from services.conversation.speech_translation.listening import MOST_CHARACTERS, into_sentences
+from services.conversation.speech_translation.stages import (
+    Segment,
+    fields_named,
+    first_fault,
+    piped,
+)
 from services.conversation.speech_translation.voice_sample import _longest, sampled
 from services.errors import BackendError, InvalidRequestError
 from tests.hearing_app import recording
