@@ -23,9 +23,8 @@ from services.chat.intake import Intake
 from services.chat.served_model import resolve
 from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
-from services.errors import ServiceError, UnavailableError, no_such_model
+from services.errors import ServiceError, UnavailableError
 from services.openai.errors import error_from, normalise
-from services.openai.hangup import ClientGoneError
 from services.processes import end_orphans
 from services.server.serving import Readiness
 
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.chat")
 
 _WATCH_S = 0.25
-_ONE_MODEL = "/v1/models/"
 
 
 class VllmServer:
@@ -54,22 +52,14 @@ class VllmServer:
         self._intake: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request that the shell has let through.
+        """Have vLLM answer a request that the shell has let through.
 
         Raises:
             UnavailableError: the engine is not there, or has died.
             ServiceError: the request is refused, or broke; see `Intake.take`.
         """
-        if not self.readiness().can_answer:
-            raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
-        if scope["path"].startswith(_ONE_MODEL):
-            await self._one_model(scope["path"].removeprefix(_ONE_MODEL), scope, receive, send)
-            return
-        if scope["method"] == "POST":
-            try:
-                receive = await self._intake.take(scope, receive)
-            except ClientGoneError:
-                return
+        self._expect_ready()
+        receive = await self._intake.take(scope, receive)
         answer = Answer(send, events=scope["path"] == "/v1/responses")
         try:
             await self._app(scope, receive, answer.send)
@@ -81,16 +71,19 @@ class VllmServer:
         if answer.error is not None:
             raise answer.error
 
-    async def _one_model(self, name: str, scope: Any, receive: Any, send: Any) -> None:
-        """Answer GET /v1/models/{id}, which vLLM lacks."""
-        from starlette.responses import JSONResponse
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """Return vLLM's cards by id. Their `root` is the id: clients need not know our directories.
 
+        Raises:
+            UnavailableError: the engine is not there, or has died.
+        """
+        self._expect_ready()
         cards = await self._app.state.openai_serving_models.show_available_models()
-        for card in cards.data:
-            if card.id == name:
-                await JSONResponse(card.model_dump())(scope, receive, send)
-                return
-        raise no_such_model(name)
+        return {card.id: {**card.model_dump(), "root": card.id} for card in cards.data}
+
+    def _expect_ready(self) -> None:
+        if not self.readiness().can_answer:
+            raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
 
     def readiness(self) -> Readiness:
         """Ready means that the engine is loaded, passed its health check and has not died."""
@@ -132,7 +125,6 @@ class VllmServer:
         app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, app.state, arguments, tasks)
         app.state.server = _ExitHandle()
-        _list_no_paths(app.state.openai_serving_models)
         # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two already, and
         # each layer is paid for on every chunk.
         app.user_middleware = []
@@ -254,19 +246,6 @@ def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
 def _body_fields(route: Any) -> list[Any]:
     dependant = getattr(route, "dependant", None)
     return list(dependant.body_params) if dependant is not None else []
-
-
-def _list_no_paths(models: Any) -> None:
-    """Have each model's `root` be its name: clients need not know our directories."""
-    listed = models.show_available_models
-
-    async def without_paths() -> Any:
-        found = await listed()
-        for card in found.data:
-            card.root = card.id
-        return found
-
-    models.show_available_models = without_paths
 
 
 def _as_ours(error: BaseException) -> ServiceError:

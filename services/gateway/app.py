@@ -10,15 +10,17 @@ from services.gateway.keys import Keys, credentials, has_key_in_body
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
-from services.openai.paths import DOCUMENTS, MODELS, OPENAPI, ROUTES
+from services.openai.documents import model_routes, send_json
+from services.openai.paths import METHODS, OPENAPI, ROUTES
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
-from services.server.serving import Readiness, RoleApp
+from services.server.serving import Readiness, RoleApp, by_route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from services.server.serving import Asgi
     from services.settings.sections import GatewaySettings
 
 SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
@@ -28,13 +30,19 @@ SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the gateway in front of `backends`, the URLs of each role."""
     pools = Pools(backends, gateway)
-    routes = {role: paths for role, paths in ROUTES.items() if role in pools.by_role}
-    roles = {path: role for role, paths in routes.items() for path in paths}
+    roles = {path: role for role in pools.by_role for path in ROUTES[role]}
     tunnels = {
         path: role for role, paths in SOCKETS.items() if role in pools.by_role for path in paths
     }
     tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
+    described = openapi.document(pools.by_role)
+
+    async def models() -> dict[str, Any]:
+        return pools.models()
+
+    async def document(_scope: Any, _receive: Any, send: Any) -> None:
+        await send_json(send, described)
 
     def guard(scope: Any) -> None:
         if scope["path"] != OPENAPI and not has_key_in_body(scope):
@@ -43,16 +51,17 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())
 
+    handlers: dict[str, Asgi] = {
+        **model_routes(models),
+        OPENAPI: document,
+        **dict.fromkeys(roles, Proxy(pools, roles, keys, gateway)),
+    }
     return RoleApp(
         role="gateway",
-        asgi=Proxy(pools, roles, {OPENAPI: openapi.document(routes)}, keys, gateway),
-        paths={
-            **MODELS,
-            **DOCUMENTS,
-            **{p: m for paths in routes.values() for p, m in paths.items()},
-        },
+        asgi=by_route(handlers),
+        paths={path: METHODS[path] for path in handlers},
         sockets=dict.fromkeys(tunnels, tunnel),
-        admitted=frozenset(path for path, role in roles.items() if "POST" in routes[role][path]),
+        admitted=frozenset(path for path in roles if "POST" in METHODS[path]),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,
         body_memory_bytes=gateway.body_memory_bytes,

@@ -8,15 +8,16 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
-from services.errors import BackendError, no_such_model
+from services.errors import BackendError
 from services.gateway.asked import asked
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import bearer, has_key_in_body
 from services.openai.body import header, pieces
-from services.openai.documents import send_json
 from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from services.backends.backend import Backend
     from services.backends.connection import Connection
     from services.backends.pools import Pools
@@ -27,20 +28,14 @@ _UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender has shown no key in a 
 
 
 class Proxy:
-    """The gateway's routes: models and documents are answered here, the rest by a backend."""
+    """What a backend answers: each path's requests go to the pool of its role."""
 
     def __init__(
-        self,
-        pools: Pools,
-        roles: dict[str, str],
-        documents: dict[str, dict[str, Any]],
-        keys: Keys,
-        gateway: GatewaySettings,
+        self, pools: Pools, roles: Mapping[str, str], keys: Keys, gateway: GatewaySettings
     ) -> None:
         """Route the path templates of `roles` to the pool of the role each names."""
-        self.pools = pools
+        self._pools = pools
         self._roles = roles
-        self._documents = documents
         self._keys = keys
         self._gateway = gateway
 
@@ -51,14 +46,7 @@ class Proxy:
             ServiceError: before the answer began: no backend, no such model, no answer in time;
                 after it began: the backend broke off.
         """
-        path: str = scope["path"]
-        if path == "/v1/models" or path.startswith("/v1/models/"):
-            await send_json(send, self._models(path))
-            return
-        if path in self._documents:
-            await send_json(send, self._documents[path])
-            return
-        pool = self.pools.by_role[self._roles[scope["bentovox.route"]]]
+        pool = self._pools.by_role[self._roles[scope["bentovox.route"]]]
         # It is here already, as a rule: the shell gathers what is to take a slot.
         content_type = header(scope, b"content-type")
         # GET /languages has no body and asks for no key.
@@ -76,15 +64,6 @@ class Proxy:
     def _most_bytes(self, content_type: bytes) -> int:
         is_form = content_type.lower().startswith(b"multipart/form-data")
         return self._gateway.body_limit_bytes if is_form else self._gateway.json_limit_bytes
-
-    def _models(self, path: str) -> dict[str, Any]:
-        cards = self.pools.models()
-        if path == "/v1/models":
-            return {"object": "list", "data": list(cards.values())}
-        name = path.removeprefix("/v1/models/")
-        if name not in cards:
-            raise no_such_model(name)
-        return cards[name]
 
 
 class _Passage:

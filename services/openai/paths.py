@@ -254,11 +254,10 @@ def _methods(operations: Iterable[Operation]) -> dict[str, frozenset[str]]:
     return found
 
 
-CHAT: Final = _methods(CHAT_API)
-SPEECH: Final = _methods(SPEECH_API)
-TRANSCRIPTION: Final = _methods(TRANSCRIPTION_API)
-TRANSLATION: Final = _methods(TRANSLATION_API)
-SPEECH_TRANSLATION: Final = _methods(SPEECH_TRANSLATION_API)
-MODELS: Final = _methods(MODELS_API)
-DOCUMENTS: Final = _methods(DOCUMENTS_API)
 ROUTES: Final = {role: _methods(operations) for role, operations in API.items()}
+CHAT, SPEECH, TRANSCRIPTION, _ = ROUTES.values()
+TRANSLATION: Final = _methods(TRANSLATION_API)
+MODELS: Final = _methods(MODELS_API)
+METHODS: Final = _methods(
+    [*MODELS_API, *DOCUMENTS_API, *(operation for role in API.values() for operation in role)]
+)
