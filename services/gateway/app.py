@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.backends.pools import Pools
 from services.gateway import cors
-from services.gateway.keys import Keys, credentials, has_key_in_body
+from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
@@ -46,7 +46,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
 
     def guard(scope: Any) -> None:
         if scope["path"] != OPENAPI and not has_key_in_body(scope):
-            keys.check(credentials(scope))
+            keys.check(key_of(scope))
 
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())

@@ -11,14 +11,13 @@ from services.backends.backend import Call
 from services.errors import BackendError
 from services.gateway.asked import asked
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
-from services.gateway.keys import bearer, has_key_in_body
+from services.gateway.keys import has_key_in_body
 from services.openai.body import header, pieces
 from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.backends.backend import Backend
     from services.backends.connection import Connection
     from services.backends.pools import Pools
     from services.gateway.keys import Keys
@@ -54,71 +53,55 @@ class Proxy:
         most_bytes = _UNKNOWN_BYTES if in_body else self._most_bytes(content_type)
         body = deque([piece async for piece in pieces(scope, receive, most_bytes) if piece])
         if in_body:
-            given = await asked("api_key", content_type, body, scope["query_string"])
-            self._keys.check(bearer(given))
+            key = await asked("api_key", content_type, body, scope["query_string"])
+            self._keys.check(key.encode("utf-8", "replace") if key else None)
         model = None
         if pool.needs_model and scope["method"] == "POST":
             model = await asked("model", content_type, body)
-        await _Passage(pool.pick(model), scope, receive, send).run(body)
+        call = _call(scope, body)
+        gone = asyncio.ensure_future(_give_up_at_hangup(receive, call))
+        try:
+            async with pool.pick(model).answering(call) as connection:
+                await _carry_back(connection, scope, send)
+        except BackendError:
+            if not call.given_up:
+                raise
+        finally:
+            gone.cancel()
 
     def _most_bytes(self, content_type: bytes) -> int:
         is_form = content_type.lower().startswith(b"multipart/form-data")
         return self._gateway.body_limit_bytes if is_form else self._gateway.json_limit_bytes
 
 
-class _Passage:
-    """One request on its way through a backend."""
+def _call(scope: Any, body: deque[bytes]) -> Call:
+    target = scope["raw_path"]
+    if scope["query_string"]:
+        target += b"?" + scope["query_string"]
+    # The answer to HEAD has a length and no body, which the parser would wait for;
+    # uvicorn drops the body of the answer to GET.
+    method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
+    headers = end_to_end(scope["headers"], NOT_FORWARDED)
+    headers.append((b"x-request-id", scope["bentovox.request_id"]))
+    return Call(method, target, headers, body)
 
-    def __init__(self, backend: Backend, scope: Any, receive: Any, send: Any) -> None:
-        self._backend = backend
-        self._scope = scope
-        self._receive = receive
-        self._send = send
 
-    async def run(self, body: deque[bytes]) -> None:
-        call = self._call(body)
-        watcher = asyncio.ensure_future(self._watch(call))
-        try:
-            async with self._backend.answering(call) as connection:
-                await self._carry_back(connection)
-        except BackendError:
-            if not call.given_up:
-                raise
-        finally:
-            watcher.cancel()
+async def _give_up_at_hangup(receive: Any, call: Call) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.give_up()
 
-    async def _watch(self, call: Call) -> None:
-        """Wait for the client to hang up."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        call.give_up()
 
-    async def _carry_back(self, connection: Connection) -> None:
-        headers = end_to_end(connection.headers, NOT_RETURNED)
-        await self._send(
-            {"type": "http.response.start", "status": connection.status, "headers": headers}
-        )
-        if (writer := direct_writer(self._scope)) is not None:
-            writer.on_pause = connection.pause
-            writer.on_resume = connection.resume
-            connection.flow_to(writer.write)
-            await connection.ended()
-        else:
-            async with aclosing(connection.pieces()) as body:
-                async for piece in body:
-                    await self._send(
-                        {"type": "http.response.body", "body": piece, "more_body": True}
-                    )
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _call(self, body: deque[bytes]) -> Call:
-        scope = self._scope
-        target = scope["raw_path"]
-        if scope["query_string"]:
-            target += b"?" + scope["query_string"]
-        # The answer to HEAD has a length and no body, which the parser would wait for;
-        # uvicorn drops the body of the answer to GET.
-        method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
-        headers = end_to_end(scope["headers"], NOT_FORWARDED)
-        headers.append((b"x-request-id", scope["bentovox.request_id"]))
-        return Call(method, target, headers, body)
+async def _carry_back(connection: Connection, scope: Any, send: Any) -> None:
+    headers = end_to_end(connection.headers, NOT_RETURNED)
+    await send({"type": "http.response.start", "status": connection.status, "headers": headers})
+    if (writer := direct_writer(scope)) is not None:
+        writer.on_pause = connection.pause
+        writer.on_resume = connection.resume
+        connection.flow_to(writer.write)
+        await connection.ended()
+    else:
+        async with aclosing(connection.pieces()) as body:
+            async for piece in body:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
