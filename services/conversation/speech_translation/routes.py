@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from services.backends.client import Caller
-from services.conversation.speech_translation.answer import Output, send_answer
+from services.conversation.speech_translation.answer import send_answer
 from services.conversation.speech_translation.listening import into_sentences, transcribe
 from services.conversation.speech_translation.speaking import Speaker, preset, translate
 from services.conversation.speech_translation.stages import Tally, fields_named, first_fault, piped
@@ -97,7 +97,6 @@ class SpeechTranslation:
             voice.set_result({"voice": named})
         manner = {"model": speaks, "language": target, **fields.manner}
         speaker = Speaker(caller, manner, voice)
-        output = Output(fields.response_format, fields.stream_format == "sse", target)
         try:
             async with asyncio.TaskGroup() as stages:
                 segments = piped(stages, transcribe(caller, recording, heard, tally), _AHEAD)
@@ -107,6 +106,6 @@ class SpeechTranslation:
                 sentences = piped(stages, into_sentences(segments), _AHEAD)
                 translated = piped(stages, translate(sentences, model, source, target), _AHEAD)
                 sound = piped(stages, speaker.speak(translated), _SOUNDS_AHEAD)
-                await send_answer(sound, output, tally, send)
+                await send_answer(sound, fields, target, tally, send)
         except ExceptionGroup as group:
             raise first_fault(group) from group

@@ -67,10 +67,9 @@ Item: TypeAlias = Sentence | Translation | Sound
 
 @dataclass
 class Tally:
-    """What one interpretation has come to, for its `usage`."""
+    """What was heard for one request, for its `usage`."""
 
     input_tokens: int = 0
-    samples: int = 0
 
 
 Staged = TypeVar("Staged")
