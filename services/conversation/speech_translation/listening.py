@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.client import Question
 from services.conversation.speech_translation.stages import Segment, Sentence, fields_named
-from services.conversation.translation.cutting import SENTENCE_END, pieces
+from services.conversation.translation.texts import SENTENCE_END, pieces
 from services.errors import BackendError
 
 if TYPE_CHECKING:
@@ -144,26 +144,17 @@ def _is_whole(part: Segment) -> bool:
 
 
 def _parts(joined: Segment) -> Iterator[Segment]:
-    """Yield the sentences of a text; whether the last is one, nobody knows yet."""
+    """Yield the sentences of a text, long ones in pieces; whether the last is one, nobody knows."""
     text = joined.text
     bounds = [match.end() for match in SENTENCE_END.finditer(text)]
     cuts = [0, *(bound for bound in bounds if text[bound:].strip()), len(text)]
     length_s = (joined.end_s - joined.start_s) / len(text)
+    start_s = joined.start_s
     for begin, end in pairwise(cuts):
-        for piece_begin, piece in _short(text[begin:end], begin):
-            start_s = joined.start_s + piece_begin * length_s
-            yield replace(
-                joined, start_s=start_s, end_s=start_s + len(piece) * length_s, text=piece
-            )
-
-
-def _short(text: str, begin: int) -> Iterator[tuple[int, str]]:
-    """Yield a sentence in pieces that are no longer than is bearable, with where each begins."""
-    found, space = pieces(text, MOST_CHARACTERS)
-    for index, piece in enumerate(found):
-        words = piece.space + piece.text + (space if index == len(found) - 1 else "")
-        yield begin, words
-        begin += len(words)
+        for piece in pieces(text[begin:end], MOST_CHARACTERS):
+            end_s = start_s + len(piece) * length_s
+            yield replace(joined, start_s=start_s, end_s=end_s, text=piece)
+            start_s = end_s
 
 
 def _sentence(number: int, part: Segment) -> Sentence:

@@ -12,9 +12,8 @@ from services.audio.pcm import to_float32
 from services.backends.client import Question
 from services.conversation.speech_translation.stages import Sound, Translation, fields_named
 from services.conversation.translation.chat_model import Former
-from services.conversation.translation.cutting import pieces
 from services.conversation.translation.languages import known_or_none, spoken
-from services.conversation.translation.texts import has_words
+from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
@@ -83,9 +82,8 @@ class Speaker:
             yield item
             if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
                 continue
-            found, _ = pieces(item.text, _CHARACTERS)
-            for piece in found:
-                async with aclosing(self._say(piece.text)) as sound:
+            for piece in pieces(item.text, _CHARACTERS):
+                async with aclosing(self._say(piece.strip())) as sound:
                     async for samples in sound:
                         yield Sound(item.sentence, samples)
 
