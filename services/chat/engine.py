@@ -16,7 +16,6 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.chat import grammar
 from services.chat.arguments import on_cpu, parse_arguments, set_environment
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
@@ -32,11 +31,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from types import FrameType
 
+    from services.chat.constraints import Constraint
     from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 
 _WATCH_S = 0.25
+_UNREAD = (
+    "has a feature that xgrammar does not read: multipleOf, uniqueItems, contains, an unknown "
+    "format, several allOf, a length beside a pattern or format, or patternProperties or "
+    "propertyNames beside others"
+)
 
 
 class VllmServer:
@@ -146,8 +151,8 @@ class VllmServer:
             chat.grammar_kib << 10,
             chat.grammar_items,
             Trial(
-                lambda: grammar.tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
-                grammar.parse,
+                lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
+                _parse,
                 limit_s=chat.grammar_s,
                 wait_s=chat.deadline_s,
                 waiting=max(1, chat.slots // 8),  # each holds a slot, in one of two queues
@@ -255,3 +260,27 @@ def _as_ours(error: BaseException) -> ServiceError:
     said = create_error_response(error).model_dump()
     status: int = said["error"]["code"]
     return error_from(status, normalise(status, json.dumps(said).encode()), None)
+
+
+def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
+    """Return a tokenizer as xgrammar writes it."""
+    import xgrammar
+
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)
+    return str(info.serialize_json())
+
+
+def _parse(constraint: Constraint) -> None:
+    """Raise unless a schema can be converted, which is quick; compiling it is not.
+
+    Raises:
+        Exception: it cannot; xgrammar raises what it likes.
+    """
+    import xgrammar
+    from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
+
+    # Those of tools are as their authors left them: vLLM binds calls as far as xgrammar reads them.
+    lenient = constraint.field.startswith("tools")
+    if not lenient and has_xgrammar_unsupported_json_features(json.loads(constraint.text)):
+        raise ValueError(_UNREAD)
+    xgrammar.Grammar.from_json_schema(constraint.text)
