@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import bentoml
 
 from services.chat import served_model
 from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
-from services.openai.documents import model_routes
+from services.openai.documents import by_route, of_models
+from services.openai.models import Cards
 from services.openai.paths import CHAT, METHODS
 from services.server.admission import Limits
 from services.server.role import preflight, role
-from services.server.serving import RoleApp, by_route
+from services.server.serving import RoleApp
 from services.settings import provenance, settings
-
-if TYPE_CHECKING:
-    from services.server.serving import Asgi
 
 
 def _chosen() -> str:
@@ -35,11 +31,12 @@ class _Chat:
         chat = settings().chat
         server = VllmServer(chat)
         # No other paths of vLLM's: adapters, profiling, sleep, `/invocations` past the key.
-        handlers: dict[str, Asgi] = {**dict.fromkeys(CHAT, server), **model_routes(server.models)}
+        handlers = of_models(Cards(server.models))
+        handlers |= dict.fromkeys([("POST", path) for path in CHAT], server)
         return RoleApp(
             role="chat",
             asgi=by_route(handlers),
-            paths={path: METHODS[path] for path in handlers},
+            paths={path: METHODS[path] for _, path in handlers},
             admitted=frozenset(CHAT),
             limits=Limits(chat.slots, chat.queue, chat.deadline_s),
             body_limit_bytes=chat.body_limit_bytes,

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
-from services.openai.documents import model_routes
+from services.openai.documents import by_route, document, of_models
+from services.openai.models import Cards
 from services.openai.paths import METHODS, TRANSLATION
 from services.server.admission import Limits
-from services.server.serving import Readiness, RoleApp, by_route
+from services.server.serving import Readiness, RoleApp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,18 +31,21 @@ _ALONE: Final = Readiness(
 def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the role before the backends at `urls`, by role."""
     pools = Pools(urls, conversation)
-    handlers = model_routes(_no_models)
+    handlers = of_models(Cards(_no_models))
     if "chat" in pools.by_role:
         texts = Translation(pools, conversation.translation)
-        handlers["/translate"] = texts.translate
-        handlers["/detect"] = texts.detect
-        handlers["/languages"] = texts.languages
+        handlers |= {
+            ("POST", "/translate"): document(texts.translate),
+            ("POST", "/detect"): document(texts.detect),
+            ("GET", "/languages"): document(lambda _: texts.languages),
+        }
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
-        handlers["/v1/audio/speech-translations"] = SpeechTranslation(pools, conversation)
+        speech = SpeechTranslation(pools, conversation)
+        handlers["POST", "/v1/audio/speech-translations"] = speech
     return RoleApp(
         role="conversation",
         asgi=by_route(handlers),
-        paths={path: METHODS[path] for path in handlers},
+        paths={path: METHODS[path] for _, path in handlers},
         admitted=frozenset(TRANSLATION),
         limits=Limits(conversation.slots, conversation.queue, conversation.deadline_s),
         body_limit_bytes=conversation.body_limit_bytes,

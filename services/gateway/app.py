@@ -10,17 +10,17 @@ from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
-from services.openai.documents import model_routes, send_json
+from services.openai.documents import by_route, document, of_models
+from services.openai.models import Cards
 from services.openai.paths import METHODS, OPENAPI, ROUTES
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
-from services.server.serving import Readiness, RoleApp, by_route
+from services.server.serving import Readiness, RoleApp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from services.server.serving import Asgi
     from services.settings.sections import GatewaySettings
 
 SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
@@ -41,9 +41,6 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     async def models() -> dict[str, Any]:
         return pools.models()
 
-    async def document(_scope: Any, _receive: Any, send: Any) -> None:
-        await send_json(send, described)
-
     def guard(scope: Any) -> None:
         if scope["path"] != OPENAPI and not has_key_in_body(scope):
             keys.check(key_of(scope))
@@ -51,15 +48,14 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())
 
-    handlers: dict[str, Asgi] = {
-        **model_routes(models),
-        OPENAPI: document,
-        **dict.fromkeys(roles, Proxy(pools, roles, keys, gateway)),
-    }
+    proxied = [(method, path) for path in roles for method in METHODS[path]]
+    handlers = of_models(Cards(models))
+    handlers["GET", OPENAPI] = document(lambda _: described)
+    handlers |= dict.fromkeys(proxied, Proxy(pools, roles, keys, gateway))
     return RoleApp(
         role="gateway",
         asgi=by_route(handlers),
-        paths={path: METHODS[path] for path in handlers},
+        paths={path: METHODS[path] for _, path in handlers},
         sockets=dict.fromkeys(tunnels, tunnel),
         admitted=frozenset(path for path in roles if "POST" in METHODS[path]),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),

@@ -1,25 +1,82 @@
-"""Answers that are one JSON document."""
+"""Answers that are one JSON document, and the table of handlers that a role answers from."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-from services.errors import no_such_model
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable
 
     from starlette.types import Receive, Scope, Send
 
+    Json = Mapping[str, object] | Sequence[object]
     Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+    Handlers = dict[tuple[str, str], Handler]
 
 
-async def send_json(
-    send: Send,
-    answer: Mapping[str, object] | Sequence[object],
-    more: Iterable[tuple[bytes, bytes]] = (),
-) -> None:
+def by_route(handlers: Handlers) -> Handler:
+    """Return the application that has a handler for each method and template that a role serves.
+
+    The shell has found the template, and answers HEAD from GET's handler.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await handlers[method, scope["bentovox.route"]](scope, receive, send)
+
+    return app
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that is answered with a document."""
+
+    scope: Scope
+    receive: Receive
+
+    @property
+    def name(self) -> str:
+        """What stands in the path in the place of its template's `{}` or `{*}`."""
+        template: str = self.scope["bentovox.route"]
+        return str(self.scope["path"]).removeprefix(template.partition("{")[0])
+
+
+def document(answer: Callable[[Call], Awaitable[Json] | Json]) -> Handler:
+    """Return a handler that sends what `answer` returns, or what comes of awaiting it."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        made = answer(Call(scope, receive))
+        await send_json(send, await made if isinstance(made, Awaitable) else made)
+
+    return handler
+
+
+class Listing(Protocol):
+    """Models, as `services.openai.models` has them."""
+
+    def listed(self) -> Awaitable[Json] | Json:
+        """Return the list of all."""
+
+    def card(self, name: str) -> Awaitable[Json] | Json:
+        """Return one.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+
+
+def of_models(models: Listing) -> Handlers:
+    """Return the handlers of the paths that list `models`."""
+    return {
+        ("GET", "/v1/models"): document(lambda _: models.listed()),
+        ("GET", "/v1/models/{*}"): document(lambda call: models.card(call.name)),
+    }
+
+
+async def send_json(send: Send, answer: Json, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """Send `answer` with status 200; `more` are headers beside the usual ones."""
     body = json.dumps(answer, ensure_ascii=False).encode()
     headers = [
@@ -29,21 +86,3 @@ async def send_json(
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def model_routes(
-    cards: Callable[[], Awaitable[Mapping[str, Mapping[str, object]]]],
-) -> dict[str, Handler]:
-    """Return what answers /v1/models and /v1/models/{id}, given the cards by id."""
-
-    async def listed(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_json(send, {"object": "list", "data": [*(await cards()).values()]})
-
-    async def one(scope: Scope, _receive: Receive, send: Send) -> None:
-        name = scope["path"].removeprefix("/v1/models/")
-        found = await cards()
-        if name not in found:
-            raise no_such_model(name)
-        await send_json(send, found[name])
-
-    return {"/v1/models": listed, "/v1/models/{*}": one}

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from services.errors import NotFoundError, shown
+from services.errors import NotFoundError, no_such_model, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 
 class ModelCard(TypedDict):
@@ -91,3 +91,25 @@ class Models:
     def listed(self) -> ModelList:
         """Return the list of all."""
         return {"object": "list", "data": [self.card(name) for name in self.names]}
+
+
+class Cards:
+    """Models that come and go: their cards, by id, are asked for each time."""
+
+    def __init__(self, cards: Callable[[], Awaitable[Mapping[str, Mapping[str, object]]]]) -> None:
+        self._cards = cards
+
+    async def listed(self) -> dict[str, object]:
+        """Return the list of all."""
+        return {"object": "list", "data": [*(await self._cards()).values()]}
+
+    async def card(self, name: str) -> Mapping[str, object]:
+        """Return one model's card.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        cards = await self._cards()
+        if name not in cards:
+            raise no_such_model(name)
+        return cards[name]

@@ -125,15 +125,6 @@ class Routes:
         return path
 
 
-def by_route(handlers: Mapping[str, Asgi]) -> Asgi:
-    """Return the application that has the handler of each path (template) answer."""
-
-    async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-        await handlers[scope["bentovox.route"]](scope, receive, send)
-
-    return asgi
-
-
 class Serving:
     """A role's application, and what its requests and WebSockets share."""
 

@@ -28,13 +28,13 @@ from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
 from services.settings.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
-from services.speech.routes import ADMITTED, PATHS, build_app
-from services.speech.speakers import Speakers
+from services.speech.routes import ADMITTED, PATHS
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
 from services.transcription.realtime import RealtimeSocket
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
+from tests.speech_app import app_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -231,7 +231,7 @@ class Stack:
                 paths, posts = {**CHAT, **MODELS}, frozenset(CHAT)
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 self.store = VoiceStore(Path(folder))
-                speech = build_app(self.engine, speakers=Speakers(self.engine, self.store))
+                speech = app_of(self.engine, self.store)
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
                 ears = hearing.TranscriptionApp(self.ear)

@@ -35,7 +35,6 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.settings.sections import (
-    SPEECH_MODELS,
     TRANSCRIPTION_MODELS,
     ConversationSettings,
     GatewaySettings,
@@ -43,7 +42,6 @@ from services.settings.sections import (
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
-from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription.realtime import RealtimeSocket
 from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
@@ -64,7 +62,7 @@ from tests.docs.pages import ROOT
 from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import recording, said
-from tests.speech_app import RECORDING
+from tests.speech_app import RECORDING, models_of, speakers_of, untold
 from tests.translating_app import TranslatingChat
 
 if TYPE_CHECKING:
@@ -308,12 +306,12 @@ async def _nothing() -> AsyncIterator[None]:
 @asynccontextmanager
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     engine = SpeakingEngine() if name == "fake" else create_engine(name)
-    speakers = Speakers(engine, VoiceStore(folder / "voices"))
-    socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
+    speakers = speakers_of(engine, VoiceStore(folder / "voices"))
+    socket = SpeechSocket(speakers, models_of(engine), untold)
 
     role = RoleApp(
         role="speech",
-        asgi=routes.build_app(engine, speakers=speakers),
+        asgi=routes.build_app(speakers, models_of(engine), untold),
         paths=routes.PATHS,
         admitted=routes.ADMITTED,
         sockets=dict.fromkeys(sockets.SPEECH, socket),

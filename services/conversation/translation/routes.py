@@ -26,15 +26,15 @@ from services.conversation.translation.texts import (
     planned,
     translated,
 )
-from services.openai.documents import send_json
 from services.openai.hangup import until_hangup
 from services.openai.translation import DetectBody, TranslateBody
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Scope
 
     from services.backends.pools import Pools
     from services.conversation.translation.texts import Plan
+    from services.openai.documents import Call
     from services.openai.translation import Detection, LanguageAnswer, Translated
     from services.settings.sections import TranslationSettings
 
@@ -49,7 +49,7 @@ _NOBODY_KNOWS: Final = Detected("en", 0.0)
 
 
 class Translation:
-    """The paths, before the chat backends of `pools`.
+    """The answers of the paths, by the chat backends of `pools`.
 
     Each raises `ServiceError` for what is wrong with a request or the chat model, and
     `ClientGoneError` where the client hung up.
@@ -60,24 +60,22 @@ class Translation:
         self._pools = pools
         self._limits = limits
 
-    async def languages(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer GET /languages."""
-        answer: list[LanguageAnswer] = [
-            {"code": code, "name": name, "targets": [*NAMES]} for code, name in NAMES.items()
-        ]
-        await send_json(send, answer)
+    @property
+    def languages(self) -> list[LanguageAnswer]:
+        """The answer to GET /languages."""
+        return [{"code": code, "name": name, "targets": [*NAMES]} for code, name in NAMES.items()]
 
-    async def detect(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer POST /detect."""
-        body = await read(scope, receive, DetectBody, self._limits)
+    async def detect(self, call: Call) -> list[Detection]:
+        """Return the answer to POST /detect."""
+        body = await read(call.scope, call.receive, DetectBody, self._limits)
         check_texts([body.q], self._limits)
-        answer = _detected(self._model(scope), body.q)
-        await send_json(send, [_told(await until_hangup(receive, answer))])
+        detected = await until_hangup(call.receive, _detected(self._model(call.scope), body.q))
+        return [_told(detected)]
 
-    async def translate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer POST /translate."""
-        body = await read(scope, receive, TranslateBody, self._limits)
-        await send_json(send, await until_hangup(receive, self._translate(body, scope)))
+    async def translate(self, call: Call) -> Translated:
+        """Return the answer to POST /translate."""
+        body = await read(call.scope, call.receive, TranslateBody, self._limits)
+        return await until_hangup(call.receive, self._translate(body, call.scope))
 
     async def _translate(self, body: TranslateBody, scope: Scope) -> Translated:
         source, target = languages_of(body)

@@ -19,16 +19,14 @@ from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.openai.hangup import ClientGoneError
 from services.settings.sections import ConversationSettings, TranslationSettings
-from services.speech import routes as speaking
 from services.speech.engines.registry import create_engine
-from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import recording, said
-from tests.speech_app import RECORDING, ready, shelled
+from tests.speech_app import RECORDING, app_of, ready, shelled
 from tests.translating_app import TranslatingChat, text_of
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ class Rig:
         self.voice = engine or FakeEngine(fail_at="!")
         self.ear = FakeEar(fail_at="failing")
         self.store = store
-        self.speech = speaking.build_app(self.voice, speakers=Speakers(self.voice, store))
+        self.speech = app_of(self.voice, store)
         self.hearing = hearing.TranscriptionApp(self.ear)
         self.door: Any = None
         self.client = httpx.AsyncClient()

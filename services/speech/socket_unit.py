@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from services.audio.pcm import Samples
-    from services.speech.messages import SessionConfig
-    from services.speech.stream import OnAudioSeconds
-    from services.speech.writing import Writing
+    from services.speech.audio_answer import OnAudioSeconds
+    from services.speech.socket_messages import SessionConfig
+    from services.speech.socket_text import Writing
 
 WHOLE_BYTES: Final = 16 << 20
 """The largest answer in one message, where `stream_audio` is false."""

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Final, Literal
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
 from services.server.websocket import HungUpError
 from services.speech.engines.segments import Segmenter
-from services.speech.messages import InputCancel, InputDone, InputText, SessionClose, parse_message
+from services.speech.socket_messages import (
+    InputCancel,
+    InputDone,
+    InputText,
+    SessionClose,
+    parse_message,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from services.server.live import Inbox
-    from services.speech.messages import ClientMessage
+    from services.speech.socket_messages import ClientMessage
 
 UTTERANCE_CHARACTERS: Final = 32 * 1024
 """Of one utterance, about half an hour of speech."""

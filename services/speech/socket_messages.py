@@ -16,7 +16,7 @@ from services.openai.refusals import missing
 from services.openai.unknown import read, sift
 from services.server.live import Inbox
 from services.speech.engines.segments import printable
-from services.speech.refusals import check_alone
+from services.speech.schema import check_alone
 
 TEXT_CHARACTERS: Final = 4096
 """Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""
