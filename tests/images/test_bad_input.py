@@ -127,7 +127,7 @@ def dead_port() -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("verb", ["bento", "image", "test-image"])
+@pytest.mark.parametrize("verb", ["image", "tags", "test-image"])
 def test_an_unknown_bento(copy: Copy, verb: str) -> None:
     ended = copy.run(verb, "gatway")
     assert ended.code == 1
