@@ -22,7 +22,7 @@ VERBS: Final = {
     "tags": ("ci.tags", "the tags that an image gets"),
     "prepull": ("ci.prepull", "pull what a platform's bases are made from, and try again"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
-    "layers": ("ci.layers.command", "show what an image holds and weighs, and judge it"),
+    "layers": ("ci.layers.command", "show what an image's layers contain and weigh, and check it"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 
