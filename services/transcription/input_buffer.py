@@ -10,8 +10,8 @@ from services.errors import InvalidRequestError
 from services.openai.realtime import server_event
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.session import TURNS
-from services.transcription.turn import Turn
-from services.transcription.turn_detection import Sound, Started, Stopped, TurnDetector
+from services.transcription.turn import Sound, Turn
+from services.transcription.turn_detection import Started, Stopped, TurnDetector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
