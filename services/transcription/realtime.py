@@ -46,11 +46,11 @@ from services.openai.realtime import (
 )
 from services.racing import racing
 from services.server.live import LiveSession
-from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
-from services.transcription.input_buffer import InputBuffer
+from services.transcription.live.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
+from services.transcription.live.input_buffer import InputBuffer
+from services.transcription.live.session import Session, SessionUpdate, updated
+from services.transcription.live.transcriber import Transcriber
 from services.transcription.model_names import check_model
-from services.transcription.session import Session, SessionUpdate, updated
-from services.transcription.transcriber import Transcriber
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from services.transcription.engines.protocol import SAMPLE_RATE_HZ, WINDOW_S
 
 if TYPE_CHECKING:
     from services.audio.pcm import Samples
-    from services.transcription.session import Session
+    from services.transcription.live.session import Session
 
 PIECE_SAMPLES: Final = int((WINDOW_S - 2) * SAMPLE_RATE_HZ)
 """Longer turns are transcribed in pieces; a guess sees at most one, and the step it came in."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES
-from services.transcription.turn import Sound
+from services.transcription.live.turn import Sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

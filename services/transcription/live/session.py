@@ -109,7 +109,7 @@ class Session(Hints):
         live_format: of the audio that comes in.
         turn_detection: what the client wants for `turns`; "default" is the model's own.
         logprobs: whether the final text comes with them.
-        beta: whether the client was written for the beta; see `services.transcription.beta`.
+        beta: whether the client was written for the beta; see `services.transcription.live.beta`.
     """
 
     id: str
