@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from services.backends.backend import Call
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from, normalise
+from services.openai.models import without_date
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -60,17 +61,20 @@ class Caller:
         self._pools = pools
         self._request_id = request_id
 
-    def card(self, role: str, model: str | None = None) -> dict[str, Any]:
+    async def card(self, role: str, model: str | None = None) -> dict[str, Any]:
         """Return the card of a model that the role serves now: `model`, or the first one listed.
+
+        Waits for a role without a ready backend, as long as settings allow.
 
         Raises:
             NotFoundError: no ready backend serves `model`.
             UnavailableError: no backend is ready, or its models are not known yet.
         """
         pool = self._pools.by_role[role]
+        await pool.until_ready()
         backend = pool.pick(model)
         if model is not None:
-            return backend.models[model]
+            return backend.models.get(model) or backend.models[without_date(model)]
         if pool.needs_model:  # always the same one, not that of the least busy backend
             backend = next(one for one in pool.backends if one.ready)
         for card in backend.models.values():
