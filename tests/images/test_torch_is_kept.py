@@ -144,7 +144,7 @@ def test_the_bentos_environment_imports_the_platforms_torch(kept: Image) -> None
 def test_a_base_that_needs_no_torch_stands_on_the_plain_image_and_holds_none() -> None:
     docker.call("tag", standin.DEBIAN, PLATFORM.plain_reference)
     below = base.find("whisper", PLATFORM)
-    base.make(below, dataclasses.replace(OPTIONS, compression="uncompressed"))
+    base.ensure(below, dataclasses.replace(OPTIONS, compression="uncompressed"), again=True)
     try:
         under = archive.diff_ids(standin.DEBIAN)
         assert archive.diff_ids(below.reference)[: len(under)] == under
@@ -167,7 +167,7 @@ def test_a_platform_with_another_torch_is_refused_in_a_line_that_says_what_to_do
     standin.pytorch(other, "2.14.0+cu130")
     below = base.find("cosyvoice", other)
     with pytest.raises(CiError) as refused:
-        base.make(below, OPTIONS)
+        base.ensure(below, OPTIONS, again=True)
     assert str(refused.value).endswith(
         ": the image holds torch 2.14.0+cu130, platforms.toml and the locks say 2.13.0: vllm dies "
         "at import with another; choose the image's tag that holds it"
