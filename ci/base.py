@@ -227,12 +227,9 @@ def _pin(given: argparse.Namespace) -> None:
         images = {
             "digest": f"{platform.image}:{platform.tag}",
             "devel_digest": f"{platform.image}:{platform.devel_tag}",
-            **(
-                {"plain_digest": f"{platform.plain_image}:{platform.plain_tag}"}
-                if platform.plain_image
-                else {}
-            ),
         }
+        if platform.plain_image:
+            images["plain_digest"] = f"{platform.plain_image}:{platform.plain_tag}"
         for key, image in images.items():
             digest = docker.digest(image)
             pinned.append(f"{name}.{key} {digest}")
