@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,6 +53,8 @@ def engine() -> Iterator[None]:
         return
     if reason := _reason():
         pytest.skip(reason)
+    if os.environ.get("CI"):
+        _sweep()
     with pytest.MonkeyPatch.context() as patch, running(Engine(HOME)) as variables:
         for name, value in variables.items():
             patch.setenv(name, value)
@@ -61,6 +64,13 @@ def engine() -> Iterator[None]:
         going = HOME.rename(HOME.with_name(f"{HOME.name}.{os.getpid()}.gone"))
         # 300,000 files, and nobody waits for that.
         subprocess.run(["setsid", "--fork", "rm", "-rf", str(going)], check=True)
+
+
+def _sweep() -> None:
+    """Remove the engines of runs that were killed: each has some 30 GB."""
+    for home in HOME.parent.glob("engine-*"):
+        if home.name.endswith(".gone") or (home != HOME and Engine(home).pid() is None):
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _reason() -> str | None:

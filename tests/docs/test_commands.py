@@ -23,7 +23,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import parser
-from services.audio.decode import decode
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
@@ -34,18 +33,15 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.settings.sections import (
-    SPEECH_MODELS,
-    TRANSCRIPTION_MODELS,
     ConversationSettings,
     GatewaySettings,
 )
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
-from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
-from services.transcription.realtime import RealtimeSocket
-from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from services.transcription.routes import ADMITTED, PATHS
+from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
@@ -62,8 +58,8 @@ from tests.docs.examples import (
 from tests.docs.pages import ROOT
 from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
 from tests.fakes.transcription_engine import FakeEngine
-from tests.hearing_app import recording, said
-from tests.speech_app import RECORDING
+from tests.hearing_app import hearing_app, live_socket, recording, said
+from tests.speech_app import RECORDING, models_of, speakers_of, untold
 from tests.translating_app import TranslatingChat
 
 if TYPE_CHECKING:
@@ -270,12 +266,10 @@ async def _ears() -> Shell:
     return Shell(
         RoleApp(
             role="transcription",
-            asgi=TranscriptionApp(engine),
+            asgi=hearing_app(engine),
             paths=PATHS,
             admitted=ADMITTED,
-            sockets=dict.fromkeys(
-                sockets.TRANSCRIPTION, RealtimeSocket(engine, TRANSCRIPTION_MODELS)
-            ),
+            sockets=dict.fromkeys(sockets.TRANSCRIPTION, live_socket(engine)),
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -306,12 +300,12 @@ async def _nothing() -> AsyncIterator[None]:
 @asynccontextmanager
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     engine = SpeakingEngine() if name == "fake" else create_engine(name)
-    speakers = Speakers(engine, VoiceStore(folder / "voices"))
-    socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
+    speakers = speakers_of(engine, VoiceStore(folder / "voices"))
+    socket = SpeechSocket(speakers, models_of(engine), untold)
 
     role = RoleApp(
         role="speech",
-        asgi=routes.build_app(engine, speakers=speakers),
+        asgi=routes.build_app(speakers, models_of(engine), untold),
         paths=routes.PATHS,
         admitted=routes.ADMITTED,
         sockets=dict.fromkeys(sockets.SPEECH, socket),
