@@ -64,6 +64,9 @@ class Pool:
     def _show(self) -> None:
         """Show, whenever metrics are read, how many backends there are and how many wait."""
         telemetry.HELD.labels(self.role).set_function(lambda: self.waiting)
+        telemetry.ASKED.labels(self.role).set_function(
+            lambda: self.waiting + sum(one.outstanding for one in self.backends)
+        )
         for state, holds in _STATES.items():
             telemetry.BACKENDS.labels(self.role, state).set_function(partial(self._count, holds))
 
