@@ -83,3 +83,34 @@ sum(bentovox_asked_requests{asked="{{ .role }}",namespace="{{ .root.Release.Name
 {{- if and .enabled (eq (toString (.autoscaling | default dict).kind) "keda") (eq (int (.autoscaling.minReplicas | default 0)) 0) -}}true{{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* A part's settings as variables: what the chart sets, then what values.settings and its own say. */}}
+{{- define "bentovox.settings" -}}
+{{- $values := .root.Values -}}
+{{- $part := .part -}}
+{{- $set := dict "BENTOVOX_PROFILE" $values.profile -}}
+{{- if eq $part.role "gateway" -}}
+{{- if $values.keys.secret -}}
+{{- $_ := set $set "BENTOVOX_GATEWAY__KEYS_FILE" "/run/secrets/bentovox/keys" -}}
+{{- else if not $values.keys.openToAll -}}
+{{- fail "keys.secret is needed: the name of a Secret whose entry `keys` has one key a line (python -m services.gateway.keys makes them). Or set keys.openToAll to true." -}}
+{{- end -}}
+{{- with $part.values.hosts -}}
+{{- $_ := set $set "BENTOVOX_HOSTS" (toJson .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $part.asks (include "bentovox.toZero" .root) -}}
+{{- $_ := set $set (printf "BENTOVOX_%s__HOLD_S" (upper $part.role)) (mul 60 $values.startMinutes) -}}
+{{- end -}}
+{{- if eq $part.role "chat" -}}
+{{- with $part.model -}}
+{{- $_ := set $set "BENTOVOX_CHAT__MODEL" . -}}
+{{- end -}}
+{{- $count := int (($part.values.gpu | default dict).count | default 0) -}}
+{{- if gt $count 0 -}}
+{{- $arguments := list "--gpu-memory-utilization" "0.9" "--tensor-parallel-size" (toString $count) -}}
+{{- $_ := set $set "BENTOVOX_CHAT__ARGS" (toJson $arguments) -}}
+{{- end -}}
+{{- end -}}
+{{- mergeOverwrite $set (deepCopy $values.settings) (deepCopy ($part.values.settings | default dict)) | toYaml -}}
+{{- end -}}
