@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -10,20 +11,49 @@ import numpy as np
 from services.audio.wav import to_wav
 from services.errors import ServiceError
 from services.openai.errors import error_response
+from services.openai.hangup import ClientGoneError
+from services.openai.models import Models
 from services.openai.paths import MODELS, SPEECH, TRANSCRIPTION
 from services.server.serving import Routes
+from services.settings.sections import SPEECH_MODELS
 from services.speech.routes import build_app
 from services.speech.speakers import Speakers
+from services.speech.voices import VoiceStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.speech.voices import VoiceStore
+    from services.speech.audio_answer import OnAudioSeconds
     from tests.fakes.speech_engine import FakeEngine
 
 _ROUTES = Routes({**SPEECH, **TRANSCRIPTION, **MODELS})
 
 BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
+
+
+def speakers_of(engine: Any, store: VoiceStore | None = None, **rules: Any) -> Speakers:
+    """Return an engine's speakers, with an empty store where none is given."""
+    empty = VoiceStore(Path("/nonexistent/voices"))
+    return Speakers(engine, store or empty, **{"aliases": {}, "ref_audio": "consent", **rules})
+
+
+def models_of(engine: Any) -> Models:
+    """Return the names that a role with this engine answers to by default."""
+    return Models((*engine.models, *SPEECH_MODELS), role="speech")
+
+
+def untold(_seconds: float, _format: str) -> None:
+    """Do nothing."""
+
+
+def app_of(
+    engine: Any,
+    store: VoiceStore | None = None,
+    on_audio_seconds: OnAudioSeconds = untold,
+    **rules: Any,
+) -> Callable[..., Any]:
+    """Return the speech role's routes before an engine."""
+    return build_app(speakers_of(engine, store, **rules), models_of(engine), on_audio_seconds)
 
 
 def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,6 +70,8 @@ def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
         try:
             route = _ROUTES.find(scope["method"], scope["path"])
             await app({**scope, "bentovox.route": route}, receive, noting)
+        except ClientGoneError:
+            return
         except ServiceError as error:
             if started:
                 raise
@@ -69,11 +101,7 @@ class Served:
     def __init__(self, engine: FakeEngine, store: VoiceStore | None = None, **rules: Any) -> None:
         self.engine = engine
         self.seconds: list[tuple[float, str]] = []
-        self.app = build_app(
-            engine,
-            on_audio_seconds=lambda s, f: self.seconds.append((s, f)),
-            speakers=Speakers(engine, store, **rules),
-        )
+        self.app = app_of(engine, store, lambda s, f: self.seconds.append((s, f)), **rules)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=shelled(self.app)), base_url="http://test"
         )

@@ -1,4 +1,4 @@
-"""Bounded decoding: bytes of any common audio file to mono float32, without what is broken."""
+"""Decoding of any common audio file to mono float32, within bounds; broken parts are skipped."""
 
 from __future__ import annotations
 
@@ -18,6 +18,44 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
 
 
+class Decoding:
+    """A file's sound, decoded while it is read: hours of it take no more memory than a second.
+
+    Iterating yields mono float32 [N] pieces at `sample_rate_hz`, once. Errors name `file`.
+    """
+
+    def __init__(self, data: bytes, *, sample_rate_hz: int, max_seconds: float) -> None:
+        self._data = data
+        self._max_seconds = max_seconds
+        self._rate_hz = sample_rate_hz
+        self._mixer = _Mixer(lambda _source: sample_rate_hz)
+        self._samples = 0
+
+    @property
+    def seconds(self) -> float:
+        """How much has been decoded so far."""
+        return self._samples / self._rate_hz
+
+    @property
+    def lost_s(self) -> float:
+        """How much of the file is known to be broken or missing; final once all of it is read."""
+        return self._mixer.loss.broken_s + self._mixer.loss.missing_s
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Yield the decoded pieces; the file's bytes are freed at its end.
+
+        Raises:
+            TooLargeError: the file is longer than `max_seconds`.
+            InvalidRequestError: not audio, or not a single sample (`invalid_audio`).
+        """
+        data, self._data = self._data, b""
+        for piece in self._mixer.pieces(data, self._max_seconds, "file"):
+            self._samples += piece.size
+            yield piece
+        if not self._samples:
+            raise _silent("file")
+
+
 @dataclass(frozen=True)
 class Decoded:
     """A file's sound.
@@ -25,90 +63,12 @@ class Decoded:
     Attributes:
         samples: mono float32 [N], finite.
         sample_rate_hz: of `samples`.
-        source_rate_hz: of the file itself, where it begins; 48000 for every Opus file, which knows
-            no other.
+        source_rate_hz: of the start of the file; always 48000 for Opus, which stores no other.
     """
 
     samples: Samples
     sample_rate_hz: int
     source_rate_hz: int
-
-
-def decode(
-    data: bytes,
-    *,
-    sample_rate_hz: int,
-    max_seconds: float = 600.0,
-    max_bytes: int = 25 * 1024 * 1024,
-    param: str = "file",
-) -> Samples:
-    """Decode a file's audio to float32 [N] at `sample_rate_hz`, mixed down to mono.
-
-    The size is checked before anything is parsed, the length while decoding, so that a small
-    file that unpacks to hours costs at most `max_seconds` of work. `param` names the field at
-    fault in errors.
-
-    Raises:
-        TooLargeError: more than `max_bytes`, or more than `max_seconds` of audio.
-        InvalidRequestError: not audio, more of it broken than whole, or no sample at all
-            (`invalid_audio`).
-    """
-    return _decode(data, lambda _source: sample_rate_hz, max_seconds, max_bytes, param).samples
-
-
-class Decoding:
-    """A file's sound while it is decoded, so that hours of it take no more memory than a second.
-
-    Iterating yields float32 [N] pieces, mono, at `sample_rate_hz`; it can be done once.
-    """
-
-    def __init__(
-        self,
-        data: bytes,
-        *,
-        sample_rate_hz: int,
-        max_seconds: float,
-        max_bytes: int,
-        param: str = "file",
-    ) -> None:
-        """Decode `data` within the bounds of `decode`.
-
-        Raises:
-            TooLargeError: more than `max_bytes`.
-        """
-        _check_size(data, max_bytes, param)
-        self._samples = 0
-        self._data = data
-        self._rate_hz = sample_rate_hz
-        self._max_seconds = max_seconds
-        self._param = param
-        self._loss = Loss()
-
-    @property
-    def seconds(self) -> float:
-        """How much of the file was decoded up to now."""
-        return self._samples / self._rate_hz
-
-    @property
-    def lost_s(self) -> float:
-        """How much of the file is broken or missing, as far as it shows; known at its end."""
-        return self._loss.broken_s + self._loss.missing_s
-
-    def __iter__(self) -> Iterator[Samples]:
-        """Yield what is decoded; the file's bytes are let go at its end.
-
-        Raises:
-            TooLargeError: the file is longer than `max_seconds`.
-            InvalidRequestError: not audio, or no sample at all (`invalid_audio`).
-        """
-        data, self._data = self._data, b""
-        for piece, _source in _pieces(
-            data, lambda _source: self._rate_hz, self._max_seconds, self._param, self._loss
-        ):
-            self._samples += piece.size
-            yield piece
-        if not self._samples:
-            raise _silent(self._param)
 
 
 def decode_as_is(
@@ -119,128 +79,104 @@ def decode_as_is(
     max_bytes: int = 25 * 1024 * 1024,
     param: str = "file",
 ) -> Decoded:
-    """Decode a file's audio at its own rate, or at `max_rate_hz` where that is less; as `decode`.
+    """Decode a file at its own rate, or at `max_rate_hz` if that is lower.
+
+    The size is checked before anything is parsed, and the length while decoding, so a small file
+    that unpacks to hours costs at most `max_seconds` of work. Errors name the field `param`.
 
     Raises:
-        ServiceError: as for `decode`.
+        TooLargeError: more than `max_bytes`, or more than `max_seconds` of audio.
+        InvalidRequestError: not audio, more broken than whole, or not a single sample
+            (`invalid_audio`).
     """
-    return _decode(data, lambda source: min(source, max_rate_hz), max_seconds, max_bytes, param)
-
-
-def excerpt(
-    data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000, param: str = "file"
-) -> Decoded:
-    """Decode what is heard from `start_s` to `end_s`, at its own rate or `max_rate_hz`.
-
-    What stands before is decoded and dropped, what stands behind is not looked at.
-
-    Raises:
-        InvalidRequestError: not audio, or no sample there (`invalid_audio`).
-    """
-    rate_hz = source_rate_hz = 0
-    parts: list[Samples] = []
-    place = 0
-    most_s = end_s + FRAME_S
-    for piece, at_hz in _pieces(data, lambda at_hz: min(at_hz, max_rate_hz), most_s, param, Loss()):
-        source_rate_hz, rate_hz = at_hz, min(at_hz, max_rate_hz)
-        begin, end = int(start_s * rate_hz), int(end_s * rate_hz)
-        parts.append(piece[max(0, begin - place) : max(0, end - place)])
-        place += piece.size
-        if place >= end:
-            break
-    samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-    if not samples.size:
-        raise _silent(param)
-    return Decoded(samples, rate_hz, source_rate_hz)
-
-
-def _decode(
-    data: bytes,
-    rate_for: Callable[[int], int],
-    max_seconds: float,
-    max_bytes: int,
-    param: str,
-) -> Decoded:
-    _check_size(data, max_bytes, param)
-    loss = Loss()
-    parts = list(_pieces(data, rate_for, max_seconds, param, loss))
-    if not parts:
-        raise _silent(param)
-    source_rate_hz = parts[0][1]
-    rate_hz = rate_for(source_rate_hz)
-    samples = np.concatenate([piece for piece, _ in parts])
-    if loss.broken_s > samples.size / rate_hz:
-        raise InvalidRequestError(
-            f"{param} is broken: {loss.broken_s:.1f} s of it cannot be decoded, and "
-            f"{samples.size / rate_hz:.1f} s can",
-            param=param,
-            code="invalid_audio",
-        )
-    return Decoded(samples, rate_hz, source_rate_hz)
-
-
-def _check_size(data: bytes, max_bytes: int, param: str) -> None:
     if len(data) > max_bytes:
         raise TooLargeError(
             f"{param} has {len(data)} bytes; at most {max_bytes} are accepted",
             param=param,
             code="audio_too_large",
         )
+    mixer = _Mixer(lambda source_hz: min(source_hz, max_rate_hz))
+    parts = list(mixer.pieces(data, max_seconds, param))
+    if not parts:
+        raise _silent(param)
+    samples, broken_s = np.concatenate(parts), mixer.loss.broken_s
+    if broken_s > samples.size / mixer.rate_hz:
+        raise InvalidRequestError(
+            f"{param} is broken: {broken_s:.1f} s of it cannot be decoded, and "
+            f"{samples.size / mixer.rate_hz:.1f} s can",
+            param=param,
+            code="invalid_audio",
+        )
+    return Decoded(samples, mixer.rate_hz, mixer.source_rate_hz)
+
+
+def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000) -> Decoded:
+    """Decode from `start_s` to `end_s`, at the file's own rate or `max_rate_hz` if that is lower.
+
+    Everything before is decoded and dropped; nothing after is read.
+
+    Raises:
+        InvalidRequestError: not audio, or no sample in that range (`invalid_audio`).
+    """
+    mixer = _Mixer(lambda source_hz: min(source_hz, max_rate_hz))
+    parts = [np.zeros(0, dtype=np.float32)]
+    place = 0
+    for piece in mixer.pieces(data, end_s + FRAME_S, "file"):
+        begin, end = int(start_s * mixer.rate_hz), int(end_s * mixer.rate_hz)
+        parts.append(piece[max(0, begin - place) : max(0, end - place)])
+        place += piece.size
+        if place >= end:
+            break
+    samples = np.concatenate(parts)
+    if not samples.size:
+        raise _silent("file")
+    return Decoded(samples, mixer.rate_hz, mixer.source_rate_hz)
 
 
 def _silent(param: str) -> InvalidRequestError:
     return InvalidRequestError(f"{param} holds no sample", param=param, code="invalid_audio")
 
 
-def _pieces(
-    data: bytes, rate_for: Callable[[int], int], max_seconds: float, param: str, loss: Loss
-) -> Iterator[tuple[Samples, int]]:
-    """Yield float32 [N] pieces at `rate_for` the file's first rate, and that rate; fill `loss`."""
-    source_rate_hz = 0
-    mixer: _Mixer | None = None
-    for frame in frames(data, max_seconds, param, loss):
-        if mixer is None:  # a header may say half of the rate (HE-AAC), a frame does not
-            source_rate_hz = frame.sample_rate
-            mixer = _Mixer(rate_for(source_rate_hz), loss)
-        for piece in mixer.feed(frame):
-            yield piece, source_rate_hz
-    if mixer is not None:
-        for piece in mixer.finish():
-            yield piece, source_rate_hz
-
-
 class _Mixer:
-    """Mixes frames down to mono at one rate, whatever they change to in the middle."""
+    """Mixes a file down to mono at one rate, whatever format its frames change to midway.
 
-    def __init__(self, rate_hz: int, loss: Loss) -> None:
-        self._rate_hz = rate_hz
-        self._loss = loss
-        self._setup: tuple[str, str, int] | None = None
-        self._resampler: av.AudioResampler | None = None
+    Attributes:
+        source_rate_hz: the rate of the first frame; a header may state half of it (HE-AAC).
+        rate_hz: of the pieces: `rate_for` the first frame's.
+        loss: what could not be decoded.
+    """
 
-    def feed(self, frame: av.AudioFrame) -> Iterator[Samples]:
-        """Yield float32 [N] pieces as they are ready; nothing of what is broken."""
-        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if setup != self._setup:
-            yield from self.finish()
-            self._setup = setup
-            self._resampler = av.AudioResampler("flt", "mono", self._rate_hz)
-        yield from self._resampled(frame)
+    def __init__(self, rate_for: Callable[[int], int]) -> None:
+        self.source_rate_hz = self.rate_hz = 0
+        self.loss = Loss()
+        self._rate_for = rate_for
 
-    def finish(self) -> Iterator[Samples]:
-        """Yield what was held back."""
-        if self._resampler is not None:
-            yield from self._resampled(None)
-            self._resampler = None
+    def pieces(self, data: bytes, max_seconds: float, param: str) -> Iterator[Samples]:
+        """Yield float32 [N] pieces, without broken ones."""
+        setup: tuple[str, str, int] | None = None
+        resampler: av.AudioResampler | None = None
+        for frame in frames(data, max_seconds, param, self.loss):
+            if not self.rate_hz:
+                self.source_rate_hz = frame.sample_rate
+                self.rate_hz = self._rate_for(frame.sample_rate)
+            before, setup = setup, (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampler is None or setup != before:
+                yield from self._resampled(resampler, None)
+                resampler = av.AudioResampler("flt", "mono", self.rate_hz)
+            yield from self._resampled(resampler, frame)
+        yield from self._resampled(resampler, None)
 
-    def _resampled(self, frame: av.AudioFrame | None) -> Iterator[Samples]:
+    def _resampled(
+        self, resampler: av.AudioResampler | None, frame: av.AudioFrame | None
+    ) -> Iterator[Samples]:
+        """Yield what the resampler makes of a frame, or with None, what it held back."""
         try:
-            made = self._resampler.resample(frame) if self._resampler is not None else []
-        except (FFmpegError, ValueError):  # a layout that there is no way to mix down
+            made = resampler.resample(frame) if resampler is not None else []
+        except (FFmpegError, ValueError):  # a layout that cannot be mixed down
             made = []
         for one in made:
             samples = one.to_ndarray()[0]
             if np.isfinite(samples).all():
                 yield samples
             else:
-                self._loss.broken_s += samples.size / self._rate_hz
+                self.loss.broken_s += samples.size / self.rate_hz

@@ -1,7 +1,7 @@
-"""vLLM's OpenAI server, in this process: the one file that touches vLLM's internals.
+"""vLLM's OpenAI server in this process: the only file that uses vLLM's internals.
 
-The names used are those of vLLM 0.32 and 0.33 (`vllm.entrypoints.launchers`), which are no public
-interface: vLLM is pinned, and `tests/e2e` runs the real thing.
+It uses names of vLLM 0.32 and 0.33 (`vllm.entrypoints.launchers`) that are no public interface, so
+vLLM is pinned, and `tests/e2e` runs the real thing.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.chat import grammar
 from services.chat.arguments import on_cpu, parse_arguments, set_environment
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
 from services.chat.served_model import resolve
 from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
-from services.errors import ServiceError, UnavailableError, no_such_model
+from services.errors import ServiceError, UnavailableError
 from services.openai.errors import error_from, normalise
-from services.openai.hangup import ClientGoneError
 from services.processes import end_orphans
 from services.server.serving import Readiness
 
@@ -33,19 +31,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from types import FrameType
 
+    from services.chat.constraints import Constraint
     from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 
 _WATCH_S = 0.25
-_ONE_MODEL = "/v1/models/"
+_UNREAD = (
+    "has a feature that xgrammar does not support: multipleOf, uniqueItems, contains, an unknown "
+    "format, several allOf, a length beside a pattern or format, or patternProperties or "
+    "propertyNames beside others"
+)
 
 
 class VllmServer:
     """A vLLM engine and its OpenAI application, mounted as an ASGI callable."""
 
     def __init__(self, chat: ChatSettings) -> None:
-        """Keep the settings; nothing heavy is imported before `lifespan` is entered."""
+        """Store the settings; heavy imports wait for `lifespan`."""
         self.settings = chat
         self._model = resolve(chat)
         self._app: Any = None
@@ -54,22 +57,14 @@ class VllmServer:
         self._intake: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request that the shell has let through.
+        """Answer a request that the shell has admitted.
 
         Raises:
-            UnavailableError: the engine is not there, or has died.
-            ServiceError: the request is refused, or broke; see `Intake.take`.
+            UnavailableError: the engine is not running.
+            ServiceError: the request is refused, see `Intake.take`, or the answer broke off.
         """
-        if not self.readiness().can_answer:
-            raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
-        if scope["path"].startswith(_ONE_MODEL):
-            await self._one_model(scope["path"].removeprefix(_ONE_MODEL), scope, receive, send)
-            return
-        if scope["method"] == "POST":
-            try:
-                receive = await self._intake.take(scope, receive)
-            except ClientGoneError:
-                return
+        self._expect_ready()
+        receive = await self._intake.take(scope, receive)
         answer = Answer(send, events=scope["path"] == "/v1/responses")
         try:
             await self._app(scope, receive, answer.send)
@@ -81,19 +76,22 @@ class VllmServer:
         if answer.error is not None:
             raise answer.error
 
-    async def _one_model(self, name: str, scope: Any, receive: Any, send: Any) -> None:
-        """Answer GET /v1/models/{id}, which vLLM lacks."""
-        from starlette.responses import JSONResponse
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """Return vLLM's cards by id, with the id as `root`, which would show our directories.
 
+        Raises:
+            UnavailableError: the engine is not running.
+        """
+        self._expect_ready()
         cards = await self._app.state.openai_serving_models.show_available_models()
-        for card in cards.data:
-            if card.id == name:
-                await JSONResponse(card.model_dump())(scope, receive, send)
-                return
-        raise no_such_model(name)
+        return {card.id: {**card.model_dump(), "root": card.id} for card in cards.data}
+
+    def _expect_ready(self) -> None:
+        if not self.readiness().can_answer:
+            raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
 
     def readiness(self) -> Readiness:
-        """Ready means that the engine is loaded, passed its health check and has not died."""
+        """Return ready if the engine is loaded, has passed its health check and has not died."""
         if self._status == "ready" and self._engine.errored:
             return Readiness("failed", {"engine": "the engine process died; restarting"})
         return Readiness(self._status, {"engine": f"vllm {self._status}"})
@@ -132,9 +130,8 @@ class VllmServer:
         app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, app.state, arguments, tasks)
         app.state.server = _ExitHandle()
-        _list_no_paths(app.state.openai_serving_models)
-        # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two already, and
-        # each layer is paid for on every chunk.
+        # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two, and each layer
+        # costs time on every chunk.
         app.user_middleware = []
         app.middleware_stack = FastAPI.build_middleware_stack(app)
         await stack.enter_async_context(app.router.lifespan_context(app))
@@ -154,16 +151,16 @@ class VllmServer:
             chat.grammar_kib << 10,
             chat.grammar_items,
             Trial(
-                lambda: grammar.tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
-                grammar.parse,
+                lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
+                _parse,
                 limit_s=chat.grammar_s,
                 wait_s=chat.deadline_s,
-                waiting=max(1, chat.slots // 8),  # each holds a slot, in one of two queues
+                waiting=max(1, chat.slots // 8),  # each takes a slot; there are two queues
             ),
         )
 
     async def _watch(self) -> None:
-        """End this process when the engine has died; BentoML's supervisor starts a new one."""
+        """End this process when the engine dies; BentoML's supervisor starts a new one."""
         while not self._engine.errored:  # noqa: ASYNC110  vLLM tells by a flag only
             await asyncio.sleep(_WATCH_S)
         log.error("the engine died; ending this worker so that it is started anew")
@@ -173,9 +170,9 @@ class VllmServer:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """Import with the collector off, and leave what was made out of its sight.
+    """Import with the garbage collector off, and exclude what was imported from later runs.
 
-    It would go through all of it again and again. vLLM does the same once its server is up.
+    It would traverse all of it again and again. vLLM does the same once its server runs.
     """
     gc.disable()
     try:
@@ -187,10 +184,10 @@ def _nothing_collected() -> Iterator[None]:
 
 @contextmanager
 def _given_up_at_sigterm() -> Iterator[None]:
-    """Make SIGTERM end the start that goes on inside, not only what would follow it.
+    """Make SIGTERM cancel the start in this block.
 
-    The supervisor signals the engine's process too, and vLLM would wait for ever for the first
-    answer of an engine that has ended.
+    The supervisor signals the engine's process too, and vLLM would wait forever for the first
+    answer of an engine that has exited.
     """
     start = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -212,13 +209,13 @@ def _given_up_at_sigterm() -> Iterator[None]:
         if not told or start is None:
             raise
         start.uncancel()
-        raise UnavailableError("told to end while the engine was starting") from exc
+        raise UnavailableError("stopped while the engine was starting") from exc
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 class _ExitHandle:
-    """What vLLM takes for its uvicorn server: telling it to exit ends this worker."""
+    """Stands in for vLLM's uvicorn server: if vLLM tells it to exit, this worker ends."""
 
     @property
     def should_exit(self) -> bool:
@@ -231,9 +228,9 @@ class _ExitHandle:
 
 
 def _look_at_the_model_here() -> None:
-    """Have vLLM look at the model's class in this process, not in one that loads all for it.
+    """Let vLLM inspect the model's class in this process instead of a new one, which is slow.
 
-    That one is there to keep CUDA out of this process.
+    The new one would keep CUDA out of this process.
     """
     from vllm.model_executor.models import registry
 
@@ -241,7 +238,7 @@ def _look_at_the_model_here() -> None:
 
 
 def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
-    """Return the models of the bodies that each of vLLM's paths takes."""
+    """Return the pydantic models of the bodies of each of vLLM's paths."""
     declared: dict[str, tuple[Any, ...]] = {}
     for route in app.routes:
         bodies = [field.field_info.annotation for field in _body_fields(route)]
@@ -256,23 +253,34 @@ def _body_fields(route: Any) -> list[Any]:
     return list(dependant.body_params) if dependant is not None else []
 
 
-def _list_no_paths(models: Any) -> None:
-    """Have each model's `root` be its name: clients need not know our directories."""
-    listed = models.show_available_models
-
-    async def without_paths() -> Any:
-        found = await listed()
-        for card in found.data:
-            card.root = card.id
-        return found
-
-    models.show_available_models = without_paths
-
-
 def _as_ours(error: BaseException) -> ServiceError:
-    """Return what vLLM would have answered to `error`, had it not begun to."""
+    """Return the error that vLLM would have answered with, had the stream not begun."""
     from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
     said = create_error_response(error).model_dump()
     status: int = said["error"]["code"]
     return error_from(status, normalise(status, json.dumps(said).encode()), None)
+
+
+def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
+    """Return a tokenizer, serialised by xgrammar."""
+    import xgrammar
+
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)
+    return str(info.serialize_json())
+
+
+def _parse(constraint: Constraint) -> None:
+    """Check that a schema can be converted, which is quick, unlike compiling it.
+
+    Raises:
+        Exception: it cannot; xgrammar's exceptions are of many types.
+    """
+    import xgrammar
+    from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
+
+    # Tools are often from elsewhere: vLLM enforces as much of their schemas as xgrammar supports.
+    lenient = constraint.field.startswith("tools")
+    if not lenient and has_xgrammar_unsupported_json_features(json.loads(constraint.text)):
+        raise ValueError(_UNREAD)
+    xgrammar.Grammar.from_json_schema(constraint.text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services.backends.address import Address
+from services.backends.sources import source_of
 from services.conversation import app
 from services.server.role import beside, preflight, role
 from services.settings import settings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _urls() -> dict[str, list[str]]:
-    """Return where it asks each role: its own settings, the gateway's, or the same stack."""
+    """Return the URLs of each role: from its settings, the gateway's, or the same stack."""
     gateway = settings().gateway.backends
     return {
         name: urls or gateway[name] or beside(name)
@@ -27,12 +27,12 @@ def _urls() -> dict[str, list[str]]:
 def _check() -> str:
     urls = [url for given in _urls().values() for url in given]
     for url in urls:
-        Address.parse(url)
-    return f"conversations are with {', '.join(urls) or 'the roles beside'}"
+        source_of(url)
+    return f"conversation calls {', '.join(urls) or 'the roles of the same stack'}"
 
 
 class _Conversation:
-    """Translation of texts and of speech, by asking chat, speech and transcription."""
+    """Translation of texts and speech with chat, speech and transcription."""
 
     @staticmethod
     def build() -> RoleApp:

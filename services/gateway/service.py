@@ -1,4 +1,4 @@
-"""The gateway before backends elsewhere: `bentoml serve services.gateway.service:Gateway`."""
+"""The gateway without the other roles: `bentoml serve services.gateway.service:Gateway`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services.backends.address import Address
+from services.backends.sources import source_of
 from services.errors import ConfigurationError
 from services.gateway import app
 from services.gateway.keys import Keys
@@ -27,12 +27,12 @@ def _check_backends() -> str:
             '["http://chat:3000"], or serve services.stack:Stack, which starts them too.'
         )
     for url in urls:
-        Address.parse(url)
-    return f"the gateway stands before {', '.join(urls)}"
+        source_of(url)
+    return f"the gateway forwards to {', '.join(urls)}"
 
 
 class _Gateway:
-    """One front door before roles that run elsewhere."""
+    """One front door to roles that run elsewhere."""
 
     @staticmethod
     def build() -> RoleApp:

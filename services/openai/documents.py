@@ -1,19 +1,82 @@
-"""Answers that are one JSON document."""
+"""Answers that are one JSON document, and the table of handlers that a role answers from."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
-    from starlette.types import Send
+    from starlette.types import Receive, Scope, Send
+
+    Json = Mapping[str, object] | Sequence[object]
+    Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+    Handlers = dict[tuple[str, str], Handler]
 
 
-async def send_json(
-    send: Send, answer: dict[str, Any] | list[Any], more: Iterable[tuple[bytes, bytes]] = ()
-) -> None:
+def by_route(handlers: Handlers) -> Handler:
+    """Return the application that has a handler for each method and template that a role serves.
+
+    The shell has found the template, and answers HEAD from GET's handler.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await handlers[method, scope["bentovox.route"]](scope, receive, send)
+
+    return app
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that is answered with a document."""
+
+    scope: Scope
+    receive: Receive
+
+    @property
+    def name(self) -> str:
+        """What stands in the path in the place of its template's `{}` or `{*}`."""
+        template: str = self.scope["bentovox.route"]
+        return str(self.scope["path"]).removeprefix(template.partition("{")[0])
+
+
+def document(answer: Callable[[Call], Awaitable[Json] | Json]) -> Handler:
+    """Return a handler that sends what `answer` returns, or what comes of awaiting it."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        made = answer(Call(scope, receive))
+        await send_json(send, await made if isinstance(made, Awaitable) else made)
+
+    return handler
+
+
+class Listing(Protocol):
+    """Models, as `services.openai.models` has them."""
+
+    def listed(self) -> Awaitable[Json] | Json:
+        """Return the list of all."""
+
+    def card(self, name: str) -> Awaitable[Json] | Json:
+        """Return one.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+
+
+def of_models(models: Listing) -> Handlers:
+    """Return the handlers of the paths that list `models`."""
+    return {
+        ("GET", "/v1/models"): document(lambda _: models.listed()),
+        ("GET", "/v1/models/{*}"): document(lambda call: models.card(call.name)),
+    }
+
+
+async def send_json(send: Send, answer: Json, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """Send `answer` with status 200; `more` are headers beside the usual ones."""
     body = json.dumps(answer, ensure_ascii=False).encode()
     headers = [

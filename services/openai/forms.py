@@ -1,4 +1,4 @@
-"""multipart/form-data (RFC 7578), read as it comes and never past what its fields may hold."""
+"""multipart/form-data (RFC 7578), parsed as it arrives, with a limit for each field."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from services.openai.body import header, not_read, pieces
 from services.openai.unknown import ignore, ignore_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from starlette.types import Receive, Scope
 
 TEXT_BYTES: Final = 8 * 1024
-"""What a field that is no file may hold; the schema of its characters is stricter."""
+"""The most bytes of a text field; its schema limits characters further."""
 
 _HEAD_BYTES: Final = 4 * 1024
-"""What the headers of one part may hold."""
+"""Allowed for the headers of one part; the parser has its own limits."""
+
+MOST_PARTS: Final = 1024
 
 LIST_ITEMS: Final = 128
-"""How often a field may come that is a list."""
+"""How often a list field may be repeated."""
 
 _BOUNDARY_BYTES: Final = 70  # RFC 2046, section 5.1.1
 _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
@@ -34,14 +36,14 @@ _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
 
 @dataclass(frozen=True)
 class FormFields:
-    """What a form may hold; anything else is ignored, or refused if it is nearly one of these.
+    """The fields of a form; others are ignored, or refused if their name is nearly one of these.
 
     Attributes:
-        texts: names of the fields that are text.
-        files: names of the fields that are files, with the most bytes of each.
-        lists: names of the fields that may come again and again; also read with `[]` behind them.
-        foreign: names of other servers' fields, ignored however near they are to one of these.
-        text_bytes: what a field that is no file may hold.
+        texts: names of text fields.
+        files: names of file fields, with the most bytes of each.
+        lists: names of fields that may be repeated; `name[]` is read as well.
+        foreign: names of other servers' fields, ignored however similar they are to one of these.
+        text_bytes: the most bytes of a text field.
     """
 
     texts: frozenset[str]
@@ -52,7 +54,7 @@ class FormFields:
 
     @property
     def most_bytes(self) -> int:
-        """The size past which no body can be a valid form."""
+        """The largest size that a valid form can have."""
         texts = len(self.texts) + len(self.lists) * LIST_ITEMS
         around = (texts + len(self.files) + 1) * (_HEAD_BYTES + _BOUNDARY_BYTES + 8)
         return sum(self.files.values()) + texts * self.text_bytes + around
@@ -64,7 +66,7 @@ class Upload:
 
     Attributes:
         data: its bytes.
-        media_type: what the client says that it is, without parameters.
+        media_type: its content type as the client sent it, without parameters.
     """
 
     data: bytes
@@ -73,17 +75,17 @@ class Upload:
 
 @dataclass(frozen=True)
 class Form:
-    """What was sent, by field."""
+    """A form's fields."""
 
     texts: Mapping[str, str]
     files: Mapping[str, Upload]
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def file(self, name: str) -> Upload:
-        """Return a file that must be there.
+        """Return a required file.
 
         Raises:
-            InvalidRequestError: it was not sent (`missing_required_parameter`).
+            InvalidRequestError: it is missing (`missing_required_parameter`).
         """
         if name not in self.files:
             raise InvalidRequestError(
@@ -95,39 +97,27 @@ class Form:
 
 
 async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
-    """Return the form that is the request's body.
+    """Return the form in the request's body.
 
     Raises:
-        UnsupportedMediaError: the body is said to be something else.
-        InvalidRequestError: no form that can be read to its end (`invalid_multipart`), a field
-            that is nearly one of these (`unknown_parameter`), there twice
-            (`duplicate_parameter`), or text that is too long or no text.
-        TooLargeError: a file, or the whole, is over its limit.
+        UnsupportedMediaError: the content type is another one.
+        InvalidRequestError: it is not a complete form (`invalid_multipart`), a field is nearly one
+            of `fields` (`unknown_parameter`), sent twice (`duplicate_parameter`), too long or not
+            text.
+        TooLargeError: a file, or the whole body, is over its limit.
         ClientGoneError: the client hung up while sending it.
     """
     reader = _Reader(fields)
-    parser = MultipartParser(
-        _boundary(scope),
-        {
-            "on_part_begin": reader.begin_part,
-            "on_header_field": reader.header_name,
-            "on_header_value": reader.header_value,
-            "on_header_end": reader.end_header,
-            "on_headers_finished": reader.end_headers,
-            "on_part_data": reader.data,
-            "on_part_end": reader.end_part,
-            "on_end": reader.end,
-        },
-    )
+    parts = Parts(_boundary(scope), reader.begin, reader.data, reader.end)
     limits = ", ".join(f"{name} at most {most} bytes" for name, most in fields.files.items())
     body = pieces(scope, receive, fields.most_bytes, which=f" ({limits})")
     async with aclosing(body):
         async for piece in body:
             try:
-                parser.write(piece)
+                parts.write(piece)
             except FormParserError as error:
                 raise _broken(f"{error}") from error
-    if not reader.ended:
+    if not parts.ended:
         raise _broken("it ends before its closing boundary")
     return Form(reader.texts, reader.files, reader.lists)
 
@@ -147,57 +137,106 @@ def _broken(why: str) -> InvalidRequestError:
     return InvalidRequestError(f"the body is not a whole form: {why}", code="invalid_multipart")
 
 
+class Parts:
+    """Parses a form part by part, in whatever pieces it arrives."""
+
+    def __init__(
+        self,
+        boundary: bytes,
+        begin: Callable[[str | None, Mapping[bytes, bytes]], None],
+        data: Callable[[bytes, int, int], None],
+        end: Callable[[], None],
+    ) -> None:
+        """For each part, call `begin` with its name (None without one) and its headers.
+
+        Then `data` with a buffer and the start and end of the part's bytes in it, then `end`.
+
+        Raises:
+            FormParserError: the boundary is empty or too long.
+        """
+        self.ended = False
+        self._begin = begin
+        self._count = 0
+        self._head: dict[bytes, bytes] = {}
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": self._on_header_name,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": data,
+                "on_part_end": end,
+                "on_end": self._end_form,
+            },
+        )
+
+    def write(self, piece: bytes) -> None:
+        """Parse the next piece.
+
+        Raises:
+            FormParserError: it is malformed, or has too many parts or headers, or too long ones.
+        """
+        self._parser.write(piece)
+
+    def _begin_part(self) -> None:
+        self._head = {}
+        self._count += 1
+        if self._count > MOST_PARTS:
+            raise FormParserError(f"it has over {MOST_PARTS} parts")
+
+    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        self._head[bytes(self._header_name).lower()] = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def _end_headers(self) -> None:
+        kind, options = parse_options_header(self._head.get(b"content-disposition"))
+        name = options.get(b"name") if kind == b"form-data" else None
+        self._begin(None if name is None else name.decode("utf-8", "replace"), self._head)
+
+    def _end_form(self) -> None:
+        self.ended = True
+
+
 class _Reader:
-    """Gathers what the parser finds, and refuses at once what no form here may hold."""
+    """Collects the fields, and refuses at once what they do not allow."""
 
     def __init__(self, fields: FormFields) -> None:
         self.texts: dict[str, str] = {}
         self.files: dict[str, Upload] = {}
         self.lists: dict[str, list[str]] = {}
-        self.ended = False
         self._fields = fields
-        self._head: dict[bytes, bytes] = {}
         self._name = ""
+        self._media_type = ""
         self._most_bytes = 0
-        self._held = BytesIO()  # gives its bytes away without a copy
-        self._head_bytes = 0
-        self._header_name = bytearray()
-        self._header_value = bytearray()
+        self._held = BytesIO()  # `getvalue` makes no copy
 
-    def begin_part(self) -> None:
-        self._head = {}
-        self._head_bytes = 0
+    def begin(self, name: str | None, head: Mapping[bytes, bytes]) -> None:
         self._held = BytesIO()
-
-    def header_name(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._header_name += data[start:end]
-
-    def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._header_value += data[start:end]
-
-    def end_header(self) -> None:
-        self._head[bytes(self._header_name).lower()] = bytes(self._header_value)
-        self._header_name.clear()
-        self._header_value.clear()
-
-    def end_headers(self) -> None:
-        kind, options = parse_options_header(self._head.get(b"content-disposition"))
-        if kind != b"form-data" or b"name" not in options:
+        self._name = ""
+        if name is None:
             raise _broken("a part has no name")
-        if self._head.get(b"content-transfer-encoding", b"").strip().lower() not in _ENCODINGS:
+        if head.get(b"content-transfer-encoding", b"").strip().lower() not in _ENCODINGS:
             raise _broken("a part has a content-transfer-encoding, which RFC 7578 rules out")
-        name = options[b"name"].decode("utf-8", "replace")
-        if name.removesuffix("[]") in self._fields.lists:
+        fields = self._fields
+        if name.removesuffix("[]") in fields.lists:
             name = name.removesuffix("[]")
-        known = (*sorted(self._fields.texts | self._fields.lists), *self._fields.files)
+        known = (*sorted(fields.texts | fields.lists), *fields.files)
+        if name in fields.foreign:
+            ignore(name)
+            return
         if name not in known:
-            if name in self._fields.foreign:
-                ignore(name)
-            else:
-                ignore_unknown(name, known)
-            self._name = ""
+            ignore_unknown(name, known)
             return
         if name in self.texts or name in self.files:
             raise InvalidRequestError(
@@ -210,7 +249,8 @@ class _Reader:
                 code="array_above_max_length",
             )
         self._name = name
-        self._most_bytes = self._fields.files.get(name, self._fields.text_bytes)
+        self._most_bytes = fields.files.get(name, fields.text_bytes)
+        self._media_type = parse_options_header(head.get(b"content-type"))[0].decode("latin-1")
 
     def data(self, data: bytes, start: int, end: int) -> None:
         if not self._name:
@@ -230,13 +270,12 @@ class _Reader:
             code="string_above_max_length",
         )
 
-    def end_part(self) -> None:
+    def end(self) -> None:
         data, self._held = self._held.getvalue(), BytesIO()
         if not self._name:
             return
         if self._name in self._fields.files:
-            kind, _ = parse_options_header(self._head.get(b"content-type"))
-            self.files[self._name] = Upload(data, kind.decode("latin-1"))
+            self.files[self._name] = Upload(data, self._media_type)
             return
         try:
             text = data.decode("utf-8")
@@ -245,16 +284,8 @@ class _Reader:
                 f"{self._name} is not text in UTF-8", param=self._name, code="invalid_value"
             ) from error
         if not text:
-            return  # how a form says nothing
+            return  # an empty field counts as not sent
         if self._name in self._fields.lists:
             self.lists.setdefault(self._name, []).append(text)
         else:
             self.texts[self._name] = text
-
-    def end(self) -> None:
-        self.ended = True
-
-    def _count_head(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > _HEAD_BYTES:
-            raise _broken(f"a part has headers of over {_HEAD_BYTES} bytes")

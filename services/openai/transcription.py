@@ -1,11 +1,12 @@
-"""The forms of the paths that write down what is said, as OpenAI has them, and more."""
+"""Forms and answers of the transcription paths: OpenAI's, with additions."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from services.languages import code_of
 
@@ -18,11 +19,16 @@ TEXT_TYPES: Final[dict[TranscriptFormat, str]] = {
     "srt": "text/plain; charset=utf-8",
     "vtt": "text/plain; charset=utf-8",
 }
-"""As OpenAI answers: its subtitles are plain text, too."""
+"""As in OpenAI's API, where subtitles are plain text, too."""
 
-_NAME: Final = 256
 MOST_LANGUAGES: Final = 16
 MOST_KEYWORDS: Final = 100
+
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+Prompt = Annotated[str, Field(max_length=4096)]
+Keyword = Annotated[str, Field(min_length=1, max_length=100)]
+Threshold = Annotated[float, Field(ge=0, le=1)]
+VadMilliseconds = Annotated[int, Field(ge=0, le=10_000)]
 
 
 def _code(given: str) -> str | None:
@@ -35,29 +41,26 @@ def _code(given: str) -> str | None:
 
 
 Language = Annotated[str, Field(max_length=64), AfterValidator(_code)]
-"""A language by its tag or its English name, read as its code; None where it is to be found."""
+"""A language by its tag or English name, converted to its code; None if it is to be detected."""
 
 
 def any_of(codes: tuple[str | None, ...]) -> tuple[str, ...]:
-    """Return the languages to choose from; where one may be any, none is named."""
+    """Return the languages to choose from; none if any of them is to be detected."""
     return () if None in codes else tuple(filter(None, codes))
 
 
-Keyword = Annotated[str, Field(min_length=1, max_length=100)]
-
-
 class AudioFields(BaseModel):
-    """The text fields of a form; numbers are written out there, so that types are lax.
+    """The text fields of a form. Numbers arrive as text, so types are lax.
 
-    `vad_filter` is faster-whisper's name, and other servers', for leaving out what is no speech.
+    `vad_filter` is what faster-whisper and other servers call skipping what is not speech.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    model: Annotated[str, Field(min_length=1, max_length=_NAME)]
-    prompt: Annotated[str, Field(max_length=4096)] = ""
+    model: ModelName
+    prompt: Prompt = ""
     response_format: TranscriptFormat = "json"
     temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
     stream: bool = False
@@ -65,14 +68,14 @@ class AudioFields(BaseModel):
 
 
 class ServerVad(BaseModel):
-    """How a client wants pauses to be found: OpenAI's VadConfig."""
+    """How pauses are detected: OpenAI's VadConfig."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     type: Literal["server_vad"]
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
-    silence_duration_ms: Annotated[int, Field(ge=0, le=10_000)] = 200
+    threshold: Threshold = 0.5
+    prefix_padding_ms: VadMilliseconds = 300
+    silence_duration_ms: VadMilliseconds = 200
 
 
 class TranscriptionFields(AudioFields):
@@ -93,3 +96,17 @@ class TranscriptionFields(AudioFields):
 
 class TranslationFields(AudioFields):
     """OpenAI's CreateTranslationRequest, beside its `file`; `stream` as for transcriptions."""
+
+
+class Transcript(TypedDict):
+    """OpenAI's `Transcription`, or its `TranscriptionVerbose`."""
+
+    text: str
+    usage: dict[str, Any]
+    logprobs: NotRequired[list[dict[str, Any]]]
+    task: NotRequired[Literal["transcribe", "translate"]]
+    language: NotRequired[str]
+    duration: NotRequired[float]
+    lost_seconds: NotRequired[float]
+    segments: NotRequired[list[dict[str, Any]]]
+    words: NotRequired[list[dict[str, Any]]]

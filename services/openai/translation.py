@@ -1,10 +1,11 @@
-"""The bodies of LibreTranslate's paths, and the form of speech translations."""
+"""Bodies and answers of LibreTranslate's paths, and the form of speech translations."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from services.audio.formats import SPEED_RANGE, AudioFormat
 
@@ -18,7 +19,7 @@ _Key = Annotated[str, Field(max_length=_KEY_CHARACTERS)]
 
 
 class TranslationBody(BaseModel):
-    """Numbers may be written out, since a form has nothing else."""
+    """What LibreTranslate's bodies have in common. Numbers may be text, as in forms."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -36,12 +37,12 @@ class TranslateBody(TranslationBody):
 
     @property
     def texts(self) -> list[str]:
-        """The texts, whether one was given or a list."""
+        """The texts, whether one or a list was sent."""
         return [self.q] if isinstance(self.q, str) else self.q
 
     @property
     def translations(self) -> int:
-        """How many are wanted of each text."""
+        """How many translations of each text are wanted."""
         return 1 + self.alternatives
 
 
@@ -51,6 +52,29 @@ class DetectBody(TranslationBody):
     q: str
 
 
+class Detection(TypedDict):
+    """The language of a text; confidence is in percent."""
+
+    confidence: Annotated[float, Field(ge=0, le=100)]
+    language: str
+
+
+class Translated(TypedDict):
+    """The answer of POST /translate; its fields are lists if `q` was one."""
+
+    translatedText: str | list[str]
+    detectedLanguage: NotRequired[Detection | list[Detection]]
+    alternatives: NotRequired[list[str] | list[list[str]]]
+
+
+class LanguageAnswer(TypedDict):
+    """A language in the answer of GET /languages."""
+
+    code: str
+    name: str
+    targets: list[str]
+
+
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 _Text = Annotated[str, Field(max_length=4096)]
 
@@ -58,8 +82,8 @@ _Text = Annotated[str, Field(max_length=4096)]
 class SpeechTranslationFields(BaseModel):
     """The form, beside its `file`.
 
-    The names are those of audio/transcriptions for what is heard (`model`, `prompt`) and of
-    audio/speech for what is spoken. `language` is that of the answer.
+    Names are those of audio/transcriptions for the input (`model`, `prompt`) and of audio/speech
+    for the output. `language` is the language to translate into.
     """
 
     model_config = ConfigDict(
@@ -85,6 +109,6 @@ class SpeechTranslationFields(BaseModel):
 
     @property
     def manner(self) -> dict[str, Any]:
-        """The fields of audio/speech that were given, but for the voice."""
+        """The fields of audio/speech that were sent, without the voice."""
         given = {"speed": self.speed, "instructions": self.instructions}
         return {name: value for name, value in given.items() if value is not None}

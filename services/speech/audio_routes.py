@@ -15,6 +15,8 @@ from services.openai.hangup import until_hangup
 from services.openai.refusals import missing
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields
 from services.openai.speech_events import audio_tokens
+from services.openai.unknown import read
+from services.speech.audio_answer import AudioAnswer
 from services.speech.engines.protocol import (
     Capability,
     ConversionRequest,
@@ -22,21 +24,20 @@ from services.speech.engines.protocol import (
     unsupported,
 )
 from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
-from services.speech.refusals import check_alone, instructions_for
-from services.speech.schema import parse_fields, parse_speech_body
-from services.speech.stream import AudioAnswer
+from services.speech.schema import check_alone, instructions_for, parse_speech_body
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
     from starlette.types import Receive, Scope, Send
 
     from services.audio.pcm import Samples
     from services.openai.forms import Form
+    from services.openai.models import Models
     from services.openai.speech import SpeechBody
+    from services.speech.audio_answer import OnAudioSeconds
     from services.speech.engines.protocol import VoiceReference
     from services.speech.speakers import Speakers
-    from services.speech.stream import OnAudioSeconds
 
 # 4096 characters twice, each at most 12 bytes as JSON's \uXXXX\uXXXX, and the rest.
 _BODY_BYTES: Final = 128 * 1024
@@ -58,15 +59,12 @@ class AudioRoutes:
     """Speech and conversion with one engine."""
 
     def __init__(
-        self,
-        speakers: Speakers,
-        check_model: Callable[[str], None],
-        on_audio_seconds: OnAudioSeconds,
+        self, speakers: Speakers, models: Models, on_audio_seconds: OnAudioSeconds
     ) -> None:
-        """Speak as `speakers`; `check_model` refuses a model that is not served."""
+        """Speak as `speakers`, to requests for one of `models`."""
         self._speakers = speakers
         self._engine = speakers.engine
-        self._check_model = check_model
+        self._models = models
         self._on_audio_seconds = on_audio_seconds
 
     async def speak(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +78,7 @@ class AudioRoutes:
         large = self._speakers.takes_recordings
         most_bytes = _BODY_WITH_RECORDING_BYTES if large else _BODY_BYTES
         body = parse_speech_body(await whole(scope, receive, most_bytes))
-        self._check_model(body.model)
+        self._models.check(body.model)
         await until_hangup(receive, self._speak(body, send))
 
     async def _speak(self, body: SpeechBody, send: Send) -> None:
@@ -121,9 +119,9 @@ class AudioRoutes:
         if Capability.CONVERSION not in self._engine.capabilities:
             raise unsupported(self._engine, "file")
         form = await read_form(scope, receive, _FORM)
-        fields = parse_fields(ConversionFields, form.texts)
+        fields = read(ConversionFields, form.texts)
         if fields.model is not None:
-            self._check_model(fields.model)
+            self._models.check(fields.model)
         form.file("file")
         await until_hangup(receive, self._convert(fields, form, send))
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from services.audio.decode import decode_as_is
 from services.audio.pcm import duration_s
-from services.errors import InvalidRequestError, NotFoundError, shown
+from services.errors import InvalidRequestError, shown
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
-from services.openai.speech import ConsentFields, ConsentPage
-from services.speech.additions import added
+from services.openai.speech import ConsentFields, ConsentName, ConsentPage
+from services.openai.unknown import read
 from services.speech.recordings import MAX_BYTES, MIN_SECONDS
-from services.speech.schema import parse_consent_name, parse_fields
+from services.speech.storage import added
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope
-
+    from services.openai.documents import Call
     from services.openai.forms import Upload
+    from services.openai.speech import ConsentAnswer, ConsentList, Deleted
     from services.speech.voices import Consent, VoiceStore
 
 CONSENT_SECONDS: Final = 60.0
@@ -35,20 +35,20 @@ _NAME_BYTES: Final = 16 * 1024  # 256 characters, each at most 12 bytes in JSON,
 class ConsentRoutes:
     """The consents of one store, as documents of JSON."""
 
-    def __init__(self, store: VoiceStore | None) -> None:
-        """Serve `store`; without one there are no consents, and none can be added."""
+    def __init__(self, store: VoiceStore) -> None:
+        """Serve `store`."""
         self._store = store
 
-    async def listed(self, scope: Scope) -> dict[str, Any]:
+    async def listed(self, call: Call) -> ConsentList:
         """Return a page of the consents, the oldest first.
 
         Raises:
             InvalidRequestError: a query that is none of `after` and `limit`, or an `after` that is
                 no consent's id (any more).
         """
-        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        page = parse_fields(ConsentPage, dict(query))
-        found = [] if self._store is None else await asyncio.to_thread(self._store.consents)
+        query = call.scope["query_string"].decode("latin-1")
+        page = read(ConsentPage, dict(parse_qsl(query, keep_blank_values=True)))
+        found = await asyncio.to_thread(self._store.consents)
         if page.after is not None:
             ids = [consent.id for consent in found]
             if page.after not in ids:
@@ -67,7 +67,7 @@ class ConsentRoutes:
             "has_more": len(found) > len(listed),
         }
 
-    async def added(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+    async def added(self, call: Call) -> ConsentAnswer:
         """Keep a consent and return it.
 
         Raises:
@@ -75,21 +75,20 @@ class ConsentRoutes:
                 that cannot keep it; nothing was kept.
             ClientGoneError: the client hung up; nothing was kept.
         """
-        store = expect_store(self._store)
-        form = await read_form(scope, receive, _FORM)
-        fields = parse_fields(ConsentFields, form.texts)
-        return _document(await until_hangup(receive, _keep(store, fields, form.file("recording"))))
+        form = await read_form(call.scope, call.receive, _FORM)
+        fields = read(ConsentFields, form.texts)
+        keeping = _keep(self._store, fields, form.file("recording"))
+        return _document(await until_hangup(call.receive, keeping))
 
-    async def one(self, consent_id: str) -> dict[str, Any]:
+    async def one(self, call: Call) -> ConsentAnswer:
         """Return one consent.
 
         Raises:
             NotFoundError: there is none of that id.
         """
-        store = self._store_with(consent_id)
-        return _document(await asyncio.to_thread(store.consent, consent_id))
+        return _document(await asyncio.to_thread(self._store.consent, call.name))
 
-    async def renamed(self, consent_id: str, scope: Scope, receive: Receive) -> dict[str, Any]:
+    async def renamed(self, call: Call) -> ConsentAnswer:
         """Give one consent another name and return it.
 
         Raises:
@@ -97,42 +96,20 @@ class ConsentRoutes:
             NotFoundError: there is none of that id.
             ClientGoneError: the client hung up in its request.
         """
-        expect_json(scope)
-        name = parse_consent_name(await whole(scope, receive, _NAME_BYTES)).name
-        store = self._store_with(consent_id)
-        return _document(await asyncio.to_thread(store.rename_consent, consent_id, name))
+        expect_json(call.scope)
+        body = await whole(call.scope, call.receive, _NAME_BYTES)
+        name = read(ConsentName, body).name
+        return _document(await asyncio.to_thread(self._store.rename_consent, call.name, name))
 
-    async def deleted(self, consent_id: str) -> dict[str, Any]:
+    async def deleted(self, call: Call) -> Deleted:
         """Remove one consent.
 
         Raises:
             NotFoundError: there is none of that id.
             ConflictError: voices made with it are there.
         """
-        store = self._store_with(consent_id)
-        await asyncio.to_thread(store.delete_consent, consent_id)
-        return {"id": consent_id, "object": "audio.voice_consent", "deleted": True}
-
-    def _store_with(self, consent_id: str) -> VoiceStore:
-        if self._store is None:
-            raise NotFoundError(
-                f"there is no consent {shown(consent_id)}", code="consent_not_found"
-            )
-        return self._store
-
-
-def expect_store(store: VoiceStore | None) -> VoiceStore:
-    """Return the store.
-
-    Raises:
-        InvalidRequestError: this server keeps no voices (`no_voice_store`).
-    """
-    if store is None:
-        raise InvalidRequestError(
-            "this server keeps no voices; its operator can set BENTOVOX_SPEECH__STORE to a folder",
-            code="no_voice_store",
-        )
-    return store
+        await asyncio.to_thread(self._store.delete_consent, call.name)
+        return {"id": call.name, "object": "audio.voice_consent", "deleted": True}
 
 
 async def _keep(store: VoiceStore, fields: ConsentFields, recording: Upload) -> Consent:
@@ -165,7 +142,7 @@ def _media_type(recording: Upload) -> str:
     return recording.media_type if known else "application/octet-stream"
 
 
-def _document(consent: Consent) -> dict[str, Any]:
+def _document(consent: Consent) -> ConsentAnswer:
     return {
         "id": consent.id,
         "object": "audio.voice_consent",

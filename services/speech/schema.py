@@ -1,18 +1,17 @@
-"""What the speech role reads on the wire, JSON and forms."""
+"""What speech refuses or ignores in a request beyond what its fields' types say."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from services.errors import InvalidRequestError
 from services.openai.refusals import missing
-from services.openai.speech import ConsentName, SpeechBody, SpeechFields
-from services.openai.unknown import read
-from services.speech.refusals import check_alone
+from services.openai.speech import SpeechBody
+from services.openai.unknown import ignore, read
+from services.speech.engines.protocol import Capability
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-Fields = TypeVar("Fields", bound=SpeechFields)
+    from services.speech.engines.protocol import SpeechEngine
 
 
 def parse_speech_body(data: bytes) -> SpeechBody:
@@ -31,19 +30,31 @@ def parse_speech_body(data: bytes) -> SpeechBody:
     return body
 
 
-def parse_consent_name(data: bytes) -> ConsentName:
-    """Return the body as it was sent.
+def check_alone(field: str, given: str | None) -> None:
+    """Refuse a field that goes with `ref_audio` where there is none.
 
     Raises:
-        InvalidRequestError: as for `parse_speech_body`.
+        InvalidRequestError: it is there (`invalid_value`).
     """
-    return read(ConsentName, data)
+    if given is not None:
+        raise InvalidRequestError(
+            f"{field} goes with ref_audio, which is not there; leave it out",
+            param=field,
+            code="invalid_value",
+        )
 
 
-def parse_fields(model: type[Fields], given: Mapping[str, str]) -> Fields:
-    """Return the text fields of a form, or of a query, as `model`.
+def instructions_for(engine: SpeechEngine, given: str | None) -> str | None:
+    """Return the instructions, or None where `engine` cannot follow any; they are then ignored.
+
+    Nothing that is said is lost with them, and clients send them to whatever model there is.
 
     Raises:
-        InvalidRequestError: a field at fault, which `param` names.
+        InvalidRequestError: nothing is ignored here (`unknown_parameter`).
     """
-    return read(model, given)
+    if not given:
+        return None
+    if Capability.INSTRUCTIONS in engine.capabilities:
+        return given
+    ignore("instructions")
+    return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from services.openai import sockets
+from services.openai.models import Models
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.role import preflight, role
@@ -50,9 +51,8 @@ class _Speech:
         store = VoiceStore(Path(speech.store).expanduser())
         speakers = Speakers(engine, store, speech.voices, speech.ref_audio)
         metrics = telemetry.RoleMetrics("speech")
-        socket = SpeechSocket(
-            engine, speakers, (*engine.models, *speech.models), metrics.audio_seconds
-        )
+        models = Models((*engine.models, *speech.models), role="speech")
+        socket = SpeechSocket(speakers, models, metrics.audio_seconds)
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
@@ -68,12 +68,7 @@ class _Speech:
 
         return RoleApp(
             role="speech",
-            asgi=routes.build_app(
-                engine,
-                aliases=speech.models,
-                on_audio_seconds=metrics.audio_seconds,
-                speakers=speakers,
-            ),
+            asgi=routes.build_app(speakers, models, metrics.audio_seconds),
             paths=routes.PATHS,
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.SPEECH, socket),

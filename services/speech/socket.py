@@ -47,13 +47,13 @@ from services.errors import (
 )
 from services.languages import tag_of
 from services.openai.errors import kind_of
-from services.openai.models import Models
 from services.racing import racing
 from services.server.live import LiveSession
 from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.engines.segments import is_speakable
-from services.speech.messages import (
+from services.speech.schema import instructions_for
+from services.speech.socket_messages import (
     CancellableInbox,
     InputCancel,
     InputText,
@@ -61,20 +61,16 @@ from services.speech.messages import (
     SessionConfig,
     parse_message,
 )
-from services.speech.refusals import instructions_for
-from services.speech.unit import Unit, send_event
-from services.speech.writing import Cutter, Writing
+from services.speech.socket_text import Cutter, Writing
+from services.speech.socket_unit import Unit, send_event
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from starlette.types import Receive, Scope, Send
 
-    from services.audio.formats import AudioFormat
-    from services.speech.engines.protocol import SpeechEngine
-    from services.speech.messages import ClientMessage
+    from services.openai.models import Models
+    from services.speech.audio_answer import OnAudioSeconds
+    from services.speech.socket_messages import ClientMessage
     from services.speech.speakers import Speakers
-    from services.speech.stream import OnAudioSeconds
 
 log = logging.getLogger("bentovox.speech")
 
@@ -87,25 +83,20 @@ IDLE_S: Final = 300.0
 _SERVER_FAULT: Final = 500
 
 
-def _untold(_seconds: float, _format: AudioFormat) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True)
 class SpeechSocket:
     """The application of the WebSocket, for `RoleApp.sockets`.
 
     Attributes:
-        engine: what speaks; starting and closing it is the caller's.
-        speakers: tells who a `voice` or `ref_audio` is.
-        models: the model names that it answers to.
+        speakers: who a `voice` or `ref_audio` is, and the engine; starting and closing that is the
+            caller's.
+        models: the names that it answers to.
         on_audio_seconds: told once a synthesis how many seconds were made, and in which format.
     """
 
-    engine: SpeechEngine
     speakers: Speakers
-    models: Collection[str]
-    on_audio_seconds: OnAudioSeconds = _untold
+    models: Models
+    on_audio_seconds: OnAudioSeconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection to its end.
@@ -113,8 +104,9 @@ class SpeechSocket:
         Raises:
             ServiceError: it cannot go on.
         """
-        if not self.engine.ready:
-            raise UnavailableError(f"the {self.engine.name} engine is not ready", retry_after_s=1.0)
+        engine = self.speakers.engine
+        if not engine.ready:
+            raise UnavailableError(f"the {engine.name} engine is not ready", retry_after_s=1.0)
         await send({"type": "websocket.accept"})
         await _Session(self, scope, send).serve(receive)
 
@@ -126,9 +118,9 @@ class _Session(LiveSession):
 
     def __init__(self, socket: SpeechSocket, scope: Scope, send: Send) -> None:
         super().__init__(scope, send, CancellableInbox())
-        self._engine = socket.engine
         self._speakers = socket.speakers
-        self._models = Models(socket.models, role="speech")
+        self._engine = socket.speakers.engine
+        self._models = socket.models
         self._on_audio_seconds = socket.on_audio_seconds
         self._config: SessionConfig | None = None
         # What `_config` came to, but for the text; set with it.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from services.errors import InvalidRequestError, NotFoundError, StorageError, shown
+from services.errors import InvalidRequestError, NotFoundError, StorageError
 from services.speech.engines.protocol import Capability, unsupported
 from services.speech.recordings import fetch_recording
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from services.speech.engines.protocol import SpeechEngine, Voice, VoiceReference
-    from services.speech.voices import Consent, StoredVoice, VoiceStore
+    from services.speech.voices import StoredVoice, VoiceStore
 
 RefAudio = Literal["consent", "open", "off"]
 """Whether a request may bring a recording: with the id of a consent, freely, or not at all."""
@@ -41,15 +41,15 @@ class Speakers:
 
     Attributes:
         engine: whose own voices there are.
-        store: the registered voices and the consents; None where none are kept.
+        store: the registered voices and the consents.
         aliases: further names, each for a registered voice (id or name) or one of the engine's.
         ref_audio: the rule for recordings that come with a request.
     """
 
     engine: SpeechEngine
-    store: VoiceStore | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    ref_audio: RefAudio = "consent"
+    store: VoiceStore
+    aliases: Mapping[str, str]
+    ref_audio: RefAudio
 
     @property
     def takes_recordings(self) -> bool:
@@ -72,13 +72,13 @@ class Speakers:
             if self.own(name) is None:
                 raise
             stored = None  # the engine needs no disk for what it has itself
-        if self.store is None or stored is None:
+        if stored is None:
             return Speaker(voice=name)
         return Speaker(reference=await asyncio.to_thread(self.store.reference, stored.id))
 
     async def stored(self, name: str) -> StoredVoice | None:
         """Return the registered voice of that id or name, if the engine can speak like one."""
-        if self.store is None or not _WITH_RECORDINGS & self.engine.capabilities:
+        if not _WITH_RECORDINGS & self.engine.capabilities:
             return None
         return await asyncio.to_thread(self.store.find, name)
 
@@ -111,23 +111,9 @@ class Speakers:
                 code="unsupported_parameter",
             )
         if consent is not None:
-            await self.consent(consent)
+            await asyncio.to_thread(self.store.consent, consent, param="consent")
         elif self.ref_audio == "consent":
             raise no_consent()
-
-    async def consent(self, consent_id: str) -> Consent:
-        """Return the consent that a request names.
-
-        Raises:
-            NotFoundError: there is none (`consent_not_found`).
-        """
-        if self.store is None:
-            raise NotFoundError(
-                f"there is no consent {shown(consent_id)}",
-                param="consent",
-                code="consent_not_found",
-            )
-        return await asyncio.to_thread(self.store.consent, consent_id, param="consent")
 
     def own(self, name: str) -> Voice | None:
         """Return the engine's voice of that name, if there is one."""

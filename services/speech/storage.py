@@ -7,6 +7,7 @@ from other containers: a reader needs no lock, and whoever writes next sweeps up
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -15,14 +16,16 @@ import secrets
 import shutil
 import threading
 import time
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from services.errors import StorageError, UnavailableError
+from services.errors import NotFoundError, StorageError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
     from pathlib import Path
+
+Item = TypeVar("Item")
 
 SETTING: Final = "BENTOVOX_SPEECH__STORE"
 """The variable that says where the root is."""
@@ -174,6 +177,29 @@ class Storage:
         except FileNotFoundError:
             return []
         return [folder for folder in folders if self.is_id(folder.name, kind)]
+
+
+@asynccontextmanager
+async def added(
+    add: Callable[[], Item], remove: Callable[[Item], object]
+) -> AsyncGenerator[Item, None]:
+    """Call `add` in a thread and yield what it made; `remove` it if the block fails.
+
+    A thread cannot be cancelled: when the block is, also before `add` is through, this waits for
+    it and takes its work back.
+
+    Raises:
+        Exception: whatever `add`, `remove` or the block raises.
+    """
+    adding = asyncio.ensure_future(asyncio.to_thread(add))
+    try:
+        yield await asyncio.shield(adding)
+    except BaseException:
+        await asyncio.wait({adding})
+        if adding.exception() is None:
+            with suppress(NotFoundError):  # somebody else was quicker
+                await asyncio.to_thread(remove, adding.result())
+        raise
 
 
 @contextmanager

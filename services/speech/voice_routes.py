@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from services.errors import ConflictError, InvalidRequestError, UnavailableError, shown
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.speech import VoiceFields
-from services.speech.additions import added
-from services.speech.consent_routes import expect_store
+from services.openai.unknown import read
 from services.speech.engines.protocol import Capability, unsupported
 from services.speech.recordings import MAX_BYTES, read_recording
-from services.speech.schema import parse_fields
 from services.speech.speakers import no_consent
+from services.speech.storage import added
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from starlette.types import Receive, Scope
-
+    from services.openai.documents import Call
     from services.openai.forms import Upload
+    from services.openai.speech import Deleted, VoiceAnswer, VoiceList
     from services.speech.engines.protocol import Voice
     from services.speech.speakers import Speakers
-    from services.speech.voices import StoredVoice, VoiceStore
+    from services.speech.voices import StoredVoice
 
 _FORM: Final = FormFields(frozenset(VoiceFields.model_fields), {"audio_sample": MAX_BYTES})
 
@@ -37,16 +36,16 @@ class VoiceRoutes:
         """Serve the voices that `speakers` knows."""
         self._speakers = speakers
         self._engine = speakers.engine
+        self._store = speakers.store
 
-    async def listed(self) -> dict[str, Any]:
+    async def listed(self, _: Call) -> VoiceList:
         """Return a superset of what other servers answer.
 
         `data` is OpenAI's list shape; `voices` what Open WebUI and Kokoro's clients read, an `id`
         to ask for and a `name` to show, which is one for registered voices; `uploaded_voices` is
         vLLM-Omni's. Registered voices that the engine cannot speak like are in the last only.
         """
-        store = self._speakers.store
-        stored = [] if store is None else await asyncio.to_thread(store.voices)
+        stored = await asyncio.to_thread(self._store.voices)
         uploaded = [_registered(voice) for voice in stored]
         usable = {voice.id: voice for voice in stored if self._can_clone}
         by_name = {**usable, **{voice.name: voice for voice in usable.values()}}
@@ -66,22 +65,22 @@ class VoiceRoutes:
             "uploaded_voices": uploaded,
         }
 
-    async def one(self, name: str) -> dict[str, Any]:
+    async def one(self, call: Call) -> VoiceAnswer:
         """Return one voice, by whatever name a request may give it.
 
         Raises:
             NotFoundError: there is none (`voice_not_found`).
         """
+        name = call.name
         target = self._speakers.aliases.get(name, name)
-        store = self._speakers.store
-        stored = None if store is None else await asyncio.to_thread(store.find, target)
+        stored = await asyncio.to_thread(self._store.find, target)
         if stored is not None:
             return _registered(stored) if target == name else _alias(name, _registered(stored))
         if self._speakers.own(name) is None and (own := self._speakers.own(target)) is not None:
             return _alias(name, _own(own))
         return _own(self._engine.voice(name))
 
-    async def added(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+    async def added(self, call: Call) -> VoiceAnswer:
         """Register a voice, have the engine prepare it, and return it.
 
         Raises:
@@ -91,29 +90,29 @@ class VoiceRoutes:
         """
         if Capability.REFERENCE not in self._engine.capabilities:
             raise unsupported(self._engine, "audio_sample")
-        store = expect_store(self._speakers.store)
-        form = await read_form(scope, receive, _FORM)
-        fields = parse_fields(VoiceFields, form.texts)
+        form = await read_form(call.scope, call.receive, _FORM)
+        fields = read(VoiceFields, form.texts)
         _check_kind(fields)
         sample = form.file("audio_sample")
         if fields.consent is None:
             raise no_consent()
-        await self._speakers.consent(fields.consent)
+        await asyncio.to_thread(self._store.consent, fields.consent, param="consent")
         self._check_free(fields.name)
         if not self._engine.ready:
             raise UnavailableError(
                 f"the {self._engine.name} engine is not ready", retry_after_s=1.0
             )
-        work = self._register(store, fields, fields.consent, sample)
-        return _registered(await until_hangup(receive, work))
+        work = self._register(fields, fields.consent, sample)
+        return _registered(await until_hangup(call.receive, work))
 
-    async def deleted(self, voice_id: str) -> dict[str, Any]:
+    async def deleted(self, call: Call) -> Deleted:
         """Remove a registered voice, its recording and what was computed of it.
 
         Raises:
             NotFoundError: no registered voice has that id.
             InvalidRequestError: it is one of the engine's, or an alias (`voice_not_deletable`).
         """
+        voice_id = call.name
         if voice_id in self._speakers.aliases or self._speakers.own(voice_id) is not None:
             raise InvalidRequestError(
                 f"voice {shown(voice_id)} belongs to the server; only registered voices "
@@ -121,9 +120,7 @@ class VoiceRoutes:
                 param="voice",
                 code="voice_not_deletable",
             )
-        if self._speakers.store is None:
-            self._engine.voice(voice_id)  # raises, and names the nearest
-        await asyncio.to_thread(expect_store(self._speakers.store).delete_voice, voice_id)
+        await asyncio.to_thread(self._store.delete_voice, voice_id)
         self._engine.forget(voice_id)
         return {"id": voice_id, "object": "audio.voice.deleted", "deleted": True}
 
@@ -133,7 +130,7 @@ class VoiceRoutes:
 
     def _aliases(
         self, stored: Mapping[str, StoredVoice], listed: Collection[str]
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, VoiceAnswer]:
         """Return those that stand for a voice, but for what the engine lists itself."""
         found = {}
         for name, target in self._speakers.aliases.items():
@@ -152,15 +149,13 @@ class VoiceRoutes:
                 code="voice_exists",
             )
 
-    async def _register(
-        self, store: VoiceStore, fields: VoiceFields, consent_id: str, sample: Upload
-    ) -> StoredVoice:
+    async def _register(self, fields: VoiceFields, consent_id: str, sample: Upload) -> StoredVoice:
         text = fields.text or fields.ref_text or None
         reference = await asyncio.to_thread(
             read_recording, sample.data, param="audio_sample", text=text
         )
         add = partial(
-            store.add_voice,
+            self._store.add_voice,
             name=fields.name,
             consent_id=consent_id,
             reference=reference,
@@ -168,8 +163,8 @@ class VoiceRoutes:
         )
         voice: StoredVoice | None = None
         try:
-            async with added(add, lambda voice: store.delete_voice(voice.id)) as voice:
-                await self._engine.prepare(await asyncio.to_thread(store.reference, voice.id))
+            async with added(add, lambda voice: self._store.delete_voice(voice.id)) as voice:
+                await self._engine.prepare(await asyncio.to_thread(self._store.reference, voice.id))
                 return voice
         except BaseException:
             if voice is not None:
@@ -199,7 +194,7 @@ def _check_kind(fields: VoiceFields) -> None:
         )
 
 
-def _own(voice: Voice) -> dict[str, Any]:
+def _own(voice: Voice) -> VoiceAnswer:
     return {
         "id": voice.id,
         "object": "voice",
@@ -211,7 +206,7 @@ def _own(voice: Voice) -> dict[str, Any]:
     }
 
 
-def _registered(voice: StoredVoice) -> dict[str, Any]:
+def _registered(voice: StoredVoice) -> VoiceAnswer:
     """Return OpenAI's shape of a voice, with our fields beside it."""
     return {
         "id": voice.id,
@@ -229,5 +224,5 @@ def _registered(voice: StoredVoice) -> dict[str, Any]:
     }
 
 
-def _alias(name: str, voice: dict[str, Any]) -> dict[str, Any]:
+def _alias(name: str, voice: VoiceAnswer) -> VoiceAnswer:
     return {**voice, "id": name, "alias_of": voice["alias_of"] or voice["id"]}

@@ -15,7 +15,8 @@ from services.audio.pcm import duration_s
 from services.audio.wav import to_wav
 from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError, shown
 from services.speech.engines.protocol import VoiceReference
-from services.speech.records import (
+from services.speech.storage import ABOUT, Storage
+from services.speech.voice_records import (
     Consent,
     StoredVoice,
     check_name,
@@ -24,7 +25,6 @@ from services.speech.records import (
     in_order,
     to_json,
 )
-from services.speech.storage import ABOUT, Storage
 
 if TYPE_CHECKING:
     from pathlib import Path

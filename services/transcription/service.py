@@ -1,7 +1,7 @@
 """The transcription role's service: `bentoml serve services.transcription.service:Transcription`.
 
-A model that is not there yet keeps nobody waiting: it is fetched and loaded in the background,
-and `/readyz` says how far that is, or how to get one.
+The service starts without its model, which is fetched and loaded in the background; `/readyz` says
+how far that is, or how to get one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from services.openai import sockets
+from services.openai.models import Models
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.role import preflight, role
@@ -53,9 +54,8 @@ class _Transcription:
         transcription = settings().transcription
         engine = _engine()
         metrics = telemetry.RoleMetrics("transcription")
-        live = RealtimeSocket(
-            engine, (*engine.models, *transcription.models), metrics.heard_seconds
-        )
+        models = Models((*engine.models, *transcription.models), role="transcription")
+        live = RealtimeSocket(engine, models, metrics.heard_seconds)
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
@@ -67,14 +67,7 @@ class _Transcription:
 
         return RoleApp(
             role="transcription",
-            asgi=routes.TranscriptionApp(
-                engine,
-                aliases=transcription.models,
-                bounds=routes.Bounds(
-                    transcription.body_limit_bytes, transcription.max_hours * 3600
-                ),
-                on_audio_seconds=metrics.heard_seconds,
-            ),
+            asgi=routes.build_app(engine, models, transcription, metrics.heard_seconds),
             paths=routes.PATHS,
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),

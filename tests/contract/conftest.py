@@ -27,14 +27,14 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
-from services.settings.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
-from services.speech.routes import ADMITTED, PATHS, build_app
-from services.speech.speakers import Speakers
+from services.settings.sections import ChatSettings, GatewaySettings
+from services.speech.routes import ADMITTED, PATHS
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
-from services.transcription.realtime import RealtimeSocket
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
+from tests.hearing_app import hearing_app, live_socket
+from tests.speech_app import app_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -231,11 +231,10 @@ class Stack:
                 paths, posts = {**CHAT, **MODELS}, frozenset(CHAT)
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 self.store = VoiceStore(Path(folder))
-                speech = build_app(self.engine, speakers=Speakers(self.engine, self.store))
+                speech = app_of(self.engine, self.store)
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
-                ears = hearing.TranscriptionApp(self.ear)
-                live = RealtimeSocket(self.ear, ("fake", *TRANSCRIPTION_MODELS))
+                ears, live = hearing_app(self.ear), live_socket(self.ear)
                 ear_url = await _served(
                     stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED, live)
                 )
@@ -243,7 +242,7 @@ class Stack:
                 backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}
                 self.door = Shell(gateway_app.build(settings, backends))
                 self.url = await _served(stack, self.door)
-                pools = self.door.app.asgi.pools  # type: ignore[attr-defined]
+                pools = self.door.app.lifespan.__self__  # type: ignore[attr-defined]
                 for backend in pools.backends():
                     await backend.probe()
                 assert pools.status()[0] == "ready"

@@ -10,12 +10,12 @@ import numpy as np
 import openai
 import pytest
 
-from services.audio.decode import decode
 from services.audio.pcm import duration_s
 from services.audio.wav import to_wav
 from services.speech.voices import VoiceStore
 from tests.cosyvoice.speaking import SHORT, TRANSCRIPT, sound
 from tests.cosyvoice.tiny import PRESETS
+from tests.decoding import decode
 from tests.speech_app import BODY, Served, fault, recording, shelled
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ fake engine, since a checkpoint is a download.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import re
 import shlex
@@ -23,8 +22,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ci.__main__ import VERBS
-from services.audio.decode import decode
+from ci.__main__ import parser
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
@@ -35,18 +33,15 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.settings.sections import (
-    SPEECH_MODELS,
-    TRANSCRIPTION_MODELS,
     ConversationSettings,
     GatewaySettings,
 )
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
-from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
-from services.transcription.realtime import RealtimeSocket
-from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from services.transcription.routes import ADMITTED, PATHS
+from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
@@ -63,8 +58,8 @@ from tests.docs.examples import (
 from tests.docs.pages import ROOT
 from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
 from tests.fakes.transcription_engine import FakeEngine
-from tests.hearing_app import recording, said
-from tests.speech_app import RECORDING
+from tests.hearing_app import hearing_app, live_socket, recording, said
+from tests.speech_app import RECORDING, models_of, speakers_of, untold
 from tests.translating_app import TranslatingChat
 
 if TYPE_CHECKING:
@@ -184,8 +179,7 @@ async def test_command_that_shows_the_settings_shows_them(tmp_path: Path) -> Non
 @pytest.mark.parametrize("block", [b for b in IMAGES if b.text.startswith("nox ")], ids=str)
 def test_command_of_a_verb_is_one_that_the_verb_takes(block: Block) -> None:
     session, _, words = block.text.removeprefix("nox -s ").partition(" -- ")
-    verb = importlib.import_module(VERBS[session][0])
-    assert verb.parser().parse_args(shlex.split(words))
+    assert parser(session).parse_args(shlex.split(words))
 
 
 def test_every_block_is_tested() -> None:
@@ -272,12 +266,10 @@ async def _ears() -> Shell:
     return Shell(
         RoleApp(
             role="transcription",
-            asgi=TranscriptionApp(engine),
+            asgi=hearing_app(engine),
             paths=PATHS,
             admitted=ADMITTED,
-            sockets=dict.fromkeys(
-                sockets.TRANSCRIPTION, RealtimeSocket(engine, TRANSCRIPTION_MODELS)
-            ),
+            sockets=dict.fromkeys(sockets.TRANSCRIPTION, live_socket(engine)),
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -308,12 +300,12 @@ async def _nothing() -> AsyncIterator[None]:
 @asynccontextmanager
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     engine = SpeakingEngine() if name == "fake" else create_engine(name)
-    speakers = Speakers(engine, VoiceStore(folder / "voices"))
-    socket = SpeechSocket(engine, speakers, SPEECH_MODELS)
+    speakers = speakers_of(engine, VoiceStore(folder / "voices"))
+    socket = SpeechSocket(speakers, models_of(engine), untold)
 
     role = RoleApp(
         role="speech",
-        asgi=routes.build_app(engine, speakers=speakers),
+        asgi=routes.build_app(speakers, models_of(engine), untold),
         paths=routes.PATHS,
         admitted=routes.ADMITTED,
         sockets=dict.fromkeys(sockets.SPEECH, socket),

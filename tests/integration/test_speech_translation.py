@@ -11,16 +11,15 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.decode import decode
 from services.audio.wav import to_wav
 from services.conversation import app
 from services.server.shell import Shell
 from services.settings.sections import ConversationSettings
-from services.speech import routes as speaking
 from services.speech.engines.protocol import SynthesisRequest
-from services.transcription.routes import TranscriptionApp
+from tests.decoding import decode
+from tests.hearing_app import hearing_app
 from tests.parrot import TEXT, parrot
-from tests.speech_app import ready, shelled
+from tests.speech_app import app_of, ready, shelled
 from tests.translating_app import TranslatingChat
 from tests.whisper_engine import whisper_engine
 
@@ -46,8 +45,8 @@ async def test_a_recording_is_heard_and_spoken_by_real_engines(tmp_path: Path, s
     async with whisper_engine(parrot(tmp_path)) as ear:
         roles = {
             "chat": chat,
-            "speech": ready(shelled(speaking.build_app(voice))),
-            "transcription": ready(shelled(TranscriptionApp(ear))),
+            "speech": ready(shelled(app_of(voice))),
+            "transcription": ready(shelled(hearing_app(ear))),
         }
         urls = {role: [await serve(one)] for role, one in roles.items()}
         role = app.build(ConversationSettings(), urls)

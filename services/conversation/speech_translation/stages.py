@@ -1,28 +1,89 @@
-"""Stages at work at the same time, with bounded queues between them."""
+"""What the stages of a speech translation pass on, and how they run concurrently."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from services.errors import ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping
 
-Item = TypeVar("Item")
+    from services.audio.pcm import Samples
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of transcribed speech.
+
+    Attributes:
+        start_s: where it begins in the recording.
+        end_s: where it ends.
+        text: its transcript; the segments' texts, joined, are the whole transcript.
+        language: its code; None if the transcription does not tell.
+        clear: whether the transcription is certain.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    language: str | None = None
+    clear: bool = True
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The unit that is translated and spoken; `number` counts from 0."""
+
+    number: int
+    start_s: float
+    end_s: float
+    text: str
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A sentence's translation."""
+
+    sentence: Sentence
+    text: str
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Audio of a part of a sentence's translation: float32 [N] at `OUTPUT_RATE_HZ`."""
+
+    sentence: Sentence
+    samples: Samples
+
+
+Item: TypeAlias = Sentence | Translation | Sound
+"""What the last stage gets: each sentence, then its translation, then its audio."""
+
+
+@dataclass
+class Tally:
+    """Counted for the `usage` of one request."""
+
+    input_tokens: int = 0
+
+
+Staged = TypeVar("Staged")
 
 
 def piped(
-    group: asyncio.TaskGroup, stage: AsyncGenerator[Item, None], held: int
-) -> AsyncGenerator[Item, None]:
-    """Run a stage as a task of `group`, and return what it yields.
+    group: asyncio.TaskGroup, stage: AsyncGenerator[Staged, None], held: int
+) -> AsyncGenerator[Staged, None]:
+    """Run a stage as a task of `group`, and return an iterator of what it yields.
 
-    It is at most `held` items ahead of whoever takes them. What it raises ends the group, and so
-    every other stage; ending the group closes the stage.
+    It is at most `held` items ahead of the next stage. If it raises, the group and so all stages
+    are cancelled; if the group is cancelled, the stage is closed.
     """
-    queue: asyncio.Queue[tuple[Item] | None] = asyncio.Queue(held)
+    queue: asyncio.Queue[tuple[Staged] | None] = asyncio.Queue(held)
 
     async def run() -> None:
         async with aclosing(stage) as items:
@@ -30,7 +91,7 @@ def piped(
                 await queue.put((item,))
         await queue.put(None)
 
-    async def taken() -> AsyncGenerator[Item, None]:
+    async def taken() -> AsyncGenerator[Staged, None]:
         while (one := await queue.get()) is not None:
             yield one[0]
 
@@ -39,7 +100,7 @@ def piped(
 
 
 def first_fault(group: ExceptionGroup[Exception]) -> Exception:
-    """Return what the stages failed of: the first `ServiceError`, or else the first of all."""
+    """Return why the stages failed: the first `ServiceError`, or else the first exception."""
     faults = [
         first_fault(one) if isinstance(one, ExceptionGroup) else one for one in group.exceptions
     ]
@@ -48,7 +109,7 @@ def first_fault(group: ExceptionGroup[Exception]) -> Exception:
 
 @contextmanager
 def fields_named(names: Mapping[str, str | None]) -> Iterator[None]:
-    """Have a backend's refusal name the client's fields: `names` has ours for the backend's."""
+    """Rename the field in a backend's refusal: `names` has the client's for the backend's."""
     try:
         yield
     except ServiceError as error:

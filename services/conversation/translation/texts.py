@@ -1,32 +1,92 @@
-"""Whole texts, with their white space, through the model piece by piece.
+"""Translates texts of any length piece by piece, and keeps their white space.
 
-A text is planned before anything is asked: so what a request costs is known before its work begins.
+A text is planned before the model is called, so that the cost of a request is known beforehand.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
-
-from services.conversation.translation.cutting import pieces
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from services.conversation.translation.chat_model import ChatModel
+
+SENTENCE_END: Final = re.compile(
+    # Also full-width marks, without a space; and with a closing quotation mark or bracket.
+    r"(?<=[.!?\u2026\u061F\u0964])\s+|(?<=[\u3002\uFF01\uFF1F])\s*"
+    r"|(?<=[.!?\u2026][\"'\u00BB\u201D\u2019)])\s+"
+)
+
+PIECE_CHARACTERS: Final = 800
+"""The longest piece: it and its translation fit in a context of 2048 tokens."""
+
+# Where a text is cut, in order of preference: between paragraphs, lines, sentences, words.
+_CUTS: Final = (
+    re.compile(r"\n\s*\n"),
+    re.compile(r"\n"),
+    SENTENCE_END,
+    re.compile(r"\s+"),
+)
+
+
+def pieces(text: str, most: int = PIECE_CHARACTERS) -> list[str]:
+    """Split `text` into pieces of at most `most` characters, without the white space at their ends.
+
+    Joined they are the text again. None is only white space, unless the text is. A text that is
+    short enough is one piece, with its line breaks.
+    """
+    found: list[str] = []
+    for part in _parts(text, most, 0):
+        if found and not (part.strip() and found[-1].strip()):
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
+
+
+def _parts(text: str, most: int, level: int) -> Iterator[str]:
+    """Yield the text in parts of at most `most` characters, without white space at their ends."""
+    if len(text.strip()) <= most:
+        yield text
+        return
+    if level == len(_CUTS):
+        yield from (text[begin : begin + most] for begin in range(0, len(text), most))
+        return
+    gathered = ""
+    for part in _cut(text, _CUTS[level]):
+        if gathered and len((gathered + part).strip()) > most:
+            yield from _parts(gathered, most, level + 1)
+            gathered = ""
+        gathered += part
+    if gathered:
+        yield from _parts(gathered, most, level + 1)
+
+
+def _cut(text: str, places: re.Pattern[str]) -> Iterator[str]:
+    begin = 0
+    for place in places.finditer(text):
+        if place.end() > begin:
+            yield text[begin : place.end()]
+            begin = place.end()
+    if begin < len(text):
+        yield text[begin:]
+
 
 Result = TypeVar("Result")
 
 
 async def by_workers(jobs: Iterable[Callable[[], Awaitable[Result]]], workers: int) -> list[Result]:
-    """Return what each job comes to, in order; the first that fails ends the others.
+    """Return the result of each job, in order; if one fails, the others are cancelled.
 
-    So many are at work at the same time, and none of the others is more than a function.
+    At most `workers` run at the same time; jobs that wait need no task.
 
     Raises:
-        ServiceError: what that one raised.
+        ServiceError: what the failed job raised.
     """
     left = enumerate(jobs)
     results: dict[int, Result] = {}
@@ -45,19 +105,19 @@ async def by_workers(jobs: Iterable[Callable[[], Awaitable[Result]]], workers: i
 
 
 def has_words(text: str) -> bool:
-    """Return whether there is anything in a text to translate: a letter of any script."""
+    """Return whether a text has anything to translate: a letter of any script."""
     return any(character.isalpha() for character in text)
 
 
 @dataclass(frozen=True)
 class Translator:
-    """Translates texts from one language to another.
+    """Translates texts from one language into another.
 
     Attributes:
-        model: what translates.
+        model: the chat model.
         source: the code of the texts' language.
         target: the code of the other.
-        variant: see `Model.translate`.
+        variant: see `ChatModel.translate`.
     """
 
     model: ChatModel
@@ -66,7 +126,7 @@ class Translator:
     variant: int = 0
 
     async def piece(self, text: str, tag: str = "") -> str:
-        """Return the translation of a bare text that is short enough for the model."""
+        """Return the translation of a piece without white space at its ends."""
         return await self.model.translate(
             text, self.source, self.target, tag=tag, variant=self.variant
         )
@@ -74,11 +134,11 @@ class Translator:
 
 @dataclass(frozen=True)
 class Work:
-    """A part of a text that is to be translated.
+    """A part of a text to be translated.
 
     Attributes:
-        do: does it.
-        questions: how many it asks of the model, at most.
+        do: translates it.
+        questions: how often it calls the model at most.
     """
 
     do: Callable[[Translator], Awaitable[str]]
@@ -87,38 +147,37 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """A text, and the parts that give its translation: as they are, or to be translated."""
+    """A text, and its parts: those to be kept, and those to be translated."""
 
     source: str
     parts: Sequence[str | Work]
 
     @property
     def questions(self) -> int:
-        """How many its translation asks of the model, at most."""
+        """How often its translation calls the model at most."""
         return sum(part.questions for part in self.parts if isinstance(part, Work))
 
 
 def planned(text: str) -> Plan:
-    """Return the plan of a text of any length, between the white space of its ends."""
-    found, space = pieces(text)
+    """Return the plan of a text: pieces with words are translated, the rest is kept."""
     parts: list[str | Work] = []
-    for one in found:
-        parts.append(one.space)
-        parts.append(Work(partial(_asked, one.text)) if has_words(one.text) else one.text)
-    return Plan(text, [*parts, space])
-
-
-async def _asked(text: str, translator: Translator) -> str:
-    return await translator.piece(text)
+    for piece in pieces(text):
+        bare = piece.strip()
+        if has_words(bare):
+            before, _, after = piece.partition(bare)
+            parts += [before, Work(partial(Translator.piece, text=bare)), after]
+        else:
+            parts.append(piece)
+    return Plan(text, parts)
 
 
 async def translated(orders: Sequence[tuple[Plan, Translator]], workers: int) -> list[str]:
-    """Return what each plan comes to with its translator, by `workers` at the same time.
+    """Return the translation of each plan by its translator, `workers` pieces at the same time.
 
-    What is in the target language already stays as it is.
+    Texts in the target language are returned as they are.
 
     Raises:
-        ServiceError: the model could not be asked, or came to no end.
+        ServiceError: the chat backend failed.
     """
     parts = [
         [plan.source] if translator.source == translator.target else [*plan.parts]

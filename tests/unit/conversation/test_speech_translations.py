@@ -12,22 +12,23 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
-from services.conversation.speech_translation.routes import SpeechTranslationRoutes
-from services.settings.sections import ConversationSettings, TranslationSettings
-from services.speech import routes as speaking
+from services.conversation.speech_translation.routes import SpeechTranslation
+from services.openai.hangup import ClientGoneError
+from services.settings.sections import (
+    ConversationSettings,
+    TranslationSettings,
+)
 from services.speech.engines.registry import create_engine
-from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
-from services.transcription import routes as hearing
+from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.fakes.transcription_engine import _characters
-from tests.hearing_app import recording, said
-from tests.speech_app import RECORDING, ready, shelled
+from tests.hearing_app import hearing_app, recording, said
+from tests.speech_app import RECORDING, app_of, ready, shelled
 from tests.translating_app import TranslatingChat, text_of
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Rig:
         self.voice = engine or FakeEngine(fail_at="!")
         self.ear = FakeEar(fail_at="failing")
         self.store = store
-        self.speech = speaking.build_app(self.voice, speakers=Speakers(self.voice, store))
-        self.hearing = hearing.TranscriptionApp(self.ear)
+        self.speech = app_of(self.voice, store)
+        self.hearing = hearing_app(self.ear)
         self.door: Any = None
         self.client = httpx.AsyncClient()
 
@@ -505,7 +506,7 @@ async def test_more_than_the_slots_wait_and_past_them_it_is_429(rig: Any) -> Non
 
 async def test_who_hangs_up_while_waiting_leaves_the_queue() -> None:
     settings = ConversationSettings(translation=TranslationSettings(speech_slots=1))
-    routes = SpeechTranslationRoutes(Pools({}, settings), settings)
+    routes = SpeechTranslation(Pools({}, settings), settings)
     request = httpx.Request("POST", "http://door" + PATH, **sent(TWO, {}))
     await routes._admission.acquire()
     gone = asyncio.Event()
@@ -525,7 +526,8 @@ async def test_who_hangs_up_while_waiting_leaves_the_queue() -> None:
     waiting = asyncio.ensure_future(routes(scope, receive, send))
     await until(lambda: routes._admission.waiting == 1)
     gone.set()
-    await waiting
+    with pytest.raises(ClientGoneError):
+        await waiting
     assert routes._admission.waiting == 0
 
 

@@ -13,10 +13,11 @@ import pytest
 from services.errors import DeadlineError
 from services.server.live import LiveSession
 from services.speech.socket import SpeechSocket
-from services.transcription.realtime import RealtimeSocket
 from tests.fakes.speech_engine import FakeEngine as SpeechFake
 from tests.fakes.transcription_engine import FakeEngine as TranscriptionFake
+from tests.hearing_app import live_socket
 from tests.live_app import MANUAL, TEXT, session_of, spoken
+from tests.speech_app import models_of, speakers_of, untold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -105,15 +106,10 @@ async def test_what_was_said_to_a_speech_session_before_a_drain_is_spoken() -> N
         json.dumps({"type": "input.done"}),
     )
     connection.draining.set()
-    socket = SpeechSocket(engine, Speakers(), ["fake"])  # type: ignore[arg-type]
+    socket = SpeechSocket(speakers_of(engine), models_of(engine), untold)
     await socket(connection.scope, connection.receive, connection.send)
     kinds = [event["type"] for event in connection.events()]
     assert kinds == ["audio.start", "audio.done", "session.done"]
-
-
-class Speakers:
-    async def named(self, name: str) -> Any:
-        return type("Speaker", (), {"voice": name, "reference": None})
 
 
 async def test_what_was_said_to_a_transcription_session_before_a_drain_is_heard() -> None:
@@ -126,7 +122,7 @@ async def test_what_was_said_to_a_transcription_session_before_a_drain_is_heard(
         json.dumps({"type": "input_audio_buffer.commit"}),
     )
     connection.draining.set()
-    socket = RealtimeSocket(engine, engine.models)
+    socket = live_socket(engine)
     await socket(connection.scope, connection.receive, connection.send)
     last = connection.events()[-1]
     assert last["type"] == "conversation.item.input_audio_transcription.completed"

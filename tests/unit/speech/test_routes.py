@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
+from services.openai.hangup import ClientGoneError
 from services.openai.unknown import watch
 from services.settings.sections import SPEECH_MODELS
 from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.routes import PATHS, build_app
+from services.speech.routes import PATHS
+from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
-from tests.speech_app import BODY, Served, fault, without
+from tests.speech_app import BODY, Served, app_of, fault, without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -357,9 +358,7 @@ async def test_headers_wait_for_the_first_frame_and_bytes_do_not_wait_for_the_la
 
     engine._frame = gated  # type: ignore[method-assign, assignment]
     exchange = Exchange(input="abc", response_format="pcm")
-    running = asyncio.create_task(
-        build_app(engine)(exchange.scope, exchange.receive, exchange.send)
-    )
+    running = asyncio.create_task(app_of(engine)(exchange.scope, exchange.receive, exchange.send))
     for _ in range(20):
         await asyncio.sleep(0)
     assert exchange.sent == []
@@ -385,9 +384,7 @@ async def test_a_client_that_hangs_up_stops_the_engine(when: str) -> None:
     engine = FakeEngine(delay_s=30.0 if when.startswith("before") else 0.001)
     await engine.start()
     exchange = Exchange(input="a" * 4000)
-    running = asyncio.create_task(
-        build_app(engine)(exchange.scope, exchange.receive, exchange.send)
-    )
+    running = asyncio.create_task(app_of(engine)(exchange.scope, exchange.receive, exchange.send))
     if when.startswith("after"):
         await exchange.first.wait()
     else:
@@ -395,7 +392,8 @@ async def test_a_client_that_hangs_up_stops_the_engine(when: str) -> None:
             await asyncio.sleep(0)
     exchange.hung_up.set()
     async with asyncio.timeout(0.5):
-        await running
+        with pytest.raises(ClientGoneError):
+            await running
     assert engine.active == 0
     assert all(message.get("more_body", True) for message in exchange.sent)
 
@@ -404,5 +402,6 @@ async def test_a_client_that_hangs_up_in_its_request_gets_nothing() -> None:
     exchange = Exchange()
     exchange._body = None
     exchange.hung_up.set()
-    await build_app(FakeEngine())(exchange.scope, exchange.receive, exchange.send)
+    with pytest.raises(ClientGoneError):
+        await app_of(FakeEngine())(exchange.scope, exchange.receive, exchange.send)
     assert exchange.sent == []

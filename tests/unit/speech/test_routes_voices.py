@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.errors import EngineError, InvalidRequestError
+from services.openai.hangup import ClientGoneError
 from services.speech.engines.protocol import Capability
 from services.speech.voices import VoiceStore
 from tests.fakes.speech_engine import FakeEngine
@@ -363,18 +364,6 @@ async def test_what_is_no_form_is_415_or_400_and_kept_nowhere(
     assert (store.voices(), store.consents()) == ([], [])
 
 
-async def test_without_a_store_nothing_is_there_and_nothing_can_be_kept() -> None:
-    served = Served(FakeEngine())
-    await served.engine.start()
-    async with served.client:
-        assert fault(await served.consent()) == (400, None, "no_voice_store")
-        assert fault(await served.register(consent=NOWHERE)) == (400, None, "no_voice_store")
-        assert (await served.client.get(CONSENTS)).json()["data"] == []
-        assert fault(await served.client.get(f"{CONSENTS}/{NOWHERE}"))[0] == 404
-        assert fault(await served.client.delete(f"{VOICES}/voice_x"))[0] == 404
-        assert (await served.client.get(VOICES)).json()["uploaded_voices"] == []
-
-
 async def test_what_the_disk_refuses_is_507(served: Served, store: VoiceStore) -> None:
     store._storage._root.write_bytes(b"a file where the folder should be")
     assert fault(await served.consent()) == (507, None, "storage_unavailable")
@@ -416,7 +405,8 @@ class HangingUp:
         self.sent.append(message)
 
     async def run(self, served: Served) -> None:
-        await served.app(self.scope, self.receive, self.send)
+        with pytest.raises(ClientGoneError):
+            await served.app(self.scope, self.receive, self.send)
 
 
 def upload(served: Served, path: str, field: str, **texts: str) -> httpx.Request:

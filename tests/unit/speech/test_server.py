@@ -13,10 +13,9 @@ import openai
 import pytest
 import uvicorn
 
-from services.audio.decode import decode
-from services.speech.routes import build_app
+from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
-from tests.speech_app import shelled
+from tests.speech_app import app_of, shelled
 
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
 
@@ -33,7 +32,7 @@ BODY = {"model": "tts-1", "input": TEXT, "voice": "alloy"}
 
 @asynccontextmanager
 async def serving(engine: SpeechEngine) -> AsyncIterator[str]:
-    app: Any = shelled(build_app(engine))
+    app: Any = shelled(app_of(engine))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
     await engine.start()

@@ -16,19 +16,20 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
+from services.openai.models import Models
 from services.openai.sockets import SPEECH
 from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.speech import socket, unit, writing
+from services.speech import socket, socket_text, socket_unit
 from services.speech.engines.protocol import Capability, VoiceReference
-from services.speech.messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
 from services.speech.socket import SpeechSocket
-from services.speech.writing import Cutter
+from services.speech.socket_messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
+from services.speech.socket_text import Cutter
+from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
 from tests.speech_app import without
 
@@ -52,6 +53,7 @@ class Speaker:
 class Speakers:
     """Knows a registered voice `mine`, until it is deleted, and takes `data:` recordings."""
 
+    engine: Any
     deleted: bool = False
     asked: list[Any] = field(default_factory=list)
 
@@ -137,14 +139,13 @@ class Served:
 
     def __init__(self, engine: FakeEngine, limits: Limits) -> None:
         self.engine = engine
-        self.speakers = Speakers()
+        self.speakers = Speakers(engine)
         self.seconds: list[tuple[float, str]] = []
         self.protocols: list[Any] = []
         self.url = ""
         app = SpeechSocket(
-            engine,
             self.speakers,
-            ("fake", "tts-1"),
+            Models(("fake", "tts-1"), role="speech"),
             lambda seconds, format_: self.seconds.append((seconds, format_)),
         )
 
@@ -308,7 +309,7 @@ async def test_a_whole_wav_says_how_long_it_is_and_bare_samples_at_which_rate(se
 async def test_an_answer_too_large_for_one_message_is_refused(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit, "WHOLE_BYTES", 3 * CHARACTER_BYTES)
+    monkeypatch.setattr(socket_unit, "WHOLE_BYTES", 3 * CHARACTER_BYTES)
     role = await served()
     async with role.talk(stream_audio=False) as talk:
         await talk.write("four", "more")
@@ -545,7 +546,7 @@ async def test_a_configuration_in_the_middle_of_an_utterance_is_refused(served: 
 async def test_text_is_bounded_by_the_message_and_by_the_utterance(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "UTTERANCE_CHARACTERS", TEXT_CHARACTERS)
+    monkeypatch.setattr(socket_text, "UTTERANCE_CHARACTERS", TEXT_CHARACTERS)
     role = await served(Whole())
     async with role.talk(speed=4.0) as talk:
         await talk.write("x" * (TEXT_CHARACTERS + 1))
@@ -657,7 +658,7 @@ async def test_silence_between_utterances_is_closed_with_3008(
 async def test_silence_in_an_utterance_ends_it_with_what_was_written(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "TEXT_S", 0.05)
+    monkeypatch.setattr(socket_text, "TEXT_S", 0.05)
     role = await served()
     async with role.talk() as talk:
         await talk.write("ab")

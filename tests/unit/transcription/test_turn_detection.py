@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, Cutting
-from services.transcription.turn_detection import Sound, Started, Stopped, TurnDetector, TurnEvent
+from services.transcription.live.turn import Sound
+from services.transcription.live.turn_detection import Started, Stopped, TurnDetector, TurnEvent
 
 FRAME_MS = VAD_FRAME_SAMPLES * 1000 // SAMPLE_RATE_HZ
 TURNS = Cutting(silence_duration_ms=500)
@@ -135,4 +136,4 @@ def test_silence_takes_no_more_memory_than_the_padding(padding_ms: int) -> None:
     detector = TurnDetector(Told(), Cutting(prefix_padding_ms=padding_ms))
     for _ in range(100):
         assert list(detector.feed(frames(*[0] * 100))) == []
-    assert detector._padded <= padding_ms * SAMPLE_RATE_HZ // 1000 + VAD_FRAME_SAMPLES
+    assert detector._padding.size <= padding_ms * SAMPLE_RATE_HZ // 1000

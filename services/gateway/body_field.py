@@ -1,0 +1,107 @@
+"""Finds one field in a body: the model, or an API key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from services.openai.forms import Parts
+from services.openai.refusals import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_NAME_BYTES: Final = 1024
+_MOST_PAIRS: Final = 1024  # in a form; no form here has so many
+_AT_ONCE_BYTES: Final = 1 << 20  # of a form, before other requests get a turn
+
+
+class _Body(BaseModel):
+    """The rest of a JSON body is only checked, in Rust, and makes no Python objects."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+    model: Annotated[str, Field(max_length=_NAME_BYTES)] | None = None
+    api_key: Annotated[str, Field(max_length=_NAME_BYTES)] | None = None
+
+
+async def field_of(
+    field: str, content_type: bytes, body: Sequence[bytes], query: bytes = b""
+) -> str | None:
+    """Return the `model` or `api_key` of a JSON body, a form, or a query instead of a body.
+
+    None if there is none. The backend checks the rest.
+
+    Raises:
+        InvalidRequestError: it is not JSON, or nested too deeply.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind == b"multipart/form-data":
+        return await _of_form(field, options.get(b"boundary", b""), body)
+    if kind == b"application/x-www-form-urlencoded":
+        return _of_pairs(field, b"".join(body))
+    if not kind and query:
+        return _of_pairs(field, query)
+    return _of_json(field, b"".join(body))
+
+
+def _of_json(field: str, body: bytes) -> str | None:
+    try:
+        found: str | None = getattr(_Body.model_validate_json(body), field)
+    except ValidationError as error:
+        # A value of another type is for the backend to refuse.
+        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
+            raise refusal(error, "the body") from error
+        return None
+    return found
+
+
+def _of_pairs(field: str, text: bytes) -> str | None:
+    try:
+        pairs = dict(parse_qsl(text.decode("utf-8", "replace"), max_num_fields=_MOST_PAIRS))
+    except ValueError:
+        return None  # the backend will refuse it
+    return pairs.get(field)
+
+
+async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | None:
+    read_bytes = 0
+    reader = _Reader(field)
+    try:
+        parts = Parts(boundary, reader.begin, reader.data, reader.end)
+        for piece in body:
+            parts.write(piece)
+            if reader.found is not None:
+                return reader.found
+            read_bytes += len(piece)
+            if read_bytes >= _AT_ONCE_BYTES:
+                read_bytes = 0
+                await asyncio.sleep(0)
+    except FormParserError:
+        return None  # the backend will refuse it
+    return None
+
+
+class _Reader:
+    """Keeps the part called `field`, and nothing of the others."""
+
+    def __init__(self, field: str) -> None:
+        self.found: str | None = None
+        self._field = field
+        self._held: bytearray | None = None
+
+    def begin(self, name: str | None, _: Mapping[bytes, bytes]) -> None:
+        self._held = bytearray() if name == self._field else None
+
+    def data(self, data: bytes, start: int, end: int) -> None:
+        if self._held is not None:
+            self._held += data[start : min(end, start + _NAME_BYTES - len(self._held))]
+
+    def end(self) -> None:
+        if self._held is not None and self._held.strip():
+            self.found = self._held.decode("utf-8", "replace").strip()

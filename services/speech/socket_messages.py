@@ -1,0 +1,217 @@
+"""What a client says on the WebSocket of audio/speech/stream, under vLLM-Omni's names."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.audio.encode import output_rate_hz
+from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
+from services.errors import InvalidRequestError
+from services.openai.bounded_json import parse_object
+from services.openai.refusals import missing
+from services.openai.unknown import read, sift
+from services.server.live import Inbox
+from services.speech.engines.segments import printable
+from services.speech.schema import check_alone
+
+TEXT_CHARACTERS: Final = 4096
+"""Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""
+
+MESSAGE_CHARACTERS: Final = 128 * 1024
+"""Of a message without a recording: its texts in JSON's escapes, and as much again."""
+
+_NAME: Final = 256
+_TRANSCRIPT: Final = 1024
+_REFERENCE: Final = 14 * 1024 * 1024  # 10 MiB in base64, and the head of its data URL
+# Fields of vLLM-Omni for other models, or for what is not offered here; false and null pass.
+_NOT_OFFERED: Final = frozenset(
+    {
+        "initial_codec_chunk_frames",
+        "max_new_tokens",
+        "non_streaming_mode",
+        "speaker_embedding",
+        "task_type",
+        "word_timestamps",
+        "x_vector_only_mode",
+    }
+)
+
+
+class VoiceId(BaseModel):
+    """A voice as an object."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=_NAME)]
+
+
+class SessionConfig(BaseModel):
+    """How to speak from here on; a later one takes its place.
+
+    The names and defaults are vLLM-Omni's, but that `stream_audio` takes every format and speed.
+    `consent` is the id of the consent to speak like `ref_audio`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
+    voice: Annotated[str, Field(min_length=1, max_length=_NAME)] | VoiceId | None = None
+    language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    instructions: Annotated[str, Field(max_length=TEXT_CHARACTERS)] | None = None
+    response_format: AudioFormat = "wav"
+    sample_rate: SampleRate | None = None
+    speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] = 1.0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    ref_audio: Annotated[str, Field(min_length=1, max_length=_REFERENCE)] | None = None
+    ref_text: Annotated[str, Field(max_length=_TRANSCRIPT)] | None = None
+    consent: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
+    stream_audio: bool = False
+    split_granularity: Literal["none", "sentence", "clause"] = "none"
+
+    @property
+    def voice_id(self) -> str:
+        """The voice's id, however it was given; empty when it was not."""
+        return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
+
+
+@dataclass(frozen=True)
+class InputText:
+    """A piece of text; pieces are joined as they are, without a space."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class InputDone:
+    """The utterance is whole."""
+
+
+@dataclass(frozen=True)
+class InputCancel:
+    """What was said so far is not wanted any more: neither what is spoken nor what waits."""
+
+
+@dataclass(frozen=True)
+class SessionClose:
+    """Nothing more is wanted."""
+
+
+ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | InputCancel | SessionClose
+
+
+_BARE: Final[dict[str, ClientMessage]] = {
+    "input.done": InputDone(),
+    "input.cancel": InputCancel(),
+    "session.close": SessionClose(),
+}
+
+
+def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
+    """Return what the client says; with `recordings` a configuration may bring one.
+
+    Raises:
+        InvalidRequestError: it is no JSON object with a known `type`, or a field is at fault, which
+            `param` names.
+    """
+    if isinstance(data, bytes):
+        raise InvalidRequestError(
+            "a binary message is not read here; send JSON as text", code="invalid_message"
+        )
+    most = MESSAGE_CHARACTERS + _REFERENCE * recordings
+    if len(data) > most:  # before it is taken apart
+        raise InvalidRequestError(
+            f"the message has {len(data)} characters; at most {most} are read",
+            code="message_too_large",
+        )
+    fields = parse_object(data, "the message")
+    kind = fields.pop("type", None)
+    if kind == "session.config":
+        return _config(fields)
+    if kind == "input.text":
+        return _text(fields)
+    if isinstance(kind, str) and kind in _BARE:
+        sift(fields, ())
+        return _BARE[kind]
+    raise InvalidRequestError(
+        "type is not one of session.config, input.text, input.done, input.cancel, session.close",
+        param="type",
+        code="invalid_value",
+    )
+
+
+def _is_cancel(data: str | bytes) -> bool:
+    """Return whether a message is `input.cancel`; most are none without a look inside."""
+    if not isinstance(data, str) or "input.cancel" not in data:
+        return False
+    try:
+        return isinstance(parse_message(data), InputCancel)
+    except InvalidRequestError:
+        return False
+
+
+def _text(fields: dict[str, Any]) -> InputText:
+    sift(fields, ("text",))
+    text = fields.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequestError("text is not a string", param="text", code="invalid_type")
+    if len(text) > TEXT_CHARACTERS:
+        raise InvalidRequestError(
+            f"text has {len(text)} characters; a message holds at most {TEXT_CHARACTERS}",
+            param="text",
+            code="string_above_max_length",
+        )
+    return InputText(printable(text))
+
+
+def _config(fields: dict[str, Any]) -> SessionConfig:
+    given = {name: value for name, value in fields.items() if value is not None}
+    for name in _NOT_OFFERED & given.keys():
+        if given.pop(name) is not False:
+            raise InvalidRequestError(
+                f"{name} is not supported; leave it out", param=name, code="unsupported_parameter"
+            )
+    if "voice" not in given and "speaker" in given:  # vLLM-Omni's other name for it
+        given["voice"] = given.pop("speaker")
+    config = read(SessionConfig, given, "the message")
+    output_rate_hz(config.response_format, config.sample_rate)  # refuses what there is not
+    if config.ref_audio is None:
+        if config.voice is None:
+            raise missing("voice")
+        check_alone("ref_text", config.ref_text)
+        check_alone("consent", config.consent)
+    return config
+
+
+class CancellableInbox(Inbox):
+    """An inbox that notices `input.cancel` as it comes; it takes back what stands before it.
+
+    Attributes:
+        cancelled: set while there is an `input.cancel` in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled = asyncio.Event()
+        self._cancels = 0
+
+    def put(self, message: str | bytes) -> None:
+        """Add a message."""
+        super().put(message)
+        if _is_cancel(message):
+            self._cancels += 1
+            self.cancelled.set()
+
+    def take(self) -> str | bytes:
+        """Take the oldest message away; there has to be one."""
+        message = super().take()
+        if _is_cancel(message):
+            self._cancels -= 1
+            if not self._cancels:
+                self.cancelled.clear()
+        return message

@@ -1,0 +1,145 @@
+"""An utterance's text while its client is still writing it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Final, Literal
+
+from services.errors import DeadlineError, InvalidRequestError, ServiceError
+from services.server.websocket import HungUpError
+from services.speech.engines.segments import Segmenter
+from services.speech.socket_messages import (
+    InputCancel,
+    InputDone,
+    InputText,
+    SessionClose,
+    parse_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from services.server.live import Inbox
+    from services.speech.socket_messages import ClientMessage
+
+UTTERANCE_CHARACTERS: Final = 32 * 1024
+"""Of one utterance, about half an hour of speech."""
+
+TEXT_S: Final = 30.0
+"""A client that sends neither text nor `input.done` for so long loses its slot."""
+
+_CLAUSE_END: Final = re.compile(r"[,;:](?=\s)|[，；：、،؛]")  # noqa: RUF001  of many scripts
+
+
+class Writing:
+    """The pieces of one utterance, as an async iterator that ends with the utterance.
+
+    A message that cannot be taken is answered with an error event and left out. The iterator never
+    raises, since an engine stands between it and who could answer; `fault` says why it ended early.
+
+    Attributes:
+        text: what came so far.
+        fault: what broke the utterance off, to be raised when all that came before was said.
+        closing: whether the client wants nothing more.
+    """
+
+    def __init__(
+        self, first: str, inbox: Inbox, tell: Callable[[ServiceError], Awaitable[None]]
+    ) -> None:
+        """Begin with the piece that opened the utterance; `tell` sends an error event."""
+        self.text = ""
+        self.fault: ServiceError | None = None
+        self.closing = False
+        self._first: str | None = first
+        self._ended = False
+        self._inbox = inbox
+        self._tell = tell
+
+    def __aiter__(self) -> Writing:
+        return self
+
+    async def __anext__(self) -> str:
+        if self._first is not None:
+            self.text, self._first = self._first, None
+            return self.text
+        while not self._ended:
+            try:
+                async with asyncio.timeout(TEXT_S):
+                    message = parse_message(await self._inbox.next())
+                    if isinstance(message, InputCancel):
+                        await asyncio.Future()  # who watches for it ends this utterance
+                piece = self._piece(message)
+            except TimeoutError:
+                self.fault = DeadlineError(
+                    f"neither text nor input.done came within {TEXT_S:g} s", code="idle_timeout"
+                )
+                self._ended = True
+            except InvalidRequestError as error:
+                await self._say(error)
+            else:
+                if piece:
+                    self.text += piece
+                    return piece
+        raise StopAsyncIteration
+
+    async def skip(self) -> None:
+        """Let the rest of the utterance pass unsaid."""
+        async for _ in self:
+            pass
+
+    def _piece(self, message: ClientMessage) -> str:
+        if isinstance(message, InputText):
+            if len(self.text) + len(message.text) > UTTERANCE_CHARACTERS:
+                raise InvalidRequestError(
+                    f"an utterance holds at most {UTTERANCE_CHARACTERS} characters; this text was "
+                    "left out. End it with input.done and begin another",
+                    param="text",
+                    code="string_above_max_length",
+                )
+            return message.text
+        if isinstance(message, InputDone | SessionClose):
+            self.closing = isinstance(message, SessionClose)
+            self._ended = True
+            return ""
+        raise InvalidRequestError(
+            "session.config has to wait until the utterance under way has ended; send input.done "
+            "first",
+            param="type",
+            code="utterance_in_progress",
+        )
+
+    async def _say(self, error: ServiceError) -> None:
+        try:
+            await self._tell(error)
+        except HungUpError:
+            self._ended = True
+
+
+class Cutter:
+    """Cuts text that comes in pieces into sentences, or at commas and the like as well."""
+
+    def __init__(self, granularity: Literal["sentence", "clause"]) -> None:
+        self._segmenter = Segmenter()
+        self._clauses = granularity == "clause"
+        self._tail = ""
+
+    def feed(self, text: str) -> list[str]:
+        """Return the units that are complete now; those with nothing to say are left out."""
+        if not self._clauses:
+            return self._segmenter.feed(text)
+        text = self._tail + text
+        units = []
+        begin = 0
+        for end in (match.end() for match in _CLAUSE_END.finditer(text)):
+            units += self._segmenter.feed(text[begin:end]) + self._segmenter.finish()
+            begin = end
+        # What follows a mark decides whether a clause ends there: 1,000 is one.
+        cut = len(text) - text.endswith((",", ";", ":"))
+        self._tail = text[max(cut, begin) :]
+        return units + self._segmenter.feed(text[begin : max(cut, begin)])
+
+    def finish(self) -> list[str]:
+        """Return what is left."""
+        tail, self._tail = self._tail, ""
+        return self._segmenter.feed(tail) + self._segmenter.finish()

@@ -1,0 +1,221 @@
+"""The requests that the engine works on: recordings, window by window, and guesses."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future, InvalidStateError
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from services.transcription.engines.faster_whisper.decoder import (
+    FALLBACK,
+    DecodedWindow,
+    DecodingOptions,
+    Job,
+)
+from services.transcription.engines.faster_whisper.detector import SileroDetector
+from services.transcription.engines.faster_whisper.segments import segments
+from services.transcription.engines.faster_whisper.windows import windows
+from services.transcription.engines.protocol import Hypothesis
+
+if TYPE_CHECKING:
+    from services.errors import ServiceError
+    from services.handover import Handover
+    from services.transcription.engines.faster_whisper.batches import Batches, Lane
+    from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
+    from services.transcription.engines.faster_whisper.windows import Timeline, Window
+    from services.transcription.engines.protocol import (
+        GuessRequest,
+        Segment,
+        TranscriptionRequest,
+    )
+
+_SPEECH: Final = 0.5  # Silero's own threshold
+
+
+class Recording:
+    """A recording at work; one thread reads it, one decodes it, the event loop takes its segments.
+
+    At most `held` windows exist at a time, from their reading until their segments are taken. If no
+    language was named, the first window in which somebody speaks is decoded before those after it,
+    which are then decoded in its language, whatever else is decoded at the same time.
+    """
+
+    def __init__(
+        self,
+        model: Checkpoint,
+        batches: Batches[Job],
+        request: TranscriptionRequest,
+        handover: Handover[list[Segment]],
+        held: int,
+    ) -> None:
+        self.options = DecodingOptions(
+            request.task,
+            tuple(model.before(request.prompt, request.keywords)),
+            frozenset(request.languages) or model.languages,
+            (request.temperature,) if request.temperature > 0 else FALLBACK,
+        )
+        self.language = request.language
+        self._model = model
+        self._request = request
+        self._handover = handover
+        self.lane: Lane[Job] = batches.lane()
+        self._room = threading.Semaphore(held)
+        self._lock = threading.Lock()
+        self._timelines: dict[int, Timeline] = {}
+        self._waiting: list[Job] = []  # for the language of another window
+        self._telling = False  # whether that window is being decoded
+        self._done: dict[int, list[Segment]] = {}
+        self._given = 0  # windows whose segments were handed over
+        self._read: int | None = None  # how many windows there are, once that is known
+        self._error: BaseException | None = None
+        self._closed = False
+
+    def read(self) -> None:
+        """Cut the recording into windows and queue them, until it ends or is closed."""
+        index = 0
+        try:
+            cut = windows(self._request.audio, SileroDetector(), self._request.cutting)
+            with closing(cut):  # type: ignore[type-var]
+                while True:
+                    self._room.acquire()
+                    window = None if self._closed else next(cut, None)
+                    if window is None:
+                        break
+                    features = self._model.features(window.samples)
+                    if not features.shape[1]:  # less than a hundredth of a second
+                        self._room.release()
+                        continue
+                    job = Job(self, features, index, tells=self._tells(window))
+                    with self._lock:
+                        self._timelines[index] = window.timeline
+                        self._waiting.append(job)
+                        self._put_waiting()
+                    index += 1
+        except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
+            self._error = error
+        with self._lock:
+            self._read = index
+            self._hand_over()
+
+    def taken(self) -> None:
+        """Let another window be read, since one's segments were taken."""
+        self._room.release()
+
+    def close(self) -> None:
+        """Drop its windows, and let the reading thread go."""
+        self._closed = True
+        self.lane.close()
+        self._room.release()
+
+    def heard(self, heard: DecodedWindow) -> None:
+        """Make segments, and queue the rest of a window that was not decoded to its end."""
+        job = heard.job
+        found, seek = segments(
+            self._model,
+            heard,
+            self._timelines[job.index],
+            words=self._request.words,
+            logprobs=self._request.logprobs,
+        )
+        with self._lock:
+            if job.tells and self._telling:
+                self._telling = False
+                if heard.decoded.is_silence and self._request.language is None:
+                    self.language = None  # silence does not tell the language
+            self._put_waiting()
+        known = (*job.before, *found)
+        if seek < job.features.shape[1]:
+            rest = replace(
+                job,
+                features=job.features[:, seek:],
+                offset=job.offset + seek,
+                before=known,
+                attempts=(),
+                encoded=None,
+                rounds=job.rounds + 1,
+                language=heard.language,
+            )
+            self.lane.put(rest, first=True)
+            return
+        with self._lock:
+            del self._timelines[job.index]
+            self._done[job.index] = list(known)
+            self._hand_over()
+
+    def failed(self, error: ServiceError) -> None:
+        """End with an error."""
+        self._closed = True
+        self.lane.close()
+        self._handover.end(error)
+        self._room.release()
+
+    def _tells(self, window: Window) -> bool:
+        """Return whether somebody speaks in a window, if its language depends on that."""
+        if self.language is not None or self._request.cutting is not None:
+            return True  # with cutting, windows are speech
+        return max(SileroDetector().feed(window.samples), default=0.0) >= _SPEECH
+
+    def _put_waiting(self) -> None:
+        """Queue windows that need not wait for another one's language."""
+        while self._waiting and not self._telling:
+            job = self._waiting.pop(0)
+            self._telling = job.tells and self.language is None
+            self.lane.put(job)
+
+    def _hand_over(self) -> None:
+        """Hand over what is next in order, and the end after the last window."""
+        if self._closed:  # it ended with an error, or nobody takes any more
+            return
+        while self._given in self._done:
+            self._handover.put(self._done.pop(self._given))
+            self._given += 1
+        if self._given == self._read:
+            self._handover.end(self._error)
+
+
+class Guess:
+    """A guess at work: one window, without times."""
+
+    def __init__(self, model: Checkpoint, batches: Batches[Job], request: GuessRequest) -> None:
+        self.options = DecodingOptions(
+            "transcribe",
+            tuple(model.before(request.prompt, request.keywords)),
+            frozenset(request.languages) or model.languages,
+            (0.0,),
+            times=False,
+        )
+        self.language = request.language
+        self._model = model
+        self._request = request
+        self.lane: Lane[Job] = batches.lane(urgent=True)
+        self._answer: Future[Hypothesis] = Future()
+
+    async def answer(self, features: Features) -> Hypothesis:
+        """Return what the window seems to say."""
+        prefix = self._request.prefix
+        tokens = tuple(self._model.tokens(" " + prefix.strip())) if prefix.strip() else ()
+        self.lane.put(Job(self, features, prefix=tokens))
+        try:
+            return await asyncio.wrap_future(self._answer)
+        finally:
+            self.lane.close()
+
+    def heard(self, heard: DecodedWindow) -> None:
+        """Give the answer, which begins with the prefix letter for letter."""
+        prefix = self._request.prefix
+        more = ""
+        if not heard.decoded.is_silence:
+            tokens = heard.decoded.tokens[len(heard.job.prefix) :]
+            more = self._model.text(tokens).rstrip("\ufffd")
+        if not prefix or prefix[-1:].isspace():
+            more = more.lstrip()
+        with suppress(InvalidStateError):  # nobody waits any more
+            self._answer.set_result(Hypothesis(prefix + more.rstrip(), heard.language))
+
+    def failed(self, error: ServiceError) -> None:
+        """Raise the error where the answer is awaited."""
+        with suppress(InvalidStateError):
+            self._answer.set_exception(error)

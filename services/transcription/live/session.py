@@ -1,0 +1,290 @@
+"""The settings of a live session, and how a client's `session.update` changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+
+import numpy as np
+from pydantic import Field
+
+from services.errors import InvalidRequestError, NotFoundError
+from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
+from services.openai.transcription import (
+    MOST_KEYWORDS,
+    MOST_LANGUAGES,
+    Keyword,
+    Language,
+    ModelName,
+    Prompt,
+    Threshold,
+    VadMilliseconds,
+    any_of,
+)
+from services.openai.unknown import ignore
+from services.transcription.engines.protocol import (
+    SPEECH_ONLY,
+    Cutting,
+    GuessRequest,
+    Hints,
+    TranscriptionRequest,
+)
+from services.transcription.model_names import check_model, commits
+
+if TYPE_CHECKING:
+    from services.audio.live import LiveFormat
+    from services.audio.pcm import Samples
+    from services.errors import ServiceError
+    from services.openai.models import Models
+    from services.transcription.engines.protocol import TranscriptionEngine
+
+TURNS: Final = Cutting(silence_duration_ms=500)
+"""How turns are found by default, as at OpenAI."""
+
+Include = Literal["item.input_audio_transcription.logprobs"]
+
+_AT: Final = "session.audio.input"
+_ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
+
+
+class TranscriptionFields(Fields):
+    """`session.audio.input.transcription`."""
+
+    model: ModelName | None = None
+    language: Language | None = None
+    prompt: Prompt | None = None
+    languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
+    keywords: Annotated[list[Keyword], Field(max_length=MOST_KEYWORDS)] | None = None
+    delay: object = None
+
+
+class TurnDetectionFields(Fields):
+    """How turns are found; fields about answers in a conversation are ignored."""
+
+    type: str
+    threshold: Threshold | None = None
+    prefix_padding_ms: VadMilliseconds | None = None
+    silence_duration_ms: VadMilliseconds | None = None
+    create_response: bool | None = None
+    interrupt_response: bool | None = None
+    idle_timeout_ms: int | None = None
+
+
+class InputFields(Fields):
+    """`session.audio.input`; fields that are left out do not change."""
+
+    format: FormatFields | None = None
+    transcription: TranscriptionFields | None = None
+    turn_detection: TurnDetectionFields | None = None
+    noise_reduction: object = None
+
+
+class AudioFields(Fields):
+    """`session.audio`."""
+
+    input: InputFields | None = None
+
+
+class SessionFields(Fields):
+    """`session` of a `session.update`."""
+
+    type: str
+    audio: AudioFields | None = None
+    include: list[Include] | None = None
+
+
+class SessionUpdate(ClientEvent):
+    """`session.update`."""
+
+    session: SessionFields
+
+
+@dataclass(frozen=True)
+class Session(Hints):
+    """The settings in force.
+
+    Attributes:
+        id: `sess_…`.
+        model: the name that the client uses for the engine's model.
+        live_format: of the audio that comes in.
+        turn_detection: what the client wants for `turns`; "default" is the model's own.
+        logprobs: whether the final text comes with them.
+        beta: whether the client was written for the beta; see `services.transcription.live.beta`.
+    """
+
+    id: str
+    model: str
+    live_format: LiveFormat = "audio/pcm"
+    turn_detection: Cutting | Literal["default"] | None = "default"
+    logprobs: bool = False
+    beta: bool = False
+
+    @property
+    def turns(self) -> Cutting | None:
+        """How turns are found; None if the client commits them itself."""
+        if self.turn_detection == "default":
+            return None if commits(self.model) else TURNS
+        return self.turn_detection
+
+    def shown(self) -> dict[str, object]:
+        """Return OpenAI's session object."""
+        transcription: dict[str, object] = {
+            "model": self.model,
+            "language": self.language,
+            "prompt": self.prompt,
+        }
+        if self.languages:
+            transcription["languages"] = list(self.languages)
+        if self.keywords:
+            transcription["keywords"] = list(self.keywords)
+        return {
+            "id": self.id,
+            "object": "realtime.transcription_session",
+            "type": "transcription",
+            "audio": {
+                "input": {
+                    "format": format_object(self.live_format),
+                    "transcription": transcription,
+                    "noise_reduction": None,
+                    "turn_detection": _turns_object(self.turns),
+                }
+            },
+            "include": [*get_args(Include)] if self.logprobs else None,
+        }
+
+    def guess(
+        self, samples: Samples, prefix: str, prompt: str, language: str | None
+    ) -> GuessRequest:
+        """Return the request for what an unfinished turn seems to say."""
+        return GuessRequest(samples, prefix, **self._hints(prompt, language))
+
+    def request(
+        self, samples: Samples, prompt: str, language: str | None = None
+    ) -> TranscriptionRequest:
+        """Return the request for the final text of some samples."""
+        return TranscriptionRequest(
+            [samples],
+            logprobs=self.logprobs,
+            # A turn that the server finds has little silence; a client may commit any amount.
+            cutting=SPEECH_ONLY if self.turns is None else None,
+            **self._hints(prompt, language),
+        )
+
+    def _hints(self, prompt: str, language: str | None) -> dict[str, Any]:
+        """Return the engine's `Hints`; `language` is the turn's, once it is known."""
+        return {
+            "language": language or self.language,
+            "languages": () if language else self.languages,
+            "prompt": prompt,
+            "keywords": self.keywords,
+        }
+
+
+def updated(
+    session: Session, update: SessionFields, engine: TranscriptionEngine, models: Models
+) -> Session:
+    """Return the session with everything that `update` changes.
+
+    Raises:
+        InvalidRequestError: something that this server or the engine does not support.
+        NotFoundError: a model that is not served.
+        UnavailableError: the engine is not ready.
+    """
+    if update.type != "transcription":
+        raise InvalidRequestError(
+            f"session.type {update.type!r} is not served here: this is live transcription, send "
+            "'transcription'",
+            param="session.type",
+            code="unsupported_value",
+        )
+    if "include" in update.model_fields_set:
+        session = replace(session, logprobs=bool(update.include))
+    given = update.audio.input if update.audio is not None else None
+    if given is None:
+        return session
+    named = given.model_fields_set
+    if given.format is not None:
+        session = replace(session, live_format=given.format.checked(f"{_AT}.format"))
+    if "turn_detection" in named:
+        session = replace(session, turn_detection=_turns(given.turn_detection))
+    if given.transcription is not None:
+        session = _transcribing(session, given.transcription, models)
+    elif "transcription" in named:
+        raise _unsupported("transcription", "cannot be off in a session that does nothing else")
+    try:
+        engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
+    except InvalidRequestError as error:
+        raise _placed(error) from error
+    _note_ignored(given)
+    return session
+
+
+def _note_ignored(given: InputFields) -> None:
+    """Note the options that do nothing here: nobody answers, and audio is heard as it comes."""
+    ignored = {"noise_reduction": given.noise_reduction}
+    if given.transcription is not None:
+        ignored["transcription.delay"] = given.transcription.delay
+    if given.turn_detection is not None:
+        for name in _ANSWERING:
+            ignored[f"turn_detection.{name}"] = getattr(given.turn_detection, name)
+    for name, value in ignored.items():
+        if value is not None and value is not False:
+            ignore(f"{_AT}.{name}")
+
+
+def _transcribing(session: Session, given: TranscriptionFields, models: Models) -> Session:
+    if given.model is not None:
+        try:
+            check_model(models, given.model)
+        except (NotFoundError, InvalidRequestError) as error:
+            raise _placed(error) from error
+    if given.language is not None and given.languages:
+        param = f"{_AT}.transcription.languages"
+        raise InvalidRequestError(
+            f"{param} and language are two answers to one question; send one of them",
+            param=param,
+            code="invalid_value",
+        )
+    return replace(
+        session,
+        model=given.model or session.model,
+        language=given.language,
+        languages=any_of(tuple(given.languages or ())),
+        prompt=given.prompt or "",
+        keywords=tuple(given.keywords or ()),
+    )
+
+
+def _turns(given: TurnDetectionFields | None) -> Cutting | None:
+    if given is None:
+        return None
+    if given.type != "server_vad":
+        raise _unsupported(
+            "turn_detection.type", f"{given.type!r} is not offered; send 'server_vad', or null"
+        )
+    names = ("threshold", "prefix_padding_ms", "silence_duration_ms")
+    values = {name: value for name in names if (value := getattr(given, name)) is not None}
+    return replace(TURNS, **values)
+
+
+def _turns_object(turns: Cutting | None) -> dict[str, object] | None:
+    if turns is None:
+        return None
+    return {
+        "type": "server_vad",
+        "threshold": turns.threshold,
+        "prefix_padding_ms": turns.prefix_padding_ms,
+        "silence_duration_ms": turns.silence_duration_ms,
+    }
+
+
+def _unsupported(field: str, why: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{_AT}.{field} {why}", param=f"{_AT}.{field}", code="unsupported_value"
+    )
+
+
+def _placed(error: ServiceError) -> ServiceError:
+    """Return the error with its field's place in a `session.update`."""
+    param = error.param and f"{_AT}.transcription.{error.param}"
+    return type(error)(error.message, param=param, code=error.code)

@@ -1,0 +1,259 @@
+"""Transcribing the turns of a live session, one after another, while they are spoken.
+
+While somebody speaks, the engine guesses what was said so far, and guesses again once it has
+answered and enough more was said. What two guesses agree on is sent and never taken back: later
+guesses and the final text have to begin with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from services.audio.pcm import duration_s
+from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
+from services.openai.errors import fault_of
+from services.openai.realtime import server_event
+from services.racing import racing
+from services.server.websocket import HungUpError
+from services.transcription.answers import logprobs_of
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ
+from services.transcription.live.stable_text import StableText, continues, gap
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from services.audio.pcm import Samples
+    from services.transcription.engines.protocol import Hypothesis, Token, TranscriptionEngine
+    from services.transcription.live.turn import Turn
+
+log = logging.getLogger("bentovox.transcription")
+
+FIRST_SAMPLES: Final = SAMPLE_RATE_HZ
+"""How much of a piece is needed for the first guess; guesses at less are arbitrary."""
+
+GUESS_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)
+"""How much more is needed for the next guess."""
+
+HELD_SAMPLES: Final = 60 * SAMPLE_RATE_HZ
+"""How far a session may be ahead of the engine before its client is not read any further."""
+
+_PROMPT_CHARACTERS: Final = 200  # of a long turn's text, as context for its next piece
+_KIND: Final = "conversation.item.input_audio_transcription."
+
+
+@dataclass
+class _Transcript:
+    """A turn's text so far.
+
+    Attributes:
+        turn: the turn.
+        text: of the finished pieces.
+        language: once it is known; until then the session's counts.
+        logprobs: of the text, if wanted.
+    """
+
+    turn: Turn
+    text: str
+    language: str | None
+    logprobs: list[Token]
+
+    @property
+    def prompt(self) -> str:
+        """The context of the next piece."""
+        return f"{self.turn.session.prompt} {self.text[-_PROMPT_CHARACTERS:]}".strip()
+
+
+class Transcriber:
+    """Transcribes the turns given to `begin`, holding a slot while there is one to hear."""
+
+    def __init__(
+        self,
+        engine: TranscriptionEngine,
+        send: Callable[[str], Awaitable[None]],
+        slot: Callable[[], AbstractAsyncContextManager[None]],
+        on_audio_seconds: Callable[[float], None],
+    ) -> None:
+        self._engine = engine
+        self._send = send
+        self._slot = slot
+        self._on_audio_seconds = on_audio_seconds
+        self._turns: deque[Turn] = deque()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._finishing = False
+        self._work: asyncio.Task[None] | None = None
+
+    def begin(self, turn: Turn) -> None:
+        """Transcribe this turn after those before it; its audio may still be arriving."""
+        self._turns.append(turn)
+        self._news.set()
+
+    def drop(self, turn: Turn) -> None:
+        """Stop transcribing this turn; no more events are sent for it."""
+        turn.drop()
+        if self._work is not None and self._turns[0] is turn:
+            self._work.cancel()
+
+    def finish(self) -> None:
+        """Let `run` return after the turns that were begun."""
+        self._finishing = True
+        self._news.set()
+
+    async def room(self) -> None:
+        """Wait until no more than `HELD_SAMPLES` wait to be transcribed."""
+        while sum(turn.held for turn in self._turns) > HELD_SAMPLES:
+            self._room.clear()
+            await self._room.wait()
+
+    async def run(self) -> None:
+        """Transcribe turns until `finish`.
+
+        Raises:
+            OverloadedError: there is no slot.
+            UnavailableError: the engine is no longer ready.
+            HungUpError: the client has gone.
+        """
+        while await self._due():
+            async with self._slot():
+                while self._turns and self._turns[0].due:
+                    if not self._turns[0].dropped:
+                        await self._hear_unless_dropped(self._turns[0])
+                    self._turns.popleft()
+                    self._room.set()
+
+    async def _due(self) -> bool:
+        """Wait until there is something to transcribe; False if there will be nothing."""
+        while not self._turns:
+            if self._finishing:
+                return False
+            self._news.clear()
+            await self._news.wait()
+        await self._turns[0].until_due()
+        return True
+
+    async def _hear_unless_dropped(self, turn: Turn) -> None:
+        self._work = asyncio.ensure_future(self._hear(turn))
+        try:
+            await self._work
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not turn.dropped or (task is not None and task.cancelling()):
+                raise
+        finally:
+            self._work = None
+
+    async def _hear(self, turn: Turn) -> None:
+        try:
+            await self._say(turn)
+        except (HungUpError, OverloadedError):
+            raise
+        except ServiceError as error:
+            await self._failed(turn, error)
+            if isinstance(error, UnavailableError):
+                raise
+        except Exception:
+            log.exception("live transcription broke off after %d samples", turn.samples)
+            engine = self._engine.name
+            await self._failed(
+                turn, EngineError(f"the {engine} engine failed", code="engine_failed")
+            )
+
+    async def _failed(self, turn: Turn, error: ServiceError) -> None:
+        turn.drop()
+        await self._tell("failed", turn, error=fault_of(error))
+
+    async def _say(self, turn: Turn) -> None:
+        said = _Transcript(turn, "", None, [])
+        while True:
+            stable = StableText()
+            if not turn.session.logprobs:  # only the final text has them
+                await self._guess(said, stable)
+            await turn.until_complete()
+            piece = turn.take()
+            self._room.set()
+            if piece is None:
+                break
+            if not piece.speech:  # models hallucinate in silence
+                continue
+            text, logprobs = await self._final(said, stable, piece.samples)
+            said.logprobs += logprobs
+            if rest := text[len(stable.text) :]:
+                lead = "" if stable.text else gap(said.text, rest)
+                more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
+                await self._tell("delta", turn, delta=lead + rest, **more)
+            said.text += gap(said.text, text) + text
+        seconds = duration_s(turn.samples, SAMPLE_RATE_HZ)
+        more = {"logprobs": logprobs_of(said.logprobs)} if turn.session.logprobs else {}
+        self._on_audio_seconds(seconds)
+        await self._tell(
+            "completed",
+            turn,
+            transcript=said.text,
+            usage={"type": "duration", "seconds": round(seconds, 3)},
+            **more,
+        )
+
+    async def _guess(self, said: _Transcript, stable: StableText) -> None:
+        """Send the stable text of the current piece, until the piece is complete."""
+        turn = said.turn
+        before = seen = 0
+        size = FIRST_SAMPLES
+        while True:
+            # After two guesses at the same speech, the next one waits for more speech.
+            await turn.until_grown(size, since=before)
+            if turn.complete:
+                return
+            sound = turn.sound()
+            before, seen = seen, sound.size
+            began = time.monotonic()
+            guess = await self._unless_complete(said, stable, sound)
+            if guess is None:
+                return
+            # Guessing takes at most half the time: if guesses queued up, all would be late.
+            took = int((time.monotonic() - began) * SAMPLE_RATE_HZ)
+            size = seen + max(GUESS_SAMPLES, 2 * took)
+            is_first = not stable.text
+            if new := stable.add(guess.text):
+                said.language = guess.language
+                lead = gap(said.text, new) if is_first else ""
+                await self._tell("delta", turn, delta=lead + new)
+
+    async def _unless_complete(
+        self, said: _Transcript, stable: StableText, sound: Samples
+    ) -> Hypothesis | None:
+        """Return a guess, or None if the piece is complete first, which makes it useless."""
+        work = (self._asked(said, stable, sound), said.turn.until_complete())
+        async with racing(*work) as (guessing, _):
+            return guessing.result() if guessing.done() else None
+
+    async def _asked(self, said: _Transcript, stable: StableText, sound: Samples) -> Hypothesis:
+        return await self._engine.guess(
+            said.turn.session.guess(sound, stable.text, said.prompt, said.language)
+        )
+
+    async def _final(
+        self, said: _Transcript, stable: StableText, piece: Samples
+    ) -> tuple[str, list[Token]]:
+        """Return the text of a piece, which begins with its stable text, and its tokens."""
+        request = said.turn.session.request(piece, said.prompt, said.language)
+        texts: list[str] = []
+        logprobs: list[Token] = []
+        async with aclosing(self._engine.transcribe(request)) as segments:
+            async for segment in segments:
+                texts.append(segment.text)
+                logprobs += segment.logprobs
+        text = "".join(texts).strip()
+        if continues(text, stable.text):
+            return text, logprobs
+        text = (await self._asked(said, stable, piece)).text.strip()
+        return (text if continues(text, stable.text) else stable.text), []
+
+    async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
+        await self._send(server_event(_KIND + kind, item_id=turn.id, content_index=0, **fields))

@@ -1,0 +1,178 @@
+"""The audio of one turn on its way from the input buffer to the transcriber, in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from services.openai.events import new_id
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, WINDOW_S
+
+if TYPE_CHECKING:
+    from services.audio.pcm import Samples
+    from services.transcription.live.session import Session
+
+PIECE_SAMPLES: Final = int((WINDOW_S - 2) * SAMPLE_RATE_HZ)
+"""Longer turns are transcribed in pieces; a guess sees at most one, and the step it came in."""
+
+SOUGHT_SAMPLES: Final = 20 * SAMPLE_RATE_HZ
+"""From this length on, a piece ends at the first pause."""
+
+# A piece is cut at its current end: text of what is before may have been sent already.
+_TAIL: Final = int(0.6 * SAMPLE_RATE_HZ)
+_HOP: Final = SAMPLE_RATE_HZ // 50
+_PAUSE_HOPS: Final = 10  # 0.2 s
+_QUIET: Final = 0.05  # of the mean energy
+_BEFORE_SPEECH: Final = SAMPLE_RATE_HZ
+_NOTHING: Final = np.zeros(0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A part of a turn, float32 [N] at `SAMPLE_RATE_HZ`, and whether somebody speaks in it."""
+
+    samples: Samples
+    speech: bool
+
+
+class Turn:
+    """A turn, from its first audio to its text.
+
+    Attributes:
+        id: `item_…`.
+        session: the settings when it began.
+        audible: whether somebody has spoken in it; until then only the last `PIECE_SAMPLES` are
+            kept.
+        samples: how many have arrived in all.
+        ended: whether it is complete.
+        dropped: whether its text is not wanted any more.
+    """
+
+    def __init__(self, session: Session, *, audible: bool) -> None:
+        self.id = new_id("item")
+        self.session = session
+        self.audible = audible
+        self.samples = 0
+        self.ended = False
+        self.dropped = False
+        self._pieces: deque[Sound] = deque()
+        self._open: list[Samples] = []
+        self._open_size = 0
+        self._energy = 0.0  # of the open piece
+        self._speech = 0  # where in it somebody spoke last
+        self._news = asyncio.Event()
+
+    @property
+    def held(self) -> int:
+        """How many samples wait to be transcribed."""
+        return self._open_size + sum(piece.samples.size for piece in self._pieces)
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to transcribe."""
+        return self.audible or self.ended or self.dropped
+
+    @property
+    def complete(self) -> bool:
+        """Whether the current piece will not grow any more."""
+        return self.ended or self.dropped or bool(self._pieces)
+
+    def add(self, samples: Samples, *, speech: bool) -> None:
+        """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`, ideally a fraction of a second.
+
+        `speech` tells whether somebody speaks in it.
+        """
+        self.samples += samples.size
+        if self.dropped or not samples.size:
+            return
+        if speech and not self.audible:
+            self.audible = True
+            self._begin(self.sound()[-_BEFORE_SPEECH:])
+        self._open.append(samples)
+        self._open_size += samples.size
+        self._energy += float(np.square(samples).sum())
+        if speech:
+            self._speech = self._open_size
+        if not self.audible:
+            while self._open_size - self._open[0].size >= PIECE_SAMPLES:
+                self._open_size -= self._open.pop(0).size
+        elif self._open_size >= SOUGHT_SAMPLES and (cut := self._pause()):
+            sound = np.concatenate(self._open)
+            speech_after = self._speech - cut
+            self._pieces.append(Sound(sound[:cut], speech=self._speech > 0))
+            self._begin(sound[cut:].copy(), max(0, speech_after))
+        self._news.set()
+
+    def end(self) -> None:
+        """Mark it complete."""
+        self.ended = True
+        self._news.set()
+
+    def drop(self) -> None:
+        """Forget its audio, and ignore any more of it."""
+        self.dropped = True
+        self._pieces.clear()
+        self._begin(_NOTHING)
+        self._news.set()
+
+    def sound(self) -> Samples:
+        """Return what there is of the current piece."""
+        return self._pieces[0].samples if self._pieces else np.concatenate([_NOTHING, *self._open])
+
+    def take(self) -> Sound | None:
+        """Remove and return the current piece once it is complete; None after the last."""
+        if self._pieces:
+            return self._pieces.popleft()
+        piece = Sound(self.sound(), speech=self._speech > 0)
+        self._begin(_NOTHING)
+        return piece if piece.samples.size else None
+
+    async def until_due(self) -> None:
+        """Wait until there is something to transcribe."""
+        while not self.due:
+            await self._changed()
+
+    async def until_grown(self, size: int, since: int) -> None:
+        """Wait until the current piece is complete, or has `size` samples and new speech.
+
+        Speech is new after the first `since` samples.
+        """
+        while not self.complete and (self._open_size < size or self._speech <= since):
+            await self._changed()
+
+    async def until_complete(self) -> None:
+        """Wait until the current piece is complete."""
+        while not self.complete:
+            await self._changed()
+
+    def _begin(self, sound: Samples, speech: int = 0) -> None:
+        self._open, self._open_size, self._speech = [sound], sound.size, speech
+        self._energy = float(np.square(sound).sum())
+
+    def _pause(self) -> int | None:
+        """Return where the piece can end: in a pause at its end, or once it is at its limit."""
+        tail: list[Samples] = []
+        size = 0
+        for part in reversed(self._open):
+            tail.insert(0, part)
+            size += part.size
+            if size >= _TAIL:
+                break
+        hops = np.concatenate(tail)[-_TAIL:].reshape(-1, _HOP)
+        energy = np.square(hops).mean(axis=1)
+        pauses = np.convolve(energy, np.full(_PAUSE_HOPS, 1 / _PAUSE_HOPS), mode="valid")
+        best = int(pauses.argmin())
+        if (
+            self._open_size < PIECE_SAMPLES
+            and pauses[best] > _QUIET * self._energy / self._open_size
+        ):
+            return None
+        return self._open_size - _TAIL + (best + _PAUSE_HOPS // 2) * _HOP
+
+    async def _changed(self) -> None:
+        self._news.clear()
+        await self._news.wait()
