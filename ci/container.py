@@ -1,4 +1,4 @@
-"""A running container of an image, hardened as every one of ours must be able to run."""
+"""A running container of an image, hardened as all of ours must be able to run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from ci import docker
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 HARDENED: Final = (
     "--read-only",
@@ -19,7 +19,7 @@ HARDENED: Final = (
     "--tmpfs=/tmp:size=1g,exec",  # Triton loads a module from there
     "--pids-limit=2048",
 )
-"""How every image must be able to run."""
+"""The options with which every image must be able to run."""
 
 _READY_S: Final = 120.0
 _END_S: Final = 60
@@ -69,7 +69,7 @@ class Container:
         """Wait for a state of health and return the seconds.
 
         Raises:
-            CiError: it did not come, or the container ended; its last lines stand above.
+            CiError: it did not come, or the container ended; its last lines were printed.
         """
         began = time.monotonic()
         while self.health != health:
@@ -90,7 +90,7 @@ class Container:
             return False, str(error)
 
     def ends(self) -> tuple[bool, str]:
-        """Tell whether it ends by itself when it is asked to."""
+        """Tell whether it ends by itself when told to stop."""
         began = time.monotonic()
         docker.call("stop", f"--timeout={_END_S}", self.name)
         took = time.monotonic() - began

@@ -24,7 +24,7 @@ def base_repository(stage: str, registry: str = "") -> str:
 
 
 def cache(repository: str, platform: str) -> str:
-    """Return where the build cache of an image or a base is kept, one for each platform."""
+    """Return the reference of the build cache of an image or a base, one for each platform."""
     return f"{repository}:cache-{platform}"
 
 

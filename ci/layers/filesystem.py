@@ -1,15 +1,20 @@
-"""The file system that a container sees: the layers on top of each other, whiteouts honoured."""
+"""The file system that a container sees, and the bytes that an image carries for nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import posixpath
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
+
+from ci.layers.image import BIG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ci.layers.image import File, Image, Layer
+
+_PACKAGE: Final = re.compile(r".+/(?:site|dist)-packages/(?P<package>[^/]+)/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +34,10 @@ class Hidden:
 
 
 class FileSystem:
-    """What is left of all layers; `hidden` is what is not."""
+    """The layers on top of each other: `files` is what is left, `hidden` what is not."""
 
     def __init__(self, image: Image) -> None:
-        """Put an image's layers on top of each other."""
+        """Apply an image's layers, their whiteouts included."""
         self.files: dict[str, Placed] = {}
         self.hidden: list[Hidden] = []
         self._folders: set[str] = set()
@@ -85,6 +90,62 @@ class FileSystem:
             if parent in self._folders:
                 return
             yield parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Waste:
+    """A big file that is of no use in `layer`, since `other` has it too, or hides it.
+
+    `path` is its place in `layer`, `other_path` that in `other`.
+    """
+
+    layer: Layer
+    path: str
+    other: Layer
+    other_path: str
+    bytes: int
+    hidden: bool
+
+    @property
+    def is_carried_by_two_packages(self) -> bool:
+        """Tell whether two Python packages both carry it, in their wheels."""
+        here, there = _PACKAGE.match(self.path), _PACKAGE.match(self.other_path)
+        return not self.hidden and bool(here and there and here["package"] != there["package"])
+
+
+def find_waste(image: Image, seen: FileSystem) -> list[Waste]:
+    """Return the big files that are there for nothing, the largest first, each once.
+
+    A copy is charged to the upper layer, a hidden file to the layer that it is in.
+    """
+    first: dict[str, tuple[Layer, File]] = {}
+    found: dict[tuple[int, str], Waste] = {}
+    for layer in image.layers:
+        for file in layer.files:
+            if not file.digest:
+                continue
+            below, original = first.setdefault(file.digest, (layer, file))
+            if below is not layer:
+                found[layer.number, file.path] = Waste(
+                    layer, file.path, below, original.path, file.bytes, hidden=False
+                )
+    for lost in seen.hidden:
+        placed = lost.placed
+        where = placed.layer.number, placed.file.path
+        covered = any(
+            waste.other is placed.layer and waste.other_path == placed.file.path
+            for waste in found.values()
+        )
+        if placed.file.bytes > BIG and where not in found and not covered:
+            found[where] = Waste(
+                placed.layer,
+                placed.file.path,
+                lost.by,
+                placed.file.path,
+                placed.file.bytes,
+                hidden=True,
+            )
+    return sorted(found.values(), key=lambda waste: -waste.bytes)
 
 
 def _parents(path: str) -> Iterator[str]:

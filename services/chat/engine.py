@@ -16,16 +16,14 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.chat import grammar
 from services.chat.arguments import on_cpu, parse_arguments, set_environment
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
 from services.chat.served_model import resolve
 from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
-from services.errors import ServiceError, UnavailableError, no_such_model
+from services.errors import ServiceError, UnavailableError
 from services.openai.errors import error_from, normalise
-from services.openai.hangup import ClientGoneError
 from services.processes import end_orphans
 from services.server.serving import Readiness
 
@@ -33,12 +31,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from types import FrameType
 
+    from services.chat.constraints import Constraint
     from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 
 _WATCH_S = 0.25
-_ONE_MODEL = "/v1/models/"
+_UNREAD = (
+    "has a feature that xgrammar does not read: multipleOf, uniqueItems, contains, an unknown "
+    "format, several allOf, a length beside a pattern or format, or patternProperties or "
+    "propertyNames beside others"
+)
 
 
 class VllmServer:
@@ -54,22 +57,14 @@ class VllmServer:
         self._intake: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request that the shell has let through.
+        """Have vLLM answer a request that the shell has let through.
 
         Raises:
             UnavailableError: the engine is not there, or has died.
             ServiceError: the request is refused, or broke; see `Intake.take`.
         """
-        if not self.readiness().can_answer:
-            raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
-        if scope["path"].startswith(_ONE_MODEL):
-            await self._one_model(scope["path"].removeprefix(_ONE_MODEL), scope, receive, send)
-            return
-        if scope["method"] == "POST":
-            try:
-                receive = await self._intake.take(scope, receive)
-            except ClientGoneError:
-                return
+        self._expect_ready()
+        receive = await self._intake.take(scope, receive)
         answer = Answer(send, events=scope["path"] == "/v1/responses")
         try:
             await self._app(scope, receive, answer.send)
@@ -81,16 +76,19 @@ class VllmServer:
         if answer.error is not None:
             raise answer.error
 
-    async def _one_model(self, name: str, scope: Any, receive: Any, send: Any) -> None:
-        """Answer GET /v1/models/{id}, which vLLM lacks."""
-        from starlette.responses import JSONResponse
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """Return vLLM's cards by id. Their `root` is the id: clients need not know our directories.
 
+        Raises:
+            UnavailableError: the engine is not there, or has died.
+        """
+        self._expect_ready()
         cards = await self._app.state.openai_serving_models.show_available_models()
-        for card in cards.data:
-            if card.id == name:
-                await JSONResponse(card.model_dump())(scope, receive, send)
-                return
-        raise no_such_model(name)
+        return {card.id: {**card.model_dump(), "root": card.id} for card in cards.data}
+
+    def _expect_ready(self) -> None:
+        if not self.readiness().can_answer:
+            raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
 
     def readiness(self) -> Readiness:
         """Ready means that the engine is loaded, passed its health check and has not died."""
@@ -132,7 +130,6 @@ class VllmServer:
         app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, app.state, arguments, tasks)
         app.state.server = _ExitHandle()
-        _list_no_paths(app.state.openai_serving_models)
         # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two already, and
         # each layer is paid for on every chunk.
         app.user_middleware = []
@@ -154,8 +151,8 @@ class VllmServer:
             chat.grammar_kib << 10,
             chat.grammar_items,
             Trial(
-                lambda: grammar.tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
-                grammar.parse,
+                lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
+                _parse,
                 limit_s=chat.grammar_s,
                 wait_s=chat.deadline_s,
                 waiting=max(1, chat.slots // 8),  # each holds a slot, in one of two queues
@@ -256,19 +253,6 @@ def _body_fields(route: Any) -> list[Any]:
     return list(dependant.body_params) if dependant is not None else []
 
 
-def _list_no_paths(models: Any) -> None:
-    """Have each model's `root` be its name: clients need not know our directories."""
-    listed = models.show_available_models
-
-    async def without_paths() -> Any:
-        found = await listed()
-        for card in found.data:
-            card.root = card.id
-        return found
-
-    models.show_available_models = without_paths
-
-
 def _as_ours(error: BaseException) -> ServiceError:
     """Return what vLLM would have answered to `error`, had it not begun to."""
     from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
@@ -276,3 +260,27 @@ def _as_ours(error: BaseException) -> ServiceError:
     said = create_error_response(error).model_dump()
     status: int = said["error"]["code"]
     return error_from(status, normalise(status, json.dumps(said).encode()), None)
+
+
+def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
+    """Return a tokenizer as xgrammar writes it."""
+    import xgrammar
+
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)
+    return str(info.serialize_json())
+
+
+def _parse(constraint: Constraint) -> None:
+    """Raise unless a schema can be converted, which is quick; compiling it is not.
+
+    Raises:
+        Exception: it cannot; xgrammar raises what it likes.
+    """
+    import xgrammar
+    from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
+
+    # Those of tools are as their authors left them: vLLM binds calls as far as xgrammar reads them.
+    lenient = constraint.field.startswith("tools")
+    if not lenient and has_xgrammar_unsupported_json_features(json.loads(constraint.text)):
+        raise ValueError(_UNREAD)
+    xgrammar.Grammar.from_json_schema(constraint.text)

@@ -7,7 +7,9 @@ import bentoml
 from services.chat import served_model
 from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
-from services.openai.paths import CHAT, MODELS
+from services.openai.documents import by_route, of_models
+from services.openai.models import Cards
+from services.openai.paths import CHAT, METHODS
 from services.server.admission import Limits
 from services.server.role import preflight, role
 from services.server.serving import RoleApp
@@ -28,11 +30,13 @@ class _Chat:
     def build() -> RoleApp:
         chat = settings().chat
         server = VllmServer(chat)
+        # No other paths of vLLM's: adapters, profiling, sleep, `/invocations` past the key.
+        handlers = of_models(Cards(server.models))
+        handlers |= dict.fromkeys([("POST", path) for path in CHAT], server)
         return RoleApp(
             role="chat",
-            asgi=server,
-            # No others of vLLM's: adapters, profiling, sleep, `/invocations` past the key.
-            paths={**CHAT, **MODELS},
+            asgi=by_route(handlers),
+            paths={path: METHODS[path] for _, path in handlers},
             admitted=frozenset(CHAT),
             limits=Limits(chat.slots, chat.queue, chat.deadline_s),
             body_limit_bytes=chat.body_limit_bytes,

@@ -60,10 +60,10 @@ class Trial:
         waiting: int,
         command: Sequence[str] = (sys.executable, str(_SCRIPT)),
     ) -> None:
-        """Keep what is needed.
+        """Try with the model's `tokenizer`, as xgrammar writes it.
 
-        `tokenizer` gives xgrammar's own, as JSON; `parse` raises for what is malformed, at once.
-        For each process `waiting` may wait, at most `wait_s`.
+        `parse` raises for a schema that is malformed, at once. For each process `waiting` requests
+        may wait, at most `wait_s`.
         """
         self._parse = parse
         self._limit_s = limit_s

@@ -5,20 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from services.backends.pools import Pools
-from services.conversation.speech_translation.routes import SpeechTranslationRoutes
-from services.conversation.translation.routes import TranslationRoutes
-from services.errors import no_such_model
-from services.openai.documents import send_json
-from services.openai.paths import MODELS, SPEECH_TRANSLATION, TRANSLATION
+from services.conversation.speech_translation.routes import SpeechTranslation
+from services.conversation.translation.routes import Translation
+from services.openai.documents import by_route, document, of_models
+from services.openai.models import Cards
+from services.openai.paths import METHODS, TRANSLATION
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from starlette.types import Receive, Scope, Send
-
-    from services.server.serving import Asgi
     from services.settings.sections import ConversationSettings
 
 _ALONE: Final = Readiness(
@@ -34,23 +31,21 @@ _ALONE: Final = Readiness(
 def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the role before the backends at `urls`, by role."""
     pools = Pools(urls, conversation)
-    apps: dict[str, Asgi] = dict.fromkeys(MODELS, _no_models)
-    paths = {**MODELS}
+    handlers = of_models(Cards(_no_models))
     if "chat" in pools.by_role:
-        texts = TranslationRoutes(pools, conversation.translation)
-        apps |= dict.fromkeys(TRANSLATION, texts)
-        paths |= TRANSLATION
+        texts = Translation(pools, conversation.translation)
+        handlers |= {
+            ("POST", "/translate"): document(texts.translate),
+            ("POST", "/detect"): document(texts.detect),
+            ("GET", "/languages"): document(lambda _: texts.languages),
+        }
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
-        apps |= dict.fromkeys(SPEECH_TRANSLATION, SpeechTranslationRoutes(pools, conversation))
-        paths |= SPEECH_TRANSLATION
-
-    async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-        await apps[scope["bentovox.route"]](scope, receive, send)
-
+        speech = SpeechTranslation(pools, conversation)
+        handlers["POST", "/v1/audio/speech-translations"] = speech
     return RoleApp(
         role="conversation",
-        asgi=asgi,
-        paths=paths,
+        asgi=by_route(handlers),
+        paths={path: METHODS[path] for _, path in handlers},
         admitted=frozenset(TRANSLATION),
         limits=Limits(conversation.slots, conversation.queue, conversation.deadline_s),
         body_limit_bytes=conversation.body_limit_bytes,
@@ -60,8 +55,5 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
     )
 
 
-async def _no_models(scope: Scope, _: Receive, send: Send) -> None:
-    """Answer /v1/models: the models that it uses are those of other roles."""
-    if scope["path"] != "/v1/models":
-        raise no_such_model(scope["path"].removeprefix("/v1/models/"))
-    await send_json(send, {"object": "list", "data": []})
+async def _no_models() -> dict[str, dict[str, object]]:
+    return {}  # those that it uses are other roles'

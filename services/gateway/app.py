@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from services.backends.pools import Pools
 from services.gateway import cors
-from services.gateway.keys import Keys, credentials, has_key_in_body
+from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
-from services.openai.paths import CHAT, CONVERSATION, GET, MODELS, SPEECH, TRANSCRIPTION
+from services.openai.documents import by_route, document, of_models
+from services.openai.models import Cards
+from services.openai.paths import METHODS, OPENAPI, ROUTES
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
@@ -21,48 +23,41 @@ if TYPE_CHECKING:
 
     from services.settings.sections import GatewaySettings
 
-ROUTES = {
-    "chat": CHAT,
-    "speech": SPEECH,
-    "transcription": TRANSCRIPTION,
-    "conversation": CONVERSATION,
-}
-"""The paths of each role that the front door opens, with their methods."""
-
 SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
 """The paths of each role's WebSockets that the front door opens."""
-
-OPENAPI = "/openapi.json"
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the gateway in front of `backends`, the URLs of each role."""
     pools = Pools(backends, gateway)
-    routes = {role: paths for role, paths in ROUTES.items() if role in pools.by_role}
-    roles = {path: role for role, paths in routes.items() for path in paths}
+    roles = {path: role for role in pools.by_role for path in ROUTES[role]}
     tunnels = {
         path: role for role, paths in SOCKETS.items() if role in pools.by_role for path in paths
     }
     tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
+    described = openapi.document(pools.by_role)
+
+    async def models() -> dict[str, Any]:
+        return pools.models()
 
     def guard(scope: Any) -> None:
         if scope["path"] != OPENAPI and not has_key_in_body(scope):
-            keys.check(credentials(scope))
+            keys.check(key_of(scope))
 
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())
 
+    proxied = [(method, path) for path in roles for method in METHODS[path]]
+    handlers = of_models(Cards(models))
+    handlers["GET", OPENAPI] = document(lambda _: described)
+    handlers |= dict.fromkeys(proxied, Proxy(pools, roles, keys, gateway))
     return RoleApp(
         role="gateway",
-        asgi=Proxy(pools, roles, {OPENAPI: openapi.document(routes)}, keys, gateway),
-        paths={
-            **MODELS,
-            OPENAPI: GET,
-            **{p: m for paths in routes.values() for p, m in paths.items()},
-        },
+        asgi=by_route(handlers),
+        paths={path: METHODS[path] for _, path in handlers},
         sockets=dict.fromkeys(tunnels, tunnel),
-        admitted=frozenset(path for path, role in roles.items() if "POST" in routes[role][path]),
+        admitted=frozenset(path for path in roles if "POST" in METHODS[path]),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,
         body_memory_bytes=gateway.body_memory_bytes,

@@ -8,15 +8,16 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
+from services.openai.forms import Parts
 from services.openai.refusals import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _NAME_BYTES: Final = 1024
-_MOST_HEADERS: Final = 1024  # of all parts of a form, more than any form here has
+_MOST_PAIRS: Final = 1024  # of a form, more than any form here has
 _AT_ONCE_BYTES: Final = 1 << 20  # of a form, before others have their turn
 
 
@@ -62,29 +63,19 @@ def _of_json(field: str, body: bytes) -> str | None:
 
 def _of_pairs(field: str, text: bytes) -> str | None:
     try:
-        pairs = dict(parse_qsl(text.decode("utf-8", "replace"), max_num_fields=_MOST_HEADERS))
+        pairs = dict(parse_qsl(text.decode("utf-8", "replace"), max_num_fields=_MOST_PAIRS))
     except ValueError:
         return None  # the backend says what is wrong with it
     return pairs.get(field)
 
 
 async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | None:
-    reader = _Reader(field.encode())
     read_bytes = 0
+    reader = _Reader(field)
     try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": reader.begin_part,
-                "on_header_field": reader.header_name,
-                "on_header_value": reader.header_value,
-                "on_header_end": reader.end_header,
-                "on_part_data": reader.data,
-                "on_part_end": reader.end_part,
-            },
-        )
+        parts = Parts(boundary, reader.begin, reader.data, reader.end)
         for piece in body:
-            parser.write(piece)
+            parts.write(piece)
             if reader.found is not None:
                 return reader.found
             read_bytes += len(piece)
@@ -99,47 +90,18 @@ async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | 
 class _Reader:
     """Looks for the part that is called `field`; of all others it keeps nothing."""
 
-    def __init__(self, field: bytes) -> None:
+    def __init__(self, field: str) -> None:
         self.found: str | None = None
         self._field = field
-        self._is_field = False
-        self._headers = 0
-        self._held = bytearray()
-        self._header_name = bytearray()
-        self._header_value = bytearray()
+        self._held: bytearray | None = None
 
-    def begin_part(self) -> None:
-        self._count()
-        self._is_field = False
-        self._held.clear()
-
-    def header_name(self, data: bytes, start: int, end: int) -> None:
-        _append(self._header_name, data, start, end)
-
-    def header_value(self, data: bytes, start: int, end: int) -> None:
-        _append(self._header_value, data, start, end)
-
-    def end_header(self) -> None:
-        self._count()
-        if self._header_name.lower() == b"content-disposition":
-            _, options = parse_options_header(bytes(self._header_value))
-            self._is_field = options.get(b"name") == self._field
-        self._header_name.clear()
-        self._header_value.clear()
+    def begin(self, name: str | None, _: Mapping[bytes, bytes]) -> None:
+        self._held = bytearray() if name == self._field else None
 
     def data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_field:
-            _append(self._held, data, start, end)
+        if self._held is not None:
+            self._held += data[start : min(end, start + _NAME_BYTES - len(self._held))]
 
-    def end_part(self) -> None:
-        if self._is_field and self._held.strip():
+    def end(self) -> None:
+        if self._held is not None and self._held.strip():
             self.found = self._held.decode("utf-8", "replace").strip()
-
-    def _count(self) -> None:
-        self._headers += 1
-        if self._headers > _MOST_HEADERS:
-            raise FormParserError
-
-
-def _append(held: bytearray, data: bytes, start: int, end: int) -> None:
-    held += data[start : min(end, start + _NAME_BYTES - len(held))]

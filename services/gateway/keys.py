@@ -37,30 +37,24 @@ def is_key_subprotocol(name: str) -> bool:
     return name.startswith(_SUBPROTOCOL)
 
 
-def credentials(scope: Any) -> list[tuple[bytes, bytes]]:
-    """Return the `authorization` headers of a request.
+def key_of(scope: Any) -> bytes | None:
+    """Return the key that came with a request or WebSocket, outside its body; None without one.
 
-    Where it has none, a key sent as `x-api-key`, or among a WebSocket's subprotocols, is one.
+    The first one counts. It is empty where `authorization` has no bearer token.
     """
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    found = [pair for pair in headers if pair[0] == b"authorization" and pair[1].strip()]
-    if not found:
-        keys = [value for name, value in headers if name == b"x-api-key"]
-        if scope["type"] == "websocket":
-            offered = filter(is_key_subprotocol, scope["subprotocols"])
-            keys += [name[len(_SUBPROTOCOL) :].encode() for name in offered]
-        found = [(b"authorization", b"Bearer " + key) for key in keys]
-    return found
+    for name, value in scope["headers"]:
+        if name == b"authorization" and value.strip():
+            scheme, _, token = value.partition(b" ")
+            return bytes(token.strip()) if scheme.lower() == b"bearer" else b""
+    keys: list[bytes] = [value for name, value in scope["headers"] if name == b"x-api-key"]
+    offered = scope["subprotocols"] if scope["type"] == "websocket" else ()
+    keys += [name[len(_SUBPROTOCOL) :].encode() for name in offered if is_key_subprotocol(name)]
+    return keys[0].strip() if keys else None
 
 
 def has_key_in_body(scope: Any) -> bool:
     """Return whether a key may be in the body: LibreTranslate's clients send it as `api_key`."""
-    return scope["path"] in TRANSLATION and not credentials(scope)
-
-
-def bearer(api_key: str | None) -> list[tuple[bytes, bytes]]:
-    """Return the `credentials` that a key of the body stands for."""
-    return [(b"authorization", b"Bearer " + api_key.encode("utf-8", "replace"))] if api_key else []
+    return scope["path"] in TRANSLATION and key_of(scope) is None
 
 
 class Keys:
@@ -99,28 +93,22 @@ class Keys:
             return "no API keys are set: whoever reaches the port is let in"
         return f"API keys are asked for; {len(self._hashes)} are known"
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Let a request with a known key pass.
+    def check(self, key: bytes | None) -> None:
+        """Let a known key pass.
 
         Raises:
-            AuthenticationError: no bearer token, or an unknown one.
+            AuthenticationError: no key, or an unknown one.
         """
-        if not self._hashes:
+        if not self._hashes or (key is not None and self._knows(key)):
             return
-        for name, value in headers:
-            if name == b"authorization":
-                scheme, _, token = value.partition(b" ")
-                if scheme.lower() == b"bearer" and self._knows(token.strip()):
-                    return
-                raise AuthenticationError(
-                    "Incorrect API key provided. Ask the operator of this server for a key."
-                )
         raise AuthenticationError(
             "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
+            if key is None
+            else "Incorrect API key provided. Ask the operator of this server for a key."
         )
 
-    def _knows(self, token: bytes) -> bool:
-        digest = hashlib.sha256(token).digest()
+    def _knows(self, key: bytes) -> bool:
+        digest = hashlib.sha256(key).digest()
         known = False
         for candidate in self._hashes.values():  # all of them, so that time tells nothing
             known |= hmac.compare_digest(digest, candidate)

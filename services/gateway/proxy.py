@@ -8,16 +8,18 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
-from services.errors import BackendError, no_such_model
+from services.errors import BackendError
+from services.gateway.affinity import affinity_of
 from services.gateway.asked import asked
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
-from services.gateway.keys import bearer, has_key_in_body
+from services.gateway.keys import has_key_in_body
 from services.openai.body import header, pieces
-from services.openai.documents import send_json
+from services.openai.hangup import until_hangup
 from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
-    from services.backends.backend import Backend
+    from collections.abc import Mapping
+
     from services.backends.connection import Connection
     from services.backends.pools import Pools
     from services.gateway.keys import Keys
@@ -27,20 +29,14 @@ _UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender has shown no key in a 
 
 
 class Proxy:
-    """The gateway's routes: models and documents are answered here, the rest by a backend."""
+    """What a backend answers: each path's requests go to the pool of its role."""
 
     def __init__(
-        self,
-        pools: Pools,
-        roles: dict[str, str],
-        documents: dict[str, dict[str, Any]],
-        keys: Keys,
-        gateway: GatewaySettings,
+        self, pools: Pools, roles: Mapping[str, str], keys: Keys, gateway: GatewaySettings
     ) -> None:
         """Route the path templates of `roles` to the pool of the role each names."""
-        self.pools = pools
+        self._pools = pools
         self._roles = roles
-        self._documents = documents
         self._keys = keys
         self._gateway = gateway
 
@@ -51,14 +47,7 @@ class Proxy:
             ServiceError: before the answer began: no backend, no such model, no answer in time;
                 after it began: the backend broke off.
         """
-        path: str = scope["path"]
-        if path == "/v1/models" or path.startswith("/v1/models/"):
-            await send_json(send, self._models(path))
-            return
-        if path in self._documents:
-            await send_json(send, self._documents[path])
-            return
-        pool = self.pools.by_role[self._roles[scope["bentovox.route"]]]
+        pool = self._pools.by_role[self._roles[scope["bentovox.route"]]]
         # It is here already, as a rule: the shell gathers what is to take a slot.
         content_type = header(scope, b"content-type")
         # GET /languages has no body and asks for no key.
@@ -66,80 +55,59 @@ class Proxy:
         most_bytes = _UNKNOWN_BYTES if in_body else self._most_bytes(content_type)
         body = deque([piece async for piece in pieces(scope, receive, most_bytes) if piece])
         if in_body:
-            given = await asked("api_key", content_type, body, scope["query_string"])
-            self._keys.check(bearer(given))
-        model = None
+            key = await asked("api_key", content_type, body, scope["query_string"])
+            self._keys.check(key.encode("utf-8", "replace") if key else None)
+        if not pool.ready:
+            await until_hangup(receive, pool.until_ready())
+        model = affinity = None
         if pool.needs_model and scope["method"] == "POST":
             model = await asked("model", content_type, body)
-        await _Passage(pool.pick(model), scope, receive, send).run(body)
+        if self._gateway.affinity and pool.has_choice and scope["method"] == "POST":
+            affinity = affinity_of(scope, content_type, body)
+        call = _call(scope, body)
+        gone = asyncio.ensure_future(_give_up_at_hangup(receive, call))
+        try:
+            async with pool.answering(call, model, affinity) as connection:
+                await _carry_back(connection, scope, send)
+        except BackendError:
+            if not call.given_up:
+                raise
+        finally:
+            gone.cancel()
 
     def _most_bytes(self, content_type: bytes) -> int:
         is_form = content_type.lower().startswith(b"multipart/form-data")
         return self._gateway.body_limit_bytes if is_form else self._gateway.json_limit_bytes
 
-    def _models(self, path: str) -> dict[str, Any]:
-        cards = self.pools.models()
-        if path == "/v1/models":
-            return {"object": "list", "data": list(cards.values())}
-        name = path.removeprefix("/v1/models/")
-        if name not in cards:
-            raise no_such_model(name)
-        return cards[name]
+
+def _call(scope: Any, body: deque[bytes]) -> Call:
+    target = scope["raw_path"]
+    if scope["query_string"]:
+        target += b"?" + scope["query_string"]
+    # The answer to HEAD has a length and no body, which the parser would wait for;
+    # uvicorn drops the body of the answer to GET.
+    method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
+    headers = end_to_end(scope["headers"], NOT_FORWARDED)
+    headers.append((b"x-request-id", scope["bentovox.request_id"]))
+    return Call(method, target, headers, body)
 
 
-class _Passage:
-    """One request on its way through a backend."""
+async def _give_up_at_hangup(receive: Any, call: Call) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.give_up()
 
-    def __init__(self, backend: Backend, scope: Any, receive: Any, send: Any) -> None:
-        self._backend = backend
-        self._scope = scope
-        self._receive = receive
-        self._send = send
 
-    async def run(self, body: deque[bytes]) -> None:
-        call = self._call(body)
-        watcher = asyncio.ensure_future(self._watch(call))
-        try:
-            async with self._backend.answering(call) as connection:
-                await self._carry_back(connection)
-        except BackendError:
-            if not call.given_up:
-                raise
-        finally:
-            watcher.cancel()
-
-    async def _watch(self, call: Call) -> None:
-        """Wait for the client to hang up."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        call.give_up()
-
-    async def _carry_back(self, connection: Connection) -> None:
-        headers = end_to_end(connection.headers, NOT_RETURNED)
-        await self._send(
-            {"type": "http.response.start", "status": connection.status, "headers": headers}
-        )
-        if (writer := direct_writer(self._scope)) is not None:
-            writer.on_pause = connection.pause
-            writer.on_resume = connection.resume
-            connection.flow_to(writer.write)
-            await connection.ended()
-        else:
-            async with aclosing(connection.pieces()) as body:
-                async for piece in body:
-                    await self._send(
-                        {"type": "http.response.body", "body": piece, "more_body": True}
-                    )
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _call(self, body: deque[bytes]) -> Call:
-        scope = self._scope
-        target = scope["raw_path"]
-        if scope["query_string"]:
-            target += b"?" + scope["query_string"]
-        # The answer to HEAD has a length and no body, which the parser would wait for;
-        # uvicorn drops the body of the answer to GET.
-        method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
-        headers = end_to_end(scope["headers"], NOT_FORWARDED)
-        headers.append((b"x-request-id", scope["bentovox.request_id"]))
-        return Call(method, target, headers, body)
+async def _carry_back(connection: Connection, scope: Any, send: Any) -> None:
+    headers = end_to_end(connection.headers, NOT_RETURNED)
+    await send({"type": "http.response.start", "status": connection.status, "headers": headers})
+    if (writer := direct_writer(scope)) is not None:
+        writer.on_pause = connection.pause
+        writer.on_resume = connection.resume
+        connection.flow_to(writer.write)
+        await connection.ended()
+    else:
+        async with aclosing(connection.pieces()) as body:
+            async for piece in body:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

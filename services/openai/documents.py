@@ -1,20 +1,33 @@
-"""Answers that are one JSON document, and the table of paths that give them."""
+"""Answers that are one JSON document, and the table of handlers that a role answers from."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable
 
     from starlette.types import Receive, Scope, Send
 
-    from services.openai.models import Models
-
-    Json = dict[str, Any] | list[Any]
+    Json = Mapping[str, object] | Sequence[object]
     Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+    Handlers = dict[tuple[str, str], Handler]
+
+
+def by_route(handlers: Handlers) -> Handler:
+    """Return the application that has a handler for each method and template that a role serves.
+
+    The shell has found the template, and answers HEAD from GET's handler.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await handlers[method, scope["bentovox.route"]](scope, receive, send)
+
+    return app
 
 
 @dataclass(frozen=True)
@@ -36,30 +49,31 @@ def document(answer: Callable[[Call], Awaitable[Json] | Json]) -> Handler:
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         made = answer(Call(scope, receive))
-        await send_json(send, made if isinstance(made, dict | list) else await made)
+        await send_json(send, await made if isinstance(made, Awaitable) else made)
 
     return handler
 
 
-def of_models(models: Models) -> dict[tuple[str, str], Handler]:
+class Listing(Protocol):
+    """Models, as `services.openai.models` has them."""
+
+    def listed(self) -> Awaitable[Json] | Json:
+        """Return the list of all."""
+
+    def card(self, name: str) -> Awaitable[Json] | Json:
+        """Return one.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+
+
+def of_models(models: Listing) -> Handlers:
     """Return the handlers of the paths that list `models`."""
     return {
         ("GET", "/v1/models"): document(lambda _: models.listed()),
         ("GET", "/v1/models/{*}"): document(lambda call: models.card(call.name)),
     }
-
-
-def by_route(handlers: Mapping[tuple[str, str], Handler]) -> Handler:
-    """Return the application that has a handler for each method and template that a role serves.
-
-    The shell has found the template, and answers HEAD from GET's handler.
-    """
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        await handlers[method, scope["bentovox.route"]](scope, receive, send)
-
-    return app
 
 
 async def send_json(send: Send, answer: Json, more: Iterable[tuple[bytes, bytes]] = ()) -> None:

@@ -8,12 +8,32 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from pydantic import with_config
+from typing_extensions import TypedDict
+
 from services import errors
 
 _MESSAGE_CHARACTERS = 2000
 _PARAM_CHARACTERS = 128
 
 INTERNAL_MESSAGE = "The server had an error while processing your request."
+
+
+@with_config(extra="forbid")
+class Fault(TypedDict):
+    """The inner part of OpenAI's error object; all four keys are there."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+@with_config(extra="forbid")
+class Error(TypedDict):
+    """OpenAI's error object."""
+
+    error: Fault
 
 
 @dataclass(frozen=True)
@@ -59,20 +79,20 @@ def kind_of(error: errors.ServiceError) -> ErrorKind:
     return ErrorKind(500, "server_error")
 
 
-def fault_of(error: errors.ServiceError) -> dict[str, str | None]:
-    """Return the inner part of OpenAI's error object for `error`; all four keys are there."""
+def fault_of(error: errors.ServiceError) -> Fault:
+    """Return the inner part of OpenAI's error object for `error`."""
     kind = kind_of(error)
     return _fault(error.message, kind.type, error.param, error.code or kind.code)
 
 
 def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
-    """Return OpenAI's error object as JSON; all four keys are always there."""
-    fault = _fault(message, type_, param, code)
-    return json.dumps({"error": fault}, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    """Return OpenAI's error object as JSON."""
+    error: Error = {"error": _fault(message, type_, param, code)}
+    return json.dumps(error, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def _fault(message: str, type_: str, param: str | None, code: str | None) -> dict[str, str | None]:
-    """Return the inner part of the object; what a client sent is not told back at any length."""
+def _fault(message: str, type_: str, param: str | None, code: str | None) -> Fault:
+    """Return the inner part; what a client sent is repeated up to a length only."""
     return {
         "message": _cut(message, _MESSAGE_CHARACTERS),
         "type": type_,

@@ -15,7 +15,7 @@ from services.openai.body import header, not_read, pieces
 from services.openai.unknown import ignore, ignore_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from starlette.types import Receive, Scope
 
@@ -23,7 +23,9 @@ TEXT_BYTES: Final = 8 * 1024
 """What a field that is no file may hold; the schema of its characters is stricter."""
 
 _HEAD_BYTES: Final = 4 * 1024
-"""What the headers of one part may hold."""
+"""What the headers of one part hold at most, as a rule; the parser has bounds of its own."""
+
+MOST_PARTS: Final = 1024
 
 LIST_ITEMS: Final = 128
 """How often a field may come that is a list."""
@@ -106,28 +108,16 @@ async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
         ClientGoneError: the client hung up while sending it.
     """
     reader = _Reader(fields)
-    parser = MultipartParser(
-        _boundary(scope),
-        {
-            "on_part_begin": reader.begin_part,
-            "on_header_field": reader.header_name,
-            "on_header_value": reader.header_value,
-            "on_header_end": reader.end_header,
-            "on_headers_finished": reader.end_headers,
-            "on_part_data": reader.data,
-            "on_part_end": reader.end_part,
-            "on_end": reader.end,
-        },
-    )
+    parts = Parts(_boundary(scope), reader.begin, reader.data, reader.end)
     limits = ", ".join(f"{name} at most {most} bytes" for name, most in fields.files.items())
     body = pieces(scope, receive, fields.most_bytes, which=f" ({limits})")
     async with aclosing(body):
         async for piece in body:
             try:
-                parser.write(piece)
+                parts.write(piece)
             except FormParserError as error:
                 raise _broken(f"{error}") from error
-    if not reader.ended:
+    if not parts.ended:
         raise _broken("it ends before its closing boundary")
     return Form(reader.texts, reader.files, reader.lists)
 
@@ -147,57 +137,106 @@ def _broken(why: str) -> InvalidRequestError:
     return InvalidRequestError(f"the body is not a whole form: {why}", code="invalid_multipart")
 
 
+class Parts:
+    """Reads a form part by part, in whatever pieces it comes."""
+
+    def __init__(
+        self,
+        boundary: bytes,
+        begin: Callable[[str | None, Mapping[bytes, bytes]], None],
+        data: Callable[[bytes, int, int], None],
+        end: Callable[[], None],
+    ) -> None:
+        """Call `begin` with the name (None without one) and headers of each part.
+
+        Then `data` with bytes, of which those from a place up to another belong to it, and `end`.
+
+        Raises:
+            FormParserError: there can be no such boundary.
+        """
+        self.ended = False
+        self._begin = begin
+        self._count = 0
+        self._head: dict[bytes, bytes] = {}
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": self._on_header_name,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._end_headers,
+                "on_part_data": data,
+                "on_part_end": end,
+                "on_end": self._end_form,
+            },
+        )
+
+    def write(self, piece: bytes) -> None:
+        """Read on.
+
+        Raises:
+            FormParserError: it is no form, or has too many parts or headers, or too large ones.
+        """
+        self._parser.write(piece)
+
+    def _begin_part(self) -> None:
+        self._head = {}
+        self._count += 1
+        if self._count > MOST_PARTS:
+            raise FormParserError(f"it has over {MOST_PARTS} parts")
+
+    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        self._head[bytes(self._header_name).lower()] = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def _end_headers(self) -> None:
+        kind, options = parse_options_header(self._head.get(b"content-disposition"))
+        name = options.get(b"name") if kind == b"form-data" else None
+        self._begin(None if name is None else name.decode("utf-8", "replace"), self._head)
+
+    def _end_form(self) -> None:
+        self.ended = True
+
+
 class _Reader:
-    """Gathers what the parser finds, and refuses at once what no form here may hold."""
+    """Gathers what is found, and refuses at once what no form here may hold."""
 
     def __init__(self, fields: FormFields) -> None:
         self.texts: dict[str, str] = {}
         self.files: dict[str, Upload] = {}
         self.lists: dict[str, list[str]] = {}
-        self.ended = False
         self._fields = fields
-        self._head: dict[bytes, bytes] = {}
         self._name = ""
+        self._media_type = ""
         self._most_bytes = 0
         self._held = BytesIO()  # gives its bytes away without a copy
-        self._head_bytes = 0
-        self._header_name = bytearray()
-        self._header_value = bytearray()
 
-    def begin_part(self) -> None:
-        self._head = {}
-        self._head_bytes = 0
+    def begin(self, name: str | None, head: Mapping[bytes, bytes]) -> None:
         self._held = BytesIO()
-
-    def header_name(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._header_name += data[start:end]
-
-    def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._header_value += data[start:end]
-
-    def end_header(self) -> None:
-        self._head[bytes(self._header_name).lower()] = bytes(self._header_value)
-        self._header_name.clear()
-        self._header_value.clear()
-
-    def end_headers(self) -> None:
-        kind, options = parse_options_header(self._head.get(b"content-disposition"))
-        if kind != b"form-data" or b"name" not in options:
+        self._name = ""
+        if name is None:
             raise _broken("a part has no name")
-        if self._head.get(b"content-transfer-encoding", b"").strip().lower() not in _ENCODINGS:
+        if head.get(b"content-transfer-encoding", b"").strip().lower() not in _ENCODINGS:
             raise _broken("a part has a content-transfer-encoding, which RFC 7578 rules out")
-        name = options[b"name"].decode("utf-8", "replace")
-        if name.removesuffix("[]") in self._fields.lists:
+        fields = self._fields
+        if name.removesuffix("[]") in fields.lists:
             name = name.removesuffix("[]")
-        known = (*sorted(self._fields.texts | self._fields.lists), *self._fields.files)
+        known = (*sorted(fields.texts | fields.lists), *fields.files)
+        if name in fields.foreign:
+            ignore(name)
+            return
         if name not in known:
-            if name in self._fields.foreign:
-                ignore(name)
-            else:
-                ignore_unknown(name, known)
-            self._name = ""
+            ignore_unknown(name, known)
             return
         if name in self.texts or name in self.files:
             raise InvalidRequestError(
@@ -210,7 +249,8 @@ class _Reader:
                 code="array_above_max_length",
             )
         self._name = name
-        self._most_bytes = self._fields.files.get(name, self._fields.text_bytes)
+        self._most_bytes = fields.files.get(name, fields.text_bytes)
+        self._media_type = parse_options_header(head.get(b"content-type"))[0].decode("latin-1")
 
     def data(self, data: bytes, start: int, end: int) -> None:
         if not self._name:
@@ -230,13 +270,12 @@ class _Reader:
             code="string_above_max_length",
         )
 
-    def end_part(self) -> None:
+    def end(self) -> None:
         data, self._held = self._held.getvalue(), BytesIO()
         if not self._name:
             return
         if self._name in self._fields.files:
-            kind, _ = parse_options_header(self._head.get(b"content-type"))
-            self.files[self._name] = Upload(data, kind.decode("latin-1"))
+            self.files[self._name] = Upload(data, self._media_type)
             return
         try:
             text = data.decode("utf-8")
@@ -250,11 +289,3 @@ class _Reader:
             self.lists.setdefault(self._name, []).append(text)
         else:
             self.texts[self._name] = text
-
-    def end(self) -> None:
-        self.ended = True
-
-    def _count_head(self, count: int) -> None:
-        self._head_bytes += count
-        if self._head_bytes > _HEAD_BYTES:
-            raise _broken(f"a part has headers of over {_HEAD_BYTES} bytes")

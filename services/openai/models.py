@@ -4,12 +4,43 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Literal, NotRequired
 
-from services.errors import NotFoundError, shown
+from typing_extensions import TypedDict
+
+from services.errors import NotFoundError, no_such_model, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+
+class ModelCard(TypedDict):
+    """A model as OpenAI lists it; vLLM's have more."""
+
+    id: str
+    object: Literal["model"]
+    created: NotRequired[int]
+    owned_by: NotRequired[str]
+
+
+class ModelList(TypedDict):
+    """A list of models."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Named(TypedDict):
+    """Something to choose: its `id` is asked for, its `name` is shown."""
+
+    id: str
+    name: str
+
+
+class NamedModelList(ModelList):
+    """A list of models for clients that look for `models`."""
+
+    models: list[Named]
 
 
 _DATE: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
@@ -43,7 +74,7 @@ class Models:
                 code="model_not_found",
             )
 
-    def card(self, name: str) -> dict[str, Any]:
+    def card(self, name: str) -> ModelCard:
         """Return one model's card.
 
         Raises:
@@ -52,11 +83,33 @@ class Models:
         self.check(name)
         return {"id": name, "object": "model", "created": self._created, "owned_by": "bentovox"}
 
-    def named(self) -> dict[str, Any]:
-        """Return the list of all, and beside it `models`, an `id` and a `name` each."""
-        models = [{"id": name, "name": name} for name in self.names]
+    def named(self) -> NamedModelList:
+        """Return the list of all with `models`."""
+        models: list[Named] = [{"id": name, "name": name} for name in self.names]
         return {**self.listed(), "models": models}
 
-    def listed(self) -> dict[str, Any]:
+    def listed(self) -> ModelList:
         """Return the list of all."""
         return {"object": "list", "data": [self.card(name) for name in self.names]}
+
+
+class Cards:
+    """Models that come and go: their cards, by id, are asked for each time."""
+
+    def __init__(self, cards: Callable[[], Awaitable[Mapping[str, Mapping[str, object]]]]) -> None:
+        self._cards = cards
+
+    async def listed(self) -> dict[str, object]:
+        """Return the list of all."""
+        return {"object": "list", "data": [*(await self._cards()).values()]}
+
+    async def card(self, name: str) -> Mapping[str, object]:
+        """Return one model's card.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        cards = await self._cards()
+        if name not in cards:
+            raise no_such_model(name)
+        return cards[name]

@@ -1,44 +1,263 @@
-"""The paths of each role with their methods: what a role serves and the gateway lets through.
+"""Every path of every role, with its methods, what it reads and what it answers.
 
-A template's `{}` stands for one segment, `{*}` for the rest, since ids of models hold slashes.
+One table, from which roles have their paths, the gateway knows what to let through, and
+`services.openai.openapi` makes its document. Chat's bodies are vLLM's to define: here they have
+their required fields only.
 """
 
 from __future__ import annotations
 
-POST = frozenset({"POST"})
-GET = frozenset({"GET", "HEAD"})
-DELETE = frozenset({"DELETE"})
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired
 
-MODELS = {"/v1/models": GET, "/v1/models/{*}": GET}
-"""Served by every role, and by the gateway for all of them."""
+from pydantic import Field
+from typing_extensions import TypedDict
 
-CHAT = {
-    "/v1/chat/completions": POST,
-    "/v1/completions": POST,
-    "/v1/responses": POST,
-    "/v1/embeddings": POST,
-    "/v1/score": POST,
-    "/v1/rerank": POST,
-    "/tokenize": POST,
-    "/detokenize": POST,
+from services.audio.formats import MEDIA_TYPES
+from services.openai import models, speech, transcription, translation
+from services.openai.events import EVENT_STREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pydantic import BaseModel
+
+JSON: Final = "application/json"
+FORM: Final = "multipart/form-data"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of a path.
+
+    Attributes:
+        at: the method and the path.
+        summary: what it does, in a sentence.
+        answers: the type of its answer for each media type.
+        reads: the type of its body for each media type.
+        files: of a form; the first has to be sent.
+        query: the model of its query.
+        keyless: whether it is open to those without a key.
+        failing: the status that it has, with the same body, where the role is not well.
+    """
+
+    at: str
+    summary: str
+    answers: Mapping[str, Any]
+    reads: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    query: type[BaseModel] | None = None
+    keyless: bool = False
+    failing: str = ""
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _ChatBody(TypedDict):
+    model: NotRequired[_Name]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class _CompletionBody(TypedDict):
+    model: NotRequired[_Name]
+    prompt: Any
+
+
+class _ResponseBody(TypedDict):
+    model: NotRequired[_Name]
+    input: Any
+
+
+class _EmbeddingBody(TypedDict):
+    model: _Name
+    input: Any
+
+
+class Health(TypedDict):
+    """How a role is."""
+
+    status: str
+
+
+_OBJECT: Final = {JSON: dict[str, Any]}
+_STREAMED: Final = {**_OBJECT, EVENT_STREAM: str}
+_AUDIO: Final = {**dict.fromkeys(MEDIA_TYPES.values(), Any), EVENT_STREAM: str}
+_TRANSCRIPT: Final = {
+    **{kind.partition(";")[0]: str for kind in transcription.TEXT_TYPES.values()},
+    JSON: transcription.Transcript,
+    EVENT_STREAM: str,
 }
+_IN_ANY_WAY: Final = (JSON, "application/x-www-form-urlencoded", FORM)
 
-SPEECH = {
-    "/v1/audio/speech": POST,
-    "/v1/audio/voice-conversion": POST,
-    "/v1/audio/models": GET,
-    "/v1/audio/speech/voices": GET,
-    "/v1/audio/voices": GET | POST,
-    "/v1/audio/voices/{}": GET | DELETE,
-    "/v1/audio/voice_consents": GET | POST,
-    "/v1/audio/voice_consents/{}": GET | POST | DELETE,
+CHAT_API: Final = (
+    Operation("POST /v1/chat/completions", "Answer a conversation.", _STREAMED, {JSON: _ChatBody}),
+    Operation("POST /v1/completions", "Continue a text.", _STREAMED, {JSON: _CompletionBody}),
+    Operation(
+        "POST /v1/responses", "Answer in OpenAI's Responses API.", _STREAMED, {JSON: _ResponseBody}
+    ),
+    Operation("POST /v1/embeddings", "Embed texts.", _OBJECT, {JSON: _EmbeddingBody}),
+    Operation("POST /v1/score", "Score pairs of texts.", _OBJECT, _OBJECT),
+    Operation("POST /v1/rerank", "Order documents by a query.", _OBJECT, _OBJECT),
+    Operation("POST /tokenize", "Return the tokens of a text.", _OBJECT, _OBJECT),
+    Operation("POST /detokenize", "Return the text of tokens.", _OBJECT, _OBJECT),
+)
+SPEECH_API: Final = (
+    Operation(
+        "POST /v1/audio/speech",
+        "Speak a text, as audio or as events with audio in them.",
+        _AUDIO,
+        {JSON: speech.SpeechBody},
+    ),
+    Operation(
+        "POST /v1/audio/voice-conversion",
+        "Say a recording again with a registered voice, or like another recording.",
+        _AUDIO,
+        {FORM: speech.ConversionFields},
+        ("file", "ref_audio"),
+    ),
+    Operation("GET /v1/audio/models", "List the models that speak.", {JSON: models.NamedModelList}),
+    Operation("GET /v1/audio/speech/voices", "List the voices.", {JSON: speech.VoiceList}),
+    Operation("GET /v1/audio/voices", "List the voices.", {JSON: speech.VoiceList}),
+    Operation(
+        "POST /v1/audio/voices",
+        "Register a voice.",
+        {JSON: speech.VoiceAnswer},
+        {FORM: speech.VoiceFields},
+        ("audio_sample",),
+    ),
+    Operation("GET /v1/audio/voices/{voice}", "Return one voice.", {JSON: speech.VoiceAnswer}),
+    Operation(
+        "DELETE /v1/audio/voices/{voice}", "Delete a registered voice.", {JSON: speech.Deleted}
+    ),
+    Operation(
+        "GET /v1/audio/voice_consents",
+        "List the consents, the oldest first.",
+        {JSON: speech.ConsentList},
+        query=speech.ConsentPage,
+    ),
+    Operation(
+        "POST /v1/audio/voice_consents",
+        "Keep a recording of a consent, 1 to 60 s.",
+        {JSON: speech.ConsentAnswer},
+        {FORM: speech.ConsentFields},
+        ("recording",),
+    ),
+    Operation(
+        "GET /v1/audio/voice_consents/{consent}",
+        "Return one consent.",
+        {JSON: speech.ConsentAnswer},
+    ),
+    Operation(
+        "POST /v1/audio/voice_consents/{consent}",
+        "Rename a consent.",
+        {JSON: speech.ConsentAnswer},
+        {JSON: speech.ConsentName},
+    ),
+    Operation(
+        "DELETE /v1/audio/voice_consents/{consent}",
+        "Delete a consent that no voice has.",
+        {JSON: speech.Deleted},
+    ),
+)
+TRANSCRIPTION_API: Final = (
+    Operation(
+        "POST /v1/audio/transcriptions",
+        "Write down what is said in a recording.",
+        _TRANSCRIPT,
+        {FORM: transcription.TranscriptionFields},
+        ("file",),
+    ),
+    Operation(
+        "POST /v1/audio/translations",
+        "Write down in English what is said in a recording.",
+        _TRANSCRIPT,
+        {FORM: transcription.TranslationFields},
+        ("file",),
+    ),
+)
+TRANSLATION_API: Final = (
+    Operation(
+        "POST /translate",
+        "Translate texts, in LibreTranslate's shape.",
+        {JSON: translation.Translated},
+        dict.fromkeys(_IN_ANY_WAY, translation.TranslateBody),
+    ),
+    Operation(
+        "POST /detect",
+        "Tell the language of a text, in LibreTranslate's shape.",
+        {JSON: Annotated[list[translation.Detection], Field(min_length=1)]},
+        dict.fromkeys(_IN_ANY_WAY, translation.DetectBody),
+    ),
+    Operation(
+        "GET /languages",
+        "List the languages, in LibreTranslate's shape.",
+        {JSON: list[translation.LanguageAnswer]},
+        keyless=True,
+    ),
+)
+SPEECH_TRANSLATION_API: Final = (
+    Operation(
+        "POST /v1/audio/speech-translations",
+        "Say in another language what is said in a recording.",
+        _AUDIO,
+        {FORM: translation.SpeechTranslationFields},
+        ("file",),
+    ),
+)
+API: Final = {
+    "chat": CHAT_API,
+    "speech": SPEECH_API,
+    "transcription": TRANSCRIPTION_API,
+    "conversation": (*TRANSLATION_API, *SPEECH_TRANSLATION_API),
 }
+"""What the gateway lets through to each role."""
 
-TRANSCRIPTION = {"/v1/audio/transcriptions": POST, "/v1/audio/translations": POST}
+MODELS_API: Final = (
+    Operation("GET /v1/models", "List the models of every role.", {JSON: models.ModelList}),
+    Operation("GET /v1/models/{model}", "Return one model.", {JSON: models.ModelCard}),
+)
+"""Of every role, and of the gateway for all of them."""
 
-TRANSLATION = {"/translate": POST, "/detect": POST, "/languages": GET}
-"""LibreTranslate's."""
+SHELL_API: Final = (
+    Operation(
+        "GET /livez", "Whether the process lives.", {JSON: Health}, keyless=True, failing="500"
+    ),
+    Operation(
+        "GET /readyz",
+        "Whether requests can be answered.",
+        {JSON: Health},
+        keyless=True,
+        failing="503",
+    ),
+    Operation("GET /metrics", "Prometheus' metrics.", {"text/plain": str}, keyless=True),
+)
+"""Of every role's shell."""
 
-SPEECH_TRANSLATION = {"/v1/audio/speech-translations": POST}
+OPENAPI: Final = "/openapi.json"
+DOCUMENTS_API: Final = (Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),)
+"""Of the gateway alone."""
 
-CONVERSATION = {**TRANSLATION, **SPEECH_TRANSLATION}
+
+def _methods(operations: Iterable[Operation]) -> dict[str, frozenset[str]]:
+    """Return the methods of each path by its template, as `services.server.serving` has them.
+
+    There `{}` stands for one segment and `{*}` for the rest, since ids of models hold slashes.
+    """
+    found: dict[str, frozenset[str]] = {}
+    for operation in operations:
+        method, _, path = operation.at.partition(" ")
+        template = re.sub(r"\{\w+\}", "{}", path.replace("{model}", "{*}"))
+        methods = {"GET", "HEAD"} if method == "GET" else {method}
+        found[template] = found.get(template, frozenset()) | methods
+    return found
+
+
+ROUTES: Final = {role: _methods(operations) for role, operations in API.items()}
+CHAT, SPEECH, TRANSCRIPTION, _ = ROUTES.values()
+TRANSLATION: Final = _methods(TRANSLATION_API)
+MODELS: Final = _methods(MODELS_API)
+METHODS: Final = _methods(
+    [*MODELS_API, *DOCUMENTS_API, *(operation for role in API.values() for operation in role)]
+)

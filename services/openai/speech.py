@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NotRequired
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
+from services.openai.models import Named
 
 INPUT_CHARACTERS: Final = 4096
 """OpenAI's limit of `input`, and of `instructions`."""
@@ -137,3 +139,64 @@ class ConsentPage(SpeechFields):
 
     after: _Id | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+class VoiceAnswer(TypedDict):
+    """OpenAI's shape of a voice, with fields of ours; those not required are registered voices'."""
+
+    id: str
+    object: Literal["voice", "audio.voice"]
+    name: str
+    created_at: NotRequired[int]
+    type: NotRequired[Literal["audio_sample"]]
+    consent: NotRequired[str]
+    text: NotRequired[str | None]
+    duration_s: NotRequired[float]
+    languages: list[str]
+    language: str | None
+    gender: str | None
+    alias_of: str | None
+
+
+class Page(TypedDict):
+    """OpenAI's list shape, around `data`."""
+
+    object: Literal["list"]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VoiceList(Page):
+    """A superset of what other servers answer.
+
+    `voices` is what Open WebUI and Kokoro's clients read, `uploaded_voices` vLLM-Omni's.
+    """
+
+    data: list[VoiceAnswer]
+    voices: list[Named]
+    uploaded_voices: list[VoiceAnswer]
+
+
+class ConsentAnswer(TypedDict):
+    """A consent as OpenAI has it."""
+
+    id: str
+    object: Literal["audio.voice_consent"]
+    name: str
+    language: str
+    created_at: int
+
+
+class ConsentList(Page):
+    """Some of the consents."""
+
+    data: list[ConsentAnswer]
+
+
+class Deleted(TypedDict):
+    """What is said of a voice or a consent that is gone."""
+
+    id: str
+    object: Literal["audio.voice.deleted", "audio.voice_consent"]
+    deleted: Literal[True]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from services.languages import code_of
 
@@ -95,3 +96,17 @@ class TranscriptionFields(AudioFields):
 
 class TranslationFields(AudioFields):
     """OpenAI's CreateTranslationRequest, beside its `file`; `stream` as for transcriptions."""
+
+
+class Transcript(TypedDict):
+    """What was said: OpenAI's `Transcription`, or its `TranscriptionVerbose`."""
+
+    text: str
+    usage: dict[str, Any]
+    logprobs: NotRequired[list[dict[str, Any]]]
+    task: NotRequired[Literal["transcribe", "translate"]]
+    language: NotRequired[str]
+    duration: NotRequired[float]
+    lost_seconds: NotRequired[float]
+    segments: NotRequired[list[dict[str, Any]]]
+    words: NotRequired[list[dict[str, Any]]]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from services.audio.formats import SPEED_RANGE, AudioFormat
 
@@ -49,6 +50,29 @@ class DetectBody(TranslationBody):
     """POST /detect."""
 
     q: str
+
+
+class Detection(TypedDict):
+    """The language of a text; confidence is in percent."""
+
+    confidence: Annotated[float, Field(ge=0, le=100)]
+    language: str
+
+
+class Translated(TypedDict):
+    """What POST /translate answers: lists where a list of texts was sent."""
+
+    translatedText: str | list[str]
+    detectedLanguage: NotRequired[Detection | list[Detection]]
+    alternatives: NotRequired[list[str] | list[list[str]]]
+
+
+class LanguageAnswer(TypedDict):
+    """One of GET /languages."""
+
+    code: str
+    name: str
+    targets: list[str]
 
 
 _Id = Annotated[str, Field(min_length=1, max_length=256)]

@@ -12,8 +12,10 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 from urllib.parse import quote
 
@@ -24,7 +26,7 @@ from services.openai.bounded_json import check_size, parse
 from services.openai.refusals import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
 log = logging.getLogger("bentovox")
 
@@ -130,12 +132,12 @@ def read(model: type[Model], data: bytes | Mapping[str, Any], what: str = "the b
             return model.model_validate_json(data)
         return model.model_validate(data)
     except ValidationError as error:
-        if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
-            raise refusal(error, what) from error
+        if not error.errors(include_url=False, include_input=False)[0]["loc"]:
+            raise refusal(error, what) from error  # no JSON object at all
         first = error
     given = parse(data, what) if isinstance(data, bytes) else data
-    kept = _without(given, first, model)
-    if kept is None:
+    kept = _known(given, model)
+    if kept == given:
         raise refusal(first, what) from first
     try:
         if isinstance(data, bytes):
@@ -145,78 +147,26 @@ def read(model: type[Model], data: bytes | Mapping[str, Any], what: str = "the b
         raise refusal(error, what) from error
 
 
-def _without(given: Any, error: ValidationError, model: type[BaseModel]) -> Any:
-    """Return `given` without what is unknown or null; None where there is nothing of that kind."""
-    faults: list[Any] = error.errors(include_url=False)
-    unknown = {fault["loc"]: fault for fault in faults if fault["type"] == "extra_forbidden"}
-    null = {
-        fault["loc"]
-        for fault in faults
-        if fault["type"] != "missing" and fault["loc"] and fault["input"] is None
-    }
-    if not unknown and not null:
-        return None
-    kept = given
-    for loc in (*unknown, *null):
-        path = _path(given, loc)
-        if loc in unknown and loc not in null and _holds(kept, path):
-            known = _model_at(loc[:-1], model).model_fields
-            ignore_unknown(path[-1], known, place=".".join(map(str, path[:-1])))
-        kept = _cut(kept, path)
-    return kept
+def _known(given: Mapping[str, Any], model: type[BaseModel], place: str = "") -> dict[str, Any]:
+    """Return the fields of `given` that `model` has, and none that is null where it takes no null.
 
-
-def _path(given: Any, loc: tuple[Any, ...]) -> list[Any]:
-    """Return the keys that lead to the place `loc`, which names members of unions as well."""
-    path: list[Any] = []
-    node = given
-    for part in loc:
-        if (isinstance(node, dict) and part in node) or (
-            isinstance(node, list) and isinstance(part, int)
-        ):
-            node = node[part]
-            path.append(part)
-    return path
-
-
-def _holds(node: Any, path: list[Any]) -> bool:
-    for part in path:
-        if isinstance(node, dict) and part not in node:
-            return False
-        node = node[part]
-    return bool(path)
-
-
-def _cut(node: Any, path: list[Any]) -> Any:
-    """Return a copy of `node` without the field at `path`; an item of a list stays."""
-    if not path or (len(path) == 1 and isinstance(node, list)):
-        return node
-    if len(path) == 1:
-        return {key: value for key, value in node.items() if key != path[0]}
-    inner = _cut(node[path[0]], path[1:]) if _holds(node, path[:1]) else None
-    if isinstance(node, list):
-        return [inner if index == path[0] else value for index, value in enumerate(node)]
-    return {**node, path[0]: inner} if path[0] in node else node
-
-
-def _model_at(place: tuple[str | int, ...], model: type[BaseModel]) -> type[BaseModel]:
-    """Return the model of the object at `place` in what `model` reads; `model` for a union's."""
-    inner = model
-    for part in place:
-        field = inner.model_fields.get(str(part))
-        if field is None:  # the name of a union's member, or an index
+    `place` is where in the body `given` is.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            if value is not None:
+                ignore_unknown(name, model.model_fields, place=place)
             continue
-        found = _models(field.annotation)
-        if len(found) != 1:
-            return model
-        inner = found[0]
-    return inner
-
-
-def _models(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type):
-        return [annotation] if hasattr(annotation, "model_fields") else []
-    return [model for part in get_args(annotation) for model in _models(part)]
+        kinds = get_args(field.annotation) or (field.annotation,)
+        if value is None and not {NoneType, object, Any}.intersection(kinds):
+            continue
+        inner = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if inner is not None and isinstance(value, Mapping):
+            value = _known(value, inner, f"{place}.{name}" if place else name)  # noqa: PLW2901
+        kept[name] = value
+    return kept
 
 
 def _shown(name: str) -> str:

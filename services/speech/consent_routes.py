@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from services.audio.decode import decode_as_is
@@ -22,6 +22,7 @@ from services.speech.storage import added
 if TYPE_CHECKING:
     from services.openai.documents import Call
     from services.openai.forms import Upload
+    from services.openai.speech import ConsentAnswer, ConsentList, Deleted
     from services.speech.voices import Consent, VoiceStore
 
 CONSENT_SECONDS: Final = 60.0
@@ -38,7 +39,7 @@ class ConsentRoutes:
         """Serve `store`."""
         self._store = store
 
-    async def listed(self, call: Call) -> dict[str, Any]:
+    async def listed(self, call: Call) -> ConsentList:
         """Return a page of the consents, the oldest first.
 
         Raises:
@@ -66,7 +67,7 @@ class ConsentRoutes:
             "has_more": len(found) > len(listed),
         }
 
-    async def added(self, call: Call) -> dict[str, Any]:
+    async def added(self, call: Call) -> ConsentAnswer:
         """Keep a consent and return it.
 
         Raises:
@@ -79,7 +80,7 @@ class ConsentRoutes:
         keeping = _keep(self._store, fields, form.file("recording"))
         return _document(await until_hangup(call.receive, keeping))
 
-    async def one(self, call: Call) -> dict[str, Any]:
+    async def one(self, call: Call) -> ConsentAnswer:
         """Return one consent.
 
         Raises:
@@ -87,7 +88,7 @@ class ConsentRoutes:
         """
         return _document(await asyncio.to_thread(self._store.consent, call.name))
 
-    async def renamed(self, call: Call) -> dict[str, Any]:
+    async def renamed(self, call: Call) -> ConsentAnswer:
         """Give one consent another name and return it.
 
         Raises:
@@ -100,7 +101,7 @@ class ConsentRoutes:
         name = read(ConsentName, body).name
         return _document(await asyncio.to_thread(self._store.rename_consent, call.name, name))
 
-    async def deleted(self, call: Call) -> dict[str, Any]:
+    async def deleted(self, call: Call) -> Deleted:
         """Remove one consent.
 
         Raises:
@@ -141,7 +142,7 @@ def _media_type(recording: Upload) -> str:
     return recording.media_type if known else "application/octet-stream"
 
 
-def _document(consent: Consent) -> dict[str, Any]:
+def _document(consent: Consent) -> ConsentAnswer:
     return {
         "id": consent.id,
         "object": "audio.voice_consent",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from services.openai.documents import by_route, document, of_models
-from services.openai.paths import MODELS, POST, SPEECH
+from services.openai.paths import MODELS, SPEECH
 from services.speech.audio_routes import AudioRoutes
 from services.speech.consent_routes import ConsentRoutes
 from services.speech.voice_routes import VoiceRoutes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATHS: Final = {**SPEECH, **MODELS}
 """What the role serves."""
 
-ADMITTED: Final = frozenset(path for path, methods in SPEECH.items() if methods >= POST)
+ADMITTED: Final = frozenset(path for path, methods in SPEECH.items() if "POST" in methods)
 """The paths on which a request may bring much or make the engine work."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from services.errors import ConflictError, InvalidRequestError, UnavailableError, shown
 from services.openai.forms import FormFields, read_form
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from services.openai.documents import Call
     from services.openai.forms import Upload
+    from services.openai.speech import Deleted, VoiceAnswer, VoiceList
     from services.speech.engines.protocol import Voice
     from services.speech.speakers import Speakers
     from services.speech.voices import StoredVoice
@@ -37,7 +38,7 @@ class VoiceRoutes:
         self._engine = speakers.engine
         self._store = speakers.store
 
-    async def listed(self, _: Call) -> dict[str, Any]:
+    async def listed(self, _: Call) -> VoiceList:
         """Return a superset of what other servers answer.
 
         `data` is OpenAI's list shape; `voices` what Open WebUI and Kokoro's clients read, an `id`
@@ -64,7 +65,7 @@ class VoiceRoutes:
             "uploaded_voices": uploaded,
         }
 
-    async def one(self, call: Call) -> dict[str, Any]:
+    async def one(self, call: Call) -> VoiceAnswer:
         """Return one voice, by whatever name a request may give it.
 
         Raises:
@@ -79,7 +80,7 @@ class VoiceRoutes:
             return _alias(name, _own(own))
         return _own(self._engine.voice(name))
 
-    async def added(self, call: Call) -> dict[str, Any]:
+    async def added(self, call: Call) -> VoiceAnswer:
         """Register a voice, have the engine prepare it, and return it.
 
         Raises:
@@ -104,7 +105,7 @@ class VoiceRoutes:
         work = self._register(fields, fields.consent, sample)
         return _registered(await until_hangup(call.receive, work))
 
-    async def deleted(self, call: Call) -> dict[str, Any]:
+    async def deleted(self, call: Call) -> Deleted:
         """Remove a registered voice, its recording and what was computed of it.
 
         Raises:
@@ -129,7 +130,7 @@ class VoiceRoutes:
 
     def _aliases(
         self, stored: Mapping[str, StoredVoice], listed: Collection[str]
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, VoiceAnswer]:
         """Return those that stand for a voice, but for what the engine lists itself."""
         found = {}
         for name, target in self._speakers.aliases.items():
@@ -193,7 +194,7 @@ def _check_kind(fields: VoiceFields) -> None:
         )
 
 
-def _own(voice: Voice) -> dict[str, Any]:
+def _own(voice: Voice) -> VoiceAnswer:
     return {
         "id": voice.id,
         "object": "voice",
@@ -205,7 +206,7 @@ def _own(voice: Voice) -> dict[str, Any]:
     }
 
 
-def _registered(voice: StoredVoice) -> dict[str, Any]:
+def _registered(voice: StoredVoice) -> VoiceAnswer:
     """Return OpenAI's shape of a voice, with our fields beside it."""
     return {
         "id": voice.id,
@@ -223,5 +224,5 @@ def _registered(voice: StoredVoice) -> dict[str, Any]:
     }
 
 
-def _alias(name: str, voice: dict[str, Any]) -> dict[str, Any]:
+def _alias(name: str, voice: VoiceAnswer) -> VoiceAnswer:
     return {**voice, "id": name, "alias_of": voice["alias_of"] or voice["id"]}

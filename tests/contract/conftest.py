@@ -242,7 +242,7 @@ class Stack:
                 backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}
                 self.door = Shell(gateway_app.build(settings, backends))
                 self.url = await _served(stack, self.door)
-                pools = self.door.app.asgi.pools  # type: ignore[attr-defined]
+                pools = self.door.app.lifespan.__self__  # type: ignore[attr-defined]
                 for backend in pools.backends():
                     await backend.probe()
                 assert pools.status()[0] == "ready"

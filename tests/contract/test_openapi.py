@@ -47,4 +47,4 @@ def test_whatever_is_asked_the_answer_is_as_documented(case: Any, fresh: Any, ke
     if response.status_code >= 400:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     assert response.headers["x-request-id"]
-    assert fresh.door.app.asgi.pools.status()[0] == "ready"
+    assert fresh.door.app.readiness().status == "ready"

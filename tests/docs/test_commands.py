@@ -8,7 +8,6 @@ fake engine, since a checkpoint is a download.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import re
 import shlex
@@ -23,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ci.__main__ import VERBS
+from ci.__main__ import parser
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
@@ -180,8 +179,7 @@ async def test_command_that_shows_the_settings_shows_them(tmp_path: Path) -> Non
 @pytest.mark.parametrize("block", [b for b in IMAGES if b.text.startswith("nox ")], ids=str)
 def test_command_of_a_verb_is_one_that_the_verb_takes(block: Block) -> None:
     session, _, words = block.text.removeprefix("nox -s ").partition(" -- ")
-    verb = importlib.import_module(VERBS[session][0])
-    assert verb.parser().parse_args(shlex.split(words))
+    assert parser(session).parse_args(shlex.split(words))
 
 
 def test_every_block_is_tested() -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from benchmarks.images.ways import Stock, To
 from ci import docker, platforms, specs, uv
-from ci.engine import standin
 from ci.layers import archive
 from ci.layers.gates import GATES, Look, judge
 from ci.paths import ROOT
+from tests import standin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

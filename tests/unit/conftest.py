@@ -146,7 +146,7 @@ class Door:
         self.shell = shell
         self.asked = asked
         self.url = url
-        self.pools: Pools = shell.app.asgi.pools  # type: ignore[attr-defined]
+        self.pools: Pools = shell.app.lifespan.__self__  # type: ignore[attr-defined]
 
     async def probe(self) -> None:
         for one in self.pools.backends():

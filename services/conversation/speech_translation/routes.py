@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from services.backends.client import Caller
-from services.conversation.speech_translation.answer import Output, send_answer
-from services.conversation.speech_translation.schema import parse
-from services.conversation.speech_translation.segments import Tally
-from services.conversation.speech_translation.sentences import into_sentences
-from services.conversation.speech_translation.speaking import Manner, preset, speak
-from services.conversation.speech_translation.stages import fields_named, first_fault, piped
-from services.conversation.speech_translation.transcribing import Recording, transcribe
-from services.conversation.speech_translation.translating import Languages, translate
+from services.conversation.speech_translation.answer import send_answer
+from services.conversation.speech_translation.listening import into_sentences, transcribe
+from services.conversation.speech_translation.speaking import Speaker, preset, translate
+from services.conversation.speech_translation.stages import Tally, fields_named, first_fault, piped
 from services.conversation.speech_translation.voice_sample import sampled
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken
+from services.errors import InvalidRequestError
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import ClientGoneError, until_hangup
+from services.openai.hangup import until_hangup
 from services.openai.translation import SpeechTranslationFields
+from services.openai.unknown import read
 from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
@@ -29,14 +26,13 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from services.backends.pools import Pools
-    from services.openai.forms import Form
     from services.settings.sections import ConversationSettings
 
 _AHEAD = 2  # sentences that a stage is ahead of the next
 _SOUNDS_AHEAD = 16  # pieces of sound, each of at most `connection.HELD_BYTES`
 
 
-class SpeechTranslationRoutes:
+class SpeechTranslation:
     """The path, before backends of chat, speech and transcription."""
 
     def __init__(self, pools: Pools, conversation: ConversationSettings) -> None:
@@ -52,57 +48,64 @@ class SpeechTranslationRoutes:
         self._admission = Admission(Limits(slots, slots, conversation.deadline_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, unless its client hangs up before that.
+        """Answer one request.
 
         Raises:
             ServiceError: what is wrong with it, or with a backend.
+            ClientGoneError: the client hung up.
         """
-        with suppress(ClientGoneError):
-            form = await read_form(scope, receive, self._form)
-            fields = parse(form)
-            caller = Caller(self._pools, scope["bentovox.request_id"])
-            await until_hangup(receive, self._in_turn(fields, form, caller, send))
+        form = await read_form(scope, receive, self._form)
+        fields = read(SpeechTranslationFields, form.texts, "the form")
+        recording = form.file("file").data
+        if fields.voice is not None and fields.consent is not None:
+            raise InvalidRequestError(
+                "voice and consent are two voices: a consent stands for that of the recording; "
+                "send one of them",
+                param="voice",
+                code="invalid_value",
+            )
+        caller = Caller(self._pools, scope["bentovox.request_id"])
+        await until_hangup(receive, self._in_turn(fields, recording, caller, send))
 
     async def _in_turn(
-        self, fields: SpeechTranslationFields, form: Form, caller: Caller, send: Send
+        self, fields: SpeechTranslationFields, recording: bytes, caller: Caller, send: Send
     ) -> None:
         await self._admission.acquire()
         with self._admission.held():
-            await self._translate(fields, form, caller, send)
+            await self._translate(fields, recording, caller, send)
 
     async def _translate(
-        self, fields: SpeechTranslationFields, form: Form, caller: Caller, send: Send
+        self, fields: SpeechTranslationFields, recording: bytes, caller: Caller, send: Send
     ) -> None:
         target = known_code(fields.language, "language")
         source = None
         if fields.source_language is not None:
             source = known_code(fields.source_language, "source_language")
         with fields_named({"model": "chat_model"}):
-            model = ChatModel(caller, fields.chat_model or self._chat_model)
+            model = await ChatModel.served(caller, fields.chat_model or self._chat_model)
         with fields_named({"model": "speech_model"}):
-            speaks = caller.card("speech", fields.speech_model)["id"]
-        hears = caller.card("transcription", fields.model)["id"]
-        recording = form.file("file").data
+            speaks = (await caller.card("speech", fields.speech_model))["id"]
+        heard = {
+            "model": (await caller.card("transcription", fields.model))["id"],
+            "language": source and spoken(source),
+            "prompt": fields.prompt,
+        }
         tally = Tally()
         voice: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         if fields.consent is None:
             named = fields.voice or await preset(caller, speaks, target)
             voice.set_result({"voice": named})
-        heard = Recording(recording, hears, source and spoken(source), fields.prompt)
+        manner = {"model": speaks, "language": target, **fields.manner}
+        speaker = Speaker(caller, manner, voice)
         try:
             async with asyncio.TaskGroup() as stages:
-                segments = piped(stages, transcribe(caller, heard, tally), _AHEAD)
+                segments = piped(stages, transcribe(caller, recording, heard, tally), _AHEAD)
                 if fields.consent is not None:
-                    segments = piped(
-                        stages, sampled(segments, recording, fields.consent, voice), _AHEAD
-                    )
+                    sample = sampled(segments, recording, fields.consent, voice)
+                    segments = piped(stages, sample, _AHEAD)
                 sentences = piped(stages, into_sentences(segments), _AHEAD)
-                translated = piped(
-                    stages, translate(sentences, model, Languages(source, target)), _AHEAD
-                )
-                manner = Manner(speaks, target, fields.manner)
-                sound = piped(stages, speak(translated, caller, manner, voice), _SOUNDS_AHEAD)
-                output = Output(fields.response_format, fields.stream_format == "sse", target)
-                await send_answer(sound, output, tally, send)
+                translated = piped(stages, translate(sentences, model, source, target), _AHEAD)
+                sound = piped(stages, speaker.speak(translated), _SOUNDS_AHEAD)
+                await send_answer(sound, fields, target, tally, send)
         except ExceptionGroup as group:
             raise first_fault(group) from group

@@ -1,19 +1,19 @@
-"""The fourth stage: translations to sound, by the speech backend, as it is made."""
+"""The voice: sentences to translations, by the chat model, and those to sound as it is made."""
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from services.audio.pcm import to_float32
 from services.backends.client import Question
-from services.conversation.speech_translation.segments import Sound, Translation
-from services.conversation.speech_translation.stages import fields_named
-from services.conversation.translation.cutting import pieces
-from services.conversation.translation.languages import spoken
+from services.conversation.speech_translation.stages import Sound, Translation, fields_named
+from services.conversation.translation.chat_model import Former
+from services.conversation.translation.languages import known_or_none, spoken
+from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.backends.client import Caller
-    from services.conversation.speech_translation.segments import Item, Sentence
+    from services.conversation.speech_translation.stages import Item, Sentence
+    from services.conversation.translation.chat_model import ChatModel
 
-PATH: Final = "/v1/audio/speech"
-VOICES: Final = "/v1/audio/voices"
+CONTEXT: Final = 3
+"""How many former sentences a translation is given."""
 
 _CHARACTERS: Final = 4096  # of one `input`
 _NAMES: Final = {
@@ -36,66 +37,64 @@ _NAMES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Manner:
-    """How to speak.
+async def translate(
+    sentences: AsyncIterator[Sentence], model: ChatModel, source: str | None, target: str
+) -> AsyncGenerator[Sentence | Translation, None]:
+    """Yield each sentence as it comes, then its translation.
 
-    Attributes:
-        model: what speaks.
-        language: code of the language of what is said.
-        options: further fields of audio/speech: speed, instructions.
-    """
-
-    model: str
-    language: str
-    options: Mapping[str, Any]
-
-
-async def speak(
-    items: AsyncIterator[Sentence | Translation],
-    caller: Caller,
-    manner: Manner,
-    voice: asyncio.Future[Mapping[str, Any]],
-) -> AsyncGenerator[Item, None]:
-    """Yield what comes, and behind each translation its sound, piece by piece.
-
-    `voice` gives the fields of audio/speech that say who speaks.
+    `source` is None where the ear is to tell. What is in the target language already stays as it
+    is.
 
     Raises:
-        ServiceError: what the speech backend refuses, or that it broke off.
+        ServiceError: the model could not be asked, or came to no end.
     """
-    speaker = _Speaker(caller, manner)
-    async for item in items:
-        yield item
-        if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
-            continue
-        found, _ = pieces(item.text, _CHARACTERS)
-        for piece in found:
-            async with aclosing(speaker.say(piece.text, await voice)) as sound:
-                async for samples in sound:
-                    yield Sound(item.sentence, samples)
+    former: deque[Former] = deque(maxlen=CONTEXT)
+    async for sentence in sentences:
+        yield sentence
+        language = source or known_or_none(sentence.language)
+        text = sentence.text
+        if has_words(text) and (language is None or spoken(language) != spoken(target)):
+            text = await model.translate(text, language, target, former=[*former])
+            former.append(Former(sentence.text, text))
+        yield Translation(sentence, text)
 
 
-class _Speaker:
-    def __init__(self, caller: Caller, manner: Manner) -> None:
+class Speaker:
+    """The speech backend, asked to speak for one request."""
+
+    def __init__(
+        self, caller: Caller, fields: Mapping[str, Any], voice: asyncio.Future[Mapping[str, Any]]
+    ) -> None:
+        """Speak with these `fields` of audio/speech; `voice` gives those that say who speaks."""
         self._caller = caller
-        self._manner = manner
-        self._language: dict[str, str] = {"language": manner.language}
+        self._fields = {**fields, "response_format": "pcm"}
+        self._voice = voice
 
-    async def say(self, text: str, voice: Mapping[str, Any]) -> AsyncGenerator[Samples, None]:
-        body = {
-            "model": self._manner.model,
-            "input": text,
-            "response_format": "pcm",
-            **self._manner.options,
-            **voice,
-        }
+    async def speak(
+        self, items: AsyncIterator[Sentence | Translation]
+    ) -> AsyncGenerator[Item, None]:
+        """Yield what comes, and behind each translation its sound, piece by piece.
+
+        Raises:
+            ServiceError: what the speech backend refuses, or that it broke off.
+        """
+        async for item in items:
+            yield item
+            if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
+                continue
+            for piece in pieces(item.text, _CHARACTERS):
+                async with aclosing(self._say(piece.strip())) as sound:
+                    async for samples in sound:
+                        yield Sound(item.sentence, samples)
+
+    async def _say(self, text: str) -> AsyncGenerator[Samples, None]:
+        fields = {**self._fields, **await self._voice, "input": text}
         try:
-            async with aclosing(self._asked({**body, **self._language})) as sound:
+            async with aclosing(self._asked(fields)) as sound:
                 async for samples in sound:
                     yield samples
         except TooLargeError as error:
-            if "ref_audio" not in voice:
+            if "ref_audio" not in fields:
                 raise
             # A sample is never too large for a service that takes recordings at all.
             raise InvalidRequestError(
@@ -106,17 +105,18 @@ class _Speaker:
         except InvalidRequestError as error:
             if error.code == "blank_input":
                 return  # letters that nobody says
-            if (error.param, error.code) != ("language", "unsupported_parameter"):
+            refused = (error.param, error.code) == ("language", "unsupported_parameter")
+            if not refused or "language" not in fields:
                 raise
         else:
             return
-        self._language = {}  # it goes by the text
-        async with aclosing(self._asked(body)) as sound:
+        self._fields.pop("language", None)  # its engine goes by the text
+        async with aclosing(self._say(text)) as sound:
             async for samples in sound:
                 yield samples
 
-    async def _asked(self, body: dict[str, Any]) -> AsyncGenerator[Samples, None]:
-        question = Question.of("speech", PATH, body, model=self._manner.model)
+    async def _asked(self, fields: dict[str, Any]) -> AsyncGenerator[Samples, None]:
+        question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
         rest = b""
         with fields_named(_NAMES):
             async with (
@@ -138,7 +138,7 @@ async def preset(caller: Caller, model: str, language: str) -> str:
         InvalidRequestError: it has none (`missing_required_parameter`).
         ServiceError: it could not be asked.
     """
-    listed = await caller.json(Question("speech", VOICES, model=model))
+    listed = await caller.json(Question("speech", "/v1/audio/voices", model=model))
     own = [
         card
         for card in listed.get("data", ())

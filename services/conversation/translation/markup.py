@@ -14,8 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from services.conversation.translation.cutting import PIECE_CHARACTERS
-from services.conversation.translation.texts import Plan, Work, has_words, planned, translated
+from services.conversation.translation.texts import (
+    PIECE_CHARACTERS,
+    Plan,
+    Work,
+    has_words,
+    planned,
+    translated,
+)
 from services.conversation.translation.tokens import Kind, Token, tokens
 
 if TYPE_CHECKING:

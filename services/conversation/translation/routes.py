@@ -6,9 +6,8 @@ Errors are OpenAI's object, as everywhere here.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from services.backends.client import Caller
 from services.conversation.translation.chat_model import ChatModel, Detected
@@ -27,15 +26,16 @@ from services.conversation.translation.texts import (
     planned,
     translated,
 )
-from services.openai.documents import send_json
-from services.openai.hangup import ClientGoneError, until_hangup
+from services.openai.hangup import until_hangup
 from services.openai.translation import DetectBody, TranslateBody
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Scope
 
     from services.backends.pools import Pools
     from services.conversation.translation.texts import Plan
+    from services.openai.documents import Call
+    from services.openai.translation import Detection, LanguageAnswer, Translated
     from services.settings.sections import TranslationSettings
 
 _PLANNED_HERE: Final = 4000
@@ -48,49 +48,42 @@ _NOBODY_KNOWS: Final = Detected("en", 0.0)
 """What a text without a letter is said to be, as LibreTranslate has it."""
 
 
-class TranslationRoutes:
-    """The paths, before the chat backends of `pools`."""
+class Translation:
+    """The answers of the paths, by the chat backends of `pools`.
+
+    Each raises `ServiceError` for what is wrong with a request or the chat model, and
+    `ClientGoneError` where the client hung up.
+    """
 
     def __init__(self, pools: Pools, limits: TranslationSettings) -> None:
         """Translate with the backends of `pools`, as much as `limits` say."""
         self._pools = pools
         self._limits = limits
-        self._languages = [
-            {"code": code, "name": name, "targets": [*NAMES]} for code, name in NAMES.items()
-        ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, unless its client hangs up before that.
+    @property
+    def languages(self) -> list[LanguageAnswer]:
+        """The answer to GET /languages."""
+        return [{"code": code, "name": name, "targets": [*NAMES]} for code, name in NAMES.items()]
 
-        Raises:
-            ServiceError: what is wrong with it, or with the chat model.
-        """
-        if scope["path"] == "/languages":
-            await send_json(send, self._languages)
-            return
-        with suppress(ClientGoneError):
-            detect = scope["path"] == "/detect"
-            body: TranslateBody | DetectBody
-            body = await read(scope, receive, DetectBody if detect else TranslateBody, self._limits)
-            work = (
-                self._detect(body, scope)
-                if isinstance(body, DetectBody)
-                else self._translate(body, scope)
-            )
-            await send_json(send, await until_hangup(receive, work))
-
-    async def _detect(self, body: DetectBody, scope: Scope) -> list[dict[str, Any]]:
+    async def detect(self, call: Call) -> list[Detection]:
+        """Return the answer to POST /detect."""
+        body = await read(call.scope, call.receive, DetectBody, self._limits)
         check_texts([body.q], self._limits)
-        return [_told(await _detected(self._model(scope), body.q))]
+        return [_told(await until_hangup(call.receive, self._detect(body.q, call.scope)))]
 
-    async def _translate(self, body: TranslateBody, scope: Scope) -> dict[str, Any]:
+    async def translate(self, call: Call) -> Translated:
+        """Return the answer to POST /translate."""
+        body = await read(call.scope, call.receive, TranslateBody, self._limits)
+        return await until_hangup(call.receive, self._translate(body, call.scope))
+
+    async def _translate(self, body: TranslateBody, scope: Scope) -> Translated:
         source, target = languages_of(body)
         check_texts(body.texts, self._limits, body.translations)
         plans = await self._planned(body)
         questions = body.translations * sum(plan.questions for plan in plans)
         check_questions(questions, self._limits)
         await scope["bentovox.weigh"](1 + questions // _QUESTIONS_A_SLOT)
-        model = self._model(scope)
+        model = await self._model(scope)
         languages = await self._languages_of(body, source, model)
         orders = [
             (plan, Translator(model, detected.language, target, number))
@@ -102,14 +95,16 @@ class TranslationRoutes:
             [*dict.fromkeys(said[begin : begin + body.translations])]
             for begin in range(0, len(said), body.translations)
         ]
-        columns: dict[str, list[Any]] = {"translatedText": [row[0] for row in rows]}
+        alone = isinstance(body.q, str)
+        texts = [row[0] for row in rows]
+        answer: Translated = {"translatedText": texts[0] if alone else texts}
         if source is None:
-            columns["detectedLanguage"] = [_told(detected) for detected in languages]
+            told = [_told(detected) for detected in languages]
+            answer["detectedLanguage"] = told[0] if alone else told
         if body.alternatives:
-            columns["alternatives"] = [row[1:] for row in rows]
-        if isinstance(body.q, str):
-            return {name: column[0] for name, column in columns.items()}
-        return dict(columns)
+            others = [row[1:] for row in rows]
+            answer["alternatives"] = others[0] if alone else others
+        return answer
 
     async def _planned(self, body: TranslateBody) -> list[Plan]:
         plan = planned_html if body.format == "html" else planned
@@ -125,15 +120,18 @@ class TranslationRoutes:
         jobs = (partial(_detected, model, text) for text in body.texts)
         return await by_workers(jobs, self._limits.parallel)
 
-    def _model(self, scope: Scope) -> ChatModel:
+    async def _detect(self, text: str, scope: Scope) -> Detected:
+        return await _detected(await self._model(scope), text)
+
+    async def _model(self, scope: Scope) -> ChatModel:
         caller = Caller(self._pools, scope["bentovox.request_id"])
-        return ChatModel(caller, self._limits.model or None)
+        return await ChatModel.served(caller, self._limits.model or None)
 
 
 async def _detected(model: ChatModel, text: str) -> Detected:
     return await model.detect(text) if has_words(text) else _NOBODY_KNOWS
 
 
-def _told(detected: Detected) -> dict[str, Any]:
+def _told(detected: Detected) -> Detection:
     """Return what LibreTranslate says of it; its confidence is in percent."""
     return {"confidence": round(100 * detected.confidence, 1), "language": detected.language}

@@ -1,4 +1,4 @@
-"""Whole texts, with their white space, through the model piece by piece.
+"""Texts of any length, with their white space, through the model piece by piece.
 
 A text is planned before anything is asked: so what a request costs is known before its work begins.
 """
@@ -6,16 +6,76 @@ A text is planned before anything is asked: so what a request costs is known bef
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
-
-from services.conversation.translation.cutting import pieces
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from services.conversation.translation.chat_model import ChatModel
+
+SENTENCE_END: Final = re.compile(
+    # Also in full width, where no space follows; and with a closing quotation mark or bracket.
+    r"(?<=[.!?\u2026\u061F\u0964])\s+|(?<=[\u3002\uFF01\uFF1F])\s*"
+    r"|(?<=[.!?\u2026][\"'\u00BB\u201D\u2019)])\s+"
+)
+
+PIECE_CHARACTERS: Final = 800
+"""The longest piece: a context of 2048 tokens holds it and its translation."""
+
+# Where a text is cut, the best place first: between paragraphs, lines, sentences, words.
+_CUTS: Final = (
+    re.compile(r"\n\s*\n"),
+    re.compile(r"\n"),
+    SENTENCE_END,
+    re.compile(r"\s+"),
+)
+
+
+def pieces(text: str, most: int = PIECE_CHARACTERS) -> list[str]:
+    """Return `text` in pieces of at most `most` characters, beside the white space at their ends.
+
+    Joined they give the text again. None is white space only, unless the text is. A text that is
+    short enough is one piece, line breaks and all.
+    """
+    found: list[str] = []
+    for part in _parts(text, most, 0):
+        if found and not (part.strip() and found[-1].strip()):
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
+
+
+def _parts(text: str, most: int, level: int) -> Iterator[str]:
+    """Yield the text in parts of at most `most` characters, beside white space at their ends."""
+    if len(text.strip()) <= most:
+        yield text
+        return
+    if level == len(_CUTS):
+        yield from (text[begin : begin + most] for begin in range(0, len(text), most))
+        return
+    gathered = ""
+    for part in _cut(text, _CUTS[level]):
+        if gathered and len((gathered + part).strip()) > most:
+            yield from _parts(gathered, most, level + 1)
+            gathered = ""
+        gathered += part
+    if gathered:
+        yield from _parts(gathered, most, level + 1)
+
+
+def _cut(text: str, places: re.Pattern[str]) -> Iterator[str]:
+    begin = 0
+    for place in places.finditer(text):
+        if place.end() > begin:
+            yield text[begin : place.end()]
+            begin = place.end()
+    if begin < len(text):
+        yield text[begin:]
+
 
 Result = TypeVar("Result")
 
@@ -99,17 +159,16 @@ class Plan:
 
 
 def planned(text: str) -> Plan:
-    """Return the plan of a text of any length, between the white space of its ends."""
-    found, space = pieces(text)
+    """Return the plan of a text of any length: pieces that have words, between white space."""
     parts: list[str | Work] = []
-    for one in found:
-        parts.append(one.space)
-        parts.append(Work(partial(_asked, one.text)) if has_words(one.text) else one.text)
-    return Plan(text, [*parts, space])
-
-
-async def _asked(text: str, translator: Translator) -> str:
-    return await translator.piece(text)
+    for piece in pieces(text):
+        bare = piece.strip()
+        if has_words(bare):
+            before, _, after = piece.partition(bare)
+            parts += [before, Work(partial(Translator.piece, text=bare)), after]
+        else:
+            parts.append(piece)
+    return Plan(text, parts)
 
 
 async def translated(orders: Sequence[tuple[Plan, Translator]], workers: int) -> list[str]:

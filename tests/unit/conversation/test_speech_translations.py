@@ -15,8 +15,12 @@ import pytest
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
-from services.conversation.speech_translation.routes import SpeechTranslationRoutes
-from services.settings.sections import ConversationSettings, TranslationSettings
+from services.conversation.speech_translation.routes import SpeechTranslation
+from services.openai.hangup import ClientGoneError
+from services.settings.sections import (
+    ConversationSettings,
+    TranslationSettings,
+)
 from services.speech.engines.registry import create_engine
 from services.speech.voices import VoiceStore
 from tests.decoding import decode
@@ -502,7 +506,7 @@ async def test_more_than_the_slots_wait_and_past_them_it_is_429(rig: Any) -> Non
 
 async def test_who_hangs_up_while_waiting_leaves_the_queue() -> None:
     settings = ConversationSettings(translation=TranslationSettings(speech_slots=1))
-    routes = SpeechTranslationRoutes(Pools({}, settings), settings)
+    routes = SpeechTranslation(Pools({}, settings), settings)
     request = httpx.Request("POST", "http://door" + PATH, **sent(TWO, {}))
     await routes._admission.acquire()
     gone = asyncio.Event()
@@ -522,7 +526,8 @@ async def test_who_hangs_up_while_waiting_leaves_the_queue() -> None:
     waiting = asyncio.ensure_future(routes(scope, receive, send))
     await until(lambda: routes._admission.waiting == 1)
     gone.set()
-    await waiting
+    with pytest.raises(ClientGoneError):
+        await waiting
     assert routes._admission.waiting == 0
 
 

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.conversation.speech_translation.segments import Segment
-from services.conversation.speech_translation.sentences import MOST_CHARACTERS, into_sentences
-from services.conversation.speech_translation.stages import fields_named, first_fault, piped
+from services.conversation.speech_translation.listening import MOST_CHARACTERS, into_sentences
+from services.conversation.speech_translation.stages import (
+    Segment,
+    fields_named,
+    first_fault,
+    piped,
+)
 from services.conversation.speech_translation.voice_sample import _longest, sampled
 from services.errors import BackendError, InvalidRequestError
 from tests.hearing_app import recording
@@ -110,13 +114,13 @@ def test_the_longest_run_is_taken() -> None:
         Segment(3.2, 4, " c"),
         Segment(6, 7, " d"),
     ]
-    assert (_longest(run).start_s, _longest(run).end_s, _longest(run).text) == (2, 4, "b c")
-    assert _longest(run[:1]).text == "a"
+    assert (_longest(run).start_s, _longest(run).end_s, _longest(run).text) == (2, 4, " b c")
+    assert _longest(run[:1]).text == " a"
 
 
 def test_a_run_is_no_longer_than_ten_seconds_unless_one_segment_is() -> None:
-    assert _longest([Segment(n * 4, n * 4 + 4, f" {n}") for n in range(5)]).text == "0 1"
-    assert _longest([Segment(0, 20, " all")]).text == "all"
+    assert _longest([Segment(n * 4, n * 4 + 4, f" {n}") for n in range(5)]).text == " 0 1"
+    assert _longest([Segment(0, 20, " all")]).text == " all"
 
 
 async def test_segments_wait_for_the_stretch_and_none_is_lost() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import InvalidRequestError
-from services.gateway import asked as module
 from services.gateway.asked import asked
+from services.openai import forms
 
 JSON = b"application/json"
 FORM = b'multipart/form-data; boundary="x y"'
@@ -49,7 +49,7 @@ async def test_a_form_without_one_is_the_backends_to_judge(body: bytes) -> None:
 
 
 async def test_a_form_of_endless_parts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_HEADERS", 20)
+    monkeypatch.setattr(forms, "MOST_PARTS", 10)
     model = part("model", b"m") + b"--x y--\r\n"
     assert await asked("model", FORM, [part("a", b"") * 9, model]) == "m"
     assert await asked("model", FORM, [part("a", b"") * 11, model]) is None

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.errors import AuthenticationError, ConfigurationError
-from services.gateway.keys import Keys
+from services.gateway.keys import Keys, key_of
 from services.settings.sections import GatewaySettings
 
 if TYPE_CHECKING:
@@ -25,8 +25,12 @@ def keys(text: str = f"anna:{HASH}", file: str = "") -> Keys:
     return Keys.from_settings(GatewaySettings(keys=SecretStr(text), keys_file=file))
 
 
-def bearer(token: str, scheme: str = "Bearer") -> list[tuple[bytes, bytes]]:
-    return [(b"host", b"x"), (b"authorization", f"{scheme} {token}".encode())]
+def sent(*headers: tuple[bytes, bytes]) -> bytes | None:
+    return key_of({"type": "http", "headers": [(b"host", b"x"), *headers]})
+
+
+def bearer(token: str, scheme: str = "Bearer") -> bytes | None:
+    return sent((b"authorization", f"{scheme} {token}".encode()))
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
@@ -44,7 +48,7 @@ def test_another_one_is_refused_and_not_repeated(token: str) -> None:
 @pytest.mark.parametrize("headers", [[], [(b"api-key", KEY.encode())]])
 def test_no_key_is_refused_and_told_how(headers: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(AuthenticationError, match="Authorization: Bearer"):
-        keys().check(headers)
+        keys().check(sent(*headers))
 
 
 def test_another_scheme_is_refused() -> None:
@@ -53,7 +57,7 @@ def test_another_scheme_is_refused() -> None:
 
 
 def test_no_keys_at_all_let_everybody_in() -> None:
-    keys("").check([])
+    keys("").check(None)
 
 
 def test_every_hash_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:

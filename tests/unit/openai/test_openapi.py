@@ -10,8 +10,8 @@ from pydantic import SecretStr, ValidationError
 
 from services.audio.formats import MEDIA_TYPES
 from services.gateway import app
-from services.gateway.app import MODELS, OPENAPI, ROUTES
-from services.openai.openapi import PATHS, document
+from services.openai.openapi import document
+from services.openai.paths import MODELS, OPENAPI, ROUTES
 from services.openai.speech import (
     ConsentFields,
     ConversionFields,
@@ -28,14 +28,6 @@ WHOLE = document([*ROUTES])
 
 def template(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "{}", path)
-
-
-@pytest.mark.parametrize("role", [*ROUTES])
-def test_the_documents_paths_and_methods_are_the_routes(role: str) -> None:
-    documented = {
-        template(path): {method.upper() for method in item} for path, item in PATHS[role].items()
-    }
-    assert documented == {path: set(methods) - {"HEAD"} for path, methods in ROUTES[role].items()}
 
 
 @pytest.mark.parametrize("roles", [["speech"], ["chat"], ["chat", "speech"], [*ROUTES]])

@@ -84,7 +84,7 @@ def test_a_bento_without_a_budget_fails(layouts: Layouts) -> None:
 def test_the_same_content_in_two_layers_fails_under_any_name(layouts: Layouts) -> None:
     big = b"y" * (MIB + 1)
     [fault] = faults(gates.nothing_twice, layouts.make({"a/lib.so": big}, {"b/lib.so": big}))
-    assert fault.startswith("layer 2 (made 1) holds 1.0 MiB that layer 1 (made 0) holds already")
+    assert fault.startswith("layer 2 (made 1) has 1.0 MiB that layer 1 (made 0) has already")
     assert "b/lib.so (there a/lib.so)" in fault
 
 
@@ -97,7 +97,7 @@ def test_a_copy_over_the_original_is_counted_once(layouts: Layouts) -> None:
 @pytest.mark.parametrize("upper", [{"a": "new"}, {".wh.a": ""}])
 def test_a_big_file_that_a_later_layer_hides_fails(layouts: Layouts, upper: dict[str, str]) -> None:
     [fault] = faults(gates.nothing_twice, layouts.make({"a": b"y" * (MIB + 1)}, upper))
-    assert fault.startswith("layer 1 (made 0) holds 1.0 MiB that layer 2 (made 1) hides: a;")
+    assert fault.startswith("layer 1 (made 0) has 1.0 MiB that layer 2 (made 1) hides: a;")
 
 
 def test_small_files_and_copies_within_a_layer_do_not_count(layouts: Layouts) -> None:

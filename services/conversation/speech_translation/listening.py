@@ -1,0 +1,163 @@
+"""The ear: a recording to segments, by the transcription backend, and segments to sentences."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from services.backends.client import Question
+from services.conversation.speech_translation.stages import Segment, Sentence, fields_named
+from services.conversation.translation.texts import SENTENCE_END, pieces
+from services.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+
+    from services.backends.client import Caller
+    from services.conversation.speech_translation.stages import Tally
+
+PATH: Final = "/v1/audio/transcriptions"
+
+_SURE: Final = -1.0  # mean logarithm of probability from which Whisper itself takes its text
+_SILENT: Final = 0.6  # probability of silence above which it takes none
+_NAMES: Final = {"language": "source_language"}
+
+
+PAUSE_S: Final = 0.8
+"""A silence that ends a sentence, whatever stands before it."""
+
+MOST_CHARACTERS: Final = 300
+"""A sentence that goes on for longer is cut, so that nobody waits for its end."""
+
+_ENDS: Final = tuple(".!?\u2026\u061f\u0964\u3002\uff01\uff1f")
+_CLOSING: Final = "\"'\u00bb\u201d\u2019)"
+
+
+async def transcribe(
+    caller: Caller, recording: bytes, fields: Mapping[str, str | None], tally: Tally
+) -> AsyncGenerator[Segment, None]:
+    """Yield what is said in a recording, segment by segment, as soon as each is known.
+
+    `fields` are those of audio/transcriptions: `model`, `prompt`, and Whisper's code as `language`.
+
+    Raises:
+        ServiceError: what the transcription backend refuses, or that it broke off.
+    """
+    texts = {
+        **fields,
+        "response_format": "verbose_json",
+        "stream": "true",
+        "chunking_strategy": "auto",
+    }
+    boundary, body = _form({name: text for name, text in texts.items() if text}, recording)
+    question = Question(
+        "transcription",
+        PATH,
+        body,
+        content_type=f"multipart/form-data; boundary={boundary}",
+        model=fields["model"],
+    )
+    with fields_named(_NAMES):
+        async with caller.answer(question) as answer, aclosing(answer.events()) as events:
+            async for event in events:
+                if event.get("type") == "transcript.text.segment":
+                    yield _segment(event)
+                elif event.get("type") == "transcript.text.done":
+                    tally.input_tokens = _tokens(event)
+
+
+def _segment(event: Mapping[str, Any]) -> Segment:
+    try:
+        return Segment(
+            start_s=float(event["start"]),
+            end_s=float(event["end"]),
+            text=str(event["text"]),
+            language=event.get("language"),
+            clear=event.get("avg_logprob", 0.0) > _SURE
+            and event.get("no_speech_prob", 0.0) < _SILENT,
+        )
+    except (LookupError, TypeError, ValueError) as exc:
+        raise BackendError("The transcription service's answer cannot be read.") from exc
+
+
+def _tokens(event: Mapping[str, Any]) -> int:
+    usage = event.get("usage")
+    tokens = usage.get("input_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else 0
+
+
+def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, list[bytes]]:
+    """Return a boundary, and the parts of the form as multipart/form-data (RFC 7578) with it."""
+    boundary = secrets.token_hex(16)  # 128 random bits are in no recording
+    parts = [
+        b'--%b\r\ncontent-disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+        % (boundary.encode(), name.encode(), text.encode())
+        for name, text in texts.items()
+    ]
+    head = (
+        b'--%b\r\ncontent-disposition: form-data; name="file"; filename="recording"\r\n'
+        b"content-type: application/octet-stream\r\n\r\n" % boundary.encode()
+    )
+    return boundary, [*parts, head, recording, b"\r\n--%b--\r\n" % boundary.encode()]
+
+
+async def into_sentences(segments: AsyncIterator[Segment]) -> AsyncGenerator[Sentence, None]:
+    """Yield the sentences that segments come to, each as soon as its end is known.
+
+    A sentence ends at its mark, at a pause, where the language changes, and at a length. Where
+    several share a segment, its time is parted by their characters.
+    """
+    number = 0
+    open_: Segment | None = None
+    async for segment in segments:
+        if not segment.text.strip():
+            continue
+        if open_ is not None and not _goes_on(open_, segment):
+            yield _sentence(number, open_)
+            number, open_ = number + 1, None
+        joined = segment if open_ is None else _joined(open_, segment)
+        *whole, last = _parts(joined)
+        for part in whole:
+            yield _sentence(number, part)
+            number += 1
+        open_ = last
+        if _is_whole(last):
+            yield _sentence(number, last)
+            number, open_ = number + 1, None
+    if open_ is not None:
+        yield _sentence(number, open_)
+
+
+def _goes_on(before: Segment, segment: Segment) -> bool:
+    return segment.start_s - before.end_s < PAUSE_S and segment.language == before.language
+
+
+def _joined(before: Segment, segment: Segment) -> Segment:
+    return replace(before, end_s=segment.end_s, text=before.text + segment.text)
+
+
+def _is_whole(part: Segment) -> bool:
+    return part.text.rstrip().rstrip(_CLOSING).endswith(_ENDS)
+
+
+def _parts(joined: Segment) -> Iterator[Segment]:
+    """Yield the sentences of a text, long ones in pieces; whether the last is one, nobody knows."""
+    text = joined.text
+    bounds = [match.end() for match in SENTENCE_END.finditer(text)]
+    cuts = [0, *(bound for bound in bounds if text[bound:].strip()), len(text)]
+    length_s = (joined.end_s - joined.start_s) / len(text)
+    start_s = joined.start_s
+    for begin, end in pairwise(cuts):
+        for piece in pieces(text[begin:end], MOST_CHARACTERS):
+            end_s = start_s + len(piece) * length_s
+            yield replace(joined, start_s=start_s, end_s=end_s, text=piece)
+            start_s = end_s
+
+
+def _sentence(number: int, part: Segment) -> Sentence:
+    return Sentence(
+        number, round(part.start_s, 2), round(part.end_s, 2), part.text.strip(), part.language
+    )
