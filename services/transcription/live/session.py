@@ -29,7 +29,7 @@ from services.transcription.engines.protocol import (
     Hints,
     TranscriptionRequest,
 )
-from services.transcription.model_names import check_model, commits
+from services.transcription.model_names import check_model
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat
@@ -42,6 +42,9 @@ TURNS: Final = Cutting(silence_duration_ms=500)
 """How turns are found by default, as at OpenAI."""
 
 Include = Literal["item.input_audio_transcription.logprobs"]
+
+_CLIENTS_COMMIT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
+"""Models for which OpenAI detects no turns; LiveKit and Pipecat then send no `turn_detection`."""
 
 _AT: Final = "session.audio.input"
 _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
@@ -123,7 +126,7 @@ class Session(Hints):
     def turns(self) -> Cutting | None:
         """How turns are found; None if the client commits them itself."""
         if self.turn_detection == "default":
-            return None if commits(self.model) else TURNS
+            return None if self.model.startswith(_CLIENTS_COMMIT) else TURNS
         return self.turn_detection
 
     def shown(self) -> dict[str, object]:
