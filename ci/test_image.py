@@ -17,7 +17,7 @@ import http
 import io
 import wave
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ci import base, docker, naming, platforms, specs
 from ci.container import HARDENED, Container
@@ -51,6 +51,13 @@ _ASKING: Final = {
     "conversation": "BENTOVOX_CONVERSATION__CHAT",
 }
 
+_QUESTIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "chat": (
+        "/v1/chat/completions",
+        {"model": "bentovox-demo", "messages": [{"role": "user", "content": "Hello"}]},
+    ),
+    "speech": ("/v1/audio/speech", {"model": "tts-1", "voice": "alloy", "input": "Hello."}),
+}
 _HEARING: Final = "transcription"
 _MODEL: Final = "/models/given"
 _COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
@@ -188,31 +195,23 @@ def _healthy(spec: Spec, container: Container) -> tuple[bool, str]:
 
 
 def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
-    if spec.name == "stack":
-        answers = [_chat(container), _speech(container)]
-        return all(passed for passed, _ in answers), "; ".join(seen for _, seen in answers)
-    if spec.name == "chat":
-        return _chat(container)
-    if spec.name == "speech":
-        return _speech(container)
-    if spec.name == _HEARING:
-        status, said = container.send("POST", "/v1/audio/transcriptions", *_form())
-        return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
-    status, said = container.request("GET", "/v1/models")
-    return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
+    names = tuple(_QUESTIONS) if spec.name == specs.STACK else (spec.name,)
+    answers = [_ask(name, container) for name in names]
+    seen = [
+        f"{status}, {len(said)} bytes"
+        if status == http.HTTPStatus.OK
+        else f"{status} {said[-300:].decode(errors='replace')}"
+        for status, said in answers
+    ]
+    return all(status == http.HTTPStatus.OK for status, _ in answers), "; ".join(seen)
 
 
-def _chat(container: Container) -> tuple[bool, str]:
-    message = {"role": "user", "content": "Hello"}
-    body = {"model": "bentovox-demo", "messages": [message]}
-    status, said = container.request("POST", "/v1/chat/completions", body)
-    return status == http.HTTPStatus.OK, f"{status} {said[-300:].decode(errors='replace')}"
-
-
-def _speech(container: Container) -> tuple[bool, str]:
-    body = {"model": "tts-1", "voice": "alloy", "input": "Hello."}
-    status, said = container.request("POST", "/v1/audio/speech", body)
-    return status == http.HTTPStatus.OK, f"{status}, {len(said)} bytes of audio"
+def _ask(name: str, container: Container) -> tuple[int, bytes]:
+    if name in _QUESTIONS:
+        return container.request("POST", *_QUESTIONS[name])
+    if name == _HEARING:
+        return container.request("POST", "/v1/audio/transcriptions", *_form())
+    return container.request("GET", "/v1/models")
 
 
 def silence() -> bytes:

@@ -1,4 +1,4 @@
-"""What is measured of images, as one process hands it to the other."""
+"""What is measured of images, as one process passes it to the other."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Run:
         return made
 
     def look(self, made: Made) -> Look:
-        """Read the image and hold it to the gates."""
+        """Read the image and run the gates on it."""
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
         look = Look.at(archive.on_base(archive.read(made.name)))
         layers = [
@@ -99,7 +99,7 @@ class Run:
         path.write_text(text.replace(f"{old}\n", f"{new}\n"), encoding="utf-8")
 
     def patch(self, app: int) -> None:
-        """Patch the platform's image, build anew, and compare the layers; the last `app` are ours.
+        """Patch the platform's image, build again, and compare the layers; the last `app` are ours.
 
         All of the image before is compared, whichever layer it is.
         """

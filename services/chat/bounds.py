@@ -1,7 +1,7 @@
-"""What one request may cost: looked at before vLLM sees the request.
+"""Limits on what one request may cost, checked before vLLM sees it.
 
-vLLM takes 16,384 answers from one prompt and any number of prompts, and validates a body on the
-event loop, at about 0.3 ms an item of /v1/responses.
+vLLM allows 16,384 answers to one prompt and any number of prompts, and validates a body on the
+event loop, which takes about 0.3 ms for each item of /v1/responses.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 DEPTH: Final = 64
 _BYTES_PER_TOKEN: Final = 16
-"""Of JSON; English has about 5, Chinese in escapes 6."""
+"""Bytes of JSON; English has about 5, escaped Chinese 6."""
 
 _BYTES_BESIDE: Final = 256 << 10
-"""Of what is no prompt: tools, schemas, names."""
+"""Allowed for the rest of a body: tools, schemas, names."""
 
 _POOLED_PER_SLOT: Final = 16
-"""Texts to embed or score that count as one answer written."""
+"""Texts to embed or score that cost as much as one generated answer."""
 
 _BEAM: Final = 8
-"""What one beam is worth beside one answer: vLLM searches on the event loop, token by token."""
+"""The cost of a beam in answers: vLLM's beam search runs on the event loop, token by token."""
 
 _SHORT_LISTS: Final = {
     "stop": 64,
@@ -43,7 +43,7 @@ _TOKENS: Final = frozenset(
     {"prompt", "input", "tokens", "allowed_token_ids", "stop_token_ids", "logprob_token_ids"}
 )
 _MEDIA: Final = frozenset({"data", "file_data"})
-"""Images and sounds in base64, which have a bound of their own, in bytes."""
+"""Images and audio in base64, which the limit of bytes covers."""
 
 _BATCHED: Final = {
     "/v1/embeddings": ("input", "messages"),
@@ -54,7 +54,7 @@ _BATCHED: Final = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of one request; `text_bytes` follows the model's context."""
+    """The limits of one request; `text_bytes` depends on the model's context."""
 
     sequences: int
     batch: int
@@ -75,11 +75,11 @@ class Bounds:
         )
 
     def cost(self, path: str, body: Mapping[str, Any]) -> int:
-        """Return how many slots a request is worth.
+        """Return how many slots a request takes.
 
         Raises:
-            InvalidRequestError: it is over a bound, which the message names.
-            TooLargeError: its texts are longer than the model's context can be.
+            InvalidRequestError: it exceeds a limit, which the message names.
+            TooLargeError: its texts are longer than the model's context.
         """
         for name, most in _SHORT_LISTS.items():
             value = body.get(name)
@@ -92,7 +92,7 @@ class Bounds:
         return self._sequences(body)
 
     def _check_items(self, name: str, value: Any) -> None:
-        """Count what vLLM makes objects of in a field, and its texts."""
+        """Count the objects and texts of a field, which vLLM makes objects of."""
         items, text = 0, 0
         for node in nodes(name, value):
             if isinstance(node, str):
@@ -130,7 +130,7 @@ class Bounds:
 
 
 def nodes(field: str, root: Any) -> Iterator[Any]:
-    """Yield every object, list and text of a field but images and sounds, level by level.
+    """Yield every object, list and text of a field, level by level, without images and audio.
 
     Raises:
         InvalidRequestError: it is nested too deeply.
@@ -151,7 +151,10 @@ def _inside(node: Any) -> list[Any]:
 
 
 def _check_tokens(name: str, values: list[Any]) -> None:
-    """Refuse a list that begins like one of tokens and is none: a schema lists each fault."""
+    """Refuse a list that begins with a number but is no list of tokens.
+
+    Validation would list an error for every item.
+    """
     if values and isinstance(values[0], int | float):
         for value in values:
             if not isinstance(value, int) or value < 0:
@@ -159,7 +162,7 @@ def _check_tokens(name: str, values: list[Any]) -> None:
 
 
 def _whole(value: Any) -> int:
-    """Return the whole number that vLLM's schema reads from `value`; 0 where it would refuse it."""
+    """Return the whole number that vLLM's schema reads from `value`; 0 if it refuses it."""
     try:
         return int(float(value)) if isinstance(value, int | float | str) else 0
     except (ValueError, OverflowError):
@@ -167,7 +170,7 @@ def _whole(value: Any) -> int:
 
 
 def _count(value: Any) -> int:
-    """Return how many prompts `value` holds: a list of numbers is one."""
+    """Return how many prompts `value` has: a list of numbers is one."""
     if not isinstance(value, list) or not value or isinstance(value[0], int | float):
         return 1
     return len(value)

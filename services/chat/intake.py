@@ -1,4 +1,4 @@
-"""A request's body on its way to vLLM: read, bounded, looked through for what would be lost."""
+"""Reads and checks a request's body before vLLM gets it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Intake:
-    """What a request is held against.
+    """What requests are checked with.
 
     Attributes:
-        models: vLLM's models of each path's body; the fields of a path without are not looked at.
+        models: vLLM's models of each path's body; other paths' fields are not checked.
         bounds: what one request may cost.
-        grammar_bytes: the most that may bind its answers.
-        grammar_items: the most choices, enum values and properties in it.
-        trial: compiles what binds them before the engine does.
+        grammar_bytes: the largest size of all constraints of one request.
+        grammar_items: the most choices, enum values and properties in them.
+        trial: compiles constraints before the engine does.
     """
 
     models: Mapping[str, tuple[type[BaseModel], ...]]
@@ -45,14 +45,14 @@ class Intake:
     trial: Trial
 
     async def take(self, scope: Any, receive: Receive) -> Receive:
-        """Return a `receive` that gives vLLM the body of an admitted request.
+        """Return a `receive` with the checked body for vLLM.
 
         Raises:
             UnsupportedMediaError: it is not JSON.
-            TooLargeError: it is larger than the model can make use of.
-            InvalidRequestError: it is malformed, over a bound, or asks for what would be lost.
-            OverloadedError: it is worth more slots than became free in time.
-            ClientGoneError: the client hung up meanwhile.
+            TooLargeError: it is larger than the model's context allows.
+            InvalidRequestError: it is malformed, exceeds a limit, or asks for what vLLM drops.
+            OverloadedError: it takes more slots than became free in time.
+            ClientGoneError: the client hung up.
         """
         expect_json(scope)
         most = self.bounds.body_bytes
@@ -88,7 +88,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     """Return the fields of a body.
 
     Raises:
-        InvalidRequestError: it is no JSON object, or nested too deeply.
+        InvalidRequestError: it is not a JSON object, or nested too deeply.
     """
     try:
         parsed = pydantic_core.from_json(raw)
@@ -102,7 +102,7 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """Return an ASGI receive that gives the body once and then waits for the disconnect."""
+    """Return an ASGI `receive` that returns the body once and then waits for the disconnect."""
     given = False
 
     async def replayed() -> Any:
@@ -116,9 +116,9 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _strict(path: str, tool: Any) -> Any:
-    """Return a tool whose call has to keep to its schema, which vLLM else only does if asked.
+    """Return a tool with `strict` set, without which vLLM does not enforce its schema.
 
-    The models that are small enough to need it forced write `4000` for an object's arguments.
+    Small models write `4000` where an object is wanted.
     """
     if not isinstance(tool, dict) or tool.get("type", "function") != "function":
         return tool

@@ -30,7 +30,7 @@ class _Chat:
     def build() -> RoleApp:
         chat = settings().chat
         server = VllmServer(chat)
-        # No other paths of vLLM's: adapters, profiling, sleep, `/invocations` past the key.
+        # vLLM's others stay closed: adapters, profiling, sleep, `/invocations` without a key.
         handlers = of_models(Cards(server.models))
         handlers |= dict.fromkeys([("POST", path) for path in CHAT], server)
         return RoleApp(

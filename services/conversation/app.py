@@ -1,4 +1,4 @@
-"""The conversation role's application: which paths there are, given whom it may ask."""
+"""The conversation role's application: its paths depend on the roles that it can call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ALONE: Final = Readiness(
     "unavailable",
     {
-        "backends": "nobody to ask: set BENTOVOX_CONVERSATION__CHAT, BENTOVOX_CONVERSATION__SPEECH "
+        "backends": "no backends: set BENTOVOX_CONVERSATION__CHAT, BENTOVOX_CONVERSATION__SPEECH "
         'and BENTOVOX_CONVERSATION__TRANSCRIPTION to lists of URLs such as ["http://chat:3000"], '
         "or serve services.stack:Stack"
     },
@@ -29,7 +29,7 @@ _ALONE: Final = Readiness(
 
 
 def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]]) -> RoleApp:
-    """Return the role before the backends at `urls`, by role."""
+    """Return the role's application, given the URLs of the backends of each role."""
     pools = Pools(urls, conversation)
     handlers = of_models(Cards(_no_models))
     if "chat" in pools.by_role:
@@ -56,4 +56,4 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
 
 
 async def _no_models() -> dict[str, dict[str, object]]:
-    return {}  # those that it uses are other roles'
+    return {}  # it uses those of other roles

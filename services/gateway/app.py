@@ -1,4 +1,4 @@
-"""The gateway's application: which paths there are, who answers each, who may ask."""
+"""The gateway's application: its paths, who answers each, and who may call them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from services.settings.sections import GatewaySettings
 
 SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
-"""The paths of each role's WebSockets that the front door opens."""
+"""The WebSocket paths of each role that the gateway forwards."""
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:

@@ -31,7 +31,7 @@ class ModelList(TypedDict):
 
 
 class Named(TypedDict):
-    """Something to choose: its `id` is asked for, its `name` is shown."""
+    """An entry to choose from: `id` goes into requests, `name` is shown."""
 
     id: str
     name: str
@@ -47,21 +47,21 @@ _DATE: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 def without_date(name: str) -> str:
-    """Return a model's name without the date of one of OpenAI's snapshots behind it."""
+    """Return a model's name without the date that OpenAI's snapshots end with."""
     return _DATE.sub("", name)
 
 
 class Models:
-    """The names that a role answers to."""
+    """The model names that a role answers to."""
 
     def __init__(self, names: Iterable[str], *, role: str) -> None:
-        """Answer to `names`, each once, in their order, for the role called `role`."""
+        """Answer to `names`, in their order, without duplicates, for `role`."""
         self.names = tuple(dict.fromkeys(names))
         self._setting = f"BENTOVOX_{role.upper()}__MODELS"
         self._created = int(time.time())
 
     def check(self, name: str) -> None:
-        """Raise unless the model is served.
+        """Check that the model is served.
 
         Raises:
             NotFoundError: it is not (`model_not_found`).
@@ -94,7 +94,7 @@ class Models:
 
 
 class Cards:
-    """Models that come and go: their cards, by id, are asked for each time."""
+    """Models that may change: `cards` returns those of the moment, by id."""
 
     def __init__(self, cards: Callable[[], Awaitable[Mapping[str, Mapping[str, object]]]]) -> None:
         self._cards = cards
@@ -107,7 +107,7 @@ class Cards:
         """Return one model's card.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: there is no such model.
         """
         cards = await self._cards()
         if name not in cards:

@@ -127,7 +127,7 @@ def dead_port() -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("verb", ["bento", "image", "test-image"])
+@pytest.mark.parametrize("verb", ["image", "tags", "test-image"])
 def test_an_unknown_bento(copy: Copy, verb: str) -> None:
     ended = copy.run(verb, "gatway")
     assert ended.code == 1
@@ -317,5 +317,5 @@ def test_an_engine_whose_disk_is_full(copy: Copy, tmp_path: Path) -> None:
         ended = copy.run("base", "build", "slim", *NETWORK, **variables)
         left = subprocess.check_output(["docker", "image", "ls", "--quiet"], env=environ, text=True)
     assert ended.code == 1
-    assert "the engine's disk is full; `docker system df` shows what is held" in ended.said
+    assert "the engine's disk is full; `docker system df` shows what is on it" in ended.said
     assert len(left.splitlines()) == 1, "Debian alone: no half base"

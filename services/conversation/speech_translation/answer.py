@@ -1,7 +1,7 @@
-"""The last stage: what was interpreted on its way to the client, as audio or as events.
+"""The last stage: sends the translation to the client, as audio or as events.
 
-Events are named as OpenAI names those of its live translation and of audio/speech: what was said,
-what it means, and its sound, each with the number of its sentence.
+Events are named as in OpenAI's live translation and audio/speech: the transcript, its translation
+and the audio, each with the number of its sentence.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ async def send_answer(
     tally: Tally,
     send: Send,
 ) -> None:
-    """Send headers once the first sound is there, then everything as it comes, then the end.
+    """Send headers when the first audio arrives, then everything as it arrives, then the end.
 
-    `target` is the code of the language that is spoken.
+    `target` is the code of the language to translate into.
 
     Raises:
-        InvalidRequestError: nothing was said that could be said again (`no_speech`).
-        ServiceError: what the stages before raise; once headers are out the answer is incomplete,
-            and must not end as if it were whole.
+        InvalidRequestError: there was nothing to translate (`no_speech`).
+        ServiceError: an earlier stage failed; if headers were sent, the answer is incomplete and
+            must not end as if it were complete.
     """
     as_events = asked.stream_format == "sse"
     encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
@@ -49,7 +49,7 @@ async def send_answer(
         if data:
             await send(chunk(event(audio_delta(data, sentence=number)) if as_events else data))
 
-    waiting: list[bytes] = []  # events that come before the first sound
+    waiting: list[bytes] = []  # events before the first audio
     async for item in items:
         if isinstance(item, Sound):
             if not samples:
@@ -66,7 +66,7 @@ async def send_answer(
                 waiting.append(told)
     if not samples:
         raise InvalidRequestError(
-            "file holds no speech that could be translated", param="file", code="no_speech"
+            "file contains no speech that could be translated", param="file", code="no_speech"
         )
     await audio(encoder.finish())
     if as_events:
@@ -95,6 +95,6 @@ def _told(item: Sentence | Translation, target: str) -> dict[str, object]:
 
 
 def _spaced(text: str, number: int, language: str | None) -> str:
-    """Return what a sentence adds to those before it."""
+    """Return a sentence's text as it continues the earlier ones."""
     unspaced = (language or "").partition("-")[0] in _UNSPACED
     return text if number == 0 or unspaced else f" {text}"

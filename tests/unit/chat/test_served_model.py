@@ -54,7 +54,7 @@ def test_what_is_neither_is_refused_and_named(
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"holds no config\.json"):
+    with pytest.raises(ConfigurationError, match=r"has no config\.json"):
         resolve(ChatSettings(model=str(tmp_path)))
 
 
