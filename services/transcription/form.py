@@ -119,7 +119,7 @@ def cutting_of(fields: AudioFields) -> Cutting | None:
     """Return how to leave silence out and find pauses; None to hear everything."""
     strategy = fields.chunking_strategy if isinstance(fields, TranscriptionFields) else None
     if isinstance(strategy, ServerVad):
-        return Cutting(strategy.threshold, strategy.prefix_padding_ms, strategy.silence_duration_ms)
+        return Cutting(**strategy.model_dump(exclude={"type"}))
     if strategy is not None:
         return Cutting()
     return SPEECH_ONLY if fields.vad_filter else None
