@@ -103,13 +103,13 @@ def _contradictions(fields: AudioFields) -> Iterator[tuple[str, object, str]]:
         yield (
             "languages",
             fields.language is not None and fields.languages,
-            "language and languages are two answers to one question; send one of them",
+            "language and languages exclude each other; send one of them",
         )
     yield (
         "stream",
         fields.stream and written in {"srt", "vtt"},
         (
-            f"{written} is no stream of events; use json, text or verbose_json with stream, or "
+            f"{written} is not streamed as events; use json, text or verbose_json with stream, or "
             "leave stream out: subtitles are sent as they are made"
         ),
     )
