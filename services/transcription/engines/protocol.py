@@ -219,7 +219,7 @@ class TranscriptionEngine(Protocol):
         ...
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End all work."""
         ...
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:

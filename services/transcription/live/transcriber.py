@@ -85,7 +85,7 @@ class _Transcript:
 
 
 class Transcriber:
-    """Transcribes the turns given to `begin`, holding a slot while there is one to hear."""
+    """Transcribes the turns given to `begin`, with a slot while there is one."""
 
     def __init__(
         self,
