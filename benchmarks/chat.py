@@ -211,22 +211,14 @@ def aims(lines: Sequence[Line]) -> str:
 
 def plot(lines: Sequence[Line]) -> Figure:
     """Draw shares of plain vLLM's requests a second, and what is added to its first event."""
-    names = list(dict.fromkeys(line.server for line in lines))
+    by_name: dict[str, list[Line]] = {}
+    for line in lines:
+        by_name.setdefault(line.server, []).append(line)
     colors = (report.GREY, report.BLUE, report.NAVY, report.ORANGE, report.RED)
     figure = report.plot(11, 4.2)
     left, right = figure.subplots(1, 2)
-    for index, (name, color) in enumerate(zip(names, colors, strict=True)):
-        mine = [line for line in lines if line.server == name]
-        left.bar(
-            report.offsets(len(mine), index, len(names)),
-            [line.share for line in mine],
-            0.8 / len(names),
-            color=color,
-            label=name,
-            yerr=report.errors([line.shares for line in mine]),
-            capsize=2,
-            error_kw={"linewidth": 0.8},
-        )
+    report.bars(left, {n: [line.shares for line in mine] for n, mine in by_name.items()}, colors)
+    for (name, mine), color in zip(by_name.items(), colors, strict=True):
         if name != PLAIN:
             added = [line.added_ms for line in mine]
             right.plot(range(len(mine)), added, marker="o", color=color, label=name)
@@ -237,5 +229,5 @@ def plot(lines: Sequence[Line]) -> Figure:
     title, what = f"Requests a second, share of {PLAIN}", "concurrent streams"
     report.tidy(left, list(_REQUESTS), title=title, xlabel=what, ylim=(0, 1.3))
     report.tidy(right, list(_REQUESTS), title="Added to the first event, ms", xlabel=what)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(by_name))
     return figure

@@ -31,16 +31,13 @@ if TYPE_CHECKING:
     Speak = Callable[[Sequence[str], int], Turn]
 
 _CONCURRENCY = (1, 2, 4, 8)
-_JUDGED = _CONCURRENCY[2:]  # at which the aims are held
-_ADDED_AIM_MS = 5
-_PAIRS = 10  # with and without HTTP, for each round
+_JUDGED = _CONCURRENCY[2:]  # at which the aims apply
 OURS, WHOLE = "Bentovox speech over HTTP", "Bentovox, whole"
 BARE, THEIRS = "bare upstream call", "upstream's FastAPI server"
 TEXT = (
     "It is a fine morning for a long walk by the sea, and the boats are already out beyond "
     "the harbour wall."
 )
-_SHORT = "Yes, of course."
 _TRANSCRIPT = "Hello there my friend."
 
 _PREPARE = """
@@ -80,24 +77,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one family.
-
-    Attributes:
-        family: 2 or 3.
-        lines: every contestant at every concurrency.
-        over_http_ms: time to first audio of our service, one stream at a time.
-        in_process_ms: the same of our engine alone; same place, same text, same seed.
-    """
+    """What was measured of one family (2 or 3): every contestant at every concurrency."""
 
     family: int
     lines: Sequence[Line]
-    over_http_ms: Sequence[float]
-    in_process_ms: Sequence[float]
-
-    @property
-    def added_ms(self) -> float:
-        """What our service adds to our engine's first audio."""
-        return statistics.median(self.over_http_ms) - statistics.median(self.in_process_ms)
 
     def line(self, contestant: str, concurrency: int) -> Line | None:
         """Return a contestant's line; None if it was not measured."""
@@ -153,8 +136,7 @@ def _prepare(served: str, folder: Path) -> tuple[list[Setup], Path, str]:
 def _measure(setup: Setup, server: Path, rounds: int) -> Measured:
     print(f"family {setup.family}: starting", flush=True)
     ours, bare = OurService(setup), InProcess("cosyvoice_bare", setup)
-    engine = InProcess("cosyvoice_engine", setup)
-    processes: list[Any] = [ours, bare, engine]
+    processes: list[Any] = [ours, bare]
     contestants: dict[str, Speak] = {
         BARE: bare.turn,
         OURS: ours.turn,
@@ -166,21 +148,13 @@ def _measure(setup: Setup, server: Path, rounds: int) -> Measured:
     try:
         with ThreadPoolExecutor(len(processes)) as pool:
             list(pool.map(lambda process: process.start(), processes))
-        for speak in (*contestants.values(), engine.turn):  # warm
+        for speak in contestants.values():  # warm
             speak([TEXT], 0)
-        firsts_ms = in_turn(
-            {
-                OURS: lambda number: ours.turn([_SHORT], number).first_ms,
-                "engine": lambda number: engine.turn([_SHORT], number).first_ms,
-            },
-            _PAIRS * rounds,
-        )
-        engine.stop()  # nothing idle beside the rounds that could wake up
         lines = [line for count in _CONCURRENCY for line in _lines(contestants, count, rounds)]
     finally:
         for process in processes:
             process.stop()
-    return Measured(setup.family, lines, firsts_ms[OURS], firsts_ms["engine"])
+    return Measured(setup.family, lines)
 
 
 def _lines(contestants: dict[str, Speak], concurrency: int, rounds: int) -> list[Line]:
@@ -204,7 +178,6 @@ def write(folder: Path, measured: Sequence[Measured], **figures: object) -> None
         **figures,
         aims="\n".join(line for one in measured for line in _aims(one)),
         tables="\n\n".join(f"## Family {one.family}\n\n{_table(one)}" for one in measured),
-        added=_added(measured),
     )
 
 
@@ -238,15 +211,12 @@ def _table(measured: Measured) -> str:
 
 
 def _aims(measured: Measured) -> list[str]:
-    """Return a sentence on what our service adds, and some on how it stands beside its peers.
+    """Return a sentence on how our service compares with each peer.
 
     Upstream's server makes audio whole, in one pass, which is less work than a stream: its rate is
     compared with ours when we are asked for the same.
     """
-    family, added = f"- Family {measured.family}", f"{measured.added_ms:+.1f}"
-    verdict = "reached" if measured.added_ms < _ADDED_AIM_MS else "missed"
-    said = f"our HTTP service adds {added} ms to our engine's first audio"
-    rows = [f"{family}: {said}, aim {_ADDED_AIM_MS}: {verdict}."]
+    rows = []
     for streams in _JUDGED:
         for name, like in ((BARE, OURS), (THEIRS, WHOLE)):
             peer, ours, same = (measured.line(one, streams) for one in (name, OURS, like))
@@ -256,7 +226,7 @@ def _aims(measured: Measured) -> list[str]:
             more = same.beside(peer, _rate)
             how = "" if same is ours else ", made whole as it makes it"
             rows.append(
-                f"{family}, {streams} streams, beside {name}: first audio "
+                f"- Family {measured.family}, {streams} streams, beside {name}: first audio "
                 f"{report.spread(sooner)} times as soon: {_verdict(sooner)}; {report.spread(more)} "
                 f"times its audio a second{how}: {_verdict(more)}."
             )
@@ -268,23 +238,6 @@ def _verdict(better: list[float]) -> str:
     if min(better) > 1:
         return "ahead"
     return "behind" if max(better) < 1 else "level within the spread"
-
-
-def _added(measured: Sequence[Measured]) -> str:
-    rows = []
-    for one in measured:
-        pairs = zip(one.over_http_ms, one.in_process_ms, strict=True)
-        low, _, high = statistics.quantiles((http - alone for http, alone in pairs), n=4)
-        rows.append(
-            (
-                *(one.family, len(one.over_http_ms)),
-                f"{statistics.median(one.in_process_ms):.1f}",
-                f"{statistics.median(one.over_http_ms):.1f}",
-                *(f"{one.added_ms:+.1f}", f"{low:+.1f} to {high:+.1f}"),
-            )
-        )
-    columns = ("family", "pairs", "engine alone, ms", "over HTTP, ms", "added, ms", "quartiles, ms")
-    return report.table(columns, rows)
 
 
 def _plot(measured: Sequence[Measured]) -> Figure:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from benchmarks.contestants import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
 
@@ -85,8 +85,25 @@ def tidy(axes: Axes, ticks: Sequence[object], **said: object) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def bars(
+    axes: Axes, values: Mapping[str, Sequence[Sequence[float]]], colors: Iterable[str]
+) -> None:
+    """Draw the median and spread of each contestant's values, a bar for each group of them."""
+    for index, ((name, groups), color) in enumerate(zip(values.items(), colors, strict=False)):
+        axes.bar(
+            offsets(len(groups), index, len(values)),
+            [statistics.median(one) for one in groups],
+            0.8 / len(values),
+            color=color,
+            label=name,
+            yerr=errors(groups),
+            capsize=2,
+            error_kw={"linewidth": 0.8},
+        )
+
+
 def offsets(count: int, index: int, of: int) -> list[float]:
-    """Return where the bars of contestant `index` stand, one in each of `count` groups."""
+    """Return the places of contestant `index`'s bars, one in each of `count` groups."""
     return [place + (index - of / 2 + 0.5) * 0.8 / of for place in range(count)]
 
 

@@ -192,18 +192,12 @@ def _plot(turns: Turns) -> Figure:
     colors = (report.GREY, report.BLUE, report.ORANGE, report.RED, report.NAVY)
     figure = report.plot(9, 3.8)
     axes = figure.subplots()
-    names = list(next(iter(turns.values())))
-    for index, (name, color) in enumerate(zip(names, colors, strict=True)):
-        ratios = [_ratios(of_case[BARE], of_case[name], "took_s") for of_case in turns.values()]
-        axes.bar(
-            report.offsets(len(turns), index, len(names)),
-            [statistics.median(one) for one in ratios],
-            0.8 / len(names),
-            label=name,
-            color=color,
-            yerr=report.errors(ratios),
-            capsize=2,
-        )
+    names = next(iter(turns.values()))
+    ratios = {
+        name: [_ratios(of_case[BARE], of_case[name], "took_s") for of_case in turns.values()]
+        for name in names
+    }
+    report.bars(axes, ratios, colors)
     axes.axhline(1, color="#333333", linewidth=0.8)
     report.tidy(axes, list(turns), ylabel="speed beside bare faster-whisper")
     axes.legend(

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import sys
 from typing import Final
 
-# A verb's module has `main(arguments) -> exit code`; it is imported when it is asked for.
+from ci.errors import CiError
+from ci.terminal import result, say
+
+# A verb's module has `options(parser)` and `work(given)`, which returns an exit code if not 0; its
+# docstring is the verb's help. It is imported when the verb is asked for.
 VERBS: Final = {
     "engine": ("ci.engine.command", "a throw-away docker engine, where none is installed"),
     "base": ("ci.base", "build the shared bases, pin their digests"),
-    "bento": ("ci.bento", "build a bento for a platform"),
-    "image": ("ci.image", "build a bento's image"),
+    "image": ("ci.image", "build a bento and its image"),
     "test-image": ("ci.test_image", "run an image as it will be run, and look at what it does"),
     "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),
     "tags": ("ci.tags", "the tags that an image gets"),
     "prepull": ("ci.prepull", "pull what a platform's bases are made from, and try again"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
-    "layers": ("ci.layers.command", "show what an image holds and weighs, and judge it"),
+    "layers": ("ci.layers.command", "show what an image's layers contain and weigh, and check it"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb, or say which there are."""
+    """Run one verb, or list them all; 1 with one line if it cannot be done, 130 if stopped."""
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in {"-h", "--help", "help"}:
-        print(usage())  # noqa: T201  a command line's output
+        result(usage())
         return 0 if given else 2
     verb, *rest = given
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        print(f"python -m ci: {verb!r} is no verb{hint}\n{usage()}", file=sys.stderr)  # noqa: T201
+        say(f"python -m ci: {verb!r} is no verb{hint}\n{usage()}")
         return 2
-    run = importlib.import_module(VERBS[verb][0]).main
-    return int(run(rest))
+    options = parser(verb).parse_args(rest)
+    try:
+        return int(importlib.import_module(VERBS[verb][0]).work(options) or 0)
+    except (CiError, OSError) as error:
+        say(f"python -m ci {verb}: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say(f"python -m ci {verb}: stopped")
+        return 130
+
+
+def parser(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of a verb's options."""
+    module = importlib.import_module(VERBS[verb][0])
+    made = argparse.ArgumentParser(
+        prog=f"python -m ci {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.options(made)
+    return made
 
 
 def usage() -> str:

@@ -2,16 +2,15 @@
 
     python -m ci base build vllm --platform cuda13   build one base, or find it built already
     python -m ci base pin                            read the digests of the platforms' images
-    python -m ci base held cuda13                    write what a platform's image holds, for locks
+    python -m ci base held cuda13                    list what a platform's image has, for the locks
 
 A base is named by what it is made of: `bentovox/base-vllm:cuda13-1f2e3d4c5b6a`. Nothing is built
-where that tag is there already, here or in the registry. `bentovox/base-vllm:cuda13` is the same
-image under the name that bentofiles say.
+where that tag exists already, here or in the registry. `bentovox/base-vllm:cuda13` is the same
+image under the name that bentofiles use.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -21,15 +20,15 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from ci import build, buildx, command, contexts, docker, groups, naming, platforms, uv
+from ci import build, buildx, contexts, docker, groups, naming, platforms, uv
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
+    import argparse
     from pathlib import Path
 
-    from ci.build import Report
     from ci.buildx import Options
     from ci.platforms import Platform
 
@@ -40,14 +39,14 @@ _FILES: Final = {
     "prebuilt-cc": "checks/usr/local/bin",
     "prebuild.py": ".",
 }
-"""Where each script lies in the build context: whole trees, so that no folder's time slips in."""
+"""Where each script goes in the build context: whole trees, so that no folder's time slips in."""
 _DEVEL: Final = "devel"
 _TORCH: Final = "torch"
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """One base for one platform: its stage, what it is made of, and the names that it has."""
+    """One base for one platform: its stage, what it is made of, and its names."""
 
     stage: str
     platform: Platform
@@ -60,7 +59,7 @@ class Base:
 
     @property
     def has_torch(self) -> bool:
-        """Tell whether it holds torch, and so stands on the platform's image that does."""
+        """Tell whether it has torch, and so stands on the platform's image that has it."""
         return _TORCH in groups.load().stages.get(self.stage, (_TORCH,))
 
     @property
@@ -81,7 +80,7 @@ class Base:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Return what names all that it is made of."""
+        """Return a hash of all that it is made of."""
         parts = [
             self.platform_image,
             self.platform.devel_reference,
@@ -94,20 +93,20 @@ class Base:
 
     @property
     def reference(self) -> str:
-        """Return its name by content."""
+        """Return the name that says what it is made of."""
         return f"{self.moving}-{self.fingerprint}"
 
     @property
     def moving(self) -> str:
-        """Return the name that bentofiles say."""
+        """Return the name that bentofiles use; it moves to the newest one."""
         return f"{naming.base_repository(self.stage, self.registry)}:{self.platform.name}"
 
 
 def find(stage: str, platform: Platform, registry: str = "") -> Base:
-    """Return a base; its name by content says what it would be made of.
+    """Return a base, built or not.
 
     Raises:
-        CiError: there is no such stage; when that name is asked for, that the locks do not agree.
+        CiError: there is no such stage; once its `reference` is read, the locks do not agree.
     """
     known = [*groups.load().stages, _DEVEL]
     if stage not in known:
@@ -120,8 +119,8 @@ def uv_version() -> str:
     return subprocess.check_output([uv.executable(), "--version"], text=True).split()[1]
 
 
-def ensure(base: Base, options: Options) -> Report | None:
-    """Make sure that a base is there, here or in its registry; return what a build did, if one ran.
+def ensure(base: Base, options: Options) -> float:
+    """Make sure that a base is there, here or in its registry; return the seconds of building it.
 
     Raises:
         CiError: it cannot be built.
@@ -130,16 +129,16 @@ def ensure(base: Base, options: Options) -> Report | None:
         if options.push:
             if docker.ask("buildx", "imagetools", "inspect", base.reference) is not None:
                 say(f"{base.reference} is in the registry")
-                return None
+                return 0.0
         elif docker.inspect(base.reference):
             say(f"{base.reference} is here")
             docker.call("tag", base.reference, base.moving)
-            return None
+            return 0.0
         return _make(base, options)
 
 
-def make(base: Base, options: Options) -> Report:
-    """Build a base.
+def make(base: Base, options: Options) -> float:
+    """Build a base; return the seconds that it took.
 
     Raises:
         CiError: it cannot be built; the message names the step.
@@ -148,7 +147,7 @@ def make(base: Base, options: Options) -> Report:
         return _make(base, options)
 
 
-def _make(base: Base, options: Options) -> Report:
+def _make(base: Base, options: Options) -> float:
     platform = base.platform
     below = base.platform_image
     if "@" not in below:
@@ -161,7 +160,7 @@ def _make(base: Base, options: Options) -> Report:
             *options.arguments(base.reference, base.moving),
             f"--file={FOLDER / 'Dockerfile'}",
             f"--target={base.stage}",
-            # Gates hold us to our own layers; a bento's image inherits the label.
+            # Gates judge only our own layers; a bento's image inherits the label.
             *([f"--label=bentovox.platform-layers={layers}"] if layers else []),
             *docker.variables(
                 {
@@ -195,10 +194,9 @@ def write_context(base: Base) -> Path:
     return contexts.named(context)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("base", __doc__)
-    verbs = options.add_subparsers(dest="action", required=True, metavar="ACTION")
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     making = verbs.add_parser("build", help="build bases, or find them built already")
     making.add_argument(
         "stages", nargs="+", metavar="STAGE", help="slim, vllm, cosyvoice, whisper, stack, devel"
@@ -206,42 +204,32 @@ def parser() -> argparse.ArgumentParser:
     buildx.add_options(making)
     pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
-    holding = verbs.add_parser("held", help="write what a platform's image holds, for the locks")
+    holding = verbs.add_parser("held", help="list what a platform's image has, for the locks")
     holding.add_argument("platform", metavar="PLATFORM")
-    for verb in (making, pinning, holding):
-        verb.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Build, pin or look into bases."""
-    given = parser().parse_args(arguments)
-    work = {"build": _build, "pin": _pin, "held": _held}[given.action]
-    return command.run("base", lambda: work(given))
+def work(given: argparse.Namespace) -> None:
+    """Build bases, pin what they stand on, or list what that has."""
+    {"build": _build, "pin": _pin, "held": _held}[given.action](given)
 
 
 def _build(given: argparse.Namespace) -> None:
     docker.ready()
     options = buildx.options_of(given)
     platform = platforms.get(given.platform or "cpu")
-    made = {}
     for stage in given.stages:
         base = find(stage, platform, options.registry)
         if options.no_cache:
             make(base, options)
         else:
             ensure(base, options)
-        made[stage] = base.reference
-    if given.json:
-        command.result_json(made)
-    else:
-        command.result("\n".join(made.values()))
+        result(base.reference)
 
 
 def _pin(given: argparse.Namespace) -> None:
     docker.ready()
     text = platforms.TABLE.read_text(encoding="utf-8")
-    pinned = {}
+    pinned = []
     for name in given.platforms or platforms.load():
         platform = platforms.get(name)
         images = {
@@ -255,16 +243,13 @@ def _pin(given: argparse.Namespace) -> None:
         }
         for key, image in images.items():
             digest = docker.digest(image)
-            pinned[f"{name}.{key}"] = digest
+            pinned.append(f"{name}.{key} {digest}")
             pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
             text, times = re.subn(pattern, rf'\g<1>"{digest}"', text)
             if times != 1:
                 raise CiError(f'{platforms.TABLE.name} [{name}]: no line `{key} = ""` to write to')
     platforms.TABLE.write_text(text, encoding="utf-8")
-    if given.json:
-        command.result_json(pinned)
-    else:
-        command.result("\n".join(f"{key} {digest}" for key, digest in pinned.items()))
+    result("\n".join(pinned))
 
 
 def _held(given: argparse.Namespace) -> None:
@@ -282,11 +267,6 @@ def _held(given: argparse.Namespace) -> None:
         stdin=script,
     )
     path = FOLDER / f"held.{platform.name}.txt"
-    header = (
-        f"# What {platform.reference} holds. Made by `python -m ci base held {platform.name}`.\n"
-    )
+    header = f"# What {platform.reference} has. Made by `python -m ci base held {platform.name}`.\n"
     path.write_text(header + said + "\n", encoding="utf-8")
-    if given.json:
-        command.result_json({"written": str(path)})
-    else:
-        command.result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")
+    result(f"{path}: {len(said.splitlines())} packages; now run `nox -s lock`")

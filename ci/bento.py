@@ -1,10 +1,8 @@
-"""`python -m ci bento`: build a bento for a platform, with BentoML, the same for the same inputs.
+"""A bento for a platform, built with BentoML, reproducibly.
 
-    python -m ci bento speech --platform cuda13
-
-The bentofile is taken as it is but for what the platform decides: the base's name, the Python and
-the lock. Its version is a hash of what is in it, and its time is fixed, so that an unchanged bento
-is the same to the last byte. It lies in .nox/bentos/NAME-PLATFORM/bento.
+The bentofile is used as it is, except for what depends on the platform: the base's name, the Python
+and the lock. Its version is a hash of its content, and its time is fixed, so that an unchanged
+bento is the same to the last byte. The bento is in .nox/bentos/NAME-PLATFORM/bento.
 """
 
 from __future__ import annotations
@@ -21,13 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 
-from ci import base, command, contexts, platforms, specs, uv
+from ci import base, contexts, platforms, specs, uv
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
 
     from ci.platforms import Platform
@@ -39,32 +36,6 @@ _SCRIPT: Final = "setup-script"
 _STAMP: Final = "1980-01-01T00:00:00+00:00"
 _CREATED: Final = re.compile(r"^creation_time: .*$", re.MULTILINE)
 _VERSION: Final = re.compile(rf"^version: {_DRAFT}$", re.MULTILINE)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("bento", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    options.add_argument("--platform", default="", help="default: the bentofile's own")
-    options.add_argument("--registry", default="", help="registry and owner before the base's name")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Build one bento."""
-    given = parser().parse_args(arguments)
-    return command.run("bento", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
-    spec = specs.load(given.bento)
-    platform = platforms.get(given.platform or spec.platforms[0])
-    with contexts.alone(folder_of(spec, platform)):
-        path, version = make(spec, platform, given.registry)
-    if given.json:
-        command.result_json({"path": str(path), "version": version})
-    else:
-        command.result(f"{spec.bento}:{version} is in {path}")
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
@@ -91,12 +62,12 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
 
 
 def folder_of(spec: Spec, platform: Platform) -> Path:
-    """Return where a bento is built, and its image."""
+    """Return the folder in which a bento and its image are built."""
     return BUILT / f"{spec.name}-{platform.name}"
 
 
 def sources(folder: Path, lock: Path) -> Path:
-    """Copy what a bento can be made of; BentoML would walk all of the checkout otherwise."""
+    """Copy what a bento can be made of: BentoML would walk the whole checkout."""
     copied = folder / "sources"
     for name in _SOURCES:
         shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -108,7 +79,7 @@ def sources(folder: Path, lock: Path) -> Path:
 
 
 def for_platform(spec: Spec, platform: Platform, lock: Path, registry: str) -> dict[str, object]:
-    """Return the bentofile with what the platform decides."""
+    """Return the bentofile with the platform's base, Python and lock."""
     found = base.find(spec.base(platform.name), platform, registry)
     return {
         **spec.data,
@@ -122,9 +93,9 @@ def for_platform(spec: Spec, platform: Platform, lock: Path, registry: str) -> d
 
 
 def settle(built: Path) -> str:
-    """Make a bento the same for the same inputs; return the version that names its content."""
+    """Make a bento reproducible; return its version, a hash of its content."""
     described = built / "bento.yaml"
-    # BentoML names the script of `docker.setup_script` by where it lay; here by what it is for.
+    # BentoML names the script of `docker.setup_script` after its path, which is a temporary one.
     for script in built.glob("env/docker/script__*"):
         for path in (described, built / "env/docker/Dockerfile"):
             text = path.read_text(encoding="utf-8").replace(script.name, _SCRIPT)

@@ -1,7 +1,6 @@
-"""One run of `docker buildx build`: its progress for a person, and a report of every step.
+"""One run of `docker buildx build`: its progress for a person, and why it failed.
 
-BuildKit prints its status as JSON lines (`--progress=rawjson`); the report is made of nothing else,
-so that what it says was cached is what BuildKit says was cached.
+BuildKit prints its status as JSON lines (`--progress=rawjson`), which are read here.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ci import docker
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,48 +27,22 @@ _IMPORT: Final = "importing cache manifest"
 
 @dataclasses.dataclass
 class Step:
-    """One vertex of a build: its name, whether the cache had it, seconds, and why it failed.
-
-    `began` is 0 where it never did; `spans` are the seconds of each time that BuildKit worked on
-    it, by when that began.
-    """
+    """One vertex of a build: its name, whether the cache had it, seconds, and why it failed."""
 
     name: str
     cached: bool = False
     seconds: float = 0.0
     error: str = ""
-    began: float = 0.0
     log: list[str] = dataclasses.field(default_factory=list)
-    spans: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    @property
-    def is_instruction(self) -> bool:
-        """Tell whether it is an instruction of the Dockerfile, not BuildKit's own work."""
-        return self.name.startswith("[") and not self.name.startswith(_NOT_OF_THE_FILE)
 
 
-@dataclasses.dataclass
-class Report:
-    """What a build did."""
+def build(arguments: Iterable[str]) -> float:
+    """Run `docker buildx build ARGUMENTS` and return the seconds that it took.
 
-    steps: list[Step]
-    seconds: float
-
-    @property
-    def instructions(self) -> list[Step]:
-        """Return the instructions of the Dockerfile, in the order in which they began."""
-        return sorted(
-            (step for step in self.steps if step.is_instruction), key=lambda step: step.began
-        )
-
-
-def build(arguments: Iterable[str]) -> Report:
-    """Run `docker buildx build ARGUMENTS` and return what it did.
-
-    Each step is told as it ends, a long one every 15 seconds.
+    Each step is reported as it ends; every 15 seconds without one, that the build goes on.
 
     Raises:
-        CiError: the build failed; the message names the step, what it printed last stands above.
+        CiError: the build failed; the message names the step, whose last lines were printed.
     """
     command = [docker.binary(), "buildx", "build", "--progress=rawjson", *arguments]
     began = time.monotonic()
@@ -100,26 +73,22 @@ def build(arguments: Iterable[str]) -> Report:
                     told = time.monotonic()
                     say(f"    ... still at work after {told - began:.0f} s")
         except BaseException:
-            process.terminate()  # else it would go on alone where only this process is told to stop
+            process.terminate()  # a signal may have reached this process only
             raise
-    done = Report(list(steps.values()), time.monotonic() - began)
     if process.returncode:
-        raise CiError(_failure(done, other))
-    return done
+        raise CiError(_failure(steps.values(), other))
+    return time.monotonic() - began
 
 
 def follow(steps: dict[str, Step], event: dict[str, Any]) -> list[Step]:
-    """Take one status of BuildKit into `steps`; return those that ended with it."""
+    """Update `steps` with one status of BuildKit; return those that ended with it."""
     ended = []
     for vertex in event.get("vertexes") or []:
         step = steps.setdefault(vertex["digest"], Step(vertex.get("name", "")))
         step.cached = step.cached or bool(vertex.get("cached"))
         step.error = vertex.get("error") or step.error
-        if vertex.get("started"):
-            step.began = step.began or _time(vertex["started"])
         if vertex.get("started") and vertex.get("completed"):
-            step.spans[vertex["started"]] = _time(vertex["completed"]) - _time(vertex["started"])
-            step.seconds = round(sum(step.spans.values()), 3)
+            step.seconds = _time(vertex["completed"]) - _time(vertex["started"])
             ended.append(step)
     for log in event.get("logs") or []:
         if log.get("vertex") in steps and log.get("data"):
@@ -131,21 +100,22 @@ def follow(steps: dict[str, Step], event: dict[str, Any]) -> list[Step]:
 def _tell(step: Step) -> None:
     if step.error and step.name.startswith(_IMPORT):
         say(f"    {step.name}: {step.error}")
-    if step.is_instruction and not step.error:
+    is_instruction = step.name.startswith("[") and not step.name.startswith(_NOT_OF_THE_FILE)
+    if is_instruction and not step.error:
         how = "cached" if step.cached else f"{step.seconds:.1f} s"
         say(f"    {step.name[:100]}  {how}")
 
 
-def _failure(report: Report, other: list[str]) -> str:
-    """Say above what the failed step printed; return the line that names it."""
-    failed = [step for step in report.steps if step.error and "canceled" not in step.error]
+def _failure(steps: Iterable[Step], other: list[str]) -> str:
+    """Print what the failed step printed, and return the line that names it."""
+    failed = [step for step in steps if step.error and "canceled" not in step.error]
     if not failed:
         return docker.explained("\n".join(other), "docker buildx build")
-    # A cache that cannot be read is no reason to fail; another step is.
+    # A cache that cannot be read does not fail a build; another step did.
     step = next((one for one in failed if not one.name.startswith(_IMPORT)), failed[0])
     for line in step.log[-25:]:
         say(f"    | {line}")
-    said = "\n".join([step.error, *step.log[-25:]])  # what it printed says more than its exit code
+    said = "\n".join([step.error, *step.log[-25:]])  # its output says more than its exit code
     return docker.explained(said, step.name[:120])
 
 

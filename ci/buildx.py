@@ -1,4 +1,4 @@
-"""How something is built: what every verb that builds takes, and what buildx is told of it."""
+"""The options of every verb that builds, and what buildx is told of them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from ci.errors import CiError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How something is built: where it is pushed, what caches are read and written.
+    """How something is built: where it is pushed, which caches are read and written.
 
-    `cache_from` and `cache_to` are buildx's; `network` is `host` where the build must share the
+    `cache_from` and `cache_to` are buildx's; `network` is `host` where build steps must share the
     host's network.
     """
 
     registry: str = ""
     push: bool = False
-    cache_from: tuple[str, ...] = ()
-    cache_to: tuple[str, ...] = ()
+    cache_from: Sequence[str] = ()
+    cache_to: Sequence[str] = ()
     network: str = ""
     compression: str = "zstd"
     no_cache: bool = False
 
     def arguments(self, *names: str) -> list[str]:
         """Return buildx's arguments for an image of these names."""
-        # What is pushed is not kept here: to keep it, an engine fetches and unpacks all of it.
+        # What is pushed is not kept here: an engine would fetch and unpack all of it for that.
         kind = "type=registry,store=false" if self.push else "type=image,unpack=true"
         output = (
             f'{kind},"name={",".join(names)}",compression={self.compression},oci-mediatypes=true'
@@ -47,7 +48,7 @@ class Options:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every verb that builds takes."""
+    """Add the options of every verb that builds."""
     parser.add_argument("--platform", default="", help="a platform of bentos/platforms.toml")
     parser.add_argument(
         "--registry", default="", help="registry and owner before every name, such as ghcr.io/me"
@@ -78,19 +79,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(given: argparse.Namespace) -> Options:
-    """Return the build options that were given.
+    """Return the options that were given.
 
     Raises:
-        CiError: they do not go together.
+        CiError: `--push` without `--registry`.
     """
     if given.push and not given.registry:
         raise CiError("--push needs --registry, such as --registry ghcr.io/me")
-    return Options(
-        registry=given.registry,
-        push=given.push,
-        cache_from=tuple(given.cache_from),
-        cache_to=tuple(given.cache_to),
-        network=given.network,
-        compression=given.compression,
-        no_cache=given.no_cache,
-    )
+    return Options(**{one.name: getattr(given, one.name) for one in dataclasses.fields(Options)})

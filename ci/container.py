@@ -1,4 +1,4 @@
-"""A running container of an image, hardened as every one of ours must be able to run."""
+"""A running container of an image, hardened as all of ours must be able to run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from ci import docker
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 HARDENED: Final = (
     "--read-only",
@@ -19,7 +19,7 @@ HARDENED: Final = (
     "--tmpfs=/tmp:size=1g,exec",  # Triton loads a module from there
     "--pids-limit=2048",
 )
-"""How every image must be able to run."""
+"""The options with which every image must be able to run."""
 
 _READY_S: Final = 120.0
 _END_S: Final = 60
@@ -69,7 +69,7 @@ class Container:
         """Wait for a state of health and return the seconds.
 
         Raises:
-            CiError: it did not come, or the container ended; its last lines stand above.
+            CiError: it did not come, or the container ended; its last lines were printed.
         """
         began = time.monotonic()
         while self.health != health:
@@ -90,27 +90,22 @@ class Container:
             return False, str(error)
 
     def ends(self) -> tuple[bool, str]:
-        """Tell whether it ends by itself when it is asked to."""
+        """Tell whether it ends by itself when told to stop."""
         began = time.monotonic()
         docker.call("stop", f"--timeout={_END_S}", self.name)
         took = time.monotonic() - began
         code = docker.call("inspect", "--format={{.State.ExitCode}}", self.name)
         return code in {"0", "143"} and took < _END_S, f"exit code {code} after {took:.1f} s"
 
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """Send one request, JSON if it has a body; return the status and the whole body."""
-        if body is None:
-            return self.send(method, path)
-        return self.send(method, path, json.dumps(body).encode(), "application/json")
-
-    def send(
-        self, method: str, path: str, body: bytes = b"", content_type: str = ""
+    def request(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, bytes]:
-        """Send one request and return the status and the whole body."""
+        """Send one request, its body as JSON unless it is bytes; return the status and the body."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            headers = {"content-type": content_type} if content_type else {}
-            connection.request(method, path, body or None, headers)
+            headers = {} if data is None else {"content-type": content_type}
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

@@ -1,4 +1,4 @@
-"""Build contexts that are the same for the same inputs, to the last byte."""
+"""Build contexts that are the same, to the last byte, for the same inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPOCH: Final = 315532800
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Have a folder for one build; another one of the same checkout waits until it is done."""
+    """Keep a folder to one build; another of the same checkout waits until it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
     try:
@@ -32,10 +32,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def epoch() -> int:
-    """Return the time that files get: SOURCE_DATE_EPOCH where it is set.
+    """Return the time that files get, in seconds: SOURCE_DATE_EPOCH where it is set.
 
     Raises:
-        CiError: that is no number of seconds.
+        CiError: it is no number of seconds.
     """
     given = os.environ.get("SOURCE_DATE_EPOCH", str(EPOCH))
     if not given.isdecimal():
@@ -44,7 +44,7 @@ def epoch() -> int:
 
 
 def settle(folder: Path) -> None:
-    """Give all below a folder the same time, and modes that any user can read."""
+    """Give everything in a folder the same time, and modes that let any user read it."""
     at = epoch()
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
@@ -52,10 +52,10 @@ def settle(folder: Path) -> None:
 
 
 def named(folder: Path) -> Path:
-    """Settle a build context and add to its name what is in it; return where it is then.
+    """Settle a build context, add a hash of its content to its name, and return its new path.
 
-    An engine keeps what it was sent under the folder's name, whatever is above that, and of the
-    next context of that name takes only the files whose size or time is another. It would miss some
+    An engine keeps the context it was sent under the folder's name, whatever the path above, and of
+    the next context of that name it takes only files with another size or time. It would miss some
     here, and the folders of the others would get the time of the build.
     """
     settle(folder)

@@ -1,4 +1,4 @@
-"""The docker command line: the one place that starts it."""
+"""The docker command line; nothing else starts it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ _REFUSED = os.strerror(errno.ECONNREFUSED).lower()
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for docker: the caller's, without what would change its answers."""
+    """Return the environment for docker: the caller's, without hints and default attestations."""
     return {**os.environ, "DOCKER_CLI_HINTS": "false", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 
 
@@ -45,7 +44,7 @@ def binary() -> str:
 
 
 def ready() -> str:
-    """Return the version of the engine that answers; verbs call it before they begin.
+    """Return the version of the engine; verbs call this before they begin.
 
     Raises:
         CiError: no engine answers, or buildx is missing.
@@ -66,7 +65,7 @@ def call(*arguments: str, stdin: str | None = None) -> str:
     """Run one docker command and return what it prints.
 
     Raises:
-        CiError: it failed; the message is its last line, and what to do where that is known.
+        CiError: it failed; the message is its last line, with the remedy where it is known.
     """
     done = _run(*arguments, stdin=stdin)
     if done.returncode:
@@ -76,7 +75,7 @@ def call(*arguments: str, stdin: str | None = None) -> str:
 
 @contextlib.contextmanager
 def stream(*arguments: str) -> Iterator[IO[bytes]]:
-    """Give what one docker command prints while it prints it.
+    """Run one docker command and yield its output as it comes.
 
     Raises:
         CiError: it failed.
@@ -107,23 +106,9 @@ def ask(*arguments: str) -> str | None:
 
 
 def inspect(image: str) -> dict[str, Any] | None:
-    """Return what the engine knows of a local image, None where it has none of that name."""
+    """Return what the engine knows of a local image; None if it has none of that name."""
     said = ask("image", "inspect", image)
     return json.loads(said)[0] if said else None
-
-
-def bring(image: str) -> dict[str, Any]:
-    """Return what the engine knows of an image, which is pulled if it is not here.
-
-    Raises:
-        CiError: it is neither here nor in a registry.
-    """
-    known = inspect(image)
-    if known is None:
-        say(f"Pulling {image}")
-        call("pull", "--quiet", image)
-        known = inspect(image) or {}
-    return known
 
 
 def digest(reference: str) -> str:
@@ -141,20 +126,13 @@ def digest(reference: str) -> str:
     return found
 
 
-def stores() -> Iterator[Path]:
-    """Yield where the engine's containerd may keep content by its digest, on this machine."""
-    root = ask("info", "--format={{.DockerRootDir}}")
-    for home in (Path(root or "/var/lib/docker", "containerd/daemon"), Path("/var/lib/containerd")):
-        yield home / "io.containerd.content.v1.content" / "blobs"
-
-
 def diff_ids(image: str) -> tuple[str, ...]:
-    """Return the diff ids of an image's layers, here or in its registry; none if nobody says."""
+    """Return the diff ids of an image's layers, here or in its registry; none if in neither."""
     known = inspect(image)
     if known is None:
         said = ask("buildx", "imagetools", "inspect", "--format={{json .Image}}", image)
         known = json.loads(said) if said else {}
-        known = known.get("linux/amd64", known)  # an image for one platform is not in a table
+        known = known.get("linux/amd64", known)  # of an image for several platforms
     root: dict[str, Any] = known.get("RootFS") or known.get("rootfs") or {}
     return tuple(root.get("Layers") or root.get("diff_ids") or ())
 
@@ -166,7 +144,7 @@ def explained(said: str, what: str) -> str:
     last = lines[-1] if lines else "it said nothing"
     if _FULL in said.lower():
         return (
-            f"{what}: the engine's disk is full; `docker system df` shows what is held, "
+            f"{what}: the engine's disk is full; `docker system df` shows what is on it, "
             "`docker buildx prune` and `docker image prune` free it"
         )
     if _REFUSED in said.lower():

@@ -1,4 +1,4 @@
-"""The git command line: the one place that starts it."""
+"""The git command line; nothing else starts it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def call(*arguments: str) -> str:
 
 
 def ask(*arguments: str) -> str | None:
-    """Run one git command and return what it prints, None where it fails."""
+    """Run one git command and return what it prints; None if it fails."""
     done = _run(*arguments)
     return None if done.returncode else done.stdout.strip()
 
@@ -32,7 +32,7 @@ def commit(revision: str) -> str:
     """Return the commit that a revision names.
 
     Raises:
-        CiError: there is none, here.
+        CiError: this clone has none.
     """
     found = ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if not found:
@@ -41,7 +41,7 @@ def commit(revision: str) -> str:
 
 
 def changed(base: str, head: str) -> tuple[str, ...]:
-    """Return the paths that changed on the way to `head` since it left `base`; both of a rename.
+    """Return the paths that changed in `head` since it left `base`; of a rename, both.
 
     Raises:
         CiError: a revision is unknown, or they have nothing in common here.
@@ -52,7 +52,7 @@ def changed(base: str, head: str) -> tuple[str, ...]:
 
 
 def content(revision: str, path: str) -> str:
-    """Return a file as it was at a revision, nothing where it was not there."""
+    """Return a file's text at a revision; empty if it was not there."""
     return ask("show", f"{revision}:{path}") or ""
 
 

@@ -1,4 +1,4 @@
-"""What GitHub Actions tells a job, and what a job tells the next, in files."""
+"""The files in which GitHub Actions describes a job's event and takes a step's outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def event() -> tuple[str, dict[str, Any]]:
-    """Return the name of what started the workflow, and its data.
+    """Return the name of the event that started the workflow, and its data.
 
     Raises:
         CiError: this is no job of GitHub Actions.
@@ -25,7 +25,7 @@ def event() -> tuple[str, dict[str, Any]]:
 
 
 def outputs(values: Mapping[str, object]) -> None:
-    """Write a step's outputs, a line each; what is no text is written as JSON.
+    """Write a step's outputs, a line each; anything but text is written as JSON.
 
     Raises:
         CiError: this is no job of GitHub Actions, or a value has more than one line.

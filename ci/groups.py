@@ -26,7 +26,7 @@ class Groups:
     stages: dict[str, tuple[str, ...]]
 
     def group_of(self, package: str) -> str | None:
-        """Return the first group that takes a package, None where the bento installs it itself."""
+        """Return the first group that matches a package; None if the bento installs it itself."""
         for group, patterns in self.patterns.items():
             if any(fnmatch.fnmatchcase(package, pattern) for pattern in patterns):
                 return group
@@ -56,8 +56,8 @@ def requirements(
 ) -> dict[str, dict[str, str]]:
     """Return what each group of a base installs: all that the bentos on that base want of it.
 
-    Not what other bases' bentos want: libraries look for others that are there (transformers for
-    scikit-learn), and then want what those need.
+    Nothing that only other bases' bentos want: some libraries use others if they are installed, as
+    transformers uses scikit-learn, and then need what those need.
 
     Raises:
         CiError: two of the bentos want two versions of a package.

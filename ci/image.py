@@ -4,10 +4,10 @@ r"""`python -m ci image`: build a bento's image on its shared base.
     python -m ci image chat --platform cuda13 --registry ghcr.io/me --push \
         --cache-from type=registry,ref=ghcr.io/me/bentovox/chat:cache-cuda13
 
-Builds the bento, builds its base unless that is there already, and then the image: the packages
-that the base lacks, what is shipped with the code, the bento. It is called bentovox/NAME:PLATFORM
-and, by what is in it, bentovox/NAME:PLATFORM-VERSION. Models are not in it; mount a cache at
-/models, or bake some in with --bake.
+Builds the bento, its base unless that exists already, and then the image: the packages that the
+base lacks, what is shipped with the code, the bento. It is called bentovox/NAME:PLATFORM and, after
+its content, bentovox/NAME:PLATFORM-VERSION. It contains no models: mount a cache at /models, or add
+some with --bake.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ci import (
     base,
     bento,
     build,
     buildx,
-    command,
     contexts,
     docker,
     github,
@@ -35,62 +34,45 @@ from ci import (
 )
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
 
     from ci.base import Base
-    from ci.build import Report
     from ci.buildx import Options
     from ci.platforms import Platform
     from ci.specs import Spec
 
 DOCKERFILE: Final = BENTOS / "Dockerfile"
 _MODELS: Final = ("services/chat/demo_model",)
-"""Models that the repository ships: a layer of their own."""
+"""Models that the repository ships; they get a layer of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One built image: its names, the base below it, its bento's version, the build's report."""
+    """One built image: its names, the base below it, its bento's version, its build's seconds."""
 
     spec: Spec
     platform: Platform
     base: Base
     version: str
     names: tuple[str, ...]
-    report: Report
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what a workflow needs to know of it."""
-        return {
-            "bento": self.spec.name,
-            "platform": self.platform.name,
-            "version": self.version,
-            "image": self.names[0],
-            "names": list(self.names),
-            "base": self.base.reference,
-            "seconds": round(self.report.seconds, 2),
-        }
+    build_s: float
 
     def as_output(self, *, pushed: bool) -> dict[str, str]:
-        """Return what the next steps of a job need: the image by its digest, if it was pushed."""
+        """Return what a job's next steps need: the image, by its digest if it was pushed."""
         if not pushed:
             return {"image": self.names[0]}
         repository, digest = self.names[0].rpartition(":")[0], docker.digest(self.names[0])
         return {"image": f"{repository}@{digest}", "repository": repository, "digest": digest}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("image", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    buildx.add_options(options)
-    options.add_argument(
-        "--tag", action="append", default=[], help="a further tag; may be given again"
-    )
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    buildx.add_options(parser)
+    parser.add_argument(
         "--bake",
         action="append",
         default=[],
@@ -98,22 +80,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a model's folder, into /models/NAME, in a layer of its own",
     )
-    options.add_argument(
+    parser.add_argument(
         "--only-content-tag",
         action="store_true",
-        help="no tag that moves: it is tested first, `python -m ci tags --apply` gives the others",
+        help="no moving tag; after its tests `python -m ci tags --apply` adds the others",
     )
-    options.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
-    return options
+    parser.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Build one image."""
-    given = parser().parse_args(arguments)
-    return command.run("image", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     docker.ready()
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
@@ -122,16 +98,12 @@ def _work(given: argparse.Namespace) -> None:
         spec,
         platform,
         options,
-        tags=tuple(given.tag),
         bake=tuple(given.bake),
         is_moving=not given.only_content_tag,
     )
     if given.github:
         github.outputs(made.as_output(pushed=options.push))
-    if given.json:
-        command.result_json(made.as_json())
-    else:
-        command.result(made.names[0])
+    result(made.names[0])
 
 
 def make(
@@ -139,11 +111,10 @@ def make(
     platform: Platform,
     options: Options,
     *,
-    tags: tuple[str, ...] = (),
     bake: tuple[Path, ...] = (),
     is_moving: bool = True,
 ) -> Image:
-    """Build the image of a bento for a platform; its name moves on to it if `is_moving`.
+    """Build the image of a bento for a platform; with `is_moving`, the platform's tag moves to it.
 
     Raises:
         CiError: the bento, its base or the image cannot be built.
@@ -158,11 +129,9 @@ def make(
         context = write_context(packed, bake)
         repository = naming.repository(spec.name, options.registry)
         moving = [platform.name] if is_moving else []
-        names = tuple(
-            f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}", *tags)
-        )
+        names = tuple(f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}"))
         say(f"Building {names[0]} on {below.reference}")
-        report = build.build(
+        build_s = build.build(
             [
                 *options.arguments(*names),
                 f"--file={DOCKERFILE}",
@@ -173,11 +142,11 @@ def make(
                 str(context),
             ]
         )
-    return Image(spec, platform, below, version, names, report)
+    return Image(spec, platform, below, version, names, build_s)
 
 
 def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[str, str]:
-    """Return the OCI labels of an image, and ours: what checks it reads them from the image."""
+    """Return the OCI labels of an image, and ours, which its gates read."""
     standard = "org.opencontainers.image"
     return {
         f"{standard}.title": spec.bento,
@@ -193,7 +162,7 @@ def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[st
 
 
 def write_context(packed: Path, bake: tuple[Path, ...]) -> Path:
-    """Write the build context of an image beside its bento, and return its folder."""
+    """Write the build context of an image beside its bento; return its folder."""
     context = packed.with_name("context")
     shutil.rmtree(context, ignore_errors=True)
     app = context / "bento" / "app"
@@ -221,7 +190,7 @@ def _lock(packed: Path) -> Path:
 
 
 def _bring_cosyvoice(into: Path) -> None:
-    """Bring upstream's verified code into the context."""
+    """Put upstream's verified code into the context."""
     into.parent.mkdir()
     code = subprocess.call(
         [sys.executable, "-m", "ci", "cosyvoice", "--into", str(into)],
@@ -229,4 +198,4 @@ def _bring_cosyvoice(into: Path) -> None:
         stdout=subprocess.DEVNULL,
     )
     if code:
-        raise CiError("CosyVoice's code could not be brought; why stands above")
+        raise CiError("CosyVoice's code could not be had, for the reason above")

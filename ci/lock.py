@@ -1,13 +1,13 @@
 """`python -m ci lock`: resolve what each bento installs, for each of its platforms.
 
-`bentos/NAME/requirements.PLATFORM.in` says what is wanted (extras of pyproject.toml), the lock
-`requirements.PLATFORM.txt` beside it is made from that. The stack's is made first and the others
-keep to it, so that every package has one version on a platform, whatever image it is in; it begins
-with the versions that `nox -s serve` installs. Where `python -m ci base held` has written what a
-platform's image holds, its versions are kept too.
+`bentos/NAME/requirements.PLATFORM.in` says what is wanted (extras of pyproject.toml), and the lock
+`requirements.PLATFORM.txt` beside it is made from that. The stack's is made first and constrains
+the others, so that every package has one version on a platform, whatever image it is in; it starts
+from the versions that `nox -s serve` installs. Where `python -m ci base held` has listed what a
+platform's image has, those versions are kept too.
 
-    python -m ci lock                    lock every bento again, keeping to what is locked
-    python -m ci lock chat --check       1 if chat's locks are not what they would be now
+    python -m ci lock                    lock every bento again, keeping versions that still fit
+    python -m ci lock chat --upgrade     lock chat with the newest versions that fit
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci import command, platforms, specs
+from ci import platforms, specs
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
-from ci.progress import say
+from ci.terminal import result, say
 from ci.uv import executable, torch_backend
 
 if TYPE_CHECKING:
@@ -35,46 +35,33 @@ _SERVED: Final = {False: "ci/locks/stack-cpu.txt", True: "ci/locks/stack-cuda.tx
 _WITHOUT_CUDA: Final = "ci/locks/overrides.txt"
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("lock", __doc__)
-    options.add_argument("bentos", nargs="*", metavar="BENTO", help="default: all")
-    options.add_argument("--check", action="store_true", help="change nothing; 1 if a lock drifted")
-    options.add_argument("--upgrade", action="store_true", help="take the newest that fits")
-    return options
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bentos", nargs="*", metavar="BENTO", help="default: all")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest that fits")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Lock the bentos; 1 if one cannot be locked, or drifted under --check."""
-    options = parser().parse_args(arguments)
-    return command.run("lock", lambda: _work(options))
-
-
-def _work(options: argparse.Namespace) -> int:
-    drifted = []
+def work(given: argparse.Namespace) -> None:
+    """Lock the bentos."""
+    changed = []
     known = platforms.load()
-    for name in sorted(options.bentos or specs.names(), key=lambda name: name != specs.STACK):
+    for name in sorted(given.bentos or specs.names(), key=lambda name: name != specs.STACK):
         spec = specs.load(name)
         for platform in spec.platforms:
             path = spec.lock_path(platform)
             say(f"Resolving {path.relative_to(ROOT)}")
             before = path.read_text(encoding="utf-8") if path.exists() else ""
-            kept = "" if options.upgrade else before or served(known[platform])
+            kept = "" if given.upgrade else before or served(known[platform])
             after = resolve(spec, known[platform], kept)
             platforms.check_torch(specs.read_lock_text(after, path), known[platform], path)
             if after != before:
-                drifted.append(str(path.relative_to(ROOT)))
-                if not options.check:
-                    path.write_text(after, encoding="utf-8")
-    if options.json:
-        command.result_json({"changed": drifted})
-    else:
-        command.result(f"Changed: {', '.join(drifted) or 'nothing'}")
-    return 1 if drifted and options.check else 0
+                changed.append(str(path.relative_to(ROOT)))
+                path.write_text(after, encoding="utf-8")
+    result(f"Changed: {', '.join(changed) or 'nothing'}")
 
 
 def resolve(spec: Spec, platform: Platform, before: str) -> str:
-    """Return the lock of a bento for a platform, keeping to `before` where it can.
+    """Return the lock of a bento for a platform, with the versions of `before` that still fit.
 
     Raises:
         CiError: nothing satisfies it all; uv's explanation of who asks for what stands above.
@@ -110,7 +97,7 @@ def resolve(spec: Spec, platform: Platform, before: str) -> str:
 
 
 def served(platform: Platform) -> str:
-    """Return the lock of what `nox -s serve` installs, as a start."""
+    """Return the lock of what `nox -s serve` installs, to start from."""
     return (ROOT / _SERVED[bool(platform.cuda)]).read_text(encoding="utf-8")
 
 
@@ -129,6 +116,6 @@ def _options(spec: Spec, platform: Platform) -> list[str]:
 
 def _environment(platform: Platform) -> dict[str, str]:
     environ = dict(os.environ)
-    if platform.cuda:  # a folder that holds torch's CPU build must not decide what a GPU gets
+    if platform.cuda:  # a folder with torch's CPU build must not decide what a GPU gets
         environ.pop("UV_FIND_LINKS", None)
     return environ

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 PROJECT: Final = "bentovox"
-_SEPARATORS: Final = re.compile(r"[-_.]+")
 
 
 def repository(name: str, registry: str = "") -> str:
@@ -24,7 +22,7 @@ def base_repository(stage: str, registry: str = "") -> str:
 
 
 def cache(repository: str, platform: str) -> str:
-    """Return where the build cache of an image or a base is kept, one for each platform."""
+    """Return the reference of the build cache of an image or a base, one for each platform."""
     return f"{repository}:cache-{platform}"
 
 
@@ -32,8 +30,3 @@ def untagged(reference: str) -> str:
     """Return the repository of a reference: without its tag and its digest."""
     folder, slash, last = reference.partition("@")[0].rpartition("/")
     return f"{folder}{slash}{last.partition(':')[0]}"
-
-
-def distribution(name: str) -> str:
-    """Return a Python distribution's name as indexes compare it (PEP 503)."""
-    return _SEPARATORS.sub("-", name).lower()

@@ -1,4 +1,4 @@
-"""Where things are in this repository, and where what is built goes."""
+"""Where things are in this repository, and where builds go."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 BENTOS: Final = ROOT / "bentos"
 BUILT: Final = ROOT / ".nox" / "bentos"
-"""Bentos, build contexts and build reports: one folder for each bento and platform."""
+"""Bentos and build contexts, a folder for each bento and platform."""

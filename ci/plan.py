@@ -4,11 +4,11 @@
     python -m ci plan --base v1.2.0       what changed since a release
     python -m ci plan --all               every bento on each of its platforms
 
-An image is built again if something changed that it is made of: its bentofile and its folder, its
+An image is built again if something that it is made of changed: its bentofile and its folder, its
 lock for that platform, what its globs include of services/, its platform's table, the bases, the
-modules of ci/ that build, or what tests it. The table says which file it was. Bentos are those of
-the working tree. With --github the revisions come from the event: all images for a tag, a schedule
-or a start by hand; `matrix`, `bases` and `any` become the step's outputs.
+modules of ci/ that build, or what tests it. The table names the file. Bentos are those of the
+working tree. With --github the revisions come from the event (a tag, a schedule or a start by hand
+builds all images), and `matrix`, `bases` and `any` become the step's outputs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pathspec
 
-from ci import base, command, git, github, groups, naming, platforms, specs
+from ci import base, git, github, groups, naming, platforms, specs
 from ci.paths import ROOT
+from ci.terminal import result
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _PLATFORMS: Final = "bentos/platforms.toml"
 _TOOLS_LOCK: Final = "ci/locks/dev.txt"
 _TOOLS: Final = ("bentoml", "uv")
-"""What is locked there and decides what an image is."""
+"""The packages of that lock which affect images."""
 
 BUILDERS: Final = frozenset(
     f"ci/{name}.py"
@@ -40,7 +41,7 @@ BUILDERS: Final = frozenset(
         *("naming", "paths", "platforms", "specs", "uv"),
     )
 )
-"""The modules that build; a test holds that they are what `ci.image` imports."""
+"""The modules that build: those that `ci.image` imports, as a test checks."""
 
 _OF_ALL: Final = (
     "bentos/Dockerfile",
@@ -58,7 +59,7 @@ _NEVER: Final = "0" * 40
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """The paths that changed, and what a file held before: nothing where it was not there."""
+    """The paths that changed, and what gives a file's text before; empty if it was not there."""
 
     paths: tuple[str, ...]
     before: Callable[[str], str]
@@ -66,7 +67,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """One image to build, its base's stage, and the changes that ask for it."""
+    """One image to build, its base's stage, and the changed paths that call for it."""
 
     bento: str
     platform: str
@@ -80,35 +81,25 @@ class Wanted:
         return f"{self.why[0]} and {more} more" if more else self.why[0]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("plan", __doc__)
-    options.add_argument("--base", default="", metavar="REV", help="since when (default: main)")
-    options.add_argument("--head", default="HEAD", metavar="REV", help="until (default: HEAD)")
-    options.add_argument("--all", action="store_true", help="all images, whatever changed")
-    options.add_argument("--registry", default="", help="registry and owner before bases' names")
-    options.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
-    return options
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("--base", default="", metavar="REV", help="since when (default: main)")
+    parser.add_argument("--head", default="HEAD", metavar="REV", help="until (default: HEAD)")
+    parser.add_argument("--all", action="store_true", help="all images, whatever changed")
+    parser.add_argument("--registry", default="", help="registry and owner before bases' names")
+    parser.add_argument("--github", action="store_true", help="in a job of GitHub Actions")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Say which images are to be built."""
-    given = parser().parse_args(arguments)
-    return command.run("plan", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
+def work(given: argparse.Namespace) -> None:
+    """Print which images are to be built."""
     since = given.base or (_since() if given.github else "main")
     change = None if given.all or not since else _change(since, given.head)
     wanted = plan(change)
-    found = {"images": images(wanted, given.registry), "bases": bases(wanted, given.registry)}
     if given.github:
-        matrix, below = ({"include": entries} for entries in found.values())
+        matrix = {"include": images(wanted, given.registry)}
+        below = {"include": bases(wanted, given.registry)}
         github.outputs({"matrix": matrix, "bases": below, "any": bool(wanted)})
-    if given.json:
-        command.result_json(found)
-    else:
-        command.result(table(wanted))
+    result(table(wanted))
 
 
 def plan(change: Change | None) -> list[Wanted]:
@@ -128,7 +119,7 @@ def plan(change: Change | None) -> list[Wanted]:
 
 
 def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the images as a workflow's matrix takes them: where caches are, and why each is there.
+    """Return the images as a workflow's matrix takes them, with their caches and reasons.
 
     Raises:
         CiError: the locks of a base do not agree.
@@ -149,7 +140,7 @@ def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
 
 
 def bases(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the bases of these images, each once: its stage, its name, where its cache is.
+    """Return the bases of these images, each once, with its stage, its name and its cache.
 
     Raises:
         CiError: the locks of a base do not agree.
@@ -187,7 +178,7 @@ def _change(since: str, head: str) -> Change:
 
 
 def _since() -> str:
-    """Return the revision that the event's change starts at, nothing where all is to be built."""
+    """Return the revision before the event's change; empty if everything is to be built."""
     name, data = github.event()
     if name == "pull_request":
         return str(data["pull_request"]["base"]["sha"])
@@ -217,12 +208,12 @@ def _why(spec: Spec, platform: str, change: Change) -> Iterator[str]:
             or (path == _TOOLS_LOCK and _tools_changed(change))
         ):
             yield path
-        elif path in _beside(spec, platform) and _base_changed(path, spec, platform, change):
+        elif path in _beside(spec, platform):
             yield f"{path} (of the base)"
 
 
 def _of_other(path: str, spec: Spec, platform: str) -> bool:
-    """Tell whether a file is named for another platform, as locks are."""
+    """Tell whether a file's name says another platform, as a lock's does."""
     others = [name for name in {*spec.platforms, *platforms.load()} if name != platform]
     return any(f".{name}." in path.rpartition("/")[2] for name in others)
 
@@ -234,7 +225,7 @@ def _table_changed(platform: str, change: Change) -> bool:
 
 
 def _shape(table: dict[str, Any], platform: str) -> dict[str, Any]:
-    """Return a platform's table but for the words that are for people."""
+    """Return a platform's table without its description, which affects no image."""
     return {key: value for key, value in table.get(platform, {}).items() if key != "description"}
 
 
@@ -245,7 +236,9 @@ def _tools_changed(change: Change) -> bool:
 
 
 def _beside(spec: Spec, platform: str) -> set[str]:
-    """Return the locks of the other bentos on the same base."""
+    """Return the locks of the other bentos on the same base, if it has packages of theirs."""
+    if not groups.load().stages.get(spec.base(platform)):
+        return set()
     return {
         other.lock_for(platform).relative_to(ROOT).as_posix()
         for other in map(specs.load, specs.names())
@@ -253,16 +246,3 @@ def _beside(spec: Spec, platform: str) -> set[str]:
         and platform in other.platforms
         and other.base(platform) == spec.base(platform)
     }
-
-
-def _base_changed(path: str, spec: Spec, platform: str, change: Change) -> bool:
-    """Tell whether a lock wants other packages of the base than before."""
-    layers = groups.load()
-    held = layers.stages.get(spec.base(platform), ())
-
-    def of_base(content: str) -> dict[str, str]:
-        lock = specs.read_lock_text(content, ROOT / path)
-        return {name: lock[name] for name in lock if layers.group_of(name) in held}
-
-    after = (ROOT / path).read_text(encoding="utf-8")
-    return of_base(change.before(path)) != of_base(after)

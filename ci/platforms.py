@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 import tomllib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ci.errors import CiError
 from ci.paths import BENTOS
@@ -14,33 +15,33 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TABLE: Final = BENTOS / "platforms.toml"
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Platform:
-    """One platform: the image that the bases are made from, and what that image must hold.
+    """One platform: the image that the bases are made from, and what that image must have.
 
-    `torch_from` is `base` where the image holds torch, `wheels` where a group of ours installs it.
+    `torch_from` is `base` where the image has torch, `wheels` where a group of ours installs it.
     `uv_platform` is what locks are resolved for. `plain_image` is what bases without torch stand
-    on, where the image is large for its torch.
+    on, where torch makes the image large. Digests are empty until `python -m ci base pin` has run.
     """
 
     name: str
     description: str
     image: str
     tag: str
-    digest: str
+    digest: _Digest
     devel_tag: str
-    devel_digest: str
+    devel_digest: _Digest
     python: str
     torch: str
-    torch_from: str
+    torch_from: Literal["base", "wheels"]
     cuda: str
     uv_platform: str
     plain_image: str = ""
     plain_tag: str = ""
-    plain_digest: str = ""
+    plain_digest: _Digest = ""
 
     @property
     def reference(self) -> str:
@@ -64,13 +65,18 @@ def load(table: Path = TABLE) -> dict[str, Platform]:
     """Return every platform by name.
 
     Raises:
-        CiError: the table is not TOML, or a platform lacks a key, has one too many or a bad value.
+        CiError: it is not TOML, or a platform has a missing key, an unknown one or a bad value.
     """
     try:
         found = tomllib.loads(table.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, OSError) as error:
+        named = {name: {"name": name, **values} for name, values in found.items()}
+        return TypeAdapter(dict[str, Platform]).validate_python(named)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        platform, *key = map(str, fault["loc"])
+        raise CiError(f"{table.name} [{platform}]: {'.'.join(key)}: {fault['msg']}") from error
+    except (tomllib.TOMLDecodeError, TypeError, OSError) as error:
         raise CiError(f"{table}: {error}") from error
-    return {name: _platform(table, name, values) for name, values in found.items()}
 
 
 def get(name: str, table: Path = TABLE) -> Platform:
@@ -86,10 +92,10 @@ def get(name: str, table: Path = TABLE) -> Platform:
 
 
 def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
-    """Refuse a lock that the platform's torch does not fit.
+    """Check that a lock's torch is the platform's.
 
     Raises:
-        CiError: it locks another torch than the platform has.
+        CiError: it is another version.
     """
     torch = lock.get("torch", platform.torch)
     if torch != platform.torch:
@@ -97,25 +103,6 @@ def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
             f"{path.name} locks torch {torch}, platforms.toml has {platform.torch} for "
             f"{platform.name}: change both together, and the image's tag with them"
         )
-
-
-def _platform(table: Path, name: str, values: object) -> Platform:
-    known = {field.name: field.default for field in dataclasses.fields(Platform)}
-    wanted = {key for key, value in known.items() if value is dataclasses.MISSING} - {"name"}
-    given = values if isinstance(values, dict) else {}
-    where = f"{table.name} [{name}]"
-    if missing := sorted(wanted - given.keys()):
-        raise CiError(f"{where}: {', '.join(missing)} missing")
-    if unknown := sorted(given.keys() - (known.keys() - {"name"})):
-        raise CiError(f"{where}: unknown key {', '.join(unknown)}")
-    if wrong := sorted(key for key, value in given.items() if not isinstance(value, str)):
-        raise CiError(f"{where}: {', '.join(wrong)} must be text")
-    for key in ("digest", "devel_digest", "plain_digest"):
-        if given.get(key) and not _DIGEST.fullmatch(given[key]):
-            raise CiError(f"{where}: {key} is no sha256 digest; `python -m ci base pin` writes it")
-    if given["torch_from"] not in {"base", "wheels"}:
-        raise CiError(f"{where}: torch_from is 'base' or 'wheels', not {given['torch_from']!r}")
-    return Platform(name=name, **given)
 
 
 def _reference(image: str, tag: str, digest: str) -> str:

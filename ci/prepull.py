@@ -1,14 +1,14 @@
 r"""`python -m ci prepull`: pull what a platform's bases are made from, before a build does.
 
     python -m ci prepull --platform cuda13
-    python -m ci prepull --platform cuda13 --stage whisper --attempts 10
+    python -m ci prepull --platform cuda13 --stage whisper
     python -m ci prepull --platform cuda13 \
         --unless ghcr.io/me/bentovox/base-vllm:cuda13-1f2e3d4c5b6a
 
-A build that pulls gigabytes dies of one broken connection (`io: read/write on closed pipe`) and
-starts over. This retries, waiting twice as long each time; layers that arrived stay. The digests
-are those of bentos/platforms.toml. What the registry will never allow (no such image, no access) is
-not retried.
+A build that pulls gigabytes fails at one broken connection (`io: read/write on closed pipe`) and
+starts over. This retries, waiting twice as long each time, and keeps the layers that have arrived.
+The digests are those of bentos/platforms.toml. What no attempt can change (no such image, no
+access) is not retried.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Final
 
-from ci import base, command, docker, groups, platforms
+from ci import base, docker, groups, platforms
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -34,32 +34,20 @@ _FINAL: Final = re.compile(
     r"no matching manifest|authentication required",
     re.IGNORECASE,
 )
-"""What no further attempt changes; the engine has no code for it, only words."""
+"""What no further attempt changes; the engine gives no code, only words."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("prepull", __doc__)
-    options.add_argument(
-        "--platform", default="cpu", help="of bentos/platforms.toml (default: cpu)"
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("--platform", default="cpu", help="of bentos/platforms.toml (default: cpu)")
+    parser.add_argument("--stage", default="", help="only what this base is made from")
+    parser.add_argument(
+        "--unless", default="", metavar="IMAGE", help="pull nothing if a registry has this"
     )
-    options.add_argument("--stage", default="", help="what this base is made from (default: all)")
-    options.add_argument(
-        "--attempts", type=int, default=_ATTEMPTS, help=f"for each image (default: {_ATTEMPTS})"
-    )
-    options.add_argument(
-        "--unless", default="", metavar="IMAGE", help="nothing, where a registry has this already"
-    )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def work(given: argparse.Namespace) -> None:
     """Pull the images of a platform."""
-    given = parser().parse_args(arguments)
-    return command.run("prepull", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
     docker.ready()
     platform = platforms.get(given.platform)
     stages = [given.stage] if given.stage else [*groups.load().stages]
@@ -71,11 +59,8 @@ def _work(given: argparse.Namespace) -> None:
     for reference in references:
         if "@" not in reference:
             say(f"{reference} is not pinned by a digest yet: `python -m ci base pin`")
-        ensure(reference, attempts=given.attempts)
-    if given.json:
-        command.result_json(references)
-    else:
-        command.result("\n".join(references))
+        ensure(reference)
+    result("\n".join(references))
 
 
 def ensure(

@@ -4,10 +4,10 @@ r"""`python -m ci tags`: the tags that an image gets.
     python -m ci tags chat --platform cuda13 --registry ghcr.io/me \
         --apply ghcr.io/me/bentovox/chat@sha256:...
 
-The platform's name alone moves with the default branch; what is in the image, the commit, the day
-and a release's number follow it: cuda13, cuda13-1f2e3d4c5b6a, cuda13-0123456789ab,
-cuda13-2026-11-24, 1.2.3-cuda13, 1.2-cuda13. There is no `latest`: it would not say for which
-platform. --apply gives the tags, in the registry, to an image that was tested by its digest.
+The platform's name alone moves with the default branch; the others add to it the image's content,
+the commit, the day, or a release's number: cuda13, cuda13-1f2e3d4c5b6a, cuda13-0123456789ab,
+cuda13-2026-11-24, 1.2.3-cuda13, 1.2-cuda13. There is no `latest`, which would not name the
+platform. --apply adds the tags, in the registry, to an image that was tested by its digest.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Final
 
-from ci import bento, command, contexts, docker, git, naming, platforms, specs
+from ci import bento, contexts, docker, git, naming, platforms, specs
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
 DEFAULT_BRANCH: Final = "main"
 _INPUTS: Final = ("LICENSE", "bentofile.yaml", "bentos", "ci", "services")
-"""What images are made of: only there it counts that a file is not what was committed."""
+"""What images are made of; uncommitted changes elsewhere do not matter."""
 _RELEASED: Final = ("describe", "--tags", "--exact-match", "--match=v[0-9]*", "HEAD")
 _RELEASE: Final = re.compile(r"v(?P<number>(?P<series>\d+\.\d+)\.\d+)(?P<candidate>[-.\w]*)")
 
@@ -35,9 +34,9 @@ _RELEASE: Final = re.compile(r"v(?P<number>(?P<series>\d+\.\d+)\.\d+)(?P<candida
 class Context:
     """What decides an image's tags.
 
-    `version` names what is in the image. `commit` is empty where what images are made of differs
-    from it, `release` is the tag of git on that commit or empty, `day` is the commit's;
-    `is_default` tells whether it is on the default branch.
+    `version` is a hash of the image's content. `commit` is empty if what images are made of differs
+    from it, `release` is git's tag of that commit or empty, `day` is the commit's, and `is_default`
+    tells whether it is on the default branch.
     """
 
     platform: str
@@ -48,72 +47,34 @@ class Context:
     is_default: bool
 
 
-def moving(context: Context) -> str | None:
-    """Return the platform's name: it moves with the default branch."""
-    return context.platform if context.is_default else None
-
-
-def content(context: Context) -> str:
-    """Return the tag that names what is in the image."""
-    return f"{context.platform}-{context.version}"
-
-
-def commit(context: Context) -> str | None:
-    """Return the tag of the commit."""
-    return f"{context.platform}-{context.commit[:12]}" if context.commit else None
-
-
-def day(context: Context) -> str | None:
-    """Return the tag of the commit's day, on the default branch."""
-    return f"{context.platform}-{context.day}" if context.is_default else None
-
-
-def release(context: Context) -> str | None:
-    """Return the release's own tag: v1.2.3 becomes 1.2.3-cuda13."""
-    found = _RELEASE.fullmatch(context.release)
-    return f"{found['number']}{found['candidate']}-{context.platform}" if found else None
-
-
-def series(context: Context) -> str | None:
-    """Return the tag of a release's series, 1.2-cuda13; a candidate is in none."""
-    found = _RELEASE.fullmatch(context.release)
-    return f"{found['series']}-{context.platform}" if found and not found["candidate"] else None
-
-
-TAGGERS: Final[tuple[Callable[[Context], str | None], ...]] = (
-    moving,
-    content,
-    commit,
-    day,
-    release,
-    series,
-)
-
-
 def tags(context: Context) -> list[str]:
-    """Return all tags of an image."""
-    return [tag for tagger in TAGGERS if (tag := tagger(context))]
+    """Return all tags of an image; a release candidate gets no tag of its series."""
+    platform = context.platform
+    found = [platform] if context.is_default else []
+    found.append(f"{platform}-{context.version}")
+    if context.commit:
+        found.append(f"{platform}-{context.commit[:12]}")
+    if context.is_default:
+        found.append(f"{platform}-{context.day}")
+    if release := _RELEASE.fullmatch(context.release):
+        found.append(f"{release['number']}{release['candidate']}-{platform}")
+        if not release["candidate"]:
+            found.append(f"{release['series']}-{platform}")
+    return found
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("tags", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    options.add_argument("--platform", default="", help="default: the bentofile's own")
-    options.add_argument("--registry", default="", help="registry and owner before every name")
-    options.add_argument(
-        "--apply", default="", metavar="IMAGE@DIGEST", help="give the tags to this pushed image"
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    parser.add_argument("--platform", default="", help="default: the bentofile's own")
+    parser.add_argument("--registry", default="", help="registry and owner before every name")
+    parser.add_argument(
+        "--apply", default="", metavar="IMAGE@DIGEST", help="add the tags to this pushed image"
     )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Say an image's tags, or give them to it."""
-    given = parser().parse_args(arguments)
-    return command.run("tags", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> None:
+def work(given: argparse.Namespace) -> None:
+    """Print an image's tags, or add them to it."""
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
     if given.apply:
@@ -124,10 +85,7 @@ def _work(given: argparse.Namespace) -> None:
     names = [f"{repository}:{tag}" for tag in tags(context_of(platform.name, version))]
     if given.apply:
         apply(given.apply, names)
-    if given.json:
-        command.result_json(names)
-    else:
-        command.result("\n".join(names))
+    result("\n".join(names))
 
 
 def context_of(platform: str, version: str) -> Context:
@@ -149,16 +107,16 @@ def context_of(platform: str, version: str) -> Context:
 
 
 def apply(image: str, names: list[str]) -> None:
-    """Give the tags to a pushed image; each then names the very same digest.
+    """Add the tags to a pushed image; each then names the very same digest.
 
     Raises:
         CiError: it is not named by a digest, is in another repository, or the registry refuses.
     """
-    repository, separator, digest = image.partition("@")
-    if not separator:
+    digest = image.partition("@")[2]
+    if not digest:
         raise CiError(f"--apply {image}: names no digest; tags are given to what was tested")
     for name in names:
-        if name.rpartition(":")[0] != repository.removesuffix(_tag_of(repository)):
+        if naming.untagged(name) != naming.untagged(image):
             raise CiError(f"--apply {image}: is in another repository than {name}")
     # An index around the image would have another digest than what was tested and signed.
     docker.call(
@@ -170,9 +128,3 @@ def apply(image: str, names: list[str]) -> None:
         if (found := docker.digest(name)) != digest:
             raise CiError(f"{name} is {found}, not {digest}: something else pushed to it meanwhile")
     say(f"{digest} has {len(names)} tags")
-
-
-def _tag_of(reference: str) -> str:
-    """Return `:tag` of a reference, nothing where it has none."""
-    last = reference.rpartition("/")[2]
-    return f":{last.partition(':')[2]}" if ":" in last else ""

@@ -4,10 +4,10 @@
     python -m ci test-image chat --image ghcr.io/me/bentovox/chat@sha256:…
     python -m ci test-image transcription --platform cpu --model ~/models/whisper-tiny
 
-It is started hardened: read-only, no capabilities, no new privileges, a small /tmp. Looked at are
-its user, what it can write and run, its environment as a whole, its health, an answer of its role,
-and how it ends. Where the image needs a GPU and there is none, the server is not started, and that
-is said. Transcription hears with a model if it is given one; else its engine for tests answers.
+It is started hardened: read-only, no capabilities, no new privileges, a small /tmp. The checks are
+of its user, what it can write and run, its environment as a whole, its health, an answer of its
+role, and how it ends. If the image needs a GPU and there is none, its server is not started, which
+is reported. Transcription uses the model that it is given, else it fetches one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import http
 import io
 import wave
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ci import base, command, docker, naming, platforms, specs
+from ci import base, docker, naming, platforms, specs
 from ci.container import HARDENED, Container
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -44,13 +44,20 @@ class Backend(BaseHTTPRequestHandler):
         self.wfile.write(body)
 HTTPServer(("127.0.0.1", 3999), Backend).serve_forever()
 """
-"""What asks others is ready when a backend is: one that is always ready, in the same container."""
+"""A backend that is always ready, in the same container: a role that asks others waits for one."""
 
 _ASKING: Final = {
     "gateway": "BENTOVOX_GATEWAY__SPEECH",
     "conversation": "BENTOVOX_CONVERSATION__CHAT",
 }
 
+_QUESTIONS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "chat": (
+        "/v1/chat/completions",
+        {"model": "bentovox-demo", "messages": [{"role": "user", "content": "Hello"}]},
+    ),
+    "speech": ("/v1/audio/speech", {"model": "tts-1", "voice": "alloy", "input": "Hello."}),
+}
 _HEARING: Final = "transcription"
 _MODEL: Final = "/models/given"
 _COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
@@ -58,35 +65,28 @@ _COMPILERS: Final = "gcc g++ cc c++ clang tcc ld as make nvcc"
 
 @dataclasses.dataclass
 class Check:
-    """One thing that was looked at: what, whether it holds, and what was seen."""
+    """One check: its name, whether it passed, and what was seen."""
 
     name: str
     passed: bool
     seen: str
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options."""
-    options = command.parser("test-image", __doc__)
-    options.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    options.add_argument("--platform", default="", help="default: the bentofile's own")
-    options.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
-    options.add_argument(
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the verb takes."""
+    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
+    parser.add_argument("--platform", default="", help="default: the bentofile's own")
+    parser.add_argument("--image", default="", help="default: bentovox/NAME:PLATFORM")
+    parser.add_argument(
         "--model",
         type=Path,
         metavar="DIR",
         help="a CTranslate2 model for transcription (default: fetched from Hugging Face)",
     )
-    return options
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Test one image; 1 if something does not hold."""
-    given = parser().parse_args(arguments)
-    return command.run("test-image", lambda: _work(given))
-
-
-def _work(given: argparse.Namespace) -> int:
+def work(given: argparse.Namespace) -> int:
+    """Test one image; 1 if a check fails."""
     spec = specs.load(given.bento)
     if given.model and spec.name != _HEARING:
         raise CiError(f"--model is for {_HEARING}, not for {spec.name}")
@@ -95,20 +95,19 @@ def _work(given: argparse.Namespace) -> int:
     docker.ready()
     platform = platforms.get(given.platform or spec.platforms[0])
     image = given.image or f"{naming.repository(spec.name)}:{platform.name}"
-    docker.bring(image)
+    if docker.inspect(image) is None:
+        say(f"Pulling {image}")
+        docker.call("pull", "--quiet", image)
     checks = run(spec, platform, image, given.model)
-    if given.json:
-        command.result_json([dataclasses.asdict(check) for check in checks])
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise CiError(f"{image}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
-    if not given.json:
-        command.result(f"{image}: {len(checks)} checks passed")
+    result(f"{image}: {len(checks)} checks passed")
     return 0
 
 
 def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -> list[Check]:
-    """Return what holds of an image and what does not, each told as it is known.
+    """Check an image, reporting each check as it ends.
 
     `model` is a folder with a CTranslate2 model, for transcription; without one it is fetched.
     """
@@ -117,7 +116,7 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     def look(name: str, check: Callable[[], tuple[bool, str]]) -> None:
         try:
             passed, seen = check()
-        except (CiError, OSError) as error:  # no container, or nobody who listens in it
+        except (CiError, OSError) as error:  # no container, or nothing listens in it
             passed, seen = False, str(error)
         checks.append(Check(name, passed, seen))
         say(f"    {'ok  ' if passed else 'FAIL'} {name}: {seen[:160]}")
@@ -127,7 +126,7 @@ def run(spec: Spec, platform: Platform, image: str, model: Path | None = None) -
     look("read-only", lambda: _read_only(image))
     look("environment", lambda: _environment(image))
     gpu = bool(platform.cuda) and has_gpu()
-    # What stands on torch for CUDA wants a GPU; Whisper's image hears without one, slowly.
+    # What has torch for CUDA needs a GPU; Whisper's image works without one, slowly.
     if platform.cuda and not gpu and base.find(spec.base(platform.name), platform).has_torch:
         look("imports", lambda: _imports(spec, image))
         say("    --   its server was not started: the image is for a GPU and there is none")
@@ -196,31 +195,23 @@ def _healthy(spec: Spec, container: Container) -> tuple[bool, str]:
 
 
 def _answer(spec: Spec, container: Container) -> tuple[bool, str]:
-    if spec.name == "stack":
-        answers = [_chat(container), _speech(container)]
-        return all(passed for passed, _ in answers), "; ".join(seen for _, seen in answers)
-    if spec.name == "chat":
-        return _chat(container)
-    if spec.name == "speech":
-        return _speech(container)
-    if spec.name == _HEARING:
-        status, said = container.send("POST", "/v1/audio/transcriptions", *_form())
-        return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
-    status, said = container.request("GET", "/v1/models")
-    return status == http.HTTPStatus.OK, f"{status} {said[:200].decode(errors='replace')}"
+    names = tuple(_QUESTIONS) if spec.name == specs.STACK else (spec.name,)
+    answers = [_ask(name, container) for name in names]
+    seen = [
+        f"{status}, {len(said)} bytes"
+        if status == http.HTTPStatus.OK
+        else f"{status} {said[-300:].decode(errors='replace')}"
+        for status, said in answers
+    ]
+    return all(status == http.HTTPStatus.OK for status, _ in answers), "; ".join(seen)
 
 
-def _chat(container: Container) -> tuple[bool, str]:
-    message = {"role": "user", "content": "Hello"}
-    body = {"model": "bentovox-demo", "messages": [message]}
-    status, said = container.request("POST", "/v1/chat/completions", body)
-    return status == http.HTTPStatus.OK, f"{status} {said[-300:].decode(errors='replace')}"
-
-
-def _speech(container: Container) -> tuple[bool, str]:
-    body = {"model": "tts-1", "voice": "alloy", "input": "Hello."}
-    status, said = container.request("POST", "/v1/audio/speech", body)
-    return status == http.HTTPStatus.OK, f"{status}, {len(said)} bytes of audio"
+def _ask(name: str, container: Container) -> tuple[int, bytes]:
+    if name in _QUESTIONS:
+        return container.request("POST", *_QUESTIONS[name])
+    if name == _HEARING:
+        return container.request("POST", "/v1/audio/transcriptions", *_form())
+    return container.request("GET", "/v1/models")
 
 
 def silence() -> bytes:
@@ -233,7 +224,7 @@ def silence() -> bytes:
 
 
 def _form() -> tuple[bytes, str]:
-    """Return a form that asks for silence in writing, and its content type."""
+    """Return a form that asks for a transcript of silence, and its content type."""
     parts = (
         b'--end\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n',
         b'--end\r\ncontent-disposition: form-data; name="file"; filename="a.wav"\r\n\r\n',

@@ -1,4 +1,4 @@
-"""The uv that locks, builds and goes into the bases: the one that this environment has locked."""
+"""The uv that locks, builds and goes into the bases: the one locked for this environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def executable() -> str:
 
 
 def wheels() -> Path | None:
-    """Return the folder of wheels that UV_FIND_LINKS names, None where it names none."""
+    """Return the folder of wheels that UV_FIND_LINKS names; None if it names none."""
     for link in os.environ.get("UV_FIND_LINKS", "").split(","):
         if link and "://" not in link and Path(link).is_dir():
             return Path(link)
@@ -39,16 +39,16 @@ def wheels() -> Path | None:
 
 
 def wheels_context(platform: Platform) -> list[str]:
-    """Return buildx's option that hands the folder of wheels to a build.
+    """Return buildx's option that gives a build the folder of wheels.
 
-    It holds torch's CPU build, which must not decide what a GPU gets.
+    That has torch's CPU build, which must not decide what a GPU gets.
     """
     folder = wheels()
     return [f"--build-context=wheels={folder}"] if folder and not platform.cuda else []
 
 
 def torch_backend() -> list[str]:
-    """Return uv's option for torch's CPU build: none where a folder or a page of wheels has it."""
+    """Return uv's option for torch's CPU build; none if a folder or a page of wheels has it."""
     for link in os.environ.get("UV_FIND_LINKS", "").split(","):
         if "://" in link or (link and any(Path(link).glob("torch-*+cpu-*.whl"))):
             return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import base, buildx, docker, image, platforms, specs
-from ci.engine import standin
 from ci.engine.command import HOME
 from ci.engine.daemon import Engine
 from ci.errors import CiError
+from tests import standin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ def engine() -> Iterator[None]:
         return
     if reason := _reason():
         pytest.skip(reason)
+    if os.environ.get("CI"):
+        _sweep()
     with pytest.MonkeyPatch.context() as patch, Engine(HOME).running() as variables:
         for name, value in variables.items():
             patch.setenv(name, value)
@@ -50,6 +53,13 @@ def engine() -> Iterator[None]:
         going = HOME.rename(HOME.with_name(f"{HOME.name}.{os.getpid()}.gone"))
         # 300,000 files, and nobody waits for that.
         subprocess.run(["setsid", "--fork", "rm", "-rf", str(going)], check=True)
+
+
+def _sweep() -> None:
+    """Remove the engines of runs that were killed: each has some 30 GB."""
+    for home in HOME.parent.glob("engine-*"):
+        if home.name.endswith(".gone") or (home != HOME and Engine(home).pid() is None):
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _reason() -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from services.audio.encode import open_encoder
 from services.audio.wav import to_wav
+from services.settings.sections import TranscriptionSettings
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.routes import TranscriptionApp
 from tests.speech_app import shelled
@@ -25,7 +26,7 @@ class Hearing:
     def __init__(self, engine: FakeEngine, **rules: Any) -> None:
         self.engine = engine
         self.seconds: list[float] = []
-        app = TranscriptionApp(engine, on_audio_seconds=self.seconds.append, **rules)
+        app = TranscriptionApp(engine, TranscriptionSettings(**rules), self.seconds.append)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=shelled(app)), base_url="http://test"
         )

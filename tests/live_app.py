@@ -137,7 +137,7 @@ class Served:
         self.seconds: list[float] = []
         self.protocols: list[Any] = []
         self.url = ""
-        app = RealtimeSocket(engine, (*engine.models, *TRANSCRIPTION_MODELS), self.seconds.append)
+        app = RealtimeSocket(engine, TRANSCRIPTION_MODELS, self.seconds.append)
 
         async def socket(scope: Any, receive: Any, send: Any) -> None:
             await app(scope, receive, send)

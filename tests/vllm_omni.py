@@ -19,9 +19,12 @@ import httpx
 import numpy as np
 
 from services.speech.engines.protocol import SynthesisRequest, VoiceReference
+from services.speech.engines.vllm_omni import keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import pytest
 
     from services.audio.pcm import Samples
     from services.speech.engines.protocol import SpeechEngine
@@ -30,7 +33,12 @@ STAND_IN = Path(__file__).with_name("vllm_omni_server.py")
 COMMAND = (sys.executable, str(STAND_IN))
 RATE_HZ = 24_000
 CHARACTER = RATE_HZ // 10
-FAST = {"probe_s": 0.2, "backoff_s": (0.05, 0.2), "start_timeout_s": 20.0}
+
+
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at servers more often, and restart them sooner."""
+    monkeypatch.setattr(keeper, "PROBE_S", 0.2)
+    monkeypatch.setattr(keeper, "BACKOFF_S", (0.05, 0.2))
 
 
 def reference(length_s: float = 2.0, voice_id: str | None = None, **more: Any) -> VoiceReference:

@@ -137,10 +137,10 @@ def _gates(measured: Measured) -> str:
 
 
 def _changes(measured: Measured) -> str:
-    columns = ("change", "what", "seconds", "docker's part", "ran", "cached", "pushed", "fetched")
+    columns = ("change", "what", "seconds", "docker's part", "pushed", "fetched")
     rows = [
         (
-            *(change, name, *_times(turns), len(turns[-1].ran), turns[-1].hits),
+            *(change, name, *_times(turns)),
             *(sizes.shown(turns[-1].pushed_bytes or 0), sizes.shown(turns[-1].fetched_bytes or 0)),
         )
         for change in CHANGES
@@ -152,20 +152,14 @@ def _changes(measured: Measured) -> str:
 
 def _emptied(measured: Measured) -> str:
     columns = (
-        *("what", "warm, s", "of it docker", "emptied, s", "of it docker", "times"),
-        *("ran", "cached", "pushed"),
+        *("what", "warm, s", "of it docker", "emptied, s", "of it docker", "times", "pushed"),
     )
     rows = []
     for name in CONTESTANTS:
         warm, emptied = (measured.of(name, change) for change in (results.WARM, results.EMPTIED))
         times = _median(emptied, _seconds) / _median(warm, _seconds)
-        last = emptied[-1]
-        rows.append(
-            (
-                *(name, *_times(warm), *_times(emptied), f"{times:.2f}"),
-                *(len(last.ran), last.hits, sizes.shown(last.pushed_bytes or 0)),
-            )
-        )
+        pushed = sizes.shown(emptied[-1].pushed_bytes or 0)
+        rows.append((name, *_times(warm), *_times(emptied), f"{times:.2f}", pushed))
     return report.table(columns, rows)
 
 
@@ -196,7 +190,7 @@ def _draw_layers(axes: Axes, measured: Measured) -> None:
             bar = axes.barh(
                 place, width, 0.6, left=start, color=color, edgecolor="white", linewidth=0.8
             )
-            text = layer.holds.split(" and ")[0].split(",")[0].rpartition("/")[2]
+            text = layer.contents.partition(",")[0]
             if width > _LETTER_MIB * len(text):
                 axes.bar_label(bar, [text], label_type="center", color=shade, fontsize=8)
             start += width

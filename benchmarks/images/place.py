@@ -1,4 +1,4 @@
-"""Where images are measured: an engine, a registry and a platform image, all of our own."""
+"""Where images are measured: an engine, a registry and a platform image, all our own."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import http.server
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci import base, build, docker, platforms, uv
-from ci.engine import registry, standin
+from ci import build, docker, platforms, uv
+from ci.__main__ import main
 from ci.engine.daemon import Engine
 from ci.errors import CiError
+from tests import registry, standin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from ci.specs import Spec
 
 PLATFORM = "cpu"
-_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+_TORCH_PAGE = "https://download.pytorch.org/whl/cpu/torch/"
 # Debian's own image removes what apt downloaded, the stand-in for it does not.
 _PLATFORM_IMAGE = """
 FROM debian:bookworm-slim
@@ -48,7 +47,7 @@ _PATCH = "FROM {image}\nRUN echo patched > /etc/patched\n"
 class Place:
     """The engine and the registry, and the platform image that everyone builds on.
 
-    It holds Python and pip and, if the bento wants it, torch: an image of PyTorch's kind.
+    That has Python and pip and, if the bento wants it, torch, as PyTorch's own image has.
     """
 
     def __init__(self, folder: Path, spec: Spec) -> None:
@@ -72,15 +71,14 @@ class Place:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Hold all of it running, with the platform image in the registry."""
+        """Run all of it, with the platform image in the registry."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.engine.stop)
             self.engine.start()
             os.environ.update(self.engine.variables())
             self.address = stack.enter_context(registry.running(self.registry))
-            wheels = stack.enter_context(_wheels())
             standin.debian(self.engine.home)
-            self._make_platform(stack.enter_context(_served(wheels)))
+            self._make_platform(stack.enter_context(_links()))
             os.environ.pop("UV_FIND_LINKS", None)  # the platform image says where wheels are
             yield
 
@@ -98,11 +96,11 @@ class Place:
         self.engine.start()
 
     def point(self, *, patched: bool) -> None:
-        """Give the platform's tag to the image before or after its patch, and pin it anew."""
+        """Move the platform's tag to the image before or after its patch, and pin it again."""
         tag = "patched" if patched else "first"
         name = f"{self.repository}:{self.platform.tag}"
         docker.call("buildx", "imagetools", "create", "--tag", name, f"{self.repository}:{tag}")
-        if base.main(["pin", PLATFORM]):
+        if main(["base", "pin", PLATFORM]):
             raise CiError("the platform could not be pinned; why stands above")
 
     def _make_platform(self, links: str) -> None:
@@ -134,34 +132,18 @@ def _rewrite(values: dict[str, str]) -> None:
     platforms.TABLE.write_text(text, encoding="utf-8")
 
 
-@contextlib.contextmanager
-def _wheels() -> Iterator[Path]:
-    """Give a folder with torch's CPU build: the one that uv knows, or one filled from its index."""
-    known = uv.wheels()
-    if known is not None and any(known.glob("torch-*+cpu-*.whl")):
-        yield known
-        return
-    platform = platforms.get(PLATFORM)
-    with tempfile.TemporaryDirectory() as folder:
-        options = ("--no-deps", "--index-url", _TORCH_INDEX, "--dest", folder)
-        version = f"--python-version={platform.python}"
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", *options, version, "--only-binary=:all:",
-             f"torch=={platform.torch}"],
-            check=True,
-        )  # fmt: skip
-        os.environ["UV_FIND_LINKS"] = folder
-        yield Path(folder)
-
-
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing of each request."""
+        """Log no requests."""
 
 
 @contextlib.contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    """Give the address at which builds find a folder's wheels."""
+def _links() -> Iterator[str]:
+    """Yield the page where builds find torch's CPU build: uv's folder of wheels, or PyTorch's."""
+    folder = uv.wheels()
+    if folder is None or not any(folder.glob("torch-*+cpu-*.whl")):
+        yield _TORCH_PAGE
+        return
     handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever)

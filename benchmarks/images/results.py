@@ -1,4 +1,4 @@
-"""What is measured of images, as one process hands it to the other."""
+"""What is measured of images, as one process passes it to the other."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WARM, EMPTIED = "code, pushed from a warm engine", "code, pushed from an emptied
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer of an image: what it holds, and whether it is the base's."""
+    """One layer of an image: what it mostly is, and whether it is the base's."""
 
-    holds: str
+    contents: str
     is_base: bool
     raw_bytes: int
     compressed_bytes: int
@@ -57,17 +57,15 @@ class Size:
 class Turn:
     """One build after one change.
 
-    `pack_s` is what comes before docker is started, `build_s` what `docker buildx build` took,
-    `ran` the instructions that ran. `pushed_bytes` is what the registry grew by, `fetched_bytes`
-    what a machine that has the image before must fetch; None where nothing was pushed.
+    `pack_s` is what comes before docker is started, `build_s` what `docker buildx build` took.
+    `pushed_bytes` is what the registry grew by, `fetched_bytes` what a machine that has the image
+    before must fetch; None where nothing was pushed.
     """
 
     contestant: str
     change: str
     pack_s: float
     build_s: float
-    hits: int
-    ran: list[str]
     pushed_bytes: int | None = None
     fetched_bytes: int | None = None
 

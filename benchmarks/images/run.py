@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -16,21 +15,19 @@ from benchmarks.images.place import Place
 from benchmarks.images.results import OURS, Kept, Layer, Measured, Size, Turn
 from benchmarks.images.ways import Ours, Seed, Stock, To
 from ci import docker, groups, specs
-from ci.engine import registry
 from ci.errors import CiError
 from ci.layers import archive
 from ci.layers.gates import Look, judge
-from ci.layers.holds import holds
+from ci.layers.table import described
 from ci.paths import ROOT
-from ci.progress import say
+from ci.terminal import say
+from tests import registry
 
 if TYPE_CHECKING:
     from benchmarks.images.ways import Made, Way
 
 _DEPENDENCY = ("click-option-group==0.5.9", "click-option-group==0.5.8")
 _GROUP = ("pycountry==26.2.16", "pycountry==24.6.1")
-# FROM lines, and the half of COPY --link that only puts a layer in its place: no work.
-_NO_WORK = re.compile(r"\[[^\]]*\] (?:FROM|LINK) ")
 
 
 class Run:
@@ -54,33 +51,30 @@ class Run:
         made = self._way.build(self._place.platform, to)
         if not to.registry:
             self._push(made)
-        steps = [
-            step
-            for report in made.reports
-            for step in report.instructions
-            if not _NO_WORK.match(step.name)
-        ]
         pushed = registry.size(self._place.registry) - before
         turn = Turn(
             contestant=self._way.name,
             change=change,
             pack_s=made.pack_s,
-            build_s=sum(report.seconds for report in made.reports),
-            hits=sum(step.cached for step in steps),
-            ran=[s.name for s in steps if not s.cached and (s.began or s.seconds)],
+            build_s=made.build_s,
             pushed_bytes=None if to.writes_cache else pushed,
             fetched_bytes=None if to.registry else self._fetched(self._pushed_name(made)),
         )
         self._into.turns.append(turn)
-        say(f"  {turn.pack_s:.1f} + {turn.build_s:.1f} s, {len(turn.ran)} steps, {pushed} bytes")
+        say(f"  {turn.pack_s:.1f} + {turn.build_s:.1f} s, {pushed} bytes")
         return made
 
     def look(self, made: Made) -> Look:
-        """Read the image and hold it to the gates."""
+        """Read the image and run the gates on it."""
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
         look = Look.at(archive.on_base(archive.read(made.name)))
         layers = [
-            Layer(holds(one), one.number <= look.image.shared, one.raw_bytes, one.compressed_bytes)
+            Layer(
+                described(one),
+                one.number <= look.image.shared,
+                one.raw_bytes,
+                one.compressed_bytes,
+            )
             for one in look.image.layers
         ]
         failed = {v.gate: v.faults[0] for v in judge(look) if v.faults}
@@ -105,7 +99,7 @@ class Run:
         path.write_text(text.replace(f"{old}\n", f"{new}\n"), encoding="utf-8")
 
     def patch(self, app: int) -> None:
-        """Patch the platform's image, build anew, and compare the layers; the last `app` are ours.
+        """Patch the platform's image, build again, and compare the layers; the last `app` are ours.
 
         All of the image before is compared, whichever layer it is.
         """

@@ -22,7 +22,6 @@ from ci.layers.image import BASE_NAME, PLATFORM_LAYERS
 from ci.paths import ROOT
 
 if TYPE_CHECKING:
-    from ci.build import Report
     from ci.platforms import Platform
     from ci.specs import Spec
 
@@ -67,11 +66,11 @@ class To:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What one way did: the image's name, the seconds before docker, the builds' reports."""
+    """What one way did: the image's name, the seconds before docker, and those of docker."""
 
     name: str
     pack_s: float
-    reports: tuple[Report, ...]
+    build_s: float
 
 
 class Way(Protocol):
@@ -84,7 +83,7 @@ class Way(Protocol):
 
 
 class Ours:
-    """`python -m ci image`: a shared base with a layer a wheel group, then what it lacks."""
+    """`python -m ci image`: a shared base with a layer for each wheel group, then the rest."""
 
     name = OURS
 
@@ -98,19 +97,19 @@ class Ours:
         options = Options(to.registry, push=bool(to.registry), network="host")
         below = base.find(spec.base(platform.name), platform, to.registry)
         reads, writes = to.caches(naming.base_repository(below.stage, to.registry), _ZSTD)
-        report = base.ensure(below, dataclasses.replace(options, cache_from=reads, cache_to=writes))
+        base_s = base.ensure(below, dataclasses.replace(options, cache_from=reads, cache_to=writes))
         reads, writes = to.caches(naming.repository(spec.name, to.registry), _ZSTD)
         made = image.make(
             spec, platform, dataclasses.replace(options, cache_from=reads, cache_to=writes)
         )
-        return _made(made.names[0], began, *([report] if report else []), made.report)
+        return _made(made.names[0], began, base_s + made.build_s)
 
 
 class Stock:
-    """`bentoml build` and `bentoml containerize`: a base image that holds torch, and the lock.
+    """`bentoml build` and `bentoml containerize`: a base image with torch, and the lock.
 
-    What containerize gives to docker is made by its own function and built as it builds it. `lock`
-    is a path below `root`, the tree that the bento is built from.
+    The context is made by containerize's own function and built as it builds it. `lock` is a path
+    below `root`, the tree that the bento is built from.
     """
 
     name = STOCK
@@ -191,7 +190,7 @@ def _plain(
     labels[PLATFORM_LAYERS] = str(len(docker.diff_ids(platform.reference)))
     kind = "type=registry" if to.registry else "type=image,unpack=true"
     kind += f",compression={to.compression}" if to.compression else ""
-    report = build.build(
+    build_s = build.build(
         [
             f'--output={kind},"name={name}"',
             f"--file={dockerfile}",
@@ -203,9 +202,8 @@ def _plain(
             str(context),
         ]
     )
-    return _made(name, began, report)
+    return _made(name, began, build_s)
 
 
-def _made(name: str, began: float, *reports: Report) -> Made:
-    pack_s = time.monotonic() - began - sum(report.seconds for report in reports)
-    return Made(name, pack_s, reports)
+def _made(name: str, began: float, build_s: float) -> Made:
+    return Made(name, time.monotonic() - began - build_s, build_s)

@@ -1,4 +1,4 @@
-"""Gets one file over HTTP with the standard library; the environment's proxies are honoured."""
+"""Gets one file over HTTP with the standard library, through the environment's proxies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from ci.errors import CiError
-from ci.progress import Progress
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,24 +25,22 @@ def fetch(url: str, path: Path, *, timeout_s: float) -> None:
     """
     if not url.startswith(("https://", "http://")):
         raise CiError(f"{url} is no http or https address")
+    say(f"Fetching {url}")
     request = urllib.request.Request(url, headers={"User-Agent": "bentovox"})  # noqa: S310  above
     opener = urllib.request.build_opener()  # reads the proxies of this moment
     try:
         with opener.open(request, timeout=timeout_s) as answer, path.open("wb") as file:
-            length = answer.headers.get("Content-Length")
-            total = int(length) if length and length.isdecimal() else None
+            total = answer.headers.get("Content-Length")
             done = 0
-            with Progress(url, total) as progress:
-                while chunk := answer.read(_CHUNK_BYTES):
-                    done += file.write(chunk)
-                    progress.at(done)
-                    if done > _LIMIT_BYTES:
-                        raise CiError(f"{url} sends more than {_LIMIT_BYTES >> 20} MiB")
+            while chunk := answer.read(_CHUNK_BYTES):
+                done += file.write(chunk)
+                if done > _LIMIT_BYTES:
+                    raise CiError(f"{url} sends more than {_LIMIT_BYTES >> 20} MiB")
     except urllib.error.HTTPError as error:
         with error:
             raise CiError(f"{url} answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise CiError(f"{url} cannot be reached: {reason or type(error).__name__}") from error
-    if total is not None and done != total:
+    if total is not None and str(done) != total:
         raise CiError(f"{url} broke off after {done} of {total} bytes")

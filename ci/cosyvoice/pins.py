@@ -1,7 +1,7 @@
 """What is taken of upstream's code, and the hashes that it must have.
 
-What counts is the hash of the files themselves, so that it does not matter which way they came: an
-archive that was compressed anew, a checkout, a copy made before.
+The hash is of the files themselves, so that it does not matter how they came: in an archive that
+was compressed anew, a checkout, or a copy made before.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ MATCHA_COMMIT: Final = "dd9105b34bf2be2230f4aa1e4769fb586a3c824e"
 WHEEL: Final = "xinference"
 WHEEL_VERSION: Final = "4.1.0"
 WHEEL_SHA256: Final = "40dd71d79e85a86f85c0d8b435fe51111fcf2c09227350d4a452229709528f2d"
-WHEEL_BYTES: Final = 56_352_630
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A place that a package was published at, known by what its files hash to.
+    """Where a package was published; the hash of its files tells.
 
     Attributes:
         source: `github` or `pypi`.
         version: the commit, or the release of the wheel.
-        families: the model families that this code runs.
+        families: the model families that this code can run.
     """
 
     source: str
@@ -50,7 +49,7 @@ COSYVOICE: Final = {
         "pypi", WHEEL_VERSION, (1, 2)
     ),
 }
-"""The `cosyvoice` packages that are right, by the hash of their files."""
+"""The accepted `cosyvoice` packages, by the hash of their files."""
 
 MATCHA: Final = {
     "b559d23db916092dfa58c14db61f6ebcf33f2e455176e2605ebf3545c08b5933": Origin(
@@ -60,9 +59,9 @@ MATCHA: Final = {
         "pypi", WHEEL_VERSION, (1, 2, 3)
     ),
 }
-"""The `matcha` packages that are right. PyPI's `matcha-tts` 0.0.7.2 hashes like the commit."""
+"""The accepted `matcha` packages. PyPI's `matcha-tts` 0.0.7.2 hashes like the commit."""
 
-# Of Matcha, what its layers and its mel spectrogram need. The rest trains, and differs by release.
+# What Matcha's layers and mel spectrogram need; the rest is for training, and differs by release.
 _MATCHA_PARTS: Final = (
     "matcha/__init__.py",
     "matcha/hifigan/",
@@ -74,7 +73,7 @@ _MATCHA_PARTS: Final = (
 
 
 def is_kept(path: str) -> bool:
-    """Tell whether a file is part of what inference needs; every other file is left behind."""
+    """Tell whether inference needs a file; no other is kept."""
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts or "\\" in path:
         return False

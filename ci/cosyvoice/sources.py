@@ -1,9 +1,9 @@
-"""The ways to upstream's code: GitHub, a package index, a folder that holds it already."""
+"""The ways to upstream's code: GitHub, a package index, a folder that has it already."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ from ci.cosyvoice.fetch import fetch
 from ci.cosyvoice.index import from_index
 from ci.cosyvoice.pins import COSYVOICE, COSYVOICE_COMMIT, MATCHA, MATCHA_COMMIT, tree_hash
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ _PINNED: Final = {"cosyvoice": COSYVOICE, "matcha": MATCHA}
 
 @dataclass(frozen=True)
 class Code:
-    """Files that are what is pinned.
+    """Verified files.
 
     Attributes:
         files: both packages and their licences.
@@ -66,7 +66,7 @@ def pypi() -> Code:
 
 
 def folders(paths: Iterable[Path]) -> Code:
-    """Return the code of checkouts or earlier copies; the first that has a package gives it.
+    """Return the code of checkouts or earlier copies, each package from the first that has it.
 
     Raises:
         CiError: a package is missing or is not what is pinned.
@@ -83,7 +83,7 @@ def folders(paths: Iterable[Path]) -> Code:
 
 
 def auto(base: str, *, timeout_s: float) -> Code:
-    """Return the code from GitHub or, where that fails, from the package index; say which.
+    """Return the code from GitHub or, if that fails, from the package index; report which.
 
     Raises:
         CiError: neither has it.
@@ -101,21 +101,19 @@ def auto(base: str, *, timeout_s: float) -> Code:
 
 
 def verified(files: Files, place: str) -> Code:
-    """Return `files` as code.
+    """Return `files` as verified code.
 
     Raises:
-        CiError: a package or licence is missing, or a hash is none of those that are pinned.
+        CiError: a package or licence is missing, or a hash is not a pinned one.
     """
     origins = {}
     for package, pinned in _PINNED.items():
         if not any(name.startswith(f"{package}/") for name in files):
             raise CiError(f"{place}: the package {package} is missing{_advice(package)}")
         if f"{package}/LICENSE" not in files:
-            raise CiError(f"{place}: {package} has no LICENSE beside it, which must travel along")
+            raise CiError(f"{place}: {package} has no LICENSE beside it, which must go with it")
         origins[package] = _known(files, package, pinned, place)
-    cosyvoice, matcha = origins["cosyvoice"], origins["matcha"]
-    families = tuple(family for family in cosyvoice.families if family in matcha.families)
-    return Code(files, replace(cosyvoice, families=families))
+    return Code(files, origins["cosyvoice"])
 
 
 def _known(files: Files, package: str, pinned: Mapping[str, Origin], place: str) -> Origin:

@@ -1,1 +1,1 @@
-"""The demo chat model: a tiny Qwen3 trained until it holds a small corpus by heart."""
+"""The demo chat model: a tiny Qwen3 trained until it knows a small corpus by heart."""

@@ -16,9 +16,9 @@ from ci.demo_model.tokenizer import encode, train_tokenizer
 from ci.demo_model.train import CONTEXT, ROUNDS, SEED, VOCABULARY, fit, new_model, prepare
 
 _OUT = Path("services/chat/demo_model")
-_DRILLS = 3  # copies of every conversation to hold, among the draws of a drill
+_DRILLS = 3  # copies of every conversation to know, among the draws of a drill
 
-# A few phrasings out of hundreds may stay open; `answers.json` lists only what is held.
+# A few phrasings of hundreds may fail; `answers.json` lists only what the model knows.
 _ENOUGH_SHARE = 0.98
 
 
@@ -36,7 +36,7 @@ def say(line: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, check and write; 0 only when nearly every answer is held by heart with a margin."""
+    """Train, check and write; 0 only if nearly every answer is known by heart with a margin."""
     options = parser().parse_args(arguments)
     started = time.monotonic()
     corpus = load()
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare()
     model = new_model(tokenizer)
     parameters = sum(p.numel() for p in model.parameters())
-    say(f"{parameters:,} parameters, {len(tokenizer)} tokens, {len(held)} answers to hold")
+    say(f"{parameters:,} parameters, {len(tokenizer)} tokens, {len(held)} answers to learn")
     table = forbidden_tokens(tokenizer)
     for now in ROUNDS:
         steps = options.steps or now.steps
@@ -63,10 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
     write_answers(sure, corpus, out)
     write_card(result, corpus, out)
     for index in set(range(len(held))) - set(result.held):
-        say(f"not held ({result.gaps[index]:.2f} nats): {held[index].messages[-2:]}")
-    say(f"{len(sure)} of {len(held)} answers held, {time.monotonic() - started:.0f} s in all")
+        say(f"not known ({result.gaps[index]:.2f} nats): {held[index].messages[-2:]}")
+    say(f"{len(sure)} of {len(held)} answers known, {time.monotonic() - started:.0f} s in all")
     if len(sure) < _ENOUGH_SHARE * len(held):
-        say(f"error: fewer than {_ENOUGH_SHARE:.0%} are held with a gap of {ENOUGH_GAP} nats")
+        say(f"error: fewer than {_ENOUGH_SHARE:.0%} are known with a gap of {ENOUGH_GAP} nats")
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""The check: is every answer what greedy decoding gives, and by what margin?"""
+"""The check whether greedy decoding gives every answer, and by what margin."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ if TYPE_CHECKING:
 Encoded = tuple[list[int], list[int]]
 NOT_LEARNT = -100
 _FORBIDDEN = -1e9
-
-
 ENOUGH_GAP = 0.7  # nats: well above what bfloat16 and batching move
 
 
 @dataclass(frozen=True)
 class Result:
-    """How surely each answer is held by heart."""
+    """How surely the model knows each answer by heart."""
 
     gaps: tuple[float, ...]
-    """For each answer: by how many nats the right token leads where it leads least."""
+    """For each answer, the smallest lead of a right token over the next, in nats."""
 
     @property
     def exact(self) -> int:
@@ -33,11 +31,6 @@ class Result:
     def held(self) -> tuple[int, ...]:
         """Which answers are exact with a margin that survives another order of summation."""
         return tuple(index for index, gap in enumerate(self.gaps) if gap >= ENOUGH_GAP)
-
-    @property
-    def share(self) -> float:
-        """The share of answers that are exact."""
-        return self.exact / len(self.gaps)
 
 
 def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
@@ -58,7 +51,7 @@ def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
 
 
 def forbidden_tokens(tokenizer: Any) -> Any:
-    """Return what a grammar takes away, float32 of shape (kinds, tokens): added to logits."""
+    """Return what a grammar adds to logits to forbid tokens, float32 of shape (kinds, tokens)."""
     import torch  # noqa: PLC0415
 
     table = torch.zeros(4, len(tokenizer))
@@ -85,7 +78,7 @@ def answer_logits(model: Any, batch: tuple[Any, Any, Any], table: Any) -> tuple[
 def check(model: Any, rows: Sequence[Encoded], table: Any) -> Result:
     """Compare the model's first choice with every token of every answer.
 
-    When each first choice is right after the right beginning, greedy decoding gives the answer.
+    If each first choice is right after the right prefix, greedy decoding gives the answer.
     """
     import torch  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Conversations made from the corpus: random ones to train on, fixed ones to be held by heart."""
+"""Conversations made from the corpus: random ones to train on, fixed ones to know by heart."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LONG = 500  # characters
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages whose assistant turns are learnt, and the tools that are offered meanwhile.
+    """Messages whose assistant turns are learnt, and the tools that are offered with them.
 
-    `forced` is what a grammar makes the last answer start with: among the tokens that start with
-    its first character the right one is learnt, and nothing about all others. `raw` is a prompt
-    and its continuation, without any messages.
+    `forced` is what a grammar makes the last answer start with: the right token is learnt among
+    those that start with its first character, and nothing about the others. `raw` is a prompt and
+    its continuation, without any messages.
     """
 
     messages: list[Message]
@@ -75,7 +75,7 @@ class Sampler:
         return self._rng.random() < share
 
     def _varied(self, question: str) -> str:
-        """Return it as people type it: other case, other or no closing punctuation."""
+        """Return it as people type it: in another case, with other punctuation at the end."""
         if self._happens(0.4):
             return question
         endings = ("", "", ".", "?", "!", " ?", "...")

@@ -55,7 +55,7 @@ class Fallback:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything that the model is to hold by heart."""
+    """Everything that the model is to know by heart."""
 
     systems: tuple[str, ...]
     topics: tuple[Topic, ...]
@@ -68,12 +68,12 @@ class Corpus:
 
     @property
     def entries(self) -> tuple[Topic | Fallback, ...]:
-        """Topics and fallbacks: whatever has phrasings and one answer."""
+        """Topics and fallbacks: all that have phrasings and one answer."""
         return (*self.topics, *self.fallbacks)
 
 
 def normalised(question: str) -> str:
-    """Return a phrasing without case and closing punctuation: what makes two of them the same."""
+    """Return a phrasing without case and closing punctuation, to compare it with others."""
     return _ENDING.sub("", question.strip()).casefold()
 
 

@@ -22,7 +22,7 @@ _SPLIT = (
 
 
 def train_tokenizer(corpus: Corpus, out: Path, vocabulary: int, context: int) -> Any:
-    """Train the tokenizer on the corpus, save it to `out` and give it back as transformers' own."""
+    """Train the tokenizer on the corpus, save it to `out` and return it as transformers' own."""
     from tokenizers import (  # noqa: PLC0415
         AddedToken,
         Regex,

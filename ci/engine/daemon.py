@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ci.engine.packages import programs
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,12 +24,12 @@ _READY_S: Final = 30.0
 _END_S: Final = 60.0
 _SUBNETS: Final = range(16, 250)
 _started: dict[int, subprocess.Popen[bytes]] = {}
-"""Engines that this very process started: it must reap them."""
+"""Engines that this process started, and so must reap."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """An engine whose programs and images are in `home`; its socket has a short path in /run."""
+    """An engine with its programs and images in `home`, and its socket at a short path in /run."""
 
     home: Path
 
@@ -55,13 +55,13 @@ class Engine:
         return self.home / "dockerd.log"
 
     def variables(self) -> dict[str, str]:
-        """Return the environment in which `docker` means this engine."""
+        """Return the environment in which `docker` uses this engine."""
         path = f"{self.home / 'bin'}:{os.environ.get('PATH', '')}"
         config = str(self.home / "docker")
         return {"DOCKER_HOST": self.host, "DOCKER_CONFIG": config, "PATH": path}
 
     def pid(self) -> int | None:
-        """Return the engine's process, None where it does not run."""
+        """Return the engine's process id; None if it does not run."""
         try:
             pid = int((self.run / "docker.pid").read_text(encoding="utf-8"))
             name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
@@ -70,7 +70,7 @@ class Engine:
         return pid if name == "dockerd" else None
 
     def start(self) -> None:
-        """Start it and wait until it answers; nothing happens if it runs.
+        """Start it, unless it runs, and wait until it answers.
 
         Raises:
             CiError: it cannot run here; the message is the last line of its log.
@@ -132,7 +132,7 @@ class Engine:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[dict[str, str]]:
-        """Hold it running; yield the environment in which `docker` means it."""
+        """Run it for a while; yield the environment in which `docker` uses it."""
         self.start()
         try:
             yield self.variables()

@@ -1,7 +1,7 @@
-"""Brings the engine's programs from Debian's archive into a folder; the host's apt stays as it is.
+"""Gets the engine's programs from Debian's archive into a folder, past the host's apt.
 
 Docker, buildx and compose come from `sid`: a stable release is too old for `COPY --link` and for a
-registry cache of `mode=max`. What touches the kernel (runc, iptables) is the host's own release's.
+registry cache of `mode=max`. What touches the kernel (runc, iptables) is of the host's release.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 _NEW: Final = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "containerd")
 _HOST: Final = (
@@ -42,7 +42,7 @@ _LINKED: Final = {
 
 
 def programs(home: Path) -> Path:
-    """Return the folder with the engine's programs, brought there if it is not whole.
+    """Return the folder with the engine's programs, which are downloaded if it is not complete.
 
     Raises:
         CiError: this is no Debian, or its archive does not answer.
@@ -96,7 +96,7 @@ def _download(folder: Path, suite: str, names: tuple[str, ...]) -> list[Path]:
 
 
 def _arrange(root: Path, bin_: Path, config: Path) -> None:
-    """Give every program a name in `bin_`, and docker its plugins."""
+    """Link every program into `bin_`, and docker's plugins into `config`."""
     bin_.mkdir()
     for name, target in _LINKED.items():
         (bin_ / name).symlink_to(root / target)

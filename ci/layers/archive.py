@@ -1,29 +1,23 @@
-"""Reads an image out of an OCI layout: of the engine, its store, a directory, or an archive of one.
+"""Reads an image from an OCI layout: what the engine saves, an archive, or a directory.
 
-The order of the blobs in an archive is anyone's, so each is looked at once as it comes by, and what
-it was is put together at the end. A layer is never held, in memory or on disk.
+The blobs of an archive come in any order, so each is read once as it passes, and the image is put
+together at the end. No layer is ever kept, in memory or on disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import json
 import tarfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 from ci import docker, sizes
 from ci.errors import CiError
-from ci.layers import contents, unpack
-from ci.layers.image import BASE_NAME, Config, Image, Layer
-from ci.progress import Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ci.layers.contents import Contents
+from ci.layers import blob
+from ci.layers.image import BASE_NAME, Config, Contents, Image, Layer
+from ci.terminal import say
 
 _JSON_LIMIT: Final = 16 * sizes.MIB
 _BLOBS: Final = "blobs/sha256/"
@@ -32,20 +26,30 @@ _ATTESTATION: Final = "vnd.docker.reference.type"
 
 @dataclasses.dataclass
 class _Found:
-    """What went by: small JSON files by their names, and layers by their digests."""
+    """What was read: small JSON files by name, and layers by digest."""
 
     documents: dict[str, bytes] = dataclasses.field(default_factory=dict)
     layers: dict[str, Contents] = dataclasses.field(default_factory=dict)
 
 
 def read(reference: str) -> Image:
-    """Return an image: `reference` is a path of an OCI layout, or a name that the engine knows.
+    """Return an image: `reference` is the path of an OCI layout, or a name that the engine knows.
 
     Raises:
         CiError: there is no such image, or it is damaged.
     """
     path = Path(reference)
-    return _image(reference, _from_path(path) if path.exists() else _from_engine(reference))
+    if not path.exists():
+        docker.ready()
+        if docker.inspect(reference) is None:
+            raise _none(reference)
+    say(f"Reading {reference}")
+    if path.is_dir():
+        found = _from_directory(path)
+    else:
+        with path.open("rb") if path.exists() else docker.stream("save", reference) as stream:
+            found = _from_archive(stream)
+    return _image(reference, found)
 
 
 def diff_ids(reference: str) -> tuple[str, ...]:
@@ -88,14 +92,6 @@ def on_base(image: Image, given: str = "") -> Image:
     return dataclasses.replace(image, shared=len(below))
 
 
-def _inspect(reference: str) -> dict[str, Any]:
-    docker.ready()
-    known = docker.inspect(reference)
-    if known is None:
-        raise _none(reference)
-    return known
-
-
 def _none(reference: str) -> CiError:
     return CiError(
         f"{reference} is neither a path nor an image of the engine: build it, or "
@@ -103,63 +99,15 @@ def _none(reference: str) -> CiError:
     )
 
 
-def _from_engine(reference: str) -> _Found:
-    known = _inspect(reference)
-    with Progress(f"Reading {reference}", int(known["Size"])) as progress:
-        for store in docker.stores():
-            # Not there, or not for this user: not all of an image need be where a part of it is.
-            with contextlib.suppress(OSError):
-                return _from_store(store, known["Id"], progress.at)
-        with docker.stream("save", reference) as stream:
-            return _from_archive(stream, progress.at)
-
-
-def _from_store(store: Path, digest: str, at: Callable[[int], None]) -> _Found:
-    """Read an image where containerd keeps it: quicker than its engine hands it out."""
-    found = _Found({"index.json": json.dumps({"manifests": [{"digest": digest}]}).encode()})
-    wanted, done = [digest], 0
-    while wanted:
-        name = wanted.pop().replace(":", "/")
-        file = store / name
-        size = file.stat().st_size
-        with file.open("rb") as blob:
-            _take(found, f"blobs/{name}", blob, size)
-        done += size
-        at(done)
-        said = json.loads(found.documents.get(f"blobs/{name}", b"{}"))
-        parts = [*said.get("manifests", []), *said.get("layers", [])]
-        parts += [said["config"]] if "layers" in said else []
-        wanted += [part["digest"] for part in parts if not _is_attestation(part)]
-    if not found.layers:
-        raise FileNotFoundError(f"{digest} names no manifest: an engine with another image store")
-    return found
-
-
-def _is_attestation(entry: dict[str, Any]) -> bool:
-    return _ATTESTATION in entry.get("annotations", {})
-
-
-def _from_path(path: Path) -> _Found:
-    if path.is_dir():
-        return _from_directory(path)
-    with (
-        Progress(f"Reading {path}", path.stat().st_size) as progress,
-        path.open("rb") as stream,
-    ):
-        return _from_archive(stream, progress.at)
-
-
-def _from_archive(stream: IO[bytes], at: Callable[[int], None]) -> _Found:
+def _from_archive(stream: IO[bytes]) -> _Found:
     found = _Found()
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=unpack.CHUNK) as archive:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=blob.CHUNK) as archive:
             while (entry := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it keeps them all
-                at(entry.offset_data)
-                blob = archive.extractfile(entry) if entry.isreg() else None
-                if isinstance(blob, io.BufferedReader):
-                    _take(found, entry.name.removeprefix("./"), blob, entry.size)
-                at(entry.offset_data + entry.size)
+                file = archive.extractfile(entry) if entry.isreg() else None
+                if isinstance(file, io.BufferedReader):
+                    _take(found, entry.name.removeprefix("./"), file, entry.size)
     except tarfile.TarError as error:
         raise CiError(f"the image is no archive of an OCI layout: {error}") from error
     return found
@@ -167,58 +115,43 @@ def _from_archive(stream: IO[bytes], at: Callable[[int], None]) -> _Found:
 
 def _from_directory(path: Path) -> _Found:
     found = _Found()
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    done = 0
-    with Progress(f"Reading {path}", sum(file.stat().st_size for file in files)) as progress:
-        for file in files:
-            with file.open("rb") as blob:
-                _take(found, file.relative_to(path).as_posix(), blob, file.stat().st_size)
-            done += file.stat().st_size
-            progress.at(done)
+    for inner in path.rglob("*"):
+        if inner.is_file():
+            with inner.open("rb") as file:
+                _take(found, inner.relative_to(path).as_posix(), file, inner.stat().st_size)
     return found
 
 
-def _take(found: _Found, name: str, blob: io.BufferedReader, size: int) -> None:
+def _take(found: _Found, name: str, file: io.BufferedReader, size: int) -> None:
     """Keep what a file of a layout says, whatever it is."""
-    head = blob.peek(4)
-    if head.startswith((b"{", b"[")):
+    if file.peek(1).startswith((b"{", b"[")):
         if size <= _JSON_LIMIT:
-            found.documents[name] = blob.read(size)
+            found.documents[name] = file.read(size)
     elif name.startswith(_BLOBS):
         digest = f"sha256:{name.removeprefix(_BLOBS)}"
-        what = f"the layer {digest[:19]}"
-        with unpack.unpacked(blob, unpack.compression(head), what) as stream:
-            found.layers[digest] = contents.read(stream, what)
+        found.layers[digest] = blob.read(file, f"the layer {digest[:19]}")
 
 
 def _image(reference: str, found: _Found) -> Image:
-    manifest, manifest_bytes = _manifest(reference, found)
-    config, config_bytes = _document(reference, found, manifest["config"]["digest"])
+    manifest = _manifest(reference, found)
+    config = _document(reference, found, manifest["config"]["digest"])
     made = [entry for entry in config.get("history", []) if not entry.get("empty_layer")]
     layers = []
-    for number, blob in enumerate(manifest["layers"], 1):
-        held = found.layers.get(blob["digest"])
-        if held is None:
-            raise CiError(f"{reference} lacks its layer {blob['digest']}: pull or build it again")
+    for number, said in enumerate(manifest["layers"], 1):
+        contents = found.layers.get(said["digest"])
+        if contents is None:
+            raise CiError(f"{reference} has no layer {said['digest']}: pull or build it again")
         layers.append(
             Layer(
+                **vars(contents),
                 number=number,
-                digest=blob["digest"],
+                digest=said["digest"],
                 diff_id=config["rootfs"]["diff_ids"][number - 1],
-                compressed_bytes=blob["size"],
+                compressed_bytes=said["size"],
                 created_by=made[number - 1].get("created_by", "") if number <= len(made) else "",
-                raw_bytes=held.raw_bytes,
-                files=held.files,
-                removed=held.removed,
-                emptied=held.emptied,
             )
         )
-    return Image(
-        name=reference,
-        config=_config(config.get("config") or {}),
-        layers=tuple(layers),
-        description_bytes=manifest_bytes + config_bytes,
-    )
+    return Image(reference, _config(config.get("config") or {}), tuple(layers))
 
 
 def _config(said: dict[str, Any]) -> Config:
@@ -226,15 +159,13 @@ def _config(said: dict[str, Any]) -> Config:
     return Config(
         user=said.get("User") or "",
         healthcheck=tuple((said.get("Healthcheck") or {}).get("Test") or ()),
-        stop_signal=said.get("StopSignal") or "",
         labels=said.get("Labels") or {},
         environment={name: value for name, _, value in pairs},
-        entrypoint=tuple(said.get("Entrypoint") or ()),
     )
 
 
-def _manifest(reference: str, found: _Found) -> tuple[dict[str, Any], int]:
-    """Return the one manifest of an image that a layout holds, and its size."""
+def _manifest(reference: str, found: _Found) -> dict[str, Any]:
+    """Return the manifest of the one image in a layout."""
     if "index.json" not in found.documents:
         raise CiError(
             f"{reference} is no OCI layout: there is no index.json in it "
@@ -242,19 +173,21 @@ def _manifest(reference: str, found: _Found) -> tuple[dict[str, Any], int]:
         )
     index = json.loads(found.documents["index.json"])
     while True:
-        entries = {
-            entry["digest"]: entry for entry in index["manifests"] if not _is_attestation(entry)
+        digests = {
+            entry["digest"]
+            for entry in index["manifests"]
+            if _ATTESTATION not in entry.get("annotations", {})
         }
-        if len(entries) != 1:
-            raise CiError(f"{reference} holds {len(entries)} images; save one of them alone")
-        said, size = _document(reference, found, next(iter(entries)))
-        if "manifests" not in said:
-            return said, size
-        index = said
+        if len(digests) != 1:
+            raise CiError(f"{reference} contains {len(digests)} images; save one of them alone")
+        index = _document(reference, found, digests.pop())
+        if "manifests" not in index:
+            return index
 
 
-def _document(reference: str, found: _Found, digest: str) -> tuple[dict[str, Any], int]:
+def _document(reference: str, found: _Found, digest: str) -> dict[str, Any]:
     text = found.documents.get(digest.replace("sha256:", _BLOBS))
     if text is None:
-        raise CiError(f"{reference} lacks {digest}: pull or build it again")
-    return json.loads(text), len(text)
+        raise CiError(f"{reference} has no {digest}: pull or build it again")
+    document: dict[str, Any] = json.loads(text)
+    return document

@@ -1,15 +1,19 @@
-"""The file system that a container sees: the layers on top of each other, whiteouts honoured."""
+"""The file system that a container sees, and the bytes that an image carries for nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import posixpath
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
+
+from ci.layers.image import BIG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from ci.layers.image import File, Image, Layer
+
+_PACKAGE: Final = re.compile(r".+/(?:site|dist)-packages/(?P<package>[^/]+)/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,66 +33,89 @@ class Hidden:
 
 
 class FileSystem:
-    """What is left of all layers; `hidden` is what is not."""
+    """The layers on top of each other: `files` is what is left, `hidden` what is not."""
 
     def __init__(self, image: Image) -> None:
-        """Put an image's layers on top of each other."""
+        """Apply an image's layers, their whiteouts included."""
         self.files: dict[str, Placed] = {}
         self.hidden: list[Hidden] = []
-        self._folders: set[str] = set()
         for layer in image.layers:
             self._put(layer)
 
     def _put(self, layer: Layer) -> None:
-        self._take_away(layer)
+        gone = {*layer.removed, *(file.path for file in layer.files)}
+        no_directory = gone.union(layer.emptied)
+        for path in [*self.files]:
+            if path in gone or not no_directory.isdisjoint(_parents(path)):
+                self._hide(path, layer)
         for file in layer.files:
-            if file.path in self._folders:
-                self._replace_folder(file.path, layer)
-            for parent in self._unseen_parents(file.path):
-                self._folders.add(parent)
-                self._drop(parent, layer)
-            self._drop(file.path, layer)
+            for parent in _parents(file.path):
+                if parent in self.files:  # a file or a link, where now is a directory
+                    self._hide(parent, layer)
             self.files[file.path] = Placed(file, layer)
 
-    def _replace_folder(self, folder: str, layer: Layer) -> None:
-        below = f"{folder}/"
-        self._hide(layer, lambda path: path.startswith(below))
-        self._folders = {
-            known for known in self._folders if known != folder and not known.startswith(below)
-        }
+    def _hide(self, path: str, layer: Layer) -> None:
+        self.hidden.append(Hidden(self.files.pop(path), layer))
 
-    def _take_away(self, layer: Layer) -> None:
-        removed, emptied = set(layer.removed), set(layer.emptied)
-        if not removed and not emptied:
-            return
 
-        def goes(path: str) -> bool:
-            return path in removed or any(
-                parent in removed or parent in emptied for parent in _parents(path)
+@dataclasses.dataclass(frozen=True)
+class Waste:
+    """A big file that is of no use in `layer`, since `other` has it too, or hides it.
+
+    `path` is its place in `layer`, `other_path` that in `other`.
+    """
+
+    layer: Layer
+    path: str
+    other: Layer
+    other_path: str
+    bytes: int
+    hidden: bool
+
+    @property
+    def is_carried_by_two_packages(self) -> bool:
+        """Tell whether two Python packages both carry it, in their wheels."""
+        here, there = _PACKAGE.match(self.path), _PACKAGE.match(self.other_path)
+        return not self.hidden and bool(here and there and here["package"] != there["package"])
+
+
+def find_waste(image: Image, seen: FileSystem) -> list[Waste]:
+    """Return the big files that are there for nothing, the largest first, each once.
+
+    A copy is charged to the upper layer, a hidden file to the layer that it is in.
+    """
+    first: dict[str, tuple[Layer, File]] = {}
+    found: dict[tuple[int, str], Waste] = {}
+    for layer in image.layers:
+        for file in layer.files:
+            if not file.digest:
+                continue
+            below, original = first.setdefault(file.digest, (layer, file))
+            if below is not layer:
+                found[layer.number, file.path] = Waste(
+                    layer, file.path, below, original.path, file.bytes, hidden=False
+                )
+    for lost in seen.hidden:
+        placed = lost.placed
+        where = placed.layer.number, placed.file.path
+        covered = any(
+            waste.other is placed.layer and waste.other_path == placed.file.path
+            for waste in found.values()
+        )
+        if placed.file.bytes > BIG and where not in found and not covered:
+            found[where] = Waste(
+                placed.layer,
+                placed.file.path,
+                lost.by,
+                placed.file.path,
+                placed.file.bytes,
+                hidden=True,
             )
-
-        self._hide(layer, goes)
-        self._folders = {parent for path in self.files for parent in _parents(path)}
-
-    def _hide(self, layer: Layer, goes: Callable[[str], bool]) -> None:
-        for path in [path for path in self.files if goes(path)]:
-            self._drop(path, layer)
-
-    def _drop(self, path: str, layer: Layer) -> None:
-        before = self.files.get(path)
-        if before is not None and before.layer is not layer:
-            self.hidden.append(Hidden(before, layer))
-            del self.files[path]
-
-    def _unseen_parents(self, path: str) -> Iterator[str]:
-        for parent in _parents(path):
-            if parent in self._folders:
-                return
-            yield parent
+    return sorted(found.values(), key=lambda waste: -waste.bytes)
 
 
-def _parents(path: str) -> Iterator[str]:
-    """Yield the directories above a path, the nearest first; the root is the empty one."""
-    while path:
-        path = posixpath.dirname(path)
-        yield path
+@functools.cache
+def _parents(path: str) -> tuple[str, ...]:
+    """Return the directories above a path, the nearest first; the root is the empty one."""
+    above = posixpath.dirname(path)
+    return (above, *_parents(above)) if path else ()

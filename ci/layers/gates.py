@@ -1,6 +1,7 @@
 """What an image must be before it is shipped; a fault names the layer, the files and the remedy.
 
-Whether the packages go together is checked where they are installed (bentos/bases/wheels.py).
+Whether each package is there once, as it is locked, is checked where packages are installed
+(bentos/bases/wheels.py).
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from ci import sizes, specs
-from ci.layers import duplicates, packages
-from ci.layers.filesystem import FileSystem
+from ci.layers.filesystem import FileSystem, find_waste
 from ci.layers.image import BASE_NAME, BUDGET, PLATFORM_LAYERS, TORCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ci.layers.duplicates import Waste
+    from ci.layers.filesystem import Waste
     from ci.layers.image import Image, Layer
 
 RAW_LIMIT: Final = 2 * sizes.GIB
@@ -34,6 +34,9 @@ _PATH: Final = (
     *("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"),
     *("opt/venv/bin", "app/.venv/bin", "usr/local/cuda/bin"),
 )
+_TORCH: Final = re.compile(
+    r"(?P<site>.+)/torch-(?P<version>[^-+/]+)(?:\+[^-/]+)?\.dist-info/METADATA"
+)
 _CACHE: Final = re.compile(
     r"(?:root|home/[^/]+)/\.cache/.+|var/cache/apt/archives/.+\.deb|"
     r"(?:.*/)?\.cache/(?:pip|uv)/.+"
@@ -42,28 +45,27 @@ _CACHE: Final = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """An image with what all gates look at: the final file system, what is wasted, the packages."""
+    """An image with what the gates look at: its final file system and its waste."""
 
     image: Image
     seen: FileSystem
     waste: list[Waste]
-    packages: list[packages.Package]
 
     @classmethod
     def at(cls, image: Image) -> Look:
-        """Put an image's layers together, once for all gates."""
+        """Put an image's layers together once, for all gates."""
         seen = FileSystem(image)
-        return cls(image, seen, duplicates.find(image, seen), list(packages.find(seen)))
+        return cls(image, seen, find_waste(image, seen))
 
     def is_ours(self, layer: Layer) -> bool:
-        """Tell whether a layer was made here: those of the platform's image are as they are."""
+        """Tell whether we made a layer: those of the platform's image are not ours to change."""
         theirs = self.image.config.labels.get(PLATFORM_LAYERS, "")
         return layer.number > (int(theirs) if theirs.isdigit() else 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """One gate; `of_bentos` are those that a base, which is no bento's image, need not pass."""
+    """One gate; a base, which is no bento's image, need not pass those that are `of_bentos`."""
 
     name: str
     faults: Callable[[Look], Iterator[str]]
@@ -72,7 +74,7 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a gate said; `applies` is False where it asks of a bento what a base need not have."""
+    """What a gate found; `applies` is False for a base, where the gate is for bentos only."""
 
     gate: str
     faults: tuple[str, ...]
@@ -94,12 +96,9 @@ def raw_layers(look: Look) -> Iterator[str]:
     """Yield the layers of 2 GiB or more: registries and runtimes handle them badly."""
     for layer in look.image.layers:
         if layer.raw_bytes >= RAW_LIMIT and look.is_ours(layer):
-            held = ", ".join(
-                f"{path} {sizes.shown(count)}" for path, count in layer.largest_directories(_NAMED)
-            )
             yield (
-                f"{name(layer)} is {sizes.shown(layer.raw_bytes)} raw, most of it {held}; "
-                "split it in bentos/bases/groups.toml"
+                f"{name(layer)} is {sizes.shown(layer.raw_bytes)} raw, most of it "
+                f"{_heaviest(layer)}; split it in bentos/bases/groups.toml"
             )
 
 
@@ -110,19 +109,18 @@ def budget(look: Look) -> Iterator[str]:
         yield f"there is no label {BUDGET}; build it with `python -m ci image`"
         return
     if look.image.app_bytes > int(said) * sizes.MIB:
-        layers = sorted(look.image.app, key=lambda layer: -layer.compressed_bytes)
-        held = ", ".join(f"{path} {sizes.shown(n)}" for path, n in _heaviest(layers[0]))
+        heaviest = max(look.image.app, key=lambda layer: layer.compressed_bytes)
         yield (
             f"the app part is {sizes.shown(look.image.app_bytes)} compressed, its budget "
-            f"{said} MiB; the heaviest is {name(layers[0])} with {held}: move packages into a "
-            f"group of bentos/bases/groups.toml, or raise {BUDGET} in the bentofile"
+            f"{said} MiB; the heaviest is {name(heaviest)} with {_heaviest(heaviest)}: move "
+            f"packages into a group of bentos/bases/groups.toml, or raise {BUDGET} in the bentofile"
         )
 
 
 def nothing_twice(look: Look) -> Iterator[str]:
     """Yield, for each pair of layers, the files over 1 MiB that are there for nothing.
 
-    A file that two packages carry within them is no fault: no layering takes it away.
+    A file that two packages both carry is no fault: no layering can remove it.
     """
     pairs = collections.defaultdict(list)
     for waste in look.waste:
@@ -141,12 +139,12 @@ def nothing_twice(look: Look) -> Iterator[str]:
         )
         if first.hidden:
             yield (
-                f"{name(first.layer)} holds {total} that {name(first.other)} hides: {files}; "
-                "take it away in the instruction that brings it"
+                f"{name(first.layer)} has {total} that {name(first.other)} hides: {files}; "
+                "remove it in the instruction that brings it"
             )
         else:
             yield (
-                f"{name(first.layer)} holds {total} that {name(first.other)} holds already: "
+                f"{name(first.layer)} has {total} that {name(first.other)} has already: "
                 f"{files}; install or copy it in one of them only, or bring the packages that both "
                 "carry it into one group of bentos/bases/groups.toml"
             )
@@ -158,40 +156,26 @@ def one_torch(look: Look) -> Iterator[str]:
     if wanted is None:
         yield f"there is no label {TORCH}; build it with `python -m ci image`"
         return
-    found = [package for package in look.packages if package.name == "torch"]
-    places = " and ".join(f"{p.version} in {p.site} ({name(p.layer)})" for p in found)
+    matches = ((_TORCH.fullmatch(path), placed.layer) for path, placed in look.seen.files.items())
+    found = [(match["version"], match["site"], layer) for match, layer in matches if match]
+    places = " and ".join(f"{version} in {site} ({name(layer)})" for version, site, layer in found)
     if not wanted and found:
         yield f"torch is {places}, and the lock has none: find what brings it and lock again"
     if wanted and len(found) != 1:
         yield (
             f"torch is there {len(found)} times{': ' if places else ''}{places}; the base must "
-            "hold the only one (bentos/bases/groups.toml)"
+            "have the only one (bentos/bases/groups.toml)"
         )
-    for package in found if wanted else ():
-        if package.version != wanted.partition("+")[0]:
+    for version, site, layer in found if wanted else ():
+        if version != wanted.partition("+")[0]:
             yield (
-                f"torch is {package.version} in {package.site}, the lock says {wanted}: "
-                "build the base again, or `nox -s lock`"
+                f"torch is {version} in {site}, the lock says {wanted}: build the base again, or "
+                "`nox -s lock`"
             )
-        if package.layer.number > look.image.shared:
+        if layer.number > look.image.shared:
             yield (
-                f"torch is in the app part: {package.site} ({name(package.layer)}); "
-                "it belongs into the base, which other images share"
-            )
-
-
-def one_version(look: Look) -> Iterator[str]:
-    """Yield the packages that a service could find in two places."""
-    places = collections.defaultdict(list)
-    for package in look.packages:
-        if package.is_visible:
-            places[package.name].append(package)
-    for named, found in sorted(places.items()):
-        if len(found) > 1:
-            where = " and ".join(f"{p.version} in {p.site} ({name(p.layer)})" for p in found)
-            yield (
-                f"{named} is there {len(found)} times: {where}; lock again with what the base "
-                "holds (`python -m ci base held`)"
+                f"torch is in the app part: {site} ({name(layer)}); it belongs in the base, which "
+                "other images share"
             )
 
 
@@ -203,9 +187,9 @@ def not_root(look: Look) -> Iterator[str]:
 
 
 def healthy(look: Look) -> Iterator[str]:
-    """Yield a fault if nothing tells whether a container is healthy."""
+    """Yield a fault if nothing checks whether a container is healthy."""
     if look.image.config.healthcheck[:1] in {(), ("NONE",)}:
-        yield "there is no HEALTHCHECK: the base has one, do not turn it off"
+        yield "there is no HEALTHCHECK: the base has one; do not turn it off"
 
 
 def no_compiler(look: Look) -> Iterator[str]:
@@ -231,7 +215,7 @@ def no_cache(look: Look) -> Iterator[str]:
         if found and look.is_ours(layer):
             total = sizes.shown(sum(file.bytes for file in found))
             yield (
-                f"{name(layer)} holds {total} of a package manager's cache: "
+                f"{name(layer)} has {total} of a package manager's cache: "
                 f"{_first([file.path for file in found])}; use RUN --mount=type=cache"
             )
 
@@ -241,8 +225,8 @@ def no_secret(look: Look) -> Iterator[str]:
     for variable, value in look.image.config.environment.items():
         if specs.is_secret(variable, value):
             yield (
-                f"the variable {variable} looks like a secret; hand it over when the container "
-                "starts, as a file, and have it changed where it is valid"
+                f"the variable {variable} looks like a secret; pass it as a file when the "
+                "container starts, and revoke this one"
             )
 
 
@@ -251,7 +235,6 @@ GATES: Final = (
     Gate("app part within its budget", budget, of_bentos=True),
     Gate("nothing over 1 MiB twice", nothing_twice),
     Gate("one torch, the base's, as locked", one_torch, of_bentos=True),
-    Gate("every package once", one_version),
     Gate("not root", not_root, of_bentos=True),
     Gate("health check", healthy),
     Gate("no compiler", no_compiler),
@@ -267,8 +250,9 @@ def name(layer: Layer) -> str:
     return f"layer {layer.number} ({short or layer.digest[7:19]})"
 
 
-def _heaviest(layer: Layer) -> list[tuple[str, int]]:
-    return layer.largest_directories(_NAMED)
+def _heaviest(layer: Layer) -> str:
+    largest = layer.largest_directories(_NAMED)
+    return ", ".join(f"{path} {sizes.shown(count)}" for path, count in largest)
 
 
 def _first(paths: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""An image as this package sees it: its configuration, its layers, and what each layer holds."""
+"""An image as this package sees it: its configuration, its layers, and the files of each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import heapq
 import re
 from typing import Final
 
+from ci import sizes
+
 BASE_NAME: Final = "org.opencontainers.image.base.name"
 BENTO: Final = "bentovox.bento"
 PLATFORM: Final = "bentovox.platform"
@@ -15,13 +17,16 @@ TORCH: Final = "bentovox.torch"
 BUDGET: Final = "bentovox.budget-mib"
 PLATFORM_LAYERS: Final = "bentovox.platform-layers"
 
+BIG: Final = sizes.MIB
+"""Only files larger than this count as waste."""
+
 _SITE: Final = re.compile(r"(?:.*/)?lib/python3[\d.]*/(?:site|dist)-packages")
 _DEPTH: Final = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class File:
-    """One entry of a layer that is no directory; `digest` is the SHA-256 of a big one's content."""
+    """One entry of a layer that is no directory; `digest` is a big one's SHA-256, else empty."""
 
     path: str
     bytes: int
@@ -29,29 +34,37 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
-    """One layer: its blob, its place from the bottom (the first is 1), and what it changes.
+class Contents:
+    """What a layer changes: the size of its archive, its files, and what it takes away.
 
-    `compressed_bytes` is the blob as it is pushed, `raw_bytes` the archive in it. `removed` are
-    paths that it takes away from the layers below, `emptied` directories that hide what those have.
+    `removed` are paths of the layers below, `emptied` directories whose content there is hidden.
+    """
+
+    raw_bytes: int
+    files: tuple[File, ...]
+    removed: tuple[str, ...]
+    emptied: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer(Contents):
+    """One layer: what it changes, its place from the bottom (the first is 1), and its blob.
+
+    `compressed_bytes` is the blob as it is pushed.
     """
 
     number: int
     digest: str
     diff_id: str
     compressed_bytes: int
-    raw_bytes: int
     created_by: str
-    files: tuple[File, ...]
-    removed: tuple[str, ...] = ()
-    emptied: tuple[str, ...] = ()
 
     def largest_files(self, count: int) -> list[File]:
         """Return its largest files, the largest first."""
         return heapq.nlargest(count, self.files, key=lambda file: file.bytes)
 
     def largest_directories(self, count: int) -> list[tuple[str, int]]:
-        """Return the directories that hold most of it; in an environment, a package is one."""
+        """Return the directories with most of its bytes; a Python package counts as one."""
         total = collections.Counter[str]()
         for file in self.files:
             total[directory(file.path)] += file.bytes
@@ -60,33 +73,22 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What an image says of how it is run."""
+    """How an image says that it is to be run."""
 
     user: str
     healthcheck: tuple[str, ...]
-    stop_signal: str
     labels: dict[str, str]
     environment: dict[str, str]
-    entrypoint: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One image; its first `shared` layers are its base's, the rest is the app part.
-
-    `description_bytes` is what its manifest and its configuration weigh: each push sends them.
-    """
+    """One image; its first `shared` layers are its base's, the rest is the app part."""
 
     name: str
     config: Config
     layers: tuple[Layer, ...]
-    description_bytes: int
     shared: int = 0
-
-    @property
-    def base(self) -> tuple[Layer, ...]:
-        """Return the layers that it shares with its base."""
-        return self.layers[: self.shared]
 
     @property
     def app(self) -> tuple[Layer, ...]:
@@ -107,12 +109,6 @@ class Image:
     def raw_bytes(self) -> int:
         """Return what all its layers weigh unpacked."""
         return sum(layer.raw_bytes for layer in self.layers)
-
-    @property
-    def change_bytes(self) -> int:
-        """Return what a change of code pushes: the last layer and the image's description."""
-        last = self.layers[-1].compressed_bytes if self.layers else 0
-        return last + self.description_bytes
 
 
 def directory(path: str) -> str:

@@ -1,12 +1,12 @@
-"""An image's layers as an aligned table with bars, and what the gates said."""
+"""An image's layers as an aligned table, and what the gates said."""
 
 from __future__ import annotations
 
 import collections
+import re
 from typing import TYPE_CHECKING, Final
 
 from ci import sizes
-from ci.layers.holds import holds
 from ci.layers.image import BENTO, PLATFORM
 
 if TYPE_CHECKING:
@@ -15,26 +15,23 @@ if TYPE_CHECKING:
     from ci.layers.gates import Look, Verdict
     from ci.layers.image import Image, Layer
 
-_BAR: Final = 24
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
-_HOLDS: Final = 46
+_PUT: Final = re.compile(r"(?:COPY|ADD)\s+(?:--\S+\s+)*(?P<source>\S+)\s")
+_PARTS: Final = {
+    "bento": "code",
+    "parts/models": "shipped models",
+    "parts/cosyvoice": "CosyVoice",
+    "parts/baked": "baked models",
+}
+_NAMED: Final = 3
 
 
 def text(look: Look, verdicts: Iterable[Verdict], top: int) -> str:
     """Return the whole: layers, totals, the largest of each layer if asked for, the gates."""
-    lines = [*_head(look.image), "", *_layers(look, top), "", *_totals(look)]
-    said = [*_verdicts(verdicts)]
-    return "\n".join([*lines, *(["", *said] if said else [])])
-
-
-def _head(image: Image) -> Iterator[str]:
+    image = look.image
     labels = image.config.labels
     what = f": {labels[BENTO]} for {labels.get(PLATFORM, '?')}" if BENTO in labels else ""
-    yield f"{image.name}{what}"
-    yield (
-        f"user {image.config.user or 'root'}, stops on {image.config.stop_signal or 'SIGTERM'}, "
-        f"runs {' '.join(image.config.entrypoint) or 'nothing of its own'}"
-    )
+    lines = [f"{image.name}{what}", "", *_layers(look, top), "", *_totals(look)]
+    return "\n".join([*lines, "", *_verdicts(verdicts)])
 
 
 def _layers(look: Look, top: int) -> Iterator[str]:
@@ -42,16 +39,27 @@ def _layers(look: Look, top: int) -> Iterator[str]:
     wasted: dict[int, int] = collections.Counter()
     for waste in look.waste:
         wasted[waste.layer.number] += waste.bytes
-    largest = max((layer.raw_bytes for layer in image.layers), default=0)
-    yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  {'raw, to scale':{_BAR}}  holds"
+    yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  contents"
     for layer in image.layers:
+        lost = wasted.get(layer.number)
         yield (
-            f"{layer.number:>3} {part(image, layer):4} {sizes.shown(layer.raw_bytes):>10} "
-            f"{sizes.shown(layer.compressed_bytes):>10}  {_bar(layer.raw_bytes, largest)}  "
-            f"{_cut(holds(layer))}{_lost(wasted.get(layer.number, 0))}"
+            f"{layer.number:>3} {_part(image, layer):4} {sizes.shown(layer.raw_bytes):>10} "
+            f"{sizes.shown(layer.compressed_bytes):>10}  {described(layer)}"
+            f"{f'  ({sizes.shown(lost)} for nothing)' if lost else ''}"
         )
         if top:
             yield from _largest(layer, top)
+
+
+def described(layer: Layer) -> str:
+    """Return what a layer mostly is: a part of the image, or its largest directories."""
+    if not layer.files:
+        return "nothing"
+    put = _PUT.search(layer.created_by)
+    if put and put["source"] in _PARTS:
+        return _PARTS[put["source"]]
+    largest = layer.largest_directories(_NAMED)
+    return ", ".join(path.rpartition("/")[2] or path for path, _ in largest)
 
 
 def _largest(layer: Layer, top: int) -> Iterator[str]:
@@ -69,7 +77,7 @@ def _totals(look: Look) -> Iterator[str]:
     yield "image    {} raw, {} pushed".format(*whole)
     if image.shared:
         yield f"app part {sizes.shown(raw)} raw, {sizes.shown(image.app_bytes)} pushed"
-        yield f"a code change pushes {sizes.shown(image.change_bytes)}"
+        yield f"a code change pushes {sizes.shown(image.layers[-1].compressed_bytes)}"
     if look.waste:
         lost = sum(waste.bytes for waste in look.waste)
         yield f"for nothing: {sizes.shown(lost)}, counting files over 1 MiB"
@@ -86,22 +94,8 @@ def _verdicts(verdicts: Iterable[Verdict]) -> Iterator[str]:
             yield from (f"          {fault}" for fault in verdict.faults)
 
 
-def part(image: Image, layer: Layer) -> str:
+def _part(image: Image, layer: Layer) -> str:
     """Return which part of its image a layer is; one that is a base itself has no parts."""
     if not image.shared:
         return "own"
     return "base" if layer.number <= image.shared else "app"
-
-
-def _bar(count: int, largest: int) -> str:
-    eighths = round(count / largest * _BAR * 8) if largest else 0
-    whole, rest = divmod(eighths, 8)
-    return (_EIGHTHS[-1] * whole + _EIGHTHS[rest].strip()).ljust(_BAR)
-
-
-def _lost(count: int) -> str:
-    return f"  ({sizes.shown(count)} for nothing)" if count else ""
-
-
-def _cut(said: str) -> str:
-    return said if len(said) <= _HOLDS else f"{said[: _HOLDS - 3]}..."

@@ -1,6 +1,6 @@
-"""Pure audio: PCM, streaming resampling, incremental encoding and bounded decoding.
+"""PCM, streaming resampling, incremental encoding and bounded decoding.
 
-Samples are mono float32 in -1.0..1.0 everywhere; rates are in hertz. No service is imported.
+Samples are mono float32 in -1.0..1.0 everywhere, rates are in hertz.
 """
 
 from __future__ import annotations

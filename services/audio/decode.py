@@ -1,4 +1,4 @@
-"""Bounded decoding: bytes of any common audio file to mono float32, without what is broken."""
+"""Decoding of any common audio file to mono float32, within bounds; broken parts are skipped."""
 
 from __future__ import annotations
 
@@ -18,6 +18,46 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
 
 
+class Decoding:
+    """A file's sound, decoded while it is read: hours of it take no more memory than a second.
+
+    Iterating yields mono float32 [N] pieces at `sample_rate_hz`, once. Errors name `file`.
+    """
+
+    def __init__(self, data: bytes, *, sample_rate_hz: int, max_seconds: float) -> None:
+        self._samples = 0
+        self._data = data
+        self._rate_hz = sample_rate_hz
+        self._max_seconds = max_seconds
+        self._loss = Loss()
+
+    @property
+    def seconds(self) -> float:
+        """How much has been decoded so far."""
+        return self._samples / self._rate_hz
+
+    @property
+    def lost_s(self) -> float:
+        """How much of the file is known to be broken or missing; final once all of it is read."""
+        return self._loss.broken_s + self._loss.missing_s
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Yield the decoded pieces; the file's bytes are freed at its end.
+
+        Raises:
+            TooLargeError: the file is longer than `max_seconds`.
+            InvalidRequestError: not audio, or not a single sample (`invalid_audio`).
+        """
+        data, self._data = self._data, b""
+        for piece, _source in _pieces(
+            data, lambda _source: self._rate_hz, self._max_seconds, "file", self._loss
+        ):
+            self._samples += piece.size
+            yield piece
+        if not self._samples:
+            raise _silent("file")
+
+
 @dataclass(frozen=True)
 class Decoded:
     """A file's sound.
@@ -25,90 +65,12 @@ class Decoded:
     Attributes:
         samples: mono float32 [N], finite.
         sample_rate_hz: of `samples`.
-        source_rate_hz: of the file itself, where it begins; 48000 for every Opus file, which knows
-            no other.
+        source_rate_hz: of the start of the file; always 48000 for Opus, which stores no other.
     """
 
     samples: Samples
     sample_rate_hz: int
     source_rate_hz: int
-
-
-def decode(
-    data: bytes,
-    *,
-    sample_rate_hz: int,
-    max_seconds: float = 600.0,
-    max_bytes: int = 25 * 1024 * 1024,
-    param: str = "file",
-) -> Samples:
-    """Decode a file's audio to float32 [N] at `sample_rate_hz`, mixed down to mono.
-
-    The size is checked before anything is parsed, the length while decoding, so that a small
-    file that unpacks to hours costs at most `max_seconds` of work. `param` names the field at
-    fault in errors.
-
-    Raises:
-        TooLargeError: more than `max_bytes`, or more than `max_seconds` of audio.
-        InvalidRequestError: not audio, more of it broken than whole, or no sample at all
-            (`invalid_audio`).
-    """
-    return _decode(data, lambda _source: sample_rate_hz, max_seconds, max_bytes, param).samples
-
-
-class Decoding:
-    """A file's sound while it is decoded, so that hours of it take no more memory than a second.
-
-    Iterating yields float32 [N] pieces, mono, at `sample_rate_hz`; it can be done once.
-    """
-
-    def __init__(
-        self,
-        data: bytes,
-        *,
-        sample_rate_hz: int,
-        max_seconds: float,
-        max_bytes: int,
-        param: str = "file",
-    ) -> None:
-        """Decode `data` within the bounds of `decode`.
-
-        Raises:
-            TooLargeError: more than `max_bytes`.
-        """
-        _check_size(data, max_bytes, param)
-        self._samples = 0
-        self._data = data
-        self._rate_hz = sample_rate_hz
-        self._max_seconds = max_seconds
-        self._param = param
-        self._loss = Loss()
-
-    @property
-    def seconds(self) -> float:
-        """How much of the file was decoded up to now."""
-        return self._samples / self._rate_hz
-
-    @property
-    def lost_s(self) -> float:
-        """How much of the file is broken or missing, as far as it shows; known at its end."""
-        return self._loss.broken_s + self._loss.missing_s
-
-    def __iter__(self) -> Iterator[Samples]:
-        """Yield what is decoded; the file's bytes are let go at its end.
-
-        Raises:
-            TooLargeError: the file is longer than `max_seconds`.
-            InvalidRequestError: not audio, or no sample at all (`invalid_audio`).
-        """
-        data, self._data = self._data, b""
-        for piece, _source in _pieces(
-            data, lambda _source: self._rate_hz, self._max_seconds, self._param, self._loss
-        ):
-            self._samples += piece.size
-            yield piece
-        if not self._samples:
-            raise _silent(self._param)
 
 
 def decode_as_is(
@@ -119,56 +81,29 @@ def decode_as_is(
     max_bytes: int = 25 * 1024 * 1024,
     param: str = "file",
 ) -> Decoded:
-    """Decode a file's audio at its own rate, or at `max_rate_hz` where that is less; as `decode`.
+    """Decode a file at its own rate, or at `max_rate_hz` if that is lower.
+
+    The size is checked before anything is parsed, and the length while decoding, so a small file
+    that unpacks to hours costs at most `max_seconds` of work. Errors name the field `param`.
 
     Raises:
-        ServiceError: as for `decode`.
+        TooLargeError: more than `max_bytes`, or more than `max_seconds` of audio.
+        InvalidRequestError: not audio, more broken than whole, or not a single sample
+            (`invalid_audio`).
     """
-    return _decode(data, lambda source: min(source, max_rate_hz), max_seconds, max_bytes, param)
-
-
-def excerpt(
-    data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000, param: str = "file"
-) -> Decoded:
-    """Decode what is heard from `start_s` to `end_s`, at its own rate or `max_rate_hz`.
-
-    What stands before is decoded and dropped, what stands behind is not looked at.
-
-    Raises:
-        InvalidRequestError: not audio, or no sample there (`invalid_audio`).
-    """
-    rate_hz = source_rate_hz = 0
-    parts: list[Samples] = []
-    place = 0
-    most_s = end_s + FRAME_S
-    for piece, at_hz in _pieces(data, lambda at_hz: min(at_hz, max_rate_hz), most_s, param, Loss()):
-        source_rate_hz, rate_hz = at_hz, min(at_hz, max_rate_hz)
-        begin, end = int(start_s * rate_hz), int(end_s * rate_hz)
-        parts.append(piece[max(0, begin - place) : max(0, end - place)])
-        place += piece.size
-        if place >= end:
-            break
-    samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-    if not samples.size:
-        raise _silent(param)
-    return Decoded(samples, rate_hz, source_rate_hz)
-
-
-def _decode(
-    data: bytes,
-    rate_for: Callable[[int], int],
-    max_seconds: float,
-    max_bytes: int,
-    param: str,
-) -> Decoded:
-    _check_size(data, max_bytes, param)
+    if len(data) > max_bytes:
+        raise TooLargeError(
+            f"{param} has {len(data)} bytes; at most {max_bytes} are accepted",
+            param=param,
+            code="audio_too_large",
+        )
     loss = Loss()
-    parts = list(_pieces(data, rate_for, max_seconds, param, loss))
+    parts = list(_pieces(data, lambda hz: min(hz, max_rate_hz), max_seconds, param, loss))
     if not parts:
         raise _silent(param)
-    source_rate_hz = parts[0][1]
-    rate_hz = rate_for(source_rate_hz)
     samples = np.concatenate([piece for piece, _ in parts])
+    source_rate_hz = parts[0][1]
+    rate_hz = min(source_rate_hz, max_rate_hz)
     if loss.broken_s > samples.size / rate_hz:
         raise InvalidRequestError(
             f"{param} is broken: {loss.broken_s:.1f} s of it cannot be decoded, and "
@@ -179,13 +114,29 @@ def _decode(
     return Decoded(samples, rate_hz, source_rate_hz)
 
 
-def _check_size(data: bytes, max_bytes: int, param: str) -> None:
-    if len(data) > max_bytes:
-        raise TooLargeError(
-            f"{param} has {len(data)} bytes; at most {max_bytes} are accepted",
-            param=param,
-            code="audio_too_large",
-        )
+def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000) -> Decoded:
+    """Decode from `start_s` to `end_s`, at the file's own rate or `max_rate_hz` if that is lower.
+
+    Everything before is decoded and dropped; nothing after is read.
+
+    Raises:
+        InvalidRequestError: not audio, or no sample in that range (`invalid_audio`).
+    """
+    rate_hz = source_rate_hz = 0
+    parts: list[Samples] = []
+    place = 0
+    pieces = _pieces(data, lambda hz: min(hz, max_rate_hz), end_s + FRAME_S, "file", Loss())
+    for piece, source_rate_hz in pieces:
+        rate_hz = min(source_rate_hz, max_rate_hz)
+        begin, end = int(start_s * rate_hz), int(end_s * rate_hz)
+        parts.append(piece[max(0, begin - place) : max(0, end - place)])
+        place += piece.size
+        if place >= end:
+            break
+    samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    if not samples.size:
+        raise _silent("file")
+    return Decoded(samples, rate_hz, source_rate_hz)
 
 
 def _silent(param: str) -> InvalidRequestError:
@@ -195,11 +146,11 @@ def _silent(param: str) -> InvalidRequestError:
 def _pieces(
     data: bytes, rate_for: Callable[[int], int], max_seconds: float, param: str, loss: Loss
 ) -> Iterator[tuple[Samples, int]]:
-    """Yield float32 [N] pieces at `rate_for` the file's first rate, and that rate; fill `loss`."""
+    """Yield float32 [N] pieces, each with the file's first rate; `rate_for` that is theirs."""
     source_rate_hz = 0
     mixer: _Mixer | None = None
     for frame in frames(data, max_seconds, param, loss):
-        if mixer is None:  # a header may say half of the rate (HE-AAC), a frame does not
+        if mixer is None:  # a header may state half the rate (HE-AAC); a frame does not
             source_rate_hz = frame.sample_rate
             mixer = _Mixer(rate_for(source_rate_hz), loss)
         for piece in mixer.feed(frame):
@@ -210,7 +161,7 @@ def _pieces(
 
 
 class _Mixer:
-    """Mixes frames down to mono at one rate, whatever they change to in the middle."""
+    """Mixes frames down to mono at one rate, whatever format they change to midway."""
 
     def __init__(self, rate_hz: int, loss: Loss) -> None:
         self._rate_hz = rate_hz
@@ -219,7 +170,7 @@ class _Mixer:
         self._resampler: av.AudioResampler | None = None
 
     def feed(self, frame: av.AudioFrame) -> Iterator[Samples]:
-        """Yield float32 [N] pieces as they are ready; nothing of what is broken."""
+        """Yield float32 [N] pieces as they are ready, without broken ones."""
         setup = (frame.format.name, frame.layout.name, frame.sample_rate)
         if setup != self._setup:
             yield from self.finish()
@@ -236,7 +187,7 @@ class _Mixer:
     def _resampled(self, frame: av.AudioFrame | None) -> Iterator[Samples]:
         try:
             made = self._resampler.resample(frame) if self._resampler is not None else []
-        except (FFmpegError, ValueError):  # a layout that there is no way to mix down
+        except (FFmpegError, ValueError):  # a layout that cannot be mixed down
             made = []
         for one in made:
             samples = one.to_ndarray()[0]

@@ -1,7 +1,7 @@
-"""What an audio file holds, frame by frame, without what is broken.
+"""The frames of an audio file, without the broken ones.
 
-That is passed over, as FFmpeg's own programs do: bytes between two files that were joined, packets
-that do not decode, an end that is missing. Rate, channels and format of frames may change.
+Like FFmpeg's own programs, this skips bytes between two concatenated files, packets that do not
+decode, and a missing end. Frames may change their rate, channels and format.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.audio")
 
-# FFmpeg knows hundreds of formats, and some are lists of other files and addresses to open
-# (ffconcat, hls, sdp): only those that hold the sound itself are read, and they open nothing.
+# Some of FFmpeg's hundreds of formats are lists of other files and addresses to open (ffconcat,
+# hls, sdp). Only formats that contain the audio itself are read, and they may open nothing.
 _READING: Final = {
     "format_whitelist": "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,"
     "mpegts,ogg,w64,wav,webm,wv",
@@ -33,28 +33,28 @@ _READING: Final = {
 }
 
 FRAME_S: Final = 60.0
-"""No codec's frame is longer."""
+"""No codec has longer frames."""
 
-_MOST_FAULTS: Final = 100  # of a container, in a row, before its rest is given up
-_LEAST_MISSING_S: Final = 1.0  # encoders' own counts differ by less
+_MOST_FAULTS: Final = 100  # of a container in a row, before the rest is given up
+_LEAST_MISSING_S: Final = 1.0  # encoders' own counts are off by less
 _TELL_LENGTH: Final = frozenset({"aiff", "caf", "flac", "mov", "matroska", "ogg", "w64", "wav"})
-"""Formats that say how long they are, by FFmpeg's names; of the others it makes a guess."""
+"""FFmpeg's names of formats that state their length; for the others it guesses."""
 
 MAX_CHANNELS: Final = 8
-"""FFmpeg has a way to mix down each layout of so many (7.1), and of few that are larger."""
+"""FFmpeg can mix down every layout up to 7.1, but few that are larger."""
 
 MIN_RATE_HZ: Final = 1_000
 MAX_RATE_HZ: Final = 768_000
-"""What recorders make; beyond it a frame unpacks to hours, or a resampler's filter to gigabytes."""
+"""Beyond these, one frame could last for hours, or a resampler's filter take gigabytes."""
 
 
 @dataclass
 class Loss:
-    """What a file lacks, as far as it shows; known when all of it is decoded.
+    """How much of a file is lost, as far as that shows; final once all of it is decoded.
 
     Attributes:
-        broken_s: seconds of sound that are there and do not decode.
-        missing_s: seconds by which it is shorter than it says, beside those.
+        broken_s: seconds that are there but do not decode.
+        missing_s: further seconds that the file announces and lacks.
     """
 
     broken_s: float = 0.0
@@ -62,12 +62,12 @@ class Loss:
 
 
 def frames(data: bytes, max_seconds: float, param: str, loss: Loss) -> Iterator[av.AudioFrame]:
-    """Yield what the file's first audio stream holds, as it is; fill `loss`.
+    """Yield the frames of the file's first audio stream; count what is lost in `loss`.
 
     Raises:
         TooLargeError: it is longer than `max_seconds`.
-        InvalidRequestError: not audio (`invalid_audio`), or it begins with more channels or another
-            rate than is read here.
+        InvalidRequestError: not audio (`invalid_audio`), or it begins with a frame of too many
+            channels or an unsupported rate.
     """
     seconds = 0.0
     try:
@@ -78,7 +78,7 @@ def frames(data: bytes, max_seconds: float, param: str, loss: Loss) -> Iterator[
                     if not seconds:
                         raise fault
                     continue
-                # Before it is resampled: one frame may be many seconds.
+                # Checked before resampling: one frame may last many seconds.
                 seconds += frame.samples / frame.sample_rate
                 if seconds > max_seconds:
                     raise TooLargeError(
@@ -105,7 +105,6 @@ def frames(data: bytes, max_seconds: float, param: str, loss: Loss) -> Iterator[
 
 
 def _stream(container: InputContainer, param: str) -> AudioStream:
-    """Return the file's first audio stream."""
     if not container.streams.audio:
         raise InvalidRequestError(
             f"{param} holds no audio stream", param=param, code="invalid_audio"
@@ -114,7 +113,6 @@ def _stream(container: InputContainer, param: str) -> AudioStream:
 
 
 def _decoded(container: InputContainer, stream: AudioStream, loss: Loss) -> Iterator[av.AudioFrame]:
-    """Yield what a stream holds, as it is, without what is broken."""
     for packet in _packets(container, stream):
         try:
             yield from packet.decode()
@@ -124,7 +122,7 @@ def _decoded(container: InputContainer, stream: AudioStream, loss: Loss) -> Iter
 
 
 def _packets(container: InputContainer, stream: AudioStream) -> Iterator[av.Packet[AudioStream]]:
-    """Yield a stream's packets; reading goes on behind what the container cannot tell apart."""
+    """Yield a stream's packets, reading on after what the container cannot make sense of."""
     faults = 0
     while True:
         try:
@@ -140,7 +138,7 @@ def _packets(container: InputContainer, stream: AudioStream) -> Iterator[av.Pack
 
 
 def _fault(frame: av.AudioFrame, param: str) -> InvalidRequestError | None:
-    """Return why a frame is not heard."""
+    """Return why a frame is not used, or None."""
     if frame.layout.nb_channels > MAX_CHANNELS:
         return InvalidRequestError(
             f"{param} has {frame.layout.nb_channels} channels; at most {MAX_CHANNELS} are "
@@ -159,12 +157,12 @@ def _fault(frame: av.AudioFrame, param: str) -> InvalidRequestError | None:
 
 
 def _announced_s(container: InputContainer, stream: AudioStream) -> float:
-    """Return how long the file says that its sound is; 0 where it does not."""
+    """Return the length that the file states, or 0 if it states none."""
     if not _TELL_LENGTH & set(container.format.name.split(",")):
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    # Matroska tells of all its streams together, and a film may be longer than its sound.
+    # Matroska states one length for all streams, and a film may be longer than its sound.
     if container.duration is None or len(container.streams) > 1:
         return 0.0
     return container.duration / av.time_base

@@ -1,6 +1,6 @@
-"""Sound that comes in pieces over a connection, as OpenAI's realtime API sends it.
+"""Decoding of audio that arrives in pieces, in the three formats of OpenAI's realtime API.
 
-Three formats: signed 16-bit little-endian PCM at 24 kHz, and G.711 in both laws at 8 kHz.
+These are signed 16-bit little-endian PCM at 24 kHz, and both laws of G.711 at 8 kHz.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _LAWS: Final[dict[LiveFormat, str]] = {"audio/pcmu": "pcm_mulaw", "audio/pcma": 
 class LiveDecoder:
     """Bytes of one live stream to mono float32 at `sample_rate_hz`.
 
-    What `feed` and `finish` give back, concatenated, is the same however the bytes were cut, half a
-    sample included. About 1 ms is held back until more comes, or `finish`.
+    The concatenated output of `feed` and `finish` is the same however the bytes were cut, even in
+    the middle of a sample. About 1 ms is held back until more bytes or `finish`.
     """
 
     def __init__(self, live_format: LiveFormat, sample_rate_hz: int) -> None:
@@ -55,7 +55,7 @@ class LiveDecoder:
         return self._resampler.feed(to_float32(np.frombuffer(data[:whole], dtype="<i2")))
 
     def finish(self) -> Samples:
-        """Return what was held back, but for half a sample; what is fed next is a new stream."""
+        """Return what was held back, without half a sample; the next `feed` starts a new stream."""
         rest = self._resampler.finish()
         self._half = b""
         self._resampler = self._fresh()

@@ -1,4 +1,4 @@
-"""Samples as numbers: float32 and 16-bit PCM, and how long they last."""
+"""Samples as float32 and as 16-bit PCM, and how long they last."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CEILING = 0.97
 
 
 def checked(samples: Samples) -> Samples:
-    """Return `samples` as they are, proven to be mono and finite.
+    """Return `samples` unchanged if they are mono and finite.
 
     Raises:
-        EngineError: not one-dimensional (`audio_not_mono`), or a NaN or an infinity is among
-            them (`audio_not_finite`); whoever made them is at fault.
+        EngineError: not one-dimensional (`audio_not_mono`), or with a NaN or an infinity
+            (`audio_not_finite`); the engine that made them is at fault.
     """
     if samples.ndim != 1:
         raise EngineError(
@@ -34,10 +34,10 @@ def checked(samples: Samples) -> Samples:
 
 
 def amplified(samples: Samples, gain_db: float) -> Samples:
-    """Return float32 [N] so many decibels louder, its peaks bent to stay within 0.97.
+    """Return float32 [N] amplified by `gain_db`, with peaks above 0.85 bent to stay within 0.97.
 
-    Sample by sample, so that it does not matter how audio is cut; up to 0.85 nothing is bent. What
-    is left to 1.0 is for the overshoot of resamplers and codecs.
+    This works sample by sample, so it does not matter how the audio is cut. The headroom up to 1.0
+    is for the overshoot of resamplers and codecs.
     """
     louder = samples * np.float32(10 ** (gain_db / 20))
     height = np.abs(louder)
@@ -60,7 +60,7 @@ def to_int16(samples: Samples) -> NDArray[np.int16]:
 
 
 def to_float32(samples: NDArray[np.int16]) -> Samples:
-    """Convert int16 [N] to float32 [N]; `to_int16` gives back the same integers."""
+    """Convert int16 [N] to float32 [N]; `to_int16` restores the same integers."""
     return samples.astype(np.float32) / np.float32(_FULL_SCALE)
 
 

@@ -14,15 +14,12 @@ _EMPTY.setflags(write=False)
 class Resampler:
     """Mono float32 from one rate to another, piece by piece (libswresample through PyAV).
 
-    What `feed` and `finish` give back, concatenated, is the same bit for bit however the input
-    was cut, and lasts as long as the input to within one sample. About 1 ms is held back until
-    more input or `finish` comes. Equal rates pass through untouched.
+    The concatenated output of `feed` and `finish` is the same, bit for bit, however the input was
+    cut, and lasts as long as the input to within one sample. About 1 ms is held back until more
+    input or `finish`. Equal rates pass through untouched.
     """
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
-        """Resample from `from_hz` to `to_hz`, both positive."""
-        if from_hz <= 0 or to_hz <= 0:
-            raise ValueError(f"rates must be positive, not {from_hz} and {to_hz}")
         self.from_hz = from_hz
         self.to_hz = to_hz
         self._fed = 0
@@ -46,11 +43,11 @@ class Resampler:
         return self._joined(self._swr.resample(frame))
 
     def finish(self) -> Samples:
-        """Return the samples held back; the resampler takes no more afterwards."""
+        """Return the samples held back; feed nothing afterwards."""
         if self._swr is None or not self._fed:
             return _EMPTY
-        # libswresample drops an input shorter than its filter: silence pushes out all that is
-        # due, and what the silence itself made is cut off.
+        # libswresample drops an input shorter than its filter: silence pushes out everything due,
+        # and whatever the silence itself made is cut off.
         due = round(self._fed * self.to_hz / self.from_hz) - self._made
         silence = np.zeros(self.from_hz // 50 + 64, dtype=np.float32)
         return np.concatenate([self.feed(silence), self._joined(self._swr.resample(None))])[:due]

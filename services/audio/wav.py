@@ -1,4 +1,4 @@
-"""Samples as a WAV file of 32-bit floats, which gives back the same samples bit for bit."""
+"""WAV files of 32-bit floats, which keep samples bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def to_wav(samples: Samples, sample_rate_hz: int) -> bytes:
-    """Return float32 [N] as a mono WAV file; `decode_as_is` gives back the same samples.
+    """Return float32 [N] as a mono WAV file; `decode_as_is` restores the same samples.
 
     Raises:
         EngineError: samples that are not mono or not finite.

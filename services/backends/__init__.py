@@ -1,1 +1,1 @@
-"""How a role asks other roles: their addresses, connections, pools, and one way to ask."""
+"""How a role asks other roles: addresses, connections, pools, and one way to ask."""

@@ -14,7 +14,7 @@ from services.errors import BackendError, DeadlineError, ServiceError, Unavailab
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from services.backends.connection import Connection
     from services.settings.sections import AskingSettings
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.backends")
 
 _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""Methods of which a second request does no more than one (RFC 9110, section 9.2.2)."""
+"""Idempotent methods (RFC 9110, section 9.2.2)."""
 
 _PROBE_TIMEOUT_S: Final = 2.0
+_LONGEST_REST: Final = 8  # probe intervals
 _SLOW_PROBES: Final = 3  # in a row, and the backend counts as stuck
 _OK: Final = 200
 
 
 class Call:
-    """One request to a backend; it can be given up while it is under way."""
+    """One request to a backend; it can be given up while it is in flight."""
 
     def __init__(
         self,
@@ -39,7 +40,7 @@ class Call:
         headers: list[tuple[bytes, bytes]],
         body: deque[bytes] | None = None,
     ) -> None:
-        """Make a request; a large `body` is taken out of its deque as it is sent."""
+        """Build a request; a large `body` is removed from its deque as it is sent."""
         self._body = body or ()
         length = sum(map(len, self._body))
         self.is_large = length > HELD_BYTES
@@ -52,22 +53,27 @@ class Call:
         self._connection: Connection | None = None
 
     def send(self, connection: Connection, authority: bytes) -> None:
-        """Send it on a connection; what is large follows as the backend takes it.
+        """Send it on a connection; a large body follows as the backend takes it.
 
         Raises:
             BackendError: it was given up.
         """
         if self.given_up:
             raise BackendError("The client hung up.")
+        self._connection = connection
         head = b"%b%b%b\r\n\r\n" % (self._start, authority, self._headers)
         if self.is_large:
             connection.send(head, self._taken())
         else:
             connection.send(b"".join((head, *self._body)))
-        self._connection = connection
+
+    @property
+    def begun(self) -> bool:
+        """Whether a backend may have seen any of it."""
+        return self._connection is not None
 
     def give_up(self) -> None:
-        """Drop the connection: nobody waits for the answer."""
+        """Drop the connection: nobody is waiting for the answer."""
         self.given_up = True
         if self._connection is not None:
             self._connection.abort(BackendError("The client hung up."))
@@ -86,31 +92,37 @@ class Backend:
     def __init__(self, role: str, name: str, url: str, asking: AskingSettings) -> None:
         self.role = role
         self.name = name
+        self.url = url
+        self.left = False  # its pool: it ends what is under way and takes nothing new
         self.connections = Connections(
             Address.parse(url), asking.connect_timeout_s, lambda: self.mark(ready=False)
         )
         self.outstanding = 0
         self.ready = False
+        self.on_ready: Callable[[], None] = _nothing
         self.lack = ""  # what it says that it cannot be ready without
         self.models: dict[str, dict[str, Any]] = {}
         self._knows_models = False
         self._slow_probes = 0
+        self._unreachable = 0  # probes in a row
         self._timeout_s = asking.answer_timeout_s
+        self._probe_interval_s = asking.probe_interval_s
 
     @contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> Iterator[Backend]:
         """Count one more request under way."""
         self.outstanding += 1
         try:
-            yield
+            yield self
         finally:
             self.outstanding -= 1
 
     @asynccontextmanager
     async def answering(self, call: Call) -> AsyncIterator[Connection]:
-        """Send a request, and give its connection once the answer's head is there.
+        """Send a request, and yield its connection once the answer's head is there.
 
-        At the end it is kept for the next one, or dropped if the answer was not read in full.
+        Afterwards the connection is kept for the next request, or dropped if the answer was not
+        read in full.
 
         Raises:
             ServiceError: as for `_ask`.
@@ -125,8 +137,8 @@ class Backend:
     async def _ask(self, call: Call) -> Connection:
         """Send a request and return its connection once the answer's head is there.
 
-        A repeatable one is sent again where a kept connection broke: the backend closed it in the
-        moment in which it was used, or died at work, and nobody knows what it has done.
+        A repeatable one is sent again if a kept connection broke: the backend either closed it just
+        as it was used or died while working, and nobody can tell which.
 
         Raises:
             UnavailableError: the backend cannot be reached.
@@ -140,16 +152,16 @@ class Backend:
             except BackendError:
                 if call.given_up or not (used and call.is_repeatable):
                     raise
-            # Its supervisor's socket would let the request wait for the next process.
+            # If it died, its supervisor's socket would let the request wait for the next process.
             if not await self._answers():
                 raise not_ready(self.role, self.lack)
             connection, _ = await self.connections.take(fresh=True)
             return await self._send(connection, call, self._timeout_s)
         except UnavailableError:
-            self.mark(ready=False)  # the next probe will tell
+            self.mark(ready=False)  # until the next probe
             raise
         except BackendError:
-            # A backend may well close the connection of a body that it does not want to read.
+            # A healthy backend may close the connection to refuse a large body.
             if not (call.given_up or call.is_large):
                 self.mark(ready=False)
             raise
@@ -172,7 +184,7 @@ class Backend:
         return connection
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer.
+        """GET a small answer, whole.
 
         Raises:
             ServiceError: the backend cannot be reached or broke off.
@@ -186,7 +198,7 @@ class Backend:
         return connection.status, body
 
     async def metrics(self) -> bytes | None:
-        """Return what its `/metrics` says, None where it does not answer soon."""
+        """Return the text of its `/metrics`, or None if it does not answer soon."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, text = await self.fetch("/metrics")
@@ -195,11 +207,11 @@ class Backend:
         return text if status == _OK else None
 
     async def probe(self) -> None:
-        """Ask whether the backend can answer, and, when it has just become able to, its models."""
+        """Ask whether the backend is ready and, if it has just become so, for its models."""
         try:
             self.mark(ready=await self._is_ready())
         except TimeoutError:
-            # One slow answer is no death: a process that dies drops its connections.
+            # One slow answer does not mean it died: a dying process drops its connections.
             self._slow_probes += 1
             if not self.ready or self._slow_probes >= _SLOW_PROBES:
                 self.mark(ready=False)
@@ -208,12 +220,27 @@ class Backend:
 
     def mark(self, *, ready: bool) -> None:
         """Note whether requests can be sent here."""
+        ready = ready and not self.left
         if ready != self.ready:
             log.info("backend %s is %s", self.name, "ready" if ready else "not ready")
         if not ready:
-            self.models = {}  # it may come back with others
+            self.models = {}  # it may come back with different ones
             self._knows_models = False
         self.ready = ready
+        if ready:
+            self.on_ready()
+
+    def leave(self) -> None:
+        """Take no further request; what is under way goes on."""
+        log.info("backend %s (%s) leaves its pool", self.name, self.url)
+        self.left = True
+        self.mark(ready=False)
+
+    @property
+    def rest_s(self) -> float:
+        """How long to rest before the next probe: longer for a backend that cannot be reached."""
+        longer: float = min(_LONGEST_REST, 2.0 ** max(0, self._unreachable - 1))
+        return self._probe_interval_s * longer
 
     async def _answers(self) -> bool:
         try:
@@ -222,30 +249,38 @@ class Backend:
             return False
 
     async def _is_ready(self) -> bool:
-        """Ask for readiness and, where they are not known, the models; TimeoutError if slow."""
+        """Ask for readiness and, if unknown, the models; TimeoutError if slow."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
+                self._unreachable = 0
                 self.lack = "" if status == _OK else _lack(json.loads(told))
                 if status == _OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
                         self._knows_models = True
+        except UnavailableError:
+            self._unreachable += 1
+            return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
         return status == _OK
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 def not_ready(role: str, lack: str = "") -> UnavailableError:
-    """Return the error for a role of which nobody is ready; `lack` is what it says it needs."""
+    """Return the error for a role without a ready backend; `lack` is what it says it needs."""
     if lack:
         return UnavailableError(f"The {role} service is not ready: {lack}.", retry_after_s=30)
     return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)
 
 
 def _lack(told: dict[str, Any]) -> str:
-    """Return what a backend says that it lacks, if it is not just on its way."""
+    """Return what a backend says it lacks, or an empty text if it is only starting."""
     if told["status"] != "unavailable":
         return ""
     return ", ".join(str(one) for one in told["detail"].values()) or "unavailable"

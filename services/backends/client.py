@@ -1,7 +1,6 @@
-"""What a role asks of another on behalf of one request; the answer is read whole or as it comes.
+"""Calls from one role to another for one request; the answer is read whole or as it arrives.
 
-Cancelling whoever waits here drops the connection, and a backend takes that for a client that hung
-up, and stops.
+Cancelling a call drops the connection, which the backend takes for a client's hang-up, and stops.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from services.backends.backend import Call
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from, normalise
+from services.openai.models import without_date
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from services.backends.connection import Connection
     from services.backends.pools import Pools
 
-_WHOLE_BYTES: Final = 8 << 20  # more is no answer that anything here asks for
+_WHOLE_BYTES: Final = 8 << 20  # no expected answer is larger
 _ERROR_BYTES: Final = 1 << 20
 _EVENT_BYTES: Final = 8 << 20
 _ERROR_FROM: Final = 400
@@ -38,7 +38,7 @@ class Question:
         path: of the endpoint.
         body: the whole body, in parts that need not be joined; None makes it a GET.
         content_type: of the body.
-        model: only a backend that serves it; None takes any.
+        model: ask only a backend that serves it; None takes any.
     """
 
     role: str
@@ -54,25 +54,28 @@ class Question:
 
 
 class Caller:
-    """Asks backends for one request, under its id."""
+    """Asks backends on behalf of one request, under its id."""
 
     def __init__(self, pools: Pools, request_id: bytes) -> None:
-        """Ask the backends of `pools`; `request_id` goes along as `x-request-id`."""
+        """Ask the backends of `pools`; `request_id` is sent as `x-request-id`."""
         self._pools = pools
         self._request_id = request_id
 
-    def card(self, role: str, model: str | None = None) -> dict[str, Any]:
-        """Return the card of a model that the role serves now: `model`, or the first it names.
+    async def card(self, role: str, model: str | None = None) -> dict[str, Any]:
+        """Return the card of a model that the role serves now: `model`, or the first one listed.
+
+        Waits for a role without a ready backend, as long as settings allow.
 
         Raises:
-            NotFoundError: none that is ready serves `model`.
-            UnavailableError: none is ready, or has told its models.
+            NotFoundError: no ready backend serves `model`.
+            UnavailableError: no backend is ready, or its models are not known yet.
         """
         pool = self._pools.by_role[role]
+        await pool.until_ready()
         backend = pool.pick(model)
         if model is not None:
-            return backend.models[model]
-        if pool.needs_model:  # always the same one, not that of whoever has least to do
+            return backend.models.get(model) or backend.models[without_date(model)]
+        if pool.needs_model:  # always the same one, not that of the least busy backend
             backend = next(one for one in pool.backends if one.ready)
         for card in backend.models.values():
             return card
@@ -82,7 +85,7 @@ class Caller:
         """Return the whole answer, a JSON object.
 
         Raises:
-            ServiceError: as for `answer`; or the answer is no such object.
+            ServiceError: as for `answer`; or the answer is not a JSON object.
         """
         async with self.answer(question) as answer:
             body = await answer.whole(_WHOLE_BYTES)
@@ -96,21 +99,22 @@ class Caller:
 
     @asynccontextmanager
     async def answer(self, question: Question) -> AsyncIterator[Answer]:
-        """Ask, and give the answer once its head is there; what is left of it is given up.
+        """Ask, and yield the answer once its head is there; the unread rest is dropped.
 
         Raises:
-            ServiceError: no backend is ready, or it refused, in its own words: the same status,
+            ServiceError: no backend is ready, or it refused; then with its own status, message,
                 param and code.
             BackendError: it broke off or answered nonsense.
             DeadlineError: it did not answer in time.
         """
-        backend = self._pools.by_role[question.role].pick(question.model)
+        pool = self._pools.by_role[question.role]
+        await pool.until_ready()
         headers = [(b"x-request-id", self._request_id)]
         if question.body is not None:
             headers.append((b"content-type", question.content_type.encode()))
         method = b"GET" if question.body is None else b"POST"
         call = Call(method, question.path.encode(), headers, deque(question.body or ()))
-        async with backend.answering(call) as connection:
+        async with pool.answering(call, question.model) as connection:
             answer = Answer(connection, question, self._pools.answer_timeout_s)
             if connection.status >= _ERROR_FROM:
                 raise await answer.refusal()
@@ -118,7 +122,7 @@ class Caller:
 
 
 class Answer:
-    """A backend's answer on its way in."""
+    """A backend's answer as it arrives."""
 
     def __init__(self, connection: Connection, question: Question, timeout_s: float) -> None:
         self._connection = connection
@@ -126,7 +130,7 @@ class Answer:
         self._timeout_s = timeout_s
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it comes; while nobody takes it, the backend is not read.
+        """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
         Raises:
             BackendError: it broke off before its end.
@@ -159,7 +163,7 @@ class Answer:
         """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.
 
         Raises:
-            ServiceError: as for `pieces`; or an event is an error, which it tells in its words.
+            ServiceError: as for `pieces`; or an event is an error, whose message it has.
         """
         rest = bytearray()
         async with aclosing(self.pieces()) as pieces:
@@ -184,13 +188,13 @@ class Answer:
         if not isinstance(event, dict):
             raise _nonsense(self._question)
         if event.get("type") == "error" or "error" in event:
-            # Its head said 200: what follows is no fault of the client.
+            # The head said 200, so this is not the client's fault.
             status = 500
             raise error_from(status, normalise(status, data), None)
         return event
 
     async def refusal(self) -> Exception:
-        """Return what the backend refuses with, as the error that it was there."""
+        """Return the backend's refusal as the error that it was there."""
         status = self._connection.status
         body = await self.whole(_ERROR_BYTES)
         headers = dict(self._connection.headers)

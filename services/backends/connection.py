@@ -1,9 +1,9 @@
 """HTTP/1.1 connections to backends, over TCP, TLS or a Unix socket.
 
-Of each streamed token a general client would make an object, a queue entry and a task switch; at
-7000 tokens a second that is most of a core. Here the bytes go from the socket's callback to a sink
-(docs/decisions/0003; `benchmarks/relay.py` measures it beside aiohttp). Framing is httptools', the
-parser of uvicorn.
+A general client turns each streamed token into an object, a queue entry and a task switch; at 7000
+tokens a second that is most of a core. Here the bytes go from the socket's callback to a sink
+(docs/decisions/0003; `benchmarks/relay.py` compares it with aiohttp). httptools, uvicorn's parser,
+does the framing.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from services.backends.address import Address
 
 HELD_BYTES = 64 * 1024
-"""What of a body waits here at most: on its way out, or in before the backend is not read."""
+"""The most of a body that waits here; for an answer, reading then pauses."""
 
 _IDLE_LIMIT = 256
 _FINAL = 200  # statuses below are interim
 _BODILESS = frozenset({204, 304})
-_IDLE_S = KEEP_ALIVE_S / 2  # so that no backend closes one in the moment in which it is used
-_JUST_USED_S = 4.0  # no server closes what has idled for so short a time, unless it ends
+_IDLE_S = KEEP_ALIVE_S / 2  # so that no backend closes one just as it is used
+_JUST_USED_S = 4.0  # only a dying server closes a connection so soon
 
 
 class Connection(asyncio.Protocol):
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._ended: asyncio.Future[None] | None = None
 
     def send(self, data: bytes, rest: Iterator[bytes] | None = None) -> None:
-        """Begin an exchange with the bytes of a request; `rest` follows as the backend takes it."""
+        """Begin an exchange with a request's bytes; `rest` follows as the backend takes it."""
         self._begin()
         loop = asyncio.get_running_loop()
         self._head = loop.create_future()
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     async def head(self) -> None:
-        """Wait until `status` and `headers` are there.
+        """Wait for `status` and `headers`.
 
         Raises:
             BackendError: the connection broke before.
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         await self._head
 
     async def ended(self) -> None:
-        """Wait until the whole body went to the sink.
+        """Wait until the whole body has gone to the sink.
 
         Raises:
             BackendError: the connection broke before.
@@ -100,13 +100,13 @@ class Connection(asyncio.Protocol):
         await self._ended
 
     def flow_to(self, sink: Callable[[bytes], None]) -> None:
-        """Hand the body, what came of it and what is to come, to `sink` piece by piece."""
+        """Pass the body to `sink` piece by piece, starting with what has already arrived."""
         while self.pending:
             sink(self.pending.popleft())
         self.sink = sink
 
     async def pieces(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it comes; while nobody takes it, the backend is not read.
+        """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
         Raises:
             BackendError: it broke off before its end.
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
             await end  # raises if it broke off
         finally:
             end.cancel()
-            self.resume()  # it may serve again
+            self.resume()  # it may be reused
 
     def pause(self) -> None:
         """Stop reading: the sink is slower than the backend."""
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self.transport is not None and not self.closed:
             self.transport.resume_reading()
 
@@ -169,7 +169,7 @@ class Connection(asyncio.Protocol):
             self._pouring = None
 
     def is_quiet(self) -> bool:
-        """Whether nothing came on an idle connection: neither bytes nor its end."""
+        """Whether an idle connection has received neither bytes nor its end."""
         poll = select.poll()
         assert self.transport is not None  # noqa: S101  it is connected
         poll.register(self.transport.get_extra_info("socket"), select.POLLIN | select.POLLRDHUP)
@@ -181,7 +181,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # a stream's is an asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; bytes of the body go on at once."""
+        """Parse what arrived; bytes of the body are passed on at once."""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
             self._complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is under way."""
+        """Fail the exchange in progress."""
         del exc
         self._close()
         self._fail(BackendError("The backend closed the connection before it had answered."))
@@ -201,16 +201,16 @@ class Connection(asyncio.Protocol):
             self.on_lost()
 
     def pause_writing(self) -> None:
-        """Hold back what is left of the request: the backend is slower than we are."""
+        """Hold back the rest of the request: the backend is slower than we are."""
         self._room.clear()
 
     def resume_writing(self) -> None:
-        """Send on."""
+        """Resume sending."""
         self._room.set()
 
     # httptools
     def on_message_begin(self) -> None:
-        """Refuse what nobody asked for: it would be taken for the answer to the next request.
+        """Refuse an unrequested answer: it would be taken for the answer to the next request.
 
         Raises:
             BackendError: the answer to this request is complete already.
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Announce the head; an interim one (100 Continue, 103 Early Hints) is passed over."""
+        """Announce the head; an interim one (100 Continue, 103 Early Hints) is skipped."""
         status = self._parser.get_status_code()
         if status < _FINAL:
             self.headers = []
@@ -235,14 +235,14 @@ class Connection(asyncio.Protocol):
             self._head.set_result(None)
 
     def on_body(self, body: bytes) -> None:
-        """Hand a piece of the body on."""
+        """Pass a piece of the body on."""
         if self.sink is not None:
             self.sink(body)
         else:
             self.pending.append(body)
 
     def on_message_complete(self) -> None:
-        """Announce the end, unless the answer is yet to come."""
+        """Announce the end, unless this was only an interim answer."""
         if self.status:
             self._keep_alive = bool(self._parser.should_keep_alive())
             self._complete()
@@ -256,7 +256,8 @@ class Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another exchange may follow on this connection.
 
-        Not where it was answered before it was asked in full: what follows would be the rest.
+        Not if the answer came before the whole request was sent: the backend would read the rest of
+        that as the next request.
         """
         asked = self._pouring is None
         return self.complete and asked and self._keep_alive and not self.closed
@@ -265,7 +266,7 @@ class Connection(asyncio.Protocol):
         for future in (self._head, self._ended):
             if future is not None and not future.done():
                 future.set_exception(error)
-                future.exception()  # seen: nobody may be waiting any more
+                future.exception()  # marked as seen: nobody may be waiting any more
 
 
 class Connections:
@@ -276,17 +277,18 @@ class Connections:
         address: Address,
         connect_timeout_s: float,
         on_death: Callable[[], None] = lambda: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Keep connections to `address`; `on_death` is told when it drops one just used.
+        """Keep connections to `address`; `on_death` is called when one just used is dropped.
 
-        A server closes what has idled for long; one that was used a moment ago is closed when its
-        process ends.
+        A server closes connections that have been idle for long. It drops one that was used a
+        moment ago only when its process ends.
         """
         self.address = address
         self._on_death = on_death
         self._timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
-        self._tls = ssl.create_default_context() if address.tls else None
+        self._tls = (tls or ssl.create_default_context()) if address.tls else None
 
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
         """Return a connection and whether it has served before.
@@ -306,7 +308,7 @@ class Connections:
         return await self._connect(), False
 
     def give_back(self, connection: Connection) -> None:
-        """Keep a connection for the next exchange, or close it if it can serve no more."""
+        """Keep a connection for the next exchange, or close it if it cannot be reused."""
         if connection.reusable and len(self._idle) < _IDLE_LIMIT:
             connection.idle_since = asyncio.get_running_loop().time()
             connection.on_lost = partial(self._lost, connection)
@@ -315,7 +317,7 @@ class Connections:
             connection.abort()
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         while self._idle:
             connection = self._idle.pop()
             connection.on_lost = None

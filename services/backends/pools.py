@@ -1,19 +1,38 @@
-"""The pools of backends: which models they serve, and who takes the next request."""
+"""The pools of backends: which models they serve, and which takes the next request."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+import hashlib
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Backend, not_ready
-from services.errors import no_such_model
+from services.backends.sources import source_of
+from services.errors import DeadlineError, ServiceError, UnavailableError, no_such_model
 from services.openai.models import without_date
+from services.server import telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+    from services.backends.backend import Call
+    from services.backends.connection import Connection
+    from services.backends.sources import Source
     from services.settings.sections import AskingSettings
+
+
+AHEAD: Final = 8
+"""How many more requests under way than the least loaded a backend may have for affinity's sake."""
+
+
+_STATES: Final[dict[str, Callable[[Backend], bool]]] = {
+    "ready": lambda one: one.ready,
+    "not_ready": lambda one: not one.ready and not one.left,
+    "leaving": lambda one: one.left,
+}
 
 
 class Pool:
@@ -21,9 +40,63 @@ class Pool:
 
     def __init__(self, role: str, urls: Sequence[str], asking: AskingSettings) -> None:
         self.role = role
-        self.backends = [
-            Backend(role, f"{role}-{number}", url, asking) for number, url in enumerate(urls)
-        ]
+        self.backends: list[Backend] = []
+        self.waiting = 0
+        self._became_ready = asyncio.Event()
+        self._show()
+        self._asking = asking
+        self._sources: list[Source] = []
+        for given in urls:
+            source = source_of(given)
+            if source is None:
+                self._join(given)
+            else:
+                self._sources.append(source)
+
+    def _join(self, url: str) -> Backend:
+        names = {backend.name for backend in self.backends}
+        number = next(n for n in count() if f"{self.role}-{n}" not in names)
+        backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
+        backend.on_ready = self._became_ready.set
+        self.backends.append(backend)
+        return backend
+
+    def _show(self) -> None:
+        """Show, whenever metrics are read, how many backends there are and how many wait."""
+        telemetry.HELD.labels(self.role).set_function(lambda: self.waiting)
+        for state, holds in _STATES.items():
+            telemetry.BACKENDS.labels(self.role, state).set_function(partial(self._count, holds))
+
+    def _count(self, holds: Callable[[Backend], bool]) -> int:
+        return sum(map(holds, self.backends))
+
+    async def keep(self) -> None:
+        """Probe every backend again and again, and follow the sources, until this is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for backend in self.backends:
+                tasks.create_task(self._probe(backend))
+            for source in self._sources:
+                tasks.create_task(self._follow(source, tasks))
+
+    async def _follow(self, source: Source, tasks: asyncio.TaskGroup) -> None:
+        known: dict[str, Backend] = {}
+        async for urls in source.changes():
+            for url in urls - known.keys():
+                known[url] = self._join(url)
+                tasks.create_task(self._probe(known[url]))
+            for url in known.keys() - urls:
+                if source.is_sure or not known[url].ready:
+                    known.pop(url).leave()
+
+    async def _probe(self, backend: Backend) -> None:
+        """Probe a backend while it is in the pool; take it out when its last stream has ended."""
+        while not backend.left:
+            await backend.probe()
+            await asyncio.sleep(backend.rest_s)
+        while backend.outstanding:  # noqa: ASYNC110  it is looked at rarely
+            await asyncio.sleep(self._asking.probe_interval_s)
+        self.backends.remove(backend)
+        backend.connections.close()
 
     @property
     def ready(self) -> bool:
@@ -31,31 +104,50 @@ class Pool:
         return any(backend.ready for backend in self.backends)
 
     @property
+    def state(self) -> str:
+        """Say in a few words how it is."""
+        ready = sum(backend.ready for backend in self.backends)
+        if 0 < ready < len(self.backends):
+            return f"ready ({ready} of {len(self.backends)})"
+        return "ready" if ready else self.lack or "not ready"
+
+    @property
     def settled(self) -> bool:
         """Whether nobody needs to wait: each backend is ready, or says that it cannot be."""
-        return all(backend.ready or backend.lack for backend in self.backends)
+        return bool(self.backends) and all(one.ready or one.lack for one in self.backends)
 
     @property
     def lack(self) -> str:
-        """What the first of its backends that lacks anything says of it."""
+        """What the backends lack, as reported by the first that lacks anything."""
         return next((backend.lack for backend in self.backends if backend.lack), "")
 
     @property
     def needs_model(self) -> bool:
-        """Whether the backends serve different models, so that a request's model decides."""
+        """Whether the backends serve different models, so that the request's model decides."""
         kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
         return len(kinds) > 1
 
-    def pick(self, model: str | None) -> Backend:
-        """Return the ready backend with the fewest outstanding requests, of those with `model`.
+    @property
+    def has_choice(self) -> bool:
+        """Whether more than one backend can answer, so that it matters who is asked."""
+        return sum(backend.ready for backend in self.backends) > 1
 
-        With one of OpenAI's dated names it may be the one without the date, too.
+    def pick(
+        self, model: str | None, affinity: str | None = None, *, besides: Backend | None = None
+    ) -> Backend:
+        """Return the ready backend that takes the next request.
+
+        It is the one with the fewest requests under way, of those with `model`: with one of
+        OpenAI's dated names that may be the one without the date, too. What has an `affinity` goes
+        where the last one with the same went, so that what is cached there is used, unless that
+        backend is more than `AHEAD` requests ahead of the least; then to the next in an order that
+        is the affinity's own.
 
         Raises:
-            UnavailableError: none is ready.
+            UnavailableError: none is ready, `besides` this one.
             NotFoundError: none of those that are ready serves the model.
         """
-        ready = [backend for backend in self.backends if backend.ready]
+        ready = [one for one in self.backends if one.ready and one is not besides]
         if not ready:
             raise not_ready(self.role, self.lack)
         if model is not None:
@@ -63,21 +155,88 @@ class Pool:
             ready = [backend for backend in ready if names & backend.models.keys()]
             if not ready:
                 raise no_such_model(model)
-        return min(ready, key=lambda backend: backend.outstanding)
+        least = min(ready, key=lambda backend: backend.outstanding)
+        if affinity is None:
+            return least
+        near = [one for one in ready if one.outstanding <= least.outstanding + AHEAD]
+        return max(near, key=lambda backend: _weight(affinity, backend.url))
+
+    async def until_ready(self) -> None:
+        """Wait until a backend is ready, as long as settings allow; `pick` says whether one is."""
+        asking = self._asking
+        if self.ready or self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
+            return
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(asking.hold_s):
+                while not self.ready:
+                    self._became_ready.clear()
+                    await self._became_ready.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.waiting -= 1
+
+    @asynccontextmanager
+    async def answering(
+        self, call: Call, model: str | None = None, affinity: str | None = None
+    ) -> AsyncIterator[Connection]:
+        """Send a request to a backend, and give its connection once the answer's head is there.
+
+        A request that no backend has seen any of is sent to another one, once.
+
+        Raises:
+            ServiceError: as for `pick` and `Backend.answering`.
+        """
+        async with AsyncExitStack() as stack:
+            backend = self.pick(model, affinity)
+            try:
+                connection = await stack.enter_async_context(backend.answering(call))
+            except (DeadlineError, UnavailableError) as error:
+                if call.begun:
+                    raise
+                connection = await stack.enter_async_context(
+                    self.other(backend, error, model, affinity).answering(call)
+                )
+            yield connection
+
+    def other(
+        self,
+        failed: Backend,
+        error: ServiceError,
+        model: str | None,
+        affinity: str | None = None,
+    ) -> Backend:
+        """Return whom to ask instead of one that could not be reached.
+
+        Raises:
+            ServiceError: `error`; there is nobody else.
+        """
+        try:
+            return self.pick(model, affinity, besides=failed)
+        except ServiceError:
+            raise error from None
+
+
+def _weight(affinity: str, url: str) -> bytes:
+    """Return how much a backend is drawn to an affinity (rendezvous hashing).
+
+    When a backend comes or goes, only what is drawn to that one moves.
+    """
+    return hashlib.blake2b(f"{affinity}\0{url}".encode(errors="replace"), digest_size=8).digest()
 
 
 class Pools:
-    """The pool of each role that is asked."""
+    """The pools of all roles that are asked."""
 
     def __init__(self, urls: Mapping[str, Sequence[str]], asking: AskingSettings) -> None:
         self.answer_timeout_s = asking.answer_timeout_s
         self.connect_timeout_s = asking.connect_timeout_s
-        self._probe_interval_s = asking.probe_interval_s
         self.by_role = {role: Pool(role, given, asking) for role, given in urls.items() if given}
         self._all_have_settled = False
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """Return the cards of every model that can be asked for now, by id."""
+        """Return the cards of all models available now, by id."""
         cards: dict[str, dict[str, Any]] = {}
         for pool in self.by_role.values():
             for backend in pool.backends:
@@ -85,27 +244,24 @@ class Pools:
         return cards
 
     def status(self) -> tuple[str, dict[str, str]]:
-        """Return ready, degraded, starting or failed, and the state of each role.
+        """Return ready, degraded, starting or unavailable, and the state of each role.
 
-        Starting lasts until every role was ready once, or has said that it lacks what it needs.
-        After that the door stays open as long as any role answers: the crash of one must not take
-        the others away.
+        It is starting until every role has been ready once or has said what it lacks. After that
+        the door stays open as long as any role answers: the crash of one must not take the others
+        away.
         """
-        states = {
-            role: "ready" if pool.ready else pool.lack or "not ready"
-            for role, pool in self.by_role.items()
-        }
-        count = sum(pool.ready for pool in self.by_role.values())
+        states = {role: pool.state for role, pool in self.by_role.items()}
+        answering = sum(pool.ready for pool in self.by_role.values())
         if all(pool.settled for pool in self.by_role.values()):
             self._all_have_settled = True
-        if count == len(states):
+        if answering == len(states):
             return "ready", states
         if not self._all_have_settled:
             return "starting", states
-        return ("degraded" if count else "unavailable"), states
+        return ("degraded" if answering else "unavailable"), states
 
     async def metrics(self) -> dict[str, bytes]:
-        """Return the metrics of each backend that is ready, by its name."""
+        """Return the metrics of each ready backend, by name."""
         ready = [backend for backend in self.backends() if backend.ready]
         texts = await asyncio.gather(*(backend.metrics() for backend in ready))
         return {
@@ -120,19 +276,13 @@ class Pools:
 
     @asynccontextmanager
     async def probing(self) -> AsyncIterator[None]:
-        """Probe every backend again and again while the context is open."""
-        backends = self.backends()
-        tasks = [asyncio.create_task(self._probe(backend)) for backend in backends]
+        """Keep every pool while the context is open."""
+        tasks = [asyncio.create_task(pool.keep()) for pool in self.by_role.values()]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for backend in backends:
+            for backend in self.backends():
                 backend.connections.close()
-
-    async def _probe(self, backend: Backend) -> None:
-        while True:
-            await backend.probe()
-            await asyncio.sleep(self._probe_interval_s)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services.backends.address import Address
+from services.backends.sources import source_of
 from services.conversation import app
 from services.server.role import beside, preflight, role
 from services.settings import settings
@@ -27,7 +27,7 @@ def _urls() -> dict[str, list[str]]:
 def _check() -> str:
     urls = [url for given in _urls().values() for url in given]
     for url in urls:
-        Address.parse(url)
+        source_of(url)
     return f"conversation calls {', '.join(urls) or 'the roles of the same stack'}"
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
 from services.errors import BackendError
+from services.gateway.affinity import affinity_of
 from services.gateway.body_field import field_of
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import has_key_in_body
 from services.openai.body import header, pieces
+from services.openai.hangup import until_hangup
 from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
@@ -55,13 +57,17 @@ class Proxy:
         if in_body:
             key = await field_of("api_key", content_type, body, scope["query_string"])
             self._keys.check(key.encode("utf-8", "replace") if key else None)
-        model = None
+        if not pool.ready:
+            await until_hangup(receive, pool.until_ready())
+        model = affinity = None
         if pool.needs_model and scope["method"] == "POST":
             model = await field_of("model", content_type, body)
+        if self._gateway.affinity and pool.has_choice and scope["method"] == "POST":
+            affinity = affinity_of(scope, content_type, body)
         call = _call(scope, body)
         gone = asyncio.ensure_future(_give_up_at_hangup(receive, call))
         try:
-            async with pool.pick(model).answering(call) as connection:
+            async with pool.answering(call, model, affinity) as connection:
                 await _carry_back(connection, scope, send)
         except BackendError:
             if not call.given_up:

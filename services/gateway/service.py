@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services.backends.address import Address
+from services.backends.sources import source_of
 from services.errors import ConfigurationError
 from services.gateway import app
 from services.gateway.keys import Keys
@@ -27,7 +27,7 @@ def _check_backends() -> str:
             '["http://chat:3000"], or serve services.stack:Stack, which starts them too.'
         )
     for url in urls:
-        Address.parse(url)
+        source_of(url)
     return f"the gateway forwards to {', '.join(urls)}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
@@ -74,10 +74,18 @@ class Tunnel:
             HungUpError: the client hung up.
         """
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
-        backend = pool.pick(_model_of(scope, pool))
-        with backend.busy():
+        await pool.until_ready()
+        model = _model_of(scope, pool)
+        backend = pool.pick(model)
+        with ExitStack() as busy:
+            busy.enter_context(backend.busy())
             try:
-                connection = await self._connect(backend, scope)
+                try:
+                    connection = await self._connect(backend, scope)
+                except UnavailableError as error:  # it has seen none of it
+                    busy.close()
+                    backend = busy.enter_context(pool.other(backend, error, model).busy())
+                    connection = await self._connect(backend, scope)
             except InvalidStatus as refused:
                 await _pass_on(refused, send)
                 return

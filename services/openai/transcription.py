@@ -21,9 +21,14 @@ TEXT_TYPES: Final[dict[TranscriptFormat, str]] = {
 }
 """As in OpenAI's API, where subtitles are plain text, too."""
 
-_NAME: Final = 256
 MOST_LANGUAGES: Final = 16
 MOST_KEYWORDS: Final = 100
+
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+Prompt = Annotated[str, Field(max_length=4096)]
+Keyword = Annotated[str, Field(min_length=1, max_length=100)]
+Threshold = Annotated[float, Field(ge=0, le=1)]
+VadMilliseconds = Annotated[int, Field(ge=0, le=10_000)]
 
 
 def _code(given: str) -> str | None:
@@ -44,9 +49,6 @@ def any_of(codes: tuple[str | None, ...]) -> tuple[str, ...]:
     return () if None in codes else tuple(filter(None, codes))
 
 
-Keyword = Annotated[str, Field(min_length=1, max_length=100)]
-
-
 class AudioFields(BaseModel):
     """The text fields of a form. Numbers arrive as text, so types are lax.
 
@@ -57,8 +59,8 @@ class AudioFields(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    model: Annotated[str, Field(min_length=1, max_length=_NAME)]
-    prompt: Annotated[str, Field(max_length=4096)] = ""
+    model: ModelName
+    prompt: Prompt = ""
     response_format: TranscriptFormat = "json"
     temperature: Annotated[float, Field(ge=0, le=1)] = 0.0
     stream: bool = False
@@ -71,9 +73,9 @@ class ServerVad(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     type: Literal["server_vad"]
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=10_000)] = 300
-    silence_duration_ms: Annotated[int, Field(ge=0, le=10_000)] = 200
+    threshold: Threshold = 0.5
+    prefix_padding_ms: VadMilliseconds = 300
+    silence_duration_ms: VadMilliseconds = 200
 
 
 class TranscriptionFields(AudioFields):

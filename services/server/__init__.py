@@ -1,1 +1,1 @@
-"""What every role stands in, from uvicorn's socket to the role's own application."""
+"""What all roles share, from uvicorn's socket to the role's own application."""

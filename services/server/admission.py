@@ -1,9 +1,8 @@
-"""Admission: one mechanism by which every role bounds what it takes on.
+"""Admission: the one mechanism by which every role limits its load.
 
 N slots, a bounded first-come queue and a deadline for the wait. Past them a request is refused
-at once with `OverloadedError`, which becomes 429 with `retry-after`. A request that costs more than
-another takes more slots. BentoML's own limits do not reach mounted applications (bentoml issue
-5246), so each role brings this one.
+at once with `OverloadedError`, which becomes 429 with `retry-after`. More expensive requests take
+more slots. BentoML's own limits do not apply to mounted applications (bentoml issue 5246).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Turn:
-    """Somebody in a queue."""
+    """A request in a queue."""
 
     granted: asyncio.Future[None]
     weight: int
@@ -44,9 +43,9 @@ class _Turn:
 class Admission:
     """Slots with a bounded queue; belongs to one event loop.
 
-    Heavy requests, which take several slots, have half of them together at most, and half of the
-    queue: however much a few callers ask for, others have the rest. Light ones pass heavy ones that
-    wait, but not into the slots that the first of those is due next.
+    Heavy requests, which take several slots, get at most half of the slots and half of the queue
+    together: however much a few callers ask for, others have the rest. Light ones may overtake
+    waiting heavy ones, but not take the slots reserved for the first of those.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -59,16 +58,16 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """How many requests stand in the queue."""
+        """How many requests are in the queue."""
         return len(self._light) + len(self._heavy)
 
     @property
     def remaining(self) -> int:
-        """How many more requests would be taken now, at work or in the queue."""
+        """How many more requests would be accepted now, at work or in the queue."""
         return max(0, self.limits.slots + self.limits.queue - self.in_use - self.waiting)
 
     def retry_after_s(self) -> float:
-        """Guess in seconds when a place will be free, from how long slots were held lately."""
+        """Estimate in seconds when a place will be free, from how long slots were held recently."""
         ahead = self.waiting + 1
         return min(30.0, max(0.05, self._mean_hold_s * ahead / self.limits.slots))
 
@@ -77,7 +76,7 @@ class Admission:
         return max(1, min(cost, self.limits.slots // 2))
 
     def has_room(self, weight: int = 1) -> bool:
-        """Whether so many slots could be taken without a wait."""
+        """Whether `weight` slots could be taken without waiting."""
         return not self._queue(weight) and self._fits(weight)
 
     async def acquire(self, weight: int = 1) -> None:
@@ -108,7 +107,7 @@ class Admission:
             raise
 
     def release(self, weight: int = 1) -> None:
-        """Give slots back, or to those who are next in the queue."""
+        """Free slots and grant them to the next in the queue."""
         self.in_use -= weight
         if weight > 1:
             self._heavy_in_use -= weight
@@ -116,7 +115,7 @@ class Admission:
 
     @contextmanager
     def held(self, weight: int = 1) -> Iterator[None]:
-        """Hold acquired slots for the body of a `with`; they are released however that ends."""
+        """Hold acquired slots for the body of a `with`, and release them however it ends."""
         began = time.monotonic()
         try:
             yield
@@ -125,11 +124,11 @@ class Admission:
             self.release(weight)
 
     def note_hold(self, seconds: float) -> None:
-        """Learn for how long a request held its slots."""
+        """Record how long a request held its slots."""
         self._mean_hold_s += _SMOOTHING * (seconds - self._mean_hold_s)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return OpenAI's `x-ratelimit-*-requests` headers for the present state."""
+        """Return OpenAI's `x-ratelimit-*-requests` headers for the current state."""
         reset_ms = 0 if self.in_use < self.limits.slots else int(self.retry_after_s() * 1000)
         return [
             (
@@ -159,7 +158,7 @@ class Admission:
             self._heavy_in_use += weight
 
     def _grant(self) -> None:
-        """Let in who fits, first come first served among the heavy and among the light."""
+        """Grant what fits, first come first served among the heavy and among the light."""
         for queue in (self._heavy, self._light):
             while queue:
                 turn = queue[0]

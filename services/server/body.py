@@ -1,6 +1,6 @@
-"""A request's body on its way into a role: bounded in bytes, in time and in what all hold together.
+"""A request's body on its way into a role: limited in size, in time and in the total of all bodies.
 
-`services.openai.body` is what a role reads it with.
+A role reads it with `services.openai.body`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[Any]]
 
 SILENCE_S: Final = 30.0
-"""A client that sends nothing of its body for so long is refused."""
+"""A client whose body pauses for this long is refused."""
 
 RATE_BYTES_S: Final = 1024
-"""What has to come on average once `SILENCE_S` have passed: a tenth of a slow phone's uplink."""
+"""The minimum average rate once `SILENCE_S` have passed: a tenth of a slow phone's uplink."""
 
 FREE_BYTES: Final = 64 * 1024
-"""Of each body; only what is beyond counts as held, so that full memory stops no small request."""
+"""Of each body; only what exceeds it counts as held, so small requests pass even at the limit."""
 
 _INFLATED_BYTES: Final = 256 * 1024  # in one piece
 _MEMBERS: Final = 64
@@ -45,7 +45,7 @@ _TRIMMED_BYTES: Final = 32 << 20
 
 
 class Held:
-    """What the bodies of all requests of a role hold together, in bytes."""
+    """The total size of all request bodies in a role, in bytes."""
 
     def __init__(self, limit_bytes: int, role: str = "") -> None:
         self.limit_bytes = limit_bytes
@@ -54,7 +54,7 @@ class Held:
         self._most_bytes = 0
 
     def take(self, count: int) -> None:
-        """Count bytes that are held from here on.
+        """Count bytes as held from now on.
 
         Raises:
             OverloadedError: all bodies together are over the limit; nothing was counted.
@@ -69,7 +69,7 @@ class Held:
         self._most_bytes = max(self._most_bytes, self.bytes)
 
     def give_back(self, count: int) -> None:
-        """Count bytes as free again; much that was free'd goes back to the system."""
+        """Count bytes as free again; after a large total, memory goes back to the system."""
         self.bytes -= count
         if not self.bytes and self._most_bytes >= _TRIMMED_BYTES:
             self._most_bytes = 0
@@ -96,11 +96,11 @@ class Body:
         self._inflater: _Inflater | None = None
 
     def check_head(self) -> None:
-        """Look at what the head says of the body.
+        """Check what the headers say about the body.
 
         Raises:
-            TooLargeError: it says that it is over the limit.
-            UnsupportedMediaError: it is compressed in a way that is not read here.
+            TooLargeError: they announce more than the limit.
+            UnsupportedMediaError: it is compressed in an unsupported way.
         """
         headers: list[tuple[bytes, bytes]] = self._scope["headers"]
         coding = b""
@@ -118,12 +118,12 @@ class Body:
                 "or the body as it is"
             )
         self._inflater = _Inflater()
-        # Whoever reads on sees the body as it was before.
+        # The application sees the body uncompressed.
         about = {b"content-encoding", b"content-length"}
         self._scope["headers"] = [pair for pair in headers if pair[0] not in about]
 
     async def gather(self) -> None:
-        """Take in the whole body; `receive` gives it again.
+        """Read the whole body; `receive` then returns it.
 
         Raises:
             ServiceError: as for `receive`.
@@ -136,7 +136,7 @@ class Body:
             self._gathered.append(message)
 
     async def hung_up(self) -> None:
-        """Return once the client, whose body is whole, has gone."""
+        """Return once the client has gone; its body must be complete."""
         message = await self._receive()
         self._gathered.append(message)
 
@@ -145,9 +145,9 @@ class Body:
 
         Raises:
             TooLargeError: the body is over the limit.
-            RequestTimeoutError: it comes too slowly.
-            OverloadedError: all bodies together hold too much.
-            InvalidRequestError: it is said to be gzip and is not.
+            RequestTimeoutError: it arrives too slowly.
+            OverloadedError: all bodies together are too large.
+            InvalidRequestError: it is declared as gzip but is not.
         """
         if self._gathered:
             return self._gathered.popleft()
@@ -156,7 +156,7 @@ class Body:
         return await self._next()
 
     def let_go(self) -> None:
-        """Count what was held as free again."""
+        """Drop what was gathered and count it as free again."""
         self._gathered.clear()
         if self._held_bytes:
             self._held.give_back(self._held_bytes)
@@ -174,9 +174,9 @@ class Body:
         return message
 
     async def _arriving(self) -> Message:
-        """Wait for the next piece, as long as the client is not too slow."""
+        """Wait for the next piece, unless the client is too slow."""
         message: Message
-        if has_arrived(self._receive):  # as a rule, and a clock is half of what a body costs
+        if has_arrived(self._receive):  # usually so, and a timer is half of what a body costs
             return await self._receive()  # type: ignore[no-any-return]
         try:
             async with asyncio.timeout(SILENCE_S):
@@ -194,7 +194,7 @@ class Body:
 
     async def _inflated(self) -> Message:
         inflater = self._inflater
-        assert inflater is not None  # noqa: S101  the caller has looked
+        assert inflater is not None  # noqa: S101  the caller has checked
         while not (inflater.waiting or inflater.ended):
             message = await self._arriving()
             if message["type"] == "http.disconnect":
@@ -220,9 +220,9 @@ class Body:
 
 
 def _trim() -> None:
-    """Have the C library return pages that are free: pieces of bodies leave its heap full of them.
+    """Make the C library return free pages, of which pieces of bodies leave its heap full.
 
-    It needs no lock of Python's, and musl has nothing of the kind.
+    It runs without the GIL; musl has no such function.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -230,11 +230,11 @@ def _trim() -> None:
 
 
 class _Inflater:
-    """gzip (RFC 1952) that is unpacked by the piece, so that a bomb goes off under the limit."""
+    """gzip (RFC 1952), unpacked piece by piece, so that the limit catches a zip bomb."""
 
     def __init__(self) -> None:
         self.waiting = b""
-        self.ended = False  # of what comes in
+        self.ended = False  # the input
         self._members = 1
         self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
@@ -242,7 +242,7 @@ class _Inflater:
         """Return the next piece.
 
         Raises:
-            InvalidRequestError: it is no gzip, or cut off.
+            InvalidRequestError: it is not gzip, or is cut off.
         """
         try:
             piece = self._inflate.decompress(self.waiting, _INFLATED_BYTES)
@@ -259,7 +259,7 @@ class _Inflater:
         if not more and not self._inflate.eof:
             if not piece:
                 raise _no_gzip("it ends too early")
-            more = True  # the rest is held back by the bound of a piece
+            more = True  # the limit for one piece holds the rest back
         return {"type": "http.request", "body": piece, "more_body": more}
 
 

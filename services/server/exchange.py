@@ -33,9 +33,9 @@ access_log = logging.getLogger("bentovox.access")
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _ERROR_FROM = 400
 _ERROR_BODY_LIMIT_BYTES = 1 << 20
-# What the shell itself says; the same headers of an inner answer are replaced.
+# The shell sets these itself and replaces those of an inner answer.
 _OWN_HEADERS = frozenset({b"x-request-id", b"openai-processing-ms", b"server", b"date"})
-# What a foreign error says of its body, which is written anew.
+# These describe the body of an inner error, which is rewritten.
 _REPLACED = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"}
 )
@@ -55,12 +55,12 @@ class Exchange:
         self._began = time.perf_counter()
         self._first_byte: float | None = None
         self._status = 0
-        self._weight = 0  # slots that it holds
+        self._weight = 0  # slots held
         self._label = "other"
         self.request_id = request_id(scope)
 
     async def run(self) -> None:
-        """Answer the request; never raises, but for cancellation."""
+        """Answer the request; never raises, except when cancelled."""
         token = request_id_var.set(self.request_id)
         self._ignored = unknown.watch(strict=self.shell.strict)
         try:
@@ -84,7 +84,7 @@ class Exchange:
         scope, shell = self.scope, self.shell
         method: str = scope["method"]
         path: str = scope["path"]
-        if path.endswith("/") and len(path) > 1:  # as routers of web frameworks have it
+        if path.endswith("/") and len(path) > 1:  # as web frameworks route it
             path = scope["path"] = path.rstrip("/") or "/"
             scope["raw_path"] = scope["raw_path"].rstrip(b"/") or b"/"
         if method in {"GET", "HEAD"} and (health := await shell.health(path)) is not None:
@@ -100,7 +100,7 @@ class Exchange:
         if not self._takes_slot:
             await shell.app.asgi(scope, self._body.receive, self.send)
             return
-        await self._body.gather()  # a slot is for work: who is slow to ask keeps nobody out
+        await self._body.gather()  # a slot is for work: slow senders keep nobody out
         await self._acquire(1)
         began = time.monotonic()
         scope["bentovox.weigh"] = self._weigh
@@ -113,12 +113,12 @@ class Exchange:
 
     @property
     def _takes_slot(self) -> bool:
-        """Whether there is work to do: reading a list that others add to is none."""
+        """Whether there is work to do: reading a list is none, even where others add to it."""
         admitted = self.shell.app.admitted
         return self._label in admitted and self.scope["method"] not in {"GET", "HEAD"}
 
     async def _weigh(self, cost: int) -> None:
-        """Hold as many slots as `cost` from here on; for an application that has read the body.
+        """Hold as many slots as `cost` from now on; for an application that has read the body.
 
         Raises:
             OverloadedError: they did not become free in time.
@@ -127,7 +127,7 @@ class Exchange:
         weight = self.shell.admission.weight(cost)
         if weight == self._weight:
             return
-        # None is kept meanwhile: two that wait for each other's slots would wait for ever.
+        # Keep none while waiting: two requests could wait for each other's for ever.
         self.shell.admission.release(self._weight)
         self._weight = 0
         await self._acquire(weight)
@@ -143,7 +143,7 @@ class Exchange:
         try:
             await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not turn.done():
-                gone.result()  # raises if it sent more than it may
+                gone.result()  # raises if it sent too much
                 raise ClientGoneError
             turn.result()  # raises if it was refused
             self._weight = weight
@@ -152,7 +152,7 @@ class Exchange:
             if not turn.done():
                 turn.cancel()
             elif not self._weight and not turn.cancelled() and turn.exception() is None:
-                admission.release(weight)  # cancelled in the moment in which they were granted
+                admission.release(weight)  # cancelled just as they were granted
 
     async def send(self, message: Message) -> None:
         """ASGI send for the inner application: adds headers, normalises errors, counts."""
@@ -198,7 +198,7 @@ class Exchange:
 
     async def _send_held(self) -> None:
         start = self._held_start
-        assert start is not None  # noqa: S101  the caller has looked
+        assert start is not None  # noqa: S101  the caller has checked
         self._held_start = None
         headers = [pair for pair in start.get("headers", ()) if pair[0].lower() not in _REPLACED]
         encoded = any(name.lower() == b"content-encoding" for name, _ in start.get("headers", ()))
@@ -217,7 +217,7 @@ class Exchange:
             self.shell.metrics.rejected()
         if self._status and self._held_start is None:
             # Too late for a status: returning without the last chunk makes uvicorn close the
-            # connection, so that no client takes half an answer for a whole one.
+            # connection, so that no client mistakes half an answer for a whole one.
             log.warning("answer broken off: %s", error.message)
             return
         self._held_start = None

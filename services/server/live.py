@@ -1,9 +1,9 @@
-"""What every live session stands on: a client that talks over a WebSocket for as long as it likes.
+"""The base of every live session: a client that talks over a WebSocket for as long as it likes.
 
-A role's session is a `LiveSession`. Its client is read ahead, within a bound, so that a hang-up is
-seen while the engine is at work. The session waits for the client's next message, for the end of
-the server or for a deadline, whichever is first, and holds a slot only while there is work.
-Whatever it raises becomes an error and a close code in `services.server.websocket`.
+A role's session is a `LiveSession`. It reads its client ahead, within a limit, so that it notices
+a hang-up while the engine is working. It waits for the client's next message, the server's
+shutdown or a deadline, whichever comes first, and holds a slot only while there is work. Whatever
+it raises becomes an error and a close code in `services.server.websocket`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from services.errors import ServiceError
 
 HELD_CHARACTERS: Final = 256 * 1024
-"""A client that is further ahead is not read until some of its messages were taken."""
+"""A client that is further ahead is not read until some of its messages have been taken."""
 
 _MESSAGE: Final = 64  # what an empty one weighs
 
 
 class Inbox:
-    """What the client has sent and nobody has looked at yet, in order and bounded."""
+    """What the client has sent and nobody has processed yet, in order and bounded."""
 
     def __init__(self) -> None:
         self._messages: deque[str | bytes] = deque()
@@ -44,7 +44,7 @@ class Inbox:
         return len(self._messages)
 
     async def fill(self, receive: Receive) -> None:
-        """Take messages until the client hangs up.
+        """Read messages until the client hangs up.
 
         Raises:
             ServiceError: whatever `receive` refuses.
@@ -63,20 +63,20 @@ class Inbox:
         self._filled.set()
 
     def take(self) -> str | bytes:
-        """Take the oldest message away; there has to be one."""
+        """Remove and return the oldest message; there must be one."""
         message = self._messages.popleft()
         self._weight -= len(message) + _MESSAGE
         self._room.set()
         return message
 
     async def filled(self) -> None:
-        """Wait until there is a message; it stays."""
+        """Wait until there is a message, without taking it."""
         while not self._messages:
             self._filled.clear()
             await self._filled.wait()
 
     async def next(self) -> str | bytes:
-        """Wait for the next message and take it; nothing is lost if that is cancelled."""
+        """Wait for the next message and take it; cancelling loses nothing."""
         await self.filled()
         return self.take()
 
@@ -90,11 +90,11 @@ class LiveSession(ABC):
     """
 
     def __init__(self, scope: Scope, send: Send, inbox: Inbox | None = None) -> None:
-        """Begin on the connection of `scope`; `inbox` may be one that looks at what comes."""
+        """Begin on the connection of `scope`; a custom `inbox` may inspect what arrives."""
         self.inbox = Inbox() if inbox is None else inbox
         self.slot: Callable[[], AbstractAsyncContextManager[None]] = scope["bentovox.slot"]
         self._draining: asyncio.Event = scope["bentovox.draining"]
-        self._left: int | None = None  # how many messages are taken yet, once the server ends
+        self._left: int | None = None  # messages still to be taken during shutdown
         self._asgi_send = send
 
     async def serve(self, receive: Receive) -> None:
@@ -116,14 +116,14 @@ class LiveSession(ABC):
         """
 
     async def next_message(self, within_s: float, what: str = "message") -> str | bytes | None:
-        """Return the client's next message; None when the server ends.
+        """Return the client's next message; None when the server shuts down.
 
-        What had come by then is returned first.
+        Messages that arrived before are returned first.
 
         Raises:
-            DeadlineError: no `what` came within `within_s`.
+            DeadlineError: no `what` arrived within `within_s`.
         """
-        # Also where there is one already: a client that is far ahead is not alone here.
+        # Even if there is one already: other clients need a turn beside one that is far ahead.
         async with racing(self.inbox.filled(), self._draining.wait(), within_s=within_s):
             pass
         if self._draining.is_set():

@@ -1,4 +1,4 @@
-"""Logging of every role: one line an event, with the request's id, to standard error."""
+"""Logging for every role: one line per event, with the request's id, to standard error."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ def configure(role: str, *, level: str = "INFO", access: bool = True) -> None:
     logger.propagate = False
     logger.setLevel(level)
     logging.getLogger("bentovox.access").setLevel(level if access else "WARNING")
-    logging.getLogger("bentovox.audit").setLevel("INFO")  # kept whatever else is silenced
+    logging.getLogger("bentovox.audit").setLevel("INFO")  # kept whatever the level

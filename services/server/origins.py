@@ -1,10 +1,10 @@
 """Which pages in browsers may call a server, and by which names it may be called.
 
-A browser lets any page send a form to any server, and open a WebSocket; it only keeps the page from
-reading an answer. So what could change something is refused where a page of another origin asks. A
-page may also give a name of its own the address of a server that only its reader reaches (DNS
-rebinding), and is of the same origin then: where no key is asked for, a server answers to names
-only that nobody can register, to addresses, and to those in `BENTOVOX_HOSTS`.
+A browser lets any page send a form or open a WebSocket to any server; it only keeps the page from
+reading the answer. So requests from pages of another origin are refused if they could change
+something. A page may also point its own host name at a server that only its reader can reach (DNS
+rebinding), and then has the same origin. So a server without keys answers only to IP addresses, to
+names that nobody can register, and to those in `BENTOVOX_HOSTS`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Callers:
     """Who may call a role.
 
     Attributes:
-        origins: of the pages that may, beside the server's own; `*` lets all in.
-        keyed: a key is asked for, which no page has by itself: neither origin nor name matters
-            then, but for WebSockets, whose handshake pages have always been told apart by origin.
+        origins: of the pages that may, besides the server's own; `*` lets all in.
+        keyed: a key is required, which no page has by itself. Then neither origin nor name
+            matters, except that WebSockets are always checked for their page's origin.
     """
 
     origins: tuple[str, ...] = ()
@@ -43,8 +43,8 @@ class Callers:
         """Let a request or a WebSocket pass; `hosts` are the public names of the server.
 
         Raises:
-            PermissionDeniedError: a page of another origin (`origin_not_allowed`), or another name
-                of the server (`host_not_allowed`).
+            PermissionDeniedError: a page of another origin (`origin_not_allowed`), or an unknown
+                name for the server (`host_not_allowed`).
         """
         is_socket = scope["type"] == "websocket"
         if self.keyed and not is_socket:

@@ -1,9 +1,9 @@
-"""A role as a BentoML service whose HTTP is wholly ours.
+"""A role as a BentoML service whose HTTP is entirely ours.
 
-BentoML gives processes, workers, GPUs, dependencies, start and stop hooks, building and packing.
-Its own HTTP layers are left out: its timeout answers in another shape and leaves a timer behind for
-each request, its limits do not reach mounted applications, and its tracing costs 1.5 ms a stream
-(docs/decisions/0002). `to_asgi` is the one place where it asks for the application.
+BentoML provides processes, workers, GPUs, dependencies, start and stop hooks, building and
+packaging. Its own HTTP layers are left out: its timeout does not answer in OpenAI's shape and
+leaves a timer behind for each request, its limits do not apply to mounted applications, and its
+tracing costs 1.5 ms per stream (docs/decisions/0002). It gets the application from `to_asgi` only.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _FILES = 65_536
 
 
 class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy is shown
-    """A BentoML service that is served by a `Shell` around its `inner.build()`.
+    """A BentoML service, served by a `Shell` around its `inner.build()`.
 
     `inner` is a class with a static method `build() -> RoleApp`, called in the worker process.
     """
 
     def to_asgi(self, is_main: bool = True) -> Asgi:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
-        processes.end_with_parent()  # so that no worker is left when its supervisor dies
+        processes.end_with_parent()  # so that no worker outlives its supervisor
         _allow_many_files()
-        uvicorn_http.install()
         chosen = settings.settings()
+        uvicorn_http.install(chosen.drain_s)
         log = chosen.log
         logging.configure(self.name, level=log.level, access=log.access and is_main)
         build: Callable[[], RoleApp] = self.inner.build
@@ -55,24 +55,24 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
 
 def role(inner: type[Any], *, name: str, **config: Any) -> Role:
     """Return the role's service; `config` is what `@bentoml.service` takes."""
-    # Without a distribution's name BentoML installs no compiler; a bentofile names the base image.
+    # With no distribution, BentoML installs no compiler; a bentofile names the base image.
     image = Image(base_image="scratch", distro="none")
     # One worker: admission and engine state belong to one process. Scale with containers.
     return Role(name=name, inner=inner, image=image, config={"workers": 1, **config})
 
 
 def beside(name: str) -> list[str]:
-    """Return the URL of a service that the same supervisor serves; none if it serves none such."""
+    """Return the URL of a service under the same supervisor; an empty list if there is none."""
     url = BentoMLContainer.remote_runner_mapping.get().get(name)
     return [url.replace("tcp://", "http://")] if url else []
 
 
 def preflight(*checks: Callable[[], str]) -> None:
-    """Run a role's checks before any process starts; print what each says was chosen.
+    """Run a role's checks before any process starts; print what each reports as chosen.
 
-    Ends with one line and an exit code that is not 0 if one fails.
+    If one fails, exit with a one-line error and a non-zero code.
 
-    For `@bentoml.on_deployment`: a worker that fails at start would be started again for ever.
+    For `@bentoml.on_deployment`: a worker that fails at start would be restarted for ever.
     """
     try:
         settings.settings()
@@ -84,7 +84,7 @@ def preflight(*checks: Callable[[], str]) -> None:
 
 
 def _allow_many_files() -> None:
-    """Take as many files as the process may: each connection is one, and shells give 1024."""
+    """Raise the limit on open files: each connection is one, and shells allow only 1024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
     if wanted > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:

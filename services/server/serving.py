@@ -1,7 +1,7 @@
-"""A role as it is served: what it hands over, and what its requests share.
+"""A role as it is served: what it hands to its shell, and what its requests share.
 
-The role's own application sees a request only after it was let in here: to a path that it has, from
-somebody who may call it, with a slot where the path takes one.
+The role's own application sees a request only after it was let in here: its path exists, its
+sender may call it, and it has a slot if the path takes one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from services.server import telemetry
 from services.server.admission import Admission, Limits
 from services.server.body import Held
 from services.server.origins import Callers
+from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -38,7 +39,8 @@ class Readiness:
     """Whether a role can answer now, and in a few words what it is doing.
 
     `status` is ready, degraded, starting, unavailable, failed or draining; only the first two can
-    answer. Unavailable lives, is not on its way, and says in `detail` what it lacks.
+    answer. An unavailable role runs but will not become ready by itself; `detail` says what is
+    missing.
     """
 
     status: str
@@ -46,8 +48,11 @@ class Readiness:
 
     @property
     def can_answer(self) -> bool:
-        """Whether requests are taken."""
+        """Whether requests are accepted."""
         return self.status in {"ready", "degraded"}
+
+
+_DRAINING = Readiness("draining", {"server": "was told to end"})
 
 
 async def _own_metrics() -> bytes:
@@ -62,19 +67,19 @@ class RoleApp:
         role: the role's name, a label of its metrics.
         asgi: the application that answers; raises `ServiceError` or sends a response.
         paths: the methods each path takes; templates use `{}` for one segment and `{*}` for
-            the rest, as ids of models hold slashes. Everything else is
-            404, or 405 where the path takes another method.
+            the rest, since model ids contain slashes. Everything else is 404, or 405 if the path
+            takes other methods.
         admitted: the paths (templates) whose requests take a slot.
         limits: slots, queue and deadline.
         body_limit_bytes: the largest request body, and the largest message of a WebSocket.
-        body_memory_bytes: what the bodies of all requests may hold together.
-        readiness: what `/readyz` says; `asgi` itself refuses what it cannot answer now.
-        lifespan: entered at start and left at the end of the process.
-        metrics: gives the text of `/metrics`.
-        sockets: the application of each WebSocket's path; see `services.server.websocket`.
+        body_memory_bytes: the largest total of all request bodies.
+        readiness: what `/readyz` reports; `asgi` itself refuses what it cannot answer now.
+        lifespan: entered when the process starts and left when it ends.
+        metrics: returns the text of `/metrics`.
+        sockets: the application for each WebSocket path; see `services.server.websocket`.
         callers: which pages may call it, and by which names.
-        guard: looks at the scope of each request for one of `paths` or `sockets` and may refuse it.
-        outer: puts a further layer around the shell.
+        guard: sees the scope of each request for one of `paths` or `sockets`, and may refuse it.
+        outer: wraps another layer around the shell.
     """
 
     role: str
@@ -94,10 +99,10 @@ class RoleApp:
 
 
 class Routes:
-    """The paths of a role, by their templates."""
+    """Finds the template of a role's path."""
 
     def __init__(self, paths: Mapping[str, frozenset[str]]) -> None:
-        """Find `paths`, which are as `RoleApp` has them."""
+        """Take `paths` as in `RoleApp`."""
         self._paths = paths
         self._templates = [(_pattern(path), path) for path in paths if "{" in path]
 
@@ -145,20 +150,20 @@ class Serving:
         self.route = Routes(app.paths).find
 
     def check(self, scope: Scope) -> None:
-        """Let a request or a WebSocket for a path of the role pass.
+        """Let a request or a WebSocket for one of the role's paths pass.
 
         Raises:
-            ServiceError: whoever sent it may not.
+            ServiceError: its sender may not call the role.
         """
         self.app.callers.check(scope, self._hosts)
         if self.app.guard is not None:
             self.app.guard(scope)
 
     def socket(self, path: str) -> Asgi:
-        """Return the application of a WebSocket's path.
+        """Return the application for a WebSocket path.
 
         Raises:
-            NotFoundError: no such path, or one for HTTP only.
+            NotFoundError: no such path, or it is for HTTP only.
         """
         app = self.app.sockets.get(path)
         if app is None:
@@ -174,7 +179,7 @@ class Serving:
             status = 500 if readiness.status == "failed" else 200
             return status, b"application/json", json.dumps({"status": readiness.status}).encode()
         if path in READY:
-            readiness = self.app.readiness()
+            readiness = _DRAINING if Draining.begun else self.app.readiness()
             body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
             return (
                 200 if readiness.can_answer else 503,

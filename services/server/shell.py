@@ -1,8 +1,8 @@
-"""The shell that every role stands in: one ASGI layer between uvicorn and the role's own routes.
+"""The shell around every role: one ASGI layer between uvicorn and the role's own routes.
 
 It gives each request an id, refuses what is too large or too much, answers the health and metrics
 paths, turns every error (ours, the framework's, a library's) into OpenAI's error object, and
-counts.
+keeps the metrics.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Shell(Serving):
         strict: bool = False,
         hosts: Sequence[str] = (),
     ) -> None:
-        """Wrap `app`; `bento`, BentoML's own application, gives nothing but its lifespan."""
+        """Wrap `app`; of `bento`, BentoML's own application, only the lifespan is used."""
         super().__init__(app, strict=strict, hosts=hosts)
         self._bento = bento
 
@@ -63,7 +63,7 @@ class Shell(Serving):
                 log.exception("start of the %s role failed", self.app.role)
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})
                 return
-            # What was loaded at start stays: keep the collector from walking it at each turn.
+            # What was loaded at start stays: the garbage collector need not scan it again.
             gc.collect()
             gc.freeze()
             await send({"type": "lifespan.startup.complete"})

@@ -1,6 +1,6 @@
 """Prometheus metrics of every role.
 
-A role's `/metrics` shows its own process, vLLM's families included; the gateway's adds those of its
+A role's `/metrics` covers its own process, including vLLM's families; the gateway adds those of its
 backends, each sample labelled with its backend.
 """
 
@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-# BentoML has every process write each number into shared files, for workers that answer for each
-# other. Ours are alone in their role, and vLLM counts several numbers a token. To be set before
-# prometheus_client is imported.
+# BentoML has every process write each number to shared files, so that workers can answer for each
+# other. A role of ours has one worker, and vLLM updates several numbers per token. This must happen
+# before prometheus_client is imported.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 from prometheus_client import (
@@ -48,6 +48,12 @@ FIRST_BYTE_SECONDS = Histogram(
 REJECTED = Counter("bentovox_rejected", "Requests refused with 429 for want of a slot.", ["role"])
 IN_USE = Gauge("bentovox_slots_in_use", "Slots at work.", ["role"])
 QUEUED = Gauge("bentovox_queue_length", "Requests waiting for a slot.", ["role"])
+BACKENDS = Gauge(
+    "bentovox_backends", "Backends of a role that is asked, by state.", ["asked", "state"]
+)
+HELD = Gauge(
+    "bentovox_held_requests", "Requests that wait for a role without a ready backend.", ["asked"]
+)
 AUDIO_SECONDS = Counter("bentovox_audio_seconds", "Seconds of audio spoken.", ["role", "format"])
 HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["role"])
 
@@ -56,7 +62,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 @dataclass(frozen=True)
 class Observation:
-    """One answered request; times in seconds, `first_byte_s` None where no body byte was sent."""
+    """One answered request; times in seconds, `first_byte_s` None if no body byte was sent."""
 
     path: str
     status: int
@@ -65,7 +71,7 @@ class Observation:
 
 
 class RoleMetrics:
-    """One role's metrics, with label look-ups done once a path."""
+    """One role's metrics, with label look-ups done once per path."""
 
     def __init__(self, role: str) -> None:
         self.role = role
@@ -94,11 +100,11 @@ class RoleMetrics:
             pair[1].observe(seen.first_byte_s)
 
     def rejected(self) -> None:
-        """Count one refusal for want of a slot."""
+        """Count one request refused because no slot was free."""
         self._rejected.inc()
 
     def watch(self, admission: Admission) -> None:
-        """Show, whenever metrics are read, how many slots are in use and how long the queue is."""
+        """Report the slots in use and the queue length whenever metrics are read."""
         self._in_use.set_function(lambda: admission.in_use)
         self._queued.set_function(lambda: admission.waiting)
 
@@ -107,18 +113,18 @@ class RoleMetrics:
         AUDIO_SECONDS.labels(self.role, format_).inc(seconds)
 
     def heard_seconds(self, seconds: float) -> None:
-        """Count seconds of audio heard."""
+        """Count seconds of audio transcribed."""
         HEARD_SECONDS.labels(self.role).inc(seconds)
 
 
 def render() -> bytes:
-    """Return this process's families in Prometheus' text format."""
+    """Return this process's metrics in Prometheus' text format."""
     return generate_latest(REGISTRY)
 
 
 _METADATA = re.compile(r"# (?P<kind>HELP|TYPE) (?P<name>[a-zA-Z_:][\w:]*) ")
 _LABEL = r"[a-zA-Z_]\w*=\"(?:[^\"\\]|\\.)*\""
-# Behind a sample there may be an exemplar (OpenMetrics), which this format has no place for.
+# A sample may be followed by an exemplar (OpenMetrics), for which this format has no place.
 _SAMPLE = re.compile(
     r"(?P<name>[a-zA-Z_:][\w:]*)"
     rf"(?:\{{(?P<labels>(?:{_LABEL},? *)*)\}})? +(?P<value>[^\s#]+)(?: +-?\d+)?"
@@ -138,7 +144,8 @@ class _Family:
 def merge(own: bytes, of_backends: dict[str, bytes]) -> bytes:
     """Return `own` and the backends' text as one, families once, samples labelled `backend`.
 
-    A sample that has that label, of a backend's own backend, gets the way to it: `chat-0/chat-1`.
+    If a sample has that label already, from a backend's own backend, it becomes a path:
+    `chat-0/chat-1`.
     """
     families: dict[str, _Family] = {}
     _collect(own.decode(), None, families)

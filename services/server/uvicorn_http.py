@@ -1,23 +1,25 @@
-"""What uvicorn's HTTP/1.1 lacks towards strangers; BentoML passes it no option for any of it.
+"""What uvicorn's HTTP/1.1 needs to face strangers; BentoML passes it no option for any of it.
 
-- A request's head is gathered before it is parsed: bounded in bytes, in fields and in seconds.
-- A client that takes too little of its answer is cut off, so that it does not hold its slot.
-- A connection is kept open for `KEEP_ALIVE_S` of silence; uvicorn's 5 s end those of pools in the
-  moment of use.
-- An offer to go on in another protocol (h2c: Java's HttpClient, `curl --http2`) is left out, unless
-  it is a whole handshake of a WebSocket; the parser would take it for the end of the request and
-  drop the body.
-- HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
-- What is no HTTP is refused with OpenAI's error object.
+- A request's head is gathered before it is parsed, with limits on bytes, fields and seconds.
+- A client that reads its answer too slowly is cut off, so that it does not keep its slot.
+- An idle connection is kept for `KEEP_ALIVE_S`; uvicorn's 5 s would close pooled ones just as they
+  are used.
+- An offer to switch protocols (h2c: Java's HttpClient, `curl --http2`) is removed, unless it is a
+  complete WebSocket handshake; the parser would take it for the end of the request and drop the
+  body.
+- HTTP/1.0 has no chunks: the answer ends with the connection.
+- Whatever is not HTTP is refused with OpenAI's error object.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
+from uvicorn import Server
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -28,20 +30,20 @@ from uvicorn.protocols.http.httptools_impl import (
 from services.openai.errors import error_body
 
 if TYPE_CHECKING:
-    import asyncio
+    import socket
 
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 128
 HEAD_S: Final = 15.0
 KEEP_ALIVE_S: Final = 75.0
-"""As nginx; whoever keeps connections to us must give them up sooner."""
+"""As in nginx; clients that pool connections must give them up sooner."""
 
 LINGER_S: Final = 30.0
-"""How long a body may go on whose request was refused."""
+"""How long the body of a refused request may go on."""
 
 WRITE_CHECK_S: Final = 30.0
 WRITE_RATE_BYTES_S: Final = 256
-"""What a client has to take of an answer that waits for it, on average over `WRITE_CHECK_S`."""
+"""How fast a client must read a waiting answer, on average over `WRITE_CHECK_S`."""
 
 _END: Final = b"\r\n\r\n"
 _BEGINNINGS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
@@ -56,17 +58,17 @@ _BODY: Final = re.compile(rb"(?im)^(content-length:[ \t]*0*[1-9]|transfer-encodi
 
 
 class _TooManyFieldsError(Exception):
-    """More than `HEAD_FIELDS`; ends the parser's run."""
+    """More than `HEAD_FIELDS`; stops the parser."""
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol of one connection, with bounds."""
+    """uvicorn's protocol for one connection, with limits."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.timeout_keep_alive = KEEP_ALIVE_S  # type: ignore[assignment]  # uvicorn's int
         self._head: bytearray | None = bytearray()  # None while a body is read
-        self._in_head = False  # as the parser sees it
+        self._in_head = False  # in the parser's view
         self._left_bytes: int | None = None  # of a body whose length is known
         self._unseen_bytes = 0
         self._upgraded = False
@@ -74,27 +76,27 @@ class BoundedHttp(HttpToolsProtocol):
         self._write_check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first request as long as for any further one."""
+        """Wait for the first request as long as for later ones."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop every clock."""
+        """Stop every timer."""
         self._stop_clocks()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came: a head once it is whole, a body as it comes."""
+        """Parse what arrived: a head once it is complete, a body piece by piece."""
         self._unset_keepalive_if_required()
         while data and not self.transport.is_closing() and not self._upgraded:
             data = self._take_body(data) if self._head is None else self._take_head(data)
 
     def _take_head(self, data: bytes) -> bytes:
-        """Gather a head and parse it when it is whole; return what follows it."""
-        assert self._head is not None  # noqa: S101  the caller has looked
+        """Gather a head and parse it once it is complete; return what follows it."""
+        assert self._head is not None  # noqa: S101  the caller has checked
         searched = max(0, len(self._head) - len(_END))
         self._head += data
         end = self._head.find(_END, searched) + len(_END)
@@ -107,13 +109,13 @@ class BoundedHttp(HttpToolsProtocol):
             self._parse(_without_upgrade(head) if b"upgrade" in head.lower() else head)
             return rest
         elif self._head[0] not in _BEGINNINGS or b"\n\n" in self._head:
-            self._refuse(HTTPStatus.BAD_REQUEST)  # TLS, say; its end would never come
+            self._refuse(HTTPStatus.BAD_REQUEST)  # TLS, for example; its end would never come
         elif self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
         return b""
 
     def _take_body(self, data: bytes) -> bytes:
-        """Parse a piece of a body; return what follows it, as far as its length is known."""
+        """Parse a piece of a body; return what follows the body, if its length is known."""
         if self._left_bytes is not None:
             piece, rest = data[: self._left_bytes], data[self._left_bytes :]
             self._left_bytes -= len(piece)
@@ -124,7 +126,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self._unseen_bytes > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)  # trailers, or the like
         elif self._in_head and self._head is not None:
-            # The next head began behind the last chunk; its beginning is in the parser already.
+            # The next head began after the last chunk; its beginning is in the parser already.
             self._head = None
             self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
         return b""
@@ -171,25 +173,25 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Be ready for the next head."""
+        """Get ready for the next head."""
         self._head = bytearray()
         self._stop_deadline()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Give a client that was refused in the middle of its body a while to notice."""
+        """Give a client that was refused while sending its body some time to notice."""
         super().on_response_complete()
         if self._head is None and not self._answering and not self.transport.is_closing():
             self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
 
     # Flow control
     def pause_writing(self) -> None:
-        """Look from now on whether the client takes what waits for it."""
+        """Check from now on whether the client reads what is waiting for it."""
         super().pause_writing()
         self._watch_writing()
 
     def resume_writing(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._stop_write_check()
         super().resume_writing()
 
@@ -207,13 +209,13 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        if self._answering:  # the head is that of the next request
+        if self._answering:  # the head belongs to the next request
             self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
         else:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Answer what is no request, and close."""
+        """Answer something that is not a valid request, and close."""
         self._stop_clocks()
         if self.transport.is_closing():
             return
@@ -221,7 +223,7 @@ class BoundedHttp(HttpToolsProtocol):
             if self.cycle.response_started or self.pipeline:
                 self.transport.abort()  # in the middle of another answer
                 return
-            self.cycle.disconnected = True  # it would have answered
+            self.cycle.disconnected = True  # it would have answered too
         self.logger.warning("refused a connection: %s", status.phrase)
         body = error_body(_WORDS[status], "invalid_request_error", None, _CODES[status])
         self.transport.write(
@@ -234,7 +236,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     @property
     def _answering(self) -> bool:
-        """Whether a request is at work; uvicorn has none before the first."""
+        """Whether a request is being answered; before the first, uvicorn has no cycle."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
@@ -267,14 +269,14 @@ _CODES: Final = {
 
 
 def _without_upgrade(head: bytes) -> bytes:
-    """Return a head without its offer of another protocol, unless it opens a WebSocket."""
+    """Remove an offer to switch protocols from a head, unless it opens a WebSocket."""
     if all(sign.search(head) for sign in _WEBSOCKET) and not _BODY.search(head):
         return head
     return _UPGRADE.sub(b"", head)
 
 
 def _length_of(headers: list[tuple[bytes, bytes]]) -> int | None:
-    """Return how long a body is, None where it comes in chunks."""
+    """Return the length of a body, or None if it is chunked."""
     length = 0
     for name, value in headers:
         if name == b"transfer-encoding":
@@ -285,7 +287,7 @@ def _length_of(headers: list[tuple[bytes, bytes]]) -> int | None:
 
 
 def _end_by_closing(cycle: Any) -> None:
-    """Send the answer without chunks; uvicorn closes after it, as always with HTTP/1.0."""
+    """Send the answer without chunks; uvicorn then closes, as always with HTTP/1.0."""
     cycle.chunked_encoding = False
     framed = cycle.send
 
@@ -298,11 +300,29 @@ def _end_by_closing(cycle: Any) -> None:
 
 
 def has_arrived(receive: Any) -> bool:
-    """Whether ASGI's `receive` has something to give at once, as far as that can be seen."""
+    """Whether ASGI's `receive` would return at once, as far as one can tell."""
     cycle = getattr(receive, "__self__", None)
     return isinstance(cycle, RequestResponseCycle) and cycle.message_event.is_set()
 
 
-def install() -> None:
-    """Have uvicorn serve every connection that this process accepts from now on with bounds."""
+class Draining:
+    """Whether this process was told to end, and serves on for a while."""
+
+    begun = False
+
+
+def install(drain_s: float = 0) -> None:
+    """Have uvicorn serve every connection that this process accepts from now on with bounds.
+
+    For `drain_s` after it was told to end it goes on as before, but for what `/readyz` says: who
+    asks it in that moment would find a closed door, or a connection that is being closed.
+    """
     auto.AutoHTTPProtocol = BoundedHttp
+    end = Server.shutdown
+
+    async def drain(self: Server, sockets: list[socket.socket] | None = None) -> None:
+        Draining.begun = True
+        await asyncio.sleep(0 if self.force_exit else drain_s)
+        await end(self, sockets)
+
+    Server.shutdown = drain  # type: ignore[method-assign]

@@ -1,11 +1,11 @@
-"""What uvicorn's WebSocket is told beyond ASGI; BentoML passes it no option for any of it.
+"""Options for uvicorn's WebSocket beyond ASGI; BentoML passes it none of them.
 
-- A message over the role's limit is refused by its parser, before it is held (uvicorn: 16 MiB).
-- Nothing is compressed: audio hardly shrinks, and each piece would cost the event loop its time.
-- A ping keeps the connection open for what stands between, without a deadline for the pong: a
-  client that plays audio as it reads answers only when it has read what was sent before, and would
-  be cut off after 20 s. Who takes nothing at all is dropped by `services.server.websocket`.
-- At shutdown the application is asked to end first; uvicorn would close in the same moment.
+- A message over the role's limit is refused by the parser before it is in memory (uvicorn: 16 MiB).
+- Nothing is compressed: audio hardly shrinks, and each piece would cost the event loop time.
+- Pings keep the connection alive for proxies in between, without a deadline for the pong: a client
+  that plays audio as it reads answers only after reading everything sent before, and would be cut
+  off after 20 s. `services.server.websocket` drops clients that read nothing at all.
+- At shutdown the application is told to end first; uvicorn would close at once.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DRAIN_S: Final = 15.0
-"""How long an open WebSocket may go on after shutdown has begun."""
+"""How long an open WebSocket may go on after shutdown begins."""
 
 _EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 
 
 class UvicornSocket:
-    """The WebSocket behind ASGI's `send`; where another server is behind it, nothing happens."""
+    """The WebSocket behind ASGI's `send`; with another server, this does nothing."""
 
     def __init__(
         self, send: Any, *, message_limit_bytes: int, on_shutdown: Callable[[], None]
     ) -> None:
-        """Set up a connection that is not accepted yet."""
+        """Set up a connection before it is accepted."""
         protocol = getattr(send, "__self__", None)
         if not isinstance(protocol, WebSocketsSansIOProtocol):
             self._protocol = None
@@ -46,7 +46,7 @@ class UvicornSocket:
         protocol.ping_timeout = None
 
     def drop(self) -> None:
-        """Break the connection off, whatever waits to be sent."""
+        """Drop the connection, with whatever is waiting to be sent."""
         if self._protocol is not None:
             self._protocol.transport.abort()
 

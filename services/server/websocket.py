@@ -1,13 +1,13 @@
 """One WebSocket in a role's shell, from its handshake to its close.
 
-What an `Exchange` is to an HTTP request. Before it is accepted a connection is refused with HTTP,
-in OpenAI's error shape; after that with an `error` event and a close code. The application sees
-ASGI's events, but for `websocket.connect`, which the shell takes.
+This is to a WebSocket what `Exchange` is to an HTTP request. Before it is accepted a connection is
+refused with HTTP, in OpenAI's error shape; after that with an `error` event and a close code. The
+application sees ASGI's events, except `websocket.connect`, which the shell handles.
 
-A connection is open without a slot, and its application takes one by `scope["bentovox.slot"]`
-while there is work to do: a conversation is idle most of the time, and an idle one should keep
-nobody out. Those that are open are bounded by `OPEN_LIMIT`, and none is taken while the role is
-full: a client would give up its handshake before a queue had moved.
+A connection takes no slot by being open. Its application takes one with `scope["bentovox.slot"]`
+while there is work to do: a conversation is mostly idle, and an idle one should keep nobody out.
+`OPEN_LIMIT` bounds the open ones, and none is accepted while the role is full, since a client
+would give up its handshake before the queue moved.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ log = logging.getLogger("bentovox")
 access_log = logging.getLogger("bentovox.access")
 
 OPEN_LIMIT: Final = 1024
-"""The most connections of a role that are open."""
+"""The most open connections in a role."""
 
 STALLED_S: Final = 60.0
-"""A client that takes nothing for so long is dropped."""
+"""A client that reads nothing for this long is dropped."""
 
 HELLO_S: Final = 60.0
-"""A client that says nothing at all for so long is closed."""
+"""A connection is closed if its client has sent nothing by then."""
 
 IDLE_S: Final = 900.0
-"""Likewise one with which no message was exchanged for so long."""
+"""A connection without a message in either direction for this long is closed."""
 
 NORMAL: Final = 1000
 SERVICE_RESTART: Final = 1012
@@ -72,11 +72,11 @@ _SERVER_FAULT: Final = 500
 
 
 class HungUpError(Exception):
-    """The client has gone; there is nobody to send to."""
+    """The client has gone; there is no one to send to."""
 
 
 def close_code(error: ServiceError) -> int:
-    """Return the close code that says what `error` says."""
+    """Return the close code for `error`."""
     for kind, code in _CLOSE_CODES.items():
         if isinstance(error, kind):
             return code
@@ -84,17 +84,17 @@ def close_code(error: ServiceError) -> int:
 
 
 def error_event(error: ServiceError) -> str:
-    """Return the event that tells a client of `error`.
+    """Return the event that tells a client about `error`.
 
-    `error` is OpenAI's error object, as in its realtime API; vLLM-Omni's clients look at `message`.
+    `error` is OpenAI's error object, as in its realtime API; vLLM-Omni's clients read `message`.
     """
     told = {"type": "error", "message": error.message, "error": fault_of(error)}
-    # ASCII, since what a client sent and is told of may hold half of a surrogate pair.
+    # ASCII, since quoted input may contain half of a surrogate pair.
     return json.dumps({**told, "event_id": new_id("event")})
 
 
 class WebSocket:
-    """One WebSocket and what became of it."""
+    """One WebSocket, from its handshake to its close."""
 
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         self.shell = shell
@@ -119,7 +119,7 @@ class WebSocket:
         )
 
     async def run(self) -> None:
-        """Serve the connection to its end; never raises, but for cancellation."""
+        """Serve the connection to its end; never raises, except when cancelled."""
         token = request_id_var.set(self.request_id)
         unknown.watch(strict=self.shell.strict)
         try:
@@ -165,7 +165,7 @@ class WebSocket:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot of the role, waiting for it in the queue.
+        """Hold a slot of the role, after waiting in the queue if need be.
 
         Raises:
             OverloadedError: the queue is full, or the deadline passed.
@@ -176,11 +176,11 @@ class WebSocket:
             yield
 
     async def receive(self) -> Message:
-        """ASGI receive for the application; bounds a message.
+        """ASGI receive for the application; limits the size of a message.
 
         Raises:
             TooLargeError: the message is over the role's limit.
-            DeadlineError: nothing was said for `IDLE_S`, or nothing at all for `HELLO_S`.
+            DeadlineError: no message for `IDLE_S`, or not even a first one within `HELLO_S`.
         """
         message = await self._next()
         if message["type"] == "websocket.disconnect":
@@ -188,7 +188,7 @@ class WebSocket:
             return message
         limit = self.shell.app.body_limit_bytes
         size = len(message.get("bytes") or b"") or len(message.get("text") or "")
-        if size > limit:  # as a rule the parser has seen to it
+        if size > limit:  # usually the parser has refused it already
             raise TooLargeError(f"The message is larger than the limit of {limit} bytes.")
         return message
 
@@ -211,7 +211,7 @@ class WebSocket:
         """ASGI send for the application; returns once the client is not far behind.
 
         Raises:
-            HungUpError: the client has gone, or has taken nothing for `STALLED_S`.
+            HungUpError: the client has gone, or has read nothing for `STALLED_S`.
         """
         if self._gone:
             raise HungUpError
@@ -241,13 +241,13 @@ class WebSocket:
             self._gone = True
             self._server.drop()
             raise HungUpError from exc
-        except OSError as exc:  # what ASGI has `send` raise when the client has gone
+        except OSError as exc:  # ASGI's `send` raises it when the client has gone
             self._gone = True
             raise HungUpError from exc
         except RuntimeError as exc:
             if self._closed:
                 raise
-            self._gone = True  # the server has closed it, as for bytes that are no UTF-8
+            self._gone = True  # the server has closed it, for invalid UTF-8 for example
             raise HungUpError from exc
 
     def _expect_answer(self) -> None:

@@ -1,9 +1,9 @@
 """Writes a streamed answer straight to the client's connection.
 
-ASGI's `send` is a coroutine through every layer, paid for on each token. Where the server is
-uvicorn and the answer is chunked, the bytes can go to its transport with the same framing; the
-answer's head and end still go through `send`, so that uvicorn's state stays right. Anywhere else
-`direct_writer` gives None, and the caller uses `send`.
+ASGI's `send` is a coroutine in every layer, at a cost for each token. If the server is uvicorn and
+the answer is chunked, the bytes can go to its transport with the same framing; the answer's head
+and end still go through `send`, so that uvicorn's state stays right. Otherwise `direct_writer`
+returns None, and the caller uses `send`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class DirectWriter:
 
 
 def direct_writer(scope: Any) -> DirectWriter | None:
-    """Return the writer of a request whose answer has begun, or None where there is none."""
+    """Return the writer for a request whose answer has begun, or None if `send` must do."""
     cycle = getattr(scope.get("bentovox.send"), "__self__", None)
     if (
         not isinstance(cycle, RequestResponseCycle)

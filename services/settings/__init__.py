@@ -1,9 +1,9 @@
 """Settings: one documented tree, from the environment, `.env`, a profile and defaults.
 
-`python -m services.settings` prints what is in force and where each value came from. A variable is
-the path of its key in capitals with two underscores between the parts: `chat.model` is
-`BENTOVOX_CHAT__MODEL`. Lists and tables are JSON. An unknown `BENTOVOX_…` variable is an error
-that names the nearest one that exists.
+`python -m services.settings` prints the settings in force and where each value comes from. A
+variable is its key in capitals, with two underscores between the parts: `chat.model` is
+`BENTOVOX_CHAT__MODEL`. Lists and tables are JSON. An unknown `BENTOVOX_…` variable is an error that
+names the nearest existing one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MOVED = {
     "gateway.translation.queue": "conversation.queue",
     "gateway.translation": "conversation.translation",
 }
-"""Keys, or what they begin with, that were elsewhere before; the first that fits counts."""
+"""Former keys, or beginnings of keys, and their present ones; the first match counts."""
 
 
 class Settings(BaseSettings):
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_file=".env",
-        extra="ignore",  # what is unknown is refused by name in `load`, with the nearest key
+        extra="ignore",  # `load` refuses unknown keys and names the nearest one
         frozen=True,
     )
 
@@ -64,6 +64,13 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Public names by which the server may be called where it asks for no key, as a "
         "JSON list; `*` allows all.",
+    )
+    drain_s: float = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Seconds for which a server that is told to end serves on and says `draining` "
+        "at /readyz, so that gateways and load balancers turn to others first.",
     )
     chat: ChatSettings = ChatSettings()
     speech: SpeechSettings = SpeechSettings()
@@ -90,7 +97,7 @@ class _ProfileSource(PydanticBaseSettingsSource):
     """The values of the chosen profile."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # the base class wants it; __call__ gives all at once
+        raise NotImplementedError  # the base class requires it; __call__ returns all at once
 
     def __call__(self) -> dict[str, Any]:
         name = self.current_state.get("profile", "demo")
@@ -106,7 +113,7 @@ def profile(name: str) -> dict[str, Any]:
     """Return one profile's values as a tree.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        ConfigurationError: there is no profile of that name.
     """
     known = profiles()
     if name not in known:
@@ -136,8 +143,8 @@ def load() -> Settings:
     """Return the settings in force.
 
     Raises:
-        ConfigurationError: an unknown key or profile, or a value that does not fit; the message
-            is one line and names the fix.
+        ConfigurationError: an unknown key or profile, or an invalid value; the message is one line
+            and names the fix.
     """
     for source, given in _given().items():
         for name, value in given.items():
@@ -146,7 +153,7 @@ def load() -> Settings:
         return Settings()
     except ValidationError as exc:
         fault = exc.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])  # with the index in a list
+        place = ".".join(str(part) for part in fault["loc"])  # includes the index in a list
         key = next((key for key, _ in leaves() if f"{place}.".startswith(f"{key}.")), place)
         raise ConfigurationError(f"{variable(key)}: {fault['msg']}.") from exc
 
@@ -170,7 +177,7 @@ def provenance(key: str) -> str:
 
 
 def _given() -> dict[str, dict[str, str]]:
-    """Return our variables of each source, in the order in which they win."""
+    """Return our variables from each source, by precedence."""
 
     def ours(names: Mapping[str, str | None]) -> dict[str, str]:
         return {

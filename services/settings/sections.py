@@ -1,4 +1,4 @@
-"""What can be set, section by section; `services.settings` says where the values come from."""
+"""All settings, section by section; `services.settings` reads their values."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _named(folder: str) -> str:
 
 
 class Section(BaseModel):
-    """A part of the settings with a name of its own."""
+    """A named part of the settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RoleSettings(Section):
-    """What every role has: how much it takes on at once."""
+    """The settings of every role: how much it takes on at once."""
 
     slots: int = Field(16, ge=1, description="Requests at work at the same time.")
     queue: int = Field(32, ge=0, description="Requests that may wait for a slot; past them 429.")
@@ -56,7 +56,7 @@ class RoleSettings(Section):
 
     @property
     def body_memory_bytes(self) -> int:
-        """Return what the bodies of all requests may hold together, in bytes."""
+        """Return the largest total of all request bodies in bytes."""
         return int(self.body_memory_mib * _MIB)
 
 
@@ -184,15 +184,10 @@ class VllmOmniSettings(Section):
         description="Let it run Python code of the model's repository. The deploy file that "
         "vLLM-Omni has for this model lets its stages do so in any case.",
     )
-    upload_voices: bool = Field(
-        default=True,
-        description="Let the server keep registered voices; off: send the recording each time.",
-    )
     start_timeout_s: float = Field(
         900, gt=0, description="Longest start, a download included, seconds."
     )
     timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
-    probe_s: float = Field(5, gt=0, description="Seconds between health checks.")
 
 
 class SpeechSettings(RoleSettings):
@@ -228,7 +223,7 @@ class SpeechSettings(RoleSettings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return what the chosen engine's constructor is given beside the voices."""
+        """Return the options of the chosen engine's constructor, besides the voices."""
         section = getattr(self, self.engine, None)
         if not isinstance(section, Section):
             return {}
@@ -279,16 +274,18 @@ class TranscriptionSettings(RoleSettings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Return what the chosen engine's constructor is given."""
+        """Return the options of the chosen engine's constructor."""
         section = getattr(self, self.engine, None)
         return dict(section) if isinstance(section, Section) else {}
 
 
 class AskingSettings(RoleSettings):
-    """A role that asks other roles; of those without URLs it asks the ones of its own stack."""
+    """A role that asks other roles; where no URLs are set, those in the same stack."""
 
     chat: list[str] = Field(
-        default_factory=list, description="URLs of chat backends; empty: those of the same stack."
+        default_factory=list,
+        description="URLs of chat backends, or where they are found (docs/replicas.md); empty: "
+        "those of the same stack.",
     )
     speech: list[str] = Field(
         default_factory=list, description="URLs of speech backends; empty: those of the same stack."
@@ -301,7 +298,16 @@ class AskingSettings(RoleSettings):
     answer_timeout_s: float = Field(
         600, gt=0, description="Longest wait for a backend's first byte; then 504."
     )
-    probe_interval_s: float = Field(1, gt=0, description="Seconds between backend probes.")
+    probe_interval_s: float = Field(
+        1, gt=0, description="Seconds between backend probes; one out of reach is left longer."
+    )
+    hold_s: float = Field(
+        0,
+        ge=0,
+        description="Longest wait of a request for a role that has no ready backend, as while it "
+        "starts or scales from zero; 0 refuses it at once.",
+    )
+    hold_requests: int = Field(64, ge=1, description="Most requests that wait so, for each role.")
 
     @property
     def backends(self) -> dict[str, list[str]]:
@@ -338,7 +344,7 @@ class TranslationSettings(Section):
 
 
 class ConversationSettings(AskingSettings):
-    """The conversation role: what takes several engines; the gateway's URLs are its as well."""
+    """The conversation role: what takes several engines. It also uses the gateway's URLs."""
 
     slots: int = Field(16, ge=1, description="POST /translate and /detect at work at once.")
     queue: int = Field(64, ge=0, description="Those that may wait for a slot; past them 429.")
@@ -349,7 +355,7 @@ class ConversationSettings(AskingSettings):
 
 
 class GatewaySettings(AskingSettings):
-    """The gateway: the one front door."""
+    """The gateway: the front door."""
 
     slots: int = Field(512, ge=1, description="Requests at work at the same time.")
     queue: int = Field(512, ge=0, description="Requests that may wait for a slot; past them 429.")
@@ -369,13 +375,18 @@ class GatewaySettings(AskingSettings):
         "`python -m services.gateway.keys`. Empty here and in keys_file: open to all.",
     )
     keys_file: str = Field("", description="A file of such keys, one a line; # begins a comment.")
+    affinity: bool = Field(
+        default=True,
+        description="Whether what is alike goes to the same backend, where its cache helps: by "
+        "x-session-id, else the beginning of the prompt, or the voice.",
+    )
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins that browsers may call from; `*` allows all."
     )
 
     @property
     def json_limit_bytes(self) -> int:
-        """Return the largest body that is no form, in bytes."""
+        """Return the largest body that is not a form, in bytes."""
         return int(min(self.json_limit_mib, self.body_limit_mib) * _MIB)
 
     @property

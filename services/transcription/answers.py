@@ -1,43 +1,35 @@
-"""Answers to a transcription: whole, as text while it is made, or as events."""
+"""What was said, as OpenAI answers it: a JSON document, text, subtitles or server-sent events."""
 
 from __future__ import annotations
 
+import math
 from contextlib import aclosing
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import EngineError, ServiceError
+from services.languages import NAMES
 from services.openai.documents import send_json
 from services.openai.events import EVENT_STREAM, chunk, event, stream_head
 from services.openai.transcription import TEXT_TYPES
-from services.transcription.formats import (
-    VTT_HEAD,
-    Heard,
-    as_json,
-    as_verbose_json,
-    length_of,
-    logprobs_of,
-    segment_fields,
-    srt_cue,
-    text_piece,
-    usage_by_tokens,
-    vtt_cue,
-    words_of,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
     from starlette.types import Send
 
     from services.audio.decode import Decoding
     from services.openai.transcription import TranscriptFormat
-    from services.transcription.engines.protocol import Segment, TranscriptionRequest
+    from services.transcription.engines.protocol import Segment, Token, TranscriptionRequest
 
 LOST_HEADER: Final = b"x-audio-lost-seconds"
 """Says, with json and verbose_json, how much of the recording is broken or missing."""
 
-_CUES: Final = {"text": text_piece, "srt": srt_cue, "vtt": vtt_cue}
+AUDIO_TOKENS_PER_SECOND: Final = 10
+"""OpenAI's rate for its transcribing models, for the `usage` of a stream of events."""
+
+_SILENCE: Final = "unknown"  # the language of a recording in which nobody speaks
 
 
 @dataclass(frozen=True)
@@ -45,14 +37,14 @@ class Answer:
     """One answer to audio/transcriptions or audio/translations.
 
     Attributes:
-        segments: the engine's, for a request that passed its check; not begun yet.
+        segments: the engine's generator for a request that passed its check; not started yet.
         request: what the engine was asked.
-        recording: what it reads; knows its length once it was read.
+        recording: the request's audio; it knows its length once it was read.
         engine: the engine's name, for errors.
         response_format: one of OpenAI's.
         with_segments: whether verbose_json lists segments.
         as_events: server-sent events instead of the bare format.
-        on_audio_seconds: told once how much was heard.
+        on_audio_seconds: called once with the seconds heard.
     """
 
     segments: AsyncGenerator[Segment, None]
@@ -65,15 +57,15 @@ class Answer:
     on_audio_seconds: Callable[[float], None]
 
     async def send_to(self, send: Send) -> None:
-        """Send the answer: headers once the first segment is known, then each as it is heard.
+        """Send the answer: headers once the first segment is known, then each segment in turn.
 
         Raises:
-            ServiceError: the recording or the engine failed; if headers are out already, the
-                answer is incomplete and the connection must not end as if it were whole.
+            ServiceError: the recording or the engine failed. If headers are out already, the
+                answer is incomplete, and the connection must not end as if it were whole.
         """
         try:
             if self.as_events:
-                await self._send_events(send)
+                await self._stream(send, EVENT_STREAM, self._events, self._done)
             elif self.response_format in _CUES:
                 await self._send_text(send)
             else:
@@ -98,37 +90,31 @@ class Answer:
 
     async def _send_text(self, send: Send) -> None:
         cue = _CUES[self.response_format]
-        before = VTT_HEAD if self.response_format == "vtt" else ""
         await self._stream(
             send,
             TEXT_TYPES[self.response_format],
-            before,
             lambda index, segment: cue(index, segment).encode(),
             lambda _: b"\n" if self.response_format == "text" else b"",
+            before=VTT_HEAD if self.response_format == "vtt" else "",
         )
-
-    async def _send_events(self, send: Send) -> None:
-        await self._stream(send, EVENT_STREAM, "", self._events, self._done)
 
     async def _stream(
         self,
         send: Send,
         media_type: str,
-        before: str,
         piece: Callable[[int, Segment], bytes],
         end: Callable[[Heard], bytes],
+        before: str = "",
     ) -> None:
         heard: list[Segment] = []
         async with aclosing(self.segments) as segments:
-            async for segment in segments:
-                if not heard:
-                    await send(stream_head(media_type))
-                    await send(chunk(before.encode()))
-                await send(chunk(piece(len(heard), segment)))
-                heard.append(segment)
-        if not heard:
+            segment = await anext(segments, None)  # before the headers, since it may fail
             await send(stream_head(media_type))
             await send(chunk(before.encode()))
+            while segment is not None:
+                await send(chunk(piece(len(heard), segment)))
+                heard.append(segment)
+                segment = await anext(segments, None)
         await send(chunk(end(self._heard(heard))))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -138,21 +124,19 @@ class Answer:
             "delta": text_piece(index, segment),
         }
         if self.request.logprobs:
-            delta["logprobs"] = [*logprobs_of(segment.logprobs)]
+            delta["logprobs"] = logprobs_of(segment.logprobs)
         if self.response_format != "verbose_json":
             return event(delta)
-        fields = segment_fields(index, segment)
-        # OpenAI's event belongs to diarization: its id is text, and nobody is told apart here.
+        # OpenAI's event is one of diarization, so its id is text and it names a speaker.
         told = {
-            **fields,
+            **segment_fields(index, segment),
             "id": f"seg_{index}",
             "language": segment.language,
             "speaker": "",
             "type": "transcript.text.segment",
         }
-        told["language"] = segment.language
         if self.request.words:
-            told["words"] = [*words_of(segment)]
+            told["words"] = words_of([segment])
         return event(told) + event(delta)
 
     def _done(self, heard: Heard) -> bytes:
@@ -166,14 +150,156 @@ class Answer:
             ),
         }
         if self.request.logprobs:
-            done["logprobs"] = [
-                one for segment in heard.segments for one in logprobs_of(segment.logprobs)
-            ]
+            done["logprobs"] = logprobs_of(heard.logprobs)
         if self.response_format == "verbose_json":
             done |= {"language": heard.spoken, **length_of(heard)}
         return event(done)
 
     def _heard(self, segments: list[Segment]) -> Heard:
-        request = self.request
-        recording = self.recording
-        return Heard(segments, request.task, request.language, recording.seconds, recording.lost_s)
+        return Heard(segments, self.request, self.recording.seconds, self.recording.lost_s)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A whole transcription.
+
+    Attributes:
+        segments: of speech, in order.
+        request: what the engine was asked.
+        seconds: how much of the recording could be decoded.
+        lost_s: how much more it should be.
+    """
+
+    segments: Sequence[Segment]
+    request: TranscriptionRequest
+    seconds: float
+    lost_s: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Everything that was said."""
+        return "".join(segment.text for segment in self.segments).strip()
+
+    @property
+    def logprobs(self) -> list[Token]:
+        """The tokens of all segments."""
+        return [token for segment in self.segments for token in segment.logprobs]
+
+    @property
+    def spoken(self) -> str:
+        """The language's name as Whisper writes it: `english`."""
+        code = self.segments[0].language if self.segments else self.request.language
+        return _SILENCE if code is None else NAMES.get(code, code).lower()
+
+
+def as_json(heard: Heard, *, logprobs: bool) -> dict[str, Any]:
+    """Return OpenAI's `Transcription`."""
+    answer: dict[str, Any] = {"text": heard.text, "usage": usage_by_duration(heard.seconds)}
+    if logprobs:
+        answer["logprobs"] = logprobs_of(heard.logprobs)
+    return answer
+
+
+def as_verbose_json(heard: Heard, *, segments: bool, words: bool) -> dict[str, Any]:
+    """Return OpenAI's `TranscriptionVerbose`, with the requested granularities."""
+    answer: dict[str, Any] = {
+        "task": heard.request.task,
+        "language": heard.spoken,
+        **length_of(heard),
+        "text": heard.text,
+        "usage": usage_by_duration(heard.seconds),
+    }
+    if segments:
+        answer["segments"] = [segment_fields(*numbered) for numbered in enumerate(heard.segments)]
+    if words:
+        answer["words"] = words_of(heard.segments)
+    return answer
+
+
+def length_of(heard: Heard) -> dict[str, Any]:
+    """Return the recording's length and, if something of it is lost, how much."""
+    lost = {"lost_seconds": round(heard.lost_s, 2)} if heard.lost_s else {}
+    return {"duration": round(heard.seconds, 2), **lost}
+
+
+def segment_fields(index: int, segment: Segment) -> dict[str, Any]:
+    """Return OpenAI's `TranscriptionSegment`."""
+    return {
+        "id": index,
+        "seek": segment.seek,
+        "start": round(segment.start_s, 2),
+        "end": round(segment.end_s, 2),
+        "text": segment.text,
+        "tokens": [*segment.tokens],
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+
+
+def words_of(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    """Return OpenAI's `TranscriptionWord` for each word."""
+    return [
+        {"word": word.text.strip(), "start": round(word.start_s, 2), "end": round(word.end_s, 2)}
+        for segment in segments
+        for word in segment.words
+    ]
+
+
+def logprobs_of(tokens: Iterable[Token]) -> list[dict[str, Any]]:
+    """Return OpenAI's `Logprob` for each token."""
+    return [
+        {"token": token.text, "logprob": token.logprob, "bytes": [*token.data]} for token in tokens
+    ]
+
+
+def usage_by_duration(seconds: float) -> dict[str, Any]:
+    """Return the usage of OpenAI's whisper-1: whole seconds, rounded up."""
+    return {"type": "duration", "seconds": math.ceil(seconds)}
+
+
+def usage_by_tokens(seconds: float, prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
+    """Return the usage of OpenAI's other models, the only one that streams know."""
+    audio_tokens = math.ceil(seconds * AUDIO_TOKENS_PER_SECOND)
+    input_tokens = audio_tokens + prompt_tokens
+    return {
+        "type": "tokens",
+        "input_tokens": input_tokens,
+        "input_token_details": {"audio_tokens": audio_tokens, "text_tokens": prompt_tokens},
+        "output_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
+    }
+
+
+def text_piece(index: int, segment: Segment) -> str:
+    """Return a segment as a part of the plain text."""
+    return segment.text if index else segment.text.lstrip()
+
+
+def srt_cue(index: int, segment: Segment) -> str:
+    """Return a segment as a SubRip cue, with the blank line after it."""
+    begin, end = _clock(segment.start_s, ","), _clock(segment.end_s, ",")
+    return f"{index + 1}\n{begin} --> {end}\n{_line(segment.text)}\n\n"
+
+
+def vtt_cue(_index: int, segment: Segment) -> str:
+    """Return a segment as a WebVTT cue (W3C, section 4.1), with the blank line after it."""
+    begin, end = _clock(segment.start_s, "."), _clock(segment.end_s, ".")
+    return f"{begin} --> {end}\n{escape(_line(segment.text), quote=False)}\n\n"
+
+
+VTT_HEAD: Final = "WEBVTT\n\n"
+_CUES: Final = {"text": text_piece, "srt": srt_cue, "vtt": vtt_cue}
+
+
+def _line(text: str) -> str:
+    """Return the text on one line: a blank line would end the cue, an arrow start another."""
+    return " ".join(text.split()).replace("-->", "->")
+
+
+def _clock(seconds: float, mark: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{milliseconds // 1000:02}{mark}{milliseconds % 1000:03}"

@@ -1,8 +1,8 @@
-"""What clients that were written for the beta of OpenAI's realtime API say of a session.
+"""Sessions of clients that were written for the beta of OpenAI's realtime API.
 
-`transcription_session.update` has the same settings under other names (openai-python,
-`openai/types/beta/realtime/transcription_session_update.py`). All other events of a client are the
-same; the server's `conversation.item.created` has become two.
+Their `transcription_session.update` has the same settings under other names (openai-python,
+`openai/types/beta/realtime/transcription_session_update.py`). All their other events are the same;
+the server's `conversation.item.created` has since become two events.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from services.errors import ServiceError
 from services.openai.realtime import ClientEvent, Fields, FormatFields
 from services.transcription.session import (
     AudioFields,
+    Include,
     InputFields,
     SessionFields,
     TranscriptionFields,
@@ -47,10 +48,10 @@ class BetaFields(Fields):
     input_audio_transcription: TranscriptionFields | None = None
     turn_detection: TurnDetectionFields | None = None
     input_audio_noise_reduction: object = None
-    include: list[Literal["item.input_audio_transcription.logprobs"]] | None = None
+    include: list[Include] | None = None
 
     def now(self) -> SessionFields:
-        """Return the same under the names of today."""
+        """Return the same settings under today's names."""
         given: dict[str, Any] = {
             now: getattr(self, before)
             for now, before in _NAMES.items()
@@ -70,7 +71,7 @@ class BetaUpdate(ClientEvent):
 
 
 def shown_in_the_beta(session: Session) -> dict[str, object]:
-    """Return the session as the beta has it."""
+    """Return the session as in the beta."""
     shown: Any = session.shown()
     given = shown["audio"]["input"]
     names = {now: before for before, now in _FORMATS.items()}
@@ -85,7 +86,7 @@ def shown_in_the_beta(session: Session) -> dict[str, object]:
 
 @contextmanager
 def named_as_in_the_beta() -> Iterator[None]:
-    """Have an error name its field as the beta does."""
+    """Let errors name their field as in the beta."""
     try:
         yield
     except ServiceError as error:

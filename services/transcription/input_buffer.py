@@ -1,4 +1,4 @@
-"""The sound of one session on its way into turns: what the client appends, commits and clears."""
+"""The input audio buffer of a session: what the client appends, commits and clears."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from services.transcription.transcriber import Transcriber
 
 LEAST_MS: Final = 100
-"""What `input_audio_buffer.commit` needs: OpenAI's bound."""
+"""The least audio for `input_audio_buffer.commit`, as at OpenAI."""
 
-_STEP_S: Final = 0.25  # of an append that is taken in at once: a few milliseconds of work
+_STEP_S: Final = 0.25  # of audio taken in at once: a few milliseconds of work
 
 
 class InputBuffer:
-    """Makes turns of the sound that comes in, and hands them to `transcriber`.
+    """Makes turns of the incoming audio, and hands them to `transcriber`.
 
     Attributes:
-        session: what is in force.
+        session: the settings in force.
     """
 
     def __init__(
@@ -41,35 +41,35 @@ class InputBuffer:
         transcriber: Transcriber,
         send: Callable[[str], Awaitable[None]],
     ) -> None:
-        """Begin with a session that has no sound yet; `send` sends an event."""
+        """Start a session; `send` sends an event."""
         self.session = session
         self._engine = engine
         self._transcriber = transcriber
         self._send = send
         self._decoder = LiveDecoder(session.live_format, SAMPLE_RATE_HZ)
         self._taken = 0  # samples of the whole session
-        self._detector = engine.detector()  # of speech where the client commits
+        self._detector = engine.detector()  # for turns that the client commits
         self._turn_detector = self._fresh_detector()
         self._turn: Turn | None = None
         self._previous: str | None = None
 
     @property
     def speaking(self) -> bool:
-        """Whether a turn is under way in which somebody was heard."""
+        """Whether somebody has spoken in the current turn."""
         return self._turn is not None and self._turn.audible
 
     async def append(self, data: bytes) -> None:
-        """Take in sound, no faster than it can be heard."""
+        """Take in audio, no faster than it can be transcribed."""
         frame = 2 if self.session.live_format == "audio/pcm" else 1
         step = int(LIVE_RATE_HZ[self.session.live_format] * _STEP_S) * frame
         for begin in range(0, len(data), step):
             await self._take(self._decoder.feed(data[begin : begin + step]))
             await self._transcriber.room()
             if len(data) > step:
-                await asyncio.sleep(0)  # others talk too
+                await asyncio.sleep(0)  # let other sessions run
 
     async def commit(self) -> None:
-        """End the turn here, as the client wishes.
+        """End the current turn.
 
         Raises:
             InvalidRequestError: there is none (`input_audio_buffer_commit_empty`).
@@ -89,7 +89,7 @@ class InputBuffer:
             await self._end_here(self._turn)
 
     async def clear(self) -> None:
-        """Forget the turn under way."""
+        """Forget the current turn."""
         self._taken += self._decoder.finish().size
         if self._turn_detector is not None:
             self._turn_detector.cut()
@@ -97,13 +97,13 @@ class InputBuffer:
         await self._send(server_event("input_audio_buffer.cleared"))
 
     async def finish(self) -> None:
-        """End the turn under way, if somebody was heard in it: no more sound comes."""
+        """End the current turn if somebody has spoken in it; no more audio comes."""
         if self._turn is not None and self._turn.audible:
             await self._end_here(self._turn)
         self._forget()
 
     async def follow(self, session: Session) -> None:
-        """Go on as `session` says; the turn under way goes on, too, if it can."""
+        """Apply new settings; the current turn goes on if it can."""
         before, self.session = self.session, session
         if session.live_format != before.live_format:
             await self._take(self._decoder.finish())
@@ -145,7 +145,7 @@ class InputBuffer:
                 await self._end(self._turn)
 
     def _keep(self, samples: Samples) -> None:
-        """Keep sound for the client's commit."""
+        """Keep audio for the client's commit."""
         if not samples.size:
             return
         if self._turn is None:
@@ -159,17 +159,17 @@ class InputBuffer:
         return turn
 
     def _rest(self, turn: Turn) -> None:
-        """Let the turn have what the detector has held back."""
+        """Add what the detector has held back."""
         if self._turn_detector is not None:
             turn.add(self._turn_detector.cut(), speech=False)
 
     async def _end_here(self, turn: Turn) -> None:
-        """End the turn in the middle of speech."""
+        """End the turn although the detector has not ended it."""
         self._rest(turn)
         await self._end(turn)
 
     async def _end(self, turn: Turn) -> None:
-        """Tell that the turn is whole, and have its text made."""
+        """Announce that the turn is complete, and let its text be finished."""
         await self._tell("committed", turn, previous_item_id=self._previous)
         for kind in ITEM_EVENTS[turn.session.beta]:
             await self._send(server_event(kind, previous_item_id=self._previous, item=_shown(turn)))
@@ -190,7 +190,7 @@ ITEM_EVENTS: Final = {
     False: ("conversation.item.added", "conversation.item.done"),
     True: ("conversation.item.created",),
 }
-"""What tells of a new turn: now, and to clients of the beta."""
+"""The events for a new turn, by whether the client was written for the beta."""
 
 
 def _nothing(why: str) -> InvalidRequestError:
@@ -198,7 +198,7 @@ def _nothing(why: str) -> InvalidRequestError:
 
 
 def _shown(turn: Turn) -> dict[str, object]:
-    """Return a turn as OpenAI has a user's message."""
+    """Return a turn as OpenAI's item of a user's message."""
     return {
         "id": turn.id,
         "object": "realtime.item",

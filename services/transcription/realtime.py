@@ -1,28 +1,27 @@
-"""/v1/realtime for sessions of type transcription: sound in as it is spoken, text out meanwhile.
+"""/v1/realtime, the WebSocket for sessions of type transcription: audio in, text out meanwhile.
 
-A WebSocket with the messages of OpenAI's realtime API (openai-python, `openai/types/realtime/`).
-The client sends
+Its messages are those of OpenAI's realtime API (openai-python, `openai/types/realtime/`). The
+client sends
 
-    {"type": "session.update", "session": {...}}       when it likes; what it leaves out stays
+    {"type": "session.update", "session": {...}}       at any time; settings left out stay
     {"type": "input_audio_buffer.append", "audio"}     any number of times
     {"type": "input_audio_buffer.commit"}              ends a turn; with server_vad, early
-    {"type": "input_audio_buffer.clear"}               forgets the turn under way
+    {"type": "input_audio_buffer.clear"}               forgets the current turn
 
-(or transcription_session.update, from clients that were written for the beta)
-
-and gets session.created, session.updated, for each turn
+(or transcription_session.update, from clients that were written for the beta), and gets
+session.created, session.updated, and for each turn
 
     input_audio_buffer.speech_started, .speech_stopped           with server_vad
     conversation.item.input_audio_transcription.delta            while it lasts, and after
     input_audio_buffer.committed, conversation.item.added, conversation.item.done
     conversation.item.input_audio_transcription.completed        or .failed
 
-and `error`, which names the event that caused it. What a client does wrong is an error event, and
-the session goes on. So it does after a turn on which the engine failed.
+A client's mistake is answered with an `error` event, which names the event that caused it, and the
+session goes on. It also goes on after a turn on which the engine failed.
 
-A slot is held from the first speech of a turn to its text, not while nobody speaks. A session that
-does not get it gets an error and close code 1013 (`services.server.websocket` has the codes; 3008
-says that nothing came for too long).
+A slot is held from the first speech of a turn until its text, not while nobody speaks. If there is
+none, the session gets an error and close code 1013 (`services.server.websocket` has the codes; 3008
+means that the client was silent for too long).
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from services.racing import racing
 from services.server.live import LiveSession
 from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
 from services.transcription.input_buffer import InputBuffer
-from services.transcription.names import check_model
+from services.transcription.model_names import check_model
 from services.transcription.session import Session, SessionUpdate, updated
 from services.transcription.transcriber import Transcriber
 
@@ -63,10 +62,10 @@ if TYPE_CHECKING:
     from services.transcription.engines.protocol import TranscriptionEngine
 
 IDLE_S: Final = 300.0
-"""How long a client may be silent between turns; it holds no slot then."""
+"""How long a client may be silent between turns, when it holds no slot."""
 
 TURN_S: Final = 30.0
-"""A client that sends nothing for so long in the middle of a turn loses its slot."""
+"""How long a client may be silent within a turn, during which it holds a slot."""
 
 _EVENTS: Final[dict[str, type[ClientEvent]]] = {
     "session.update": SessionUpdate,
@@ -75,32 +74,28 @@ _EVENTS: Final[dict[str, type[ClientEvent]]] = {
 }
 
 
-def _untold(_seconds: float) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True)
 class RealtimeSocket:
     """The application of the WebSocket, for `RoleApp.sockets`.
 
     Attributes:
-        engine: what hears; starting and closing it is the caller's.
-        models: the model names that it answers to.
-        on_audio_seconds: told once a turn how many seconds were heard.
+        engine: what transcribes; the caller starts and closes it.
+        aliases: model names that it answers to besides the engine's own.
+        on_audio_seconds: called once a turn with the seconds heard.
     """
 
     engine: TranscriptionEngine
-    models: Collection[str]
-    on_audio_seconds: Callable[[float], None] = _untold
+    aliases: Collection[str]
+    on_audio_seconds: Callable[[float], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection to its end.
+        """Serve one connection until it ends.
 
         Raises:
-            ServiceError: it cannot begin, or cannot go on.
+            ServiceError: it cannot start, or cannot go on.
         """
-        models = Models(self.models, role="transcription")
-        session = Session.begun(new_id("sess"), _wanted(scope, models))
+        models = Models((*self.engine.models, *self.aliases), role="transcription")
+        session = Session(new_id("sess"), _wanted(scope, models))
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         offered = SUBPROTOCOL in scope.get("subprotocols", ())
@@ -109,10 +104,10 @@ class RealtimeSocket:
 
 
 def _wanted(scope: Scope, models: Models) -> str:
-    """Return the model that the address names, or the first.
+    """Return the model that the URL names, or the first one.
 
     Raises:
-        ServiceError: the address asks for something that is not served.
+        ServiceError: the URL asks for something that is not served.
     """
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     intent = query.get("intent", ["transcription"])[0]
@@ -128,7 +123,7 @@ def _wanted(scope: Scope, models: Models) -> str:
 
 
 class _Talk(LiveSession):
-    """One connection: what is said on it, and when it ends."""
+    """One connection: its messages, and when it ends."""
 
     def __init__(
         self, socket: RealtimeSocket, session: Session, models: Models, scope: Scope, send: Send
@@ -158,7 +153,7 @@ class _Talk(LiveSession):
                 raise fault
 
     async def _listen(self) -> ServiceError | None:
-        """Take what the client says; return why no more is taken, None when the server ends."""
+        """Handle the client's messages; return what ended that, None if the server is ending."""
         fault: ServiceError | None = None
         await self.send(server_event("session.created", session=self._buffer.session.shown()))
         try:

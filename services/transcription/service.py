@@ -1,7 +1,7 @@
 """The transcription role's service: `bentoml serve services.transcription.service:Transcription`.
 
-A model that is not there yet keeps nobody waiting: it is fetched and loaded in the background,
-and `/readyz` says how far that is, or how to get one.
+The service starts without its model, which is fetched and loaded in the background; `/readyz` says
+how far that is, or how to get one.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class _Transcription:
         transcription = settings().transcription
         engine = _engine()
         metrics = telemetry.RoleMetrics("transcription")
-        live = RealtimeSocket(
-            engine, (*engine.models, *transcription.models), metrics.heard_seconds
-        )
+        live = RealtimeSocket(engine, transcription.models, metrics.heard_seconds)
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
@@ -67,14 +65,7 @@ class _Transcription:
 
         return RoleApp(
             role="transcription",
-            asgi=routes.TranscriptionApp(
-                engine,
-                aliases=transcription.models,
-                bounds=routes.Bounds(
-                    transcription.body_limit_bytes, transcription.max_hours * 3600
-                ),
-                on_audio_seconds=metrics.heard_seconds,
-            ),
+            asgi=routes.TranscriptionApp(engine, transcription, metrics.heard_seconds),
             paths=routes.PATHS,
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),

@@ -1,16 +1,26 @@
-"""What a live session is set to, and how a client's `session.update` changes it."""
+"""The settings of a live session, and how a client's `session.update` changes them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
 import numpy as np
 from pydantic import Field
 
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
-from services.openai.transcription import MOST_KEYWORDS, MOST_LANGUAGES, Keyword, Language, any_of
+from services.openai.transcription import (
+    MOST_KEYWORDS,
+    MOST_LANGUAGES,
+    Keyword,
+    Language,
+    ModelName,
+    Prompt,
+    Threshold,
+    VadMilliseconds,
+    any_of,
+)
 from services.openai.unknown import ignore
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
@@ -18,7 +28,7 @@ from services.transcription.engines.protocol import (
     GuessRequest,
     TranscriptionRequest,
 )
-from services.transcription.names import check_model, commits
+from services.transcription.model_names import check_model, commits
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat
@@ -27,44 +37,40 @@ if TYPE_CHECKING:
     from services.openai.models import Models
     from services.transcription.engines.protocol import TranscriptionEngine
 
-PROMPT_CHARACTERS: Final = 4096
-
 TURNS: Final = Cutting(silence_duration_ms=500)
-"""How turns are found unless a client says otherwise: OpenAI's defaults."""
+"""How turns are found by default, as at OpenAI."""
 
-LOGPROBS: Final = "item.input_audio_transcription.logprobs"
+Include = Literal["item.input_audio_transcription.logprobs"]
 
-_NAME: Final = 256
-_LONGEST_MS: Final = 10_000
 _AT: Final = "session.audio.input"
 _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
 
 
 class TranscriptionFields(Fields):
-    """What is to be heard."""
+    """`session.audio.input.transcription`."""
 
-    model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
+    model: ModelName | None = None
     language: Language | None = None
-    prompt: Annotated[str, Field(max_length=PROMPT_CHARACTERS)] | None = None
+    prompt: Prompt | None = None
     languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
     keywords: Annotated[list[Keyword], Field(max_length=MOST_KEYWORDS)] | None = None
     delay: object = None
 
 
 class TurnDetectionFields(Fields):
-    """How turns are found; what concerns the answers of a conversation is ignored."""
+    """How turns are found; fields about answers in a conversation are ignored."""
 
     type: str
-    threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    prefix_padding_ms: Annotated[int, Field(ge=0, le=_LONGEST_MS)] | None = None
-    silence_duration_ms: Annotated[int, Field(ge=0, le=_LONGEST_MS)] | None = None
+    threshold: Threshold | None = None
+    prefix_padding_ms: VadMilliseconds | None = None
+    silence_duration_ms: VadMilliseconds | None = None
     create_response: bool | None = None
     interrupt_response: bool | None = None
     idle_timeout_ms: int | None = None
 
 
 class InputFields(Fields):
-    """`session.audio.input`; what is left out stays as it is."""
+    """`session.audio.input`; fields that are left out do not change."""
 
     format: FormatFields | None = None
     transcription: TranscriptionFields | None = None
@@ -83,7 +89,7 @@ class SessionFields(Fields):
 
     type: str
     audio: AudioFields | None = None
-    include: list[Literal["item.input_audio_transcription.logprobs"]] | None = None
+    include: list[Include] | None = None
 
 
 class SessionUpdate(ClientEvent):
@@ -94,15 +100,14 @@ class SessionUpdate(ClientEvent):
 
 @dataclass(frozen=True)
 class Session:
-    """What is in force.
+    """The settings in force.
 
     Attributes:
         id: `sess_…`.
         model: the name that the client uses for the engine's model.
-        live_format: of the sound that comes in.
-        language: as in `TranscriptionRequest`, likewise `languages`, `prompt` and `keywords`.
-        turns: how turns are found; None where the client commits them itself.
-        turns_by_model: whether that is the model's own, since the client has not said it.
+        live_format: of the audio that comes in.
+        language: as in `TranscriptionRequest`, like `languages`, `prompt` and `keywords`.
+        turn_detection: what the client wants for `turns`; "default" is the model's own.
         logprobs: whether the final text comes with them.
         beta: whether the client was written for the beta; see `services.transcription.beta`.
     """
@@ -114,15 +119,16 @@ class Session:
     languages: tuple[str, ...] = ()
     prompt: str = ""
     keywords: tuple[str, ...] = ()
-    turns: Cutting | None = TURNS
-    turns_by_model: bool = True
+    turn_detection: Cutting | Literal["default"] | None = "default"
     logprobs: bool = False
     beta: bool = False
 
-    @classmethod
-    def begun(cls, session_id: str, model: str) -> Session:
-        """Return the session of a client that has only named its model."""
-        return cls(session_id, model, turns=turns_of(model))
+    @property
+    def turns(self) -> Cutting | None:
+        """How turns are found; None if the client commits them itself."""
+        if self.turn_detection == "default":
+            return None if commits(self.model) else TURNS
+        return self.turn_detection
 
     def shown(self) -> dict[str, object]:
         """Return OpenAI's session object."""
@@ -147,10 +153,12 @@ class Session:
                     "turn_detection": _turns_object(self.turns),
                 }
             },
-            "include": [LOGPROBS] if self.logprobs else None,
+            "include": [*get_args(Include)] if self.logprobs else None,
         }
 
-    def guess(self, samples: Samples, prefix: str, prompt: str, language: str | None) -> Any:
+    def guess(
+        self, samples: Samples, prefix: str, prompt: str, language: str | None
+    ) -> GuessRequest:
         """Return the request for what an unfinished turn seems to say."""
         return GuessRequest(
             samples,
@@ -164,7 +172,7 @@ class Session:
     def request(
         self, samples: Samples, prompt: str, language: str | None = None
     ) -> TranscriptionRequest:
-        """Return the request for what was said in the end."""
+        """Return the request for the final text of some samples."""
         return TranscriptionRequest(
             [samples],
             language=language or self.language,
@@ -172,7 +180,7 @@ class Session:
             prompt=prompt,
             keywords=self.keywords,
             logprobs=self.logprobs,
-            # A turn that the server finds has little silence; a client may commit any.
+            # A turn that the server finds has little silence; a client may commit any amount.
             cutting=SPEECH_ONLY if self.turns is None else None,
         )
 
@@ -180,10 +188,10 @@ class Session:
 def updated(
     session: Session, update: SessionFields, engine: TranscriptionEngine, models: Models
 ) -> Session:
-    """Return the session with what `update` names, all of it or nothing.
+    """Return the session with everything that `update` changes.
 
     Raises:
-        InvalidRequestError: something that is not offered here, or not by the engine.
+        InvalidRequestError: something that this server or the engine does not support.
         NotFoundError: a model that is not served.
         UnavailableError: the engine is not ready.
     """
@@ -203,25 +211,21 @@ def updated(
     if given.format is not None:
         session = replace(session, live_format=given.format.checked(f"{_AT}.format"))
     if "turn_detection" in named:
-        session = replace(session, turns=_turns(given.turn_detection), turns_by_model=False)
+        session = replace(session, turn_detection=_turns(given.turn_detection))
     if given.transcription is not None:
         session = _transcribing(session, given.transcription, models)
     elif "transcription" in named:
         raise _unsupported("transcription", "cannot be off in a session that does nothing else")
-    if session.turns_by_model:
-        session = replace(session, turns=turns_of(session.model))
-    _check(session, engine)
+    try:
+        engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
+    except InvalidRequestError as error:
+        raise _placed(error) from error
     _note_ignored(given)
     return session
 
 
-def turns_of(model: str) -> Cutting | None:
-    """Return how turns are found unless the client says it."""
-    return None if commits(model) else TURNS
-
-
 def _note_ignored(given: InputFields) -> None:
-    """Note what nothing here does: sound is heard as it comes, and nobody answers it."""
+    """Note the options that do nothing here: nobody answers, and audio is heard as it comes."""
     ignored = {"noise_reduction": given.noise_reduction}
     if given.transcription is not None:
         ignored["transcription.delay"] = given.transcription.delay
@@ -256,15 +260,6 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
     )
 
 
-def _check(session: Session, engine: TranscriptionEngine) -> None:
-    nothing = np.zeros(0, dtype=np.float32)
-    try:
-        engine.check(session.guess(nothing, "", session.prompt, None))
-        engine.check(session.request(nothing, session.prompt))
-    except InvalidRequestError as error:
-        raise _placed(error) from error
-
-
 def _turns(given: TurnDetectionFields | None) -> Cutting | None:
     if given is None:
         return None
@@ -295,6 +290,6 @@ def _unsupported(field: str, why: str) -> InvalidRequestError:
 
 
 def _placed(error: ServiceError) -> ServiceError:
-    """Return the error with the place of its field in a `session.update`."""
+    """Return the error with its field's place in a `session.update`."""
     param = error.param and f"{_AT}.transcription.{error.param}"
     return type(error)(error.message, param=param, code=error.code)

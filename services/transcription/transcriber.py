@@ -1,8 +1,8 @@
-"""The turns of one session, heard one after another: partial text while one lasts, then its text.
+"""Transcribing the turns of a live session, one after another, while they are spoken.
 
-While somebody speaks, the engine is asked what they seem to have said, and asked again when it has
-answered and enough more was said. What two guesses agree on goes out and is never taken back: later
-guesses, and the final text, have to begin with it.
+While somebody speaks, the engine guesses what was said so far, and guesses again once it has
+answered and enough more was said. What two guesses agree on is sent and never taken back: later
+guesses and the final text have to begin with it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from services.openai.errors import fault_of
 from services.openai.realtime import server_event
 from services.racing import racing
 from services.server.websocket import HungUpError
+from services.transcription.answers import logprobs_of
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.partials import StableText, continues, gap
+from services.transcription.stable_text import StableText, continues, gap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,27 +36,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.transcription")
 
 FIRST_SAMPLES: Final = SAMPLE_RATE_HZ
-"""How much of a piece has to be there before the engine is asked: of less it makes anything."""
+"""How much of a piece is needed for the first guess; guesses at less are arbitrary."""
 
 GUESS_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)
-"""How much has to be new before the engine is asked again."""
+"""How much more is needed for the next guess."""
 
 HELD_SAMPLES: Final = 60 * SAMPLE_RATE_HZ
-"""How much a session may be ahead of the engine; its client is read no further then."""
+"""How far a session may be ahead of the engine before its client is not read any further."""
 
-_PROMPT_CHARACTERS: Final = 200  # of a long turn's text, before its next piece
+_PROMPT_CHARACTERS: Final = 200  # of a long turn's text, as context for its next piece
 _KIND: Final = "conversation.item.input_audio_transcription."
 
 
 @dataclass
 class _Transcript:
-    """What a turn came to so far.
+    """A turn's text so far.
 
     Attributes:
         turn: the turn.
-        text: of the pieces that are heard.
-        language: once it is known; that of the session counts before.
-        logprobs: of the text, where they are wanted.
+        text: of the finished pieces.
+        language: once it is known; until then the session's counts.
+        logprobs: of the text, if wanted.
     """
 
     turn: Turn
@@ -65,12 +66,12 @@ class _Transcript:
 
     @property
     def prompt(self) -> str:
-        """What the next piece follows."""
+        """The context of the next piece."""
         return f"{self.turn.session.prompt} {self.text[-_PROMPT_CHARACTERS:]}".strip()
 
 
 class Transcriber:
-    """Hears the turns that `begin` was given; holds a slot while there is one to hear."""
+    """Transcribes the turns given to `begin`, holding a slot while there is one to hear."""
 
     def __init__(
         self,
@@ -90,33 +91,33 @@ class Transcriber:
         self._work: asyncio.Task[None] | None = None
 
     def begin(self, turn: Turn) -> None:
-        """Hear this turn after those before it; its sound may still be coming."""
+        """Transcribe this turn after those before it; its audio may still be arriving."""
         self._turns.append(turn)
         self._news.set()
 
     def drop(self, turn: Turn) -> None:
-        """Hear this turn no further; nothing more is said of it."""
+        """Stop transcribing this turn; no more events are sent for it."""
         turn.drop()
         if self._work is not None and self._turns[0] is turn:
             self._work.cancel()
 
     def finish(self) -> None:
-        """Have `run` return after the turns that there are."""
+        """Let `run` return after the turns that were begun."""
         self._finishing = True
         self._news.set()
 
     async def room(self) -> None:
-        """Wait until no more than `HELD_SAMPLES` are still to be heard."""
+        """Wait until no more than `HELD_SAMPLES` wait to be transcribed."""
         while sum(turn.held for turn in self._turns) > HELD_SAMPLES:
             self._room.clear()
             await self._room.wait()
 
     async def run(self) -> None:
-        """Hear turns until `finish`.
+        """Transcribe turns until `finish`.
 
         Raises:
-            OverloadedError: no slot.
-            UnavailableError: the engine is ready no more.
+            OverloadedError: there is no slot.
+            UnavailableError: the engine is no longer ready.
             HungUpError: the client has gone.
         """
         while await self._due():
@@ -128,7 +129,7 @@ class Transcriber:
                     self._room.set()
 
     async def _due(self) -> bool:
-        """Wait until there is something to hear; False if that will not be."""
+        """Wait until there is something to transcribe; False if there will be nothing."""
         while not self._turns:
             if self._finishing:
                 return False
@@ -172,24 +173,24 @@ class Transcriber:
         said = _Transcript(turn, "", None, [])
         while True:
             stable = StableText()
-            if not turn.session.logprobs:  # they are known of the final text only
+            if not turn.session.logprobs:  # only the final text has them
                 await self._guess(said, stable)
             await turn.until_complete()
             piece = turn.take()
             self._room.set()
             if piece is None:
                 break
-            if not piece.speech:  # a model makes words of silence
+            if not piece.speech:  # models hallucinate in silence
                 continue
             text, logprobs = await self._final(said, stable, piece.samples)
             said.logprobs += logprobs
             if rest := text[len(stable.text) :]:
                 lead = "" if stable.text else gap(said.text, rest)
-                more = {"logprobs": _shown(logprobs)} if turn.session.logprobs else {}
+                more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
                 await self._tell("delta", turn, delta=lead + rest, **more)
             said.text += gap(said.text, text) + text
         seconds = duration_s(turn.samples, SAMPLE_RATE_HZ)
-        more = {"logprobs": _shown(said.logprobs)} if turn.session.logprobs else {}
+        more = {"logprobs": logprobs_of(said.logprobs)} if turn.session.logprobs else {}
         self._on_audio_seconds(seconds)
         await self._tell(
             "completed",
@@ -200,12 +201,12 @@ class Transcriber:
         )
 
     async def _guess(self, said: _Transcript, stable: StableText) -> None:
-        """Say what is stable of the piece that comes, until it is complete."""
+        """Send the stable text of the current piece, until the piece is complete."""
         turn = said.turn
         before = seen = 0
         size = FIRST_SAMPLES
         while True:
-            # What was said last is guessed at twice, and then no more until more is said.
+            # After two guesses at the same speech, the next one waits for more speech.
             await turn.until_grown(size, since=before)
             if turn.complete:
                 return
@@ -215,7 +216,7 @@ class Transcriber:
             guess = await self._unless_complete(said, stable, sound)
             if guess is None:
                 return
-            # Half of the time at most: a queue of guesses would only make all of them late.
+            # Guessing takes at most half the time: if guesses queued up, all would be late.
             took = int((time.monotonic() - began) * SAMPLE_RATE_HZ)
             size = seen + max(GUESS_SAMPLES, 2 * took)
             is_first = not stable.text
@@ -227,7 +228,7 @@ class Transcriber:
     async def _unless_complete(
         self, said: _Transcript, stable: StableText, sound: Samples
     ) -> Hypothesis | None:
-        """Return a guess, or None when the piece is complete first: then it comes too late."""
+        """Return a guess, or None if the piece is complete first, which makes it useless."""
         work = (self._asked(said, stable, sound), said.turn.until_complete())
         async with racing(*work) as (guessing, _):
             return guessing.result() if guessing.done() else None
@@ -240,7 +241,7 @@ class Transcriber:
     async def _final(
         self, said: _Transcript, stable: StableText, piece: Samples
     ) -> tuple[str, list[Token]]:
-        """Return the text of a piece, which continues what is stable of it, and its tokens."""
+        """Return the text of a piece, which begins with its stable text, and its tokens."""
         request = said.turn.session.request(piece, said.prompt, said.language)
         texts: list[str] = []
         logprobs: list[Token] = []
@@ -256,10 +257,3 @@ class Transcriber:
 
     async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
         await self._send(server_event(_KIND + kind, item_id=turn.id, content_index=0, **fields))
-
-
-def _shown(tokens: list[Token]) -> list[dict[str, object]]:
-    return [
-        {"token": token.text, "bytes": list(token.data), "logprob": token.logprob}
-        for token in tokens
-    ]

@@ -1,4 +1,4 @@
-"""One turn's sound on its way from who takes it in to who hears it, in bounded pieces."""
+"""The audio of one turn on its way from the input buffer to the transcriber, in pieces."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from services.transcription.session import Session
 
 PIECE_SAMPLES: Final = int((WINDOW_S - 2) * SAMPLE_RATE_HZ)
-"""A turn that is longer is heard in pieces; a guess holds at most one, and the step it came in."""
+"""Longer turns are transcribed in pieces; a guess sees at most one, and the step it came in."""
 
 SOUGHT_SAMPLES: Final = 20 * SAMPLE_RATE_HZ
-"""From here on, a piece ends at the first pause."""
+"""From this length on, a piece ends at the first pause."""
 
-# A piece is cut where its sound comes in: what is before may have been said already, for good.
+# A piece is cut at its current end: text of what is before may have been sent already.
 _TAIL: Final = int(0.6 * SAMPLE_RATE_HZ)
 _HOP: Final = SAMPLE_RATE_HZ // 50
 _PAUSE_HOPS: Final = 10  # 0.2 s
@@ -33,23 +33,23 @@ _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 @dataclass(frozen=True)
 class Piece:
-    """Sound that is heard at once; `speech` false where nobody is heard in it."""
+    """Audio that is transcribed at once; `speech` tells whether somebody speaks in it."""
 
     samples: Samples
     speech: bool
 
 
 class Turn:
-    """A turn, from its first sound to its text.
+    """A turn, from its first audio to its text.
 
     Attributes:
         id: `item_…`.
-        session: what was in force when it began.
-        audible: whether somebody was heard to speak in it; before that, only the last
-            `PIECE_SAMPLES` are kept.
-        samples: how many came in all.
-        ended: whether all of it is there.
-        dropped: whether nobody wants its text any more.
+        session: the settings when it began.
+        audible: whether somebody has spoken in it; until then only the last `PIECE_SAMPLES` are
+            kept.
+        samples: how many have arrived in all.
+        ended: whether it is complete.
+        dropped: whether its text is not wanted any more.
     """
 
     def __init__(self, session: Session, *, audible: bool) -> None:
@@ -62,29 +62,29 @@ class Turn:
         self._pieces: deque[Piece] = deque()
         self._open: list[Samples] = []
         self._open_size = 0
-        self._energy = 0.0  # of what is open
-        self._speech = 0  # where in it somebody was heard last
+        self._energy = 0.0  # of the open piece
+        self._speech = 0  # where in it somebody spoke last
         self._news = asyncio.Event()
 
     @property
     def held(self) -> int:
-        """How many samples wait to be heard."""
+        """How many samples wait to be transcribed."""
         return self._open_size + sum(piece.samples.size for piece in self._pieces)
 
     @property
     def due(self) -> bool:
-        """Whether there is something to hear."""
+        """Whether there is something to transcribe."""
         return self.audible or self.ended or self.dropped
 
     @property
     def complete(self) -> bool:
-        """Whether the piece that is heard now will not grow any more."""
+        """Whether the current piece will not grow any more."""
         return self.ended or self.dropped or bool(self._pieces)
 
     def add(self, samples: Samples, *, speech: bool) -> None:
-        """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`; best a fraction of a second.
+        """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`, ideally a fraction of a second.
 
-        `speech` is whether somebody speaks in it.
+        `speech` tells whether somebody speaks in it.
         """
         self.samples += samples.size
         if self.dropped or not samples.size:
@@ -108,23 +108,23 @@ class Turn:
         self._news.set()
 
     def end(self) -> None:
-        """Note that all of it is there."""
+        """Mark it complete."""
         self.ended = True
         self._news.set()
 
     def drop(self) -> None:
-        """Forget its sound, and what comes of it yet."""
+        """Forget its audio, and ignore any more of it."""
         self.dropped = True
         self._pieces.clear()
         self._begin(_NOTHING)
         self._news.set()
 
     def sound(self) -> Samples:
-        """Return the piece that is heard now, as far as it is there."""
+        """Return what there is of the current piece."""
         return self._pieces[0].samples if self._pieces else np.concatenate([_NOTHING, *self._open])
 
     def take(self) -> Piece | None:
-        """Take away the piece that is heard now, once it is complete; None after the last."""
+        """Remove and return the current piece once it is complete; None after the last."""
         if self._pieces:
             return self._pieces.popleft()
         piece = Piece(self.sound(), speech=self._speech > 0)
@@ -132,20 +132,20 @@ class Turn:
         return piece if piece.samples.size else None
 
     async def until_due(self) -> None:
-        """Wait until there is something to hear."""
+        """Wait until there is something to transcribe."""
         while not self.due:
             await self._changed()
 
     async def until_grown(self, size: int, since: int) -> None:
-        """Wait until the piece that is heard now has `size` samples, or is complete.
+        """Wait until the current piece is complete, or has `size` samples and new speech.
 
-        And until somebody has spoken in what came after `since` samples of it.
+        Speech is new after the first `since` samples.
         """
         while not self.complete and (self._open_size < size or self._speech <= since):
             await self._changed()
 
     async def until_complete(self) -> None:
-        """Wait until the piece that is heard now is complete."""
+        """Wait until the current piece is complete."""
         while not self.complete:
             await self._changed()
 
@@ -154,7 +154,7 @@ class Turn:
         self._energy = float(np.square(sound).sum())
 
     def _pause(self) -> int | None:
-        """Return where the piece may end: in a pause that is there now, or at its limit."""
+        """Return where the piece can end: in a pause at its end, or once it is at its limit."""
         tail: list[Samples] = []
         size = 0
         for part in reversed(self._open):

@@ -1,8 +1,7 @@
-"""Where turns begin and end in sound that comes as it is spoken: OpenAI's `server_vad`."""
+"""Where turns begin and end in live audio: OpenAI's `server_vad`."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -16,28 +15,22 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
 
-_LESS: Final = 0.15
-"""Speech that has begun goes on down to so much below the threshold, as Silero's own cutter has it.
-
-https://github.com/snakers4/silero-vad, `VADIterator`.
-"""
-
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Started:
-    """Somebody speaks; `start_ms` is where the turn's sound begins, padding included."""
+    """Somebody speaks; `start_ms` is where the turn's audio begins, padding included."""
 
     start_ms: int
 
 
 @dataclass(frozen=True)
 class Sound:
-    """The turn's sound, float32 [N] at `SAMPLE_RATE_HZ`, in order and without a gap.
+    """The turn's audio, float32 [N] at `SAMPLE_RATE_HZ`, in order and without gaps.
 
     Attributes:
-        samples: the sound.
+        samples: the audio.
         speech: whether somebody speaks in it.
     """
 
@@ -47,7 +40,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Nobody speaks any more; `end_ms` is where the turn's sound ends, its silence included."""
+    """Nobody speaks any more; `end_ms` is where the turn's audio ends, its silence included."""
 
     end_ms: int
 
@@ -56,30 +49,29 @@ TurnEvent: TypeAlias = Started | Sound | Stopped
 
 
 class TurnDetector:
-    """Finds turns; times are milliseconds of all the sound that it was fed.
+    """Finds turns; times are in milliseconds of all the audio that it was fed.
 
-    The sound of a turn begins `prefix_padding_ms` before the first frame of speech, as far as that
-    is not the turn before, and ends with the frame that fills `silence_duration_ms`.
+    The audio of a turn begins `prefix_padding_ms` before the first frame of speech, but not within
+    the turn before. It ends with the frame that completes `silence_duration_ms`.
     """
 
     def __init__(self, detector: SpeechDetector, cutting: Cutting, begin_samples: int = 0) -> None:
-        """Begin in silence, at `begin_samples` of all the sound; `detector` is a fresh one."""
+        """Start in silence, `begin_samples` into the audio; `detector` is a new one."""
         self.speaking = False
         self._detector = detector
         self._cutting = cutting
         self._at = begin_samples
         self._rest = _NOTHING
-        self._padding: deque[Samples] = deque()
-        self._padded = 0
+        self._padding = _NOTHING
         self._silent = 0
 
     def feed(self, samples: Samples) -> Iterator[TurnEvent]:
-        """Take float32 [N] at `SAMPLE_RATE_HZ`; yield what that brought, by whole frames."""
+        """Take float32 [N] at `SAMPLE_RATE_HZ`; yield the events of each complete frame."""
         samples = np.concatenate([self._rest, samples]) if self._rest.size else samples
         count = samples.size // VAD_FRAME_SAMPLES
         whole = count * VAD_FRAME_SAMPLES
         self._rest = samples[whole:]
-        begin, speech = 0, False  # of the sound of this turn that was not yielded yet
+        begin, speech = 0, False  # of this turn's audio that was not yielded yet
         for index, probability in enumerate(self._detector.feed(samples[:whole])):
             frame = slice(index * VAD_FRAME_SAMPLES, (index + 1) * VAD_FRAME_SAMPLES)
             if not self.speaking:
@@ -88,7 +80,7 @@ class TurnDetector:
                     self._at += VAD_FRAME_SAMPLES
                     continue
                 self.speaking, self._silent = True, 0
-                padding = self._take_padding()
+                padding, self._padding = self._padding, _NOTHING
                 yield Started(_ms(self._at - padding.size))
                 if padding.size:
                     yield Sound(padding, speech=False)
@@ -104,19 +96,18 @@ class TurnDetector:
             yield Sound(samples[begin:whole], speech)
 
     def cut(self) -> Samples:
-        """End the turn under way here, without an event; return what it has had no frame for yet.
+        """End the current turn here, without an event; return its incomplete frame.
 
-        Whoever goes on speaking begins another turn, which has no sound of this one.
+        If the speaker goes on, that is another turn, which has no audio of this one.
         """
         rest = self._rest if self.speaking else _NOTHING
         self._at += self._rest.size
-        self._rest = _NOTHING
+        self._rest = self._padding = _NOTHING
         self.speaking = False
-        self._take_padding()
         return rest
 
     def _ends(self, probability: float) -> bool:
-        if probability >= max(self._cutting.threshold - _LESS, 0.01):
+        if probability >= self._cutting.end_threshold:
             self._silent = 0
             return False
         self._silent += VAD_FRAME_SAMPLES
@@ -124,17 +115,8 @@ class TurnDetector:
 
     def _keep(self, frame: Samples) -> None:
         most = self._cutting.prefix_padding_ms * SAMPLE_RATE_HZ // 1000
-        self._padding.append(frame)
-        self._padded += frame.size
-        while self._padding and self._padded - self._padding[0].size >= most:
-            self._padded -= self._padding.popleft().size
-
-    def _take_padding(self) -> Samples:
-        most = self._cutting.prefix_padding_ms * SAMPLE_RATE_HZ // 1000
-        kept = np.concatenate([_NOTHING, *self._padding])
-        self._padding.clear()
-        self._padded = 0
-        return kept[max(0, kept.size - most) :]
+        kept = np.concatenate([self._padding, frame])
+        self._padding = kept[max(0, kept.size - most) :]
 
 
 def _ms(samples: int) -> int:

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.audio.decode import decode
 from tests.clients.driving import Told, python, ran
+from tests.decoding import decode
 from tests.e2e.server import MODEL
 from tests.whisper import PLAIN
 

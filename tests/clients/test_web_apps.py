@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from services.audio.decode import decode
+from tests.decoding import decode
 from tests.e2e.server import MODEL
 from tests.whisper import PLAIN
 

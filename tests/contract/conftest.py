@@ -27,7 +27,7 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
-from services.settings.sections import TRANSCRIPTION_MODELS, ChatSettings, GatewaySettings
+from services.settings.sections import ChatSettings, GatewaySettings, TranscriptionSettings
 from services.speech.routes import ADMITTED, PATHS
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
@@ -234,8 +234,9 @@ class Stack:
                 speech = app_of(self.engine, self.store)
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
-                ears = hearing.TranscriptionApp(self.ear)
-                live = RealtimeSocket(self.ear, ("fake", *TRANSCRIPTION_MODELS))
+                hear = TranscriptionSettings()
+                ears = hearing.TranscriptionApp(self.ear, hear, lambda _seconds: None)
+                live = RealtimeSocket(self.ear, hear.models, lambda _seconds: None)
                 ear_url = await _served(
                     stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED, live)
                 )

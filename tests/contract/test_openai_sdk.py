@@ -12,9 +12,9 @@ import httpx
 import openai
 import pytest
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS
 from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS
+from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from services.audio.decode import decode
 from services.speech.engines.protocol import Capability
+from tests.decoding import decode
 from tests.speech_app import RECORDING, recording, without
 
 if TYPE_CHECKING:

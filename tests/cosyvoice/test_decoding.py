@@ -13,7 +13,6 @@ import transformers
 from packaging.version import Version
 
 from services.speech.engines.cosyvoice import checkpoint, language_model, randomness
-from services.speech.engines.cosyvoice.acceleration import Acceleration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +32,7 @@ def loaded(tiny_model: Callable[[Family], Path]) -> Callable[[Family], Any]:
         directory = tiny_model(family)
         if family not in models:
             models[family] = checkpoint.load(
-                directory, code_root=None, device="cpu", accelerated=Acceleration()
+                directory, code_root=None, device="cpu", accelerated=checkpoint.Acceleration()
             )
         return models[family]
 

@@ -12,7 +12,6 @@ import pytest
 
 from services.errors import ConfigurationError
 from services.speech.engines.cosyvoice import checkpoint, download, features, upstream_code
-from services.speech.engines.cosyvoice.acceleration import Acceleration
 from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 from tests.cosyvoice import tiny_onnx
 from tests.cosyvoice.conftest import CODE, forget_filters
@@ -49,7 +48,7 @@ def copied(tiny_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Pat
 
 
 def loaded(model: Path, **switched: Any) -> Checkpoint:
-    accelerated = Acceleration(**switched)
+    accelerated = checkpoint.Acceleration(**switched)
     return checkpoint.load(model, code_root=None, device="cpu", accelerated=accelerated)
 
 
@@ -257,7 +256,7 @@ def test_a_gpu_that_is_not_there_is_refused(
             tiny_model(1, "sft"),
             code_root=None,
             device="cuda",
-            accelerated=Acceleration(),
+            accelerated=checkpoint.Acceleration(),
         )
     assert error.value.param == "device"
 
@@ -347,7 +346,7 @@ def test_features_are_those_of_upstreams_frontend(
 ) -> None:
     import torch  # noqa: PLC0415  heavy
 
-    model = engine_of(family)._loaded()[0]
+    model = engine_of(family)._loaded()
     theirs = frontend(model, monkeypatch)
     forget_filters()
     for seed in (BEN, ANNA):

@@ -259,17 +259,6 @@ async def test_an_unknown_voice_is_not_found(engine_of: EngineOf, family: int, k
     assert (error.value.param, error.value.code) == ("voice", "voice_not_found")
 
 
-@pytest.mark.parametrize("seconds", [0.1, 31.0])
-async def test_a_recording_that_the_encoders_cannot_take_is_refused(
-    engine_of: EngineOf, seconds: float
-) -> None:
-    engine = engine_of(2)
-    silence = np.zeros(round(seconds * 16_000), dtype=np.float32)
-    with pytest.raises(InvalidRequestError) as error:
-        await engine.prepare(replace(ANNA, samples=silence, sample_rate_hz=16_000))
-    assert error.value.param == "audio_sample"
-
-
 async def refused(engine: CosyVoiceEngine, request: Any, param: str, code: str) -> None:
     """Expect `check` to refuse, and `synthesise` likewise without any work."""
     with pytest.raises(ServiceError) as error:

@@ -81,8 +81,8 @@ def upstreams(
     import torch  # noqa: PLC0415
     from cosyvoice.cli import model as upstream  # noqa: PLC0415
 
-    checkpoint, voices = engine._loaded()
-    prompt = modes.prompt(checkpoint, voices, request, None, engine._rules)
+    checkpoint = engine._loaded()
+    prompt = modes.prompt(checkpoint, request, None)
     generator = randomness.seeded(request.seed, checkpoint.device)
     vocoder = copy.copy(checkpoint.vocoder)
     vocoder.llm = checkpoint.session_lm(randomness.Sampler(checkpoint.lm, generator))

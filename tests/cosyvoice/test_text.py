@@ -11,7 +11,7 @@ import pytest
 
 from services.speech.engines.cosyvoice import upstream_code
 from services.speech.engines.cosyvoice.prompt_marks import cross_lingual
-from services.speech.engines.cosyvoice.text import LANGUAGES, Rules, normalise
+from services.speech.engines.cosyvoice.text import LANGUAGES, normalise
 
 if TYPE_CHECKING:
     from services.speech.engines.cosyvoice.text import Language
@@ -21,8 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-RULES = Rules()
 
 CHINESE = [
     "收到好友从远方寄来的生日礼物，那份意外的惊喜与深深的祝福让我心中充满了甜蜜的快乐，笑容如花儿般绽放。",
@@ -82,14 +80,14 @@ def test_chinese_and_english_are_normalised_as_upstream_does(text: str, language
     theirs = upstream().text_normalize(text, split=False)
     if theirs[-1].isalnum():  # upstream's splitting closes what has no end
         theirs = "".join(upstream().text_normalize(text))
-    assert normalise(text, language, RULES) == theirs
+    assert normalise(text, language) == theirs
 
 
 @pytest.mark.parametrize("text", ["See [5] and [12].", "It is ±3 km.", "a  b   5\nc", "[AA1][K] 5"])
 def test_what_upstream_gives_up_on_is_still_spoken(text: str) -> None:
     with pytest.raises(AssertionError):
         upstream().text_normalize(text, split=False)
-    assert "5" not in normalise(text, "en", RULES).replace("[5]", "")
+    assert "5" not in normalise(text, "en").replace("[5]", "")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_what_upstream_gives_up_on_is_still_spoken(text: str) -> None:
 def test_where_upstream_spoils_a_text_ours_does_not(
     text: str, language: Language, given_to_the_model: str
 ) -> None:
-    assert normalise(text, language, RULES) == given_to_the_model
+    assert normalise(text, language) == given_to_the_model
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1])

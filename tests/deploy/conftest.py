@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ci.engine import standin
+from tests import standin
 from tests.deploy.deployment import OURS, Deployment, Stack, commands
 from tests.parrot import parrot
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.__main__ import VERBS
-from services.audio.decode import decode
 from services.chat.served_model import DEMO_DIRECTORY
+from tests.decoding import decode
 from tests.docs.pages import PAGES, ROOT, blocks
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ fake engine, since a checkpoint is a download.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import re
 import shlex
@@ -23,8 +22,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ci.__main__ import VERBS
-from services.audio.decode import decode
+from ci.__main__ import parser
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
@@ -38,6 +36,7 @@ from services.settings.sections import (
     TRANSCRIPTION_MODELS,
     ConversationSettings,
     GatewaySettings,
+    TranscriptionSettings,
 )
 from services.speech import routes
 from services.speech.engines.registry import create_engine
@@ -45,6 +44,7 @@ from services.speech.socket import SpeechSocket
 from services.speech.voices import VoiceStore
 from services.transcription.realtime import RealtimeSocket
 from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
     COMMANDS,
@@ -182,8 +182,7 @@ async def test_command_that_shows_the_settings_shows_them(tmp_path: Path) -> Non
 @pytest.mark.parametrize("block", [b for b in IMAGES if b.text.startswith("nox ")], ids=str)
 def test_command_of_a_verb_is_one_that_the_verb_takes(block: Block) -> None:
     session, _, words = block.text.removeprefix("nox -s ").partition(" -- ")
-    verb = importlib.import_module(VERBS[session][0])
-    assert verb.parser().parse_args(shlex.split(words))
+    assert parser(session).parse_args(shlex.split(words))
 
 
 def test_every_block_is_tested() -> None:
@@ -270,11 +269,12 @@ async def _ears() -> Shell:
     return Shell(
         RoleApp(
             role="transcription",
-            asgi=TranscriptionApp(engine),
+            asgi=TranscriptionApp(engine, TranscriptionSettings(), lambda _: None),
             paths=PATHS,
             admitted=ADMITTED,
             sockets=dict.fromkeys(
-                sockets.TRANSCRIPTION, RealtimeSocket(engine, TRANSCRIPTION_MODELS)
+                sockets.TRANSCRIPTION,
+                RealtimeSocket(engine, TRANSCRIPTION_MODELS, lambda _: None),
             ),
             limits=_ROOMY,
             body_limit_bytes=36 << 20,

@@ -121,12 +121,13 @@ class Server:
         service: str = STACK,
         *,
         python: Path | None = None,
+        port: int | None = None,
         ready_as: str = "ready",
         **settings: str,
     ) -> None:
         """Start it; `ready_as` is the status to wait for on entering."""
         self._ready_as = ready_as
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
         if not any(name.startswith("BENTOVOX_TRANSCRIPTION__") for name in settings):

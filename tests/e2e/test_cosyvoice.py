@@ -18,9 +18,9 @@ import openai
 import pytest
 from websockets.sync.client import connect
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS
 from services.speech.engines.cosyvoice.upstream_code import default_root
+from tests.decoding import decode
 from tests.e2e.server import (
     MODEL,
     ROOT,

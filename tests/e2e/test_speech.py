@@ -12,7 +12,7 @@ import numpy as np
 import openai
 import pytest
 
-from services.audio.decode import decode
+from tests.decoding import decode
 from tests.hearing import HEARING_RATE_HZ, four_digits_heard
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ letters a to z and spaces come back as they were spoken.
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -22,7 +22,7 @@ from services.transcription.engines.protocol import (
     Token,
     TranscriptionRequest,
     Word,
-    check_language,
+    check_request,
 )
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class FakeEngine:
         self.ready = False
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
-        """Return if it is ready and knows the language; see `TranscriptionEngine.check`."""
+        """Return if it is ready and can do it; see `TranscriptionEngine.check`."""
         if not self.ready:
             raise UnavailableError(self.status, retry_after_s=1.0)
-        check_language(self, request)
+        check_request(self, request)
 
     async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
         """Yield a segment for each stretch of sound; see `TranscriptionEngine.transcribe`."""
@@ -119,7 +119,9 @@ class FakeEngine:
                     yield segment
         finally:
             handover.close()
-            await hearing
+            while not hearing.done():  # also when it is cancelled a second time meanwhile
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(hearing)
             self.active -= 1
 
     async def guess(self, request: GuessRequest) -> Hypothesis:

@@ -17,7 +17,7 @@ import pytest
 
 from services.audio.resample import Resampler
 from services.speech.engines.protocol import SynthesisRequest, VoiceReference
-from services.speech.engines.vllm_omni import VllmOmniEngine
+from services.speech.engines.vllm_omni.engine import VllmOmniEngine
 from tests.hearing import HEARING_RATE_HZ, four_digits_heard
 
 if TYPE_CHECKING:

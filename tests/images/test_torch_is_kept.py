@@ -16,10 +16,10 @@ import pytest
 
 from ci import base, docker, groups, image, platforms, specs, test_image
 from ci.container import HARDENED
-from ci.engine import standin
 from ci.errors import CiError
 from ci.layers import archive
 from ci.paths import BUILT
+from tests import standin
 from tests.engine import OPTIONS
 
 if TYPE_CHECKING:

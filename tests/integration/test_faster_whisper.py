@@ -62,7 +62,7 @@ def whisper_threads() -> set[str]:
     return {
         thread.name
         for thread in threading.enumerate()
-        if thread.name.startswith("whisper") or "Transcriber" in thread.name
+        if thread.name.startswith("whisper") or "Recording" in thread.name
     }
 
 
@@ -153,7 +153,7 @@ async def test_a_guess_does_not_wait_for_hours_of_recordings(engine: FasterWhisp
         taking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking
-    assert engine.active == 0
+    assert not engine._active
 
 
 async def test_memory_stays_flat_for_hours(engine: FasterWhisperEngine) -> None:
@@ -213,7 +213,7 @@ async def test_what_reading_raises_comes_after_what_was_heard(engine: FasterWhis
     with pytest.raises(BrokenFileError):
         await take()
     assert len(segments) >= 2
-    assert engine.active == 0
+    assert not engine._active
 
 
 async def test_closing_early_ends_reading_and_drops_windows(engine: FasterWhisperEngine) -> None:
@@ -229,7 +229,7 @@ async def test_closing_early_ends_reading_and_drops_windows(engine: FasterWhispe
     sound = endless()
     async with aclosing(engine.transcribe(TranscriptionRequest(sound))) as long:
         await anext(long)
-    assert engine.active == 0
+    assert not engine._active
     sound.close()  # raises if a thread were still in it
     assert ended.is_set()
     await until(lambda: whisper_threads() <= {"whisper-batches"})
@@ -241,7 +241,7 @@ async def test_a_cancelled_guess_leaves_nothing(engine: FasterWhisperEngine) -> 
     for guess in guesses:
         guess.cancel()
     await asyncio.gather(*guesses, return_exceptions=True)
-    assert engine.active == 0
+    assert not engine._active
     assert (await engine.guess(GuessRequest(noise(5)))).text == TEXT.strip()
 
 
@@ -337,9 +337,7 @@ async def test_what_the_model_cannot_do_is_refused(tmp_path: Path) -> None:
         assert told.value.code == "unsupported_language"
         with pytest.raises(InvalidRequestError) as told:
             engine.check(TranscriptionRequest([], task="translate"))
-        assert told.value.param == "task"
-        with pytest.raises(InvalidRequestError):
-            engine.check(GuessRequest(noise(31)))
+        assert (told.value.param, told.value.code) == ("model", "unsupported_value")
 
 
 async def test_an_unsure_model_is_tried_hotter_and_answers_all_the_same(

@@ -18,15 +18,15 @@ from services.errors import (
     EngineError,
     UnavailableError,
 )
-from services.speech.engines.vllm_omni import VllmOmniEngine
+from services.speech.engines.vllm_omni.engine import VllmOmniEngine
 from tests.vllm_omni import (
     COMMAND,
-    FAST,
     STAND_IN,
     StandIn,
     alive,
     asked,
     heard,
+    hurried,
     reference,
     spoken,
     until,
@@ -36,9 +36,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried(monkeypatch)
+
+
 @asynccontextmanager
 async def supervised(*args: str, **options: Any) -> AsyncIterator[tuple[VllmOmniEngine, StandIn]]:
-    engine = VllmOmniEngine(command=COMMAND, model="m", args=args, **{**FAST, **options})
+    engine = VllmOmniEngine(command=COMMAND, model="m", args=args, **options)
     await engine.start()
     try:
         yield engine, own(engine)
@@ -188,7 +193,7 @@ async def test_a_stubborn_stage_is_killed_with_its_server() -> None:
 def test_a_server_never_outlives_a_service_that_is_killed(tmp_path: Path) -> None:
     code = (
         "import asyncio, sys\n"
-        "from services.speech.engines.vllm_omni import VllmOmniEngine\n"
+        "from services.speech.engines.vllm_omni.engine import VllmOmniEngine\n"
         "async def main():\n"
         f"    engine = VllmOmniEngine(command={COMMAND!r}, model='m')\n"
         "    await engine.start()\n"

@@ -82,11 +82,11 @@ class SpeechTranslation:
         if fields.source_language is not None:
             source = known_code(fields.source_language, "source_language")
         with fields_named({"model": "chat_model"}):
-            model = ChatModel(caller, fields.chat_model or self._chat_model)
+            model = await ChatModel.served(caller, fields.chat_model or self._chat_model)
         with fields_named({"model": "speech_model"}):
-            speaks = caller.card("speech", fields.speech_model)["id"]
+            speaks = (await caller.card("speech", fields.speech_model))["id"]
         heard = {
-            "model": caller.card("transcription", fields.model)["id"],
+            "model": (await caller.card("transcription", fields.model))["id"],
             "language": source and spoken(source),
             "prompt": fields.prompt,
         }

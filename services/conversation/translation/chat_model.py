@@ -15,7 +15,7 @@ from services.conversation.translation.languages import DETECTABLE, NAMES
 from services.errors import BackendError, InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from services.backends.client import Caller
 
@@ -60,16 +60,20 @@ class Former:
 class ChatModel:
     """A chat model, called for one request."""
 
-    def __init__(self, caller: Caller, name: str | None) -> None:
-        """Call the model `name`, or the first that is served.
+    def __init__(self, caller: Caller, card: Mapping[str, Any]) -> None:
+        """Ask the model of this card."""
+        self._caller = caller
+        self._name: str = card["id"]
+        self._most_tokens = int(card.get("max_model_len") or 0) // 2 or 4096
+
+    @classmethod
+    async def served(cls, caller: Caller, name: str | None) -> ChatModel:
+        """Return the model `name`, or the first that is served.
 
         Raises:
             ServiceError: it is not served, or none is.
         """
-        card = caller.card("chat", name)
-        self._caller = caller
-        self._name: str = card.get("id") or name or ""
-        self._most_tokens = int(card.get("max_model_len") or 0) // 2 or 4096
+        return cls(caller, await caller.card("chat", name))
 
     async def translate(
         self,

@@ -69,8 +69,7 @@ class Translation:
         """Return the answer to POST /detect."""
         body = await read(call.scope, call.receive, DetectBody, self._limits)
         check_texts([body.q], self._limits)
-        detected = await until_hangup(call.receive, _detected(self._model(call.scope), body.q))
-        return [_told(detected)]
+        return [_told(await until_hangup(call.receive, self._detect(body.q, call.scope)))]
 
     async def translate(self, call: Call) -> Translated:
         """Return the answer to POST /translate."""
@@ -84,7 +83,7 @@ class Translation:
         questions = body.translations * sum(plan.questions for plan in plans)
         check_questions(questions, self._limits)
         await scope["bentovox.weigh"](1 + questions // _QUESTIONS_A_SLOT)
-        model = self._model(scope)
+        model = await self._model(scope)
         languages = await self._languages_of(body, source, model)
         orders = [
             (plan, Translator(model, detected.language, target, number))
@@ -121,9 +120,12 @@ class Translation:
         jobs = (partial(_detected, model, text) for text in body.texts)
         return await by_workers(jobs, self._limits.parallel)
 
-    def _model(self, scope: Scope) -> ChatModel:
+    async def _detect(self, text: str, scope: Scope) -> Detected:
+        return await _detected(await self._model(scope), text)
+
+    async def _model(self, scope: Scope) -> ChatModel:
         caller = Caller(self._pools, scope["bentovox.request_id"])
-        return ChatModel(caller, self._limits.model or None)
+        return await ChatModel.served(caller, self._limits.model or None)
 
 
 async def _detected(model: ChatModel, text: str) -> Detected:

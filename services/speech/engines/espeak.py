@@ -1,9 +1,9 @@
-"""espeak-ng as a speech engine: intelligible at once, in a hundred languages, without a model.
+"""espeak-ng as a speech engine: intelligible, in a hundred languages, without a model.
 
-espeak-ng's state is global, so one thread does all the speaking, a segment (a sentence, at most
-200 characters) at a time, and requests take turns segment by segment. Frames of a segment never
-wait for a slow listener; the next segment is made only once the last one was taken. So nobody
-holds up anybody, and what is not taken yet is bounded by one segment.
+espeak-ng's state is global, so a single thread speaks, one segment (a sentence, at most 200
+characters) at a time, and requests take turns. A segment's frames never wait in the thread for a
+slow listener; the next segment is made once the last one has been taken. So nobody blocks anybody,
+and at most one segment waits to be taken.
 
 Not offered: `instructions` and `ref_audio`, which espeak-ng cannot follow, and `seed`: its
 oscillators keep their state between utterances, and two runs of one text differ by a few samples
@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from services.audio.pcm import amplified, to_float32
-from services.errors import EngineError, ServiceError, UnavailableError
+from services.errors import EngineError, UnavailableError
 from services.handover import Handover
 from services.speech.engines.espeak_library import library
 from services.speech.engines.espeak_voices import OPENAI_VOICES, VoiceCatalogue
@@ -51,7 +52,7 @@ class EspeakEngine(SpeaksOnly):
 
         Raises:
             ImportError: espeakng-loader is not installed.
-            ConfigurationError: it cannot be loaded, or `voices` names a voice that is not there.
+            ConfigurationError: it cannot be loaded, or `voices` names a voice that does not exist.
         """
         self._library = library()
         self.sample_rate_hz = self._library.sample_rate_hz
@@ -75,10 +76,10 @@ class EspeakEngine(SpeaksOnly):
 
     async def start(self) -> None:
         """Start the thread and say one word, which reads the data from disk."""
-        if self._thread is not None:
-            return
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
-        await asyncio.get_running_loop().run_in_executor(thread, self._warm_up)
+        voice = self._catalogue.identifier("en-us", None)
+        warm_up = partial(self._library.speak, "a", voice=voice, speed=1.0, on_frame=lambda _: True)
+        await asyncio.get_running_loop().run_in_executor(thread, warm_up)
         self._thread = thread
 
     async def close(self) -> None:
@@ -136,8 +137,6 @@ class EspeakEngine(SpeaksOnly):
         def speak() -> None:
             try:
                 self._library.speak(text, voice=voice, speed=speed, on_frame=segment.put)
-            except ServiceError as error:
-                segment.end(error)
             except Exception as error:  # noqa: BLE001  raised where the frames are taken
                 failed = EngineError("espeak-ng failed", code="engine_failed")
                 failed.__cause__ = error
@@ -154,14 +153,6 @@ class EspeakEngine(SpeaksOnly):
         finally:
             segment.close()
             work.cancel()
-
-    def _warm_up(self) -> None:
-        self._library.speak(
-            "a",
-            voice=self._catalogue.identifier("en-us", None),
-            speed=1.0,
-            on_frame=lambda _: True,
-        )
 
 
 class _TrailingSilence:

@@ -1,8 +1,7 @@
-"""espeak-ng by ctypes: one library, one lock, samples handed over as they are made.
+"""espeak-ng through ctypes, as `speak_lib.h` of espeak-ng 1.52 declares it.
 
-The C interface is `speak_lib.h` of espeak-ng 1.52. Its state is global to the process, so there is
-one `EspeakLibrary` a process and every call takes its lock. Text goes in as plain UTF-8: neither
-SSML nor `[[phonemes]]` is switched on.
+Its state is global to the process, so there is one `EspeakLibrary` a process, and every call takes
+its lock. Text goes in as plain UTF-8: neither SSML nor `[[phonemes]]` is switched on.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import ctypes
 import threading
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -34,12 +34,10 @@ _RATE: Final = 1
 _MALE: Final = 1
 _FEMALE: Final = 2
 
-WORDS_PER_MINUTE: Final = 175
-"""espeak's own rate, which is speed 1.0."""
-
+_NORMAL_WPM: Final = 175  # speed 1.0
+# Where espeak-ng's rate scales the duration within 4 %. Below 80 it has no effect, and from 300 to
+# 450 it drops pauses (12 % too short); sonic does the rest.
 _NATIVE_WPM: Final = (80, 260)
-"""Where espeak-ng's own rate scales the duration within 4 %. Below 80 it stays as it is, and from
-300 to 450 it drops its pauses (12 % too short); the rest is left to sonic."""
 
 
 class _Voice(ctypes.Structure):
@@ -66,10 +64,10 @@ class EspeakVoice:
     """A voice or variant file of espeak-ng.
 
     Attributes:
-        name: as in the file, such as `English (America)`.
+        name: such as `English (America)`.
         identifier: path of the file below the data's voices, such as `gmw/en-US` or `!v/f3`.
         languages: its tags, the first one its own.
-        gender: as in the file.
+        gender: if the file says so.
     """
 
     name: str
@@ -86,7 +84,7 @@ class EspeakLibrary:
 
         Raises:
             ImportError: espeakng-loader is not installed.
-            ConfigurationError: it is there and cannot be loaded.
+            ConfigurationError: it is installed and cannot be loaded.
         """
         import espeakng_loader  # noqa: PLC0415  only who chose this engine pays for it
 
@@ -100,7 +98,6 @@ class EspeakLibrary:
         self._lib.sonicSetSpeed.argtypes = (ctypes.c_void_p, ctypes.c_float)
         self._lock = threading.Lock()
         self._on_frame: OnFrame | None = None
-        self._failure: BaseException | None = None
         self.sample_rate_hz = int(
             self._lib.espeak_Initialize(
                 _AUDIO_OUTPUT_SYNCHRONOUS, _FRAME_MS, str(data_path).encode(), _DONT_EXIT
@@ -124,27 +121,26 @@ class EspeakLibrary:
         """Speak `text`, giving int16 frames [N] of about 200 ms to `on_frame` as they are made.
 
         Returns when all is said, or within one frame after `on_frame` returned False. Blocks its
-        thread; several threads take turns. A pause as after a sentence ends the audio.
+        thread; several threads take turns. The audio ends with the pause after a sentence.
 
         Args:
             text: without NUL.
             voice: identifier of a voice, with `+NAME` for a variant.
             speed: 0.25 to 4.0; the audio lasts about 1/speed as long.
-            on_frame: gets an array of its own; called in this thread.
+            on_frame: called in this thread with an array of its own; must not raise.
 
         Raises:
-            EngineError: espeak-ng refused, or `on_frame` raised.
+            EngineError: espeak-ng refused.
         """
-        wanted = round(WORDS_PER_MINUTE * speed)
+        wanted = round(_NORMAL_WPM * speed)
         words_per_minute = min(max(wanted, _NATIVE_WPM[0]), _NATIVE_WPM[1])
         stretch = None
         if wanted != words_per_minute:
-            left_over = WORDS_PER_MINUTE * speed / words_per_minute
-            stretch = _Stretch(self._lib, self.sample_rate_hz, left_over)
+            left_over = _NORMAL_WPM * speed / words_per_minute
+            stretch = _Stretch(self._lib, self.sample_rate_hz, left_over, on_frame)
         data = text.encode()
         with self._lock:
-            self._failure = None
-            self._on_frame = on_frame if stretch is None else stretch.before(on_frame)
+            self._on_frame = stretch or on_frame
             try:
                 status = self._lib.espeak_SetVoiceByName(voice.encode())
                 status |= self._lib.espeak_SetParameter(_RATE, words_per_minute, 0)
@@ -159,74 +155,58 @@ class EspeakLibrary:
                     None,
                 )
                 if stretch is not None:
-                    stretch.finish(on_frame)
+                    stretch.finish()
             finally:
                 self._on_frame = None
                 if stretch is not None:
                     stretch.close()
-            failure, self._failure = self._failure, None
-        if failure is not None:
-            raise EngineError("espeak-ng's audio could not be taken") from failure
         if status:
             raise EngineError(f"espeak-ng refused to speak with voice {voice!r}: {status}")
 
     def _take(self, samples: Any, count: int, _events: int | None) -> int:
-        """Be called by espeak for each frame; 1 makes it stop. Must not raise."""
+        """Called by espeak for each frame; 1 makes it stop."""
         if not count or not samples or self._on_frame is None:
             return 0
-        try:
-            frame = np.ctypeslib.as_array(samples, shape=(count,)).copy()
-            return 0 if self._on_frame(frame) else 1
-        except BaseException as error:  # noqa: BLE001  ctypes would print and go on
-            self._failure = error
-            return 1
+        return 0 if self._on_frame(np.ctypeslib.as_array(samples, shape=(count,)).copy()) else 1
 
     def _list(self, spec: Any) -> list[EspeakVoice]:
         with self._lock:
-            found = self._lib.espeak_ListVoices(spec)
-            voices = []
-            index = 0
-            while found[index]:
-                voices.append(_voice(found[index].contents))
-                index += 1
+            found = self._lib.espeak_ListVoices(spec)  # a null pointer ends the array
+            voices = [_voice(one.contents) for one in takewhile(bool, found)]
         return sorted(voices, key=lambda voice: voice.identifier)
 
 
 class _Stretch:
-    """Changes the speed beyond espeak's own range, by the sonic library linked into it."""
+    """Changes the speed beyond espeak's own range, with the sonic library linked into it."""
 
-    def __init__(self, lib: Any, sample_rate_hz: int, speed: float) -> None:
+    def __init__(self, lib: Any, sample_rate_hz: int, speed: float, on_frame: OnFrame) -> None:
         self._lib = lib
         self._stream = ctypes.c_void_p(lib.sonicCreateStream(sample_rate_hz, 1))
         lib.sonicSetSpeed(self._stream, ctypes.c_float(speed))
+        self._on_frame = on_frame
         self._stopped = False
 
-    def before(self, on_frame: OnFrame) -> OnFrame:
-        """Return an `on_frame` that changes the speed and then calls the one given."""
+    def __call__(self, frame: NDArray[np.int16]) -> bool:
+        pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_short))
+        self._lib.sonicWriteShortToStream(self._stream, pointer, frame.size)
+        return self._give()
 
-        def changed(frame: NDArray[np.int16]) -> bool:
-            pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_short))
-            self._lib.sonicWriteShortToStream(self._stream, pointer, frame.size)
-            return self._give(on_frame)
-
-        return changed
-
-    def finish(self, on_frame: OnFrame) -> None:
+    def finish(self) -> None:
         if not self._stopped:
             self._lib.sonicFlushStream(self._stream)
-            self._give(on_frame)
+            self._give()
 
     def close(self) -> None:
         self._lib.sonicDestroyStream(self._stream)
 
-    def _give(self, on_frame: OnFrame) -> bool:
+    def _give(self) -> bool:
         ready = self._lib.sonicSamplesAvailable(self._stream)
         if ready <= 0:
             return True
         frame = np.empty(ready, dtype=np.int16)
         pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_short))
         self._lib.sonicReadShortFromStream(self._stream, pointer, ready)
-        self._stopped = not on_frame(frame)
+        self._stopped = not self._on_frame(frame)
         return not self._stopped
 
 

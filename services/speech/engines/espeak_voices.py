@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError, InvalidRequestError, NotFoundError, shown
@@ -52,14 +51,6 @@ _GAINS_DB: Final = {
 _LISTED_VARIANTS: Final = ("", "f3", "m3")
 
 
-@dataclass(frozen=True)
-class _Language:
-    id: str
-    name: str
-    identifier: str
-    tags: tuple[str, ...]
-
-
 class VoiceCatalogue:
     """Finds the espeak voice for what a request names.
 
@@ -78,27 +69,24 @@ class VoiceCatalogue:
         Raises:
             ConfigurationError: an alias for a voice that does not exist.
         """
-        self._languages: dict[str, _Language] = {}
+        self._languages: dict[str, EspeakVoice] = {}
         self._aliases: dict[str, Voice] = {}
         by_tag: dict[str, str] = {}
-        listed = list(voices)
-        for voice in listed:
+        for voice in voices:
             own = voice.languages[0].lower()
-            if own in self._languages:  # yue is there in two scripts: the file's name tells apart
-                own = voice.identifier.rpartition("/")[2].lower()
-            self._languages[own] = _Language(own, voice.name, voice.identifier, voice.languages)
-        for language in self._languages.values():
-            for name in (*language.tags, language.name, language.identifier.rpartition("/")[2]):
-                by_tag.setdefault(name.lower(), language.id)
+            if own in self._languages:  # yue comes in two scripts, in files of different names
+                own = _file_name(voice).lower()
+            self._languages[own] = voice
+        for own, voice in self._languages.items():
+            for name in (*voice.languages, voice.name, _file_name(voice)):
+                by_tag.setdefault(name.lower(), own)
         # Bare tags whose first voice in the list is not what a person means.
         by_tag.update({"en": "en-us", "zh": "cmn", "pt": "pt", "fr": "fr-fr", "no": "nb"})
         by_tag.update({own: own for own in self._languages})
         self._by_tag = by_tag
-        self._variants = {v.identifier.rpartition("/")[2].lower(): v for v in variants}
+        self._variants = {_file_name(variant).lower(): variant for variant in variants}
         self._voices = [
-            self._voice(language, variant)
-            for language in self._languages.values()
-            for variant in _LISTED_VARIANTS
+            self._voice(own, variant) for own in self._languages for variant in _LISTED_VARIANTS
         ]
         for alias, target in aliases.items():
             try:
@@ -136,7 +124,7 @@ class VoiceCatalogue:
                 param="voice",
                 code="voice_not_found",
             )
-        return self._voice(self._languages[own], variant)
+        return self._voice(own, variant)
 
     def gain_db(self, voice_id: str) -> float:
         """Return how much louder a voice has to be to be as loud as others.
@@ -149,9 +137,9 @@ class VoiceCatalogue:
         return _GAINS_DB.get(variant.lower(), 0.0)
 
     def identifier(self, voice_id: str, language: str | None, text: str = "") -> str:
-        """Return what espeak-ng calls the voice, speaking `language` if that is given.
+        """Return what espeak-ng calls the voice, speaking `language` if one is given.
 
-        Else it speaks its own, or one that `text` is in when that is in another script.
+        Otherwise it speaks its own, or that of `text` if it is written in another script.
 
         Raises:
             NotFoundError: no such voice.
@@ -189,14 +177,18 @@ class VoiceCatalogue:
             f"the nearest is {near[0]!r}" if near else "a voice is <language>[+variant] or a name"
         )
 
-    def _voice(self, language: _Language, variant: str) -> Voice:
+    def _voice(self, own: str, variant: str) -> Voice:
+        plain = self._languages[own]
         if not variant:
-            return Voice(language.id, language.name, language.tags, "male")
+            return Voice(own, plain.name, plain.languages, "male")
         found = self._variants[variant.lower()]
-        own_name = found.identifier.rpartition("/")[2]
         return Voice(
-            id=f"{language.id}+{own_name}",
-            name=f"{language.name}, {found.name}",
-            languages=language.tags,
+            id=f"{own}+{_file_name(found)}",
+            name=f"{plain.name}, {found.name}",
+            languages=plain.languages,
             gender=found.gender,
         )
+
+
+def _file_name(voice: EspeakVoice) -> str:
+    return voice.identifier.rpartition("/")[2]

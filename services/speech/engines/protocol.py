@@ -1,4 +1,4 @@
-"""What every speech engine is to the routes: voices, a check, and frames as they are made."""
+"""What the routes know of a speech engine: voices, a check, and frames as they are made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Capability(StrEnum):
-    """What a request may ask for that not every engine can give."""
+    """What a request may ask for and not every engine can do."""
 
     CONVERSION = "conversion"
     INSTRUCTIONS = "instructions"
@@ -35,8 +35,8 @@ class Voice:
     Attributes:
         id: what a request names.
         name: what a person reads.
-        languages: language tags that it speaks, the native one first.
-        gender: as far as the engine knows.
+        languages: tags of the languages it speaks, the native one first.
+        gender: if the engine knows.
         alias_of: the id of the voice behind a name such as `alloy`.
     """
 
@@ -52,12 +52,11 @@ class VoiceReference:
     """A recording to speak like, for engines with `Capability.REFERENCE`.
 
     Attributes:
-        samples: mono float32 [N], full scale -1.0..1.0.
-        sample_rate_hz: of `samples`.
-        text: what is said in it; None when not known (cross-lingual cloning).
+        samples: mono float32 [N], full scale -1.0..1.0; 1 to 30 s.
+        sample_rate_hz: of `samples`, 16 to 48 kHz.
+        text: its transcript; None if unknown (cross-lingual cloning).
         id: of the registered voice that it belongs to; None for a recording sent with a request.
-        features: the folder of that voice in which an engine may keep what it computed; it goes
-            when the voice is deleted.
+        features: that voice's folder for what an engine computes; it is deleted with the voice.
     """
 
     samples: Samples
@@ -73,14 +72,14 @@ class SynthesisRequest:
 
     Attributes:
         text: all of it, or pieces as they come, for engines with `Capability.STREAMING_TEXT`.
-        voice: the id of one of the engine's voices, an alias included; None with `reference`.
+        voice: the id of one of the engine's voices, or an alias; None with `reference`.
         speed: 1.0 is the voice's own; the duration is about 1/speed.
         instructions: how to say it, in words.
         seed: the same seed on the same request gives the same samples.
         language: a tag; None leaves it to the voice.
-        reference: a recording to speak like, in place of one of the engine's voices.
-        one_pass: make each segment in one pass, which hears all of it, instead of in pieces that
-            come sooner; engines that know no difference ignore it.
+        reference: a recording to speak like, instead of one of the engine's voices.
+        one_pass: make each segment in one pass over all of it, instead of in pieces that come
+            sooner; engines without that distinction ignore it.
     """
 
     text: str | AsyncIterator[str]
@@ -98,7 +97,7 @@ class ConversionRequest:
     """A recording to say again with another voice.
 
     Attributes:
-        samples: mono float32 [N], full scale -1.0..1.0.
+        samples: mono float32 [N], N > 0, full scale -1.0..1.0.
         sample_rate_hz: of `samples`.
         reference: the voice to say it with.
         speed: 1.0 is the recording's own; the duration is about 1/speed.
@@ -115,15 +114,15 @@ class ConversionRequest:
 
 
 class SpeechEngine(Protocol):
-    """Makes speech. The constructor imports the engine's library and nothing else does.
+    """Makes speech; nothing heavy is imported before its constructor runs.
 
     Attributes:
         name: the engine's name in the registry.
         models: the model names that it answers to, its own first.
-        sample_rate_hz: of every frame that it makes.
-        capabilities: what it can do beyond speaking a text with a voice.
+        sample_rate_hz: of every frame; known once it has started.
+        capabilities: what it can do beyond speaking a text with a voice; likewise.
         ready: True from the end of `start` until `close` or a crash.
-        active: the syntheses whose work is going on at this moment; 0 soon after a cancel.
+        active: how many syntheses are being worked on; 0 soon after a cancel.
     """
 
     @property
@@ -140,17 +139,17 @@ class SpeechEngine(Protocol):
     def active(self) -> int: ...  # noqa: D102
 
     def voices(self) -> Sequence[Voice]:
-        """Return every voice on offer, in a stable order."""
+        """Return every voice to list, in a stable order."""
 
     def voice(self, voice_id: str) -> Voice:
-        """Return one voice, also one that `voices` is too short to list.
+        """Return one voice, which need not be among `voices`.
 
         Raises:
             NotFoundError: no such voice (`voice_not_found`); the message names the nearest.
         """
 
     def check(self, request: SynthesisRequest) -> None:
-        """Raise unless `synthesise` can do this; takes microseconds and asks no model.
+        """Raise unless `synthesise` can do this; takes microseconds and runs no model.
 
         Raises:
             NotFoundError: no such voice.
@@ -162,22 +161,20 @@ class SpeechEngine(Protocol):
     async def prepare(self, reference: VoiceReference) -> None:
         """Compute and keep what `synthesise` needs of a recording, so that its first use is quick.
 
-        Engines without `Capability.REFERENCE` refuse.
-
         Raises:
-            InvalidRequestError: the recording cannot be spoken like (`param` is `audio_sample`), or
-                the engine clones no voices (`unsupported_parameter`).
+            InvalidRequestError: the recording cannot be cloned, or the engine lacks
+                `Capability.REFERENCE` (`unsupported_parameter`).
             EngineError: the engine failed.
         """
 
     def forget(self, voice_id: str) -> None:
-        """Drop what is held in memory of a registered voice; its folder is gone already."""
+        """Drop what is in memory of a registered voice; its folder is already deleted."""
 
     def check_conversion(self, request: ConversionRequest) -> None:
-        """Raise unless `convert` can do this; as `check`.
+        """Raise unless `convert` can do this, as `check` does.
 
         Raises:
-            InvalidRequestError: without `Capability.CONVERSION` always (`unsupported_parameter`).
+            InvalidRequestError: always without `Capability.CONVERSION` (`unsupported_parameter`).
         """
 
     def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
@@ -187,31 +184,31 @@ class SpeechEngine(Protocol):
         """Load and warm up; `ready` is True when it returns.
 
         Raises:
-            ConfigurationError: it cannot work as it is set up.
+            ConfigurationError: it cannot work with these settings.
         """
 
     async def close(self) -> None:
-        """Stop what is being made and free what was loaded."""
+        """Stop all work and free what was loaded."""
 
     def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield mono float32 frames [N], N > 0, at `sample_rate_hz`, as they are made.
 
-        Closing the generator (`aclosing`, or cancelling the task in it) stops the engine's work at
-        once, also when frames wait to be taken. Frames not taken yet are bounded.
+        Closing the generator, or cancelling the task in it, stops the engine's work at once, even
+        while frames wait to be taken. How many may wait is bounded.
 
         Raises:
             ServiceError: what `check` raises, before the first frame.
             EngineError: the engine failed.
-            UnavailableError: it is not started, or was closed.
+            UnavailableError: it has not started, or was closed.
         """
 
 
 def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
-    """Refuse what `engine` lacks, by its capabilities: nothing is ignored silently.
+    """Refuse what `engine` lacks: nothing is ignored silently.
 
     Raises:
-        InvalidRequestError: a field that is set and not supported (`unsupported_parameter`), or a
-            speed out of range (`invalid_value`).
+        InvalidRequestError: a field is set and not supported (`unsupported_parameter`), or the
+            speed is out of range (`invalid_value`).
     """
     low, high = SPEED_RANGE
     if not low <= request.speed <= high:
@@ -234,7 +231,7 @@ def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
 
 
 def unsupported(engine: SpeechEngine, param: str) -> InvalidRequestError:
-    """Return the error for a field that `engine` cannot do anything with."""
+    """Return the error for a field that `engine` does not support."""
     return InvalidRequestError(
         f"{param} is not supported by the {engine.name} engine; leave it out",
         param=param,
@@ -243,7 +240,7 @@ def unsupported(engine: SpeechEngine, param: str) -> InvalidRequestError:
 
 
 class SpeaksOnly:
-    """What `SpeechEngine` asks of an engine that neither clones nor converts voices."""
+    """The part of `SpeechEngine` that is refused by an engine that only speaks."""
 
     async def prepare(self: SpeechEngine, reference: VoiceReference) -> None:
         """Refuse; see `SpeechEngine.prepare`."""
@@ -251,7 +248,7 @@ class SpeaksOnly:
         raise unsupported(self, "audio_sample")
 
     def forget(self, voice_id: str) -> None:
-        """Do nothing: nothing is held."""
+        """Do nothing: nothing is kept."""
 
     def check_conversion(self: SpeechEngine, request: ConversionRequest) -> None:
         """Refuse; see `SpeechEngine.check_conversion`."""

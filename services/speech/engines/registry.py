@@ -16,7 +16,7 @@ ENGINES: Final[dict[str, EngineEntry]] = {
         ("torch", "transformers", "onnxruntime", "hyperpyyaml", "whisper", "wetext"),
     ),
     "espeak": EngineEntry("services.speech.engines.espeak:EspeakEngine", "espeak"),
-    "vllm_omni": EngineEntry("services.speech.engines.vllm_omni:VllmOmniEngine", "speech"),
+    "vllm_omni": EngineEntry("services.speech.engines.vllm_omni.engine:VllmOmniEngine", "speech"),
 }
 
 

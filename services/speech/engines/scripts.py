@@ -1,4 +1,4 @@
-"""Which language a text is written in, as far as its script tells."""
+"""Which language a text is in, as far as its script tells."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 
 @dataclass(frozen=True)
 class _Script:
-    """A script and who writes it.
+    """A script and its languages.
 
     Attributes:
-        letters: its characters, as a class of a regular expression holds them.
-        languages: primary tags of those that are written with it, the likeliest first.
+        letters: ranges of its characters, for a regular expression.
+        languages: primary tags of the languages written in it, the likeliest first.
         marks: letters that only one of them has.
-        shortest: letters in a row from which on it is a word, and no symbol such as π.
+        shortest: how many letters in a row make a word, not a symbol such as π.
     """
 
     letters: str
@@ -69,10 +69,10 @@ _FULL_WIDTH: Final = re.compile("[\uff01-\uffef]+")
 
 
 def language_by_script(text: str, own: str) -> str | None:
-    """Return the tag of the language that `text` is in; None where `own`, a tag, can be it.
+    """Return the tag of the language that `text` is in; None if that can be `own`, a tag.
 
-    One word in another script decides, since voices of other scripts read Latin letters, and
-    those of Latin read others letter by letter. Kana among Chinese characters is Japanese.
+    One word in another script decides, since voices of other scripts can read Latin letters, but
+    Latin ones spell others letter by letter. Kana among Chinese characters is Japanese.
     """
     found: Counter[str] = Counter()
     for word in _WORD.finditer(text):

@@ -34,8 +34,7 @@ _CLAUSE_END: Final = re.compile(r"[,;:،、，；：—–]\s|[、，；：]")
 # Controls start espeak's embedded commands, private use may be its own symbols, and a lone
 # surrogate has no UTF-8.
 _UNSPEAKABLE: Final = frozenset({"Cc", "Co", "Cs"})
-_SPEAKABLE_MAJOR: Final = frozenset({"L", "N"})
-_SPEAKABLE: Final = frozenset({"Sm", "Sc", "So"})
+_SPEAKABLE_SYMBOLS: Final = frozenset({"Sm", "Sc", "So"})
 
 
 def printable(text: str) -> str:
@@ -55,15 +54,12 @@ def printable(text: str) -> str:
 
 def is_speakable(text: str) -> bool:
     """Return whether there is a letter, a digit or a symbol such as + or an emoji to say."""
-    for character in text:
-        category = unicodedata.category(character)
-        if category[0] in _SPEAKABLE_MAJOR or category in _SPEAKABLE:
-            return True
-    return False
+    categories = map(unicodedata.category, text)
+    return any(each[0] in "LN" or each in _SPEAKABLE_SYMBOLS for each in categories)
 
 
 def refuse_blank(text: str | AsyncIterator[str]) -> None:
-    """Raise if a whole text holds nothing to say; one that is still being written may.
+    """Raise if a whole text contains nothing to say; one that is still being written may.
 
     Raises:
         InvalidRequestError: `blank_input`.
@@ -77,13 +73,10 @@ def refuse_blank(text: str | AsyncIterator[str]) -> None:
 
 
 class Segmenter:
-    """Gives the same segments however the text was cut; none longer than `longest` characters.
-
-    Segments are stripped; those with nothing to say are left out.
-    """
+    """Gives the same segments however the text arrives, stripped; those that say nothing go."""
 
     def __init__(self, longest: int = SEGMENT_CHARACTERS, *, shortest: int = _SHORTEST) -> None:
-        """Bound segments to `longest` characters, at least 16.
+        """Make segments of at most `longest` characters, which is at least 16.
 
         A sentence of less than `shortest` characters goes with the next one.
         """
@@ -135,21 +128,15 @@ class Segmenter:
         return space if space >= self._longest // 4 else self._longest
 
 
-def segments_of(text: str, longest: int = SEGMENT_CHARACTERS) -> list[str]:
-    """Return the segments of a whole text."""
-    segmenter = Segmenter(longest)
-    return segmenter.feed(text) + segmenter.finish()
-
-
 async def segments_as_written(text: str | AsyncIterator[str]) -> AsyncGenerator[str, None]:
     """Yield the segments of a whole text, or of one while it is written."""
-    if isinstance(text, str):
-        for segment in segments_of(text):
-            yield segment
-        return
     segmenter = Segmenter()
-    async for piece in text:
-        for segment in segmenter.feed(piece):
+    if isinstance(text, str):
+        for segment in segmenter.feed(text):
             yield segment
+    else:
+        async for piece in text:
+            for segment in segmenter.feed(piece):
+                yield segment
     for segment in segmenter.finish():
         yield segment

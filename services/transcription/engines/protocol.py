@@ -1,8 +1,8 @@
-"""What the transcription role asks of an engine, and nothing about HTTP."""
+"""What a transcription engine does for the role; nothing here is about HTTP."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from services.errors import InvalidRequestError
@@ -13,56 +13,65 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
 
 SAMPLE_RATE_HZ: Final = 16_000
-"""The rate that every engine hears at."""
+"""The rate of all audio that engines take."""
 
 VAD_FRAME_SAMPLES: Final = 512
-"""What a `SpeechDetector` judges at once: 32 ms."""
+"""The frame that a `SpeechDetector` judges: 32 ms."""
 
 WINDOW_S: Final = 30.0
-"""The longest piece that a model hears at once."""
+"""The longest audio that a model decodes at once."""
 
 Task: TypeAlias = Literal["transcribe", "translate"]
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """How pauses are found, as OpenAI's `server_vad` has it.
+    """How pauses are found, with the settings of OpenAI's `server_vad`.
 
     Attributes:
-        threshold: probability of speech from which a frame counts as speech, 0 to 1.
+        threshold: the probability, 0 to 1, from which a frame counts as speech.
         prefix_padding_ms: how much is kept before speech.
-        silence_duration_ms: how long a silence ends it.
+        silence_duration_ms: how long a silence has to be to end it.
     """
 
     threshold: float = 0.5
     prefix_padding_ms: int = 300
     silence_duration_ms: int = 200
 
+    @property
+    def end_threshold(self) -> float:
+        """The probability below which speech that has begun ends, as in Silero's `VADIterator`.
+
+        https://github.com/snakers4/silero-vad
+        """
+        return max(self.threshold - 0.15, 0.01)
+
 
 SPEECH_ONLY: Final = Cutting(prefix_padding_ms=400, silence_duration_ms=2000)
-"""How recordings are cut unless a request says otherwise: as faster-whisper's `vad_filter` does.
+"""How recordings are cut by default, since models hallucinate in silence and noise.
 
-https://github.com/SYSTRAN/faster-whisper, `VadOptions`. A model makes words of silence and noise.
+These are the defaults of faster-whisper's `vad_filter`: https://github.com/SYSTRAN/faster-whisper,
+`VadOptions`.
 """
 
 
 @dataclass(frozen=True)
 class TranscriptionRequest:
-    """What to hear, and how.
+    """What to transcribe, and how.
 
     Attributes:
-        audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes; iterated once, in a thread,
-            as far as the engine has come. What it raises ends the transcription.
-        task: `translate` puts it into English.
+        audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any size; iterated once, in a thread, as
+            the engine proceeds. An error that it raises ends the transcription.
+        task: `translate` translates into English.
         language: ISO 639-1 (or Whisper's own code, such as `yue`); None to detect it.
-        languages: those to choose from when it is detected; empty for all.
-        prompt: what came before, or how to write.
+        languages: those to choose from when detecting it; empty for all.
+        prompt: what came before, or an example of the style.
         keywords: words that are likely.
-        temperature: of sampling; 0 means greedy, and hotter where that fails.
-        words: whether words are wanted with their times.
-        logprobs: whether each token's probability is wanted.
-        cutting: how to leave silence out and where to cut; None hears everything, noise too, and
-            cuts what is longer than a window at its pauses.
+        temperature: of sampling; 0 means greedy, and higher where that fails.
+        words: whether to return words with their times.
+        logprobs: whether to return each token's probability.
+        cutting: how to leave silence out and where to cut; None keeps everything, noise too, and
+            cuts audio longer than a window at its pauses.
     """
 
     audio: Iterable[Samples]
@@ -89,7 +98,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Token:
-    """A token of text and the logarithm of its probability; `data` may be part of a character."""
+    """A token of text and the logarithm of its probability; `data` may end within a character."""
 
     text: str
     data: bytes
@@ -98,19 +107,19 @@ class Token:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech and what was said in it; times are seconds of the whole audio.
+    """A stretch of speech and what was said in it; times are in seconds of the whole audio.
 
     Attributes:
-        text: what was said; segments joined as they are give the whole text.
+        text: what was said; concatenated, the segments' texts are the whole text.
         language: code of the language spoken.
         tokens: the model's token ids of `text`.
         avg_logprob: mean logarithm of the tokens' probability.
-        compression_ratio: of the text by gzip; high where it repeats itself.
+        compression_ratio: of the text with gzip; high if it repeats itself.
         no_speech_prob: probability that nobody spoke.
-        temperature: at which it was decoded in the end.
+        temperature: at which it was finally decoded.
         seek: where the window began, in hundredths of a second.
-        words: with times, where they were asked for.
-        logprobs: a `Token` each, where they were asked for.
+        words: with times, if requested.
+        logprobs: a `Token` each, if requested.
     """
 
     start_s: float
@@ -129,7 +138,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a speaker who has not finished seems to have said; see `TranscriptionEngine.guess`."""
+    """What an unfinished turn seems to say so far; see `TranscriptionEngine.guess`."""
 
     text: str
     language: str
@@ -141,7 +150,7 @@ class GuessRequest:
 
     Attributes:
         samples: mono float32 [N] at `SAMPLE_RATE_HZ`, at most `WINDOW_S`.
-        prefix: the text that it is known to begin with; the answer continues it.
+        prefix: the text that it is known to begin with, and that the answer begins with.
         language: as in `TranscriptionRequest`, likewise `languages`, `prompt` and `keywords`.
     """
 
@@ -150,27 +159,27 @@ class GuessRequest:
     language: str | None = None
     languages: tuple[str, ...] = ()
     prompt: str = ""
-    keywords: tuple[str, ...] = field(default=())
+    keywords: tuple[str, ...] = ()
 
 
 class SpeechDetector(Protocol):
     """Tells speech from silence in one stream of audio."""
 
     def feed(self, samples: Samples) -> Sequence[float]:
-        """Take float32 [N] at `SAMPLE_RATE_HZ`; return P(speech) of each frame that is whole now.
+        """Take float32 [N] at `SAMPLE_RATE_HZ`; return P(speech) of each complete frame.
 
-        A frame is `VAD_FRAME_SAMPLES`; what is left over waits for the next call. Takes well under
-        a millisecond a frame, so that the event loop may call it.
+        A frame has `VAD_FRAME_SAMPLES`; the rest waits for the next call. This takes well under a
+        millisecond per frame, so the event loop may call it.
         """
         ...
 
 
 class TranscriptionEngine(Protocol):
-    """Hears recordings and live speech.
+    """Transcribes recordings and live speech.
 
     Attributes:
         name: of the engine.
-        models: the names of the model that it holds.
+        models: the names of its model.
     """
 
     name: str
@@ -178,31 +187,31 @@ class TranscriptionEngine(Protocol):
 
     @property
     def languages(self) -> Collection[str]:
-        """The codes of the languages that it hears."""
+        """The codes of the languages that it understands."""
         ...
 
     @property
     def translates(self) -> bool:
-        """Whether it can put speech into English."""
+        """Whether it can translate into English."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether it can hear now."""
+        """Whether it can transcribe now."""
         ...
 
     @property
     def status(self) -> str:
-        """What it is doing, in a few words: `downloading 43 %`, or how to get a model."""
+        """What it is doing, in a few words: `downloading 43 %`, or why it has no model."""
         ...
 
     @property
     def settled(self) -> bool:
-        """Whether it is left without a model for now, so that nobody needs to wait for it."""
+        """Whether it has no model for now, so that waiting is pointless."""
         ...
 
     async def start(self) -> None:
-        """Begin to load the model, and return; `ready` says when it is there."""
+        """Begin to load the model, and return; `ready` says when that is done."""
         ...
 
     async def close(self) -> None:
@@ -210,21 +219,21 @@ class TranscriptionEngine(Protocol):
         ...
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
-        """Raise unless the engine can do this; looks at no audio.
+        """Raise unless the engine can do this; the audio is not read.
 
         Raises:
-            InvalidRequestError: a language, task or option that the model lacks.
-            UnavailableError: not ready; the message says how to get a model.
+            InvalidRequestError: a language or task that the model does not support.
+            UnavailableError: not ready; the message says why.
         """
         ...
 
     def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
-        """Yield what was said, segment by segment, as soon as each is known.
+        """Yield segments, each as soon as it is known.
 
-        Closing the generator ends the work. Memory does not grow with the audio's length.
+        Closing the generator ends the work. Memory does not grow with the length of the audio.
 
         Raises:
-            ServiceError: as for `check`, or what reading `audio` raised.
+            ServiceError: as for `check`, or raised by reading `audio`.
             EngineError: the model failed.
         """
         ...
@@ -238,22 +247,17 @@ class TranscriptionEngine(Protocol):
         ...
 
     def detector(self) -> SpeechDetector:
-        """Return a fresh detector; there may be many."""
+        """Return a new detector; there may be many at a time."""
         ...
 
 
-def unsupported(param: str, message: str) -> InvalidRequestError:
-    """Return the error for what the model cannot do."""
-    return InvalidRequestError(message, param=param, code="unsupported_value")
-
-
-def check_language(
+def check_request(
     engine: TranscriptionEngine, request: TranscriptionRequest | GuessRequest
 ) -> None:
-    """Raise unless the engine hears the languages that the request names.
+    """Raise unless the engine supports the request's task and languages.
 
     Raises:
-        InvalidRequestError: it does not (`unsupported_language`).
+        InvalidRequestError: it does not (`unsupported_value`, `unsupported_language`).
     """
     named = [("language", request.language)] if request.language is not None else []
     for param, code in [*named, *(("languages", one) for one in request.languages)]:
@@ -264,3 +268,11 @@ def check_language(
                 param=param,
                 code="unsupported_language",
             )
+    wants_english = isinstance(request, TranscriptionRequest) and request.task == "translate"
+    if wants_english and not engine.translates:
+        raise InvalidRequestError(
+            f"{engine.models[0]} does not translate; use a multilingual model that does, such as "
+            "small or large-v3",
+            param="model",
+            code="unsupported_value",
+        )

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.audio.decode import Decoding, decode, decode_as_is, excerpt
+from services.audio.decode import Decoding, decode_as_is, excerpt
 from services.audio.encode import open_encoder
 from services.audio.wav import to_wav
 from services.errors import InvalidRequestError
+from tests.decoding import decode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def contained(folder: Path, kind: str, codec: str, seconds: float, layout: str =
 
 def heard(data: bytes) -> tuple[float, float]:
     """Return how much was decoded, and how much is told to be lost."""
-    decoding = Decoding(data, sample_rate_hz=RATE_HZ, max_seconds=60, max_bytes=1 << 24)
+    decoding = Decoding(data, sample_rate_hz=RATE_HZ, max_seconds=60)
     assert sum(piece.size for piece in decoding) == round(decoding.seconds * RATE_HZ)
     return decoding.seconds, decoding.lost_s
 
@@ -167,7 +168,7 @@ def test_an_excerpt_is_found_behind_what_is_broken() -> None:
 
 def test_a_file_is_decoded_without_a_copy_of_it() -> None:
     whole = to_wav(sound(300.0, RATE_HZ), RATE_HZ)
-    decoding = Decoding(whole, sample_rate_hz=RATE_HZ, max_seconds=999, max_bytes=len(whole))
+    decoding = Decoding(whole, sample_rate_hz=RATE_HZ, max_seconds=999)
     tracemalloc.start()
     try:
         assert sum(piece.size for piece in decoding)
@@ -178,9 +179,7 @@ def test_a_file_is_decoded_without_a_copy_of_it() -> None:
 
 
 def test_a_file_is_let_go_when_it_is_read() -> None:
-    decoding = Decoding(
-        encoded("mp3", 1.0), sample_rate_hz=RATE_HZ, max_seconds=9, max_bytes=1 << 20
-    )
+    decoding = Decoding(encoded("mp3", 1.0), sample_rate_hz=RATE_HZ, max_seconds=9)
     assert sum(piece.size for piece in decoding)
     assert not decoding._data
 

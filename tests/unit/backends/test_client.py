@@ -271,7 +271,24 @@ async def test_the_first_model_is_always_the_same_one(backend: Any, caller: Any)
     one, other = await backend("b", "a"), await backend("c")
     asks = await caller(one.url, other.url)
     asks._pools.by_role["chat"].backends[0].outstanding = 9
-    assert asks.card("chat")["id"] == "b"
-    assert asks.card("chat", "c")["id"] == "c"
+    assert (await asks.card("chat"))["id"] == "b"
+    assert (await asks.card("chat", "c"))["id"] == "c"
     with pytest.raises(errors.NotFoundError):
-        asks.card("chat", "d")
+        await asks.card("chat", "d")
+
+
+async def test_a_dated_name_finds_the_model_without_its_date(backend: Any, caller: Any) -> None:
+    asks = await caller((await backend("gpt-x")).url)
+    assert (await asks.card("chat", "gpt-x-2026-01-31"))["id"] == "gpt-x"
+
+
+async def test_a_question_waits_for_a_role_that_starts(backend: Any, caller: Any) -> None:
+    chat = await backend("m")
+    asks = await caller(chat.url, hold_s=30)
+    (one,) = asks._pools.by_role["chat"].backends
+    one.mark(ready=False)
+    asking = asyncio.ensure_future(asks.card("chat"))
+    while not asks._pools.by_role["chat"].waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await one.probe()
+    assert (await asking)["id"] == "m"

@@ -149,32 +149,32 @@ def test_whatever_a_bentofile_says_it_is_judged_not_tripped_over(
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        (but("conda", value={}), "conda: is no key"),
-        (but("docker", "system_packages", value=["curl"]), "docker.system_packages: is no key"),
-        (but("python", "packages", value=["torch"]), "python.packages: is no key"),
-        (but("python", "index_url", value="http://x"), "python.index_url: is no key"),
-        (but("docker", "distro", value="debian"), "docker.distro: is no key"),
-        (but("docker", "cuda_version", value="12.8"), "docker.cuda_version: is no key"),
-        (but("envs", 0, "stage", value="build"), "is not a name and a value"),
-        (but("envs", 0, value="MODE=fast"), "is not a name and a value"),
-        (but("include", value="/services/"), "include: '/services/' is not a list"),
-        (but("docker", value="debian"), "docker: 'debian' is not a table"),
-        (but("labels", "bentovox.bass", value="x"), "labels.bentovox.bass: is no label of ours"),
-        (but("labels", "bentovox.bases", value="x"), "labels.bentovox.bases: is no label of ours"),
-        (but("labels", "bentovox.base.cuda12", value="x"), "bentovox.base.cuda12: is no label"),
-        (but("labels", "team", value=7), "labels.team: 7 is not text"),
+        (but("conda", value={}), "conda: Extra inputs"),
+        (but("docker", "system_packages", value=["curl"]), "docker.system_packages: Extra inputs"),
+        (but("python", "packages", value=["torch"]), "python.packages: Extra inputs"),
+        (but("python", "index_url", value="http://x"), "python.index_url: Extra inputs"),
+        (but("docker", "distro", value="debian"), "docker.distro: Extra inputs"),
+        (but("docker", "cuda_version", value="12.8"), "docker.cuda_version: Extra inputs"),
+        (but("envs", 0, "stage", value="build"), "envs.0.stage: Extra inputs"),
+        (but("envs", 0, value="MODE=fast"), "envs.0: Input should be a valid dictionary"),
+        (but("include", value="/services/"), "include: Input should be a valid list"),
+        (but("docker", value="debian"), "docker: Input should be a valid dictionary"),
+        (but("labels", "bentovox.bass", value="x"), "labels: bentovox.bass is no label of ours"),
+        (but("labels", "bentovox.bases", value="x"), "labels: bentovox.bases is no label of ours"),
+        (but("labels", "bentovox.base.cuda12", value="x"), "bentovox.base.cuda12 is no label"),
+        (but("labels", "team", value=7), "labels.team: Input should be a valid string"),
         (but("labels", "bentovox.budget-mib", value="many"), "'many' is no number of MiB"),
         (but("labels", "bentovox.budget-mib", value="²"), "'²' is no number of MiB"),
         (but("labels", "bentovox.platforms", value=""), "is not platforms' names"),
         (but("docker", "python_version", value="3"), "docker.python_version: '3' is not like"),
-        (but("python", "lock_packages", value=True), "python.lock_packages: must be false"),
-        (but("description", value="one\ntwo"), "description: is more than one line"),
+        (but("python", "lock_packages", value=True), "python.lock_packages: Input should be False"),
+        (but("description", value="one\ntwo"), "description: 'one\\ntwo' is not one line"),
         (
             but("python", "requirements_txt", value="bentos/speech/requirements.txt"),
             "has no .cuda13. in its name",
         ),
-        ([], "is no table of keys"),
-        (None, "is no table of keys"),
+        ([], "Input should be a valid dictionary"),
+        (None, "Input should be a valid dictionary"),
     ],
 )
 def test_what_is_not_known_is_refused_by_its_key(data: object, fault: str) -> None:
@@ -183,7 +183,7 @@ def test_what_is_not_known_is_refused_by_its_key(data: object, fault: str) -> No
 
 @pytest.mark.parametrize("key", ["service", "name", "labels", "include", "docker", "python"])
 def test_what_is_missing_is_named(key: str) -> None:
-    assert wrong({k: v for k, v in GOOD.items() if k != key}) == [f"{key}: is missing"]
+    assert wrong({k: v for k, v in GOOD.items() if k != key}) == [f"{key}: Field required"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_no_path_leads_out_of_the_repository(place: Place, path: str) -> None:
 )
 def test_a_variable_that_is_called_a_secret_is_refused(name: str) -> None:
     (fault,) = wrong(but("envs", 0, value={"name": name, "value": "x"}))
-    assert fault.startswith(f"envs.{name}: looks like a secret")
+    assert fault.startswith(f"envs.0: {name} looks like a secret")
     assert "when the container starts" in fault
 
 
@@ -275,7 +275,7 @@ def test_a_variable_that_is_called_a_secret_is_refused(name: str) -> None:
 )
 def test_a_value_that_is_shaped_like_a_secret_is_refused(value: str) -> None:
     (fault,) = wrong(but("envs", 0, value={"name": "MODE", "value": value}))
-    assert fault.startswith("envs.MODE: looks like a secret")
+    assert fault.startswith("envs.0: MODE looks like a secret")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_file_that_is_not_there_is_one_line_with_its_name(tmp_path: Path) -> N
 
 def test_the_first_fault_is_the_message(tmp_path: Path) -> None:
     path = written(tmp_path, yaml.safe_dump(but("conda", value={})))
-    with pytest.raises(CiError, match=r"bentofile\.yaml: conda: is no key that is known here"):
+    with pytest.raises(CiError, match=r"bentofile\.yaml: conda: Extra inputs are not permitted"):
         specs.load("speech", path)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import bento, git, tags
+from ci.__main__ import main
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -48,14 +49,13 @@ def test_a_release_gets_its_number_and_its_series() -> None:
 @pytest.mark.parametrize("candidate", ["v1.2.3-rc1", "v1.2.3rc1"])
 def test_a_candidate_gets_its_number_but_is_in_no_series(candidate: str) -> None:
     context = dataclasses.replace(ON_MAIN, release=candidate)
-    assert tags.release(context) == f"{candidate[1:]}-cuda13"
-    assert tags.series(context) is None
+    assert tags.tags(context) == [*tags.tags(ON_MAIN), f"{candidate[1:]}-cuda13"]
 
 
 @pytest.mark.parametrize("tag", ["", "nightly", "v1", "v1.2"])
 def test_what_is_no_release_gets_no_release_tag(tag: str) -> None:
     context = dataclasses.replace(ON_MAIN, release=tag)
-    assert (tags.release(context), tags.series(context)) == (None, None)
+    assert tags.tags(context) == tags.tags(ON_MAIN)
 
 
 def test_every_tag_names_its_platform_so_that_none_is_latest() -> None:
@@ -134,5 +134,5 @@ def test_tags_are_found_while_no_other_build_of_the_bento_is_at_work(
 
     monkeypatch.setattr(bento, "folder_of", lambda *_: tmp_path)
     monkeypatch.setattr(bento, "make", make)
-    assert tags.main(["gateway"]) == 0
+    assert main(["tags", "gateway"]) == 0
     assert "-0123" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import test_image
+from ci.__main__ import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_a_model_that_cannot_be_mounted_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bento: str, fault: str
 ) -> None:
-    assert test_image.main([bento, "--model", str(tmp_path / "nowhere")]) == 1
+    assert main(["test-image", bento, "--model", str(tmp_path / "nowhere")]) == 1
     said = capsys.readouterr()
     assert said.err == f"python -m ci test-image: {fault.format(folder=tmp_path)}\n"
     assert said.out == ""

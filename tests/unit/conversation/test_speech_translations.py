@@ -12,16 +12,20 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.openai.hangup import ClientGoneError
-from services.settings.sections import ConversationSettings, TranslationSettings
+from services.settings.sections import (
+    ConversationSettings,
+    TranscriptionSettings,
+    TranslationSettings,
+)
 from services.speech.engines.registry import create_engine
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
+from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.fakes.transcription_engine import _characters
@@ -46,7 +50,7 @@ class Rig:
         self.ear = FakeEar(fail_at="failing")
         self.store = store
         self.speech = app_of(self.voice, store)
-        self.hearing = hearing.TranscriptionApp(self.ear)
+        self.hearing = hearing.TranscriptionApp(self.ear, TranscriptionSettings(), lambda _: None)
         self.door: Any = None
         self.client = httpx.AsyncClient()
 

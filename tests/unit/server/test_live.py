@@ -122,7 +122,7 @@ async def test_what_was_said_to_a_transcription_session_before_a_drain_is_heard(
         json.dumps({"type": "input_audio_buffer.commit"}),
     )
     connection.draining.set()
-    socket = RealtimeSocket(engine, engine.models)
+    socket = RealtimeSocket(engine, (), lambda _: None)
     await socket(connection.scope, connection.receive, connection.send)
     last = connection.events()[-1]
     assert last["type"] == "conversation.item.input_audio_transcription.completed"

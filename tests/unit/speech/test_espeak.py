@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from services.audio.decode import decode
 from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
 from services.audio.resample import Resampler
 from services.errors import (
@@ -21,6 +20,7 @@ from services.errors import (
 )
 from services.speech.engines.espeak_voices import OPENAI_VOICES
 from services.speech.engines.protocol import SynthesisRequest
+from tests.decoding import decode
 from tests.hearing import HEARING_RATE_HZ, four_digits_heard
 
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")

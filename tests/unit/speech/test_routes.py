@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.hangup import ClientGoneError
@@ -16,6 +15,7 @@ from services.openai.unknown import watch
 from services.settings.sections import SPEECH_MODELS
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.routes import PATHS
+from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
 from tests.speech_app import BODY, Served, app_of, fault, without
 

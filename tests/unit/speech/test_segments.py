@@ -8,12 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.speech.engines.segments import Segmenter, is_speakable, printable, segments_of
+from services.speech.engines.segments import Segmenter, is_speakable, printable
 
 TEXT = st.text(
     st.sampled_from(list('aB1 .!?,;。！\n"”)é\u200d\0\x01')),
     max_size=600,
 )
+
+
+def segments_of(text: str, longest: int = 200) -> list[str]:
+    segmenter = Segmenter(longest)
+    return segmenter.feed(text) + segmenter.finish()
 
 
 @given(text=TEXT, cuts=st.lists(st.integers(0, 600), max_size=8))

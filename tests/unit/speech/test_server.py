@@ -13,7 +13,7 @@ import openai
 import pytest
 import uvicorn
 
-from services.audio.decode import decode
+from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
 from tests.speech_app import app_of, shelled
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.audio.decode import decode
 from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.models import Models
@@ -30,6 +29,7 @@ from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.socket import SpeechSocket
 from services.speech.socket_messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
 from services.speech.socket_text import Cutter
+from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
 from tests.speech_app import without
 

@@ -15,7 +15,6 @@ from services.transcription.engines.faster_whisper.decoder import (
     Decoder,
     DecodingOptions,
     Job,
-    compression_ratio,
 )
 
 if TYPE_CHECKING:
@@ -56,10 +55,20 @@ class Checkpoint:
         self.beams.append(beam_size)
         self.prompts.append(prompts)
         text, logprob, no_speech = self.said[temperature]
-        return [Decoded([ord(one) for one in text], logprob, no_speech) for _ in encoded]
+        return [Decoded(temperature, [], text, logprob, no_speech) for _ in encoded]
 
-    def text(self, tokens: Sequence[int]) -> str:
-        return "".join(map(chr, tokens))
+
+class Lane:
+    """What was put, in its order."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def put(self, job: Job, *, first: bool = False) -> None:
+        self.jobs.insert(0 if first else len(self.jobs), job)
+
+    def close(self) -> None:
+        self.jobs.clear()
 
 
 @dataclass
@@ -68,12 +77,9 @@ class Requester:
         default_factory=lambda: DecodingOptions("transcribe", (), frozenset({"en", "de"}), FALLBACK)
     )
     language: str | None = None
-    retries: list[Job] = field(default_factory=list)
+    lane: Any = field(default_factory=Lane)
     answers: list[DecodedWindow] = field(default_factory=list)
     errors: list[ServiceError] = field(default_factory=list)
-
-    def again(self, job: Job) -> None:
-        self.retries.append(job)
 
     def heard(self, heard: DecodedWindow) -> None:
         self.answers.append(heard)
@@ -86,14 +92,14 @@ def hear(model: Checkpoint, requester: Requester) -> None:
     """Hear one window of a requester to the end."""
     decoder = Decoder(model, 5)  # type: ignore[arg-type]
     decoder.hear([Job(requester, SILENT)])
-    while requester.retries:
-        decoder.hear([requester.retries.pop()])
+    while requester.lane.jobs:
+        decoder.hear([requester.lane.jobs.pop()])
 
 
 def test_a_good_text_is_taken_at_once_with_a_beam() -> None:
     model, requester = Checkpoint({0.0: ("good", -0.2, 0.1)}), Requester()
     hear(model, requester)
-    assert [one.text.temperature for one in requester.answers] == [0.0]
+    assert [one.decoded.temperature for one in requester.answers] == [0.0]
     assert model.beams == [5]
 
 
@@ -103,7 +109,7 @@ def test_what_repeats_or_is_unlikely_is_heard_again_hotter(bad: tuple[str, float
     requester = Requester()
     hear(model, requester)
     (answer,) = requester.answers
-    assert answer.text.temperature == 0.4
+    assert answer.decoded.temperature == 0.4
     assert model.encoded == [1], "the encoder's output is kept for the next attempts"
 
 
@@ -113,26 +119,26 @@ def test_where_nothing_is_good_the_likeliest_that_does_not_repeat_is_taken() -> 
     model.said[0.8] = ("rumble", -1.4, 0.1)
     requester = Requester()
     hear(model, requester)
-    assert requester.answers[0].text.temperature == 0.6
+    assert requester.answers[0].decoded.temperature == 0.6
 
 
 def test_silence_is_not_heard_again() -> None:
     model, requester = Checkpoint({0.0: ("mumble", -1.5, 0.9)}), Requester()
     hear(model, requester)
-    assert requester.answers[0].text.is_silence
+    assert requester.answers[0].decoded.is_silence
 
 
 def test_likely_text_is_no_silence() -> None:
     model, requester = Checkpoint({0.0: ("clear", -0.2, 0.9)}), Requester()
     hear(model, requester)
-    assert not requester.answers[0].text.is_silence
+    assert not requester.answers[0].decoded.is_silence
 
 
 def test_a_temperature_that_was_asked_for_is_the_only_one() -> None:
     model = Checkpoint({0.7: ("mumble", -1.5, 0.1)})
     requester = Requester(DecodingOptions("transcribe", (), model.languages, (0.7,)))
     hear(model, requester)
-    assert [one.text.temperature for one in requester.answers] == [0.7]
+    assert [one.decoded.temperature for one in requester.answers] == [0.7]
 
 
 def test_a_guess_is_greedy() -> None:
@@ -167,7 +173,7 @@ def test_what_is_heard_again_is_heard_in_the_language_it_was_heard_in() -> None:
     decoder = Decoder(model, 5)  # type: ignore[arg-type]
     decoder.hear([Job(requester, SILENT, tells=False)])
     requester.language = "en"  # another window told it meanwhile
-    decoder.hear([requester.retries.pop()])
+    decoder.hear([requester.lane.jobs.pop()])
     assert requester.answers[0].language == "de"
 
 
@@ -204,4 +210,5 @@ def test_one_that_cannot_take_its_answer_fails_alone() -> None:
 
 
 def test_repetition_compresses_well() -> None:
-    assert compression_ratio("la " * 100) > 2.4 > compression_ratio("What a day it was.")
+    assert Decoded(0.0, [], "la " * 100, -0.1, 0.1).repeats
+    assert not Decoded(0.0, [], "What a day it was.", -0.1, 0.1).repeats

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from services.transcription.engines.faster_whisper import transcriber as under_test
+from services.transcription.engines.faster_whisper import requesters as under_test
 from services.transcription.engines.faster_whisper.checkpoint import Decoded
-from services.transcription.engines.faster_whisper.decoder import Decoder, Job
-from services.transcription.engines.faster_whisper.transcriber import Transcriber
+from services.transcription.engines.faster_whisper.decoder import Decoder
+from services.transcription.engines.faster_whisper.requesters import Recording
 from services.transcription.engines.faster_whisper.windows import Window
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
@@ -18,6 +18,7 @@ from services.transcription.engines.protocol import (
     Segment,
     TranscriptionRequest,
 )
+from tests.unit.transcription.test_decoder import Lane
 from tests.unit.transcription.test_windows import Loud
 
 if TYPE_CHECKING:
@@ -54,25 +55,9 @@ class Checkpoint:
 
     def generate(self, encoded: Any, _prompts: Any, **_: Any) -> list[Decoded]:
         return [
-            Decoded([], *((-1.5, 0.9) if one == SILENT_TO_WHISPER else (-0.2, 0.1)))
+            Decoded(0.0, [], "said", *((-1.5, 0.9) if one == SILENT_TO_WHISPER else (-0.2, 0.1)))
             for one in encoded.reshape(-1)
         ]
-
-    def text(self, _tokens: Any) -> str:
-        return "said"
-
-
-class Lane:
-    """What was put, in its order."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-
-    def put(self, job: Job, *, first: bool = False) -> None:
-        self.jobs.insert(0 if first else len(self.jobs), job)
-
-    def close(self) -> None:
-        self.jobs.clear()
 
 
 class Batches:
@@ -123,7 +108,7 @@ def heard(
     batches, taken, model = Batches(), Taken(), Checkpoint()
     given: tuple[Any, ...] = (model, batches)
     request = TranscriptionRequest(sound, cutting=cutting, **options)
-    hearing = Transcriber(*given, request, cast("Any", taken), len(levels) + 2)
+    hearing = Recording(*given, request, cast("Any", taken), len(levels) + 2)
     hearing.read()
     (lane,) = batches.lanes
     while lane.jobs:

@@ -17,7 +17,7 @@ from services.transcription.engines.protocol import (
     Cutting,
     TranscriptionRequest,
 )
-from services.transcription.routes import ADMITTED, PATHS, Bounds
+from services.transcription.routes import ADMITTED, PATHS
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import Hearing, parts, recording, said
 from tests.speech_app import fault
@@ -327,14 +327,14 @@ async def test_what_is_no_audio_is_400(hearing: Hearing, data: bytes, response_f
 
 
 async def test_a_recording_that_is_too_long_is_413_before_all_of_it_is_decoded() -> None:
-    hearing = Hearing(FakeEngine(), bounds=Bounds(seconds=1.0))
+    hearing = Hearing(FakeEngine(), max_hours=1 / 3600)
     await hearing.engine.start()
     assert fault(await hearing.post(recording("abcdefghijkl"))) == (413, "file", "audio_too_long")
     assert hearing.seconds[0] <= 1.0
 
 
 async def test_an_upload_that_is_too_large_is_413() -> None:
-    hearing = Hearing(FakeEngine(), bounds=Bounds(file_bytes=1000))
+    hearing = Hearing(FakeEngine(), body_limit_mib=1 / 1024)
     await hearing.engine.start()
     response = await hearing.post(recording("ab"))
     assert fault(response) == (413, "file", "audio_too_large")

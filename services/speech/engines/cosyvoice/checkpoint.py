@@ -1,7 +1,7 @@
 """A CosyVoice model in memory: upstream's modules with a checkpoint's weights.
 
-Loading follows upstream's constructors; what they do besides is left out: downloads, a text
-frontend of their own, and calls that seed every random generator of the process.
+Loading follows upstream's constructors, without what else they do: downloads, a text frontend of
+their own, and calls that seed every random generator of the process.
 """
 
 from __future__ import annotations
@@ -23,21 +23,30 @@ import torch
 import transformers
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import (
-    download,
-    language_model,
-    randomness,
-    recipe,
-    upstream_code,
-)
-from services.speech.engines.cosyvoice.acceleration import Acceleration
+from services.speech.engines.cosyvoice import language_model, randomness, recipe, upstream_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _WEIGHTS: Final = ("llm.pt", "flow.pt", "hift.pt")
-_SEED: Final = 1986  # upstream's; buffers of noise are made at load and not in the checkpoint
+_SEED: Final = 1986  # upstream's; buffers of noise are made at load, not read from the checkpoint
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What was switched on to speed it up on a GPU, as `CosyVoiceSettings` describes it."""
+
+    fp16: bool = False
+    tensorrt: bool = False
+    tensorrt_contexts: int = 1
+    vllm: bool = False
+
+    @property
+    def names(self) -> str:
+        """Return what is switched on, for a log line."""
+        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt, "vLLM": self.vllm}
+        return ", ".join(name for name, on in switched.items() if on) or "none"
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Checkpoint:
         speech_tokenizer: ONNX session, log mel of 16 kHz audio to speech tokens.
         speaker_encoder: ONNX session, filter bank of 16 kHz audio to an embedding.
         speakers: what `spk2info.pt` holds, by name.
-        fingerprint: tells whether features were computed by these very encoders.
+        fingerprint: differs if features were computed by other encoders.
         accelerated: what was switched on.
     """
 
@@ -73,13 +82,13 @@ class Checkpoint:
     accelerated: Acceleration
 
     def session_lm(self, sampler: randomness.Sampler) -> Any:
-        """Return the language model with a sampler of its own; it shares every module."""
+        """Return the language model with its own sampler; it shares every module."""
         lm = copy.copy(self.lm)
         lm.sampling_ids = sampler
         return lm
 
     def session_vocoder(self) -> Any:
-        """Return the vocoder with state of its own; it shares every module."""
+        """Return the vocoder with its own state; it shares every module."""
         vocoder = copy.copy(self.vocoder)
         vocoder.hift_cache_dict = {"": None}
         vocoder.mel_overlap_dict = {"": torch.zeros(1, 80, 0)}
@@ -91,12 +100,12 @@ _CANCELLED: Final = threading.local()
 
 
 class CancelledError(Exception):
-    """The request whose thread this is was given up."""
+    """This thread's request was given up."""
 
 
 @contextlib.contextmanager
 def cancellable(cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Look at `cancelled` before each step of the flow that this thread runs in the block.
+    """Check `cancelled` before each step of the flow that this thread runs in the block.
 
     Raises:
         CancelledError: it was true.
@@ -120,11 +129,12 @@ def load(
     """Load a model directory.
 
     Raises:
-        ConfigurationError: a file is missing or does not fit, the code cannot run its family, or
-            what was asked for needs a GPU.
+        ConfigurationError: a file does not fit, the code cannot run its family, or there is no GPU
+            for what needs one.
     """
     source = upstream_code.load(code_root)
-    family = download.check(directory)
+    described = recipe.read(directory)
+    family = described.family
     if family not in source.families:
         raise ConfigurationError(
             f"{directory.name} is of family {family}, and the code there ({source.version}) runs "
@@ -133,31 +143,30 @@ def load(
         )
     if accelerated.vllm and family == 1:
         raise ConfigurationError("vllm makes tokens for families 2 and 3 only", param="vllm")
-    described = recipe.read(directory)
     chosen = _device(device, accelerated)
     transformers.logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr), _own_seed():
         built = described.build()
-    lm = built["llm"]
+    lm = built.llm
     if family > 1:
         language_model.put_right(lm)
     vocoder = _vocoder(built, family, chosen, accelerated)
     _load_weights(vocoder, directory, accelerated)
     if family == 2:  # noqa: PLR2004  upstream's own numbers; family 3 does this at its first call
         vocoder.hift.f0_predictor.double()  # rounding would become phase
-    tokenizer = built["get_tokenizer"]()
+    tokenizer = built.get_tokenizer()
     randomness.install()
     estimator = vocoder.flow.decoder.estimator
     if isinstance(estimator, torch.nn.Module):
         estimator.register_forward_pre_hook(_stop_if_cancelled)
     return Checkpoint(
         family=family,
-        sample_rate_hz=built["sample_rate"],
+        sample_rate_hz=built.sample_rate,
         device=chosen,
         lm=lm,
         vocoder=vocoder,
-        encode=partial(tokenizer.encode, allowed_special=built["allowed_special"]),
-        mel=built["feat_extractor"],
+        encode=partial(tokenizer.encode, allowed_special=built.allowed_special),
+        mel=built.feat_extractor,
         speech_tokenizer=_onnx(directory / f"speech_tokenizer_v{family}.onnx", chosen),
         speaker_encoder=_onnx(directory / "campplus.onnx", torch.device("cpu")),
         speakers=_speakers(directory, chosen),
@@ -167,13 +176,13 @@ def load(
 
 
 def _vocoder(
-    built: dict[str, Any], family: int, device: torch.device, accelerated: Acceleration
+    built: recipe.Parts, family: int, device: torch.device, accelerated: Acceleration
 ) -> Any:
     """Return upstream's model object."""
     from cosyvoice.cli import model as upstream  # noqa: PLC0415  there after upstream_code.load
 
     name = "CosyVoiceModel" if family == 1 else f"CosyVoice{family}Model"
-    vocoder = getattr(upstream, name)(built["llm"], built["flow"], built["hift"], accelerated.fp16)
+    vocoder = getattr(upstream, name)(built.llm, built.flow, built.hift, accelerated.fp16)
     vocoder.device = device
     return vocoder
 
@@ -231,10 +240,10 @@ def _speakers(directory: Path, device: torch.device) -> dict[str, dict[str, torc
 
 @contextlib.contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """Say of a file of weights which one it is.
+    """Name a file of weights that the block fails to read.
 
     Raises:
-        ConfigurationError: reading it in the block failed.
+        ConfigurationError: it did.
     """
     try:
         yield
@@ -244,7 +253,7 @@ def _readable(what: str) -> Iterator[None]:
 
 
 def _fingerprint(directory: Path, family: int) -> str:
-    """Return a digest of the encoders' sizes and ends, cheap for files of half a gigabyte."""
+    """Return a digest of the encoders' sizes and ends, which is cheap for half a gigabyte."""
     digest = hashlib.sha256(str(family).encode())
     for name in ("campplus.onnx", f"speech_tokenizer_v{family}.onnx"):
         with (directory / name).open("rb") as file:
@@ -256,7 +265,7 @@ def _fingerprint(directory: Path, family: int) -> str:
 
 @contextlib.contextmanager
 def _own_seed() -> Iterator[None]:
-    """Build with upstream's seed, and give the process its random states back."""
+    """Use upstream's seed within the block, and restore the process's random states after it."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002  upstream seeds this one
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)

@@ -1,13 +1,13 @@
 """A segment's speech tokens to audio, in chunks that grow, as upstream makes them, or in one pass.
 
-Each family has its own way: overlapping chunks (1), chunks that hear all the tokens before them and
-a vocoder that is fed piece by piece (2), upstream's causal vocoder (3).
+Each family has its own way: overlapping chunks (1), chunks made from all tokens so far, with a
+vocoder that is fed piece by piece (2) or upstream's causal one (3).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,30 +17,16 @@ from services.speech.engines.cosyvoice.vocoder import Vocoder
 if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.prompt import Prompt
+    from services.speech.engines.cosyvoice.modes import Prompt
 
 
-class Chunks(Protocol):
-    """The audio of one segment: `next` while there are tokens enough, and `rest` once."""
+def chunks(
+    checkpoint: Checkpoint, prompt: Prompt, generator: torch.Generator
+) -> _Overlapping | _Growing:
+    """Return the audio of a segment to come, made in the way of the checkpoint's family.
 
-    @property
-    def needed(self) -> int:
-        """How many tokens the next chunk waits for."""
-
-    def next(self, tokens: list[int]) -> Samples:
-        """Return the next chunk's audio; `tokens` are all so far, at least `needed`."""
-
-    def rest(self, tokens: list[int], speed: float = 1.0) -> Samples:
-        """Return what remains of the whole segment's `tokens`, at least one.
-
-        Args:
-            tokens: of the whole segment.
-            speed: another than 1 only without any chunk before.
-        """
-
-
-def chunks(checkpoint: Checkpoint, prompt: Prompt, generator: torch.Generator) -> Chunks:
-    """Return the chunks of a segment, in the way of the checkpoint's family.
+    `next` is for as long as there are `needed` tokens, `rest` once, for the end. Both are given
+    all tokens so far. `rest` takes another speed than 1 only without any chunk before.
 
     Args:
         checkpoint: the model.
@@ -55,7 +41,7 @@ def chunks(checkpoint: Checkpoint, prompt: Prompt, generator: torch.Generator) -
 
 
 class _Overlapping:
-    """Family 1's: its flow is not causal, so that chunks overlap and are cross-faded."""
+    """Family 1's: its flow is not causal, so chunks overlap and are cross-faded."""
 
     def __init__(self, checkpoint: Checkpoint, prompt: Prompt) -> None:
         self._vocoder = checkpoint.session_vocoder()
@@ -83,14 +69,14 @@ class _Overlapping:
 
 
 class _Growing:
-    """Family 3's: each chunk hears all the tokens before it, and nothing but a few after it."""
+    """Family 3's: each chunk is made from all tokens before it and a few after it."""
 
     def __init__(self, checkpoint: Checkpoint, prompt: Prompt) -> None:
         self._vocoder = checkpoint.session_vocoder()
         self._prompt = prompt
         self._hop: int = self._vocoder.token_hop_len
         prompted = prompt.flow_speech.shape[1]
-        # The prompt fills up whole chunks.
+        # The first chunk is longer, so that the prompt and it fill whole chunks.
         self._step: int = self._hop + math.ceil(prompted / self._hop) * self._hop - prompted
         self._done = 0
 
@@ -123,7 +109,7 @@ class _Growing:
 
 
 class _Joined(_Growing):
-    """Family 2's: the same with a vocoder that hears both sides, for which `Vocoder` waits."""
+    """Family 2's: the same, with a vocoder that looks ahead, too: `Vocoder` waits for that."""
 
     def __init__(self, checkpoint: Checkpoint, prompt: Prompt, generator: torch.Generator) -> None:
         super().__init__(checkpoint, prompt)
@@ -158,7 +144,7 @@ class _Joined(_Growing):
 
 
 def _token2wav(vocoder: Any, prompt: Prompt, tokens: list[int], **options: Any) -> Samples:
-    """Return the audio that upstream's model object makes, whose state is a session's own."""
+    """Return the audio that upstream's model object makes, with a request's own state."""
     wave: torch.Tensor = vocoder.token2wav(
         token=torch.tensor([tokens], dtype=torch.int32),
         prompt_token=prompt.flow_speech,

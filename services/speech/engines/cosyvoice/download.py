@@ -1,7 +1,7 @@
-"""A model directory: the one that is named, or a hub's, downloaded into a cache outside the image.
+"""A model directory: the one that is named, or one from the hub, in a cache outside the image.
 
-`python -m services.speech.engines.cosyvoice.download MODEL` does it ahead of time and prints where
-it is: while an image or a volume is made, or for a machine that has no network later.
+`python -m services.speech.engines.cosyvoice.download MODEL` downloads it ahead of time and prints
+where it is: while an image or a volume is made, or for a machine without a network.
 """
 
 from __future__ import annotations
@@ -32,24 +32,21 @@ REVISIONS: Final = {
 """The commits on Hugging Face that are taken unless a revision is named."""
 
 _COMMON: Final = ("llm.pt", "flow.pt", "hift.pt", "campplus.onnx")
-_QWEN: Final = tuple(
-    f"CosyVoice-BlankEN/{name}"
-    for name in (
-        "config.json",
-        "merges.txt",
-        "model.safetensors",
-        "tokenizer_config.json",
-        "vocab.json",
-    )
+_QWEN: Final = (
+    "CosyVoice-BlankEN/config.json",
+    "CosyVoice-BlankEN/merges.txt",
+    "CosyVoice-BlankEN/model.safetensors",
+    "CosyVoice-BlankEN/tokenizer_config.json",
+    "CosyVoice-BlankEN/vocab.json",
 )
 NEEDED: Final = {
     1: (*_COMMON, "speech_tokenizer_v1.onnx"),
     2: (*_COMMON, "speech_tokenizer_v2.onnx", *_QWEN),
     3: (*_COMMON, "speech_tokenizer_v3.onnx", *_QWEN),
 }
-"""What inference reads, by family, beside the YAML; `spk2info.pt` holds presets and may lack."""
+"""What inference reads, by family, beside the YAML and `spk2info.pt`, the presets if any."""
 
-# A repository also holds exports and a second language model, some GB that nobody reads here.
+# A repository also contains exports and a second language model, some GB that are not read here.
 _WANTED: Final = (
     *FAMILIES,
     *_COMMON,
@@ -60,6 +57,7 @@ _WANTED: Final = (
 )
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _POINTER: Final = b"version https://git-lfs"
+_SELF: Final = "services.speech.engines.cosyvoice.download"
 
 
 def locate(
@@ -69,31 +67,36 @@ def locate(
     cache: Path | None = None,
     also: Sequence[str] = (),
 ) -> Path:
-    """Return a local directory that holds what inference needs of `model`; may take minutes.
+    """Return a local directory with what inference needs of `model`; may take minutes.
 
     Args:
         model: a directory, used as it is, or a hub's id such as `FunAudioLLM/CosyVoice2-0.5B`.
         revision: commit, tag or branch; empty: the pinned commit, or the main branch of what is
-            not pinned. The commit that was taken is in the log.
+            not pinned. The log says which commit was taken.
         cache: folder to download into; None: that of the hub's own tools (HF_HOME, ~/.cache).
-        also: further files to have, such as `flow.decoder.estimator.fp32.onnx` for TensorRT.
+        also: further files, such as `flow.decoder.estimator.fp32.onnx` for TensorRT.
 
     Raises:
-        ConfigurationError: a file is missing, there is no such model, it cannot be had, or it is
-            not in the cache and HF_HUB_OFFLINE is set; the message says what to do.
+        ConfigurationError: a file is missing, there is no such model, it cannot be downloaded, or
+            it is not in the cache and HF_HUB_OFFLINE is set; the message says what to do.
     """
     if (directory := named(model, also)) is not None:
         return directory
     revision = revision or REVISIONS.get(model, "main")
     source = HubModel(model, (*_WANTED, *also), revision, cache)
     found = source.cached()
-    if found and not _is_usable(found, also):
+    if found and not _is_whole(found, also):
         found = None
-    is_offline = source.is_offline
-    if found and (is_offline or _COMMIT.fullmatch(revision)):  # a commit never changes: ask nobody
+    is_commit = _COMMIT.fullmatch(revision) is not None  # never changes: no need to ask
+    if found and (source.is_offline or is_commit):
         return found
-    if is_offline:
-        raise _not_here(model, revision, source.cache)
+    if source.is_offline:
+        raise ConfigurationError(
+            f"{model!r} at revision {revision} is not whole in {source.cache}, and downloads are "
+            f"off (HF_HUB_OFFLINE). With a network: `python -m {_SELF} {model} --revision "
+            f"{revision} --cache {source.cache}`",
+            param="model",
+        )
     try:
         found = source.download()
     except (HubRefusalError, HubDiskError) as error:
@@ -101,8 +104,8 @@ def locate(
     except HubError as error:
         if found is None:
             raise ConfigurationError(
-                f"{model!r} could not be downloaded: {error}; files that came whole are "
-                "kept, and the next start goes on",
+                f"{model!r} could not be downloaded: {error}; complete files are kept, and the "
+                "next start continues",
                 param="model",
             ) from error
         log.warning("%s; taking what was downloaded before", error)
@@ -112,7 +115,7 @@ def locate(
 
 
 def named(model: str, also: Sequence[str] = ()) -> Path | None:
-    """Return the directory that `model` names, or None where it is a hub's id; asks nobody.
+    """Return the directory that `model` names, or None if it is a hub's id; needs no network.
 
     Raises:
         ConfigurationError: the directory lacks a file, or it is neither.
@@ -130,7 +133,7 @@ def named(model: str, also: Sequence[str] = ()) -> Path | None:
     return None
 
 
-def _is_usable(directory: Path, also: Sequence[str]) -> bool:
+def _is_whole(directory: Path, also: Sequence[str]) -> bool:
     try:
         check(directory, also)
     except ConfigurationError:
@@ -139,7 +142,7 @@ def _is_usable(directory: Path, also: Sequence[str]) -> bool:
 
 
 def check(directory: Path, also: Sequence[str] = ()) -> int:
-    """Return the family of a model directory that has every file which inference needs.
+    """Return the family of a model directory with every file that inference needs.
 
     Raises:
         ConfigurationError: it is no model directory, or lacks a file; the message names it.
@@ -164,16 +167,6 @@ def _is_pointer(path: Path) -> bool:
         return file.read(len(_POINTER)) == _POINTER
 
 
-def _not_here(model: str, revision: str, cache: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"{model!r} at revision {revision} is not whole in {cache}, and downloads are off "
-        "(HF_HUB_OFFLINE). With a network: `python -m "
-        f"services.speech.engines.cosyvoice.download {model} --revision {revision} "
-        f"--cache {cache}`",
-        param="model",
-    )
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Download a model and print its directory; 1 with one line if it cannot be had."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -184,12 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = options.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        found = locate(
-            given.model,
-            revision=given.revision,
-            cache=given.cache,
-            also=given.also,
-        )
+        found = locate(**vars(given))
     except ConfigurationError as error:
         print(f"bentovox: {error.message}", file=sys.stderr)  # noqa: T201
         return 1

@@ -1,4 +1,4 @@
-"""CosyVoice as a speech engine: upstream's modules, shared by sessions that own their state."""
+"""CosyVoice as a speech engine: upstream's modules, shared by requests that own their state."""
 
 from __future__ import annotations
 
@@ -20,17 +20,15 @@ from services.errors import (
     shown,
 )
 from services.handover import Handover, in_daemon
-from services.speech.engines.cosyvoice import download
-from services.speech.engines.cosyvoice.acceleration import Acceleration
-from services.speech.engines.cosyvoice.frontend import TextFrontend
+from services.speech.engines.cosyvoice import download, upstream_code
+from services.speech.engines.cosyvoice.frontend import segments_in_tokens
 from services.speech.engines.cosyvoice.text import (
     LANGUAGES,
-    Rules,
     is_sayable,
     language_of,
+    normalise,
     refuse_control_tokens,
 )
-from services.speech.engines.cosyvoice.upstream_code import find as find_code
 from services.speech.engines.murmur import murmur
 from services.speech.engines.protocol import (
     Capability,
@@ -41,12 +39,11 @@ from services.speech.engines.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.modes import Voices
-    from services.speech.engines.cosyvoice.prompt import Prompt
+    from services.speech.engines.cosyvoice.modes import Prompt
     from services.speech.engines.cosyvoice.utterance import Utterance
     from services.speech.engines.protocol import ConversionRequest, VoiceReference
 
@@ -54,9 +51,8 @@ log = logging.getLogger("bentovox.speech")
 
 DEFAULT_MODEL: Final = "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"
 
-_HELD_S: Final = 30.0  # of audio that is made and not taken
+_HELD_S: Final = 30.0  # of audio that waits for the listener
 _WARM_UP: Final = "Hello there, this is the first sentence after the start."
-_UNTIL_LOADED: Final = frozenset(Capability)
 
 
 class CosyVoiceEngine:
@@ -81,34 +77,31 @@ class CosyVoiceEngine:
         tensorrt_contexts: int = 1,
         vllm: bool = False,
     ) -> None:
-        """Look whether it can work; nothing heavy is imported or loaded before `start`.
+        """Check that it can work; nothing heavy is imported or loaded before `start`.
 
         Raises:
             ConfigurationError: upstream's code is not there, or the model directory lacks a file.
         """
         del voices  # names for voices are the routes' business; this engine's are the model's
         self._code = Path(code).expanduser() if code else None
-        find_code(self._code)
+        upstream_code.find(self._code)
         self._also = ("flow.decoder.estimator.fp32.onnx",) if tensorrt else ()
         download.named(model, self._also)
         self._model = model
         self._revision = revision
         self._cache = Path(cache).expanduser() if cache else None
         self._device = device
-        self._acceleration = Acceleration(fp16, tensorrt, tensorrt_contexts, vllm)
+        self._accelerated = (fp16, tensorrt, tensorrt_contexts, vllm)
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
-        self.capabilities: frozenset[Capability] = _UNTIL_LOADED
-        self._rules = Rules()
+        self.capabilities: frozenset[Capability] = frozenset()
         self._checkpoint: Checkpoint | None = None
-        self._voices: Voices | None = None
-        self._ready = False
         self._utterances: set[Utterance] = set()
 
     @property
     def ready(self) -> bool:
-        """Whether the model is loaded and has spoken."""
-        return self._ready
+        """Whether the model is loaded."""
+        return self._checkpoint is not None
 
     @property
     def active(self) -> int:
@@ -116,42 +109,34 @@ class CosyVoiceEngine:
         return len(self._utterances)
 
     async def start(self) -> None:
-        """Download what is not there, load it and speak a sentence, with lines in the log.
+        """Download what is missing, load it and speak a sentence; the log tells how far it is.
 
         Raises:
-            ConfigurationError: the model cannot be had or does not fit.
+            ConfigurationError: there is no such model, or it does not fit.
         """
-        if self._ready:
-            return
-        self._checkpoint, self._voices = await in_daemon(self._load)
-        checkpoint = self._checkpoint
-        self.sample_rate_hz = checkpoint.sample_rate_hz
+        self._checkpoint = await in_daemon(self._load)
+        self.sample_rate_hz = self._checkpoint.sample_rate_hz
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
         self.capabilities = modes.capabilities(
-            checkpoint.family, Path(self._model).name, seeded=not self._acceleration.vllm
+            self._checkpoint.family,
+            Path(self._model).name,
+            seeded=not self._checkpoint.accelerated.vllm,
         )
-        self._ready = True
-        try:
-            await self._warm_up()
-        except BaseException:
-            self._ready = False
-            raise
+        await self._warm_up()
 
     async def close(self) -> None:
-        """Stop what is being made and free the model."""
-        self._ready = False
+        """Stop all work and free the model."""
         for utterance in tuple(self._utterances):
             utterance.stop()
-        self._checkpoint = self._voices = None
+        self._checkpoint = None
 
     def voices(self) -> tuple[Voice, ...]:
         """Return the model's preset speakers; families 2 and 3 come without any."""
-        checkpoint = self._checkpoint
-        if checkpoint is None:
+        if self._checkpoint is None:
             return ()
-        languages = LANGUAGES[checkpoint.family]
-        return tuple(Voice(name, name, languages) for name in sorted(checkpoint.speakers))
+        languages = LANGUAGES[self._checkpoint.family]
+        return tuple(Voice(name, name, languages) for name in sorted(self._checkpoint.speakers))
 
     def voice(self, voice_id: str) -> Voice:
         """Return a preset speaker.
@@ -177,11 +162,12 @@ class CosyVoiceEngine:
 
     def check(self, request: SynthesisRequest) -> None:
         """Raise unless this can be said; see `SpeechEngine.check`."""
+        checkpoint = self._loaded()
         check_capabilities(self, request)
         if request.reference is None:
             self.voice(request.voice or "")
-        if request.language is not None and self._checkpoint is not None:
-            language_of(request.language, self._checkpoint.family)
+        if request.language is not None:
+            language_of(request.language, checkpoint.family)
         if request.instructions:
             refuse_control_tokens(request.instructions, "instructions")
         if request.reference is not None and request.reference.text:
@@ -196,61 +182,43 @@ class CosyVoiceEngine:
                 )
 
     def check_conversion(self, request: ConversionRequest) -> None:
-        """Raise unless this can be converted; see `SpeechEngine.check_conversion`."""
+        """Raise unless the model converts voices; see `SpeechEngine.check_conversion`."""
+        del request
         if Capability.CONVERSION not in self.capabilities:
             raise unsupported(self, "voice")
-        if not request.samples.size:
-            raise InvalidRequestError("file holds no sample", param="file", code="invalid_audio")
 
     async def prepare(self, reference: VoiceReference) -> None:
         """Compute the features of a recording; see `SpeechEngine.prepare`."""
         if not self._clones:
             raise unsupported(self, "audio_sample")
-        _, voices = self._loaded()
-        await asyncio.to_thread(voices.features, reference)
+        from services.speech.engines.cosyvoice import features  # noqa: PLC0415  imports torch
+
+        await asyncio.to_thread(features.of, self._loaded(), reference)
 
     def forget(self, voice_id: str) -> None:
-        """Drop a voice's features from memory."""
-        if self._voices is not None:
-            self._voices.forget(voice_id)
+        """Do nothing: features are in the voice's folder only."""
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield audio in chunks that grow, or segment by segment; see `SpeechEngine`."""
         self.check(request)
-        checkpoint, voices = self._loaded()
-        tag = None
-        if request.language is not None:
-            tag = language_of(request.language, checkpoint.family)
+        checkpoint = self._loaded()
+        tag = None if request.language is None else language_of(request.language, checkpoint.family)
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
-        prompt = await asyncio.to_thread(
-            modes.prompt, checkpoint, voices, request, tag, self._rules
-        )
+        prompt = await asyncio.to_thread(modes.prompt, checkpoint, request, tag)
         marked = modes.is_cross_lingual(request)
-        frontend = TextFrontend(self._rules, checkpoint, tag, marked=marked)
-        segments = frontend.of(request.text)
-        made = self._made(prompt, request, lambda utterance: utterance.start(), segments)
-        async with aclosing(made) as frames:
+        segments = segments_in_tokens(checkpoint, request.text, tag, marked=marked)
+        async with aclosing(self._made(prompt, request, segments)) as frames:
             async for frame in frames:
                 yield frame
 
     async def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
         """Yield the recording in the other voice; see `SpeechEngine.convert`."""
         self.check_conversion(request)
-        checkpoint, voices = self._loaded()
-        from services.speech.engines.cosyvoice import features  # noqa: PLC0415  imports torch
-        from services.speech.engines.cosyvoice.prompt import Prompt  # noqa: PLC0415
+        from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
-        heard = await asyncio.to_thread(voices.features, request.reference)
-        tokens = await asyncio.to_thread(
-            features.source_tokens, checkpoint, request.samples, request.sample_rate_hz
-        )
-        prompt = Prompt(
-            flow_embedding=heard.embedding, flow_speech=heard.tokens, flow_mel=heard.mel
-        )
-        said = tokens[0].tolist()
-        made = self._made(prompt, request, lambda utterance: utterance.convert(said))
-        async with aclosing(made) as frames:
+        prompt, said = await asyncio.to_thread(modes.conversion, self._loaded(), request)
+        async with aclosing(self._made(prompt, request, said)) as frames:
             async for frame in frames:
                 yield frame
 
@@ -258,67 +226,69 @@ class CosyVoiceEngine:
         self,
         prompt: Prompt,
         request: SynthesisRequest | ConversionRequest,
-        begin: Callable[[Utterance], None],
-        segments: AsyncGenerator[list[int], None] | None = None,
+        said: AsyncGenerator[list[int], None] | list[int],
     ) -> AsyncGenerator[Samples, None]:
-        from services.speech.engines.cosyvoice.randomness import seeded  # noqa: PLC0415
-        from services.speech.engines.cosyvoice.utterance import GenerationOptions, Utterance  # noqa: PLC0415
+        """Yield the audio of segments of text, in tokens, or of speech tokens."""
+        from services.speech.engines.cosyvoice.utterance import Utterance  # noqa: PLC0415  torch
 
-        checkpoint, _ = self._loaded()
+        checkpoint = self._loaded()
         held = int(_HELD_S * checkpoint.sample_rate_hz)
         handover: Handover[Samples] = Handover(held, lambda frame: frame.size)
-        generator = seeded(request.seed, checkpoint.device)
-        options = GenerationOptions(generator, request.speed, request.one_pass)
 
         def on_end(error: BaseException | None) -> None:
             self._utterances.discard(utterance)
             handover.end(error)
 
-        utterance = Utterance(checkpoint, prompt, options, handover.put, on_end)
+        utterance = Utterance(checkpoint, prompt, request, handover.put, on_end)
         self._utterances.add(utterance)
-        begin(utterance)  # at once: a thread that never began would never say that it ended
-        feeding = asyncio.ensure_future(_feed(utterance, segments))
+        utterance.start(said if isinstance(said, list) else None)
+        feeding = None if isinstance(said, list) else asyncio.create_task(utterance.feed(said))
         try:
             async with aclosing(handover.items()) as frames:
                 async for frame in frames:
                     yield frame
-            self._loaded()  # what was cut short by `close` is no whole answer
+            self._loaded()  # what `close` cut short is not a whole answer
+        except ServiceError:
+            raise
         except Exception as error:
-            if isinstance(error, ServiceError):
-                raise
             self._look_at(error)
             raise EngineError("CosyVoice failed", code="engine_failed") from error
         finally:
             utterance.stop()
             handover.close()
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+            if feeding is not None:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
 
-    def _loaded(self) -> tuple[Checkpoint, Voices]:
-        if self._checkpoint is None or self._voices is None or not self._ready:
+    def _loaded(self) -> Checkpoint:
+        if self._checkpoint is None:
             raise UnavailableError("the cosyvoice engine is not running", retry_after_s=1.0)
-        return self._checkpoint, self._voices
+        return self._checkpoint
 
-    def _load(self) -> tuple[Checkpoint, Voices]:
+    def _load(self) -> Checkpoint:
         began = time.monotonic()
         directory = download.locate(
             self._model, revision=self._revision, cache=self._cache, also=self._also
         )
         log.info("loading %s", directory)
-        from services.speech.engines.cosyvoice import checkpoint, modes  # noqa: PLC0415  torch
+        from services.speech.engines.cosyvoice import checkpoint  # noqa: PLC0415  imports torch
 
         loaded = checkpoint.load(
-            directory, code_root=self._code, device=self._device, accelerated=self._acceleration
+            directory,
+            code_root=self._code,
+            device=self._device,
+            accelerated=checkpoint.Acceleration(*self._accelerated),
         )
-        self._rules.load()
+        for language in ("zh", "en"):
+            normalise("1", language)  # loads the rules
         log.info(
             "loaded CosyVoice family %d on %s in %.0f s; acceleration: %s",
             loaded.family,
             loaded.device,
             time.monotonic() - began,
-            self._acceleration.names,
+            loaded.accelerated.names,
         )
-        return loaded, modes.Voices(loaded)
+        return loaded
 
     async def _warm_up(self) -> None:
         """Speak a sentence, so that the first request finds every kernel ready."""
@@ -332,24 +302,11 @@ class CosyVoiceEngine:
         log.info("warmed up in %.1f s, %d frames", time.monotonic() - began, len(made))
 
     def _look_at(self, error: BaseException) -> None:
-        """End the process after an error that a GPU does not recover from: it is started anew."""
-        import torch  # noqa: PLC0415
+        """End the process, to be restarted, after an error that a GPU does not recover from."""
+        import torch  # noqa: PLC0415  heavy
 
         log.error("synthesis failed", exc_info=error)
         if isinstance(error, torch.AcceleratorError):
-            self._ready = False
+            self._checkpoint = None
             log.critical("the GPU's state is lost; this process ends and is started again")
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def _feed(utterance: Utterance, segments: AsyncGenerator[list[int], None] | None) -> None:
-    """Hand over text as it comes, if any does; what goes wrong there ends the utterance."""
-    if segments is None:
-        return
-    try:
-        async with aclosing(segments):
-            async for tokens in segments:
-                utterance.say(tokens)
-        utterance.end_text()
-    except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
-        utterance.fail(error)

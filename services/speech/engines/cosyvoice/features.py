@@ -1,7 +1,7 @@
 """What a recording is to the model: speech tokens, a mel spectrogram and a speaker's embedding.
 
-The steps are those of upstream's frontend (`cosyvoice/cli/frontend.py`), from samples instead of a
-file and resampled once for each rate from what was recorded.
+The steps are those of upstream's frontend (`cosyvoice/cli/frontend.py`), but from samples instead
+of a file, and each rate is resampled from the recording itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 
 from services.audio.resample import Resampler
-from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,17 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.speech")
 
-LONGEST_S: Final = 30.0
-"""The speech tokenizer takes no more."""
-
 _ENCODER_HZ: Final = 16_000
-_SHORTEST_S: Final = 0.2
 _MEL_FRAMES_A_TOKEN: Final = 2  # families 2 and 3
 
 
 @dataclass(frozen=True)
 class Features:
-    """What is computed once of a recording.
+    """What is computed of a recording, once if its voice is registered.
 
     Attributes:
         tokens: speech tokens, int32 [1, T].
@@ -54,23 +49,23 @@ class Features:
     embedding: torch.Tensor
 
 
-def compute(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
-    """Compute the features of a recording, in some hundred milliseconds.
+def of(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
+    """Return a recording's features: from the voice's folder, or computed and kept there."""
+    if reference.features is None:
+        return compute(checkpoint, reference)
+    path = reference.features / f"cosyvoice-{checkpoint.fingerprint}.safetensors"
+    found = _read(path, checkpoint.device)
+    if found is None:
+        found = compute(checkpoint, reference)
+        _save(found, path)
+    return found
 
-    Raises:
-        InvalidRequestError: it is too long or too short for the encoders.
-    """
-    seconds = reference.samples.size / reference.sample_rate_hz
-    if not _SHORTEST_S <= seconds <= LONGEST_S:
-        raise InvalidRequestError(
-            f"the recording lasts {seconds:.1f} s; between {_SHORTEST_S:g} and {LONGEST_S:g} s "
-            "can be spoken like",
-            param="audio_sample",
-            code="audio_too_long" if seconds > LONGEST_S else "audio_too_short",
-        )
+
+def compute(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
+    """Compute the features of a recording, in some hundred milliseconds."""
     heard = _resampled(reference.samples, reference.sample_rate_hz, _ENCODER_HZ)
     own = _resampled(reference.samples, reference.sample_rate_hz, checkpoint.sample_rate_hz)
-    tokens = speech_tokens(checkpoint, heard)
+    tokens = _speech_tokens(checkpoint, heard)
     mel = checkpoint.mel(own).squeeze(0).transpose(0, 1).unsqueeze(0)
     if checkpoint.family > 1:
         count = min(mel.shape[1] // _MEL_FRAMES_A_TOKEN, tokens.shape[1])
@@ -83,12 +78,14 @@ def compute(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
     )
 
 
-def source_tokens(checkpoint: Checkpoint, samples: Samples, sample_rate_hz: int) -> torch.Tensor:
-    """Return the speech tokens of a recording to convert, int32 [1, T]."""
-    return speech_tokens(checkpoint, _resampled(samples, sample_rate_hz, _ENCODER_HZ))
+def source_tokens(checkpoint: Checkpoint, samples: Samples, sample_rate_hz: int) -> list[int]:
+    """Return the speech tokens of a recording to convert."""
+    heard = _resampled(samples, sample_rate_hz, _ENCODER_HZ)
+    said: list[int] = _speech_tokens(checkpoint, heard)[0].tolist()
+    return said
 
 
-def speech_tokens(checkpoint: Checkpoint, heard: torch.Tensor) -> torch.Tensor:
+def _speech_tokens(checkpoint: Checkpoint, heard: torch.Tensor) -> torch.Tensor:
     """Return the speech tokens, int32 [1, T], of 16 kHz audio [1, N]."""
     import whisper  # noqa: PLC0415  heavy
 
@@ -123,10 +120,10 @@ def _resampled(samples: Samples, from_hz: int, to_hz: int) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32)).unsqueeze(0)
 
 
-def save(features: Features, path: Path) -> None:
+def _save(features: Features, path: Path) -> None:
     """Write the features to a file, whole or not at all.
 
-    Its folder is there as long as the voice is; without it, or on a full disk, nothing is kept.
+    The folder may be deleted with the voice meanwhile, or the disk be full: then nothing is kept.
     """
     written = path.with_suffix(f".{threading.get_ident()}.new")
     tensors = {name: getattr(features, name).cpu() for name in ("tokens", "mel", "embedding")}
@@ -139,8 +136,8 @@ def save(features: Features, path: Path) -> None:
             written.unlink(missing_ok=True)
 
 
-def read(path: Path, device: torch.device) -> Features | None:
-    """Return the features in a file; None if there is none or it is broken."""
+def _read(path: Path, device: torch.device) -> Features | None:
+    """Return the features in a file; None if it is missing or broken."""
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             return Features(*(file.get_tensor(name) for name in ("tokens", "mel", "embedding")))

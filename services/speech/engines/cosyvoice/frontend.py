@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from services.speech.engines.cosyvoice.prompt_marks import cross_lingual
@@ -10,52 +11,49 @@ from services.speech.engines.cosyvoice.split import Splitter, split
 from services.speech.engines.cosyvoice.text import guess_language, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.text import Language, Rules
+    from services.speech.engines.cosyvoice.text import Language
 
 
-class TextFrontend:
-    """One request's text, read with the tokenizer of its model."""
+async def segments_in_tokens(
+    checkpoint: Checkpoint, text: str | AsyncIterator[str], tag: Language | None, *, marked: bool
+) -> AsyncGenerator[list[int], None]:
+    """Yield the tokens of each segment of a whole text, or of one while it is written.
 
-    def __init__(
-        self, rules: Rules, checkpoint: Checkpoint, tag: Language | None, *, marked: bool
-    ) -> None:
-        self._rules = rules
-        self._checkpoint = checkpoint
-        self._tag = tag
-        self._marked = marked
-        self._context = tag
+    `tag` is its language, if known. With `marked` each segment carries the family's mark for
+    cloning without a transcript.
+    """
 
-    def count(self, text: str) -> int:
-        """Return how many tokens `text` has."""
-        return len(self._checkpoint.encode(text))
+    def count(part: str) -> int:
+        return len(checkpoint.encode(part))
 
-    def segments(self, text: str) -> Iterator[list[int]]:
-        """Yield the tokens of each segment of a whole text."""
-        self._context = self._tag or guess_language(text)
-        for segment in split(text, self.count):
-            yield self.tokens(segment)
+    def tokens(segment: str, context: Language | None) -> list[int]:
+        language = tag or guess_language(segment, context)
+        said = normalise(segment, language)
+        if said and marked:
+            said = cross_lingual(checkpoint.family, said, language)
+        return checkpoint.encode(said) if said else []
 
-    def tokens(self, segment: str) -> list[int]:
-        """Return the tokens of one segment; none if there is nothing left to say in it."""
-        language = self._tag or guess_language(segment, self._context)
-        said = normalise(segment, language, self._rules)
-        if said and self._marked:
-            said = cross_lingual(self._checkpoint.family, said, language)
-        return self._checkpoint.encode(said) if said else []
+    async with aclosing(_split(text, tag, count)) as segments:
+        async for segment, context in segments:
+            yield await asyncio.to_thread(tokens, segment, context)
 
-    async def of(self, text: str | AsyncIterator[str]) -> AsyncGenerator[list[int], None]:
-        """Yield the tokens of each segment of a whole text, or of one while it is written."""
-        if isinstance(text, str):
-            segments = self.segments(text)
-            while (tokens := await asyncio.to_thread(next, segments, None)) is not None:
-                yield tokens
-            return
-        splitter = Splitter(self.count)
-        async for piece in text:
-            for segment in splitter.feed(piece):
-                yield await asyncio.to_thread(self.tokens, segment)
-        for segment in splitter.finish():
-            yield await asyncio.to_thread(self.tokens, segment)
+
+async def _split(
+    text: str | AsyncIterator[str], tag: Language | None, count: Callable[[str], int]
+) -> AsyncGenerator[tuple[str, Language | None], None]:
+    """Yield each segment, and the language of the text around it if that is known."""
+    if isinstance(text, str):
+        context = tag or await asyncio.to_thread(guess_language, text)
+        segments = split(text, count)
+        while (segment := await asyncio.to_thread(next, segments, None)) is not None:
+            yield segment, context
+        return
+    splitter = Splitter(count)
+    async for piece in text:
+        for segment in splitter.feed(piece):
+            yield segment, tag
+    for segment in splitter.finish():
+        yield segment, tag

@@ -1,32 +1,28 @@
 """What each of upstream's modes gives the two models beside the text.
 
 They are those of upstream's frontend: preset speaker, zero-shot, cross-lingual, instructions for a
-preset (family 1) and for a recording (2 and 3). Which one it is follows from the request.
+preset (family 1) or a recording (2 and 3), conversion. The request decides which.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from threading import Lock
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import torch
 
 from services.speech.engines.cosyvoice import features, prompt_marks
-from services.speech.engines.cosyvoice.prompt import Prompt
 from services.speech.engines.cosyvoice.text import cleaned, guess_language, normalise
 from services.speech.engines.protocol import Capability
 
 if TYPE_CHECKING:
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.features import Features
-    from services.speech.engines.cosyvoice.text import Language, Rules
-    from services.speech.engines.protocol import SynthesisRequest, VoiceReference
-
-_REMEMBERED: Final = 64  # voices, about half a megabyte each
+    from services.speech.engines.cosyvoice.text import Language
+    from services.speech.engines.protocol import ConversionRequest, SynthesisRequest
 
 _ALWAYS: Final = {Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT}
 _CLONES: Final = {Capability.REFERENCE, Capability.CONVERSION}
+_NO_TOKENS: Final = torch.zeros(1, 0, dtype=torch.int32)
 
 
 def capabilities(family: int, model: str, *, seeded: bool) -> frozenset[Capability]:
@@ -44,66 +40,36 @@ def capabilities(family: int, model: str, *, seeded: bool) -> frozenset[Capabili
     return frozenset(can)
 
 
-class Voices:
-    """The features of recordings: in memory, in the voice's folder, or computed."""
+@dataclass(frozen=True)
+class Prompt:
+    """What the two models are given beside a text's tokens, in upstream's terms.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._known: OrderedDict[str, Features] = OrderedDict()
-        self._guard = Lock()
-
-    def features(self, reference: VoiceReference) -> Features:
-        """Return a recording's features; a registered voice's are computed once and kept.
-
-        Raises:
-            InvalidRequestError: the recording does not suit the encoders.
-        """
-        if reference.id is None:
-            return features.compute(self._checkpoint, reference)
-        with self._guard:
-            known = self._known.get(reference.id)
-            if known is not None:
-                self._known.move_to_end(reference.id)
-                return known
-        path = None
-        if reference.features is not None:
-            path = reference.features / f"cosyvoice-{self._checkpoint.fingerprint}.safetensors"
-        found = features.read(path, self._checkpoint.device) if path else None
-        if found is None:
-            found = features.compute(self._checkpoint, reference)
-            if path is not None:
-                features.save(found, path)
-        with self._guard:
-            self._known[reference.id] = found
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
-        return found
-
-    def forget(self, voice_id: str) -> None:
-        """Drop a voice's features from memory."""
-        with self._guard:
-            self._known.pop(voice_id, None)
-
-
-def prompt(
-    checkpoint: Checkpoint,
-    voices: Voices,
-    request: SynthesisRequest,
-    language: Language | None,
-    rules: Rules,
-) -> Prompt:
-    """Return what goes with the text of a request; computes features where they are not known.
-
-    Raises:
-        InvalidRequestError: as `Voices.features`.
+    Attributes:
+        flow_embedding: the speaker as the flow hears it, float32 [1, 192].
+        text: of the prompt or the instruction, int32 [1, T].
+        lm_speech: speech tokens that the language model continues, int32 [1, T].
+        lm_embedding: the speaker as the language model hears it, float32 [1, 192] or [0, 192].
+        flow_speech: speech tokens that the flow continues.
+        flow_mel: their mel, float32 [1, M, 80].
     """
+
+    flow_embedding: torch.Tensor
+    text: torch.Tensor = _NO_TOKENS
+    lm_speech: torch.Tensor = _NO_TOKENS
+    lm_embedding: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 192))
+    flow_speech: torch.Tensor = _NO_TOKENS
+    flow_mel: torch.Tensor = field(default_factory=lambda: torch.zeros(1, 0, 80))
+
+
+def prompt(checkpoint: Checkpoint, request: SynthesisRequest, language: Language | None) -> Prompt:
+    """Return what goes with the text of a request."""
     instruction = None
     if request.instructions:
         wanted = prompt_marks.instruction(checkpoint.family, cleaned(request.instructions).strip())
         instruction = _encoded(checkpoint, wanted)
     if request.reference is None:
         return _preset(checkpoint.speakers[request.voice or ""], instruction)
-    heard = voices.features(request.reference)
+    heard = features.of(checkpoint, request.reference)
     flow = {
         "flow_speech": heard.tokens,
         "flow_mel": heard.mel,
@@ -115,10 +81,17 @@ def prompt(
     if request.reference.text is None:
         return Prompt(**flow)
     transcript = normalise(
-        request.reference.text, language or guess_language(request.reference.text), rules
+        request.reference.text, language or guess_language(request.reference.text)
     )
     said = _encoded(checkpoint, prompt_marks.prompt_text(checkpoint.family, transcript))
     return Prompt(text=said, lm_speech=heard.tokens, **flow)
+
+
+def conversion(checkpoint: Checkpoint, request: ConversionRequest) -> tuple[Prompt, list[int]]:
+    """Return what goes with the speech tokens of a recording, and those tokens."""
+    heard = features.of(checkpoint, request.reference)
+    said = features.source_tokens(checkpoint, request.samples, request.sample_rate_hz)
+    return Prompt(heard.embedding, flow_speech=heard.tokens, flow_mel=heard.mel), said
 
 
 def _preset(speaker: dict[str, torch.Tensor], instruction: torch.Tensor | None) -> Prompt:
@@ -145,6 +118,6 @@ def _encoded(checkpoint: Checkpoint, text: str) -> torch.Tensor:
 
 
 def is_cross_lingual(request: SynthesisRequest) -> bool:
-    """Return whether a segment carries the family's mark: there is no prompt text to hold it."""
+    """Return whether segments carry the family's mark: there is no prompt text to carry it."""
     reference = request.reference
     return reference is not None and reference.text is None and not request.instructions

@@ -1,8 +1,8 @@
 """Randomness that belongs to one request.
 
-Upstream draws from torch's global generator, in the sampler and in the noise of flow and vocoder,
-so that requests at the same time change each other's audio. Here each request has a generator of
-its own: the sampler is given it, and the few noise calls of upstream's modules find it by thread.
+Upstream draws from torch's global generator, in the sampler and for the noise of flow and vocoder,
+so simultaneous requests would change each other's audio. Here each request has its own generator:
+the sampler is given it, and the few noise calls in upstream's modules find it by thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DRAWS: Final = ("rand", "randn", "rand_like", "randn_like")
 
 
 class Token(int):
-    """A sampled token; upstream's versions take an int or call `.item()` on a tensor."""
+    """A sampled token; some versions of upstream take an int, some call `.item()`."""
 
     __slots__ = ()
 
@@ -33,11 +33,11 @@ class Token(int):
 class Sampler:
     """Repetition-aware sampling (VALL-E 2), as upstream's `ras_sampling`, from one generator.
 
-    Takes the place of a language model's `sampling_ids`.
+    Replaces a language model's `sampling_ids`.
     """
 
     def __init__(self, lm: Any, generator: torch.Generator) -> None:
-        """Sample for `lm` as its recipe says."""
+        """Sample for `lm` with the parameters of its recipe."""
         chosen = getattr(lm.sampling, "keywords", {})
         self._top_p: float = chosen.get("top_p", 0.8)
         self._top_k: int = chosen.get("top_k", 25)
@@ -45,7 +45,7 @@ class Sampler:
         self._ratio: float = chosen.get("tau_r", 0.1)
         self._generator = generator
         self._speech_tokens: int = lm.speech_token_size
-        # Family 3's is one further than upstream masks; ending early is what that would allow.
+        # Family 3's is one further than upstream masks, which lets speech end early.
         self._end: int = getattr(lm, "eos_token", lm.speech_token_size)
 
     def __call__(
@@ -55,7 +55,7 @@ class Sampler:
         _: int,
         ignore_eos: bool = True,  # noqa: FBT001, FBT002
     ) -> Token:
-        """Return a token of `weighted_scores`, log probabilities [V]; any stop token is the end's.
+        """Return a token of `weighted_scores`, log probabilities [V]; any stop token is the end.
 
         With `ignore_eos` it is always one of speech.
         """
@@ -73,28 +73,28 @@ class Sampler:
 
 
 class Noise:
-    """Draws that are the same for a start of a stretch of time as for all of it.
+    """Draws of which a prefix in time equals the prefix of the whole.
 
-    `torch.randn` gives other numbers for another length, so all of it is drawn and cut.
+    `torch.randn` gives other numbers for another length, so the whole is drawn, then cut.
     """
 
     def __init__(self, seed: int, steps: int, device: torch.device) -> None:
         """Draw from `seed` for up to `steps` of time, the second of three dimensions."""
-        self.generator = torch.Generator(device)
-        self.generator.manual_seed(seed)
+        self._generator = torch.Generator(device)
+        self._generator.manual_seed(seed)
         self._steps = steps
 
     def draw(self, name: str, size: tuple[int, ...], options: dict[str, Any]) -> torch.Tensor:
         """Return `torch.<name>(*size, **options)`."""
         in_time = len(size) == 3  # noqa: PLR2004  [1, steps, channels]
         whole = (size[0], self._steps, size[2]) if in_time else size
-        drawn: torch.Tensor = getattr(torch, name)(*whole, generator=self.generator, **options)
+        drawn: torch.Tensor = getattr(torch, name)(*whole, generator=self._generator, **options)
         return drawn[:, : size[1]] if in_time else drawn
 
 
 @contextmanager
 def drawing_from(source: torch.Generator | Noise) -> Iterator[None]:
-    """Let upstream's modules draw from `source` in this thread, inside of the block."""
+    """Let upstream's modules draw from `source` in this thread, within the block."""
     outer = getattr(_HERE, "source", None)
     _HERE.source = source
     try:
@@ -104,7 +104,7 @@ def drawing_from(source: torch.Generator | Noise) -> Iterator[None]:
 
 
 class _SeededTorch:
-    """Stands for `torch` in a module of upstream: its draws come from this thread's generator."""
+    """Replaces `torch` in a module of upstream: it draws from this thread's generator."""
 
     def __getattr__(self, name: str) -> Any:
         source = getattr(_HERE, "source", None)
@@ -126,7 +126,7 @@ class _SeededTorch:
 
 
 class _SeededUniform(torch.distributions.Uniform):  # type: ignore[misc]  # untyped from here
-    """Upstream's vocoder of family 1 takes its phases from this distribution."""
+    """Family 1's vocoder draws its phases from this distribution."""
 
     def sample(self, sample_shape: Any = ()) -> torch.Tensor:
         drawn: torch.Tensor = _SEEDED.rand(
@@ -141,7 +141,7 @@ _SEEDED: Final = _SeededTorch()
 
 
 def install() -> None:
-    """Give upstream's flow and vocoder a `torch` whose draws `drawing_from` decides."""
+    """Give upstream's flow and vocoder a `torch` that draws as `drawing_from` says."""
     from cosyvoice.flow import flow_matching  # noqa: PLC0415  there once upstream_code.load
     from cosyvoice.hifigan import generator  # noqa: PLC0415
 
@@ -157,7 +157,7 @@ def seed_from(generator: torch.Generator) -> int:
 
 
 def seeded(seed: int | None, device: torch.device) -> torch.Generator:
-    """Return a request's generator; without a seed, one that nobody can tell."""
+    """Return a request's generator; without a seed, an unpredictable one."""
     generator = torch.Generator(device)
     if seed is None:
         generator.seed()

@@ -2,14 +2,14 @@
 
 A checkpoint's `cosyvoice*.yaml` is HyperPyYAML, whose `!new:` and `!apply:` call whatever they
 name. Here the file is parsed first, what inference does not read is dropped (GAN discriminators,
-dataset processors, calls that reseed every random generator), and each name that is left must be
-one of upstream's own building blocks.
+dataset processors, calls that reseed every random generator), and every remaining name must be one
+of upstream's own building blocks.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import ConfigurationError
@@ -39,15 +39,6 @@ _READ: Final = frozenset(
         "token_frame_rate",
         "token_mel_ratio",
     }
-)
-_NEEDED: Final = (
-    "allowed_special",
-    "feat_extractor",
-    "flow",
-    "get_tokenizer",
-    "hift",
-    "llm",
-    "sample_rate",
 )
 _CALLABLE: Final = frozenset(
     {
@@ -85,37 +76,51 @@ _PLAIN_KINDS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a recipe makes, with random weights, in its own names."""
+
+    allowed_special: Any
+    feat_extractor: Any
+    flow: Any
+    get_tokenizer: Any
+    hift: Any
+    llm: Any
+    sample_rate: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a model directory is made of.
 
     Attributes:
         family: 1, 2 or 3.
         path: of the YAML file.
-        text: what of it is read, safe to hand to HyperPyYAML.
+        text: the part of it that is read, safe to give to HyperPyYAML.
     """
 
     family: int
     path: Path
     text: str
 
-    def build(self) -> dict[str, Any]:
-        """Return the modules and values that it describes, with random weights.
+    def build(self) -> Parts:
+        """Return the modules and values that it describes.
 
         Raises:
-            ConfigurationError: they do not fit together.
+            ConfigurationError: one is missing, or they do not fit together.
         """
         from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415  heavy
 
+        text_model = {"qwen_pretrain_path": str(self.path.parent / "CosyVoice-BlankEN")}
         try:
-            built: dict[str, Any] = load_hyperpyyaml(self.text)
+            built = load_hyperpyyaml(self.text, text_model, overrides_must_match=False)
             built["sample_rate"] = int(built["sample_rate"])
+            return Parts(**{part.name: built[part.name] for part in fields(Parts)})
         except Exception as error:  # whatever upstream's classes say to their arguments
             raise ConfigurationError(
                 f"{self.path} describes no model that can be built: {type(error).__name__}: "
                 f"{error}",
                 param="model",
             ) from error
-        return built
 
 
 def recipe_in(directory: Path) -> Path:
@@ -136,12 +141,10 @@ def read(model: Path) -> Recipe:
     """Return the recipe of a model directory.
 
     Raises:
-        ConfigurationError: there is no such file, it is not YAML, lacks a part, or names code that
-            is not upstream's.
+        ConfigurationError: there is none, it is not YAML, or names code that is not upstream's.
     """
     from ruamel.yaml import YAML  # noqa: PLC0415  HyperPyYAML's
     from ruamel.yaml.error import YAMLError  # noqa: PLC0415
-    from ruamel.yaml.nodes import ScalarNode  # noqa: PLC0415
 
     path = recipe_in(model)
     yaml = YAML(typ="safe", pure=True)
@@ -152,13 +155,6 @@ def read(model: Path) -> Recipe:
     if getattr(tree, "id", "") != "mapping":
         raise ConfigurationError(f"{path} is no mapping", param="model")
     tree.value = [pair for pair in tree.value if pair[0].value in _READ]
-    there = {key.value for key, _ in tree.value}
-    if missing := [key for key in _NEEDED if key not in there]:
-        raise ConfigurationError(f"{path} lacks {', '.join(missing)}", param="model")
-    for at, (key, _) in enumerate(tree.value):
-        if key.value == "qwen_pretrain_path":
-            here = str(model / "CosyVoice-BlankEN")
-            tree.value[at] = key, ScalarNode(f"{_PLAIN}str", here, style="'")
     _check(tree, path, set())
     text = io.StringIO()
     yaml.serialize(tree, text)
@@ -166,7 +162,7 @@ def read(model: Path) -> Recipe:
 
 
 def _check(node: Any, path: Path, seen: set[int]) -> None:
-    if id(node) in seen:  # an alias, perhaps of what it stands in
+    if id(node) in seen:  # an alias, perhaps of a node that contains it
         return
     seen.add(id(node))
     tag = str(node.tag)

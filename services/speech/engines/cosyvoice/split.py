@@ -1,8 +1,8 @@
 """Long text as segments that upstream's models speak well: no scrap alone, none too long.
 
 Sizes are near upstream's own (`split_paragraph`: sentences gathered up to 80 tokens, a rest below
-20 not alone), counted in the family's tokens or in CJK characters, whichever is more, with a digit
-for two since it will be spoken in words.
+20 not alone), counted in the family's tokens or in CJK characters, whichever is more, plus one for
+each digit, since it will be spoken as a word.
 """
 
 # ruff: noqa: RUF001 (the punctuation of many scripts)
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LONGEST: Final = 100
-"""The most that a segment measures, before its numbers are put in words."""
+"""The largest size of a segment, before its numbers are put in words."""
 
 _FULL: Final = 80  # what sentences are gathered up to, and a longer one is divided at
 _SCRAP: Final = 8  # a few words: below that, never alone if there is more to come
 _REST: Final = 20  # a last segment below that goes with the one before
 # What the first segments of a whole text are gathered up to, so that the first audio comes early
-# and the second is ready when the first has been heard; from the third on it is the last of them.
+# and the second is ready when the first has been heard; the last applies from the third on.
 _ENOUGH: Final = (_SCRAP, 30, 60)
 _FIRST: Final = 40  # a longer first sentence is divided at a comma
-_CHARACTERS: Final = 320  # text without an end is cut there, whatever it measures
+_CHARACTERS: Final = 320  # text without an end is cut there, whatever its size
 
 _CJK: Final = re.compile(
     "[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -43,75 +43,85 @@ _TAG: Final = re.compile(r"\[[^\[\]\s]{1,20}\]|</?\w{1,10}>")
 
 
 class Splitter:
-    """Segments of a text as it is written, each given out as soon as its sentence is complete.
+    """Segments of a text as it is written, each returned as soon as its sentence is complete.
 
     They are the same however the text was cut. A sentence of a few words waits for the next one,
-    or for `finish`. None measures more than `LONGEST`, and each has something to say.
+    or for `finish`. None is larger than `LONGEST`, and each has something to say.
     """
 
     def __init__(self, count_tokens: Callable[[str], int]) -> None:
         """Measure with `count_tokens`, the family's tokenizer."""
-        self._pieces = _Pieces(count_tokens)
-        self._gathering = _Gathering(self._pieces.size, (_SCRAP,))
+        self._gathering = _Gathering(count_tokens, (_SCRAP,))
 
     def feed(self, text: str) -> list[str]:
         """Take more text; return the segments that are complete now."""
-        return [done for piece in self._pieces.feed(text) for done in self._gathering.add(piece)]
+        return list(self._gathering.feed(text))
 
     def finish(self) -> list[str]:
         """Return what is left."""
-        done = [done for piece in self._pieces.finish() for done in self._gathering.add(piece)]
-        return done + self._gathering.rest()
+        segments = list(self._gathering.finish())
+        return [*segments, self._gathering.held] if self._gathering.held else segments
 
 
 def split(text: str, count_tokens: Callable[[str], int]) -> Iterator[str]:
     """Yield the segments of a whole text: the first a short one, later ones several sentences.
 
-    None measures more than `LONGEST`, and each has something to say. The first comes before the
-    rest of the text is measured.
+    None is larger than `LONGEST`, and each has something to say. The first comes before the rest
+    of the text is measured.
     """
-    pieces = _Pieces(count_tokens)
-    gathering = _Gathering(pieces.size, _ENOUGH)
+    gathering = _Gathering(count_tokens, _ENOUGH)
     before = ""
-    for piece in itertools.chain(pieces.feed(text), pieces.finish()):
-        for segment in gathering.add(piece):
-            if before:
-                yield before
-            before = segment
-    for rest in gathering.rest():
-        joined = _joined(before, rest)
-        if pieces.size(rest) < _REST and pieces.size(joined) <= LONGEST:
-            before = joined
-        else:
-            if before:
-                yield before
-            before = rest
-    if before:
-        yield before
+    for segment in itertools.chain(gathering.feed(text), gathering.finish()):
+        if before:
+            yield before
+        before = segment
+    rest = gathering.held
+    joined = _joined(before, rest)
+    if gathering.size(rest) < _REST and gathering.size(joined) <= LONGEST:
+        before, rest = joined, ""
+    yield from filter(None, (before, rest))
 
 
-class _Pieces:
-    """Sentences, and parts of those that are too long."""
+class _Gathering:
+    """Sentences, and parts of those that are too long, put together until they are enough.
 
-    def __init__(self, count_tokens: Callable[[str], int]) -> None:
+    Attributes:
+        held: what is not enough yet.
+    """
+
+    def __init__(self, count_tokens: Callable[[str], int], enough: tuple[int, ...]) -> None:
         self._count_tokens = count_tokens
-        self._segmenter = Segmenter(_CHARACTERS, shortest=1)  # scraps are gathered later
+        self._enough = enough
+        self._segmenter = Segmenter(_CHARACTERS, shortest=1)  # scraps are gathered here
         self._is_first = True
+        self._given = 0
+        self.held = ""
 
     def size(self, text: str) -> int:
         digits = sum(map(str.isdigit, text))
         return max(self._count_tokens(text), len(_CJK.findall(text))) + digits
 
     def feed(self, text: str) -> Iterator[str]:
-        return self._divided(self._segmenter.feed(cleaned(text)))
+        return self._gathered(self._segmenter.feed(cleaned(text)))
 
     def finish(self) -> Iterator[str]:
-        return self._divided(self._segmenter.finish())
+        return self._gathered(self._segmenter.finish())
 
-    def _divided(self, sentences: list[str]) -> Iterator[str]:
-        return (
-            part for sentence in sentences for part in self._parts(sentence) if is_sayable(part)
-        )
+    def _gathered(self, sentences: list[str]) -> Iterator[str]:
+        for part in itertools.chain.from_iterable(map(self._parts, sentences)):
+            if not is_sayable(part):
+                continue
+            together = _joined(self.held, part)
+            most = LONGEST if self.size(self.held) < _REST else _FULL
+            if self.held and self.size(together) > most:
+                yield self.held
+                self._given += 1
+                together = part
+            self.held = together
+            if self.size(together) >= self._enough[min(self._given, len(self._enough) - 1)]:
+                yield together
+                self._given += 1
+                self.held = ""
 
     def _parts(self, sentence: str) -> Iterator[str]:
         if self._is_first and self.size(sentence) > _FIRST:
@@ -155,36 +165,6 @@ class _Pieces:
             if 0 < tag.start() < low < tag.end():
                 return tag.start()
         return low
-
-
-class _Gathering:
-    """Pieces put together until they are enough."""
-
-    def __init__(self, size: Callable[[str], int], enough: tuple[int, ...]) -> None:
-        self._size = size
-        self._enough = enough
-        self._given = 0
-        self._held = ""
-
-    def add(self, piece: str) -> list[str]:
-        """Take one piece; return the segments that are enough now."""
-        done = []
-        together = _joined(self._held, piece)
-        most = LONGEST if self._size(self._held) < _REST else _FULL
-        if self._held and self._size(together) > most:
-            done.append(self._held)
-            together = piece
-        self._held = together
-        enough = self._enough[min(self._given + len(done), len(self._enough) - 1)]
-        if self._size(together) >= enough:
-            done.append(together)
-            self._held = ""
-        self._given += len(done)
-        return done
-
-    def rest(self) -> list[str]:
-        rest, self._held = self._held, ""
-        return [rest] if rest else []
 
 
 def _joined(before: str, after: str) -> str:

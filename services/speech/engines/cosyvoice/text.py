@@ -1,8 +1,11 @@
-"""Text made fit for upstream's models: cleaned, its language known, its numbers in words.
+"""Text prepared for upstream's models: cleaned, its language guessed, its numbers in words.
 
-Control tokens such as `<|endofprompt|>` steer the model, so none of a user's passes; the inline
-tags that upstream documents do (`[laughter]`, `[breath]`, `<strong></strong>`,
+Control tokens such as `<|endofprompt|>` steer the model, so none passes in a user's text; the
+inline tags that upstream documents do (`[laughter]`, `[breath]`, `<strong></strong>`,
 `<laughter></laughter>`, family 3's `[j][ǐ]` and `[AA1]`).
+
+Numbers are spelt with wetext's grammars and inflect, as upstream does. They are loaded on first
+use, in about 0.3 s.
 """
 
 # ruff: noqa: RUF001 (the punctuation of many scripts)
@@ -81,8 +84,8 @@ def guess_language(text: str, context: Language | None = None) -> Language:
     """Return the language of `text` by its script; `context` is that of the text around it.
 
     Kana is ja, hangul ko, Chinese characters zh (ja or yue in such a context), Cyrillic ru, and
-    Latin letters en: German, Spanish, French and Italian are known by a tag or a context only.
-    Without any letter it is the context's, or en.
+    Latin letters en: German, Spanish, French and Italian need a tag or a context. Without any
+    letter it is the context's language, or en.
     """
     found = Counter(match.lastgroup for match in _SCRIPT.finditer(text))
     kana, han = found["kana"], found["han"]
@@ -102,7 +105,7 @@ def guess_language(text: str, context: Language | None = None) -> Language:
 def cleaned(text: str) -> str:
     """Return `text` with emoji and control characters as spaces, without invisible ones.
 
-    Character by character, so that a stream may be cleaned piece by piece.
+    Each character by itself, so that a stream may be cleaned piece by piece.
     """
     return printable(_PICTOGRAPH.sub(" ", _INVISIBLE.sub("", text)))
 
@@ -129,23 +132,22 @@ def refuse_control_tokens(text: str, param: str) -> None:
         )
 
 
-def normalise(segment: str, language: Language, rules: Rules) -> str:
+def normalise(segment: str, language: Language) -> str:
     """Return one segment as the model is given it: what upstream's text_normalize makes of it.
 
-    Chinese and English are normalised with `rules`; upstream's English ones would spoil every
-    other language ("10h30"), whose segments only lose odd spaces and brackets. A segment without
-    closing punctuation gets some. Empty when nothing is left to say, and without a control token
-    whatever the segment held.
+    Numbers are spelt in Chinese and English only; upstream's English rules would spoil every other
+    language ("10h30"), whose segments only lose odd spaces and brackets. A segment without closing
+    punctuation gets some. Empty if nothing is left to say; never with a control token.
     """
     text = " ".join(unicodedata.normalize("NFC", cleaned(segment)).split())
     is_chinese = language in ("zh", "yue") or (language == "en" and _HAN.search(text) is not None)
     if is_chinese:
-        text = _chinese(text, rules)
+        text = _chinese(text)
     else:
         text = " ".join(_BRACKET.sub("", text).replace("——", " ").split())
         if language == "en":
-            text = _around_phonemes(rules.english, text)
-    # Dropped characters may have joined what is a token only now.
+            text = _around_phonemes(english, text)
+    # Dropping characters may have joined others into a token.
     text = text.replace("<|", "< ").replace("<endofprompt>", "< endofprompt>")
     if not is_sayable(text):
         return ""
@@ -154,8 +156,8 @@ def normalise(segment: str, language: Language, rules: Rules) -> str:
     return text + ("。" if is_chinese or language == "ja" else ".")
 
 
-def _chinese(text: str, rules: Rules) -> str:
-    text = _CJK_SPACE.sub("", _around_phonemes(rules.chinese, text))
+def _chinese(text: str) -> str:
+    text = _CJK_SPACE.sub("", _around_phonemes(chinese, text))
     text = text.replace("²", "平方").replace("³", "立方").replace(".", "。")
     text = _BRACKET.sub("", text.replace(" - ", "，")).replace("——", " ")
     return re.sub("[，,、]+$", "。", text)
@@ -172,54 +174,40 @@ def _around_phonemes(rule: Callable[[str], str], text: str) -> str:
     return "".join(part if i % 2 else applied(part) for i, part in enumerate(parts))
 
 
-class Rules:
-    """wetext's grammars and inflect's numbers, which upstream normalises with.
+def chinese(text: str) -> str:
+    """Return `text` with its numbers, dates and units in Chinese words."""
+    spelt: str = _grammar("zh").normalize(text)
+    return spelt
 
-    They are loaded on first use, in about 0.3 s, or by `load`. Threads may share them.
-    """
 
-    def load(self) -> None:
-        """Load all of it now.
+def english(text: str) -> str:
+    """Return `text` with its numbers, dates, sums and signs in English words."""
+    try:
+        spelt: str = _grammar("en").normalize(text)
+    except AssertionError:
+        # The grammar gives up on some words ("[5]", "±3"): the others are still worth it.
+        words = text.split(" ")
+        spelt = " ".join(map(english, words)) if words[1:] else text
+    spelt = spelt.replace("²", " squared").replace("³", " cubed")
+    return re.sub(r"\d+", _number, spelt)
 
-        Raises:
-            ImportError: wetext or inflect is not installed.
-        """
-        self.chinese("1")
-        self.english("1")
 
-    def chinese(self, text: str) -> str:
-        """Return `text` with its numbers, dates and units in Chinese words."""
-        spelt: str = self._grammars["zh"].normalize(text)
-        return spelt
+def _number(digits: re.Match[str]) -> str:
+    # inflect's words end below 10**36; longer ones are no quantity anyway.
+    group = 1 if len(digits.group()) > 36 else 0  # noqa: PLR2004
+    words: str = _inflect().number_to_words(digits.group(), group=group)
+    return words
 
-    def english(self, text: str) -> str:
-        """Return `text` with its numbers, dates, sums and signs in English words."""
-        try:
-            spelt: str = self._grammars["en"].normalize(text)
-        except AssertionError:
-            # The grammar gives up on some words ("[5]", "±3"): the others are still worth it.
-            words = text.split(" ")
-            spelt = " ".join(map(self.english, words)) if words[1:] else text
-        spelt = spelt.replace("²", " squared").replace("³", " cubed")
-        return re.sub(r"\d+", self._number, spelt)
 
-    def _number(self, digits: re.Match[str]) -> str:
-        # inflect's words end below 10**36; longer ones are no quantity anyway.
-        group = 1 if len(digits.group()) > 36 else 0  # noqa: PLR2004
-        words: str = self._inflect.number_to_words(digits.group(), group=group)
-        return words
+@functools.cache
+def _grammar(language: str) -> Any:
+    from wetext import Normalizer  # noqa: PLC0415  its grammars take a moment to load
 
-    @functools.cached_property
-    def _grammars(self) -> dict[str, Any]:
-        from wetext import Normalizer  # noqa: PLC0415  its grammars take a moment to load
+    return Normalizer(lang=language, remove_erhua=False)
 
-        return {
-            "zh": Normalizer(lang="zh", remove_erhua=False),
-            "en": Normalizer(lang="en"),
-        }
 
-    @functools.cached_property
-    def _inflect(self) -> Any:
-        import inflect  # noqa: PLC0415  likewise
+@functools.cache
+def _inflect() -> Any:
+    import inflect  # noqa: PLC0415  likewise
 
-        return inflect.engine()
+    return inflect.engine()

@@ -1,8 +1,8 @@
 """Upstream's CosyVoice code: where it is, and how it is imported.
 
-It is on no package index, so `python -m ci cosyvoice` puts it into a folder, and this module is the
-one place that looks there. What upstream imports and inference does not need is kept out: Matcha's
-training tools, and a torchaudio that was built for another torch.
+It is on no package index, so `python -m ci cosyvoice` puts it into a folder, and this module alone
+looks there. What upstream imports but inference does not need is kept out: Matcha's training tools,
+and a torchaudio that was built for another torch.
 """
 
 from __future__ import annotations
@@ -13,29 +13,20 @@ import json
 import logging
 import os
 import sys
-import threading
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_PACKAGES: Final = frozenset({"cosyvoice", "matcha"})
-_GUARD = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Code:
-    """The code that is there.
+    """Upstream's code in a folder.
 
     Attributes:
-        root: the folder that holds the packages `cosyvoice` and `matcha`.
+        root: contains the packages `cosyvoice` and `matcha`.
         version: upstream's commit, or the release that a copy was taken from.
         families: the model families that it can run.
     """
@@ -72,45 +63,28 @@ def find(root: Path | None = None) -> Code:
 def load(root: Path | None = None) -> Code:
     """Make `import cosyvoice` and `import matcha` find the code, in this process and for good.
 
+    Code that was loaded before is returned, whatever `root` says.
+
     Raises:
         ConfigurationError: it is not there.
         ImportError: a library that it needs is not installed.
     """
-    with _GUARD:
-        for finder in sys.meta_path:
-            if isinstance(finder, _Finder):
-                return finder.code
-        code = find(root)
-        sys.meta_path.insert(0, _Finder(code))
-        _load_matcha(code.root)
-        _load_torchaudio()
-        _keep_logging()
-        return code
-
-
-class _Finder(MetaPathFinder):
-    """Finds the two packages in the code's folder and nowhere else.
-
-    An unrelated `cosyvoice` is on PyPI; it is never what is meant.
-    """
-
-    def __init__(self, code: Code) -> None:
-        self.code = code
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec of `cosyvoice` or `matcha`; what is inside them is found as usual."""
-        del path, target
-        if fullname not in _PACKAGES:
-            return None
-        return PathFinder.find_spec(fullname, [str(self.code.root)])
+    loaded = sys.modules.get("cosyvoice")
+    if loaded is not None:
+        return find(Path(loaded.__path__[0]).parent)
+    code = find(root)
+    # First, as there is an unrelated `cosyvoice` on PyPI; nothing else is in the folder.
+    sys.path.insert(0, str(code.root))
+    _load_matcha(code.root)
+    _load_torchaudio()
+    _keep_logging()
+    return code
 
 
 def _load_matcha(root: Path) -> None:
     """Import Matcha without what trains it: `matcha.utils` imports lightning, hydra and gdown.
 
-    Its module `audio` is wanted, and of the rest only a logger.
+    Only its module `audio` is needed, and a logger.
     """
     tools = ModuleType("matcha.utils")
     tools.__path__ = [str(root / "matcha" / "utils")]
@@ -122,9 +96,9 @@ def _load_matcha(root: Path) -> None:
 
 
 def _load_torchaudio() -> None:
-    """Import torchaudio, or put empty modules in its place: upstream imports it and we use none.
+    """Import torchaudio, or replace it with empty modules: upstream imports it, we do not use it.
 
-    PyPI's build wants CUDA, so a CPU's environment leaves it out.
+    PyPI's build needs CUDA, so CPU environments leave it out.
     """
     try:
         importlib.import_module("torchaudio")
@@ -139,7 +113,7 @@ def _load_torchaudio() -> None:
 
 
 def _keep_logging() -> None:
-    """Import the module of upstream that sets up the root logger, and undo that."""
+    """Import the module of upstream that configures the root logger, and undo that."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     with contextlib.redirect_stdout(sys.stderr):

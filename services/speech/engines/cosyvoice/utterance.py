@@ -1,12 +1,12 @@
 """One request on its way through the model: text to speech tokens to audio, in two threads.
 
 Upstream's own loop polls ten times a second, hangs for ever when its token thread fails, keeps the
-growing chunk length for the next request, and leaks its dictionaries when nobody takes the rest.
-This one wakes at each token, carries an error over at once, and owns all of its state: the threads
-end as soon as the request is stopped, and what was made goes with it.
+grown chunk length for the next request, and leaks dictionaries when a stream is abandoned. This one
+wakes at each token, passes errors on at once, and owns all of its state: the threads end as soon as
+the request is stopped, and nothing is left of it.
 
 The token thread runs at most one segment ahead, so that segments follow each other without a gap;
-the audio thread makes chunks that grow, for an early first one.
+the audio thread makes chunks that grow, so that the first one comes early.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -22,39 +23,25 @@ import torch
 from services.audio.stretch import TimeStretch
 from services.speech.engines.cosyvoice.checkpoint import CancelledError, cancellable
 from services.speech.engines.cosyvoice.chunks import chunks, length
-from services.speech.engines.cosyvoice.randomness import Sampler, drawing_from
+from services.speech.engines.cosyvoice.randomness import Sampler, drawing_from, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.prompt import Prompt
+    from services.speech.engines.cosyvoice.modes import Prompt
+    from services.speech.engines.protocol import ConversionRequest, SynthesisRequest
 
 _SILENT_IN_A_ROW: Final = 5  # upstream's
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How a request is to be made.
-
-    Attributes:
-        generator: its randomness.
-        speed: the duration is about 1/speed.
-        one_pass: each segment in one pass.
-    """
-
-    generator: torch.Generator
-    speed: float
-    one_pass: bool
-
-
+@dataclass
 class _Segment:
     """Speech tokens as they come."""
 
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.complete = False
+    tokens: list[int] = field(default_factory=list)
+    complete: bool = False
 
 
 class Utterance:
@@ -68,14 +55,15 @@ class Utterance:
         self,
         checkpoint: Checkpoint,
         prompt: Prompt,
-        options: GenerationOptions,
+        request: SynthesisRequest | ConversionRequest,
         on_frame: Callable[[Samples], bool],
         on_end: Callable[[BaseException | None], None],
     ) -> None:
         self._checkpoint = checkpoint
         self._prompt = prompt
-        self._options = options
-        self._noise = _spawned(options.generator)
+        self._request = request
+        self._generator = seeded(request.seed, checkpoint.device)
+        self._noise = _spawned(self._generator)
         self._on_frame = on_frame
         self._on_end = on_end
         self._changed = threading.Condition()
@@ -86,40 +74,36 @@ class Utterance:
         self._stopped = False
         self._error: BaseException | None = None
 
-    def say(self, tokens: list[int]) -> None:
-        """Add a segment of text, as tokens."""
-        with self._changed:
-            self._texts.append(tokens)
-            self._changed.notify_all()
+    def start(self, tokens: list[int] | None) -> None:
+        """Start making audio of speech tokens, or of the text that `feed` is given."""
+        work = {"audio": self._sound}
+        if tokens is None:
+            work["tokens"] = self._talk
+        else:
+            self._segments.append(_Segment(tokens, complete=True))
+            self._segments_complete = True
+        for name, target in work.items():
+            threading.Thread(target=target, name=f"cosyvoice-{name}", daemon=True).start()
 
-    def end_text(self) -> None:
-        """Say that no more text comes."""
-        with self._changed:
-            self._text_complete = True
-            self._changed.notify_all()
-
-    def start(self) -> None:
-        """Start both threads."""
-        self._start(self._talk)
-
-    def convert(self, tokens: list[int]) -> None:
-        """Start with speech tokens in place of text."""
-        segment = _Segment()
-        segment.tokens, segment.complete = tokens, True
-        self._segments.append(segment)
-        self._segments_complete = True
-        self._start(None)
+    async def feed(self, segments: AsyncGenerator[list[int], None]) -> None:
+        """Take segments of text, as tokens, as they come; an error there ends the utterance."""
+        try:
+            async with aclosing(segments):
+                async for tokens in segments:
+                    with self._changed:
+                        self._texts.append(tokens)
+                        self._changed.notify_all()
+            with self._changed:
+                self._text_complete = True
+                self._changed.notify_all()
+        except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
+            self.fail(error)
 
     def stop(self) -> None:
         """Stop both threads: at the next token, the next step of the flow, or while they wait."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-
-    def _start(self, talk: Callable[[], None] | None) -> None:
-        for name, work in (("tokens", talk), ("audio", self._sound)):
-            if work is not None:
-                threading.Thread(target=work, name=f"cosyvoice-{name}", daemon=True).start()
 
     def fail(self, error: BaseException) -> None:
         """Stop with an error, the first of which counts."""
@@ -143,7 +127,7 @@ class Utterance:
     def _talk(self) -> None:
         try:
             with _gpu_stream(self._checkpoint.device):
-                sampler = Sampler(self._checkpoint.lm, self._options.generator)
+                sampler = Sampler(self._checkpoint.lm, self._generator)
                 lm = self._checkpoint.session_lm(sampler)
                 while (text := self._next_text()) is not None:
                     if text:
@@ -194,7 +178,7 @@ class Utterance:
             )
 
     def _sounding(self, tokens: Iterator[int]) -> Iterator[int]:
-        """Leave out what is more than five silent tokens in a row (family 3)."""
+        """Leave out all but five silent tokens in a row (family 3)."""
         silent = frozenset(getattr(self._checkpoint.vocoder, "silent_tokens", ()))
         in_a_row = 0
         for token in tokens:
@@ -205,20 +189,18 @@ class Utterance:
     # The audio thread.
 
     def _sound(self) -> None:
-        options = self._options
-        stretch = None
-        if options.speed != 1.0 and not options.one_pass:
-            stretch = TimeStretch(self._checkpoint.sample_rate_hz, options.speed)
+        # In one pass upstream changes the speed itself.
+        speed = 1.0 if self._request.one_pass else self._request.speed
+        stretch = TimeStretch(self._checkpoint.sample_rate_hz, speed)
         try:
             with cancellable(lambda: self._stopped), drawing_from(self._noise):
                 while (segment := self._next_segment()) is not None:
                     for frame in self._audio_of(segment):
-                        self._hand_over(frame if stretch is None else stretch.feed(frame))
+                        self._hand_over(stretch.feed(frame))
                     with self._changed:
                         self._segments.popleft()
                         self._changed.notify_all()
-            if stretch is not None:
-                self._hand_over(stretch.finish())
+            self._hand_over(stretch.finish())
         except CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001  carried over to the request's task
@@ -238,11 +220,11 @@ class Utterance:
 
     def _audio_of(self, segment: _Segment) -> Iterator[Samples]:
         made = chunks(self._checkpoint, self._prompt, self._noise)
-        if self._options.one_pass:
+        if self._request.one_pass:
             with self._changed:
                 self._wait_for(lambda: segment.complete)
             if segment.tokens:
-                yield made.rest(segment.tokens, self._options.speed)
+                yield made.rest(segment.tokens, self._request.speed)
             return
         while self._more_than(segment, made.needed):
             yield made.next(segment.tokens)
@@ -257,14 +239,14 @@ class Utterance:
 
 
 def _spawned(generator: torch.Generator) -> torch.Generator:
-    """Return a second generator, for the other thread: two threads on one would race."""
+    """Return a second generator, for the other thread: two threads would race for one."""
     child = torch.Generator(generator.device)
     child.manual_seed(generator.initial_seed() ^ 0x5EED)
     return child
 
 
 def _gpu_stream(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Let tokens be made beside the audio on a GPU, as upstream does."""
+    """Let a GPU make tokens and audio at the same time, as upstream does."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     stream: contextlib.AbstractContextManager[object] = torch.cuda.stream(torch.cuda.Stream(device))

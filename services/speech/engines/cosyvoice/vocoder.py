@@ -1,9 +1,9 @@
-"""Family 2's vocoder, fed piece by piece: what it gives is what one pass over the whole would give.
+"""Family 2's vocoder, fed piece by piece: the result is that of one pass over the whole.
 
-Upstream runs it on each piece with eight frames of the piece before, gives it new noise, and
-cross-fades: two sounds of other phase and other noise, and no piece knows what follows it. Here the
-phase of the harmonics goes on from piece to piece, noise belongs to its place in time, and a frame
-is given out once all that it depends on is there.
+Upstream runs it on each piece with eight frames of the one before, with new noise, and cross-fades
+two sounds that differ in phase and noise; and no piece knows what follows it. Here the phase of the
+harmonics continues from piece to piece, noise belongs to its place in time, and a frame is returned
+once everything that it depends on is there.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 
 from services.speech.engines.cosyvoice.randomness import Noise, drawing_from
 
-# How far a frame of mel is heard, in frames; tests/cosyvoice/test_joins.py measures it.
+# How far a frame of mel has an effect, in frames; tests/cosyvoice/test_joins.py measures it.
 PITCH_REACH: Final = 5
-"""To both sides, in the pitch: five convolutions of width 3."""
+"""On the pitch, to both sides: five convolutions of width 3."""
 AHEAD: Final = 16
-"""Before its own time, in the audio: 20 frames to be exact, below 1e-4 of what it was from 16."""
+"""On the audio before its time: 20 frames to be exact, but from 16 on less than 1e-4."""
 BEHIND: Final = 16
-"""After its own time, in the audio, where the source is the same."""
+"""On the audio after its time, if the source is the same."""
 BLOCK: Final = 50
-"""Frames of the source that are made at once: at fixed places, so that rounding is the same.
+"""Frames of the source that are made at once, at fixed places, so that rounding is the same.
 
-Upstream adds up the phase in float32 from the start; after half a minute that rounds by a radian.
+Upstream adds up the phase in float32 from the start; after half a minute it is off by a radian.
 """
 
 
@@ -45,9 +45,9 @@ class Vocoder:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def feed(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
-        """Return the audio [1, N] that `mel` [1, 80, T] makes known.
+        """Return the audio [1, N] that is settled with `mel` [1, 80, T].
 
-        It ends `AHEAD` frames before the mel so far does; with `last`, where the mel ends.
+        It ends `AHEAD` frames before the mel so far; with `last`, where the mel ends.
         """
         mel = mel if self._mel is None else torch.cat([self._mel, mel], dim=2)
         end = self._begins + mel.shape[2]
@@ -63,9 +63,9 @@ class Vocoder:
         return made
 
     def _pitch(self, mel: torch.Tensor, *, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the pitch [1, T] of the frames that became settled, and of those that may change.
+        """Return the pitch [1, T] of the newly settled frames, and of those that may change.
 
-        `mel` is that from `_begins` on. The predictor is in float64: the phase adds up its errors.
+        `mel` begins at `_begins`. The predictor is in float64, as the phase adds up its errors.
         """
         start = max(self._begins, self._pitched - PITCH_REACH)
         pitch = self._hift.f0_predictor(mel[:, :, start - self._begins :].double()).to(mel)
@@ -117,7 +117,7 @@ class _Source:
         return made[:, :, lead * self._a_frame : (lead + frames) * self._a_frame]
 
     def _turned(self, frame: int) -> torch.Tensor:
-        """Return a pitch [1, 1] whose single frame turns the phase as all before `frame` did."""
+        """Return a pitch [1, 1] that turns the phase in one frame as all before `frame` did."""
         frames_hz = self._hift.sampling_rate / self._a_frame
         cycles = self._pitch[:, :frame].double().sum(dim=1, keepdim=True) / frames_hz
         return ((cycles % 1.0) * frames_hz).to(self._pitch)

@@ -1,8 +1,8 @@
-"""What of vLLM-Omni's HTTP API is used, and what its answers mean here.
+"""The part of vLLM-Omni's HTTP API that is used, and what its answers mean here.
 
-Read in vLLM-Omni 0.30.0: raw audio needs `stream_format: "audio"` (`stream` alone gives events);
-with a `speed` other than 1 a stream is refused; the status is sent before the first sample is made,
-so a stage that dies breaks the body off after a 200.
+From the source of vLLM-Omni 0.30.0: raw audio needs `stream_format: "audio"` (`stream` alone gives
+events); a stream with a `speed` other than 1 is refused; the status is sent before the first sample
+is made, so a stage that dies breaks the body off after a 200.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from services.errors import (
     EngineError,
     InvalidRequestError,
     OverloadedError,
-    ServiceError,
     UnavailableError,
 )
 
@@ -33,8 +32,9 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE_HZ: Final = 24_000
 
-_HEALTH_TIMEOUT_S: Final = 5.0
-_UPLOAD_TIMEOUT_S: Final = 30.0
+_CONNECT_S: Final = 5.0
+_HEALTH: Final = aiohttp.ClientTimeout(total=5.0)
+_VOICES: Final = aiohttp.ClientTimeout(total=30.0, sock_connect=_CONNECT_S)
 _LONGEST_MESSAGE: Final = 300
 _MARKER: Final = re.compile(r"<\|[^|<>]*\|>")  # such as <|endofprompt|>, which steers the model
 _PARAMS: Final = frozenset({"input", "ref_audio", "ref_text"})
@@ -53,20 +53,21 @@ class OmniClient:
         api_key: str = "",
         timeout_s: float = 60.0,
     ) -> None:
-        """Ask at `url`; `timeout_s` is the longest silence of a server that is to speak."""
+        """Ask at `url`; `timeout_s` is the longest gap in a stream."""
         self._session = session
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout_s = timeout_s
+        # A stream may be long, but not silent.
+        self._stream = aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=timeout_s)
 
     async def health(self) -> None:
         """Raise unless the server says that all of its stages live.
 
         Raises:
-            EngineError: it says that its engine is dead: nothing but a new start helps.
-            UnavailableError: it cannot be reached, or is not an answering vLLM-Omni.
+            EngineError: its engine is dead: only a restart helps.
+            UnavailableError: it cannot be reached, or does not answer as vLLM-Omni does.
         """
-        async with self._answer("GET", "/health", timeout_s=_HEALTH_TIMEOUT_S) as answer:
+        async with self._answer("GET", "/health", _HEALTH) as answer:
             if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise EngineError("vLLM-Omni says that its engine is dead", code="engine_dead")
             if answer.status != HTTPStatus.OK:
@@ -97,18 +98,29 @@ class OmniClient:
         if not made:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
 
-    async def trial(self, voice: Mapping[str, str]) -> int:
-        """Say a word, which loads what is loaded late; return the sample rate of the answer."""
+    async def trial(self, voice: Mapping[str, str]) -> None:
+        """Have it say a word, which loads what is loaded late.
+
+        Raises:
+            EngineError: it made no audio, or audio of another model's sample rate.
+            ServiceError: as `speech`.
+        """
         head = b""
         async with aclosing(self._pieces("Hello.", voice, "wav")) as pieces:
             async for piece in pieces:
                 head = (head + piece)[:_WAV_HEADER_BYTES]
         if not head.startswith(b"RIFF") or len(head) < _WAV_HEADER_BYTES:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
-        return int.from_bytes(head[_WAV_RATE], "little")
+        rate_hz = int.from_bytes(head[_WAV_RATE], "little")
+        if rate_hz != SAMPLE_RATE_HZ:
+            raise EngineError(
+                f"the server speaks at {rate_hz} Hz, which is not Fun-CosyVoice3's "
+                f"{SAMPLE_RATE_HZ}: is it another model?",
+                code="engine_failed",
+            )
 
     async def upload(self, name: str, wav: bytes, text: str) -> None:
-        """Have the server keep a recording as the voice `name`, in place of an older one.
+        """Have the server keep a recording as the voice `name`, instead of an older one.
 
         Raises:
             InvalidRequestError: it refuses this one.
@@ -120,21 +132,17 @@ class OmniClient:
         form.add_field("consent", "bentovox")  # consents are kept in our own store
         form.add_field("ref_text", text)
         form.add_field("audio_sample", wav, filename="voice.wav", content_type="audio/wav")
-        async with self._answer(
-            "POST", "/v1/audio/voices", timeout_s=_UPLOAD_TIMEOUT_S, data=form
-        ) as answer:
+        async with self._answer("POST", "/v1/audio/voices", _VOICES, data=form) as answer:
             await _raise_for(answer)
 
     async def forget(self, name: str) -> None:
-        """Have the server delete a voice; one that it does not know is as good as deleted.
+        """Have the server delete a voice; one that it does not know counts as deleted.
 
         Raises:
             EngineError: it did not.
             UnavailableError: it cannot be reached.
         """
-        async with self._answer(
-            "DELETE", f"/v1/audio/voices/{name}", timeout_s=_UPLOAD_TIMEOUT_S
-        ) as answer:
+        async with self._answer("DELETE", f"/v1/audio/voices/{name}", _VOICES) as answer:
             if answer.status != HTTPStatus.NOT_FOUND:
                 await _raise_for(answer)
 
@@ -148,9 +156,7 @@ class OmniClient:
             "stream": True,
             "stream_format": "audio",
         }
-        async with self._answer(
-            "POST", "/v1/audio/speech", timeout_s=self._timeout_s, json=body
-        ) as answer:
+        async with self._answer("POST", "/v1/audio/speech", self._stream, json=body) as answer:
             await _raise_for(answer)
             if not answer.content_type.startswith("audio/"):
                 raise EngineError(
@@ -162,35 +168,22 @@ class OmniClient:
 
     @contextlib.asynccontextmanager
     async def _answer(
-        self, method: str, path: str, *, timeout_s: float, **body: Any
+        self, method: str, path: str, limits: aiohttp.ClientTimeout, **body: Any
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """Give the answer; leaving before its end drops the connection, which aborts the work."""
-        # A stream may last; what may not is silence. Everything else is short.
-        streams = method == "POST" and "json" in body
-        timeout = aiohttp.ClientTimeout(
-            total=None if streams else timeout_s,
-            sock_connect=_HEALTH_TIMEOUT_S,
-            sock_read=timeout_s,
-        )
-        answer = None
+        """Yield the answer; leaving before its end drops the connection, which aborts the work."""
         try:
-            answer = await self._session.request(
-                method, self._url + path, headers=self._headers, timeout=timeout, **body
-            )
-            yield answer
-        except ServiceError:
-            raise
+            async with self._session.request(
+                method, self._url + path, headers=self._headers, timeout=limits, **body
+            ) as answer:
+                yield answer
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
             raise _unavailable(str(error) or "no word in time") from error
         except aiohttp.ClientError as error:
             raise EngineError("vLLM-Omni broke off", code="engine_failed") from error
-        finally:
-            if answer is not None:
-                answer.close()
 
 
 def unmarked(text: str) -> str:
-    """Return `text` without the markers that the model takes for orders."""
+    """Return `text` without markers that steer the model."""
     return _MARKER.sub(" ", text)
 
 
@@ -203,7 +196,7 @@ def _unavailable(why: str) -> UnavailableError:
 async def _raise_for(answer: aiohttp.ClientResponse) -> None:
     """Raise what a status other than 2xx means.
 
-    A 400 is about what the client sent: everything else of the request is ours.
+    A 400 is about what the client sent: the rest of the request is ours.
     """
     status = answer.status
     if status < HTTPStatus.MULTIPLE_CHOICES:

@@ -1,19 +1,17 @@
 """Fun-CosyVoice3 through a vLLM-Omni server, one of ours or one at a URL.
 
-The server makes tokens and samples; the API, formats, voices, splitting and admission are ours.
+The server makes tokens and samples; API, formats, voices, splitting and admission are ours.
 
-Not offered, because vLLM-Omni 0.30 takes the field and does nothing with it: `instructions` and
-`language`. Nor `seed`: it seeds the tokens, but the flow draws its noise from a generator that all
-requests share, so the same seed does not give the same samples.
+Not offered, because vLLM-Omni 0.30 accepts the field and ignores it: `instructions` and `language`.
+Nor `seed`: it seeds the tokens, but the flow draws its noise from a generator that all requests
+share, so the same seed does not give the same samples.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shutil
-import tempfile
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -35,8 +33,8 @@ from services.speech.engines.protocol import Capability, SpeaksOnly, check_capab
 from services.speech.engines.segments import refuse_blank
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.keeper import Keeper
-from services.speech.engines.vllm_omni.process import OmniProcess, free_port
-from services.speech.engines.vllm_omni.references import References, check_reference, recording_of
+from services.speech.engines.vllm_omni.process import OmniProcess
+from services.speech.engines.vllm_omni.references import References, demand_transcript, recording_of
 from services.speech.engines.vllm_omni.synthesis import Synthesis
 
 if TYPE_CHECKING:
@@ -70,37 +68,28 @@ class VllmOmniEngine(SpeaksOnly):
         command: Sequence[str] = ("vllm-omni",),
         args: Sequence[str] = (),
         trust_remote_code: bool = False,
-        upload_voices: bool = True,
         start_timeout_s: float = 900.0,
         timeout_s: float = 60.0,
-        probe_s: float = 5.0,
-        backoff_s: tuple[float, float] = (1.0, 60.0),
     ) -> None:
         """Make an engine that is not started; the options are those of `VllmOmniSettings`.
 
-        `voices` is not used: names that stand for registered voices are the voice store's.
-        `backoff_s` is the first and the longest wait before a new start.
-
         Raises:
-            ConfigurationError: the URL is none, or the command is not installed.
+            ConfigurationError: `url` is not a URL, or the command is not installed.
         """
-        del voices
-        self._model = model
+        del voices  # names for registered voices are the voice store's business
         short = model.rstrip("/").rpartition("/")[2]
         # Clients need not know our directories.
         self.models = (short,) if Path(model).is_dir() else tuple(dict.fromkeys((model, short)))
-        self._command = _checked_command(command) if not url else []
-        self._args = [*(["--trust-remote-code"] if trust_remote_code else []), *args]
-        self._connection = partial(OmniClient, api_key=api_key, timeout_s=timeout_s)
-        self._references = References(upload=upload_voices)
+        self._api_key = api_key
+        self._timeout_s = timeout_s
+        self._references = References()
+        args = [*(["--trust-remote-code"] if trust_remote_code else []), *args]
+        checked = [] if url else _checked_command(command)
         self._keeper = Keeper(
-            self._connect,
             self._trial,
             url=_checked_url(url),
-            launch=None if url else self._launch,
+            launch=partial(OmniProcess.launch, checked, model, args),
             start_timeout_s=start_timeout_s,
-            probe_s=probe_s,
-            backoff_s=backoff_s,
         )
         self._session: aiohttp.ClientSession | None = None
         self._jobs: set[Synthesis] = set()
@@ -122,13 +111,14 @@ class VllmOmniEngine(SpeaksOnly):
         Raises:
             ConfigurationError: it did not come up; the message ends with what it wrote last.
         """
-        if self._session is not None:
-            return
         # A connection for each request: uvicorn closes idle ones just when one is used again.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._session = aiohttp.ClientSession(connector=connector)
+        connect = partial(
+            OmniClient, self._session, api_key=self._api_key, timeout_s=self._timeout_s
+        )
         try:
-            await self._keeper.start()
+            await self._keeper.start(connect)
         except BaseException:
             await self.close()
             raise
@@ -142,9 +132,8 @@ class VllmOmniEngine(SpeaksOnly):
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self._references.close()
         await self._keeper.close()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        if self._session is not None:
+            await self._session.close()
 
     def voices(self) -> tuple[Voice, ...]:
         """Return none: all voices are registered ones, and those the voice store lists."""
@@ -170,23 +159,20 @@ class VllmOmniEngine(SpeaksOnly):
         if request.reference is None:
             self.voice(request.voice or "")
         else:
-            check_reference(request.reference, "ref_audio")
+            demand_transcript(request.reference)
         refuse_blank(request.text)
 
     async def prepare(self, reference: VoiceReference) -> None:
         """Upload a registered voice and have it say a word, which computes its features.
 
-        With a server that is down, or that keeps no voices, its first use does that.
+        If the server is down, or keeps no voices, that is left to the first use.
 
         Raises:
-            InvalidRequestError: the recording is too short or too long, lacks its text
-                (`ref_text`), or the server refuses it.
+            InvalidRequestError: the transcript is missing (`ref_text`), or the server refuses the
+                recording.
             EngineError: the server failed.
         """
-        check_reference(reference, "audio_sample")
-        await self._references.keep(reference)
-        if not self.ready:
-            return
+        demand_transcript(reference)
         try:
             async with aclosing(self._speak(reference, "Hello.")) as frames:
                 async for _ in frames:
@@ -198,7 +184,9 @@ class VllmOmniEngine(SpeaksOnly):
         """Drop a voice here and at the server, there as soon as it answers."""
         self._references.forget(voice_id)
         if self.ready:
-            self._start_chore()
+            chore = asyncio.create_task(self._references.clean(self._keeper.client))
+            self._chores.add(chore)
+            chore.add_done_callback(self._chores.discard)
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield frames as the server makes them; see `SpeechEngine.synthesise`.
@@ -207,12 +195,11 @@ class VllmOmniEngine(SpeaksOnly):
         """
         self.check(request)
         reference = request.reference
-        if reference is None:  # for the type checker: checked above
-            raise EngineError("no reference", code="engine_failed")
-        if self._session is None or not self.ready:
+        assert reference is not None  # noqa: S101  `check` demands one
+        if not self.ready:
             raise UnavailableError("the vLLM-Omni server is not running", retry_after_s=5.0)
         stretch = TimeStretch(SAMPLE_RATE_HZ, request.speed)
-        job = Synthesis(request.text, partial(self._speak, reference), SAMPLE_RATE_HZ)
+        job = Synthesis(request.text, partial(self._speak, reference))
         self._jobs.add(job)
         try:
             async with aclosing(job.frames()) as frames:
@@ -237,49 +224,11 @@ class VllmOmniEngine(SpeaksOnly):
             raise
         self._keeper.worked()
 
-    def _connect(self, url: str) -> OmniClient:
-        if self._session is None:
-            raise UnavailableError("the vllm_omni engine was closed", retry_after_s=1.0)
-        return self._connection(self._session, url)
-
     async def _trial(self, client: OmniClient) -> None:
-        """Have a server say a word; what it knew of voices is taken for lost."""
-        rate_hz = await client.trial(recording_of(murmur(SAMPLE_RATE_HZ)).inline())
-        if rate_hz != SAMPLE_RATE_HZ:
-            raise EngineError(
-                f"the server speaks at {rate_hz} Hz, which is not Fun-CosyVoice3's "
-                f"{SAMPLE_RATE_HZ}: is it another model?",
-                code="engine_failed",
-            )
+        """Have a server say a word; it may have lost the voices that it knew."""
+        await client.trial(recording_of(murmur(SAMPLE_RATE_HZ)).inline())
         self._references.server_is_new()
-        self._start_chore(client)
-
-    def _start_chore(self, client: OmniClient | None = None) -> None:
-        chore = asyncio.create_task(self._references.clean(client or self._keeper.client))
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
-
-    async def _launch(self) -> tuple[OmniProcess, str]:
-        port = free_port()
-        folder = Path(tempfile.mkdtemp(prefix="bentovox-vllm-omni-"))
-        # fmt: off
-        command = [
-            *self._command, "serve", self._model, "--omni",
-            "--host", "127.0.0.1", "--port", str(port),
-            "--disable-uvicorn-access-log",
-            *self._args,
-        ]
-        # fmt: on
-        log.info("starting %s", " ".join(command))
-        if "--trust-remote-code" in command:
-            log.warning("code that the model's repository brings along will be run")
-        programs = (str(Path(command[0]).parent), os.environ.get("PATH", os.defpath))
-        environment = {
-            "PATH": os.pathsep.join(programs),  # its environment's compilers come first
-            "SPEAKER_SAMPLES_DIR": str(folder),
-        }
-        process = await OmniProcess.launch(command, environment, folder)
-        return process, f"http://127.0.0.1:{port}"
+        await self._references.clean(client)
 
 
 def _checked_url(url: str) -> str:
@@ -297,7 +246,7 @@ def _checked_command(command: Sequence[str]) -> list[str]:
         raise ConfigurationError(
             f"speech.vllm_omni.command: {command[0] if command else ''!r} is not installed. "
             "vLLM-Omni needs an environment of its own: name its vllm-omni there, or set "
-            "speech.vllm_omni.url to a server that runs (docs/engines/vllm-omni.md)",
+            "speech.vllm_omni.url to a running server (docs/engines/vllm-omni.md)",
             param="command",
         )
     return [found, *command[1:]]

@@ -1,16 +1,16 @@
 """One vLLM-Omni server, kept usable: brought up, watched, and brought up again.
 
-A server of ours is started anew when it ends or is dead; one at a URL is waited for. Dead is: its
-process has ended; `GET /health` says 503, which vLLM-Omni 0.30 does once a stage has no live
-replica; or requests fail in a row and so does a trial, for servers whose health says less.
+A server of ours is restarted; one at a URL is waited for. A server is dead when its process has
+ended, when `GET /health` answers 503, which vLLM-Omni 0.30 does once a stage has no live replica,
+or when several requests in a row fail and so does a trial.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError, EngineError, ServiceError, UnavailableError
 
@@ -20,61 +20,50 @@ if TYPE_CHECKING:
     from services.speech.engines.vllm_omni.client import OmniClient
     from services.speech.engines.vllm_omni.process import OmniProcess
 
-    Launch = Callable[[], Awaitable[tuple[OmniProcess, str]]]
+    Connect = Callable[[str], OmniClient]
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
-_FAULTS: Final = 3  # requests that failed with none between that did not: time for a trial
-_MISSES: Final = 3  # probes without an answer, while the process lives
+PROBE_S: Final = 5.0
+"""Between two looks at a server that is up, or that is not ours."""
+BACKOFF_S: Final = (1.0, 60.0)
+"""The first and the longest wait before another attempt."""
+
+_FAULTS: Final = 3  # failed requests in a row that call for a trial
+_MISSES: Final = 3  # probes without an answer while the process lives
 _PROGRESS_S: Final = 10.0
 _POLL_S: Final = 0.2
-_STEADY_S: Final = 60.0  # a server that lasted so long starts the backoff from the beginning
+_STEADY_S: Final = 60.0  # a server that lasted this long resets the backoff
 
 
 class _DownError(Exception):
-    """The server is not usable, for the reason that it carries."""
+    """The server is not usable; the message says why."""
 
 
 class Keeper:
-    """Keeps one server; `client` is there while it is usable."""
+    """Keeps one server usable."""
 
     def __init__(
         self,
-        connect: Callable[[str], OmniClient],
         trial: Callable[[OmniClient], Awaitable[None]],
         *,
-        url: str = "",
-        launch: Launch | None = None,
+        url: str,
+        launch: Callable[[], Awaitable[OmniProcess]],
         start_timeout_s: float,
-        probe_s: float,
-        backoff_s: tuple[float, float],
     ) -> None:
-        """Keep the server at `url`, or the one that `launch` starts and returns the URL of.
+        """Keep the server at `url`, or one that `launch` starts if that is empty.
 
-        Args:
-            connect: makes the client for a URL.
-            trial: returns if the server really speaks.
-            url: of a server that is not ours.
-            launch: starts one of ours.
-            start_timeout_s: the longest that a start may take.
-            probe_s: between two looks at a server that is up.
-            backoff_s: the first and the longest wait before a new start.
+        `trial` returns if a server really speaks.
         """
-        self._connect = connect
         self._trial = trial
         self._url = url
         self._launch = launch
         self._start_timeout_s = start_timeout_s
-        self._probe_s = probe_s
-        self._backoff_s = backoff_s
         self._client: OmniClient | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._first: asyncio.Future[None] | None = None
         self._process: OmniProcess | None = None
-        self._alarm: asyncio.Future[None] | None = None
-        self._suspected = False
+        self._task: asyncio.Task[None] | None = None
+        self._alarm = asyncio.Event()  # a request failed, or the process ended
         self._faults = 0
-        self._up_at = math.inf
 
     @property
     def ready(self) -> bool:
@@ -92,121 +81,103 @@ class Keeper:
             raise UnavailableError("the vLLM-Omni server is not running", retry_after_s=5.0)
         return self._client
 
-    async def start(self) -> None:
-        """Return once the server is usable.
+    async def start(self, connect: Connect) -> None:
+        """Return once the server is usable; `connect` makes the client for a URL.
 
         Raises:
             ConfigurationError: it did not get there.
         """
-        self._first = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._keep())
         try:
-            await self._first
-        except BaseException:
-            await self.close()
-            raise
+            await self._bring_up(connect)
+        except _DownError as error:
+            raise ConfigurationError(str(error)) from error
+        self._task = asyncio.create_task(self._keep(connect))
 
     async def close(self) -> None:
-        """Stop looking; a server of ours is ended."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        process, self._process = self._process, None
-        if process is not None:
-            await process.stop()
+        """Stop watching; a server of ours is ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._give_up()
 
     def fault(self) -> None:
-        """Be told that a request failed through no fault of its own: look at once."""
+        """Note a request that failed through no fault of its own: the server is looked at now."""
         self._faults += 1
-        self._suspected = True
-        if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_result(None)
+        self._alarm.set()
 
     def worked(self) -> None:
-        """Be told that a request succeeded."""
+        """Note a request that succeeded."""
         self._faults = 0
 
-    async def _keep(self) -> None:
+    async def _keep(self, connect: Connect) -> None:
+        loop = asyncio.get_running_loop()
         failures = 0
         while True:
-            self._up_at = math.inf
+            began = loop.time()
             try:
-                await self._once()
+                if self._client is None:
+                    await self._bring_up(connect)
+                began = loop.time()
+                await self._watch(self.client)
             except Exception as error:
-                if self._first is not None and not self._first.done():
-                    down = isinstance(error, _DownError)
-                    self._first.set_exception(ConfigurationError(str(error)) if down else error)
-                    return
-                log.error(  # noqa: TRY400  the reason is all there is to know of it
-                    "the vLLM-Omni server is down: %s",
-                    error,
-                    exc_info=not isinstance(error, _DownError),
-                )
-            steady = asyncio.get_running_loop().time() - self._up_at > _STEADY_S
-            failures = 1 if steady else failures + 1
-            shortest, longest = self._backoff_s
+                is_told = isinstance(error, _DownError)
+                log.error("the vLLM-Omni server is down: %s", error, exc_info=not is_told)  # noqa: TRY400
+            lasted = self.ready and loop.time() - began > _STEADY_S
+            await self._give_up()
+            failures = 1 if lasted else failures + 1
+            shortest, longest = BACKOFF_S
             await asyncio.sleep(min(shortest * 2 ** min(failures - 1, 16), longest))
 
-    async def _once(self) -> None:
-        """Bring the server up and watch it until it is down.
+    async def _bring_up(self, connect: Connect) -> None:
+        url = self._url
+        if not url:
+            self._process = await self._launch()
+            self._process.exit.add_done_callback(lambda _: self._alarm.set())
+            url = self._process.url
+        client = connect(url)
+        await self._come_up(client)
+        self._faults = 0
+        self._client = client
 
-        Raises:
-            _DownError: always, in the end.
-        """
-        process, url = (None, self._url) if self._launch is None else await self._launch()
-        self._process = process
-        try:
-            client = self._connect(url)
-            await self._come_up(client, process)
-            self._faults = 0
-            self._suspected = False
-            self._client = client
-            self._up_at = asyncio.get_running_loop().time()
-            if self._first is not None and not self._first.done():
-                self._first.set_result(None)
-            await self._watch(client, process)
-        finally:
-            self._client = None
-            if process is not None:
-                await process.stop()  # when `close` cancels it, that stops the process
-                self._process = None
+    async def _give_up(self) -> None:
+        self._client = None
+        if self._process is not None:
+            await self._process.stop()
+            self._process = None  # not before: if this is cancelled, `close` stops it
 
-    async def _come_up(self, client: OmniClient, process: OmniProcess | None) -> None:
+    async def _come_up(self, client: OmniClient) -> None:
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        told = began
+        began = told = loop.time()
         while True:
-            _demand_running(process)
-            first = self._first is None or not self._first.done()
-            pause_s = _POLL_S if process is not None or first else self._probe_s
-            broken = False
+            is_healthy = is_broken = False
             try:
                 await client.health()
-                pause_s = self._probe_s
-                broken = process is not None or first
+                is_healthy = True
                 await self._trial(client)
             except ServiceError as error:
                 why = error.message
-                broken = broken and not isinstance(error, UnavailableError)
+                is_broken = is_healthy and not isinstance(error, UnavailableError)
             else:
                 log.info("the vLLM-Omni server is up after %.0f s", loop.time() - began)
                 return
-            _demand_running(process)
+            self._demand_running()
             waited_s = loop.time() - began
-            late = waited_s > self._start_timeout_s and (process is not None or first)
-            if broken or late:
-                raise _DownError(f"not up after {waited_s:.0f} s: {why}{_tail(process)}")
+            if is_broken or waited_s > self._start_timeout_s:
+                raise _DownError(f"not up after {waited_s:.0f} s: {why}{self._last_words()}")
             if loop.time() - told >= _PROGRESS_S:
                 told = loop.time()
                 log.info("waiting for the vLLM-Omni server, %.0f s so far: %s", waited_s, why)
-            await self._pause(pause_s, process)
+            await self._pause(PROBE_S if is_healthy or self._process is None else _POLL_S)
 
-    async def _watch(self, client: OmniClient, process: OmniProcess | None) -> None:
+    async def _watch(self, client: OmniClient) -> None:
+        """Return never.
+
+        Raises:
+            _DownError: the server is dead or cannot be reached.
+        """
         misses = 0
         while True:
-            await self._pause(min(self._probe_s, _POLL_S * 2) if misses else self._probe_s, process)
-            _demand_running(process)
+            await self._pause(min(PROBE_S, 2 * _POLL_S) if misses else PROBE_S)
             try:
                 await client.health()
                 misses = 0
@@ -217,27 +188,22 @@ class Keeper:
                 raise _DownError(error.message) from error
             except ServiceError as error:
                 misses += 1
-                # To wait for a server costs nothing; to start ours anew may take minutes.
-                if process is None or misses >= _MISSES:
+                # Waiting for a server costs nothing; restarting ours may take minutes.
+                if self._process is None or misses >= _MISSES:
                     raise _DownError(error.message) from error
 
-    async def _pause(self, longest_s: float, process: OmniProcess | None) -> None:
-        """Wait, until there is reason to look at once."""
-        if not self._suspected:
-            self._alarm = asyncio.get_running_loop().create_future()
-            waited: set[asyncio.Future[Any]] = {self._alarm}
-            if process is not None:
-                waited.add(process.exit)
-            await asyncio.wait(waited, timeout=longest_s, return_when=asyncio.FIRST_COMPLETED)
-            self._alarm = None
-        self._suspected = False
+    async def _pause(self, longest_s: float) -> None:
+        """Wait, unless there is reason to look at once."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._alarm.wait()
+        self._alarm.clear()
+        self._demand_running()
 
+    def _demand_running(self) -> None:
+        process = self._process
+        if process is not None and process.exit.done():
+            raise _DownError(f"it ended with exit code {process.exit.result()}{self._last_words()}")
 
-def _demand_running(process: OmniProcess | None) -> None:
-    if process is not None and process.exit.done():
-        raise _DownError(f"it ended with exit code {process.exit.result()}{_tail(process)}")
-
-
-def _tail(process: OmniProcess | None) -> str:
-    lines = process.tail if process is not None else ()
-    return "".join(f"\n  | {line}" for line in lines)
+    def _last_words(self) -> str:
+        return "".join(f"\n  | {line}" for line in (self._process.tail if self._process else ()))

@@ -1,8 +1,8 @@
 """Recordings to speak like, in the two ways that vLLM-Omni takes them.
 
-With each request as a data URL, from which the server computes the voice's features every time;
-or uploaded once and called by a name, whose features it keeps. Registered voices go the second way
-where the server allows it, everything else the first.
+As a data URL in each request, from which the server computes the voice's features every time, or
+uploaded once and called by a name, whose features it keeps. Registered voices are uploaded if the
+server allows it; everything else goes inline.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import hashlib
 import io
 import logging
 import wave
-from collections import OrderedDict
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,15 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
-SHORTEST_S: Final = 1.0
-LONGEST_S: Final = 30.0
-_LOWEST_RATE_HZ: Final = 16_000
-_KEPT: Final = 64  # data URLs of registered voices, at most 2 MB each
-
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording as it is sent: 16-bit mono WAV, at most 24 kHz, and what is said in it."""
+    """A recording as it is sent: 16-bit mono WAV, at most 24 kHz, and its transcript."""
 
     wav: bytes
     text: str
@@ -54,51 +48,37 @@ class Recording:
 
 
 class References:
-    """What is known of the recordings in use; see `speak`."""
+    """Which voices the server keeps, and which it should delete."""
 
-    def __init__(self, *, upload: bool) -> None:
-        """Upload registered voices, or send every recording with each request."""
-        self._upload = upload
-        self._recordings: OrderedDict[str, Recording] = OrderedDict()
+    def __init__(self) -> None:
+        """Begin with a server that keeps none."""
         self._uploads: dict[str, asyncio.Task[bool]] = {}
         self._unwanted: set[str] = set()
 
     async def speak(
         self, client: OmniClient, text: str, reference: VoiceReference
     ) -> AsyncGenerator[Samples, None]:
-        """Yield `text` in the voice of `reference`; errors are those of `OmniClient.speech`.
-
-        A server that does not know an uploaded voice any more gets the recording itself.
-        """
-        fields = await self._named(client, reference)
-        if fields is not None:
-            begun = False
+        """Yield `text` in the voice of `reference`; errors are those of `OmniClient.speech`."""
+        voice_id = reference.id
+        if voice_id is not None and await self._is_uploaded(client, reference, voice_id):
+            named = {"voice": server_name(voice_id)}
             try:
-                async with aclosing(client.speech(text, fields)) as frames:
+                async with aclosing(client.speech(text, named)) as frames:
                     async for frame in frames:
-                        begun = True
                         yield frame
-            except InvalidRequestError:
-                if begun:
-                    raise
-                self._uploads.pop(reference.id or "", None)
+            except InvalidRequestError:  # before the first frame: it may have lost the voice
+                self._uploads.pop(voice_id, None)
             else:
                 return
-        recording = await self._recording(reference)
+        recording = await asyncio.to_thread(recording_of, reference)
         async with aclosing(client.speech(text, recording.inline())) as frames:
             async for frame in frames:
                 yield frame
 
-    async def keep(self, reference: VoiceReference) -> None:
-        """Make ready what is sent of a recording."""
-        await self._recording(reference)
-
     def forget(self, voice_id: str) -> None:
         """Drop a registered voice here, and at the server with the next `clean`."""
-        self._recordings.pop(voice_id, None)
         self._uploads.pop(voice_id, None)
-        if self._upload:
-            self._unwanted.add(voice_id)
+        self._unwanted.add(voice_id)
 
     async def clean(self, client: OmniClient) -> None:
         """Have the server delete the voices that were forgotten; what fails is tried next time."""
@@ -124,64 +104,38 @@ class References:
             upload.cancel()
         await asyncio.gather(*uploads, return_exceptions=True)
 
-    async def _named(self, client: OmniClient, reference: VoiceReference) -> dict[str, str] | None:
-        """Return the fields that call an uploaded voice; None where there is none."""
-        if not self._upload or reference.id is None:
-            return None
-        upload = self._uploads.get(reference.id)
+    async def _is_uploaded(
+        self, client: OmniClient, reference: VoiceReference, voice_id: str
+    ) -> bool:
+        upload = self._uploads.get(voice_id)
         if upload is None:
             # One upload for all that ask at the same time; it goes on when the first one leaves.
-            upload = asyncio.create_task(self._uploaded(client, reference, reference.id))
-            self._uploads[reference.id] = upload
-        if not await asyncio.shield(upload):
-            return None
-        return {"voice": server_name(reference.id)}
+            upload = asyncio.create_task(self._upload(client, reference, voice_id))
+            self._uploads[voice_id] = upload
+        return await asyncio.shield(upload)
 
-    async def _uploaded(self, client: OmniClient, reference: VoiceReference, voice_id: str) -> bool:
-        recording = await self._recording(reference)
+    async def _upload(self, client: OmniClient, reference: VoiceReference, voice_id: str) -> bool:
+        recording = await asyncio.to_thread(recording_of, reference)
         self._unwanted.discard(voice_id)
         try:
             await client.upload(server_name(voice_id), recording.wav, recording.text)
         except ServiceError as error:
             log.warning("voice %s is sent with each request: %s", voice_id, error)
             if isinstance(error, UnavailableError):
-                self._uploads.pop(voice_id, None)  # not said no: asked again
+                self._uploads.pop(voice_id, None)  # it did not refuse: try again
             return False
         if voice_id not in self._uploads:  # forgotten in the meantime
             self._unwanted.add(voice_id)
             await self.clean(client)
         return True
 
-    async def _recording(self, reference: VoiceReference) -> Recording:
-        kept = self._recordings.get(reference.id or "")
-        if kept is None:
-            kept = await asyncio.to_thread(recording_of, reference)
-            if reference.id is not None:
-                self._recordings[reference.id] = kept
-                while len(self._recordings) > _KEPT:
-                    self._recordings.popitem(last=False)
-        return kept
 
-
-def check_reference(reference: VoiceReference, param: str) -> None:
-    """Raise unless a recording can be spoken like; `param` is the field that it came in.
+def demand_transcript(reference: VoiceReference) -> None:
+    """Raise if a recording comes without its transcript.
 
     Raises:
-        InvalidRequestError: too short, too long or too low a rate, or without its text.
+        InvalidRequestError: it does (`missing_required_parameter`).
     """
-    length_s = reference.samples.size / reference.sample_rate_hz
-    if not SHORTEST_S <= length_s <= LONGEST_S:
-        raise InvalidRequestError(
-            f"the recording lasts {length_s:.1f} s; {SHORTEST_S:g} to {LONGEST_S:g} s are needed",
-            param=param,
-            code="invalid_audio",
-        )
-    if reference.sample_rate_hz < _LOWEST_RATE_HZ:
-        raise InvalidRequestError(
-            f"the recording has {reference.sample_rate_hz} Hz; at least {_LOWEST_RATE_HZ} needed",
-            param=param,
-            code="invalid_audio",
-        )
     if not (reference.text and unmarked(reference.text).strip()):
         raise InvalidRequestError(
             "ref_text is needed: the vllm_omni engine clones a voice only with what is said in "

@@ -1,4 +1,4 @@
-"""One request on its way: its segments asked for in turn, their frames held for the listener."""
+"""One request on its way: segments are requested in turn, and frames wait for the listener."""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from typing import TYPE_CHECKING, Final
 
 from services.errors import EngineError
 from services.speech.engines.segments import segments_as_written
+from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from services.audio.pcm import Samples
 
-HELD_S: Final = 20.0
-"""The longest audio that waits for a listener, give or take one piece from the network."""
+_HELD: Final = 20 * SAMPLE_RATE_HZ  # samples that wait for a listener, give or take one frame
 
 
 class Synthesis:
-    """Makes a text in a task of its own, at most one segment ahead of the one being taken.
+    """Speaks a text in a task of its own, at most one segment ahead of the one being taken.
 
-    So the next segment is asked for while the last one is still played, and no gap is heard.
+    So the next segment is requested while the last one is still played, and no gap is heard.
     """
 
     def __init__(
         self,
         text: str | AsyncIterator[str],
         speak: Callable[[str], AsyncGenerator[Samples, None]],
-        sample_rate_hz: int,
     ) -> None:
         """Begin at once; `speak` yields the frames of one segment."""
         self._speak = speak
-        self._longest = int(HELD_S * sample_rate_hz)
         self._frames: deque[tuple[int, Samples]] = deque()
         self._held = 0
         self._taken_from = 0
@@ -50,7 +48,7 @@ class Synthesis:
             if self._error is not None:
                 raise self._error
             if not self._frames:
-                if self.task.cancelled():  # half a text is not taken for a whole one
+                if self.task.cancelled():  # half a text must not pass for a whole one
                     raise EngineError("the work was stopped", code="engine_failed")
                 if self.task.done():
                     return
@@ -62,7 +60,7 @@ class Synthesis:
             yield frame
 
     async def stop(self, error: BaseException | None = None) -> None:
-        """End the work at once; who still listens gets `error`."""
+        """End the work at once; whoever still listens gets `error`."""
         if not self.task.done():
             self._error = error
             self.task.cancel()
@@ -79,9 +77,9 @@ class Synthesis:
                             self._frames.append((number, frame))
                             self._held += frame.size
                             self._made.set()
-                            await self._until(lambda: self._held < self._longest)
+                            await self._until(lambda: self._held < _HELD)
                     number += 1
-        except Exception as error:  # noqa: BLE001  carried over to the listener
+        except Exception as error:  # noqa: BLE001  raised for the listener
             self._error = error
 
     async def _until(self, has_room: Callable[[], bool]) -> None:

@@ -1,8 +1,8 @@
-"""What many ask of one model, done together: batches of whatever waits, and nobody waits for more.
+"""Batches of whatever waits for one model; nobody waits for a batch to fill up.
 
-Each requester has a lane. The lane that waits longest says what kind of work comes next, and lanes
-take turns: hours of work in one never hold up another for longer than its turn. Urgent lanes, of
-those who speak just now, have every other batch while they want it.
+Each requester has a lane. The lane that has waited longest decides what kind of work comes next,
+and lanes take turns, so hours of work in one hold up another for no longer than its turn. Urgent
+lanes, for live speech, get every other batch while they need it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Batches(Generic[Job]):
         """Start the thread.
 
         Args:
-            work: does a batch; what becomes of it, an error too, is its own business.
-            kind: jobs are done together if theirs is the same.
-            most: jobs of a batch.
+            work: does a batch, and handles its results and errors itself.
+            kind: jobs of the same kind can be done together.
+            most: the most jobs of a batch.
         """
         self._work = work
         self._kind = kind
@@ -49,7 +49,7 @@ class Batches(Generic[Job]):
         return Lane(self._changed, self._urgent if urgent else self._usual)
 
     def close(self) -> None:
-        """Take no further batch; the one at work is done to its end."""
+        """Start no further batch; the current one is finished."""
         with self._changed:
             self._closed = True
             for waiting in (self._usual, self._urgent):
@@ -71,12 +71,12 @@ class Batches(Generic[Job]):
                 batch = self._next()
             try:
                 self._work(batch)
-            except Exception:  # a thread that ended would leave everybody waiting
+            except Exception:  # if the thread ended, everybody would wait for ever
                 log.exception("a batch of %d failed", len(batch))
-            del batch  # memory is not held while nothing is to do
+            del batch  # frees its memory while there is nothing to do
 
     def _next(self) -> list[Job]:
-        """Take jobs from the lanes in turn, of the kind that the first in the row has."""
+        """Take jobs from the lanes in turn, of the same kind as the first lane's."""
         self._was_urgent = bool(self._urgent) and not (self._was_urgent and self._usual)
         waiting = self._urgent if self._was_urgent else self._usual
         kind = self._kind(waiting[0].jobs[0])
@@ -99,17 +99,16 @@ class Batches(Generic[Job]):
 
 
 class Lane(Generic[Job]):
-    """One requester's jobs, done in order unless put first."""
+    """One requester's jobs, done in order."""
 
     def __init__(self, changed: threading.Condition, waiting: deque[Lane[Job]]) -> None:
-        """Belong to `Batches`, which makes it."""
         self.jobs: deque[Job] = deque()
         self._changed = changed
         self._waiting = waiting
         self._closed = False
 
     def put(self, job: Job, *, first: bool = False) -> None:
-        """Have a job done, before those that wait if `first`; nothing if the lane is closed."""
+        """Queue a job, before the others if `first`; does nothing if the lane is closed."""
         with self._changed:
             if self._closed:
                 return

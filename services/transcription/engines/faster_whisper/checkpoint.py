@@ -1,10 +1,11 @@
-"""One Whisper model on CTranslate2: what is asked of faster-whisper's own class, and nothing else.
+"""One Whisper model on CTranslate2: everything that touches faster-whisper's own class.
 
-Its methods may be called from any thread; CTranslate2 lets the interpreter go while it computes.
+Its methods may be called from any thread; CTranslate2 releases the GIL while it computes.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -27,27 +28,61 @@ MOST_FRAMES: Final = 3000
 _MOST_TOKENS: Final = 448
 _MOST_BEFORE: Final = _MOST_TOKENS // 2 - 1  # tokens of what came before, as in OpenAI's own code
 _BEST_OF: Final = 5
+_MOST_COMPRESSION: Final = 2.4
+_LEAST_LOGPROB: Final = -1.0
+_MOST_NO_SPEECH: Final = 0.6
 _PREPENDED: Final = "\"'“¿([{-"
 _APPENDED: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  as faster-whisper has it
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a window was decoded to; `tokens` are the new ones and those of times."""
+    """What a window was decoded to at one temperature.
 
+    Attributes:
+        temperature: of sampling.
+        tokens: those of text and those of times.
+        text: of the tokens, without spaces around it.
+        avg_logprob: mean logarithm of the tokens' probability.
+        no_speech_prob: probability that nobody spoke.
+    """
+
+    temperature: float
     tokens: Sequence[int]
+    text: str
     avg_logprob: float
     no_speech_prob: float
+
+    @property
+    def compression_ratio(self) -> float:
+        """How many times shorter the text is when compressed."""
+        data = self.text.encode()
+        return len(data) / len(zlib.compress(data))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the text says the same thing again and again."""
+        return self.compression_ratio > _MOST_COMPRESSION
+
+    @property
+    def is_unlikely(self) -> bool:
+        """Whether the tokens are improbable."""
+        return self.avg_logprob < _LEAST_LOGPROB
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether nobody spoke."""
+        return self.no_speech_prob > _MOST_NO_SPEECH and self.is_unlikely
 
 
 class Checkpoint:
     """A model in memory."""
 
     def __init__(self, folder: Path, *, device: str, compute_type: str, threads: int) -> None:
-        """Load it; takes seconds.
+        """Load the model, which takes seconds.
 
         Raises:
-            RuntimeError: as CTranslate2 has it; ValueError likewise.
+            RuntimeError, ValueError: CTranslate2 cannot load it.
         """
         from faster_whisper import WhisperModel  # noqa: PLC0415  heavy
         from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer  # noqa: PLC0415
@@ -85,18 +120,17 @@ class Checkpoint:
         return spectrogram[:, :MOST_FRAMES].astype(np.float32, copy=False)
 
     def encode(self, features: Sequence[Features]) -> NDArray[np.float32]:
-        """Return what the encoder makes of some windows, [N, 1500, width], in the CPU's memory."""
-        from ctranslate2 import DataType, StorageView  # noqa: PLC0415  heavy
+        """Return the encoder's output for some windows, [N, 1500, width], in the CPU's memory."""
+        from ctranslate2 import DataType  # noqa: PLC0415  heavy
+        from faster_whisper.audio import pad_or_trim  # noqa: PLC0415
 
-        padded = np.zeros((len(features), features[0].shape[0], MOST_FRAMES), dtype=np.float32)
-        for row, one in zip(padded, features, strict=True):
-            row[:, : one.shape[1]] = one
-        view = self._ct2.encode(StorageView.from_array(padded), to_cpu=True)
+        padded = np.stack([pad_or_trim(one, MOST_FRAMES) for one in features])
+        view = self._ct2.encode(_view(padded), to_cpu=True)
         encoded: NDArray[np.float32] = np.array(view.to(DataType.float32))
         return encoded
 
     def language_chances(self, encoded: NDArray[np.float32]) -> list[dict[str, float]]:
-        """Return the probability of each language in each window."""
+        """Return the probability of each language, for each window."""
         if not self.is_multilingual:
             return [{"en": 1.0}] * len(encoded)
         return [
@@ -105,13 +139,13 @@ class Checkpoint:
         ]
 
     def tokens(self, text: str) -> list[int]:
-        """Return a text's tokens; what looks like a control token is left out."""
+        """Return a text's tokens, without those of anything that looks like a control token."""
         words = self._whisper.hf_tokenizer
         ids = words.encode(text, add_special_tokens=False).ids
         return [token for token in ids if token < self._end]
 
     def before(self, prompt: str, keywords: Sequence[str]) -> list[int]:
-        """Return the tokens that stand before a window's: keywords, and the prompt's end."""
+        """Return the tokens that precede a window's: keywords, and the end of the prompt."""
         likely = self.tokens(" " + ", ".join(keywords).strip()) if keywords else []
         earlier = self.tokens(" " + prompt.strip()) if prompt.strip() else []
         if earlier:
@@ -120,7 +154,7 @@ class Checkpoint:
         return [*likely, *earlier[max(0, len(earlier) + len(likely) - _MOST_BEFORE) :]]
 
     def prompt(self, before: Sequence[int], language: str, task: Task, *, times: bool) -> list[int]:
-        """Return what decoding begins with."""
+        """Return the tokens that decoding begins with."""
         tokenizer = self._tokenizer(language, task)
         earlier = [tokenizer.sot_prev, *before] if before else []
         return [*earlier, *tokenizer.sot_sequence, *([] if times else [tokenizer.no_timestamps])]
@@ -133,9 +167,9 @@ class Checkpoint:
         temperature: float,
         beam_size: int,
     ) -> list[Decoded]:
-        """Decode some windows together; their prompts' control tokens stand at the same places.
+        """Decode some windows together; their prompts have control tokens in the same places.
 
-        With a temperature, what is likeliest of five samples is taken.
+        With a temperature, the likeliest of five samples is taken.
         """
         if temperature > 0:
             manner = {
@@ -155,10 +189,17 @@ class Checkpoint:
             suppress_tokens=self._suppressed,
             **manner,
         )
-        return [_decoded(result) for result in results]
+        decoded = []
+        for result in results:
+            tokens = result.sequences_ids[0]
+            # The score is the mean over the tokens; OpenAI counts the end token, too.
+            logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+            text = self.text(tokens).strip()
+            decoded.append(Decoded(temperature, tokens, text, logprob, result.no_speech_prob))
+        return decoded
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens; those of times are passed over."""
+        """Return the text of tokens, without those of times."""
         said: str = self._whisper.hf_tokenizer.decode([t for t in tokens if t < self._end])
         return said
 
@@ -176,8 +217,8 @@ class Checkpoint:
         """Split a window's tokens at its times.
 
         Returns:
-            Segments with `start`, `end` and `tokens`, and how many of `frames` they account for:
-            a window may end in words that lack their last time, which are to be heard again.
+            Segments with `start`, `end` and `tokens`, and how many of `frames` they account for: a
+            window may end in words that lack their last time and have to be decoded again.
         """
         segments, seek, _ = self._whisper._split_segments_by_timestamps(  # noqa: SLF001
             tokenizer=self._tokenizer(language, task),
@@ -197,7 +238,7 @@ class Checkpoint:
         task: Task,
         frames: int,
     ) -> None:
-        """Give one window's segments their `words`, and times that agree with them."""
+        """Add `words` to one window's segments, and times that agree with them."""
         self._whisper.add_word_timestamps(
             [segments],
             self._tokenizer(language, task),
@@ -227,7 +268,7 @@ class Checkpoint:
         return logarithms
 
     def is_text(self, token: int) -> bool:
-        """Tell text from control tokens."""
+        """Return whether a token is text rather than control."""
         return token < self._end
 
 
@@ -237,17 +278,9 @@ def _view(encoded: NDArray[np.float32]) -> Any:
     return StorageView.from_array(np.ascontiguousarray(encoded))
 
 
-def _decoded(result: Any) -> Decoded:
-    tokens = result.sequences_ids[0]
-    # The score is the mean over the tokens; OpenAI counts the end among them.
-    return Decoded(
-        tokens, result.scores[0] * len(tokens) / (len(tokens) + 1), result.no_speech_prob
-    )
-
-
 @cache
 def _bytes() -> dict[str, int]:
-    """Return the byte behind each letter of a byte-level BPE, as GPT-2 has it."""
+    """Return the byte that each letter of a byte-level BPE stands for, as in GPT-2."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     letters = {chr(byte): byte for byte in plain}

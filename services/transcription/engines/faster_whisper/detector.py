@@ -1,9 +1,8 @@
-"""The Silero detector that faster-whisper ships, as a stream: its state is kept between calls."""
+"""The Silero detector that faster-whisper ships, as a stream: it keeps its state between calls."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -15,31 +14,25 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
 
-_CONTEXT: Final = 64  # samples before a frame that the model sees with it
+_CONTEXT: Final = 64  # samples before a frame that the model sees along with it
 _STATE: Final = (1, 1, 128)
-
-
-@cache
-def session() -> Any:
-    """Return the model's onnxruntime session, one for all detectors; takes a second at first."""
-    from faster_whisper.vad import get_vad_model  # noqa: PLC0415  heavy
-
-    return get_vad_model().session
 
 
 class SileroDetector:
     """Tells speech from silence; see `SpeechDetector`."""
 
     def __init__(self) -> None:
-        """Begin in silence."""
-        self._session = session()
+        """Start in silence; the first one loads the model, which takes a second."""
+        from faster_whisper.vad import get_vad_model  # noqa: PLC0415  heavy
+
+        self._session = get_vad_model().session  # one for all detectors
         self._h = np.zeros(_STATE, dtype=np.float32)
         self._c = np.zeros(_STATE, dtype=np.float32)
         self._context = np.zeros(_CONTEXT, dtype=np.float32)
         self._rest = np.zeros(0, dtype=np.float32)
 
     def feed(self, samples: Samples) -> Sequence[float]:
-        """Return P(speech) of each frame that is whole now; see `SpeechDetector.feed`.
+        """Return P(speech) of each frame that is complete now; see `SpeechDetector.feed`.
 
         Raises:
             EngineError: the model failed.

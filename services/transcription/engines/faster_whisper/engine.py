@@ -1,4 +1,4 @@
-"""Whisper on CTranslate2 as a transcription engine: one model, heard in batches by all requests."""
+"""Whisper on CTranslate2 as a transcription engine: requests share one model, in batches."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from services.errors import EngineError, InvalidRequestError, UnavailableError
+from services.errors import UnavailableError
 from services.handover import Handover, in_daemon
 from services.transcription.engines.faster_whisper.batches import Batches
 from services.transcription.engines.faster_whisper.decoder import Decoder, Job
 from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.loader import Loader
 from services.transcription.engines.faster_whisper.model_source import ModelSource
-from services.transcription.engines.faster_whisper.transcriber import Guess, Transcriber
+from services.transcription.engines.faster_whisper.requesters import Guess, Recording
 from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    WINDOW_S,
-    TranscriptionRequest,
-    check_language,
-    unsupported,
+    check_request,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +30,7 @@ if TYPE_CHECKING:
         Hypothesis,
         Segment,
         SpeechDetector,
+        TranscriptionRequest,
     )
 
 log = logging.getLogger("bentovox.transcription")
@@ -44,7 +41,7 @@ _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 
 
 class FasterWhisperEngine:
-    """Hears with one Whisper model; see `TranscriptionEngine` for what is promised."""
+    """One Whisper model; see `TranscriptionEngine` for what is promised."""
 
     name = "faster_whisper"
 
@@ -60,10 +57,10 @@ class FasterWhisperEngine:
         batch: int = 8,
         beam_size: int = 5,
     ) -> None:
-        """Look whether it can work; nothing heavy is imported or loaded before `start`.
+        """Check that it can work; nothing heavy is imported or loaded before `start`.
 
         Raises:
-            ConfigurationError: `model` is no size, hub's id or directory.
+            ConfigurationError: `model` is not a size, a hub id or a directory.
         """
         self._source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
         self.models: Sequence[str] = self._source.names
@@ -76,11 +73,11 @@ class FasterWhisperEngine:
             threads=threads or len(os.sched_getaffinity(0)),
         )
         self._batches: Batches[Job] | None = None
-        self._active: set[Transcriber | Guess] = set()
+        self._active: set[Recording | Guess] = set()
 
     @property
     def languages(self) -> Collection[str]:
-        """The codes of the languages that the model hears; none before it is loaded."""
+        """The codes of the model's languages; none before it is loaded."""
         model = self._loader.model
         return model.languages if model else frozenset()
 
@@ -95,23 +92,18 @@ class FasterWhisperEngine:
 
     @property
     def ready(self) -> bool:
-        """Whether the model is loaded and has heard a second."""
+        """Whether the model is loaded and has decoded something."""
         return self._batches is not None and self._loader.model is not None
 
     @property
     def status(self) -> str:
-        """What it is doing, or how to get a model."""
+        """What it is doing, or why there is no model and how to get one."""
         return self._loader.status
 
     @property
     def settled(self) -> bool:
         """Whether there is no model, and none is on its way."""
         return self._loader.settled
-
-    @property
-    def active(self) -> int:
-        """Requests at work."""
-        return len(self._active)
 
     async def start(self) -> None:
         """Find, download and load the model in a thread of its own; returns at once."""
@@ -133,24 +125,15 @@ class FasterWhisperEngine:
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
         """Raise unless the model can do this; see `TranscriptionEngine.check`."""
         self._loaded()
-        check_language(self, request)
-        if isinstance(request, TranscriptionRequest) and request.task == "translate":
-            if not self.translates:
-                raise unsupported("task", f"the model {self.models[0]!r} does not translate")
-        elif not isinstance(request, TranscriptionRequest):
-            most = int(WINDOW_S * SAMPLE_RATE_HZ)
-            if request.samples.size > most:
-                raise InvalidRequestError(
-                    f"a guess is made of {WINDOW_S:.0f} s of audio at most", param="audio"
-                )
+        check_request(self, request)
 
     async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         model, batches = self._loaded()
-        # As many windows as a batch and one more: the next is cut while they are heard.
+        # As many windows as a batch and one more, which is cut while the batch is decoded.
         handover: Handover[list[Segment]] = Handover(0, lambda _: 0)
-        hearing = Transcriber(model, batches, request, handover, self._batch + 1)
+        hearing = Recording(model, batches, request, handover, self._batch + 1)
         self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))
         try:
@@ -188,9 +171,5 @@ class FasterWhisperEngine:
         return model, batches
 
     def _hear(self, jobs: list[Job]) -> None:
-        model = self._loader.model
-        if model is None:
-            for job in jobs:
-                job.requester.failed(EngineError("the model is gone", code="engine_failed"))
-            return
-        Decoder(model, self._beam_size).hear(jobs)
+        if (model := self._loader.model) is not None:  # else `close` tells the requesters
+            Decoder(model, self._beam_size).hear(jobs)

@@ -1,17 +1,20 @@
-"""Gets a model into memory in a thread of its own, and tries again where there is none yet."""
+"""Loading a model in a thread of its own, which tries again as long as there is none."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import threading
 import time
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.transcription.engines.faster_whisper import detector, gpu
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
+from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.model_source import NoModelError
 
 if TYPE_CHECKING:
@@ -21,21 +24,21 @@ log = logging.getLogger("bentovox.transcription")
 
 _FIRST_RETRY_S: Final = 60.0
 _LONGEST_RETRY_S: Final = 1800.0
+_CUDA_LIBRARIES: Final = ("libcublasLt.so.12", "libcublas.so.12")
 
 
 class Loader:
-    """A model on its way.
+    """Loads one model.
 
     Attributes:
-        model: the model, once it has heard something.
-        status: what is done now, or why there is no model and how to get one, in one line.
-        settled: there is none, and the next try is some time away.
+        model: the model, once it has decoded something.
+        status: in one line, what is happening, or why there is no model and how to get one.
+        settled: whether there is none, and the next try is some time away.
     """
 
     def __init__(
         self, source: ModelSource, *, device: str, compute_type: str, threads: int
     ) -> None:
-        """Do nothing yet."""
         self.model: Checkpoint | None = None
         self.status = "not started"
         self.settled = False
@@ -47,14 +50,13 @@ class Loader:
 
     def start(self) -> None:
         """Begin, in a daemon thread."""
-        self._closed = threading.Event()  # a download that outlived `close` keeps its own
-        arguments = (self._closed,)
+        self._closed = closed = threading.Event()  # a download that outlives `close` has its own
         threading.Thread(
-            target=self._run, args=arguments, name="whisper-loading", daemon=True
+            target=self._run, args=(closed,), name="whisper-loading", daemon=True
         ).start()
 
     def close(self) -> None:
-        """Attempt no more, and let the model go."""
+        """Stop trying, and release the model."""
         self._closed.set()
         self.model = None
         self.status = "closed"
@@ -92,21 +94,13 @@ class Loader:
         began = time.monotonic()
         if not self.settled:
             self._tell(f"looking for {self._source.names[0]}")
-        # OpenMP's threads spin while they wait, by default so long that they take the cores from
-        # each other as soon as the machine has other work. Read when CTranslate2's copy is loaded.
+        # OpenMP's waiting threads spin, by default for so long that they take each other's cores as
+        # soon as the machine has other work. CTranslate2's copy reads this when it is loaded.
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        detector.session()  # live speech needs it at once
+        SileroDetector()  # live speech needs its model at once
         folder = self._source.find(self._tell)
-        device = self._device
-        lacking = gpu.missing() if device != "cpu" and _has_gpu() else []
-        if device == "cuda" and not _has_gpu():
-            raise NoModelError("no model: device is cuda, and CTranslate2 finds no NVIDIA GPU")
-        if lacking and device == "cuda":
-            raise NoModelError(f"no model: device is cuda and {', '.join(lacking)} cannot be found")
-        if lacking:
-            log.warning("%s cannot be found: Whisper computes on the CPU", ", ".join(lacking))
-            device = "cpu"
+        device = self._usable_device()
         self._tell(f"loading {self._source.names[0]}")
         try:
             model = Checkpoint(
@@ -125,9 +119,51 @@ class Loader:
         )
         return model
 
+    def _usable_device(self) -> str:
+        """Return the device to load the model on; "auto" becomes the CPU if cuBLAS is missing.
+
+        Raises:
+            NoModelError: the device is to be a GPU and cannot be.
+        """
+        if self._device == "cpu":
+            return "cpu"
+        import ctranslate2  # noqa: PLC0415  heavy
+
+        if not ctranslate2.get_cuda_device_count():
+            if self._device == "cuda":
+                raise NoModelError("no model: device is cuda, and CTranslate2 finds no NVIDIA GPU")
+            return "cpu"
+        missing = [name for name in _CUDA_LIBRARIES if not _load_cublas(name)]
+        if not missing:
+            return self._device
+        lacks = f"{', '.join(missing)} (nvidia-cublas-cu12) cannot be found"
+        if self._device == "cuda":
+            raise NoModelError(f"no model: device is cuda and {lacks}")
+        log.warning("%s: Whisper computes on the CPU", lacks)
+        return "cpu"
+
+
+def _load_cublas(name: str) -> bool:
+    """Load one of cuBLAS's libraries, and return whether it could be.
+
+    CTranslate2 looks for it by name when it first computes. No linker finds it where pip installs
+    it (the extra `faster-whisper-cuda`), but once it is loaded by its path, its name is known:
+    https://github.com/SYSTRAN/faster-whisper#gpu. CTranslate2 4.8 needs no cuDNN, which earlier
+    ones did (docs/decisions/0025).
+    """
+    spec = find_spec("nvidia.cublas") if find_spec("nvidia") else None
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    for path in (name, *(str(Path(folder, "lib", name)) for folder in folders)):
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return True
+    return False
+
 
 def _warm_up(model: Checkpoint) -> None:
-    """Hear a second of silence, so that a model that cannot work is known at once."""
+    """Decode a second of silence, so that a model that cannot work shows at once."""
     encoded = model.encode([model.features(np.zeros(16_000, dtype=np.float32))])
     language = max(model.language_chances(encoded)[0])
     model.generate(
@@ -136,12 +172,6 @@ def _warm_up(model: Checkpoint) -> None:
         temperature=0.0,
         beam_size=1,
     )
-
-
-def _has_gpu() -> bool:
-    import ctranslate2  # noqa: PLC0415  heavy
-
-    return bool(ctranslate2.get_cuda_device_count())
 
 
 def _line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Where a model's files are: a directory, Hugging Face's cache, or Hugging Face itself."""
+"""Finding a model's files: in a directory, in Hugging Face's cache, or on Hugging Face."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIZES: Final = {
     "large-v3-turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
     "turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
 }
-"""As `faster_whisper.utils` has them; a test compares. Here: that module imports all the others."""
+"""The same as in `faster_whisper.utils`, whose import is heavy; a test compares them."""
 
 _NEEDED: Final = ("model.bin", "config.json", "tokenizer.json")
 _WANTED: Final = (*_NEEDED, "preprocessor_config.json", "vocabulary.*")
@@ -44,41 +44,45 @@ class NoModelError(Exception):
     """There is no model for now; the message says how to get one.
 
     Attributes:
-        is_final: nothing but the operator will change that.
+        is_final: whether only the operator can change that.
     """
 
     def __init__(self, message: str, *, is_final: bool = False) -> None:
-        """Keep the message, one line."""
         super().__init__(message)
         self.is_final = is_final
 
 
 class ModelSource:
-    """What the setting `model` names."""
+    """What the setting `model` names.
+
+    Attributes:
+        names: the names of the model, for clients.
+        repository: its id on the hub; empty for a directory.
+    """
 
     def __init__(self, model: str, revision: str = "", cache: Path | None = None) -> None:
-        """Look at the name; asks nobody.
+        """Parse the name; nothing is looked up.
 
         Args:
-            model: a size, a hub's id or a directory, which need not be there yet.
-            revision: commit, tag or branch on the hub; empty: its main branch.
-            cache: folder for downloads; None: that of the hub's own tools.
+            model: a size, a hub id or a directory, which need not exist yet.
+            revision: commit, tag or branch on the hub; empty for its main branch.
+            cache: folder for downloads; None for the default of Hugging Face's own tools.
 
         Raises:
-            ConfigurationError: it can be none of these.
+            ConfigurationError: it cannot be any of these.
         """
         self.repository = _SIZES.get(model, "")
-        self.directory: Path | None = None
+        self.names: tuple[str, ...] = (model,)
+        self._directory: Path | None = None
         self._revision = revision
         self._cache = cache
         if self.repository:
-            self.names: tuple[str, ...] = (model, self.repository)
+            self.names = (model, self.repository)
         elif _PATH.match(model) or Path(model).is_dir():
-            self.directory = Path(model).expanduser()
-            self.names = (self.directory.absolute().name,)  # where it lies is no client's business
+            self._directory = Path(model).expanduser()
+            self.names = (self._directory.absolute().name,)  # clients need not know its folder
         elif is_hub_id(model):
             self.repository = model
-            self.names = (model,)
         else:
             raise ConfigurationError(
                 f"model {model!r} is neither a directory nor a Hugging Face id such as "
@@ -87,20 +91,21 @@ class ModelSource:
             )
 
     def find(self, tell: Callable[[str], None]) -> Path:
-        """Return the folder of the files, downloading what is missing; may take minutes.
+        """Return the model's folder, downloading what is missing, which may take minutes.
 
-        A model that is whole in the cache is taken as it is, without a word to the hub.
+        A model that is complete in the cache is used without asking the hub.
 
         Args:
-            tell: is told how far a download is.
+            tell: is called with the progress of a download.
 
         Raises:
-            NoModelError: it cannot be had.
+            NoModelError: there is none.
         """
-        if self.directory is not None:
-            _check(self.directory)
-            return self.directory
-        cached = self._hub.cached()
+        if self._directory is not None:
+            _check(self._directory)
+            return self._directory
+        hub = HubModel(self.repository, _WANTED, self._revision or "main", self._cache)
+        cached = hub.cached()
         if cached is not None and not _lacks(cached):
             return cached
         remedy = (
@@ -109,32 +114,27 @@ class ModelSource:
             f"{f' --cache-dir {self._cache}' if self._cache else ''}`, "
             f"or set {_SETTING} to a directory"
         )
-        if self._hub.is_offline:
+        if hub.is_offline:
             raise NoModelError(
-                f"no model: {self.repository} is not whole in {self._hub.cache}, and downloads are "
-                f"off (HF_HUB_OFFLINE); with a network {remedy}",
+                f"no model: {self.repository} is not whole in {hub.cache}, and downloads are off "
+                f"(HF_HUB_OFFLINE); with a network {remedy}",
                 is_final=True,
             )
         try:
-            found = self._hub.download(tell)
+            found = hub.download(tell)
         except (HubRefusalError, HubDiskError) as error:
             raise NoModelError(f"no model: {error}") from error
         except HubError as error:
             log.warning("%s", error)
             raise NoModelError(
-                f"no model: {self._hub.host} cannot be reached; on a machine with a network "
-                f"{remedy}"
+                f"no model: {hub.host} cannot be reached; on a machine with a network {remedy}"
             ) from error
         _check(found)
         return found
 
-    @property
-    def _hub(self) -> HubModel:
-        return HubModel(self.repository, _WANTED, self._revision or "main", self._cache)
-
 
 def _lacks(folder: Path) -> list[str]:
-    """Return the files of a CTranslate2 Whisper that a folder lacks."""
+    """Return which files of a CTranslate2 Whisper are missing in a folder."""
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if not missing and not any(folder.glob("vocabulary.*")):
         missing = ["vocabulary.json"]
@@ -142,7 +142,7 @@ def _lacks(folder: Path) -> list[str]:
 
 
 def _check(folder: Path) -> None:
-    """Raise unless a folder is a CTranslate2 Whisper."""
+    """Raise unless a folder contains a CTranslate2 Whisper."""
     missing = _lacks(folder)
     if not missing:
         return

@@ -1,7 +1,7 @@
-"""A stream of sound, cut into windows that a model hears at once, at its pauses.
+"""Cutting a stream of audio at its pauses into windows, which a model hears at once.
 
-Without `Cutting`, windows follow one another and lose no sample: what is no longer than a window is
-one, and more is cut in the best pause. With it, silence is left out and speech is joined.
+Without `Cutting`, windows follow one another without a gap: audio that fits into one window is not
+cut, longer audio is cut in the best pause. With it, silence is left out and speech is joined.
 """
 
 from __future__ import annotations
@@ -26,17 +26,15 @@ if TYPE_CHECKING:
 
 _MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
 _MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
-_BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, so that results hang on no caller's sizes
-_SILENT: Final = 0.35  # the probability of speech under which a frame belongs to a pause
+_BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, whatever the sizes of the pieces
+_SILENT: Final = 0.35  # the probability of speech below which a frame belongs to a pause
 _WARM_UP_FRAMES: Final = 31  # a second
 _LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
-_HYSTERESIS: Final = 0.15  # as in Silero's own code: speech ends below the threshold less this
-_LOWEST_THRESHOLD: Final = 0.01
 
 
 @dataclass(frozen=True)
 class Window:
-    """Samples that are heard at once, and where in the recording each part of them was.
+    """Samples that are decoded at once, and where in the recording each part of them was.
 
     Attributes:
         samples: float32 [N], at most `WINDOW_S`.
@@ -48,13 +46,13 @@ class Window:
 
     @property
     def timeline(self) -> Timeline:
-        """Return what turns its times into the recording's."""
+        """The conversion of its times to those of the recording."""
         return Timeline(self.parts, self.samples.size)
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Turns a window's times into the recording's; see `Window`."""
+    """Converts a window's times to the recording's; see `Window`."""
 
     parts: tuple[tuple[int, int], ...]
     samples: int
@@ -73,7 +71,7 @@ class Timeline:
         return self._at(window_s, bisect_left(self._begins, round(window_s * SAMPLE_RATE_HZ)))
 
     def inside_s(self, start_s: float, end_s: float) -> tuple[float, float]:
-        """Return both times of a word, which lies in the part where its middle is."""
+        """Return both times of a word, in the part that contains its middle."""
         middle = round((start_s + end_s) / 2 * SAMPLE_RATE_HZ)
         part = bisect_right(self._begins, middle)
         return self._at(start_s, part), self._at(end_s, part)
@@ -90,12 +88,12 @@ class Timeline:
 def windows(
     audio: Iterable[Samples], detector: SpeechDetector, cutting: Cutting | None
 ) -> Iterator[Window]:
-    """Yield the windows of a stream as soon as each is known; a few of them are in memory.
+    """Yield the windows of a stream as soon as each is known; only a few are in memory.
 
     Args:
         audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes.
-        detector: a fresh one.
-        cutting: how to leave silence out; None leaves nothing out.
+        detector: a new one.
+        cutting: how to leave silence out; None keeps everything.
     """
     if cutting is None:
         yield from _whole(audio, detector)
@@ -104,7 +102,7 @@ def windows(
 
 
 def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Window]:
-    """Yield windows that follow one another; the detector is asked only where one may be cut."""
+    """Yield windows without gaps; the detector judges only where one may be cut."""
     held = np.zeros(0, dtype=np.float32)
     start = 0  # of what is held, in the recording
     for block in _blocks(audio):
@@ -121,10 +119,10 @@ def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Windo
 def _speech(
     audio: Iterable[Samples], detector: SpeechDetector, cutting: Cutting
 ) -> Iterator[tuple[int, Samples]]:
-    """Yield each stretch of speech and its first sample's place; none is longer than a window."""
+    """Yield the place and the samples of each stretch of speech, at most a window long."""
     padding = _frames(cutting.prefix_padding_ms)
     silence = max(1, _frames(cutting.silence_duration_ms))
-    quiet = max(cutting.threshold - _HYSTERESIS, _LOWEST_THRESHOLD)
+    quiet = cutting.end_threshold
     held = np.zeros(0, dtype=np.float32)
     dropped = 0  # frames of the recording before what is held
     speech: list[float] = []  # of what is held
@@ -144,7 +142,7 @@ def _speech(
             end = None
             if silent >= silence:
                 end = frame - silent + min(padding, silent)
-            elif frame - begin >= _MOST_FRAMES - 1:  # one less: a part of a frame may be left over
+            elif frame - begin >= _MOST_FRAMES - 1:  # one less, as part of a frame may be left over
                 end = begin + _best_cut(speech[begin - dropped :])
             if end is not None:
                 yield begin * VAD_FRAME_SAMPLES, _cut(held, begin - dropped, end - dropped)
@@ -174,9 +172,9 @@ def _joined(speech: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
 
 
 def _cut_of_full(held: Samples, detector: SpeechDetector) -> int:
-    """Return the frame to cut a full window before, as `_best_cut`, by few of the detector's turns.
+    """Return the frame to cut a full window before, like `_best_cut` but judging few frames.
 
-    What of the window lies before is not judged: the detector has a second to find its feet.
+    Earlier parts of the window are not judged; the detector gets a second to warm up.
     """
     quietest = 1
     for low, high in _thirds(_MOST_FRAMES):
@@ -191,7 +189,7 @@ def _cut_of_full(held: Samples, detector: SpeechDetector) -> int:
 
 
 def _best_cut(speech: Sequence[float]) -> int:
-    """Return the frame to cut before: the middle of the best pause, late rather than early."""
+    """Return the frame to cut before: the middle of the best pause, preferably a late one."""
     (late, most), _ = thirds = _thirds(len(speech))
     for low, high in thirds:
         if at := _pause(speech[low:high]):
@@ -200,12 +198,12 @@ def _best_cut(speech: Sequence[float]) -> int:
 
 
 def _thirds(most: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return where a cut is looked for, the better place first."""
+    """Return where to look for a cut, the better place first."""
     return (2 * most // 3, most), (most // 3, 2 * most // 3)
 
 
 def _pause(speech: Sequence[float]) -> int:
-    """Return the middle of the best pause; 0 if there is none."""
+    """Return the middle of the best pause, or 0 if there is none."""
     best = at = begin = 0
     for frame in range(len(speech) + 1):
         if frame < len(speech) and speech[frame] < _SILENT:
@@ -222,7 +220,7 @@ def _quietest(speech: Sequence[float]) -> int:
 
 
 def _blocks(audio: Iterable[Samples]) -> Iterator[Samples]:
-    """Yield the same samples in blocks of one size, and what is left at the end."""
+    """Yield the same samples in blocks of one size, and the rest at the end."""
     held: list[Samples] = []
     size = 0
     for piece in audio:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.engine import command, packages, standin
+from ci.__main__ import main
+from ci.engine import packages
 from ci.engine.daemon import Engine
 from ci.errors import CiError
+from tests import standin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +109,7 @@ def test_without_root_it_is_refused_in_a_line_and_nothing_is_brought(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(packages.os, "geteuid", lambda: 1000)
-    assert command.main(["start", "--home", str(tmp_path / "engine")]) == 1
+    assert main(["engine", "start", "--home", str(tmp_path / "engine")]) == 1
     assert "a throw-away engine needs root; without it, use a docker that is" in said(capsys)
     assert list((tmp_path / "engine").iterdir()) == []
 
@@ -118,7 +119,7 @@ def test_where_there_is_no_debian_it_is_refused_in_a_line(
 ) -> None:
     monkeypatch.setattr(packages.os, "geteuid", lambda: 0)
     monkeypatch.setattr(packages, "_KEYRING", tmp_path / "nowhere")
-    assert command.main(["start", "--home", str(tmp_path / "engine")]) == 1
+    assert main(["engine", "start", "--home", str(tmp_path / "engine")]) == 1
     assert "is made of Debian's packages; here, install docker" in said(capsys)
 
 
@@ -146,27 +147,11 @@ def test_an_archive_that_fails_is_one_line_and_is_not_taken_for_whole(
     assert not (tmp_path / "home" / "bin").exists()
 
 
-def test_status_of_an_engine_that_does_not_run_is_exit_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    home = tmp_path / "engine"
-    assert command.main(["status", "--home", str(home)]) == 1
-    assert capsys.readouterr().out == f"{Engine(home).host}: stopped\n"
-    assert command.main(["status", "--json", "--home", str(home)]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"running": False, "pid": None, "host": Engine(home).host}
-
-
-def test_run_without_a_command_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["run", "--home", str(tmp_path)]) == 1
-    assert "run what? `python -m ci engine run -- docker ps`" in said(capsys)
-
-
 def test_an_action_that_there_is_not_is_told_with_those_that_there_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        command.main(["restart"])
+        main(["engine", "restart"])
     assert ended.value.code == 2
     assert "invalid choice: 'restart' (choose from" in capsys.readouterr().err
 
@@ -176,9 +161,9 @@ def test_stop_of_what_does_not_run_is_no_error_and_purge_removes_what_it_held(
 ) -> None:
     home = tmp_path / "engine"
     (home / "data").mkdir(parents=True)
-    assert command.main(["stop", "--home", str(home)]) == 0
+    assert main(["engine", "stop", "--home", str(home)]) == 0
     assert home.exists()
-    assert command.main(["stop", "--purge", "--home", str(home)]) == 0
+    assert main(["engine", "stop", "--purge", "--home", str(home)]) == 0
     assert not home.exists()
 
 

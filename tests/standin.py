@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ci import docker
 from ci.errors import CiError
-from ci.progress import say
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from ci.platforms import Platform

@@ -1,4 +1,4 @@
-"""The model names that clients use, all of them for the one model that hears."""
+"""The names that clients use for the one model that transcribes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from services.openai.models import without_date
 if TYPE_CHECKING:
     from services.openai.models import Models
 
-_SPEAKERS: Final = "-diarize"
-_BY_CLIENT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
+_DIARIZING: Final = "-diarize"
+_CLIENT_COMMITS: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
 
 
 def check_model(models: Models, name: str) -> None:
-    """Raise unless a model is served: by its name, or by that and a date.
+    """Raise unless a model is served under this name, or under this name without its date.
 
     Raises:
         NotFoundError: it is not (`model_not_found`).
-        InvalidRequestError: a model that tells speakers apart (`unsupported_value`).
+        InvalidRequestError: the model tells speakers apart (`unsupported_value`).
     """
     named = without_date(name)
     if named in models.names or name in models.names:
         return
-    if named.endswith(_SPEAKERS):
+    if named.endswith(_DIARIZING):
         raise InvalidRequestError(
             f"{named} tells speakers apart, and this server does not; use "
-            f"{named.removesuffix(_SPEAKERS)} for text, or verbose_json for text with times",
+            f"{named.removesuffix(_DIARIZING)} for text, or verbose_json for text with times",
             param="model",
             code="unsupported_value",
         )
@@ -35,8 +35,8 @@ def check_model(models: Models, name: str) -> None:
 
 
 def commits(name: str) -> bool:
-    """Return whether a model's clients commit turns themselves, unless they say otherwise.
+    """Return whether a model's clients commit turns themselves unless they say otherwise.
 
-    OpenAI finds no turns for these; LiveKit and Pipecat then send no `turn_detection` at all.
+    OpenAI detects no turns for these models; LiveKit and Pipecat then send no `turn_detection`.
     """
-    return name.startswith(_BY_CLIENT)
+    return name.startswith(_CLIENT_COMMITS)

@@ -1,4 +1,4 @@
-"""What the transcription role reads on the wire."""
+"""The form of a transcription or translation: reading and checking its fields."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from services.openai.unknown import read
 from services.transcription.engines.protocol import SPEECH_ONLY, Cutting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from services.openai.forms import Form
 
 _STRATEGY: Final = "chunking_strategy"
@@ -18,7 +20,7 @@ _DIARIZED: Final = "diarized_json"
 _SPEAKERS: Final = frozenset({"known_speaker_names", "known_speaker_references"})
 
 LISTS: Final = _SPEAKERS | {"languages", "keywords", "include", "timestamp_granularities"}
-"""Fields that come again and again, with or without `[]` behind their names."""
+"""Fields that may be repeated, with or without `[]` after their names."""
 
 TEXTS: Final = frozenset(TranscriptionFields.model_fields.keys() - LISTS) | {
     f"{_STRATEGY}[{name}]" for name in ServerVad.model_fields
@@ -32,22 +34,16 @@ def parse_fields(model: type[Fields], form: Form) -> Fields:
     """Return a form's fields as `model`.
 
     Raises:
-        InvalidRequestError: a field at fault, which `param` names, or two that do not go together.
+        InvalidRequestError: a field is invalid, or contradicts another; `param` names it.
     """
     given: dict[str, Any] = {**form.texts, **form.lists}
     _check_speakers(given)
     if (strategy := _strategy(given)) is not None:
         given[_STRATEGY] = strategy
     fields = read(model, given, "the form")
-    if isinstance(fields, TranscriptionFields):
-        _check_together(fields)
-    if fields.stream and fields.response_format in {"srt", "vtt"}:
-        raise InvalidRequestError(
-            f"{fields.response_format} is no stream of events; use json, text or verbose_json with "
-            "stream, or leave stream out: subtitles are sent as they are made",
-            param="stream",
-            code="invalid_value",
-        )
+    for param, contradicts, message in _contradictions(fields):
+        if contradicts:
+            raise InvalidRequestError(message, param=param, code="invalid_value")
     return fields
 
 
@@ -65,7 +61,7 @@ def _check_speakers(given: dict[str, Any]) -> None:
 
 
 def _strategy(given: dict[str, Any]) -> Any:
-    """Return the chunking strategy as an object, however the client has written it."""
+    """Return the chunking strategy, sent as a word, as JSON, or as a field for each setting."""
     parts = {
         name: given.pop(f"{_STRATEGY}[{name}]")
         for name in ServerVad.model_fields
@@ -84,38 +80,43 @@ def _strategy(given: dict[str, Any]) -> Any:
         ) from error
 
 
-def _check_together(fields: TranscriptionFields) -> None:
-    # SDKs send `segment` with any format, and lose nothing where there are none.
-    if "word" in fields.timestamp_granularities and fields.response_format != "verbose_json":
-        raise InvalidRequestError(
-            "timestamp_granularities word goes with response_format verbose_json, not "
-            f"{fields.response_format}",
-            param="timestamp_granularities",
-            code="invalid_value",
+def _contradictions(fields: AudioFields) -> Iterator[tuple[str, object, str]]:
+    """Yield which field contradicts another, whether it does, and what to say of it."""
+    written = fields.response_format
+    if isinstance(fields, TranscriptionFields):
+        # SDKs send `segment` with any format, where it does no harm.
+        yield (
+            "timestamp_granularities",
+            "word" in fields.timestamp_granularities and written != "verbose_json",
+            f"timestamp_granularities word goes with response_format verbose_json, not {written}",
         )
-    if fields.chunking_strategy is not None and not fields.vad_filter:
-        raise InvalidRequestError(
-            "chunking_strategy cuts speech out, and vad_filter false hears everything; send one of "
-            "them",
-            param="vad_filter",
-            code="invalid_value",
+        yield (
+            "vad_filter",
+            fields.chunking_strategy is not None and not fields.vad_filter,
+            "chunking_strategy leaves silence out, vad_filter false keeps it; send one of them",
         )
-    if fields.include and fields.response_format != "json":
-        raise InvalidRequestError(
-            f"include logprobs goes with response_format json, not {fields.response_format}",
-            param="include",
-            code="invalid_value",
+        yield (
+            "include",
+            fields.include and written != "json",
+            f"include logprobs goes with response_format json, not {written}",
         )
-    if fields.language is not None and fields.languages:
-        raise InvalidRequestError(
+        yield (
+            "languages",
+            fields.language is not None and fields.languages,
             "language and languages are two answers to one question; send one of them",
-            param="languages",
-            code="invalid_value",
         )
+    yield (
+        "stream",
+        fields.stream and written in {"srt", "vtt"},
+        (
+            f"{written} is no stream of events; use json, text or verbose_json with stream, or "
+            "leave stream out: subtitles are sent as they are made"
+        ),
+    )
 
 
 def cutting_of(fields: AudioFields) -> Cutting | None:
-    """Return how silence is left out and pauses are found; None to hear everything."""
+    """Return how to leave silence out and find pauses; None to hear everything."""
     strategy = fields.chunking_strategy if isinstance(fields, TranscriptionFields) else None
     if isinstance(strategy, ServerVad):
         return Cutting(strategy.threshold, strategy.prefix_padding_ms, strategy.silence_duration_ms)

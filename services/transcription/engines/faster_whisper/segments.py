@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services.transcription.engines.faster_whisper.decoder import DecodedWindow
     from services.transcription.engines.faster_whisper.windows import Timeline
 
-_LEAST_REST: Final = 10  # frames, a tenth of a second: less is not heard again
+_LEAST_REST: Final = 10  # frames, a tenth of a second: less is not decoded again
 _MOST_ROUNDS: Final = 8
 
 
@@ -26,22 +26,21 @@ def segments(
     words: bool,
     logprobs: bool,
 ) -> tuple[list[Segment], int]:
-    """Return a window's segments, and the frame from which it must be heard again.
+    """Return a window's segments, and the frame from which it has to be decoded again.
 
-    That is its last one, unless it ended in words without their last time.
+    That is its last frame, unless the window ended in words without their last time.
     """
-    job, text, encoded, language = heard.job, heard.text, heard.encoded, heard.language
+    job, decoded, encoded, language = heard.job, heard.decoded, heard.encoded, heard.language
     task = job.requester.options.task
     frames = job.features.shape[1]
-    if text.is_silence:
+    if decoded.is_silence:
         return [], frames
-    tokens = text.decoded.tokens
-    found, seek = model.split(tokens, language, task, frames)
+    found, seek = model.split(decoded.tokens, language, task, frames)
     if not 0 < seek <= frames - _LEAST_REST or job.rounds >= _MOST_ROUNDS:
-        if 0 <= seek < frames and sum(len(one["tokens"]) for one in found) < len(tokens):
-            found = [*found, _rest(tokens, found, frames)]
+        if 0 <= seek < frames and sum(len(one["tokens"]) for one in found) < len(decoded.tokens):
+            found = [*found, _rest(decoded.tokens, found, frames)]
         seek = frames
-    # By the model's own times: those that words give may fall together where there is text.
+    # Judged by the model's own times: those of words may coincide where there is text.
     found = [
         one for one in found if one["start"] != one["end"] and model.text(one["tokens"]).strip()
     ]
@@ -51,37 +50,35 @@ def segments(
     if logprobs:
         spoken = [token for one in found for token in one["tokens"] if model.is_text(token)]
         chances = iter(model.logprobs(spoken, encoded, language, task, frames))
+    offset_s = job.offset / FRAMES_PER_S
     made = []
     for one in found:
-        said = model.text(one["tokens"])
         spoken = [token for token in one["tokens"] if model.is_text(token)]
-        likely = [
-            Token(model.text([token]), model.data(token), chance)
-            for token, chance in zip(spoken, chances, strict=False)
-        ]
-        offset_s = job.offset / FRAMES_PER_S
         start_s, end_s = _times(one, offset_s, timeline)
         made.append(
             Segment(
                 start_s=start_s,
                 end_s=end_s,
-                text=said,
+                text=model.text(spoken),
                 language=language,
                 tokens=tuple(one["tokens"]),
-                avg_logprob=text.decoded.avg_logprob,
-                compression_ratio=text.compression_ratio,
-                no_speech_prob=text.decoded.no_speech_prob,
-                temperature=text.temperature,
+                avg_logprob=decoded.avg_logprob,
+                compression_ratio=decoded.compression_ratio,
+                no_speech_prob=decoded.no_speech_prob,
+                temperature=decoded.temperature,
                 seek=round(timeline.start_s(offset_s) * FRAMES_PER_S),
                 words=[_word(word, offset_s, timeline) for word in one.get("words", ())],
-                logprobs=likely,
+                logprobs=[
+                    Token(model.text([token]), model.data(token), chance)
+                    for token, chance in zip(spoken, chances, strict=False)
+                ],
             )
         )
     return made, seek
 
 
 def _rest(tokens: Any, found: list[dict[str, Any]], frames: int) -> dict[str, Any]:
-    """Return what follows the last time as a segment that ends with the window."""
+    """Return what follows the last time, as a segment that ends with the window."""
     count = sum(len(one["tokens"]) for one in found)
     start = found[-1]["end"] if found else 0.0
     return {
@@ -93,7 +90,7 @@ def _rest(tokens: Any, found: list[dict[str, Any]], frames: int) -> dict[str, An
 
 
 def _times(one: dict[str, Any], offset_s: float, timeline: Timeline) -> tuple[float, float]:
-    """Return a segment's times; it never ends after the sound does."""
+    """Return a segment's times; it never ends after the audio does."""
     if one.get("words"):
         inside = [_word(word, offset_s, timeline) for word in one["words"]]
         return inside[0].start_s, inside[-1].end_s

@@ -8,8 +8,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.transcription.engines.protocol import Segment
-from services.transcription.formats import (
+from services.transcription.answers import (
     VTT_HEAD,
     Heard,
     as_json,
@@ -19,7 +18,9 @@ from services.transcription.formats import (
     usage_by_tokens,
     vtt_cue,
 )
+from services.transcription.engines.protocol import Segment, TranscriptionRequest
 
+ASKED = TranscriptionRequest([])
 TEXTS = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1
 ).filter(lambda text: text.split())
@@ -71,19 +72,19 @@ def test_an_arrow_or_a_blank_line_in_a_text_ends_no_cue() -> None:
 
 def test_pieces_joined_are_the_whole_text() -> None:
     said = [Segment(0, 1, " One.", "en"), Segment(1, 2, " Two.", "en")]
-    heard = Heard(said, "transcribe", None, 2.0)
+    heard = Heard(said, ASKED, 2.0)
     assert "".join(text_piece(*one) for one in enumerate(said)) == heard.text == "One. Two."
 
 
 def test_the_language_is_the_first_segment_s_or_the_one_that_was_named() -> None:
-    assert Heard([Segment(0, 1, "a", "de")], "transcribe", None, 1.0).spoken == "german"
-    assert Heard([], "transcribe", "fr", 1.0).spoken == "french"
-    assert Heard([], "transcribe", None, 1.0).spoken == "unknown"
-    assert Heard([], "transcribe", "yue", 1.0).spoken == "cantonese"
+    assert Heard([Segment(0, 1, "a", "de")], ASKED, 1.0).spoken == "german"
+    assert Heard([], TranscriptionRequest([], language="fr"), 1.0).spoken == "french"
+    assert Heard([], ASKED, 1.0).spoken == "unknown"
+    assert Heard([], TranscriptionRequest([], language="yue"), 1.0).spoken == "cantonese"
 
 
 def test_seconds_and_tokens_are_counted_as_openai_counts_them() -> None:
-    heard = Heard([], "transcribe", None, 2.01)
+    heard = Heard([], ASKED, 2.01)
     assert as_json(heard, logprobs=False)["usage"] == {"type": "duration", "seconds": 3}
     assert as_verbose_json(heard, segments=True, words=True)["duration"] == 2.01
     assert usage_by_tokens(2.01, 3, 4) == {

@@ -1,7 +1,7 @@
-"""What is sure of a speaker who has not finished: words that two guesses in a row agree on.
+"""The stable part of an unfinished turn's text: words that two guesses in a row agree on.
 
-LocalAgreement of "Low-Latency Sequence-to-Sequence Speech Recognition" (Liu et al. 2020,
-https://arxiv.org/abs/2005.11185), as whisper_streaming has it.
+This is LocalAgreement from "Low-Latency Sequence-to-Sequence Speech Recognition" (Liu et al. 2020,
+https://arxiv.org/abs/2005.11185), as in whisper_streaming.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import re
 from itertools import takewhile
 from typing import Final
 
-# Scripts without spaces between words: a character of these is a word.
+# Scripts without spaces between words: each character counts as a word.
 _ALONE: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD: Final = re.compile(rf"\s*(?:[{_ALONE}]|[^\s{_ALONE}]+)")
 _IS_ALONE: Final = re.compile(rf"[{_ALONE}]")
 
 
 class StableText:
-    """The part of a text that does not change any more; it only grows, and by whole words.
+    """A text that only grows, by whole words, and never changes.
 
     Attributes:
-        text: that part.
+        text: what is stable so far.
     """
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class StableText:
         self._before: list[str] = []
 
     def add(self, guess: str) -> str:
-        """Take the next guess at the whole text; return what has become stable by it.
+        """Take the next guess at the whole text; return what became stable with it.
 
-        A guess that does not continue the stable text is left out. So is the last word of each,
-        which may be half a word still.
+        A guess that does not continue the stable text is ignored, and so is the last word of every
+        guess, which may be incomplete.
         """
         guess = guess.strip()
         if not continues(guess, self.text):
@@ -47,7 +47,7 @@ class StableText:
 
 
 def continues(text: str, beginning: str) -> bool:
-    """Return whether `text` begins with `beginning`, and not in the middle of a word."""
+    """Return whether `text` begins with `beginning`, which does not end within a word."""
     if not text.startswith(beginning):
         return False
     if not beginning or text == beginning:
@@ -58,7 +58,7 @@ def continues(text: str, beginning: str) -> bool:
 
 
 def gap(before: str, after: str) -> str:
-    """Return what stands between two pieces of a text: a space, but for scripts without."""
+    """Return what to put between two pieces of text: a space, unless the script has none."""
     if not before or not after or _IS_ALONE.match(before[-1]) or _IS_ALONE.match(after[0]):
         return ""
     return " "

@@ -1,0 +1,315 @@
+"""Where a pool's backends come from: a fixed URL, or something that knows who is there now.
+
+A source names the URLs that it knows of, again and again. What it cannot find out changes nothing:
+backends that were there stay, and their own probes say whether they answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import socket
+import ssl
+from abc import ABC, abstractmethod
+from contextlib import aclosing, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from services.backends.address import Address
+from services.backends.backend import Call
+from services.backends.connection import Connections
+from services.errors import BackendError, ConfigurationError, ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+
+log = logging.getLogger("bentovox.backends")
+
+_RESOLVE_S: Final = 5.0
+"""How often names are asked for: as long as Kubernetes' DNS lets its answers live."""
+
+
+_AGAIN_S: Final = 2.0
+_ANSWER_S: Final = 5.0
+_WATCH_S: Final = 240  # after that the API ends a watch, and slices are listed anew
+
+_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_SERVICE: Final = re.compile(
+    r"k8s://(?P<name>[a-z0-9-]+)(\.(?P<space>[a-z0-9-]+))?(:(?P<port>[a-z0-9-]+))?"
+)
+_NONSENSE: Final = (
+    AttributeError,
+    LookupError,
+    OSError,
+    ServiceError,
+    TimeoutError,
+    TypeError,
+    ValueError,
+)
+_APPLICATIONS: Final = "/api/serve/applications/"
+
+
+class Source(ABC):
+    """Something that knows the backends of a role."""
+
+    is_sure = True
+    """Whether a backend that it does not name has gone, although its probes may be answered."""
+
+    def __init__(self, given: str) -> None:
+        self.given = given
+        self._failing = False
+
+    @abstractmethod
+    def changes(self) -> AsyncGenerator[frozenset[str], None]:
+        """Yield the URLs that are there now, at first and whenever that may have changed."""
+
+    def _note(self, trouble: str | None) -> None:
+        """Log when the source begins to fail, and when it is well again; None is well."""
+        if trouble and not self._failing:
+            log.warning("%s: %s; its backends stay as they are", self.given, trouble)
+        elif self._failing and not trouble:
+            log.info("%s answers again", self.given)
+        self._failing = bool(trouble)
+
+
+class Dns(Source):
+    """`dns://name:port`: every address that the name has, over plain HTTP."""
+
+    def __init__(self, given: str) -> None:
+        """Read the name and the port.
+
+        Raises:
+            ConfigurationError: one of them is missing, or there is more.
+        """
+        super().__init__(given)
+        address = Address.parse(given.replace("dns://", "http://", 1))
+        if urlsplit(given).port is None:
+            raise ConfigurationError(f"backend {given!r} needs a port, as in dns://speech:3000.")
+        self._name, self._port = address.host, address.port
+
+    async def changes(self) -> AsyncGenerator[frozenset[str], None]:
+        """Yield the name's addresses every few seconds."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                self._note(f"{self._name} has no address ({error.strerror or error})")
+            else:
+                self._note(None)
+                yield frozenset(_url(str(one[4][0]), self._port) for one in found)
+            await asyncio.sleep(_RESOLVE_S)
+
+
+class Kubernetes(Source):
+    """`k8s://service[.namespace][:port]`: the ready and starting pods of a Service.
+
+    Its EndpointSlices are watched with the pod's own service account, which must be allowed to
+    list and watch them. A pod that is terminating is left out at once, before its name goes from
+    DNS. The port is a number or a name; without one it is the first that a slice has.
+    """
+
+    def __init__(self, given: str, account: Path = _ACCOUNT, api: str | None = None) -> None:
+        """Read the Service's name; `account` holds what a pod is given, `api` is found in a pod.
+
+        Raises:
+            ConfigurationError: it is no name of a Service.
+        """
+        super().__init__(given)
+        found = _SERVICE.fullmatch(given)
+        if found is None:
+            raise ConfigurationError(
+                f"backend {given!r} names no Service, as k8s://speech.space:http does."
+            )
+        self._service, self._namespace, self._port = found["name"], found["space"], found["port"]
+        self._account = account
+        self._api = api
+
+    async def changes(self) -> AsyncGenerator[frozenset[str], None]:
+        """Yield the addresses at first and after each change."""
+        while True:
+            try:
+                async with aclosing(self._watched()) as watched:
+                    async for urls in watched:
+                        self._note(None)
+                        yield urls
+            except _NONSENSE as error:
+                self._note(f"Kubernetes' API did not tell its endpoints ({error})")
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _watched(self) -> AsyncGenerator[frozenset[str], None]:
+        """List the slices, then follow what becomes of them, until the API ends the watch."""
+        api = _Api(self._api or _in_cluster(), self._account)
+        space = self._namespace or (self._account / "namespace").read_text().strip()
+        query = f"labelSelector=kubernetes.io%2Fservice-name%3D{self._service}"
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{space}/endpointslices?{query}"
+        listed = json.loads(b"".join([piece async for piece in api.pieces(path, _ANSWER_S)]))
+        slices = {one["metadata"]["name"]: one for one in listed["items"]}
+        yield self._urls(slices)
+        version = listed["metadata"]["resourceVersion"]
+        path += f"&watch=1&allowWatchBookmarks=true&resourceVersion={version}"
+        path += f"&timeoutSeconds={_WATCH_S}"
+        async with aclosing(api.pieces(path, 2.0 * _WATCH_S)) as pieces:
+            async for line in _lines(pieces):
+                event = json.loads(line)
+                kind, one = event["type"], event["object"]
+                if kind == "ERROR":  # the version is too old: list them again
+                    return
+                if kind == "DELETED":
+                    slices.pop(one["metadata"]["name"], None)
+                elif kind != "BOOKMARK":
+                    slices[one["metadata"]["name"]] = one
+                yield self._urls(slices)
+
+    def _urls(self, slices: Mapping[str, dict[str, Any]]) -> frozenset[str]:
+        urls = set()
+        for one in slices.values():
+            port = self._port_of(one.get("ports") or ())
+            for endpoint in one.get("endpoints") or ():
+                if port and not endpoint.get("conditions", {}).get("terminating"):
+                    urls.add(_url(endpoint["addresses"][0], port))
+        return frozenset(urls)
+
+    def _port_of(self, ports: Sequence[dict[str, Any]]) -> int | None:
+        if self._port and self._port.isdigit():
+            return int(self._port)
+        return next((p["port"] for p in ports if self._port in {None, p.get("name")}), None)
+
+
+class RayServe(Source):
+    """`ray://head:8265/app`: the replicas of a Ray Serve application, each by its own port.
+
+    The list is that of direct ingress. While an application is rebuilt it leaves out replicas that
+    serve, so one that is missing counts as gone only when its probe fails, too. The token is
+    RAY_AUTH_TOKEN's, as for Ray itself.
+    """
+
+    is_sure = False
+
+    def __init__(self, given: str) -> None:
+        """Read the dashboard's address and the application's name.
+
+        Raises:
+            ConfigurationError: one of them is missing.
+        """
+        super().__init__(given)
+        parts = urlsplit(given)
+        self._app = parts.path.strip("/")
+        if not self._app or "/" in self._app or parts.hostname is None:
+            raise ConfigurationError(
+                f"backend {given!r} names no application, as ray://head:8265/speech does."
+            )
+        self._api = f"http://{parts.netloc if parts.port else f'{parts.netloc}:8265'}"
+
+    async def changes(self) -> AsyncGenerator[frozenset[str], None]:
+        """Yield the replicas every few seconds."""
+        api = _Api(self._api)
+        replica = f"SERVE_REPLICA::{self._app}#"
+        while True:
+            try:
+                pieces = [piece async for piece in api.pieces(_APPLICATIONS, _ANSWER_S)]
+                targets = [
+                    target
+                    for group in json.loads(b"".join(pieces))["target_groups"]
+                    for target in group["targets"]
+                    if target["name"].startswith(replica)
+                ]
+            except _NONSENSE as error:
+                self._note(f"Ray's head did not tell its replicas ({error})")
+            else:
+                self._note(None)
+                yield frozenset(_url(target["ip"], target["port"]) for target in targets)
+            await asyncio.sleep(_AGAIN_S)
+
+
+class _Api:
+    """A server that is asked for JSON, with a token."""
+
+    def __init__(self, url: str, account: Path | None = None) -> None:
+        self._account = account
+        tls = None
+        if account is not None and url.startswith("https:"):
+            tls = ssl.create_default_context(cafile=account / "ca.crt")
+        self._connections = Connections(Address.parse(url), _ANSWER_S, tls=tls)
+
+    async def pieces(self, path: str, silence_s: float) -> AsyncGenerator[bytes, None]:
+        """Yield the body of an answer as it comes.
+
+        Raises:
+            ServiceError: it cannot be reached, broke off, or refused.
+            TimeoutError: it was silent for too long.
+        """
+        headers = [(b"accept", b"application/json")]
+        if token := self._token():
+            headers.append((b"authorization", b"Bearer " + token.encode()))
+        connection, _ = await self._connections.take(fresh=True)
+        try:
+            call = Call(b"GET", path.encode(), headers)
+            call.send(connection, self._connections.address.authority)
+            async with asyncio.timeout(_ANSWER_S):
+                await connection.head()
+            if connection.status != HTTPStatus.OK:
+                raise BackendError(f"status {connection.status}")
+            async with aclosing(connection.pieces(silence_s)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        finally:
+            connection.abort()
+
+    def _token(self) -> str:
+        """Return the token as it is now: Kubernetes replaces it every hour."""
+        if self._account is None:
+            return os.environ.get("RAY_AUTH_TOKEN", "")
+        with suppress(FileNotFoundError):
+            return (self._account / "token").read_text().strip()
+        return ""
+
+
+def _in_cluster() -> str:
+    """Return the address of the API of the cluster that this pod runs in.
+
+    Raises:
+        BackendError: it runs in none.
+    """
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{one}") for one in ("HOST", "PORT"))
+    if not host or not port:
+        raise BackendError("this process runs in no pod")
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+
+
+_KINDS: Final[dict[str, Callable[[str], Source]]] = {
+    "dns": Dns,
+    "k8s": Kubernetes,
+    "ray": RayServe,
+}
+
+
+def source_of(given: str) -> Source | None:
+    """Return what knows the backends behind `given`; None where that is a backend's own URL.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    kind = _KINDS.get(given.partition("://")[0])
+    if kind is not None:
+        return kind(given)
+    Address.parse(given)
+    return None
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

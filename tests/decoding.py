@@ -1,0 +1,19 @@
+"""Whole files as samples, for tests that look at what came back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.audio.decode import Decoding
+
+if TYPE_CHECKING:
+    from services.audio.pcm import Samples
+
+
+def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float = 600.0) -> Samples:
+    """Return a file's audio as float32 [N] at `sample_rate_hz`."""
+    return np.concatenate(
+        list(Decoding(data, sample_rate_hz=sample_rate_hz, max_seconds=max_seconds))
+    )

@@ -1,0 +1,314 @@
+"""Pools whose backends come and go, who takes a request, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from services.backends import pools as pools_module
+from services.backends.backend import Call
+from services.backends.pools import AHEAD, Pool, Pools
+from services.errors import BackendError, UnavailableError
+from services.settings.sections import GatewaySettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+DEAD = "http://127.0.0.1:1"
+
+
+class Told:
+    """A source that says what a test tells it."""
+
+    def __init__(self, *, is_sure: bool = True) -> None:
+        self.is_sure = is_sure
+        self._news: asyncio.Queue[frozenset[str]] = asyncio.Queue()
+
+    def say(self, *urls: str) -> None:
+        self._news.put_nowait(frozenset(urls))
+
+    async def changes(self) -> AsyncIterator[frozenset[str]]:
+        while True:
+            yield await self._news.get()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    source = Told()
+    monkeypatch.setattr(
+        pools_module, "source_of", lambda url: source if url.startswith("dns://") else None
+    )
+    return source
+
+
+def moving(**rules: Any) -> Pools:
+    return Pools({"chat": ["dns://chat:1"]}, GatewaySettings(**{"probe_interval_s": 0.01, **rules}))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  a pool has no event for it
+            await asyncio.sleep(0.001)
+
+
+def ready(pool: Pool) -> list[str]:
+    return [one.url for one in pool.backends if one.ready]
+
+
+# Coming and going
+
+
+async def test_a_backend_joins_with_its_first_good_probe(backend: Any, told: Told) -> None:
+    server = await backend("a")
+    server.ready = False
+    pools = moving()
+    chat = pools.by_role["chat"]
+    async with pools.probing():
+        assert pools.status() == ("starting", {"chat": "not ready"})
+        told.say(server.url)
+        await until(lambda: len(chat.backends) == 1)
+        assert not ready(chat)
+        server.ready = True
+        await until(lambda: ready(chat) == [server.url])
+        await until(lambda: list(chat.backends[0].models) == ["a"])
+        assert pools.status() == ("ready", {"chat": "ready"})
+
+
+async def test_a_backend_that_leaves_ends_its_streams_and_takes_no_new_ones(
+    backend: Any, told: Told
+) -> None:
+    old, new = await backend("a"), await backend("a")
+    go_on = asyncio.Event()
+
+    async def slowly(_request: Any, writer: Any) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha")
+        await go_on.wait()
+        writer.write(b"lf")
+
+    old.answer = slowly
+    pools = moving()
+    chat = pools.by_role["chat"]
+    async with pools.probing():
+        told.say(old.url)
+        await until(lambda: ready(chat) == [old.url])
+        async with chat.answering(Call(b"POST", b"/x", [])) as stream:
+            told.say(new.url)
+            await until(lambda: ready(chat) == [new.url])
+            assert [one.url for one in chat.backends] == [old.url, new.url]
+            assert chat.pick(None).url == new.url
+            assert pools.status() == ("ready", {"chat": "ready (1 of 2)"})
+            go_on.set()
+            assert b"".join([piece async for piece in stream.pieces()]) == b"half"
+        await until(lambda: [one.url for one in chat.backends] == [new.url])
+
+
+async def test_one_that_comes_back_while_it_leaves_is_a_new_backend(
+    backend: Any, told: Told
+) -> None:
+    server = await backend("a")
+    pools = moving()
+    chat = pools.by_role["chat"]
+    async with pools.probing():
+        told.say(server.url)
+        await until(lambda: ready(chat) == [server.url])
+        with chat.backends[0].busy():
+            told.say()
+            await until(lambda: not ready(chat))
+            told.say(server.url)
+            await until(lambda: ready(chat) == [server.url])
+            assert [one.name for one in chat.backends] == ["chat-0", "chat-1"]
+        await until(lambda: [one.name for one in chat.backends] == ["chat-1"])
+
+
+async def test_who_is_missing_from_a_list_that_is_not_sure_goes_when_it_fails_its_probe(
+    backend: Any, told: Told
+) -> None:
+    told.is_sure = False
+    server = await backend("a")
+    pools = moving()
+    chat = pools.by_role["chat"]
+    async with pools.probing():
+        told.say(server.url)
+        await until(lambda: ready(chat) == [server.url])
+        told.say()
+        told.say()
+        await until(told._news.empty)
+        assert ready(chat) == [server.url]
+        server.ready = False
+        await until(lambda: not ready(chat))
+        told.say()
+        await until(lambda: not chat.backends)
+
+
+async def test_the_pool_is_seen_in_metrics(backend: Any, told: Told) -> None:
+    server = await backend("a")
+    pools = moving()
+
+    def shown(state: str) -> float | None:
+        return REGISTRY.get_sample_value("bentovox_backends", {"asked": "chat", "state": state})
+
+    async with pools.probing():
+        told.say(server.url, DEAD)
+        await until(lambda: shown("ready") == 1.0)
+        assert (shown("not_ready"), shown("leaving")) == (1.0, 0.0)
+
+
+async def test_a_backend_out_of_reach_is_probed_less_and_less_until_it_answers(
+    backend: Any,
+) -> None:
+    (gone,) = Pool("chat", [DEAD], GatewaySettings(probe_interval_s=1)).backends
+    rests = []
+    for _ in range(6):
+        await gone.probe()
+        rests.append(gone.rest_s)
+    assert rests == [1, 2, 4, 8, 8, 8]
+    server = await backend("a")
+    server.ready = False  # it is there and on its way: no longer than need be
+    (coming,) = Pool("chat", [server.url], GatewaySettings(probe_interval_s=1)).backends
+    for _ in range(3):
+        await coming.probe()
+    assert coming.rest_s == 1
+    coming.connections.close()
+
+
+# Who takes it
+
+
+def loaded(*outstanding: int) -> Pool:
+    """Return a pool of ready backends with so much under way."""
+    urls = [f"http://127.0.0.1:{port}" for port in range(1, len(outstanding) + 1)]
+    pool = Pool("chat", urls, GatewaySettings())
+    for one, count in zip(pool.backends, outstanding, strict=True):
+        one.ready, one.outstanding = True, count
+    return pool
+
+
+AFFINITY = st.text(max_size=40)
+LOADS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+
+
+@given(LOADS, AFFINITY)
+def test_affinity_never_asks_one_that_is_further_ahead(loads: list[int], affinity: str) -> None:
+    assert loaded(*loads).pick(None, affinity).outstanding <= min(loads) + AHEAD
+
+
+@given(st.integers(2, 12), AFFINITY)
+def test_what_is_alike_goes_to_the_same_backend_while_there_is_room(
+    count: int, affinity: str
+) -> None:
+    pool = loaded(*[0] * count)
+    home = pool.pick(None, affinity)
+    home.outstanding = AHEAD
+    assert pool.pick(None, affinity) is home
+    home.outstanding = AHEAD + 1
+    second = pool.pick(None, affinity)
+    assert second is not home
+    assert pool.pick(None, affinity) is second
+
+
+@given(st.integers(2, 12), st.data())
+def test_when_a_backend_goes_only_what_was_its_own_moves(count: int, data: st.DataObject) -> None:
+    pool = loaded(*[0] * count)
+    affinities = [f"conversation {number}" for number in range(60)]
+    before = {one: pool.pick(None, one) for one in affinities}
+    gone = data.draw(st.sampled_from(pool.backends))
+    gone.ready = False
+    moved = {one for one in affinities if pool.pick(None, one) is not before[one]}
+    assert moved == {one for one in affinities if before[one] is gone}
+
+
+def test_affinities_spread_over_all() -> None:
+    pool = loaded(0, 0, 0, 0)
+    taken = [pool.pick(None, f"conversation {number}").name for number in range(400)]
+    assert all(60 < taken.count(one.name) < 140 for one in pool.backends)
+
+
+# Elsewhere
+
+
+async def test_what_was_surely_not_begun_is_sent_elsewhere_once(backend: Any) -> None:
+    server = await backend("a")
+    pool = Pool("chat", [DEAD, server.url], GatewaySettings())
+    for one in pool.backends:
+        one.ready = True
+    pool.backends[1].outstanding = 5  # so that the dead one is asked first
+    async with pool.answering(Call(b"POST", b"/x", [])) as answer:
+        assert answer.status == 200
+        assert [one.outstanding for one in pool.backends] == [0, 6]
+    assert len(server.requests) == 1
+    assert not pool.backends[0].ready
+    assert [one.outstanding for one in pool.backends] == [0, 5]
+    pool.backends[1].connections.close()
+
+
+async def test_what_may_have_begun_is_sent_nowhere_else(backend: Any) -> None:
+    first, second = await backend("a"), await backend("a")
+    first.says(b"", close=True)
+    pool = Pool("chat", [first.url, second.url], GatewaySettings())
+    for one in pool.backends:
+        one.ready = True
+    with pytest.raises(BackendError):
+        async with pool.answering(Call(b"POST", b"/x", [])):
+            pass
+    assert not second.requests
+
+
+async def test_where_there_is_nobody_else_the_first_fault_is_told() -> None:
+    pool = Pool("chat", [DEAD, DEAD], GatewaySettings())
+    pool.backends[0].ready = True
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        async with pool.answering(Call(b"POST", b"/x", [])):
+            pass
+
+
+async def test_it_is_tried_twice_and_no_more() -> None:
+    pool = Pool("chat", [DEAD] * 3, GatewaySettings())
+    for one in pool.backends:
+        one.ready = True
+    with pytest.raises(UnavailableError):
+        async with pool.answering(Call(b"POST", b"/x", [])):
+            pass
+    assert [one.ready for one in pool.backends].count(True) == 1
+
+
+# Waiting
+
+
+async def test_requests_wait_for_a_role_that_starts_and_are_counted() -> None:
+    pool = Pool("chat", [DEAD], GatewaySettings(hold_s=30))
+    waiting = [asyncio.ensure_future(pool.until_ready()) for _ in range(3)]
+    await asyncio.sleep(0)
+    held = REGISTRY.get_sample_value("bentovox_held_requests", {"asked": "chat"})
+    assert (pool.waiting, held) == (3, 3.0)
+    pool.backends[0].mark(ready=True)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*waiting)
+    assert pool.waiting == 0
+
+
+@pytest.mark.parametrize(
+    "rules", [{}, {"hold_s": 30, "hold_requests": 1}, {"hold_s": 0.01}], ids=["off", "full", "late"]
+)
+async def test_none_waits_longer_than_it_may(rules: dict[str, Any]) -> None:
+    pool = Pool("chat", [DEAD], GatewaySettings(**rules))
+    first = asyncio.ensure_future(pool.until_ready())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await pool.until_ready()
+        with pytest.raises(UnavailableError):
+            pool.pick(None)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert pool.waiting == 0
+
+
+async def test_nobody_waits_for_a_role_that_lacks_what_it_needs() -> None:
+    pool = Pool("chat", [DEAD], GatewaySettings(hold_s=30))
+    pool.backends[0].lack = "no model"
+    async with asyncio.timeout(10):
+        await pool.until_ready()

@@ -1,0 +1,102 @@
+"""A front door before several backends: who is asked, who is asked instead, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+CHAT = "/v1/chat/completions"
+DEAD = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=30) as client:
+        yield client
+
+
+def hello(text: str) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": text}]}
+
+
+async def test_a_request_to_one_that_has_died_is_answered_by_another(
+    backend: Any, door: Any, http: Any
+) -> None:
+    chat = await backend()
+    front = await door(chat=[DEAD, chat.url])
+    front.pools.by_role["chat"].backends[0].mark(ready=True)  # as it was a moment ago
+    front.pools.by_role["chat"].backends[1].outstanding = 3
+    body = json.dumps({**hello("Hello"), "user": "x" * 200_000})  # more than is kept at once
+    response = await http.post(front.url + CHAT, content=body)
+    assert (response.status_code, response.text) == (200, "hello")
+    (request,) = chat.requests
+    assert request.body == body.encode()
+
+
+async def test_a_websocket_to_one_that_has_died_is_taken_by_another(serve: Any, door: Any) -> None:
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            body = b'{"data": [{"id": "m"}]}'
+            await send({"type": "http.response.body", "body": body})
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "hello"})
+        await receive()
+
+    front = await door(speech=[DEAD, await serve(echo)])
+    pool = front.pools.by_role["speech"]
+    pool.backends[0].mark(ready=True)
+    pool.backends[1].outstanding = 3
+    url = front.url.replace("http", "ws", 1) + "/v1/audio/speech/stream"
+    async with connect(url, proxy=None) as client:
+        assert await client.recv() == "hello"
+        assert [one.outstanding for one in pool.backends] == [0, 4]
+
+
+async def test_one_conversation_stays_with_one_backend(backend: Any, door: Any, http: Any) -> None:
+    chats = [await backend() for _ in range(3)]
+    front = await door(chat=[one.url for one in chats])
+    for number in range(30):
+        body = hello(f"conversation {number % 6}")
+        await http.post(front.url + CHAT, json=body)
+    asked = [{json.loads(one.body)["messages"][0]["content"] for one in c.requests} for c in chats]
+    assert sum(map(len, asked)) == 6  # none was seen by two
+    assert sum(len(one.requests) for one in chats) == 30
+
+
+async def test_affinity_can_be_switched_off(backend: Any, door: Any, http: Any) -> None:
+    chats = [await backend() for _ in range(3)]
+    front = await door(chat=[one.url for one in chats], affinity=False)
+    pool = front.pools.by_role["chat"]
+    for one, outstanding in zip(pool.backends, (2, 0, 1), strict=True):
+        one.outstanding = outstanding
+    for number in range(8):
+        await http.post(front.url + CHAT, json=hello(f"conversation {number}"))
+    assert [len(one.requests) for one in chats] == [0, 8, 0]
+
+
+async def test_a_request_waits_for_a_role_that_starts(backend: Any, door: Any, http: Any) -> None:
+    chat = await backend("one")
+    chat.ready = False
+    front = await door(chat=[chat.url], hold_s=30)
+    waiting = asyncio.ensure_future(http.post(front.url + CHAT, json=hello("Hello")))
+    pool = front.pools.by_role["chat"]
+    async with asyncio.timeout(10):
+        while not pool.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    metrics = (await http.get(f"{front.url}/metrics")).text
+    assert 'bentovox_held_requests{asked="chat"} 1.0' in metrics
+    assert not chat.requests
+    chat.ready = True
+    await front.probe()
+    assert (await waiting).text == "hello"
