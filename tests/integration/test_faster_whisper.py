@@ -62,7 +62,7 @@ def whisper_threads() -> set[str]:
     return {
         thread.name
         for thread in threading.enumerate()
-        if thread.name.startswith("whisper") or "Recording" in thread.name
+        if thread.name.startswith(("whisper", "Loader", "Recording"))
     }
 
 

@@ -9,17 +9,17 @@ from services.audio.live import LIVE_RATE_HZ, LiveDecoder
 from services.errors import InvalidRequestError
 from services.openai.realtime import server_event
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.session import TURNS
-from services.transcription.turn import Turn
-from services.transcription.turn_detection import Sound, Started, Stopped, TurnDetector
+from services.transcription.live.session import TURNS
+from services.transcription.live.turn import Sound, Turn
+from services.transcription.live.turn_detection import Started, Stopped, TurnDetector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import TranscriptionEngine
-    from services.transcription.session import Session
-    from services.transcription.transcriber import Transcriber
+    from services.transcription.live.session import Session
+    from services.transcription.live.transcriber import Transcriber
 
 LEAST_MS: Final = 100
 """The least audio for `input_audio_buffer.commit`, as at OpenAI."""

@@ -23,7 +23,7 @@ from services.racing import racing
 from services.server.websocket import HungUpError
 from services.transcription.answers import logprobs_of
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.stable_text import StableText, continues, gap
+from services.transcription.live.stable_text import StableText, continues, gap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Hypothesis, Token, TranscriptionEngine
-    from services.transcription.turn import Turn
+    from services.transcription.live.turn import Turn
 
 log = logging.getLogger("bentovox.transcription")
 

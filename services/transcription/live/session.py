@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,7 @@ from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,
     GuessRequest,
+    Hints,
     TranscriptionRequest,
 )
 from services.transcription.model_names import check_model, commits
@@ -99,26 +100,21 @@ class SessionUpdate(ClientEvent):
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(Hints):
     """The settings in force.
 
     Attributes:
         id: `sess_…`.
         model: the name that the client uses for the engine's model.
         live_format: of the audio that comes in.
-        language: as in `TranscriptionRequest`, like `languages`, `prompt` and `keywords`.
         turn_detection: what the client wants for `turns`; "default" is the model's own.
         logprobs: whether the final text comes with them.
-        beta: whether the client was written for the beta; see `services.transcription.beta`.
+        beta: whether the client was written for the beta; see `services.transcription.live.beta`.
     """
 
     id: str
     model: str
     live_format: LiveFormat = "audio/pcm"
-    language: str | None = None
-    languages: tuple[str, ...] = ()
-    prompt: str = ""
-    keywords: tuple[str, ...] = ()
     turn_detection: Cutting | Literal["default"] | None = "default"
     logprobs: bool = False
     beta: bool = False
@@ -160,14 +156,7 @@ class Session:
         self, samples: Samples, prefix: str, prompt: str, language: str | None
     ) -> GuessRequest:
         """Return the request for what an unfinished turn seems to say."""
-        return GuessRequest(
-            samples,
-            prefix=prefix,
-            language=language or self.language,
-            languages=() if language else self.languages,
-            prompt=prompt,
-            keywords=self.keywords,
-        )
+        return GuessRequest(samples, prefix, **self._hints(prompt, language))
 
     def request(
         self, samples: Samples, prompt: str, language: str | None = None
@@ -175,14 +164,20 @@ class Session:
         """Return the request for the final text of some samples."""
         return TranscriptionRequest(
             [samples],
-            language=language or self.language,
-            languages=() if language else self.languages,
-            prompt=prompt,
-            keywords=self.keywords,
             logprobs=self.logprobs,
             # A turn that the server finds has little silence; a client may commit any amount.
             cutting=SPEECH_ONLY if self.turns is None else None,
+            **self._hints(prompt, language),
         )
+
+    def _hints(self, prompt: str, language: str | None) -> dict[str, Any]:
+        """Return the engine's `Hints`; `language` is the turn's, once it is known."""
+        return {
+            "language": language or self.language,
+            "languages": () if language else self.languages,
+            "prompt": prompt,
+            "keywords": self.keywords,
+        }
 
 
 def updated(

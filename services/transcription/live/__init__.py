@@ -1,0 +1,1 @@
+"""Live transcription: from the audio that a client appends, over turns, to their text."""
