@@ -54,13 +54,25 @@ _BATCHED: Final = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The limits of one request; `text_bytes` depends on the model's context."""
+    """The limits of one request.
+
+    Attributes:
+        sequences: answers.
+        batch: texts to embed, score or rank.
+        items: objects and texts in one field.
+        text_bytes: the texts in one field, by the model's context.
+        body_bytes: the body.
+        grammar_bytes: all constraints on the answers.
+        grammar_items: choices, enum values and properties in them.
+    """
 
     sequences: int
     batch: int
     items: int
     text_bytes: int
     body_bytes: int
+    grammar_bytes: int
+    grammar_items: int
 
     @classmethod
     def of(cls, chat: ChatSettings, max_model_len: int, *, multimodal: bool) -> Bounds:
@@ -72,6 +84,8 @@ class Bounds:
             items=chat.request_items,
             text_bytes=text,
             body_bytes=chat.body_limit_bytes if multimodal else min(text, chat.body_limit_bytes),
+            grammar_bytes=chat.grammar_kib << 10,
+            grammar_items=chat.grammar_items,
         )
 
     def cost(self, path: str, body: Mapping[str, Any]) -> int:

@@ -148,8 +148,6 @@ class VllmServer:
         return Intake(
             _declared_models(app),
             Bounds.of(chat, model.max_model_len, multimodal=model.is_multimodal_model),
-            chat.grammar_kib << 10,
-            chat.grammar_items,
             Trial(
                 lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
                 _parse,

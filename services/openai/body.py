@@ -65,11 +65,11 @@ async def pieces(
         more = message.get("more_body", False)
 
 
-async def whole(scope: Scope, receive: Receive, most_bytes: int) -> bytes:
-    """Return the whole body.
+async def whole(scope: Scope, receive: Receive, most_bytes: int, *, which: str = "") -> bytes:
+    """Return the whole body; `which` explains the limit in the error.
 
     Raises:
         TooLargeError: it is over `most_bytes`.
         ClientGoneError: the client hung up while sending it.
     """
-    return b"".join([piece async for piece in pieces(scope, receive, most_bytes)])
+    return b"".join([piece async for piece in pieces(scope, receive, most_bytes, which=which)])
