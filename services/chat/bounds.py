@@ -121,7 +121,7 @@ class Bounds:
                 raise _over(name, f"over {self.items}", self.items, "items", "REQUEST_ITEMS")
         if text > self.text_bytes:
             raise TooLargeError(
-                f"{name}: {text} characters, more than this model's context takes",
+                f"{name}: {text} characters, more than fit in this model's context",
                 param=name,
                 code="context_length_exceeded",
             )
@@ -172,7 +172,7 @@ def _check_tokens(name: str, values: list[Any]) -> None:
     if values and isinstance(values[0], int | float):
         for value in values:
             if not isinstance(value, int) or value < 0:
-                raise refusal(name, "tokens are whole numbers from 0")
+                raise refusal(name, "tokens must be whole numbers from 0")
 
 
 def _whole(value: Any) -> int:
@@ -191,4 +191,4 @@ def _count(value: Any) -> int:
 
 
 def _over(name: str, given: object, most: int, what: str, setting: str = "") -> Exception:
-    return too_many(name, f"{given} {what}; at most {most} are taken from one request", setting)
+    return too_many(name, f"{given} {what}; at most {most} are allowed in one request", setting)

@@ -36,7 +36,7 @@ _COUNTED_IN: Final[dict[str, Any]] = {
     **dict.fromkeys(("enum", "prefixItems", *_CHOSEN), list),
     **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), dict),
 }
-_BINDS: Final = "what binds the answers of this request has"
+_BINDS: Final = "the constraints on the answers have"
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _References:
             raise refusal(self._field, f"more than {DEPTH} references and choices in a row")
         if isinstance(target := node.get("$ref"), str):
             if not target.startswith("#"):
-                raise self._fault(target, "lies outside; references begin with #")
+                raise self._fault(target, "points outside the schema; references begin with #")
             if target in seen:
                 raise self._fault(target, "refers to itself and so describes nothing")
             self.follow(self._at(target), (*seen, target))

@@ -75,7 +75,7 @@ class Intake:
 
 
 _SMALL_BYTES = 4096
-_WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
+_WHICH = ": it depends on the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
 
 

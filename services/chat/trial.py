@@ -149,7 +149,7 @@ class _Process:
             await self.admission.acquire()
         except OverloadedError as error:
             raise OverloadedError(
-                f"{name}: others' are being compiled", retry_after_s=self.limit_s
+                f"{name}: those of other requests are being compiled", retry_after_s=self.limit_s
             ) from error
         with self.admission.held():
             yield

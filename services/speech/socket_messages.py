@@ -121,7 +121,7 @@ def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessa
     """
     if isinstance(data, bytes):
         raise InvalidRequestError(
-            "a binary message is not read here; send JSON as text", code="invalid_message"
+            "binary messages are not supported here; send JSON as text", code="invalid_message"
         )
     most = MESSAGE_CHARACTERS + _REFERENCE * recordings
     if len(data) > most:  # before it is taken apart
