@@ -59,6 +59,7 @@ TEST_GROUPS = (
     "--group=types",
     "--group=e2e",
     "--group=images",
+    "--group=charts",
 )  # e2e includes contract and unit
 # What each lock is for, and what `uv pip compile` makes it of.
 LOCKED = {

@@ -7,7 +7,6 @@ bento is the same to the last byte. The bento is in .nox/bentos/NAME-PLATFORM/be
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -25,8 +24,6 @@ from ci.paths import BUILT, ROOT
 from ci.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ci.platforms import Platform
     from ci.specs import Spec
 
@@ -103,19 +100,11 @@ def settle(built: Path) -> str:
         script.rename(script.with_name(_SCRIPT))
     unversioned = _CREATED.sub(f"creation_time: '{_STAMP}'", described.read_text(encoding="utf-8"))
     described.write_text(unversioned, encoding="utf-8")
-    digest = hashlib.sha256()
-    for path in files(built):
-        digest.update(f"{path.relative_to(built)}\0".encode())
-        digest.update(path.read_bytes())
-    version = digest.hexdigest()[:12]
+    contexts.settle(built)
+    version = contexts.digest(built)
     described.write_text(_VERSION.sub(f"version: '{version}'", unversioned), encoding="utf-8")
     contexts.settle(built)
     return version
-
-
-def files(folder: Path) -> Iterator[Path]:
-    """Yield every file below a folder, in the order of their names."""
-    yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:

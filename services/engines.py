@@ -1,4 +1,4 @@
-"""How an engine is found by its name and loaded: what the roles' registries share."""
+"""Finds and creates an engine by its name, for the roles' registries."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """Where an engine is and what installs its library.
+    """Where an engine is, and what it needs.
 
     Attributes:
         target: `module:Class`.
-        extra: the extra of this distribution that brings the library; None when none is needed.
-        libraries: packages that the engine imports only when it starts.
+        extra: our extra that installs its library; None if none is needed.
+        libraries: packages that it imports only when it starts.
     """
 
     target: str
@@ -34,8 +34,8 @@ def create(
     """Return a new engine of `role`; `options` go to its constructor.
 
     Raises:
-        ConfigurationError: no such engine, or its library is not installed; the message says what
-            to write or to install.
+        ConfigurationError: there is no such engine, or its library is not installed; the message
+            says what to set or install.
     """
     entry = engines.get(name)
     if entry is None:

@@ -1,7 +1,7 @@
-"""The error tree of Bentovox: what can be wrong with a request, without a word of HTTP.
+"""Bentovox's error classes, independent of HTTP.
 
-Every refusal that reaches a client is one of these. `services.openai.errors` holds the one
-table that turns them into HTTP. A message names the field, the value and what would be accepted.
+Every error that a client sees is one of these, and one table in `services.openai.errors` maps them
+to HTTP. A message names the field, the value and what would be accepted.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _SHOWN_CHARACTERS: Final = 64
 
 
 def shown(text: str) -> str:
-    """Return a client's own word as a message quotes it: not more than its beginning."""
+    """Return a client's text quoted for a message, cut to 64 characters."""
     cut = text[:_SHOWN_CHARACTERS]
     return repr(text if cut == text else f"{cut}…")
 
 
 class ServiceError(Exception):
-    """A request could not be served, for a reason that the client may be told."""
+    """A request could not be served; the client may see the message."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class ServiceError(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        """Keep the message, the field at fault, a stable code and when to try again."""
+        """Set the message, the field at fault, a stable code and when to try again."""
         super().__init__(message)
         self.message = message
         self.param = param
@@ -40,15 +40,15 @@ class ServiceError(Exception):
 
 
 class InvalidRequestError(ServiceError):
-    """The request is malformed or asks for what is not offered; nothing was done."""
+    """The request is malformed or unsupported; nothing was done."""
 
 
 class AuthenticationError(ServiceError):
-    """No API key, or one that is not known."""
+    """The API key is missing or unknown."""
 
 
 class PermissionDeniedError(ServiceError):
-    """The key is known and does not cover this."""
+    """The API key is known, but does not permit this."""
 
 
 class NotFoundError(ServiceError):
@@ -56,14 +56,14 @@ class NotFoundError(ServiceError):
 
 
 class ConflictError(ServiceError):
-    """The request does not fit what is there: a name is taken, or an item is in use."""
+    """The request conflicts with what exists: a name is taken, or an item is in use."""
 
 
 class MethodNotAllowedError(ServiceError):
-    """The path exists and does not take this method; `methods` are those that it takes."""
+    """The path exists, but does not allow this method; `methods` are the allowed ones."""
 
     def __init__(self, message: str, *, methods: Iterable[str] = ()) -> None:
-        """Keep the message and the methods that would be taken."""
+        """Set the message and the allowed methods."""
         super().__init__(message)
         self.methods = tuple(sorted(methods))
 
@@ -73,43 +73,43 @@ class TooLargeError(ServiceError):
 
 
 class RequestTimeoutError(ServiceError):
-    """The request's body came too slowly, or not at all."""
+    """The request's body came too slowly or not at all."""
 
 
 class UnsupportedMediaError(ServiceError):
-    """The content type is not one that this path reads."""
+    """This path does not accept the content type."""
 
 
 class OverloadedError(ServiceError):
-    """Every slot and every place in the queue is taken; `retry_after_s` says when to come back."""
+    """All slots and the queue are full; `retry_after_s` says when to try again."""
 
 
 class DeadlineError(ServiceError):
-    """The request waited or worked for longer than its deadline allows."""
+    """The request took longer than its deadline allows."""
 
 
 class EngineError(ServiceError):
-    """The engine failed on this request; the fault is ours."""
+    """The engine failed on this request; it is not the client's fault."""
 
 
 class BackendError(ServiceError):
-    """A backend broke off or answered nonsense."""
+    """A backend broke off, or its answer was invalid."""
 
 
 class UnavailableError(ServiceError):
-    """The engine or backend that serves this is not ready, for now."""
+    """The engine or backend for this is not ready at the moment."""
 
 
 class StorageError(ServiceError):
-    """What was to be kept or read could not be: the disk is full, read-only or not there."""
+    """The disk could not be read or written: it is full, read-only or missing."""
 
 
 class ConfigurationError(ServiceError):
-    """The operator's settings cannot work; raised at start, never for a request."""
+    """The operator's settings are invalid; raised at start, never for a request."""
 
 
 def no_such_model(name: str) -> NotFoundError:
-    """Return the error for a model that nobody serves, in OpenAI's words."""
+    """Return the error for an unknown model, in OpenAI's words."""
     return NotFoundError(
         f"The model '{name}' does not exist.", param="model", code="model_not_found"
     )

@@ -1,4 +1,4 @@
-"""What a thread makes on its way to the event loop."""
+"""Hands items from a thread to the event loop."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 
 
 class Handover(Generic[Item]):
-    """Hands items over in order; the thread waits while those not taken weigh more than `held`.
+    """An ordered queue; the thread waits while the items in it weigh more than `held`.
 
-    `weigh` says what one weighs. Made in the event loop that takes.
+    `weigh` returns an item's weight. Create it in the event loop that takes the items.
     """
 
     def __init__(self, held: int, weigh: Callable[[Item], int]) -> None:
@@ -33,7 +33,7 @@ class Handover(Generic[Item]):
         self._error: BaseException | None = None
 
     def put(self, item: Item) -> bool:
-        """Hand an item over, from the thread; False when nobody takes any more."""
+        """Add an item, from the thread; return False once `close` was called."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting <= self._held)
             if self._closed:
@@ -44,24 +44,24 @@ class Handover(Generic[Item]):
         return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that no more items come, and why if that is an error; the first word counts."""
+        """Mark the end of the items, with the error that caused it; the first call counts."""
         with self._changed:
             if not self._ended:
                 self._ended, self._error = True, error
         self._tell()
 
     def close(self) -> None:
-        """Take no more; a thread that waits goes on at once."""
+        """Accept no more items, and wake a waiting thread."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     async def items(self) -> AsyncGenerator[Item, None]:
-        """Yield each item, then raise the error that `end` was given, if any."""
+        """Yield each item, then raise the error given to `end`, if any."""
         while True:
             await self._news.wait()
             self._news.clear()
-            ended = self._ended  # before the items are taken: none comes after it
+            ended = self._ended  # read before taking the items, as none comes after it
             while self._items:
                 with self._changed:
                     item = self._items.popleft()
@@ -74,12 +74,12 @@ class Handover(Generic[Item]):
             raise self._error
 
     def _tell(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._news.set)
 
 
 async def in_daemon(work: Callable[[], Any]) -> Any:
-    """Run `work` in a thread that a process which is told to end does not wait for."""
+    """Run `work` in a thread that does not delay the process's end."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
 

@@ -1,6 +1,6 @@
-"""Models from Hugging Face: found in its cache, or downloaded into it, with its own library.
+"""Models from Hugging Face, cached and downloaded with its own library.
 
-HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count.
+HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE apply.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def is_hub_id(name: str) -> bool:
 
 
 class HubError(Exception):
-    """The hub cannot be reached, or failed; it may work at another time."""
+    """The hub cannot be reached or failed; it may work later."""
 
 
 class HubRefusalError(HubError):
-    """There is no such model or revision, or it wants a token."""
+    """There is no such model or revision, or it needs a token."""
 
 
 class HubDiskError(HubError):
@@ -50,7 +50,7 @@ class HubModel:
         repository: such as `Systran/faster-whisper-tiny`.
         wanted: patterns of the files.
         revision: commit, tag or branch.
-        folder: the cache; None: the hub's own.
+        folder: the cache; None for the library's default.
     """
 
     repository: str
@@ -60,27 +60,27 @@ class HubModel:
 
     @property
     def cache(self) -> Path:
-        """Where its files are kept."""
+        """The cache folder."""
         from huggingface_hub import constants  # noqa: PLC0415  heavy
 
         return self.folder or Path(constants.HF_HUB_CACHE)
 
     @property
     def host(self) -> str:
-        """The hub's name."""
+        """The hub's host name."""
         from huggingface_hub import constants  # noqa: PLC0415  heavy
 
         return str(constants.ENDPOINT).partition("//")[2]
 
     @property
     def is_offline(self) -> bool:
-        """Whether the hub must not be asked (HF_HUB_OFFLINE)."""
+        """Whether the hub must not be contacted (HF_HUB_OFFLINE)."""
         from huggingface_hub import constants  # noqa: PLC0415  heavy
 
         return bool(constants.HF_HUB_OFFLINE)
 
     def cached(self) -> Path | None:
-        """Return its folder in the cache, None if it was never downloaded; asks nobody."""
+        """Return its folder in the cache, without network; None if it was never downloaded."""
         from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
 
         try:
@@ -89,13 +89,13 @@ class HubModel:
             return None
 
     def download(self, tell: Callable[[str], None] = lambda _: None) -> Path:
-        """Return its folder, downloading what is missing; may take minutes.
+        """Return its folder, downloading what is missing, which may take minutes.
 
-        `tell` hears how far it is, twice a second, and the log every 5 s.
+        Progress goes to `tell` twice a second, and to the log every 5 s.
 
         Raises:
-            HubRefusalError: the hub does not give it.
-            HubDiskError: the disk is full, or not writable.
+            HubRefusalError: there is no such model or revision, or it needs a token.
+            HubDiskError: the disk is full or not writable.
             HubError: the hub cannot be reached.
         """
         from huggingface_hub.errors import (  # noqa: PLC0415
@@ -112,7 +112,7 @@ class HubModel:
                 f"{self.host} does not give {self.repository!r} at revision {self.revision!r}: "
                 "there is no such model or revision, or it wants a token (HF_TOKEN)"
             ) from error
-        except Exception as error:  # the transport's differ from version to version
+        except Exception as error:  # the transport's errors differ between versions
             if isinstance(error, OSError) and error.errno is not None and error.filename:
                 raise HubDiskError(f"{error.strerror}: {error.filename}") from error
             told = str(error).strip().splitlines() or [type(error).__name__]
@@ -133,7 +133,7 @@ class HubModel:
 
     @contextmanager
     def _watched(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Tell how far a download is, in the place of bars."""
+        """Report a download's progress, instead of progress bars."""
         from huggingface_hub import HfApi, try_to_load_from_cache, utils  # noqa: PLC0415  heavy
 
         info = HfApi().model_info(self.repository, revision=self.revision, files_metadata=True)
@@ -145,7 +145,7 @@ class HubModel:
             if not here and any(fnmatch(file.rfilename, pattern) for pattern in self.wanted):
                 total += file.size or 0
         log.info(
-            "%s at %s is commit %s: %.0f MB to get",
+            "%s at %s is commit %s: %.0f MB to download",
             *(self.repository, self.revision, info.sha, total / 1e6),
         )
         blobs = self.cache / f"models--{self.repository.replace('/', '--')}" / "blobs"

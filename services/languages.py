@@ -1,4 +1,4 @@
-"""Languages by their codes, as Whisper has them: ISO 639-1, and 639-3 where that has none."""
+"""Language codes as Whisper uses them: ISO 639-1, or 639-3 where there is none."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _TAG: Final = re.compile(r"[a-z]{2,8}(-[a-z0-9]{1,8})*")  # BCP 47 in outline
 
 
 def tag_of(language: str | None) -> str | None:
-    """Return the tag that a client's `language` means: `en` for English, `en-US` for en_US.
+    """Return the tag for a client's `language`: `en` for English, `en-US` for en_US.
 
-    None stands for `auto` and for nothing. What is not known comes back as it is.
+    None for `auto` or no language. Unknown text is returned unchanged.
     """
     word = (language or "").strip().replace("_", "-")
     if word.lower() in ("", "auto"):
@@ -50,12 +50,12 @@ def tag_of(language: str | None) -> str | None:
 
 
 def code_of(language: str) -> str | None:
-    """Return the code of what `tag_of` means, which hears no region: `en` for `en-GB`.
+    """Return the code of a tag or name, without region: `en` for `en-GB`.
 
-    It need not be one of `NAMES`.
+    None as for `tag_of`. The code may be missing from `NAMES`.
 
     Raises:
-        ValueError: neither a tag nor a name.
+        ValueError: `language` is neither a tag nor a name.
     """
     tag = tag_of(language)
     if tag is None:

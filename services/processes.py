@@ -1,8 +1,9 @@
-"""How processes end, whoever is killed first: none is left behind.
+"""Ends child processes, whichever process is killed first.
 
-Three ways, each for what the others cannot reach (docs/architecture/11-how-processes-end.md): the
-kernel ends a child with its parent, a worker ends what its predecessor left, and a guard stands
-above a tree of processes. This file imports nothing of ours: it is also run by itself, as a guard.
+There are three ways, each for cases that the others cannot handle: the kernel ends a child with its
+parent, a worker ends its predecessor's children, and a guard runs a tree of processes
+(docs/architecture/11-how-processes-end.md). This file imports nothing of ours, because the guard is
+this file run as a script.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
 _PARENT, _SESSION, _STARTED = 1, 3, 19  # fields of /proc/PID/stat after the name
-_NOT_FOUND = 127  # what a shell exits with
-_KILLED = 128  # and, with the signal's number added, for one that was killed
-_KILLED_S = 10.0  # for what was killed to be gone
+_NOT_FOUND = 127  # a shell's exit code
+_KILLED = 128  # a shell's exit code, plus the signal's number
+_KILLED_S = 10.0  # for killed processes to disappear
 _FOR_EVER_S = 3600.0
-_ORPHANS_S = 3.0  # for shared memory to be unlinked; a stage needs no longer
+_ORPHANS_S = 3.0  # enough for a stage to unlink its shared memory
 _TOLD = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -38,11 +39,11 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
 
 
 def end_orphans() -> list[int]:
-    """End what is left of this worker's predecessor; return the ids of the processes ended.
+    """Kill the processes that this worker's predecessor left; return their ids.
 
-    A worker that is killed with SIGKILL takes no leave of its children. BentoML's supervisor makes
-    each worker the leader of a session, which its children stay in whatever they call themselves;
-    so a worker writes down its session, and the next worker of the same supervisor ends the rest.
+    A worker that gets SIGKILL cannot end its children. BentoML's supervisor makes each worker the
+    leader of a session, which its children stay in even if they rename themselves. So each worker
+    records its session, and the supervisor's next worker kills what is left of it.
     """
     record = _record()
     orphans = []
@@ -58,10 +59,10 @@ def end_orphans() -> list[int]:
 
 
 def _left_of(session: int) -> list[int]:
-    """Return the processes of a session whose leader is gone.
+    """Return the processes of a session whose leader has ended.
 
-    While a session has members the kernel gives its number to no new process. One that has the
-    number now shows that the session had ended: then nothing is ours.
+    The kernel does not reuse a session's number while it has members. So if a process has that
+    number now, the session had ended, and none of its members are ours.
     """
     if session == os.getsid(0) or _stat(session):
         return []
@@ -69,15 +70,15 @@ def _left_of(session: int) -> list[int]:
 
 
 def _record() -> Path:
-    """Return the file of this worker's supervisor, named by its process id and start time.
+    """Return the file for this worker's supervisor, named by its process id and start time.
 
-    The files of supervisors that have ended are removed.
+    Removes the files of supervisors that have ended.
     """
     parent = os.getppid()
     folder = Path(tempfile.gettempdir()) / f"bentovox-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        folder = Path(tempfile.mkdtemp(prefix="bentovox-"))  # somebody else's: trust nothing in it
+        folder = Path(tempfile.mkdtemp(prefix="bentovox-"))  # somebody else's: not to be trusted
     for left in folder.glob("chat-*-*"):
         _, pid, started = left.name.split("-")
         if _started(int(pid)) != started:
@@ -91,15 +92,15 @@ def _started(pid: int) -> str:
 
 
 def guarded(command: Sequence[str], *, grace_s: float, folder: Path) -> list[str]:
-    """Return a command that runs `command` and leaves nothing of it behind.
+    """Return a command that runs `command` and leaves no process of it behind.
 
-    vLLM-Omni is a tree of processes, and its stages, which hold the model in the GPU's memory,
-    outlive an API process that is killed. The guard stands above the tree and adopts every orphan
-    of it. When the command ends, or the guard is told to end, or this process dies, it ends them
-    all before it goes, the command `grace_s` after it was asked to; then it removes `folder`. It
-    must be started by this process.
+    vLLM-Omni is a tree of processes, and its stages, which have the model in the GPU's memory,
+    outlive an API process that is killed. The guard is the tree's root and adopts every orphan in
+    it. When the command ends, the guard is told to end, or this process dies, the guard ends the
+    whole tree, killing the command after `grace_s`, removes `folder` and exits. This process must
+    start it.
     """
-    alone = (sys.executable, "-I", "-S", __file__)  # 20 ms, and nothing of ours or of site-packages
+    alone = (sys.executable, "-I", "-S", __file__)  # starts in 20 ms, without site-packages
     return [*alone, str(os.getpid()), str(grace_s), str(folder), *command]
 
 
@@ -109,7 +110,7 @@ def _guard(parent: int, grace_s: float, folder: str, command: list[str]) -> int:
     end_with_parent()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     code = 1
-    if os.getppid() == parent:  # else it died before it could be watched
+    if os.getppid() == parent:  # else the parent died before we could watch it
         code = _until_ended(_start(command), grace_s)
         _end_rest()
     shutil.rmtree(folder, ignore_errors=True)
@@ -132,7 +133,7 @@ def _start(command: list[str]) -> int:
 
 
 def _until_ended(child: int, grace_s: float) -> int:
-    """Reap until `child` has ended; told to end, pass it on, and kill `grace_s` later."""
+    """Reap until `child` has ended; when told to end, pass it on, and kill `grace_s` later."""
     kill_at = None
     while (code := _reap().get(child)) is None:
         wait_s = _FOR_EVER_S if kill_at is None else max(kill_at - time.monotonic(), 0.0)
@@ -147,7 +148,7 @@ def _until_ended(child: int, grace_s: float) -> int:
 
 
 def _end_rest() -> None:
-    """End what the command left: first asked to, then killed, with whatever they leave in turn."""
+    """End the command's orphans, and theirs: SIGTERM first, then SIGKILL."""
     deadline = time.monotonic() + _ORPHANS_S
     while True:
         _reap()

@@ -1,4 +1,4 @@
-"""Pieces of work of which the first to end decides about the others."""
+"""Runs several coroutines until the first one ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def racing(
 ) -> AsyncIterator[list[asyncio.Task[Any]]]:
     """Yield the tasks of `work` once one has ended, or after `within_s`.
 
-    At the end of the block those still running are cancelled, and awaited.
+    At the end of the block, tasks still running are cancelled and awaited.
     """
     tasks = [asyncio.ensure_future(one) for one in work]
     try:

@@ -1,9 +1,8 @@
 """The whole stack for one machine: `bentoml serve services.stack:Stack`.
 
-The gateway with chat, speech, transcription and conversation behind it, each in a process of its
-own. A role whose URLs are in the settings (`BENTOVOX_GATEWAY__CHAT`) is reached there; the one
-started here is then left idle, so serve `services.gateway.service:Gateway` where every role runs
-elsewhere.
+The gateway with chat, speech, transcription and conversation behind it, each in its own process.
+If the settings have URLs for a role (`BENTOVOX_GATEWAY__CHAT`), the gateway uses those, and the one
+started here stays idle; so if every role runs elsewhere, serve `services.gateway.service:Gateway`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _Stack:
-    """Chat, speech, transcription and what combines them behind one OpenAI-compatible door."""
+    """Chat, speech, transcription and translation behind one OpenAI-compatible server."""
 
     chat = bentoml.depends(Chat)
     speech = bentoml.depends(Speech)

@@ -64,6 +64,9 @@ class Pool:
     def _show(self) -> None:
         """Report the backends and the waiting requests whenever metrics are read."""
         telemetry.HELD.labels(self.role).set_function(lambda: self.waiting)
+        telemetry.ASKED.labels(self.role).set_function(
+            lambda: self.waiting + sum(one.outstanding for one in self.backends)
+        )
         for state, holds in _STATES.items():
             telemetry.BACKENDS.labels(self.role, state).set_function(partial(self._count, holds))
 
@@ -104,6 +107,11 @@ class Pool:
         return any(backend.ready for backend in self.backends)
 
     @property
+    def holds(self) -> bool:
+        """Whether requests may wait for the role, as when it has been scaled to zero."""
+        return self._asking.hold_s > 0
+
+    @property
     def state(self) -> str:
         """Describe its state in a few words."""
         ready = sum(backend.ready for backend in self.backends)
@@ -114,7 +122,9 @@ class Pool:
     @property
     def settled(self) -> bool:
         """Whether there is nothing to wait for: each backend is ready or says that it cannot be."""
-        return bool(self.backends) and all(one.ready or one.lack for one in self.backends)
+        if not self.backends:
+            return self.holds
+        return all(one.ready or one.lack for one in self.backends)
 
     @property
     def lack(self) -> str:
@@ -251,14 +261,15 @@ class Pools:
         away.
         """
         states = {role: pool.state for role, pool in self.by_role.items()}
-        answering = sum(pool.ready for pool in self.by_role.values())
+        ready = sum(pool.ready for pool in self.by_role.values())
         if all(pool.settled for pool in self.by_role.values()):
             self._all_have_settled = True
-        if answering == len(states):
+        if ready == len(states):
             return "ready", states
         if not self._all_have_settled:
             return "starting", states
-        return ("degraded" if answering else "unavailable"), states
+        held = any(pool.holds and not pool.lack for pool in self.by_role.values())
+        return ("degraded" if ready or held else "unavailable"), states
 
     async def metrics(self) -> dict[str, bytes]:
         """Return the metrics of each ready backend, by name."""

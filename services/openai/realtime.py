@@ -118,7 +118,7 @@ def read_fields(data: str | bytes) -> dict[str, Any]:
     """
     if isinstance(data, bytes):
         raise InvalidRequestError(
-            "binary messages are not supported here; send JSON as text", code="invalid_message"
+            "binary messages are not accepted; send JSON as text", code="invalid_message"
         )
     return parse_object(data, "the message")
 

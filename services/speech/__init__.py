@@ -1,3 +1,3 @@
-"""The speech role: text in, audio out, behind OpenAI's audio/speech."""
+"""The speech role: text to speech behind OpenAI's audio API."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Audio on its way to the client: primed, and encoded frame by frame."""
+"""Sends audio to the client: headers after the first frame, then each frame as it is made."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class AudioAnswer:
     """One answer of audio, to audio/speech or audio/voice-conversion.
 
     Attributes:
-        frames: the engine's, for a request that passed its check; not begun yet.
+        frames: the engine's generator, not started yet, for a request that passed its check.
         engine: the engine's name, for errors.
         sample_rate_hz: of the frames.
-        input_tokens: what `usage` says of the request.
-        nothing_made: raised when there is not one frame.
-        encoder: a fresh one, for the frames' rate.
-        audio_format: what the encoder makes.
-        as_events: server-sent events instead of the bare bytes.
-        on_audio_seconds: told once how much audio was made.
+        input_tokens: of the request, for `usage`.
+        nothing_made: raised if the engine makes no frame.
+        encoder: a new one, for the frames' rate.
+        audio_format: the encoder's.
+        as_events: send server-sent events instead of bare bytes.
+        on_audio_seconds: called once with the duration of the audio made.
     """
 
     frames: AsyncGenerator[Samples, None]
@@ -52,11 +52,11 @@ class AudioAnswer:
     on_audio_seconds: OnAudioSeconds
 
     async def send_to(self, send: Send) -> None:
-        """Send headers once the first frame is there, then every frame as it is made.
+        """Send headers once there is a first frame, then every frame as it is made.
 
         Raises:
-            ServiceError: the engine failed, or made nothing; if headers are out already, the
-                answer is incomplete and the connection must not end as if it were whole.
+            ServiceError: the engine failed or made nothing. If headers were sent already, the
+                answer is incomplete and the connection must not end as if it were complete.
         """
         stream = AudioStream(send, self.encoder, self.sample_rate_hz, as_events=self.as_events)
         try:
@@ -64,7 +64,7 @@ class AudioAnswer:
                 async for frame in frames:
                     await stream.feed(frame)
             if not stream.samples:
-                raise self.nothing_made  # noqa: TRY301  as what the engine refuses
+                raise self.nothing_made  # noqa: TRY301  handled like the engine's own errors
             await stream.end(self.input_tokens)
         except Exception as error:
             if stream.begun:

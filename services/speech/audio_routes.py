@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     from services.speech.engines.protocol import VoiceReference
     from services.speech.speakers import Speakers
 
-# 4096 characters twice, each at most 12 bytes as JSON's \uXXXX\uXXXX, and the rest.
+# Twice 4096 characters of at most 12 bytes each (\uXXXX\uXXXX in JSON), and the other fields.
 _BODY_BYTES: Final = 128 * 1024
 _BODY_WITH_RECORDING_BYTES: Final = REFERENCE_CHARACTERS + _BODY_BYTES
 
 SOURCE_BYTES: Final = 25 * 1024 * 1024
-"""The largest file to convert, as large as OpenAI's largest upload of audio."""
+"""The largest file to convert: OpenAI's limit for audio uploads."""
 
 _WHOLE_BYTES: Final = 64 << 20
-"""The most of a wav that is held back for its header, where `stream` is false."""
+"""The most of a wav that is buffered to complete its header, if `stream` is false."""
 
-_PADDING_S: Final = 0.1  # what mp3 and aac add to the end of what was encoded
+_PADDING_S: Final = 0.1  # that mp3 and aac add at the end
 _FORM: Final = FormFields(
     frozenset(ConversionFields.model_fields), {"file": SOURCE_BYTES, "ref_audio": MAX_BYTES}
 )
@@ -61,7 +61,7 @@ class AudioRoutes:
     def __init__(
         self, speakers: Speakers, models: Models, on_audio_seconds: OnAudioSeconds
     ) -> None:
-        """Speak as `speakers`, to requests for one of `models`."""
+        """Serve the voices of `speakers` to requests for one of `models`."""
         self._speakers = speakers
         self._engine = speakers.engine
         self._models = models
@@ -104,7 +104,7 @@ class AudioRoutes:
             self._engine.synthesise(request),
             input_tokens=len(body.input) + len(body.instructions or ""),
             nothing_made=InvalidRequestError(
-                "input holds nothing that this voice can say", param="input", code="blank_input"
+                "input contains nothing that this voice can say", param="input", code="blank_input"
             ),
         )
         await answer.send_to(send)
@@ -142,7 +142,7 @@ class AudioRoutes:
             self._engine.convert(request),
             input_tokens=audio_tokens(samples.size, sample_rate_hz),
             nothing_made=InvalidRequestError(
-                "file holds nothing that can be said again", param="file", code="blank_input"
+                "file contains no speech to convert", param="file", code="blank_input"
             ),
         )
         await answer.send_to(send)
@@ -153,7 +153,7 @@ class AudioRoutes:
         if recording is not None:
             if fields.voice is not None:
                 raise InvalidRequestError(
-                    "voice and ref_audio are two voices; send one of them",
+                    "voice and ref_audio both name a voice; send one of them",
                     param="voice",
                     code="invalid_value",
                 )
@@ -168,7 +168,7 @@ class AudioRoutes:
         if speaker.reference is None:
             self._engine.voice(speaker.voice or "")
             raise InvalidRequestError(
-                f"voice {shown(fields.voice)} is no registered voice; a recording is only "
+                f"voice {shown(fields.voice)} is not a registered voice; a recording can only be "
                 "converted to one of those, or to ref_audio",
                 param="voice",
                 code="unsupported_voice",

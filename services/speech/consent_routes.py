@@ -1,4 +1,4 @@
-"""The paths of audio/voice_consents: recorded words that a voice may be used."""
+"""The paths of audio/voice_consents: recordings of people who agree to be cloned."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from services.speech.voices import Consent, VoiceStore
 
 CONSENT_SECONDS: Final = 60.0
-"""The longest consent; the shortest is as long as the shortest voice."""
+"""The longest consent; the shortest is `MIN_SECONDS`, as for a voice."""
 
 _FORM: Final = FormFields(frozenset(ConsentFields.model_fields), {"recording": MAX_BYTES})
-_NAME_BYTES: Final = 16 * 1024  # 256 characters, each at most 12 bytes in JSON, and the rest
+_NAME_BYTES: Final = 16 * 1024  # 256 characters of at most 12 bytes each in JSON, and the rest
 
 
 class ConsentRoutes:
-    """The consents of one store, as documents of JSON."""
+    """The consents of one store, as JSON."""
 
     def __init__(self, store: VoiceStore) -> None:
-        """Serve `store`."""
+        """Serve the consents in `store`."""
         self._store = store
 
     async def listed(self, call: Call) -> ConsentList:
-        """Return a page of the consents, the oldest first.
+        """Return a page of the consents, oldest first.
 
         Raises:
-            InvalidRequestError: a query that is none of `after` and `limit`, or an `after` that is
-                no consent's id (any more).
+            InvalidRequestError: the query has parameters other than `after` and `limit`, or `after`
+                is not the id of a consent (any more).
         """
         query = call.scope["query_string"].decode("latin-1")
         page = read(ConsentPage, dict(parse_qsl(query, keep_blank_values=True)))
@@ -68,12 +68,12 @@ class ConsentRoutes:
         }
 
     async def added(self, call: Call) -> ConsentAnswer:
-        """Keep a consent and return it.
+        """Store a consent and return it.
 
         Raises:
-            ServiceError: a form, a name, a language or a recording that will not do, or a store
-                that cannot keep it; nothing was kept.
-            ClientGoneError: the client hung up; nothing was kept.
+            ServiceError: the form, name, language or recording is not acceptable, or the store
+                cannot be written; nothing was stored.
+            ClientGoneError: the client hung up; nothing was stored.
         """
         form = await read_form(call.scope, call.receive, _FORM)
         fields = read(ConsentFields, form.texts)
@@ -84,17 +84,17 @@ class ConsentRoutes:
         """Return one consent.
 
         Raises:
-            NotFoundError: there is none of that id.
+            NotFoundError: no consent has that id.
         """
         return _document(await asyncio.to_thread(self._store.consent, call.name))
 
     async def renamed(self, call: Call) -> ConsentAnswer:
-        """Give one consent another name and return it.
+        """Rename a consent and return it.
 
         Raises:
-            InvalidRequestError: a body or a name that will not do.
-            NotFoundError: there is none of that id.
-            ClientGoneError: the client hung up in its request.
+            InvalidRequestError: the body or the name is not acceptable.
+            NotFoundError: no consent has that id.
+            ClientGoneError: the client hung up before the body was complete.
         """
         expect_json(call.scope)
         body = await whole(call.scope, call.receive, _NAME_BYTES)
@@ -102,11 +102,11 @@ class ConsentRoutes:
         return _document(await asyncio.to_thread(self._store.rename_consent, call.name, name))
 
     async def deleted(self, call: Call) -> Deleted:
-        """Remove one consent.
+        """Delete a consent.
 
         Raises:
-            NotFoundError: there is none of that id.
-            ConflictError: voices made with it are there.
+            NotFoundError: no consent has that id.
+            ConflictError: registered voices depend on it.
         """
         await asyncio.to_thread(self._store.delete_consent, call.name)
         return {"id": call.name, "object": "audio.voice_consent", "deleted": True}
@@ -126,7 +126,7 @@ async def _keep(store: VoiceStore, fields: ConsentFields, recording: Upload) -> 
 
 
 def _check(data: bytes) -> None:
-    """Raise unless this can be a recording of a consent, by its length."""
+    """Raise unless `data` is audio long and short enough for a consent."""
     sound = decode_as_is(data, max_seconds=CONSENT_SECONDS, max_bytes=MAX_BYTES, param="recording")
     seconds = duration_s(sound.samples.size, sound.sample_rate_hz)
     if seconds < MIN_SECONDS:

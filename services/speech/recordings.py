@@ -1,4 +1,4 @@
-"""Recordings of voices: from bytes, data URLs and https to a checked `VoiceReference`."""
+"""Reads recordings of voices, from bytes, data URLs or https, and checks them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ MIN_RATE_HZ: Final = 16_000
 MAX_RATE_HZ: Final = 48_000
 SILENCE_DBFS: Final = -60.0
 
-_PADDING_S: Final = 0.1  # what mp3 and aac add to the end of what was encoded
+_PADDING_S: Final = 0.1  # that mp3 and aac add at the end
 _DATA_URL: Final = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?);base64,", re.IGNORECASE)
 _DOWNLOADS: Final = Downloads(max_bytes=MAX_BYTES)
 
 
 def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReference:
-    """Return the recording in `data`, mono at its own rate or 48 kHz, whichever is less.
+    """Return the recording in `data`, mono at its own rate or 48 kHz, whichever is lower.
 
-    Takes tens of milliseconds: call it in a thread. A codec's padding past 30 s is cut off.
+    Takes tens of milliseconds, so call it in a thread. A codec's padding past 30 s is cut off.
 
     Args:
         data: an audio file, up to 10 MiB.
-        param: the field at fault in errors.
-        text: what is said in it.
+        param: the field that errors name.
+        text: its transcript, if known.
 
     Raises:
         TooLargeError: over 10 MiB (`audio_too_large`) or 30 s (`audio_too_long`).
@@ -64,7 +64,7 @@ def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReferen
             param=param,
             code="audio_too_short",
         )
-    # The deviation, not the root mean square: a constant is as silent as zero is.
+    # The standard deviation, not the root mean square: a constant offset is silence, too.
     if float(np.std(samples, dtype=np.float64)) < 10 ** (SILENCE_DBFS / 20):
         raise InvalidRequestError(
             f"{param} is silent: its level is below {SILENCE_DBFS:g} dBFS",
@@ -81,12 +81,12 @@ async def fetch_recording(
     text: str | None = None,
     downloads: Downloads = _DOWNLOADS,
 ) -> VoiceReference:
-    """Return the recording that a data URL holds or an https URL names.
+    """Return the recording in a data URL or behind an https URL.
 
     Raises:
         TooLargeError: as for `read_recording`.
-        InvalidRequestError: as for `read_recording` and `Downloads.fetch`, or a data URL that is
-            not base64 of an `audio/…` type (`invalid_data_url`).
+        InvalidRequestError: as for `read_recording` and `Downloads.fetch`, or a data URL is not
+            base64 of an `audio/…` type (`invalid_data_url`).
     """
     scheme = ref_audio[:6].lower()
     if scheme.startswith("data:"):
@@ -109,7 +109,7 @@ def _read_data_url(url: str, param: str, text: str | None) -> VoiceReference:
             encoded = unquote_to_bytes(encoded)
         if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
             raise TooLargeError(
-                f"{param} has over {MAX_BYTES} bytes, the most that is accepted",
+                f"{param} is larger than {MAX_BYTES} bytes, the maximum",
                 param=param,
                 code="audio_too_large",
             )
@@ -121,7 +121,7 @@ def _read_data_url(url: str, param: str, text: str | None) -> VoiceReference:
 
 def _no_data_url(param: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"{param} is not a data URL as data:audio/wav;base64,…",
+        f"{param} is not a data URL like data:audio/wav;base64,…",
         param=param,
         code="invalid_data_url",
     )

@@ -1,4 +1,4 @@
-"""Files from addresses that clients name, fetched so that nothing inside can be reached."""
+"""Downloads from URLs that clients send, without letting them reach the internal network."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ _HEADERS: Final = {
 }
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 
-# IANA's special-purpose registries, spelt out: `is_global` changed between patch releases of
-# Python, and calls multicast and relays global.
+# IANA's special-purpose registries, spelt out because `is_global` changed between patch releases
+# of Python and counts multicast and relays as global.
 _NOT_PUBLIC_4: Final = tuple(
     IPv4Network(network)
     for network in (
-        "0.0.0.0/8",  # this network
+        "0.0.0.0/8",  # "this network"
         "10.0.0.0/8",
-        "100.64.0.0/10",  # shared by a provider's customers
+        "100.64.0.0/10",  # carrier-grade NAT
         "127.0.0.0/8",
-        "168.63.129.16/32",  # Azure's host
-        "169.254.0.0/16",  # link-local, the metadata of most clouds
+        "168.63.129.16/32",  # Azure's host services
+        "169.254.0.0/16",  # link-local; most clouds' metadata
         "172.16.0.0/12",
-        "192.0.0.0/24",  # protocols' own
+        "192.0.0.0/24",  # protocol assignments
         "192.0.2.0/24",  # documentation
         "192.31.196.0/24",  # AS112
         "192.52.193.0/24",  # AMT
@@ -64,22 +64,22 @@ _UNICAST_6: Final = IPv6Network("2000::/3")
 _NOT_PUBLIC_6: Final = tuple(
     IPv6Network(network)
     for network in (
-        "2001::/23",  # Teredo and other protocols' own
+        "2001::/23",  # Teredo and other protocol assignments
         "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4
         "2620:4f:8000::/48",  # AS112
         "3fff::/20",  # documentation
     )
 )
-_NAT64: Final = IPv6Network("64:ff9b::/96")  # where DNS64 puts every IPv4 host (RFC 6052)
+_NAT64: Final = IPv6Network("64:ff9b::/96")  # DNS64 maps every IPv4 host into it (RFC 6052)
 
 
 def is_public(address: Address) -> bool:
     """Return whether `address` is globally routable unicast.
 
-    Whatever else leads somewhere is not: private, loopback, link-local and shared space,
-    multicast, reserved and documentation, IPv4 inside IPv6 (mapped, 6to4, Teredo; NAT64 unless the
-    IPv4 address in it is public), and the relays and metadata hosts of clouds.
+    Not public are private, loopback, link-local and shared addresses, multicast, reserved and
+    documentation ranges, IPv4 inside IPv6 (mapped, 6to4, Teredo; NAT64 unless its IPv4 address is
+    public), and relays and the metadata hosts of clouds.
     """
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
@@ -91,7 +91,7 @@ def is_public(address: Address) -> bool:
 
 
 class _SystemResolver(AbstractResolver):
-    """Asks the system in threads of its own, so that slow name servers hold up nothing else."""
+    """Asks the system in its own threads, so that slow name servers delay nothing else."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -111,7 +111,7 @@ class _SystemResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        pass  # the threads are everybody's
+        pass  # the threads are shared
 
 
 _SYSTEM: Final = _SystemResolver()
@@ -119,17 +119,17 @@ _SYSTEM: Final = _SystemResolver()
 
 @dataclass(frozen=True)
 class Downloads:
-    """How files are fetched: https only, port 443, public addresses, little size and time.
+    """How files are downloaded: https on port 443, public addresses, limits on size and time.
 
-    The address that is about to be connected to is what is checked, so that neither a name that
-    resolves differently the second time nor a redirect leads past it.
+    The check is on the address of each connection as it is opened, so that neither a redirect nor
+    a name that resolves differently the second time gets round it.
 
     Attributes:
-        max_bytes: of the body; compressed ones are refused.
-        timeout_s: for everything, redirects included.
-        allowed: says which addresses may be connected to.
-        resolver: finds a host's addresses.
-        tls: whom to trust; None trusts whom the system trusts.
+        max_bytes: of the body; compressed bodies are refused.
+        timeout_s: for everything, including redirects.
+        allowed: whether an address may be connected to.
+        resolver: looks up a host's addresses.
+        tls: the TLS settings; None for the system's trusted certificates.
     """
 
     max_bytes: int
@@ -139,12 +139,12 @@ class Downloads:
     tls: ssl.SSLContext | None = None
 
     async def fetch(self, url: str, *, param: str) -> bytes:
-        """Return the body at `url`; `param` names the field at fault in errors.
+        """Return the body at `url`; `param` is the field that errors name.
 
-        No message holds an address, a header or a piece of a body that was met on the way.
+        Error messages never contain an address, a header or part of a body from the way there.
 
         Raises:
-            InvalidRequestError: no such URL is fetched from, or its host has no public address
+            InvalidRequestError: the URL is not allowed, or its host has no public address
                 (`url_not_allowed`), or nothing usable came in time (`fetch_failed`).
             TooLargeError: the body is over `max_bytes` (`audio_too_large`).
         """
@@ -168,7 +168,7 @@ class Downloads:
             async with asyncio.timeout(self.timeout_s), session:
                 return await self._follow(session, _checked(url, param), param)
         except TimeoutError as error:
-            raise _failed(param, f"did not arrive within {self.timeout_s:g} s") from error
+            raise _failed(param, f"took longer than {self.timeout_s:g} s") from error
         except aiohttp.InvalidURL as error:
             raise _not_allowed(param) from error
         except aiohttp.ClientConnectorDNSError as error:
@@ -186,16 +186,16 @@ class Downloads:
                 if answer.status not in _MOVED:
                     return await self._body(answer, param)
                 url = _checked(answer.headers.get("location", ""), param, url)
-        raise _failed(param, f"is redirected more than {_MOST_HOPS} times")
+        raise _failed(param, f"redirects more than {_MOST_HOPS} times")
 
     async def _body(self, answer: aiohttp.ClientResponse, param: str) -> bytes:
         if answer.status != HTTPStatus.OK:
-            raise _failed(param, f"is answered with status {answer.status}")
+            raise _failed(param, f"returned status {answer.status}")
         kind = answer.content_type
         if not kind.startswith("audio/") and kind != "application/octet-stream":
-            raise _failed(param, "is answered with something else than audio")
+            raise _failed(param, "did not return audio")
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise _failed(param, "is answered with a compressed body")
+            raise _failed(param, "returned a compressed body")
         body = bytearray()
         if (answer.content_length or 0) <= self.max_bytes:
             async for piece in answer.content.iter_any():
@@ -205,7 +205,7 @@ class Downloads:
             else:
                 return bytes(body)
         raise TooLargeError(
-            f"what {param} names has over {self.max_bytes} bytes, the most that is accepted",
+            f"the file at the URL in {param} is larger than {self.max_bytes} bytes, the maximum",
             param=param,
             code="audio_too_large",
         )
@@ -227,7 +227,7 @@ class _Sockets:
 
 
 def _checked(text: str, param: str, base: URL | None = None) -> URL:
-    """Return the URL that may be asked for next."""
+    """Return the URL to request next, if it is allowed."""
     try:
         url = URL(text) if base is None else base.join(URL(text))
         host, port = url.host, url.port
@@ -256,11 +256,11 @@ def _not_allowed(param: str) -> InvalidRequestError:
 
 
 def _no_public_address(param: str) -> InvalidRequestError:
-    # The same for a name that is not known: nobody learns which names are known inside.
+    # The same for an unknown name, so that nobody learns which names exist inside.
     return InvalidRequestError(
         f"{param} names a host without a public address", param=param, code="url_not_allowed"
     )
 
 
 def _failed(param: str, what: str) -> InvalidRequestError:
-    return InvalidRequestError(f"what {param} names {what}", param=param, code="fetch_failed")
+    return InvalidRequestError(f"the URL in {param} {what}", param=param, code="fetch_failed")

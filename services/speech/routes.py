@@ -1,8 +1,8 @@
 """The speech role's paths: speech, conversion, voices, consents, models.
 
 A handler raises `ServiceError` for what it refuses, and the shell turns that into HTTP. A request
-is validated before the first byte, the first frame is made before the headers leave, and what fails
-after that breaks the connection off.
+is validated before the first byte, and the first frame is made before the headers are sent; a
+failure after that breaks the connection off.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from services.speech.speakers import Speakers
 
 PATHS: Final = {**SPEECH, **MODELS}
-"""What the role serves."""
+"""All paths of the role."""
 
 ADMITTED: Final = frozenset(path for path, methods in SPEECH.items() if "POST" in methods)
-"""The paths on which a request may bring much or make the engine work."""
+"""The paths where a request may be large or use the engine."""
 
 
 def build_app(speakers: Speakers, models: Models, on_audio_seconds: OnAudioSeconds) -> Handler:
-    """Return the ASGI application; starting and closing the speakers' engine is the caller's.
+    """Return the ASGI application; the caller starts and closes the speakers' engine.
 
     Args:
-        speakers: who may speak, and with which engine.
-        models: the names that it answers to.
-        on_audio_seconds: told, once a request that made audio, how many seconds were made and in
-            which format, also when the client hung up.
+        speakers: the voices, and the engine.
+        models: the model names to accept.
+        on_audio_seconds: called once for each request that made audio, with its duration in
+            seconds and its format, even if the client hung up.
     """
     audio = AudioRoutes(speakers, models, on_audio_seconds)
     voices, consents = VoiceRoutes(speakers), ConsentRoutes(speakers.store)

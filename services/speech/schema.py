@@ -1,4 +1,4 @@
-"""What speech refuses or ignores in a request beyond what its fields' types say."""
+"""Checks on speech requests beyond the types of their fields."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def parse_speech_body(data: bytes) -> SpeechBody:
-    """Return the body as it was sent.
+    """Return the parsed body.
 
     Raises:
-        InvalidRequestError: malformed JSON or a field at fault, which `param` names; `code` is one
-            of OpenAI's own words for it.
+        InvalidRequestError: the JSON is malformed, or the field in `param` is invalid; `code` is
+            one of OpenAI's.
     """
     body = read(SpeechBody, data)
     if body.ref_audio is None:
@@ -31,26 +31,26 @@ def parse_speech_body(data: bytes) -> SpeechBody:
 
 
 def check_alone(field: str, given: str | None) -> None:
-    """Refuse a field that goes with `ref_audio` where there is none.
+    """Refuse a field that needs `ref_audio`, in a request without one.
 
     Raises:
-        InvalidRequestError: it is there (`invalid_value`).
+        InvalidRequestError: the field was given (`invalid_value`).
     """
     if given is not None:
         raise InvalidRequestError(
-            f"{field} goes with ref_audio, which is not there; leave it out",
+            f"{field} needs ref_audio, which is missing; leave it out",
             param=field,
             code="invalid_value",
         )
 
 
 def instructions_for(engine: SpeechEngine, given: str | None) -> str | None:
-    """Return the instructions, or None where `engine` cannot follow any; they are then ignored.
+    """Return the instructions, or None if `engine` cannot follow any; they are then ignored.
 
-    Nothing that is said is lost with them, and clients send them to whatever model there is.
+    The spoken text does not depend on them, and clients send them to every model.
 
     Raises:
-        InvalidRequestError: nothing is ignored here (`unknown_parameter`).
+        InvalidRequestError: BENTOVOX_STRICT forbids ignored fields (`unknown_parameter`).
     """
     if not given:
         return None

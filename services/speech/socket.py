@@ -1,34 +1,34 @@
-"""audio/speech/stream: text in as a language model writes it, audio out while that goes on.
+"""audio/speech/stream: text in while a language model writes it, audio out at the same time.
 
 A WebSocket with vLLM-Omni's messages (`vllm_omni/entrypoints/openai/serving_speech_stream.py`), so
-that its clients move freely. The client sends
+that clients of either work with the other. The client sends
 
-    {"type": "session.config", "voice": ..., ...}   first, and between utterances if wanted
+    {"type": "session.config", "voice": ..., ...}   first, and again between utterances
     {"type": "input.text", "text": ...}             any number of times
     {"type": "input.done"}                          ends the utterance
-    {"type": "input.cancel"}                        takes back what was said before it
-    {"type": "session.close"}                       ends the connection; hanging up does, at once
+    {"type": "input.cancel"}                        cancels the text sent before it
+    {"type": "session.close"}                       ends the connection, as hanging up does
 
 and gets for each utterance
 
     {"type": "audio.start", "utterance_index", "sentence_index", "sentence_text", "format", ...}
-    binary messages, or a single one where `stream_audio` is false
+    binary messages, or a single one if `stream_audio` is false
     {"type": "audio.done", "utterance_index", "sentence_index", "total_bytes", "error"}
     {"type": "session.done", "utterance_index", "total_sentences"}
 
 `input.cancel`, which vLLM-Omni does not have, stops the sound at once: audio.done, if one is due,
-and session.done come with `cancelled` true. Text that waits is dropped with it, and the next
-message may begin another utterance. Where nothing is under way it does nothing.
+and session.done have `cancelled` true. Waiting text is dropped, and the next message may begin
+another utterance. Between utterances it has no effect.
 
-With `split_granularity` none there is one start and one done, and an engine that takes text as it
-is written is given it at once; `sentence_text` is then what had come before the first sound. Others
-get the utterance when it is whole. With sentence or clause each unit is an answer of its own.
+With `split_granularity` none there is one start and one done, and an engine that takes streamed
+text gets each piece at once; `sentence_text` is then the text that came before the first sound.
+Other engines get the complete utterance. With sentence or clause, each unit has its own start and
+done.
 
-A slot is held from the first text of an utterance to its last sound, not while a client listens or
-thinks. One that does not get it gets an error and close code 1013. What the client did wrong is an
-error event, and the connection goes on; before the first good session.config, and where the engine
-failed, it ends (`services.server.websocket` has the codes; 3008 says that nothing came for too
-long).
+A slot is held from an utterance's first text to its last sound, not between utterances. A client
+that gets no slot gets an error and close code 1013. A client's mistake is an error event, and the
+connection goes on; it ends if there was no valid session.config yet, or if the engine failed
+(`services.server.websocket` has the close codes; 3008 means that nothing came for too long).
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.speech")
 
 CONFIG_S: Final = 10.0
-"""How long the first session.config may take."""
+"""How long to wait for the first session.config."""
 
 IDLE_S: Final = 300.0
-"""How long a client may be silent between utterances; it holds no slot then."""
+"""How long a client may send nothing between utterances; it holds no slot then."""
 
 _SERVER_FAULT: Final = 500
 
@@ -88,10 +88,10 @@ class SpeechSocket:
     """The application of the WebSocket, for `RoleApp.sockets`.
 
     Attributes:
-        speakers: who a `voice` or `ref_audio` is, and the engine; starting and closing that is the
-            caller's.
-        models: the names that it answers to.
-        on_audio_seconds: told once a synthesis how many seconds were made, and in which format.
+        speakers: the voices, and the engine, which the caller starts and closes.
+        models: the model names to accept.
+        on_audio_seconds: called once for each synthesis, with its duration in seconds and its
+            format.
     """
 
     speakers: Speakers
@@ -123,14 +123,14 @@ class _Session(LiveSession):
         self._models = socket.models
         self._on_audio_seconds = socket.on_audio_seconds
         self._config: SessionConfig | None = None
-        # What `_config` came to, but for the text; set with it.
+        # The request that `_config` makes, without the text; set with it.
         self._template = SynthesisRequest(text="", voice=None)
         self._utterance = 0
         self._sentence = 0
         self._unit: Unit | None = None
 
     async def run(self) -> None:
-        """Serve utterances until the client wants no more, or the server ends.
+        """Serve utterances until the client or the server ends the session.
 
         Raises:
             ServiceError: the connection cannot go on.
@@ -143,7 +143,7 @@ class _Session(LiveSession):
                 await self._configure(message)
                 continue
             first = message.text if isinstance(message, InputText) else None
-            if first == "" or isinstance(message, InputCancel):  # what it takes back is over
+            if first == "" or isinstance(message, InputCancel):  # nothing is left to cancel
                 continue
             self._sentence = 0
             closing = cancelled = False
@@ -161,10 +161,10 @@ class _Session(LiveSession):
             self._utterance += 1
 
     async def _next(self) -> ClientMessage | None:
-        """Return the next message that can be read; None when the server ends.
+        """Return the next valid message; None when the server ends.
 
         Raises:
-            InvalidRequestError: the first is no session.config.
+            InvalidRequestError: the first is not a valid session.config.
             DeadlineError: nothing came for too long.
         """
         while True:
@@ -183,7 +183,7 @@ class _Session(LiveSession):
                 continue
             if self._config is None and not isinstance(parsed, SessionConfig):
                 raise InvalidRequestError(
-                    "the first message has to be session.config",
+                    "the first message must be session.config",
                     param="type",
                     code="session_not_configured",
                 )
@@ -194,8 +194,8 @@ class _Session(LiveSession):
         return parse_message(message, recordings=recordings)
 
     async def _speak_unless_cancelled(self, first: str) -> tuple[bool, bool]:
-        """Say an utterance; return whether the client is closing, and whether it cancelled."""
-        # In this order: the second may take the message that the first waits for.
+        """Speak an utterance; return whether the client is closing and whether it cancelled."""
+        # In this order, as the second may take the message that the first waits for.
         async with racing(self.inbox.cancelled.wait(), self._speak(first)) as (_, speaking):
             if speaking.done():
                 return speaking.result(), False
@@ -204,7 +204,7 @@ class _Session(LiveSession):
         return await self._drop_cancelled(), True
 
     async def _drop_cancelled(self) -> bool:
-        """Pass over text up to the client's `input.cancel`; return whether it is closing."""
+        """Skip text up to the client's `input.cancel`; return whether it is closing."""
         while self.inbox.cancelled.is_set():
             try:
                 message = self._parsed(self.inbox.take())
@@ -230,7 +230,7 @@ class _Session(LiveSession):
         self._config, self._template = config, template
 
     async def _request(self, config: SessionConfig) -> SynthesisRequest:
-        """Return the request for every utterance, checked but for its text."""
+        """Return the request for every utterance, checked except for its text."""
         if config.ref_audio is not None:
             speaker = await self._speakers.recorded(
                 config.ref_audio, text=config.ref_text, consent=config.consent
@@ -250,8 +250,8 @@ class _Session(LiveSession):
         return request
 
     async def _speak(self, first: str) -> bool:
-        """Say what the client writes, until it is done; return whether it is closing."""
-        assert self._config is not None  # noqa: S101  `_next` has looked
+        """Speak what the client writes, until it is done; return whether it is closing."""
+        assert self._config is not None  # noqa: S101  `_next` has checked
         writing = Writing(first, self.inbox, self.tell)
         try:
             if self._config.ref_audio is None:  # the voice may have been deleted meanwhile
@@ -288,7 +288,7 @@ class _Session(LiveSession):
                 await self._synthesise(unit, writing, config)
 
     async def _synthesise(self, text: str | None, writing: Writing, config: SessionConfig) -> None:
-        """Say one unit; None for the text that is still being written."""
+        """Speak one unit; a `text` of None is the utterance as it is being written."""
         unit = self._unit = Unit(config, self._utterance, self._sentence, text)
         request = replace(self._template, text=writing if text is None else text)
         try:
@@ -298,7 +298,7 @@ class _Session(LiveSession):
                     self._asgi_send, frames, rate_hz, writing, self._on_audio_seconds
                 )
         except InvalidRequestError as error:
-            if error.code != "blank_input" or unit.made:  # nothing to say is no fault here
+            if error.code != "blank_input" or unit.made:  # nothing to say is not an error here
                 raise
         except (ServiceError, HungUpError):
             raise

@@ -1,4 +1,4 @@
-"""What a client says on the WebSocket of audio/speech/stream, under vLLM-Omni's names."""
+"""The client's messages on audio/speech/stream, with vLLM-Omni's names."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from services.speech.engines.segments import printable
 from services.speech.schema import check_alone
 
 TEXT_CHARACTERS: Final = 4096
-"""Of one `input.text`, and of `instructions`: OpenAI's limit of `input`."""
+"""The most in one `input.text` or `instructions`: OpenAI's limit for `input`."""
 
 MESSAGE_CHARACTERS: Final = 128 * 1024
-"""Of a message without a recording: its texts in JSON's escapes, and as much again."""
+"""The most in a message without a recording: twice its texts, escaped as JSON."""
 
 _NAME: Final = 256
 _TRANSCRIPT: Final = 1024
-_REFERENCE: Final = 14 * 1024 * 1024  # 10 MiB in base64, and the head of its data URL
-# Fields of vLLM-Omni for other models, or for what is not offered here; false and null pass.
+_REFERENCE: Final = 14 * 1024 * 1024  # 10 MiB in base64, and the start of the data URL
+# Fields of vLLM-Omni for other models or for unsupported features; false and null are accepted.
 _NOT_OFFERED: Final = frozenset(
     {
         "initial_codec_chunk_frames",
@@ -50,10 +50,10 @@ class VoiceId(BaseModel):
 
 
 class SessionConfig(BaseModel):
-    """How to speak from here on; a later one takes its place.
+    """How to speak, until the next one replaces it.
 
-    The names and defaults are vLLM-Omni's, but that `stream_audio` takes every format and speed.
-    `consent` is the id of the consent to speak like `ref_audio`.
+    The names and defaults are vLLM-Omni's, but `stream_audio` supports every format and speed.
+    `consent` is the id of the consent for `ref_audio`.
     """
 
     model_config = ConfigDict(
@@ -76,30 +76,30 @@ class SessionConfig(BaseModel):
 
     @property
     def voice_id(self) -> str:
-        """The voice's id, however it was given; empty when it was not."""
+        """The voice's id, whether given as text or object; empty if not given."""
         return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
 
 
 @dataclass(frozen=True)
 class InputText:
-    """A piece of text; pieces are joined as they are, without a space."""
+    """A piece of text; pieces are joined without a space."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class InputDone:
-    """The utterance is whole."""
+    """The utterance is complete."""
 
 
 @dataclass(frozen=True)
 class InputCancel:
-    """What was said so far is not wanted any more: neither what is spoken nor what waits."""
+    """Stop speaking, and drop the text sent so far."""
 
 
 @dataclass(frozen=True)
 class SessionClose:
-    """Nothing more is wanted."""
+    """End the session."""
 
 
 ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | InputCancel | SessionClose
@@ -113,20 +113,20 @@ _BARE: Final[dict[str, ClientMessage]] = {
 
 
 def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
-    """Return what the client says; with `recordings` a configuration may bring one.
+    """Return the parsed message; with `recordings`, it may be large enough for one.
 
     Raises:
-        InvalidRequestError: it is no JSON object with a known `type`, or a field is at fault, which
-            `param` names.
+        InvalidRequestError: it is not a JSON object with a known `type`, or the field in `param`
+            is invalid.
     """
     if isinstance(data, bytes):
         raise InvalidRequestError(
-            "binary messages are not supported here; send JSON as text", code="invalid_message"
+            "binary messages are not accepted; send JSON as text", code="invalid_message"
         )
     most = MESSAGE_CHARACTERS + _REFERENCE * recordings
-    if len(data) > most:  # before it is taken apart
+    if len(data) > most:  # before it is parsed
         raise InvalidRequestError(
-            f"the message has {len(data)} characters; at most {most} are read",
+            f"the message has {len(data)} characters; at most {most} are accepted",
             code="message_too_large",
         )
     fields = parse_object(data, "the message")
@@ -146,7 +146,7 @@ def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessa
 
 
 def _is_cancel(data: str | bytes) -> bool:
-    """Return whether a message is `input.cancel`; most are none without a look inside."""
+    """Return whether a message is `input.cancel`; most need no parsing to tell."""
     if not isinstance(data, str) or "input.cancel" not in data:
         return False
     try:
@@ -162,7 +162,7 @@ def _text(fields: dict[str, Any]) -> InputText:
         raise InvalidRequestError("text is not a string", param="text", code="invalid_type")
     if len(text) > TEXT_CHARACTERS:
         raise InvalidRequestError(
-            f"text has {len(text)} characters; a message holds at most {TEXT_CHARACTERS}",
+            f"text has {len(text)} characters; a message may have at most {TEXT_CHARACTERS}",
             param="text",
             code="string_above_max_length",
         )
@@ -179,7 +179,7 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
     if "voice" not in given and "speaker" in given:  # vLLM-Omni's other name for it
         given["voice"] = given.pop("speaker")
     config = read(SessionConfig, given, "the message")
-    output_rate_hz(config.response_format, config.sample_rate)  # refuses what there is not
+    output_rate_hz(config.response_format, config.sample_rate)  # refuses unsupported combinations
     if config.ref_audio is None:
         if config.voice is None:
             raise missing("voice")
@@ -189,10 +189,10 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
 
 
 class CancellableInbox(Inbox):
-    """An inbox that notices `input.cancel` as it comes; it takes back what stands before it.
+    """An inbox that notices `input.cancel`, which cancels the messages before it, on arrival.
 
     Attributes:
-        cancelled: set while there is an `input.cancel` in it.
+        cancelled: set while it contains an `input.cancel`.
     """
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class CancellableInbox(Inbox):
             self.cancelled.set()
 
     def take(self) -> str | bytes:
-        """Take the oldest message away; there has to be one."""
+        """Remove and return the oldest message; there must be one."""
         message = super().take()
         if _is_cancel(message):
             self._cancels -= 1

@@ -24,30 +24,31 @@ if TYPE_CHECKING:
     from services.speech.socket_messages import ClientMessage
 
 UTTERANCE_CHARACTERS: Final = 32 * 1024
-"""Of one utterance, about half an hour of speech."""
+"""The most in one utterance, about half an hour of speech."""
 
 TEXT_S: Final = 30.0
-"""A client that sends neither text nor `input.done` for so long loses its slot."""
+"""A client that sends neither text nor `input.done` for this long loses its slot."""
 
 _CLAUSE_END: Final = re.compile(r"[,;:](?=\s)|[，；：、،؛]")  # noqa: RUF001  of many scripts
 
 
 class Writing:
-    """The pieces of one utterance, as an async iterator that ends with the utterance.
+    """The pieces of one utterance, as an async iterator.
 
-    A message that cannot be taken is answered with an error event and left out. The iterator never
-    raises, since an engine stands between it and who could answer; `fault` says why it ended early.
+    An unacceptable message is answered with an error event and skipped. The iterator never raises,
+    because the engine reads from it and could not handle the error; `fault` says why it ended
+    early.
 
     Attributes:
         text: what came so far.
-        fault: what broke the utterance off, to be raised when all that came before was said.
-        closing: whether the client wants nothing more.
+        fault: the error that ended the utterance early, to raise once the text before it is spoken.
+        closing: whether the client ended the session.
     """
 
     def __init__(
         self, first: str, inbox: Inbox, tell: Callable[[ServiceError], Awaitable[None]]
     ) -> None:
-        """Begin with the piece that opened the utterance; `tell` sends an error event."""
+        """Begin with the utterance's first piece; `tell` sends an error event."""
         self.text = ""
         self.fault: ServiceError | None = None
         self.closing = False
@@ -68,7 +69,7 @@ class Writing:
                 async with asyncio.timeout(TEXT_S):
                     message = parse_message(await self._inbox.next())
                     if isinstance(message, InputCancel):
-                        await asyncio.Future()  # who watches for it ends this utterance
+                        await asyncio.Future()  # whoever watches for it ends this utterance
                 piece = self._piece(message)
             except TimeoutError:
                 self.fault = DeadlineError(
@@ -84,7 +85,7 @@ class Writing:
         raise StopAsyncIteration
 
     async def skip(self) -> None:
-        """Let the rest of the utterance pass unsaid."""
+        """Read the rest of the utterance without speaking it."""
         async for _ in self:
             pass
 
@@ -92,8 +93,8 @@ class Writing:
         if isinstance(message, InputText):
             if len(self.text) + len(message.text) > UTTERANCE_CHARACTERS:
                 raise InvalidRequestError(
-                    f"an utterance holds at most {UTTERANCE_CHARACTERS} characters; this text was "
-                    "left out. End it with input.done and begin another",
+                    f"an utterance may have at most {UTTERANCE_CHARACTERS} characters; this text "
+                    "was skipped. Send input.done and begin another",
                     param="text",
                     code="string_above_max_length",
                 )
@@ -103,8 +104,7 @@ class Writing:
             self._ended = True
             return ""
         raise InvalidRequestError(
-            "session.config has to wait until the utterance under way has ended; send input.done "
-            "first",
+            "session.config must wait until the current utterance has ended; send input.done first",
             param="type",
             code="utterance_in_progress",
         )
@@ -117,7 +117,7 @@ class Writing:
 
 
 class Cutter:
-    """Cuts text that comes in pieces into sentences, or at commas and the like as well."""
+    """Cuts text that comes in pieces into sentences or clauses."""
 
     def __init__(self, granularity: Literal["sentence", "clause"]) -> None:
         self._segmenter = Segmenter()
@@ -125,7 +125,7 @@ class Cutter:
         self._tail = ""
 
     def feed(self, text: str) -> list[str]:
-        """Return the units that are complete now; those with nothing to say are left out."""
+        """Return the units completed by `text`, without those that have nothing to say."""
         if not self._clauses:
             return self._segmenter.feed(text)
         text = self._tail + text
@@ -134,7 +134,7 @@ class Cutter:
         for end in (match.end() for match in _CLAUSE_END.finditer(text)):
             units += self._segmenter.feed(text[begin:end]) + self._segmenter.finish()
             begin = end
-        # What follows a mark decides whether a clause ends there: 1,000 is one.
+        # The character after a mark decides whether a clause ends there: it does not in 1,000.
         cut = len(text) - text.endswith((",", ";", ":"))
         self._tail = text[max(cut, begin) :]
         return units + self._segmenter.feed(text[begin : max(cut, begin)])

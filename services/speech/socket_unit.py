@@ -22,29 +22,29 @@ if TYPE_CHECKING:
     from services.speech.socket_text import Writing
 
 WHOLE_BYTES: Final = 16 << 20
-"""The largest answer in one message, where `stream_audio` is false."""
+"""The largest answer in one message, if `stream_audio` is false."""
 
-_BARE: Final = ("pcm", "ulaw", "alaw")  # what does not say its rate itself
+_BARE: Final = ("pcm", "ulaw", "alaw")  # formats without a header for the rate
 
 
 async def send_event(send: Send, kind: str, **fields: object) -> None:
-    """Send an event; waits for a client that is far behind."""
+    """Send an event, waiting for a client that is far behind."""
     text = json.dumps({"type": kind, **fields})
     await send({"type": "websocket.send", "text": text})
 
 
 @dataclass
 class Unit:
-    """One unit's place in its utterance, and what was made of it.
+    """One unit: its place in its utterance, and the progress of its audio.
 
     Attributes:
         config: how it is spoken and sent.
-        utterance: which it belongs to, from 0.
+        utterance: the number of its utterance, from 0.
         sentence: its own number, from 0.
-        text: all of it; None where it is still being written.
+        text: its complete text; None if it is still being written.
         made: samples so far.
-        open: whether its audio.start was sent and its audio.done was not.
-        sent_bytes: of its audio so far.
+        open: whether audio.start was sent and audio.done was not.
+        sent_bytes: of audio, so far.
     """
 
     config: SessionConfig
@@ -63,10 +63,10 @@ class Unit:
         writing: Writing,
         on_audio_seconds: OnAudioSeconds,
     ) -> None:
-        """Send every frame as it is made, until the client wants no more.
+        """Send every frame as it is made, until the client closes the session.
 
         Raises:
-            InvalidRequestError: it is too long for one message.
+            InvalidRequestError: the audio is too long for one message.
             Exception: whatever the engine or `send` raises; audio.done says that it broke off.
         """
         try:
@@ -75,7 +75,7 @@ class Unit:
             raise
         except Exception:
             if self.made:
-                # vLLM-Omni's word to its clients, what to do with audio that broke off.
+                # These fields are vLLM-Omni's: they tell clients to discard the partial audio.
                 await self._done(send, error=True, partial_audio=True, action="discard")
             raise
         finally:
@@ -147,9 +147,9 @@ class Unit:
         held.append(data)
 
     async def cancelled(self, send: Send) -> None:
-        """Say that the client took it back, if it knows of it."""
+        """Tell the client that the unit was cancelled, if audio.start was sent."""
         if self.open:
-            self.sent_bytes *= self.config.stream_audio  # what was held back is not sent
+            self.sent_bytes *= self.config.stream_audio  # buffered audio is not sent
             await self._done(send, error=False, cancelled=True)
 
     async def _done(self, send: Send, *, error: bool, **more: object) -> None:

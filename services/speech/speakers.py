@@ -1,4 +1,4 @@
-"""Who speaks: what a request's `voice`, `ref_audio` and `consent` come to."""
+"""Finds the voice for a request's `voice`, `ref_audio` and `consent`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _WITH_RECORDINGS = frozenset({Capability.REFERENCE, Capability.CONVERSION})
 
 @dataclass(frozen=True)
 class Speaker:
-    """One of the two is there.
+    """A voice to speak with; exactly one of the two is set.
 
     Attributes:
         voice: the id of one of the engine's voices.
-        reference: a recording to speak like.
+        reference: a recording of the voice.
     """
 
     voice: str | None = None
@@ -37,13 +37,13 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Speakers:
-    """Every voice that a request may name, and the rule for those that it brings.
+    """Every voice that a request may name, and the rule for recordings that it brings.
 
     Attributes:
-        engine: whose own voices there are.
+        engine: it has voices of its own.
         store: the registered voices and the consents.
-        aliases: further names, each for a registered voice (id or name) or one of the engine's.
-        ref_audio: the rule for recordings that come with a request.
+        aliases: more names, each for a registered voice (id or name) or one of the engine's.
+        ref_audio: the rule for recordings sent with a request.
     """
 
     engine: SpeechEngine
@@ -57,12 +57,12 @@ class Speakers:
         return Capability.REFERENCE in self.engine.capabilities and self.ref_audio != "off"
 
     async def named(self, name: str) -> Speaker:
-        """Return who is called `name`: an alias goes first, then the store, then the engine.
+        """Return the voice called `name`: aliases come first, then the store, then the engine.
 
-        A name that nobody has comes back as the engine's, whose check refuses it.
+        An unknown name is returned as one of the engine's, whose check refuses it.
 
         Raises:
-            NotFoundError: the voice was deleted at this moment (`voice_not_found`).
+            NotFoundError: the voice was deleted meanwhile (`voice_not_found`).
             StorageError: the store cannot be read, and the engine has no such voice itself.
         """
         name = self.aliases.get(name, name)
@@ -71,23 +71,23 @@ class Speakers:
         except StorageError:
             if self.own(name) is None:
                 raise
-            stored = None  # the engine needs no disk for what it has itself
+            stored = None  # the engine needs no disk for its own voices
         if stored is None:
             return Speaker(voice=name)
         return Speaker(reference=await asyncio.to_thread(self.store.reference, stored.id))
 
     async def stored(self, name: str) -> StoredVoice | None:
-        """Return the registered voice of that id or name, if the engine can speak like one."""
+        """Return the registered voice with that id or name, if the engine can use it."""
         if not _WITH_RECORDINGS & self.engine.capabilities:
             return None
         return await asyncio.to_thread(self.store.find, name)
 
     async def recorded(self, ref_audio: str, *, text: str | None, consent: str | None) -> Speaker:
-        """Return who is heard in `ref_audio`, a data URL or an https URL.
+        """Return the voice recorded in `ref_audio`, a data URL or an https URL.
 
         Raises:
-            InvalidRequestError: the engine clones no voices, or what `permit` refuses, before
-                anything is fetched; or it is no recording that will do.
+            InvalidRequestError: the engine cannot clone voices, or `permit` refuses (both before
+                anything is fetched), or the recording is not acceptable.
             NotFoundError: there is no such consent.
             TooLargeError: the recording is too long or too large.
         """
@@ -97,7 +97,7 @@ class Speakers:
         return Speaker(reference=await fetch_recording(ref_audio, text=text or None))
 
     async def permit(self, consent: str | None) -> None:
-        """Raise unless a request may bring a recording with this consent, or none.
+        """Raise unless a request may bring a recording with this consent, or without one.
 
         Raises:
             InvalidRequestError: recordings are turned off (`unsupported_parameter`), or need a
@@ -126,7 +126,7 @@ class Speakers:
 def no_consent() -> InvalidRequestError:
     """Return the error for a recording without a consent."""
     return InvalidRequestError(
-        "a recorded voice is only used with its owner's consent: upload one with "
+        "a recorded voice needs its owner's consent: upload it with "
         "POST /v1/audio/voice_consents and send its id as consent",
         param="consent",
         code="consent_required",

@@ -1,8 +1,8 @@
-"""Entries on disk: folders of files that are there whole or not at all.
+"""Entries on disk: folders of files, each written and removed atomically.
 
-An entry is made under a hidden name, synced, and renamed into its place; it is renamed out of sight
-before it is removed. So a process may be killed at any moment and several may share the root, also
-from other containers: a reader needs no lock, and whoever writes next sweeps up what was left.
+An entry is written under a hidden name, synced, and renamed; it is renamed to a hidden name before
+it is removed. So a process may be killed at any moment, and several processes, also in other
+containers, may share the root: readers need no lock, and the next writer removes leftovers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SETTING: Final = "BENTOVOX_SPEECH__STORE"
-"""The variable that says where the root is."""
+"""The environment variable with the root's path."""
 
 ABOUT: Final = "about.json"
-"""The file that every entry has: it is written last, and without it an entry is none."""
+"""The file that makes a folder an entry; it is written last."""
 
 _LOCK_WAIT_S: Final = 10.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -41,16 +41,16 @@ _HIDDEN: Final = (".new-", ".gone-")
 class Storage:
     """The entries of one root: `<root>/<kind>/<id>/<file>`.
 
-    An id is `<prefix>_` and 32 hexadecimal digits, made here; what is no id is never a path.
-    Files have mode 0600 and folders 0700: they hold recordings of people.
+    An id is `<prefix>_` and 32 hexadecimal digits, made here; anything else never becomes a path.
+    Files have mode 0600 and folders 0700, as they contain recordings of people.
     """
 
     def __init__(self, root: Path, kinds: Mapping[str, str]) -> None:
-        """Keep entries under `root`, which is made by the first write.
+        """Store entries under `root`, which the first write creates.
 
         Args:
-            root: a folder of this store's own.
-            kinds: each kind, which names a folder, and the prefix of its ids.
+            root: a folder for this store alone.
+            kinds: the folder of each kind of entry, and the prefix of its ids.
         """
         self._root = root
         self._prefix = dict(kinds)
@@ -60,21 +60,21 @@ class Storage:
         self._writers = threading.Lock()
 
     def new_id(self, kind: str) -> str:
-        """Return an id that nothing has."""
+        """Return an unused id."""
         return f"{self._prefix[kind]}_{secrets.token_hex(16)}"
 
     def is_id(self, text: str, *kinds: str) -> bool:
-        """Return whether `text` has the form of an id of these kinds, or of any."""
+        """Return whether `text` has the form of an id of one of these kinds, or of any kind."""
         return any(self._form[kind].fullmatch(text) for kind in kinds or self._form)
 
     def path(self, kind: str, entry_id: str) -> Path:
         """Return an entry's folder; `entry_id` must be an id."""
         if not self.is_id(entry_id, kind):
-            raise ValueError("what is no id is never a path")
+            raise ValueError("not an id")
         return self._root / kind / entry_id
 
     def ids(self, kind: str) -> list[str]:
-        """Return the id of every entry, in no order; one may go before it is read.
+        """Return the ids of all entries, in no order; one may be removed before it is read.
 
         Raises:
             StorageError: the folder cannot be read.
@@ -83,7 +83,7 @@ class Storage:
             return [entry.name for entry in self._folders(kind) if (entry / ABOUT).exists()]
 
     def read(self, kind: str, entry_id: str, file: str) -> bytes | None:
-        """Return a file of an entry, or None where there is no such entry (any more).
+        """Return a file of an entry, or None if there is no such entry (any more).
 
         Raises:
             StorageError: it cannot be read.
@@ -98,10 +98,10 @@ class Storage:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only writer of this root, of all threads and processes, for a `with` block.
+        """Be the only writer of this root, among all threads and processes, in a `with` block.
 
         Raises:
-            StorageError: the disk is full or the root cannot be written; what was there is there.
+            StorageError: the disk is full or the root cannot be written; existing entries remain.
             UnavailableError: others kept writing for too long.
         """
         if not self._writers.acquire(timeout=_LOCK_WAIT_S):
@@ -118,7 +118,7 @@ class Storage:
             self._writers.release()
 
     def add(self, kind: str, entry_id: str, files: Mapping[str, bytes], *folders: str) -> None:
-        """Make an entry of files and empty folders; only while `writing`."""
+        """Create an entry with files and empty folders; only while `writing`."""
         hidden = self._root / kind / f"{_HIDDEN[0]}{entry_id}"
         try:
             hidden.mkdir(mode=0o700)
@@ -134,7 +134,7 @@ class Storage:
         _sync(self._root / kind)
 
     def replace(self, kind: str, entry_id: str, file: str, data: bytes) -> None:
-        """Put another file in the place of one, at once; only while `writing`."""
+        """Replace a file atomically; only while `writing`."""
         folder = self.path(kind, entry_id)
         fresh = folder / f"{_HIDDEN[0]}{file}"
         try:
@@ -147,14 +147,14 @@ class Storage:
         _sync(folder)
 
     def remove(self, kind: str, entry_id: str) -> None:
-        """Take an entry away with all that is in it; only while `writing`."""
+        """Remove an entry and its files; only while `writing`."""
         hidden = self._root / kind / f"{_HIDDEN[1]}{entry_id}"
         self.path(kind, entry_id).rename(hidden)
         _sync(self._root / kind)
-        shutil.rmtree(hidden, ignore_errors=True)  # what is left, the next sweep finds
+        shutil.rmtree(hidden, ignore_errors=True)  # the next sweep removes the rest
 
     def sweep(self) -> None:
-        """Remove what killed processes left, if the root is there and nobody is writing."""
+        """Remove what killed processes left behind, if the root exists and nobody is writing."""
         if any((self._root / kind).is_dir() for kind in self._prefix):
             with suppress(OSError, UnavailableError), _locked(self._root, 0.0):
                 self._sweep()
@@ -166,7 +166,7 @@ class Storage:
                 for folder in (self._root / kind).iterdir()
                 if folder.name.startswith(_HIDDEN)
             ]
-            # An entry may come back without its metadata when an engine writes while it goes.
+            # An engine that writes to an entry being removed may recreate it without its metadata.
             left += [entry for entry in self._folders(kind) if not (entry / ABOUT).exists()]
             for folder in left:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -183,10 +183,10 @@ class Storage:
 async def added(
     add: Callable[[], Item], remove: Callable[[Item], object]
 ) -> AsyncGenerator[Item, None]:
-    """Call `add` in a thread and yield what it made; `remove` it if the block fails.
+    """Call `add` in a thread and yield its result; `remove` that if the block fails.
 
-    A thread cannot be cancelled: when the block is, also before `add` is through, this waits for
-    it and takes its work back.
+    A thread cannot be cancelled, so if this is, even before `add` has returned, it waits for `add`
+    and undoes it.
 
     Raises:
         Exception: whatever `add`, `remove` or the block raises.
@@ -197,14 +197,14 @@ async def added(
     except BaseException:
         await asyncio.wait({adding})
         if adding.exception() is None:
-            with suppress(NotFoundError):  # somebody else was quicker
+            with suppress(NotFoundError):  # removed by somebody else
                 await asyncio.to_thread(remove, adding.result())
         raise
 
 
 @contextmanager
 def _locked(root: Path, wait_s: float) -> Iterator[None]:
-    """Hold the root's lock file, which the kernel lets go of when its holder is killed."""
+    """Hold the root's lock file, which the kernel releases if the holder is killed."""
     lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + wait_s
@@ -223,14 +223,14 @@ def _locked(root: Path, wait_s: float) -> Iterator[None]:
 
 def _busy() -> UnavailableError:
     return UnavailableError(
-        "the store of voices is being written by others; try again",
+        "the voice store is busy; try again",
         code="store_busy",
         retry_after_s=1.0,
     )
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a new file through to the disk."""
+    """Write a file and sync it to disk."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
@@ -239,7 +239,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Write a folder's names through to the disk."""
+    """Sync a folder's entries to disk."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -249,18 +249,18 @@ def _sync(folder: Path) -> None:
 
 @contextmanager
 def _storage(verb: str) -> Iterator[None]:
-    """Turn what the disk says into an error that a client may see, without a path."""
+    """Turn an `OSError` into an error that a client may see, without a path."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise StorageError(
-                "the store of voices is full: nothing was kept; the operator must make room on "
+                "the voice store is full and nothing was stored; the operator must make room on "
                 f"the disk of {SETTING}",
                 code="storage_full",
             ) from error
         raise StorageError(
-            f"the store of voices cannot be {verb} ({os.strerror(error.errno or errno.EIO)}); the "
+            f"the voice store cannot be {verb} ({os.strerror(error.errno or errno.EIO)}); the "
             f"operator must set {SETTING} to a folder that the speech role can write",
             code="storage_unavailable",
         ) from error

@@ -1,4 +1,4 @@
-"""What is known of a registered voice and of a consent, and how it stands in a file."""
+"""The records of registered voices and consents, and their JSON files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _log = logging.getLogger("bentovox.voices")
 
 @dataclass(frozen=True)
 class Consent:
-    """Somebody's recorded word that their voice may be used.
+    """Somebody's recorded consent to have their voice cloned.
 
     Attributes:
         id: `cons_` and 32 hexadecimal digits.
-        name: what the client calls it; others may have the same.
-        language: a tag, as given.
+        name: given by the client; need not be unique.
+        language: a tag, as given by the client.
         created_at: seconds since 1970.
     """
 
@@ -39,10 +39,10 @@ class StoredVoice:
 
     Attributes:
         id: `voice_` and 32 hexadecimal digits.
-        name: what the client calls it; no other voice has the same.
-        consent_id: of the consent that it was made with.
-        text: what is said in its recording; None when not known.
-        language: a tag, as given.
+        name: given by the client; unique among voices.
+        consent_id: of the consent that it was registered with.
+        text: the transcript of its recording; None if unknown.
+        language: a tag, as given by the client.
         duration_s: of its recording.
         created_at: seconds since 1970.
     """
@@ -64,47 +64,47 @@ _READERS: Final[dict[type[Any], TypeAdapter[Any]]] = {
 
 
 def to_json(record: Consent | StoredVoice, more: dict[str, Any] | None = None) -> bytes:
-    """Return a file's content that says what `record` does, and `more`."""
+    """Return the JSON file for `record`, with the fields of `more` added."""
     return json.dumps((more or {}) | asdict(record), ensure_ascii=False, indent=1).encode()
 
 
 def from_json(kind: type[Record], item_id: str, data: bytes | None) -> Record | None:
-    """Return what a file says; None where there is none, or, with a line in the log, no sense."""
+    """Return the record in a file; None if there is no file or, with a warning, it is damaged."""
     if data is None:
         return None
     try:
         record: Record = _READERS[kind].validate_json(data)
     except ValidationError:
-        _log.warning("what is written of %s is damaged; it is passed over", item_id)
+        _log.warning("the record of %s is damaged; it is ignored", item_id)
         return None
     return record
 
 
 def in_order(records: list[Record]) -> list[Record]:
-    """Return `records`, the oldest first."""
+    """Return `records`, oldest first."""
     return sorted(records, key=lambda record: (record.created_at, record.id))
 
 
 def check_name(name: str) -> None:
-    """Raise unless a voice or a consent can be called `name`.
+    """Check the name of a voice or consent.
 
     Raises:
-        InvalidRequestError: empty, too long, or not what a person can read (`invalid_value`).
+        InvalidRequestError: empty, too long, or not printable (`invalid_value`).
     """
     if not 1 <= len(name) <= _NAME_LIMIT or not name.isprintable() or name != name.strip():
         raise InvalidRequestError(
-            f"name must be 1 to {_NAME_LIMIT} printable characters, none of them a space at "
-            "its start or end",
+            f"name must be 1 to {_NAME_LIMIT} printable characters, without a space at the "
+            "start or end",
             param="name",
             code="invalid_value",
         )
 
 
 def check_text(text: str | None, param: str) -> None:
-    """Raise unless `text` can be written down.
+    """Check that `text` can be encoded.
 
     Raises:
-        InvalidRequestError: it holds half of a surrogate pair, which JSON lets through.
+        InvalidRequestError: it contains half a surrogate pair, which JSON allows.
     """
     try:
         (text or "").encode()

@@ -30,20 +30,20 @@ _FORM: Final = FormFields(frozenset(VoiceFields.model_fields), {"audio_sample": 
 
 
 class VoiceRoutes:
-    """The voices of one engine and one store, as documents of JSON."""
+    """The voices of one engine and one store, as JSON."""
 
     def __init__(self, speakers: Speakers) -> None:
-        """Serve the voices that `speakers` knows."""
+        """Serve the voices of `speakers`."""
         self._speakers = speakers
         self._engine = speakers.engine
         self._store = speakers.store
 
     async def listed(self, _: Call) -> VoiceList:
-        """Return a superset of what other servers answer.
+        """Return all voices, in the shapes of several servers.
 
-        `data` is OpenAI's list shape; `voices` what Open WebUI and Kokoro's clients read, an `id`
-        to ask for and a `name` to show, which is one for registered voices; `uploaded_voices` is
-        vLLM-Omni's. Registered voices that the engine cannot speak like are in the last only.
+        `data` is OpenAI's list shape. `voices` is what Open WebUI and Kokoro's clients read: an
+        `id` to request and a `name` to show, the same for registered voices. `uploaded_voices` is
+        vLLM-Omni's, and only it lists registered voices if the engine cannot clone.
         """
         stored = await asyncio.to_thread(self._store.voices)
         uploaded = [_registered(voice) for voice in stored]
@@ -66,10 +66,10 @@ class VoiceRoutes:
         }
 
     async def one(self, call: Call) -> VoiceAnswer:
-        """Return one voice, by whatever name a request may give it.
+        """Return one voice, by any name that a request may use.
 
         Raises:
-            NotFoundError: there is none (`voice_not_found`).
+            NotFoundError: there is no such voice (`voice_not_found`).
         """
         name = call.name
         target = self._speakers.aliases.get(name, name)
@@ -84,9 +84,9 @@ class VoiceRoutes:
         """Register a voice, have the engine prepare it, and return it.
 
         Raises:
-            ServiceError: an engine that clones no voices, or a form, consent or recording that
-                will not do; nothing was kept.
-            ClientGoneError: the client hung up; nothing was kept.
+            ServiceError: the engine cannot clone voices, or the form, consent or recording is not
+                acceptable; nothing was stored.
+            ClientGoneError: the client hung up; nothing was stored.
         """
         if Capability.REFERENCE not in self._engine.capabilities:
             raise unsupported(self._engine, "audio_sample")
@@ -106,7 +106,7 @@ class VoiceRoutes:
         return _registered(await until_hangup(call.receive, work))
 
     async def deleted(self, call: Call) -> Deleted:
-        """Remove a registered voice, its recording and what was computed of it.
+        """Delete a registered voice, its recording and its features.
 
         Raises:
             NotFoundError: no registered voice has that id.
@@ -131,7 +131,7 @@ class VoiceRoutes:
     def _aliases(
         self, stored: Mapping[str, StoredVoice], listed: Collection[str]
     ) -> dict[str, VoiceAnswer]:
-        """Return those that stand for a voice, but for what the engine lists itself."""
+        """Return the aliases of existing voices, except those that the engine lists itself."""
         found = {}
         for name, target in self._speakers.aliases.items():
             if target in stored:
@@ -141,7 +141,7 @@ class VoiceRoutes:
         return found
 
     def _check_free(self, name: str) -> None:
-        """Refuse a name that would take the place of one of the server's own."""
+        """Refuse the names of the server's own voices."""
         if name in self._speakers.aliases or self._speakers.own(name) is not None:
             raise ConflictError(
                 f"{shown(name)} is one of this server's own voices; choose another name",
@@ -182,13 +182,13 @@ def _check_kind(fields: VoiceFields) -> None:
     for field in ("prompt", "model", "script_hint"):
         if getattr(fields, field) is not None:
             raise InvalidRequestError(
-                f"{field} goes with type 'prompt' only; leave it out",
+                f"{field} is only for type 'prompt'; leave it out",
                 param=field,
                 code="unknown_parameter",
             )
     if fields.text is not None and fields.ref_text is not None:
         raise InvalidRequestError(
-            "ref_text is another name of text; send one of them",
+            "ref_text is another name for text; send one of them",
             param="ref_text",
             code="duplicate_parameter",
         )
@@ -207,7 +207,7 @@ def _own(voice: Voice) -> VoiceAnswer:
 
 
 def _registered(voice: StoredVoice) -> VoiceAnswer:
-    """Return OpenAI's shape of a voice, with our fields beside it."""
+    """Return OpenAI's shape of a voice, with our fields added."""
     return {
         "id": voice.id,
         "object": "audio.voice",

@@ -1,4 +1,4 @@
-"""The store of registered voices and of the consents that they were made with."""
+"""The store of registered voices and their consents."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ _audit = logging.getLogger("bentovox.audit")
 
 
 class VoiceStore:
-    """Voices and consents under one folder, which threads, processes and containers may share.
+    """Voices and consents in one folder, which threads, processes and containers may share.
 
-    Every method is synchronous and may wait for the disk. What one process writes, the others
-    read at once. Each item is there whole or not at all, whenever a process is killed.
+    Every method is synchronous and may wait for the disk. What one process writes, the others can
+    read at once. Writes are atomic, even if a process is killed.
 
-    Every method raises `StorageError` where the folder cannot be read or written, or is full; what
-    was there before stays readable.
+    Every method raises `StorageError` if the folder is full or cannot be read or written; what was
+    there before stays readable.
     """
 
     def __init__(self, root: Path) -> None:
-        """Open the store at `root`; the first write makes the folder."""
+        """Open the store at `root`, which the first write creates."""
         self._storage = Storage(root, {_CONSENT: "cons", _VOICE: "voice"})
-        self._known: dict[str, StoredVoice] = {}  # a voice never changes, and its id never returns
+        self._known: dict[str, StoredVoice] = {}  # voices never change, and ids are not reused
         self._references: OrderedDict[str, VoiceReference] = OrderedDict()
         self._memory = threading.Lock()
         self._storage.sweep()
@@ -62,10 +62,10 @@ class VoiceStore:
     def add_consent(
         self, *, name: str, language: str, recording: bytes, media_type: str
     ) -> Consent:
-        """Keep a consent with its recording, as it came.
+        """Store a consent and its recording, unchanged.
 
         Raises:
-            InvalidRequestError: the name cannot be one, or the language is no text.
+            InvalidRequestError: the name is not allowed, or the language is not valid Unicode.
         """
         self._check_name(name)
         check_text(language, "language")
@@ -80,15 +80,15 @@ class VoiceStore:
         return consent
 
     def consents(self) -> list[Consent]:
-        """Return every consent, the oldest first."""
+        """Return all consents, oldest first."""
         found = (self._read_consent(consent_id) for consent_id in self._storage.ids(_CONSENT))
         return in_order([consent for consent in found if consent])
 
     def consent(self, consent_id: str, *, param: str | None = None) -> Consent:
-        """Return one consent; `param` names the field that it came in, if any.
+        """Return one consent; `param` is the field of the request with its id, if any.
 
         Raises:
-            NotFoundError: there is none of that id (`consent_not_found`).
+            NotFoundError: no consent has that id (`consent_not_found`).
         """
         found = self._read_consent(consent_id)
         if found is None:
@@ -98,11 +98,11 @@ class VoiceStore:
         return found
 
     def rename_consent(self, consent_id: str, name: str) -> Consent:
-        """Give a consent another name and return it.
+        """Rename a consent and return it.
 
         Raises:
-            InvalidRequestError: the name cannot be one.
-            NotFoundError: there is none of that id (`consent_not_found`).
+            InvalidRequestError: the name is not allowed.
+            NotFoundError: no consent has that id (`consent_not_found`).
         """
         self._check_name(name)
         with self._storage.writing():
@@ -113,11 +113,11 @@ class VoiceStore:
         return renamed
 
     def delete_consent(self, consent_id: str) -> None:
-        """Remove a consent and its recording for good.
+        """Delete a consent and its recording.
 
         Raises:
-            NotFoundError: there is none of that id (`consent_not_found`).
-            ConflictError: voices made with it are there; the message names them
+            NotFoundError: no consent has that id (`consent_not_found`).
+            ConflictError: registered voices depend on it; the message names them
                 (`consent_in_use`).
         """
         with self._storage.writing():
@@ -125,7 +125,7 @@ class VoiceStore:
             users = [voice.id for voice in self.voices() if voice.consent_id == consent_id]
             if users:
                 raise ConflictError(
-                    f"consent {shown(consent_id)} is that of {', '.join(users)}; delete them first",
+                    f"consent {shown(consent_id)} is used by {', '.join(users)}; delete them first",
                     code="consent_in_use",
                 )
             self._storage.remove(_CONSENT, consent_id)
@@ -134,12 +134,13 @@ class VoiceStore:
     def add_voice(
         self, *, name: str, consent_id: str, reference: VoiceReference, language: str | None
     ) -> StoredVoice:
-        """Keep a voice with its recording, sample for sample.
+        """Store a voice and its recording, sample for sample.
 
         Raises:
-            InvalidRequestError: the name cannot be one, or the transcript or language is no text.
+            InvalidRequestError: the name is not allowed, or the transcript or language is not
+                valid Unicode.
             NotFoundError: there is no such consent (`consent_not_found`, `param` is `consent`).
-            ConflictError: a voice of that name is there (`voice_exists`).
+            ConflictError: a voice with that name exists (`voice_exists`).
         """
         self._check_name(name)
         check_text(reference.text, "text")
@@ -170,7 +171,7 @@ class VoiceStore:
         return voice
 
     def voices(self) -> list[StoredVoice]:
-        """Return every voice, the oldest first."""
+        """Return all voices, oldest first."""
         ids = self._storage.ids(_VOICE)
         with self._memory:
             known = {voice_id: self._known[voice_id] for voice_id in ids if voice_id in self._known}
@@ -185,12 +186,12 @@ class VoiceStore:
         return in_order(list(known.values()))
 
     def find(self, id_or_name: str) -> StoredVoice | None:
-        """Return the voice of that id, else the one of exactly that name, else None."""
+        """Return the voice with that id, else the one with exactly that name, else None."""
         if self._storage.is_id(id_or_name):
             return self._read_voice(id_or_name)
         with self._memory:
             known = next((v.id for v in self._known.values() if v.name == id_or_name), "")
-        found = self._read_voice(known)  # it may be gone, and another have its name
+        found = self._read_voice(known)  # it may have been deleted, and another have its name
         if found is not None:
             return found
         return next((voice for voice in self.voices() if voice.name == id_or_name), None)
@@ -199,7 +200,7 @@ class VoiceStore:
         """Return one voice.
 
         Raises:
-            NotFoundError: there is none of that id (`voice_not_found`).
+            NotFoundError: no voice has that id (`voice_not_found`).
         """
         found = self._read_voice(voice_id)
         if found is None:
@@ -208,12 +209,12 @@ class VoiceStore:
         return found
 
     def reference(self, voice_id: str) -> VoiceReference:
-        """Return a voice's recording and the folder for its features; its samples are read-only.
+        """Return a voice's recording, with read-only samples, and the folder for its features.
 
-        The folder is there as long as the voice: whoever writes in it must not make it.
+        The folder exists as long as the voice: whoever writes in it must not create it.
 
         Raises:
-            NotFoundError: there is none of that id (`voice_not_found`).
+            NotFoundError: no voice has that id (`voice_not_found`).
         """
         voice = self.voice(voice_id)
         with self._memory:
@@ -237,14 +238,14 @@ class VoiceStore:
             self._references[voice_id] = reference
             if len(self._references) > _IN_MEMORY:
                 self._references.popitem(last=False)
-        self.voice(voice_id)  # forgets it again if it was deleted meanwhile
+        self.voice(voice_id)  # drops it from memory if it was deleted meanwhile
         return reference
 
     def delete_voice(self, voice_id: str) -> None:
-        """Remove a voice, its recording and its features for good.
+        """Delete a voice, its recording and its features.
 
         Raises:
-            NotFoundError: there is none of that id (`voice_not_found`).
+            NotFoundError: no voice has that id (`voice_not_found`).
         """
         with self._storage.writing():
             voice = self.voice(voice_id)

@@ -25,6 +25,7 @@ from ci.engine.command import HOME
 from ci.engine.daemon import Engine
 from ci.paths import ROOT
 from tests.e2e.server import eventually
+from tests.engine import running as started
 from tests.standin import DEBIAN
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def small_engine(folder: Path, size: str) -> Iterator[dict[str, str]]:
         (small.home / name).symlink_to(HOME / name)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", data], check=True)
     try:
-        with small.running() as variables:
+        with started(small) as variables:
             yield variables
     finally:
         subprocess.run(["umount", "--lazy", data], check=False, capture_output=True)
