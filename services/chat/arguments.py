@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from services.chat.served_model import ChatModel
+    from services.chat.served_model import ServedModel
     from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 
 
-def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
+def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     """Return vLLM's own parsed arguments for these settings."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser

@@ -54,13 +54,25 @@ _BATCHED: Final = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The limits of one request; `text_bytes` depends on the model's context."""
+    """The limits of one request.
+
+    Attributes:
+        sequences: answers.
+        batch: texts to embed, score or rank.
+        items: objects and texts in one field.
+        text_bytes: the texts in one field, by the model's context.
+        body_bytes: the body.
+        grammar_bytes: all constraints on the answers.
+        grammar_items: choices, enum values and properties in them.
+    """
 
     sequences: int
     batch: int
     items: int
     text_bytes: int
     body_bytes: int
+    grammar_bytes: int
+    grammar_items: int
 
     @classmethod
     def of(cls, chat: ChatSettings, max_model_len: int, *, multimodal: bool) -> Bounds:
@@ -72,6 +84,8 @@ class Bounds:
             items=chat.request_items,
             text_bytes=text,
             body_bytes=chat.body_limit_bytes if multimodal else min(text, chat.body_limit_bytes),
+            grammar_bytes=chat.grammar_kib << 10,
+            grammar_items=chat.grammar_items,
         )
 
     def cost(self, path: str, body: Mapping[str, Any]) -> int:
@@ -107,7 +121,7 @@ class Bounds:
                 raise _over(name, f"over {self.items}", self.items, "items", "REQUEST_ITEMS")
         if text > self.text_bytes:
             raise TooLargeError(
-                f"{name}: {text} characters, more than this model's context takes",
+                f"{name}: {text} characters, more than fit in this model's context",
                 param=name,
                 code="context_length_exceeded",
             )
@@ -158,7 +172,7 @@ def _check_tokens(name: str, values: list[Any]) -> None:
     if values and isinstance(values[0], int | float):
         for value in values:
             if not isinstance(value, int) or value < 0:
-                raise refusal(name, "tokens are whole numbers from 0")
+                raise refusal(name, "tokens must be whole numbers from 0")
 
 
 def _whole(value: Any) -> int:
@@ -177,4 +191,4 @@ def _count(value: Any) -> int:
 
 
 def _over(name: str, given: object, most: int, what: str, setting: str = "") -> Exception:
-    return too_many(name, f"{given} {what}; at most {most} are taken from one request", setting)
+    return too_many(name, f"{given} {what}; at most {most} are allowed in one request", setting)

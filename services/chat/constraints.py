@@ -17,6 +17,8 @@ from services.chat.refusals import refusal, too_many
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from services.chat.bounds import Bounds
+
 Kind = Literal["json", "regex", "grammar", "structural_tag"]
 
 _PLAIN_BYTES: Final = 16 << 10
@@ -34,7 +36,7 @@ _COUNTED_IN: Final[dict[str, Any]] = {
     **dict.fromkeys(("enum", "prefixItems", *_CHOSEN), list),
     **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), dict),
 }
-_BINDS: Final = "what binds the answers of this request has"
+_BINDS: Final = "the constraints on the answers have"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Constraint:
         return sum(counts) <= _SMALL_REPETITIONS
 
 
-def find(path: str, body: Mapping[str, Any], most_bytes: int, most_items: int) -> list[Constraint]:
+def find(path: str, body: Mapping[str, Any], bounds: Bounds) -> list[Constraint]:
     """Return the constraints on the answer to `body`.
 
     Raises:
@@ -80,12 +82,12 @@ def find(path: str, body: Mapping[str, Any], most_bytes: int, most_items: int) -
     for field, kind, value in _given(path, body):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         size += len(text.encode("utf-8", "surrogatepass"))
-        if size > most_bytes:
-            raise too_many(field, f"{_BINDS} over {most_bytes} bytes", "GRAMMAR_KIB")
+        if size > bounds.grammar_bytes:
+            raise too_many(field, f"{_BINDS} over {bounds.grammar_bytes} bytes", "GRAMMAR_KIB")
         count = len(value) if isinstance(value, list) else _items(field, value)
         items += count
-        if items > most_items:
-            what = f"{_BINDS} over {most_items} choices, enum values and properties"
+        if items > bounds.grammar_items:
+            what = f"{_BINDS} over {bounds.grammar_items} choices, enum values and properties"
             raise too_many(field, what, "GRAMMAR_ITEMS")
         if isinstance(value, list):
             text = json.dumps({"enum": value})  # equivalent to the choices
@@ -167,7 +169,7 @@ class _References:
             raise refusal(self._field, f"more than {DEPTH} references and choices in a row")
         if isinstance(target := node.get("$ref"), str):
             if not target.startswith("#"):
-                raise self._fault(target, "lies outside; references begin with #")
+                raise self._fault(target, "points outside the schema; references begin with #")
             if target in seen:
                 raise self._fault(target, "refers to itself and so describes nothing")
             self.follow(self._at(target), (*seen, target))

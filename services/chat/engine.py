@@ -23,7 +23,7 @@ from services.chat.served_model import resolve
 from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError
-from services.openai.errors import error_from, normalise
+from services.openai.errors import error_from
 from services.processes import end_orphans
 from services.server.serving import Readiness
 
@@ -148,8 +148,6 @@ class VllmServer:
         return Intake(
             _declared_models(app),
             Bounds.of(chat, model.max_model_len, multimodal=model.is_multimodal_model),
-            chat.grammar_kib << 10,
-            chat.grammar_items,
             Trial(
                 lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
                 _parse,
@@ -259,7 +257,7 @@ def _as_ours(error: BaseException) -> ServiceError:
 
     said = create_error_response(error).model_dump()
     status: int = said["error"]["code"]
-    return error_from(status, normalise(status, json.dumps(said).encode()), None)
+    return error_from(status, json.dumps(said).encode())
 
 
 def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:

@@ -53,7 +53,7 @@ FOREIGN: Final = frozenset(
 
 _NOT_KEPT: Final = "no response is kept here; send the whole conversation as `input`"
 _ALL_RETURNED: Final = "only `n` answers are made, and all are returned"
-_STRUCTURED: Final = "vLLM reads `structured_outputs` or `response_format` in its place"
+_STRUCTURED: Final = "send `structured_outputs` or `response_format` instead"
 _GUIDED: Final = {
     f"guided_{kind}": _STRUCTURED for kind in ("json", "regex", "choice", "grammar", "json_object")
 }
@@ -62,22 +62,22 @@ _REFUSED: Final[dict[str, dict[str, str]]] = {
     "/v1/chat/completions": {
         "modalities": 'only ["text"] is answered; speech is POST /v1/audio/speech',
         "audio": "answers are text; speech is POST /v1/audio/speech",
-        "web_search_options": "nothing here searches the web; offer a tool of your own in `tools`",
-        "functions": "send `tools`, which took their place",
-        "function_call": "send `tool_choice`, which took its place",
+        "web_search_options": "web search is not supported; offer your own tool in `tools`",
+        "functions": "send `tools`, which replaced them",
+        "function_call": "send `tool_choice`, which replaced it",
         "best_of": _ALL_RETURNED,
-        "prediction": "predicted outputs are not made use of here",
-        "moderation": "nothing here moderates",
+        "prediction": "predicted outputs are not supported",
+        "moderation": "moderation is not supported",
         **_GUIDED,
     },
     "/v1/completions": {"best_of": _ALL_RETURNED, **_GUIDED},
     "/v1/responses": {
         "conversation": _NOT_KEPT,
         "previous_response_id": _NOT_KEPT,
-        "background": "an answer is made while its client waits; nothing is kept for later",
+        "background": "answers are made while the client waits; none is kept for later",
         "prompt": "no prompt templates are kept here; send `instructions` and `input`",
-        "context_management": "nothing is compacted here; send an `input` that the model can hold",
-        "moderation": "nothing here moderates",
+        "context_management": "inputs are not compacted; send one that fits in the model's context",
+        "moderation": "moderation is not supported",
     },
 }
 _DEFAULTS: Final[dict[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
@@ -140,7 +140,7 @@ def _refuse_hosted(tools: Any, place: str) -> None:
             ignore("tools.web_search")  # cached pages of OpenAI's; Codex always offers it
         elif isinstance(kind, str) and kind not in _TOOLS:
             why = (
-                "nothing here runs it; accepted are function, custom and namespace, whose calls "
+                "it is not run here; accepted are function, custom and namespace, whose calls "
                 "you run yourself"
             )
             raise _unsupported(f"{here}.type", f"{here}.type {kind[:64]!r}", why)

@@ -12,7 +12,7 @@ from services.chat import constraints
 from services.chat.fields import known, refuse_lost
 from services.chat.first_fault import refuse_first_fault
 from services.errors import InvalidRequestError
-from services.openai.body import expect_json, pieces
+from services.openai.body import expect_json, whole
 from services.openai.hangup import until_hangup
 
 if TYPE_CHECKING:
@@ -33,15 +33,11 @@ class Intake:
     Attributes:
         models: vLLM's models of each path's body; other paths' fields are not checked.
         bounds: what one request may cost.
-        grammar_bytes: the largest size of all constraints of one request.
-        grammar_items: the most choices, enum values and properties in them.
         trial: compiles constraints before the engine does.
     """
 
     models: Mapping[str, tuple[type[BaseModel], ...]]
     bounds: Bounds
-    grammar_bytes: int
-    grammar_items: int
     trial: Trial
 
     async def take(self, scope: Any, receive: Receive) -> Receive:
@@ -55,8 +51,7 @@ class Intake:
             ClientGoneError: the client hung up.
         """
         expect_json(scope)
-        most = self.bounds.body_bytes
-        raw = b"".join([piece async for piece in pieces(scope, receive, most, which=_WHICH)])
+        raw = await whole(scope, receive, self.bounds.body_bytes, which=_WHICH)
         given = parse(raw)
         path: str = scope["path"]
         body = {name: value for name, value in given.items() if value is not None}
@@ -64,7 +59,7 @@ class Intake:
         refuse_lost(path, body)
         if models:
             body = known(path, models, body)
-        bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
+        bound = constraints.find(path, body, self.bounds)
         cost = self.bounds.cost(path, body)
         await refuse_first_fault(models, body, small=len(raw) <= _SMALL_BYTES)
         if bound:
@@ -80,7 +75,7 @@ class Intake:
 
 
 _SMALL_BYTES = 4096
-_WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
+_WHICH = ": it depends on the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
 
 
@@ -115,16 +110,13 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _strict(path: str, tool: Any) -> Any:
+def _strict(path: str, tool: dict[str, Any]) -> dict[str, Any]:
     """Return a tool with `strict` set, without which vLLM does not enforce its schema.
 
     Small models write `4000` where an object is wanted.
     """
-    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+    if tool.get("type", "function") != "function":
         return tool
     if path == "/v1/responses":
         return {**tool, "strict": True}
-    function = tool.get("function")
-    return (
-        {**tool, "function": {**function, "strict": True}} if isinstance(function, dict) else tool
-    )
+    return {**tool, "function": {**tool["function"], "strict": True}}

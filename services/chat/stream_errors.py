@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from services.openai.errors import error_from, fault_of, normalise
+from services.openai.errors import error_from, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,4 +89,4 @@ def _fault(event: bytes) -> ServiceError:
     said = event.removeprefix(b"data: ").partition(b"\n")[0]
     code = json.loads(said)["error"].get("code")
     status = code if isinstance(code, int) and code > _OK else 500
-    return error_from(status, normalise(status, said), None)
+    return error_from(status, said)

@@ -18,12 +18,13 @@ import re
 import sys
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.chat.refusals import refusal
 from services.errors import EngineError, OverloadedError
+from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -67,8 +68,9 @@ class Trial:
         """
         self._parse = parse
         self._limit_s = limit_s
-        self._small = _Process(tokenizer, command, min(_SMALL_S, limit_s), wait_s, waiting)
-        self._large = _Process(tokenizer, command, limit_s, wait_s, waiting)
+        limits = Limits(1, waiting, wait_s)
+        self._small = _Process(tokenizer, command, min(_SMALL_S, limit_s), Admission(limits))
+        self._large = _Process(tokenizer, command, limit_s, Admission(limits))
         self._found: dict[bytes, tuple[str, float]] = {}
 
     async def check(self, constraints: Sequence[Constraint]) -> None:
@@ -132,10 +134,7 @@ class _Process:
     tokenizer: Callable[[], str]
     command: Sequence[str]
     limit_s: float
-    wait_s: float
-    waiting: int
-    _inside: int = 0
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    admission: Admission
     _process: Process | None = None
     _idle: asyncio.TimerHandle | None = None
 
@@ -146,22 +145,14 @@ class _Process:
         Raises:
             OverloadedError: the queue is full, or the wait took too long.
         """
-        full = OverloadedError(f"{name}: others' are being compiled", retry_after_s=self.limit_s)
-        if self._inside > self.waiting:
-            raise full
-        self._inside += 1
         try:
-            try:
-                async with asyncio.timeout(self.wait_s):
-                    await self._lock.acquire()
-            except TimeoutError as error:
-                raise full from error
-            try:
-                yield
-            finally:
-                self._lock.release()
-        finally:
-            self._inside -= 1
+            await self.admission.acquire()
+        except OverloadedError as error:
+            raise OverloadedError(
+                f"{name}: those of other requests are being compiled", retry_after_s=self.limit_s
+            ) from error
+        with self.admission.held():
+            yield
 
     async def ask(self, constraint: Constraint) -> str | None:
         """Return what is wrong with a constraint, or ""; None if it takes too long."""
@@ -203,7 +194,7 @@ class _Process:
         self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill_if_idle)
 
     def _kill_if_idle(self) -> None:
-        if not self._lock.locked():
+        if not self.admission.in_use:
             self._kill()
 
     def _kill(self) -> Process | None:

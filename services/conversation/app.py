@@ -8,7 +8,6 @@ from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
 from services.openai.documents import by_route, document, of_models
-from services.openai.models import Cards
 from services.openai.paths import METHODS, TRANSLATION
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
@@ -31,7 +30,7 @@ _ALONE: Final = Readiness(
 def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the role's application, given the URLs of the backends of each role."""
     pools = Pools(urls, conversation)
-    handlers = of_models(Cards(_no_models))
+    handlers = of_models(dict)  # it uses the models of other roles
     if "chat" in pools.by_role:
         texts = Translation(pools, conversation.translation)
         handlers |= {
@@ -53,7 +52,3 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
         readiness=lambda: Readiness(*pools.status()) if pools.by_role else _ALONE,
         lifespan=pools.probing,
     )
-
-
-async def _no_models() -> dict[str, dict[str, object]]:
-    return {}  # it uses those of other roles

@@ -91,7 +91,7 @@ class Keys:
         """Return a line that says who is let in."""
         if not self._hashes:
             return "no API keys are set: whoever reaches the port is let in"
-        return f"API keys are asked for; {len(self._hashes)} are known"
+        return f"API keys are required; {len(self._hashes)} are known"
 
     def check(self, key: bytes | None) -> None:
         """Check that the key is known.

@@ -126,7 +126,7 @@ class Tunnel:
             )
         except TimeoutError as exc:
             raise DeadlineError(
-                f"The {backend.role} service did not take the connection within {timeout_s:g} s.",
+                f"The {backend.role} service did not accept the connection within {timeout_s:g} s.",
                 retry_after_s=2,
             ) from exc
         except OSError as exc:
@@ -212,7 +212,7 @@ async def _to_client(connection: ClientConnection, send: Any) -> None:
 
 
 def _broke_off() -> BackendError:
-    return BackendError("The backend closed the connection in the middle of it.")
+    return BackendError("The backend broke off the connection.")
 
 
 async def _pass_on(refused: InvalidStatus, send: Any) -> None:
@@ -223,7 +223,7 @@ async def _pass_on(refused: InvalidStatus, send: Any) -> None:
     """
     response = refused.response
     if response.status_code < _ERROR_FROM:
-        raise BackendError("The backend took no WebSocket.") from refused
+        raise BackendError("The backend did not accept the WebSocket.") from refused
     headers = end_to_end(_lowered(response), NOT_RETURNED | _HANDSHAKE | _OF_THE_BODY)
     start = {
         "type": "websocket.http.response.start",

@@ -32,7 +32,7 @@ def expect_json(scope: Scope) -> None:
 def not_read(given: bytes, accepted: str) -> UnsupportedMediaError:
     """Return the error for a content type that the path does not accept."""
     return UnsupportedMediaError(
-        f"content-type {given.decode('latin-1')!r} is not read here; send {accepted}"
+        f"content-type {given.decode('latin-1')!r} is not supported here; send {accepted}"
     )
 
 
@@ -46,7 +46,7 @@ async def pieces(
         ClientGoneError: the client hung up while sending it.
     """
     too_large = TooLargeError(
-        f"the body is over {most_bytes} bytes, more than any valid request here has{which}"
+        f"the body is over {most_bytes} bytes, more than any valid request here{which}"
     )
     said = header(scope, b"content-length")
     if said.isdigit() and int(said) > most_bytes:
@@ -65,11 +65,11 @@ async def pieces(
         more = message.get("more_body", False)
 
 
-async def whole(scope: Scope, receive: Receive, most_bytes: int) -> bytes:
-    """Return the whole body.
+async def whole(scope: Scope, receive: Receive, most_bytes: int, *, which: str = "") -> bytes:
+    """Return the whole body; `which` explains the limit in the error.
 
     Raises:
         TooLargeError: it is over `most_bytes`.
         ClientGoneError: the client hung up while sending it.
     """
-    return b"".join([piece async for piece in pieces(scope, receive, most_bytes)])
+    return b"".join([piece async for piece in pieces(scope, receive, most_bytes, which=which)])

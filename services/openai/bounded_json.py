@@ -33,8 +33,8 @@ def check_size(data: bytes | str, what: str) -> None:
     marks = sum(raw.count(mark) for mark in _MARKS)
     if marks > MOST_MARKS or sum(1 for _ in _NAME.finditer(raw)) > MOST_NAMES:
         raise InvalidRequestError(
-            f"{what} has over {MOST_NAMES} names or {MOST_MARKS} marks of JSON; nothing here reads "
-            "so many",
+            f"{what} has over {MOST_NAMES} names or {MOST_MARKS} marks of JSON, more than any "
+            "valid request here",
             code="too_many_fields",
         )
 

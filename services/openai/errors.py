@@ -160,13 +160,12 @@ def normalise(status: int, body: bytes) -> bytes:
     return error_body(message or fallback, type_, param if isinstance(param, str) else None, code)
 
 
-def error_from(status: int, body: bytes, retry_after_s: float | None) -> errors.ServiceError:
-    """Return the error that another of our services answered with.
+def error_from(status: int, body: bytes, retry_after_s: float | None = None) -> errors.ServiceError:
+    """Return the error that another server answered with; see `normalise`.
 
-    `body` is OpenAI's error object, as `normalise` returns it. A status that is not in the table
-    becomes 400 or 502.
+    A status that is not in the table becomes 400 or 502.
     """
-    fault = json.loads(body)["error"]
+    fault = json.loads(normalise(status, body))["error"]
     ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     fallback = errors.BackendError if ours else errors.InvalidRequestError
     kind = _CLASS_BY_STATUS.get(status, fallback)

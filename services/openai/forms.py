@@ -134,7 +134,7 @@ def _boundary(scope: Scope) -> bytes:
 
 
 def _broken(why: str) -> InvalidRequestError:
-    return InvalidRequestError(f"the body is not a whole form: {why}", code="invalid_multipart")
+    return InvalidRequestError(f"the body is not a complete form: {why}", code="invalid_multipart")
 
 
 class Parts:
@@ -260,7 +260,7 @@ class _Reader:
             return
         if self._name in self._fields.files:
             raise TooLargeError(
-                f"{self._name} has over {self._most_bytes} bytes; at most so many are accepted",
+                f"{self._name} has over {self._most_bytes} bytes, the most that is accepted",
                 param=self._name,
                 code="audio_too_large",
             )

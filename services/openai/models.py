@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from services.errors import NotFoundError, no_such_model, shown
+from services.errors import NotFoundError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable
 
 
 class ModelCard(TypedDict):
@@ -67,49 +67,25 @@ class Models:
             NotFoundError: it is not (`model_not_found`).
         """
         if name not in self.names:
-            raise NotFoundError(
-                f"The model {shown(name)} does not exist; this service answers to "
-                f"{', '.join(self.names)}. The list is {self._setting}.",
-                param="model",
-                code="model_not_found",
-            )
+            raise self.missing(name)
 
-    def card(self, name: str) -> ModelCard:
-        """Return one model's card.
+    def missing(self, name: str) -> NotFoundError:
+        """Return the error for a model that is not served."""
+        return NotFoundError(
+            f"The model {shown(name)} does not exist; this service answers to "
+            f"{', '.join(self.names)}. The list is {self._setting}.",
+            param="model",
+            code="model_not_found",
+        )
 
-        Raises:
-            NotFoundError: it is not served.
-        """
-        self.check(name)
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "bentovox"}
+    def cards(self) -> dict[str, ModelCard]:
+        """Return the card of each model."""
+        return {
+            name: {"id": name, "object": "model", "created": self._created, "owned_by": "bentovox"}
+            for name in self.names
+        }
 
     def named(self) -> NamedModelList:
         """Return the list of all with `models`."""
         models: list[Named] = [{"id": name, "name": name} for name in self.names]
-        return {**self.listed(), "models": models}
-
-    def listed(self) -> ModelList:
-        """Return the list of all."""
-        return {"object": "list", "data": [self.card(name) for name in self.names]}
-
-
-class Cards:
-    """Models that may change: `cards` returns those of the moment, by id."""
-
-    def __init__(self, cards: Callable[[], Awaitable[Mapping[str, Mapping[str, object]]]]) -> None:
-        self._cards = cards
-
-    async def listed(self) -> dict[str, object]:
-        """Return the list of all."""
-        return {"object": "list", "data": [*(await self._cards()).values()]}
-
-    async def card(self, name: str) -> Mapping[str, object]:
-        """Return one model's card.
-
-        Raises:
-            NotFoundError: there is no such model.
-        """
-        cards = await self._cards()
-        if name not in cards:
-            raise no_such_model(name)
-        return cards[name]
+        return {"object": "list", "data": [*self.cards().values()], "models": models}

@@ -98,7 +98,7 @@ class FormatFields(Fields):
         """
         if self.rate is not None and self.type != "audio/pcm":
             raise InvalidRequestError(
-                f"{param}.rate belongs to audio/pcm; {self.type} has 8000 Hz always, leave it out",
+                f"{param}.rate is for audio/pcm only; {self.type} always has 8000 Hz, leave it out",
                 param=f"{param}.rate",
                 code="unsupported_parameter",
             )
@@ -118,7 +118,7 @@ def read_fields(data: str | bytes) -> dict[str, Any]:
     """
     if isinstance(data, bytes):
         raise InvalidRequestError(
-            "a binary message is not read here; send JSON as text", code="invalid_message"
+            "binary messages are not accepted; send JSON as text", code="invalid_message"
         )
     return parse_object(data, "the message")
 

@@ -74,7 +74,7 @@ def ignore(name: str) -> None:
         return
     if ignored.strict:
         raise InvalidRequestError(
-            f"{_shown(name)} is not read here, and BENTOVOX_STRICT refuses what is not",
+            f"{_shown(name)} is not supported, and BENTOVOX_STRICT refuses unknown fields",
             param=_shown(name),
             code="unknown_parameter",
         )

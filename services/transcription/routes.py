@@ -56,7 +56,7 @@ def build_app(
     recordings = _Recordings(engine, models, settings, on_audio_seconds)
     return by_route(
         {
-            **of_models(models),
+            **of_models(models.cards, models.missing),
             ("POST", "/v1/audio/transcriptions"): recordings.transcribe,
             ("POST", "/v1/audio/translations"): recordings.translate,
         }

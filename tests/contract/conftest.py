@@ -64,8 +64,6 @@ class FakeBody(BaseModel):
 INTAKE = Intake(
     {"/v1/chat/completions": (FakeBody,)},
     Bounds.of(ChatSettings(), 4096, multimodal=False),
-    grammar_bytes=1 << 16,
-    grammar_items=2000,
     trial=Trial(str, str, limit_s=5, wait_s=5, waiting=1),
 )
 

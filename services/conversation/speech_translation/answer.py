@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import OUTPUT_RATE_HZ, encode, open_encoder
+from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
 from services.conversation.speech_translation.stages import Sentence, Sound
 from services.errors import InvalidRequestError
-from services.openai.events import EVENT_STREAM, chunk, event, stream_head
-from services.openai.speech_events import audio_delta, audio_done, audio_tokens
+from services.openai.audio_stream import AudioStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,38 +40,19 @@ async def send_answer(
         ServiceError: an earlier stage failed; if headers were sent, the answer is incomplete and
             must not end as if it were complete.
     """
-    as_events = asked.stream_format == "sse"
     encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
-    number, samples = 0, 0
-
-    async def audio(data: bytes) -> None:
-        if data:
-            await send(chunk(event(audio_delta(data, sentence=number)) if as_events else data))
-
-    waiting: list[bytes] = []  # events before the first audio
+    as_events = asked.stream_format == "sse"
+    stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
     async for item in items:
         if isinstance(item, Sound):
-            if not samples:
-                await send(stream_head(EVENT_STREAM if as_events else encoder.media_type))
-                await send(chunk(b"".join(waiting)))
-            number = item.sentence.number
-            samples += item.samples.size
-            await encode(item.samples, OUTPUT_RATE_HZ, encoder, audio)
-        elif as_events:
-            told = event(_told(item, target))
-            if samples:
-                await send(chunk(told))
-            else:
-                waiting.append(told)
-    if not samples:
+            await stream.feed(item.samples, sentence=item.sentence.number)
+        else:
+            await stream.tell(_told(item, target))
+    if not stream.samples:
         raise InvalidRequestError(
             "file contains no speech that could be translated", param="file", code="no_speech"
         )
-    await audio(encoder.finish())
-    if as_events:
-        output_tokens = audio_tokens(samples, OUTPUT_RATE_HZ)
-        await send(chunk(event(audio_done(tally.input_tokens, output_tokens))))
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    await stream.end(tally.input_tokens)
 
 
 def _told(item: Sentence | Translation, target: str) -> dict[str, object]:

@@ -115,7 +115,7 @@ class ChatModel:
         choice = await self._ask(turns, max_tokens=min(tokens, self._most_tokens), **chosen)
         if choice.get("finish_reason") == "length":
             raise BackendError(
-                "The chat model came to no end in its translation.", code="translation_incomplete"
+                "The chat model's translation was cut off.", code="translation_incomplete"
             )
         said = _content(choice).strip()
         said = said.removeprefix(f"<{mark}>").removesuffix(f"</{mark}>").strip()

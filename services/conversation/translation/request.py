@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import parse_qs
 
 from python_multipart.multipart import parse_options_header
 
@@ -115,9 +115,9 @@ def check_questions(count: int, limits: TranslationSettings) -> None:
         )
 
 
-def _urlencoded(body: bytes) -> dict[str, Any]:
+def _urlencoded(body: bytes) -> dict[str, str]:
     try:
-        pairs = parse_qsl(
+        given = parse_qs(
             body.decode(),
             keep_blank_values=True,
             strict_parsing=bool(body),
@@ -126,11 +126,9 @@ def _urlencoded(body: bytes) -> dict[str, Any]:
         )
     except ValueError as exc:  # UnicodeDecodeError is one
         raise InvalidRequestError("the body is not a valid form", code="invalid_form") from exc
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequestError(
-            f"{twice} was sent twice", param=twice, code="duplicate_parameter"
-        )
-    return {name: value for name, value in fields.items() if value}  # empty ones count as not sent
+    for name, values in given.items():
+        if len(values) > 1:
+            raise InvalidRequestError(
+                f"{name} was sent twice", param=name, code="duplicate_parameter"
+            )
+    return {name: value for name, (value,) in given.items() if value}  # empty ones: not sent
