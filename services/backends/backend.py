@@ -283,4 +283,6 @@ def _lack(told: dict[str, Any]) -> str:
     """Return what a backend says it lacks, or an empty text if it is only starting."""
     if told["status"] != "unavailable":
         return ""
-    return ", ".join(str(one) for one in told["detail"].values()) or "unavailable"
+    detail = told["detail"]
+    given = detail.values() if isinstance(detail, dict) else [detail]
+    return ", ".join(str(one) for one in given) or "unavailable"

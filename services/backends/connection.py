@@ -288,6 +288,7 @@ class Connections:
         self._on_death = on_death
         self._timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
+        self._closed = False
         self._tls = (tls or ssl.create_default_context()) if address.tls else None
 
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
@@ -309,7 +310,7 @@ class Connections:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next exchange, or close it if it cannot be reused."""
-        if connection.reusable and len(self._idle) < _IDLE_LIMIT:
+        if connection.reusable and len(self._idle) < _IDLE_LIMIT and not self._closed:
             connection.idle_since = asyncio.get_running_loop().time()
             connection.on_lost = partial(self._lost, connection)
             self._idle.append(connection)
@@ -317,7 +318,8 @@ class Connections:
             connection.abort()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and keep none from now on."""
+        self._closed = True
         while self._idle:
             connection = self._idle.pop()
             connection.on_lost = None

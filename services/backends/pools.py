@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from services.backends.sources import Source
     from services.settings.sections import AskingSettings
 
+log = logging.getLogger("bentovox.backends")
 
 AHEAD: Final = 8
 """How many requests more than the least loaded backend one may have and still keep affinity."""
 
+
+_AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
 
 _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
     "ready": lambda one: one.ready,
@@ -83,18 +87,28 @@ class Pool:
 
     async def _follow(self, source: Source, tasks: asyncio.TaskGroup) -> None:
         known: dict[str, Backend] = {}
-        async for urls in source.changes():
-            for url in urls - known.keys():
-                known[url] = self._join(url)
-                tasks.create_task(self._probe(known[url]))
-            for url in known.keys() - urls:
-                if source.is_sure or not known[url].ready:
-                    known.pop(url).leave()
+        while True:
+            try:
+                async with aclosing(source.changes()) as changes:
+                    async for urls in changes:
+                        for url in urls - known.keys():
+                            known[url] = self._join(url)
+                            tasks.create_task(self._probe(known[url]))
+                        for url in known.keys() - urls:
+                            if source.is_sure or not known[url].ready:
+                                known.pop(url).leave()
+            except Exception:  # an error here would end all probes of the role
+                log.exception("%s failed; its backends stay as they are", source.given)
+            await asyncio.sleep(_AGAIN_S)
 
     async def _probe(self, backend: Backend) -> None:
         """Probe a backend while it is in the pool; remove it when its last stream has ended."""
         while not backend.left:
-            await backend.probe()
+            try:
+                await backend.probe()
+            except Exception:  # an error here would end all probes of the role
+                log.exception("backend %s: its probe failed", backend.name)
+                backend.mark(ready=False)
             await asyncio.sleep(backend.rest_s)
         while backend.outstanding:  # noqa: ASYNC110  checked rarely
             await asyncio.sleep(self._asking.probe_interval_s)
