@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +15,7 @@ from services.backends.sources import source_of
 from services.errors import DeadlineError, ServiceError, UnavailableError, no_such_model
 from services.openai.models import without_date
 from services.server import telemetry
+from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -31,6 +32,8 @@ AHEAD: Final = 8
 
 
 _AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
+
+_LOOK_S: Final = 1.0  # how often a waiting request looks whether the server was told to end
 
 _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
     "ready": lambda one: one.ready,
@@ -186,16 +189,21 @@ class Pool:
         return max(near, key=lambda backend: _weight(affinity, backend.url))
 
     async def until_ready(self) -> None:
-        """Wait for a ready backend, as long as the settings allow; `pick` then tells the result."""
+        """Wait for a ready backend, as long as the settings allow; `pick` then tells the result.
+
+        A server that was told to end holds nobody: another one may answer.
+        """
         asking = self._asking
-        if self.ready or self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
+        if self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
             return
         self.waiting += 1
         try:
             async with asyncio.timeout(asking.hold_s):
-                while not self.ready:
+                while not (self.ready or Draining.begun):
                     self._became_ready.clear()
-                    await self._became_ready.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_S):
+                            await self._became_ready.wait()
         except TimeoutError:
             pass
         finally:
