@@ -199,6 +199,34 @@ async def test_an_odd_answer_to_a_probe_is_that_of_one_that_is_not_ready(
     one.connections.close()
 
 
+async def test_a_probe_reads_no_endless_answer(serve: Any) -> None:
+    sent = 0
+
+    async def endless(_scope: Any, _receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            body = b"x" * 65536
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            sent += len(body)
+            if sent > 1 << 30:
+                return
+
+    (one,) = Pool("chat", [await serve(endless)], GatewaySettings()).backends
+    await one.probe()
+    assert not one.ready
+    assert sent < 64 << 20
+    one.connections.close()
+
+
+async def test_what_a_backend_lacked_is_forgotten_when_it_is_gone() -> None:
+    """It may come back with it, and requests may wait for it until then."""
+    (one,) = Pool("chat", [DEAD], GatewaySettings()).backends
+    one.lack = "no model"
+    await one.probe()
+    assert not one.lack
+
+
 async def test_a_probe_that_fails_unexpectedly_is_repeated_and_logged(
     backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
