@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
@@ -58,7 +58,9 @@ class Proxy:
             key = await field_of("api_key", content_type, body, scope["query_string"])
             self._keys.check(key.encode("utf-8", "replace") if key else None)
         if not pool.ready:
-            await until_hangup(receive, pool.until_ready())
+            # One that waits for a role holds no slot of those who ask for another.
+            async with scope.get("bentovox.aside", nullcontext)():
+                await until_hangup(receive, pool.until_ready())
         model = affinity = None
         if pool.needs_model and scope["method"] == "POST":
             model = await field_of("model", content_type, body)

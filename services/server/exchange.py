@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from services.errors import OverloadedError, ServiceError
@@ -18,7 +19,7 @@ from services.server.body import Body
 from services.server.logging import request_id_var
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from services.server.serving import Serving
 
@@ -56,6 +57,7 @@ class Exchange:
         self._first_byte: float | None = None
         self._status = 0
         self._weight = 0  # slots held
+        self._aside_s = 0.0  # without them
         self._label = "other"
         self.request_id = request_id(scope)
 
@@ -104,10 +106,11 @@ class Exchange:
         await self._acquire(1)
         began = time.monotonic()
         scope["bentovox.weigh"] = self._weigh
+        scope["bentovox.aside"] = self._aside
         try:
             await shell.app.asgi(scope, self._body.receive, self.send)
         finally:
-            shell.admission.note_hold(time.monotonic() - began)
+            shell.admission.note_hold(time.monotonic() - began - self._aside_s)
             shell.admission.release(self._weight)
             self._weight = 0
 
@@ -130,6 +133,23 @@ class Exchange:
         # Keep none while waiting: two requests could wait for each other's for ever.
         self.shell.admission.release(self._weight)
         self._weight = 0
+        await self._acquire(weight)
+
+    @asynccontextmanager
+    async def _aside(self) -> AsyncIterator[None]:
+        """Hold no slots during the block, and take them again after it; for a long wait.
+
+        Raises:
+            OverloadedError: they did not become free in time.
+            ClientGoneError: the client hung up while it waited for them.
+        """
+        weight, self._weight = self._weight, 0
+        self.shell.admission.release(weight)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._aside_s += time.monotonic() - began
         await self._acquire(weight)
 
     async def _acquire(self, weight: int) -> None:

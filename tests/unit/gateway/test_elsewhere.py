@@ -127,12 +127,35 @@ async def test_a_request_that_waits_ends_with_its_client(door: Any, http: Any) -
     front = await door(chat=[DEAD], hold_s=3600)
     waiting = asyncio.ensure_future(http.post(front.url + CHAT, json=hello("Hello")))
     pool = await held(front, "chat")
-    assert front.shell.admission.in_use == 1
     waiting.cancel()
     await until_nobody_waits(pool)
     async with asyncio.timeout(10):
-        while front.shell.admission.in_use:  # noqa: ASYNC110
+        while front.shell.held.bytes:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def test_requests_that_wait_for_a_role_keep_nobody_from_another(
+    backend: Any, door: Any, http: Any
+) -> None:
+    speech, chat = await backend(), await backend()
+    front = await door(chat=[chat.url], speech=[speech.url], hold_s=3600, slots=1, queue=0)
+    pool = front.pools.by_role["chat"]
+    pool.backends[0].mark(ready=False)
+    waiting = [
+        asyncio.ensure_future(http.post(front.url + CHAT, json=hello("Hello"))) for _ in range(3)
+    ]
+    async with asyncio.timeout(10):
+        while pool.waiting < len(waiting):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert front.shell.admission.in_use == 0
+    spoken = await http.post(front.url + "/v1/audio/speech", json={"input": "Hello"})
+    assert spoken.text == "hello"
+    pool.backends[0].mark(ready=True)
+    answers = [(await one).status_code for one in waiting]
+    assert answers.count(200) >= 1
+    assert set(answers) <= {200, 429}  # there is one slot, and no queue
+    assert front.shell.admission.in_use == 0
+    assert front.shell.admission.retry_after_s() <= 1
 
 
 async def test_a_websocket_that_waits_ends_with_its_client(door: Any) -> None:
