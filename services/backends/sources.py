@@ -138,10 +138,13 @@ class Kubernetes(Source):
         loop = asyncio.get_running_loop()
         while True:
             again_s = loop.time() + _AGAIN_S
+            listed = False
             try:
                 async with aclosing(self._watched()) as watched:
                     async for urls in watched:
-                        self._note(None)
+                        if listed:  # who may list may not be allowed to watch
+                            self._note(None)
+                        listed = True
                         yield urls
             except _NONSENSE as error:
                 self._note(f"Kubernetes' API did not tell its endpoints ({error})")

@@ -293,6 +293,24 @@ def test_engines_are_reached_by_those_who_ask_only() -> None:
     assert "from" not in rule
 
 
+def test_only_those_who_find_pods_reach_the_ports_of_the_clusters_api() -> None:
+    objects = rendered({})
+    open_: dict[str, set[int]] = {}
+    for one in of_kind("Deployment", objects).values():
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        open_[labels["bentovox/role"]] = {
+            port["port"]
+            for policy in of_kind("NetworkPolicy", objects).values()
+            if selects(policy["spec"]["podSelector"], labels)
+            for rule in policy["spec"].get("egress", ())
+            for port in rule["ports"]
+        }
+    for role in ("chat", "speech", "transcription"):
+        assert open_[role] == {53, 5353, 443}
+    for role in ("gateway", "conversation"):
+        assert open_[role] >= {6443, 3000}
+
+
 # Scaling
 
 

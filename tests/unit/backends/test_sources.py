@@ -146,15 +146,17 @@ class Api:
         self.events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.asked: list[tuple[str, str, str]] = []
         self.down = False
+        self.watchable = True
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()  # the request
         query = scope["query_string"].decode()
         token = dict(scope["headers"]).get(b"authorization", b"").decode()
         self.asked.append((scope["path"], query, token))
-        start = {"type": "http.response.start", "status": 403 if self.down else 200, "headers": []}
+        refused = self.down or ("watch=1" in query and not self.watchable)
+        start = {"type": "http.response.start", "status": 403 if refused else 200, "headers": []}
         await send(start)
-        if self.down:
+        if refused:
             await send({"type": "http.response.body", "body": b"{}"})
         elif "watch=1" not in query:
             listed = {"metadata": {"resourceVersion": "7"}, "items": self.slices}
@@ -279,6 +281,24 @@ async def test_an_api_that_ends_each_watch_at_once_is_asked_again_after_a_pause(
             await anext(changes)
     assert asyncio.get_running_loop().time() - began >= 0.6
     assert len(api.asked) <= 8
+
+
+async def test_a_watch_that_is_refused_is_told_once_and_the_list_is_still_read(
+    serve: Any, account: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="bentovox.backends")
+    api = Api(pods("a", "10.0.0.1"))
+    api.watchable = False
+    source = Kubernetes("k8s://speech:http", account, await serve(api))
+    async with asyncio.timeout(10), aclosing(source.changes()) as changes:
+        for _ in range(4):
+            assert await anext(changes) == {"http://10.0.0.1:3000"}
+        assert len(caplog.records) == 1
+        api.watchable = True
+        api.tell("BOOKMARK", {"metadata": {"resourceVersion": "9"}})
+        while len(caplog.records) < 2:
+            await anext(changes)
+    assert "answers again" in caplog.records[1].message
 
 
 @pytest.mark.parametrize(
