@@ -260,7 +260,9 @@ def _uri(address: Address, scope: Any) -> str:
     target: str = scope["raw_path"].decode("latin-1")
     if scope["query_string"]:
         target += "?" + scope["query_string"].decode("latin-1")
-    return f"{'wss' if address.tls else 'ws'}://{address.authority.decode()}{target}"
+    return (
+        f"{'wss' if address.tls else 'ws'}://{address.authority.decode()}{address.prefix}{target}"
+    )
 
 
 def _way(address: Address) -> dict[str, Any]:

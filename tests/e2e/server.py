@@ -45,6 +45,11 @@ def cosyvoice_python() -> Path | None:
     return _python("cosyvoice")
 
 
+def ray_python() -> Path | None:
+    """Return the Python of the environment that has Ray beside the stack."""
+    return _python("ray")
+
+
 def clients_python() -> Path | None:
     """Return the Python of the environment with clients that are no part of the tests' own."""
     return _python("clients")
