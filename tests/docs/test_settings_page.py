@@ -30,6 +30,7 @@ _SECTIONS = {
     "conversation": "Conversation",
     "conversation.translation": "Conversation: translation",
     "gateway": "Gateway",
+    "ray": "Ray Serve",
     "log": "Logging",
 }
 _INTRO = """\
