@@ -147,8 +147,7 @@ class Served:
         self.shell = Shell(
             RoleApp(
                 role="transcription",
-                asgi=socket,
-                paths={},
+                handlers={},
                 sockets={PATH: socket},
                 admitted=frozenset(),
                 limits=limits,

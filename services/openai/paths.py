@@ -240,24 +240,17 @@ DOCUMENTS_API: Final = (Operation(f"GET {OPENAPI}", "This document.", _OBJECT, k
 """Served by the gateway only."""
 
 
-def _methods(operations: Iterable[Operation]) -> dict[str, frozenset[str]]:
-    """Return the methods of each path, as a template of `services.server.serving`.
+def _routes(operations: Iterable[Operation]) -> tuple[tuple[str, str], ...]:
+    """Return each method and path, as a template of `services.server.serving`.
 
     There `{}` matches one segment and `{*}` the rest, since ids of models contain slashes.
     """
-    found: dict[str, frozenset[str]] = {}
-    for operation in operations:
-        method, _, path = operation.at.partition(" ")
-        template = re.sub(r"\{\w+\}", "{}", path.replace("{model}", "{*}"))
-        methods = {"GET", "HEAD"} if method == "GET" else {method}
-        found[template] = found.get(template, frozenset()) | methods
-    return found
+    pairs = (operation.at.split(" ") for operation in operations)
+    return tuple(
+        (method, re.sub(r"\{\w+\}", "{}", path.replace("{model}", "{*}"))) for method, path in pairs
+    )
 
 
-ROUTES: Final = {role: _methods(operations) for role, operations in API.items()}
-CHAT, SPEECH, TRANSCRIPTION, _ = ROUTES.values()
-TRANSLATION: Final = _methods(TRANSLATION_API)
-MODELS: Final = _methods(MODELS_API)
-METHODS: Final = _methods(
-    [*MODELS_API, *DOCUMENTS_API, *(operation for role in API.values() for operation in role)]
-)
+ROUTES: Final = {role: _routes(operations) for role, operations in API.items()}
+MODELS: Final = _routes(MODELS_API)
+TRANSLATION: Final = frozenset(path for _, path in _routes(TRANSLATION_API))

@@ -98,14 +98,14 @@ class Exchange:
         shell.check(scope)
         self._body.check_head()
         if not self._takes_slot:
-            await shell.app.asgi(scope, self._body.receive, self.send)
+            await shell.answer(scope, self._body.receive, self.send)
             return
         await self._body.gather()  # a slot is for work: slow senders keep nobody out
         await self._acquire(1)
         began = time.monotonic()
         scope["bentovox.weigh"] = self._weigh
         try:
-            await shell.app.asgi(scope, self._body.receive, self.send)
+            await shell.answer(scope, self._body.receive, self.send)
         finally:
             shell.admission.note_hold(time.monotonic() - began)
             shell.admission.release(self._weight)

@@ -68,8 +68,7 @@ class _Speech:
 
         return RoleApp(
             role="speech",
-            asgi=routes.build_app(speakers, models, metrics.audio_seconds),
-            paths=routes.PATHS,
+            handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.SPEECH, socket),
             limits=Limits(speech.slots, speech.queue, speech.deadline_s),

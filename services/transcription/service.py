@@ -67,8 +67,7 @@ class _Transcription:
 
         return RoleApp(
             role="transcription",
-            asgi=routes.build_app(engine, models, transcription, metrics.heard_seconds),
-            paths=routes.PATHS,
+            handlers=routes.handlers_of(engine, models, transcription, metrics.heard_seconds),
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),
             limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),

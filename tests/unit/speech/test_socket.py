@@ -155,8 +155,7 @@ class Served:
         self.shell = Shell(
             RoleApp(
                 role="speech",
-                asgi=socket_,
-                paths={},
+                handlers={},
                 sockets={PATH: socket_},
                 admitted=frozenset(),
                 limits=limits,
