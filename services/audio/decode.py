@@ -134,7 +134,7 @@ def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_
 
 
 def _silent(param: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{param} holds no sample", param=param, code="invalid_audio")
+    return InvalidRequestError(f"{param} contains no samples", param=param, code="invalid_audio")
 
 
 class _Mixer:

@@ -125,10 +125,9 @@ class _Recordings:
         )
         self._engine.check(request)
         return Answer(
-            segments=self._engine.transcribe(request),
+            engine=self._engine,
             request=request,
             recording=recording,
-            engine=self._engine.name,
             response_format=fields.response_format,
             with_segments=with_segments,
             as_events=fields.stream,

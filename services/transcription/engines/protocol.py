@@ -219,7 +219,7 @@ class TranscriptionEngine(Protocol):
         ...
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End all work."""
         ...
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
@@ -268,7 +268,7 @@ def check_request(
         if code not in engine.languages:
             known = ", ".join(sorted(engine.languages))
             raise InvalidRequestError(
-                f"{param} {code!r} is not a language of this model; it hears {known}",
+                f"{param} {code!r} is not a language of this model; it knows {known}",
                 param=param,
                 code="unsupported_language",
             )

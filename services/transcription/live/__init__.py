@@ -1,1 +1,1 @@
-"""Live transcription: from the audio that a client appends, over turns, to their text."""
+"""Live transcription: the audio that a client appends becomes turns, and turns become text."""

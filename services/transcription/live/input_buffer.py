@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from services.audio.live import LIVE_RATE_HZ, LiveDecoder
+from services.audio.live import LiveDecoder
 from services.errors import InvalidRequestError
 from services.openai.realtime import server_event
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
@@ -60,8 +60,7 @@ class InputBuffer:
 
     async def append(self, data: bytes) -> None:
         """Take in audio, no faster than it can be transcribed."""
-        frame = 2 if self.session.live_format == "audio/pcm" else 1
-        step = int(LIVE_RATE_HZ[self.session.live_format] * _STEP_S) * frame
+        step = int(self._decoder.bytes_per_s * _STEP_S)
         for begin in range(0, len(data), step):
             await self._take(self._decoder.feed(data[begin : begin + step]))
             await self._transcriber.room()

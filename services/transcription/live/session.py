@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 import numpy as np
@@ -29,7 +29,7 @@ from services.transcription.engines.protocol import (
     Hints,
     TranscriptionRequest,
 )
-from services.transcription.model_names import check_model, commits
+from services.transcription.model_names import check_model
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat
@@ -42,6 +42,9 @@ TURNS: Final = Cutting(silence_duration_ms=500)
 """How turns are found by default, as at OpenAI."""
 
 Include = Literal["item.input_audio_transcription.logprobs"]
+
+_CLIENTS_COMMIT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
+"""Models for which OpenAI detects no turns; LiveKit and Pipecat then send no `turn_detection`."""
 
 _AT: Final = "session.audio.input"
 _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
@@ -123,11 +126,12 @@ class Session(Hints):
     def turns(self) -> Cutting | None:
         """How turns are found; None if the client commits them itself."""
         if self.turn_detection == "default":
-            return None if commits(self.model) else TURNS
+            return None if self.model.startswith(_CLIENTS_COMMIT) else TURNS
         return self.turn_detection
 
     def shown(self) -> dict[str, object]:
         """Return OpenAI's session object."""
+        turns = self.turns
         transcription: dict[str, object] = {
             "model": self.model,
             "language": self.language,
@@ -146,7 +150,7 @@ class Session(Hints):
                     "format": format_object(self.live_format),
                     "transcription": transcription,
                     "noise_reduction": None,
-                    "turn_detection": _turns_object(self.turns),
+                    "turn_detection": turns and {"type": "server_vad", **asdict(turns)},
                 }
             },
             "include": [*get_args(Include)] if self.logprobs else None,
@@ -262,20 +266,7 @@ def _turns(given: TurnDetectionFields | None) -> Cutting | None:
         raise _unsupported(
             "turn_detection.type", f"{given.type!r} is not offered; send 'server_vad', or null"
         )
-    names = ("threshold", "prefix_padding_ms", "silence_duration_ms")
-    values = {name: value for name in names if (value := getattr(given, name)) is not None}
-    return replace(TURNS, **values)
-
-
-def _turns_object(turns: Cutting | None) -> dict[str, object] | None:
-    if turns is None:
-        return None
-    return {
-        "type": "server_vad",
-        "threshold": turns.threshold,
-        "prefix_padding_ms": turns.prefix_padding_ms,
-        "silence_duration_ms": turns.silence_duration_ms,
-    }
+    return replace(TURNS, **given.model_dump(include={*asdict(TURNS)}, exclude_none=True))
 
 
 def _unsupported(field: str, why: str) -> InvalidRequestError:

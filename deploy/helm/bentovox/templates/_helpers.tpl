@@ -72,9 +72,15 @@ name, its role, the role's values, the model if there is one, and whether it ask
 {{- if and $scaling.kind (ne $scaling.kind "none") -}}{{ $scaling.maxReplicas | default 1 }}{{- else -}}{{ .replicas }}{{- end -}}
 {{- end -}}
 
-{{/* What a role is asked for now, all gateways and the conversation role together. */}}
+{{/*
+What a role is asked for now: by all gateways, and by the conversation role, whose metrics every gateway
+repeats with the label `backend`.
+*/}}
 {{- define "bentovox.load" -}}
-sum(bentovox_asked_requests{asked="{{ .role }}",namespace="{{ .root.Release.Namespace }}",backend=""}) or vector(0)
+{{- $asked := printf "bentovox_asked_requests{asked=%q,namespace=%q,backend%%s}" .role .root.Release.Namespace -}}
+{{- $own := printf $asked "=\"\"" -}}
+{{- $repeated := printf $asked "!=\"\"" -}}
+sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vector(0)
 {{- end -}}
 
 {{/* Whether a role may have no pod at all: then requests wait for it. */}}
