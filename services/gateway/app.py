@@ -9,9 +9,9 @@ from services.gateway import cors
 from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
-from services.openai import openapi, sockets
+from services.openai import openapi
 from services.openai.documents import document, of_models
-from services.openai.paths import OPENAPI, ROUTES
+from services.openai.paths import OPENAPI, ROUTES, SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
@@ -22,17 +22,12 @@ if TYPE_CHECKING:
 
     from services.settings.sections import GatewaySettings
 
-SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
-"""The WebSocket paths of each role that the gateway forwards."""
-
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the gateway in front of `backends`, the URLs of each role."""
     pools = Pools(backends, gateway)
     roles = {route: role for role in pools.by_role for route in ROUTES[role]}
-    tunnels = {
-        path: role for role, paths in SOCKETS.items() if role in pools.by_role for path in paths
-    }
+    tunnels = {path: role for role, path in SOCKETS.items() if role in pools.by_role}
     tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
     described = openapi.document(pools.by_role)

@@ -1,4 +1,4 @@
-"""Every HTTP path of every role: its methods, bodies and answers.
+"""Every path of every role: its methods, bodies and answers.
 
 This is the one table. Roles take their paths from it, the gateway forwards what is in it, and
 `services.openai.openapi` makes the document of it. Chat's bodies are defined by vLLM; here they
@@ -254,3 +254,6 @@ def _routes(operations: Iterable[Operation]) -> tuple[tuple[str, str], ...]:
 ROUTES: Final = {role: _routes(operations) for role, operations in API.items()}
 MODELS: Final = _routes(MODELS_API)
 TRANSLATION: Final = frozenset(path for _, path in _routes(TRANSLATION_API))
+
+SOCKETS: Final = {"speech": "/v1/audio/speech/stream", "transcription": "/v1/realtime"}
+"""The path of each role's WebSocket."""

@@ -21,8 +21,7 @@ from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import OverloadedError
 from services.gateway import app as gateway_app
-from services.openai import sockets
-from services.openai.paths import MODELS, ROUTES
+from services.openai.paths import MODELS, ROUTES, SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -184,7 +183,7 @@ def _role(role: str, handlers: Any, admitted: frozenset[str], socket: Any = None
             role=role,
             handlers=handlers,
             admitted=admitted,
-            sockets={} if socket is None else dict.fromkeys(sockets.TRANSCRIPTION, socket),
+            sockets={} if socket is None else {SOCKETS["transcription"]: socket},
             limits=Limits(64, 64, 30),
             body_limit_bytes=40 << 20,
             readiness=lambda: Readiness("ready", {}),

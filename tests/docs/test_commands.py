@@ -28,7 +28,7 @@ from services.chat.served_model import DEMO_NAME
 from services.conversation import app as conversation
 from services.gateway import app as gateway
 from services.gateway.keys import _LINE
-from services.openai import sockets
+from services.openai.paths import SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -268,7 +268,7 @@ async def _ears() -> Shell:
             role="transcription",
             handlers=hearing_handlers(engine),
             admitted=ADMITTED,
-            sockets=dict.fromkeys(sockets.TRANSCRIPTION, live_socket(engine)),
+            sockets={SOCKETS["transcription"]: live_socket(engine)},
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -306,7 +306,7 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
         role="speech",
         handlers=routes.handlers_of(speakers, models_of(engine), untold),
         admitted=routes.ADMITTED,
-        sockets=dict.fromkeys(sockets.SPEECH, socket),
+        sockets={SOCKETS["speech"]: socket},
         limits=_ROOMY,
         body_limit_bytes=36 << 20,
         readiness=lambda: Readiness("ready", {}),

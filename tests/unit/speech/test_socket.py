@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.models import Models
-from services.openai.sockets import SPEECH
+from services.openai.paths import SOCKETS
 from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
@@ -36,7 +36,7 @@ from tests.speech_app import without
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-(PATH,) = SPEECH
+PATH = SOCKETS["speech"]
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
 RATE_HZ = 24_000
 CHARACTER_BYTES = int(RATE_HZ * CHARACTER_S) * 2
