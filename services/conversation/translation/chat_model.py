@@ -112,12 +112,11 @@ class ChatModel:
         turns.append({"role": "user", "content": _marked(text, mark)})
         tokens = _TOKENS_AT_LEAST + _TOKENS_PER_CHARACTER * len(text)
         chosen = {"temperature": _TEMPERATURE, "seed": variant} if variant else {"temperature": 0}
-        choice = await self._ask(turns, max_tokens=min(tokens, self._most_tokens), **chosen)
+        said, choice = await self._ask(turns, max_tokens=min(tokens, self._most_tokens), **chosen)
         if choice.get("finish_reason") == "length":
             raise BackendError(
                 "The chat model's translation was cut off.", code="translation_incomplete"
             )
-        said = _content(choice).strip()
         said = said.removeprefix(f"<{mark}>").removesuffix(f"</{mark}>").strip()
         if not said:
             raise BackendError("The chat model's translation is empty.", code="translation_empty")
@@ -135,19 +134,22 @@ class ChatModel:
             {"role": "system", "content": _DETECT.format(mark=mark)},
             {"role": "user", "content": _marked(text, mark)},
         ]
-        choice = await self._ask(
+        said, choice = await self._ask(
             turns,
             max_tokens=_NAME_TOKENS,
             temperature=0,
             logprobs=True,
             structured_outputs={"choice": list(DETECTABLE)},
         )
-        code = DETECTABLE.get(_content(choice).strip())
+        code = DETECTABLE.get(said)
         if code is None:
             raise BackendError("The chat model named no language.", code="language_not_detected")
         return Detected(code, _confidence(choice))
 
-    async def _ask(self, messages: list[dict[str, str]], **fields: Any) -> dict[str, Any]:
+    async def _ask(
+        self, messages: list[dict[str, str]], **fields: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the answer's text, and the whole choice."""
         body = {
             "model": self._name,
             "messages": messages,
@@ -158,6 +160,7 @@ class ChatModel:
         try:
             answer = await self._caller.json(Question.of("chat", PATH, body, model=self._name))
             choice: dict[str, Any] = answer["choices"][0]
+            said = str(choice["message"]["content"] or "").strip()
         except (
             InvalidRequestError,
             NotFoundError,
@@ -167,13 +170,7 @@ class ChatModel:
             ) from exc
         except (LookupError, TypeError) as exc:
             raise BackendError("The chat model's answer cannot be read.") from exc
-        return choice
-
-
-def _content(choice: dict[str, Any]) -> str:
-    message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    return content if isinstance(content, str) else ""
+        return said, choice
 
 
 def _confidence(choice: dict[str, Any]) -> float:
