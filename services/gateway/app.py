@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the gateway in front of `backends`, the URLs of each role."""
     pools = Pools(backends, gateway)
-    roles = {route: role for role in pools.by_role for route in ROUTES[role]}
-    tunnels = {path: role for role, path in SOCKETS.items() if role in pools.by_role}
-    tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
+    routes = {route: pool for role, pool in pools.by_role.items() for route in ROUTES[role]}
+    proxy = Proxy({path: pool for (_, path), pool in routes.items()}, keys, gateway)
+    tunnels = {path: pools.by_role[role] for role, path in SOCKETS.items() if role in pools.by_role}
+    tunnel = Tunnel(tunnels, gateway.connect_timeout_s)
     described = openapi.document(pools.by_role)
 
     def guard(scope: Any) -> None:
@@ -41,13 +42,12 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
 
     handlers = of_models(pools.models)
     handlers["GET", OPENAPI] = document(lambda _: described)
-    by_path = {path: role for (_, path), role in roles.items()}
-    handlers |= dict.fromkeys(roles, Proxy(pools, by_path, keys, gateway))
+    handlers |= dict.fromkeys(routes, proxy)
     return RoleApp(
         role="gateway",
         handlers=handlers,
         sockets=dict.fromkeys(tunnels, tunnel),
-        admitted=frozenset(path for method, path in roles if method == "POST"),
+        admitted=frozenset(path for method, path in routes if method == "POST"),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,
         body_memory_bytes=gateway.body_memory_bytes,
