@@ -43,27 +43,21 @@ class VoiceId(BaseModel):
     id: Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class SpeechBody(BaseModel):
-    """OpenAI's CreateSpeechRequest, with additions.
+class Manner(BaseModel):
+    """How to speak: the fields of a request and of a live session.
 
-    `language`, `seed`, `ref_audio`, `ref_text` and `stream` are named as in vLLM-Omni; `consent` is
-    the id of the consent to clone the voice of `ref_audio`. Types are strict: a speed of "1.0" is
-    refused. With `ref_audio`, `voice` is optional and ignored; OpenAI's SDK always sends one.
+    `language`, `seed`, `ref_audio` and `ref_text` are named as in vLLM-Omni; `consent` is the id of
+    the consent to clone the voice of `ref_audio`. Types are strict: a speed of "1.0" is refused.
     """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    model: _Id
-    input: Annotated[str, Field(min_length=1, max_length=INPUT_CHARACTERS)]
     voice: _Id | VoiceId | None = None
     instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
-    response_format: AudioFormat = "mp3"
     sample_rate: SampleRate | None = None
     speed: _Speed = 1.0
-    stream_format: Literal["audio", "sse"] = "audio"
-    stream: bool = True
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: _Seed | None = None
     ref_audio: Annotated[str, Field(min_length=1, max_length=REFERENCE_CHARACTERS)] | None = None
@@ -74,6 +68,32 @@ class SpeechBody(BaseModel):
     def voice_id(self) -> str:
         """The voice's id, in whichever form it was sent; empty if it was not."""
         return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
+
+
+class SpeechBody(Manner):
+    """OpenAI's CreateSpeechRequest, with additions.
+
+    `stream` is vLLM-Omni's. With `ref_audio`, `voice` is optional and ignored; OpenAI's SDK always
+    sends one.
+    """
+
+    model: _Id
+    input: Annotated[str, Field(min_length=1, max_length=INPUT_CHARACTERS)]
+    response_format: AudioFormat = "mp3"
+    stream_format: Literal["audio", "sse"] = "audio"
+    stream: bool = True
+
+
+class SessionConfig(Manner):
+    """`session.config` on the WebSocket: how to speak, until the next one replaces it.
+
+    The names and defaults are vLLM-Omni's, but `stream_audio` supports every format and speed.
+    """
+
+    model: _Id | None = None
+    response_format: AudioFormat = "wav"
+    stream_audio: bool = False
+    split_granularity: Literal["none", "sentence", "clause"] = "none"
 
 
 class SpeechFields(BaseModel):

@@ -15,6 +15,7 @@ from services.conversation.translation.chat_model import Former
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
+from services.openai.speech import INPUT_CHARACTERS
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 CONTEXT: Final = 3
 """How many earlier sentences go along as context."""
 
-_CHARACTERS: Final = 4096  # of one `input`
 _NAMES: Final = {
     "model": "speech_model",
     "ref_audio": "consent",
@@ -82,7 +82,7 @@ class Speaker:
             yield item
             if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
                 continue
-            for piece in pieces(item.text, _CHARACTERS):
+            for piece in pieces(item.text, INPUT_CHARACTERS):
                 async with aclosing(self._say(piece.strip())) as sound:
                     async for samples in sound:
                         yield Sound(item.sentence, samples)
