@@ -52,26 +52,23 @@ class Operation:
     failing: str = ""
 
 
-_Name = Annotated[str, Field(min_length=1, max_length=256)]
-
-
 class _ChatBody(TypedDict):
-    model: NotRequired[_Name]
+    model: NotRequired[speech.Id]
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
 class _CompletionBody(TypedDict):
-    model: NotRequired[_Name]
+    model: NotRequired[speech.Id]
     prompt: Any
 
 
 class _ResponseBody(TypedDict):
-    model: NotRequired[_Name]
+    model: NotRequired[speech.Id]
     input: Any
 
 
 class _EmbeddingBody(TypedDict):
-    model: _Name
+    model: speech.Id
     input: Any
 
 

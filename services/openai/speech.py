@@ -22,8 +22,8 @@ REFERENCE_CHARACTERS: Final = 14 * 1024 * 1024
 _NAME: Final = 256
 # No control characters: names appear in logs.
 _Label = Annotated[str, Field(min_length=1, max_length=_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-_Id = Annotated[str, Field(min_length=1, max_length=_NAME)]
-_Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
+Id = Annotated[str, Field(min_length=1, max_length=_NAME)]
+Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
 _Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Transcript = Annotated[str, Field(max_length=TRANSCRIPT_CHARACTERS)]
 # BCP 47, roughly: `en`, `en-US`, `zh-Hant-TW`.
@@ -54,15 +54,15 @@ class Manner(BaseModel):
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    voice: _Id | VoiceId | None = None
+    voice: Id | VoiceId | None = None
     instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
     sample_rate: SampleRate | None = None
-    speed: _Speed = 1.0
+    speed: Speed = 1.0
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: _Seed | None = None
     ref_audio: Annotated[str, Field(min_length=1, max_length=REFERENCE_CHARACTERS)] | None = None
     ref_text: _Transcript | None = None
-    consent: _Id | None = None
+    consent: Id | None = None
 
     @property
     def voice_id(self) -> str:
@@ -77,7 +77,7 @@ class SpeechBody(Manner):
     sends one.
     """
 
-    model: _Id
+    model: Id
     input: Annotated[str, Field(min_length=1, max_length=INPUT_CHARACTERS)]
     response_format: AudioFormat = "mp3"
     stream_format: Literal["audio", "sse"] = "audio"
@@ -90,7 +90,7 @@ class SessionConfig(Manner):
     The names and defaults are vLLM-Omni's, but `stream_audio` supports every format and speed.
     """
 
-    model: _Id | None = None
+    model: Id | None = None
     response_format: AudioFormat = "wav"
     stream_audio: bool = False
     split_granularity: Literal["none", "sentence", "clause"] = "none"
@@ -111,12 +111,12 @@ class SpeechFields(BaseModel):
 class ConversionFields(SpeechFields):
     """The form of POST /v1/audio/voice-conversion, beside its files `file` and `ref_audio`."""
 
-    model: _Id | None = None
-    voice: _Id | None = None
-    consent: _Id | None = None
+    model: Id | None = None
+    voice: Id | None = None
+    consent: Id | None = None
     response_format: AudioFormat = "mp3"
     sample_rate: Annotated[SampleRate, BeforeValidator(_rate)] | None = None
-    speed: _Speed = 1.0
+    speed: Speed = 1.0
     seed: _Seed | None = None
     stream: bool = True
     stream_format: Literal["audio", "sse"] = "audio"
@@ -131,7 +131,7 @@ class VoiceFields(SpeechFields):
 
     name: _Label
     type: Literal["audio_sample", "prompt"] = "audio_sample"
-    consent: _Id | None = None
+    consent: Id | None = None
     text: _Transcript | None = None
     ref_text: _Transcript | None = None
     language: _Tag | None = None
@@ -156,7 +156,7 @@ class ConsentName(SpeechFields):
 class ConsentPage(SpeechFields):
     """The query of GET /v1/audio/voice_consents."""
 
-    after: _Id | None = None
+    after: Id | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 
