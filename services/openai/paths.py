@@ -174,7 +174,7 @@ TRANSCRIPTION_API: Final = (
         ("file",),
     ),
 )
-TRANSLATION_API: Final = (
+CONVERSATION_API: Final = (
     Operation(
         "POST /translate",
         "Translate texts, in LibreTranslate's shape.",
@@ -193,8 +193,6 @@ TRANSLATION_API: Final = (
         {JSON: list[translation.LanguageAnswer]},
         keyless=True,
     ),
-)
-SPEECH_TRANSLATION_API: Final = (
     Operation(
         "POST /v1/audio/speech-translations",
         "Say in another language what is said in a recording.",
@@ -207,7 +205,7 @@ API: Final = {
     "chat": CHAT_API,
     "speech": SPEECH_API,
     "transcription": TRANSCRIPTION_API,
-    "conversation": (*TRANSLATION_API, *SPEECH_TRANSLATION_API),
+    "conversation": CONVERSATION_API,
 }
 """What the gateway forwards to each role."""
 
@@ -217,7 +215,8 @@ MODELS_API: Final = (
 )
 """Served by every role, and by the gateway for all of them."""
 
-SHELL_API: Final = (
+OPENAPI: Final = "/openapi.json"
+OWN_API: Final = (
     Operation(
         "GET /livez", "Whether the process lives.", {JSON: Health}, keyless=True, failing="500"
     ),
@@ -229,12 +228,9 @@ SHELL_API: Final = (
         failing="503",
     ),
     Operation("GET /metrics", "Prometheus' metrics.", {"text/plain": str}, keyless=True),
+    Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),
 )
-"""Served by the shell of every role."""
-
-OPENAPI: Final = "/openapi.json"
-DOCUMENTS_API: Final = (Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),)
-"""Served by the gateway only."""
+"""About the gateway itself; all but the document are served by every role's shell."""
 
 
 def _routes(operations: Iterable[Operation]) -> tuple[tuple[str, str], ...]:
@@ -250,7 +246,8 @@ def _routes(operations: Iterable[Operation]) -> tuple[tuple[str, str], ...]:
 
 ROUTES: Final = {role: _routes(operations) for role, operations in API.items()}
 MODELS: Final = _routes(MODELS_API)
-TRANSLATION: Final = frozenset(path for _, path in _routes(TRANSLATION_API))
+TRANSLATION: Final = frozenset({"/translate", "/detect", "/languages"})
+"""LibreTranslate's paths."""
 
 SOCKETS: Final = {"speech": "/v1/audio/speech/stream", "transcription": "/v1/realtime"}
 """The path of each role's WebSocket."""
