@@ -11,7 +11,6 @@ import numpy as np
 from services.audio.pcm import to_float32
 from services.backends.client import Question
 from services.conversation.speech_translation.stages import Sound, Translation, fields_named
-from services.conversation.translation.chat_model import Former
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
@@ -48,14 +47,14 @@ async def translate(
     Raises:
         ServiceError: the chat backend failed.
     """
-    former: deque[Former] = deque(maxlen=CONTEXT)
+    former: deque[tuple[str, str]] = deque(maxlen=CONTEXT)
     async for sentence in sentences:
         yield sentence
         language = source or known_or_none(sentence.language)
         text = sentence.text
         if has_words(text) and (language is None or spoken(language) != spoken(target)):
             text = await model.translate(text, language, target, former=[*former])
-            former.append(Former(sentence.text, text))
+            former.append((sentence.text, text))
         yield Translation(sentence, text)
 
 

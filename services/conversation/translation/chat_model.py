@@ -49,14 +49,6 @@ class Detected:
     confidence: float
 
 
-@dataclass(frozen=True)
-class Former:
-    """An earlier sentence and its translation."""
-
-    text: str
-    translation: str
-
-
 class ChatModel:
     """A chat model, called for one request."""
 
@@ -81,7 +73,7 @@ class ChatModel:
         source: str | None,
         target: str,
         *,
-        former: Sequence[Former] = (),
+        former: Sequence[tuple[str, str]] = (),
         tag: str = "",
         variant: int = 0,
     ) -> str:
@@ -91,7 +83,7 @@ class ChatModel:
             text: of about `PIECE_CHARACTERS` at most.
             source: the code of its language; None leaves it to the model.
             target: the code of the language to translate into.
-            former: earlier sentences, as context.
+            former: earlier sentences and their translations, as context.
             tag: an example of the tags to be kept, if there are any.
             variant: 0 for the most likely translation; each other number is the seed of an
                 alternative.
@@ -99,16 +91,16 @@ class ChatModel:
         Raises:
             ServiceError: the backend failed, or the answer is cut off or empty.
         """
-        mark = _mark(text, *(one.text for one in former))
+        mark = _mark(text, *(before for before, _ in former))
         system = _TRANSLATE.format(
             mark=mark,
             way=f"{'' if source is None else f'from {NAMES[source]} '}into {NAMES[target]}",
             tags=_TAGS.format(tag=tag) if tag else "",
         )
         turns = [{"role": "system", "content": system}]
-        for one in former:
-            turns.append({"role": "user", "content": _marked(one.text, mark)})
-            turns.append({"role": "assistant", "content": one.translation})
+        for before, translation in former:
+            turns.append({"role": "user", "content": _marked(before, mark)})
+            turns.append({"role": "assistant", "content": translation})
         turns.append({"role": "user", "content": _marked(text, mark)})
         tokens = _TOKENS_AT_LEAST + _TOKENS_PER_CHARACTER * len(text)
         chosen = {"temperature": _TEMPERATURE, "seed": variant} if variant else {"temperature": 0}
