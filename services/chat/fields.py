@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.chat.refusals import refusal
 from services.errors import shown
-from services.openai.unknown import ignore, sift
+from services.openai.reading import ignore, sift
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +93,7 @@ _TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
 
 def known(path: str, models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known fields of `body`; see `services.openai.unknown`."""
+    """Return the known fields of `body`; see `services.openai.reading`."""
     ours = _declared(models) | _OPENAIS.get(path, frozenset())
     foreign = body.keys() & (FOREIGN - ours)
     for name in sorted(foreign):

@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from services.errors import OverloadedError, ServiceError
-from services.openai import unknown
+from services.openai import reading
 from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
 from services.openai.hangup import ClientGoneError
 from services.server import telemetry
@@ -62,7 +62,7 @@ class Exchange:
     async def run(self) -> None:
         """Answer the request; never raises, except when cancelled."""
         token = request_id_var.set(self.request_id)
-        self._ignored = unknown.watch(strict=self.shell.strict)
+        self._ignored = reading.watch(strict=self.shell.strict)
         try:
             await self._answer()
         except ClientGoneError:

@@ -141,7 +141,7 @@ class Serving:
     def __init__(self, app: RoleApp, *, strict: bool = False, hosts: Sequence[str] = ()) -> None:
         """Serve `app`.
 
-        `strict` refuses what `services.openai.unknown` would ignore; `hosts` are the public names
+        `strict` refuses what `services.openai.reading` would ignore; `hosts` are the public names
         of the server.
         """
         self.app = app

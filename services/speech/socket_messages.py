@@ -9,9 +9,9 @@ from typing import Any, Final, TypeAlias
 from services.audio.encode import output_rate_hz
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
+from services.openai.reading import read, sift
 from services.openai.refusals import missing
 from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
-from services.openai.unknown import read, sift
 from services.server.live import Inbox
 from services.speech.engines.segments import printable
 from services.speech.schema import check_alone

@@ -12,7 +12,7 @@ from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.hangup import ClientGoneError
 from services.openai.paths import MODELS, ROUTES
-from services.openai.unknown import watch
+from services.openai.reading import watch
 from services.settings.sections import SPEECH_MODELS
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.routes import handlers_of
