@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
-from services.openai.sockets import TRANSCRIPTION
+from services.openai.paths import SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
 
-(PATH,) = TRANSCRIPTION
+PATH = SOCKETS["transcription"]
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
 RATE_HZ = 24_000
 PIECE = RATE_HZ // 10 * 2
@@ -147,8 +147,7 @@ class Served:
         self.shell = Shell(
             RoleApp(
                 role="transcription",
-                asgi=socket,
-                paths={},
+                handlers={},
                 sockets={PATH: socket},
                 admitted=frozenset(),
                 limits=limits,

@@ -25,12 +25,14 @@ from services.openai.errors import normalise
 from services.racing import racing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Response
 
     from services.backends.address import Address
     from services.backends.backend import Backend
-    from services.backends.pools import Pool, Pools
+    from services.backends.pools import Pool
 
 log = logging.getLogger("bentovox.gateway")
 
@@ -61,10 +63,10 @@ _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.
 class Tunnel:
     """Forwards each path's WebSockets to a backend of its role."""
 
-    def __init__(self, pools: Pools, roles: dict[str, str]) -> None:
-        """`roles` has the role of each path."""
-        self.pools = pools
-        self.roles = roles
+    def __init__(self, pools: Mapping[str, Pool], connect_timeout_s: float) -> None:
+        """`pools` has the pool of each path."""
+        self._pools = pools
+        self._connect_timeout_s = connect_timeout_s
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Forward one connection until either side closes it.
@@ -73,7 +75,7 @@ class Tunnel:
             ServiceError: no backend accepts it, or the backend breaks off.
             HungUpError: the client hung up.
         """
-        pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
+        pool = self._pools[scope["bentovox.route"]]
         await pool.until_ready()
         model = _model_of(scope, pool)
         backend = pool.pick(model)
@@ -105,7 +107,7 @@ class Tunnel:
             DeadlineError: it did not answer in time.
             BackendError: it is not a WebSocket server.
         """
-        timeout_s = self.pools.connect_timeout_s
+        timeout_s = self._connect_timeout_s
         try:
             return await _Connect(
                 _uri(backend.connections.address, scope),

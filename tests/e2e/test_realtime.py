@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from services.audio.pcm import to_bytes
-from services.openai.sockets import TRANSCRIPTION
+from services.openai.paths import SOCKETS
 from tests.e2e.server import ROOT, Server, clients_python
 from tests.hearing_app import said
 from tests.live_app import RATE_HZ, by_espeak
@@ -33,7 +33,7 @@ STEP_S = 0.04
 PAUSE_S = 0.8
 VOICE = "echo"
 SAID = "what is said goes on and on here"
-(PATH,) = TRANSCRIPTION
+PATH = SOCKETS["transcription"]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from libretranslatepy import LibreTranslateAPI
 from pydantic import SecretStr
 
+from services.conversation import app
 from services.conversation.translation.languages import NAMES
-from services.settings.sections import TranslationSettings
+from services.openai.paths import MODELS, ROUTES
+from services.settings.sections import ConversationSettings, TranslationSettings
 from tests.translating_app import MODEL, TranslatingChat, text_of
 
 if TYPE_CHECKING:
@@ -440,3 +442,9 @@ async def test_no_body_is_a_server_error(front: Any, data: bytes, kind: str, pat
     one = await front()
     response = await one.client.post(path, content=data, headers={"content-type": kind})
     assert response.status_code < 500, response.text
+
+
+def test_every_path_of_the_role_has_a_handler() -> None:
+    urls = {role: ["http://127.0.0.1:1"] for role in ("chat", "speech", "transcription")}
+    role = app.build(ConversationSettings(), urls)
+    assert role.handlers.keys() == {*ROUTES["conversation"], *MODELS}

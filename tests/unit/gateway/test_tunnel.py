@@ -78,8 +78,7 @@ def behind(serve: Any) -> Callable[..., Awaitable[Behind]]:
         one = Behind(list(models) or ["m"])
         app = RoleApp(
             role="behind",
-            asgi=one.about,
-            paths=MODELS,
+            handlers=dict.fromkeys(MODELS, one.about),
             sockets={PATH: socket or one.socket},
             admitted=frozenset(),
             limits=Limits(8, 8, 30),

@@ -62,13 +62,12 @@ def shell(
     return Shell(
         RoleApp(
             role="test",
-            asgi=asgi,
-            paths={
-                "/v1/work": POST,
-                "/v1/free": POST,
-                "/v1/items": GET,
-                "/v1/items/{}": GET,
-                "/v1/all/{*}": GET,
+            handlers={
+                ("POST", "/v1/work"): asgi,
+                ("POST", "/v1/free"): asgi,
+                ("GET", "/v1/items"): asgi,
+                ("GET", "/v1/items/{}"): asgi,
+                ("GET", "/v1/all/{*}"): asgi,
             },
             admitted=frozenset({"/v1/work"}),
             limits=limits,

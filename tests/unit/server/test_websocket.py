@@ -52,8 +52,7 @@ def shell(socket: Any = echo, *, limits: Limits = SMALL, **fields: Any) -> Shell
     return Shell(
         RoleApp(
             role="sockets",
-            asgi=echo,
-            paths={"/v1/work": frozenset({"POST"})},
+            handlers={("POST", "/v1/work"): echo},
             sockets={PATH: socket},
             admitted=frozenset(),
             limits=limits,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import MOST_MARKS, MOST_NAMES, parse
-from services.openai.unknown import MOST_IGNORED, ignore, read, sift, watch
+from services.openai.reading import MOST_IGNORED, ignore, read, sift, watch
 
 
 class _Inner(BaseModel):
