@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Speak = Callable[[Sequence[str], int], Turn]
 
 _CONCURRENCY = (1, 2, 4, 8)
-_JUDGED = _CONCURRENCY[2:]  # at which the aims are held
+_JUDGED = _CONCURRENCY[2:]  # at which the aims apply
 OURS, WHOLE = "Bentovox speech over HTTP", "Bentovox, whole"
 BARE, THEIRS = "bare upstream call", "upstream's FastAPI server"
 TEXT = (

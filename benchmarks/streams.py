@@ -56,7 +56,7 @@ class Turn:
         """Return the turn that was reported: `wall_s` and `streams`, each a list of arrivals.
 
         Raises:
-            ValueError: a stream holds no audio.
+            ValueError: a stream has no audio.
         """
         streams = tuple(
             Stream(tuple((at, seconds) for at, seconds in arrivals if seconds > 0))

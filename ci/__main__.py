@@ -16,14 +16,13 @@ from ci.terminal import result, say
 VERBS: Final = {
     "engine": ("ci.engine.command", "a throw-away docker engine, where none is installed"),
     "base": ("ci.base", "build the shared bases, pin their digests"),
-    "bento": ("ci.bento", "build a bento for a platform"),
-    "image": ("ci.image", "build a bento's image"),
+    "image": ("ci.image", "build a bento and its image"),
     "test-image": ("ci.test_image", "run an image as it will be run, and look at what it does"),
     "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),
     "tags": ("ci.tags", "the tags that an image gets"),
     "prepull": ("ci.prepull", "pull what a platform's bases are made from, and try again"),
     "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
-    "layers": ("ci.layers.command", "show what an image holds and weighs, and judge it"),
+    "layers": ("ci.layers.command", "show what an image's layers contain and weigh, and check it"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
 

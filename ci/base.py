@@ -119,32 +119,27 @@ def uv_version() -> str:
     return subprocess.check_output([uv.executable(), "--version"], text=True).split()[1]
 
 
-def ensure(base: Base, options: Options) -> float:
-    """Make sure that a base is there, here or in its registry; return the seconds of building it.
-
-    Raises:
-        CiError: it cannot be built.
-    """
-    with contexts.alone(base.folder):
-        if options.push:
-            if docker.ask("buildx", "imagetools", "inspect", base.reference) is not None:
-                say(f"{base.reference} is in the registry")
-                return 0.0
-        elif docker.inspect(base.reference):
-            say(f"{base.reference} is here")
-            docker.call("tag", base.reference, base.moving)
-            return 0.0
-        return _make(base, options)
-
-
-def make(base: Base, options: Options) -> float:
-    """Build a base; return the seconds that it took.
+def ensure(base: Base, options: Options, *, again: bool = False) -> float:
+    """Build a base, unless it is here or in its registry; return the seconds that this took.
 
     Raises:
         CiError: it cannot be built; the message names the step.
     """
     with contexts.alone(base.folder):
-        return _make(base, options)
+        return 0.0 if not again and _is_there(base, options) else _make(base, options)
+
+
+def _is_there(base: Base, options: Options) -> bool:
+    if options.push:
+        if docker.ask("buildx", "imagetools", "inspect", base.reference) is None:
+            return False
+        say(f"{base.reference} is in the registry")
+        return True
+    if not docker.inspect(base.reference):
+        return False
+    say(f"{base.reference} is here")
+    docker.call("tag", base.reference, base.moving)
+    return True
 
 
 def _make(base: Base, options: Options) -> float:
@@ -219,10 +214,7 @@ def _build(given: argparse.Namespace) -> None:
     platform = platforms.get(given.platform or "cpu")
     for stage in given.stages:
         base = find(stage, platform, options.registry)
-        if options.no_cache:
-            make(base, options)
-        else:
-            ensure(base, options)
+        ensure(base, options, again=options.no_cache)
         result(base.reference)
 
 
@@ -235,12 +227,9 @@ def _pin(given: argparse.Namespace) -> None:
         images = {
             "digest": f"{platform.image}:{platform.tag}",
             "devel_digest": f"{platform.image}:{platform.devel_tag}",
-            **(
-                {"plain_digest": f"{platform.plain_image}:{platform.plain_tag}"}
-                if platform.plain_image
-                else {}
-            ),
         }
+        if platform.plain_image:
+            images["plain_digest"] = f"{platform.plain_image}:{platform.plain_tag}"
         for key, image in images.items():
             digest = docker.digest(image)
             pinned.append(f"{name}.{key} {digest}")

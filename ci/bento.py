@@ -1,6 +1,4 @@
-"""`python -m ci bento`: build a bento for a platform, with BentoML, the same for the same inputs.
-
-    python -m ci bento speech --platform cuda13
+"""A bento for a platform, built with BentoML, reproducibly.
 
 The bentofile is used as it is, except for what depends on the platform: the base's name, the Python
 and the lock. Its version is a hash of its content, and its time is fixed, so that an unchanged
@@ -9,7 +7,6 @@ bento is the same to the last byte. The bento is in .nox/bentos/NAME-PLATFORM/be
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -24,12 +21,9 @@ import yaml
 from ci import base, contexts, platforms, specs, uv
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
-from ci.terminal import result, say
+from ci.terminal import say
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
     from ci.platforms import Platform
     from ci.specs import Spec
 
@@ -39,22 +33,6 @@ _SCRIPT: Final = "setup-script"
 _STAMP: Final = "1980-01-01T00:00:00+00:00"
 _CREATED: Final = re.compile(r"^creation_time: .*$", re.MULTILINE)
 _VERSION: Final = re.compile(rf"^version: {_DRAFT}$", re.MULTILINE)
-
-
-def options(parser: argparse.ArgumentParser) -> None:
-    """Add what the verb takes."""
-    parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    parser.add_argument("--platform", default="", help="default: the bentofile's own")
-    parser.add_argument("--registry", default="", help="registry and owner before the base's name")
-
-
-def work(given: argparse.Namespace) -> None:
-    """Build one bento."""
-    spec = specs.load(given.bento)
-    platform = platforms.get(given.platform or spec.platforms[0])
-    with contexts.alone(folder_of(spec, platform)):
-        path, version = make(spec, platform, given.registry)
-    result(f"{spec.bento}:{version} is in {path}")
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
@@ -122,19 +100,11 @@ def settle(built: Path) -> str:
         script.rename(script.with_name(_SCRIPT))
     unversioned = _CREATED.sub(f"creation_time: '{_STAMP}'", described.read_text(encoding="utf-8"))
     described.write_text(unversioned, encoding="utf-8")
-    digest = hashlib.sha256()
-    for path in files(built):
-        digest.update(f"{path.relative_to(built)}\0".encode())
-        digest.update(path.read_bytes())
-    version = digest.hexdigest()[:12]
+    contexts.settle(built)
+    version = contexts.digest(built)
     described.write_text(_VERSION.sub(f"version: '{version}'", unversioned), encoding="utf-8")
     contexts.settle(built)
     return version
-
-
-def files(folder: Path) -> Iterator[Path]:
-    """Yield every file below a folder, in the order of their names."""
-    yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:

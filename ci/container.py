@@ -97,20 +97,15 @@ class Container:
         code = docker.call("inspect", "--format={{.State.ExitCode}}", self.name)
         return code in {"0", "143"} and took < _END_S, f"exit code {code} after {took:.1f} s"
 
-    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        """Send one request, JSON if it has a body; return the status and the whole body."""
-        if body is None:
-            return self.send(method, path)
-        return self.send(method, path, json.dumps(body).encode(), "application/json")
-
-    def send(
-        self, method: str, path: str, body: bytes = b"", content_type: str = ""
+    def request(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, bytes]:
-        """Send one request and return the status and the whole body."""
+        """Send one request, its body as JSON unless it is bytes; return the status and the body."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            headers = {"content-type": content_type} if content_type else {}
-            connection.request(method, path, body or None, headers)
+            headers = {} if data is None else {"content-type": content_type}
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

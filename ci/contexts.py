@@ -51,20 +51,26 @@ def settle(folder: Path) -> None:
         os.utime(path, (at, at))
 
 
+def digest(folder: Path) -> str:
+    """Return 12 hexadecimal digits for the paths, modes and contents of all in a folder."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        found.update(f"\0{path.relative_to(folder)}\0{path.stat().st_mode:o}\0".encode())
+        if path.is_file():
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
+
+
 def named(folder: Path) -> Path:
-    """Settle a build context, add a hash of its content to its name, and return its new path.
+    """Settle a build context, add its time and content to its name, and return its new path.
 
     An engine keeps the context it was sent under the folder's name, whatever the path above, and of
     the next context of that name it takes only files with another size or time. It would miss some
     here, and the folders of the others would get the time of the build.
     """
     settle(folder)
-    digest = hashlib.sha256(str(epoch()).encode())
-    for path in sorted(folder.rglob("*")):
-        digest.update(f"\0{path.relative_to(folder)}\0{path.stat().st_mode:o}\0".encode())
-        if path.is_file():
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    name = f"{folder.name}-{epoch()}-{digest(folder)}"
     for old in folder.parent.glob(f"{folder.name}-*"):
         shutil.rmtree(old)
-    return folder.rename(folder.with_name(f"{folder.name}-{digest.hexdigest()[:12]}"))
+    return folder.rename(folder.with_name(name))

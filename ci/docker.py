@@ -144,7 +144,7 @@ def explained(said: str, what: str) -> str:
     last = lines[-1] if lines else "it said nothing"
     if _FULL in said.lower():
         return (
-            f"{what}: the engine's disk is full; `docker system df` shows what is held, "
+            f"{what}: the engine's disk is full; `docker system df` shows what is on it, "
             "`docker buildx prune` and `docker image prune` free it"
         )
     if _REFUSED in said.lower():

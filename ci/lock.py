@@ -7,7 +7,7 @@ from the versions that `nox -s serve` installs. Where `python -m ci base held` h
 platform's image has, those versions are kept too.
 
     python -m ci lock                    lock every bento again, keeping versions that still fit
-    python -m ci lock chat --check       exit code 1 if chat's locks would change now
+    python -m ci lock chat --upgrade     lock chat with the newest versions that fit
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ _WITHOUT_CUDA: Final = "ci/locks/overrides.txt"
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.add_argument("bentos", nargs="*", metavar="BENTO", help="default: all")
-    parser.add_argument("--check", action="store_true", help="change nothing; 1 if a lock drifted")
     parser.add_argument("--upgrade", action="store_true", help="take the newest that fits")
 
 
-def work(given: argparse.Namespace) -> int:
-    """Lock the bentos; 1 if one cannot be locked, or drifted under --check."""
-    drifted = []
+def work(given: argparse.Namespace) -> None:
+    """Lock the bentos."""
+    changed = []
     known = platforms.load()
     for name in sorted(given.bentos or specs.names(), key=lambda name: name != specs.STACK):
         spec = specs.load(name)
@@ -56,11 +55,9 @@ def work(given: argparse.Namespace) -> int:
             after = resolve(spec, known[platform], kept)
             platforms.check_torch(specs.read_lock_text(after, path), known[platform], path)
             if after != before:
-                drifted.append(str(path.relative_to(ROOT)))
-                if not given.check:
-                    path.write_text(after, encoding="utf-8")
-    result(f"Changed: {', '.join(drifted) or 'nothing'}")
-    return 1 if drifted and given.check else 0
+                changed.append(str(path.relative_to(ROOT)))
+                path.write_text(after, encoding="utf-8")
+    result(f"Changed: {', '.join(changed) or 'nothing'}")
 
 
 def resolve(spec: Spec, platform: Platform, before: str) -> str:

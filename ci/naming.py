@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 PROJECT: Final = "bentovox"
-_SEPARATORS: Final = re.compile(r"[-_.]+")
 
 
 def repository(name: str, registry: str = "") -> str:
@@ -32,8 +30,3 @@ def untagged(reference: str) -> str:
     """Return the repository of a reference: without its tag and its digest."""
     folder, slash, last = reference.partition("@")[0].rpartition("/")
     return f"{folder}{slash}{last.partition(':')[0]}"
-
-
-def distribution(name: str) -> str:
-    """Return a Python distribution's name as indexes compare it (PEP 503)."""
-    return _SEPARATORS.sub("-", name).lower()

@@ -20,7 +20,7 @@ _Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Platform:
-    """One platform: the image that the bases are made from, and what that image must hold.
+    """One platform: the image that the bases are made from, and what that image must have.
 
     `torch_from` is `base` where the image has torch, `wheels` where a group of ours installs it.
     `uv_platform` is what locks are resolved for. `plain_image` is what bases without torch stand
@@ -65,7 +65,7 @@ def load(table: Path = TABLE) -> dict[str, Platform]:
     """Return every platform by name.
 
     Raises:
-        CiError: the table is not TOML, or a platform lacks a key, has one too many or a bad value.
+        CiError: it is not TOML, or a platform has a missing key, an unknown one or a bad value.
     """
     try:
         found = tomllib.loads(table.read_text(encoding="utf-8"))
@@ -92,10 +92,10 @@ def get(name: str, table: Path = TABLE) -> Platform:
 
 
 def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
-    """Refuse a lock that the platform's torch does not fit.
+    """Check that a lock's torch is the platform's.
 
     Raises:
-        CiError: it locks another torch than the platform has.
+        CiError: it is another version.
     """
     torch = lock.get("torch", platform.torch)
     if torch != platform.torch:

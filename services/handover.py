@@ -92,7 +92,8 @@ async def in_daemon(work: Callable[[], Any]) -> Any:
             result, error = work(), None
         except BaseException as caught:  # noqa: BLE001  raised where it is awaited
             result, error = None, caught
-        loop.call_soon_threadsafe(settle, result, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name=work.__qualname__, daemon=True).start()
     return await done

@@ -6,6 +6,7 @@ BENTOVOX_TEST_ENGINE=installed it is the one that docker finds by itself.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 OPTIONS = buildx.Options(network="host")  # no bridge of ours leads out
 
 
+@contextlib.contextmanager
+def running(engine: Engine) -> Iterator[dict[str, str]]:
+    """Run an engine; yield the environment in which `docker` uses it."""
+    engine.start()
+    try:
+        yield engine.variables()
+    finally:
+        engine.stop()
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[None]:
     """Docker means an engine that may be filled and emptied."""
@@ -44,7 +55,7 @@ def engine() -> Iterator[None]:
         pytest.skip(reason)
     if os.environ.get("CI"):
         _sweep()
-    with pytest.MonkeyPatch.context() as patch, Engine(HOME).running() as variables:
+    with pytest.MonkeyPatch.context() as patch, running(Engine(HOME)) as variables:
         for name, value in variables.items():
             patch.setenv(name, value)
         standin.debian(HOME)

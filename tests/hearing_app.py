@@ -9,15 +9,41 @@ import numpy as np
 
 from services.audio.encode import open_encoder
 from services.audio.wav import to_wav
-from services.settings.sections import TranscriptionSettings
+from services.openai.models import Models
+from services.settings.sections import TRANSCRIPTION_MODELS, TranscriptionSettings
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.routes import TranscriptionApp
+from services.transcription.realtime import RealtimeSocket
+from services.transcription.routes import build_app
 from tests.speech_app import shelled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.audio.formats import AudioFormat
     from services.audio.pcm import Samples
     from tests.fakes.transcription_engine import FakeEngine
+
+
+def untold(_seconds: float) -> None:
+    """Do nothing."""
+
+
+def models_of(engine: Any) -> Models:
+    """Return the names that a role with this engine answers to by default."""
+    return Models((*engine.models, *TRANSCRIPTION_MODELS), role="transcription")
+
+
+def hearing_app(
+    engine: Any, on_audio_seconds: Callable[[float], None] = untold, **rules: Any
+) -> Callable[..., Any]:
+    """Return the transcription role's routes before an engine."""
+    settings = TranscriptionSettings(**rules)
+    return build_app(engine, models_of(engine), settings, on_audio_seconds)
+
+
+def live_socket(engine: Any, on_audio_seconds: Callable[[float], None] = untold) -> RealtimeSocket:
+    """Return the transcription role's WebSocket before an engine."""
+    return RealtimeSocket(engine, models_of(engine), on_audio_seconds)
 
 
 class Hearing:
@@ -26,7 +52,7 @@ class Hearing:
     def __init__(self, engine: FakeEngine, **rules: Any) -> None:
         self.engine = engine
         self.seconds: list[float] = []
-        app = TranscriptionApp(engine, TranscriptionSettings(**rules), self.seconds.append)
+        app = hearing_app(engine, self.seconds.append, **rules)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=shelled(app)), base_url="http://test"
         )

@@ -19,11 +19,9 @@ from services.openai.sockets import TRANSCRIPTION
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.settings.sections import TRANSCRIPTION_MODELS
 from services.speech.engines.protocol import SynthesisRequest
 from services.speech.engines.registry import create_engine
-from services.transcription.realtime import RealtimeSocket
-from tests.hearing_app import said
+from tests.hearing_app import live_socket, said
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -137,7 +135,7 @@ class Served:
         self.seconds: list[float] = []
         self.protocols: list[Any] = []
         self.url = ""
-        app = RealtimeSocket(engine, TRANSCRIPTION_MODELS, self.seconds.append)
+        app = live_socket(engine, self.seconds.append)
 
         async def socket(scope: Any, receive: Any, send: Any) -> None:
             await app(scope, receive, send)

@@ -137,11 +137,11 @@ def _gates(measured: Measured) -> str:
 
 
 def _changes(measured: Measured) -> str:
-    columns = ("change", "what", "seconds", "docker's part", "pushed", "fetched")
+    columns = ("change", "what", "seconds", "docker's part", "pushed")
     rows = [
         (
             *(change, name, *_times(turns)),
-            *(sizes.shown(turns[-1].pushed_bytes or 0), sizes.shown(turns[-1].fetched_bytes or 0)),
+            sizes.shown(turns[-1].pushed_bytes or 0),
         )
         for change in CHANGES
         for name in CONTESTANTS

@@ -1,4 +1,4 @@
-"""What is measured of images, as one process hands it to the other."""
+"""What is measured of images, as one process passes it to the other."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ class Turn:
     """One build after one change.
 
     `pack_s` is what comes before docker is started, `build_s` what `docker buildx build` took.
-    `pushed_bytes` is what the registry grew by, `fetched_bytes` what a machine that has the image
-    before must fetch; None where nothing was pushed.
+    `pushed_bytes` is what the registry grew by; None where it took a cache as well.
     """
 
     contestant: str
@@ -67,7 +66,6 @@ class Turn:
     pack_s: float
     build_s: float
     pushed_bytes: int | None = None
-    fetched_bytes: int | None = None
 
     @property
     def seconds(self) -> float:

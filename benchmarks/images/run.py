@@ -38,8 +38,7 @@ class Run:
         self._way = way
         self._spec = specs.load(bento)
         self._into = into
-        self._blobs: dict[str, int] = {}
-        self._layers: list[str] = []
+        self._pushed = ""  # the name of the image that was pushed last
         self._touched = 0
         place.empty()
 
@@ -58,14 +57,13 @@ class Run:
             pack_s=made.pack_s,
             build_s=made.build_s,
             pushed_bytes=None if to.writes_cache else pushed,
-            fetched_bytes=None if to.registry else self._fetched(self._pushed_name(made)),
         )
         self._into.turns.append(turn)
         say(f"  {turn.pack_s:.1f} + {turn.build_s:.1f} s, {pushed} bytes")
         return made
 
     def look(self, made: Made) -> Look:
-        """Read the image and hold it to the gates."""
+        """Read the image and run the gates on it."""
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
         look = Look.at(archive.on_base(archive.read(made.name)))
         layers = [
@@ -99,14 +97,14 @@ class Run:
         path.write_text(text.replace(f"{old}\n", f"{new}\n"), encoding="utf-8")
 
     def patch(self, app: int) -> None:
-        """Patch the platform's image, build anew, and compare the layers; the last `app` are ours.
+        """Patch the platform's image, build again, and compare the layers; the last `app` are ours.
 
         All of the image before is compared, whichever layer it is.
         """
-        before = self._layers
+        before = self._layers()
         self._place.point(patched=True)
         self.turn(results.PATCH)
-        after = self._layers
+        after = self._layers()
         same = [one for one in before if one in after]
         in_app = [one for one in before[-app:] if one in after[-app:]]
         self._into.kept.append(Kept(len(in_app), app, len(same) - len(in_app), len(before) - app))
@@ -123,25 +121,15 @@ class Run:
             self.touch()
             self.turn(results.EMPTIED, To(address, reads_cache=True))
 
-    def _pushed_name(self, made: Made) -> str:
-        return f"{self._place.address}/{made.name}"
-
     def _push(self, made: Made) -> None:
-        docker.call("tag", made.name, self._pushed_name(made))
-        docker.call("push", "--quiet", self._pushed_name(made))
+        self._pushed = f"{self._place.address}/{made.name}"
+        docker.call("tag", made.name, self._pushed)
+        docker.call("push", "--quiet", self._pushed)
 
-    def _fetched(self, name: str) -> int:
-        """Return the bytes of what the image did not have the last time."""
-        text = docker.call("buildx", "imagetools", "inspect", "--raw", name)
-        said = json.loads(text)
-        if "layers" not in said:
-            raise CiError(f"{name} is no single image")
-        blobs = {blob["digest"]: blob["size"] for blob in (said["config"], *said["layers"])}
-        new = sum(size for digest, size in blobs.items() if digest not in self._blobs)
-        is_same = blobs == self._blobs
-        self._blobs = blobs
-        self._layers = [blob["digest"] for blob in said["layers"]]
-        return 0 if is_same else new + len(text)
+    def _layers(self) -> list[str]:
+        """Return the digests of the layers that were pushed last."""
+        manifest = docker.call("buildx", "imagetools", "inspect", "--raw", self._pushed)
+        return [layer["digest"] for layer in json.loads(manifest)["layers"]]
 
 
 def measure(place: Place, way: Way, bento: str, rounds: int, into: Measured) -> None:

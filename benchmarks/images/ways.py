@@ -83,7 +83,7 @@ class Way(Protocol):
 
 
 class Ours:
-    """`python -m ci image`: a shared base with a layer a wheel group, then what it lacks."""
+    """`python -m ci image`: a shared base with a layer for each wheel group, then the rest."""
 
     name = OURS
 
@@ -106,10 +106,10 @@ class Ours:
 
 
 class Stock:
-    """`bentoml build` and `bentoml containerize`: a base image that holds torch, and the lock.
+    """`bentoml build` and `bentoml containerize`: a base image with torch, and the lock.
 
-    What containerize gives to docker is made by its own function and built as it builds it. `lock`
-    is a path below `root`, the tree that the bento is built from.
+    The context is made by containerize's own function and built as it builds it. `lock` is a path
+    below `root`, the tree that the bento is built from.
     """
 
     name = STOCK

@@ -1,4 +1,4 @@
-"""Upstream's CosyVoice, importable as it is: what it imports and inference does not need stands in.
+"""Upstream's CosyVoice, importable as it is, with stubs for what it imports but does not need.
 
 Its own classes run, with what keeps them from speaking at all put right, so that they do the same
 work as ours: decoding without the mask that newer transformers misread, float32 weights, and no

@@ -55,9 +55,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-dir",
         type=Path,
-        action="append",
         metavar="PATH",
-        help="take a checkout or an earlier copy, no network; may be given again for Matcha-TTS",
+        help="take a checkout with its submodule, or an earlier copy; needs no network",
     )
     parser.add_argument(
         "--github-url",
@@ -90,7 +89,7 @@ def _is_enough(origin: Origin, given: argparse.Namespace) -> bool:
 
 def _get(given: argparse.Namespace) -> Code:
     if given.from_dir:
-        return sources.folders(given.from_dir)
+        return sources.folder(given.from_dir)
     if given.source == "pypi":
         return sources.pypi()
     if given.source == "github":

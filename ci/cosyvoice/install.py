@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -82,8 +83,4 @@ def put(code: Code, into: Path) -> None:
 
 
 def _source(origin: Origin) -> dict[str, object]:
-    return {
-        "source": origin.source,
-        "version": origin.version,
-        "families": list(origin.families),
-    }
+    return {**dataclasses.asdict(origin), "families": list(origin.families)}

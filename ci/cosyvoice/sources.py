@@ -15,7 +15,7 @@ from ci.errors import CiError
 from ci.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from ci.cosyvoice.pins import Files, Origin
 
@@ -25,6 +25,9 @@ _ARCHIVES: Final = {
     "matcha": f"shivammehta25/Matcha-TTS/archive/{MATCHA_COMMIT}.tar.gz",
 }
 _PINNED: Final = {"cosyvoice": COSYVOICE, "matcha": MATCHA}
+_ADVICE: Final = {
+    "matcha": "; check out with `--recurse-submodules`, or put it into third_party/Matcha-TTS",
+}
 
 
 @dataclass(frozen=True)
@@ -65,21 +68,15 @@ def pypi() -> Code:
         return verified(from_index(Path(work)), "the wheel")
 
 
-def folders(paths: Iterable[Path]) -> Code:
-    """Return the code of checkouts or earlier copies, each package from the first that has it.
+def folder(path: Path) -> Code:
+    """Return the code of a checkout or an earlier copy.
 
     Raises:
         CiError: a package is missing or is not what is pinned.
     """
-    files: Files = {}
-    places = list(paths)
-    for path in places:
-        if not path.is_dir():
-            raise CiError(f"{path} is no folder")
-        have = {name.partition("/")[0] for name in files}
-        found = from_folder(path)
-        files |= {name: data for name, data in found.items() if name.partition("/")[0] not in have}
-    return verified(files, " and ".join(map(str, places)))
+    if not path.is_dir():
+        raise CiError(f"{path} is no folder")
+    return verified(from_folder(path), str(path))
 
 
 def auto(base: str, *, timeout_s: float) -> Code:
@@ -109,7 +106,7 @@ def verified(files: Files, place: str) -> Code:
     origins = {}
     for package, pinned in _PINNED.items():
         if not any(name.startswith(f"{package}/") for name in files):
-            raise CiError(f"{place}: the package {package} is missing{_advice(package)}")
+            raise CiError(f"{place}: the package {package} is missing{_ADVICE.get(package, '')}")
         if f"{package}/LICENSE" not in files:
             raise CiError(f"{place}: {package} has no LICENSE beside it, which must go with it")
         origins[package] = _known(files, package, pinned, place)
@@ -125,9 +122,3 @@ def _known(files: Files, package: str, pinned: Mapping[str, Origin], place: str)
             f"{wanted}; nothing was kept"
         )
     return pinned[found]
-
-
-def _advice(package: str) -> str:
-    if package == "matcha":
-        return "; check out with `--recurse-submodules`, or add --from-dir with Matcha-TTS"
-    return ""

@@ -11,14 +11,11 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ci.engine.packages import programs
 from ci.errors import CiError
 from ci.terminal import say
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _READY_S: Final = 30.0
 _END_S: Final = 60.0
@@ -129,15 +126,6 @@ class Engine:
         for mount in self._mounts():
             subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)  # noqa: S607
         shutil.rmtree(self.run, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[dict[str, str]]:
-        """Run it for a while; yield the environment in which `docker` uses it."""
-        self.start()
-        try:
-            yield self.variables()
-        finally:
-            self.stop()
 
     def _answers(self, environ: dict[str, str]) -> bool:
         command = [str(self.home / "bin" / "docker"), "version"]

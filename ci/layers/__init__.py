@@ -1,1 +1,1 @@
-"""What an image's layers hold, what they weigh, and whether they may be shipped."""
+"""What an image's layers contain and weigh, and whether they may be shipped."""

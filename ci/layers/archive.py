@@ -140,7 +140,7 @@ def _image(reference: str, found: _Found) -> Image:
     for number, said in enumerate(manifest["layers"], 1):
         contents = found.layers.get(said["digest"])
         if contents is None:
-            raise CiError(f"{reference} lacks its layer {said['digest']}: pull or build it again")
+            raise CiError(f"{reference} has no layer {said['digest']}: pull or build it again")
         layers.append(
             Layer(
                 **vars(contents),
@@ -188,6 +188,6 @@ def _manifest(reference: str, found: _Found) -> dict[str, Any]:
 def _document(reference: str, found: _Found, digest: str) -> dict[str, Any]:
     text = found.documents.get(digest.replace("sha256:", _BLOBS))
     if text is None:
-        raise CiError(f"{reference} lacks {digest}: pull or build it again")
+        raise CiError(f"{reference} has no {digest}: pull or build it again")
     document: dict[str, Any] = json.loads(text)
     return document

@@ -1,11 +1,11 @@
-"""`python -m ci layers`: what an image's layers hold and weigh, and whether it may be shipped.
+"""`python -m ci layers`: what an image's layers contain and weigh, and whether it may be shipped.
 
     python -m ci layers bentovox/chat:cpu                  the table, and the gates
     python -m ci layers bentovox/chat:cpu --top 5          with the largest of each layer
     python -m ci layers chat.tar --base base.tar           an OCI layout instead of the engine's
 
-The layers that the image shares with its base are the base part, the rest is the app part: what a
-push sends where the base is there already. A gate that fails names the layer, the files and the
+The layers that the image shares with its base are the base part; the rest, the app part, is what a
+push sends if the base is there already. A gate that fails names the layer, the files and the
 remedy, and the exit code is 1.
 """
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.add_argument("image", help="an image of the engine, or the path of an OCI layout")
-    parser.add_argument(
-        "--base", default="", help="what it stands on; default: what its label says"
-    )
+    parser.add_argument("--base", default="", help="its base (default: the one in its label)")
     parser.add_argument(
         "--top",
         type=int,
@@ -37,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(given: argparse.Namespace) -> int:
-    """Show an image's layers and judge them."""
+    """Show an image's layers and check them."""
     image = archive.on_base(archive.read(given.image), given.base)
     look = Look.at(image)
     verdicts = judge(look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import posixpath
 import re
 from typing import TYPE_CHECKING, Final
@@ -10,8 +11,6 @@ from typing import TYPE_CHECKING, Final
 from ci.layers.image import BIG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from ci.layers.image import File, Image, Layer
 
 _PACKAGE: Final = re.compile(r".+/(?:site|dist)-packages/(?P<package>[^/]+)/")
@@ -40,56 +39,23 @@ class FileSystem:
         """Apply an image's layers, their whiteouts included."""
         self.files: dict[str, Placed] = {}
         self.hidden: list[Hidden] = []
-        self._folders: set[str] = set()
         for layer in image.layers:
             self._put(layer)
 
     def _put(self, layer: Layer) -> None:
-        self._take_away(layer)
+        gone = {*layer.removed, *(file.path for file in layer.files)}
+        no_directory = gone.union(layer.emptied)
+        for path in [*self.files]:
+            if path in gone or not no_directory.isdisjoint(_parents(path)):
+                self._hide(path, layer)
         for file in layer.files:
-            if file.path in self._folders:
-                self._replace_folder(file.path, layer)
-            for parent in self._unseen_parents(file.path):
-                self._folders.add(parent)
-                self._drop(parent, layer)
-            self._drop(file.path, layer)
+            for parent in _parents(file.path):
+                if parent in self.files:  # a file or a link, where now is a directory
+                    self._hide(parent, layer)
             self.files[file.path] = Placed(file, layer)
 
-    def _replace_folder(self, folder: str, layer: Layer) -> None:
-        below = f"{folder}/"
-        self._hide(layer, lambda path: path.startswith(below))
-        self._folders = {
-            known for known in self._folders if known != folder and not known.startswith(below)
-        }
-
-    def _take_away(self, layer: Layer) -> None:
-        removed, emptied = set(layer.removed), set(layer.emptied)
-        if not removed and not emptied:
-            return
-
-        def goes(path: str) -> bool:
-            return path in removed or any(
-                parent in removed or parent in emptied for parent in _parents(path)
-            )
-
-        self._hide(layer, goes)
-        self._folders = {parent for path in self.files for parent in _parents(path)}
-
-    def _hide(self, layer: Layer, goes: Callable[[str], bool]) -> None:
-        for path in [path for path in self.files if goes(path)]:
-            self._drop(path, layer)
-
-    def _drop(self, path: str, layer: Layer) -> None:
-        before = self.files.get(path)
-        if before is not None and before.layer is not layer:
-            self.hidden.append(Hidden(before, layer))
-            del self.files[path]
-
-    def _unseen_parents(self, path: str) -> Iterator[str]:
-        for parent in _parents(path):
-            if parent in self._folders:
-                return
-            yield parent
+    def _hide(self, path: str, layer: Layer) -> None:
+        self.hidden.append(Hidden(self.files.pop(path), layer))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +114,8 @@ def find_waste(image: Image, seen: FileSystem) -> list[Waste]:
     return sorted(found.values(), key=lambda waste: -waste.bytes)
 
 
-def _parents(path: str) -> Iterator[str]:
-    """Yield the directories above a path, the nearest first; the root is the empty one."""
-    while path:
-        path = posixpath.dirname(path)
-        yield path
+@functools.cache
+def _parents(path: str) -> tuple[str, ...]:
+    """Return the directories above a path, the nearest first; the root is the empty one."""
+    above = posixpath.dirname(path)
+    return (above, *_parents(above)) if path else ()

@@ -1,6 +1,7 @@
 """What an image must be before it is shipped; a fault names the layer, the files and the remedy.
 
-Whether the packages fit together is checked where they are installed (bentos/bases/wheels.py).
+Whether each package is there once, as it is locked, is checked where packages are installed
+(bentos/bases/wheels.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from ci import sizes, specs
-from ci.layers import packages
 from ci.layers.filesystem import FileSystem, find_waste
 from ci.layers.image import BASE_NAME, BUDGET, PLATFORM_LAYERS, TORCH
 
@@ -34,6 +34,9 @@ _PATH: Final = (
     *("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"),
     *("opt/venv/bin", "app/.venv/bin", "usr/local/cuda/bin"),
 )
+_TORCH: Final = re.compile(
+    r"(?P<site>.+)/torch-(?P<version>[^-+/]+)(?:\+[^-/]+)?\.dist-info/METADATA"
+)
 _CACHE: Final = re.compile(
     r"(?:root|home/[^/]+)/\.cache/.+|var/cache/apt/archives/.+\.deb|"
     r"(?:.*/)?\.cache/(?:pip|uv)/.+"
@@ -42,18 +45,17 @@ _CACHE: Final = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """An image with what the gates look at: its final file system, its waste, its packages."""
+    """An image with what the gates look at: its final file system and its waste."""
 
     image: Image
     seen: FileSystem
     waste: list[Waste]
-    packages: list[packages.Package]
 
     @classmethod
     def at(cls, image: Image) -> Look:
         """Put an image's layers together once, for all gates."""
         seen = FileSystem(image)
-        return cls(image, seen, find_waste(image, seen), list(packages.find(seen)))
+        return cls(image, seen, find_waste(image, seen))
 
     def is_ours(self, layer: Layer) -> bool:
         """Tell whether we made a layer: those of the platform's image are not ours to change."""
@@ -72,22 +74,17 @@ class Gate:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a gate found; `applies` is False for a base, where the gate is for bentos only."""
+    """What a gate found: nothing if the image passes."""
 
     gate: str
     faults: tuple[str, ...]
-    applies: bool = True
 
 
 def judge(look: Look) -> list[Verdict]:
-    """Return what each gate says of an image."""
+    """Return what each gate found that an image must pass."""
     is_bento = BASE_NAME in look.image.config.labels
-    return [
-        Verdict(gate.name, tuple(gate.faults(look)))
-        if is_bento or not gate.of_bentos
-        else Verdict(gate.name, (), applies=False)
-        for gate in GATES
-    ]
+    gates = (gate for gate in GATES if is_bento or not gate.of_bentos)
+    return [Verdict(gate.name, tuple(gate.faults(look))) for gate in gates]
 
 
 def raw_layers(look: Look) -> Iterator[str]:
@@ -154,8 +151,9 @@ def one_torch(look: Look) -> Iterator[str]:
     if wanted is None:
         yield f"there is no label {TORCH}; build it with `python -m ci image`"
         return
-    found = [package for package in look.packages if package.name == "torch"]
-    places = " and ".join(f"{p.version} in {p.site} ({name(p.layer)})" for p in found)
+    matches = ((_TORCH.fullmatch(path), placed.layer) for path, placed in look.seen.files.items())
+    found = [(match["version"], match["site"], layer) for match, layer in matches if match]
+    places = " and ".join(f"{version} in {site} ({name(layer)})" for version, site, layer in found)
     if not wanted and found:
         yield f"torch is {places}, and the lock has none: find what brings it and lock again"
     if wanted and len(found) != 1:
@@ -163,31 +161,16 @@ def one_torch(look: Look) -> Iterator[str]:
             f"torch is there {len(found)} times{': ' if places else ''}{places}; the base must "
             "have the only one (bentos/bases/groups.toml)"
         )
-    for package in found if wanted else ():
-        if package.version != wanted.partition("+")[0]:
+    for version, site, layer in found if wanted else ():
+        if version != wanted.partition("+")[0]:
             yield (
-                f"torch is {package.version} in {package.site}, the lock says {wanted}: "
-                "build the base again, or `nox -s lock`"
+                f"torch is {version} in {site}, the lock says {wanted}: build the base again, or "
+                "`nox -s lock`"
             )
-        if package.layer.number > look.image.shared:
+        if layer.number > look.image.shared:
             yield (
-                f"torch is in the app part: {package.site} ({name(package.layer)}); "
-                "it belongs in the base, which other images share"
-            )
-
-
-def one_version(look: Look) -> Iterator[str]:
-    """Yield the packages that a service could find in two places."""
-    places = collections.defaultdict(list)
-    for package in look.packages:
-        if package.is_visible:
-            places[package.name].append(package)
-    for named, found in sorted(places.items()):
-        if len(found) > 1:
-            where = " and ".join(f"{p.version} in {p.site} ({name(p.layer)})" for p in found)
-            yield (
-                f"{named} is there {len(found)} times: {where}; lock again with what the base "
-                "has (`python -m ci base held`)"
+                f"torch is in the app part: {site} ({name(layer)}); it belongs in the base, which "
+                "other images share"
             )
 
 
@@ -247,7 +230,6 @@ GATES: Final = (
     Gate("app part within its budget", budget, of_bentos=True),
     Gate("nothing over 1 MiB twice", nothing_twice),
     Gate("one torch, the base's, as locked", one_torch, of_bentos=True),
-    Gate("every package once", one_version),
     Gate("not root", not_root, of_bentos=True),
     Gate("health check", healthy),
     Gate("no compiler", no_compiler),

@@ -85,13 +85,8 @@ def _totals(look: Look) -> Iterator[str]:
 
 def _verdicts(verdicts: Iterable[Verdict]) -> Iterator[str]:
     for verdict in verdicts:
-        if not verdict.applies:
-            yield f"  --    {verdict.gate}: not asked of a base"
-        elif not verdict.faults:
-            yield f"  ok    {verdict.gate}"
-        else:
-            yield f"  FAIL  {verdict.gate}"
-            yield from (f"          {fault}" for fault in verdict.faults)
+        yield f"  {'FAIL' if verdict.faults else 'ok  '}  {verdict.gate}"
+        yield from (f"          {fault}" for fault in verdict.faults)
 
 
 def _part(image: Image, layer: Layer) -> str:

@@ -25,11 +25,11 @@ class Decoding:
     """
 
     def __init__(self, data: bytes, *, sample_rate_hz: int, max_seconds: float) -> None:
-        self._samples = 0
         self._data = data
-        self._rate_hz = sample_rate_hz
         self._max_seconds = max_seconds
-        self._loss = Loss()
+        self._rate_hz = sample_rate_hz
+        self._mixer = _Mixer(lambda _source: sample_rate_hz)
+        self._samples = 0
 
     @property
     def seconds(self) -> float:
@@ -39,7 +39,7 @@ class Decoding:
     @property
     def lost_s(self) -> float:
         """How much of the file is known to be broken or missing; final once all of it is read."""
-        return self._loss.broken_s + self._loss.missing_s
+        return self._mixer.loss.broken_s + self._mixer.loss.missing_s
 
     def __iter__(self) -> Iterator[Samples]:
         """Yield the decoded pieces; the file's bytes are freed at its end.
@@ -49,9 +49,7 @@ class Decoding:
             InvalidRequestError: not audio, or not a single sample (`invalid_audio`).
         """
         data, self._data = self._data, b""
-        for piece, _source in _pieces(
-            data, lambda _source: self._rate_hz, self._max_seconds, "file", self._loss
-        ):
+        for piece in self._mixer.pieces(data, self._max_seconds, "file"):
             self._samples += piece.size
             yield piece
         if not self._samples:
@@ -97,21 +95,19 @@ def decode_as_is(
             param=param,
             code="audio_too_large",
         )
-    loss = Loss()
-    parts = list(_pieces(data, lambda hz: min(hz, max_rate_hz), max_seconds, param, loss))
+    mixer = _Mixer(lambda source_hz: min(source_hz, max_rate_hz))
+    parts = list(mixer.pieces(data, max_seconds, param))
     if not parts:
         raise _silent(param)
-    samples = np.concatenate([piece for piece, _ in parts])
-    source_rate_hz = parts[0][1]
-    rate_hz = min(source_rate_hz, max_rate_hz)
-    if loss.broken_s > samples.size / rate_hz:
+    samples, broken_s = np.concatenate(parts), mixer.loss.broken_s
+    if broken_s > samples.size / mixer.rate_hz:
         raise InvalidRequestError(
-            f"{param} is broken: {loss.broken_s:.1f} s of it cannot be decoded, and "
-            f"{samples.size / rate_hz:.1f} s can",
+            f"{param} is broken: {broken_s:.1f} s of it cannot be decoded, and "
+            f"{samples.size / mixer.rate_hz:.1f} s can",
             param=param,
             code="invalid_audio",
         )
-    return Decoded(samples, rate_hz, source_rate_hz)
+    return Decoded(samples, mixer.rate_hz, mixer.source_rate_hz)
 
 
 def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000) -> Decoded:
@@ -122,71 +118,60 @@ def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_
     Raises:
         InvalidRequestError: not audio, or no sample in that range (`invalid_audio`).
     """
-    rate_hz = source_rate_hz = 0
-    parts: list[Samples] = []
+    mixer = _Mixer(lambda source_hz: min(source_hz, max_rate_hz))
+    parts = [np.zeros(0, dtype=np.float32)]
     place = 0
-    pieces = _pieces(data, lambda hz: min(hz, max_rate_hz), end_s + FRAME_S, "file", Loss())
-    for piece, source_rate_hz in pieces:
-        rate_hz = min(source_rate_hz, max_rate_hz)
-        begin, end = int(start_s * rate_hz), int(end_s * rate_hz)
+    for piece in mixer.pieces(data, end_s + FRAME_S, "file"):
+        begin, end = int(start_s * mixer.rate_hz), int(end_s * mixer.rate_hz)
         parts.append(piece[max(0, begin - place) : max(0, end - place)])
         place += piece.size
         if place >= end:
             break
-    samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    samples = np.concatenate(parts)
     if not samples.size:
         raise _silent("file")
-    return Decoded(samples, rate_hz, source_rate_hz)
+    return Decoded(samples, mixer.rate_hz, mixer.source_rate_hz)
 
 
 def _silent(param: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{param} holds no sample", param=param, code="invalid_audio")
-
-
-def _pieces(
-    data: bytes, rate_for: Callable[[int], int], max_seconds: float, param: str, loss: Loss
-) -> Iterator[tuple[Samples, int]]:
-    """Yield float32 [N] pieces, each with the file's first rate; `rate_for` that is theirs."""
-    source_rate_hz = 0
-    mixer: _Mixer | None = None
-    for frame in frames(data, max_seconds, param, loss):
-        if mixer is None:  # a header may state half the rate (HE-AAC); a frame does not
-            source_rate_hz = frame.sample_rate
-            mixer = _Mixer(rate_for(source_rate_hz), loss)
-        for piece in mixer.feed(frame):
-            yield piece, source_rate_hz
-    if mixer is not None:
-        for piece in mixer.finish():
-            yield piece, source_rate_hz
+    return InvalidRequestError(f"{param} contains no samples", param=param, code="invalid_audio")
 
 
 class _Mixer:
-    """Mixes frames down to mono at one rate, whatever format they change to midway."""
+    """Mixes a file down to mono at one rate, whatever format its frames change to midway.
 
-    def __init__(self, rate_hz: int, loss: Loss) -> None:
-        self._rate_hz = rate_hz
-        self._loss = loss
-        self._setup: tuple[str, str, int] | None = None
-        self._resampler: av.AudioResampler | None = None
+    Attributes:
+        source_rate_hz: the rate of the first frame; a header may state half of it (HE-AAC).
+        rate_hz: of the pieces: `rate_for` the first frame's.
+        loss: what could not be decoded.
+    """
 
-    def feed(self, frame: av.AudioFrame) -> Iterator[Samples]:
-        """Yield float32 [N] pieces as they are ready, without broken ones."""
-        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if setup != self._setup:
-            yield from self.finish()
-            self._setup = setup
-            self._resampler = av.AudioResampler("flt", "mono", self._rate_hz)
-        yield from self._resampled(frame)
+    def __init__(self, rate_for: Callable[[int], int]) -> None:
+        self.source_rate_hz = self.rate_hz = 0
+        self.loss = Loss()
+        self._rate_for = rate_for
 
-    def finish(self) -> Iterator[Samples]:
-        """Yield what was held back."""
-        if self._resampler is not None:
-            yield from self._resampled(None)
-            self._resampler = None
+    def pieces(self, data: bytes, max_seconds: float, param: str) -> Iterator[Samples]:
+        """Yield float32 [N] pieces, without broken ones."""
+        setup: tuple[str, str, int] | None = None
+        resampler: av.AudioResampler | None = None
+        for frame in frames(data, max_seconds, param, self.loss):
+            if not self.rate_hz:
+                self.source_rate_hz = frame.sample_rate
+                self.rate_hz = self._rate_for(frame.sample_rate)
+            before, setup = setup, (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampler is None or setup != before:
+                yield from self._resampled(resampler, None)
+                resampler = av.AudioResampler("flt", "mono", self.rate_hz)
+            yield from self._resampled(resampler, frame)
+        yield from self._resampled(resampler, None)
 
-    def _resampled(self, frame: av.AudioFrame | None) -> Iterator[Samples]:
+    def _resampled(
+        self, resampler: av.AudioResampler | None, frame: av.AudioFrame | None
+    ) -> Iterator[Samples]:
+        """Yield what the resampler makes of a frame, or with None, what it held back."""
         try:
-            made = self._resampler.resample(frame) if self._resampler is not None else []
+            made = resampler.resample(frame) if resampler is not None else []
         except (FFmpegError, ValueError):  # a layout that cannot be mixed down
             made = []
         for one in made:
@@ -194,4 +179,4 @@ class _Mixer:
             if np.isfinite(samples).all():
                 yield samples
             else:
-                self._loss.broken_s += samples.size / self._rate_hz
+                self.loss.broken_s += samples.size / self.rate_hz

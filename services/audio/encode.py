@@ -25,7 +25,7 @@ import av
 import numpy as np
 
 from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
-from services.audio.pcm import Samples, checked, to_bytes, to_int16
+from services.audio.pcm import Samples, to_int16
 from services.audio.resample import Resampler
 from services.errors import InvalidRequestError
 
@@ -100,8 +100,6 @@ def open_encoder(
     to_hz = output_rate_hz(audio_format, to_hz)
     if audio_format == "wav":
         return _WavEncoder(sample_rate_hz, to_hz, whole_bytes)
-    if audio_format == "pcm":
-        return _PcmEncoder(sample_rate_hz, to_hz)
     return _CodecEncoder(audio_format, sample_rate_hz, to_hz)
 
 
@@ -134,21 +132,6 @@ def _wav_header(rate_hz: int, data_bytes: int | None) -> bytes:
     return riff + fmt + struct.pack("<4sI", b"data", data)
 
 
-class _PcmEncoder:
-    """Signed 16-bit little-endian samples and nothing else."""
-
-    def __init__(self, from_hz: int, to_hz: int) -> None:
-        rate = "" if to_hz == OUTPUT_RATE_HZ else f";rate={to_hz}"
-        self.media_type = MEDIA_TYPES["pcm"] + rate
-        self._resampler = Resampler(from_hz, to_hz)
-
-    def feed(self, samples: Samples) -> bytes:
-        return to_bytes(self._resampler.feed(samples))
-
-    def finish(self) -> bytes:
-        return to_bytes(self._resampler.finish())
-
-
 class _WavEncoder:
     """PCM after a header, which is held back up to `whole_bytes` to state the length."""
 
@@ -156,7 +139,7 @@ class _WavEncoder:
         self.media_type = MEDIA_TYPES["wav"]
         self._to_hz = to_hz
         self._room = whole_bytes
-        self._pcm = _PcmEncoder(from_hz, to_hz)
+        self._pcm = _CodecEncoder("pcm", from_hz, to_hz)
         self._held: bytearray | None = bytearray()  # None once the header has left
 
     def feed(self, samples: Samples) -> bytes:
@@ -242,6 +225,7 @@ _CODECS: Final[dict[str, _Codec]] = {
         muxer_options={"metadata_header_padding": "0"},
         codec_options={"compression_level": "2"},
     ),
+    "pcm": _Codec("s16le", "pcm_s16le", "s16"),
     "ulaw": _Codec("mulaw", "pcm_mulaw", "s16"),
     "alaw": _Codec("alaw", "pcm_alaw", "s16"),
 }
@@ -254,6 +238,8 @@ class _CodecEncoder:
         codec = _CODECS[audio_format]
         self._sample_format = codec.sample_format
         self.media_type = MEDIA_TYPES[audio_format]
+        if audio_format == "pcm" and to_hz != OUTPUT_RATE_HZ:
+            self.media_type += f";rate={to_hz}"
         self._resampler = Resampler(from_hz, to_hz)
         self._to_hz = to_hz
         self._sink = _Sink()
@@ -275,7 +261,7 @@ class _CodecEncoder:
             self._stream.bit_rate = min(codec.bit_rate, most)
 
     def feed(self, samples: Samples) -> bytes:
-        self._encode(self._resampler.feed(checked(samples)))
+        self._encode(self._resampler.feed(samples))
         return self._sink.take()
 
     def finish(self) -> bytes:

@@ -107,7 +107,7 @@ def frames(data: bytes, max_seconds: float, param: str, loss: Loss) -> Iterator[
 def _stream(container: InputContainer, param: str) -> AudioStream:
     if not container.streams.audio:
         raise InvalidRequestError(
-            f"{param} holds no audio stream", param=param, code="invalid_audio"
+            f"{param} contains no audio stream", param=param, code="invalid_audio"
         )
     return container.streams.audio[0]
 

@@ -5,7 +5,7 @@ These are signed 16-bit little-endian PCM at 24 kHz, and both laws of G.711 at 8
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import av
 import numpy as np
@@ -14,8 +14,6 @@ from services.audio.pcm import to_float32
 from services.audio.resample import Resampler
 
 if TYPE_CHECKING:
-    from av.audio.codeccontext import AudioCodecContext
-
     from services.audio.pcm import Samples
 
 LiveFormat: TypeAlias = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
@@ -27,8 +25,11 @@ LIVE_RATE_HZ: Final[dict[LiveFormat, int]] = {
 }
 """The one rate of each format."""
 
-_SAMPLE_BYTES: Final = 2
-_LAWS: Final[dict[LiveFormat, str]] = {"audio/pcmu": "pcm_mulaw", "audio/pcma": "pcm_alaw"}
+_CODECS: Final[dict[LiveFormat, str]] = {
+    "audio/pcm": "pcm_s16le",
+    "audio/pcmu": "pcm_mulaw",
+    "audio/pcma": "pcm_alaw",
+}
 
 
 class LiveDecoder:
@@ -36,47 +37,34 @@ class LiveDecoder:
 
     The concatenated output of `feed` and `finish` is the same however the bytes were cut, even in
     the middle of a sample. About 1 ms is held back until more bytes or `finish`.
+
+    Attributes:
+        bytes_per_s: of the stream.
     """
 
     def __init__(self, live_format: LiveFormat, sample_rate_hz: int) -> None:
-        self.live_format = live_format
-        self.sample_rate_hz = sample_rate_hz
+        self._rate_hz = LIVE_RATE_HZ[live_format]
+        self._sample_bytes = 2 if live_format == "audio/pcm" else 1
+        self.bytes_per_s = self._rate_hz * self._sample_bytes
+        codec: Any = av.CodecContext.create(_CODECS[live_format], "r")
+        codec.sample_rate, codec.layout = self._rate_hz, "mono"
+        self._codec = codec
+        self._to_hz = sample_rate_hz
+        self._resampler = Resampler(self._rate_hz, sample_rate_hz)
         self._half = b""
-        self._law = _law(live_format)
-        self._resampler = self._fresh()
 
     def feed(self, data: bytes) -> Samples:
         """Take bytes; return what is ready, float32 [N]."""
-        if self._law is not None:
-            return self._resampler.feed(to_float32(_expanded(self._law, data)))
         data = self._half + data
-        whole = len(data) - len(data) % _SAMPLE_BYTES
+        whole = len(data) - len(data) % self._sample_bytes
         self._half = data[whole:]
-        return self._resampler.feed(to_float32(np.frombuffer(data[:whole], dtype="<i2")))
+        frames = self._codec.decode(av.Packet(data[:whole])) if whole else []
+        parts = [np.zeros(0, dtype=np.int16), *(frame.to_ndarray()[0] for frame in frames)]
+        return self._resampler.feed(to_float32(np.concatenate(parts)))
 
     def finish(self) -> Samples:
         """Return what was held back, without half a sample; the next `feed` starts a new stream."""
         rest = self._resampler.finish()
         self._half = b""
-        self._resampler = self._fresh()
+        self._resampler = Resampler(self._rate_hz, self._to_hz)
         return rest
-
-    def _fresh(self) -> Resampler:
-        return Resampler(LIVE_RATE_HZ[self.live_format], self.sample_rate_hz)
-
-
-def _law(live_format: LiveFormat) -> AudioCodecContext | None:
-    name = _LAWS.get(live_format)
-    if name is None:
-        return None
-    codec: AudioCodecContext = av.CodecContext.create(name, "r")  # type: ignore[assignment]
-    codec.sample_rate = LIVE_RATE_HZ[live_format]
-    codec.layout = "mono"
-    return codec
-
-
-def _expanded(codec: AudioCodecContext, data: bytes) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    if not data:
-        return np.zeros(0, dtype=np.int16)
-    frames = codec.decode(av.Packet(data))
-    return np.concatenate([frame.to_ndarray()[0] for frame in frames])

@@ -29,7 +29,7 @@ def checked(samples: Samples) -> Samples:
             code="audio_not_mono",
         )
     if not np.isfinite(samples).all():
-        raise EngineError("audio holds samples that are not finite", code="audio_not_finite")
+        raise EngineError("audio has samples that are not finite", code="audio_not_finite")
     return samples
 
 

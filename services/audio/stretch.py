@@ -91,32 +91,22 @@ class _Atempo:
             time_base=Fraction(1, sample_rate_hz),
         )
         self._sink = graph.add("abuffersink")
+        # Frames of one size, since atempo returns nothing for very short ones.
+        blocks = graph.add("asetnsamples", f"n={sample_rate_hz // _BLOCKS_PER_SECOND}:p=0")
         filters = [graph.add("atempo", f"{tempo:.9f}") for tempo in tempi]
-        graph.link_nodes(self._source, *filters, self._sink).configure()
+        graph.link_nodes(self._source, blocks, *filters, self._sink).configure()
         self._graph = graph  # owns the filters
         self._rate = sample_rate_hz
-        # Frames of one size, since atempo returns nothing for very short ones.
-        self._block = sample_rate_hz // _BLOCKS_PER_SECOND
-        self._waiting = _EMPTY
         self._pushed = 0
 
     def push(self, samples: Samples) -> Samples:
-        waiting = np.concatenate([self._waiting, samples])
-        whole = waiting.size - waiting.size % self._block
-        self._waiting = waiting[whole:]
-        parts = [_EMPTY]
-        for begin in range(0, whole, self._block):
-            self._push_block(waiting[begin : begin + self._block])
-            parts += self._pulled()
-        return np.concatenate(parts)
-
-    def _push_block(self, block: Samples) -> None:
-        data: Any = np.ascontiguousarray(block, dtype=np.float32)[np.newaxis]
+        data: Any = np.ascontiguousarray(samples, dtype=np.float32)[np.newaxis]
         frame = av.AudioFrame.from_ndarray(data, format="flt", layout="mono")
         frame.sample_rate = self._rate
         frame.pts = self._pushed
-        self._pushed += block.size
+        self._pushed += samples.size
         self._source.push(frame)
+        return np.concatenate([_EMPTY, *self._pulled()])
 
     def _pulled(self) -> Iterator[Samples]:
         while True:

@@ -26,7 +26,7 @@ _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 
 _PROBE_TIMEOUT_S: Final = 2.0
 _LONGEST_REST: Final = 8  # probe intervals
-_SLOW_PROBES: Final = 3  # in a row, and the backend counts as stuck
+_SLOW_PROBES: Final = 3  # in a row: the backend is stuck
 _OK: Final = 200
 
 
@@ -69,7 +69,7 @@ class Call:
 
     @property
     def begun(self) -> bool:
-        """Whether a backend may have seen any of it."""
+        """Whether a backend may have seen part of it."""
         return self._connection is not None
 
     def give_up(self) -> None:
@@ -93,14 +93,14 @@ class Backend:
         self.role = role
         self.name = name
         self.url = url
-        self.left = False  # its pool: it ends what is under way and takes nothing new
+        self.left = False  # its pool: it finishes what it has and takes nothing new
         self.connections = Connections(
             Address.parse(url), asking.connect_timeout_s, lambda: self.mark(ready=False)
         )
         self.outstanding = 0
         self.ready = False
         self.on_ready: Callable[[], None] = _nothing
-        self.lack = ""  # what it says that it cannot be ready without
+        self.lack = ""  # what it says it needs to become ready
         self.models: dict[str, dict[str, Any]] = {}
         self._knows_models = False
         self._slow_probes = 0
@@ -110,7 +110,7 @@ class Backend:
 
     @contextmanager
     def busy(self) -> Iterator[Backend]:
-        """Count one more request under way."""
+        """Count one more request in flight."""
         self.outstanding += 1
         try:
             yield self
@@ -219,7 +219,7 @@ class Backend:
             self._slow_probes = 0
 
     def mark(self, *, ready: bool) -> None:
-        """Note whether requests can be sent here."""
+        """Record whether requests can be sent here."""
         ready = ready and not self.left
         if ready != self.ready:
             log.info("backend %s is %s", self.name, "ready" if ready else "not ready")
@@ -231,14 +231,14 @@ class Backend:
             self.on_ready()
 
     def leave(self) -> None:
-        """Take no further request; what is under way goes on."""
+        """Take no more requests; those in flight go on."""
         log.info("backend %s (%s) leaves its pool", self.name, self.url)
         self.left = True
         self.mark(ready=False)
 
     @property
     def rest_s(self) -> float:
-        """How long to rest before the next probe: longer for a backend that cannot be reached."""
+        """How long to wait before the next probe: longer for a backend that cannot be reached."""
         longer: float = min(_LONGEST_REST, 2.0 ** max(0, self._unreachable - 1))
         return self._probe_interval_s * longer
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
 from services.errors import BackendError, DeadlineError, UnavailableError
-from services.openai.errors import error_from, normalise
+from services.openai.errors import error_from
 from services.openai.models import without_date
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Answer:
         if event.get("type") == "error" or "error" in event:
             # The head said 200, so this is not the client's fault.
             status = 500
-            raise error_from(status, normalise(status, data), None)
+            raise error_from(status, data)
         return event
 
     async def refusal(self) -> Exception:
@@ -204,7 +204,7 @@ class Answer:
             retry_after_s = int(wait_ms) / 1000
         elif wait_s.isdigit():
             retry_after_s = float(wait_s)
-        return error_from(status, normalise(status, body), retry_after_s)
+        return error_from(status, body, retry_after_s)
 
 
 def _nonsense(question: Question) -> BackendError:

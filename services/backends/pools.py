@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 AHEAD: Final = 8
-"""How many more requests under way than the least loaded a backend may have for affinity's sake."""
+"""How many requests more than the least loaded backend one may have and still keep affinity."""
 
 
 _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
@@ -62,8 +62,11 @@ class Pool:
         return backend
 
     def _show(self) -> None:
-        """Show, whenever metrics are read, how many backends there are and how many wait."""
+        """Report the backends and the waiting requests whenever metrics are read."""
         telemetry.HELD.labels(self.role).set_function(lambda: self.waiting)
+        telemetry.ASKED.labels(self.role).set_function(
+            lambda: self.waiting + sum(one.outstanding for one in self.backends)
+        )
         for state, holds in _STATES.items():
             telemetry.BACKENDS.labels(self.role, state).set_function(partial(self._count, holds))
 
@@ -71,7 +74,7 @@ class Pool:
         return sum(map(holds, self.backends))
 
     async def keep(self) -> None:
-        """Probe every backend again and again, and follow the sources, until this is cancelled."""
+        """Probe every backend repeatedly and follow the sources, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for backend in self.backends:
                 tasks.create_task(self._probe(backend))
@@ -89,11 +92,11 @@ class Pool:
                     known.pop(url).leave()
 
     async def _probe(self, backend: Backend) -> None:
-        """Probe a backend while it is in the pool; take it out when its last stream has ended."""
+        """Probe a backend while it is in the pool; remove it when its last stream has ended."""
         while not backend.left:
             await backend.probe()
             await asyncio.sleep(backend.rest_s)
-        while backend.outstanding:  # noqa: ASYNC110  it is looked at rarely
+        while backend.outstanding:  # noqa: ASYNC110  checked rarely
             await asyncio.sleep(self._asking.probe_interval_s)
         self.backends.remove(backend)
         backend.connections.close()
@@ -104,8 +107,13 @@ class Pool:
         return any(backend.ready for backend in self.backends)
 
     @property
+    def holds(self) -> bool:
+        """Whether requests may wait for the role, as when it has been scaled to zero."""
+        return self._asking.hold_s > 0
+
+    @property
     def state(self) -> str:
-        """Say in a few words how it is."""
+        """Describe its state in a few words."""
         ready = sum(backend.ready for backend in self.backends)
         if 0 < ready < len(self.backends):
             return f"ready ({ready} of {len(self.backends)})"
@@ -113,8 +121,10 @@ class Pool:
 
     @property
     def settled(self) -> bool:
-        """Whether nobody needs to wait: each backend is ready, or says that it cannot be."""
-        return bool(self.backends) and all(one.ready or one.lack for one in self.backends)
+        """Whether there is nothing to wait for: each backend is ready or says that it cannot be."""
+        if not self.backends:
+            return self.holds
+        return all(one.ready or one.lack for one in self.backends)
 
     @property
     def lack(self) -> str:
@@ -129,7 +139,7 @@ class Pool:
 
     @property
     def has_choice(self) -> bool:
-        """Whether more than one backend can answer, so that it matters who is asked."""
+        """Whether more than one backend can answer, so that it matters which one is asked."""
         return sum(backend.ready for backend in self.backends) > 1
 
     def pick(
@@ -137,15 +147,15 @@ class Pool:
     ) -> Backend:
         """Return the ready backend that takes the next request.
 
-        It is the one with the fewest requests under way, of those with `model`: with one of
-        OpenAI's dated names that may be the one without the date, too. What has an `affinity` goes
-        where the last one with the same went, so that what is cached there is used, unless that
-        backend is more than `AHEAD` requests ahead of the least; then to the next in an order that
-        is the affinity's own.
+        It is the one with the fewest requests in flight among those with `model`; for one of
+        OpenAI's dated names, the name without the date matches too. Requests with the same
+        `affinity` go to the same backend, which has their prompt or voice cached, unless it has
+        over `AHEAD` requests more than the least loaded one. Then they go to the next in an order
+        that depends on the affinity.
 
         Raises:
-            UnavailableError: none is ready, `besides` this one.
-            NotFoundError: none of those that are ready serves the model.
+            UnavailableError: none is ready, apart from `besides`.
+            NotFoundError: none of the ready ones serves the model.
         """
         ready = [one for one in self.backends if one.ready and one is not besides]
         if not ready:
@@ -162,7 +172,7 @@ class Pool:
         return max(near, key=lambda backend: _weight(affinity, backend.url))
 
     async def until_ready(self) -> None:
-        """Wait until a backend is ready, as long as settings allow; `pick` says whether one is."""
+        """Wait for a ready backend, as long as the settings allow; `pick` then tells the result."""
         asking = self._asking
         if self.ready or self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
             return
@@ -181,9 +191,9 @@ class Pool:
     async def answering(
         self, call: Call, model: str | None = None, affinity: str | None = None
     ) -> AsyncIterator[Connection]:
-        """Send a request to a backend, and give its connection once the answer's head is there.
+        """Send a request to a backend, and yield its connection once the answer's head is there.
 
-        A request that no backend has seen any of is sent to another one, once.
+        A request that certainly reached no backend is sent to another one, once.
 
         Raises:
             ServiceError: as for `pick` and `Backend.answering`.
@@ -207,10 +217,10 @@ class Pool:
         model: str | None,
         affinity: str | None = None,
     ) -> Backend:
-        """Return whom to ask instead of one that could not be reached.
+        """Return the backend to ask instead of one that could not be reached.
 
         Raises:
-            ServiceError: `error`; there is nobody else.
+            ServiceError: `error`, if there is no other.
         """
         try:
             return self.pick(model, affinity, besides=failed)
@@ -219,9 +229,9 @@ class Pool:
 
 
 def _weight(affinity: str, url: str) -> bytes:
-    """Return how much a backend is drawn to an affinity (rendezvous hashing).
+    """Return a backend's weight for an affinity (rendezvous hashing).
 
-    When a backend comes or goes, only what is drawn to that one moves.
+    When a backend comes or goes, only the requests that prefer it move.
     """
     return hashlib.blake2b(f"{affinity}\0{url}".encode(errors="replace"), digest_size=8).digest()
 
@@ -251,14 +261,15 @@ class Pools:
         away.
         """
         states = {role: pool.state for role, pool in self.by_role.items()}
-        answering = sum(pool.ready for pool in self.by_role.values())
+        ready = sum(pool.ready for pool in self.by_role.values())
         if all(pool.settled for pool in self.by_role.values()):
             self._all_have_settled = True
-        if answering == len(states):
+        if ready == len(states):
             return "ready", states
         if not self._all_have_settled:
             return "starting", states
-        return ("degraded" if answering else "unavailable"), states
+        held = any(pool.holds and not pool.lack for pool in self.by_role.values())
+        return ("degraded" if ready or held else "unavailable"), states
 
     async def metrics(self) -> dict[str, bytes]:
         """Return the metrics of each ready backend, by name."""
@@ -276,7 +287,7 @@ class Pools:
 
     @asynccontextmanager
     async def probing(self) -> AsyncIterator[None]:
-        """Keep every pool while the context is open."""
+        """Keep every pool up to date while the context is open."""
         tasks = [asyncio.create_task(pool.keep()) for pool in self.by_role.values()]
         try:
             yield

@@ -1,7 +1,7 @@
-"""Where a pool's backends come from: a fixed URL, or something that knows who is there now.
+"""Where a pool's backends come from: a fixed URL, or something that knows the current ones.
 
-A source names the URLs that it knows of, again and again. What it cannot find out changes nothing:
-backends that were there stay, and their own probes say whether they answer.
+A source keeps reporting the URLs that it knows. When it fails, nothing changes: the backends stay,
+and their own probes tell whether they answer.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.backends")
 
 _RESOLVE_S: Final = 5.0
-"""How often names are asked for: as long as Kubernetes' DNS lets its answers live."""
+"""How often names are resolved: the lifetime of answers from Kubernetes' DNS."""
 
 
 _AGAIN_S: Final = 2.0
 _ANSWER_S: Final = 5.0
-_WATCH_S: Final = 240  # after that the API ends a watch, and slices are listed anew
+_WATCH_S: Final = 240  # then the API ends a watch, and slices are listed again
 
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _SERVICE: Final = re.compile(
@@ -55,10 +55,10 @@ _APPLICATIONS: Final = "/api/serve/applications/"
 
 
 class Source(ABC):
-    """Something that knows the backends of a role."""
+    """Something that knows a role's backends."""
 
     is_sure = True
-    """Whether a backend that it does not name has gone, although its probes may be answered."""
+    """Whether a backend that it no longer reports has gone, even if it still answers probes."""
 
     def __init__(self, given: str) -> None:
         self.given = given
@@ -66,10 +66,10 @@ class Source(ABC):
 
     @abstractmethod
     def changes(self) -> AsyncGenerator[frozenset[str], None]:
-        """Yield the URLs that are there now, at first and whenever that may have changed."""
+        """Yield the current URLs, at first and whenever they may have changed."""
 
     def _note(self, trouble: str | None) -> None:
-        """Log when the source begins to fail, and when it is well again; None is well."""
+        """Log when the source starts to fail and when it recovers; None means no trouble."""
         if trouble and not self._failing:
             log.warning("%s: %s; its backends stay as they are", self.given, trouble)
         elif self._failing and not trouble:
@@ -78,13 +78,13 @@ class Source(ABC):
 
 
 class Dns(Source):
-    """`dns://name:port`: every address that the name has, over plain HTTP."""
+    """`dns://name:port`: every address of the name, over plain HTTP."""
 
     def __init__(self, given: str) -> None:
         """Read the name and the port.
 
         Raises:
-            ConfigurationError: one of them is missing, or there is more.
+            ConfigurationError: one of them is missing, or there is something else.
         """
         super().__init__(given)
         address = Address.parse(given.replace("dns://", "http://", 1))
@@ -109,16 +109,16 @@ class Dns(Source):
 class Kubernetes(Source):
     """`k8s://service[.namespace][:port]`: the ready and starting pods of a Service.
 
-    Its EndpointSlices are watched with the pod's own service account, which must be allowed to
-    list and watch them. A pod that is terminating is left out at once, before its name goes from
-    DNS. The port is a number or a name; without one it is the first that a slice has.
+    It watches the EndpointSlices with the pod's own service account, which must be allowed to list
+    and watch them. A terminating pod is left out at once, before it disappears from DNS. The port
+    is a number or a name, by default the first port of a slice.
     """
 
     def __init__(self, given: str, account: Path = _ACCOUNT, api: str | None = None) -> None:
-        """Read the Service's name; `account` holds what a pod is given, `api` is found in a pod.
+        """Read the Service's name; `account` is the folder mounted into a pod, `api` its API's URL.
 
         Raises:
-            ConfigurationError: it is no name of a Service.
+            ConfigurationError: it does not name a Service.
         """
         super().__init__(given)
         found = _SERVICE.fullmatch(given)
@@ -143,7 +143,7 @@ class Kubernetes(Source):
                 await asyncio.sleep(_AGAIN_S)
 
     async def _watched(self) -> AsyncGenerator[frozenset[str], None]:
-        """List the slices, then follow what becomes of them, until the API ends the watch."""
+        """List the slices, then follow their changes until the API ends the watch."""
         api = _Api(self._api or _in_cluster(), self._account)
         space = self._namespace or (self._account / "namespace").read_text().strip()
         query = f"labelSelector=kubernetes.io%2Fservice-name%3D{self._service}"
@@ -182,11 +182,11 @@ class Kubernetes(Source):
 
 
 class RayServe(Source):
-    """`ray://head:8265/app`: the replicas of a Ray Serve application, each by its own port.
+    """`ray://head:8265/app`: the replicas of a Ray Serve application, each on its own port.
 
-    The list is that of direct ingress. While an application is rebuilt it leaves out replicas that
-    serve, so one that is missing counts as gone only when its probe fails, too. The token is
-    RAY_AUTH_TOKEN's, as for Ray itself.
+    The list is that of direct ingress. While an application is rebuilt, it omits replicas that
+    still serve, so a missing one counts as gone only if its probe fails too. The token comes from
+    RAY_AUTH_TOKEN, as for Ray itself.
     """
 
     is_sure = False
@@ -228,7 +228,7 @@ class RayServe(Source):
 
 
 class _Api:
-    """A server that is asked for JSON, with a token."""
+    """A server that answers JSON, called with a token."""
 
     def __init__(self, url: str, account: Path | None = None) -> None:
         self._account = account
@@ -238,7 +238,7 @@ class _Api:
         self._connections = Connections(Address.parse(url), _ANSWER_S, tls=tls)
 
     async def pieces(self, path: str, silence_s: float) -> AsyncGenerator[bytes, None]:
-        """Yield the body of an answer as it comes.
+        """Yield the body of an answer as it arrives.
 
         Raises:
             ServiceError: it cannot be reached, broke off, or refused.
@@ -262,7 +262,7 @@ class _Api:
             connection.abort()
 
     def _token(self) -> str:
-        """Return the token as it is now: Kubernetes replaces it every hour."""
+        """Return the current token: Kubernetes replaces it every hour."""
         if self._account is None:
             return os.environ.get("RAY_AUTH_TOKEN", "")
         with suppress(FileNotFoundError):
@@ -271,10 +271,10 @@ class _Api:
 
 
 def _in_cluster() -> str:
-    """Return the address of the API of the cluster that this pod runs in.
+    """Return the URL of the API of the cluster that this pod runs in.
 
     Raises:
-        BackendError: it runs in none.
+        BackendError: this is not a pod.
     """
     host, port = (os.environ.get(f"KUBERNETES_SERVICE_{one}") for one in ("HOST", "PORT"))
     if not host or not port:
@@ -299,7 +299,7 @@ _KINDS: Final[dict[str, Callable[[str], Source]]] = {
 
 
 def source_of(given: str) -> Source | None:
-    """Return what knows the backends behind `given`; None where that is a backend's own URL.
+    """Return the source that `given` names; None if it is a backend's own URL.
 
     Raises:
         ConfigurationError: it is neither.

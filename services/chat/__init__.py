@@ -1,1 +1,1 @@
-"""The chat role: vLLM, served in-process behind an allow-list of paths."""
+"""The chat role: vLLM in this process, behind an allow-list of paths."""

@@ -1,4 +1,4 @@
-"""What vLLM is started with: its arguments and its environment."""
+"""The arguments and environment variables that vLLM starts with."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from services.chat.served_model import ChatModel
+    from services.chat.served_model import ServedModel
     from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 
 
-def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
+def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     """Return vLLM's own parsed arguments for these settings."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -27,7 +27,7 @@ def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
         "--served-model-name", model.name,
         "--dtype", chat.dtype,
         "--shutdown-timeout", str(chat.shutdown_s),
-        # By default the first constraint of a server's life decides which library compiles all.
+        # With the default, the first constraint after a start decides which library compiles all.
         "--structured-outputs-config.backend", "xgrammar",
     ]
     # fmt: on
@@ -52,34 +52,34 @@ def parse_arguments(chat: ChatSettings, model: ChatModel) -> Any:
 
 
 def runs_code(chat: ChatSettings) -> bool:
-    """Tell whether Python code that the model brings along will be run."""
+    """Return whether Python code from the model's directory or repository will run."""
     asked = (argument.replace("_", "-") for argument in chat.args)
     return chat.trust_remote_code or "--trust-remote-code" in asked
 
 
 def on_cpu(chat: ChatSettings) -> bool:
-    """Tell whether vLLM will compute on the CPU."""
+    """Return whether vLLM will compute on the CPU."""
     if chat.device != "auto":
         return chat.device == "cpu"
     return not any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "nvidiactl", "dxg"))  # noqa: PTH110
 
 
 def set_environment(chat: ChatSettings) -> None:
-    """Set what vLLM reads from the environment at import; what the operator set stays."""
+    """Set the variables that vLLM reads at import, unless the operator has set them."""
     defaults = {
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_LOGGING_LEVEL": "WARNING",  # its INFO hides our lines; set it to see all
+        "VLLM_LOGGING_LEVEL": "WARNING",  # its INFO drowns our lines; set INFO to see them
     }
     if chat.enforce_eager:
-        # The first request with logprobs would compile for 9 s.
+        # Otherwise the first request with logprobs compiles for 9 s.
         defaults["TORCHDYNAMO_DISABLE"] = "1"
     if on_cpu(chat):
         cores = len(os.sched_getaffinity(0))
         defaults["OMP_NUM_THREADS"] = str(max(1, cores // 2))
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # With the uni executor: the model in the engine's own process, twice the throughput.
+        # With the uni executor the model runs in this process, at twice the throughput.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
@@ -89,9 +89,9 @@ def set_environment(chat: ChatSettings) -> None:
 
 
 def settle_cache() -> None:
-    """Leave vLLM its own place for what it compiles and finds out where ours cannot be written.
+    """Let vLLM use its default cache if the configured one cannot be written.
 
-    Ours is a volume, so that the next start is quicker; a container may run without one.
+    The configured one is a volume that makes the next start quicker; a container may lack it.
     """
     cache = os.environ.get("VLLM_CACHE_ROOT")
     if not cache:
@@ -102,4 +102,4 @@ def settle_cache() -> None:
             pass
     except OSError as error:
         del os.environ["VLLM_CACHE_ROOT"]
-        log.info("nothing is kept for a quicker start: %s: %s", cache, error.strerror)
+        log.info("no cache for a quicker next start: %s: %s", cache, error.strerror)

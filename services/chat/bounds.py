@@ -1,7 +1,7 @@
-"""What one request may cost: looked at before vLLM sees the request.
+"""Limits on what one request may cost, checked before vLLM sees it.
 
-vLLM takes 16,384 answers from one prompt and any number of prompts, and validates a body on the
-event loop, at about 0.3 ms an item of /v1/responses.
+vLLM allows 16,384 answers to one prompt and any number of prompts, and validates a body on the
+event loop, which takes about 0.3 ms for each item of /v1/responses.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 DEPTH: Final = 64
 _BYTES_PER_TOKEN: Final = 16
-"""Of JSON; English has about 5, Chinese in escapes 6."""
+"""Bytes of JSON; English has about 5, escaped Chinese 6."""
 
 _BYTES_BESIDE: Final = 256 << 10
-"""Of what is no prompt: tools, schemas, names."""
+"""Allowed for the rest of a body: tools, schemas, names."""
 
 _POOLED_PER_SLOT: Final = 16
-"""Texts to embed or score that count as one answer written."""
+"""Texts to embed or score that cost as much as one generated answer."""
 
 _BEAM: Final = 8
-"""What one beam is worth beside one answer: vLLM searches on the event loop, token by token."""
+"""The cost of a beam in answers: vLLM's beam search runs on the event loop, token by token."""
 
 _SHORT_LISTS: Final = {
     "stop": 64,
@@ -43,7 +43,7 @@ _TOKENS: Final = frozenset(
     {"prompt", "input", "tokens", "allowed_token_ids", "stop_token_ids", "logprob_token_ids"}
 )
 _MEDIA: Final = frozenset({"data", "file_data"})
-"""Images and sounds in base64, which have a bound of their own, in bytes."""
+"""Images and audio in base64, which the limit of bytes covers."""
 
 _BATCHED: Final = {
     "/v1/embeddings": ("input", "messages"),
@@ -54,13 +54,25 @@ _BATCHED: Final = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of one request; `text_bytes` follows the model's context."""
+    """The limits of one request.
+
+    Attributes:
+        sequences: answers.
+        batch: texts to embed, score or rank.
+        items: objects and texts in one field.
+        text_bytes: the texts in one field, by the model's context.
+        body_bytes: the body.
+        grammar_bytes: all constraints on the answers.
+        grammar_items: choices, enum values and properties in them.
+    """
 
     sequences: int
     batch: int
     items: int
     text_bytes: int
     body_bytes: int
+    grammar_bytes: int
+    grammar_items: int
 
     @classmethod
     def of(cls, chat: ChatSettings, max_model_len: int, *, multimodal: bool) -> Bounds:
@@ -72,14 +84,16 @@ class Bounds:
             items=chat.request_items,
             text_bytes=text,
             body_bytes=chat.body_limit_bytes if multimodal else min(text, chat.body_limit_bytes),
+            grammar_bytes=chat.grammar_kib << 10,
+            grammar_items=chat.grammar_items,
         )
 
     def cost(self, path: str, body: Mapping[str, Any]) -> int:
-        """Return how many slots a request is worth.
+        """Return how many slots a request takes.
 
         Raises:
-            InvalidRequestError: it is over a bound, which the message names.
-            TooLargeError: its texts are longer than the model's context can be.
+            InvalidRequestError: it exceeds a limit, which the message names.
+            TooLargeError: its texts are longer than the model's context.
         """
         for name, most in _SHORT_LISTS.items():
             value = body.get(name)
@@ -92,7 +106,7 @@ class Bounds:
         return self._sequences(body)
 
     def _check_items(self, name: str, value: Any) -> None:
-        """Count what vLLM makes objects of in a field, and its texts."""
+        """Count the objects and texts of a field, which vLLM makes objects of."""
         items, text = 0, 0
         for node in nodes(name, value):
             if isinstance(node, str):
@@ -107,7 +121,7 @@ class Bounds:
                 raise _over(name, f"over {self.items}", self.items, "items", "REQUEST_ITEMS")
         if text > self.text_bytes:
             raise TooLargeError(
-                f"{name}: {text} characters, more than this model's context takes",
+                f"{name}: {text} characters, more than fit in this model's context",
                 param=name,
                 code="context_length_exceeded",
             )
@@ -130,7 +144,7 @@ class Bounds:
 
 
 def nodes(field: str, root: Any) -> Iterator[Any]:
-    """Yield every object, list and text of a field but images and sounds, level by level.
+    """Yield every object, list and text of a field, level by level, without images and audio.
 
     Raises:
         InvalidRequestError: it is nested too deeply.
@@ -151,15 +165,18 @@ def _inside(node: Any) -> list[Any]:
 
 
 def _check_tokens(name: str, values: list[Any]) -> None:
-    """Refuse a list that begins like one of tokens and is none: a schema lists each fault."""
+    """Refuse a list that begins with a number but is no list of tokens.
+
+    Validation would list an error for every item.
+    """
     if values and isinstance(values[0], int | float):
         for value in values:
             if not isinstance(value, int) or value < 0:
-                raise refusal(name, "tokens are whole numbers from 0")
+                raise refusal(name, "tokens must be whole numbers from 0")
 
 
 def _whole(value: Any) -> int:
-    """Return the whole number that vLLM's schema reads from `value`; 0 where it would refuse it."""
+    """Return the whole number that vLLM's schema reads from `value`; 0 if it refuses it."""
     try:
         return int(float(value)) if isinstance(value, int | float | str) else 0
     except (ValueError, OverflowError):
@@ -167,11 +184,11 @@ def _whole(value: Any) -> int:
 
 
 def _count(value: Any) -> int:
-    """Return how many prompts `value` holds: a list of numbers is one."""
+    """Return how many prompts `value` has: a list of numbers is one."""
     if not isinstance(value, list) or not value or isinstance(value[0], int | float):
         return 1
     return len(value)
 
 
 def _over(name: str, given: object, most: int, what: str, setting: str = "") -> Exception:
-    return too_many(name, f"{given} {what}; at most {most} are taken from one request", setting)
+    return too_many(name, f"{given} {what}; at most {most} are allowed in one request", setting)

@@ -1,7 +1,7 @@
-"""What a request binds its answers with: schemas, choices, expressions, grammars.
+"""Constraints on an answer: schemas, choices, regular expressions, grammars.
 
-They are gathered from wherever a request may hold them, so that their size is bounded before vLLM
-converts them on the event loop and xgrammar compiles them.
+They are collected from everywhere in a request, so that their size is checked before vLLM converts
+them on the event loop and xgrammar compiles them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from services.chat.refusals import refusal, too_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from services.chat.bounds import Bounds
 
 Kind = Literal["json", "regex", "grammar", "structural_tag"]
 
@@ -34,12 +36,12 @@ _COUNTED_IN: Final[dict[str, Any]] = {
     **dict.fromkeys(("enum", "prefixItems", *_CHOSEN), list),
     **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"), dict),
 }
-_BINDS: Final = "what binds the answers of this request has"
+_BINDS: Final = "the constraints on the answers have"
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """One thing that binds the answer: `text` is what xgrammar is given, `field` where it was."""
+    """A constraint: `text` is what xgrammar gets, `field` is where it was in the request."""
 
     field: str
     kind: Kind
@@ -48,7 +50,7 @@ class Constraint:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it surely compiles at once.
+        """Whether it certainly compiles quickly.
 
         Measured with xgrammar 0.2.8, a vocabulary of 131,072 and two busy cores: 200 properties
         0.4 s, an enum of 1000 0.1 s, but 4 s for one `maxLength` of 100 and 6 s for `.{0,500}x`.
@@ -62,39 +64,39 @@ class Constraint:
 
     @property
     def is_small(self) -> bool:
-        """Whether it looks as if it took no more than a second or two: no proof."""
+        """Whether it probably compiles in a second or two."""
         if len(self.text) > _SMALL_CHARACTERS or "){" in self.text:
             return False
         counts = [max(int(n or 0) for n in found) for found in _REPEATED.findall(self.text)]
         return sum(counts) <= _SMALL_REPETITIONS
 
 
-def find(path: str, body: Mapping[str, Any], most_bytes: int, most_items: int) -> list[Constraint]:
-    """Return what binds the answer to `body`.
+def find(path: str, body: Mapping[str, Any], bounds: Bounds) -> list[Constraint]:
+    """Return the constraints on the answer to `body`.
 
     Raises:
-        InvalidRequestError: it is larger than the bounds, nested too deeply, or refers to itself.
+        InvalidRequestError: they are too large, nested too deeply, or refer to themselves.
     """
     found: list[Constraint] = []
     size, items = 0, 0
     for field, kind, value in _given(path, body):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         size += len(text.encode("utf-8", "surrogatepass"))
-        if size > most_bytes:
-            raise too_many(field, f"{_BINDS} over {most_bytes} bytes", "GRAMMAR_KIB")
+        if size > bounds.grammar_bytes:
+            raise too_many(field, f"{_BINDS} over {bounds.grammar_bytes} bytes", "GRAMMAR_KIB")
         count = len(value) if isinstance(value, list) else _items(field, value)
         items += count
-        if items > most_items:
-            what = f"{_BINDS} over {most_items} choices, enum values and properties"
+        if items > bounds.grammar_items:
+            what = f"{_BINDS} over {bounds.grammar_items} choices, enum values and properties"
             raise too_many(field, what, "GRAMMAR_ITEMS")
         if isinstance(value, list):
-            text = json.dumps({"enum": value})  # choices: as large, and refused alike
+            text = json.dumps({"enum": value})  # equivalent to the choices
         found.append(Constraint(field, kind, text, count))
     return found
 
 
 def forces_a_call(body: Mapping[str, Any]) -> bool:
-    """Whether the answer has to be a tool call."""
+    """Return whether the answer has to be a tool call."""
     choice = body.get("tool_choice")
     return choice == "required" or isinstance(choice, dict)
 
@@ -131,7 +133,7 @@ def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _items(field: str, root: Any) -> int:
-    """Return how many choices, enum values and properties a schema has.
+    """Return the number of choices, enum values and properties of a schema.
 
     Raises:
         InvalidRequestError: it is nested too deeply, or refers to itself.
@@ -149,7 +151,7 @@ def _items(field: str, root: Any) -> int:
 
 
 class _References:
-    """The references of one schema, and which were found to lead somewhere."""
+    """The references of one schema, and the nodes that are known to be sound."""
 
     def __init__(self, field: str, root: Any) -> None:
         self._field = field
@@ -157,9 +159,9 @@ class _References:
         self._sound: set[int] = set()
 
     def follow(self, node: Any, seen: tuple[str, ...] = ()) -> None:
-        """Refuse a reference that leads back to itself before it has described anything.
+        """Refuse a reference that leads back to itself before anything is described.
 
-        `seen` is the way here: references, and the names of choices between them.
+        `seen` is the path to here: references, and the names of the choices between them.
         """
         if not isinstance(node, dict) or id(node) in self._sound:
             return
@@ -167,7 +169,7 @@ class _References:
             raise refusal(self._field, f"more than {DEPTH} references and choices in a row")
         if isinstance(target := node.get("$ref"), str):
             if not target.startswith("#"):
-                raise self._fault(target, "lies outside; references begin with #")
+                raise self._fault(target, "points outside the schema; references begin with #")
             if target in seen:
                 raise self._fault(target, "refers to itself and so describes nothing")
             self.follow(self._at(target), (*seen, target))
@@ -188,7 +190,7 @@ class _References:
 
 
 def _read(value: Any) -> Any:
-    """Return a schema that was given as text in its own form; the text where it is none."""
+    """Return a schema that was sent as text, parsed; the text itself if it is not JSON."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,7 +1,7 @@
-"""vLLM's OpenAI server, in this process: the one file that touches vLLM's internals.
+"""vLLM's OpenAI server in this process: the only file that uses vLLM's internals.
 
-The names used are those of vLLM 0.32 and 0.33 (`vllm.entrypoints.launchers`), which are no public
-interface: vLLM is pinned, and `tests/e2e` runs the real thing.
+It uses names of vLLM 0.32 and 0.33 (`vllm.entrypoints.launchers`) that are no public interface, so
+vLLM is pinned, and `tests/e2e` runs the real thing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.chat.served_model import resolve
 from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError
-from services.openai.errors import error_from, normalise
+from services.openai.errors import error_from
 from services.processes import end_orphans
 from services.server.serving import Readiness
 
@@ -38,7 +38,7 @@ log = logging.getLogger("bentovox.chat")
 
 _WATCH_S = 0.25
 _UNREAD = (
-    "has a feature that xgrammar does not read: multipleOf, uniqueItems, contains, an unknown "
+    "has a feature that xgrammar does not support: multipleOf, uniqueItems, contains, an unknown "
     "format, several allOf, a length beside a pattern or format, or patternProperties or "
     "propertyNames beside others"
 )
@@ -48,7 +48,7 @@ class VllmServer:
     """A vLLM engine and its OpenAI application, mounted as an ASGI callable."""
 
     def __init__(self, chat: ChatSettings) -> None:
-        """Keep the settings; nothing heavy is imported before `lifespan` is entered."""
+        """Store the settings; heavy imports wait for `lifespan`."""
         self.settings = chat
         self._model = resolve(chat)
         self._app: Any = None
@@ -57,11 +57,11 @@ class VllmServer:
         self._intake: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Have vLLM answer a request that the shell has let through.
+        """Answer a request that the shell has admitted.
 
         Raises:
-            UnavailableError: the engine is not there, or has died.
-            ServiceError: the request is refused, or broke; see `Intake.take`.
+            UnavailableError: the engine is not running.
+            ServiceError: the request is refused, see `Intake.take`, or the answer broke off.
         """
         self._expect_ready()
         receive = await self._intake.take(scope, receive)
@@ -77,10 +77,10 @@ class VllmServer:
             raise answer.error
 
     async def models(self) -> dict[str, dict[str, Any]]:
-        """Return vLLM's cards by id. Their `root` is the id: clients need not know our directories.
+        """Return vLLM's cards by id, with the id as `root`, which would show our directories.
 
         Raises:
-            UnavailableError: the engine is not there, or has died.
+            UnavailableError: the engine is not running.
         """
         self._expect_ready()
         cards = await self._app.state.openai_serving_models.show_available_models()
@@ -91,7 +91,7 @@ class VllmServer:
             raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
 
     def readiness(self) -> Readiness:
-        """Ready means that the engine is loaded, passed its health check and has not died."""
+        """Return ready if the engine is loaded, has passed its health check and has not died."""
         if self._status == "ready" and self._engine.errored:
             return Readiness("failed", {"engine": "the engine process died; restarting"})
         return Readiness(self._status, {"engine": f"vllm {self._status}"})
@@ -130,8 +130,8 @@ class VllmServer:
         app = build_app(arguments, tasks, self._engine.model_config)
         await init_app_state(self._engine, app.state, arguments, tasks)
         app.state.server = _ExitHandle()
-        # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two already, and
-        # each layer is paid for on every chunk.
+        # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two, and each layer
+        # costs time on every chunk.
         app.user_middleware = []
         app.middleware_stack = FastAPI.build_middleware_stack(app)
         await stack.enter_async_context(app.router.lifespan_context(app))
@@ -148,19 +148,17 @@ class VllmServer:
         return Intake(
             _declared_models(app),
             Bounds.of(chat, model.max_model_len, multimodal=model.is_multimodal_model),
-            chat.grammar_kib << 10,
-            chat.grammar_items,
             Trial(
                 lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
                 _parse,
                 limit_s=chat.grammar_s,
                 wait_s=chat.deadline_s,
-                waiting=max(1, chat.slots // 8),  # each holds a slot, in one of two queues
+                waiting=max(1, chat.slots // 8),  # each takes a slot; there are two queues
             ),
         )
 
     async def _watch(self) -> None:
-        """End this process when the engine has died; BentoML's supervisor starts a new one."""
+        """End this process when the engine dies; BentoML's supervisor starts a new one."""
         while not self._engine.errored:  # noqa: ASYNC110  vLLM tells by a flag only
             await asyncio.sleep(_WATCH_S)
         log.error("the engine died; ending this worker so that it is started anew")
@@ -170,9 +168,9 @@ class VllmServer:
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """Import with the collector off, and leave what was made out of its sight.
+    """Import with the garbage collector off, and exclude what was imported from later runs.
 
-    It would go through all of it again and again. vLLM does the same once its server is up.
+    It would traverse all of it again and again. vLLM does the same once its server runs.
     """
     gc.disable()
     try:
@@ -184,10 +182,10 @@ def _nothing_collected() -> Iterator[None]:
 
 @contextmanager
 def _given_up_at_sigterm() -> Iterator[None]:
-    """Make SIGTERM end the start that goes on inside, not only what would follow it.
+    """Make SIGTERM cancel the start in this block.
 
-    The supervisor signals the engine's process too, and vLLM would wait for ever for the first
-    answer of an engine that has ended.
+    The supervisor signals the engine's process too, and vLLM would wait forever for the first
+    answer of an engine that has exited.
     """
     start = asyncio.current_task()
     loop = asyncio.get_running_loop()
@@ -209,13 +207,13 @@ def _given_up_at_sigterm() -> Iterator[None]:
         if not told or start is None:
             raise
         start.uncancel()
-        raise UnavailableError("told to end while the engine was starting") from exc
+        raise UnavailableError("stopped while the engine was starting") from exc
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 class _ExitHandle:
-    """What vLLM takes for its uvicorn server: telling it to exit ends this worker."""
+    """Stands in for vLLM's uvicorn server: if vLLM tells it to exit, this worker ends."""
 
     @property
     def should_exit(self) -> bool:
@@ -228,9 +226,9 @@ class _ExitHandle:
 
 
 def _look_at_the_model_here() -> None:
-    """Have vLLM look at the model's class in this process, not in one that loads all for it.
+    """Let vLLM inspect the model's class in this process instead of a new one, which is slow.
 
-    That one is there to keep CUDA out of this process.
+    The new one would keep CUDA out of this process.
     """
     from vllm.model_executor.models import registry
 
@@ -238,7 +236,7 @@ def _look_at_the_model_here() -> None:
 
 
 def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
-    """Return the models of the bodies that each of vLLM's paths takes."""
+    """Return the pydantic models of the bodies of each of vLLM's paths."""
     declared: dict[str, tuple[Any, ...]] = {}
     for route in app.routes:
         bodies = [field.field_info.annotation for field in _body_fields(route)]
@@ -254,16 +252,16 @@ def _body_fields(route: Any) -> list[Any]:
 
 
 def _as_ours(error: BaseException) -> ServiceError:
-    """Return what vLLM would have answered to `error`, had it not begun to."""
+    """Return the error that vLLM would have answered with, had the stream not begun."""
     from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 
     said = create_error_response(error).model_dump()
     status: int = said["error"]["code"]
-    return error_from(status, normalise(status, json.dumps(said).encode()), None)
+    return error_from(status, json.dumps(said).encode())
 
 
 def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
-    """Return a tokenizer as xgrammar writes it."""
+    """Return a tokenizer, serialised by xgrammar."""
     import xgrammar
 
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)
@@ -271,15 +269,15 @@ def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
 
 
 def _parse(constraint: Constraint) -> None:
-    """Raise unless a schema can be converted, which is quick; compiling it is not.
+    """Check that a schema can be converted, which is quick, unlike compiling it.
 
     Raises:
-        Exception: it cannot; xgrammar raises what it likes.
+        Exception: it cannot; xgrammar's exceptions are of many types.
     """
     import xgrammar
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
-    # Those of tools are as their authors left them: vLLM binds calls as far as xgrammar reads them.
+    # Tools are often from elsewhere: vLLM enforces as much of their schemas as xgrammar supports.
     lenient = constraint.field.startswith("tools")
     if not lenient and has_xgrammar_unsupported_json_features(json.loads(constraint.text)):
         raise ValueError(_UNREAD)

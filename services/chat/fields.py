@@ -1,8 +1,8 @@
-"""Which fields of a request are known here, which are passed over, and which are refused in words.
+"""Which fields of a request are known, which are ignored, and which are refused with a reason.
 
-vLLM takes any field, and forgets those that it does not know. What OpenAI's API has beside its own
-passes, since SDKs send such fields as a matter of course; what asks for something that would be
-forgotten is refused, since the answer would not be it. A field at its default asks for nothing.
+vLLM accepts any field and drops those that it does not know. Other fields of OpenAI's API pass,
+since SDKs send them routinely; those whose effect the answer would lack are refused, unless they
+have their default.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _OPENAIS: Final[dict[str, frozenset[str]]] = {
     | {"client_metadata", "context_management", "conversation", "include", "stream_options"},
     "/v1/embeddings": frozenset({"user"}),
 }
-"""By openai-python 3.57, and what its Codex sends beside; most else vLLM declares."""
+"""From openai-python 3.57, and what OpenAI's Codex sends; vLLM declares most others."""
 
 FOREIGN: Final = frozenset(
     {"models", "reasoning_format", "repetition_penalty_range", "thinking_budget", "top_a"}
 )
-"""Fields of other servers that are no slips of ours, however near: ignored, and named."""
+"""Fields of other servers, which are ignored and reported however similar they are to ours."""
 
 _NOT_KEPT: Final = "no response is kept here; send the whole conversation as `input`"
 _ALL_RETURNED: Final = "only `n` answers are made, and all are returned"
-_STRUCTURED: Final = "vLLM reads `structured_outputs` or `response_format` in its place"
+_STRUCTURED: Final = "send `structured_outputs` or `response_format` instead"
 _GUIDED: Final = {
     f"guided_{kind}": _STRUCTURED for kind in ("json", "regex", "choice", "grammar", "json_object")
 }
@@ -62,22 +62,22 @@ _REFUSED: Final[dict[str, dict[str, str]]] = {
     "/v1/chat/completions": {
         "modalities": 'only ["text"] is answered; speech is POST /v1/audio/speech',
         "audio": "answers are text; speech is POST /v1/audio/speech",
-        "web_search_options": "nothing here searches the web; offer a tool of your own in `tools`",
-        "functions": "send `tools`, which took their place",
-        "function_call": "send `tool_choice`, which took its place",
+        "web_search_options": "web search is not supported; offer your own tool in `tools`",
+        "functions": "send `tools`, which replaced them",
+        "function_call": "send `tool_choice`, which replaced it",
         "best_of": _ALL_RETURNED,
-        "prediction": "predicted outputs are not made use of here",
-        "moderation": "nothing here moderates",
+        "prediction": "predicted outputs are not supported",
+        "moderation": "moderation is not supported",
         **_GUIDED,
     },
     "/v1/completions": {"best_of": _ALL_RETURNED, **_GUIDED},
     "/v1/responses": {
         "conversation": _NOT_KEPT,
         "previous_response_id": _NOT_KEPT,
-        "background": "an answer is made while its client waits; nothing is kept for later",
+        "background": "answers are made while the client waits; none is kept for later",
         "prompt": "no prompt templates are kept here; send `instructions` and `input`",
-        "context_management": "nothing is compacted here; send an `input` that the model can hold",
-        "moderation": "nothing here moderates",
+        "context_management": "inputs are not compacted; send one that fits in the model's context",
+        "moderation": "moderation is not supported",
     },
 }
 _DEFAULTS: Final[dict[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
@@ -85,7 +85,7 @@ _DEFAULTS: Final[dict[str, Callable[[Any, Mapping[str, Any]], bool]]] = {
     "function_call": lambda value, _: value in ("auto", "none"),
     "best_of": lambda value, body: value in (1, body.get("n")),
 }
-"""What is a default beside null, false and what is empty."""
+"""Defaults other than null, false and empty."""
 
 _ASKS_IF_EMPTY: Final = frozenset({"web_search_options"})
 _TIERS: Final = ("auto", "default")
@@ -93,7 +93,7 @@ _TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
 
 def known(path: str, models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `body` that are known; see `services.openai.unknown`."""
+    """Return the known fields of `body`; see `services.openai.unknown`."""
     ours = _declared(models) | _OPENAIS.get(path, frozenset())
     foreign = body.keys() & (FOREIGN - ours)
     for name in sorted(foreign):
@@ -103,16 +103,16 @@ def known(path: str, models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _declared(models: Models) -> frozenset[str]:
-    """Return the fields that any of vLLM's models declares, by their names and aliases."""
+    """Return the names and aliases of the fields that vLLM's models declare."""
     fields = [(name, field.alias) for model in models for name, field in model.model_fields.items()]
     return frozenset(name for names in fields for name in names if name)
 
 
 def refuse_lost(path: str, body: Mapping[str, Any]) -> None:
-    """Raise if `body` asks for what would be forgotten.
+    """Check that `body` asks for nothing that vLLM would drop.
 
     Raises:
-        InvalidRequestError: it does; `param` names the field.
+        InvalidRequestError: it does; `param` is the field.
     """
     for name, why in _REFUSED.get(path, {}).items():
         value = body.get(name)
@@ -120,13 +120,13 @@ def refuse_lost(path: str, body: Mapping[str, Any]) -> None:
         if asks and not (name in _DEFAULTS and _DEFAULTS[name](value, body)):
             raise refusal(name, why, "unsupported_parameter")
     if body.get("service_tier", "auto") not in _TIERS:
-        ignore("service_tier")  # a price class: the answer is the same
+        ignore("service_tier")  # a price class, which does not change the answer
     if path == "/v1/responses":
         _refuse_hosted(body.get("tools"), "tools")
 
 
 def _refuse_hosted(tools: Any, place: str) -> None:
-    """Refuse tools that OpenAI's own servers would run, and input that none here is bound by."""
+    """Refuse tools that OpenAI's servers run, and custom tools whose input follows a grammar."""
     for index, tool in enumerate(tools if isinstance(tools, list) else ()):
         kind = tool.get("type") if isinstance(tool, dict) else None
         here = f"{place}[{index}]"
@@ -137,10 +137,10 @@ def _refuse_hosted(tools: Any, place: str) -> None:
         if kind == "namespace":
             _refuse_hosted(tool.get("tools"), f"{here}.tools")
         elif kind == "web_search" and tool.get("external_web_access") is False:
-            ignore("tools.web_search")  # offline pages of OpenAI's: Codex offers it each time
+            ignore("tools.web_search")  # cached pages of OpenAI's; Codex always offers it
         elif isinstance(kind, str) and kind not in _TOOLS:
             why = (
-                "nothing here runs it; accepted are function, custom and namespace, whose calls "
+                "it is not run here; accepted are function, custom and namespace, whose calls "
                 "you run yourself"
             )
             raise _unsupported(f"{here}.type", f"{here}.type {kind[:64]!r}", why)

@@ -1,8 +1,8 @@
-"""The first fault of a request's fields, and of the items of its lists, found before vLLM looks.
+"""Finds the first error in a request's fields, and in the items of its lists, before vLLM does.
 
-Its schema writes down each fault of each member of each union, on the event loop: one malformed
-item of /v1/responses is 237 faults, 2000 are 462,001 and 15 s. Here the first fault ends it, and
-others have their turn in between.
+vLLM validates on the event loop, and pydantic collects the errors of every member of every union:
+one malformed item of /v1/responses has 237 errors, 2000 have 462,001 and take 15 s. Here the first
+error ends the validation, and other requests get their turn in between.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 8
 _TURN: Final = 32
 _PLAIN: Final = frozenset({"str", "int", "float", "bool", "dict"})
-"""How pydantic names members of a union that are no models."""
+"""How pydantic names members of a union that are not models."""
 
 
 async def refuse_first_fault(
     models: Sequence[type[BaseModel]], body: Mapping[str, Any], *, small: bool
 ) -> None:
-    """Raise unless one of `models`, vLLM's own, takes each field of `body` and each item of a list.
+    """Check that one of vLLM's `models` accepts each field of `body` and each item of its lists.
 
-    A `small` body is tried as a whole first, which is quicker: nearly all are right.
+    A `small` body is first validated as a whole, which is quicker: nearly all are valid.
 
     Raises:
-        InvalidRequestError: none does; `param` names the field, or the item.
+        InvalidRequestError: none does; `param` is the field or the item.
     """
     if small and any(_fault(model, body) is None for model in models):
         return
@@ -64,7 +64,7 @@ async def _check_list(models: Sequence[type[BaseModel]], name: str, items: list[
 
 
 def _refuse(place: str, faults: Sequence[Any]) -> None:
-    """Raise the first where each model found one."""
+    """Raise the first fault if every model has one."""
     if faults and all(faults):
         named = [part for part in map(str, faults[0]["loc"]) if _is_field(part)]
         where = ".".join([place, *named])[:128]
@@ -72,14 +72,14 @@ def _refuse(place: str, faults: Sequence[Any]) -> None:
 
 
 def _is_field(part: str) -> bool:
-    """Whether a part of a place is a name that the client gave: no number, no type's name."""
+    """Return whether a part of a location is a field's name: neither an index nor a type."""
     return part.isidentifier() and part[0].islower() and part not in _PLAIN
 
 
 def _fault(model: type[BaseModel], fields: Mapping[str, Any], *, item: bool = False) -> Any:
-    """Return the first fault of `fields`, rather of their first `item` than of the list.
+    """Return the first fault of `fields`; with `item`, preferably one within their first item.
 
-    What the rest of the body lacks is none of theirs.
+    Faults of missing fields do not count.
     """
     try:
         model.model_validate(dict(fields))
@@ -91,6 +91,6 @@ def _fault(model: type[BaseModel], fields: Mapping[str, Any], *, item: bool = Fa
         inner = [fault for fault in own if item and 0 in fault["loc"]]
         first = next(iter(inner or own), None)
         return first and {**first, "loc": first["loc"][1:]}
-    except Exception:  # noqa: BLE001  a validator that misses the rest: vLLM will say
+    except Exception:  # noqa: BLE001  a validator that needs other fields: left to vLLM
         return None
     return None

@@ -1,4 +1,4 @@
-"""A request's body on its way to vLLM: read, bounded, looked through for what would be lost."""
+"""Reads and checks a request's body before vLLM gets it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.chat import constraints
 from services.chat.fields import known, refuse_lost
 from services.chat.first_fault import refuse_first_fault
 from services.errors import InvalidRequestError
-from services.openai.body import expect_json, pieces
+from services.openai.body import expect_json, whole
 from services.openai.hangup import until_hangup
 
 if TYPE_CHECKING:
@@ -28,35 +28,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Intake:
-    """What a request is held against.
+    """What requests are checked with.
 
     Attributes:
-        models: vLLM's models of each path's body; the fields of a path without are not looked at.
+        models: vLLM's models of each path's body; other paths' fields are not checked.
         bounds: what one request may cost.
-        grammar_bytes: the most that may bind its answers.
-        grammar_items: the most choices, enum values and properties in it.
-        trial: compiles what binds them before the engine does.
+        trial: compiles constraints before the engine does.
     """
 
     models: Mapping[str, tuple[type[BaseModel], ...]]
     bounds: Bounds
-    grammar_bytes: int
-    grammar_items: int
     trial: Trial
 
     async def take(self, scope: Any, receive: Receive) -> Receive:
-        """Return a `receive` that gives vLLM the body of an admitted request.
+        """Return a `receive` with the checked body for vLLM.
 
         Raises:
             UnsupportedMediaError: it is not JSON.
-            TooLargeError: it is larger than the model can make use of.
-            InvalidRequestError: it is malformed, over a bound, or asks for what would be lost.
-            OverloadedError: it is worth more slots than became free in time.
-            ClientGoneError: the client hung up meanwhile.
+            TooLargeError: it is larger than the model's context allows.
+            InvalidRequestError: it is malformed, exceeds a limit, or asks for what vLLM drops.
+            OverloadedError: it takes more slots than became free in time.
+            ClientGoneError: the client hung up.
         """
         expect_json(scope)
-        most = self.bounds.body_bytes
-        raw = b"".join([piece async for piece in pieces(scope, receive, most, which=_WHICH)])
+        raw = await whole(scope, receive, self.bounds.body_bytes, which=_WHICH)
         given = parse(raw)
         path: str = scope["path"]
         body = {name: value for name, value in given.items() if value is not None}
@@ -64,7 +59,7 @@ class Intake:
         refuse_lost(path, body)
         if models:
             body = known(path, models, body)
-        bound = constraints.find(path, body, self.grammar_bytes, self.grammar_items)
+        bound = constraints.find(path, body, self.bounds)
         cost = self.bounds.cost(path, body)
         await refuse_first_fault(models, body, small=len(raw) <= _SMALL_BYTES)
         if bound:
@@ -80,7 +75,7 @@ class Intake:
 
 
 _SMALL_BYTES = 4096
-_WHICH = ": the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB bound it"
+_WHICH = ": it depends on the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB"
 _CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
 
 
@@ -88,7 +83,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     """Return the fields of a body.
 
     Raises:
-        InvalidRequestError: it is no JSON object, or nested too deeply.
+        InvalidRequestError: it is not a JSON object, or nested too deeply.
     """
     try:
         parsed = pydantic_core.from_json(raw)
@@ -102,7 +97,7 @@ def parse(raw: bytes) -> dict[str, Any]:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """Return an ASGI receive that gives the body once and then waits for the disconnect."""
+    """Return an ASGI `receive` that returns the body once and then waits for the disconnect."""
     given = False
 
     async def replayed() -> Any:
@@ -115,16 +110,13 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _strict(path: str, tool: Any) -> Any:
-    """Return a tool whose call has to keep to its schema, which vLLM else only does if asked.
+def _strict(path: str, tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool with `strict` set, without which vLLM does not enforce its schema.
 
-    The models that are small enough to need it forced write `4000` for an object's arguments.
+    Small models write `4000` where an object is wanted.
     """
-    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+    if tool.get("type", "function") != "function":
         return tool
     if path == "/v1/responses":
         return {**tool, "strict": True}
-    function = tool.get("function")
-    return (
-        {**tool, "function": {**function, "strict": True}} if isinstance(function, dict) else tool
-    )
+    return {**tool, "function": {**tool["function"], "strict": True}}

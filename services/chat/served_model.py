@@ -1,4 +1,4 @@
-"""Which model the chat role serves: a directory, a Hugging Face id or the one that is shipped."""
+"""Which model is served: a directory, a Hugging Face id or the one that is shipped."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ DEMO_DIRECTORY = Path(__file__).with_name("demo_model")
 
 
 @dataclass(frozen=True)
-class ChatModel:
-    """What vLLM is told to load (a path or id) and the name that clients ask for."""
+class ServedModel:
+    """What vLLM loads, a path or id, and the name that clients use."""
 
     source: str
     name: str
 
 
-def resolve(chat: ChatSettings) -> ChatModel:
+def resolve(chat: ChatSettings) -> ServedModel:
     """Return the model of these settings.
 
     Raises:
-        ConfigurationError: a directory that is missing or holds no model; the message names it.
+        ConfigurationError: it is not there, or not a model; the message names it.
     """
     if chat.model == DEMO_NAME:
-        return ChatModel(str(DEMO_DIRECTORY), chat.served_model_name or DEMO_NAME)
+        return ServedModel(str(DEMO_DIRECTORY), chat.served_model_name or DEMO_NAME)
     path = Path(chat.model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigurationError(
-                f"BENTOVOX_CHAT__MODEL={chat.model}: the directory holds no config.json; give a "
+                f"BENTOVOX_CHAT__MODEL={chat.model}: the directory has no config.json; give a "
                 "model directory in Hugging Face's layout."
             )
-        return ChatModel(str(path), chat.served_model_name or path.resolve().name)
+        return ServedModel(str(path), chat.served_model_name or path.resolve().name)
     if not is_hub_id(chat.model):
         raise ConfigurationError(
             f"BENTOVOX_CHAT__MODEL={chat.model}: there is no such directory, and it is no Hugging "
@@ -52,4 +52,4 @@ def resolve(chat: ChatSettings) -> ChatModel:
             f"unset it once to download, or run `hf download {chat.model}` where a hub can be "
             "reached."
         )
-    return ChatModel(chat.model, chat.served_model_name or chat.model)
+    return ServedModel(chat.model, chat.served_model_name or chat.model)

@@ -8,7 +8,6 @@ from services.chat import served_model
 from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
 from services.openai.documents import by_route, of_models
-from services.openai.models import Cards
 from services.openai.paths import CHAT, METHODS
 from services.server.admission import Limits
 from services.server.role import preflight, role
@@ -30,8 +29,8 @@ class _Chat:
     def build() -> RoleApp:
         chat = settings().chat
         server = VllmServer(chat)
-        # No other paths of vLLM's: adapters, profiling, sleep, `/invocations` past the key.
-        handlers = of_models(Cards(server.models))
+        # vLLM's others stay closed: adapters, profiling, sleep, `/invocations` without a key.
+        handlers = of_models(server.models)
         handlers |= dict.fromkeys([("POST", path) for path in CHAT], server)
         return RoleApp(
             role="chat",

@@ -1,9 +1,9 @@
-"""vLLM's answer on its way out: nothing that broke ends like something whole.
+"""Errors in vLLM's streams: a broken stream must not look complete.
 
-vLLM sends the head of a stream before the engine has said anything, puts what went wrong into the
-stream as an event of its own form, and ends with `[DONE]` all the same. Here the head waits for the
-engine's first word. What is refused until then has its status; what breaks later is an event of
-OpenAI's form, and the connection ends without its last chunk.
+vLLM sends the head of a stream before the engine has answered, reports errors as events of its own
+shape, and ends with `[DONE]` all the same. Here the head waits for the engine's first output. An
+error before that gets its HTTP status; a later one becomes an event of OpenAI's shape, and the
+connection is closed without the last chunk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from services.openai.errors import error_from, fault_of, normalise
+from services.openai.errors import error_from, fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,7 +28,7 @@ class Answer:
     """ASGI's `send` for vLLM's application."""
 
     def __init__(self, send: Callable[[Any], Awaitable[None]], *, events: bool) -> None:
-        """`events` tells that the path's streams have named events (/v1/responses)."""
+        """With `events`, the path's streams have named events (/v1/responses)."""
         self._send = send
         self._events = events
         self._held: list[Any] = []
@@ -37,7 +37,7 @@ class Answer:
         self.error: ServiceError | None = None
 
     async def send(self, message: Any) -> None:
-        """Pass a message on, or keep it until the engine has spoken."""
+        """Send a message, or hold it until the engine's first output."""
         if self.error is not None:
             return
         if message["type"] == "http.response.start":
@@ -62,7 +62,7 @@ class Answer:
         await self._send(message)
 
     async def break_off(self, error: ServiceError) -> None:
-        """Take `error` for the end of the answer, and tell it within a stream that has begun."""
+        """End the answer with `error`, as an event if the stream has begun."""
         begun = self.streams and not self._held
         self.error, self._held = error, []
         if begun:
@@ -85,8 +85,8 @@ def _is_stream(message: Any) -> bool:
 
 
 def _fault(event: bytes) -> ServiceError:
-    """Return the error that vLLM put into its stream."""
+    """Return the error of an event of vLLM's."""
     said = event.removeprefix(b"data: ").partition(b"\n")[0]
     code = json.loads(said)["error"].get("code")
     status = code if isinstance(code, int) and code > _OK else 500
-    return error_from(status, normalise(status, said), None)
+    return error_from(status, said)

@@ -1,10 +1,10 @@
-"""Tries what binds an answer before the engine compiles it: bounded in time, one or two at a time.
+"""Compiles constraints in a separate process, within a time limit, before the engine does.
 
-xgrammar cannot be stopped, and a short expression can hold it for minutes, in threads of the engine
-that everybody's JSON mode needs as well. So whatever does not surely compile at once is compiled in
-a process apart first, which is killed when it takes too long, and followed for some tokens there.
-Small ones have a process of their own, so that they do not wait behind large ones. What was found
-is remembered.
+xgrammar cannot be interrupted, and a short expression can keep it busy for minutes, in threads of
+the engine that everybody's JSON mode needs as well. So whatever does not certainly compile quickly
+is first compiled, and applied to some tokens, in a process that is killed if it takes too long.
+Small constraints have their own process, so that they do not wait behind large ones. Results are
+remembered.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import re
 import sys
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.chat.refusals import refusal
 from services.errors import EngineError, OverloadedError
+from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -36,19 +37,19 @@ _SCRIPT: Final = Path(__file__).with_name("trial_process.py")
 _START_S: Final = 60.0
 _IDLE_S: Final = 60.0
 _SMALL_S: Final = 3.0
-"""What a small one may take; after that it is tried among the large ones."""
+"""The time limit for a small one, which is then tried among the large ones."""
 
 _REMEMBERED: Final = 4096
 _REFUSED_S: Final = 600.0
-"""For how long a fault is remembered: the machine may have been busy."""
+"""How long a fault is remembered; the machine may have been busy."""
 
 _LINE_BYTES: Final = 1 << 20
 _WHERE: Final = re.compile(r"\[[\d:]+\] \S+:\d+: ")
-"""xgrammar begins a fault with the time and its own source's line."""
+"""xgrammar's messages begin with the time and a line of its source."""
 
 
 class Trial:
-    """Two processes that try, and what they found."""
+    """Two processes that compile, and their results."""
 
     def __init__(
         self,
@@ -60,23 +61,24 @@ class Trial:
         waiting: int,
         command: Sequence[str] = (sys.executable, str(_SCRIPT)),
     ) -> None:
-        """Try with the model's `tokenizer`, as xgrammar writes it.
+        """Compile for `tokenizer`, which returns the model's, serialised by xgrammar.
 
-        `parse` raises for a schema that is malformed, at once. For each process `waiting` requests
-        may wait, at most `wait_s`.
+        `parse` raises at once for a malformed schema. Each process has a queue of `waiting`
+        requests, which wait at most `wait_s`.
         """
         self._parse = parse
         self._limit_s = limit_s
-        self._small = _Process(tokenizer, command, min(_SMALL_S, limit_s), wait_s, waiting)
-        self._large = _Process(tokenizer, command, limit_s, wait_s, waiting)
+        limits = Limits(1, waiting, wait_s)
+        self._small = _Process(tokenizer, command, min(_SMALL_S, limit_s), Admission(limits))
+        self._large = _Process(tokenizer, command, limit_s, Admission(limits))
         self._found: dict[bytes, tuple[str, float]] = {}
 
     async def check(self, constraints: Sequence[Constraint]) -> None:
-        """Return when each of them compiles in time.
+        """Check that each of them compiles in time.
 
         Raises:
-            InvalidRequestError: one does not, or at all; `param` names the field.
-            OverloadedError: too many others wait to be tried, or were tried for too long.
+            InvalidRequestError: one does not; `param` is its field.
+            OverloadedError: too many requests wait, or this one has waited for too long.
         """
         for constraint in constraints:
             key = hashlib.sha256(f"{constraint.kind} {constraint.text}".encode()).digest()
@@ -105,10 +107,10 @@ class Trial:
             self._found.pop(next(iter(self._found)))
 
     async def _try(self, key: bytes, constraint: Constraint) -> str:
-        """Return what is wrong with one, "" for nothing."""
+        """Return what is wrong with a constraint, or ""."""
         for process in (self._small, self._large) if constraint.is_small else (self._large,):
             async with process.turn(constraint.field):
-                found = self._remembered(key)  # by another, meanwhile
+                found = self._remembered(key)  # another request may have tried it meanwhile
                 if found is None:
                     found = await process.ask(constraint)
             if found is not None:
@@ -127,44 +129,33 @@ class Trial:
 
 @dataclass
 class _Process:
-    """The process that tries; it starts when it is first needed and ends when it is idle."""
+    """A process that compiles; it starts when it is first needed and ends when it is idle."""
 
     tokenizer: Callable[[], str]
     command: Sequence[str]
     limit_s: float
-    wait_s: float
-    waiting: int
-    _inside: int = 0
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    admission: Admission
     _process: Process | None = None
     _idle: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
-        """Have the process for oneself.
+        """Hold the process for a block.
 
         Raises:
-            OverloadedError: too many wait for it, or others had it for too long.
+            OverloadedError: the queue is full, or the wait took too long.
         """
-        full = OverloadedError(f"{name}: others' are being compiled", retry_after_s=self.limit_s)
-        if self._inside > self.waiting:
-            raise full
-        self._inside += 1
         try:
-            try:
-                async with asyncio.timeout(self.wait_s):
-                    await self._lock.acquire()
-            except TimeoutError as error:
-                raise full from error
-            try:
-                yield
-            finally:
-                self._lock.release()
-        finally:
-            self._inside -= 1
+            await self.admission.acquire()
+        except OverloadedError as error:
+            raise OverloadedError(
+                f"{name}: those of other requests are being compiled", retry_after_s=self.limit_s
+            ) from error
+        with self.admission.held():
+            yield
 
     async def ask(self, constraint: Constraint) -> str | None:
-        """Return what is wrong with one, "" for nothing; None when it takes too long."""
+        """Return what is wrong with a constraint, or ""; None if it takes too long."""
         asked = json.dumps({"kind": _kind(constraint), "text": constraint.text})
         fault = None
         try:
@@ -175,7 +166,7 @@ class _Process:
             return fault
         finally:
             if fault is None:
-                await self.close()  # it is in the middle of something
+                await self.close()  # it is still busy
             else:
                 self._rest()
 
@@ -197,13 +188,13 @@ class _Process:
         return process
 
     def _rest(self) -> None:
-        """End the process when nobody asks for a while: it holds some 300 MB."""
+        """Schedule the end of the process, which takes some 300 MB, for when it stays idle."""
         if self._idle is not None:
             self._idle.cancel()
         self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill_if_idle)
 
     def _kill_if_idle(self) -> None:
-        if not self._lock.locked():
+        if not self.admission.in_use:
             self._kill()
 
     def _kill(self) -> Process | None:
@@ -233,7 +224,7 @@ def _refusal(constraint: Constraint, fault: str) -> InvalidRequestError:
 
 
 def _kind(constraint: Constraint) -> str:
-    """Return how xgrammar reads it: a grammar without `::=` is Lark's, as vLLM has it."""
+    """Return the kind for xgrammar: a grammar without `::=` is in Lark's syntax, as in vLLM."""
     if constraint.kind != "grammar":
         return constraint.kind
     lines = (re.sub(r"(#|//).*$", "", line).strip() for line in constraint.text.split("\n"))

@@ -1,7 +1,8 @@
-"""A process that compiles what is to bind an answer, and can be killed: xgrammar cannot be stopped.
+"""The process that compiles constraints and can be killed, since xgrammar cannot be interrupted.
 
-A script, run by its path, so that it loads nothing of ours and nothing of vLLM's. Its first line is
-the tokenizer as xgrammar writes it; each further line asks, and is answered by a line.
+It is a script that is run by its path, so that it imports neither our modules nor vLLM. The first
+line of its input is the tokenizer, serialised by xgrammar; each further line is a constraint, and
+is answered by a line.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _SLOW = "takes too long to convert, which vLLM does on its event loop"
 
 
 def main() -> None:
-    """Answer until the other side hangs up."""
-    os.nice(10)  # those who are being answered come first
+    """Answer until the input ends."""
+    os.nice(10)  # requests that are being answered come first
     threads = max(1, len(os.sched_getaffinity(0)) // 2)
     tokenizer = xgrammar.TokenizerInfo.deserialize_json(json.loads(sys.stdin.readline()))
     compiler = xgrammar.GrammarCompiler(tokenizer, max_threads=threads, cache_enabled=False)
@@ -56,10 +57,11 @@ def main() -> None:
 
 
 def _follow(compiled: Any, tokenizer: Any) -> str:
-    """Return "" if an answer can begin, and be followed quickly, else what is wrong.
+    """Return "" if an answer can begin and its tokens are checked quickly, else what is wrong.
 
-    The engine does for each token of everybody's what is timed here. Two answers are made up: one
-    of the first token that is allowed, mostly a byte, of which loops are longest; one by chance.
+    The engine does what is timed here between the tokens of all requests. Two answers are made up:
+    one always takes the first token that is allowed, mostly a single byte, which makes the longest
+    loops; the other takes tokens at random.
     """
     allowed = xgrammar.allocate_token_bitmask(1, tokenizer.vocab_size)
     stops = list(tokenizer.stop_token_ids)

@@ -1,1 +1,1 @@
-"""What takes several engines: translation of texts and of speech, by asking the other roles."""
+"""What needs several engines: translates texts and speech by calling the other roles."""

@@ -1,4 +1,4 @@
-"""The conversation role's application: which paths there are, given whom it may ask."""
+"""The conversation role's application: its paths depend on the roles that it can call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
 from services.openai.documents import by_route, document, of_models
-from services.openai.models import Cards
 from services.openai.paths import METHODS, TRANSLATION
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _ALONE: Final = Readiness(
     "unavailable",
     {
-        "backends": "nobody to ask: set BENTOVOX_CONVERSATION__CHAT, BENTOVOX_CONVERSATION__SPEECH "
+        "backends": "no backends: set BENTOVOX_CONVERSATION__CHAT, BENTOVOX_CONVERSATION__SPEECH "
         'and BENTOVOX_CONVERSATION__TRANSCRIPTION to lists of URLs such as ["http://chat:3000"], '
         "or serve services.stack:Stack"
     },
@@ -29,9 +28,9 @@ _ALONE: Final = Readiness(
 
 
 def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]]) -> RoleApp:
-    """Return the role before the backends at `urls`, by role."""
+    """Return the role's application, given the URLs of the backends of each role."""
     pools = Pools(urls, conversation)
-    handlers = of_models(Cards(_no_models))
+    handlers = of_models(dict)  # it uses the models of other roles
     if "chat" in pools.by_role:
         texts = Translation(pools, conversation.translation)
         handlers |= {
@@ -53,7 +52,3 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
         readiness=lambda: Readiness(*pools.status()) if pools.by_role else _ALONE,
         lifespan=pools.probing,
     )
-
-
-async def _no_models() -> dict[str, dict[str, object]]:
-    return {}  # those that it uses are other roles'

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _urls() -> dict[str, list[str]]:
-    """Return where it asks each role: its own settings, the gateway's, or the same stack."""
+    """Return the URLs of each role: from its settings, the gateway's, or the same stack."""
     gateway = settings().gateway.backends
     return {
         name: urls or gateway[name] or beside(name)
@@ -28,11 +28,11 @@ def _check() -> str:
     urls = [url for given in _urls().values() for url in given]
     for url in urls:
         source_of(url)
-    return f"conversations are with {', '.join(urls) or 'the roles beside'}"
+    return f"conversation calls {', '.join(urls) or 'the roles of the same stack'}"
 
 
 class _Conversation:
-    """Translation of texts and of speech, by asking chat, speech and transcription."""
+    """Translation of texts and speech with chat, speech and transcription."""
 
     @staticmethod
     def build() -> RoleApp:

@@ -1,1 +1,1 @@
-"""The gateway: the one front door to the other roles; it carries bytes, without torch."""
+"""The gateway: the one front door to the other roles. It forwards bytes and needs no torch."""

@@ -1,4 +1,4 @@
-"""What a request is alike with: backends keep caches of prompts and of voices."""
+"""Which requests belong together: backends cache prompts and voices."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _CHARACTERS: Final = 2048
-"""Of a prompt's beginning: a system prompt, or the first that a person says in a conversation."""
+"""Of a prompt's beginning: a system prompt, or a conversation's first user message."""
 
 
 class _Body(BaseModel):
-    """What of a JSON body says what it is about; parsed in Rust."""
+    """The fields of a JSON body that affinity depends on; parsed in Rust."""
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
@@ -29,10 +29,10 @@ class _Body(BaseModel):
 
 
 def affinity_of(scope: Any, content_type: bytes, body: Sequence[bytes]) -> str | None:
-    """Return a text that is the same for requests that use the same cache; None where none is.
+    """Return a text that is the same for requests that share a cache; None if there is none.
 
-    It is the header `x-session-id`, else of speech the voice, else the beginning of the prompt down
-    to the first message of the user.
+    It is the header `x-session-id`, else for speech the voice, else the beginning of the prompt up
+    to the first user message.
     """
     if session := header(scope, b"x-session-id"):
         return session.decode("latin-1")
@@ -41,7 +41,7 @@ def affinity_of(scope: Any, content_type: bytes, body: Sequence[bytes]) -> str |
     try:
         asked = _Body.model_validate_json(b"".join(body))
     except ValidationError:
-        return None  # the backend says what is wrong with it
+        return None  # the backend reports what is wrong
     if asked.voice is not None:
         return json.dumps(asked.voice)[:_CHARACTERS]
     prompt = (asked.messages, asked.instructions, asked.prompt, asked.input)
@@ -49,7 +49,7 @@ def affinity_of(scope: Any, content_type: bytes, body: Sequence[bytes]) -> str |
 
 
 def _texts(part: Any) -> Iterator[str]:
-    """Yield what is said, down to the first message of the user."""
+    """Yield the texts up to the first user message."""
     if isinstance(part, str):
         yield part[:_CHARACTERS]
     elif isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""The gateway's application: which paths there are, who answers each, who may ask."""
+"""The gateway's application: its paths, who answers each, and who may call them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi, sockets
 from services.openai.documents import by_route, document, of_models
-from services.openai.models import Cards
 from services.openai.paths import METHODS, OPENAPI, ROUTES
 from services.server import telemetry
 from services.server.admission import Limits
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from services.settings.sections import GatewaySettings
 
 SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
-"""The paths of each role's WebSockets that the front door opens."""
+"""The WebSocket paths of each role that the gateway forwards."""
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
@@ -38,9 +37,6 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     keys = Keys.from_settings(gateway)
     described = openapi.document(pools.by_role)
 
-    async def models() -> dict[str, Any]:
-        return pools.models()
-
     def guard(scope: Any) -> None:
         if scope["path"] != OPENAPI and not has_key_in_body(scope):
             keys.check(key_of(scope))
@@ -49,7 +45,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         return telemetry.merge(telemetry.render(), await pools.metrics())
 
     proxied = [(method, path) for path in roles for method in METHODS[path]]
-    handlers = of_models(Cards(models))
+    handlers = of_models(pools.models)
     handlers["GET", OPENAPI] = document(lambda _: described)
     handlers |= dict.fromkeys(proxied, Proxy(pools, roles, keys, gateway))
     return RoleApp(

@@ -25,11 +25,11 @@ _EXPOSED = (
 
 
 def allowing(origins: Sequence[str]) -> Callable[[Asgi], Asgi] | None:
-    """Return what lets `origins` in, to be put around the shell; None where there are none.
+    """Return the layer around the shell that allows `origins`; None if there are none.
 
-    It answers a preflight itself, since a browser sends none of the page's headers with it, the key
-    included. Cookies are never asked for: the key is a header. An answer then goes through this
-    layer's `send`, piece by piece, where it would otherwise go straight to the transport.
+    It answers preflights itself, since browsers send no key with them. Cookies are not allowed: the
+    key is a header. With this layer, answers no longer go straight to the transport, but piece by
+    piece through its `send`.
     """
     if not origins:
         return None

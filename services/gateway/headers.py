@@ -1,9 +1,9 @@
-"""Which headers go further than one hop."""
+"""Which headers are forwarded."""
 
 from __future__ import annotations
 
-# RFC 9110, section 7.6.1, and what each hop says for itself. The client's key stays here, and its
-# page's origin, which was looked at.
+# RFC 9110, section 7.6.1, and what each hop sets itself. The client's key stays here, and the
+# origin of its page, which was checked.
 NOT_FORWARDED = frozenset(
     {
         b"host",
@@ -47,7 +47,7 @@ _USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
 def end_to_end(
     headers: list[tuple[bytes, bytes]], dropped: frozenset[bytes]
 ) -> list[tuple[bytes, bytes]]:
-    """Return the headers that go further: without `dropped` and those that Connection names."""
+    """Return the headers to forward: without `dropped` and those that Connection lists."""
     for name, value in headers:
         if name == b"connection" and value.lower() not in _USUAL_CONNECTION:
             dropped |= {token.strip().lower() for token in value.split(b",")}

@@ -1,11 +1,11 @@
 """API keys: stored as SHA-256 hashes, compared in constant time.
 
-They come as bearer tokens, or as `x-api-key`. A browser can set no header of a WebSocket; there the
-key may be a subprotocol, as OpenAI has it: `openai-insecure-api-key.YOUR_KEY`. It is not sent on to
-a backend.
+They are sent as bearer tokens or as `x-api-key`. Browsers cannot set headers of a WebSocket; there
+the key may be a subprotocol, as in OpenAI's API: `openai-insecure-api-key.YOUR_KEY`. It is not
+forwarded.
 
-A key is 256 random bits, so that one round of SHA-256 is enough: there is nothing to guess that a
-slow hash would have to protect. `python -m services.gateway.keys NAME` makes one.
+A key is 256 random bits, so one round of SHA-256 is enough: a slow hash would only protect what can
+be guessed. `python -m services.gateway.keys NAME` makes one.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _HINT = "make one with `python -m services.gateway.keys NAME`"
 
 
 def is_key_subprotocol(name: str) -> bool:
-    """Return whether an offered subprotocol is a key in disguise."""
+    """Return whether an offered subprotocol is a key."""
     return name.startswith(_SUBPROTOCOL)
 
 
 def key_of(scope: Any) -> bytes | None:
-    """Return the key that came with a request or WebSocket, outside its body; None without one.
+    """Return the first key in the headers of a request or WebSocket; None without one.
 
-    The first one counts. It is empty where `authorization` has no bearer token.
+    It is empty if `authorization` has something other than a bearer token.
     """
     for name, value in scope["headers"]:
         if name == b"authorization" and value.strip():
@@ -58,18 +58,18 @@ def has_key_in_body(scope: Any) -> bool:
 
 
 class Keys:
-    """The keys that are let in; none at all lets everybody in."""
+    """The known keys. If there are none, everybody is let in."""
 
     def __init__(self, hashes: dict[str, bytes]) -> None:
-        """Keep the SHA-256 digest of each key by its holder's name."""
+        """Store the SHA-256 digest of each key by the name of its owner."""
         self._hashes = hashes
 
     @classmethod
     def from_settings(cls, gateway: GatewaySettings) -> Keys:
-        """Read the keys of the environment and of the keys file.
+        """Read the keys in the environment and in the keys file.
 
         Raises:
-            ConfigurationError: the file is missing, or a line is no `name:hash`.
+            ConfigurationError: the file is missing, or a line is not `name:hash`.
         """
         lines = gateway.keys.get_secret_value().replace(",", "\n").splitlines()
         if gateway.keys_file:
@@ -84,17 +84,17 @@ class Keys:
         return cls(_parse(lines))
 
     def __bool__(self) -> bool:
-        """Return whether there are any, so that one is asked for."""
+        """Return whether there are any, so that requests need one."""
         return bool(self._hashes)
 
     def summary(self) -> str:
-        """Say in a line who is let in."""
+        """Return a line that says who is let in."""
         if not self._hashes:
             return "no API keys are set: whoever reaches the port is let in"
-        return f"API keys are asked for; {len(self._hashes)} are known"
+        return f"API keys are required; {len(self._hashes)} are known"
 
     def check(self, key: bytes | None) -> None:
-        """Let a known key pass.
+        """Check that the key is known.
 
         Raises:
             AuthenticationError: no key, or an unknown one.
@@ -110,7 +110,7 @@ class Keys:
     def _knows(self, key: bytes) -> bool:
         digest = hashlib.sha256(key).digest()
         known = False
-        for candidate in self._hashes.values():  # all of them, so that time tells nothing
+        for candidate in self._hashes.values():  # all of them, so that the time reveals nothing
             known |= hmac.compare_digest(digest, candidate)
         return known
 
@@ -123,7 +123,7 @@ def _parse(lines: Iterable[str]) -> dict[str, bytes]:
             continue
         match = _LINE.fullmatch(text)
         if match is None:
-            # The line itself is not shown: it may be a key in the clear.
+            # The line itself is not shown: it may be an unhashed key.
             raise ConfigurationError(f"API key {number} is not `name:sha256-hash`; {_HINT}.")
         if match["name"] in hashes:
             raise ConfigurationError(f"two API keys are named {match['name']!r}.")

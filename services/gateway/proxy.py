@@ -1,4 +1,4 @@
-"""Carries a request to a backend and the answer back, byte for byte."""
+"""Forwards a request to a backend and the answer back, byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from services.backends.backend import Call
 from services.errors import BackendError
 from services.gateway.affinity import affinity_of
-from services.gateway.asked import asked
+from services.gateway.body_field import field_of
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import has_key_in_body
 from services.openai.body import header, pieces
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from services.gateway.keys import Keys
     from services.settings.sections import GatewaySettings
 
-_UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender has shown no key in a header
+_UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender sent no key in a header
 
 
 class Proxy:
-    """What a backend answers: each path's requests go to the pool of its role."""
+    """Forwards each path's requests to a backend of its role."""
 
     def __init__(
         self, pools: Pools, roles: Mapping[str, str], keys: Keys, gateway: GatewaySettings
     ) -> None:
-        """Route the path templates of `roles` to the pool of the role each names."""
+        """`roles` has the role of each path template."""
         self._pools = pools
         self._roles = roles
         self._keys = keys
@@ -44,24 +44,24 @@ class Proxy:
         """Answer one request.
 
         Raises:
-            ServiceError: before the answer began: no backend, no such model, no answer in time;
-                after it began: the backend broke off.
+            ServiceError: there is no backend or no such model, it does not answer in time, or it
+                breaks off.
         """
         pool = self._pools.by_role[self._roles[scope["bentovox.route"]]]
-        # It is here already, as a rule: the shell gathers what is to take a slot.
+        # As a rule it has arrived: the shell waits for it before it gives a slot.
         content_type = header(scope, b"content-type")
-        # GET /languages has no body and asks for no key.
+        # GET /languages has no body and needs no key.
         in_body = bool(self._keys) and scope["method"] == "POST" and has_key_in_body(scope)
         most_bytes = _UNKNOWN_BYTES if in_body else self._most_bytes(content_type)
         body = deque([piece async for piece in pieces(scope, receive, most_bytes) if piece])
         if in_body:
-            key = await asked("api_key", content_type, body, scope["query_string"])
+            key = await field_of("api_key", content_type, body, scope["query_string"])
             self._keys.check(key.encode("utf-8", "replace") if key else None)
         if not pool.ready:
             await until_hangup(receive, pool.until_ready())
         model = affinity = None
         if pool.needs_model and scope["method"] == "POST":
-            model = await asked("model", content_type, body)
+            model = await field_of("model", content_type, body)
         if self._gateway.affinity and pool.has_choice and scope["method"] == "POST":
             affinity = affinity_of(scope, content_type, body)
         call = _call(scope, body)
@@ -84,7 +84,7 @@ def _call(scope: Any, body: deque[bytes]) -> Call:
     target = scope["raw_path"]
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
-    # The answer to HEAD has a length and no body, which the parser would wait for;
+    # The answer to HEAD has a length but no body, which the parser would wait for;
     # uvicorn drops the body of the answer to GET.
     method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
     headers = end_to_end(scope["headers"], NOT_FORWARDED)

@@ -1,4 +1,4 @@
-"""The gateway before backends elsewhere: `bentoml serve services.gateway.service:Gateway`."""
+"""The gateway without the other roles: `bentoml serve services.gateway.service:Gateway`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _check_backends() -> str:
         )
     for url in urls:
         source_of(url)
-    return f"the gateway stands before {', '.join(urls)}"
+    return f"the gateway forwards to {', '.join(urls)}"
 
 
 class _Gateway:
-    """One front door before roles that run elsewhere."""
+    """One front door to roles that run elsewhere."""
 
     @staticmethod
     def build() -> RoleApp:

@@ -1,7 +1,7 @@
-"""Carries a WebSocket to a backend and back, message by message.
+"""Forwards a WebSocket to a backend and back, message by message.
 
-The client's side is uvicorn's, the backend's `websockets`'. Neither side is read while the other
-has not taken what came before, so that a tunnel holds a few messages at most.
+uvicorn serves the client, `websockets` connects to the backend. Neither side is read until the
+other has taken the last message, so that a tunnel buffers only a few.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.gateway")
 
-# What the handshake of each hop says anew.
+# Set anew by the handshake of each hop.
 _HANDSHAKE: Final = frozenset(
     {
         b"sec-websocket-accept",
@@ -51,7 +51,7 @@ _MESSAGE_LIMIT_BYTES: Final = 64 << 20
 _HELD_FRAMES: Final = 4
 _CLOSE_S: Final = 2.0
 _QUIET_S: Final = 20.0
-"""A backend silent for so long is pinged; one that says nothing for as long again has gone."""
+"""A backend silent for so long is pinged, and given up if it stays silent for as long again."""
 
 _NORMAL: Final = 1000
 _GOING_AWAY: Final = 1001
@@ -59,19 +59,19 @@ _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.
 
 
 class Tunnel:
-    """The gateway's WebSockets: each is one to a backend of the role that its path belongs to."""
+    """Forwards each path's WebSockets to a backend of its role."""
 
     def __init__(self, pools: Pools, roles: dict[str, str]) -> None:
-        """Route the paths of `roles` to the pool of the role each names."""
+        """`roles` has the role of each path."""
         self.pools = pools
         self.roles = roles
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Carry one connection until either side closes it.
+        """Forward one connection until either side closes it.
 
         Raises:
-            ServiceError: no backend took it; after it was accepted: the backend broke off.
-            HungUpError: the client has gone.
+            ServiceError: no backend accepts it, or the backend breaks off.
+            HungUpError: the client hung up.
         """
         pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
         await pool.until_ready()
@@ -93,17 +93,17 @@ class Tunnel:
                 await _accept(connection, scope, send)
                 await _carry(backend, connection, receive, send)
             finally:
-                # To the end, also when the task is cancelled: the backend must stop its work.
+                # Shielded, since the backend must stop its work even if this task is cancelled.
                 await asyncio.shield(connection.close(_GOING_AWAY))
 
     async def _connect(self, backend: Backend, scope: Any) -> ClientConnection:
         """Return a connection that the backend has accepted.
 
         Raises:
-            InvalidStatus: the backend refused with a status of its own.
+            InvalidStatus: the backend refused with an HTTP status.
             UnavailableError: it cannot be reached.
             DeadlineError: it did not answer in time.
-            BackendError: it is no WebSocket server.
+            BackendError: it is not a WebSocket server.
         """
         timeout_s = self.pools.connect_timeout_s
         try:
@@ -115,22 +115,22 @@ class Tunnel:
                 or None,
                 additional_headers=_headers(scope),
                 user_agent_header=None,
-                compression=None,  # a hop within the house
+                compression=None,  # an internal hop
                 proxy=None,
                 open_timeout=timeout_s,
                 close_timeout=_CLOSE_S,
-                ping_interval=None,  # its deadline would fall on a client that reads slowly
+                ping_interval=None,  # its timeout would end connections of clients that read slowly
                 max_size=_MESSAGE_LIMIT_BYTES,
                 max_queue=_HELD_FRAMES,
                 **_way(backend.connections.address),
             )
         except TimeoutError as exc:
             raise DeadlineError(
-                f"The {backend.role} service did not take the connection within {timeout_s:g} s.",
+                f"The {backend.role} service did not accept the connection within {timeout_s:g} s.",
                 retry_after_s=2,
             ) from exc
         except OSError as exc:
-            backend.mark(ready=False)  # the next probe will tell
+            backend.mark(ready=False)  # until the next probe
             raise UnavailableError("The backend cannot be reached.", retry_after_s=2) from exc
         except InvalidStatus:
             raise
@@ -139,7 +139,7 @@ class Tunnel:
 
 
 class _Connect(connect):
-    """A connection that follows no redirect: a backend is where the operator says it is."""
+    """A connection that follows no redirects: the operator says where backends are."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -148,7 +148,7 @@ class _Connect(connect):
 async def _accept(connection: ClientConnection, scope: Any, send: Any) -> None:
     subprotocol = connection.subprotocol
     if subprotocol is None:
-        # A browser that offered some goes away if none of them is taken.
+        # Browsers close the connection if none of the offered ones is accepted.
         subprotocol = next(
             (Subprotocol(one) for one in scope["subprotocols"] if is_key_subprotocol(one)), None
         )
@@ -158,16 +158,16 @@ async def _accept(connection: ClientConnection, scope: Any, send: Any) -> None:
 
 
 async def _carry(backend: Backend, connection: ClientConnection, receive: Any, send: Any) -> None:
-    """Carry both ways until either side closes.
+    """Forward both ways until either side closes.
 
     Raises:
         BackendError: the backend broke off.
-        HungUpError: the client has gone.
+        HungUpError: the client hung up.
     """
     both = _to_backend(receive, connection), _to_client(connection, send)
     try:
         async with racing(*both) as (there, back):
-            if not (there.done() and there.result()):  # else the client left
+            if not (there.done() and there.result()):  # otherwise the client closed
                 await back
     except BackendError:
         log.warning("backend %s broke off a WebSocket", backend.name)
@@ -175,7 +175,7 @@ async def _carry(backend: Backend, connection: ClientConnection, receive: Any, s
 
 
 async def _to_backend(receive: Any, connection: ClientConnection) -> bool:
-    """Pass on what the client says and its close; False when the backend closed before it."""
+    """Forward the client's messages and its close; return False if the backend closed first."""
     while (message := await receive())["type"] == "websocket.receive":
         data = message.get("bytes")
         try:
@@ -188,7 +188,7 @@ async def _to_backend(receive: Any, connection: ClientConnection) -> bool:
 
 
 async def _to_client(connection: ClientConnection, send: Any) -> None:
-    """Pass on what the backend says, its close at the end."""
+    """Forward the backend's messages and its close."""
     pong: asyncio.Future[float] | None = None
     while True:
         try:
@@ -197,7 +197,7 @@ async def _to_client(connection: ClientConnection, send: Any) -> None:
         except TimeoutError as exc:
             if pong is not None and not pong.done():
                 raise _broke_off() from exc
-            with suppress(ConnectionClosed):  # the next `recv` says so
+            with suppress(ConnectionClosed):  # the next `recv` raises it
                 pong = asyncio.ensure_future(await connection.ping())
             continue
         except ConnectionClosed as exc:
@@ -212,18 +212,18 @@ async def _to_client(connection: ClientConnection, send: Any) -> None:
 
 
 def _broke_off() -> BackendError:
-    return BackendError("The backend closed the connection in the middle of it.")
+    return BackendError("The backend broke off the connection.")
 
 
 async def _pass_on(refused: InvalidStatus, send: Any) -> None:
-    """Answer with the backend's own refusal, in OpenAI's shape.
+    """Answer with the backend's error, in OpenAI's shape.
 
     Raises:
-        BackendError: it is none, such as a redirect.
+        BackendError: it is not an error, such as a redirect.
     """
     response = refused.response
     if response.status_code < _ERROR_FROM:
-        raise BackendError("The backend took no WebSocket.") from refused
+        raise BackendError("The backend did not accept the WebSocket.") from refused
     headers = end_to_end(_lowered(response), NOT_RETURNED | _HANDSHAKE | _OF_THE_BODY)
     start = {
         "type": "websocket.http.response.start",
@@ -243,7 +243,7 @@ def _lowered(response: Response) -> list[tuple[bytes, bytes]]:
 
 
 def _model_of(scope: Any, pool: Pool) -> str | None:
-    """Return the model named by the query, as in OpenAI's realtime API, where models decide."""
+    """Return the query's `model`, as in OpenAI's realtime API, if the backend depends on it."""
     if not pool.needs_model:
         return None
     found = parse_qs(scope["query_string"].decode("latin-1")).get("model")

@@ -1,4 +1,4 @@
-"""A request's body on its way in: bounded, and given up when the client hangs up."""
+"""Reading a request's body: bounded, and stopped when the client hangs up."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def header(scope: Scope, name: bytes) -> bytes:
-    """Return the first header called `name`, in small letters; empty when there is none."""
+    """Return the first header called `name` (lower case); empty if there is none."""
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
 def expect_json(scope: Scope) -> None:
-    """Raise unless the body is said to be JSON.
+    """Check that the request's content type is JSON.
 
     Raises:
-        UnsupportedMediaError: it is said to be anything else.
+        UnsupportedMediaError: it is not.
     """
     given = header(scope, b"content-type")
     if given.split(b";")[0].strip().lower() != b"application/json":
@@ -30,23 +30,23 @@ def expect_json(scope: Scope) -> None:
 
 
 def not_read(given: bytes, accepted: str) -> UnsupportedMediaError:
-    """Return the error for a content type that the path does not read."""
+    """Return the error for a content type that the path does not accept."""
     return UnsupportedMediaError(
-        f"content-type {given.decode('latin-1')!r} is not read here; send {accepted}"
+        f"content-type {given.decode('latin-1')!r} is not supported here; send {accepted}"
     )
 
 
 async def pieces(
     scope: Scope, receive: Receive, most_bytes: int, *, which: str = ""
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes, down to its end; `which` explains the limit in the error.
+    """Yield the body as it arrives; `which` explains the limit in the error.
 
     Raises:
-        TooLargeError: it is over `most_bytes`; nothing is read if it says so at the start.
+        TooLargeError: it is over `most_bytes`; if its content-length says so, nothing is read.
         ClientGoneError: the client hung up while sending it.
     """
     too_large = TooLargeError(
-        f"the body is over {most_bytes} bytes, more than any valid request here has{which}"
+        f"the body is over {most_bytes} bytes, more than any valid request here{which}"
     )
     said = header(scope, b"content-length")
     if said.isdigit() and int(said) > most_bytes:
@@ -65,11 +65,11 @@ async def pieces(
         more = message.get("more_body", False)
 
 
-async def whole(scope: Scope, receive: Receive, most_bytes: int) -> bytes:
-    """Return the whole body.
+async def whole(scope: Scope, receive: Receive, most_bytes: int, *, which: str = "") -> bytes:
+    """Return the whole body; `which` explains the limit in the error.
 
     Raises:
         TooLargeError: it is over `most_bytes`.
         ClientGoneError: the client hung up while sending it.
     """
-    return b"".join([piece async for piece in pieces(scope, receive, most_bytes)])
+    return b"".join([piece async for piece in pieces(scope, receive, most_bytes, which=which)])

@@ -1,7 +1,7 @@
-"""JSON from strangers: what it holds is bounded before it is taken apart.
+"""JSON from clients: its number of names and items is bounded before it is parsed.
 
-A megabyte of text is read in a millisecond; of empty lists or unknown names it would hold the event
-loop for seconds.
+A megabyte of text is parsed in a millisecond; a megabyte of empty lists or unknown names would
+block the event loop for seconds.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _MARKS: Final = (b'"', b",", b"[", b"{")
 
 
 def check_size(data: bytes | str, what: str) -> None:
-    """Raise if the document has more names or items than anything here asks for.
+    """Check that the document has no more names or items than any request needs.
 
-    Text that holds JSON's marks counts as if it were JSON: the bounds are far above any text's.
+    Punctuation inside strings counts as well: the bounds are far above what a text has.
 
     Raises:
-        InvalidRequestError: it has (`too_many_fields`).
+        InvalidRequestError: it has more (`too_many_fields`).
     """
     if len(data) < MOST_NAMES:
         return
@@ -33,14 +33,14 @@ def check_size(data: bytes | str, what: str) -> None:
     marks = sum(raw.count(mark) for mark in _MARKS)
     if marks > MOST_MARKS or sum(1 for _ in _NAME.finditer(raw)) > MOST_NAMES:
         raise InvalidRequestError(
-            f"{what} has over {MOST_NAMES} names or {MOST_MARKS} marks of JSON; nothing here reads "
-            "so many",
+            f"{what} has over {MOST_NAMES} names or {MOST_MARKS} marks of JSON, more than any "
+            "valid request here",
             code="too_many_fields",
         )
 
 
 def parse(data: bytes | str, what: str) -> Any:
-    """Return what a JSON document says.
+    """Return the value of a JSON document.
 
     Raises:
         InvalidRequestError: it is malformed, nested too deeply, or over the bounds.
@@ -60,7 +60,7 @@ def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
     """Return the fields of a JSON object.
 
     Raises:
-        InvalidRequestError: as for `parse`, or it is no object.
+        InvalidRequestError: as for `parse`, or it is not an object.
     """
     fields = parse(data, what)
     if not isinstance(fields, dict):

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from services.errors import no_such_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from starlette.types import Receive, Scope, Send
 
+    from services.errors import NotFoundError
+
+    Cards = Mapping[str, Mapping[str, object]]
     Json = Mapping[str, object] | Sequence[object]
     Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
     Handlers = dict[tuple[str, str], Handler]
@@ -54,26 +59,29 @@ def document(answer: Callable[[Call], Awaitable[Json] | Json]) -> Handler:
     return handler
 
 
-class Listing(Protocol):
-    """Models, as `services.openai.models` has them."""
+def of_models(
+    cards: Callable[[], Awaitable[Cards] | Cards],
+    missing: Callable[[str], NotFoundError] = no_such_model,
+) -> Handlers:
+    """Return the handlers of the paths that list models.
 
-    def listed(self) -> Awaitable[Json] | Json:
-        """Return the list of all."""
+    `cards` returns their cards by id, `missing` the error for another id.
+    """
 
-    def card(self, name: str) -> Awaitable[Json] | Json:
-        """Return one.
+    async def now() -> Cards:
+        found = cards()
+        return await found if isinstance(found, Awaitable) else found
 
-        Raises:
-            NotFoundError: there is none of that name.
-        """
+    async def listed(_: Call) -> Json:
+        return {"object": "list", "data": [*(await now()).values()]}
 
+    async def one(call: Call) -> Json:
+        found = await now()
+        if call.name not in found:
+            raise missing(call.name)
+        return found[call.name]
 
-def of_models(models: Listing) -> Handlers:
-    """Return the handlers of the paths that list `models`."""
-    return {
-        ("GET", "/v1/models"): document(lambda _: models.listed()),
-        ("GET", "/v1/models/{*}"): document(lambda call: models.card(call.name)),
-    }
+    return {("GET", "/v1/models"): document(listed), ("GET", "/v1/models/{*}"): document(one)}
 
 
 async def send_json(send: Send, answer: Json, more: Iterable[tuple[bytes, bytes]] = ()) -> None:

@@ -92,7 +92,7 @@ def error_body(message: str, type_: str, param: str | None, code: str | None) ->
 
 
 def _fault(message: str, type_: str, param: str | None, code: str | None) -> Fault:
-    """Return the inner part; what a client sent is repeated up to a length only."""
+    """Return the inner part; what a client sent is repeated only up to a length."""
     return {
         "message": _cut(message, _MESSAGE_CHARACTERS),
         "type": type_,
@@ -110,8 +110,8 @@ def error_response(
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Return status, headers and body for `error`.
 
-    An error that says when to come back carries both of the headers that OpenAI's SDKs obey,
-    `retry-after` in whole seconds and `retry-after-ms`.
+    If the error says when to try again, both headers that OpenAI's SDKs obey are set:
+    `retry-after` in whole seconds, and `retry-after-ms`.
     """
     kind = kind_of(error)
     body = error_body(error.message, kind.type, error.param, error.code or kind.code)
@@ -127,7 +127,7 @@ def error_response(
     if isinstance(error, errors.AuthenticationError):
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 11.6.1
     if isinstance(error, errors.RequestTimeoutError):
-        headers.append((b"connection", b"close"))  # what is left of the body is not waited for
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
     if isinstance(error, errors.MethodNotAllowedError) and error.methods:
         headers.append((b"allow", ", ".join(error.methods).encode()))
     return kind.status, headers, body
@@ -137,7 +137,7 @@ def normalise(status: int, body: bytes) -> bytes:
     """Return a foreign error body (vLLM's, Starlette's, BentoML's) as OpenAI's error object.
 
     vLLM sends a numeric `code`, FastAPI a `detail`, BentoML `{"error": "text"}`, Starlette plain
-    text. A body of 500 and above keeps its message only when it already is an error object.
+    text. From status 500 on, the message is kept only if the body already is an error object.
     """
     try:
         parsed: Any = json.loads(body)
@@ -156,17 +156,16 @@ def normalise(status: int, body: bytes) -> bytes:
         "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error",
     )
     if status == HTTPStatus.NOT_FOUND and param == "model":
-        code = "model_not_found"  # as OpenAI has it; vLLM only says 404
+        code = "model_not_found"  # as OpenAI does; vLLM only sends 404
     return error_body(message or fallback, type_, param if isinstance(param, str) else None, code)
 
 
-def error_from(status: int, body: bytes, retry_after_s: float | None) -> errors.ServiceError:
-    """Return the error that another server of this house told with `status` and `body`.
+def error_from(status: int, body: bytes, retry_after_s: float | None = None) -> errors.ServiceError:
+    """Return the error that another server answered with; see `normalise`.
 
-    `body` is OpenAI's error object, as `normalise` gives it. A status that is not in the table
-    becomes the nearest one that is: 400, or 502.
+    A status that is not in the table becomes 400 or 502.
     """
-    fault = json.loads(body)["error"]
+    fault = json.loads(normalise(status, body))["error"]
     ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     fallback = errors.BackendError if ours else errors.InvalidRequestError
     kind = _CLASS_BY_STATUS.get(status, fallback)
@@ -176,7 +175,7 @@ def error_from(status: int, body: bytes, retry_after_s: float | None) -> errors.
 
 
 def _words(fault: Any) -> tuple[str, Any, Any]:
-    """Return message, param and code of what another server says is wrong; "" where it is mute."""
+    """Return message, param and code from another server's error; the message may be empty."""
     if isinstance(fault, str):
         return fault, None, None
     if not isinstance(fault, dict):

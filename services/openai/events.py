@@ -1,4 +1,4 @@
-"""Answers that are streamed: server-sent events, and the messages that carry them."""
+"""Streamed answers: server-sent events, and the ASGI messages that carry them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def stream_head(media_type: str) -> dict[str, object]:
     headers = [
         (b"content-type", media_type.encode()),
         (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),  # nginx would gather the stream otherwise
+        (b"x-accel-buffering", b"no"),  # otherwise nginx buffers the stream
     ]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 def chunk(data: bytes) -> dict[str, object]:
-    """Return the ASGI message of a piece of a body that goes on."""
+    """Return the ASGI message of a piece of a body that is not the last."""
     return {"type": "http.response.body", "body": data, "more_body": True}
 
 

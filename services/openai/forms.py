@@ -1,4 +1,4 @@
-"""multipart/form-data (RFC 7578), read as it comes and never past what its fields may hold."""
+"""multipart/form-data (RFC 7578), parsed as it arrives, with a limit for each field."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
 TEXT_BYTES: Final = 8 * 1024
-"""What a field that is no file may hold; the schema of its characters is stricter."""
+"""The most bytes of a text field; its schema limits characters further."""
 
 _HEAD_BYTES: Final = 4 * 1024
-"""What the headers of one part hold at most, as a rule; the parser has bounds of its own."""
+"""Allowed for the headers of one part; the parser has its own limits."""
 
 MOST_PARTS: Final = 1024
 
 LIST_ITEMS: Final = 128
-"""How often a field may come that is a list."""
+"""How often a list field may be repeated."""
 
 _BOUNDARY_BYTES: Final = 70  # RFC 2046, section 5.1.1
 _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
@@ -36,14 +36,14 @@ _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
 
 @dataclass(frozen=True)
 class FormFields:
-    """What a form may hold; anything else is ignored, or refused if it is nearly one of these.
+    """The fields of a form; others are ignored, or refused if their name is nearly one of these.
 
     Attributes:
-        texts: names of the fields that are text.
-        files: names of the fields that are files, with the most bytes of each.
-        lists: names of the fields that may come again and again; also read with `[]` behind them.
-        foreign: names of other servers' fields, ignored however near they are to one of these.
-        text_bytes: what a field that is no file may hold.
+        texts: names of text fields.
+        files: names of file fields, with the most bytes of each.
+        lists: names of fields that may be repeated; `name[]` is read as well.
+        foreign: names of other servers' fields, ignored however similar they are to one of these.
+        text_bytes: the most bytes of a text field.
     """
 
     texts: frozenset[str]
@@ -54,7 +54,7 @@ class FormFields:
 
     @property
     def most_bytes(self) -> int:
-        """The size past which no body can be a valid form."""
+        """The largest size that a valid form can have."""
         texts = len(self.texts) + len(self.lists) * LIST_ITEMS
         around = (texts + len(self.files) + 1) * (_HEAD_BYTES + _BOUNDARY_BYTES + 8)
         return sum(self.files.values()) + texts * self.text_bytes + around
@@ -66,7 +66,7 @@ class Upload:
 
     Attributes:
         data: its bytes.
-        media_type: what the client says that it is, without parameters.
+        media_type: its content type as the client sent it, without parameters.
     """
 
     data: bytes
@@ -75,17 +75,17 @@ class Upload:
 
 @dataclass(frozen=True)
 class Form:
-    """What was sent, by field."""
+    """A form's fields."""
 
     texts: Mapping[str, str]
     files: Mapping[str, Upload]
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def file(self, name: str) -> Upload:
-        """Return a file that must be there.
+        """Return a required file.
 
         Raises:
-            InvalidRequestError: it was not sent (`missing_required_parameter`).
+            InvalidRequestError: it is missing (`missing_required_parameter`).
         """
         if name not in self.files:
             raise InvalidRequestError(
@@ -97,14 +97,14 @@ class Form:
 
 
 async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
-    """Return the form that is the request's body.
+    """Return the form in the request's body.
 
     Raises:
-        UnsupportedMediaError: the body is said to be something else.
-        InvalidRequestError: no form that can be read to its end (`invalid_multipart`), a field
-            that is nearly one of these (`unknown_parameter`), there twice
-            (`duplicate_parameter`), or text that is too long or no text.
-        TooLargeError: a file, or the whole, is over its limit.
+        UnsupportedMediaError: the content type is another one.
+        InvalidRequestError: it is not a complete form (`invalid_multipart`), a field is nearly one
+            of `fields` (`unknown_parameter`), sent twice (`duplicate_parameter`), too long or not
+            text.
+        TooLargeError: a file, or the whole body, is over its limit.
         ClientGoneError: the client hung up while sending it.
     """
     reader = _Reader(fields)
@@ -134,11 +134,11 @@ def _boundary(scope: Scope) -> bytes:
 
 
 def _broken(why: str) -> InvalidRequestError:
-    return InvalidRequestError(f"the body is not a whole form: {why}", code="invalid_multipart")
+    return InvalidRequestError(f"the body is not a complete form: {why}", code="invalid_multipart")
 
 
 class Parts:
-    """Reads a form part by part, in whatever pieces it comes."""
+    """Parses a form part by part, in whatever pieces it arrives."""
 
     def __init__(
         self,
@@ -147,12 +147,12 @@ class Parts:
         data: Callable[[bytes, int, int], None],
         end: Callable[[], None],
     ) -> None:
-        """Call `begin` with the name (None without one) and headers of each part.
+        """For each part, call `begin` with its name (None without one) and its headers.
 
-        Then `data` with bytes, of which those from a place up to another belong to it, and `end`.
+        Then `data` with a buffer and the start and end of the part's bytes in it, then `end`.
 
         Raises:
-            FormParserError: there can be no such boundary.
+            FormParserError: the boundary is empty or too long.
         """
         self.ended = False
         self._begin = begin
@@ -175,10 +175,10 @@ class Parts:
         )
 
     def write(self, piece: bytes) -> None:
-        """Read on.
+        """Parse the next piece.
 
         Raises:
-            FormParserError: it is no form, or has too many parts or headers, or too large ones.
+            FormParserError: it is malformed, or has too many parts or headers, or too long ones.
         """
         self._parser.write(piece)
 
@@ -209,7 +209,7 @@ class Parts:
 
 
 class _Reader:
-    """Gathers what is found, and refuses at once what no form here may hold."""
+    """Collects the fields, and refuses at once what they do not allow."""
 
     def __init__(self, fields: FormFields) -> None:
         self.texts: dict[str, str] = {}
@@ -219,7 +219,7 @@ class _Reader:
         self._name = ""
         self._media_type = ""
         self._most_bytes = 0
-        self._held = BytesIO()  # gives its bytes away without a copy
+        self._held = BytesIO()  # `getvalue` makes no copy
 
     def begin(self, name: str | None, head: Mapping[bytes, bytes]) -> None:
         self._held = BytesIO()
@@ -260,7 +260,7 @@ class _Reader:
             return
         if self._name in self._fields.files:
             raise TooLargeError(
-                f"{self._name} has over {self._most_bytes} bytes; at most so many are accepted",
+                f"{self._name} has over {self._most_bytes} bytes, the most that is accepted",
                 param=self._name,
                 code="audio_too_large",
             )
@@ -284,7 +284,7 @@ class _Reader:
                 f"{self._name} is not text in UTF-8", param=self._name, code="invalid_value"
             ) from error
         if not text:
-            return  # how a form says nothing
+            return  # an empty field counts as not sent
         if self._name in self._fields.lists:
             self.lists.setdefault(self._name, []).append(text)
         else:

@@ -1,4 +1,4 @@
-"""Work for a client that may hang up meanwhile."""
+"""Work that is cancelled when the client hangs up."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Result = TypeVar("Result")
 
 
 class ClientGoneError(Exception):
-    """The client hung up before its request was whole or answered; there is nobody to answer."""
+    """The client hung up before its request was complete or answered."""
 
 
 async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) -> Result:
-    """Return what `work` does; cancel it as soon as the client hangs up, and wait for its end.
+    """Return the result of `work`; if the client hangs up, cancel it and wait until it has ended.
 
     Raises:
         ClientGoneError: the client hung up first.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from services.errors import NotFoundError, no_such_model, shown
+from services.errors import NotFoundError, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable
 
 
 class ModelCard(TypedDict):
@@ -31,7 +31,7 @@ class ModelList(TypedDict):
 
 
 class Named(TypedDict):
-    """Something to choose: its `id` is asked for, its `name` is shown."""
+    """An entry to choose from: `id` goes into requests, `name` is shown."""
 
     id: str
     name: str
@@ -47,69 +47,45 @@ _DATE: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 def without_date(name: str) -> str:
-    """Return a model's name without the date of one of OpenAI's snapshots behind it."""
+    """Return a model's name without the date that OpenAI's snapshots end with."""
     return _DATE.sub("", name)
 
 
 class Models:
-    """The names that a role answers to."""
+    """The model names that a role answers to."""
 
     def __init__(self, names: Iterable[str], *, role: str) -> None:
-        """Answer to `names`, each once, in their order, for the role called `role`."""
+        """Answer to `names`, in their order, without duplicates, for `role`."""
         self.names = tuple(dict.fromkeys(names))
         self._setting = f"BENTOVOX_{role.upper()}__MODELS"
         self._created = int(time.time())
 
     def check(self, name: str) -> None:
-        """Raise unless the model is served.
+        """Check that the model is served.
 
         Raises:
             NotFoundError: it is not (`model_not_found`).
         """
         if name not in self.names:
-            raise NotFoundError(
-                f"The model {shown(name)} does not exist; this service answers to "
-                f"{', '.join(self.names)}. The list is {self._setting}.",
-                param="model",
-                code="model_not_found",
-            )
+            raise self.missing(name)
 
-    def card(self, name: str) -> ModelCard:
-        """Return one model's card.
+    def missing(self, name: str) -> NotFoundError:
+        """Return the error for a model that is not served."""
+        return NotFoundError(
+            f"The model {shown(name)} does not exist; this service answers to "
+            f"{', '.join(self.names)}. The list is {self._setting}.",
+            param="model",
+            code="model_not_found",
+        )
 
-        Raises:
-            NotFoundError: it is not served.
-        """
-        self.check(name)
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "bentovox"}
+    def cards(self) -> dict[str, ModelCard]:
+        """Return the card of each model."""
+        return {
+            name: {"id": name, "object": "model", "created": self._created, "owned_by": "bentovox"}
+            for name in self.names
+        }
 
     def named(self) -> NamedModelList:
         """Return the list of all with `models`."""
         models: list[Named] = [{"id": name, "name": name} for name in self.names]
-        return {**self.listed(), "models": models}
-
-    def listed(self) -> ModelList:
-        """Return the list of all."""
-        return {"object": "list", "data": [self.card(name) for name in self.names]}
-
-
-class Cards:
-    """Models that come and go: their cards, by id, are asked for each time."""
-
-    def __init__(self, cards: Callable[[], Awaitable[Mapping[str, Mapping[str, object]]]]) -> None:
-        self._cards = cards
-
-    async def listed(self) -> dict[str, object]:
-        """Return the list of all."""
-        return {"object": "list", "data": [*(await self._cards()).values()]}
-
-    async def card(self, name: str) -> Mapping[str, object]:
-        """Return one model's card.
-
-        Raises:
-            NotFoundError: there is none of that name.
-        """
-        cards = await self._cards()
-        if name not in cards:
-            raise no_such_model(name)
-        return cards[name]
+        return {"object": "list", "data": [*self.cards().values()], "models": models}

@@ -1,4 +1,4 @@
-"""The gateway's OpenAPI 3.1 document, made of the table of paths and the types that it names."""
+"""The gateway's OpenAPI 3.1 document, generated from the table of paths and its types."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEGMENT: Final = {"type": "string", "minLength": 1, "maxLength": 256}
 
 
 def document(roles: Collection[str]) -> Json:
-    """Return the document of a front door before these roles."""
+    """Return the document of a gateway in front of these roles."""
     operations = [*MODELS_API, *SHELL_API, *DOCUMENTS_API, *(o for r in roles for o in API[r])]
     answers = [kind for one in operations for kind in one.answers.values() if is_typeddict(kind)]
     paths: dict[str, Json] = defaultdict(dict)
@@ -45,7 +45,7 @@ def document(roles: Collection[str]) -> Json:
             "schemas": {kind.__name__: _schema(kind) for kind in (Error, *answers)},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
-        # Either: a server without keys is open to all.
+        # Either a key or none: a server without keys is open to all.
         "security": [{"key": []}, {}],
     }
 
@@ -82,7 +82,7 @@ def _operation(path: str, operation: Operation) -> Json:
 
 
 def _form(kind: Any, files: Sequence[str]) -> Json:
-    """Return the schema of a form: its files, of which the first must be there, and its fields."""
+    """Return the schema of a form: its files, of which the first is required, and its fields."""
     schema = _schema(kind)
     fields = {name: _not_null(field) for name, field in schema["properties"].items()}
     return {
@@ -93,7 +93,7 @@ def _form(kind: Any, files: Sequence[str]) -> Json:
 
 
 def _not_null(field: Json) -> Json:
-    """Return the schema of a form's field: it may be left out, and knows no null."""
+    """Return the schema of a form's field, which may be left out but cannot be null."""
     kinds = [one for one in field.get("anyOf", ()) if one != {"type": "null"}]
     if not kinds:
         return field
@@ -101,14 +101,14 @@ def _not_null(field: Json) -> Json:
 
 
 def _named(kind: Any) -> Json:
-    """Return the schema of an answer; an object of ours is one of the components."""
+    """Return the schema of an answer; TypedDicts are among the components."""
     if is_typeddict(kind):
         return {"$ref": f"#/components/schemas/{kind.__name__}"}
     return _schema(kind)
 
 
 def _schema(kind: Any) -> Json:
-    """Return the schema of a type, whole in itself."""
+    """Return the self-contained schema of a type."""
     schema = TypeAdapter(kind).json_schema()
     return _plain(schema, schema.pop("$defs", {}))  # type: ignore[no-any-return]
 

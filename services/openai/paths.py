@@ -1,8 +1,8 @@
-"""Every path of every role, with its methods, what it reads and what it answers.
+"""Every HTTP path of every role: its methods, bodies and answers.
 
-One table, from which roles have their paths, the gateway knows what to let through, and
-`services.openai.openapi` makes its document. Chat's bodies are vLLM's to define: here they have
-their required fields only.
+This is the one table. Roles take their paths from it, the gateway forwards what is in it, and
+`services.openai.openapi` makes the document of it. Chat's bodies are defined by vLLM; here they
+have only their required fields.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Operation:
 
     Attributes:
         at: the method and the path.
-        summary: what it does, in a sentence.
-        answers: the type of its answer for each media type.
-        reads: the type of its body for each media type.
-        files: of a form; the first has to be sent.
-        query: the model of its query.
-        keyless: whether it is open to those without a key.
-        failing: the status that it has, with the same body, where the role is not well.
+        summary: a sentence for the document.
+        answers: the type of the answer by media type.
+        reads: the type of the body by media type.
+        files: the file fields of a form; the first is required.
+        query: the model of the query.
+        keyless: whether no API key is needed.
+        failing: the status, with the same body, if the role cannot work.
     """
 
     at: str
@@ -76,7 +76,7 @@ class _EmbeddingBody(TypedDict):
 
 
 class Health(TypedDict):
-    """How a role is."""
+    """The state of a role."""
 
     status: str
 
@@ -212,13 +212,13 @@ API: Final = {
     "transcription": TRANSCRIPTION_API,
     "conversation": (*TRANSLATION_API, *SPEECH_TRANSLATION_API),
 }
-"""What the gateway lets through to each role."""
+"""What the gateway forwards to each role."""
 
 MODELS_API: Final = (
     Operation("GET /v1/models", "List the models of every role.", {JSON: models.ModelList}),
     Operation("GET /v1/models/{model}", "Return one model.", {JSON: models.ModelCard}),
 )
-"""Of every role, and of the gateway for all of them."""
+"""Served by every role, and by the gateway for all of them."""
 
 SHELL_API: Final = (
     Operation(
@@ -233,17 +233,17 @@ SHELL_API: Final = (
     ),
     Operation("GET /metrics", "Prometheus' metrics.", {"text/plain": str}, keyless=True),
 )
-"""Of every role's shell."""
+"""Served by the shell of every role."""
 
 OPENAPI: Final = "/openapi.json"
 DOCUMENTS_API: Final = (Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),)
-"""Of the gateway alone."""
+"""Served by the gateway only."""
 
 
 def _methods(operations: Iterable[Operation]) -> dict[str, frozenset[str]]:
-    """Return the methods of each path by its template, as `services.server.serving` has them.
+    """Return the methods of each path, as a template of `services.server.serving`.
 
-    There `{}` stands for one segment and `{*}` for the rest, since ids of models hold slashes.
+    There `{}` matches one segment and `{*}` the rest, since ids of models contain slashes.
     """
     found: dict[str, frozenset[str]] = {}
     for operation in operations:

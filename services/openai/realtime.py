@@ -1,7 +1,7 @@
-"""The realtime API's messages: what is the same for every type of session.
+"""Messages of the realtime API that every type of session has.
 
-Shapes: openai-python, `openai/types/realtime/`. A client's event is a JSON object with a `type`,
-and perhaps an `event_id`, which an error that it caused names.
+Their shapes are in openai-python, `openai/types/realtime/`. A client's event is a JSON object with
+a `type` and an optional `event_id`, which is repeated in the error that it causes.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from services.errors import ServiceError
 
 AUDIO_CHARACTERS: Final = 15 * 1024 * 1024
-"""Of one `input_audio_buffer.append`: OpenAI's limit."""
+"""OpenAI's limit for one `input_audio_buffer.append`."""
 
 SUBPROTOCOL: Final = "realtime"
-"""What browsers offer beside the one that carries their key, and want to hear back."""
+"""Browsers offer it beside the one with their key, and expect it to be accepted."""
 
 _ID_CHARACTERS: Final = 512
 
 
 class Fields(BaseModel):
-    """Fields of a client's event: none that is unknown, none in another type."""
+    """Fields of a client's event, with strict types."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -43,14 +43,14 @@ class Fields(BaseModel):
 
 
 class ClientEvent(Fields):
-    """What every event of a client has."""
+    """The fields of every client event."""
 
     type: str
     event_id: Annotated[str, Field(max_length=_ID_CHARACTERS)] | None = None
 
 
 class AppendEvent(ClientEvent):
-    """`input_audio_buffer.append`: more sound, in base64."""
+    """`input_audio_buffer.append`: more audio, in base64."""
 
     audio: Annotated[str, Field(max_length=AUDIO_CHARACTERS)]
 
@@ -58,7 +58,7 @@ class AppendEvent(ClientEvent):
         """Return the bytes.
 
         Raises:
-            InvalidRequestError: it is no base64.
+            InvalidRequestError: it is not base64.
         """
         try:
             return base64.b64decode(self.audio, validate=True)
@@ -69,11 +69,11 @@ class AppendEvent(ClientEvent):
 
 
 class CommitEvent(ClientEvent):
-    """`input_audio_buffer.commit`: what was said so far is a turn."""
+    """`input_audio_buffer.commit`: the audio so far is a turn."""
 
 
 class ClearEvent(ClientEvent):
-    """`input_audio_buffer.clear`: forget what is not committed."""
+    """`input_audio_buffer.clear`: drop what is not committed."""
 
 
 BUFFER_EVENTS: Final[dict[str, type[ClientEvent]]] = {
@@ -81,11 +81,11 @@ BUFFER_EVENTS: Final[dict[str, type[ClientEvent]]] = {
     "input_audio_buffer.commit": CommitEvent,
     "input_audio_buffer.clear": ClearEvent,
 }
-"""The events that speak of the sound which comes in."""
+"""The events about the incoming audio."""
 
 
 class FormatFields(Fields):
-    """The format of that sound."""
+    """The format of the incoming audio."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
     rate: Literal[24000] | None = None
@@ -94,11 +94,11 @@ class FormatFields(Fields):
         """Return the format.
 
         Raises:
-            InvalidRequestError: a rate beside a format that has its own.
+            InvalidRequestError: a rate for a format whose rate is fixed.
         """
         if self.rate is not None and self.type != "audio/pcm":
             raise InvalidRequestError(
-                f"{param}.rate belongs to audio/pcm; {self.type} has 8000 Hz always, leave it out",
+                f"{param}.rate is for audio/pcm only; {self.type} always has 8000 Hz, leave it out",
                 param=f"{param}.rate",
                 code="unsupported_parameter",
             )
@@ -106,7 +106,7 @@ class FormatFields(Fields):
 
 
 def format_object(live_format: LiveFormat) -> dict[str, object]:
-    """Return a format as a session shows it."""
+    """Return a format as an object of the session."""
     return {"type": live_format, **({"rate": 24_000} if live_format == "audio/pcm" else {})}
 
 
@@ -114,20 +114,20 @@ def read_fields(data: str | bytes) -> dict[str, Any]:
     """Return the fields of a client's message.
 
     Raises:
-        InvalidRequestError: it is no text, or no JSON object.
+        InvalidRequestError: it is binary, or not a JSON object.
     """
     if isinstance(data, bytes):
         raise InvalidRequestError(
-            "a binary message is not read here; send JSON as text", code="invalid_message"
+            "binary messages are not accepted; send JSON as text", code="invalid_message"
         )
     return parse_object(data, "the message")
 
 
 def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) -> ClientEvent:
-    """Return the event, one of `kinds`, which are known by their `type`.
+    """Return the event as one of `kinds`, chosen by its `type`.
 
     Raises:
-        InvalidRequestError: it is none of these, or a field is at fault, which `param` names.
+        InvalidRequestError: the type is unknown, or a field, which is `param`, is invalid.
     """
     kind = fields.get("type")
     model = kinds.get(kind) if isinstance(kind, str) else None
@@ -139,17 +139,17 @@ def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) 
 
 
 def event_id_of(fields: dict[str, Any]) -> str | None:
-    """Return what the client calls its event, if that is a name."""
+    """Return the client's id of its event, if it sent a valid one."""
     given = fields.get("event_id")
     return given if isinstance(given, str) and len(given) <= _ID_CHARACTERS else None
 
 
 def server_event(kind: str, **fields: object) -> str:
-    """Return an event of the server, as JSON."""
-    # ASCII, since what a client sent and is told of may hold half of a surrogate pair.
+    """Return a server event as JSON."""
+    # ASCII, since what is repeated from the client may contain half of a surrogate pair.
     return json.dumps({"type": kind, "event_id": new_id("event"), **fields})
 
 
 def fault_event(error: ServiceError, event_id: str | None = None) -> str:
-    """Return the event that tells of `error`, caused by the client's event `event_id`."""
+    """Return the event for `error`, which the client's event `event_id` caused."""
     return server_event("error", error={**fault_of(error), "event_id": event_id})

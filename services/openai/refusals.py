@@ -1,4 +1,4 @@
-"""How what a client sent is refused, in OpenAI's words."""
+"""Errors for invalid fields, with OpenAI's codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def missing(field: str) -> InvalidRequestError:
-    """Return the error for a field that must be there and is not."""
+    """Return the error for a missing field."""
     return InvalidRequestError(
         f"missing required parameter: {field!r}", param=field, code="missing_required_parameter"
     )
@@ -20,7 +20,7 @@ def missing(field: str) -> InvalidRequestError:
 _SHOWN_CHARACTERS: Final = 64
 _NAME_CHARACTERS: Final = 64
 
-# What pydantic puts in the place of an error for the members of a union.
+# How pydantic names the members of a union in the location of an error.
 _UNION: Final = ("constrained-str", "VoiceId", "str", "list[str]")
 # pydantic's type of an error -> OpenAI's code
 _CODES: Final = {
@@ -42,9 +42,9 @@ _CODES: Final = {
 
 
 def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestError:
-    """Turn pydantic's first error into one sentence with the field, and what is accepted.
+    """Turn pydantic's first error into a sentence with the field and what is accepted.
 
-    `what` names the whole that was read; a fault that is in no field is its own.
+    `what` is named if the error is in no field.
     """
     first: Any = error.errors(include_url=False)[0]
     kind: str = first["type"]
@@ -54,7 +54,7 @@ def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestErr
         )
     fault: str = first["msg"][0].lower() + first["msg"][1:]
     if not first["loc"]:
-        if kind == "string_unicode":  # the name of a field
+        if kind == "string_unicode":  # in the name of a field
             return InvalidRequestError(f"{what}: {fault}", code="invalid_value")
         return InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
     place = [str(part) for part in first["loc"] if part not in _UNION]
@@ -70,7 +70,7 @@ def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestErr
 
 
 def _given(value: object) -> str:
-    """Return a small value as it was sent; nothing of a large one is turned into text."""
+    """Return a small value as text, and nothing for a large one."""
     if isinstance(value, str):
         shown = len(value) <= _SHOWN_CHARACTERS
     elif isinstance(value, int):

@@ -1,4 +1,4 @@
-"""The paths of each role's WebSockets, as `services.openai.paths` has those of HTTP."""
+"""The paths of each role's WebSockets; `services.openai.paths` has those of HTTP."""
 
 from __future__ import annotations
 

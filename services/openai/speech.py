@@ -1,4 +1,4 @@
-"""The bodies and forms of the paths that speak, as OpenAI has them, and more."""
+"""Bodies, forms and answers of the speech paths: OpenAI's, with additions."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
 from services.openai.models import Named
 
 INPUT_CHARACTERS: Final = 4096
-"""OpenAI's limit of `input`, and of `instructions`."""
+"""OpenAI's limit for `input` and `instructions`."""
 
 TRANSCRIPT_CHARACTERS: Final = 1024
-"""Of a recording of at most 30 s, in the quickest of languages."""
+"""Enough for a recording of 30 s in any language."""
 
 REFERENCE_CHARACTERS: Final = 14 * 1024 * 1024
-"""Of `ref_audio`: 10 MiB in base64, and the head of its data URL."""
+"""For `ref_audio`: 10 MiB in base64, and the start of the data URL."""
 
 _NAME: Final = 256
-# No control character: names stand in logs.
+# No control characters: names appear in logs.
 _Label = Annotated[str, Field(min_length=1, max_length=_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 _Id = Annotated[str, Field(min_length=1, max_length=_NAME)]
 _Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
 _Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Transcript = Annotated[str, Field(max_length=TRANSCRIPT_CHARACTERS)]
-# BCP 47 in outline: `en`, `en-US`, `zh-Hant-TW`.
+# BCP 47, roughly: `en`, `en-US`, `zh-Hant-TW`.
 _Tag = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
 
 
 def _rate(text: str) -> int | str:
-    """Return a form's number as one, which pydantic does not do where it is one of a few."""
+    """Return a number from a form as an int, which pydantic does not do for a Literal."""
     return int(text) if text.isdecimal() and len(text) <= len("48000") else text
 
 
 class VoiceId(BaseModel):
-    """A voice as an object, which is how OpenAI names a custom voice."""
+    """A voice as an object, as OpenAI sends custom voices."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -44,12 +44,11 @@ class VoiceId(BaseModel):
 
 
 class SpeechBody(BaseModel):
-    """OpenAI's CreateSpeechRequest, and more.
+    """OpenAI's CreateSpeechRequest, with additions.
 
-    `language`, `seed`, `ref_audio`, `ref_text` and `stream` have the names that vLLM-Omni gives
-    them; `consent` is the id of the consent to speak like `ref_audio`. Types are strict: a speed
-    of "1.0" is refused. With `ref_audio` there need be no `voice`, and one that is there, since
-    OpenAI's SDK wants it, is not looked at.
+    `language`, `seed`, `ref_audio`, `ref_text` and `stream` are named as in vLLM-Omni; `consent` is
+    the id of the consent to clone the voice of `ref_audio`. Types are strict: a speed of "1.0" is
+    refused. With `ref_audio`, `voice` is optional and ignored; OpenAI's SDK always sends one.
     """
 
     model_config = ConfigDict(
@@ -73,12 +72,12 @@ class SpeechBody(BaseModel):
 
     @property
     def voice_id(self) -> str:
-        """The voice's id, however it was given; empty when it was not."""
+        """The voice's id, in whichever form it was sent; empty if it was not."""
         return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
 
 
 class SpeechFields(BaseModel):
-    """The text fields of a form; numbers are written out there, so that types are lax."""
+    """The text fields of a form. Numbers arrive as text, so types are lax."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -106,8 +105,8 @@ class ConversionFields(SpeechFields):
 class VoiceFields(SpeechFields):
     """The form of POST /v1/audio/voices, beside its file `audio_sample`.
 
-    `text` is what is said in the sample, `ref_text` vLLM-Omni's name of it. `prompt`, `model` and
-    `script_hint` belong to OpenAI's voices of type `prompt`, which are refused.
+    `text` is the sample's transcript; vLLM-Omni calls it `ref_text`. `prompt`, `model` and
+    `script_hint` belong to OpenAI's voices of type `prompt`, which are not supported.
     """
 
     name: _Label
@@ -142,7 +141,7 @@ class ConsentPage(SpeechFields):
 
 
 class VoiceAnswer(TypedDict):
-    """OpenAI's shape of a voice, with fields of ours; those not required are registered voices'."""
+    """OpenAI's voice object, with additions; optional fields are those of registered voices."""
 
     id: str
     object: Literal["voice", "audio.voice"]
@@ -159,7 +158,7 @@ class VoiceAnswer(TypedDict):
 
 
 class Page(TypedDict):
-    """OpenAI's list shape, around `data`."""
+    """OpenAI's list object, without its `data`."""
 
     object: Literal["list"]
     first_id: str | None
@@ -168,9 +167,9 @@ class Page(TypedDict):
 
 
 class VoiceList(Page):
-    """A superset of what other servers answer.
+    """A list for clients of several servers.
 
-    `voices` is what Open WebUI and Kokoro's clients read, `uploaded_voices` vLLM-Omni's.
+    Open WebUI and Kokoro's clients read `voices`, those of vLLM-Omni `uploaded_voices`.
     """
 
     data: list[VoiceAnswer]
@@ -179,7 +178,7 @@ class VoiceList(Page):
 
 
 class ConsentAnswer(TypedDict):
-    """A consent as OpenAI has it."""
+    """OpenAI's consent object."""
 
     id: str
     object: Literal["audio.voice_consent"]
@@ -189,13 +188,13 @@ class ConsentAnswer(TypedDict):
 
 
 class ConsentList(Page):
-    """Some of the consents."""
+    """A page of consents."""
 
     data: list[ConsentAnswer]
 
 
 class Deleted(TypedDict):
-    """What is said of a voice or a consent that is gone."""
+    """The answer to the deletion of a voice or consent."""
 
     id: str
     object: Literal["audio.voice.deleted", "audio.voice_consent"]

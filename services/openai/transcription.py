@@ -1,4 +1,4 @@
-"""The forms of the paths that write down what is said, as OpenAI has them, and more."""
+"""Forms and answers of the transcription paths: OpenAI's, with additions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT_TYPES: Final[dict[TranscriptFormat, str]] = {
     "srt": "text/plain; charset=utf-8",
     "vtt": "text/plain; charset=utf-8",
 }
-"""As OpenAI answers: its subtitles are plain text, too."""
+"""As in OpenAI's API, where subtitles are plain text, too."""
 
 MOST_LANGUAGES: Final = 16
 MOST_KEYWORDS: Final = 100
@@ -41,18 +41,18 @@ def _code(given: str) -> str | None:
 
 
 Language = Annotated[str, Field(max_length=64), AfterValidator(_code)]
-"""A language by its tag or its English name, read as its code; None where it is to be found."""
+"""A language by its tag or English name, converted to its code; None if it is to be detected."""
 
 
 def any_of(codes: tuple[str | None, ...]) -> tuple[str, ...]:
-    """Return the languages to choose from; where one may be any, none is named."""
+    """Return the languages to choose from; none if any of them is to be detected."""
     return () if None in codes else tuple(filter(None, codes))
 
 
 class AudioFields(BaseModel):
-    """The text fields of a form; numbers are written out there, so that types are lax.
+    """The text fields of a form. Numbers arrive as text, so types are lax.
 
-    `vad_filter` is faster-whisper's name, and other servers', for leaving out what is no speech.
+    `vad_filter` is what faster-whisper and other servers call skipping what is not speech.
     """
 
     model_config = ConfigDict(
@@ -68,7 +68,7 @@ class AudioFields(BaseModel):
 
 
 class ServerVad(BaseModel):
-    """How a client wants pauses to be found: OpenAI's VadConfig."""
+    """How pauses are detected: OpenAI's VadConfig."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -99,7 +99,7 @@ class TranslationFields(AudioFields):
 
 
 class Transcript(TypedDict):
-    """What was said: OpenAI's `Transcription`, or its `TranscriptionVerbose`."""
+    """OpenAI's `Transcription`, or its `TranscriptionVerbose`."""
 
     text: str
     usage: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The bodies of LibreTranslate's paths, and the form of speech translations."""
+"""Bodies and answers of LibreTranslate's paths, and the form of speech translations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Key = Annotated[str, Field(max_length=_KEY_CHARACTERS)]
 
 
 class TranslationBody(BaseModel):
-    """Numbers may be written out, since a form has nothing else."""
+    """What LibreTranslate's bodies have in common. Numbers may be text, as in forms."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -37,12 +37,12 @@ class TranslateBody(TranslationBody):
 
     @property
     def texts(self) -> list[str]:
-        """The texts, whether one was given or a list."""
+        """The texts, whether one or a list was sent."""
         return [self.q] if isinstance(self.q, str) else self.q
 
     @property
     def translations(self) -> int:
-        """How many are wanted of each text."""
+        """How many translations of each text are wanted."""
         return 1 + self.alternatives
 
 
@@ -60,7 +60,7 @@ class Detection(TypedDict):
 
 
 class Translated(TypedDict):
-    """What POST /translate answers: lists where a list of texts was sent."""
+    """The answer of POST /translate; its fields are lists if `q` was one."""
 
     translatedText: str | list[str]
     detectedLanguage: NotRequired[Detection | list[Detection]]
@@ -68,7 +68,7 @@ class Translated(TypedDict):
 
 
 class LanguageAnswer(TypedDict):
-    """One of GET /languages."""
+    """A language in the answer of GET /languages."""
 
     code: str
     name: str
@@ -82,8 +82,8 @@ _Text = Annotated[str, Field(max_length=4096)]
 class SpeechTranslationFields(BaseModel):
     """The form, beside its `file`.
 
-    The names are those of audio/transcriptions for what is heard (`model`, `prompt`) and of
-    audio/speech for what is spoken. `language` is that of the answer.
+    Names are those of audio/transcriptions for the input (`model`, `prompt`) and of audio/speech
+    for the output. `language` is the language to translate into.
     """
 
     model_config = ConfigDict(
@@ -109,6 +109,6 @@ class SpeechTranslationFields(BaseModel):
 
     @property
     def manner(self) -> dict[str, Any]:
-        """The fields of audio/speech that were given, but for the voice."""
+        """The fields of audio/speech that were sent, without the voice."""
         given = {"speed": self.speed, "instructions": self.instructions}
         return {name: value for name, value in given.items() if value is not None}

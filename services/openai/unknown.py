@@ -1,9 +1,9 @@
-"""What a client sends that nobody here knows: strict where a wish would be lost, else lenient.
+"""Unknown fields of a request: misspelt ones are refused, others are ignored and reported.
 
-A name that is nearly one of ours is refused and the one that was meant is named: `temprature` must
-not pass in silence. Any other unknown field is left out, and listed in the answer's
-`x-ignored-fields` header and in the log, since clients send much that is meant for other servers.
-`BENTOVOX_STRICT` refuses them all. A field that is null counts as not given
+A name that is nearly one of ours is refused with the right one in the message: `temprature` must
+not be ignored silently. Any other unknown field is dropped and listed in the answer's
+`x-ignored-fields` header and in the log, since clients send many fields that are meant for other
+servers. `BENTOVOX_STRICT` refuses them all. A field that is null counts as not sent
 (docs/decisions/0026).
 """
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox")
 
 MOST_IGNORED: Final = 64
-"""Of one request; with more it is refused."""
+"""A request with more is refused."""
 
 NEARLY: Final = 0.8
-"""Likeness (difflib's ratio) from which on a name is taken for a slip of another."""
+"""The similarity (difflib's ratio) from which a name is taken for a misspelt one."""
 
 _SHOWN_CHARACTERS: Final = 64
 _HEADER_BYTES: Final = 1024
@@ -42,13 +42,13 @@ _HEADER_BYTES: Final = 1024
 
 @dataclass
 class Ignored:
-    """What one request has that is ignored; `strict` has it refused."""
+    """The ignored fields of a request; with `strict` they are refused."""
 
     strict: bool = False
     names: list[str] = field(default_factory=list)
 
     def header(self) -> bytes:
-        """Return the names as a header's value, percent-encoded where they are not plain."""
+        """Return the names as a header's value, percent-encoded where needed."""
         shown = (quote(_shown(name), errors="replace") for name in self.names)
         return ", ".join(shown).encode()[:_HEADER_BYTES]
 
@@ -57,7 +57,7 @@ _ignored: ContextVar[Ignored | None] = ContextVar("ignored", default=None)
 
 
 def watch(*, strict: bool) -> Ignored:
-    """Gather what the request of this context has that is ignored."""
+    """Collect the ignored fields of the request that is handled in this context."""
     ignored = Ignored(strict)
     _ignored.set(ignored)
     return ignored
@@ -67,14 +67,14 @@ def ignore(name: str) -> None:
     """Note that a field is ignored.
 
     Raises:
-        InvalidRequestError: unknown fields are refused here, or there are too many.
+        InvalidRequestError: `strict` is set, or there are too many.
     """
     ignored = _ignored.get()
     if ignored is None or name in ignored.names:
         return
     if ignored.strict:
         raise InvalidRequestError(
-            f"{_shown(name)} is not read here, and BENTOVOX_STRICT refuses what is not",
+            f"{_shown(name)} is not supported, and BENTOVOX_STRICT refuses unknown fields",
             param=_shown(name),
             code="unknown_parameter",
         )
@@ -89,10 +89,10 @@ def ignore(name: str) -> None:
 
 
 def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> None:
-    """Note that `name`, a field of the object at `place`, is none of `known`.
+    """Note that `name`, a field of the object at `place`, is not among `known`.
 
     Raises:
-        InvalidRequestError: it is nearly one of them; or as for `ignore`.
+        InvalidRequestError: it is nearly one of them, or as for `ignore`.
     """
     close = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], known, n=1, cutoff=NEARLY)
     full = f"{place}.{name}" if place else name
@@ -120,11 +120,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read(model: type[Model], data: bytes | Mapping[str, Any], what: str = "the body") -> Model:
-    """Return `data`, a JSON document or its fields, as `model`, which forbids unknown fields.
+    """Return `data`, a JSON document or its fields, as a `model` that forbids unknown fields.
 
     Raises:
-        InvalidRequestError: malformed JSON, a field at fault, which `param` names, or as for
-            `ignore_unknown`; `what` names the whole in the message.
+        InvalidRequestError: malformed JSON, an invalid field, which is `param`, or as for
+            `ignore_unknown`; the message calls the document `what`.
     """
     try:
         if isinstance(data, bytes):
@@ -133,7 +133,7 @@ def read(model: type[Model], data: bytes | Mapping[str, Any], what: str = "the b
         return model.model_validate(data)
     except ValidationError as error:
         if not error.errors(include_url=False, include_input=False)[0]["loc"]:
-            raise refusal(error, what) from error  # no JSON object at all
+            raise refusal(error, what) from error  # not a JSON object at all
         first = error
     given = parse(data, what) if isinstance(data, bytes) else data
     kept = _known(given, model)
@@ -148,9 +148,9 @@ def read(model: type[Model], data: bytes | Mapping[str, Any], what: str = "the b
 
 
 def _known(given: Mapping[str, Any], model: type[BaseModel], place: str = "") -> dict[str, Any]:
-    """Return the fields of `given` that `model` has, and none that is null where it takes no null.
+    """Return the fields of `given` that `model` has, without nulls that it does not accept.
 
-    `place` is where in the body `given` is.
+    `place` is the path of `given` in the body.
     """
     kept: dict[str, Any] = {}
     for name, value in given.items():

@@ -114,8 +114,8 @@ class Body:
             return
         if coding not in {b"gzip", b"x-gzip"}:
             raise UnsupportedMediaError(
-                f"content-encoding {coding.decode('latin-1')[:64]!r} is not read here; send gzip, "
-                "or the body as it is"
+                f"content-encoding {coding.decode('latin-1')[:64]!r} is not supported here; send "
+                "gzip, or the body as it is"
             )
         self._inflater = _Inflater()
         # The application sees the body uncompressed.

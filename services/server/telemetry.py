@@ -54,6 +54,11 @@ BACKENDS = Gauge(
 HELD = Gauge(
     "bentovox_held_requests", "Requests that wait for a role without a ready backend.", ["asked"]
 )
+ASKED = Gauge(
+    "bentovox_asked_requests",
+    "Requests at work at a role that is called, or held for it.",
+    ["asked"],
+)
 AUDIO_SECONDS = Counter("bentovox_audio_seconds", "Seconds of audio spoken.", ["role", "format"])
 HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["role"])
 

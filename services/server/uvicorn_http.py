@@ -306,16 +306,16 @@ def has_arrived(receive: Any) -> bool:
 
 
 class Draining:
-    """Whether this process was told to end, and serves on for a while."""
+    """Whether this process was told to end and is still serving for a while."""
 
     begun = False
 
 
 def install(drain_s: float = 0) -> None:
-    """Have uvicorn serve every connection that this process accepts from now on with bounds.
+    """Make uvicorn apply these limits to every connection that it accepts from now on.
 
-    For `drain_s` after it was told to end it goes on as before, but for what `/readyz` says: who
-    asks it in that moment would find a closed door, or a connection that is being closed.
+    For `drain_s` after it was told to end, it goes on as before, except that `/readyz` says so.
+    Otherwise a request at that moment would find the port closed, or its connection closing.
     """
     auto.AutoHTTPProtocol = BoundedHttp
     end = Server.shutdown

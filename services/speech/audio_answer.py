@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from services.audio.encode import encode
 from services.audio.pcm import duration_s
 from services.errors import EngineError, ServiceError
-from services.openai.events import EVENT_STREAM, chunk, event, stream_head
-from services.openai.speech_events import audio_delta, audio_done, audio_tokens
+from services.openai.audio_stream import AudioStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     OnAudioSeconds = Callable[[float, AudioFormat], None]
 
 log = logging.getLogger("bentovox.speech")
-
-_SENT_AT_ONCE: Final = 48 << 10  # bytes; divisible by 3 for base64; a buffered wav is much larger
 
 
 @dataclass(frozen=True)
@@ -62,39 +58,21 @@ class AudioAnswer:
             ServiceError: the engine failed or made nothing. If headers were sent already, the
                 answer is incomplete and the connection must not end as if it were complete.
         """
-        made = 0
-        started = False
-
-        async def send_audio(data: bytes) -> None:
-            nonlocal started
-            if not started:
-                await send(stream_head(EVENT_STREAM if self.as_events else self.encoder.media_type))
-                started = True
-            for begin in range(0, len(data), _SENT_AT_ONCE):
-                piece = data[begin : begin + _SENT_AT_ONCE]
-                await send(chunk(event(audio_delta(piece)) if self.as_events else piece))
-
+        stream = AudioStream(send, self.encoder, self.sample_rate_hz, as_events=self.as_events)
         try:
             async with aclosing(self.frames) as frames:
                 async for frame in frames:
-                    made += frame.size
-                    await encode(frame, self.sample_rate_hz, self.encoder, send_audio)
-            if not made:
+                    await stream.feed(frame)
+            if not stream.samples:
                 raise self.nothing_made  # noqa: TRY301  handled like the engine's own errors
-            await send_audio(self.encoder.finish())
-            await self._end(send, made)
+            await stream.end(self.input_tokens)
         except Exception as error:
-            if started:
-                log.exception("speech broke off after %d samples", made)
+            if stream.begun:
+                log.exception("speech broke off after %d samples", stream.samples)
             if isinstance(error, ServiceError):
                 raise
             raise EngineError(f"the {self.engine} engine failed", code="engine_failed") from error
         finally:
-            if made:
-                self.on_audio_seconds(duration_s(made, self.sample_rate_hz), self.audio_format)
-
-    async def _end(self, send: Send, made: int) -> None:
-        if self.as_events:
-            output_tokens = audio_tokens(made, self.sample_rate_hz)
-            await send(chunk(event(audio_done(self.input_tokens, output_tokens))))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if stream.samples:
+                seconds = duration_s(stream.samples, self.sample_rate_hz)
+                self.on_audio_seconds(seconds, self.audio_format)

@@ -9,12 +9,12 @@ from services.audio.decode import decode_as_is
 from services.audio.encode import open_encoder
 from services.errors import InvalidRequestError, UnavailableError, shown
 from services.languages import tag_of
+from services.openai.audio_stream import audio_tokens
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.refusals import missing
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields
-from services.openai.speech_events import audio_tokens
 from services.openai.unknown import read
 from services.speech.audio_answer import AudioAnswer
 from services.speech.engines.protocol import (

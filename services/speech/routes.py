@@ -42,7 +42,7 @@ def build_app(speakers: Speakers, models: Models, on_audio_seconds: OnAudioSecon
     voice, consent = "/v1/audio/voices/{}", "/v1/audio/voice_consents/{}"
     return by_route(
         {
-            **of_models(models),
+            **of_models(models.cards, models.missing),
             ("POST", "/v1/audio/speech"): audio.speak,
             ("POST", "/v1/audio/voice-conversion"): audio.convert,
             ("GET", "/v1/audio/models"): document(lambda _: models.named()),

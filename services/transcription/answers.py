@@ -15,13 +15,18 @@ from services.openai.events import EVENT_STREAM, chunk, event, stream_head
 from services.openai.transcription import TEXT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from starlette.types import Send
 
     from services.audio.decode import Decoding
     from services.openai.transcription import TranscriptFormat
-    from services.transcription.engines.protocol import Segment, Token, TranscriptionRequest
+    from services.transcription.engines.protocol import (
+        Segment,
+        Token,
+        TranscriptionEngine,
+        TranscriptionRequest,
+    )
 
 LOST_HEADER: Final = b"x-audio-lost-seconds"
 """Says, with json and verbose_json, how much of the recording is broken or missing."""
@@ -37,20 +42,18 @@ class Answer:
     """One answer to audio/transcriptions or audio/translations.
 
     Attributes:
-        segments: the engine's generator for a request that passed its check; not started yet.
-        request: what the engine was asked.
+        engine: what transcribes.
+        request: what it is asked; it has passed the engine's check.
         recording: the request's audio; it knows its length once it was read.
-        engine: the engine's name, for errors.
         response_format: one of OpenAI's.
         with_segments: whether verbose_json lists segments.
         as_events: server-sent events instead of the bare format.
         on_audio_seconds: called once with the seconds heard.
     """
 
-    segments: AsyncGenerator[Segment, None]
+    engine: TranscriptionEngine
     request: TranscriptionRequest
     recording: Decoding
-    engine: str
     response_format: TranscriptFormat
     with_segments: bool
     as_events: bool
@@ -73,13 +76,14 @@ class Answer:
         except ServiceError:
             raise
         except Exception as error:
-            raise EngineError(f"the {self.engine} engine failed", code="engine_failed") from error
+            engine = self.engine.name
+            raise EngineError(f"the {engine} engine failed", code="engine_failed") from error
         finally:
             if self.recording.seconds:
                 self.on_audio_seconds(self.recording.seconds)
 
     async def _send_document(self, send: Send) -> None:
-        async with aclosing(self.segments) as segments:
+        async with aclosing(self.engine.transcribe(self.request)) as segments:
             heard = self._heard([segment async for segment in segments])
         if self.response_format == "json":
             document = as_json(heard, logprobs=self.request.logprobs)
@@ -107,7 +111,7 @@ class Answer:
         before: str = "",
     ) -> None:
         heard: list[Segment] = []
-        async with aclosing(self.segments) as segments:
+        async with aclosing(self.engine.transcribe(self.request)) as segments:
             segment = await anext(segments, None)  # before the headers, since it may fail
             await send(stream_head(media_type))
             await send(chunk(before.encode()))

@@ -103,13 +103,13 @@ def _contradictions(fields: AudioFields) -> Iterator[tuple[str, object, str]]:
         yield (
             "languages",
             fields.language is not None and fields.languages,
-            "language and languages are two answers to one question; send one of them",
+            "language and languages exclude each other; send one of them",
         )
     yield (
         "stream",
         fields.stream and written in {"srt", "vtt"},
         (
-            f"{written} is no stream of events; use json, text or verbose_json with stream, or "
+            f"{written} is not streamed as events; use json, text or verbose_json with stream, or "
             "leave stream out: subtitles are sent as they are made"
         ),
     )
@@ -119,7 +119,7 @@ def cutting_of(fields: AudioFields) -> Cutting | None:
     """Return how to leave silence out and find pauses; None to hear everything."""
     strategy = fields.chunking_strategy if isinstance(fields, TranscriptionFields) else None
     if isinstance(strategy, ServerVad):
-        return Cutting(strategy.threshold, strategy.prefix_padding_ms, strategy.silence_duration_ms)
+        return Cutting(**strategy.model_dump(exclude={"type"}))
     if strategy is not None:
         return Cutting()
     return SPEECH_ONLY if fields.vad_filter else None

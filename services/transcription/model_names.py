@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from services.openai.models import Models
 
 _DIARIZING: Final = "-diarize"
-_CLIENT_COMMITS: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
 
 
 def check_model(models: Models, name: str) -> None:
@@ -32,11 +31,3 @@ def check_model(models: Models, name: str) -> None:
             code="unsupported_value",
         )
     models.check(name)
-
-
-def commits(name: str) -> bool:
-    """Return whether a model's clients commit turns themselves unless they say otherwise.
-
-    OpenAI detects no turns for these models; LiveKit and Pipecat then send no `turn_detection`.
-    """
-    return name.startswith(_CLIENT_COMMITS)

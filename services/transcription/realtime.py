@@ -32,7 +32,6 @@ from urllib.parse import parse_qs
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
 from services.openai.events import new_id
-from services.openai.models import Models
 from services.openai.realtime import (
     BUFFER_EVENTS,
     SUBPROTOCOL,
@@ -47,17 +46,18 @@ from services.openai.realtime import (
 )
 from services.racing import racing
 from services.server.live import LiveSession
-from services.transcription.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
-from services.transcription.input_buffer import InputBuffer
+from services.transcription.live.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
+from services.transcription.live.input_buffer import InputBuffer
+from services.transcription.live.session import Session, SessionUpdate, updated
+from services.transcription.live.transcriber import Transcriber
 from services.transcription.model_names import check_model
-from services.transcription.session import Session, SessionUpdate, updated
-from services.transcription.transcriber import Transcriber
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from starlette.types import Receive, Scope, Send
 
+    from services.openai.models import Models
     from services.openai.realtime import ClientEvent
     from services.transcription.engines.protocol import TranscriptionEngine
 
@@ -80,12 +80,12 @@ class RealtimeSocket:
 
     Attributes:
         engine: what transcribes; the caller starts and closes it.
-        aliases: model names that it answers to besides the engine's own.
+        models: the names that it answers to.
         on_audio_seconds: called once a turn with the seconds heard.
     """
 
     engine: TranscriptionEngine
-    aliases: Collection[str]
+    models: Models
     on_audio_seconds: Callable[[float], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,13 +94,12 @@ class RealtimeSocket:
         Raises:
             ServiceError: it cannot start, or cannot go on.
         """
-        models = Models((*self.engine.models, *self.aliases), role="transcription")
-        session = Session(new_id("sess"), _wanted(scope, models))
+        session = Session(new_id("sess"), _wanted(scope, self.models))
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         offered = SUBPROTOCOL in scope.get("subprotocols", ())
         await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
-        await _Talk(self, session, models, scope, send).serve(receive)
+        await _Talk(self, session, scope, send).serve(receive)
 
 
 def _wanted(scope: Scope, models: Models) -> str:
@@ -125,12 +124,10 @@ def _wanted(scope: Scope, models: Models) -> str:
 class _Talk(LiveSession):
     """One connection: its messages, and when it ends."""
 
-    def __init__(
-        self, socket: RealtimeSocket, session: Session, models: Models, scope: Scope, send: Send
-    ) -> None:
+    def __init__(self, socket: RealtimeSocket, session: Session, scope: Scope, send: Send) -> None:
         super().__init__(scope, send)
         self._engine = socket.engine
-        self._models = models
+        self._models = socket.models
         self._transcriber = Transcriber(
             socket.engine, self.send, self.slot, socket.on_audio_seconds
         )

@@ -1,4 +1,4 @@
-"""The transcription role's paths: transcriptions, translations and models, each with its handler.
+"""The transcription role's paths: transcriptions, translations and models.
 
 Handlers raise `ServiceError` for what they refuse, which the shell around them turns into HTTP. The
 form's fields are checked before the recording is decoded, and headers are sent once the first
@@ -7,14 +7,12 @@ segment is known.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import Decoding
-from services.openai.documents import send_json
+from services.openai.documents import by_route, of_models
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
-from services.openai.models import Models
 from services.openai.paths import MODELS, TRANSCRIPTION
 from services.openai.transcription import TranscriptionFields, TranslationFields
 from services.transcription.answers import Answer
@@ -27,9 +25,10 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from services.openai.documents import Handler
     from services.openai.forms import Form
+    from services.openai.models import Models
     from services.openai.transcription import AudioFields
-    from services.server.serving import Asgi
     from services.settings.sections import TranscriptionSettings
     from services.transcription.engines.protocol import TranscriptionEngine
 
@@ -40,37 +39,51 @@ ADMITTED: Final = frozenset(TRANSCRIPTION)
 """The paths on which a request makes the engine work."""
 
 
-class TranscriptionApp:
-    """The ASGI application of one engine, which the caller starts and closes."""
+def build_app(
+    engine: TranscriptionEngine,
+    models: Models,
+    settings: TranscriptionSettings,
+    on_audio_seconds: Callable[[float], None],
+) -> Handler:
+    """Return the ASGI application of an engine, which the caller starts and closes.
+
+    Args:
+        engine: what transcribes.
+        models: the names that it answers to.
+        settings: bound the recordings.
+        on_audio_seconds: called once a request with the seconds heard.
+    """
+    recordings = _Recordings(engine, models, settings, on_audio_seconds)
+    return by_route(
+        {
+            **of_models(models.cards, models.missing),
+            ("POST", "/v1/audio/transcriptions"): recordings.transcribe,
+            ("POST", "/v1/audio/translations"): recordings.translate,
+        }
+    )
+
+
+class _Recordings:
+    """The handlers of the paths that take a recording."""
 
     def __init__(
         self,
         engine: TranscriptionEngine,
+        models: Models,
         settings: TranscriptionSettings,
         on_audio_seconds: Callable[[float], None],
     ) -> None:
-        """Answer with `engine`; call `on_audio_seconds` once a request with the length heard."""
         self._engine = engine
-        self._models = Models((*engine.models, *settings.models), role="transcription")
+        self._models = models
         self._max_seconds = settings.max_hours * 3600
         self._form = FormFields(TEXTS, {"file": settings.body_limit_bytes}, LISTS, FOREIGN)
         self._on_audio_seconds = on_audio_seconds
-        self._handlers: dict[str, Asgi] = {
-            "/v1/audio/transcriptions": partial(self._hear, self._transcription),
-            "/v1/audio/translations": partial(self._hear, self._translation),
-            "/v1/models": self._list_models,
-            "/v1/models/{*}": self._show_model,
-        }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request on the route that the shell found."""
-        await self._handlers[scope["bentovox.route"]](scope, receive, send)
+    async def transcribe(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._hear(self._transcription, scope, receive, send)
 
-    async def _list_models(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_json(send, self._models.listed())
-
-    async def _show_model(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_json(send, self._models.card(scope["path"].removeprefix("/v1/models/")))
+    async def translate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._hear(self._translation, scope, receive, send)
 
     async def _hear(
         self, answer_to: Callable[[Form], Answer], scope: Scope, receive: Receive, send: Send
@@ -117,10 +130,9 @@ class TranscriptionApp:
         )
         self._engine.check(request)
         return Answer(
-            segments=self._engine.transcribe(request),
+            engine=self._engine,
             request=request,
             recording=recording,
-            engine=self._engine.name,
             response_format=fields.response_format,
             with_segments=with_segments,
             as_events=fields.stream,

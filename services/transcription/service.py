@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from services.openai import sockets
+from services.openai.models import Models
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.role import preflight, role
@@ -53,7 +54,8 @@ class _Transcription:
         transcription = settings().transcription
         engine = _engine()
         metrics = telemetry.RoleMetrics("transcription")
-        live = RealtimeSocket(engine, transcription.models, metrics.heard_seconds)
+        models = Models((*engine.models, *transcription.models), role="transcription")
+        live = RealtimeSocket(engine, models, metrics.heard_seconds)
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
@@ -65,7 +67,7 @@ class _Transcription:
 
         return RoleApp(
             role="transcription",
-            asgi=routes.TranscriptionApp(engine, transcription, metrics.heard_seconds),
+            asgi=routes.build_app(engine, models, transcription, metrics.heard_seconds),
             paths=routes.PATHS,
             admitted=routes.ADMITTED,
             sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),

@@ -27,13 +27,13 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
-from services.settings.sections import ChatSettings, GatewaySettings, TranscriptionSettings
+from services.settings.sections import ChatSettings, GatewaySettings
 from services.speech.routes import ADMITTED, PATHS
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
-from services.transcription.realtime import RealtimeSocket
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
+from tests.hearing_app import hearing_app, live_socket
 from tests.speech_app import app_of
 
 if TYPE_CHECKING:
@@ -64,8 +64,6 @@ class FakeBody(BaseModel):
 INTAKE = Intake(
     {"/v1/chat/completions": (FakeBody,)},
     Bounds.of(ChatSettings(), 4096, multimodal=False),
-    grammar_bytes=1 << 16,
-    grammar_items=2000,
     trial=Trial(str, str, limit_s=5, wait_s=5, waiting=1),
 )
 
@@ -234,9 +232,7 @@ class Stack:
                 speech = app_of(self.engine, self.store)
                 chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
                 speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
-                hear = TranscriptionSettings()
-                ears = hearing.TranscriptionApp(self.ear, hear, lambda _seconds: None)
-                live = RealtimeSocket(self.ear, hear.models, lambda _seconds: None)
+                ears, live = hearing_app(self.ear), live_socket(self.ear)
                 ear_url = await _served(
                     stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED, live)
                 )

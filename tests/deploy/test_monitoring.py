@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from services.server import telemetry
 from tests.deploy.deployment import SOURCE
+from tests.integration import test_helm_chart as chart
 
 if TYPE_CHECKING:
     from tests.deploy.deployment import Stack
@@ -70,13 +71,15 @@ def test_provisioned_paths_and_names_are_those_of_the_compose_file() -> None:
     assert {"prometheus", "gateway"} <= services.keys()
 
 
-def test_prometheus_has_an_answer_to_every_question_of_the_dashboard(stack: Stack) -> None:
+def test_prometheus_has_an_answer_to_every_question_of_dashboard_and_chart(stack: Stack) -> None:
     deployment = stack.deployment
     deployment.shell("sed -i 's/: 1[05]s/: 1s/' monitoring/prometheus.yml")  # not to wait a minute
     profile = {"COMPOSE_PROFILES": "monitoring"}
     deployment.compose("up --detach --wait --no-deps prometheus", **profile)
     _use(stack)
-    left = set(EXPRESSIONS)
+    load = chart.of_kind("ScaledObject", chart.rendered(chart.CHOICES["keda"]))["r-chat-main"]
+    query = load["spec"]["triggers"][0]["metadata"]["query"].replace(',namespace="ai"', "")
+    left = {*EXPRESSIONS, query}
     deadline = time.monotonic() + 60
     while left:
         assert time.monotonic() < deadline, f"no answer to {left}"

@@ -33,17 +33,14 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.settings.sections import (
-    TRANSCRIPTION_MODELS,
     ConversationSettings,
     GatewaySettings,
-    TranscriptionSettings,
 )
 from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.voices import VoiceStore
-from services.transcription.realtime import RealtimeSocket
-from services.transcription.routes import ADMITTED, PATHS, TranscriptionApp
+from services.transcription.routes import ADMITTED, PATHS
 from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
@@ -61,7 +58,7 @@ from tests.docs.examples import (
 from tests.docs.pages import ROOT
 from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
 from tests.fakes.transcription_engine import FakeEngine
-from tests.hearing_app import recording, said
+from tests.hearing_app import hearing_app, live_socket, recording, said
 from tests.speech_app import RECORDING, models_of, speakers_of, untold
 from tests.translating_app import TranslatingChat
 
@@ -269,13 +266,10 @@ async def _ears() -> Shell:
     return Shell(
         RoleApp(
             role="transcription",
-            asgi=TranscriptionApp(engine, TranscriptionSettings(), lambda _: None),
+            asgi=hearing_app(engine),
             paths=PATHS,
             admitted=ADMITTED,
-            sockets=dict.fromkeys(
-                sockets.TRANSCRIPTION,
-                RealtimeSocket(engine, TRANSCRIPTION_MODELS, lambda _: None),
-            ),
+            sockets=dict.fromkeys(sockets.TRANSCRIPTION, live_socket(engine)),
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),

@@ -25,6 +25,7 @@ from ci.engine.command import HOME
 from ci.engine.daemon import Engine
 from ci.paths import ROOT
 from tests.e2e.server import eventually
+from tests.engine import running as started
 from tests.standin import DEBIAN
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def dead_port() -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("verb", ["bento", "image", "test-image"])
+@pytest.mark.parametrize("verb", ["image", "tags", "test-image"])
 def test_an_unknown_bento(copy: Copy, verb: str) -> None:
     ended = copy.run(verb, "gatway")
     assert ended.code == 1
@@ -297,7 +298,7 @@ def small_engine(folder: Path, size: str) -> Iterator[dict[str, str]]:
         (small.home / name).symlink_to(HOME / name)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", data], check=True)
     try:
-        with small.running() as variables:
+        with started(small) as variables:
             yield variables
     finally:
         subprocess.run(["umount", "--lazy", data], check=False, capture_output=True)
@@ -317,5 +318,5 @@ def test_an_engine_whose_disk_is_full(copy: Copy, tmp_path: Path) -> None:
         ended = copy.run("base", "build", "slim", *NETWORK, **variables)
         left = subprocess.check_output(["docker", "image", "ls", "--quiet"], env=environ, text=True)
     assert ended.code == 1
-    assert "the engine's disk is full; `docker system df` shows what is held" in ended.said
+    assert "the engine's disk is full; `docker system df` shows what is on it" in ended.said
     assert len(left.splitlines()) == 1, "Debian alone: no half base"

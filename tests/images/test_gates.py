@@ -81,13 +81,13 @@ def with_torch(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def faults(name: str) -> dict[str, str]:
     look = Look.at(archive.on_base(archive.read(name)))
     verdicts = judge(look)
-    assert all(verdict.applies for verdict in verdicts)
+    assert len(verdicts) == len(GATES)
     return {verdict.gate: " ".join(verdict.faults) for verdict in verdicts if verdict.faults}
 
 
 @pytest.mark.parametrize("name", ["gateway", "conversation", "speech", "transcription", "chat"])
 def test_our_image_passes_every_gate(built: Callable[[str], Image], name: str) -> None:
-    assert len(GATES) == 10, "a new gate: the plain image may fail it, too"
+    assert len(GATES) == 9, "a new gate: the plain image may fail it, too"
     assert faults(built(name).names[0]) == {}
 
 
@@ -109,7 +109,6 @@ def test_plain_bento_on_a_base_with_torch_fails_by_name(
     finally:
         docker.ask("image", "rm", made.name)
     assert "torch is there 2 times" in found["one torch, the base's, as locked"]
-    assert "torch is there 2 times" in found["every package once"]
     assert "torch/libtorch.so" in found["nothing over 1 MiB twice"]
     assert "no HEALTHCHECK" in found["health check"]
     assert "usr/bin/g++" in found["no compiler"]

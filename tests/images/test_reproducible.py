@@ -23,7 +23,7 @@ def made(options: buildx.Options) -> tuple[str, str]:
     """Build the gateway's base and its image; return what names their whole content."""
     below = base.find("slim", CPU, options.registry)
     if options.no_cache:
-        base.make(below, options)
+        base.ensure(below, options, again=True)
     done = image.make(specs.load("gateway"), CPU, options)
     return identity(below.reference), identity(done.names[0])
 

@@ -45,7 +45,7 @@ def test_image_holds_every_promise(built: Callable[[str], Image], name: str) -> 
     model = trained() if name == "transcription" else None
     checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0], model)
     assert {check.name for check in checks} == {
-        *("user", "compiler", "read-only", "environment", "health", "answer", "end"),
+        *("read-only", "environment", "health", "answer", "end"),
     }
     assert [check for check in checks if not check.passed] == []
 

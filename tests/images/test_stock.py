@@ -74,7 +74,7 @@ def gateway(built: Callable[[str], Image], store: Store) -> str:
 
 @pytest.fixture(scope="module")
 def chat(built: Callable[[str], Image], store: Store) -> str:
-    """Return chat's image for the CPU, made of the bento that `python -m ci bento` gives."""
+    """Return chat's image for the CPU, made of the bento that `ci.bento` makes."""
     built("chat")
     packed, version = bento.make(specs.load("chat"), platforms.get("cpu"))
     shutil.copytree(packed, store.home / "bentos" / "bentovox-chat" / version)

@@ -62,7 +62,7 @@ def whisper_threads() -> set[str]:
     return {
         thread.name
         for thread in threading.enumerate()
-        if thread.name.startswith("whisper") or "Recording" in thread.name
+        if thread.name.startswith(("whisper", "Loader", "Recording"))
     }
 
 
@@ -286,8 +286,8 @@ async def test_a_model_that_comes_later_is_found(
     await engine.start()
     try:
         await until(lambda: bool(engine.settled))
-        assert "later is no directory" in engine.status
-        with pytest.raises(UnavailableError, match="is no directory"):
+        assert "later is not a directory" in engine.status
+        with pytest.raises(UnavailableError, match="is not a directory"):
             engine.check(TranscriptionRequest([]))
         parrot(tmp_path / "made").rename(tmp_path / "later")
         await until(lambda: bool(engine.ready))

@@ -14,10 +14,10 @@ import pytest
 from services.audio.wav import to_wav
 from services.conversation import app
 from services.server.shell import Shell
-from services.settings.sections import ConversationSettings, TranscriptionSettings
+from services.settings.sections import ConversationSettings
 from services.speech.engines.protocol import SynthesisRequest
-from services.transcription.routes import TranscriptionApp
 from tests.decoding import decode
+from tests.hearing_app import hearing_app
 from tests.parrot import TEXT, parrot
 from tests.speech_app import app_of, ready, shelled
 from tests.translating_app import TranslatingChat
@@ -43,11 +43,10 @@ async def test_a_recording_is_heard_and_spoken_by_real_engines(tmp_path: Path, s
     chat, voice = TranslatingChat(), EspeakEngine()
     await voice.start()
     async with whisper_engine(parrot(tmp_path)) as ear:
-        hearing = TranscriptionApp(ear, TranscriptionSettings(), lambda _: None)
         roles = {
             "chat": chat,
             "speech": ready(shelled(app_of(voice))),
-            "transcription": ready(shelled(hearing)),
+            "transcription": ready(shelled(hearing_app(ear))),
         }
         urls = {role: [await serve(one)] for role, one in roles.items()}
         role = app.build(ConversationSettings(), urls)

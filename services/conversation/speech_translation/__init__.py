@@ -1,5 +1,5 @@
-"""Speech in one language in, speech in another out: stages that hear, translate and speak.
+"""Speech translation: a chain of stages that transcribe, translate and speak.
 
-`routes` joins the stages to a chain. Each takes and gives an async iterator and knows nothing of
-HTTP towards the client, so that they serve a recording as well as a live session.
+`routes` builds the chain. Each stage takes an async iterator and is one, and knows nothing of the
+client's HTTP request, so that the stages work for recordings and live sessions alike.
 """

@@ -1,18 +1,17 @@
-"""The last stage: what was interpreted on its way to the client, as audio or as events.
+"""The last stage: sends the translation to the client, as audio or as events.
 
-Events are named as OpenAI names those of its live translation and of audio/speech: what was said,
-what it means, and its sound, each with the number of its sentence.
+Events are named as in OpenAI's live translation and audio/speech: the transcript, its translation
+and the audio, each with the number of its sentence.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import OUTPUT_RATE_HZ, encode, open_encoder
+from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
 from services.conversation.speech_translation.stages import Sentence, Sound
 from services.errors import InvalidRequestError
-from services.openai.events import EVENT_STREAM, chunk, event, stream_head
-from services.openai.speech_events import audio_delta, audio_done, audio_tokens
+from services.openai.audio_stream import AudioStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,47 +31,28 @@ async def send_answer(
     tally: Tally,
     send: Send,
 ) -> None:
-    """Send headers once the first sound is there, then everything as it comes, then the end.
+    """Send headers when the first audio arrives, then everything as it arrives, then the end.
 
-    `target` is the code of the language that is spoken.
+    `target` is the code of the language to translate into.
 
     Raises:
-        InvalidRequestError: nothing was said that could be said again (`no_speech`).
-        ServiceError: what the stages before raise; once headers are out the answer is incomplete,
-            and must not end as if it were whole.
+        InvalidRequestError: there was nothing to translate (`no_speech`).
+        ServiceError: an earlier stage failed; if headers were sent, the answer is incomplete and
+            must not end as if it were complete.
     """
-    as_events = asked.stream_format == "sse"
     encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
-    number, samples = 0, 0
-
-    async def audio(data: bytes) -> None:
-        if data:
-            await send(chunk(event(audio_delta(data, sentence=number)) if as_events else data))
-
-    waiting: list[bytes] = []  # events that come before the first sound
+    as_events = asked.stream_format == "sse"
+    stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
     async for item in items:
         if isinstance(item, Sound):
-            if not samples:
-                await send(stream_head(EVENT_STREAM if as_events else encoder.media_type))
-                await send(chunk(b"".join(waiting)))
-            number = item.sentence.number
-            samples += item.samples.size
-            await encode(item.samples, OUTPUT_RATE_HZ, encoder, audio)
-        elif as_events:
-            told = event(_told(item, target))
-            if samples:
-                await send(chunk(told))
-            else:
-                waiting.append(told)
-    if not samples:
+            await stream.feed(item.samples, sentence=item.sentence.number)
+        else:
+            await stream.tell(_told(item, target))
+    if not stream.samples:
         raise InvalidRequestError(
-            "file holds no speech that could be translated", param="file", code="no_speech"
+            "file contains no speech that could be translated", param="file", code="no_speech"
         )
-    await audio(encoder.finish())
-    if as_events:
-        output_tokens = audio_tokens(samples, OUTPUT_RATE_HZ)
-        await send(chunk(event(audio_done(tally.input_tokens, output_tokens))))
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    await stream.end(tally.input_tokens)
 
 
 def _told(item: Sentence | Translation, target: str) -> dict[str, object]:
@@ -95,6 +75,6 @@ def _told(item: Sentence | Translation, target: str) -> dict[str, object]:
 
 
 def _spaced(text: str, number: int, language: str | None) -> str:
-    """Return what a sentence adds to those before it."""
+    """Return a sentence's text as it continues the earlier ones."""
     unspaced = (language or "").partition("-")[0] in _UNSPACED
     return text if number == 0 or unspaced else f" {text}"

@@ -1,4 +1,4 @@
-"""The ear: a recording to segments, by the transcription backend, and segments to sentences."""
+"""From a recording to segments, by the transcription backend, and from segments to sentences."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 PATH: Final = "/v1/audio/transcriptions"
 
-_SURE: Final = -1.0  # mean logarithm of probability from which Whisper itself takes its text
-_SILENT: Final = 0.6  # probability of silence above which it takes none
+_SURE: Final = -1.0  # the mean log probability from which Whisper accepts its text
+_SILENT: Final = 0.6  # the probability of silence from which it drops its text
 _NAMES: Final = {"language": "source_language"}
 
 
 PAUSE_S: Final = 0.8
-"""A silence that ends a sentence, whatever stands before it."""
+"""A pause that ends a sentence without a full stop."""
 
 MOST_CHARACTERS: Final = 300
-"""A sentence that goes on for longer is cut, so that nobody waits for its end."""
+"""A longer sentence is cut, so that its translation need not wait for its end."""
 
 _ENDS: Final = tuple(".!?\u2026\u061f\u0964\u3002\uff01\uff1f")
 _CLOSING: Final = "\"'\u00bb\u201d\u2019)"
@@ -39,12 +39,12 @@ _CLOSING: Final = "\"'\u00bb\u201d\u2019)"
 async def transcribe(
     caller: Caller, recording: bytes, fields: Mapping[str, str | None], tally: Tally
 ) -> AsyncGenerator[Segment, None]:
-    """Yield what is said in a recording, segment by segment, as soon as each is known.
+    """Yield the segments of a recording as soon as each is transcribed.
 
     `fields` are those of audio/transcriptions: `model`, `prompt`, and Whisper's code as `language`.
 
     Raises:
-        ServiceError: what the transcription backend refuses, or that it broke off.
+        ServiceError: the transcription backend refused or broke off.
     """
     texts = {
         **fields,
@@ -90,8 +90,8 @@ def _tokens(event: Mapping[str, Any]) -> int:
 
 
 def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, list[bytes]]:
-    """Return a boundary, and the parts of the form as multipart/form-data (RFC 7578) with it."""
-    boundary = secrets.token_hex(16)  # 128 random bits are in no recording
+    """Return a boundary, and the body of the form (RFC 7578) in parts."""
+    boundary = secrets.token_hex(16)  # 128 random bits occur in no recording
     parts = [
         b'--%b\r\ncontent-disposition: form-data; name="%b"\r\n\r\n%b\r\n'
         % (boundary.encode(), name.encode(), text.encode())
@@ -105,10 +105,10 @@ def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, list[bytes]]
 
 
 async def into_sentences(segments: AsyncIterator[Segment]) -> AsyncGenerator[Sentence, None]:
-    """Yield the sentences that segments come to, each as soon as its end is known.
+    """Join and split segments to sentences, each yielded as soon as its end is known.
 
-    A sentence ends at its mark, at a pause, where the language changes, and at a length. Where
-    several share a segment, its time is parted by their characters.
+    A sentence ends at a full stop, at a pause, where the language changes, or when it is too long.
+    If several share a segment, its time is divided by their characters.
     """
     number = 0
     open_: Segment | None = None
@@ -144,7 +144,7 @@ def _is_whole(part: Segment) -> bool:
 
 
 def _parts(joined: Segment) -> Iterator[Segment]:
-    """Yield the sentences of a text, long ones in pieces; whether the last is one, nobody knows."""
+    """Yield the sentences of a text, long ones in pieces; the last may be incomplete."""
     text = joined.text
     bounds = [match.end() for match in SENTENCE_END.finditer(text)]
     cuts = [0, *(bound for bound in bounds if text[bound:].strip()), len(text)]

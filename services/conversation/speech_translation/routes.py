@@ -1,4 +1,4 @@
-"""POST /v1/audio/speech-translations: a recording in one language, its speech in another."""
+"""POST /v1/audio/speech-translations: a recording is spoken in another language."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from services.backends.pools import Pools
     from services.settings.sections import ConversationSettings
 
-_AHEAD = 2  # sentences that a stage is ahead of the next
+_AHEAD = 2  # sentences that a stage may be ahead of the next
 _SOUNDS_AHEAD = 16  # pieces of sound, each of at most `connection.HELD_BYTES`
 
 
 class SpeechTranslation:
-    """The path, before backends of chat, speech and transcription."""
+    """Answers the path with backends of chat, speech and transcription."""
 
     def __init__(self, pools: Pools, conversation: ConversationSettings) -> None:
-        """Translate speech with the backends of `pools`."""
+        """Call the backends of `pools`."""
         slots = conversation.translation.speech_slots
         self._pools = pools
         self._chat_model = conversation.translation.model or None
@@ -44,14 +44,14 @@ class SpeechTranslation:
             frozenset(SpeechTranslationFields.model_fields),
             {"file": conversation.body_limit_bytes},
         )
-        # They work for minutes, so they have slots of their own and keep no text waiting.
+        # They take minutes, so they have their own slots and do not delay translations of texts.
         self._admission = Admission(Limits(slots, slots, conversation.deadline_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
 
         Raises:
-            ServiceError: what is wrong with it, or with a backend.
+            ServiceError: it is refused, or a backend failed.
             ClientGoneError: the client hung up.
         """
         form = await read_form(scope, receive, self._form)

@@ -1,4 +1,4 @@
-"""The voice: sentences to translations, by the chat model, and those to sound as it is made."""
+"""From sentences to translations, by the chat model, and from these to audio as it is made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from services.conversation.translation.chat_model import ChatModel
 
 CONTEXT: Final = 3
-"""How many former sentences a translation is given."""
+"""How many earlier sentences go along as context."""
 
 _CHARACTERS: Final = 4096  # of one `input`
 _NAMES: Final = {
@@ -40,13 +40,13 @@ _NAMES: Final = {
 async def translate(
     sentences: AsyncIterator[Sentence], model: ChatModel, source: str | None, target: str
 ) -> AsyncGenerator[Sentence | Translation, None]:
-    """Yield each sentence as it comes, then its translation.
+    """Yield each sentence as it arrives, then its translation.
 
-    `source` is None where the ear is to tell. What is in the target language already stays as it
-    is.
+    If `source` is None, the transcription's language is used. Sentences that are in the target
+    language stay as they are.
 
     Raises:
-        ServiceError: the model could not be asked, or came to no end.
+        ServiceError: the chat backend failed.
     """
     former: deque[Former] = deque(maxlen=CONTEXT)
     async for sentence in sentences:
@@ -60,12 +60,12 @@ async def translate(
 
 
 class Speaker:
-    """The speech backend, asked to speak for one request."""
+    """Speaks for one request, with the speech backend."""
 
     def __init__(
         self, caller: Caller, fields: Mapping[str, Any], voice: asyncio.Future[Mapping[str, Any]]
     ) -> None:
-        """Speak with these `fields` of audio/speech; `voice` gives those that say who speaks."""
+        """Send `fields` to audio/speech, and those of `voice`, which say who speaks."""
         self._caller = caller
         self._fields = {**fields, "response_format": "pcm"}
         self._voice = voice
@@ -73,10 +73,10 @@ class Speaker:
     async def speak(
         self, items: AsyncIterator[Sentence | Translation]
     ) -> AsyncGenerator[Item, None]:
-        """Yield what comes, and behind each translation its sound, piece by piece.
+        """Yield every item, and after each translation its audio, piece by piece.
 
         Raises:
-            ServiceError: what the speech backend refuses, or that it broke off.
+            ServiceError: the speech backend refused or broke off.
         """
         async for item in items:
             yield item
@@ -96,21 +96,21 @@ class Speaker:
         except TooLargeError as error:
             if "ref_audio" not in fields:
                 raise
-            # A sample is never too large for a service that takes recordings at all.
+            # A sample is small enough for every service that accepts recordings at all.
             raise InvalidRequestError(
-                "the speech service does not speak like a recording: name a voice instead",
+                "the speech service cannot speak like a recording: name a voice instead",
                 param="consent",
                 code="unsupported_parameter",
             ) from error
         except InvalidRequestError as error:
             if error.code == "blank_input":
-                return  # letters that nobody says
+                return  # letters that cannot be spoken
             refused = (error.param, error.code) == ("language", "unsupported_parameter")
             if not refused or "language" not in fields:
                 raise
         else:
             return
-        self._fields.pop("language", None)  # its engine goes by the text
+        self._fields.pop("language", None)  # the engine goes by the text
         async with aclosing(self._say(text)) as sound:
             async for samples in sound:
                 yield samples
@@ -132,11 +132,11 @@ class Speaker:
 
 
 async def preset(caller: Caller, model: str, language: str) -> str:
-    """Return the speech backend's voice for a language: of those it has itself, the first.
+    """Return the speech backend's built-in voice that fits a language best.
 
     Raises:
         InvalidRequestError: it has none (`missing_required_parameter`).
-        ServiceError: it could not be asked.
+        ServiceError: the backend failed.
     """
     listed = await caller.json(Question("speech", "/v1/audio/voices", model=model))
     own = [

@@ -1,4 +1,4 @@
-"""What passes between the stages of a speech translation, and how they run at the same time."""
+"""What the stages of a speech translation pass on, and how they run concurrently."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech as it was heard; times in seconds of the recording.
+    """A stretch of transcribed speech.
 
     Attributes:
-        start_s: where it begins.
+        start_s: where it begins in the recording.
         end_s: where it ends.
-        text: what was said; segments joined as they are give the whole text.
-        language: code of its language; None where the ear does not tell.
-        clear: whether the ear is sure of it.
+        text: its transcript; the segments' texts, joined, are the whole transcript.
+        language: its code; None if the transcription does not tell.
+        clear: whether the transcription is certain.
     """
 
     start_s: float
@@ -36,7 +36,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is translated and spoken at once; `number` counts from 0."""
+    """The unit that is translated and spoken; `number` counts from 0."""
 
     number: int
     start_s: float
@@ -47,7 +47,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Translation:
-    """A sentence in the other language."""
+    """A sentence's translation."""
 
     sentence: Sentence
     text: str
@@ -55,19 +55,19 @@ class Translation:
 
 @dataclass(frozen=True)
 class Sound:
-    """A piece of the sentence's translation, spoken: float32 [N] at `OUTPUT_RATE_HZ`."""
+    """Audio of a part of a sentence's translation: float32 [N] at `OUTPUT_RATE_HZ`."""
 
     sentence: Sentence
     samples: Samples
 
 
 Item: TypeAlias = Sentence | Translation | Sound
-"""What reaches the end, in order: each sentence, then its translation, then its sound."""
+"""What the last stage gets: each sentence, then its translation, then its audio."""
 
 
 @dataclass
 class Tally:
-    """What was heard for one request, for its `usage`."""
+    """Counted for the `usage` of one request."""
 
     input_tokens: int = 0
 
@@ -78,10 +78,10 @@ Staged = TypeVar("Staged")
 def piped(
     group: asyncio.TaskGroup, stage: AsyncGenerator[Staged, None], held: int
 ) -> AsyncGenerator[Staged, None]:
-    """Run a stage as a task of `group`, and return what it yields.
+    """Run a stage as a task of `group`, and return an iterator of what it yields.
 
-    It is at most `held` items ahead of whoever takes them. What it raises ends the group, and so
-    every other stage; ending the group closes the stage.
+    It is at most `held` items ahead of the next stage. If it raises, the group and so all stages
+    are cancelled; if the group is cancelled, the stage is closed.
     """
     queue: asyncio.Queue[tuple[Staged] | None] = asyncio.Queue(held)
 
@@ -100,7 +100,7 @@ def piped(
 
 
 def first_fault(group: ExceptionGroup[Exception]) -> Exception:
-    """Return what the stages failed of: the first `ServiceError`, or else the first of all."""
+    """Return why the stages failed: the first `ServiceError`, or else the first exception."""
     faults = [
         first_fault(one) if isinstance(one, ExceptionGroup) else one for one in group.exceptions
     ]
@@ -109,7 +109,7 @@ def first_fault(group: ExceptionGroup[Exception]) -> Exception:
 
 @contextmanager
 def fields_named(names: Mapping[str, str | None]) -> Iterator[None]:
-    """Have a backend's refusal name the client's fields: `names` has ours for the backend's."""
+    """Rename the field in a backend's refusal: `names` has the client's for the backend's."""
     try:
         yield
     except ServiceError as error:

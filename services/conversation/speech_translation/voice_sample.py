@@ -1,4 +1,4 @@
-"""The speaker's own voice: a stretch of the recording for the speech backend to speak like."""
+"""Keeps the speaker's voice: finds a stretch of the recording that speech can clone."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 SHORTEST_S: Final = 3.0
 LONGEST_S: Final = 10.0
 PATIENCE_S: Final = 60.0
-"""How far into a recording a good stretch is looked for."""
+"""How much of a recording is searched for a good stretch."""
 
-_APART_S: Final = 0.5  # a longer pause does not belong to a sample
-_LONGEST_ALONE_S: Final = 29.0  # of one segment: what speech takes of a recording
+_APART_S: Final = 0.5  # a longer pause ends a stretch
+_LONGEST_ALONE_S: Final = 29.0  # of one segment: the longest that speech accepts
 _MOST_RATE_HZ: Final = 24_000
-_TEXT_CHARACTERS: Final = 1024  # what speech takes of a transcript
+_TEXT_CHARACTERS: Final = 1024  # the longest transcript that speech accepts
 
 
 async def sampled(
@@ -32,10 +32,10 @@ async def sampled(
     consent: str,
     voice: asyncio.Future[Mapping[str, Any]],
 ) -> AsyncGenerator[Segment, None]:
-    """Yield the segments, and settle `voice` with a sample of who is heard in them.
+    """Yield the segments, and set `voice` to the fields with a sample of the speaker's voice.
 
-    They are held back until a stretch of 3 to 10 s of clear speech is among them, so that no
-    bounded queue can be full before that.
+    They are held back until they contain a stretch of 3 to 10 s of clear speech: before that, the
+    queues between the stages could fill and block.
     """
     held: list[Segment] = []
     clear: list[Segment] = []
@@ -58,9 +58,9 @@ def _seconds(segment: Segment) -> float:
 
 
 def _longest(segments: Sequence[Segment]) -> Segment:
-    """Return the longest stretch of segments that follow each other, as one.
+    """Return the longest stretch of consecutive segments, joined.
 
-    It is no longer than `LONGEST_S`, unless one segment alone is: its text cannot be cut.
+    It is at most `LONGEST_S` long, unless a single segment is longer: its text cannot be cut.
     """
     stretches = []
     for first, begin in enumerate(segments):

@@ -1,1 +1,1 @@
-"""Translation by the chat model: texts and markup, in the shape of LibreTranslate's API."""
+"""Translation of texts and HTML by the chat model, with LibreTranslate's API."""

@@ -1,7 +1,7 @@
-"""The chat model as a translator: what it is asked, and how its answers are read.
+"""The chat model as a translator: its prompts, and how its answers are read.
 
-The text is data. It stands alone in the user's turn, between two marks that do not occur in it, and
-what is to be done with it is said in the system's turn; an instruction in the text is translated.
+The text is data. It is alone in the user's turn, between two marks that do not occur in it; what to
+do with it is in the system's turn. So instructions in the text are translated, not followed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 PATH: Final = "/v1/chat/completions"
 
-_DETECTED_CHARACTERS: Final = 400  # enough to tell a language by
+_DETECTED_CHARACTERS: Final = 400  # enough to detect a language
 _NAME_TOKENS: Final = 32
 _TOKENS_AT_LEAST: Final = 64
-_TOKENS_PER_CHARACTER: Final = 3  # of scripts that few models have words of
-_WARMTH: Final = 0.8  # of what is not the first choice
+_TOKENS_PER_CHARACTER: Final = 3  # in scripts that few models have tokens for
+_TEMPERATURE: Final = 0.8  # of alternatives
 
 _TRANSLATE: Final = (
     "You are a translation engine. Translate the text between <{mark}> and </{mark}> {way}. "
@@ -43,7 +43,7 @@ _DETECT: Final = (
 
 @dataclass(frozen=True)
 class Detected:
-    """The language of a text, and how sure the model is, 0 to 1."""
+    """The language of a text, and the model's confidence, 0 to 1."""
 
     language: str
     confidence: float
@@ -51,14 +51,14 @@ class Detected:
 
 @dataclass(frozen=True)
 class Former:
-    """A sentence that came before, and its translation."""
+    """An earlier sentence and its translation."""
 
     text: str
     translation: str
 
 
 class ChatModel:
-    """One chat model, asked for one request."""
+    """A chat model, called for one request."""
 
     def __init__(self, caller: Caller, card: Mapping[str, Any]) -> None:
         """Ask the model of this card."""
@@ -71,7 +71,7 @@ class ChatModel:
         """Return the model `name`, or the first that is served.
 
         Raises:
-            ServiceError: none is served now.
+            ServiceError: it is not served, or none is.
         """
         return cls(caller, await caller.card("chat", name))
 
@@ -85,19 +85,19 @@ class ChatModel:
         tag: str = "",
         variant: int = 0,
     ) -> str:
-        """Return the translation of a text that has no white space at its ends.
+        """Return the translation of a text without white space at its ends.
 
         Args:
-            text: of at most `PIECE_CHARACTERS` or a little more.
+            text: of about `PIECE_CHARACTERS` at most.
             source: the code of its language; None leaves it to the model.
-            target: the code of the other.
-            former: what came before, as context.
-            tag: an example of the tags that are to be kept, where there are any.
-            variant: 0 for the most likely translation; another number for others, always the same
-                for the same number.
+            target: the code of the language to translate into.
+            former: earlier sentences, as context.
+            tag: an example of the tags to be kept, if there are any.
+            variant: 0 for the most likely translation; each other number is the seed of an
+                alternative.
 
         Raises:
-            ServiceError: the model could not be asked, or came to no end.
+            ServiceError: the backend failed, or the answer is cut off or empty.
         """
         mark = _mark(text, *(one.text for one in former))
         system = _TRANSLATE.format(
@@ -111,11 +111,11 @@ class ChatModel:
             turns.append({"role": "assistant", "content": one.translation})
         turns.append({"role": "user", "content": _marked(text, mark)})
         tokens = _TOKENS_AT_LEAST + _TOKENS_PER_CHARACTER * len(text)
-        chosen = {"temperature": _WARMTH, "seed": variant} if variant else {"temperature": 0}
+        chosen = {"temperature": _TEMPERATURE, "seed": variant} if variant else {"temperature": 0}
         choice = await self._ask(turns, max_tokens=min(tokens, self._most_tokens), **chosen)
         if choice.get("finish_reason") == "length":
             raise BackendError(
-                "The chat model came to no end in its translation.", code="translation_incomplete"
+                "The chat model's translation was cut off.", code="translation_incomplete"
             )
         said = _content(choice).strip()
         said = said.removeprefix(f"<{mark}>").removesuffix(f"</{mark}>").strip()
@@ -127,7 +127,7 @@ class ChatModel:
         """Return the language of a text that is not blank.
 
         Raises:
-            ServiceError: the model could not be asked, or named none.
+            ServiceError: the backend failed, or the model named no language.
         """
         text = text.strip()[:_DETECTED_CHARACTERS]
         mark = _mark(text)
@@ -151,14 +151,17 @@ class ChatModel:
         body = {
             "model": self._name,
             "messages": messages,
-            # Of models that think first: the templates of others do not look at it.
+            # For models that think first; the templates of others ignore it.
             "chat_template_kwargs": {"enable_thinking": False},
             **fields,
         }
         try:
             answer = await self._caller.json(Question.of("chat", PATH, body, model=self._name))
             choice: dict[str, Any] = answer["choices"][0]
-        except (InvalidRequestError, NotFoundError) as exc:  # it was asked by us, not by the client
+        except (
+            InvalidRequestError,
+            NotFoundError,
+        ) as exc:  # our request, not the client's
             raise BackendError(
                 f"The chat model cannot translate this: {exc.message}", code="translation_failed"
             ) from exc
@@ -174,7 +177,7 @@ def _content(choice: dict[str, Any]) -> str:
 
 
 def _confidence(choice: dict[str, Any]) -> float:
-    """Return the probability of the answer among those that were allowed."""
+    """Return the probability of the answer among the allowed ones."""
     try:
         total = sum(float(token["logprob"]) for token in choice["logprobs"]["content"])
     except (LookupError, TypeError, ValueError):
@@ -183,7 +186,7 @@ def _confidence(choice: dict[str, Any]) -> float:
 
 
 def _mark(*texts: str) -> str:
-    """Return a word for the marks around a text that none of the texts has as a mark."""
+    """Return a name for the marks around a text that occurs as a mark in none of the texts."""
     number = 0
     while True:
         mark = f"text{number or ''}"

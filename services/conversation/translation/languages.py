@@ -1,4 +1,4 @@
-"""The languages that can be translated: those that can be heard, and some that are written."""
+"""The languages that can be translated: those of transcription, and some more."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ NAMES: Final = {
     for code, name in sorted({**HEARD, **_ALSO_WRITTEN}.items(), key=lambda pair: pair[1])
     if code not in _OUTDATED
 }
-"""Code to name, sorted by name. A code with a part behind `-` is a way of writing another."""
+"""Name by code, sorted by name. A code with a `-` is a variant of another in writing."""
 
-# What others call them: LibreTranslate's zt and pb, codes that ISO 639 gave up, Whisper's jw.
+# Other codes: LibreTranslate's zt and pb, those that ISO 639 withdrew, Whisper's jw.
 _ALIASES: Final = {
     "zt": "zh-Hant",
     "zh-tw": "zh-Hant",
@@ -43,19 +43,19 @@ _SPOKEN: Final = {"jv": "jw", "nb": "no"}
 _BY_LOWER: Final = {code.lower(): code for code in NAMES} | _ALIASES
 
 DETECTABLE: Final = {name: code for code, name in NAMES.items() if "-" not in code}
-"""Name to code of what a text is told to be; ways of writing are not told apart."""
+"""Code by name of the languages that are detected; variants are not distinguished."""
 
 
 def known_code(code: str, param: str) -> str:
-    """Return the code of the table that `code` means: `de` for `DE`, `de-AT` and `German`.
+    """Return the code in `NAMES` for `code`: `de` for `DE`, `de-AT` and `German`.
 
     Raises:
-        InvalidRequestError: none (`unsupported_language`).
+        InvalidRequestError: there is none (`unsupported_language`).
     """
     found = known_or_none(code)
     if found is None:
         raise InvalidRequestError(
-            f"{param} {code[:_SHOWN_CHARACTERS]!r} is no language known here; see GET /languages",
+            f"{param} {code[:_SHOWN_CHARACTERS]!r} is not a known language; see GET /languages",
             param=param,
             code="unsupported_language",
         )
@@ -63,11 +63,11 @@ def known_code(code: str, param: str) -> str:
 
 
 def known_or_none(code: str | None) -> str | None:
-    """Return what `known_code` does, and None for a code that is not known or not there."""
+    """Return the same as `known_code`, but None for an unknown or missing code."""
     lower = (tag_of(code) or "").lower()
     return _BY_LOWER.get(lower) or _BY_LOWER.get(lower.partition("-")[0])
 
 
 def spoken(code: str) -> str:
-    """Return what Whisper calls a language: an ear cannot tell ways of writing."""
+    """Return Whisper's code of a language, which has no variants."""
     return _SPOKEN.get(code, code.partition("-")[0])

@@ -1,9 +1,8 @@
-"""HTML through the model: words change, markup does not.
+"""Translation of HTML: texts change, markup does not.
 
-What reads as one (a paragraph, a heading, a cell) is translated as one, with its inline tags as
-numbered marks. If they do not come back exactly as they went, in order and number, each text
-between two of them is translated alone. So the markup that goes out is that which came in, whatever
-the model says.
+A run of text (a paragraph, a heading, a cell) is translated as a whole, with numbered marks for its
+inline tags. If the marks do not come back in the same order and number, each text between two tags
+is translated alone. So the markup never changes, whatever the model answers.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from services.conversation.translation.html_tokens import Kind, Token, tokens
 from services.conversation.translation.texts import (
     PIECE_CHARACTERS,
     Plan,
@@ -22,7 +22,6 @@ from services.conversation.translation.texts import (
     planned,
     translated,
 )
-from services.conversation.translation.tokens import Kind, Token, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,16 +37,16 @@ _INLINE: Final = frozenset({
 })
 # fmt: on
 _REFERENCE: Final = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
-_MOST_MARKS: Final = 40  # more than a model keeps in order
+_MOST_MARKS: Final = 40  # with more, models lose the order
 
 
 def planned_html(document: str) -> Plan:
-    """Return the plan of a document: its texts are translated, its markup stays as it is."""
+    """Return the plan of a document: its texts are translated, its markup is kept."""
     return Plan(document, [_planned(run) for run in _runs(document)])
 
 
 def _runs(document: str) -> Iterator[list[Token]]:
-    """Yield what reads as one: texts with inline tags between them, or one slice of markup."""
+    """Yield runs: texts with inline tags between them, or a single slice of markup."""
     run: list[Token] = []
     for token in tokens(document):
         inline = token.name in _INLINE or token.source.startswith("<!--")
@@ -71,7 +70,7 @@ def _planned(run: list[Token]) -> str | Work:
     ]
     if not texts:
         return _joined(run)
-    # Two pieces that follow each other are longer than one may be.
+    # Two consecutive pieces are together longer than one piece may be.
     pieces_at_most = sum(1 + len(text) // (PIECE_CHARACTERS // 2) for text in texts)
     return Work(partial(_run, before, inner, after), pieces_at_most + (len(inner) > 1))
 
@@ -79,7 +78,7 @@ def _planned(run: list[Token]) -> str | Work:
 async def _run(
     before: list[Token], inner: list[Token], after: list[Token], translator: Translator
 ) -> str:
-    """Return one run, translated as one if that can be, else text by text."""
+    """Return a run, translated as a whole if possible, else text by text."""
     spelling = _Spelling.of((*before, *inner, *after))
     whole = await _as_one(translator, inner, spelling) if len(inner) > 1 else None
     if whole is None:
@@ -88,9 +87,9 @@ async def _run(
 
 
 def _without_ends(run: list[Token]) -> tuple[list[Token], list[Token], list[Token]]:
-    """Part a run into what stands before the words, the words, and what stands after them.
+    """Split a run into what is before the words, the words, and what is after them.
 
-    A tag at an end stays with the words if its partner stands among them.
+    A tag at either end stays with the words if its partner is among them.
     """
     begin, end = 0, len(run)
     partners = _partners(run)
@@ -112,7 +111,7 @@ def _is_nothing(token: Token) -> bool:
 
 
 def _partners(run: Sequence[Token]) -> dict[int, int]:
-    """Return the place of the opening tag for each closing one's, and the other way round."""
+    """Return the index of the opening tag for that of each closing tag, and vice versa."""
     found: dict[int, int] = {}
     open_: list[int] = []
     for place, token in enumerate(run):
@@ -127,7 +126,7 @@ def _partners(run: Sequence[Token]) -> dict[int, int]:
 async def _as_one(
     translator: Translator, inner: Sequence[Token], spelling: _Spelling
 ) -> str | None:
-    """Return the texts translated together with their marks; None if the marks did not hold."""
+    """Return the texts, translated together with their marks; None if marks were changed."""
     tags = [token for token in inner if token.kind is not Kind.TEXT]
     if len(tags) > _MOST_MARKS:
         return None
@@ -161,7 +160,7 @@ async def _alone(translator: Translator, token: Token, spelling: _Spelling) -> s
 
 
 def _prefix(sources: Iterable[str]) -> str:
-    """Return letters for the marks that no text has behind a `<`."""
+    """Return a prefix for the marks that follows a `<` in none of the texts."""
     whole = _read("\n".join(sources))
     prefix = "x"
     while f"<{prefix}" in whole or f"</{prefix}" in whole:
@@ -170,7 +169,7 @@ def _prefix(sources: Iterable[str]) -> str:
 
 
 def _marks(inner: Sequence[Token], prefix: str) -> list[str]:
-    """Return the mark of each tag; an opening one and its closing one share a number."""
+    """Return the mark of each tag; an opening tag and its closing tag share a number."""
     partners = _partners(inner)
     numbers: dict[int, int] = {}
     marks = []
@@ -188,7 +187,7 @@ def _marks(inner: Sequence[Token], prefix: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Spelling:
-    """How characters are written that stood as references (`&nbsp;`) in the source."""
+    """The characters that the source writes as references such as `&nbsp;`."""
 
     by_character: dict[int, str]
 

@@ -1,6 +1,6 @@
-"""LibreTranslate's paths, answered by the chat model: /translate, /detect and /languages.
+"""LibreTranslate's paths: /translate, /detect and /languages.
 
-Errors are OpenAI's object, as everywhere here.
+Errors are OpenAI's object, as everywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from services.backends.client import Caller
 from services.conversation.translation.chat_model import ChatModel, Detected
 from services.conversation.translation.languages import NAMES
 from services.conversation.translation.markup import planned_html
-from services.conversation.translation.schema import (
+from services.conversation.translation.request import (
     check_questions,
     check_texts,
     languages_of,
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
     from services.settings.sections import TranslationSettings
 
 _PLANNED_HERE: Final = 4000
-"""Characters that are cut into pieces in a few milliseconds, and not in a thread."""
+"""More characters are planned in a thread, since that takes more than a few milliseconds."""
 
 _QUESTIONS_A_SLOT: Final = 250
-"""A request that asks more of the model takes more slots."""
+"""Calls of the model for which a request takes one more slot."""
 
 _NOBODY_KNOWS: Final = Detected("en", 0.0)
-"""What a text without a letter is said to be, as LibreTranslate has it."""
+"""The answer for a text without letters, as in LibreTranslate."""
 
 
 class Translation:
-    """The answers of the paths, by the chat backends of `pools`.
+    """Returns the answers of the paths.
 
-    Each raises `ServiceError` for what is wrong with a request or the chat model, and
-    `ClientGoneError` where the client hung up.
+    Each raises `ServiceError` if a request is refused or the chat backend failed, and
+    `ClientGoneError` if the client hung up.
     """
 
     def __init__(self, pools: Pools, limits: TranslationSettings) -> None:
-        """Translate with the backends of `pools`, as much as `limits` say."""
+        """Translate with the chat backends of `pools`, within `limits`."""
         self._pools = pools
         self._limits = limits
 
@@ -133,5 +133,5 @@ async def _detected(model: ChatModel, text: str) -> Detected:
 
 
 def _told(detected: Detected) -> Detection:
-    """Return what LibreTranslate says of it; its confidence is in percent."""
+    """Return LibreTranslate's object; its confidence is in percent."""
     return {"confidence": round(100 * detected.confidence, 1), "language": detected.language}

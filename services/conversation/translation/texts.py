@@ -1,6 +1,6 @@
-"""Texts of any length, with their white space, through the model piece by piece.
+"""Translates texts of any length piece by piece, and keeps their white space.
 
-A text is planned before anything is asked: so what a request costs is known before its work begins.
+A text is planned before the model is called, so that the cost of a request is known beforehand.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from services.conversation.translation.chat_model import ChatModel
 
 SENTENCE_END: Final = re.compile(
-    # Also in full width, where no space follows; and with a closing quotation mark or bracket.
+    # Also full-width marks, without a space; and with a closing quotation mark or bracket.
     r"(?<=[.!?\u2026\u061F\u0964])\s+|(?<=[\u3002\uFF01\uFF1F])\s*"
     r"|(?<=[.!?\u2026][\"'\u00BB\u201D\u2019)])\s+"
 )
 
 PIECE_CHARACTERS: Final = 800
-"""The longest piece: a context of 2048 tokens holds it and its translation."""
+"""The longest piece: it and its translation fit in a context of 2048 tokens."""
 
-# Where a text is cut, the best place first: between paragraphs, lines, sentences, words.
+# Where a text is cut, in order of preference: between paragraphs, lines, sentences, words.
 _CUTS: Final = (
     re.compile(r"\n\s*\n"),
     re.compile(r"\n"),
@@ -35,10 +35,10 @@ _CUTS: Final = (
 
 
 def pieces(text: str, most: int = PIECE_CHARACTERS) -> list[str]:
-    """Return `text` in pieces of at most `most` characters, beside the white space at their ends.
+    """Split `text` into pieces of at most `most` characters, without the white space at their ends.
 
-    Joined they give the text again. None is white space only, unless the text is. A text that is
-    short enough is one piece, line breaks and all.
+    Joined they are the text again. None is only white space, unless the text is. A text that is
+    short enough is one piece, with its line breaks.
     """
     found: list[str] = []
     for part in _parts(text, most, 0):
@@ -50,7 +50,7 @@ def pieces(text: str, most: int = PIECE_CHARACTERS) -> list[str]:
 
 
 def _parts(text: str, most: int, level: int) -> Iterator[str]:
-    """Yield the text in parts of at most `most` characters, beside white space at their ends."""
+    """Yield the text in parts of at most `most` characters, without white space at their ends."""
     if len(text.strip()) <= most:
         yield text
         return
@@ -81,12 +81,12 @@ Result = TypeVar("Result")
 
 
 async def by_workers(jobs: Iterable[Callable[[], Awaitable[Result]]], workers: int) -> list[Result]:
-    """Return what each job comes to, in order; the first that fails ends the others.
+    """Return the result of each job, in order; if one fails, the others are cancelled.
 
-    So many are at work at the same time, and none of the others is more than a function.
+    At most `workers` run at the same time; jobs that wait need no task.
 
     Raises:
-        ServiceError: what that one raised.
+        ServiceError: what the failed job raised.
     """
     left = enumerate(jobs)
     results: dict[int, Result] = {}
@@ -105,19 +105,19 @@ async def by_workers(jobs: Iterable[Callable[[], Awaitable[Result]]], workers: i
 
 
 def has_words(text: str) -> bool:
-    """Return whether there is anything in a text to translate: a letter of any script."""
+    """Return whether a text has anything to translate: a letter of any script."""
     return any(character.isalpha() for character in text)
 
 
 @dataclass(frozen=True)
 class Translator:
-    """Translates texts from one language to another.
+    """Translates texts from one language into another.
 
     Attributes:
-        model: what translates.
+        model: the chat model.
         source: the code of the texts' language.
         target: the code of the other.
-        variant: see `Model.translate`.
+        variant: see `ChatModel.translate`.
     """
 
     model: ChatModel
@@ -126,7 +126,7 @@ class Translator:
     variant: int = 0
 
     async def piece(self, text: str, tag: str = "") -> str:
-        """Return the translation of a bare text that is short enough for the model."""
+        """Return the translation of a piece without white space at its ends."""
         return await self.model.translate(
             text, self.source, self.target, tag=tag, variant=self.variant
         )
@@ -134,11 +134,11 @@ class Translator:
 
 @dataclass(frozen=True)
 class Work:
-    """A part of a text that is to be translated.
+    """A part of a text to be translated.
 
     Attributes:
-        do: does it.
-        questions: how many it asks of the model, at most.
+        do: translates it.
+        questions: how often it calls the model at most.
     """
 
     do: Callable[[Translator], Awaitable[str]]
@@ -147,19 +147,19 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """A text, and the parts that give its translation: as they are, or to be translated."""
+    """A text, and its parts: those to be kept, and those to be translated."""
 
     source: str
     parts: Sequence[str | Work]
 
     @property
     def questions(self) -> int:
-        """How many its translation asks of the model, at most."""
+        """How often its translation calls the model at most."""
         return sum(part.questions for part in self.parts if isinstance(part, Work))
 
 
 def planned(text: str) -> Plan:
-    """Return the plan of a text of any length: pieces that have words, between white space."""
+    """Return the plan of a text: pieces with words are translated, the rest is kept."""
     parts: list[str | Work] = []
     for piece in pieces(text):
         bare = piece.strip()
@@ -172,12 +172,12 @@ def planned(text: str) -> Plan:
 
 
 async def translated(orders: Sequence[tuple[Plan, Translator]], workers: int) -> list[str]:
-    """Return what each plan comes to with its translator, by `workers` at the same time.
+    """Return the translation of each plan by its translator, `workers` pieces at the same time.
 
-    What is in the target language already stays as it is.
+    Texts in the target language are returned as they are.
 
     Raises:
-        ServiceError: the model could not be asked, or came to no end.
+        ServiceError: the chat backend failed.
     """
     parts = [
         [plan.source] if translator.source == translator.target else [*plan.parts]

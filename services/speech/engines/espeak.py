@@ -77,7 +77,7 @@ class EspeakEngine(SpeaksOnly):
     async def start(self) -> None:
         """Start the thread and say one word, which reads the data from disk."""
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="espeak")
-        voice = self._catalogue.identifier("en-us", None)
+        voice = self._catalogue.identifier(self.voice("en-us"), None)
         warm_up = partial(self._library.speak, "a", voice=voice, speed=1.0, on_frame=lambda _: True)
         await asyncio.get_running_loop().run_in_executor(thread, warm_up)
         self._thread = thread
@@ -107,13 +107,13 @@ class EspeakEngine(SpeaksOnly):
     def check(self, request: SynthesisRequest) -> None:
         """Raise unless this can be said; see `SpeechEngine.check`."""
         check_capabilities(self, request)
-        self._catalogue.identifier(request.voice or "", request.language)
+        self._catalogue.identifier(self.voice(request.voice or ""), request.language)
         refuse_blank(request.text)
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield frames of up to 200 ms; see `SpeechEngine.synthesise`."""
         self.check(request)
-        voice = request.voice or ""
+        voice = self.voice(request.voice or "")
         gain_db = self._catalogue.gain_db(voice)
         tail = _TrailingSilence()
         async with aclosing(segments_as_written(request.text)) as texts:

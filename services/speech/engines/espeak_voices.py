@@ -126,26 +126,19 @@ class VoiceCatalogue:
             )
         return self._voice(own, variant)
 
-    def gain_db(self, voice_id: str) -> float:
-        """Return how much louder a voice has to be to be as loud as others.
-
-        Raises:
-            NotFoundError: no such voice.
-        """
-        voice = self.find(voice_id)
+    def gain_db(self, voice: Voice) -> float:
+        """Return the gain that makes a voice as loud as others."""
         _, _, variant = (voice.alias_of or voice.id).partition("+")
         return _GAINS_DB.get(variant.lower(), 0.0)
 
-    def identifier(self, voice_id: str, language: str | None, text: str = "") -> str:
+    def identifier(self, voice: Voice, language: str | None, text: str = "") -> str:
         """Return what espeak-ng calls the voice, speaking `language` if one is given.
 
         Otherwise it speaks its own, or that of `text` if it is written in another script.
 
         Raises:
-            NotFoundError: no such voice.
             InvalidRequestError: no such language (`unsupported_language`).
         """
-        voice = self.find(voice_id)
         own, _, variant = (voice.alias_of or voice.id).partition("+")
         if language is not None:
             own = self._language(language)

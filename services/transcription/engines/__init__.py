@@ -1,1 +1,1 @@
-"""What hears: one Protocol, and the engines that keep it."""
+"""Transcription engines: their Protocol, a registry, and a folder each."""

@@ -55,18 +55,31 @@ These are the defaults of faster-whisper's `vad_filter`: https://github.com/SYST
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What is known of the speech.
+
+    Attributes:
+        language: ISO 639-1 (or Whisper's own code, such as `yue`); None to detect it.
+        languages: those to choose from when detecting it; empty for all.
+        prompt: what came before, or an example of the style.
+        keywords: words that are likely.
+    """
+
+    language: str | None = None
+    languages: tuple[str, ...] = ()
+    prompt: str = ""
+    keywords: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
-class TranscriptionRequest:
+class TranscriptionRequest(Hints):
     """What to transcribe, and how.
 
     Attributes:
         audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any size; iterated once, in a thread, as
             the engine proceeds. An error that it raises ends the transcription.
         task: `translate` translates into English.
-        language: ISO 639-1 (or Whisper's own code, such as `yue`); None to detect it.
-        languages: those to choose from when detecting it; empty for all.
-        prompt: what came before, or an example of the style.
-        keywords: words that are likely.
         temperature: of sampling; 0 means greedy, and higher where that fails.
         words: whether to return words with their times.
         logprobs: whether to return each token's probability.
@@ -76,10 +89,6 @@ class TranscriptionRequest:
 
     audio: Iterable[Samples]
     task: Task = "transcribe"
-    language: str | None = None
-    languages: tuple[str, ...] = ()
-    prompt: str = ""
-    keywords: tuple[str, ...] = ()
     temperature: float = 0.0
     words: bool = False
     logprobs: bool = False
@@ -145,21 +154,16 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class GuessRequest:
+class GuessRequest(Hints):
     """A speaker's unfinished turn.
 
     Attributes:
         samples: mono float32 [N] at `SAMPLE_RATE_HZ`, at most `WINDOW_S`.
         prefix: the text that it is known to begin with, and that the answer begins with.
-        language: as in `TranscriptionRequest`, likewise `languages`, `prompt` and `keywords`.
     """
 
     samples: Samples
     prefix: str = ""
-    language: str | None = None
-    languages: tuple[str, ...] = ()
-    prompt: str = ""
-    keywords: tuple[str, ...] = ()
 
 
 class SpeechDetector(Protocol):
@@ -215,7 +219,7 @@ class TranscriptionEngine(Protocol):
         ...
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End all work."""
         ...
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
@@ -264,7 +268,7 @@ def check_request(
         if code not in engine.languages:
             known = ", ".join(sorted(engine.languages))
             raise InvalidRequestError(
-                f"{param} {code!r} is not a language of this model; it hears {known}",
+                f"{param} {code!r} is not a language of this model; it knows {known}",
                 param=param,
                 code="unsupported_language",
             )

@@ -312,3 +312,21 @@ async def test_nobody_waits_for_a_role_that_lacks_what_it_needs() -> None:
     pool.backends[0].lack = "no model"
     async with asyncio.timeout(10):
         await pool.until_ready()
+
+
+async def test_a_front_door_whose_roles_are_scaled_to_zero_is_open() -> None:
+    """Nobody would wait at a closed one, and no role would ever be started."""
+    pools = Pools({"chat": ["dns://chat:1"]}, GatewaySettings(hold_s=30))
+    assert pools.status() == ("degraded", {"chat": "not ready"})
+    assert Pools({"chat": ["dns://chat:1"]}, GatewaySettings()).status()[0] == "starting"
+
+
+async def test_what_a_role_is_asked_for_is_what_is_at_work_and_what_waits() -> None:
+    pool = Pool("speech", [DEAD], GatewaySettings(hold_s=30))
+    waiting = asyncio.ensure_future(pool.until_ready())
+    await asyncio.sleep(0)
+    with pool.backends[0].busy():
+        asked = REGISTRY.get_sample_value("bentovox_asked_requests", {"asked": "speech"})
+    assert asked == 2.0
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)

@@ -33,7 +33,7 @@ def test_one_that_cannot_is_vllms_own_again_and_a_line_says_so(
         settle_cache()
     assert "VLLM_CACHE_ROOT" not in os.environ
     (line,) = caplog.messages
-    assert line == f"nothing is kept for a quicker start: {cache}: Not a directory"
+    assert line == f"no cache for a quicker next start: {cache}: Not a directory"
 
 
 def test_without_a_cache_nothing_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ MODELS = {
     "/tokenize": (TextBody, TextsBody),
 }
 JSON = [(b"host", b"x"), (b"content-type", b"application/json")]
-BOUNDS = Bounds(sequences=8, batch=16, items=200, text_bytes=4000, body_bytes=20_000)
+BOUNDS = Bounds(8, 16, 200, 4000, body_bytes=20_000, grammar_bytes=2000, grammar_items=50)
 TOOL = {"name": "f", "parameters": {"type": "object"}}
 
 
@@ -100,7 +100,7 @@ def read(
             "headers": JSON if headers is None else headers,
             "bentovox.weigh": weigh,
         }
-        intake = Intake(MODELS, BOUNDS, 2000, 50, Trial(str, str, limit_s=1, wait_s=1, waiting=1))
+        intake = Intake(MODELS, BOUNDS, Trial(str, str, limit_s=1, wait_s=1, waiting=1))
         return bytes((await (await intake.take(scope, receive))())["body"])
 
     return asyncio.run(taken())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import constants
 
-from services.chat.served_model import DEMO_DIRECTORY, DEMO_NAME, ChatModel, resolve
+from services.chat.served_model import DEMO_DIRECTORY, DEMO_NAME, ServedModel, resolve
 from services.errors import ConfigurationError
 from services.settings.sections import ChatSettings
 
@@ -19,14 +19,14 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_demo_model_is_the_shipped_directory() -> None:
-    assert resolve(ChatSettings()) == ChatModel(str(DEMO_DIRECTORY), DEMO_NAME)
+    assert resolve(ChatSettings()) == ServedModel(str(DEMO_DIRECTORY), DEMO_NAME)
 
 
 def test_a_directory_goes_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "mine"
     directory.mkdir()
     (directory / "config.json").write_text("{}")
-    assert resolve(ChatSettings(model=str(directory))) == ChatModel(str(directory), "mine")
+    assert resolve(ChatSettings(model=str(directory))) == ServedModel(str(directory), "mine")
     assert resolve(ChatSettings(model=f"{directory}/")).name == "mine"
     monkeypatch.chdir(directory)
     assert resolve(ChatSettings(model=".")).name == "mine"
@@ -40,7 +40,7 @@ def test_the_name_that_clients_ask_for_can_be_set(tmp_path: Path) -> None:
 
 def test_a_hub_id_is_its_own_name() -> None:
     found = resolve(ChatSettings(model="Qwen/Qwen3-0.6B"))
-    assert found == ChatModel("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B")
+    assert found == ServedModel("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B")
 
 
 @pytest.mark.parametrize("model", ["/no/such/dir", "./none", "Qwen3", "a/b/c", "", "../x", "a b/c"])
@@ -54,7 +54,7 @@ def test_what_is_neither_is_refused_and_named(
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"holds no config\.json"):
+    with pytest.raises(ConfigurationError, match=r"has no config\.json"):
         resolve(ChatSettings(model=str(tmp_path)))
 
 

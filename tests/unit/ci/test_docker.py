@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FULL = (
-    "x: the engine's disk is full; `docker system df` shows what is held, "
+    "x: the engine's disk is full; `docker system df` shows what is on it, "
     "`docker buildx prune` and `docker image prune` free it"
 )
 DEAD = "Get http://127.0.0.1:5000/v2/: dial tcp 127.0.0.1:5000: connect: connection refused"

@@ -19,17 +19,15 @@ from services.conversation.speech_translation.routes import SpeechTranslation
 from services.openai.hangup import ClientGoneError
 from services.settings.sections import (
     ConversationSettings,
-    TranscriptionSettings,
     TranslationSettings,
 )
 from services.speech.engines.registry import create_engine
 from services.speech.voices import VoiceStore
-from services.transcription import routes as hearing
 from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.fakes.transcription_engine import _characters
-from tests.hearing_app import recording, said
+from tests.hearing_app import hearing_app, recording, said
 from tests.speech_app import RECORDING, app_of, ready, shelled
 from tests.translating_app import TranslatingChat, text_of
 
@@ -50,7 +48,7 @@ class Rig:
         self.ear = FakeEar(fail_at="failing")
         self.store = store
         self.speech = app_of(self.voice, store)
-        self.hearing = hearing.TranscriptionApp(self.ear, TranscriptionSettings(), lambda _: None)
+        self.hearing = hearing_app(self.ear)
         self.door: Any = None
         self.client = httpx.AsyncClient()
 

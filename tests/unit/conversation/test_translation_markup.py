@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.conversation.translation.html_tokens import Kind, tokens
 from services.conversation.translation.markup import planned_html
 from services.conversation.translation.texts import (
     PIECE_CHARACTERS,
@@ -19,7 +20,6 @@ from services.conversation.translation.texts import (
     planned,
     translated,
 )
-from services.conversation.translation.tokens import Kind, tokens
 from tests.translating_app import louder
 
 if TYPE_CHECKING:

@@ -189,7 +189,7 @@ def test_an_error_of_another_server_is_the_error_that_it_was_there(
     error = cls("what is wrong")
     error.param, error.code = "voice", "why"
     status, _, body = error_response(error)
-    again = error_from(status, normalise(status, body), 1.5)
+    again = error_from(status, body, 1.5)
     assert type(again) is cls
     assert (again.message, again.param, again.code) == ("what is wrong", "voice", "why")
     assert again.retry_after_s == 1.5
@@ -197,6 +197,6 @@ def test_an_error_of_another_server_is_the_error_that_it_was_there(
 
 @given(status=st.integers(400, 599), body=st.binary(max_size=60))
 def test_whatever_another_server_says_becomes_an_error(status: int, body: bytes) -> None:
-    error = error_from(status, normalise(status, body), None)
+    error = error_from(status, body)
     assert error.message
     assert (kind_of(error).status < 500) == (status < 500)

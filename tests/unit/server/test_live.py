@@ -13,9 +13,9 @@ import pytest
 from services.errors import DeadlineError
 from services.server.live import LiveSession
 from services.speech.socket import SpeechSocket
-from services.transcription.realtime import RealtimeSocket
 from tests.fakes.speech_engine import FakeEngine as SpeechFake
 from tests.fakes.transcription_engine import FakeEngine as TranscriptionFake
+from tests.hearing_app import live_socket
 from tests.live_app import MANUAL, TEXT, session_of, spoken
 from tests.speech_app import models_of, speakers_of, untold
 
@@ -122,7 +122,7 @@ async def test_what_was_said_to_a_transcription_session_before_a_drain_is_heard(
         json.dumps({"type": "input_audio_buffer.commit"}),
     )
     connection.draining.set()
-    socket = RealtimeSocket(engine, (), lambda _: None)
+    socket = live_socket(engine)
     await socket(connection.scope, connection.receive, connection.send)
     last = connection.events()[-1]
     assert last["type"] == "conversation.item.input_audio_transcription.completed"

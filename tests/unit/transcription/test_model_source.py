@@ -97,12 +97,12 @@ def test_another_name_is_refused_with_what_would_be_taken() -> None:
 )
 def test_a_directory_that_is_no_model_is_told_apart(tmp_path: Path, missing: str) -> None:
     (model_in(tmp_path) / missing).unlink()
-    with pytest.raises(NoModelError, match=rf"is no CTranslate2 Whisper: it lacks {missing}"):
+    with pytest.raises(NoModelError, match=rf"is not a CTranslate2 Whisper: it lacks {missing}"):
         ModelSource(str(tmp_path)).find(nobody)
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NoModelError, match="gone is no directory"):
+    with pytest.raises(NoModelError, match="gone is not a directory"):
         ModelSource(str(tmp_path / "gone")).find(nobody)
 
 
@@ -259,5 +259,5 @@ def test_a_download_says_how_far_it_is_and_takes_what_is_needed(tmp_path: Path, 
 
 def test_a_model_that_the_hub_lacks_is_told(tmp_path: Path, hub: Hub) -> None:
     del hub.files["model.bin"]
-    with pytest.raises(NoModelError, match=r"is no CTranslate2 Whisper: it lacks model\.bin"):
+    with pytest.raises(NoModelError, match=r"is not a CTranslate2 Whisper: it lacks model\.bin"):
         ModelSource("someone/other", cache=tmp_path).find(nobody)

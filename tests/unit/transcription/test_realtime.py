@@ -22,8 +22,8 @@ from services.transcription.engines.protocol import (
     GuessRequest,
     TranscriptionRequest,
 )
-from services.transcription.transcriber import HELD_SAMPLES
-from services.transcription.turn import Turn
+from services.transcription.live.transcriber import HELD_SAMPLES
+from services.transcription.live.turn import Turn
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import (

@@ -18,9 +18,9 @@ from services.transcription.engines.protocol import (
     Hypothesis,
     Segment,
 )
-from services.transcription.session import Session
-from services.transcription.transcriber import Transcriber
-from services.transcription.turn import PIECE_SAMPLES, Turn
+from services.transcription.live.session import Session
+from services.transcription.live.transcriber import Transcriber
+from services.transcription.live.turn import PIECE_SAMPLES, Turn
 from tests.fakes.transcription_engine import FakeEngine
 
 if TYPE_CHECKING:

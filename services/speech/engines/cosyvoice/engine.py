@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.speech")
 
-DEFAULT_MODEL: Final = "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"
-
 _HELD_S: Final = 30.0  # of audio that waits for the listener
 _WARM_UP: Final = "Hello there, this is the first sentence after the start."
 
@@ -67,7 +65,7 @@ class CosyVoiceEngine:
         self,
         voices: Mapping[str, str] | None = None,
         *,
-        model: str = DEFAULT_MODEL,
+        model: str,
         revision: str = "",
         cache: str = "",
         code: str = "",

@@ -1,1 +1,1 @@
-"""Whisper's models by faster-whisper, heard in batches across requests."""
+"""Whisper's models with faster-whisper, decoded in batches across requests."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from contextlib import aclosing
 from pathlib import Path
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
         TranscriptionRequest,
     )
 
-log = logging.getLogger("bentovox.transcription")
-
 _RETRY_S: Final = 10.0
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
@@ -62,12 +59,12 @@ class FasterWhisperEngine:
         Raises:
             ConfigurationError: `model` is not a size, a hub id or a directory.
         """
-        self._source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
-        self.models: Sequence[str] = self._source.names
+        source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
+        self.models: Sequence[str] = source.names
         self._batch = batch
         self._beam_size = beam_size
         self._loader = Loader(
-            self._source,
+            source,
             device=device,
             compute_type=compute_type,
             threads=threads or len(os.sched_getaffinity(0)),
@@ -83,7 +80,7 @@ class FasterWhisperEngine:
 
     @property
     def translates(self) -> bool:
-        """Whether the model was trained to put speech into English."""
+        """Whether the model was trained to translate into English."""
         model = self._loader.model
         can = model.is_multilingual if model else True
         return can and not any(
@@ -93,7 +90,7 @@ class FasterWhisperEngine:
     @property
     def ready(self) -> bool:
         """Whether the model is loaded and has decoded something."""
-        return self._batches is not None and self._loader.model is not None
+        return self._loader.model is not None
 
     @property
     def status(self) -> str:
@@ -106,13 +103,13 @@ class FasterWhisperEngine:
         return self._loader.settled
 
     async def start(self) -> None:
-        """Find, download and load the model in a thread of its own; returns at once."""
+        """Find, download and load the model in the background; returns at once."""
         if self._batches is None:
             self._batches = Batches(self._hear, lambda job: job.kind, self._batch)
             self._loader.start()
 
     async def close(self) -> None:
-        """End what is under way, and free the model."""
+        """End all work, and free the model."""
         batches, self._batches = self._batches, None
         if batches is None:
             return
@@ -161,7 +158,7 @@ class FasterWhisperEngine:
             self._active.discard(guess)
 
     def detector(self) -> SpeechDetector:
-        """Return a fresh detector."""
+        """Return a new detector."""
         return SileroDetector()
 
     def _loaded(self) -> tuple[Checkpoint, Batches[Job]]:

@@ -1,11 +1,11 @@
-"""Loading a model in a thread of its own, which tries again as long as there is none."""
+"""Loading a model in the background, again and again as long as there is none."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import logging
 import os
-import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from services.handover import in_daemon
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.model_source import NoModelError
@@ -46,43 +47,38 @@ class Loader:
         self._device = device
         self._compute_type = compute_type
         self._threads = threads
-        self._closed = threading.Event()
+        self._work: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, in a daemon thread."""
-        self._closed = closed = threading.Event()  # a download that outlives `close` has its own
-        threading.Thread(
-            target=self._run, args=(closed,), name="whisper-loading", daemon=True
-        ).start()
+        """Begin in the background, from the event loop."""
+        self._work = asyncio.create_task(self._run())
 
     def close(self) -> None:
         """Stop trying, and release the model."""
-        self._closed.set()
+        if self._work is not None:
+            self._work.cancel()
         self.model = None
         self.status = "closed"
 
-    def _run(self, closed: threading.Event) -> None:
+    async def _run(self) -> None:
         wait_s = _FIRST_RETRY_S
-        while not closed.is_set():
+        while True:
             try:
-                model = self._load()
+                self.model = await in_daemon(self._load)
             except NoModelError as error:
-                self._settle(str(error), closed)
+                self._settle(str(error))
                 if error.is_final:
                     return
             except Exception as error:
                 log.exception("the model could not be loaded")
-                self._settle(f"no model: {_line(error)}", closed)
+                self._settle(f"no model: {_line(error)}")
             else:
-                if not closed.is_set():
-                    self.model, self.status, self.settled = model, "ready", False
+                self.status, self.settled = "ready", False
                 return
-            closed.wait(wait_s)
+            await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
 
-    def _settle(self, status: str, closed: threading.Event) -> None:
-        if closed.is_set():
-            return
+    def _settle(self, status: str) -> None:
         if status != self.status:
             log.warning("%s", status)
         self.status, self.settled = status, True

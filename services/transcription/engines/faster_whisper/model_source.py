@@ -147,13 +147,13 @@ def _check(folder: Path) -> None:
     if not missing:
         return
     if not folder.is_dir():
-        raise NoModelError(f"no model: {folder} is no directory")
+        raise NoModelError(f"no model: {folder} is not a directory")
     if (folder / "model.safetensors").is_file() or (folder / "pytorch_model.bin").is_file():
         raise NoModelError(
-            f"no model: {folder} holds PyTorch's weights; run `ct2-transformers-converter --model "
+            f"no model: {folder} has PyTorch's weights; run `ct2-transformers-converter --model "
             f"{folder} --output_dir NEW --copy_files tokenizer.json preprocessor_config.json` and "
             f"set {_SETTING} to NEW"
         )
     raise NoModelError(
-        f"no model: {folder} is no CTranslate2 Whisper: it lacks {', '.join(missing)}"
+        f"no model: {folder} is not a CTranslate2 Whisper: it lacks {', '.join(missing)}"
     )

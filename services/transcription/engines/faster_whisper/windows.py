@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from services.transcription.engines.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
@@ -108,7 +109,7 @@ def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Windo
     for block in _blocks(audio):
         held = np.concatenate([held, block])
         while held.size > _MOST:
-            at = _cut_of_full(held, detector) * VAD_FRAME_SAMPLES
+            at = _best_cut(_MOST_FRAMES, partial(_judged, held, detector)) * VAD_FRAME_SAMPLES
             yield Window(held[:at], ((0, start),))
             held = held[at:].copy()
             start += at
@@ -143,7 +144,8 @@ def _speech(
             if silent >= silence:
                 end = frame - silent + min(padding, silent)
             elif frame - begin >= _MOST_FRAMES - 1:  # one less, as part of a frame may be left over
-                end = begin + _best_cut(speech[begin - dropped :])
+                known = speech[begin - dropped :]
+                end = begin + _best_cut(len(known), lambda low, high: known[low:high])  # noqa: B023
             if end is not None:
                 yield begin * VAD_FRAME_SAMPLES, _cut(held, begin - dropped, end - dropped)
                 free = end
@@ -171,35 +173,26 @@ def _joined(speech: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
         yield Window(np.concatenate(pieces), tuple(parts))
 
 
-def _cut_of_full(held: Samples, detector: SpeechDetector) -> int:
-    """Return the frame to cut a full window before, like `_best_cut` but judging few frames.
+def _judged(held: Samples, detector: SpeechDetector, low: int, high: int) -> Sequence[float]:
+    """Return P(speech) of some frames; the detector gets a second before them to warm up."""
+    begin = low - _WARM_UP_FRAMES
+    judged = detector.feed(held[begin * VAD_FRAME_SAMPLES : high * VAD_FRAME_SAMPLES])
+    return judged[_WARM_UP_FRAMES:]
 
-    Earlier parts of the window are not judged; the detector gets a second to warm up.
+
+def _best_cut(most: int, judge: Callable[[int, int], Sequence[float]]) -> int:
+    """Return which of `most` frames to cut before, from `judge(low, high)`, their P(speech).
+
+    That is the middle of the best pause in the last third, or else in the second third, or else the
+    quietest frame of the last third.
     """
-    quietest = 1
-    for low, high in _thirds(_MOST_FRAMES):
-        begin = low - _WARM_UP_FRAMES
-        judged = detector.feed(held[begin * VAD_FRAME_SAMPLES : high * VAD_FRAME_SAMPLES])
-        speech = judged[_WARM_UP_FRAMES:]
-        if at := _pause(speech):
-            return low + at
-        if high == _MOST_FRAMES:
-            quietest = low + _quietest(speech)
-    return quietest
-
-
-def _best_cut(speech: Sequence[float]) -> int:
-    """Return the frame to cut before: the middle of the best pause, preferably a late one."""
-    (late, most), _ = thirds = _thirds(len(speech))
-    for low, high in thirds:
-        if at := _pause(speech[low:high]):
-            return low + at
-    return max(1, late + _quietest(speech[late:most]))
-
-
-def _thirds(most: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return where to look for a cut, the better place first."""
-    return (2 * most // 3, most), (most // 3, 2 * most // 3)
+    late = 2 * most // 3
+    speech = judge(late, most)
+    if at := _pause(speech):
+        return late + at
+    if at := _pause(judge(most // 3, late)):
+        return most // 3 + at
+    return max(1, late + min(range(len(speech)), key=lambda frame: speech[frame]))
 
 
 def _pause(speech: Sequence[float]) -> int:
@@ -213,10 +206,6 @@ def _pause(speech: Sequence[float]) -> int:
             best, at = length, (begin + frame + 1) // 2
         begin = frame + 1
     return at
-
-
-def _quietest(speech: Sequence[float]) -> int:
-    return min(range(len(speech)), key=lambda frame: speech[frame])
 
 
 def _blocks(audio: Iterable[Samples]) -> Iterator[Samples]:

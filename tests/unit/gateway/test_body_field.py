@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import InvalidRequestError
-from services.gateway.asked import asked
+from services.gateway.body_field import field_of
 from services.openai import forms
 
 JSON = b"application/json"
@@ -30,7 +30,7 @@ async def test_a_forms_model_is_found_however_it_is_cut(cuts: list[int]) -> None
         size = cuts[turn % len(cuts)]
         pieces.append(whole[:size])
         whole, turn = whole[size:], turn + 1
-    assert await asked("model", FORM, pieces) == "whisper-1"
+    assert await field_of("model", FORM, pieces) == "whisper-1"
 
 
 @pytest.mark.parametrize(
@@ -44,34 +44,34 @@ async def test_a_forms_model_is_found_however_it_is_cut(cuts: list[int]) -> None
     ],
 )
 async def test_a_form_without_one_is_the_backends_to_judge(body: bytes) -> None:
-    assert await asked("model", FORM, [body]) is None
-    assert await asked("model", b"multipart/form-data", [body]) is None
+    assert await field_of("model", FORM, [body]) is None
+    assert await field_of("model", b"multipart/form-data", [body]) is None
 
 
 async def test_a_form_of_endless_parts_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "MOST_PARTS", 10)
     model = part("model", b"m") + b"--x y--\r\n"
-    assert await asked("model", FORM, [part("a", b"") * 9, model]) == "m"
-    assert await asked("model", FORM, [part("a", b"") * 11, model]) is None
+    assert await field_of("model", FORM, [part("a", b"") * 9, model]) == "m"
+    assert await field_of("model", FORM, [part("a", b"") * 11, model]) is None
     headers = b"--x y\r\n" + b"a: b\r\n" * 20 + b"\r\n\r\n"
-    assert await asked("model", FORM, [headers, model]) is None
+    assert await field_of("model", FORM, [headers, model]) is None
 
 
 @pytest.mark.parametrize("content_type", [JSON, b"", b"text/plain", b"application/x"])
 async def test_anything_else_is_read_as_json(content_type: bytes) -> None:
     body = json.dumps({"messages": [{"model": "b"}], "model": "a"}).encode()
-    assert await asked("model", content_type, [body[:9], body[9:]]) == "a"
+    assert await field_of("model", content_type, [body[:9], body[9:]]) == "a"
     with pytest.raises(InvalidRequestError, match="not valid JSON") as refused:
-        await asked("model", content_type, [b"{"])
+        await field_of("model", content_type, [b"{"])
     assert refused.value.code == "invalid_json"
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"7", b'{"model": 7}', b'{"model": null}'])
 async def test_json_without_a_name_is_the_backends_to_judge(body: bytes) -> None:
-    assert await asked("model", JSON, [body]) is None
+    assert await field_of("model", JSON, [body]) is None
 
 
 async def test_a_name_of_megabytes_is_none() -> None:
-    assert await asked("model", JSON, [b'{"model": "' + b"a" * (1 << 20) + b'"}']) is None
+    assert await field_of("model", JSON, [b'{"model": "' + b"a" * (1 << 20) + b'"}']) is None
     form = part("model", b"a" * (1 << 20)) + b"--x y--\r\n"
-    assert await asked("model", FORM, [form]) == "a" * 1024
+    assert await field_of("model", FORM, [form]) == "a" * 1024

@@ -1,4 +1,4 @@
-"""One field of a body that the gateway looks at: the model, or a key."""
+"""Finds one field in a body: the model, or an API key."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _NAME_BYTES: Final = 1024
-_MOST_PAIRS: Final = 1024  # of a form, more than any form here has
-_AT_ONCE_BYTES: Final = 1 << 20  # of a form, before others have their turn
+_MOST_PAIRS: Final = 1024  # in a form; no form here has so many
+_AT_ONCE_BYTES: Final = 1 << 20  # of a form, before other requests get a turn
 
 
 class _Body(BaseModel):
-    """Of a JSON body no more than this becomes Python's: it is parsed in Rust, and not deeply."""
+    """The rest of a JSON body is only checked, in Rust, and makes no Python objects."""
 
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
@@ -30,15 +30,15 @@ class _Body(BaseModel):
     api_key: Annotated[str, Field(max_length=_NAME_BYTES)] | None = None
 
 
-async def asked(
+async def field_of(
     field: str, content_type: bytes, body: Sequence[bytes], query: bytes = b""
 ) -> str | None:
-    """Return `model` or `api_key` of a body, JSON or a form, or of a query in place of a body.
+    """Return the `model` or `api_key` of a JSON body, a form, or a query instead of a body.
 
-    None where there is none. Whether the rest of it is as it should be, the backend says.
+    None if there is none. The backend checks the rest.
 
     Raises:
-        InvalidRequestError: it is no JSON, or nested too deeply.
+        InvalidRequestError: it is not JSON, or nested too deeply.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
@@ -54,7 +54,7 @@ def _of_json(field: str, body: bytes) -> str | None:
     try:
         found: str | None = getattr(_Body.model_validate_json(body), field)
     except ValidationError as error:
-        # A value that is no name is the backend's to refuse.
+        # A value of another type is for the backend to refuse.
         if error.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
             raise refusal(error, "the body") from error
         return None
@@ -65,7 +65,7 @@ def _of_pairs(field: str, text: bytes) -> str | None:
     try:
         pairs = dict(parse_qsl(text.decode("utf-8", "replace"), max_num_fields=_MOST_PAIRS))
     except ValueError:
-        return None  # the backend says what is wrong with it
+        return None  # the backend will refuse it
     return pairs.get(field)
 
 
@@ -83,12 +83,12 @@ async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | 
                 read_bytes = 0
                 await asyncio.sleep(0)
     except FormParserError:
-        return None  # the backend says what is wrong with it
+        return None  # the backend will refuse it
     return None
 
 
 class _Reader:
-    """Looks for the part that is called `field`; of all others it keeps nothing."""
+    """Keeps the part called `field`, and nothing of the others."""
 
     def __init__(self, field: str) -> None:
         self.found: str | None = None

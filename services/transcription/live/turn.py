@@ -14,7 +14,7 @@ from services.transcription.engines.protocol import SAMPLE_RATE_HZ, WINDOW_S
 
 if TYPE_CHECKING:
     from services.audio.pcm import Samples
-    from services.transcription.session import Session
+    from services.transcription.live.session import Session
 
 PIECE_SAMPLES: Final = int((WINDOW_S - 2) * SAMPLE_RATE_HZ)
 """Longer turns are transcribed in pieces; a guess sees at most one, and the step it came in."""
@@ -32,8 +32,8 @@ _NOTHING: Final = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Audio that is transcribed at once; `speech` tells whether somebody speaks in it."""
+class Sound:
+    """A part of a turn, float32 [N] at `SAMPLE_RATE_HZ`, and whether somebody speaks in it."""
 
     samples: Samples
     speech: bool
@@ -59,7 +59,7 @@ class Turn:
         self.samples = 0
         self.ended = False
         self.dropped = False
-        self._pieces: deque[Piece] = deque()
+        self._pieces: deque[Sound] = deque()
         self._open: list[Samples] = []
         self._open_size = 0
         self._energy = 0.0  # of the open piece
@@ -103,7 +103,7 @@ class Turn:
         elif self._open_size >= SOUGHT_SAMPLES and (cut := self._pause()):
             sound = np.concatenate(self._open)
             speech_after = self._speech - cut
-            self._pieces.append(Piece(sound[:cut], speech=self._speech > 0))
+            self._pieces.append(Sound(sound[:cut], speech=self._speech > 0))
             self._begin(sound[cut:].copy(), max(0, speech_after))
         self._news.set()
 
@@ -123,11 +123,11 @@ class Turn:
         """Return what there is of the current piece."""
         return self._pieces[0].samples if self._pieces else np.concatenate([_NOTHING, *self._open])
 
-    def take(self) -> Piece | None:
+    def take(self) -> Sound | None:
         """Remove and return the current piece once it is complete; None after the last."""
         if self._pieces:
             return self._pieces.popleft()
-        piece = Piece(self.sound(), speech=self._speech > 0)
+        piece = Sound(self.sound(), speech=self._speech > 0)
         self._begin(_NOTHING)
         return piece if piece.samples.size else None
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from services.audio.live import LIVE_RATE_HZ, LiveDecoder
+from services.audio.live import LiveDecoder
 from services.errors import InvalidRequestError
 from services.openai.realtime import server_event
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.session import TURNS
-from services.transcription.turn import Turn
-from services.transcription.turn_detection import Sound, Started, Stopped, TurnDetector
+from services.transcription.live.session import TURNS
+from services.transcription.live.turn import Sound, Turn
+from services.transcription.live.turn_detection import Started, Stopped, TurnDetector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import TranscriptionEngine
-    from services.transcription.session import Session
-    from services.transcription.transcriber import Transcriber
+    from services.transcription.live.session import Session
+    from services.transcription.live.transcriber import Transcriber
 
 LEAST_MS: Final = 100
 """The least audio for `input_audio_buffer.commit`, as at OpenAI."""
@@ -60,8 +60,7 @@ class InputBuffer:
 
     async def append(self, data: bytes) -> None:
         """Take in audio, no faster than it can be transcribed."""
-        frame = 2 if self.session.live_format == "audio/pcm" else 1
-        step = int(LIVE_RATE_HZ[self.session.live_format] * _STEP_S) * frame
+        step = int(self._decoder.bytes_per_s * _STEP_S)
         for begin in range(0, len(data), step):
             await self._take(self._decoder.feed(data[begin : begin + step]))
             await self._transcriber.room()

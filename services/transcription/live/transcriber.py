@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from services.audio.pcm import duration_s
@@ -23,15 +23,20 @@ from services.racing import racing
 from services.server.websocket import HungUpError
 from services.transcription.answers import logprobs_of
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.stable_text import StableText, continues, gap
+from services.transcription.live.stable_text import StableText, continues, gap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from services.audio.pcm import Samples
-    from services.transcription.engines.protocol import Hypothesis, Token, TranscriptionEngine
-    from services.transcription.turn import Turn
+    from services.transcription.engines.protocol import (
+        GuessRequest,
+        Token,
+        TranscriptionEngine,
+        TranscriptionRequest,
+    )
+    from services.transcription.live.turn import Turn
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -57,21 +62,30 @@ class _Transcript:
         text: of the finished pieces.
         language: once it is known; until then the session's counts.
         logprobs: of the text, if wanted.
+        stable: text of the current piece.
     """
 
     turn: Turn
-    text: str
-    language: str | None
-    logprobs: list[Token]
+    text: str = ""
+    language: str | None = None
+    logprobs: list[Token] = field(default_factory=list)
+    stable: StableText = field(default_factory=StableText)
+
+    def guess(self, sound: Samples) -> GuessRequest:
+        """Return the request for the text of the current piece, as far as it is there."""
+        return self.turn.session.guess(sound, self.stable.text, self._prompt, self.language)
+
+    def request(self, sound: Samples) -> TranscriptionRequest:
+        """Return the request for the final text of the current piece."""
+        return self.turn.session.request(sound, self._prompt, self.language)
 
     @property
-    def prompt(self) -> str:
-        """The context of the next piece."""
+    def _prompt(self) -> str:
         return f"{self.turn.session.prompt} {self.text[-_PROMPT_CHARACTERS:]}".strip()
 
 
 class Transcriber:
-    """Transcribes the turns given to `begin`, holding a slot while there is one to hear."""
+    """Transcribes the turns given to `begin`, with a slot while there is one."""
 
     def __init__(
         self,
@@ -170,11 +184,11 @@ class Transcriber:
         await self._tell("failed", turn, error=fault_of(error))
 
     async def _say(self, turn: Turn) -> None:
-        said = _Transcript(turn, "", None, [])
+        said = _Transcript(turn)
         while True:
-            stable = StableText()
+            said.stable = StableText()
             if not turn.session.logprobs:  # only the final text has them
-                await self._guess(said, stable)
+                await self._guess(said)
             await turn.until_complete()
             piece = turn.take()
             self._room.set()
@@ -182,10 +196,10 @@ class Transcriber:
                 break
             if not piece.speech:  # models hallucinate in silence
                 continue
-            text, logprobs = await self._final(said, stable, piece.samples)
+            text, logprobs = await self._final(said, piece.samples)
             said.logprobs += logprobs
-            if rest := text[len(stable.text) :]:
-                lead = "" if stable.text else gap(said.text, rest)
+            if rest := text[len(said.stable.text) :]:
+                lead = "" if said.stable.text else gap(said.text, rest)
                 more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
                 await self._tell("delta", turn, delta=lead + rest, **more)
             said.text += gap(said.text, text) + text
@@ -200,7 +214,7 @@ class Transcriber:
             **more,
         )
 
-    async def _guess(self, said: _Transcript, stable: StableText) -> None:
+    async def _guess(self, said: _Transcript) -> None:
         """Send the stable text of the current piece, until the piece is complete."""
         turn = said.turn
         before = seen = 0
@@ -213,47 +227,34 @@ class Transcriber:
             sound = turn.sound()
             before, seen = seen, sound.size
             began = time.monotonic()
-            guess = await self._unless_complete(said, stable, sound)
-            if guess is None:
-                return
+            work = (self._engine.guess(said.guess(sound)), turn.until_complete())
+            async with racing(*work) as (guessing, _):
+                if not guessing.done():  # once the piece is complete, a guess is useless
+                    return
+                guess = guessing.result()
             # Guessing takes at most half the time: if guesses queued up, all would be late.
             took = int((time.monotonic() - began) * SAMPLE_RATE_HZ)
             size = seen + max(GUESS_SAMPLES, 2 * took)
-            is_first = not stable.text
-            if new := stable.add(guess.text):
+            is_first = not said.stable.text
+            if new := said.stable.add(guess.text):
                 said.language = guess.language
                 lead = gap(said.text, new) if is_first else ""
                 await self._tell("delta", turn, delta=lead + new)
 
-    async def _unless_complete(
-        self, said: _Transcript, stable: StableText, sound: Samples
-    ) -> Hypothesis | None:
-        """Return a guess, or None if the piece is complete first, which makes it useless."""
-        work = (self._asked(said, stable, sound), said.turn.until_complete())
-        async with racing(*work) as (guessing, _):
-            return guessing.result() if guessing.done() else None
-
-    async def _asked(self, said: _Transcript, stable: StableText, sound: Samples) -> Hypothesis:
-        return await self._engine.guess(
-            said.turn.session.guess(sound, stable.text, said.prompt, said.language)
-        )
-
-    async def _final(
-        self, said: _Transcript, stable: StableText, piece: Samples
-    ) -> tuple[str, list[Token]]:
+    async def _final(self, said: _Transcript, piece: Samples) -> tuple[str, list[Token]]:
         """Return the text of a piece, which begins with its stable text, and its tokens."""
-        request = said.turn.session.request(piece, said.prompt, said.language)
+        stable = said.stable.text
         texts: list[str] = []
         logprobs: list[Token] = []
-        async with aclosing(self._engine.transcribe(request)) as segments:
+        async with aclosing(self._engine.transcribe(said.request(piece))) as segments:
             async for segment in segments:
                 texts.append(segment.text)
                 logprobs += segment.logprobs
         text = "".join(texts).strip()
-        if continues(text, stable.text):
+        if continues(text, stable):
             return text, logprobs
-        text = (await self._asked(said, stable, piece)).text.strip()
-        return (text if continues(text, stable.text) else stable.text), []
+        text = (await self._engine.guess(said.guess(piece))).text.strip()
+        return (text if continues(text, stable) else stable), []
 
     async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
         await self._send(server_event(_KIND + kind, item_id=turn.id, content_index=0, **fields))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.errors import ServiceError
 from services.openai.realtime import ClientEvent, Fields, FormatFields
-from services.transcription.session import (
+from services.transcription.live.session import (
     AudioFields,
     Include,
     InputFields,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.audio.live import LiveFormat
-    from services.transcription.session import Session
+    from services.transcription.live.session import Session
 
 _FORMATS: Final[dict[str, LiveFormat]] = {
     "pcm16": "audio/pcm",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -26,9 +26,10 @@ from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,
     GuessRequest,
+    Hints,
     TranscriptionRequest,
 )
-from services.transcription.model_names import check_model, commits
+from services.transcription.model_names import check_model
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat
@@ -41,6 +42,9 @@ TURNS: Final = Cutting(silence_duration_ms=500)
 """How turns are found by default, as at OpenAI."""
 
 Include = Literal["item.input_audio_transcription.logprobs"]
+
+_CLIENTS_COMMIT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
+"""Models for which OpenAI detects no turns; LiveKit and Pipecat then send no `turn_detection`."""
 
 _AT: Final = "session.audio.input"
 _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
@@ -99,26 +103,21 @@ class SessionUpdate(ClientEvent):
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(Hints):
     """The settings in force.
 
     Attributes:
         id: `sess_…`.
         model: the name that the client uses for the engine's model.
         live_format: of the audio that comes in.
-        language: as in `TranscriptionRequest`, like `languages`, `prompt` and `keywords`.
         turn_detection: what the client wants for `turns`; "default" is the model's own.
         logprobs: whether the final text comes with them.
-        beta: whether the client was written for the beta; see `services.transcription.beta`.
+        beta: whether the client was written for the beta; see `services.transcription.live.beta`.
     """
 
     id: str
     model: str
     live_format: LiveFormat = "audio/pcm"
-    language: str | None = None
-    languages: tuple[str, ...] = ()
-    prompt: str = ""
-    keywords: tuple[str, ...] = ()
     turn_detection: Cutting | Literal["default"] | None = "default"
     logprobs: bool = False
     beta: bool = False
@@ -127,11 +126,12 @@ class Session:
     def turns(self) -> Cutting | None:
         """How turns are found; None if the client commits them itself."""
         if self.turn_detection == "default":
-            return None if commits(self.model) else TURNS
+            return None if self.model.startswith(_CLIENTS_COMMIT) else TURNS
         return self.turn_detection
 
     def shown(self) -> dict[str, object]:
         """Return OpenAI's session object."""
+        turns = self.turns
         transcription: dict[str, object] = {
             "model": self.model,
             "language": self.language,
@@ -150,7 +150,7 @@ class Session:
                     "format": format_object(self.live_format),
                     "transcription": transcription,
                     "noise_reduction": None,
-                    "turn_detection": _turns_object(self.turns),
+                    "turn_detection": turns and {"type": "server_vad", **asdict(turns)},
                 }
             },
             "include": [*get_args(Include)] if self.logprobs else None,
@@ -160,14 +160,7 @@ class Session:
         self, samples: Samples, prefix: str, prompt: str, language: str | None
     ) -> GuessRequest:
         """Return the request for what an unfinished turn seems to say."""
-        return GuessRequest(
-            samples,
-            prefix=prefix,
-            language=language or self.language,
-            languages=() if language else self.languages,
-            prompt=prompt,
-            keywords=self.keywords,
-        )
+        return GuessRequest(samples, prefix, **self._hints(prompt, language))
 
     def request(
         self, samples: Samples, prompt: str, language: str | None = None
@@ -175,14 +168,20 @@ class Session:
         """Return the request for the final text of some samples."""
         return TranscriptionRequest(
             [samples],
-            language=language or self.language,
-            languages=() if language else self.languages,
-            prompt=prompt,
-            keywords=self.keywords,
             logprobs=self.logprobs,
             # A turn that the server finds has little silence; a client may commit any amount.
             cutting=SPEECH_ONLY if self.turns is None else None,
+            **self._hints(prompt, language),
         )
+
+    def _hints(self, prompt: str, language: str | None) -> dict[str, Any]:
+        """Return the engine's `Hints`; `language` is the turn's, once it is known."""
+        return {
+            "language": language or self.language,
+            "languages": () if language else self.languages,
+            "prompt": prompt,
+            "keywords": self.keywords,
+        }
 
 
 def updated(
@@ -267,20 +266,7 @@ def _turns(given: TurnDetectionFields | None) -> Cutting | None:
         raise _unsupported(
             "turn_detection.type", f"{given.type!r} is not offered; send 'server_vad', or null"
         )
-    names = ("threshold", "prefix_padding_ms", "silence_duration_ms")
-    values = {name: value for name in names if (value := getattr(given, name)) is not None}
-    return replace(TURNS, **values)
-
-
-def _turns_object(turns: Cutting | None) -> dict[str, object] | None:
-    if turns is None:
-        return None
-    return {
-        "type": "server_vad",
-        "threshold": turns.threshold,
-        "prefix_padding_ms": turns.prefix_padding_ms,
-        "silence_duration_ms": turns.silence_duration_ms,
-    }
+    return replace(TURNS, **given.model_dump(include={*asdict(TURNS)}, exclude_none=True))
 
 
 def _unsupported(field: str, why: str) -> InvalidRequestError:

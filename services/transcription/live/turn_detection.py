@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES
+from services.transcription.live.turn import Sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,19 +24,6 @@ class Started:
     """Somebody speaks; `start_ms` is where the turn's audio begins, padding included."""
 
     start_ms: int
-
-
-@dataclass(frozen=True)
-class Sound:
-    """The turn's audio, float32 [N] at `SAMPLE_RATE_HZ`, in order and without gaps.
-
-    Attributes:
-        samples: the audio.
-        speech: whether somebody speaks in it.
-    """
-
-    samples: Samples
-    speech: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class TurnDetector:
         self._silent = 0
 
     def feed(self, samples: Samples) -> Iterator[TurnEvent]:
-        """Take float32 [N] at `SAMPLE_RATE_HZ`; yield the events of each complete frame."""
+        """Take float32 [N] at `SAMPLE_RATE_HZ`; yield events, and the turn's audio without gaps."""
         samples = np.concatenate([self._rest, samples]) if self._rest.size else samples
         count = samples.size // VAD_FRAME_SAMPLES
         whole = count * VAD_FRAME_SAMPLES

@@ -1,7 +1,7 @@
-"""HTML as a sequence of slices: text, and the markup between that is never touched.
+"""Splits HTML into slices of text and slices of markup.
 
-Only what decides where text is and where it ends is read; the slices joined give the document
-again, however broken it is (HTML, section 13.2.5, gives every sequence a meaning).
+It parses only what decides where text begins and ends. The slices, joined, are the document again,
+however broken it is (HTML, section 13.2.5, gives every sequence a meaning).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """What a slice is."""
+    """The kind of a slice."""
 
     TEXT = "text"
     OPEN = "open"
     CLOSE = "close"
-    ALONE = "alone"  # complete in itself: an image, a comment, an element that is not translated
+    ALONE = "alone"  # complete: an image, a comment, an element that is not translated
 
 
 @dataclass(frozen=True)
 class Token:
-    """A slice of the document; `name` is a tag's, in small letters, and empty otherwise."""
+    """A slice of the document; `name` is the tag's in lower case, or empty."""
 
     kind: Kind
     source: str
@@ -34,10 +34,10 @@ class Token:
 
 
 _MARKUP: Final = re.compile(
-    r"<!--(?:-?>|.*?(?:--!?>|\Z))"  # a comment that is never closed goes to the end
+    r"<!--(?:-?>|.*?(?:--!?>|\Z))"  # an unclosed comment goes to the end
     r"|<[!?][^>]*>|</(?![a-zA-Z])[^>]*>"
     r"|<(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)"
-    # A quote opens a value behind `=` only; one that is never closed makes no tag.
+    # A quote opens a value only after `=`; with an unclosed one it is no tag.
     r"(?P<attributes>(?:[^>=]|=\s*+(?:\"[^\"]*\"|'[^']*'|(?![\"'])))*+)>",
     re.DOTALL,
 )
@@ -51,12 +51,12 @@ _VOID: Final = frozenset(
 _RAW: Final = frozenset(
     "iframe noembed noframes noscript script style textarea xmp".split()  # noqa: SIM905
 )
-"""Elements whose insides are no markup (HTML, section 13.1.2), and not translated."""
+"""Elements that contain no markup (HTML, section 13.1.2); they are not translated."""
 _LEFT_ALONE: Final = frozenset({"math", "object", "svg", "template"})
 
 
 def tokens(html: str) -> Iterator[Token]:
-    """Yield the slices of a document, in order; what is not translated is one slice."""
+    """Yield the slices of a document; an element that is not translated is one slice."""
     place = 0
     while place < len(html):
         begin = _BEGIN.search(html, place)
@@ -66,7 +66,7 @@ def tokens(html: str) -> Iterator[Token]:
         if begin.start() > place:
             yield Token(Kind.TEXT, html[place : begin.start()])
         match = _MARKUP.match(html, begin.start())
-        if match is None:  # it is never closed: all the rest is markup
+        if match is None:  # unclosed: all the rest is markup
             yield Token(Kind.ALONE, html[begin.start() :])
             return
         token = _token(match)
@@ -100,9 +100,9 @@ def _is_left_alone(name: str, attributes: str) -> bool:
 
 
 def _end(html: str, opening: re.Match[str], name: str) -> int:
-    """Return where the element ends that `opening` begins: the document's end if it never does."""
+    """Return where the element that `opening` begins ends; the document's end if unclosed."""
     place, depth = opening.end(), 1
-    if name in _RAW:  # no markup inside: the first closing tag ends it
+    if name in _RAW:  # no markup inside: the first closing tag is its end
         ending = re.compile(rf"</{re.escape(name)}(?=[\s/>])[^>]*>", re.IGNORECASE)
         closing = ending.search(html, place)
         return closing.end() if closing else len(html)

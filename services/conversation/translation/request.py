@@ -1,9 +1,9 @@
-"""What POST /translate and /detect read: LibreTranslate's fields, as JSON or as a form."""
+"""Reads and checks the bodies of POST /translate and /detect, which are JSON or a form."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import parse_qs
 
 from python_multipart.multipart import parse_options_header
 
@@ -30,14 +30,14 @@ Body = TypeVar("Body", bound=TranslationBody)
 async def read(
     scope: Scope, receive: Receive, model: type[Body], limits: TranslationSettings
 ) -> Body:
-    """Return the body, in whichever of the three ways it was sent.
+    """Return the body, which may be JSON or either kind of form.
 
-    Some clients send a query and no body; that is read then.
+    Some clients send a query instead of a body.
 
     Raises:
-        UnsupportedMediaError: it was sent in a fourth.
-        InvalidRequestError: it is malformed, or a field is at fault, which `param` names.
-        TooLargeError: it is over what the limits allow.
+        UnsupportedMediaError: it has another content type.
+        InvalidRequestError: it is malformed, or a field, which is `param`, is invalid.
+        TooLargeError: it is larger than `limits` allow.
         ClientGoneError: the client hung up while sending it.
     """
     text_bytes = _BYTES_PER_CHARACTER * limits.char_limit + _AROUND_BYTES
@@ -59,21 +59,21 @@ async def read(
 
 
 def languages_of(body: TranslateBody) -> tuple[str | None, str]:
-    """Return the codes of source, None to detect it, and target.
+    """Return the codes of source and target; the source is None if it is to be detected.
 
     Raises:
-        InvalidRequestError: one that is not known.
+        InvalidRequestError: one of them is unknown.
     """
     source = None if body.source.lower() == AUTO else known_code(body.source, "source")
     return source, known_code(body.target, "target")
 
 
 def check_texts(texts: list[str], limits: TranslationSettings, translations: int = 1) -> None:
-    """Raise if there are more texts, or longer ones, than is allowed.
+    """Check the number and length of the texts.
 
     Raises:
-        InvalidRequestError: too many (`array_above_max_length`).
-        TooLargeError: one is too long, or all are, as often as they are to be translated
+        InvalidRequestError: there are too many (`array_above_max_length`).
+        TooLargeError: one is too long, or all together are, times `translations`
             (`string_above_max_length`).
     """
     if len(texts) > limits.batch_limit:
@@ -101,10 +101,10 @@ def check_texts(texts: list[str], limits: TranslationSettings, translations: int
 
 
 def check_questions(count: int, limits: TranslationSettings) -> None:
-    """Raise if a translation asks more of the model than is allowed.
+    """Check how often a translation calls the model.
 
     Raises:
-        TooLargeError: it would (`too_many_pieces`).
+        TooLargeError: too often (`too_many_pieces`).
     """
     if count > limits.piece_limit:
         raise TooLargeError(
@@ -115,9 +115,9 @@ def check_questions(count: int, limits: TranslationSettings) -> None:
         )
 
 
-def _urlencoded(body: bytes) -> dict[str, Any]:
+def _urlencoded(body: bytes) -> dict[str, str]:
     try:
-        pairs = parse_qsl(
+        given = parse_qs(
             body.decode(),
             keep_blank_values=True,
             strict_parsing=bool(body),
@@ -125,14 +125,10 @@ def _urlencoded(body: bytes) -> dict[str, Any]:
             max_num_fields=_FORM_FIELDS,
         )
     except ValueError as exc:  # UnicodeDecodeError is one
-        raise InvalidRequestError(
-            "the body is no form that can be read", code="invalid_form"
-        ) from exc
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequestError(
-            f"{twice} was sent twice", param=twice, code="duplicate_parameter"
-        )
-    return {name: value for name, value in fields.items() if value}  # empty: not given
+        raise InvalidRequestError("the body is not a valid form", code="invalid_form") from exc
+    for name, values in given.items():
+        if len(values) > 1:
+            raise InvalidRequestError(
+                f"{name} was sent twice", param=name, code="duplicate_parameter"
+            )
+    return {name: value for name, (value,) in given.items() if value}  # empty ones: not sent

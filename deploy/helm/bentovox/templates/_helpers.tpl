@@ -1,0 +1,122 @@
+{{/* The name of everything that belongs to one part of the release. */}}
+{{- define "bentovox.name" -}}
+{{- printf "%s-%s" .release .part | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "bentovox.selector" -}}
+app.kubernetes.io/name: bentovox
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "bentovox.labels" -}}
+{{ include "bentovox.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{/*
+The parts of the release as a list: one for each role, and for chat one for each model. A part has a
+name, its role, the role's values, the model if there is one, and whether it asks other roles.
+*/}}
+{{- define "bentovox.parts" -}}
+{{- $parts := list (dict "name" "gateway" "role" "gateway" "values" .Values.gateway "asks" true) -}}
+{{- if .Values.chat.enabled -}}
+{{- range .Values.chat.models -}}
+{{- $values := merge (omit (deepCopy .) "name" "model") (deepCopy $.Values.chat) -}}
+{{- $parts = append $parts (dict "name" (printf "chat-%s" .name) "role" "chat" "values" $values "model" (.model | default "") "asks" false) -}}
+{{- end -}}
+{{- end -}}
+{{- range $role := list "speech" "transcription" "conversation" -}}
+{{- $values := index $.Values $role -}}
+{{- if $values.enabled -}}
+{{- $parts = append $parts (dict "name" $role "role" $role "values" $values "asks" (eq $role "conversation")) -}}
+{{- end -}}
+{{- end -}}
+{{- dict "parts" $parts | toYaml -}}
+{{- end -}}
+
+{{- define "bentovox.image" -}}
+{{- $digest := index .root.Values.image.digests .role | default "" -}}
+{{- $repository := required "image.repository is needed: what your images' names begin with, such as ghcr.io/me/bentovox" .root.Values.image.repository -}}
+{{- if $digest -}}
+{{- printf "%s/%s@%s" $repository .role $digest -}}
+{{- else -}}
+{{- $tag := required (printf "image.digests.%s is needed, or image.tag for all: nothing here is pulled by a name that moves" .role) .root.Values.image.tag -}}
+{{- $gpu := index .values "gpu" | default dict -}}
+{{- printf "%s/%s:%s-%s" $repository .role $tag (ternary "cuda13" "cpu" (gt (int ($gpu.count | default 0)) 0)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where each role is found, as the environment of those that ask. */}}
+{{- define "bentovox.backends" -}}
+{{- $root := .root -}}
+{{- $asking := .role | upper -}}
+{{- range $role := list "chat" "speech" "transcription" "conversation" -}}
+{{- $urls := list -}}
+{{- range (include "bentovox.parts" $root | fromYaml).parts -}}
+{{- if eq .role $role -}}
+{{- $urls = append $urls (printf "k8s://%s:http" (include "bentovox.name" (dict "release" $root.Release.Name "part" .name))) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $urls (not (and (eq $asking "CONVERSATION") (eq $role "conversation"))) }}
+- name: BENTOVOX_{{ $asking }}__{{ $role | upper }}
+  value: {{ $urls | toJson | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How many pods of a part there may be at once. */}}
+{{- define "bentovox.most" -}}
+{{- $scaling := .autoscaling | default dict -}}
+{{- if and $scaling.kind (ne $scaling.kind "none") -}}{{ $scaling.maxReplicas | default 1 }}{{- else -}}{{ .replicas }}{{- end -}}
+{{- end -}}
+
+{{/*
+What a role is asked for now: by all gateways, and by the conversation role, whose metrics every gateway
+repeats with the label `backend`.
+*/}}
+{{- define "bentovox.load" -}}
+{{- $asked := printf "bentovox_asked_requests{asked=%q,namespace=%q,backend%%s}" .role .root.Release.Namespace -}}
+{{- $own := printf $asked "=\"\"" -}}
+{{- $repeated := printf $asked "!=\"\"" -}}
+sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vector(0)
+{{- end -}}
+
+{{/* Whether a role may have no pod at all: then requests wait for it. */}}
+{{- define "bentovox.toZero" -}}
+{{- range list .Values.chat .Values.speech .Values.transcription -}}
+{{- if and .enabled (eq (toString (.autoscaling | default dict).kind) "keda") (eq (int (.autoscaling.minReplicas | default 0)) 0) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A part's settings as variables: what the chart sets, then what values.settings and its own say. */}}
+{{- define "bentovox.settings" -}}
+{{- $values := .root.Values -}}
+{{- $part := .part -}}
+{{- $set := dict "BENTOVOX_PROFILE" $values.profile -}}
+{{- if eq $part.role "gateway" -}}
+{{- if $values.keys.secret -}}
+{{- $_ := set $set "BENTOVOX_GATEWAY__KEYS_FILE" "/run/secrets/bentovox/keys" -}}
+{{- else if not $values.keys.openToAll -}}
+{{- fail "keys.secret is needed: the name of a Secret whose entry `keys` has one key a line (python -m services.gateway.keys makes them). Or set keys.openToAll to true." -}}
+{{- end -}}
+{{- with $part.values.hosts -}}
+{{- $_ := set $set "BENTOVOX_HOSTS" (toJson .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $part.asks (include "bentovox.toZero" .root) -}}
+{{- $_ := set $set (printf "BENTOVOX_%s__HOLD_S" (upper $part.role)) (mul 60 $values.startMinutes) -}}
+{{- end -}}
+{{- if eq $part.role "chat" -}}
+{{- with $part.model -}}
+{{- $_ := set $set "BENTOVOX_CHAT__MODEL" . -}}
+{{- end -}}
+{{- $count := int (($part.values.gpu | default dict).count | default 0) -}}
+{{- if gt $count 0 -}}
+{{- $arguments := list "--gpu-memory-utilization" "0.9" "--tensor-parallel-size" (toString $count) -}}
+{{- $_ := set $set "BENTOVOX_CHAT__ARGS" (toJson $arguments) -}}
+{{- end -}}
+{{- end -}}
+{{- mergeOverwrite $set (deepCopy $values.settings) (deepCopy ($part.values.settings | default dict)) | toYaml -}}
+{{- end -}}

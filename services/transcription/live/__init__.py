@@ -1,0 +1,1 @@
+"""Live transcription: the audio that a client appends becomes turns, and turns become text."""
