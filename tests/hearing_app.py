@@ -1,4 +1,4 @@
-"""The transcription role's routes with a client in front of them, and recordings to send there."""
+"""The transcription role's routes with a client, and recordings to send."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def live_socket(engine: Any, on_audio_seconds: Callable[[float], None] = untold)
 
 
 class Hearing:
-    """An engine behind the routes, and a client in front of them."""
+    """An engine behind the routes, and a client."""
 
     def __init__(self, engine: FakeEngine, **rules: Any) -> None:
         self.engine = engine

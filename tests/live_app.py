@@ -1,4 +1,4 @@
-"""A live transcription session: a role behind a real WebSocket, and a client in front of it."""
+"""A live transcription session: a role behind a real WebSocket, and a client."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def by_espeak(text: str, voice: str = "alloy") -> Samples:
 
 
 class Talk:
-    """A client's side of one connection."""
+    """The client's side of a connection."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -128,7 +128,7 @@ class Talk:
 
 
 class Served:
-    """An engine behind the WebSocket, in a shell of its own."""
+    """An engine behind the WebSocket, in its own shell."""
 
     def __init__(self, engine: Any, limits: Limits = ROOMY) -> None:
         self.engine = engine

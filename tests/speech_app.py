@@ -1,4 +1,4 @@
-"""The speech role's routes with a client in front of them, and what a test sends there."""
+"""The speech role's routes with a client, and requests to send."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def ready(app: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Served:
-    """An engine behind the routes, and a client in front of them."""
+    """An engine behind the routes, and a client."""
 
     def __init__(self, engine: FakeEngine, store: VoiceStore | None = None, **rules: Any) -> None:
         self.engine = engine

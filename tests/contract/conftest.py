@@ -1,4 +1,4 @@
-"""The front door over uvicorn, before a deterministic chat server and the real audio roles."""
+"""The gateway on uvicorn, with a deterministic chat server and the real audio roles behind it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MODEL = "fake-chat"
 
 
 class FakeBody(BaseModel):
-    """What this one declares."""
+    """The fields that the fake chat role knows."""
 
     chat_template_kwargs: Any = None
     logprobs: Any = None
@@ -69,9 +69,9 @@ INTAKE = Intake(
 
 @dataclass
 class FakeChat:
-    """A chat role that repeats the last message, word by word; errors are shaped as vLLM's.
+    """A chat role that repeats the last message, word by word, with vLLM's error shape.
 
-    `refusals` overloads are answered first; `delay_s` is waited before each answer.
+    It answers the first `refusals` requests with an overload, and each after `delay_s`.
     """
 
     refusals: list[float] = field(default_factory=list)
@@ -193,7 +193,7 @@ def _role(role: str, handlers: Any, admitted: frozenset[str], socket: Any = None
 
 
 class Stack:
-    """Four servers in one thread of their own; `url` is the front door's."""
+    """Four servers in their own thread; `url` is the gateway's."""
 
     def __init__(self, **gateway: Any) -> None:
         self.chat = FakeChat()

@@ -1,8 +1,8 @@
-"""The commands and programs of the README and the guides do what the pages say.
+"""The commands and programs in the README and the guides do what the pages say.
 
-They run against the gateway with real speech and a chat backend that says what the demo model says;
-tests/e2e/test_readme.py runs them against the real stack. Those that clone a voice run with the
-fake engine, since a checkpoint is a download.
+They run against the gateway with real speech and a chat backend that answers like the demo model;
+tests/e2e/test_readme.py runs them against the real stack. Voice cloning uses the fake engine, since
+a checkpoint would have to be downloaded.
 """
 
 from __future__ import annotations

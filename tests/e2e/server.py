@@ -1,4 +1,4 @@
-"""A server under test: a real process, its log, its children, and how it is surely ended."""
+"""A server under test: a real process, its log and its children, which always ends."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def serve_command(service: str, port: int, python: Path | None = None) -> list[s
 
 
 class Server:
-    """One running server; a context manager that leaves no process behind."""
+    """A running server: a context manager that leaves no process behind."""
 
     def __init__(
         self,

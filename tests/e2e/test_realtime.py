@@ -1,4 +1,4 @@
-"""Live transcription in a real process: Pipecat's services, and twenty speakers at once."""
+"""Live transcription in a real process: Pipecat's services and 20 speakers at once."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ PATH = SOCKETS["transcription"]
 
 @dataclass(frozen=True)
 class Ears:
-    """A server that hears live speech.
+    """A server with live transcription, and speech for it.
 
     Attributes:
         server: the server.
-        speech: of some seconds, float32 at `RATE_HZ`.
-        text: what is heard in it.
+        speech: a few seconds, float32 at `RATE_HZ`.
+        text: its transcript.
     """
 
     server: Server

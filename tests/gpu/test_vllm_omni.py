@@ -1,4 +1,4 @@
-"""The vllm_omni engine on the real thing: a GPU, vLLM-Omni and Fun-CosyVoice3's weights."""
+"""The vllm_omni engine with a GPU, vLLM-Omni and Fun-CosyVoice3's weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recording through the real engines: espeak-ng's speech, a made Whisper, espeak-ng again."""
+"""A recording through the real engines: espeak-ng's speech, a trained Whisper, espeak-ng again."""
 
 from __future__ import annotations
 

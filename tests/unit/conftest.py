@@ -1,4 +1,4 @@
-"""A backend that does what the test tells it, and a front door before it."""
+"""A backend controlled by the test, and a gateway in front of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Request:
-    """What reached the backend."""
+    """A request as the backend received it."""
 
     line: str
     headers: list[tuple[str, str]]
@@ -140,7 +140,7 @@ async def backend() -> AsyncIterator[Callable[..., Awaitable[Backend]]]:
 
 
 class Door:
-    """A gateway behind uvicorn, whose backends were probed once."""
+    """A gateway on uvicorn, whose backends were probed once."""
 
     def __init__(self, shell: Shell, url: str, asked: list[Pools]) -> None:
         self.shell = shell

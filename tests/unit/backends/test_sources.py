@@ -119,7 +119,7 @@ def pods(name: str, *addresses: str, leaving: str = "", port: int = 3000) -> dic
 
 
 class Api:
-    """The part of Kubernetes' API that is asked; a test says what has happened."""
+    """The part of Kubernetes' API that we use; the test sends its events."""
 
     def __init__(self, *slices: dict[str, Any]) -> None:
         self.slices = slices

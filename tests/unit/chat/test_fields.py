@@ -1,4 +1,4 @@
-"""What vLLM would forget is refused in words; what SDKs send as a matter of course passes."""
+"""Fields that vLLM would silently ignore are refused; what SDKs always send is accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat body on its way in: read, bounded, looked through; no vLLM."""
+"""Checks on a chat request's body, without vLLM."""
 
 from __future__ import annotations
 

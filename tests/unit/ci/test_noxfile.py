@@ -1,4 +1,4 @@
-"""What `nox` does, without a network: how it finds wheels, counts tests and describes itself."""
+"""The noxfile, without a network: how it finds wheels, counts tests and describes itself."""
 
 import json
 import subprocess

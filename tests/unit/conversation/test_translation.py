@@ -1,4 +1,4 @@
-"""POST /translate, POST /detect, GET /languages: LibreTranslate's API over a stand-in model."""
+"""POST /translate, POST /detect, GET /languages: LibreTranslate's API with a stand-in model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HELLO = {"q": "Hello you", "source": "en", "target": "de"}
 
 
 class Front:
-    """A door before a translating chat backend, and a client of it."""
+    """A server with a translating chat backend, and a client."""
 
     def __init__(self, chat: TranslatingChat, door: Any) -> None:
         self.chat = chat

@@ -29,7 +29,7 @@ WHOLE = (
 
 
 class Sender:
-    """The pieces of a body, and then a client that hangs up."""
+    """Sends the pieces of a body, then hangs up."""
 
     def __init__(self, pieces: list[bytes], *, whole: bool = True) -> None:
         self.left = [

@@ -1,4 +1,4 @@
-"""Fields that nobody knows: nearly ours is refused, others are ignored and named."""
+"""Unknown fields: near misses are refused, others are ignored and listed."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ async def test_every_path_of_the_table_is_answered(served: Served) -> None:
 
 
 class Exchange:
-    """One raw ASGI exchange, so that a test decides when the client hangs up."""
+    """A raw ASGI exchange, so that the test decides when the client hangs up."""
 
     def __init__(self, **fields: Any) -> None:
         self.hung_up = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The routes with espeak behind a real socket: what a client sees, and what its going away does."""
+"""The routes with espeak on a real socket: what a client sees, and what its hanging up does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""audio/speech/stream behind the shell and a real uvicorn, with an engine of tones."""
+"""audio/speech/stream with the shell, a real uvicorn, and an engine that plays tones."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Speakers:
 
 
 class Whole(FakeEngine):
-    """An engine that takes a text only when it is whole."""
+    """An engine that takes only complete texts."""
 
     capabilities = frozenset(Capability) - {Capability.STREAMING_TEXT}
 
@@ -90,7 +90,7 @@ async def nothing() -> AsyncIterator[None]:
 
 
 class Talk:
-    """A client's side of one connection."""
+    """The client's side of a connection."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -136,7 +136,7 @@ class Talk:
 
 
 class Served:
-    """An engine behind the WebSocket, in a shell of its own."""
+    """An engine behind the WebSocket, in its own shell."""
 
     def __init__(self, engine: FakeEngine, limits: Limits) -> None:
         self.engine = engine
