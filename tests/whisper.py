@@ -110,7 +110,7 @@ def trained() -> Path:
 def speak(text: str, voice: str = "gmw/en-US", speed: float = 1.0, language: str = "en") -> Clip:
     """Return a sentence said by espeak-ng, the pause at its end cut off."""
     from services.audio.resample import Resampler  # noqa: PLC0415
-    from services.speech.engines.espeak_library import library  # noqa: PLC0415
+    from services.speech.engines.espeak.library import library  # noqa: PLC0415
 
     frames: list[Any] = []
     with _words_noted(library()) as noted:

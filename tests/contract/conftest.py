@@ -20,7 +20,7 @@ from services.chat.bounds import Bounds
 from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import OverloadedError
-from services.gateway import app as gateway_app
+from services.gateway import routes as gateway_app
 from services.openai.paths import MODELS, ROUTES, SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp

@@ -25,8 +25,8 @@ from starlette.routing import Route
 from ci.__main__ import parser
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
-from services.conversation import app as conversation
-from services.gateway import app as gateway
+from services.conversation import routes as conversation
+from services.gateway import routes as gateway
 from services.gateway.keys import _LINE
 from services.openai.paths import SOCKETS
 from services.server.admission import Limits

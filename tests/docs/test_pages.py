@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services import settings
-from services.gateway import app as gateway
+from services.gateway import routes as gateway
 from services.settings.sections import GatewaySettings
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, codes, links, named
 

@@ -51,7 +51,7 @@ pytestmark = [
 async def _recording() -> VoiceReference:
     """Return a sentence spoken by espeak-ng: a voice that nobody has to consent to."""
     pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
-    from services.speech.engines.espeak import EspeakEngine  # noqa: PLC0415  after the skip
+    from services.speech.engines.espeak.engine import EspeakEngine  # noqa: PLC0415  after the skip
 
     espeak = EspeakEngine()
     await espeak.start()

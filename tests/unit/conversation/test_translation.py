@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from libretranslatepy import LibreTranslateAPI
 from pydantic import SecretStr
 
-from services.conversation import app
+from services.conversation import routes
 from services.conversation.translation.languages import NAMES
 from services.openai.paths import MODELS, ROUTES
 from services.settings.sections import ConversationSettings, TranslationSettings
@@ -446,5 +446,5 @@ async def test_no_body_is_a_server_error(front: Any, data: bytes, kind: str, pat
 
 def test_every_path_of_the_role_has_a_handler() -> None:
     urls = {role: ["http://127.0.0.1:1"] for role in ("chat", "speech", "transcription")}
-    role = app.build(ConversationSettings(), urls)
+    role = routes.build(ConversationSettings(), urls)
     assert role.handlers.keys() == {*ROUTES["conversation"], *MODELS}
