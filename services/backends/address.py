@@ -33,7 +33,7 @@ class Address:
         if parts.scheme in {"file", "unix"}:
             return cls(url, "localhost", 0, unquote(parts.path), tls=False)
         try:
-            port = parts.port
+            port = -1 if parts.port == 0 else parts.port
         except ValueError:
             port = -1
         rest = parts.query or parts.fragment or parts.username

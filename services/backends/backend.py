@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.address import Address
@@ -27,6 +27,7 @@ _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 _PROBE_TIMEOUT_S: Final = 2.0
 _LONGEST_REST: Final = 8  # probe intervals
 _SLOW_PROBES: Final = 3  # in a row: the backend is stuck
+_FETCH_BYTES: Final = 8 << 20  # no readiness, list of models or metrics is longer
 _OK: Final = 200
 
 
@@ -193,15 +194,20 @@ class Backend:
         """GET a small answer, whole.
 
         Raises:
-            ServiceError: the backend cannot be reached or broke off.
+            ServiceError: the backend cannot be reached, broke off, or answers far too much.
         """
         connection, _ = await self.connections.take()
         await self._send(connection, Call(b"GET", path.encode(), []), None)
+        body = bytearray()
         try:
-            body = b"".join([piece async for piece in connection.pieces()])
+            async with aclosing(connection.pieces()) as pieces:
+                async for piece in pieces:
+                    body += piece
+                    if len(body) > _FETCH_BYTES:
+                        raise BackendError(f"The answer to GET {path} is too long.")
         finally:
             self.connections.give_back(connection)  # aborts what is not complete
-        return connection.status, body
+        return connection.status, bytes(body)
 
     async def metrics(self) -> bytes | None:
         """Return the text of its `/metrics`, or None if it does not answer soon."""
@@ -268,6 +274,7 @@ class Backend:
                         self._knows_models = True
         except UnavailableError:
             self._unreachable += 1
+            self.lack = ""  # it may come back with what it lacked
             return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
@@ -289,4 +296,6 @@ def _lack(told: dict[str, Any]) -> str:
     """Return what a backend says it lacks, or an empty text if it is only starting."""
     if told["status"] != "unavailable":
         return ""
-    return ", ".join(str(one) for one in told["detail"].values()) or "unavailable"
+    detail = told["detail"]
+    given = detail.values() if isinstance(detail, dict) else [detail]
+    return ", ".join(str(one) for one in given) or "unavailable"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl
 from collections import deque
 from functools import partial
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 HELD_BYTES = 64 * 1024
 """The most of a body that waits here; for an answer, reading then pauses."""
+
+_KEEP_ALIVE = (
+    (socket.TCP_KEEPIDLE, 30),
+    (socket.TCP_KEEPINTVL, 10),
+    (socket.TCP_KEEPCNT, 3),
+)
+"""A machine that is gone closes nothing: its streams end after a minute, and free their slots."""
 
 _IDLE_LIMIT = 256
 _FINAL = 200  # statuses below are interim
@@ -177,8 +185,13 @@ class Connection(asyncio.Protocol):
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Keep the transport, and let the kernel notice that the other machine has died."""
         self.transport = transport  # type: ignore[assignment]  # a stream's is an asyncio.Transport
+        end = transport.get_extra_info("socket")
+        if end.family != socket.AF_UNIX:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEP_ALIVE:
+                end.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived; bytes of the body are passed on at once."""
@@ -288,6 +301,7 @@ class Connections:
         self._on_death = on_death
         self._timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
+        self._closed = False
         self._tls = (tls or ssl.create_default_context()) if address.tls else None
 
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
@@ -309,7 +323,7 @@ class Connections:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next exchange, or close it if it cannot be reused."""
-        if connection.reusable and len(self._idle) < _IDLE_LIMIT:
+        if connection.reusable and len(self._idle) < _IDLE_LIMIT and not self._closed:
             connection.idle_since = asyncio.get_running_loop().time()
             connection.on_lost = partial(self._lost, connection)
             self._idle.append(connection)
@@ -317,7 +331,8 @@ class Connections:
             connection.abort()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and keep none from now on."""
+        self._closed = True
         while self._idle:
             connection = self._idle.pop()
             connection.on_lost = None

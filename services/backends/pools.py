@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import AsyncExitStack, asynccontextmanager
+import logging
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,7 @@ from services.backends.sources import source_of
 from services.errors import DeadlineError, ServiceError, UnavailableError, no_such_model
 from services.openai.models import without_date
 from services.server import telemetry
+from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,10 +25,15 @@ if TYPE_CHECKING:
     from services.backends.sources import Source
     from services.settings.sections import AskingSettings
 
+log = logging.getLogger("bentovox.backends")
 
 AHEAD: Final = 8
 """How many requests more than the least loaded backend one may have and still keep affinity."""
 
+
+_AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
+
+_LOOK_S: Final = 1.0  # how often a waiting request looks whether the server was told to end
 
 _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
     "ready": lambda one: one.ready,
@@ -83,18 +90,28 @@ class Pool:
 
     async def _follow(self, source: Source, tasks: asyncio.TaskGroup) -> None:
         known: dict[str, Backend] = {}
-        async for urls in source.changes():
-            for url in urls - known.keys():
-                known[url] = self._join(url)
-                tasks.create_task(self._probe(known[url]))
-            for url in known.keys() - urls:
-                if source.is_sure or not known[url].ready:
-                    known.pop(url).leave()
+        while True:
+            try:
+                async with aclosing(source.changes()) as changes:
+                    async for urls in changes:
+                        for url in urls - known.keys():
+                            known[url] = self._join(url)
+                            tasks.create_task(self._probe(known[url]))
+                        for url in known.keys() - urls:
+                            if source.is_sure or not known[url].ready:
+                                known.pop(url).leave()
+            except Exception:  # an error here would end all probes of the role
+                log.exception("%s failed; its backends stay as they are", source.given)
+            await asyncio.sleep(_AGAIN_S)
 
     async def _probe(self, backend: Backend) -> None:
         """Probe a backend while it is in the pool; remove it when its last stream has ended."""
         while not backend.left:
-            await backend.probe()
+            try:
+                await backend.probe()
+            except Exception:  # an error here would end all probes of the role
+                log.exception("backend %s: its probe failed", backend.name)
+                backend.mark(ready=False)
             await asyncio.sleep(backend.rest_s)
         while backend.outstanding:  # noqa: ASYNC110  checked rarely
             await asyncio.sleep(self._asking.probe_interval_s)
@@ -172,16 +189,21 @@ class Pool:
         return max(near, key=lambda backend: _weight(affinity, backend.url))
 
     async def until_ready(self) -> None:
-        """Wait for a ready backend, as long as the settings allow; `pick` then tells the result."""
+        """Wait for a ready backend, as long as the settings allow; `pick` then tells the result.
+
+        A server that was told to end holds nobody: another one may answer.
+        """
         asking = self._asking
-        if self.ready or self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
+        if self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
             return
         self.waiting += 1
         try:
             async with asyncio.timeout(asking.hold_s):
-                while not self.ready:
+                while not (self.ready or Draining.begun):
                     self._became_ready.clear()
-                    await self._became_ready.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK_S):
+                            await self._became_ready.wait()
         except TimeoutError:
             pass
         finally:

@@ -100,8 +100,9 @@ class Dns(Source):
         while True:
             try:
                 found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
-            except OSError as error:
-                self._note(f"{self._name} has no address ({error.strerror or error})")
+            except (OSError, UnicodeError) as error:  # no name: "a..b", or a label of 64 letters
+                reason = getattr(error, "strerror", None) or error
+                self._note(f"{self._name} has no address ({reason})")
             else:
                 self._note(None)
                 yield frozenset(_url(str(one[4][0]), self._port) for one in found)
@@ -129,12 +130,16 @@ class Kubernetes(Source):
                 f"backend {given!r} names no Service, as k8s://speech.space:http does."
             )
         self._service, self._namespace, self._port = found["name"], found["space"], found["port"]
+        if self._port and self._port.isdigit():
+            _url(self._service, int(self._port))  # refuses what is no port
         self._account = account
         self._api = api
 
     async def changes(self) -> AsyncGenerator[frozenset[str], None]:
         """Yield the addresses at first and after each change."""
+        loop = asyncio.get_running_loop()
         while True:
+            again_s = loop.time() + _AGAIN_S
             try:
                 async with aclosing(self._watched()) as watched:
                     async for urls in watched:
@@ -142,7 +147,9 @@ class Kubernetes(Source):
                         yield urls
             except _NONSENSE as error:
                 self._note(f"Kubernetes' API did not tell its endpoints ({error})")
-                await asyncio.sleep(_AGAIN_S)
+                again_s = loop.time() + _AGAIN_S
+            # Even an API that ends each watch at once must not be asked without a pause.
+            await asyncio.sleep(again_s - loop.time())
 
     async def _watched(self) -> AsyncGenerator[frozenset[str], None]:
         """List the slices, then follow their changes until the API ends the watch."""
@@ -151,12 +158,12 @@ class Kubernetes(Source):
         query = f"labelSelector=kubernetes.io%2Fservice-name%3D{self._service}"
         path = f"/apis/discovery.k8s.io/v1/namespaces/{space}/endpointslices?{query}"
         listed = json.loads(b"".join([piece async for piece in api.pieces(path, _ANSWER_S)]))
-        slices = {one["metadata"]["name"]: one for one in listed["items"]}
+        slices = {one["metadata"]["name"]: one for one in listed["items"] or ()}
         yield self._urls(slices)
         version = listed["metadata"]["resourceVersion"]
         path += f"&watch=1&allowWatchBookmarks=true&resourceVersion={version}"
         path += f"&timeoutSeconds={_WATCH_S}"
-        async with aclosing(api.pieces(path, 2.0 * _WATCH_S)) as pieces:
+        async with aclosing(api.pieces(path, _WATCH_S + _ANSWER_S)) as pieces:
             async for line in _lines(pieces):
                 event = json.loads(line)
                 kind, one = event["type"], event["object"]
@@ -173,7 +180,7 @@ class Kubernetes(Source):
         for one in slices.values():
             port = self._port_of(one.get("ports") or ())
             for endpoint in one.get("endpoints") or ():
-                if port and not endpoint.get("conditions", {}).get("terminating"):
+                if port and not (endpoint.get("conditions") or {}).get("terminating"):
                     urls.add(_url(endpoint["addresses"][0], port))
         return frozenset(urls)
 
@@ -208,6 +215,7 @@ class RayServe(Source):
             )
         # Where the head is on this machine, so are its replicas, and they listen on loopback only.
         self._local = parts.hostname if parts.hostname in {"127.0.0.1", "localhost"} else ""
+        Address.parse(f"http://{parts.netloc}")  # refuses what is no port
         self._api = f"http://{parts.netloc if parts.port else f'{parts.netloc}:8265'}"
 
     async def changes(self) -> AsyncGenerator[frozenset[str], None]:
@@ -318,4 +326,11 @@ def source_of(given: str) -> Source | None:
 
 
 def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    """Return the URL of a backend.
+
+    Raises:
+        ConfigurationError: it has no such host or port.
+    """
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    Address.parse(url)
+    return url

@@ -22,7 +22,9 @@ from services.errors import BackendError, DeadlineError, UnavailableError
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import is_key_subprotocol
 from services.openai.errors import normalise
+from services.openai.hangup import ClientGoneError, until_hangup
 from services.racing import racing
+from services.server.websocket import HungUpError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +78,11 @@ class Tunnel:
             HungUpError: the client hung up.
         """
         pool = self._pools[scope["bentovox.route"]]
-        await pool.until_ready()
+        if not pool.ready:
+            try:
+                await until_hangup(receive, pool.until_ready())
+            except ClientGoneError as exc:
+                raise HungUpError from exc
         model = _model_of(scope, pool)
         backend = pool.pick(model)
         with ExitStack() as busy:

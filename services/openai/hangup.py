@@ -33,5 +33,5 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
 
 
 async def _hangup(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
+    while not (await receive())["type"].endswith(".disconnect"):  # HTTP's or a WebSocket's
         pass

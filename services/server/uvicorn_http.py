@@ -45,6 +45,9 @@ WRITE_CHECK_S: Final = 30.0
 WRITE_RATE_BYTES_S: Final = 256
 """How fast a client must read a waiting answer, on average over `WRITE_CHECK_S`."""
 
+_LOOK_S: Final = 0.1
+"""How often a draining server looks whether it is told a second time (SIGINT) to end at once."""
+
 _END: Final = b"\r\n\r\n"
 _BEGINNINGS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
 _UPGRADE: Final = re.compile(rb"(?im)^upgrade:[^\r\n]*\r\n")
@@ -322,7 +325,10 @@ def install(drain_s: float = 0) -> None:
 
     async def drain(self: Server, sockets: list[socket.socket] | None = None) -> None:
         Draining.begun = True
-        await asyncio.sleep(0 if self.force_exit else drain_s)
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + drain_s
+        while not self.force_exit and (left_s := end_s - loop.time()) > 0:  # noqa: ASYNC110  a flag
+            await asyncio.sleep(min(left_s, _LOOK_S))
         await end(self, sockets)
 
     Server.shutdown = drain  # type: ignore[method-assign]

@@ -180,7 +180,8 @@ class WebSocket:
 
         Raises:
             TooLargeError: the message is over the role's limit.
-            DeadlineError: no message for `IDLE_S`, or not even a first one within `HELLO_S`.
+            DeadlineError: no message for `IDLE_S`, or not even a first one within `HELLO_S` after
+                it was accepted.
         """
         message = await self._next()
         if message["type"] == "websocket.disconnect":
@@ -193,6 +194,9 @@ class WebSocket:
         return message
 
     async def _next(self) -> Message:
+        if not self._accepted:  # it may only hang up; its turn to speak has not begun
+            early: Message = await self._receive()
+            return early
         while True:
             quiet_s = IDLE_S if self._heard else HELLO_S
             left_s = self._last_message + quiet_s - time.perf_counter()
@@ -219,6 +223,7 @@ class WebSocket:
         if kind == "websocket.accept":
             message = self._with_id(message)
             self._accepted, self._status = True, _SWITCHED
+            self._last_message = time.perf_counter()
         elif kind == "websocket.http.response.start":
             message = self._with_id(message)
             self._status = message["status"]

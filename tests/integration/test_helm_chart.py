@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from services.backends.sources import Kubernetes, source_of
+from services.openai.paths import OPENAPI, ROUTES, SOCKETS
+from services.server.serving import ALIVE, METRICS, READY
 from tests.helm import helm
 
 if TYPE_CHECKING:
@@ -167,9 +169,13 @@ def test_pods_are_bounded_and_looked_after(name: str) -> None:
             probe: container[probe]["httpGet"]["path"]
             for probe in ("startupProbe", "readinessProbe", "livenessProbe")
         }
+        # What only asks others is let in although a role is down: the others are served.
+        ready = "/livez" if container["name"] in {"gateway", "conversation"} else "/readyz"
         assert paths == {
-            "startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"
-        }  # fmt: skip
+            "startupProbe": "/livez",
+            "readinessProbe": ready,
+            "livenessProbe": "/livez",
+        }
         startup = container["startupProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] == 3600  # a download
         drain_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -333,6 +339,100 @@ def test_gpus_are_asked_for_and_used() -> None:
     assert gateway["nodeSelector"] == {"zone": "a"}
 
 
+def test_what_a_model_sets_goes_before_what_chat_sets_even_if_it_is_nothing() -> None:
+    one = {"name": "one", "replicas": 0, "gpu": {"count": 0}}
+    objects = rendered({
+        "chat": {"replicas": 2, "gpu": {"count": 2}, "models": [one, {"name": "two"}]},
+        "models": SHARED,
+    })  # fmt: skip
+    deployments = of_kind("Deployment", objects)
+    replicas = [deployments[f"r-chat-{name}"]["spec"]["replicas"] for name in ("one", "two")]
+    images = [pods(objects)[f"r-chat-{name}"]["containers"][0]["image"] for name in ("one", "two")]
+    assert replicas == [0, 2]
+    assert [image.rpartition("-")[2] for image in images] == ["cpu", "cuda13"]
+
+
+def test_settings_arrive_as_they_were_given() -> None:
+    given = {
+        "BENTOVOX_CONVERSATION__TRANSLATION__TOTAL_LIMIT": (3_000_000, "3000000"),
+        "BENTOVOX_CHAT__SLOTS": (8, "8"),
+        "BENTOVOX_GATEWAY__CONNECT_TIMEOUT_S": (0.5, "0.5"),
+        "BENTOVOX_GATEWAY__AFFINITY": (False, "false"),
+        "BENTOVOX_PROFILE": ("cpu", "cpu"),
+    }
+    settings = {name: value for name, (value, _) in given.items()}
+    for pod in pods(rendered({"settings": settings})).values():
+        assert env(pod).items() >= {name: text for name, (_, text) in given.items()}.items()
+
+
+def test_a_role_may_be_asked_elsewhere() -> None:
+    """Once in the environment: Kubernetes refuses to apply a name that is there twice."""
+    chat = '["http://elsewhere:3000"]'
+    objects = rendered({"gateway": {"settings": {"BENTOVOX_GATEWAY__CHAT": chat}}})
+    assert env(pods(objects)["r-gateway"])["BENTOVOX_GATEWAY__CHAT"] == chat
+
+
+def test_a_rollout_is_given_the_time_of_a_start_and_the_gpus_that_are_there() -> None:
+    deployments = of_kind("Deployment", rendered(CHOICES["models"]))
+    for one in deployments.values():
+        assert one["spec"]["progressDeadlineSeconds"] > 3600
+    rolling = {n: d["spec"]["strategy"].get("rollingUpdate") for n, d in deployments.items()}
+    assert rolling["r-chat-large"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert rolling["r-chat-small"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_a_new_version_of_the_chart_alone_restarts_nobody() -> None:
+    for one in of_kind("Deployment", rendered({})).values():
+        labels = one["spec"]["template"]["metadata"]["labels"]
+        assert not labels.keys() & {"helm.sh/chart", "app.kubernetes.io/version"}
+
+
+def test_models_in_an_image_are_hidden_by_no_volume_that_begins_empty() -> None:
+    objects = rendered({"models": {"persistence": {"enabled": False}}})
+    for pod in pods(objects).values():
+        empty = {one["name"] for one in pod["volumes"] if "emptyDir" in one}
+        mounts = {
+            mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]
+        }
+        assert "/models" not in mounts
+        if "shm" in mounts.values():  # an engine
+            assert {mounts["/models/huggingface"], mounts["/models/vllm"]} <= empty
+
+
+# What is served to the world
+
+
+def test_an_ingress_serves_all_paths_but_the_metrics() -> None:
+    (ingress,) = of_kind("Ingress", rendered(CHOICES["front"])).values()
+    (rule,) = ingress["spec"]["rules"]
+    open_ = [one["path"] for one in rule["http"]["paths"]]
+    assert {one["pathType"] for one in rule["http"]["paths"]} == {"Prefix"}
+    served = {OPENAPI, *ALIVE, *READY}
+    served |= {path for routes in ROUTES.values() for _, path in routes} | {*SOCKETS.values()}
+    for path in served:
+        assert any(path == one or path.startswith(f"{one}/") for one in open_), path
+    assert not any(METRICS.startswith(one) for one in open_)
+
+
+def test_a_route_serves_all_paths_but_the_metrics() -> None:
+    (route,) = of_kind("HTTPRoute", rendered(CHOICES["front"])).values()
+    metrics, rest = route["spec"]["rules"]
+    assert metrics == {"matches": [{"path": {"type": "Exact", "value": METRICS}}]}
+    assert rest["backendRefs"] == [{"name": "r-gateway", "port": 3000}]
+    assert "matches" not in rest
+
+
+def test_without_keys_it_may_be_called_by_the_name_that_it_is_published_under() -> None:
+    """Else it would refuse every request from outside (`host_not_allowed`)."""
+    objects = rendered({
+        **CHOICES["front"],
+        "keys": {"secret": "", "openToAll": True},
+        "gateway": {"hosts": ["other.example"]},
+    })  # fmt: skip
+    hosts = json.loads(env(pods(objects)["r-gateway"])["BENTOVOX_HOSTS"])
+    assert hosts == ["other.example", "ai.example"]
+
+
 def test_each_model_is_a_deployment_of_its_own() -> None:
     found = pods(rendered(CHOICES["models"]))
     small, large = env(found["r-chat-small"]), env(found["r-chat-large"])
@@ -371,6 +471,9 @@ def test_each_model_is_a_deployment_of_its_own() -> None:
         ({"chat": {"model": "Qwen/Qwen3-8B"}}, "model"),
         ({"chat": {"gpu": 1}}, "gpu"),
         ({"speech": {"settings": {"SLOTS": 4}}}, "SLOTS"),
+        ({"settings": {"HF_TOKEN": "hf_secret"}}, "HF_TOKEN"),
+        ({"drainSeconds": 0}, "drainSeconds"),
+        ({"drainSeconds": 90}, "drainSeconds is part of graceSeconds"),
         ({"profile": "huge"}, "profile"),
         ({"chat": {"models": []}}, "models"),
         ({"chat": {"autoscaling": {"kind": "keda"}}}, "minReplicas"),

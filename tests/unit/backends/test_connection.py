@@ -104,6 +104,23 @@ async def test_a_connection_that_the_backend_closed_is_not_used_again(backend: A
     mine.close()
 
 
+async def test_the_kernel_watches_over_connections_between_machines(
+    backend: Any, tmp_path: Path
+) -> None:
+    """A machine that has lost its power closes nothing, and a stream has no deadline."""
+    mine = connections((await backend()).url)
+    connection, _ = await mine.take()
+    assert connection.transport is not None
+    end = connection.transport.get_extra_info("socket")
+    assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    idle_s, interval_s, count = (end.getsockopt(socket.IPPROTO_TCP, one) for one in options)
+    assert idle_s + interval_s * count <= 60
+    connection.abort()
+    local = connections((await backend(path=str(tmp_path / "s.sock"))).url)
+    (await local.take())[0].abort()
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.backends import pools as pools_module
-from services.backends.backend import Call
+from services.backends.backend import Backend, Call
 from services.backends.pools import AHEAD, Pool, Pools
 from services.errors import BackendError, UnavailableError
 from services.settings.sections import GatewaySettings
@@ -26,6 +27,7 @@ class Told:
     """A source that reports what the test sets."""
 
     def __init__(self, *, is_sure: bool = True) -> None:
+        self.given = "dns://chat:1"
         self.is_sure = is_sure
         self._news: asyncio.Queue[frozenset[str]] = asyncio.Queue()
 
@@ -174,6 +176,122 @@ async def test_a_backend_out_of_reach_is_probed_less_and_less_until_it_answers(
         await coming.probe()
     assert coming.rest_s == 1
     coming.connections.close()
+
+
+# What must not end the probes of a role
+
+
+@pytest.mark.parametrize(
+    "told_state",
+    [{"status": "unavailable", "detail": "no model"}, {"status": "unavailable", "detail": None}],
+)
+async def test_an_odd_answer_to_a_probe_is_that_of_one_that_is_not_ready(
+    serve: Any, told_state: Any
+) -> None:
+    async def odd(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(told_state).encode()})
+
+    (one,) = Pool("chat", [await serve(odd)], GatewaySettings()).backends
+    await one.probe()
+    assert not one.ready
+    assert one.lack == str(told_state["detail"])
+    one.connections.close()
+
+
+async def test_a_probe_reads_no_endless_answer(serve: Any) -> None:
+    sent = 0
+
+    async def endless(_scope: Any, _receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            body = b"x" * 65536
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            sent += len(body)
+            if sent > 1 << 30:
+                return
+
+    (one,) = Pool("chat", [await serve(endless)], GatewaySettings()).backends
+    await one.probe()
+    assert not one.ready
+    assert sent < 64 << 20
+    one.connections.close()
+
+
+async def test_what_a_backend_lacked_is_forgotten_when_it_is_gone() -> None:
+    """It may come back with it, and requests may wait for it until then."""
+    (one,) = Pool("chat", [DEAD], GatewaySettings()).backends
+    one.lack = "no model"
+    await one.probe()
+    assert not one.lack
+
+
+async def test_a_probe_that_fails_unexpectedly_is_repeated_and_logged(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = await backend("a"), await backend("b")
+    pools = Pools({"chat": [broken.url, sound.url]}, GatewaySettings(probe_interval_s=0.01))
+    chat = pools.by_role["chat"]
+    fetch = Backend.fetch
+
+    async def fails(self: Backend, path: str) -> tuple[int, bytes]:
+        if self.url == broken.url and not caplog.records:
+            raise RecursionError
+        return await fetch(self, path)
+
+    monkeypatch.setattr(Backend, "fetch", fails)
+    async with pools.probing():
+        await until(lambda: ready(chat) == [broken.url, sound.url])
+    (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "backend chat-0: its probe failed" in said.message
+
+
+async def test_a_source_that_fails_unexpectedly_is_asked_again_and_its_backends_stay(
+    backend: Any, told: Told, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pools_module, "_AGAIN_S", 0)
+    one, two = await backend("a"), await backend("a")
+    pools = moving()
+    chat = pools.by_role["chat"]
+    async with pools.probing():
+        told.say(one.url)
+        await until(lambda: ready(chat) == [one.url])
+        told.say("http://a:99999")  # no source should say so
+        told.say(one.url, two.url)
+        await until(lambda: ready(chat) == [one.url, two.url])
+        assert len(chat.backends) == 2
+    assert "dns://chat:1 failed" in caplog.text
+
+
+async def test_nothing_is_left_of_backends_that_come_and_go(backend: Any, told: Told) -> None:
+    server = await backend("a")
+    pools = moving()
+    chat = pools.by_role["chat"]
+    async with pools.probing():
+        tasks = len(asyncio.all_tasks())
+        for _ in range(20):
+            told.say(server.url)
+            await until(lambda: ready(chat) == [server.url])
+            async with chat.answering(Call(b"POST", b"/x", [])) as answer:
+                assert answer.status == 200
+                assert [piece async for piece in answer.pieces()]
+            assert chat.backends[0].name == "chat-0"
+            told.say()
+            await until(lambda: not chat.backends)
+        await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)  # the last reader of the server
+        await until(lambda: not server._writers)
+
+
+async def test_a_connection_used_while_its_backend_goes_is_closed(backend: Any) -> None:
+    server = await backend("a")
+    (one,) = Pool("chat", [server.url], GatewaySettings()).backends
+    connection, _ = await one.connections.take()
+    await one._send(connection, Call(b"GET", b"/metrics", []), None)
+    assert [piece async for piece in connection.pieces()]
+    one.connections.close()
+    one.connections.give_back(connection)
+    assert connection.closed
 
 
 # Who takes it

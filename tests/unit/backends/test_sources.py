@@ -68,7 +68,28 @@ def test_what_names_nobody_is_refused_at_start(given: str) -> None:
         source_of(given)
 
 
+@pytest.mark.parametrize(
+    "given", ["k8s://speech:99999", "k8s://speech:0", "dns://speech:0", "ray://head:99999/speech"]
+)
+def test_what_is_no_port_is_refused_at_start(given: str) -> None:
+    with pytest.raises(ConfigurationError, match="no URL"):
+        source_of(given)
+
+
 # DNS
+
+
+async def test_a_name_that_cannot_be_one_is_told_like_one_without_an_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = Dns(f"dns://{'a' * 64}:3000")
+    waiting = asyncio.ensure_future(first(source, bool))
+    async with asyncio.timeout(10):
+        while not source._failing:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert not waiting.done()
+    waiting.cancel()
+    assert "has no address" in caplog.text
 
 
 async def test_every_address_of_a_name_is_a_backend() -> None:
@@ -137,7 +158,7 @@ class Api:
         if self.down:
             await send({"type": "http.response.body", "body": b"{}"})
         elif "watch=1" not in query:
-            listed = {"metadata": {"resourceVersion": "7"}, "items": list(self.slices)}
+            listed = {"metadata": {"resourceVersion": "7"}, "items": self.slices}
             await send({"type": "http.response.body", "body": json.dumps(listed).encode()})
         else:
             while (event := await self._next(receive)) is not None:
@@ -245,6 +266,52 @@ async def test_outside_a_pod_it_says_so(caplog: pytest.LogCaptureFixture, accoun
     assert "runs in no pod" in caplog.text
 
 
+async def test_an_api_that_ends_each_watch_at_once_is_asked_again_after_a_pause(
+    serve: Any, account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_AGAIN_S", 0.2)
+    api = Api(pods("a", "10.0.0.1"))
+    for _ in range(1000):
+        api.events.put_nowait(None)
+    began = asyncio.get_running_loop().time()
+    source = Kubernetes("k8s://speech:http", account, await serve(api))
+    async with asyncio.timeout(10), aclosing(source.changes()) as changes:
+        for _ in range(4):
+            await anext(changes)
+    assert asyncio.get_running_loop().time() - began >= 0.6
+    assert len(api.asked) <= 8
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"ports": None},
+        {"ports": [{"name": "http", "port": None}]},
+        {"endpoints": None},
+        {"endpoints": []},
+    ],
+)
+async def test_a_slice_that_lacks_something_has_no_backends(
+    serve: Any, account: Path, odd: dict[str, Any]
+) -> None:
+    api = Api(pods("a", "10.0.0.1"), {**pods("b", "10.0.0.2"), **odd})
+    source = Kubernetes("k8s://speech:http", account, await serve(api))
+    assert await first(source, lambda _: True) == {"http://10.0.0.1:3000"}
+
+
+async def test_an_endpoint_may_have_no_conditions(serve: Any, account: Path) -> None:
+    one = {**pods("a"), "endpoints": [{"addresses": ["fd00::1"], "conditions": None}]}
+    source = Kubernetes("k8s://speech:http", account, await serve(Api(one)))
+    assert await first(source, lambda _: True) == {"http://[fd00::1]:3000"}
+
+
+async def test_an_empty_list_may_be_null(serve: Any, account: Path) -> None:
+    api = Api()
+    api.slices = None  # type: ignore[assignment]
+    source = Kubernetes("k8s://speech:http", account, await serve(api))
+    assert await first(source, lambda _: True) == frozenset()
+
+
 # Ray
 
 
@@ -287,7 +354,13 @@ async def test_replicas_of_the_application_are_the_backends_and_its_proxy_is_non
     assert not source.is_sure  # it leaves out replicas that serve while it rebuilds
 
 
-@pytest.mark.parametrize("answer", [[], {}, "x", {"target_groups": ["x"]}])
+_ODD_PORT = {"ip": "10.0.0.1", "port": 99999, "name": "SERVE_REPLICA::speech#Speech#x1"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], {}, "x", {"target_groups": ["x"]}, {"target_groups": [{"targets": [_ODD_PORT]}]}],
+)
 async def test_nonsense_of_the_head_changes_nothing(serve: Any, answer: Any) -> None:
     head = Head()
     good, head.answer = head.answer, answer

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -70,6 +71,40 @@ def test_a_form_has_none() -> None:
 
 def test_a_long_prompt_counts_by_its_beginning() -> None:
     assert of(said(("user", "a" * 9000 + "b"))) == of(said(("user", "a" * 9000 + "c")))
+
+
+def test_of_a_long_body_only_the_beginning_is_parsed() -> None:
+    """Seconds of the event loop, if every object of the largest body became one of Python's."""
+    turns = '{"role": "system"},' * 800_000
+    body = f'{{"messages": [{{"role": "system", "content": "é"}}, {turns}'.encode()
+    calls = 0
+
+    def count(frame: Any, _event: str, _arg: Any) -> None:
+        nonlocal calls
+        calls += frame.f_code.co_name == "_texts"
+
+    sys.setprofile(count)
+    try:
+        affinity = affinity_of({"headers": []}, JSON, [body[:99], body[99:]])
+    finally:
+        sys.setprofile(None)
+    assert affinity == "é"
+    assert 0 < calls < 100_000
+
+
+@pytest.mark.parametrize("sizes", [(70_000,), (70_000, 3_000_000), (5_000,) * 40])
+def test_images_do_not_hide_the_text_behind_them(sizes: tuple[int, ...]) -> None:
+    images = [{"image_url": {"url": "data:image/png;base64," + "A" * size}} for size in sizes]
+    text = {"type": "text", "text": "What is this?"}
+    assert of(said(SYSTEM, ("user", [*images, text]))) == "You are terse.\nWhat is this?"
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_a_long_body_may_be_cut_within_a_character(cut: int) -> None:
+    given = said(("user", "x" * cut + "é€😀" * 20_000))
+    body = json.dumps(given, ensure_ascii=False).encode()
+    affinity = affinity_of({"headers": []}, JSON, [body])
+    assert affinity == given["messages"][0]["content"][:2048]
 
 
 @given(

@@ -10,6 +10,10 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from services.backends import pools as pools_module
+from services.server import websocket
+from services.server.uvicorn_http import Draining
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -100,3 +104,88 @@ async def test_a_request_waits_for_a_role_that_starts(backend: Any, door: Any, h
     chat.ready = True
     await front.probe()
     assert (await waiting).text == "hello"
+
+
+# Those that wait and go away
+
+
+async def held(front: Any, role: str) -> Any:
+    pool = front.pools.by_role[role]
+    async with asyncio.timeout(10):
+        while not pool.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    return pool
+
+
+async def until_nobody_waits(pool: Any) -> None:
+    async with asyncio.timeout(10):
+        while pool.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_a_request_that_waits_ends_with_its_client(door: Any, http: Any) -> None:
+    front = await door(chat=[DEAD], hold_s=3600)
+    waiting = asyncio.ensure_future(http.post(front.url + CHAT, json=hello("Hello")))
+    pool = await held(front, "chat")
+    assert front.shell.admission.in_use == 1
+    waiting.cancel()
+    await until_nobody_waits(pool)
+    async with asyncio.timeout(10):
+        while front.shell.admission.in_use:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_a_websocket_that_waits_ends_with_its_client(door: Any) -> None:
+    front = await door(speech=[DEAD], hold_s=3600)
+    url = front.url.replace("http", "ws", 1) + "/v1/audio/speech/stream"
+    waiting = asyncio.ensure_future(connect(url, proxy=None, open_timeout=None).__aenter__())
+    pool = await held(front, "speech")
+    waiting.cancel()
+    await until_nobody_waits(pool)
+    async with asyncio.timeout(10):
+        while front.shell.open_sockets:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_a_websocket_that_waited_long_has_its_whole_turn_to_speak(
+    serve: Any, door: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b'{"data": [{"id": "m"}]}'})
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({**await receive(), "type": "websocket.send"})
+        await receive()
+
+    monkeypatch.setattr(websocket, "HELLO_S", 0.5)
+    front = await door(speech=[await serve(echo)], hold_s=30)
+    pool = front.pools.by_role["speech"]
+    pool.backends[0].mark(ready=False)
+    url = front.url.replace("http", "ws", 1) + "/v1/audio/speech/stream"
+    waiting = asyncio.ensure_future(connect(url, proxy=None).__aenter__())
+    await held(front, "speech")
+    await asyncio.sleep(1)  # longer than a client may be silent
+    pool.backends[0].mark(ready=True)
+    client = await waiting
+    await client.send("hello")
+    assert await client.recv() == "hello"
+    await client.close()
+
+
+async def test_nobody_waits_at_a_server_that_was_told_to_end(
+    door: Any, http: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(Draining, "begun", False)
+    front = await door(chat=[DEAD], hold_s=3600)
+    waiting = asyncio.ensure_future(http.post(front.url + CHAT, json=hello("Hello")))
+    await held(front, "chat")
+    Draining.begun = True
+    assert (await waiting).status_code == 503
+    response = await http.post(front.url + CHAT, json=hello("Hello"))
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "2"
+    assert (await http.get(front.url + "/readyz")).json()["status"] == "draining"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from uvicorn import Config, Server
+from uvicorn.protocols.http import auto
 
 from services.server import uvicorn_http
-from services.server.uvicorn_http import HEAD_BYTES, HEAD_FIELDS
+from services.server.uvicorn_http import HEAD_BYTES, HEAD_FIELDS, Draining, install
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -222,3 +225,49 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_dropped(
     async with asyncio.timeout(60):
         await gone.wait()
     writer.close()
+
+
+# Draining
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
+    """Return the servers whose own shutdown has begun; undo what a test installs."""
+    ended: list[Server] = []
+
+    async def shutdown(self: Server, sockets: Any = None) -> None:
+        del sockets
+        ended.append(self)
+
+    monkeypatch.setattr(Server, "shutdown", shutdown)
+    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
+    monkeypatch.setattr(Draining, "begun", False)
+    return ended
+
+
+async def test_a_server_that_is_told_to_end_serves_on_for_a_while(ended: list[Server]) -> None:
+    install(drain_s=0.2)
+    server = Server(Config(echo))
+    began = asyncio.get_running_loop().time()
+    ending = asyncio.ensure_future(server.shutdown())
+    await asyncio.sleep(0)
+    assert Draining.begun
+    assert not ended
+    await ending
+    assert asyncio.get_running_loop().time() - began >= 0.2
+    assert ended == [server]
+
+
+async def test_a_second_sigint_ends_it_at_once(ended: list[Server]) -> None:
+    install(drain_s=20)
+    server = Server(Config(echo))
+    ending = asyncio.ensure_future(server.shutdown())
+    await asyncio.sleep(0)
+    server.handle_exit(signal.SIGTERM, None)
+    server.handle_exit(signal.SIGTERM, None)  # a supervisor may repeat itself
+    await asyncio.sleep(0.2)
+    assert not ended
+    server.handle_exit(signal.SIGINT, None)
+    async with asyncio.timeout(5):
+        await ending
+    assert ended == [server]

@@ -23,7 +23,7 @@ name, its role, the role's values, the model if there is one, and whether it ask
 {{- $parts := list (dict "name" "gateway" "role" "gateway" "values" .Values.gateway "asks" true) -}}
 {{- if .Values.chat.enabled -}}
 {{- range .Values.chat.models -}}
-{{- $values := merge (omit (deepCopy .) "name" "model") (deepCopy $.Values.chat) -}}
+{{- $values := mergeOverwrite (deepCopy $.Values.chat) (omit (deepCopy .) "name" "model") -}}
 {{- $parts = append $parts (dict "name" (printf "chat-%s" .name) "role" "chat" "values" $values "model" (.model | default "") "asks" false) -}}
 {{- end -}}
 {{- end -}}
@@ -60,10 +60,14 @@ name, its role, the role's values, the model if there is one, and whether it ask
 {{- end -}}
 {{- end -}}
 {{- if and $urls (not (and (eq $asking "CONVERSATION") (eq $role "conversation"))) }}
-- name: BENTOVOX_{{ $asking }}__{{ $role | upper }}
-  value: {{ $urls | toJson | quote }}
+BENTOVOX_{{ $asking }}__{{ $role | upper }}: {{ $urls | toJson | quote }}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* What the gateway serves to the outside: all but /metrics. */}}
+{{- define "bentovox.paths" -}}
+paths: [/v1, /translate, /detect, /languages, /tokenize, /detokenize, /openapi.json, /livez, /healthz, /readyz, /health]
 {{- end -}}
 
 {{/* The most pods that a part may have. */}}
@@ -95,13 +99,22 @@ sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vec
 {{- $values := .root.Values -}}
 {{- $part := .part -}}
 {{- $set := dict "BENTOVOX_PROFILE" $values.profile -}}
+{{- if $part.asks -}}
+{{- $set = merge $set (include "bentovox.backends" (dict "root" .root "role" $part.role) | fromYaml) -}}
+{{- end -}}
 {{- if eq $part.role "gateway" -}}
 {{- if $values.keys.secret -}}
 {{- $_ := set $set "BENTOVOX_GATEWAY__KEYS_FILE" "/run/secrets/bentovox/keys" -}}
 {{- else if not $values.keys.openToAll -}}
 {{- fail "keys.secret is needed: the name of a Secret whose entry `keys` has one key per line (python -m services.gateway.keys makes them). Or set keys.openToAll to true." -}}
 {{- end -}}
-{{- with $part.values.hosts -}}
+{{- $hosts := $part.values.hosts -}}
+{{- range $front := list $values.ingress $values.httpRoute -}}
+{{- if and $front.enabled $front.host -}}
+{{- $hosts = append $hosts $front.host -}}
+{{- end -}}
+{{- end -}}
+{{- with $hosts | uniq -}}
 {{- $_ := set $set "BENTOVOX_HOSTS" (toJson .) -}}
 {{- end -}}
 {{- end -}}
