@@ -94,6 +94,10 @@ LOCKED = {
         "Clients that need an environment of their own, driven against the server by tests.",
         ("--group=pyproject.toml:clients",),
     ),
+    "ray": (
+        "What Ray Serve adds to the environment that is served.",
+        ("--group=pyproject.toml:ray", "--constraint=ci/locks/stack-cpu.txt"),
+    ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
@@ -138,6 +142,14 @@ def serve(session: nox.Session) -> NoReturn:
     sys.stdout.flush()
     # Replace this process, so that signals reach the server and it can drain.
     os.execve(bentoml, command, variables())
+
+
+@nox.session(default=False)
+def ray(session: nox.Session) -> NoReturn:
+    """Serve the stack on Ray Serve, on this machine; `-- --port 3100` is the gateway's."""
+    command = [str(ray_python(session)), "-m", "services.ray", *session.posargs]
+    sys.stdout.flush()
+    os.execve(command[0], command, variables())
 
 
 @nox.session
@@ -264,6 +276,9 @@ def lock(session: nox.Session) -> None:
         wheels = name != "stack-cuda"
         backend = torch_backend() if name in CPU_TORCH else []
         found = resolve(session, [*sources, *backend, *session.posargs], before, find_links=wheels)
+        if name == "ray":
+            there = set((LOCKS / "stack-cpu.txt").read_text().splitlines())
+            found = "".join(f"{one}\n" for one in found.splitlines() if one not in there)
         path.write_text(f"# {purpose} {MADE_BY}\n{found}")
     session.log(f"Resolving {NPM.relative_to(ROOT)}/package-lock.json")
     verb = "update" if "--upgrade" in session.posargs else "install"
@@ -302,6 +317,15 @@ def stack(session: nox.Session) -> Path:
     if on_gpu():
         return environment(session, "stack", "stack-cuda", cost="several GB, some minutes")
     return environment(session, "stack", "stack-cpu", cost="2.6 GB, about a minute")
+
+
+def ray_python(session: nox.Session) -> Path:
+    """Return the Python of an environment with Ray that sees the stack's packages as well."""
+    python = environment(session, "ray", cost="240 MB")
+    (own,) = python.parents[1].glob("lib/python*/site-packages")
+    (served,) = stack(session).parents[1].glob("lib/python*/site-packages")
+    (own / "stack.pth").write_text(f"{served}\n")
+    return python
 
 
 def on_gpu() -> bool:
@@ -538,6 +562,7 @@ def pythons(session: nox.Session) -> dict[str, str]:
         "STACK_PYTHON": str(stack(session)),
         "COSYVOICE_PYTHON": str(environment(session, "cosyvoice")),
         "CLIENTS_PYTHON": str(clients_python(session)),
+        "RAY_PYTHON": str(ray_python(session)),
     }
 
 

@@ -19,7 +19,7 @@ import uvloop
 
 from benchmarks.contestants import Server, free_port
 from benchmarks.load import run
-from services.gateway.app import build
+from services.gateway.routes import build
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
 

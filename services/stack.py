@@ -13,7 +13,7 @@ import bentoml
 
 from services.chat.service import Chat
 from services.conversation.service import Conversation
-from services.gateway import app
+from services.gateway import routes
 from services.gateway.keys import Keys
 from services.server.role import beside, preflight, role
 from services.settings import settings
@@ -35,7 +35,7 @@ class _Stack:
     @staticmethod
     def build() -> RoleApp:
         gateway = settings().gateway
-        return app.build(
+        return routes.build(
             gateway, {role: urls or beside(role) for role, urls in gateway.backends.items()}
         )
 

@@ -1,4 +1,4 @@
-"""Serving ASGI applications on free ports, in the loop of the test."""
+"""Serves ASGI applications on free ports, in the test's event loop."""
 
 from __future__ import annotations
 

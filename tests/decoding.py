@@ -1,4 +1,4 @@
-"""Whole files as samples, for tests that look at what came back."""
+"""Decodes whole files, for tests that check the audio they got."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A docker engine for tests, and every bento's image for the CPU, built once a session.
+"""A Docker engine for tests, and every bento's CPU image, built once per session.
 
-The engine is one of our own, thrown away at the end (outside of CI its images stay for the next
-run), unless BENTOVOX_TEST_ENGINE=installed asks for the one that docker finds by itself.
+The engine is our own and removed at the end (outside CI its images stay for the next run). With
+BENTOVOX_TEST_ENGINE=installed it is the one that docker finds by itself.
 """
 
 from __future__ import annotations

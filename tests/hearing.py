@@ -1,4 +1,4 @@
-"""A recogniser with a small grammar: what it makes of speech."""
+"""A speech recogniser with a small grammar."""
 
 from __future__ import annotations
 

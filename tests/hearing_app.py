@@ -1,4 +1,4 @@
-"""The transcription role's routes with a client in front of them, and recordings to send there."""
+"""The transcription role's routes with a client, and recordings to send."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 
 from services.audio.encode import open_encoder
 from services.audio.wav import to_wav
+from services.openai.documents import by_route
 from services.openai.models import Models
 from services.settings.sections import TRANSCRIPTION_MODELS, TranscriptionSettings
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.realtime import RealtimeSocket
-from services.transcription.routes import build_app
+from services.transcription.routes import handlers_of
 from tests.speech_app import shelled
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from services.audio.formats import AudioFormat
     from services.audio.pcm import Samples
+    from services.openai.documents import Handlers
     from tests.fakes.transcription_engine import FakeEngine
 
 
@@ -33,12 +35,19 @@ def models_of(engine: Any) -> Models:
     return Models((*engine.models, *TRANSCRIPTION_MODELS), role="transcription")
 
 
+def hearing_handlers(
+    engine: Any, on_audio_seconds: Callable[[float], None] = untold, **rules: Any
+) -> Handlers:
+    """Return the table of the transcription role before an engine."""
+    settings = TranscriptionSettings(**rules)
+    return handlers_of(engine, models_of(engine), settings, on_audio_seconds)
+
+
 def hearing_app(
     engine: Any, on_audio_seconds: Callable[[float], None] = untold, **rules: Any
 ) -> Callable[..., Any]:
     """Return the transcription role's routes before an engine."""
-    settings = TranscriptionSettings(**rules)
-    return build_app(engine, models_of(engine), settings, on_audio_seconds)
+    return by_route(hearing_handlers(engine, on_audio_seconds, **rules))
 
 
 def live_socket(engine: Any, on_audio_seconds: Callable[[float], None] = untold) -> RealtimeSocket:
@@ -47,7 +56,7 @@ def live_socket(engine: Any, on_audio_seconds: Callable[[float], None] = untold)
 
 
 class Hearing:
-    """An engine behind the routes, and a client in front of them."""
+    """An engine behind the routes, and a client."""
 
     def __init__(self, engine: FakeEngine, **rules: Any) -> None:
         self.engine = engine

@@ -1,4 +1,4 @@
-"""A live transcription session: a role behind a real WebSocket, and a client in front of it."""
+"""A live transcription session: a role behind a real WebSocket, and a client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
-from services.openai.sockets import TRANSCRIPTION
+from services.openai.paths import SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
 
-(PATH,) = TRANSCRIPTION
+PATH = SOCKETS["transcription"]
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
 RATE_HZ = 24_000
 PIECE = RATE_HZ // 10 * 2
@@ -62,7 +62,7 @@ async def by_espeak(text: str, voice: str = "alloy") -> Samples:
 
 
 class Talk:
-    """A client's side of one connection."""
+    """The client's side of a connection."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -128,7 +128,7 @@ class Talk:
 
 
 class Served:
-    """An engine behind the WebSocket, in a shell of its own."""
+    """An engine behind the WebSocket, in its own shell."""
 
     def __init__(self, engine: Any, limits: Limits = ROOMY) -> None:
         self.engine = engine
@@ -147,8 +147,7 @@ class Served:
         self.shell = Shell(
             RoleApp(
                 role="transcription",
-                asgi=socket,
-                paths={},
+                handlers={},
                 sockets={PATH: socket},
                 admitted=frozenset(),
                 limits=limits,

@@ -1,4 +1,4 @@
-"""Makes small OCI layouts, so that no engine is needed."""
+"""Makes small OCI layouts, so that tests need no Docker engine."""
 
 import gzip
 import hashlib
@@ -28,7 +28,7 @@ SMALL = {
 
 
 class Layouts:
-    """Writes layouts below a folder."""
+    """Writes layouts into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

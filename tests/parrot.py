@@ -1,7 +1,7 @@
-"""Small Whisper models in CTranslate2's format, made here: no hub, no download.
+"""Small Whisper models in CTranslate2's format, made without a download.
 
-`parrot` needs numpy alone and says one text whatever it hears, at the cost of a real model of its
-size: for faults, for memory and for benchmarks. `tests/whisper.py` trains one that really hears.
+`parrot` needs only numpy. Its model says the same text whatever it hears, at the cost of a real one
+of its size: for faults, memory and benchmarks. `tests/whisper.py` trains one that really hears.
 """
 
 from __future__ import annotations

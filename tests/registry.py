@@ -1,4 +1,4 @@
-"""A registry beside a throw-away engine: Debian's docker-registry, on this machine only."""
+"""A registry for a throw-away engine: Debian's docker-registry, on this machine only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The speech role's routes with a client in front of them, and what a test sends there."""
+"""The speech role's routes with a client, and requests to send."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from services.audio.wav import to_wav
 from services.errors import ServiceError
+from services.openai.documents import by_route
 from services.openai.errors import error_response
 from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
-from services.openai.paths import MODELS, SPEECH, TRANSCRIPTION
+from services.openai.paths import MODELS, ROUTES
 from services.server.serving import Routes
 from services.settings.sections import SPEECH_MODELS
-from services.speech.routes import build_app
+from services.speech.routes import handlers_of
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from services.speech.audio_answer import OnAudioSeconds
     from tests.fakes.speech_engine import FakeEngine
 
-_ROUTES = Routes({**SPEECH, **TRANSCRIPTION, **MODELS})
+_ROUTES = Routes([*ROUTES["speech"], *ROUTES["transcription"], *MODELS])
 
 BODY = {"model": "tts-1", "input": "hello there", "voice": "alloy"}
 
@@ -53,7 +54,8 @@ def app_of(
     **rules: Any,
 ) -> Callable[..., Any]:
     """Return the speech role's routes before an engine."""
-    return build_app(speakers_of(engine, store, **rules), models_of(engine), on_audio_seconds)
+    speakers = speakers_of(engine, store, **rules)
+    return by_route(handlers_of(speakers, models_of(engine), on_audio_seconds))
 
 
 def shelled(app: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +98,7 @@ def ready(app: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Served:
-    """An engine behind the routes, and a client in front of them."""
+    """An engine behind the routes, and a client."""
 
     def __init__(self, engine: FakeEngine, store: VoiceStore | None = None, **rules: Any) -> None:
         self.engine = engine

@@ -1,7 +1,7 @@
-"""Stand-ins for the platforms' images, made from Debian's archive where no registry answers.
+"""Stand-ins for the platforms' images, made from Debian's archive if no registry answers.
 
-They are for tests and measurements, not for what is shipped. `debian:bookworm-slim` is nearly the
-real one. A stand-in for PyTorch's image holds a torch that is not torch: metadata and a version.
+They are for tests and measurements, and are not shipped. `debian:bookworm-slim` is almost the real
+one. The stand-in for PyTorch's image has a fake torch: metadata and a version.
 """
 
 from __future__ import annotations

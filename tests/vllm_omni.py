@@ -1,4 +1,4 @@
-"""The vLLM-Omni stand-in as tests drive it, and what they ask of it and hear."""
+"""Drives the vLLM-Omni stand-in, and decodes what it says."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def alive(pid: int) -> bool:
 
 
 class StandIn:
-    """The stand-in as seen through its switches."""
+    """The stand-in and its switches."""
 
     def __init__(self, url: str) -> None:
         self.url = url

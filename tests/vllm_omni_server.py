@@ -1,12 +1,12 @@
-"""vLLM-Omni's HTTP API without a model: a real process that answers as 0.30.0 does.
+"""vLLM-Omni's HTTP API without a model: a real process that answers like version 0.30.0.
 
-`python tests/vllm_omni_server.py serve MODEL --omni --host 127.0.0.1 --port 8091`. Written from
-its sources (`entrypoints/openai/{api_server,serving_speech,tts_adapters/cosyvoice3}.py`): fields,
+`python tests/vllm_omni_server.py serve MODEL --omni --host 127.0.0.1 --port 8091`. It follows
+the sources (`entrypoints/openai/{api_server,serving_speech,tts_adapters/cosyvoice3}.py`): fields,
 order and words of the refusals, the status before the first sample, what a dead stage does to
-`/health` and to requests, voices kept on disk. Like it, it runs a second process, its "stage".
+`/health` and to requests, voices on disk. Like vLLM-Omni it runs a second process, its "stage".
 
-A text sounds as `FakeEngine`'s does: a tone a character, 0.1 s each. `POST /stand-in` sets the
-switches of `Switches`; `GET /stand-in` tells what was asked and what goes on.
+Text sounds as with `FakeEngine`: a tone of 0.1 s for each character. `POST /stand-in` sets
+`Switches`; `GET /stand-in` reports the requests and the current state.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _TOO_LONG = "Reference audio too long ({:.1f}s). Maximum 30s supported — use a
 
 
 class SpeechBody(BaseModel):
-    """The fields that matter here; unknown ones are ignored, as there."""
+    """The fields that matter here; unknown ones are ignored, as in vLLM-Omni."""
 
     input: str
     model: str | None = None
@@ -80,18 +80,18 @@ class SpeechBody(BaseModel):
 
 @dataclass
 class Switches:
-    """What can go wrong, and how slow it is.
+    """Faults and delays.
 
     Attributes:
         delay_s: before each frame of 0.6 s.
         dead_stage: this stage has no live replica: streams break off, /health is 503.
-        lying_health: with it, /health says 200 all the same.
+        lying_health: /health is 200 even then.
         orchestrator_dead: 500 before the first byte, and the server shuts down.
         cut_after: frames after which each stream breaks off.
-        refuse: each request is 400 with this message.
-        no_voices: uploads are 409, as with several API servers.
+        refuse: each request gets 400 with this message.
+        no_voices: uploads get 409, as with several API servers.
         silent: streams end at once without a sample.
-        rate_hz: what a wav stream's header says.
+        rate_hz: in a wav stream's header.
     """
 
     delay_s: float = 0.0
@@ -107,7 +107,7 @@ class Switches:
 
 @dataclass
 class State:
-    """What the process knows."""
+    """The process's state."""
 
     model: str
     stage: subprocess.Popen[bytes]
@@ -124,7 +124,7 @@ class State:
 
 
 class DeadEngineError(Exception):
-    """Its EngineDeadError."""
+    """As vLLM-Omni's EngineDeadError."""
 
 
 class OmniApp:
@@ -365,7 +365,7 @@ class OmniApp:
 
 
 class Streaming(StreamingResponse):
-    """Its `_SpeechStreamingResponse`: a client that hangs up ends the generation at once."""
+    """As vLLM-Omni's `_SpeechStreamingResponse`: generation ends when the client hangs up."""
 
     async def stream_response(self, send: Any) -> None:
         try:

@@ -1,8 +1,8 @@
-"""A Whisper that really hears: a dozen sentences in two languages, learnt from espeak-ng here.
+"""A Whisper that really hears a dozen sentences in two languages, trained on espeak-ng's speech.
 
 `python -m tests.whisper FOLDER`, in the environment that is served (torch, transformers,
-espeakng-loader), trains it in a minute or two on two cores and writes it as CTranslate2 has it.
-`trained` is for tests: it makes it once a machine and returns where it is.
+espeakng-loader), trains it in a minute or two on two cores and writes it in CTranslate2's format.
+Tests use `trained`, which makes it once per machine and returns its path.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ _WORD: Final = 1  # espeak_EVENT_TYPE
 
 @dataclass(frozen=True)
 class Clip:
-    """A sentence as one voice said it.
+    """A sentence spoken by one voice.
 
     Attributes:
         samples: float32 [N] at 16 kHz.
-        words: for each word, where it ends in `text` and in seconds.
+        words: the end of each word, in `text` and in seconds.
     """
 
     text: str
@@ -110,7 +110,7 @@ def trained() -> Path:
 def speak(text: str, voice: str = "gmw/en-US", speed: float = 1.0, language: str = "en") -> Clip:
     """Return a sentence said by espeak-ng, the pause at its end cut off."""
     from services.audio.resample import Resampler  # noqa: PLC0415
-    from services.speech.engines.espeak_library import library  # noqa: PLC0415
+    from services.speech.engines.espeak.library import library  # noqa: PLC0415
 
     frames: list[Any] = []
     with _words_noted(library()) as noted:

@@ -1,4 +1,4 @@
-"""The faster-whisper engine on a model that tests made, started and ready."""
+"""The faster-whisper engine with a model made by tests, started and ready."""
 
 from __future__ import annotations
 

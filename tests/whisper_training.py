@@ -1,9 +1,9 @@
-"""How the model of `tests/whisper.py` learns: windows put together from clips, as spectrograms.
+"""Trains the model of `tests/whisper.py` on the spectrograms of windows made from clips.
 
-Two things make it quick, both from knowing when espeak-ng said each word: the encoder learns to
-name the word that is spoken, and a head of the decoder learns to look where its next word is, which
-is also what times of words are read from. Most steps see windows of a few seconds, which cost a
-tenth; the last see all of the thirty.
+Two things make it quick, both because the time of each word is known from espeak-ng: the encoder
+learns to name the spoken word, and a head of the decoder learns to attend to its next word, from
+which word times are read as well. Most steps use windows of a few seconds, which cost a tenth; the
+last use all thirty.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _HEAD: Final = (1, 0)  # the layer and head of the decoder that looks at its wor
 
 @dataclass(frozen=True)
 class Example:
-    """A window and what should be heard in it.
+    """A window and its targets.
 
     Attributes:
         features: its spectrogram, [mels, frames].
         inputs: the decoder's tokens.
-        labels: what follows each of them, -100 where it does not matter.
-        places: the encoder's positions that each label is heard at, first and last but one.
+        labels: the next token for each of them, -100 where it does not matter.
+        places: for each label, the encoder's positions that hear it: begin, past the end.
         spoken: the word at each of the encoder's positions, 0 for none.
     """
 
@@ -65,7 +65,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Said:
-    """A sentence in a window, and what of it is written down."""
+    """A sentence in a window, and the part of it in the transcript."""
 
     clip: Clip
     text: str
@@ -74,7 +74,7 @@ class Said:
 
 
 class Windows:
-    """Makes windows at random, with what should be heard in them."""
+    """Makes random windows with their targets."""
 
     def __init__(self, seed: int) -> None:
         self.words = tokenizer(

@@ -10,17 +10,21 @@ from services.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Address:
-    """Where a backend listens; `path` is set for a Unix socket."""
+    """Where a backend listens.
+
+    `path` is set for a Unix socket; `prefix` is what stands before the path of every request.
+    """
 
     url: str
     host: str
     port: int
     path: str | None
     tls: bool
+    prefix: str = ""
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Read `http://host:port`, `https://host:port` or BentoML's `file:///path/to.sock`.
+        """Read `http://host:port`, `https://host:port/prefix` or BentoML's `file:///path/to.sock`.
 
         Raises:
             ConfigurationError: any other form.
@@ -32,15 +36,15 @@ class Address:
             port = -1 if parts.port == 0 else parts.port
         except ValueError:
             port = -1
-        rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        rest = parts.query or parts.fragment or parts.username
         known = parts.scheme in {"http", "https", "tcp"} and parts.hostname
         if not known or parts.hostname is None or rest or port == -1:
             raise ConfigurationError(
-                f"backend {url!r} is no URL such as http://speech:3000 or https://host:443, "
-                "without a path."
+                f"backend {url!r} is no URL such as http://speech:3000 or https://host:443."
             )
         tls = parts.scheme == "https"
-        return cls(url, parts.hostname, port or (443 if tls else 80), None, tls)
+        prefix = parts.path.rstrip("/")
+        return cls(url, parts.hostname, port or (443 if tls else 80), None, tls, prefix)
 
     @property
     def authority(self) -> bytes:

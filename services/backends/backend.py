@@ -47,13 +47,13 @@ class Call:
         self.is_large = length > HELD_BYTES
         self.is_repeatable = method in _REPEATABLE and not self.is_large
         self.given_up = False
-        self._start = b"%b %b HTTP/1.1\r\nhost: " % (method, target)
+        self._method, self._target = method, target
         if length or method == b"POST":
             headers = [*headers, (b"content-length", b"%d" % length)]
         self._headers = b"".join([b"\r\n%b: %b" % pair for pair in headers])
         self._connection: Connection | None = None
 
-    def send(self, connection: Connection, authority: bytes) -> None:
+    def send(self, connection: Connection, address: Address) -> None:
         """Send it on a connection; a large body follows as the backend takes it.
 
         Raises:
@@ -62,7 +62,13 @@ class Call:
         if self.given_up:
             raise BackendError("The client hung up.")
         self._connection = connection
-        head = b"%b%b%b\r\n\r\n" % (self._start, authority, self._headers)
+        head = b"%b %b%b HTTP/1.1\r\nhost: %b%b\r\n\r\n" % (
+            self._method,
+            address.prefix.encode(),
+            self._target,
+            address.authority,
+            self._headers,
+        )
         if self.is_large:
             connection.send(head, self._taken())
         else:
@@ -171,7 +177,7 @@ class Backend:
         self, connection: Connection, call: Call, timeout_s: float | None
     ) -> Connection:
         try:
-            call.send(connection, self.connections.address.authority)
+            call.send(connection, self.connections.address)
             async with asyncio.timeout(timeout_s):
                 await connection.head()
         except TimeoutError as exc:

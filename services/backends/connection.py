@@ -34,7 +34,7 @@ _KEEP_ALIVE = (
     (socket.TCP_KEEPINTVL, 10),
     (socket.TCP_KEEPCNT, 3),
 )
-"""A machine that is gone closes nothing: its streams end after a minute and free their slots."""
+"""A machine that is gone closes nothing: its streams end after a minute, and free their slots."""
 
 _IDLE_LIMIT = 256
 _FINAL = 200  # statuses below are interim

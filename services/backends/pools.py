@@ -263,7 +263,6 @@ class Pools:
 
     def __init__(self, urls: Mapping[str, Sequence[str]], asking: AskingSettings) -> None:
         self.answer_timeout_s = asking.answer_timeout_s
-        self.connect_timeout_s = asking.connect_timeout_s
         self.by_role = {role: Pool(role, given, asking) for role, given in urls.items() if given}
         self._all_have_settled = False
 

@@ -88,8 +88,10 @@ class Dns(Source):
         """
         super().__init__(given)
         address = Address.parse(given.replace("dns://", "http://", 1))
-        if urlsplit(given).port is None:
-            raise ConfigurationError(f"backend {given!r} needs a port, as in dns://speech:3000.")
+        if urlsplit(given).port is None or address.prefix:
+            raise ConfigurationError(
+                f"backend {given!r} needs a port and no path, as in dns://speech:3000."
+            )
         self._name, self._port = address.host, address.port
 
     async def changes(self) -> AsyncGenerator[frozenset[str], None]:
@@ -214,27 +216,30 @@ class RayServe(Source):
             raise ConfigurationError(
                 f"backend {given!r} names no application, as ray://head:8265/speech does."
             )
+        # Where the head is on this machine, so are its replicas, and they listen on loopback only.
+        self._local = parts.hostname if parts.hostname in {"127.0.0.1", "localhost"} else ""
         Address.parse(f"http://{parts.netloc}")  # refuses what is no port
         self._api = f"http://{parts.netloc if parts.port else f'{parts.netloc}:8265'}"
 
     async def changes(self) -> AsyncGenerator[frozenset[str], None]:
         """Yield the replicas every few seconds."""
         api = _Api(self._api)
-        replica = f"SERVE_REPLICA::{self._app}#"
         while True:
             try:
                 pieces = [piece async for piece in api.pieces(_APPLICATIONS, _ANSWER_S)]
-                urls = {
-                    _url(target["ip"], target["port"])
+                urls = frozenset(
+                    _url(self._local or target["ip"], target["port"])
+                    + group["route_prefix"].rstrip("/")
                     for group in json.loads(b"".join(pieces))["target_groups"]
+                    if group["app_name"] == self._app and group["protocol"] == "HTTP"
                     for target in group["targets"]
-                    if target["name"].startswith(replica)
-                }
+                    if target["name"].startswith("SERVE_REPLICA::")  # the others are proxies
+                )
             except _NONSENSE as error:
                 self._note(f"Ray's head did not tell its replicas ({error})")
             else:
                 self._note(None)
-                yield frozenset(urls)
+                yield urls
             await asyncio.sleep(_AGAIN_S)
 
 
@@ -261,7 +266,7 @@ class _Api:
         connection, _ = await self._connections.take(fresh=True)
         try:
             call = Call(b"GET", path.encode(), headers)
-            call.send(connection, self._connections.address.authority)
+            call.send(connection, self._connections.address)
             async with asyncio.timeout(_ANSWER_S):
                 await connection.head()
             if connection.status != HTTPStatus.OK:
@@ -318,7 +323,8 @@ def source_of(given: str) -> Source | None:
     kind = _KINDS.get(given.partition("://")[0])
     if kind is not None:
         return kind(given)
-    Address.parse(given)
+    if Address.parse(given).prefix:
+        raise ConfigurationError(f"backend {given!r} has a path; leave it out.")
     return None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.chat.bounds import DEPTH, nodes
 from services.chat.refusals import refusal, too_many
+from services.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -186,7 +187,7 @@ class _References:
         return node
 
     def _fault(self, target: str, why: str) -> Exception:
-        return refusal(self._field, f"$ref {target[:64]!r} {why}")
+        return refusal(self._field, f"$ref {shown(target)} {why}")
 
 
 def _read(value: Any) -> Any:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,9 @@ def _given_up_at_sigterm() -> Iterator[None]:
     The supervisor signals the engine's process too, and vLLM would wait forever for the first
     answer of an engine that has exited.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray may run a replica in another thread, and has its own way to end one
+        return
     start = asyncio.current_task()
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signal.SIGTERM)

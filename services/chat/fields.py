@@ -11,8 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from services.chat.refusals import refusal
-from services.errors import InvalidRequestError
-from services.openai.unknown import ignore, sift
+from services.errors import shown
+from services.openai.reading import ignore, sift
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -93,7 +93,7 @@ _TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
 
 def known(path: str, models: Models, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known fields of `body`; see `services.openai.unknown`."""
+    """Return the known fields of `body`; see `services.openai.reading`."""
     ours = _declared(models) | _OPENAIS.get(path, frozenset())
     foreign = body.keys() & (FOREIGN - ours)
     for name in sorted(foreign):
@@ -132,19 +132,15 @@ def _refuse_hosted(tools: Any, place: str) -> None:
         here = f"{place}[{index}]"
         form = tool.get("format") if kind == "custom" else None
         if isinstance(form, dict) and form.get("type") == "grammar":
-            why = 'the input of a custom tool is free text here; accepted is {"type": "text"}'
-            raise _unsupported(f"{here}.format", f"{here}.format.type 'grammar'", why)
+            why = 'the input of custom tools is free text here; accepted is {"type": "text"}'
+            raise refusal(f"{here}.format", why, "unsupported_parameter")
         if kind == "namespace":
             _refuse_hosted(tool.get("tools"), f"{here}.tools")
         elif kind == "web_search" and tool.get("external_web_access") is False:
             ignore("tools.web_search")  # cached pages of OpenAI's; Codex always offers it
         elif isinstance(kind, str) and kind not in _TOOLS:
             why = (
-                "it is not run here; accepted are function, custom and namespace, whose calls "
-                "you run yourself"
+                f"{shown(kind)} is not run here; accepted are function, custom and namespace, "
+                "whose calls you run yourself"
             )
-            raise _unsupported(f"{here}.type", f"{here}.type {kind[:64]!r}", why)
-
-
-def _unsupported(param: str, said: str, why: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{said}: {why}", param=param, code="unsupported_parameter")
+            raise refusal(f"{here}.type", why, "unsupported_parameter")

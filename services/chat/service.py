@@ -7,8 +7,8 @@ import bentoml
 from services.chat import served_model
 from services.chat.arguments import runs_code
 from services.chat.engine import VllmServer
-from services.openai.documents import by_route, of_models
-from services.openai.paths import CHAT, METHODS
+from services.openai.documents import of_models
+from services.openai.paths import ROUTES
 from services.server.admission import Limits
 from services.server.role import preflight, role
 from services.server.serving import RoleApp
@@ -31,12 +31,11 @@ class _Chat:
         server = VllmServer(chat)
         # vLLM's others stay closed: adapters, profiling, sleep, `/invocations` without a key.
         handlers = of_models(server.models)
-        handlers |= dict.fromkeys([("POST", path) for path in CHAT], server)
+        handlers |= dict.fromkeys(ROUTES["chat"], server)
         return RoleApp(
             role="chat",
-            asgi=by_route(handlers),
-            paths={path: METHODS[path] for _, path in handlers},
-            admitted=frozenset(CHAT),
+            handlers=handlers,
+            admitted=frozenset(path for _, path in ROUTES["chat"]),
             limits=Limits(chat.slots, chat.queue, chat.deadline_s),
             body_limit_bytes=chat.body_limit_bytes,
             body_memory_bytes=chat.body_memory_bytes,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import bentoml
 
 from services.backends.sources import source_of
-from services.conversation import app
+from services.conversation import routes
 from services.server.role import beside, preflight, role
 from services.settings import settings
 
@@ -36,7 +36,7 @@ class _Conversation:
 
     @staticmethod
     def build() -> RoleApp:
-        return app.build(settings().conversation, _urls())
+        return routes.build(settings().conversation, _urls())
 
     @bentoml.on_deployment
     @staticmethod

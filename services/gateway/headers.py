@@ -2,32 +2,8 @@
 
 from __future__ import annotations
 
-# RFC 9110, section 7.6.1, and what each hop sets itself. The client's key stays here, and the
-# origin of its page, which was checked.
-NOT_FORWARDED = frozenset(
-    {
-        b"host",
-        b"origin",
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"expect",
-        b"authorization",
-        b"x-api-key",
-        b"content-length",
-        b"x-request-id",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
-    }
-)
-NOT_RETURNED = frozenset(
+# RFC 9110, section 7.6.1
+_OF_A_HOP = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -37,10 +13,24 @@ NOT_RETURNED = frozenset(
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
-        b"date",
-        b"server",
     }
 )
+# What the gateway sets itself. The client's key stays here, and the origin of its page, which was
+# checked.
+NOT_FORWARDED = _OF_A_HOP | {
+    b"host",
+    b"origin",
+    b"proxy-authorization",
+    b"expect",
+    b"authorization",
+    b"x-api-key",
+    b"content-length",
+    b"x-request-id",
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+}
+NOT_RETURNED = _OF_A_HOP | {b"date", b"server"}
 _USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
 
 

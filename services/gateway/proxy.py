@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from services.backends.connection import Connection
-    from services.backends.pools import Pools
+    from services.backends.pools import Pool
     from services.gateway.keys import Keys
     from services.settings.sections import GatewaySettings
 
@@ -31,12 +31,9 @@ _UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender sent no key in a heade
 class Proxy:
     """Forwards each path's requests to a backend of its role."""
 
-    def __init__(
-        self, pools: Pools, roles: Mapping[str, str], keys: Keys, gateway: GatewaySettings
-    ) -> None:
-        """`roles` has the role of each path template."""
+    def __init__(self, pools: Mapping[str, Pool], keys: Keys, gateway: GatewaySettings) -> None:
+        """`pools` has the pool of each path template."""
         self._pools = pools
-        self._roles = roles
         self._keys = keys
         self._gateway = gateway
 
@@ -47,7 +44,7 @@ class Proxy:
             ServiceError: there is no backend or no such model, it does not answer in time, or it
                 breaks off.
         """
-        pool = self._pools.by_role[self._roles[scope["bentovox.route"]]]
+        pool = self._pools[scope["bentovox.route"]]
         # As a rule it has arrived: the shell waits for it before it gives a slot.
         content_type = header(scope, b"content-type")
         # GET /languages has no body and needs no key.

@@ -8,7 +8,7 @@ import bentoml
 
 from services.backends.sources import source_of
 from services.errors import ConfigurationError
-from services.gateway import app
+from services.gateway import routes
 from services.gateway.keys import Keys
 from services.server.role import preflight, role
 from services.settings import settings
@@ -37,7 +37,7 @@ class _Gateway:
     @staticmethod
     def build() -> RoleApp:
         gateway = settings().gateway
-        return app.build(gateway, gateway.backends)
+        return routes.build(gateway, gateway.backends)
 
     @bentoml.on_deployment
     @staticmethod

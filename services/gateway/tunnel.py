@@ -27,12 +27,14 @@ from services.racing import racing
 from services.server.websocket import HungUpError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Response
 
     from services.backends.address import Address
     from services.backends.backend import Backend
-    from services.backends.pools import Pool, Pools
+    from services.backends.pools import Pool
 
 log = logging.getLogger("bentovox.gateway")
 
@@ -63,10 +65,10 @@ _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.
 class Tunnel:
     """Forwards each path's WebSockets to a backend of its role."""
 
-    def __init__(self, pools: Pools, roles: dict[str, str]) -> None:
-        """`roles` has the role of each path."""
-        self.pools = pools
-        self.roles = roles
+    def __init__(self, pools: Mapping[str, Pool], connect_timeout_s: float) -> None:
+        """`pools` has the pool of each path."""
+        self._pools = pools
+        self._connect_timeout_s = connect_timeout_s
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Forward one connection until either side closes it.
@@ -75,7 +77,7 @@ class Tunnel:
             ServiceError: no backend accepts it, or the backend breaks off.
             HungUpError: the client hung up.
         """
-        pool = self.pools.by_role[self.roles[scope["bentovox.route"]]]
+        pool = self._pools[scope["bentovox.route"]]
         if not pool.ready:
             try:
                 await until_hangup(receive, pool.until_ready())
@@ -111,7 +113,7 @@ class Tunnel:
             DeadlineError: it did not answer in time.
             BackendError: it is not a WebSocket server.
         """
-        timeout_s = self.pools.connect_timeout_s
+        timeout_s = self._connect_timeout_s
         try:
             return await _Connect(
                 _uri(backend.connections.address, scope),
@@ -266,7 +268,9 @@ def _uri(address: Address, scope: Any) -> str:
     target: str = scope["raw_path"].decode("latin-1")
     if scope["query_string"]:
         target += "?" + scope["query_string"].decode("latin-1")
-    return f"{'wss' if address.tls else 'ws'}://{address.authority.decode()}{target}"
+    return (
+        f"{'wss' if address.tls else 'ws'}://{address.authority.decode()}{address.prefix}{target}"
+    )
 
 
 def _way(address: Address) -> dict[str, Any]:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def by_route(handlers: Handlers) -> Handler:
-    """Return the application that has a handler for each method and template that a role serves.
+    """Return the application that calls the handler of a request's method and template.
 
-    The shell has found the template, and answers HEAD from GET's handler.
+    The shell has found the template. GET's handler answers HEAD as well.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,13 +44,13 @@ class Call:
 
     @property
     def name(self) -> str:
-        """What stands in the path in the place of its template's `{}` or `{*}`."""
+        """The part of the path that matches the template's `{}` or `{*}`."""
         template: str = self.scope["bentovox.route"]
         return str(self.scope["path"]).removeprefix(template.partition("{")[0])
 
 
 def document(answer: Callable[[Call], Awaitable[Json] | Json]) -> Handler:
-    """Return a handler that sends what `answer` returns, or what comes of awaiting it."""
+    """Return a handler that sends the document that `answer` returns, awaited if need be."""
 
     async def handler(scope: Scope, receive: Receive, send: Send) -> None:
         made = answer(Call(scope, receive))
@@ -85,7 +85,7 @@ def of_models(
 
 
 async def send_json(send: Send, answer: Json, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Send `answer` with status 200; `more` are headers beside the usual ones."""
+    """Send `answer` with status 200 and further headers."""
     body = json.dumps(answer, ensure_ascii=False).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, pieces
-from services.openai.unknown import ignore, ignore_unknown
+from services.openai.reading import ignore, ignore_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

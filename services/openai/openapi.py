@@ -11,7 +11,7 @@ from typing_extensions import is_typeddict
 
 from services import __version__
 from services.openai.errors import Error
-from services.openai.paths import API, DOCUMENTS_API, JSON, MODELS_API, SHELL_API
+from services.openai.paths import API, JSON, MODELS_API, OWN_API
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -26,7 +26,7 @@ _SEGMENT: Final = {"type": "string", "minLength": 1, "maxLength": 256}
 
 def document(roles: Collection[str]) -> Json:
     """Return the document of a gateway in front of these roles."""
-    operations = [*MODELS_API, *SHELL_API, *DOCUMENTS_API, *(o for r in roles for o in API[r])]
+    operations = [*MODELS_API, *OWN_API, *(one for role in roles for one in API[role])]
     answers = [kind for one in operations for kind in one.answers.values() if is_typeddict(kind)]
     paths: dict[str, Json] = defaultdict(dict)
     for operation in operations:

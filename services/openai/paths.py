@@ -1,4 +1,4 @@
-"""Every HTTP path of every role: its methods, bodies and answers.
+"""Every path of every role: its methods, bodies and answers.
 
 This is the one table. Roles take their paths from it, the gateway forwards what is in it, and
 `services.openai.openapi` makes the document of it. Chat's bodies are defined by vLLM; here they
@@ -52,26 +52,23 @@ class Operation:
     failing: str = ""
 
 
-_Name = Annotated[str, Field(min_length=1, max_length=256)]
-
-
 class _ChatBody(TypedDict):
-    model: NotRequired[_Name]
+    model: NotRequired[speech.Id]
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
 
 
 class _CompletionBody(TypedDict):
-    model: NotRequired[_Name]
+    model: NotRequired[speech.Id]
     prompt: Any
 
 
 class _ResponseBody(TypedDict):
-    model: NotRequired[_Name]
+    model: NotRequired[speech.Id]
     input: Any
 
 
 class _EmbeddingBody(TypedDict):
-    model: _Name
+    model: speech.Id
     input: Any
 
 
@@ -177,7 +174,7 @@ TRANSCRIPTION_API: Final = (
         ("file",),
     ),
 )
-TRANSLATION_API: Final = (
+CONVERSATION_API: Final = (
     Operation(
         "POST /translate",
         "Translate texts, in LibreTranslate's shape.",
@@ -196,8 +193,6 @@ TRANSLATION_API: Final = (
         {JSON: list[translation.LanguageAnswer]},
         keyless=True,
     ),
-)
-SPEECH_TRANSLATION_API: Final = (
     Operation(
         "POST /v1/audio/speech-translations",
         "Say in another language what is said in a recording.",
@@ -210,7 +205,7 @@ API: Final = {
     "chat": CHAT_API,
     "speech": SPEECH_API,
     "transcription": TRANSCRIPTION_API,
-    "conversation": (*TRANSLATION_API, *SPEECH_TRANSLATION_API),
+    "conversation": CONVERSATION_API,
 }
 """What the gateway forwards to each role."""
 
@@ -220,7 +215,8 @@ MODELS_API: Final = (
 )
 """Served by every role, and by the gateway for all of them."""
 
-SHELL_API: Final = (
+OPENAPI: Final = "/openapi.json"
+OWN_API: Final = (
     Operation(
         "GET /livez", "Whether the process lives.", {JSON: Health}, keyless=True, failing="500"
     ),
@@ -232,32 +228,26 @@ SHELL_API: Final = (
         failing="503",
     ),
     Operation("GET /metrics", "Prometheus' metrics.", {"text/plain": str}, keyless=True),
+    Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),
 )
-"""Served by the shell of every role."""
-
-OPENAPI: Final = "/openapi.json"
-DOCUMENTS_API: Final = (Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),)
-"""Served by the gateway only."""
+"""About the gateway itself; all but the document are served by every role's shell."""
 
 
-def _methods(operations: Iterable[Operation]) -> dict[str, frozenset[str]]:
-    """Return the methods of each path, as a template of `services.server.serving`.
+def _routes(operations: Iterable[Operation]) -> tuple[tuple[str, str], ...]:
+    """Return each method and path, as a template of `services.server.serving`.
 
     There `{}` matches one segment and `{*}` the rest, since ids of models contain slashes.
     """
-    found: dict[str, frozenset[str]] = {}
-    for operation in operations:
-        method, _, path = operation.at.partition(" ")
-        template = re.sub(r"\{\w+\}", "{}", path.replace("{model}", "{*}"))
-        methods = {"GET", "HEAD"} if method == "GET" else {method}
-        found[template] = found.get(template, frozenset()) | methods
-    return found
+    pairs = (operation.at.split(" ") for operation in operations)
+    return tuple(
+        (method, re.sub(r"\{\w+\}", "{}", path.replace("{model}", "{*}"))) for method, path in pairs
+    )
 
 
-ROUTES: Final = {role: _methods(operations) for role, operations in API.items()}
-CHAT, SPEECH, TRANSCRIPTION, _ = ROUTES.values()
-TRANSLATION: Final = _methods(TRANSLATION_API)
-MODELS: Final = _methods(MODELS_API)
-METHODS: Final = _methods(
-    [*MODELS_API, *DOCUMENTS_API, *(operation for role in API.values() for operation in role)]
-)
+ROUTES: Final = {role: _routes(operations) for role, operations in API.items()}
+MODELS: Final = _routes(MODELS_API)
+TRANSLATION: Final = frozenset({"/translate", "/detect", "/languages"})
+"""LibreTranslate's paths."""
+
+SOCKETS: Final = {"speech": "/v1/audio/speech/stream", "transcription": "/v1/realtime"}
+"""The path of each role's WebSocket."""

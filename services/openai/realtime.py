@@ -17,7 +17,7 @@ from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
 from services.openai.errors import fault_of
 from services.openai.events import new_id
-from services.openai.unknown import read
+from services.openai.reading import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,8 +22,8 @@ REFERENCE_CHARACTERS: Final = 14 * 1024 * 1024
 _NAME: Final = 256
 # No control characters: names appear in logs.
 _Label = Annotated[str, Field(min_length=1, max_length=_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-_Id = Annotated[str, Field(min_length=1, max_length=_NAME)]
-_Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
+Id = Annotated[str, Field(min_length=1, max_length=_NAME)]
+Speed = Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])]
 _Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Transcript = Annotated[str, Field(max_length=TRANSCRIPT_CHARACTERS)]
 # BCP 47, roughly: `en`, `en-US`, `zh-Hant-TW`.
@@ -43,37 +43,57 @@ class VoiceId(BaseModel):
     id: Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class SpeechBody(BaseModel):
-    """OpenAI's CreateSpeechRequest, with additions.
+class Manner(BaseModel):
+    """How to speak: the fields of a request and of a live session.
 
-    `language`, `seed`, `ref_audio`, `ref_text` and `stream` are named as in vLLM-Omni; `consent` is
-    the id of the consent to clone the voice of `ref_audio`. Types are strict: a speed of "1.0" is
-    refused. With `ref_audio`, `voice` is optional and ignored; OpenAI's SDK always sends one.
+    `language`, `seed`, `ref_audio` and `ref_text` are named as in vLLM-Omni; `consent` is the id of
+    the consent to clone the voice of `ref_audio`. Types are strict: a speed of "1.0" is refused.
     """
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
-    model: _Id
-    input: Annotated[str, Field(min_length=1, max_length=INPUT_CHARACTERS)]
-    voice: _Id | VoiceId | None = None
+    voice: Id | VoiceId | None = None
     instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
-    response_format: AudioFormat = "mp3"
     sample_rate: SampleRate | None = None
-    speed: _Speed = 1.0
-    stream_format: Literal["audio", "sse"] = "audio"
-    stream: bool = True
+    speed: Speed = 1.0
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     seed: _Seed | None = None
     ref_audio: Annotated[str, Field(min_length=1, max_length=REFERENCE_CHARACTERS)] | None = None
     ref_text: _Transcript | None = None
-    consent: _Id | None = None
+    consent: Id | None = None
 
     @property
     def voice_id(self) -> str:
         """The voice's id, in whichever form it was sent; empty if it was not."""
         return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
+
+
+class SpeechBody(Manner):
+    """OpenAI's CreateSpeechRequest, with additions.
+
+    `stream` is vLLM-Omni's. With `ref_audio`, `voice` is optional and ignored; OpenAI's SDK always
+    sends one.
+    """
+
+    model: Id
+    input: Annotated[str, Field(min_length=1, max_length=INPUT_CHARACTERS)]
+    response_format: AudioFormat = "mp3"
+    stream_format: Literal["audio", "sse"] = "audio"
+    stream: bool = True
+
+
+class SessionConfig(Manner):
+    """`session.config` on the WebSocket: how to speak, until the next one replaces it.
+
+    The names and defaults are vLLM-Omni's, but `stream_audio` supports every format and speed.
+    """
+
+    model: Id | None = None
+    response_format: AudioFormat = "wav"
+    stream_audio: bool = False
+    split_granularity: Literal["none", "sentence", "clause"] = "none"
 
 
 class SpeechFields(BaseModel):
@@ -91,12 +111,12 @@ class SpeechFields(BaseModel):
 class ConversionFields(SpeechFields):
     """The form of POST /v1/audio/voice-conversion, beside its files `file` and `ref_audio`."""
 
-    model: _Id | None = None
-    voice: _Id | None = None
-    consent: _Id | None = None
+    model: Id | None = None
+    voice: Id | None = None
+    consent: Id | None = None
     response_format: AudioFormat = "mp3"
     sample_rate: Annotated[SampleRate, BeforeValidator(_rate)] | None = None
-    speed: _Speed = 1.0
+    speed: Speed = 1.0
     seed: _Seed | None = None
     stream: bool = True
     stream_format: Literal["audio", "sse"] = "audio"
@@ -111,7 +131,7 @@ class VoiceFields(SpeechFields):
 
     name: _Label
     type: Literal["audio_sample", "prompt"] = "audio_sample"
-    consent: _Id | None = None
+    consent: Id | None = None
     text: _Transcript | None = None
     ref_text: _Transcript | None = None
     language: _Tag | None = None
@@ -136,7 +156,7 @@ class ConsentName(SpeechFields):
 class ConsentPage(SpeechFields):
     """The query of GET /v1/audio/voice_consents."""
 
-    after: _Id | None = None
+    after: Id | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 

@@ -7,15 +7,13 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from services.audio.formats import SPEED_RANGE, AudioFormat
+from services.audio.formats import AudioFormat
+from services.openai.speech import INPUT_CHARACTERS, Id, SpeechFields, Speed
+from services.openai.transcription import Prompt
 
 MOST_ALTERNATIVES: Final = 10
 
-_CODE_CHARACTERS: Final = 32
-_KEY_CHARACTERS: Final = 256
-
-_Code = Annotated[str, Field(min_length=1, max_length=_CODE_CHARACTERS)]
-_Key = Annotated[str, Field(max_length=_KEY_CHARACTERS)]
+_Code = Annotated[str, Field(min_length=1, max_length=32)]
 
 
 class TranslationBody(BaseModel):
@@ -23,7 +21,7 @@ class TranslationBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    api_key: _Key = ""
+    api_key: Annotated[str, Field(max_length=256)] = ""
 
 
 class TranslateBody(TranslationBody):
@@ -75,35 +73,23 @@ class LanguageAnswer(TypedDict):
     targets: list[str]
 
 
-_Id = Annotated[str, Field(min_length=1, max_length=256)]
-_Text = Annotated[str, Field(max_length=4096)]
-
-
-class SpeechTranslationFields(BaseModel):
+class SpeechTranslationFields(SpeechFields):
     """The form, beside its `file`.
 
     Names are those of audio/transcriptions for the input (`model`, `prompt`) and of audio/speech
     for the output. `language` is the language to translate into.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        str_strip_whitespace=True,
-    )
-
     language: _Code
     source_language: _Code | None = None
-    model: _Id | None = None
-    chat_model: _Id | None = None
-    speech_model: _Id | None = None
-    prompt: _Text = ""
-    voice: _Id | None = None
-    consent: _Id | None = None
-    instructions: _Text | None = None
-    speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] | None = None
+    model: Id | None = None
+    chat_model: Id | None = None
+    speech_model: Id | None = None
+    prompt: Prompt = ""
+    voice: Id | None = None
+    consent: Id | None = None
+    instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
+    speed: Speed | None = None
     response_format: AudioFormat = "mp3"
     stream_format: Literal["audio", "sse"] = "audio"
 

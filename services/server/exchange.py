@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from services.errors import OverloadedError, ServiceError
-from services.openai import unknown
+from services.openai import reading
 from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
 from services.openai.hangup import ClientGoneError
 from services.server import telemetry
@@ -64,7 +64,7 @@ class Exchange:
     async def run(self) -> None:
         """Answer the request; never raises, except when cancelled."""
         token = request_id_var.set(self.request_id)
-        self._ignored = unknown.watch(strict=self.shell.strict)
+        self._ignored = reading.watch(strict=self.shell.strict)
         try:
             await self._answer()
         except ClientGoneError:
@@ -100,7 +100,7 @@ class Exchange:
         shell.check(scope)
         self._body.check_head()
         if not self._takes_slot:
-            await shell.app.asgi(scope, self._body.receive, self.send)
+            await shell.answer(scope, self._body.receive, self.send)
             return
         await self._body.gather()  # a slot is for work: slow senders keep nobody out
         await self._acquire(1)
@@ -108,7 +108,7 @@ class Exchange:
         scope["bentovox.weigh"] = self._weigh
         scope["bentovox.aside"] = self._aside
         try:
-            await shell.app.asgi(scope, self._body.receive, self.send)
+            await shell.answer(scope, self._body.receive, self.send)
         finally:
             shell.admission.note_hold(time.monotonic() - began - self._aside_s)
             shell.admission.release(self._weight)

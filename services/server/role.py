@@ -27,6 +27,8 @@ from services.server.shell import Shell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from starlette.applications import Starlette
+
     from services.server.serving import Asgi, RoleApp
 
 _FILES = 65_536
@@ -41,16 +43,23 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
     def to_asgi(self, is_main: bool = True) -> Asgi:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
         processes.end_with_parent()  # so that no worker outlives its supervisor
+        shell = self.shell(super().to_asgi(is_main=is_main), access=is_main)
+        return shell.app.outer(shell) if shell.app.outer else shell
+
+    def shell(self, bento: Starlette | None = None, *, access: bool = True) -> Shell:
+        """Return the role in its shell, in a process that is prepared for it.
+
+        Args:
+            bento: BentoML's own application, where BentoML serves.
+            access: whether this process may log a line for each request.
+        """
         _allow_many_files()
         chosen = settings.settings()
         uvicorn_http.install(chosen.drain_s)
         log = chosen.log
-        logging.configure(self.name, level=log.level, access=log.access and is_main)
+        logging.configure(self.name, level=log.level, access=log.access and access)
         build: Callable[[], RoleApp] = self.inner.build
-        app = build()
-        bento = super().to_asgi(is_main=is_main)
-        shell = Shell(app, bento, strict=chosen.strict, hosts=chosen.hosts)
-        return app.outer(shell) if app.outer else shell
+        return Shell(build(), bento, strict=chosen.strict, hosts=chosen.hosts)
 
 
 def role(inner: type[Any], *, name: str, **config: Any) -> Role:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from services.errors import MethodNotAllowedError, NotFoundError
+from services.openai.documents import by_route
 from services.server import telemetry
 from services.server.admission import Admission, Limits
 from services.server.body import Held
@@ -19,8 +21,10 @@ from services.server.origins import Callers
 from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+
+    from services.openai.documents import Handlers
 
     Scope = dict[str, Any]
     Receive = Callable[[], Awaitable[Any]]
@@ -65,26 +69,25 @@ class RoleApp:
 
     Attributes:
         role: the role's name, a label of its metrics.
-        asgi: the application that answers; raises `ServiceError` or sends a response.
-        paths: the methods each path takes; templates use `{}` for one segment and `{*}` for
-            the rest, since model ids contain slashes. Everything else is 404, or 405 if the path
-            takes other methods.
+        handlers: the table of what answers each method of each path; a handler raises
+            `ServiceError` or sends a response. Paths are templates: `{}` matches one segment and
+            `{*}` the rest, since model ids contain slashes. GET's handler answers HEAD as well.
+            Everything else is 404, or 405 if the path takes other methods.
         admitted: the paths (templates) whose requests take a slot.
         limits: slots, queue and deadline.
         body_limit_bytes: the largest request body, and the largest message of a WebSocket.
         body_memory_bytes: the largest total of all request bodies.
-        readiness: what `/readyz` reports; `asgi` itself refuses what it cannot answer now.
+        readiness: what `/readyz` reports; handlers refuse what they cannot answer now.
         lifespan: entered when the process starts and left when it ends.
         metrics: returns the text of `/metrics`.
         sockets: the application for each WebSocket path; see `services.server.websocket`.
         callers: which pages may call it, and by which names.
-        guard: sees the scope of each request for one of `paths` or `sockets`, and may refuse it.
+        guard: sees the scope of each request for a path or socket of the role, and may refuse it.
         outer: wraps another layer around the shell.
     """
 
     role: str
-    asgi: Asgi
-    paths: dict[str, frozenset[str]]
+    handlers: Handlers
     admitted: frozenset[str]
     limits: Limits
     body_limit_bytes: int
@@ -101,10 +104,12 @@ class RoleApp:
 class Routes:
     """Finds the template of a role's path."""
 
-    def __init__(self, paths: Mapping[str, frozenset[str]]) -> None:
-        """Take `paths` as in `RoleApp`."""
-        self._paths = paths
-        self._templates = [(_pattern(path), path) for path in paths if "{" in path]
+    def __init__(self, routes: Iterable[tuple[str, str]]) -> None:
+        """Take methods and templates, as in `RoleApp.handlers`."""
+        self._paths: dict[str, set[str]] = defaultdict(set)
+        for method, path in routes:
+            self._paths[path] |= {"GET", "HEAD"} if method == "GET" else {method}
+        self._templates = [(_pattern(path), path) for path in self._paths if "{" in path]
 
     def find(self, method: str, path: str) -> str:
         """Return the template of `path`.
@@ -136,7 +141,7 @@ class Serving:
     def __init__(self, app: RoleApp, *, strict: bool = False, hosts: Sequence[str] = ()) -> None:
         """Serve `app`.
 
-        `strict` refuses what `services.openai.unknown` would ignore; `hosts` are the public names
+        `strict` refuses what `services.openai.reading` would ignore; `hosts` are the public names
         of the server.
         """
         self.app = app
@@ -147,7 +152,8 @@ class Serving:
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0
-        self.route = Routes(app.paths).find
+        self.route = Routes(app.handlers).find
+        self.answer: Asgi = by_route(app.handlers)
 
     def check(self, scope: Scope) -> None:
         """Let a request or a WebSocket for one of the role's paths pass.

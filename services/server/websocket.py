@@ -26,7 +26,7 @@ from services.errors import (
     TooLargeError,
     UnavailableError,
 )
-from services.openai import unknown
+from services.openai import reading
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
 from services.openai.events import new_id
 from services.server import telemetry
@@ -121,7 +121,7 @@ class WebSocket:
     async def run(self) -> None:
         """Serve the connection to its end; never raises, except when cancelled."""
         token = request_id_var.set(self.request_id)
-        unknown.watch(strict=self.shell.strict)
+        reading.watch(strict=self.shell.strict)
         try:
             with suppress(HungUpError):
                 await self._serve()

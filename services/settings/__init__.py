@@ -26,6 +26,7 @@ from services.settings.sections import (
     ConversationSettings,
     GatewaySettings,
     LogSettings,
+    RaySettings,
     Section,
     SpeechSettings,
     TranscriptionSettings,
@@ -77,6 +78,7 @@ class Settings(BaseSettings):
     transcription: TranscriptionSettings = TranscriptionSettings()
     conversation: ConversationSettings = ConversationSettings()
     gateway: GatewaySettings = GatewaySettings()
+    ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
 
     @classmethod

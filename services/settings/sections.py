@@ -395,6 +395,19 @@ class GatewaySettings(AskingSettings):
         return {**super().backends, "conversation": self.conversation}
 
 
+class RaySettings(Section):
+    """The roles on Ray Serve: `python -m services.ray`."""
+
+    min_replicas: int = Field(1, ge=0, description="Fewest replicas of each role.")
+    max_replicas: int = Field(1, ge=1, description="Most replicas of each role.")
+    target_ongoing_requests: float = Field(
+        8, gt=0, description="Requests that one replica should have at work."
+    )
+    cpus: float = Field(0.5, ge=0, description="CPUs that Ray counts for a replica.")
+    gpus: float = Field(0, ge=0, description="GPUs that Ray counts for a replica.")
+    dashboard_port: int = Field(8265, ge=1, description="Where Ray's dashboard and API listen.")
+
+
 class LogSettings(Section):
     """Logging."""
 

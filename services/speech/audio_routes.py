@@ -13,9 +13,9 @@ from services.openai.audio_stream import audio_tokens
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
+from services.openai.reading import read
 from services.openai.refusals import missing
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields
-from services.openai.unknown import read
 from services.speech.audio_answer import AudioAnswer
 from services.speech.engines.protocol import (
     Capability,

@@ -14,8 +14,8 @@ from services.errors import InvalidRequestError, shown
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
+from services.openai.reading import read
 from services.openai.speech import ConsentFields, ConsentName, ConsentPage
-from services.openai.unknown import read
 from services.speech.recordings import MAX_BYTES, MIN_SECONDS
 from services.speech.storage import added
 

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from services.openai.documents import by_route, document, of_models
-from services.openai.paths import MODELS, SPEECH
+from services.openai.documents import document, of_models
+from services.openai.paths import ROUTES
 from services.speech.audio_routes import AudioRoutes
 from services.speech.consent_routes import ConsentRoutes
 from services.speech.voice_routes import VoiceRoutes
 
 if TYPE_CHECKING:
-    from services.openai.documents import Handler
+    from services.openai.documents import Handlers
     from services.openai.models import Models
     from services.speech.audio_answer import OnAudioSeconds
     from services.speech.speakers import Speakers
 
-PATHS: Final = {**SPEECH, **MODELS}
-"""All paths of the role."""
-
-ADMITTED: Final = frozenset(path for path, methods in SPEECH.items() if "POST" in methods)
+ADMITTED: Final = frozenset(path for method, path in ROUTES["speech"] if method == "POST")
 """The paths where a request may be large or use the engine."""
 
 
-def build_app(speakers: Speakers, models: Models, on_audio_seconds: OnAudioSeconds) -> Handler:
-    """Return the ASGI application; the caller starts and closes the speakers' engine.
+def handlers_of(speakers: Speakers, models: Models, on_audio_seconds: OnAudioSeconds) -> Handlers:
+    """Return the table of the role's paths; the caller starts and closes the speakers' engine.
 
     Args:
         speakers: the voices, and the engine.
@@ -40,21 +37,19 @@ def build_app(speakers: Speakers, models: Models, on_audio_seconds: OnAudioSecon
     audio = AudioRoutes(speakers, models, on_audio_seconds)
     voices, consents = VoiceRoutes(speakers), ConsentRoutes(speakers.store)
     voice, consent = "/v1/audio/voices/{}", "/v1/audio/voice_consents/{}"
-    return by_route(
-        {
-            **of_models(models.cards, models.missing),
-            ("POST", "/v1/audio/speech"): audio.speak,
-            ("POST", "/v1/audio/voice-conversion"): audio.convert,
-            ("GET", "/v1/audio/models"): document(lambda _: models.named()),
-            ("GET", "/v1/audio/voices"): document(voices.listed),
-            ("GET", "/v1/audio/speech/voices"): document(voices.listed),
-            ("POST", "/v1/audio/voices"): document(voices.added),
-            ("GET", voice): document(voices.one),
-            ("DELETE", voice): document(voices.deleted),
-            ("GET", "/v1/audio/voice_consents"): document(consents.listed),
-            ("POST", "/v1/audio/voice_consents"): document(consents.added),
-            ("GET", consent): document(consents.one),
-            ("POST", consent): document(consents.renamed),
-            ("DELETE", consent): document(consents.deleted),
-        }
-    )
+    return {
+        **of_models(models.cards, models.missing),
+        ("POST", "/v1/audio/speech"): audio.speak,
+        ("POST", "/v1/audio/voice-conversion"): audio.convert,
+        ("GET", "/v1/audio/models"): document(lambda _: models.named()),
+        ("GET", "/v1/audio/voices"): document(voices.listed),
+        ("GET", "/v1/audio/speech/voices"): document(voices.listed),
+        ("POST", "/v1/audio/voices"): document(voices.added),
+        ("GET", voice): document(voices.one),
+        ("DELETE", voice): document(voices.deleted),
+        ("GET", "/v1/audio/voice_consents"): document(consents.listed),
+        ("POST", "/v1/audio/voice_consents"): document(consents.added),
+        ("GET", consent): document(consents.one),
+        ("POST", consent): document(consents.renamed),
+        ("DELETE", consent): document(consents.deleted),
+    }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.errors import InvalidRequestError
+from services.openai.reading import ignore, read
 from services.openai.refusals import missing
 from services.openai.speech import SpeechBody
-from services.openai.unknown import ignore, read
 from services.speech.engines.protocol import Capability
 
 if TYPE_CHECKING:

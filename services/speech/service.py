@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services.openai import sockets
 from services.openai.models import Models
+from services.openai.paths import SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.role import preflight, role
@@ -68,10 +68,9 @@ class _Speech:
 
         return RoleApp(
             role="speech",
-            asgi=routes.build_app(speakers, models, metrics.audio_seconds),
-            paths=routes.PATHS,
+            handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
             admitted=routes.ADMITTED,
-            sockets=dict.fromkeys(sockets.SPEECH, socket),
+            sockets={SOCKETS["speech"]: socket},
             limits=Limits(speech.slots, speech.queue, speech.deadline_s),
             body_limit_bytes=speech.body_limit_bytes,
             body_memory_bytes=speech.body_memory_bytes,

@@ -47,6 +47,7 @@ from services.errors import (
 )
 from services.languages import tag_of
 from services.openai.errors import kind_of
+from services.openai.speech import SessionConfig
 from services.racing import racing
 from services.server.live import LiveSession
 from services.server.websocket import HungUpError
@@ -58,7 +59,6 @@ from services.speech.socket_messages import (
     InputCancel,
     InputText,
     SessionClose,
-    SessionConfig,
     parse_message,
 )
 from services.speech.socket_text import Cutter, Writing

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeAlias
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Final, TypeAlias
 
 from services.audio.encode import output_rate_hz
-from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
+from services.openai.reading import read, sift
 from services.openai.refusals import missing
-from services.openai.unknown import read, sift
+from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
 from services.server.live import Inbox
 from services.speech.engines.segments import printable
 from services.speech.schema import check_alone
 
-TEXT_CHARACTERS: Final = 4096
-"""The most in one `input.text` or `instructions`: OpenAI's limit for `input`."""
-
 MESSAGE_CHARACTERS: Final = 128 * 1024
 """The most in a message without a recording: twice its texts, escaped as JSON."""
 
-_NAME: Final = 256
-_TRANSCRIPT: Final = 1024
-_REFERENCE: Final = 14 * 1024 * 1024  # 10 MiB in base64, and the start of the data URL
 # Fields of vLLM-Omni for other models or for unsupported features; false and null are accepted.
 _NOT_OFFERED: Final = frozenset(
     {
@@ -39,45 +31,6 @@ _NOT_OFFERED: Final = frozenset(
         "x_vector_only_mode",
     }
 )
-
-
-class VoiceId(BaseModel):
-    """A voice as an object."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    id: Annotated[str, Field(min_length=1, max_length=_NAME)]
-
-
-class SessionConfig(BaseModel):
-    """How to speak, until the next one replaces it.
-
-    The names and defaults are vLLM-Omni's, but `stream_audio` supports every format and speed.
-    `consent` is the id of the consent for `ref_audio`.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-    model: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
-    voice: Annotated[str, Field(min_length=1, max_length=_NAME)] | VoiceId | None = None
-    language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    instructions: Annotated[str, Field(max_length=TEXT_CHARACTERS)] | None = None
-    response_format: AudioFormat = "wav"
-    sample_rate: SampleRate | None = None
-    speed: Annotated[float, Field(ge=SPEED_RANGE[0], le=SPEED_RANGE[1])] = 1.0
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    ref_audio: Annotated[str, Field(min_length=1, max_length=_REFERENCE)] | None = None
-    ref_text: Annotated[str, Field(max_length=_TRANSCRIPT)] | None = None
-    consent: Annotated[str, Field(min_length=1, max_length=_NAME)] | None = None
-    stream_audio: bool = False
-    split_granularity: Literal["none", "sentence", "clause"] = "none"
-
-    @property
-    def voice_id(self) -> str:
-        """The voice's id, whether given as text or object; empty if not given."""
-        return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +76,7 @@ def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessa
         raise InvalidRequestError(
             "binary messages are not accepted; send JSON as text", code="invalid_message"
         )
-    most = MESSAGE_CHARACTERS + _REFERENCE * recordings
+    most = MESSAGE_CHARACTERS + REFERENCE_CHARACTERS * recordings
     if len(data) > most:  # before it is parsed
         raise InvalidRequestError(
             f"the message has {len(data)} characters; at most {most} are accepted",
@@ -160,9 +113,9 @@ def _text(fields: dict[str, Any]) -> InputText:
     text = fields.get("text")
     if not isinstance(text, str):
         raise InvalidRequestError("text is not a string", param="text", code="invalid_type")
-    if len(text) > TEXT_CHARACTERS:
+    if len(text) > INPUT_CHARACTERS:
         raise InvalidRequestError(
-            f"text has {len(text)} characters; a message may have at most {TEXT_CHARACTERS}",
+            f"text has {len(text)} characters; a message may have at most {INPUT_CHARACTERS}",
             param="text",
             code="string_above_max_length",
         )

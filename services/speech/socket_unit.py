@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from services.audio.pcm import Samples
+    from services.openai.speech import SessionConfig
     from services.speech.audio_answer import OnAudioSeconds
-    from services.speech.socket_messages import SessionConfig
     from services.speech.socket_text import Writing
 
 WHOLE_BYTES: Final = 16 << 20

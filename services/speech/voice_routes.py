@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from services.errors import ConflictError, InvalidRequestError, UnavailableError, shown
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
+from services.openai.reading import read
 from services.openai.speech import VoiceFields
-from services.openai.unknown import read
 from services.speech.engines.protocol import Capability, unsupported
 from services.speech.recordings import MAX_BYTES, read_recording
 from services.speech.speakers import no_consent

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from services.errors import InvalidRequestError
+from services.openai.reading import read
 from services.openai.transcription import AudioFields, ServerVad, TranscriptionFields
-from services.openai.unknown import read
 from services.transcription.engines.protocol import SPEECH_ONLY, Cutting
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import Decoding
-from services.openai.documents import by_route, of_models
+from services.openai.documents import of_models
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
-from services.openai.paths import MODELS, TRANSCRIPTION
+from services.openai.paths import ROUTES
 from services.openai.transcription import TranscriptionFields, TranslationFields
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
@@ -25,27 +25,24 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from services.openai.documents import Handler
+    from services.openai.documents import Handlers
     from services.openai.forms import Form
     from services.openai.models import Models
     from services.openai.transcription import AudioFields
     from services.settings.sections import TranscriptionSettings
     from services.transcription.engines.protocol import TranscriptionEngine
 
-PATHS: Final = {**TRANSCRIPTION, **MODELS}
-"""What the role serves."""
-
-ADMITTED: Final = frozenset(TRANSCRIPTION)
+ADMITTED: Final = frozenset(path for _, path in ROUTES["transcription"])
 """The paths on which a request makes the engine work."""
 
 
-def build_app(
+def handlers_of(
     engine: TranscriptionEngine,
     models: Models,
     settings: TranscriptionSettings,
     on_audio_seconds: Callable[[float], None],
-) -> Handler:
-    """Return the ASGI application of an engine, which the caller starts and closes.
+) -> Handlers:
+    """Return the table of the role's paths; the caller starts and closes the engine.
 
     Args:
         engine: what transcribes.
@@ -54,13 +51,11 @@ def build_app(
         on_audio_seconds: called once a request with the seconds heard.
     """
     recordings = _Recordings(engine, models, settings, on_audio_seconds)
-    return by_route(
-        {
-            **of_models(models.cards, models.missing),
-            ("POST", "/v1/audio/transcriptions"): recordings.transcribe,
-            ("POST", "/v1/audio/translations"): recordings.translate,
-        }
-    )
+    return {
+        **of_models(models.cards, models.missing),
+        ("POST", "/v1/audio/transcriptions"): recordings.transcribe,
+        ("POST", "/v1/audio/translations"): recordings.translate,
+    }
 
 
 class _Recordings:

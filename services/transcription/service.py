@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import bentoml
 
-from services.openai import sockets
 from services.openai.models import Models
+from services.openai.paths import SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.role import preflight, role
@@ -67,10 +67,9 @@ class _Transcription:
 
         return RoleApp(
             role="transcription",
-            asgi=routes.build_app(engine, models, transcription, metrics.heard_seconds),
-            paths=routes.PATHS,
+            handlers=routes.handlers_of(engine, models, transcription, metrics.heard_seconds),
             admitted=routes.ADMITTED,
-            sockets=dict.fromkeys(sockets.TRANSCRIPTION, live),
+            sockets={SOCKETS["transcription"]: live},
             limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
             body_limit_bytes=transcription.body_limit_bytes,
             body_memory_bytes=transcription.body_memory_bytes,

@@ -1,4 +1,4 @@
-"""One stack for all clients, a recording, and the table of what works."""
+"""One stack for all clients, a recording, and the table of results."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Drivers: small programs that are a client's users, run where the client is installed.
+"""Runs drivers: small programs that use a client, in the environment where it is installed.
 
-A driver prints a line of JSON for each thing that it did (`python/telling.py`).
+A driver prints a line of JSON for each result (`python/telling.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMEOUT_S = 240
 
 
 class Told:
-    """What a driver told, by name; what went wrong in it fails the test that asks for it."""
+    """A driver's results by name; asking for one that failed fails the test."""
 
     def __init__(self, command: list[str], done: subprocess.CompletedProcess[str]) -> None:
         self._lines = {

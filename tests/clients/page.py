@@ -1,7 +1,7 @@
-"""`docs/clients.md`: the table of clients, made of what their tests claim.
+"""Generates the table of clients in `docs/clients.md` from their tests.
 
-A test claims by `@pytest.mark.works("Client", "what works")`. The session of clients compares the
-page with what held (`test_page.py`); `WRITE_DOCS=1` in the environment writes it anew.
+A test's claim is `@pytest.mark.works("Client", "what works")`. `nox -s clients` compares the page
+with the results (`test_page.py`); with `WRITE_DOCS=1` in the environment it rewrites it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ CLAIMS: Final = pytest.StashKey["dict[tuple[str, str], Claim]"]()
 
 @dataclass
 class Claim:
-    """What a client does here, by the tests that say so, and how they ended."""
+    """What a client can do, according to which tests, and how they ended."""
 
     client: str
     what: str

@@ -1,4 +1,4 @@
-"""OpenAI's Codex CLI, run as `codex exec` with a home of its own."""
+"""OpenAI's Codex CLI: `codex exec` with its own home."""
 
 from __future__ import annotations
 

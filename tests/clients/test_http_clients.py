@@ -1,4 +1,4 @@
-"""HTTP clients that are not Python's or Node's: a JDK's, curl, and one of 1996."""
+"""Other HTTP clients than Python's and Node's: the JDK's, curl, and one from 1996."""
 
 from __future__ import annotations
 

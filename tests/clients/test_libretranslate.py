@@ -1,4 +1,4 @@
-"""LibreTranslate's bindings for Python, on the demo model: answers of their shape."""
+"""LibreTranslate's Python bindings with the demo model: the shape of the answers."""
 
 from __future__ import annotations
 

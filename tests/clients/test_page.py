@@ -1,4 +1,4 @@
-"""`docs/clients.md` says what the other tests of this folder have found; it is the last to run."""
+"""`docs/clients.md` agrees with the results of the other tests in this folder; it runs last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's SDKs, and the libraries for language models that are built on them."""
+"""OpenAI's SDKs, and libraries built on them."""
 
 from __future__ import annotations
 

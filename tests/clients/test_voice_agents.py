@@ -1,4 +1,4 @@
-"""Frameworks for voice agents: LiveKit's and Pipecat's services for OpenAI."""
+"""Frameworks for voice agents: LiveKit's and Pipecat's OpenAI services."""
 
 from __future__ import annotations
 

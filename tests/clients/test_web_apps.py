@@ -1,4 +1,4 @@
-"""What applications send that are too large for a test: their requests, with their fields."""
+"""Requests, with all fields, of applications that are too large to run in a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front door over uvicorn, before a deterministic chat server and the real audio roles."""
+"""The gateway on uvicorn, with a deterministic chat server and the real audio roles behind it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from services.chat.bounds import Bounds
 from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import OverloadedError
-from services.gateway import app as gateway_app
-from services.openai import sockets
-from services.openai.paths import CHAT, MODELS
+from services.gateway import routes as gateway_app
+from services.openai.paths import MODELS, ROUTES, SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
 from services.settings.sections import ChatSettings, GatewaySettings
-from services.speech.routes import ADMITTED, PATHS
+from services.speech.routes import ADMITTED, handlers_of
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
-from tests.hearing_app import hearing_app, live_socket
-from tests.speech_app import app_of
+from tests.hearing_app import hearing_handlers, live_socket
+from tests.speech_app import models_of, speakers_of, untold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -44,7 +43,7 @@ MODEL = "fake-chat"
 
 
 class FakeBody(BaseModel):
-    """What this one declares."""
+    """The fields that the fake chat role knows."""
 
     chat_template_kwargs: Any = None
     logprobs: Any = None
@@ -70,9 +69,9 @@ INTAKE = Intake(
 
 @dataclass
 class FakeChat:
-    """A chat role that repeats the last message, word by word; errors are shaped as vLLM's.
+    """A chat role that repeats the last message, word by word, with vLLM's error shape.
 
-    `refusals` overloads are answered first; `delay_s` is waited before each answer.
+    It answers the first `refusals` requests with an overload, and each after `delay_s`.
     """
 
     refusals: list[float] = field(default_factory=list)
@@ -178,14 +177,13 @@ async def _nothing() -> AsyncIterator[None]:
     yield
 
 
-def _role(role: str, asgi: Any, paths: Any, admitted: frozenset[str], socket: Any = None) -> Shell:
+def _role(role: str, handlers: Any, admitted: frozenset[str], socket: Any = None) -> Shell:
     return Shell(
         RoleApp(
             role=role,
-            asgi=asgi,
-            paths=paths,
+            handlers=handlers,
             admitted=admitted,
-            sockets={} if socket is None else dict.fromkeys(sockets.TRANSCRIPTION, socket),
+            sockets={} if socket is None else {SOCKETS["transcription"]: socket},
             limits=Limits(64, 64, 30),
             body_limit_bytes=40 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -195,7 +193,7 @@ def _role(role: str, asgi: Any, paths: Any, admitted: frozenset[str], socket: An
 
 
 class Stack:
-    """Four servers in one thread of their own; `url` is the front door's."""
+    """Four servers in their own thread; `url` is the gateway's."""
 
     def __init__(self, **gateway: Any) -> None:
         self.chat = FakeChat()
@@ -226,16 +224,16 @@ class Stack:
             async with AsyncExitStack() as stack:
                 await self.engine.start()
                 await self.ear.start()
-                paths, posts = {**CHAT, **MODELS}, frozenset(CHAT)
+                chat = dict.fromkeys((*ROUTES["chat"], *MODELS), self.chat)
+                posts = frozenset(path for _, path in ROUTES["chat"])
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 self.store = VoiceStore(Path(folder))
-                speech = app_of(self.engine, self.store)
-                chat_url = await _served(stack, _role("chat", self.chat, paths, posts))
-                speech_url = await _served(stack, _role("speech", speech, PATHS, ADMITTED))
-                ears, live = hearing_app(self.ear), live_socket(self.ear)
-                ear_url = await _served(
-                    stack, _role("transcription", ears, hearing.PATHS, hearing.ADMITTED, live)
-                )
+                speakers = speakers_of(self.engine, self.store)
+                speech = handlers_of(speakers, models_of(self.engine), untold)
+                chat_url = await _served(stack, _role("chat", chat, posts))
+                speech_url = await _served(stack, _role("speech", speech, ADMITTED))
+                ears, live = hearing_handlers(self.ear), live_socket(self.ear)
+                ear_url = await _served(stack, _role("transcription", ears, hearing.ADMITTED, live))
                 settings = GatewaySettings(**self._settings)
                 backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}
                 self.door = Shell(gateway_app.build(settings, backends))

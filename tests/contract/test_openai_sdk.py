@@ -1,4 +1,4 @@
-"""OpenAI's own Python SDK against the front door; runs with its major versions 2 and 3."""
+"""OpenAI's Python SDK, major versions 2 and 3, with the gateway."""
 
 from __future__ import annotations
 

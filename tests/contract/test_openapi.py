@@ -1,4 +1,4 @@
-"""Our own OpenAPI document held against the running front door: schemathesis makes the requests."""
+"""Our OpenAPI document describes the running gateway: schemathesis makes the requests."""
 
 from __future__ import annotations
 

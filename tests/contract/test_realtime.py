@@ -1,4 +1,4 @@
-"""OpenAI's own Python SDK against the front door: live transcription."""
+"""OpenAI's Python SDK with the gateway: live transcription."""
 
 from __future__ import annotations
 

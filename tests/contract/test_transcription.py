@@ -1,4 +1,4 @@
-"""OpenAI's own Python SDK against the front door: recordings to text, majors 2 and 3."""
+"""OpenAI's Python SDK, major versions 2 and 3, with the gateway: transcription of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAI's own Python SDK on voices and consents, at a front door before the speech role."""
+"""OpenAI's Python SDK with the gateway and the speech role: voices and consents."""
 
 from __future__ import annotations
 

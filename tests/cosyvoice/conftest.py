@@ -1,4 +1,4 @@
-"""Tiny model directories and engines on them, each made once."""
+"""Tiny model directories and engines with them, each made once."""
 
 from __future__ import annotations
 

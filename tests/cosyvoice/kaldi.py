@@ -1,4 +1,4 @@
-"""Kaldi's filter bank as its manual describes it, where torchaudio's is not installed."""
+"""Kaldi's filter bank as in its manual, for environments without torchaudio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small ONNX files written by hand: what the tests need of the format, and no package for it."""
+"""Writes small ONNX files: the part of the format that the tests need, without a package."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the whole graph; a dimension in words may be of any size."""
+    """An input or output of the graph; a named dimension may have any size."""
 
     name: str
     element: str

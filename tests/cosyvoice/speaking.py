@@ -1,4 +1,4 @@
-"""What the tests let the engine say, and what they make of the audio."""
+"""Texts for the engine to speak, and checks of the audio."""
 
 from __future__ import annotations
 

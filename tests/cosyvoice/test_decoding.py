@@ -1,6 +1,6 @@
-"""Tokens are decoded one by one as the model would in one pass, with any transformers.
+"""Decoding token by token equals one pass of the model, with any version of transformers.
 
-This file also runs with an older transformers in front: `nox -s cosyvoice` does that.
+`nox -s cosyvoice` also runs this file with an older transformers.
 """
 
 from __future__ import annotations

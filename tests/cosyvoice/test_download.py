@@ -1,4 +1,4 @@
-"""Models from Hugging Face: its real library against a stand-in of the hub on the loopback."""
+"""Models from Hugging Face: its real library with a stand-in for the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a request ends that request, at once, and leaves nothing behind."""
+"""An error in a request ends that request at once and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ AT_ONCE_S = 10.0  # of work that would go on for ever; a busy machine has its ow
 
 
 class BrokenError(Exception):
-    """Stands for whatever upstream's code may raise."""
+    """Any exception that upstream's code may raise."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Upstream's real code behind the speech role's paths: OpenAI's SDK in front of tiny models."""
+"""Upstream's real code behind the speech role's paths: OpenAI's SDK with tiny models."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where pieces of a stream meet: family 2's audio is that of one pass over the same mel there too.
+"""Where pieces of a stream meet, family 2's audio equals one pass over the same mel.
 
-The flow's attention sees no later tokens in a stream and all of them in one pass, as upstream has
-it. That is of the model, and small in a tiny one; here it looks the same way in both.
+In a stream the flow's attention sees no later tokens; in one pass it sees all of them, as upstream
+has it. That difference is the model's, so here the attention sees only earlier tokens in both.
 """
 
 from __future__ import annotations

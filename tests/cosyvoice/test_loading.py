@@ -1,4 +1,4 @@
-"""A model directory is data: it runs nothing, and what is wrong with it is said at start."""
+"""A model directory is data: loading it runs no code, and errors in it are reported at start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every mode of every family, in pieces and in one pass; what a model lacks is refused at once."""
+"""Every mode of every family, streamed and in one pass; modes that a model lacks are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stream is: the audio of one pass, sooner; of one request alone, whoever else speaks."""
+"""A stream has the same audio as one pass, but sooner, and is independent of other requests."""
 
 from __future__ import annotations
 

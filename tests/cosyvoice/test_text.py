@@ -1,4 +1,4 @@
-"""What upstream's own frontend makes of a text, and its tokenizers of our marks."""
+"""How upstream's frontend changes a text, and how its tokenizers treat our marks."""
 
 # ruff: noqa: RUF001, PLC0415 (the punctuation of many scripts; upstream's code is found by `load`)
 

@@ -1,4 +1,4 @@
-"""Of tiny directories, what the tests of the engine rely on and upstream's code cannot tell."""
+"""What the engine's tests assume of the tiny directories and upstream's code does not check."""
 
 from __future__ import annotations
 

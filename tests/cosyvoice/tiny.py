@@ -1,10 +1,10 @@
-"""CosyVoice model directories of a few megabytes, laid out as the real checkpoints are.
+"""CosyVoice model directories of a few megabytes, laid out like the real checkpoints.
 
-Every module is of upstream's own classes and as narrow as they allow. Its weights are random but
-for three things: utterances end after a plausible length, streamed text is answered with fill
-tokens, and what the vocoder makes is loud enough to compare.
+The modules are upstream's own classes, as narrow as these allow. The weights are random, but
+utterances end after a plausible length, streamed text is answered with fill tokens, and the
+vocoder's audio is loud enough to compare.
 
-`python -m tests.cosyvoice.tiny FAMILY FOLDER [CODE]` makes one in a folder and prints where.
+`python -m tests.cosyvoice.tiny FAMILY FOLDER [CODE]` makes one and prints its path.
 """
 
 from __future__ import annotations

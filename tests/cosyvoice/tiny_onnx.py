@@ -1,4 +1,4 @@
-"""The two ONNX models of a tiny directory: what they make of a recording depends on it."""
+"""The two ONNX models of a tiny directory; their output depends on the recording."""
 
 from __future__ import annotations
 

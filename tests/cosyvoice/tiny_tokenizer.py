@@ -1,4 +1,4 @@
-"""A byte-level tokenizer with Qwen2's number of entries, so that special tokens get their ids."""
+"""A byte-level tokenizer as large as Qwen2's, so that special tokens have the same ids."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The YAML of tiny models, with every key that the YAML of the real checkpoints has.
+"""The YAML of tiny models, with every key of the real checkpoints' YAML.
 
-What a checkpoint's YAML says beside the modules that speak (a GAN's discriminators at full size,
-the training data's pipeline, seeds for the global random state) stands here too, so that what the
-loader leaves out is really left out.
+It includes what speech does not need (a GAN's discriminators at full size, the training data's
+pipeline, seeds for the global random state), to test that the loader really leaves it out.
 """
 
 from __future__ import annotations

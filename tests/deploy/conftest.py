@@ -1,4 +1,4 @@
-"""What the deployment tests need: the compose command, an engine, the images, stand-ins."""
+"""Fixtures for the deployment tests: the compose command, an engine, the images, stand-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy of `deploy/compose` in a folder of its own, driven as a user drives it."""
+"""A copy of `deploy/compose` in its own folder, used as the README says."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def commands(heading: str) -> str:
 
 
 class Deployment:
-    """One deployment: `shell` runs commands of the README in it, `compose` those of a test."""
+    """One deployment: `shell` runs the README's commands in it, `compose` the tests' own."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
@@ -100,9 +100,9 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Stack:
-    """A running deployment, the key it asks for, what the README's hello said before that.
+    """A running deployment, the key it requires, and the answer to the README's hello before that.
 
-    `without_a_model` is what it said of itself before transcription had one.
+    `without_a_model` is its state before transcription had a model.
     """
 
     deployment: Deployment

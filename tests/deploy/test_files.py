@@ -1,4 +1,4 @@
-"""The compose files as compose reads them: complete, valid, hardened, without a secret."""
+"""The compose files as Compose reads them: complete, valid, hardened, without secrets."""
 
 from __future__ import annotations
 

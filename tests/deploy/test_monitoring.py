@@ -1,4 +1,4 @@
-"""What Prometheus asks for and the dashboard draws is what the services say."""
+"""Prometheus' targets and the dashboard's metrics exist in the services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The profile `registry-cache`: what was pulled through it once is there without its registry."""
+"""The profile `registry-cache`: what was pulled once is available without its registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole stack under compose, on the CPU: openai's SDK and WebSockets, and what fails."""
+"""The whole stack with Compose, on the CPU: OpenAI's SDK, WebSockets and failures."""
 
 from __future__ import annotations
 

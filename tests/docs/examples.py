@@ -1,9 +1,9 @@
-"""The examples of the pages that ask a server, and what each must do: also for tests/e2e.
+"""The pages' examples that call a server, and what each must do; tests/e2e uses them, too.
 
 `await check_example(block, url, folder)` runs one of `EXAMPLES` against the server at `url`, which
-serves the demo profile. `CLONING` are those that need an engine which clones voices, the recordings
-that they name, and a registered voice "anna"; `HEARING` those that need a transcription role and
-`hello.wav`, and print what is said in it.
+serves the demo profile. `CLONING` are those that need an engine that clones voices, the recordings
+that they name, and a registered voice "anna". `HEARING` are those that need a transcription role
+and `hello.wav`, and print its text.
 """
 
 from __future__ import annotations

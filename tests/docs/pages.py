@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what can be read from them."""
+"""Reads the documentation's pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language and text, and where it stands."""
+    """A fenced block: its language, text and place."""
 
     page: Path
     line: int

@@ -1,4 +1,4 @@
-"""The root bento is built by BentoML itself, and holds what is served and nothing else."""
+"""BentoML itself builds the root bento, with what is served and nothing else."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The commands and programs of the README and the guides do what the pages say.
+"""The commands and programs in the README and the guides do what the pages say.
 
-They run against the gateway with real speech and a chat backend that says what the demo model says;
-tests/e2e/test_readme.py runs them against the real stack. Those that clone a voice run with the
-fake engine, since a checkpoint is a download.
+They run against the gateway with real speech and a chat backend that answers like the demo model;
+tests/e2e/test_readme.py runs them against the real stack. Voice cloning uses the fake engine, since
+a checkpoint would have to be downloaded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from starlette.routing import Route
 from ci.__main__ import parser
 from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
-from services.conversation import app as conversation
-from services.gateway import app as gateway
+from services.conversation import routes as conversation
+from services.gateway import routes as gateway
 from services.gateway.keys import _LINE
-from services.openai import sockets
+from services.openai.paths import SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -40,7 +40,7 @@ from services.speech import routes
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.voices import VoiceStore
-from services.transcription.routes import ADMITTED, PATHS
+from services.transcription.routes import ADMITTED
 from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
@@ -58,7 +58,7 @@ from tests.docs.examples import (
 from tests.docs.pages import ROOT
 from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
 from tests.fakes.transcription_engine import FakeEngine
-from tests.hearing_app import hearing_app, live_socket, recording, said
+from tests.hearing_app import hearing_handlers, live_socket, recording, said
 from tests.speech_app import RECORDING, models_of, speakers_of, untold
 from tests.translating_app import TranslatingChat
 
@@ -266,10 +266,9 @@ async def _ears() -> Shell:
     return Shell(
         RoleApp(
             role="transcription",
-            asgi=hearing_app(engine),
-            paths=PATHS,
+            handlers=hearing_handlers(engine),
             admitted=ADMITTED,
-            sockets=dict.fromkeys(sockets.TRANSCRIPTION, live_socket(engine)),
+            sockets={SOCKETS["transcription"]: live_socket(engine)},
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -305,10 +304,9 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
 
     role = RoleApp(
         role="speech",
-        asgi=routes.build_app(speakers, models_of(engine), untold),
-        paths=routes.PATHS,
+        handlers=routes.handlers_of(speakers, models_of(engine), untold),
         admitted=routes.ADMITTED,
-        sockets=dict.fromkeys(sockets.SPEECH, socket),
+        sockets={SOCKETS["speech"]: socket},
         limits=_ROOMY,
         body_limit_bytes=36 << 20,
         readiness=lambda: Readiness("ready", {}),

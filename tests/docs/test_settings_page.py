@@ -1,4 +1,4 @@
-"""`docs/settings.md` is made of the settings; `WRITE_DOCS=1` in the environment writes it anew."""
+"""`docs/settings.md` is generated from the settings; `WRITE_DOCS=1` rewrites it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ _SECTIONS = {
     "conversation": "Conversation",
     "conversation.translation": "Conversation: translation",
     "gateway": "Gateway",
+    "ray": "Ray Serve",
     "log": "Logging",
 }
 _INTRO = """\

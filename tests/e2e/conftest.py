@@ -1,4 +1,4 @@
-"""One stack for most end-to-end tests, started as the README says."""
+"""One stack for most end-to-end tests, started as in the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server under test: a real process, its log, its children, and how it is surely ended."""
+"""A server under test: a real process, its log and its children, which always ends."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def stack_python() -> Path | None:
 def cosyvoice_python() -> Path | None:
     """Return the Python of the environment that has what upstream's CosyVoice code imports."""
     return _python("cosyvoice")
+
+
+def ray_python() -> Path | None:
+    """Return the Python of the environment that has Ray beside the stack."""
+    return _python("ray")
 
 
 def clients_python() -> Path | None:
@@ -113,7 +118,7 @@ def serve_command(service: str, port: int, python: Path | None = None) -> list[s
 
 
 class Server:
-    """One running server; a context manager that leaves no process behind."""
+    """A running server: a context manager that leaves no process behind."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Each role serves alone, and the gateway in front of roles that run elsewhere."""
+"""Each role serves alone, and the gateway serves roles that run elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be answered is refused in OpenAI's shape, wherever on the way that is noticed."""
+"""Bad requests are refused in OpenAI's error shape, wherever this is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat through the front door, the service and the real vLLM: exact answers of the demo model."""
+"""Chat through the gateway, the service and the real vLLM: exact answers of the demo model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One chat request against everybody else's: what it may cost, on the real vLLM."""
+"""What one chat request may cost the others, on the real vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cosyvoice engine as it is served: the real process, upstream's code, a tiny model."""
+"""The cosyvoice engine in a real server process, with upstream's code and a tiny model."""
 
 from __future__ import annotations
 

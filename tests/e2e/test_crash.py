@@ -1,4 +1,4 @@
-"""A crash of one role is noticed, told, and mended, while the others go on."""
+"""A crash of one role is detected, reported and repaired, while the others go on."""
 
 from __future__ import annotations
 

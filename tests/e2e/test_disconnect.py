@@ -1,4 +1,4 @@
-"""A client that hangs up costs nothing more: its slot is free and its engine stops."""
+"""After a client hangs up, its slot is free and the engine stops."""
 
 from __future__ import annotations
 

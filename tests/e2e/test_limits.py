@@ -1,4 +1,4 @@
-"""A small stack with keys: overload is refused properly, nothing grows, and the end is graceful."""
+"""A small stack with keys: overload is refused, memory does not grow, and it ends gracefully."""
 
 from __future__ import annotations
 

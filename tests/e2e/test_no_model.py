@@ -1,4 +1,4 @@
-"""The stack without a model for transcription, and without a hub to get one from."""
+"""The stack without a transcription model and without a hub to download one."""
 
 from __future__ import annotations
 

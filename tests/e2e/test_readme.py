@@ -1,4 +1,4 @@
-"""The pages' examples, copied and run against the stack that the README's command started."""
+"""The pages' examples work with the stack that the README's command starts."""
 
 from __future__ import annotations
 

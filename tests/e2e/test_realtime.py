@@ -1,4 +1,4 @@
-"""Live transcription in a real process: Pipecat's services, and twenty speakers at once."""
+"""Live transcription in a real process: Pipecat's services and 20 speakers at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from services.audio.pcm import to_bytes
-from services.openai.sockets import TRANSCRIPTION
+from services.openai.paths import SOCKETS
 from tests.e2e.server import ROOT, Server, clients_python
 from tests.hearing_app import said
 from tests.live_app import RATE_HZ, by_espeak
@@ -33,17 +33,17 @@ STEP_S = 0.04
 PAUSE_S = 0.8
 VOICE = "echo"
 SAID = "what is said goes on and on here"
-(PATH,) = TRANSCRIPTION
+PATH = SOCKETS["transcription"]
 
 
 @dataclass(frozen=True)
 class Ears:
-    """A server that hears live speech.
+    """A server with live transcription, and speech for it.
 
     Attributes:
         server: the server.
-        speech: of some seconds, float32 at `RATE_HZ`.
-        text: what is heard in it.
+        speech: a few seconds, float32 at `RATE_HZ`.
+        text: its transcript.
     """
 
     server: Server

@@ -1,4 +1,4 @@
-"""Three replicas of a role behind a gateway: one is killed, all are replaced, while people ask."""
+"""Three replicas of a role behind a gateway: one is killed and all are replaced, under load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SOON_S = 30.0
 
 @dataclass
 class Asked:
-    """What became of requests, each with the moment in which it began."""
+    """The results of requests, each with its start time."""
 
     whole: list[float] = field(default_factory=list)
     lost: list[tuple[float, str]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Speech through the front door: decodable, truly streamed, and understood."""
+"""Speech through the gateway: decodable, really streamed, and intelligible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speech over a WebSocket: text in as it is written, audio out, through gateway and speech role."""
+"""Speech over a WebSocket, through gateway and speech role: text in as it is written, audio out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def front(home: Path) -> Iterator[Server]:
 
 
 class Talk:
-    """A client's side of one connection."""
+    """The client's side of a connection."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""A start takes no more processes than it needs, and ends when it is told to, ready or not."""
+"""A start runs no unnecessary processes, and ends when told to, ready or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that cannot start says why in one line and ends; it is not tried again for ever."""
+"""A server that cannot start says why in one line and ends; it is not restarted for ever."""
 
 from __future__ import annotations
 

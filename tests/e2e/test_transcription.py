@@ -1,4 +1,4 @@
-"""What the server says it also hears: the real engines, OpenAI's SDK, real files."""
+"""The server transcribes its own speech: real engines, OpenAI's SDK, real files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Translation through real processes: texts by the real vLLM, speech by the roles' fakes.
+"""Translation through real processes: texts with the real vLLM, speech with the fake engines.
 
-The demo model cannot translate: of what it says only the shape is looked at. What speech comes to
-is foreseen, as a chat backend translates by rule, and the fake engines speak and hear tones.
+The demo model cannot translate, so only the shape of its answers is checked. For speech the result
+is known, as a chat backend translates by rule, and the fake engines speak and hear tones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The roles with engines that need no model: `bentoml serve tests.fakes.services:Speech`.
+"""The roles with fake engines: `bentoml serve tests.fakes.services:Speech`.
 
-With `BENTOVOX_SPEECH__ENGINE=fake` and `BENTOVOX_TRANSCRIPTION__ENGINE=fake`.
+Set `BENTOVOX_SPEECH__ENGINE=fake` and `BENTOVOX_TRANSCRIPTION__ENGINE=fake`.
 """
 
 from services.engines import EngineEntry

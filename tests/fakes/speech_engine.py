@@ -1,4 +1,4 @@
-"""A speech engine without speech: one tone a character, the same every time. For tests."""
+"""A speech engine for tests: it plays one tone for each character, always the same."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _VOICES = (Voice("alloy", "Alloy", ("en",)), Voice("echo", "Echo", ("en", "fr"),
 
 
 class FakeEngine:
-    """Plays a sine of 200 + 10 * (code point mod 64) Hz for 0.1 s / speed a character.
+    """Plays 0.1 s / speed of a sine of 200 + 10 * (code point mod 64) Hz for each character.
 
-    It has every capability and one frame a character; `delay_s` is slept before each frame, and
-    text with the character `fail_at` breaks off there with an `EngineError`.
+    It has every capability and makes one frame per character. It sleeps `delay_s` before each frame
+    and breaks off with an `EngineError` at the character `fail_at`.
     """
 
     name = "fake"

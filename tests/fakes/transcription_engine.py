@@ -1,6 +1,6 @@
-"""A transcription engine that hears tones: what `tests.fakes.speech_engine` plays. For tests.
+"""A transcription engine for tests: it hears the tones that `tests.fakes.speech_engine` plays.
 
-A tenth of a second of 200 + 10 * k Hz is the character 64 + k, and k = 32 a space, so that the
+A tenth of a second of 200 + 10 * k Hz is the character 64 + k, or a space if k = 32, so that the
 letters a to z and spaces come back as they were spoken.
 """
 
@@ -41,11 +41,11 @@ _PAUSE_CHARACTERS: Final = 3
 
 
 class FakeEngine:
-    """Hears one character a tenth of a second; silence of 0.3 s ends a segment.
+    """Hears one character per tenth of a second; 0.3 s of silence end a segment.
 
-    What is translated comes in capitals. `delay_s` is slept before each segment and guess, and a
-    segment with the text `fail_at` breaks off with an `EngineError`. With `wavering`, the last word
-    of each guess ends in another letter than that of the guess before.
+    Translations are in capitals. It sleeps `delay_s` before each segment and guess, and breaks off
+    with an `EngineError` at a segment with the text `fail_at`. With `wavering`, the last letter of
+    each guess differs from that of the guess before.
     """
 
     name = "fake"
@@ -144,7 +144,7 @@ class FakeEngine:
 
 
 class FakeDetector:
-    """Takes for speech what is loud."""
+    """Takes any loud sound for speech."""
 
     def __init__(self) -> None:
         self._rest = np.zeros(0, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The vllm_omni engine on the real thing: a GPU, vLLM-Omni and Fun-CosyVoice3's weights."""
+"""The vllm_omni engine with a GPU, vLLM-Omni and Fun-CosyVoice3's weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ pytestmark = [
 async def _recording() -> VoiceReference:
     """Return a sentence spoken by espeak-ng: a voice that nobody has to consent to."""
     pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
-    from services.speech.engines.espeak import EspeakEngine  # noqa: PLC0415  after the skip
+    from services.speech.engines.espeak.engine import EspeakEngine  # noqa: PLC0415  after the skip
 
     espeak = EspeakEngine()
     await espeak.start()

@@ -1,4 +1,4 @@
-"""One stack as it comes, and the neighbours whose service a stranger must not take."""
+"""One stack with default settings, and neighbours that a hostile client must not affect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stack(home: Path) -> Iterator[Server]:  # noqa: F811
 
 @dataclass
 class Neighbours:
-    """Well-behaved clients of /livez, chat, free and guided, and speech; `seen` has seconds."""
+    """Clients of /livez, chat (free and guided) and speech; `seen` has latencies in seconds."""
 
     url: str
     seen: dict[str, list[float]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a stranger sends, and that others are served meanwhile; memory comes back."""
+"""Others are served whatever a hostile client sends, and memory is freed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tests of images may take long: the first one of a session builds what it needs."""
+"""A longer timeout for image tests: the first one of a session builds the images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is told when something is wrong, as a user meets it: one line, an exit code, nothing left.
+"""Errors as users see them: one line, an exit code, nothing left behind.
 
-Each verb runs as a process in a copy of the repository that the test has made wrong.
+Each verb runs as a process in a copy of the repository with an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NETWORK = ("--network", "host")
 
 @dataclasses.dataclass
 class Ended:
-    """How a verb ended: its exit code, what it printed, and its progress with its last line."""
+    """How a verb ended: exit code, output, and its progress with its last line."""
 
     code: int
     out: str
@@ -55,7 +55,7 @@ class Ended:
 
 
 class Copy:
-    """A copy of the repository, to be made wrong."""
+    """A copy of the repository, to put an error into."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Both Dockerfiles, held to hadolint and to BuildKit's own checks."""
+"""Both Dockerfiles pass hadolint and BuildKit's own checks."""
 
 from __future__ import annotations
 

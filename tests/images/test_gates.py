@@ -1,4 +1,4 @@
-"""The gates, on real images: what BentoML makes by itself on a base with torch, and ours."""
+"""The gates on real images: what BentoML builds by itself on a base with torch, and ours."""
 
 from __future__ import annotations
 

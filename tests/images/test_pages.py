@@ -1,4 +1,4 @@
-"""The pages' commands that run images do what the pages say; test_stock runs the plain ones."""
+"""The pages' commands that run images do what the pages say; test_stock has BentoML's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in a real registry, behind a front that breaks connections; needs a docker engine."""
+"""Images in a real registry, behind a proxy that breaks connections; needs a Docker engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Front:
-    """A port before a registry: it breaks the next `breaks` connections after `after` bytes."""
+    """A proxy for a registry: it breaks the next `breaks` connections after `after` bytes."""
 
     port: int
     breaks: int = 0

@@ -1,4 +1,4 @@
-"""The same inputs give the same image, to the last byte, with nothing taken from a cache."""
+"""The same inputs give the same image, byte for byte, without a cache."""
 
 from __future__ import annotations
 

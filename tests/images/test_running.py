@@ -1,4 +1,4 @@
-"""The images of the CPU platform, each run hardened, as it will be; tests/deploy runs them all."""
+"""The CPU images, each run hardened as in production; tests/deploy runs them together."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The plain way: `bentoml build` and `bentoml containerize`, without anything of `python -m ci`.
+"""The plain way: `bentoml build` and `bentoml containerize`, without `python -m ci`.
 
-What it installs is one layer; it works and keeps the base's torch.
+The image has one layer of packages, works, and uses the base's torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = "bentovox-test-stock"
 
 
 class Store:
-    """A store of BentoML's own, with its command line; no statistics are sent."""
+    """A BentoML store with its command line; no statistics are sent."""
 
     def __init__(self, home: Path) -> None:
         self.home = home

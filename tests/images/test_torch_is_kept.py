@@ -1,7 +1,7 @@
-"""The torch that a platform's image holds is never installed again: proved on a stand-in.
+"""The torch in a platform's image is never installed again, tested on a stand-in.
 
-The stand-in is Debian with a torch and a Triton by name only, so Python is Debian's; all else of
-the platform for GPUs, the bases' Dockerfile and the image's is what is shipped.
+The stand-in is Debian, with its Python, and a torch and a Triton by name only. The rest of the GPU
+platform, the bases' Dockerfile and the images' are what is shipped.
 """
 
 from __future__ import annotations

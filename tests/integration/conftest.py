@@ -1,4 +1,4 @@
-"""vLLM-Omni's stand-in, started once a module."""
+"""vLLM-Omni's stand-in, started once per module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bringing upstream's code: what is taken, what is refused, and that a folder is never half."""
+"""Fetching upstream's code: what is taken and refused, and that a folder is never incomplete."""
 
 from __future__ import annotations
 

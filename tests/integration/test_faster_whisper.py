@@ -1,4 +1,4 @@
-"""The engine on a model that always says the same: threads, memory, faults; the library is real."""
+"""The engine with the real library and a model with a fixed text: threads, memory, faults."""
 
 from __future__ import annotations
 

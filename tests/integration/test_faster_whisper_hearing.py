@@ -1,4 +1,4 @@
-"""The engine on a model that really hears, learnt by the tests: exact text, words, guesses."""
+"""The engine with a model that the tests trained: exact text, words, guesses."""
 
 from __future__ import annotations
 

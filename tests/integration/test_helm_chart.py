@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from services.backends.sources import Kubernetes, source_of
-from services.gateway.app import SOCKETS
-from services.openai.paths import OPENAPI, ROUTES
+from services.openai.paths import OPENAPI, ROUTES, SOCKETS
 from services.server.serving import ALIVE, METRICS, READY
 from tests.helm import helm
 
@@ -427,7 +426,7 @@ def test_an_ingress_serves_all_paths_but_the_metrics() -> None:
     open_ = [one["path"] for one in rule["http"]["paths"]]
     assert {one["pathType"] for one in rule["http"]["paths"]} == {"Prefix"}
     served = {OPENAPI, *ALIVE, *READY}
-    served |= {path for paths in (*ROUTES.values(), *SOCKETS.values()) for path in paths}
+    served |= {path for routes in ROUTES.values() for _, path in routes} | {*SOCKETS.values()}
     for path in served:
         assert any(path == one or path.startswith(f"{one}/") for one in open_), path
     assert not any(METRICS.startswith(one) for one in open_)

@@ -1,4 +1,4 @@
-"""What is imported when a service is looked at, built or asked for help: nothing heavy."""
+"""Inspecting or building a service, or its `--help`, imports nothing heavy."""
 
 from __future__ import annotations
 

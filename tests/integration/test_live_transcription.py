@@ -1,4 +1,4 @@
-"""Live sessions on the real engine: Silero hears real speech, and made Whispers say or hear it."""
+"""Live sessions with the real engine: Silero on real speech, and Whisper models made here."""
 
 from __future__ import annotations
 

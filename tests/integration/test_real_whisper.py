@@ -1,4 +1,4 @@
-"""A real Whisper makes words of silence and noise; the detector in front of it does not let it."""
+"""A real Whisper hears words in silence and noise; the detector in front of it prevents that."""
 
 from __future__ import annotations
 

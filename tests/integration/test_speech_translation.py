@@ -1,4 +1,4 @@
-"""A recording through the real engines: espeak-ng's speech, a made Whisper, espeak-ng again."""
+"""A recording through the real engines: espeak-ng's speech, a trained Whisper, espeak-ng again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from services.audio.wav import to_wav
-from services.conversation import app
+from services.conversation import routes
 from services.server.shell import Shell
 from services.settings.sections import ConversationSettings
 from services.speech.engines.protocol import SynthesisRequest
@@ -25,7 +25,7 @@ from tests.whisper_engine import whisper_engine
 
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
 
-from services.speech.engines.espeak import EspeakEngine
+from services.speech.engines.espeak.engine import EspeakEngine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ async def test_a_recording_is_heard_and_spoken_by_real_engines(tmp_path: Path, s
             "transcription": ready(shelled(hearing_app(ear))),
         }
         urls = {role: [await serve(one)] for role, one in roles.items()}
-        role = app.build(ConversationSettings(), urls)
+        role = routes.build(ConversationSettings(), urls)
         talk = await spoken(voice, "Could you tell me when the next train leaves, please?")
         url = await serve(Shell(role))
         async with role.lifespan(), httpx.AsyncClient(base_url=url, timeout=60) as client:

@@ -1,4 +1,4 @@
-"""Registered voices among several processes, and on disks that are full or not to be written."""
+"""Registered voices with several processes, and on disks that are full or read-only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What BentoML's worker is given to serve, in an interpreter of its own."""
+"""What BentoML's worker serves, in its own interpreter."""
 
 from __future__ import annotations
 

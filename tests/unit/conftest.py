@@ -1,4 +1,4 @@
-"""A backend that does what the test tells it, and a front door before it."""
+"""A backend controlled by the test, and a gateway in front of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.conversation import app as conversation_app
-from services.gateway import app
+from services.conversation import routes as conversation_app
+from services.gateway import routes
 from services.server.shell import Shell
 from services.settings.sections import ConversationSettings, GatewaySettings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Request:
-    """What reached the backend."""
+    """A request as the backend received it."""
 
     line: str
     headers: list[tuple[str, str]]
@@ -140,7 +140,7 @@ async def backend() -> AsyncIterator[Callable[..., Awaitable[Backend]]]:
 
 
 class Door:
-    """A gateway behind uvicorn, whose backends were probed once."""
+    """A gateway on uvicorn, whose backends were probed once."""
 
     def __init__(self, shell: Shell, url: str, asked: list[Pools]) -> None:
         self.shell = shell
@@ -181,7 +181,7 @@ async def door(
             for one in asked[0].backends():
                 await one.probe()
             backends["conversation"] = [await serve(Shell(role))]
-        shell = Shell(app.build(gateway, backends))
+        shell = Shell(routes.build(gateway, backends))
         doors.append(Door(shell, await serve(wrap(shell)), asked))
         await doors[-1].probe()
         return doors[-1]

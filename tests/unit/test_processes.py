@@ -1,4 +1,4 @@
-"""Real processes: a supervisor, its worker that is killed, and the engine that outlives it."""
+"""Real processes: a supervisor, a worker that is killed, and its engine, which outlives it."""
 
 from __future__ import annotations
 

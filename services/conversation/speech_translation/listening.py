@@ -63,30 +63,26 @@ async def transcribe(
     with fields_named(_NAMES):
         async with caller.answer(question) as answer, aclosing(answer.events()) as events:
             async for event in events:
-                if event.get("type") == "transcript.text.segment":
-                    yield _segment(event)
-                elif event.get("type") == "transcript.text.done":
-                    tally.input_tokens = _tokens(event)
+                if (segment := _read(event, tally)) is not None:
+                    yield segment
 
 
-def _segment(event: Mapping[str, Any]) -> Segment:
+def _read(event: Mapping[str, Any], tally: Tally) -> Segment | None:
+    """Return the segment of an event that has one; the last has the usage."""
     try:
-        return Segment(
-            start_s=float(event["start"]),
-            end_s=float(event["end"]),
-            text=str(event["text"]),
-            language=event.get("language"),
-            clear=event.get("avg_logprob", 0.0) > _SURE
-            and event.get("no_speech_prob", 0.0) < _SILENT,
-        )
+        if event["type"] == "transcript.text.segment":
+            return Segment(
+                start_s=float(event["start"]),
+                end_s=float(event["end"]),
+                text=str(event["text"]),
+                language=event.get("language"),
+                clear=event["avg_logprob"] > _SURE and event["no_speech_prob"] < _SILENT,
+            )
+        if event["type"] == "transcript.text.done":
+            tally.input_tokens = int(event["usage"]["input_tokens"])
     except (LookupError, TypeError, ValueError) as exc:
         raise BackendError("The transcription service's answer cannot be read.") from exc
-
-
-def _tokens(event: Mapping[str, Any]) -> int:
-    usage = event.get("usage")
-    tokens = usage.get("input_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) else 0
+    return None
 
 
 def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, list[bytes]]:

@@ -16,8 +16,8 @@ from services.conversation.translation.languages import known_code, spoken
 from services.errors import InvalidRequestError
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
+from services.openai.reading import read
 from services.openai.translation import SpeechTranslationFields
-from services.openai.unknown import read
 from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import numpy as np
 from services.audio.pcm import to_float32
 from services.backends.client import Question
 from services.conversation.speech_translation.stages import Sound, Translation, fields_named
-from services.conversation.translation.chat_model import Former
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
+from services.openai.speech import INPUT_CHARACTERS
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 CONTEXT: Final = 3
 """How many earlier sentences go along as context."""
 
-_CHARACTERS: Final = 4096  # of one `input`
 _NAMES: Final = {
     "model": "speech_model",
     "ref_audio": "consent",
@@ -48,14 +47,14 @@ async def translate(
     Raises:
         ServiceError: the chat backend failed.
     """
-    former: deque[Former] = deque(maxlen=CONTEXT)
+    former: deque[tuple[str, str]] = deque(maxlen=CONTEXT)
     async for sentence in sentences:
         yield sentence
         language = source or known_or_none(sentence.language)
         text = sentence.text
         if has_words(text) and (language is None or spoken(language) != spoken(target)):
             text = await model.translate(text, language, target, former=[*former])
-            former.append(Former(sentence.text, text))
+            former.append((sentence.text, text))
         yield Translation(sentence, text)
 
 
@@ -82,7 +81,7 @@ class Speaker:
             yield item
             if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
                 continue
-            for piece in pieces(item.text, _CHARACTERS):
+            for piece in pieces(item.text, INPUT_CHARACTERS):
                 async with aclosing(self._say(piece.strip())) as sound:
                     async for samples in sound:
                         yield Sound(item.sentence, samples)

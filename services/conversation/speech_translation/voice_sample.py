@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import excerpt
 from services.audio.wav import to_wav
+from services.openai.speech import TRANSCRIPT_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -23,7 +24,6 @@ PATIENCE_S: Final = 60.0
 _APART_S: Final = 0.5  # a longer pause ends a stretch
 _LONGEST_ALONE_S: Final = 29.0  # of one segment: the longest that speech accepts
 _MOST_RATE_HZ: Final = 24_000
-_TEXT_CHARACTERS: Final = 1024  # the longest transcript that speech accepts
 
 
 async def sampled(
@@ -84,6 +84,6 @@ async def _fields(recording: bytes, stretch: Segment, consent: str) -> Mapping[s
     data = base64.b64encode(await asyncio.to_thread(wav)).decode("ascii")
     return {
         "ref_audio": f"data:audio/wav;base64,{data}",
-        "ref_text": stretch.text.strip()[:_TEXT_CHARACTERS],
+        "ref_text": stretch.text.strip()[:TRANSCRIPT_CHARACTERS],
         "consent": consent,
     }

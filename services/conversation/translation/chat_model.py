@@ -49,14 +49,6 @@ class Detected:
     confidence: float
 
 
-@dataclass(frozen=True)
-class Former:
-    """An earlier sentence and its translation."""
-
-    text: str
-    translation: str
-
-
 class ChatModel:
     """A chat model, called for one request."""
 
@@ -81,7 +73,7 @@ class ChatModel:
         source: str | None,
         target: str,
         *,
-        former: Sequence[Former] = (),
+        former: Sequence[tuple[str, str]] = (),
         tag: str = "",
         variant: int = 0,
     ) -> str:
@@ -91,7 +83,7 @@ class ChatModel:
             text: of about `PIECE_CHARACTERS` at most.
             source: the code of its language; None leaves it to the model.
             target: the code of the language to translate into.
-            former: earlier sentences, as context.
+            former: earlier sentences and their translations, as context.
             tag: an example of the tags to be kept, if there are any.
             variant: 0 for the most likely translation; each other number is the seed of an
                 alternative.
@@ -99,25 +91,24 @@ class ChatModel:
         Raises:
             ServiceError: the backend failed, or the answer is cut off or empty.
         """
-        mark = _mark(text, *(one.text for one in former))
+        mark = _mark(text, *(before for before, _ in former))
         system = _TRANSLATE.format(
             mark=mark,
             way=f"{'' if source is None else f'from {NAMES[source]} '}into {NAMES[target]}",
             tags=_TAGS.format(tag=tag) if tag else "",
         )
         turns = [{"role": "system", "content": system}]
-        for one in former:
-            turns.append({"role": "user", "content": _marked(one.text, mark)})
-            turns.append({"role": "assistant", "content": one.translation})
+        for before, translation in former:
+            turns.append({"role": "user", "content": _marked(before, mark)})
+            turns.append({"role": "assistant", "content": translation})
         turns.append({"role": "user", "content": _marked(text, mark)})
         tokens = _TOKENS_AT_LEAST + _TOKENS_PER_CHARACTER * len(text)
         chosen = {"temperature": _TEMPERATURE, "seed": variant} if variant else {"temperature": 0}
-        choice = await self._ask(turns, max_tokens=min(tokens, self._most_tokens), **chosen)
+        said, choice = await self._ask(turns, max_tokens=min(tokens, self._most_tokens), **chosen)
         if choice.get("finish_reason") == "length":
             raise BackendError(
                 "The chat model's translation was cut off.", code="translation_incomplete"
             )
-        said = _content(choice).strip()
         said = said.removeprefix(f"<{mark}>").removesuffix(f"</{mark}>").strip()
         if not said:
             raise BackendError("The chat model's translation is empty.", code="translation_empty")
@@ -135,19 +126,22 @@ class ChatModel:
             {"role": "system", "content": _DETECT.format(mark=mark)},
             {"role": "user", "content": _marked(text, mark)},
         ]
-        choice = await self._ask(
+        said, choice = await self._ask(
             turns,
             max_tokens=_NAME_TOKENS,
             temperature=0,
             logprobs=True,
             structured_outputs={"choice": list(DETECTABLE)},
         )
-        code = DETECTABLE.get(_content(choice).strip())
+        code = DETECTABLE.get(said)
         if code is None:
             raise BackendError("The chat model named no language.", code="language_not_detected")
         return Detected(code, _confidence(choice))
 
-    async def _ask(self, messages: list[dict[str, str]], **fields: Any) -> dict[str, Any]:
+    async def _ask(
+        self, messages: list[dict[str, str]], **fields: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the answer's text, and the whole choice."""
         body = {
             "model": self._name,
             "messages": messages,
@@ -158,6 +152,7 @@ class ChatModel:
         try:
             answer = await self._caller.json(Question.of("chat", PATH, body, model=self._name))
             choice: dict[str, Any] = answer["choices"][0]
+            said = str(choice["message"]["content"] or "").strip()
         except (
             InvalidRequestError,
             NotFoundError,
@@ -167,13 +162,7 @@ class ChatModel:
             ) from exc
         except (LookupError, TypeError) as exc:
             raise BackendError("The chat model's answer cannot be read.") from exc
-        return choice
-
-
-def _content(choice: dict[str, Any]) -> str:
-    message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
-    return content if isinstance(content, str) else ""
+        return said, choice
 
 
 def _confidence(choice: dict[str, Any]) -> float:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.errors import InvalidRequestError
+from services.errors import InvalidRequestError, shown
 from services.languages import NAMES as HEARD
 from services.languages import tag_of
 
 AUTO: Final = "auto"
-
-_SHOWN_CHARACTERS: Final = 16
 
 _ALSO_WRITTEN: Final = {
     "eo": "Esperanto", "ga": "Irish", "gd": "Scottish Gaelic", "ig": "Igbo", "jv": "Javanese",
@@ -55,7 +53,7 @@ def known_code(code: str, param: str) -> str:
     found = known_or_none(code)
     if found is None:
         raise InvalidRequestError(
-            f"{param} {code[:_SHOWN_CHARACTERS]!r} is not a known language; see GET /languages",
+            f"{param} {shown(code)} is not a known language; see GET /languages",
             param=param,
             code="unsupported_language",
         )

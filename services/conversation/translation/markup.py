@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +23,7 @@ from services.conversation.translation.texts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from services.conversation.translation.texts import Translator
 
@@ -66,7 +65,7 @@ def _planned(run: list[Token]) -> str | Work:
     texts = [
         token.source
         for token in inner
-        if token.kind is Kind.TEXT and has_words(_read(token.source))
+        if token.kind is Kind.TEXT and has_words(html.unescape(token.source))
     ]
     if not texts:
         return _joined(run)
@@ -79,7 +78,7 @@ async def _run(
     before: list[Token], inner: list[Token], after: list[Token], translator: Translator
 ) -> str:
     """Return a run, translated as a whole if possible, else text by text."""
-    spelling = _Spelling.of((*before, *inner, *after))
+    spelling = _spelling((*before, *inner, *after))
     whole = await _as_one(translator, inner, spelling) if len(inner) > 1 else None
     if whole is None:
         whole = "".join([await _alone(translator, token, spelling) for token in inner])
@@ -124,7 +123,7 @@ def _partners(run: Sequence[Token]) -> dict[int, int]:
 
 
 async def _as_one(
-    translator: Translator, inner: Sequence[Token], spelling: _Spelling
+    translator: Translator, inner: Sequence[Token], spelling: Mapping[int, str]
 ) -> str | None:
     """Return the texts, translated together with their marks; None if marks were changed."""
     tags = [token for token in inner if token.kind is not Kind.TEXT]
@@ -134,7 +133,7 @@ async def _as_one(
     marks = _marks(inner, prefix)
     waiting = iter(marks)
     text = "".join(
-        _read(token.source) if token.kind is Kind.TEXT else next(waiting) for token in inner
+        html.unescape(token.source) if token.kind is Kind.TEXT else next(waiting) for token in inner
     )
     bare = text.strip()
     if len(bare) > PIECE_CHARACTERS:
@@ -145,23 +144,23 @@ async def _as_one(
     found = re.split(rf"(</?{prefix}\d+/?>)", said)
     if found[1::2] != marks:
         return None
-    parts = [spelling.write(part) for part in found[::2]]
+    parts = [part.translate(spelling) for part in found[::2]]
     return parts[0] + "".join(tag.source + part for tag, part in zip(tags, parts[1:], strict=True))
 
 
-async def _alone(translator: Translator, token: Token, spelling: _Spelling) -> str:
+async def _alone(translator: Translator, token: Token, spelling: Mapping[int, str]) -> str:
     if token.kind is not Kind.TEXT:
         return token.source
-    text = _read(token.source)
+    text = html.unescape(token.source)
     if not has_words(text):
         return token.source
     (said,) = await translated([(planned(text), translator)], workers=1)
-    return spelling.write(said)
+    return said.translate(spelling)
 
 
 def _prefix(sources: Iterable[str]) -> str:
     """Return a prefix for the marks that follows a `<` in none of the texts."""
-    whole = _read("\n".join(sources))
+    whole = html.unescape("\n".join(sources))
     prefix = "x"
     while f"<{prefix}" in whole or f"</{prefix}" in whole:
         prefix += "x"
@@ -185,29 +184,16 @@ def _marks(inner: Sequence[Token], prefix: str) -> list[str]:
     return marks
 
 
-@dataclass(frozen=True)
-class _Spelling:
-    """The characters that the source writes as references such as `&nbsp;`."""
-
-    by_character: dict[int, str]
-
-    @classmethod
-    def of(cls, run: Sequence[Token]) -> _Spelling:
-        found = {ord("&"): "&amp;", ord("<"): "&lt;"}
-        for token in run:
-            if token.kind is Kind.TEXT:
-                for reference in _REFERENCE.findall(token.source):
-                    read = html.unescape(reference)
-                    if len(read) == 1 and not read.isalnum():
-                        found[ord(read)] = reference
-        return cls(found)
-
-    def write(self, text: str) -> str:
-        return text.translate(self.by_character)
-
-
-def _read(source: str) -> str:
-    return html.unescape(source)
+def _spelling(run: Sequence[Token]) -> dict[int, str]:
+    """Return the reference of each character that the source writes as one, such as `&nbsp;`."""
+    found = {ord("&"): "&amp;", ord("<"): "&lt;"}
+    for token in run:
+        if token.kind is Kind.TEXT:
+            for reference in _REFERENCE.findall(token.source):
+                read = html.unescape(reference)
+                if len(read) == 1 and not read.isalnum():
+                    found[ord(read)] = reference
+    return found
 
 
 def _joined(run: Sequence[Token]) -> str:

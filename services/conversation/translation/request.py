@@ -11,8 +11,8 @@ from services.conversation.translation.languages import AUTO, known_code
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, whole
 from services.openai.forms import FormFields, read_form
+from services.openai.reading import read as validated
 from services.openai.translation import TranslateBody, TranslationBody
-from services.openai.unknown import read as validated
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope

@@ -15,7 +15,7 @@ ENGINES: Final[dict[str, EngineEntry]] = {
         "cosyvoice",
         ("torch", "transformers", "onnxruntime", "hyperpyyaml", "whisper", "wetext"),
     ),
-    "espeak": EngineEntry("services.speech.engines.espeak:EspeakEngine", "espeak"),
+    "espeak": EngineEntry("services.speech.engines.espeak.engine:EspeakEngine", "espeak"),
     "vllm_omni": EngineEntry("services.speech.engines.vllm_omni.engine:VllmOmniEngine", "speech"),
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from services.errors import InvalidRequestError, NotFoundError
+from services.openai.reading import ignore
 from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
 from services.openai.transcription import (
     MOST_KEYWORDS,
@@ -21,7 +22,6 @@ from services.openai.transcription import (
     VadMilliseconds,
     any_of,
 )
-from services.openai.unknown import ignore
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,

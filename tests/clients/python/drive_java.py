@@ -1,6 +1,6 @@
-"""The HttpClient of a JDK, as it is made by default: `drive_java.py URL RECORDING BODY`.
+"""The JDK's HttpClient with its defaults: `drive_java.py URL RECORDING BODY`.
 
-It offers an upgrade to HTTP/2 with every first request, body or not.
+It offers an upgrade to HTTP/2 with every first request, with or without a body.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Pipecat's own services as a client; run in the environment that has Pipecat.
+"""Pipecat's own services as a client; run in the environment with Pipecat.
 
 `drive_pipecat.py {file,live,server-vad,newest} URL RECORDING` plays RECORDING, 16-bit mono wav,
-into a pipeline as a microphone would, in real time, and prints a line of JSON for each thing that
-came out: its kind and text, and how many seconds of the recording had been played by then.
-`drive_pipecat.py {speech,instructed} URL TEXT` has TEXT spoken, and prints how many bytes came.
+into a pipeline in real time, as a microphone would. It prints a line of JSON for each frame that
+comes out: its kind and text, and how many seconds of the recording had been played by then.
+`drive_pipecat.py {speech,instructed} URL TEXT` has TEXT spoken, and prints the number of bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FINAL_S = 30.0
 
 
 class Printer(FrameProcessor):
-    """Prints what it is told, with the time of the recording."""
+    """Prints frames, with the time in the recording."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""How a driver tells what its client did: a line of JSON for each thing, with a value or an error.
+"""Reports a driver's results: a line of JSON for each, with a value or an error.
 
-Drivers run in their clients' environments and know nothing of this repository.
+Drivers run in their clients' environments, without this repository.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the gateway asks of backends itself: whole answers, streams, refusals, hang-ups."""
+"""A role's own requests to backends: whole answers, streams, refusals, hang-ups."""
 
 from __future__ import annotations
 

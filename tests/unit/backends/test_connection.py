@@ -68,7 +68,6 @@ def test_a_unix_socket_is_a_path(scheme: str) -> None:
         "",
         "http://speech:port",
         "http://speech:99999",
-        "http://speech:3000/v1",
         "http://speech:3000?x=1",
         "http://user:secret@speech:3000",
     ],

@@ -1,4 +1,4 @@
-"""Pools whose backends come and go, who takes a request, and who waits."""
+"""Pools whose backends come and go: which one takes a request, and which requests wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEAD = "http://127.0.0.1:1"
 
 
 class Told:
-    """A source that says what a test tells it."""
+    """A source that reports what the test sets."""
 
     def __init__(self, *, is_sure: bool = True) -> None:
         self.given = "dns://chat:1"

@@ -51,6 +51,7 @@ def test_a_backends_own_url_needs_nobody(given: str) -> None:
     [
         "dns://speech",
         "dns://speech:3000/path",
+        "http://speech:3000/v1",
         "dns://:3000",
         "k8s://",
         "k8s://Speech",
@@ -139,7 +140,7 @@ def pods(name: str, *addresses: str, leaving: str = "", port: int = 3000) -> dic
 
 
 class Api:
-    """The part of Kubernetes' API that is asked; a test says what has happened."""
+    """The part of Kubernetes' API that we use; the test sends its events."""
 
     def __init__(self, *slices: dict[str, Any]) -> None:
         self.slices = slices
@@ -334,11 +335,17 @@ async def test_an_empty_list_may_be_null(serve: Any, account: Path) -> None:
 # Ray
 
 
+def target(ip: str, app: str = "speech") -> dict[str, Any]:
+    return {"ip": ip, "port": 30000, "name": f"SERVE_REPLICA::{app}#Speech#{ip}"}
+
+
 class Head:
     """A Ray head's dashboard."""
 
     def __init__(self, *targets: dict[str, Any]) -> None:
-        self.answer: Any = {"target_groups": [{"targets": list(targets)}]}
+        group = {"app_name": "speech", "protocol": "HTTP", "route_prefix": "/speech"}
+        other = {**group, "app_name": "speech-2", "targets": [target("10.0.0.9", "speech-2")]}
+        self.answer: Any = {"target_groups": [{**group, "targets": list(targets)}, other]}
         self.token = ""
 
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
@@ -352,15 +359,17 @@ async def test_replicas_of_the_application_are_the_backends_and_its_proxy_is_non
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    head = Head(
-        {"ip": "10.0.0.1", "port": 30000, "name": "SERVE_REPLICA::speech#Speech#x1"},
-        {"ip": "10.0.0.2", "port": 30000, "name": "SERVE_REPLICA::speech#Speech#x2"},
-        {"ip": "10.0.0.1", "port": 30001, "name": "SERVE_REPLICA::speech-2#Speech#x3"},
-        {"ip": "10.0.0.1", "port": 8000, "name": "PROXY::abc"},
-    )
+    proxy = {"ip": "10.0.0.1", "port": 8000, "name": "PROXY::abc"}
+    head = Head(target("10.0.0.1"), target("10.0.0.2"), proxy)
     url = await serve(head)
     source = RayServe(f"{url.replace('http://', 'ray://')}/speech")
-    assert await first(source, bool) == {"http://10.0.0.1:30000", "http://10.0.0.2:30000"}
+    local = await first(source, bool)
+    assert local == {"http://127.0.0.1:30000/speech"}  # the head is here, so they are
+    source._local = ""
+    assert await first(source, bool) == {
+        "http://10.0.0.1:30000/speech",
+        "http://10.0.0.2:30000/speech",
+    }
     assert head.token == "Bearer secret"
     assert not source.is_sure  # it leaves out replicas that serve while it rebuilds
 

@@ -1,4 +1,4 @@
-"""`healthcheck.py`: docker's word for a container is what its server says at /readyz."""
+"""`healthcheck.py`: a container is healthy if its server is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prebuild.py` and `prebuilt-cc`: what was compiled once is handed out where nothing compiles."""
+"""`prebuild.py` and `prebuilt-cc`: what was compiled once is available without a compiler."""
 
 from __future__ import annotations
 

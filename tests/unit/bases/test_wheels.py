@@ -1,4 +1,4 @@
-"""`bentos/bases/wheels.py`, run with this Python on folders that are made for the test."""
+"""`bentos/bases/wheels.py`, run with this Python on folders made for the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages in docs/ are what the benchmarks write: figures in the prose of the templates."""
+"""The pages in docs/ are what the benchmarks write: the templates, with figures."""
 
 from __future__ import annotations
 

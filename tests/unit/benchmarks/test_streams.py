@@ -1,4 +1,4 @@
-"""What the CosyVoice benchmark counts of a stream."""
+"""What the CosyVoice benchmark measures of a stream."""
 
 from __future__ import annotations
 

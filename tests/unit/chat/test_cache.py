@@ -1,4 +1,4 @@
-"""Where vLLM keeps what makes its next start quicker: in a volume, if there is one."""
+"""vLLM's cache for quicker starts is in a volume, if there is one."""
 
 from __future__ import annotations
 

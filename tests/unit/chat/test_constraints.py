@@ -1,4 +1,4 @@
-"""What binds an answer is found wherever it stands, and bounded before anything converts it."""
+"""Constraints are found in every field, and bounded before anything converts them."""
 
 from __future__ import annotations
 

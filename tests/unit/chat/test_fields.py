@@ -1,4 +1,4 @@
-"""What vLLM would forget is refused in words; what SDKs send as a matter of course passes."""
+"""Fields that vLLM would silently ignore are refused; what SDKs always send is accepted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from services.chat.fields import refuse_lost
 from services.errors import InvalidRequestError
-from services.openai import unknown
+from services.openai import reading
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 LARK = {"type": "custom", "format": {"type": "grammar", "syntax": "lark", "definition": "a: b"}}
@@ -81,7 +81,7 @@ def test_a_default_is_no_wish(path: str, body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES])
 def test_a_price_class_is_ignored_and_named(path: str) -> None:
-    ignored = unknown.watch(strict=False)
+    ignored = reading.watch(strict=False)
     refuse_lost(path, {"service_tier": "auto"})
     assert ignored.names == []
     refuse_lost(path, {"service_tier": "flex"})
@@ -89,6 +89,6 @@ def test_a_price_class_is_ignored_and_named(path: str) -> None:
 
 
 def test_codexs_offline_search_is_ignored_and_named() -> None:
-    ignored = unknown.watch(strict=False)
+    ignored = reading.watch(strict=False)
     refuse_lost(RESPONSES, {"tools": [{"type": "web_search", "external_web_access": False}]})
     assert ignored.names == ["tools.web_search"]

@@ -1,4 +1,4 @@
-"""A chat body on its way in: read, bounded, looked through; no vLLM."""
+"""Checks on a chat request's body, without vLLM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.chat.fields import FOREIGN
 from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
-from services.openai import unknown
+from services.openai import reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +132,7 @@ def test_openais_own_fields_pass_though_the_engine_lacks_them(field: str) -> Non
 
 
 def test_what_codex_sends_beside_passes() -> None:
-    ignored = unknown.watch(strict=True)
+    ignored = reading.watch(strict=True)
     body = {
         "input": "Hello",
         "client_metadata": {"installation": "1"},
@@ -150,14 +150,14 @@ def test_a_near_miss_is_refused_with_the_name_that_was_meant() -> None:
 
 
 def test_a_field_that_nobody_knows_is_left_out_and_named() -> None:
-    ignored = unknown.watch(strict=False)
+    ignored = reading.watch(strict=False)
     assert post({"model": "m", "zzzz": 1}) == {"model": "m"}
     assert ignored.names == ["zzzz"]
 
 
 @pytest.mark.parametrize("name", sorted(FOREIGN))
 def test_another_servers_field_is_left_out_and_named_however_near(name: str) -> None:
-    ignored = unknown.watch(strict=False)
+    ignored = reading.watch(strict=False)
     assert post({"model": "m", name: 1}) == {"model": "m"}
     assert ignored.names == [name]
 

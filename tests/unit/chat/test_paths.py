@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.errors import MethodNotAllowedError, NotFoundError
-from services.openai.paths import CHAT, MODELS
+from services.openai.paths import MODELS, ROUTES
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -20,9 +20,8 @@ def shell() -> Shell:
     return Shell(
         RoleApp(
             role="chat",
-            asgi=never,
-            paths={**CHAT, **MODELS},
-            admitted=frozenset(CHAT),
+            handlers=dict.fromkeys((*ROUTES["chat"], *MODELS), never),
+            admitted=frozenset(),
             limits=Limits(8, 8, 30),
             body_limit_bytes=1,
             readiness=lambda: Readiness("ready", {}),
@@ -58,7 +57,7 @@ def test_what_is_not_public_api_is_404(shell: Shell, method: str, path: str) -> 
         shell.route(method, path)
 
 
-@pytest.mark.parametrize("path", [*CHAT])
+@pytest.mark.parametrize("path", [path for _, path in ROUTES["chat"]])
 def test_generating_is_by_post_only(shell: Shell, path: str) -> None:
     assert shell.route("POST", path) == path
     with pytest.raises(MethodNotAllowedError):

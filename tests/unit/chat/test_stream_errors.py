@@ -1,4 +1,4 @@
-"""vLLM's answer on its way out: nothing that broke ends like something whole."""
+"""vLLM's answers on their way out: one that broke off never ends as if it were complete."""
 
 from __future__ import annotations
 

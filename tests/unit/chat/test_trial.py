@@ -1,4 +1,4 @@
-"""Compiling apart: bounded in time, one at a time, remembered, given up alone."""
+"""Trial compilation in its own process: limited in time, one at a time, cached, cancelled alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bases: what their names are made of, their build context, pins and what a platform holds."""
+"""Bases: their names, build context, pins, and the packages of a platform."""
 
 from __future__ import annotations
 

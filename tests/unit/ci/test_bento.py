@@ -1,4 +1,4 @@
-"""Bentos: the same for the same inputs, with what the platform decides."""
+"""Bentos: reproducible, and specific to their platform."""
 
 from __future__ import annotations
 

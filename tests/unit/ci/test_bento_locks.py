@@ -1,4 +1,4 @@
-"""The locks of the bentos against each other, pyproject.toml and platforms.toml; no network."""
+"""The bentos' locks agree with each other, pyproject.toml and platforms.toml; no network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What is read from BuildKit's own lines: two builds of five lines, recorded from buildx 0.29.
+"""Parsing BuildKit's output: two builds of five lines, recorded from buildx 0.29.
 
-`failed.jsonl` is a build whose last step fails, `cached.jsonl` one that did nothing new. The lines
-about single files that are sent were left out.
+`failed.jsonl` is a build whose last step fails, `cached.jsonl` one with everything cached, without
+the lines about single files that are sent.
 """
 
 from __future__ import annotations

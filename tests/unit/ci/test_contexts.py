@@ -1,4 +1,4 @@
-"""Build contexts: one time for all, modes that any user can read."""
+"""Build contexts: one time for all files, modes that any user can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docker command line: what is told when it, its engine or its buildx is not there."""
+"""The docker command line: errors if it, its engine or buildx is missing."""
 
 from __future__ import annotations
 

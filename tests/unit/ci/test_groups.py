@@ -1,4 +1,4 @@
-"""The wheel groups over the real locks, and over bentos that are made for the test."""
+"""The wheel groups with the real locks, and with bentos made for the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images: their build context, their labels, and what a job is told of them."""
+"""Images: their build context, labels, and a job's outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resolving locks with the real uv, from a folder of tiny wheels that the tests make: no index."""
+"""Resolving locks with the real uv, from a folder of tiny wheels instead of an index."""
 
 from __future__ import annotations
 

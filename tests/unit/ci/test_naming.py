@@ -1,4 +1,4 @@
-"""What images are called."""
+"""The names of images."""
 
 from __future__ import annotations
 

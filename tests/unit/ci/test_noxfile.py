@@ -1,4 +1,4 @@
-"""What `nox` does, without a network: how it finds wheels, counts tests and describes itself."""
+"""The noxfile, without a network: how it finds wheels, counts tests and describes itself."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text:
 
 def test_every_session_says_what_it_is_for(noxfile: SimpleNamespace) -> None:
     names = {"serve", "tests", "unit", "contract", "e2e", "lint", "types", "docs", "bench"}
-    names |= {"lock", "demo-model", "clients", "cosyvoice", "cosyvoice-code", "images"}
+    names |= {"lock", "demo-model", "clients", "cosyvoice", "cosyvoice-code", "images", "ray"}
     assert names | set(noxfile.VERBS) == set(sessions())
     assert all((session.__doc__ or "").strip().endswith(".") for session in sessions().values())
 

@@ -1,4 +1,4 @@
-"""Which images a change touches: the repository's own bentos, changes made up for the test."""
+"""Which images a change affects: the repository's bentos, with changes made for the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of platforms: what it must hold, and what is told when it does not."""
+"""The table of platforms: its required contents, and the errors without them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pulls are tried again; pulls themselves are in tests/images."""
+"""Which pulls are retried; tests/images has real pulls."""
 
 from __future__ import annotations
 

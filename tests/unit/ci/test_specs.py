@@ -1,4 +1,4 @@
-"""What a bentofile may say: a bentofile is data here, whatever BentoML would make of it."""
+"""What a bentofile may contain: it is only data here, whatever BentoML would do with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tags of an image: pure functions, and what git says of a commit."""
+"""The tags of an image: pure functions, and facts about a commit from git."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`test-image` before it asks an engine for anything; tests/images has the rest."""
+"""`test-image` before it needs an engine; tests/images has the rest."""
 
 from __future__ import annotations
 

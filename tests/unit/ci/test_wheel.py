@@ -1,4 +1,4 @@
-"""The built wheel, not the source tree, is what people install."""
+"""The built wheel, which is what people install."""
 
 import subprocess
 import sys

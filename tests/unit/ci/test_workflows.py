@@ -1,4 +1,4 @@
-"""The workflows: thin, pinned, and with no more rights than they need; without GitHub."""
+"""The workflows are thin, pinned, and have no more rights than they need; without GitHub."""
 
 from __future__ import annotations
 

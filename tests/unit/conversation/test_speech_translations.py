@@ -1,4 +1,4 @@
-"""POST /v1/audio/speech-translations: through the real routes of the audio roles, with fakes."""
+"""POST /v1/audio/speech-translations, with the audio roles' real routes and fake engines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TWO = "hello there||||||||||how are you"  # a second of silence between the two
 
 
 class Rig:
-    """A front door before three roles: the real routes of two, with fake engines."""
+    """A gateway with three roles: the real routes of two, with fake engines."""
 
     def __init__(self, store: VoiceStore, engine: Any = None) -> None:
         self.chat = TranslatingChat()

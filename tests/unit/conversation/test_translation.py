@@ -1,4 +1,4 @@
-"""POST /translate, POST /detect, GET /languages: LibreTranslate's API over a stand-in model."""
+"""POST /translate, POST /detect, GET /languages: LibreTranslate's API with a stand-in model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from libretranslatepy import LibreTranslateAPI
 from pydantic import SecretStr
 
+from services.conversation import routes
 from services.conversation.translation.languages import NAMES
-from services.settings.sections import TranslationSettings
+from services.openai.paths import MODELS, ROUTES
+from services.settings.sections import ConversationSettings, TranslationSettings
 from tests.translating_app import MODEL, TranslatingChat, text_of
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ HELLO = {"q": "Hello you", "source": "en", "target": "de"}
 
 
 class Front:
-    """A door before a translating chat backend, and a client of it."""
+    """A server with a translating chat backend, and a client."""
 
     def __init__(self, chat: TranslatingChat, door: Any) -> None:
         self.chat = chat
@@ -440,3 +442,9 @@ async def test_no_body_is_a_server_error(front: Any, data: bytes, kind: str, pat
     one = await front()
     response = await one.client.post(path, content=data, headers={"content-type": kind})
     assert response.status_code < 500, response.text
+
+
+def test_every_path_of_the_role_has_a_handler() -> None:
+    urls = {role: ["http://127.0.0.1:1"] for role in ("chat", "speech", "transcription")}
+    role = routes.build(ConversationSettings(), urls)
+    assert role.handlers.keys() == {*ROUTES["conversation"], *MODELS}

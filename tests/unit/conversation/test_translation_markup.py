@@ -1,4 +1,4 @@
-"""HTML: whatever the model says, the markup that goes out is that which came in."""
+"""HTML: whatever the model says, the markup is unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Says:
-    """A model that says what it is told to; `asked` are the texts that it was given."""
+    """A model with fixed answers; `asked` has the texts that it got."""
 
     def __init__(self, say: Callable[[str], str] = louder) -> None:
         self.say = say

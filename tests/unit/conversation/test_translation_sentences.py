@@ -1,4 +1,4 @@
-"""Segments to sentences, and the stretch of a recording that is spoken like."""
+"""Segments to sentences, and the part of a recording that serves as the voice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where backends have different models, a request's own is found in whatever way it came."""
+"""If backends have different models, a request's model is found in every kind of request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A front door before several backends: who is asked, who is asked instead, and who waits."""
+"""A gateway with several backends: which one is asked, which one instead, and what waits."""
 
 from __future__ import annotations
 

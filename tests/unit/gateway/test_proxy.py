@@ -1,4 +1,4 @@
-"""The front door between a real client and a raw backend: bytes, framing, back-pressure, faults."""
+"""The gateway between a real client and a raw backend: bytes, framing, back-pressure, faults."""
 
 from __future__ import annotations
 

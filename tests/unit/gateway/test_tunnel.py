@@ -1,4 +1,4 @@
-"""WebSockets through the front door: real clients, real backends, uvicorn on both sides."""
+"""WebSockets through the gateway: real clients and backends, with uvicorn on both sides."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LINE = SecretStr(f"anna:{hashlib.sha256(KEY.encode()).hexdigest()}")
 
 
 class Behind:
-    """A speech role whose WebSocket does what the test tells it."""
+    """A speech role whose WebSocket the test controls."""
 
     def __init__(self, models: list[str]) -> None:
         self.models = models
@@ -78,8 +78,7 @@ def behind(serve: Any) -> Callable[..., Awaitable[Behind]]:
         one = Behind(list(models) or ["m"])
         app = RoleApp(
             role="behind",
-            asgi=one.about,
-            paths=MODELS,
+            handlers=dict.fromkeys(MODELS, one.about),
             sockets={PATH: socket or one.socket},
             admitted=frozenset(),
             limits=Limits(8, 8, 30),

@@ -1,4 +1,4 @@
-"""A worker that dies in the middle of a request and comes back, as a real process."""
+"""A worker, a real process, that dies in the middle of a request and comes back."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import InvalidRequestError, ServiceError, TooLargeError, UnsupportedMediaError
-from services.openai import unknown
+from services.openai import reading
 from services.openai.forms import TEXT_BYTES, Form, FormFields, read_form
 from services.openai.hangup import ClientGoneError
 
@@ -29,7 +29,7 @@ WHOLE = (
 
 
 class Sender:
-    """The pieces of a body, and then a client that hangs up."""
+    """Sends the pieces of a body, then hangs up."""
 
     def __init__(self, pieces: list[bytes], *, whole: bool = True) -> None:
         self.left = [
@@ -179,7 +179,7 @@ async def test_how_long_a_text_may_be_is_the_paths_to_say() -> None:
 
 
 async def test_another_servers_field_is_ignored_however_near_it_is_to_one_of_these() -> None:
-    ignored = unknown.watch(strict=False)
+    ignored = reading.watch(strict=False)
     sender = Sender([part("names", b"a") + part("name", b"b") + END])
     fields = FormFields(frozenset({"name"}), {}, foreign=frozenset({"names"}))
     form = await read_form({"headers": [(b"content-type", TYPE)]}, sender.receive, fields)

@@ -1,4 +1,4 @@
-"""A body's pace: who trickles is refused, who moves is served however slowly."""
+"""The pace of a body: one that trickles is refused, a slow but steady one is served."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.server.body import RATE_BYTES_S, SILENCE_S, Body, Held
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

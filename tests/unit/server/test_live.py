@@ -1,4 +1,4 @@
-"""What live sessions stand on: no message is lost, whatever coincides with it."""
+"""The base of live sessions: no message is lost, whatever happens at the same time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def slot() -> AsyncIterator[None]:
 
 
 class Connection:
-    """A WebSocket without a network, behind the shell's handshake."""
+    """A WebSocket without a network, after the shell's handshake."""
 
     def __init__(self) -> None:
         self.draining = asyncio.Event()
@@ -50,7 +50,7 @@ class Connection:
 
 
 class Session(LiveSession):
-    """Notes what it is told until the server ends."""
+    """Records its messages until the server ends."""
 
     def __init__(self, connection: Connection, within_s: float = 30.0) -> None:
         super().__init__(connection.scope, connection.send)

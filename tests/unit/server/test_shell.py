@@ -1,4 +1,4 @@
-"""The shell behind a real uvicorn: what a client sees of ids, limits, errors and health."""
+"""The shell on a real uvicorn, as a client sees it: ids, limits, errors, health."""
 
 from __future__ import annotations
 
@@ -62,13 +62,12 @@ def shell(
     return Shell(
         RoleApp(
             role="test",
-            asgi=asgi,
-            paths={
-                "/v1/work": POST,
-                "/v1/free": POST,
-                "/v1/items": GET,
-                "/v1/items/{}": GET,
-                "/v1/all/{*}": GET,
+            handlers={
+                ("POST", "/v1/work"): asgi,
+                ("POST", "/v1/free"): asgi,
+                ("GET", "/v1/items"): asgi,
+                ("GET", "/v1/items/{}"): asgi,
+                ("GET", "/v1/all/{*}"): asgi,
             },
             admitted=frozenset({"/v1/work"}),
             limits=limits,
@@ -371,7 +370,7 @@ async def test_an_error_after_the_start_closes_the_connection_without_the_last_c
 
 
 class Gate:
-    """An application whose requests stay at work until the test lets them go."""
+    """An application whose requests run until the test releases them."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What a stranger can send to a connection: heads are bounded, and odd clients are served."""
+"""Hostile and odd clients: the size of a request's head is limited, and odd clients are served."""
 
 from __future__ import annotations
 

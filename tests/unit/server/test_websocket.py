@@ -1,4 +1,4 @@
-"""WebSockets in the shell behind a real uvicorn: refusals, slots, bounds, errors, the end."""
+"""WebSockets in the shell on a real uvicorn: refusals, slots, limits, errors, the end."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def shell(socket: Any = echo, *, limits: Limits = SMALL, **fields: Any) -> Shell
     return Shell(
         RoleApp(
             role="sockets",
-            asgi=echo,
-            paths={"/v1/work": frozenset({"POST"})},
+            handlers={("POST", "/v1/work"): echo},
             sockets={PATH: socket},
             admitted=frozenset(),
             limits=limits,
@@ -281,7 +280,7 @@ async def test_bytes_that_are_no_text_close_with_1007(serve: Any) -> None:
 
 
 class Flood:
-    """Sends without end; `sent` counts bytes."""
+    """Sends endlessly; `sent` counts bytes."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -331,7 +330,7 @@ async def test_connections_are_counted_by_path_and_status(serve: Any) -> None:
 
 
 class Watching(Shell):
-    """A shell that keeps uvicorn's protocol of each WebSocket, to shut it down as uvicorn would."""
+    """A shell that keeps uvicorn's protocol of each WebSocket, to shut it down as uvicorn does."""
 
     def __init__(self, app: RoleApp) -> None:
         super().__init__(app)

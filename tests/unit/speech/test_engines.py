@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from services.errors import ConfigurationError, InvalidRequestError, NotFoundError
-from services.speech.engines import espeak_library
+from services.speech.engines.espeak import library as espeak_library
 from services.speech.engines.protocol import (
     Capability,
     SpeechEngine,
@@ -46,7 +46,7 @@ def test_importing_the_speech_package_imports_no_engine_library() -> None:
     heavy = "{'torch', 'espeakng_loader', 'vllm', 'cosyvoice'}"
     code = (
         "import sys, services.speech.routes, services.speech.engines.registry, "
-        f"services.speech.engines.espeak; print({heavy} & set(sys.modules))"
+        f"services.speech.engines.espeak.engine; print({heavy} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -18,14 +18,14 @@ from services.errors import (
     NotFoundError,
     UnavailableError,
 )
-from services.speech.engines.espeak_voices import OPENAI_VOICES
+from services.speech.engines.espeak.voices import OPENAI_VOICES
 from services.speech.engines.protocol import SynthesisRequest
 from tests.decoding import decode
 from tests.hearing import HEARING_RATE_HZ, four_digits_heard
 
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
 
-from services.speech.engines.espeak import EspeakEngine  # after the skip
+from services.speech.engines.espeak.engine import EspeakEngine  # after the skip
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

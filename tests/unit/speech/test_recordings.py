@@ -315,7 +315,7 @@ def test_nat64_is_as_public_as_the_address_in_it(address: IPv4Address) -> None:
 
 
 class Names(AbstractResolver):
-    """Answers with the next of a host's answers, the last for ever; the port may be another."""
+    """Resolves a host to its next answer, and finally always to the last; can change the port."""
 
     def __init__(self, answers: dict[str, list[list[str]]], port: int | None = None) -> None:
         self._answers = answers
@@ -355,7 +355,7 @@ def is_outside(address: IPv4Address | IPv6Address) -> bool:
 
 
 class Server:
-    """An HTTPS server that answers each path with the bytes that the test gave it."""
+    """An HTTPS server that answers each path with the test's bytes."""
 
     def __init__(self, port: int, certificate: Path) -> None:
         self.port = port

@@ -11,13 +11,23 @@ import pytest
 from services.audio.formats import FORMATS, MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.hangup import ClientGoneError
-from services.openai.unknown import watch
+from services.openai.paths import MODELS, ROUTES
+from services.openai.reading import watch
 from services.settings.sections import SPEECH_MODELS
 from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.routes import PATHS
+from services.speech.routes import handlers_of
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
-from tests.speech_app import BODY, Served, app_of, fault, without
+from tests.speech_app import (
+    BODY,
+    Served,
+    app_of,
+    fault,
+    models_of,
+    speakers_of,
+    untold,
+    without,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -306,18 +316,20 @@ async def test_voices_come_in_every_shape_that_clients_read(served: Served) -> N
 
 
 async def test_every_path_of_the_table_is_answered(served: Served) -> None:
-    for path, methods in PATHS.items():
-        for method in methods:
-            response = await served.client.request(method, path.replace("{}", "alloy"))
-            assert response.status_code != 405
-            if method == "HEAD":
-                assert not response.content
-                continue
-            assert response.json().get("error", {}).get("code") != "unknown_url"
+    handlers = handlers_of(speakers_of(served.engine), models_of(served.engine), untold)
+    assert handlers.keys() == {*ROUTES["speech"], *MODELS}
+    for method, path in handlers:
+        response = await served.client.request(method, path.replace("{}", "alloy"))
+        assert response.status_code != 405
+        assert response.json().get("error", {}).get("code") != "unknown_url"
+        if method == "GET":
+            head = await served.client.head(path.replace("{}", "alloy"))
+            assert not head.content
+            assert head.status_code == response.status_code
 
 
 class Exchange:
-    """One raw ASGI exchange, so that a test decides when the client hangs up."""
+    """A raw ASGI exchange, so that the test decides when the client hangs up."""
 
     def __init__(self, **fields: Any) -> None:
         self.hung_up = asyncio.Event()

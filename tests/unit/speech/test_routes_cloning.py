@@ -1,4 +1,4 @@
-"""Speaking like a registered voice, or like a recording that comes with the request."""
+"""Speaking with a registered voice, or with that of a recording in the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Voices and consents: what is kept, what is refused, and that a refusal keeps nothing."""
+"""Voices and consents: what is stored, what is refused, and that a refusal stores nothing."""
 
 from __future__ import annotations
 
@@ -375,7 +375,7 @@ async def test_what_the_disk_refuses_is_507(served: Served, store: VoiceStore) -
 
 
 class HangingUp:
-    """One raw exchange whose client hangs up when the test says so, or after `length` bytes."""
+    """A raw exchange whose client hangs up when the test says so, or after `length` bytes."""
 
     def __init__(self, request: httpx.Request, length: int | None = None) -> None:
         content = request.read()

@@ -1,4 +1,4 @@
-"""The routes with espeak behind a real socket: what a client sees, and what its going away does."""
+"""The routes with espeak on a real socket: what a client sees, and what its hanging up does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.speech_app import app_of, shelled
 
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
 
-from services.speech.engines.espeak import EspeakEngine
+from services.speech.engines.espeak.engine import EspeakEngine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""audio/speech/stream behind the shell and a real uvicorn, with an engine of tones."""
+"""audio/speech/stream with the shell, a real uvicorn, and an engine that plays tones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.models import Models
-from services.openai.sockets import SPEECH
+from services.openai.paths import SOCKETS
+from services.openai.speech import INPUT_CHARACTERS
 from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
@@ -27,7 +28,7 @@ from services.server.shell import Shell
 from services.speech import socket, socket_text, socket_unit
 from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.socket import SpeechSocket
-from services.speech.socket_messages import MESSAGE_CHARACTERS, TEXT_CHARACTERS, parse_message
+from services.speech.socket_messages import MESSAGE_CHARACTERS, parse_message
 from services.speech.socket_text import Cutter
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
@@ -36,7 +37,7 @@ from tests.speech_app import without
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-(PATH,) = SPEECH
+PATH = SOCKETS["speech"]
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
 RATE_HZ = 24_000
 CHARACTER_BYTES = int(RATE_HZ * CHARACTER_S) * 2
@@ -70,7 +71,7 @@ class Speakers:
 
 
 class Whole(FakeEngine):
-    """An engine that takes a text only when it is whole."""
+    """An engine that takes only complete texts."""
 
     capabilities = frozenset(Capability) - {Capability.STREAMING_TEXT}
 
@@ -89,7 +90,7 @@ async def nothing() -> AsyncIterator[None]:
 
 
 class Talk:
-    """A client's side of one connection."""
+    """The client's side of a connection."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -135,7 +136,7 @@ class Talk:
 
 
 class Served:
-    """An engine behind the WebSocket, in a shell of its own."""
+    """An engine behind the WebSocket, in its own shell."""
 
     def __init__(self, engine: FakeEngine, limits: Limits) -> None:
         self.engine = engine
@@ -155,8 +156,7 @@ class Served:
         self.shell = Shell(
             RoleApp(
                 role="speech",
-                asgi=socket_,
-                paths={},
+                handlers={},
                 sockets={PATH: socket_},
                 admitted=frozenset(),
                 limits=limits,
@@ -546,12 +546,12 @@ async def test_a_configuration_in_the_middle_of_an_utterance_is_refused(served: 
 async def test_text_is_bounded_by_the_message_and_by_the_utterance(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_text, "UTTERANCE_CHARACTERS", TEXT_CHARACTERS)
+    monkeypatch.setattr(socket_text, "UTTERANCE_CHARACTERS", INPUT_CHARACTERS)
     role = await served(Whole())
     async with role.talk(speed=4.0) as talk:
-        await talk.write("x" * (TEXT_CHARACTERS + 1))
+        await talk.write("x" * (INPUT_CHARACTERS + 1))
         assert await talk.fault() == ("text", "string_above_max_length")
-        await talk.write("x" * (TEXT_CHARACTERS - 2), "yyy", "z")
+        await talk.write("x" * (INPUT_CHARACTERS - 2), "yyy", "z")
         assert await talk.fault() == ("text", "string_above_max_length")
         await talk.say("input.done")
         events, _ = await talk.until("session.done")
@@ -881,12 +881,12 @@ async def test_a_slow_reader_holds_the_engine_back(served: Any) -> None:
     role = await served(Counting(sample_rate_hz=24_000))
     async with role.talk(speed=0.25) as talk:
         for _ in range(8):
-            await talk.write("x" * TEXT_CHARACTERS)  # 630 MB of audio
+            await talk.write("x" * INPUT_CHARACTERS)  # 630 MB of audio
         before = -1
         while len(made) != before:
             before = len(made)
             await asyncio.sleep(0.2)
-        assert before < 8 * TEXT_CHARACTERS / 4
+        assert before < 8 * INPUT_CHARACTERS / 4
         assert role.engine.active == 1
 
 

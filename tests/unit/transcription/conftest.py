@@ -1,4 +1,4 @@
-"""A live session's role, served for one test."""
+"""The transcription role, served for one test's live session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everybody's work is done together, in turn, and nobody waits for ever."""
+"""All requests' work is done in batches, in turn, and none waits for ever."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Job = tuple[str, str, int]  # its kind, its asker, its number
 
 
 class Worker:
-    """Notes batches, each held up until it is let go."""
+    """Records batches, each blocked until it is released."""
 
     def __init__(self) -> None:
         self.done: list[list[Job]] = []

@@ -1,4 +1,4 @@
-"""How windows are decoded: what is heard again, hotter, and what is silence; with a stub model."""
+"""How windows are decoded: retries at higher temperatures, and silence; with a stub model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SILENT = np.zeros((80, 10), dtype=np.float32)
 
 
 class Checkpoint:
-    """Says what it is told to, temperature by temperature."""
+    """Returns fixed texts for each temperature."""
 
     languages = frozenset({"en", "de"})
 
@@ -59,7 +59,7 @@ class Checkpoint:
 
 
 class Lane:
-    """What was put, in its order."""
+    """Items in the order they were put."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []

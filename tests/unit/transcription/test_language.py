@@ -1,4 +1,4 @@
-"""A recording has the language of its first window with speech, whatever is heard beside it."""
+"""A recording's language is that of its first window with speech, whatever else is running."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHANCES[SILENT_TO_WHISPER] = {"cy": 1.0}
 
 
 class Checkpoint:
-    """A window is encoded as its level; every text is good but for what it takes for silence."""
+    """Encodes a window as its level; texts are good, unless it hears silence."""
 
     languages = frozenset({"cy", "de", "fr"})
 
@@ -85,7 +85,7 @@ def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Taken:
-    """Windows' segments as they are handed over."""
+    """Windows' segments in the order they arrive."""
 
     def __init__(self) -> None:
         self.windows: list[list[Segment]] = []

@@ -1,4 +1,4 @@
-"""What a model's name may be, and what is said where there is no model."""
+"""What a model's name may be, and the errors without a model."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_an_unreachable_hub_is_named_with_the_remedy(tmp_path: Path, no_hub: str
 
 
 class Hub:
-    """Hugging Face with one model, whose weights stop on the way until somebody was told so."""
+    """Hugging Face with one model, whose download pauses until the progress was reported."""
 
     commit = "c" * 40
 

@@ -1,4 +1,4 @@
-"""Turns of /v1/realtime behind the shell and a real uvicorn; the engine hears tones."""
+"""Turns of /v1/realtime with the shell and a real uvicorn; the engine hears tones."""
 
 from __future__ import annotations
 

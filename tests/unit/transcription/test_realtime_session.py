@@ -1,4 +1,4 @@
-"""What a session of /v1/realtime is set to, and what clients say to it."""
+"""The configuration of /v1/realtime sessions, and the client's messages."""
 
 from __future__ import annotations
 

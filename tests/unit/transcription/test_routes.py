@@ -11,15 +11,16 @@ import srt
 import webvtt
 
 from services.audio.frames import MAX_CHANNELS
+from services.openai.paths import MODELS, ROUTES
 from services.settings.sections import TRANSCRIPTION_MODELS
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,
     TranscriptionRequest,
 )
-from services.transcription.routes import ADMITTED, PATHS
+from services.transcription.routes import ADMITTED
 from tests.fakes.transcription_engine import FakeEngine
-from tests.hearing_app import Hearing, parts, recording, said
+from tests.hearing_app import Hearing, hearing_handlers, parts, recording, said
 from tests.speech_app import fault
 
 if TYPE_CHECKING:
@@ -399,7 +400,9 @@ async def test_a_model_s_snapshots_are_the_model(hearing: Hearing, name: str) ->
 
 
 def test_what_makes_the_engine_work_takes_a_slot() -> None:
-    assert set(PATHS) >= ADMITTED == {"/v1/audio/transcriptions", "/v1/audio/translations"}
+    handlers = hearing_handlers(FakeEngine())
+    assert handlers.keys() == {*ROUTES["transcription"], *MODELS}
+    assert {"/v1/audio/transcriptions", "/v1/audio/translations"} == ADMITTED
 
 
 @pytest.mark.parametrize("channels", [2, 6, 8, 9, 64])

@@ -1,4 +1,4 @@
-"""A turn's text from an engine that says whatever it likes."""
+"""A turn's text from an engine with arbitrary answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = st.lists(st.sampled_from(["a", "b", "a,", "ab", "私", "の"]), max_size
 
 
 class Teller(FakeEngine):
-    """Says what it is told, one text after another; it keeps to a prefix only if it wants to."""
+    """Returns fixed texts, one after another, whether they match the prefix or not."""
 
     def __init__(self, guesses: list[str], finals: list[str], *, obeys: bool) -> None:
         super().__init__()

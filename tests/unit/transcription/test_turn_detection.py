@@ -14,7 +14,7 @@ TURNS = Cutting(silence_duration_ms=500)
 
 
 class Told:
-    """A detector that finds each frame's probability in its samples."""
+    """A detector whose probability for a frame is in its samples."""
 
     def feed(self, samples: np.ndarray) -> list[float]:
         assert samples.size % VAD_FRAME_SAMPLES == 0

@@ -1,4 +1,4 @@
-"""Cutting loses nothing, repeats nothing, and hangs on no caller's sizes."""
+"""Cutting loses nothing, repeats nothing, and does not depend on the caller's chunk sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST = int(WINDOW_S * SAMPLE_RATE_HZ)
 
 
 class Loud:
-    """Takes for speech what is positive at a frame's begin: each sample's value is its place."""
+    """Frames that begin with a positive sample are speech; each sample's value is its position."""
 
     def __init__(self) -> None:
         self.rest = np.zeros(0, dtype=np.float32)

@@ -1,4 +1,4 @@
-{{/* The name of everything that belongs to one part of the release. */}}
+{{/* The name of all objects of one part of the release. */}}
 {{- define "bentovox.name" -}}
 {{- printf "%s-%s" .release .part | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -38,17 +38,17 @@ name, its role, the role's values, the model if there is one, and whether it ask
 
 {{- define "bentovox.image" -}}
 {{- $digest := index .root.Values.image.digests .role | default "" -}}
-{{- $repository := required "image.repository is needed: what your images' names begin with, such as ghcr.io/me/bentovox" .root.Values.image.repository -}}
+{{- $repository := required "image.repository is needed: the prefix of your images' names, such as ghcr.io/me/bentovox" .root.Values.image.repository -}}
 {{- if $digest -}}
 {{- printf "%s/%s@%s" $repository .role $digest -}}
 {{- else -}}
-{{- $tag := required (printf "image.digests.%s is needed, or image.tag for all: nothing here is pulled by a name that moves" .role) .root.Values.image.tag -}}
+{{- $tag := required (printf "image.digests.%s is needed, or image.tag for all: there is no default tag" .role) .root.Values.image.tag -}}
 {{- $gpu := index .values "gpu" | default dict -}}
 {{- printf "%s/%s:%s-%s" $repository .role $tag (ternary "cuda13" "cpu" (gt (int ($gpu.count | default 0)) 0)) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Where each role is found, as variables of those that ask. */}}
+{{/* The roles' addresses, as environment variables for the roles that ask them. */}}
 {{- define "bentovox.backends" -}}
 {{- $root := .root -}}
 {{- $asking := .role | upper -}}
@@ -65,20 +65,20 @@ BENTOVOX_{{ $asking }}__{{ $role | upper }}: {{ $urls | toJson | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* What the gateway serves to the world: all but /metrics. */}}
+{{/* What the gateway serves to the outside: all but /metrics. */}}
 {{- define "bentovox.paths" -}}
 paths: [/v1, /translate, /detect, /languages, /tokenize, /detokenize, /openapi.json, /livez, /healthz, /readyz, /health]
 {{- end -}}
 
-{{/* How many pods of a part there may be at once. */}}
+{{/* The most pods that a part may have. */}}
 {{- define "bentovox.most" -}}
 {{- $scaling := .autoscaling | default dict -}}
 {{- if and $scaling.kind (ne $scaling.kind "none") -}}{{ $scaling.maxReplicas | default 1 }}{{- else -}}{{ .replicas }}{{- end -}}
 {{- end -}}
 
 {{/*
-What a role is asked for now: by all gateways, and by the conversation role, whose metrics every gateway
-repeats with the label `backend`.
+The number of current requests for a role: from all gateways, and from the conversation role, whose metrics
+every gateway repeats with the label `backend`.
 */}}
 {{- define "bentovox.load" -}}
 {{- $asked := printf "bentovox_asked_requests{asked=%q,namespace=%q,backend%%s}" .role .root.Release.Namespace -}}
@@ -87,14 +87,14 @@ repeats with the label `backend`.
 sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vector(0)
 {{- end -}}
 
-{{/* Whether a role may have no pod at all: then requests wait for it. */}}
+{{/* Whether a role may be scaled to zero: then requests wait for it. */}}
 {{- define "bentovox.toZero" -}}
 {{- range list .Values.chat .Values.speech .Values.transcription -}}
 {{- if and .enabled (eq (toString (.autoscaling | default dict).kind) "keda") (eq (int (.autoscaling.minReplicas | default 0)) 0) -}}true{{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* A part's settings as variables: what the chart sets, then what values.settings and its own say. */}}
+{{/* A part's settings as variables: the chart's, overridden by values.settings, then by the part's own. */}}
 {{- define "bentovox.settings" -}}
 {{- $values := .root.Values -}}
 {{- $part := .part -}}
@@ -106,7 +106,7 @@ sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vec
 {{- if $values.keys.secret -}}
 {{- $_ := set $set "BENTOVOX_GATEWAY__KEYS_FILE" "/run/secrets/bentovox/keys" -}}
 {{- else if not $values.keys.openToAll -}}
-{{- fail "keys.secret is needed: the name of a Secret whose entry `keys` has one key a line (python -m services.gateway.keys makes them). Or set keys.openToAll to true." -}}
+{{- fail "keys.secret is needed: the name of a Secret whose entry `keys` has one key per line (python -m services.gateway.keys makes them). Or set keys.openToAll to true." -}}
 {{- end -}}
 {{- $hosts := $part.values.hosts -}}
 {{- range $front := list $values.ingress $values.httpRoute -}}

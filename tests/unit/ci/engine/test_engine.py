@@ -1,4 +1,4 @@
-"""The throw-away engine: its options, where it refuses, what network it takes. None is started."""
+"""The throw-away engine: its options, refusals and network. None is started."""
 
 from __future__ import annotations
 

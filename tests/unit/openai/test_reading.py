@@ -1,4 +1,4 @@
-"""Fields that nobody knows: nearly ours is refused, others are ignored and named."""
+"""Unknown fields: near misses are refused, others are ignored and listed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import MOST_MARKS, MOST_NAMES, parse
-from services.openai.unknown import MOST_IGNORED, ignore, read, sift, watch
+from services.openai.reading import MOST_IGNORED, ignore, read, sift, watch
 
 
 class _Inner(BaseModel):

@@ -12,7 +12,7 @@ from services.speech.engines.scripts import language_by_script
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from services.speech.engines.espeak_library import EspeakVoice
+    from services.speech.engines.espeak.library import EspeakVoice
 
 OPENAI_VOICES: Final[dict[str, str]] = {
     # No two share pitch, timbre and accent; a test measures it. Pipecat knows only these names.

@@ -23,8 +23,8 @@ import numpy as np
 from services.audio.pcm import amplified, to_float32
 from services.errors import EngineError, UnavailableError
 from services.handover import Handover
-from services.speech.engines.espeak_library import library
-from services.speech.engines.espeak_voices import OPENAI_VOICES, VoiceCatalogue
+from services.speech.engines.espeak.library import library
+from services.speech.engines.espeak.voices import OPENAI_VOICES, VoiceCatalogue
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
 from services.speech.engines.scripts import plain_width
 from services.speech.engines.segments import refuse_blank, segments_as_written

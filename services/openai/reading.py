@@ -1,4 +1,4 @@
-"""Unknown fields of a request: misspelt ones are refused, others are ignored and reported.
+"""Reads what a client sent into models. Misspelt fields are refused, unknown ones reported.
 
 A name that is nearly one of ours is refused with the right one in the message: `temprature` must
 not be ignored silently. Any other unknown field is dropped and listed in the answer's

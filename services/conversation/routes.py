@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
-from services.openai.documents import by_route, document, of_models
-from services.openai.paths import METHODS, TRANSLATION
+from services.openai.documents import document, of_models
+from services.openai.paths import TRANSLATION
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 
@@ -43,9 +43,8 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
         handlers["POST", "/v1/audio/speech-translations"] = speech
     return RoleApp(
         role="conversation",
-        asgi=by_route(handlers),
-        paths={path: METHODS[path] for _, path in handlers},
-        admitted=frozenset(TRANSLATION),
+        handlers=handlers,
+        admitted=TRANSLATION,
         limits=Limits(conversation.slots, conversation.queue, conversation.deadline_s),
         body_limit_bytes=conversation.body_limit_bytes,
         body_memory_bytes=conversation.body_memory_bytes,

@@ -9,9 +9,9 @@ from services.gateway import cors
 from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
-from services.openai import openapi, sockets
-from services.openai.documents import by_route, document, of_models
-from services.openai.paths import METHODS, OPENAPI, ROUTES
+from services.openai import openapi
+from services.openai.documents import document, of_models
+from services.openai.paths import OPENAPI, ROUTES, SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
@@ -22,19 +22,15 @@ if TYPE_CHECKING:
 
     from services.settings.sections import GatewaySettings
 
-SOCKETS = {"speech": sockets.SPEECH, "transcription": sockets.TRANSCRIPTION}
-"""The WebSocket paths of each role that the gateway forwards."""
-
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the gateway in front of `backends`, the URLs of each role."""
     pools = Pools(backends, gateway)
-    roles = {path: role for role in pools.by_role for path in ROUTES[role]}
-    tunnels = {
-        path: role for role, paths in SOCKETS.items() if role in pools.by_role for path in paths
-    }
-    tunnel = Tunnel(pools, tunnels)
     keys = Keys.from_settings(gateway)
+    routes = {route: pool for role, pool in pools.by_role.items() for route in ROUTES[role]}
+    proxy = Proxy({path: pool for (_, path), pool in routes.items()}, keys, gateway)
+    tunnels = {path: pools.by_role[role] for role, path in SOCKETS.items() if role in pools.by_role}
+    tunnel = Tunnel(tunnels, gateway.connect_timeout_s)
     described = openapi.document(pools.by_role)
 
     def guard(scope: Any) -> None:
@@ -44,16 +40,14 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     async def metrics() -> bytes:
         return telemetry.merge(telemetry.render(), await pools.metrics())
 
-    proxied = [(method, path) for path in roles for method in METHODS[path]]
     handlers = of_models(pools.models)
     handlers["GET", OPENAPI] = document(lambda _: described)
-    handlers |= dict.fromkeys(proxied, Proxy(pools, roles, keys, gateway))
+    handlers |= dict.fromkeys(routes, proxy)
     return RoleApp(
         role="gateway",
-        asgi=by_route(handlers),
-        paths={path: METHODS[path] for _, path in handlers},
+        handlers=handlers,
         sockets=dict.fromkeys(tunnels, tunnel),
-        admitted=frozenset(path for path in roles if "POST" in METHODS[path]),
+        admitted=frozenset(path for method, path in routes if method == "POST"),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,
         body_memory_bytes=gateway.body_memory_bytes,

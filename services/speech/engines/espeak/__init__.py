@@ -1,0 +1,1 @@
+"""espeak-ng as an engine: its library, its voices."""
