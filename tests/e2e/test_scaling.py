@@ -51,7 +51,8 @@ class Cluster:
             }
             for one in self.replicas
         ]
-        return json.dumps({"target_groups": [{"targets": targets}]}).encode()
+        group = {"app_name": "speech", "protocol": "HTTP", "route_prefix": "/"}
+        return json.dumps({"target_groups": [{**group, "targets": targets}]}).encode()
 
 
 @contextmanager
