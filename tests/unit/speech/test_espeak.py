@@ -270,6 +270,10 @@ def loudness_lufs(samples: Samples, rate_hz: int) -> float:
     return float(-0.691 + 10 * np.log10(power[audible & (levels > gate)].mean()))
 
 
+_VARIES = 0.03
+"""espeak-ng says the same text up to 1.5 % longer or shorter, over 150 times."""
+
+
 @pytest.mark.parametrize(
     ("text", "tag"), [("你好世界", "cmn"), ("مرحبا بالعالم", "ar"), ("Привет, мир", "ru")]
 )
@@ -279,13 +283,13 @@ async def test_a_text_in_another_script_is_spoken_in_its_language(
     by_script = await spoken(engine, text, "alloy")
     in_its_language = await spoken(engine, text, f"{tag}+f5")
     spelt_out = await spoken(engine, text, "alloy", language="en-us")
-    assert by_script.size == pytest.approx(in_its_language.size, rel=0.01)
+    assert by_script.size == pytest.approx(in_its_language.size, rel=_VARIES)
     assert spelt_out.size > by_script.size * 1.5
 
 
 async def test_full_width_digits_are_said_like_others(engine: EspeakEngine) -> None:
     full, usual = await spoken(engine, "１２３ 4", "alloy"), await spoken(engine, "123 4", "alloy")  # noqa: RUF001
-    assert full.size == pytest.approx(usual.size, rel=0.01)
+    assert full.size == pytest.approx(usual.size, rel=_VARIES)
 
 
 def accent(name: str) -> str:
