@@ -11,6 +11,7 @@ from services.openai.speech import SpeechBody
 from services.speech.engines.protocol import Capability
 
 if TYPE_CHECKING:
+    from services.openai.speech import Manner
     from services.speech.engines.protocol import SpeechEngine
 
 
@@ -22,12 +23,21 @@ def parse_speech_body(data: bytes) -> SpeechBody:
             one of OpenAI's.
     """
     body = read(SpeechBody, data)
-    if body.ref_audio is None:
-        if body.voice is None:
-            raise missing("voice")
-        check_alone("ref_text", body.ref_text)
-        check_alone("consent", body.consent)
+    check_voice(body)
     return body
+
+
+def check_voice(asked: Manner) -> None:
+    """Raise unless there is a voice, or a recording with what belongs to it.
+
+    Raises:
+        InvalidRequestError: `voice` is missing, or what needs `ref_audio` came without it.
+    """
+    if asked.ref_audio is None:
+        if asked.voice is None:
+            raise missing("voice")
+        check_alone("ref_text", asked.ref_text)
+        check_alone("consent", asked.consent)
 
 
 def check_alone(field: str, given: str | None) -> None:

@@ -10,11 +10,10 @@ from services.audio.encode import output_rate_hz
 from services.errors import InvalidRequestError
 from services.openai.bounded_json import parse_object
 from services.openai.reading import read, sift
-from services.openai.refusals import missing
 from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
 from services.server.live import Inbox
 from services.speech.engines.segments import printable
-from services.speech.schema import check_alone
+from services.speech.schema import check_voice
 
 MESSAGE_CHARACTERS: Final = 128 * 1024
 """The most in a message without a recording: twice its texts, escaped as JSON."""
@@ -133,11 +132,7 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
         given["voice"] = given.pop("speaker")
     config = read(SessionConfig, given, "the message")
     output_rate_hz(config.response_format, config.sample_rate)  # refuses unsupported combinations
-    if config.ref_audio is None:
-        if config.voice is None:
-            raise missing("voice")
-        check_alone("ref_text", config.ref_text)
-        check_alone("consent", config.consent)
+    check_voice(config)
     return config
 
 
