@@ -34,8 +34,10 @@ def main() -> int:
     from ray import serve
 
     from services.ray.replica import SERVICES, application, prefix_of
+    from services.server.role import preflight
     from services.settings import settings
 
+    preflight()  # a setting that is wrong is one line, before anything starts
     chosen = settings().ray
     ray.init(
         dashboard_host="127.0.0.1",
