@@ -110,6 +110,10 @@ class EspeakEngine(SpeaksOnly):
         self._catalogue.identifier(self.voice(request.voice or ""), request.language)
         refuse_blank(request.text)
 
+    def phonemes(self, text: str, language: str) -> str:
+        """Return a text's phonemes; see `EspeakLibrary.phonemes`."""
+        return self._library.phonemes(text, self._catalogue.identifier(self.voice(language), None))
+
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield frames of up to 200 ms; see `SpeechEngine.synthesise`."""
         self.check(request)
