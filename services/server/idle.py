@@ -54,7 +54,7 @@ class Idle:
     def __init__(
         self, role: str, unloading: Unloading, busy: Callable[[], bool], wait_s: float
     ) -> None:
-        """Take the role's name, whether it has work, and how long a request may wait for a load."""
+        """Take the role's name, whether it is busy, and how long a request may wait for a load."""
         self.unloaded = False
         self._role = role
         self._unloading = unloading

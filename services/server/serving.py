@@ -157,7 +157,7 @@ class Serving:
         self.metrics.watch(self.admission)
         self.open_sockets = 0
         self.idle = (
-            Idle(app.role, app.unloading, self._has_work, app.limits.deadline_s)
+            Idle(app.role, app.unloading, self._is_busy, app.limits.deadline_s)
             if app.unloading and app.unloading.after_s
             else None
         )
@@ -179,8 +179,10 @@ class Serving:
         if self.idle:
             await self.idle.loaded()
 
-    def _has_work(self) -> bool:
-        return bool(self.admission.in_use or self.admission.waiting or self.open_sockets)
+    def _is_busy(self) -> bool:
+        """Return whether the engine has work, is on its way, or failed."""
+        busy = self.admission.in_use or self.admission.waiting or self.open_sockets
+        return bool(busy) or not self.app.readiness().can_answer
 
     def check(self, scope: Scope) -> None:
         """Let a request or a WebSocket for one of the role's paths pass.

@@ -156,3 +156,10 @@ async def test_an_open_websocket_loads_the_engine_and_keeps_it(
             await asyncio.sleep(AFTER_S)
             assert engine.ready
     await is_idle(role)
+
+
+async def test_an_engine_that_is_not_there_yet_is_left_alone(start: Start, engine: Engine) -> None:
+    engine.ready = False
+    _, role = await start()
+    await asyncio.sleep(3 * AFTER_S)
+    assert await status(role) == (503, "starting")
