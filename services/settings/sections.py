@@ -64,7 +64,18 @@ class RoleSettings(Section):
         return int(self.body_memory_mib * _MIB)
 
 
-class ChatSettings(RoleSettings):
+class EngineSettings(RoleSettings):
+    """The settings of every role with an engine."""
+
+    idle_s: float = Field(
+        0,
+        ge=0,
+        description="After how many seconds without a request the engine is unloaded, to give its "
+        "memory back; the next request loads it again. 0: never.",
+    )
+
+
+class ChatSettings(EngineSettings):
     """The chat role: vLLM's OpenAI server, mounted in process."""
 
     model: str = Field(
@@ -202,7 +213,7 @@ class VllmOmniSettings(Section):
     timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
 
 
-class SpeechSettings(RoleSettings):
+class SpeechSettings(EngineSettings):
     """The speech role."""
 
     body_limit_mib: float = Field(
@@ -268,7 +279,7 @@ class FasterWhisperSettings(Section):
     beam_size: int = Field(5, ge=1, description="Hypotheses kept in decoding; 1: greedy, faster.")
 
 
-class TranscriptionSettings(RoleSettings):
+class TranscriptionSettings(EngineSettings):
     """The transcription role: files and live speech to text."""
 
     slots: int = Field(
