@@ -17,11 +17,12 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass
 from html import unescape
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from urllib.response import addinfourl
 
 log = logging.getLogger("bentovox.packages")
 
@@ -145,7 +146,7 @@ def _chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:
         yield chunk
 
 
-def _open(url: str) -> urllib.request.addinfourl:
+def _open(url: str) -> addinfourl:
     """Ask for a page or a file, with the credentials that the URL has.
 
     Raises:
@@ -165,7 +166,7 @@ def _open(url: str) -> urllib.request.addinfourl:
         )
         keeper.add_password(None, plain, user, password, is_authenticated=True)
         opener.add_handler(urllib.request.HTTPBasicAuthHandler(keeper))
-    answer: urllib.request.addinfourl = opener.open(request, timeout=_TIMEOUT_S)
+    answer: addinfourl = opener.open(request, timeout=_TIMEOUT_S)
     return answer
 
 

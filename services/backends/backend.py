@@ -108,6 +108,7 @@ class Backend:
         self.ready = False
         self.on_ready: Callable[[], None] = _nothing
         self.lack = ""  # what it says it needs to become ready
+        self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
         self._knows_models = False
         self._slow_probes = 0
@@ -266,7 +267,7 @@ class Backend:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
                 self._unreachable = 0
-                self.lack = "" if status == _OK else _lack(json.loads(told))
+                self.lack, self.short = _lack(json.loads(told))
                 if status == _OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
@@ -274,7 +275,7 @@ class Backend:
                         self._knows_models = True
         except UnavailableError:
             self._unreachable += 1
-            self.lack = ""  # it may come back with what it lacked
+            self.lack = self.short = ""  # it may come back with what it lacked
             return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
@@ -292,10 +293,12 @@ def not_ready(role: str, lack: str = "") -> UnavailableError:
     return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)
 
 
-def _lack(told: dict[str, Any]) -> str:
-    """Return what a backend says it lacks, or an empty text if it is only starting."""
-    if told["status"] != "unavailable":
-        return ""
+def _lack(told: dict[str, Any]) -> tuple[str, str]:
+    """Return what an unavailable backend lacks, and what a degraded one does; else empty texts."""
     detail = told["detail"]
     given = detail.values() if isinstance(detail, dict) else [detail]
-    return ", ".join(str(one) for one in given) or "unavailable"
+    lack = ", ".join(str(one) for one in given) or told["status"]
+    return (
+        lack if told["status"] == "unavailable" else "",
+        lack if told["status"] == "degraded" else "",
+    )

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from faster_whisper.vad import get_vad_model
 
-from services.errors import EngineError, InvalidRequestError, UnavailableError
 from services import loading
+from services.errors import EngineError, InvalidRequestError, UnavailableError
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import FALLBACK
 from services.transcription.engines.faster_whisper.detector import SileroDetector

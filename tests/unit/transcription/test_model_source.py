@@ -15,8 +15,8 @@ import pytest
 from huggingface_hub import constants
 
 from services.errors import ConfigurationError
-from services.transcription.engines.faster_whisper import model_source
 from services.loading import NoModelError
+from services.transcription.engines.faster_whisper import model_source
 from services.transcription.engines.faster_whisper.model_source import ModelSource
 
 if TYPE_CHECKING:

@@ -45,6 +45,9 @@ class EspeakEngine(SpeaksOnly):
 
     name = "espeak"
     models = ("espeak",)
+    streams = None
+    lack = ""
+    loading = False
     capabilities = frozenset({Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT})
 
     def __init__(self, voices: Mapping[str, str] | None = None) -> None:

@@ -8,6 +8,8 @@ most two wait.
 The same request gives the same samples: the graph has no randomness.
 """
 
+# ruff: noqa: RUF001 (the punctuation of many scripts)
+
 from __future__ import annotations
 
 import asyncio
@@ -15,6 +17,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
@@ -63,7 +66,7 @@ _SENTENCE_PAUSE_S: Final = 0.3
 _CLAUSE_PAUSE_S: Final = 0.1
 # The first sound waits for the first piece: a long sentence is cut once, at its first clause.
 _LONG_CHARACTERS: Final = 70
-_CLAUSE: Final = re.compile(r"(?<=\S{3})[,;:—–،、，；：](?=\s)|[、，；：]")  # noqa: RUF001
+_CLAUSE: Final = re.compile(r"(?<=\S{3})[,;:—–،、，；：](?=\s)|[、，；：]")
 _SHORTEST_CLAUSE: Final = 20
 _RETRY_S: Final = 10.0
 
@@ -122,17 +125,17 @@ class KokoroEngine(SpeaksOnly):
         )
 
     @property
-    def status(self) -> str:
-        """`ready`; or why the model does not speak."""
+    def lack(self) -> str:
+        """Why the model does not speak; empty if it does."""
         if self._source.model is not None:
-            return "ready"
-        meanwhile = "espeak-ng speaks meanwhile: " if self._stand_in else ""
-        return f"{meanwhile}{self._source.status}"
+            return ""
+        instead = "espeak-ng speaks in kokoro's place: " if self._stand_in else ""
+        return f"{instead}{self._source.status}"
 
     @property
-    def settled(self) -> bool:
-        """Whether there is no model, and none is on its way."""
-        return self._source.settled
+    def loading(self) -> bool:
+        """Whether the model is on its way."""
+        return self._source.model is None and not self._source.settled
 
     @property
     def streams(self) -> int | None:
@@ -258,8 +261,8 @@ class KokoroEngine(SpeaksOnly):
                             yield np.zeros(silence, dtype=np.float32)
                         first = False
                         yield piece
-                ends = text.rstrip("\"'”’»)] ")[-1:]  # noqa: RUF001
-                pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S  # noqa: RUF001
+                ends = text.rstrip("\"'”’»)] ")[-1:]
+                pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
 
     async def _by_model(
         self, model: Model, mix: Mix, language: str, text: str, speed: float
@@ -268,17 +271,16 @@ class KokoroEngine(SpeaksOnly):
         native = min(max(speed, low), high)
         stretch = TimeStretch(SAMPLE_RATE_HZ, speed / native)
         phonemes = await self._in_thread(lambda _: self._phonemes.of(plain_width(text), language))
-        for some in in_pieces(phonemes):
-            yield stretch.feed(
-                await self._in_thread(lambda run, some=some: model.say(some, mix, native, run))
-            )
+        for piece in in_pieces(phonemes):
+            say = partial(model.say, piece, mix, native)
+            yield stretch.feed(await self._in_thread(say))
         yield stretch.finish()
 
     async def _by_espeak(
         self, speaker: _Speaker, request: SynthesisRequest, text: str
     ) -> AsyncGenerator[Samples, None]:
         if self._stand_in is None:
-            raise UnavailableError(self.status, retry_after_s=_RETRY_S)
+            raise UnavailableError(self.lack, retry_after_s=_RETRY_S)
         resampler = Resampler(self._stand_in.sample_rate_hz, SAMPLE_RATE_HZ)
         said = self._stand_in.synthesise(self._instead(speaker, request, text))
         async with aclosing(said) as frames:

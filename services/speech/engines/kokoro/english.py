@@ -5,6 +5,8 @@ without its code, which needs spaCy and a model of spaCy's that is on no package
 tagger, a word that is said in several ways (`read`) is said in its most usual one.
 """
 
+# ruff: noqa: RUF001 (phonemes)
+
 from __future__ import annotations
 
 import json
@@ -24,7 +26,7 @@ PUNCTUATION: Final = frozenset(';:,.!?—…"()“”')
 
 _TOKEN: Final = re.compile(
     r"[$£€]\s?\d+(?:,\d{3})*(?:\.\d+)?|\d+(?:,\d{3})*(?:\.\d+)*(?:(?:st|nd|rd|th|s)\b|%)?"
-    r"|[^\W\d_]+(?:['’][^\W\d_]+)*['’]?|[-–]|[^\w\s]|_"  # noqa: RUF001
+    r"|[^\W\d_]+(?:['’][^\W\d_]+)*['’]?|[-–]|[^\w\s]|_"
 )
 _SYMBOLS: Final = {
     "&": "and",
@@ -39,7 +41,7 @@ _SYMBOLS: Final = {
     "°": "degrees",
     "*": "times",
 }
-_MARKS: Final = {"–": "—", "„": "“", "«": "“", "»": "”", "[": "(", "]": ")"}  # noqa: RUF001
+_MARKS: Final = {"–": "—", "„": "“", "«": "“", "»": "”", "[": "(", "]": ")"}
 _MONEY: Final = {"$": ("dollar", "cent"), "£": ("pound", "penny"), "€": ("euro", "cent")}
 _WRITTEN_SHORT: Final = {
     "dr.": "doctor",
@@ -244,7 +246,7 @@ def _inflect() -> Callable[[str], str]:
     engine = inflect.engine()
 
     def words(number: str) -> str:
-        spoken = str(engine.number_to_words(number, andword=""))  # type: ignore[arg-type]
+        spoken = str(engine.number_to_words(number, andword=""))
         return re.sub(r"[^a-z]+", " ", spoken)
 
     return words

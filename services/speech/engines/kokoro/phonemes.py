@@ -1,5 +1,7 @@
 """Text as Kokoro's phonemes: English by dictionary, other languages by espeak-ng."""
 
+# ruff: noqa: RUF001 (phonemes)
+
 from __future__ import annotations
 
 import re

@@ -55,6 +55,7 @@ PACKAGED: Final = PackagedModel(
 )
 """What a package index has instead: the same model, and only voices of speakers of Japanese."""
 
+
 class Source(Loading[Model]):
     """Loads the model that the setting `model` names."""
 
