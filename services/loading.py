@@ -80,7 +80,7 @@ class Loading(ABC, Generic[Model]):
                 self._settle(str(error))
                 if error.is_final:
                     return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  told, and tried again
                 self._log.exception("the model could not be loaded")
                 self._settle(f"no model: {line(error)}")
             else:

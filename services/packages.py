@@ -137,7 +137,7 @@ def _fetched(wheel: Wheel, tell: Callable[[str], None]) -> io.BytesIO:
     return data
 
 
-def _chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:
+def _chunks(answer: addinfourl) -> Iterator[bytes]:
     total = 0
     while chunk := answer.read(_CHUNK):
         total += len(chunk)

@@ -267,7 +267,9 @@ class Backend:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
                 self._unreachable = 0
-                self.lack, self.short = _lack(json.loads(told))
+                self.lack = "" if status == _OK else _why("unavailable", told)
+                is_short = status == _OK and b'"degraded"' in told
+                self.short = _why("degraded", told) if is_short else ""
                 if status == _OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
@@ -293,12 +295,11 @@ def not_ready(role: str, lack: str = "") -> UnavailableError:
     return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)
 
 
-def _lack(told: dict[str, Any]) -> tuple[str, str]:
-    """Return what an unavailable backend lacks, and what a degraded one does; else empty texts."""
-    detail = told["detail"]
+def _why(status: str, told: bytes) -> str:
+    """Return what a backend in this status says it lacks; an empty text if it is in another."""
+    said = json.loads(told)
+    if not isinstance(said, dict) or said.get("status") != status:
+        return ""
+    detail = said["detail"]
     given = detail.values() if isinstance(detail, dict) else [detail]
-    lack = ", ".join(str(one) for one in given) or told["status"]
-    return (
-        lack if told["status"] == "unavailable" else "",
-        lack if told["status"] == "degraded" else "",
-    )
+    return ", ".join(str(one) for one in given) or status

@@ -238,8 +238,8 @@ class SpeechSettings(EngineSettings):
     )
     engine: str = Field(
         "espeak",
-        description="The engine: espeak (embedded, no download, no GPU), kokoro (a natural voice on "
-        "CPUs), cosyvoice or vllm_omni.",
+        description="The engine: espeak (embedded, no download), kokoro (natural voices on a CPU), "
+        "cosyvoice or vllm_omni.",
     )
     models: list[str] = Field(
         list(SPEECH_MODELS),

@@ -60,6 +60,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread.start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     real = huggingface_hub.HfApi
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=url))

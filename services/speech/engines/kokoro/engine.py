@@ -107,7 +107,9 @@ class KokoroEngine(SpeaksOnly):
         self._stand_in = _espeak()
         aliases = {**OPENAI_VOICES, **(voices or {})}
         self._voices = Voices(aliases)
-        self._source = Source(model, file, revision, cache, threads, self._voices)
+        self._source = Source(
+            self._voices, model, file=file, revision=revision, cache=cache, threads=threads
+        )
         self._phonemes = Phonemes(self._stand_in.phonemes if self._stand_in else None)
         self._thread: ThreadPoolExecutor | None = None
         self._runs: set[Run] = set()
@@ -234,8 +236,7 @@ class KokoroEngine(SpeaksOnly):
         try:
             async with aclosing(self._pieces(speaker, request)) as pieces:
                 async for piece in pieces:
-                    if piece.size:
-                        await made.put(piece)
+                    await made.put(piece)
         except Exception as error:  # noqa: BLE001  raised where the pieces are taken
             end = error
         await made.put(end)
@@ -243,7 +244,7 @@ class KokoroEngine(SpeaksOnly):
     async def _pieces(
         self, speaker: _Speaker, request: SynthesisRequest
     ) -> AsyncGenerator[Samples, None]:
-        pause_s = 0.0
+        pause = np.zeros(0, dtype=np.float32)
         async with aclosing(_early(segments_as_written(request.text))) as texts:
             async for text in texts:
                 language = self._language(speaker, request, text)
@@ -253,16 +254,14 @@ class KokoroEngine(SpeaksOnly):
                 else:
                     mix = self._voices.spoken(speaker.voice_id, language)
                     said = self._by_model(model, mix, language, text, request.speed)
-                first = True
                 async with aclosing(said) as pieces:
                     async for piece in pieces:
-                        if first and pause_s:
-                            silence = round(pause_s * SAMPLE_RATE_HZ / request.speed)
-                            yield np.zeros(silence, dtype=np.float32)
-                        first = False
-                        yield piece
+                        if piece.size:
+                            yield np.concatenate([pause, piece]) if pause.size else piece
+                            pause = pause[:0]
                 ends = text.rstrip("\"'”’»)] ")[-1:]
                 pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
+                pause = np.zeros(round(pause_s * SAMPLE_RATE_HZ / request.speed), dtype=np.float32)
 
     async def _by_model(
         self, model: Model, mix: Mix, language: str, text: str, speed: float

@@ -104,14 +104,14 @@ class English:
             return " ".join(self._word(word, "") for word in in_words(token).split())
         if token in _SYMBOLS:
             return f" {self._word(_SYMBOLS[token], '')} "
-        if token in "-_/":
+        if token in {"-", "_", "/"}:
             return " "
         if not any(character.isalpha() for character in token):
             return ""
         return self._word(token, following)
 
-    def _word(self, written: str, following: str) -> str:
-        word = written.replace("’", "'")
+    def _word(self, written: str, following: str) -> str:  # noqa: PLR0911  a table of words
+        word = written.replace("’", "'").removesuffix("'")
         begins = next((sound for sound in following if sound not in f"{_STRESSES} "), "")
         closes = not begins or begins in PUNCTUATION
         match word.lower():
@@ -150,7 +150,6 @@ class English:
         """Return the phonemes of a known word with -s, -'s, -ed or -ing."""
         for ending, stems, said in (
             ("'s", ("",), self._plural),
-            ("s'", ("", "s"), self._plural),
             ("ies", ("y",), self._plural),
             ("es", ("", "e"), self._plural),
             ("s", ("",), self._plural),
@@ -200,7 +199,7 @@ class English:
         return "".join((*(f"ˌ{one}" for one in first), f"ˈ{last}"))
 
 
-def in_words(number: str) -> str:
+def in_words(number: str) -> str:  # noqa: PLR0911  a kind of number each
     """Return a number, a price, a percentage, an ordinal or a decade in English words."""
     money = _MONEY.get(number[0])
     if money is not None:

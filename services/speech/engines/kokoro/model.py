@@ -1,5 +1,7 @@
 """Kokoro's graph on onnxruntime, and the styles of its voices."""
 
+# ruff: noqa: RUF001 (phonemes)
+
 from __future__ import annotations
 
 import math
@@ -32,6 +34,7 @@ _DTYPES: Final = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tenso
 _SAMPLE: Final = "ðə wˈɛðəɹ wʌz kˈOld ænd wˈɛt."
 _LEVEL_DB: Final = -20.0  # of what sounds, as loud as the other engines
 _MOST_GAIN_DB: Final = 12.0
+_SMOOTHING: Final = 0.1
 _MOST_GAINS: Final = 256
 _QUIET: Final = 0.003  # of the peak: 50 dB below it
 _BLOCK: Final = 120  # samples, 5 ms
@@ -61,7 +64,7 @@ class Model:
     """A graph in memory with the voices that lie beside it; one thread at a time may use it.
 
     Attributes:
-        pace: how many seconds of speech it makes in a second.
+        pace: how many seconds of speech it has recently made in a second.
     """
 
     def __init__(self, graph: Path, styles: Mapping[str, Style], threads: int) -> None:
@@ -105,9 +108,8 @@ class Model:
         """Speak once with each of some voices, to learn the pace and how loud they are."""
         for mix in dict.fromkeys(mixes):
             self._gain_db(mix, Run())
-        began = time.monotonic()
-        said = self.say(_SAMPLE, Mix(((self.voices[0], 1.0),)), 1.0, Run())
-        self.pace = said.size / SAMPLE_RATE_HZ / (time.monotonic() - began)
+        self.pace = 0.0  # the first runs were slow: they find out how much memory it takes
+        self.say(_SAMPLE, Mix(((self.voices[0], 1.0),)), 1.0, Run())
 
     def say(self, phonemes: str, mix: Mix, speed: float, run: Run) -> Samples:
         """Return phonemes as speech, float32 [N], without the silence around it.
@@ -150,12 +152,15 @@ class Model:
         }
         if run.stopped:
             raise Cancelled
+        began = time.monotonic()
         try:
             said = self._session.run(None, feed, run.options)[0]
         except Exception:
             if run.stopped:
                 raise Cancelled from None
             raise
+        pace = said.size / SAMPLE_RATE_HZ / (time.monotonic() - began)
+        self.pace += (_SMOOTHING if self.pace else 1.0) * (pace - self.pace)
         return _without_silence(np.asarray(said, dtype=np.float32).reshape(-1))
 
 

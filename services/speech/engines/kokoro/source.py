@@ -60,7 +60,7 @@ class Source(Loading[Model]):
     """Loads the model that the setting `model` names."""
 
     def __init__(
-        self, model: str, file: str, revision: str, cache: str, threads: int, voices: Voices
+        self, voices: Voices, model: str, *, file: str, revision: str, cache: str, threads: int
     ) -> None:
         """Parse the settings; nothing is looked up. `voices` learns which ones came with the model.
 
@@ -76,7 +76,7 @@ class Source(Loading[Model]):
             self._directory = Path(model).expanduser()
         elif not is_hub_id(model):
             raise ConfigurationError(
-                f"model {model!r} is neither a directory nor a Hugging Face id such as {REPOSITORY}",
+                f"model {model!r} is neither a directory nor a Hugging Face id like {REPOSITORY}",
                 param="model",
             )
         self._packaged = PACKAGED if model == REPOSITORY and not revision else None
