@@ -102,7 +102,7 @@ async def test_espeak_speaks_until_the_model_is_there(engine: KokoroEngine) -> N
 async def test_without_espeak_and_model_it_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kokoro_engine, "_espeak", lambda: None)
+    monkeypatch.setattr(kokoro_engine, "_espeak", lambda _: None)
     engine = KokoroEngine(model=str(tmp_path / "none"))
     await engine.start()
     await until(lambda: not engine.loading)
@@ -263,12 +263,15 @@ async def test_an_unknown_voice_names_the_nearest(engine: KokoroEngine) -> None:
         engine.voice("af_hart")
 
 
-def test_an_alias_may_be_a_mix_and_must_exist() -> None:
-    found = voices(house="af_heart(2)+am_adam").find("house")
-    assert found is not None
-    assert found.alias_of == "af_heart(2)+am_adam"
+async def test_a_name_may_stand_for_a_mix_or_a_voice_of_espeaks_and_must_exist() -> None:
+    names = {"house": "af_heart(2)+am_adam", "alloy": "de+f2"}
+    engine = KokoroEngine(names, model="some/model")
+    assert engine.voice("house").alias_of == "af_heart(2)+am_adam"
+    assert engine.voice("alloy").alias_of == "de+f2"
+    listed = [voice.id for voice in engine.voices()]
+    assert len(listed) == len(set(listed)) == 13 + 1 + 54
     with pytest.raises(ConfigurationError, match="af_nobody"):
-        voices(house="af_nobody")
+        KokoroEngine({"house": "af_nobody"}, model="some/model")
 
 
 def test_voices_that_did_not_come_are_spoken_by_those_that_did_and_the_card_says_so() -> None:

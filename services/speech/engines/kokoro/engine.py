@@ -33,10 +33,11 @@ from services.errors import (
     shown,
 )
 from services.speech.engines.espeak import voices as espeak_voices
+from services.speech.engines.espeak.engine import EspeakEngine
 from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Run
 from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
 from services.speech.engines.kokoro.source import Source
-from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, no_such_voice
+from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of, no_such_voice
 from services.speech.engines.protocol import (
     Capability,
     SpeaksOnly,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
     from services.audio.pcm import Samples
-    from services.speech.engines.espeak.engine import EspeakEngine
     from services.speech.engines.kokoro.model import Model
     from services.speech.engines.kokoro.voices import Mix
     from services.speech.engines.protocol import Voice
@@ -104,9 +104,17 @@ class KokoroEngine(SpeaksOnly):
             ConfigurationError: `model` is neither a directory nor a hub's id, or `voices` names a
                 voice that does not exist.
         """
-        self._stand_in = _espeak()
         aliases = {**OPENAI_VOICES, **(voices or {})}
-        self._voices = Voices(aliases)
+        self._espeaks = {name: one for name, one in aliases.items() if mix_of(one) is None}
+        self._stand_in = _espeak(self._espeaks)
+        if self._espeaks and self._stand_in is None:
+            name, target = next(iter(self._espeaks.items()))
+            raise ConfigurationError(
+                f"voice {name!r} stands for {target!r}, which does not exist", param="voices"
+            )
+        self._voices = Voices(
+            {name: one for name, one in aliases.items() if name not in self._espeaks}
+        )
         self._source = Source(
             self._voices, model, file=file, revision=revision, cache=cache, threads=threads
         )
@@ -170,8 +178,8 @@ class KokoroEngine(SpeaksOnly):
             await self._stand_in.close()
 
     def voices(self) -> tuple[Voice, ...]:
-        """Return OpenAI's names and the model's voices; espeak-ng's are found, but not listed."""
-        return self._voices.listed()
+        """Return OpenAI's names and the model's voices; all of espeak-ng's are found, too."""
+        return (*self._voices.listed(), *(self.voice(name) for name in self._espeaks))
 
     def voice(self, voice_id: str) -> Voice:
         """Return a voice, an alias, a mix, or one of espeak-ng's.
@@ -330,12 +338,15 @@ class KokoroEngine(SpeaksOnly):
         return replace(request, text=text, voice=voice_id, seed=None)
 
 
-def _espeak() -> EspeakEngine | None:
-    try:
-        from services.speech.engines.espeak.engine import EspeakEngine  # noqa: PLC0415
+def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:
+    """Return espeak-ng with further names for its voices; None where it is not installed.
 
-        return EspeakEngine()
-    except (ImportError, ConfigurationError):
+    Raises:
+        ConfigurationError: `voices` names one that does not exist.
+    """
+    try:
+        return EspeakEngine(voices)
+    except ImportError:
         return None
 
 

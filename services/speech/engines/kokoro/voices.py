@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from services.errors import ConfigurationError, NotFoundError, shown
+from services.errors import NotFoundError, shown
 from services.speech.engines.protocol import Voice
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ _MOST_PARTS: Final = 8
 
 @dataclass(frozen=True)
 class Mix:
-    """Voices and their weights, which add up to 1, the heaviest first."""
+    """Voices and their weights, whose sizes add up to 1, the heaviest first."""
 
     parts: tuple[tuple[str, float], ...]
 
@@ -106,19 +106,9 @@ class Voices:
     """
 
     def __init__(self, aliases: Mapping[str, str]) -> None:
-        """Take further names, each for a voice or a mix.
-
-        Raises:
-            ConfigurationError: an alias for a voice that does not exist.
-        """
+        """Take further names, each for a voice or a mix."""
         self._there: tuple[str, ...] = NAMES
-        self._aliases: dict[str, tuple[str, str]] = {}
-        for alias, target in aliases.items():
-            if self.mix(target) is None:
-                raise ConfigurationError(
-                    f"voice {alias!r} stands for {target!r}, which does not exist", param="voices"
-                )
-            self._aliases[alias.lower()] = (alias, target)
+        self._aliases = {alias.lower(): (alias, target) for alias, target in aliases.items()}
 
     def came(self, there: Collection[str]) -> None:
         """Learn which voices came with the model."""
@@ -142,24 +132,9 @@ class Voices:
         return self._voice(alias, target) if self.mix(target) else None
 
     def mix(self, voice_id: str) -> Mix | None:
-        """Return what a voice's id is made of; None if it does not name Kokoro's voices."""
+        """Return what a voice's id or alias is made of; None if it does not name Kokoro's."""
         _, target = self._aliases.get(voice_id.lower(), ("", voice_id))
-        parts = _SIGNS.split(target)
-        if len(parts) > 2 * _MOST_PARTS:
-            return None
-        weights: dict[str, float] = {}
-        for sign, part in zip(("+", *parts[1::2]), parts[::2], strict=True):
-            found = _PART.fullmatch(part)
-            name = found[1].lower() if found else ""
-            if found is None or (name not in NAMES and name not in self._there):
-                return None
-            weight = float(found[2] or 1) * (1 if sign == "+" else -1)
-            weights[name] = weights.get(name, 0.0) + weight
-        total = sum(abs(weight) for weight in weights.values())
-        if not total or not math.isfinite(total):
-            return None
-        heaviest = sorted(weights.items(), key=lambda part: -part[1])
-        return Mix(tuple((name, weight / total) for name, weight in heaviest))
+        return mix_of(target, self._there)
 
     def spoken(self, voice_id: str, language: str) -> Mix:
         """Return the voices that speak: those that are there.
@@ -211,6 +186,29 @@ class Voices:
             gender=mix.gender,
             alias_of=target if name != target else None,
         )
+
+
+def mix_of(written: str, there: Collection[str] = ()) -> Mix | None:
+    """Return the mix that is written as in Kokoro-FastAPI; None if it is none.
+
+    Such as `af_heart(2)+af_bella`. `there` are names that are known besides `NAMES`.
+    """
+    parts = _SIGNS.split(written)
+    if len(parts) > 2 * _MOST_PARTS:
+        return None
+    weights: dict[str, float] = {}
+    for sign, part in zip(("+", *parts[1::2]), parts[::2], strict=True):
+        found = _PART.fullmatch(part)
+        name = found[1].lower() if found else ""
+        if found is None or (name not in NAMES and name not in there):
+            return None
+        weight = float(found[2] or 1) * (1 if sign == "+" else -1)
+        weights[name] = weights.get(name, 0.0) + weight
+    total = sum(abs(weight) for weight in weights.values())
+    if not total or not math.isfinite(total):
+        return None
+    heaviest = sorted(weights.items(), key=lambda part: -part[1])
+    return Mix(tuple((name, weight / total) for name, weight in heaviest))
 
 
 _SPOKEN: Final = ("en-us", "en-gb", "es", "fr", "hi", "it", "pt")
