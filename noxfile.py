@@ -141,7 +141,8 @@ def serve(session: nox.Session) -> NoReturn:
     session.log(" ".join(["bentoml", *command[1:]]))
     sys.stdout.flush()
     # Replace this process, so that signals reach the server and it can drain.
-    os.execve(bentoml, command, variables())
+    # With pip's settings: where no hub is reached, models may come from the package index.
+    os.execve(bentoml, command, dict(uv_variables()))
 
 
 @nox.session(default=False)

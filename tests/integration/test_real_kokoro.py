@@ -18,13 +18,15 @@ from services.audio.formats import MEDIA_TYPES
 from services.audio.resample import Resampler
 from services.audio.wav import to_wav
 from services.speech.engines.kokoro.model import loudness_db
+from services.speech.engines.kokoro.source import PACKAGED
 from services.speech.engines.kokoro.voices import OPENAI_VOICES
 from services.speech.engines.protocol import SynthesisRequest
+from services.transcription.engines.faster_whisper.model_source import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from tests.hearing_app import Hearing
-from tests.kokoro import kokoro, kokoro_engine
+from tests.kokoro import kokoro_engine
+from tests.packaged import packaged
 from tests.speech_app import app_of, shelled
-from tests.tiny_en import tiny_en
 from tests.whisper_engine import until, whisper_engine
 
 if TYPE_CHECKING:
@@ -47,13 +49,13 @@ MOST_WRONG = 0.1  # of the words; .01 was seen
 @pytest.fixture(scope="module")
 def engine() -> Iterator[KokoroEngine]:
     """One for all tests: once it is loaded, no event loop is its own."""
-    with kokoro_engine(kokoro()) as engine:
+    with kokoro_engine(packaged(PACKAGED)) as engine:
         yield engine
 
 
 @pytest.fixture
 async def whisper() -> AsyncIterator[FasterWhisperEngine]:
-    async with whisper_engine(tiny_en()) as engine:
+    async with whisper_engine(packaged(TINY_EN)) as engine:
         yield engine
 
 

@@ -27,8 +27,10 @@ from services.speech.engines.kokoro.engine import KokoroEngine
 from services.speech.engines.kokoro.english import in_words
 from services.speech.engines.kokoro.model import Cancelled, styles_in
 from services.speech.engines.kokoro.phonemes import MOST_PHONEMES, Phonemes, ids_of, in_pieces
+from services.speech.engines.kokoro.source import REPOSITORY, REVISION
 from services.speech.engines.kokoro.voices import NAMES, OPENAI_VOICES, Voices
 from services.speech.engines.protocol import Capability, SynthesisRequest
+from tests.fakes.hub import Hub, hub
 from tests.whisper_engine import until
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from services.speech.engines.kokoro.model import Run
     from services.speech.engines.kokoro.voices import Mix
 
+__all__ = ["hub"]  # a fixture
 RATE = 24_000
 
 
@@ -349,3 +352,21 @@ def test_a_folder_of_voices_is_read_as_the_hub_has_it_and_as_kokoro_onnx(tmp_pat
     values[:9].tofile(tmp_path / "voices" / "af_bad.bin")
     with pytest.raises(ValueError, match="af_bad"):
         styles_in(tmp_path)
+
+
+async def test_the_pinned_model_comes_from_the_hub_with_its_voices_and_nothing_else(
+    tmp_path: Path, hub: Hub
+) -> None:
+    hub.told.set()
+    hub.commit = REVISION
+    wanted = {"onnx/model_quantized.onnx": b"graph", "voices/af_heart.bin": b"voice"}
+    hub.files = {**wanted, "onnx/model.onnx": b"larger", "README.md": b"not wanted"}
+    engine = KokoroEngine(model=REPOSITORY, cache=str(tmp_path))
+    await engine.start()
+    await until(lambda: not engine.loading)
+    (folder,) = (tmp_path / f"models--{REPOSITORY.replace('/', '--')}" / "snapshots").iterdir()
+    assert folder.name == REVISION
+    found = {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()}
+    assert found == set(wanted)
+    assert f"{folder} is not Kokoro's" in engine.lack, "these bytes are no graph"
+    await engine.close()
