@@ -243,7 +243,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the front door and its peers; or `-- transcription`, `-- cosyvoice`, `-- images`."""
+    """Measure the front door and its peers; or `-- transcription`, `-- kokoro` and others."""
     python = environment(session, "bench")
     if session.posargs[:1] == ["images"]:
         builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
