@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -38,20 +38,6 @@ _POLL_S: Final = 1.0
 _RETRY_S: Final = 10.0
 
 
-class Lender(SpeechEngine, Protocol):
-    """The engine that lends its voices.
-
-    Attributes:
-        status: `ready` once it speaks with its own model, or what it is doing, or lacks.
-        origin: what its voices are, and under which licence, for those who read a voice's card.
-    """
-
-    @property
-    def status(self) -> str: ...  # noqa: D102
-    @property
-    def origin(self) -> str: ...  # noqa: D102
-
-
 class BuiltInVoices:
     """Makes the voices that are missing, once the engine runs.
 
@@ -60,15 +46,23 @@ class BuiltInVoices:
     """
 
     def __init__(
-        self, create: Callable[[], Lender], store: VoiceStore, taken: Collection[str]
+        self,
+        create: Callable[[], SpeechEngine],
+        origin: str,
+        store: VoiceStore,
+        taken: Collection[str],
     ) -> None:
-        """Store the voices of what `create` returns, except for the names in `taken`."""
+        """Store the voices of what `create` returns, except for the names in `taken`.
+
+        `origin` says what its voices are, and under which licence.
+        """
         self.missing: frozenset[str] = frozenset()
         self._create = create
+        self._origin = origin
         self._store = store
         self._taken = taken
         self._status = "not started"
-        self._lender: Lender | None = None
+        self._lender: SpeechEngine | None = None
 
     async def make(self, engine: SpeechEngine) -> None:
         """Make the voices that are missing, if `engine` needs any; errors go to the log."""
@@ -96,16 +90,17 @@ class BuiltInVoices:
             UnavailableError: it is; the message says what is missing.
         """
         if name in self.missing:
-            status = self._lender.status if self._lender else self._status
+            status = (self._lender and self._lender.lack) or self._status
             raise UnavailableError(
                 f"The built-in voice {name} is not there yet: {status}.", retry_after_s=_RETRY_S
             )
 
-    async def _make(self, voices: list[Voice], lender: Lender, engine: SpeechEngine) -> None:
+    async def _make(self, voices: list[Voice], lender: SpeechEngine, engine: SpeechEngine) -> None:
+        self._status = f"{lender.name} is making it"
         log.info("making %d built-in voices", len(voices))
         await lender.start()
         try:
-            while lender.status != "ready":  # noqa: ASYNC110  it tells by this only
+            while lender.lack or not lender.ready:  # noqa: ASYNC110  it tells by these only
                 await asyncio.sleep(_POLL_S)
             for voice in voices:
                 request = SynthesisRequest(TEXT, voice.id)
@@ -114,7 +109,7 @@ class BuiltInVoices:
                 stored = await asyncio.to_thread(
                     self._store.add_built_in,
                     name=voice.id,
-                    origin=f"{lender.origin}, voice {voice.alias_of}",
+                    origin=f"{self._origin}, voice {voice.alias_of}",
                     reference=VoiceReference(samples, lender.sample_rate_hz, TEXT),
                     language=voice.languages[0],
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.built_in import BuiltInVoices, Lender
+from services.speech.built_in import BuiltInVoices
 from services.speech.voices import VoiceStore
 from tests.fakes.speech_engine import FakeEngine
 from tests.speech_app import Served, fault
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+ORIGIN = "spoken by a fake"
+
+
 class Kokoro(FakeEngine):
     """Lends two voices once the test says that it is ready."""
-
-    origin = "spoken by a fake"
 
     def __init__(self) -> None:
         super().__init__({"alloy": "echo", "nova": "echo"}, delay_s=0)
         self._voices = self._voices[2:]
-        self.status = "downloading 43 %"
 
 
 class Cloner(FakeEngine):
@@ -44,22 +44,20 @@ def store(tmp_path: Path) -> VoiceStore:
 
 @pytest.fixture
 def kokoro() -> Kokoro:
-    kokoro = Kokoro()
-    kokoro.status = "ready"
-    return kokoro
+    return Kokoro()
 
 
 @pytest.fixture
 async def served(store: VoiceStore, kokoro: Kokoro) -> AsyncIterator[Served]:
-    built_in = BuiltInVoices(lambda: kokoro, store, ())
+    built_in = BuiltInVoices(lambda: kokoro, ORIGIN, store, ())
     served = Served(Cloner(), store, built_in=built_in)
     await served.engine.start()
     async with served.client:
         yield served
 
 
-async def made(served: Served, store: VoiceStore, kokoro: Lender, *taken: str) -> BuiltInVoices:
-    built_in = BuiltInVoices(lambda: kokoro, store, taken)
+async def made(served: Served, store: VoiceStore, kokoro: FakeEngine, *taken: str) -> BuiltInVoices:
+    built_in = BuiltInVoices(lambda: kokoro, ORIGIN, store, taken)
     await built_in.make(served.engine)
     return built_in
 
@@ -72,7 +70,7 @@ async def test_a_name_of_openais_speaks_with_a_voice_that_another_engine_lent(
     reference = served.engine.requests[-1].reference
     assert reference is not None
     assert reference.text
-    assert [one.id for one in served.engine.prepared] == [one.id for one in store.voices()]
+    assert {one.id for one in served.engine.prepared} == {one.id for one in store.voices()}
     assert not kokoro.ready  # it is closed
 
 
@@ -84,7 +82,7 @@ async def test_the_card_says_where_it_comes_from_and_names_no_consent(
     assert {voice["name"] for voice in listed["data"]} == {"alloy", "nova"}
     assert listed["uploaded_voices"] == []
     for voice in listed["data"]:
-        assert (voice["consent"], voice["origin"]) == (None, "spoken by a fake, voice echo")
+        assert (voice["consent"], voice["origin"]) == (None, f"{ORIGIN}, voice echo")
         refused = await served.client.delete(f"/v1/audio/voices/{voice['id']}")
         assert fault(refused) == (400, "voice", "voice_not_deletable")
 
@@ -116,8 +114,8 @@ async def test_a_registered_voice_takes_the_place_of_a_built_in_one(
 async def test_until_they_are_there_a_request_hears_how_far_they_are(
     store: VoiceStore, kokoro: Kokoro
 ) -> None:
-    kokoro.status = "downloading 43 %"
-    built_in = BuiltInVoices(lambda: kokoro, store, ())
+    kokoro.lack = "downloading 43 %"
+    built_in = BuiltInVoices(lambda: kokoro, ORIGIN, store, ())
     served = Served(Cloner(), store, built_in=built_in)
     await served.engine.start()
     making = asyncio.create_task(built_in.make(served.engine))
@@ -129,7 +127,7 @@ async def test_until_they_are_there_a_request_hears_how_far_they_are(
         assert refused.headers["retry-after"]
         assert "downloading 43 %" in refused.text
         assert fault(await served.speech(voice="nobody"))[0] == 404
-        kokoro.status = "ready"
+        kokoro.lack = ""
         await making
         assert (await served.speech(voice="alloy")).status_code == 200
 
@@ -137,15 +135,15 @@ async def test_until_they_are_there_a_request_hears_how_far_they_are(
 async def test_without_the_other_engine_there_are_none_and_the_log_says_so(
     store: VoiceStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def create() -> Lender:
+    def create() -> FakeEngine:
         raise ConfigurationError("speech engine 'kokoro' needs onnxruntime")
 
     with caplog.at_level("INFO"):
-        await BuiltInVoices(create, store, ()).make(Cloner())
+        await BuiltInVoices(create, ORIGIN, store, ()).make(Cloner())
     assert "no built-in voices: speech engine 'kokoro' needs onnxruntime" in caplog.text
     assert store.voices() == []
 
 
 async def test_an_engine_with_voices_gets_none(store: VoiceStore, kokoro: Kokoro) -> None:
-    await BuiltInVoices(lambda: kokoro, store, ()).make(FakeEngine())
+    await BuiltInVoices(lambda: kokoro, ORIGIN, store, ()).make(FakeEngine())
     assert store.voices() == []
