@@ -109,7 +109,7 @@ class BuiltInVoices:
                 stored = await asyncio.to_thread(
                     self._store.add_built_in,
                     name=voice.id,
-                    origin=f"{self._origin}, voice {voice.alias_of}",
+                    origin=f"{self._origin}, voice {lender.voice(voice.alias_of or '').name}",
                     reference=VoiceReference(samples, lender.sample_rate_hz, TEXT),
                     language=voice.languages[0],
                 )

@@ -25,8 +25,7 @@ class Kokoro(FakeEngine):
     """Lends two voices once the test says that it is ready."""
 
     def __init__(self) -> None:
-        super().__init__({"alloy": "echo", "nova": "echo"}, delay_s=0)
-        self._voices = self._voices[2:]
+        super().__init__({"sage": "echo", "nova": "echo"})
 
 
 class Cloner(FakeEngine):
@@ -79,10 +78,10 @@ async def test_the_card_says_where_it_comes_from_and_names_no_consent(
 ) -> None:
     await made(served, store, kokoro)
     listed = (await served.client.get("/v1/audio/voices")).json()
-    assert {voice["name"] for voice in listed["data"]} == {"alloy", "nova"}
+    assert {voice["name"] for voice in listed["data"]} == {"sage", "nova"}
     assert listed["uploaded_voices"] == []
     for voice in listed["data"]:
-        assert (voice["consent"], voice["origin"]) == (None, f"{ORIGIN}, voice echo")
+        assert (voice["consent"], voice["origin"]) == (None, f"{ORIGIN}, voice Echo")
         refused = await served.client.delete(f"/v1/audio/voices/{voice['id']}")
         assert fault(refused) == (400, "voice", "voice_not_deletable")
 
@@ -90,10 +89,10 @@ async def test_the_card_says_where_it_comes_from_and_names_no_consent(
 async def test_they_are_made_once_and_not_for_names_that_the_operator_has_given(
     served: Served, store: VoiceStore, kokoro: Kokoro
 ) -> None:
-    await made(served, store, kokoro, "alloy")
+    await made(served, store, kokoro, "sage")
     assert [voice.name for voice in store.voices()] == ["nova"]
     asked = len(kokoro.requests)
-    await made(served, store, kokoro, "alloy")
+    await made(served, store, kokoro, "sage")
     assert len(kokoro.requests) == asked
 
 
@@ -101,14 +100,14 @@ async def test_a_registered_voice_takes_the_place_of_a_built_in_one(
     served: Served, store: VoiceStore, kokoro: Kokoro
 ) -> None:
     await made(served, store, kokoro)
-    own = (await served.register(name="alloy")).json()
+    own = (await served.register(name="sage")).json()
     assert own["origin"] is None
-    (alloy,) = [voice for voice in store.voices() if voice.name == "alloy"]
+    (alloy,) = [voice for voice in store.voices() if voice.name == "sage"]
     assert alloy.id == own["id"]
-    again = await served.register(name="alloy")
+    again = await served.register(name="sage")
     assert fault(again) == (409, "name", "voice_exists")
     await made(served, store, kokoro)
-    assert store.find("alloy") == alloy
+    assert store.find("sage") == alloy
 
 
 async def test_until_they_are_there_a_request_hears_how_far_they_are(
@@ -122,14 +121,14 @@ async def test_until_they_are_there_a_request_hears_how_far_they_are(
     async with served.client, asyncio.timeout(30):
         while not built_in.missing:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        refused = await served.speech(voice="alloy")
+        refused = await served.speech(voice="sage")
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
         assert "downloading 43 %" in refused.text
         assert fault(await served.speech(voice="nobody"))[0] == 404
         kokoro.lack = ""
         await making
-        assert (await served.speech(voice="alloy")).status_code == 200
+        assert (await served.speech(voice="sage")).status_code == 200
 
 
 async def test_without_the_other_engine_there_are_none_and_the_log_says_so(
