@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -83,7 +84,7 @@ def _here(host: str, port: int) -> int:
         )
     with _ray():
         try:
-            deploy(serve_config())
+            _start()
             return _gateway(host, port)
         finally:
             from ray import serve
@@ -102,11 +103,26 @@ def _head() -> None:
             "random characters or more."
         )
     os.environ.setdefault("RAY_GCS_SERVER_PORT", _GCS_PORT)
-    told = signal.SIGTERM, signal.SIGINT
     with _ray():
-        signal.pthread_sigmask(signal.SIG_BLOCK, told)
-        deploy(serve_config())
-        signal.sigwait(told)
+        _start()
+        told = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: told.set())
+        told.wait()
+
+
+def _start() -> None:
+    """Bring the head to the roles of the settings; meanwhile tell of one that fails."""
+    config = serve_config()
+    deploy(config)
+
+    def watch() -> None:
+        try:
+            until_running(config)
+        except ConfigurationError as error:
+            sys.stderr.write(f"bentovox: {error.message}\n")
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
