@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
@@ -130,6 +131,9 @@ def _ray() -> Iterator[None]:
     """Run Ray's head in this context."""
     import ray
 
+    # Ray's processes import `services` as this one does.
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     chosen = settings().ray
     try:
         address = socket.gethostbyname(chosen.head_host)
