@@ -130,9 +130,10 @@ def _default(field: Any) -> str:
 
 def _flat(tree: dict[str, Any], path: str = "") -> list[tuple[str, str]]:
     found = []
+    known = {key for key, _ in settings.leaves()}
     for name, value in tree.items():
         key = f"{path}.{name}" if path else name
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in known:
             found += _flat(value, key)
         elif key != "description":
             found.append((key, value if isinstance(value, str) else json.dumps(value)))
