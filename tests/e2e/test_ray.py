@@ -69,12 +69,6 @@ def test_a_load_longer_than_health_checks_take_is_no_failure(stack: Server) -> N
     assert stack.log.read_text(errors="replace").count("failed on Ray") == 0
 
 
-def test_chat_is_rays_own_llm_server(stack: Server) -> None:
-    told = ray(stack, "/api/serve/applications/").json()["applications"]["chat"]
-    (deployment,) = told["deployments"].values()
-    assert deployment["deployment_config"]["placement_group_strategy"] == "PACK"
-
-
 def test_a_gpu_replica_has_a_bundle_for_each_rank(stack: Server) -> None:
     code = (
         "import json, ray, types\n"
