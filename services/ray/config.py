@@ -30,6 +30,8 @@ VARIABLES: Final = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # How long nodes serve on without their head: Ray's own minute is less than a machine's restart.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
 """What every process of Ray's needs in its environment, beside RAY_AUTH_TOKEN."""
 
