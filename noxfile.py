@@ -321,7 +321,7 @@ def stack(session: nox.Session) -> Path:
 
 def ray_python(session: nox.Session) -> Path:
     """Return the Python of an environment with Ray that sees the stack's packages as well."""
-    python = environment(session, "ray", cost="240 MB")
+    python = environment(session, "ray", cost="450 MB")
     (own,) = python.parents[1].glob("lib/python*/site-packages")
     (served,) = stack(session).parents[1].glob("lib/python*/site-packages")
     (own / "stack.pth").write_text(f"{served}\n")

@@ -23,14 +23,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
 from services.errors import ConfigurationError
 from services.ray.config import VARIABLES, backends, is_local, serve_config
-from services.ray.deploy import deploy, read_config
+from services.ray.deploy import deploy, read_config, until_running
 from services.server.role import preflight
 from services.settings import settings, variable
 
@@ -60,7 +62,9 @@ def main() -> int:
         if asked.verb == "config":
             sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
         elif asked.verb == "deploy":
-            deploy(_config(asked.file))
+            config = _config(asked.file)
+            deploy(config)
+            until_running(config)
         elif asked.verb == "head":
             _head(_config(asked.file))
         else:
@@ -81,7 +85,7 @@ def _here(host: str, port: int) -> int:
         )
     with _ray():
         try:
-            deploy(serve_config())
+            _start(serve_config())
             return _gateway(host, port)
         finally:
             from ray import serve
@@ -104,11 +108,25 @@ def _head(config: dict[str, Any]) -> None:
             "random characters or more."
         )
     os.environ.setdefault("RAY_GCS_SERVER_PORT", _GCS_PORT)
-    told = signal.SIGTERM, signal.SIGINT
     with _ray():
-        signal.pthread_sigmask(signal.SIG_BLOCK, told)
-        deploy(config)
-        signal.sigwait(told)
+        _start(config)
+        told = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: told.set())
+        told.wait()
+
+
+def _start(config: dict[str, Any]) -> None:
+    """Bring the head to a Serve config; meanwhile tell of an application that fails."""
+    deploy(config)
+
+    def watch() -> None:
+        try:
+            until_running(config)
+        except ConfigurationError as error:
+            sys.stderr.write(f"bentovox: {error.message}\n")
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -119,6 +137,12 @@ def _ray() -> Iterator[None]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
+<<<<<<< HEAD
+=======
+    # Ray's processes import `services` as this one does.
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    chosen = settings().ray
     try:
         address = socket.gethostbyname(chosen.head_host)
     except OSError as exc:

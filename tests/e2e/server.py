@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 STACK = "services.stack:Stack"
+ON_RAY = "services.ray"
 MODEL = "bentovox-demo"
 
 _MARK = "E2E_SERVER"  # inherited by whatever a server starts
@@ -110,8 +111,10 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def serve_command(service: str, port: int, python: Path | None = None) -> list[str]:
     """Return the command: the README's where it would serve this environment, else its inside."""
-    python = python or stack_python()
+    python = python or (ray_python() if service == ON_RAY else stack_python())
     assert python is not None
+    if service == ON_RAY:
+        return [str(python), "-m", service, "--port", str(port)]
     if service == STACK and python == _in_nox("stack") and find_spec("nox"):
         return [sys.executable, "-m", "nox", "-s", "serve", "--", "--port", str(port)]
     return [str(python), "-m", "bentoml", "serve", service, "--port", str(port)]
@@ -134,9 +137,10 @@ class Server:
         self._ready_as = ready_as
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
+        self.log = home / f"{service.rpartition(':')[2]}-{self.port}.log"
         if not any(name.startswith("BENTOVOX_TRANSCRIPTION__") for name in settings):
             settings["BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"] = str(trained())
+        self.settings = settings
         self._mark = uuid.uuid4().hex
         self._seen: set[psutil.Process] = set()
         self._open = self.log.open("wb")
