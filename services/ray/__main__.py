@@ -137,12 +137,9 @@ def _ray() -> Iterator[None]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
-<<<<<<< HEAD
-=======
     # Ray's processes import `services` as this one does.
     path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    chosen = settings().ray
     try:
         address = socket.gethostbyname(chosen.head_host)
     except OSError as exc:

@@ -43,7 +43,7 @@ def serve_config() -> dict[str, Any]:
     """Return the Serve config of all applications (Ray's `ServeDeploySchema`)."""
     chosen = settings()
     return {
-        # The gateway asks each replica on its own port; nobody needs Ray's proxy.
+        # The gateway asks each replica on its own port. Ray starts one proxy on the head anyway.
         "proxy_location": "Disabled",
         "http_options": {"host": "127.0.0.1" if is_local(chosen.ray.head_host) else "0.0.0.0"},  # noqa: S104  other nodes have other addresses
         "applications": [_application(role, chosen) for role in ROLES],

@@ -1,4 +1,4 @@
-"""Machines for tests: each has its own network, processes and `/tmp/ray`, and one switch joins them.
+"""Machines for tests: each has its own network, processes and `/tmp/ray`; a switch joins them.
 
 A machine lives as long as its first process, which ends with the test run at the latest. The kernel
 then ends whatever else runs there and takes the network away, so that nothing can be left behind.
