@@ -174,14 +174,13 @@ def served(*roles: str, least: int = 1) -> dict[str, Any]:
     config = serve_config()
     config["http_options"]["host"] = "0.0.0.0"  # noqa: S104  as where RAY_HEAD_HOST is set
     config["applications"] = [one for one in config["applications"] if one["name"] in roles]
-    (speech,) = next(one for one in config["applications"] if one["name"] == "speech")[
-        "deployments"
-    ]
-    speech["max_replicas_per_node"] = 1
-    speech["autoscaling_config"] |= {
-        **{"min_replicas": least, "max_replicas": 2, "target_ongoing_requests": 1},
-        **{"upscale_delay_s": 1, "downscale_delay_s": 1, "look_back_period_s": 2},
-        "metrics_interval_s": 1,
+    (speech,) = (one for one in config["applications"] if one["name"] == "speech")
+    (deployment,) = speech["deployments"]
+    deployment["max_replicas_per_node"] = 1
+    deployment["autoscaling_config"] |= dict.fromkeys(_DELAYS, 1) | {
+        "min_replicas": least,
+        "max_replicas": 2,
+        "target_ongoing_requests": 1,
     }
     return config
 
@@ -315,7 +314,7 @@ def by_http(address: str) -> str:
 
 def name_of(command: str) -> str:
     """Return which of Ray's processes this is."""
-    first = command.split()[0]
+    first = command.split(maxsplit=1)[0]
     if first.startswith("ray"):
         return ":".join(first.split(":")[:3])
     named = ("dashboard.py", "monitor.py", "services.ray")
