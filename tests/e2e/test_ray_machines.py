@@ -244,7 +244,7 @@ def test_whoever_has_not_the_token_is_refused(cluster: Cluster) -> None:
         assert httpx.get(f"{cluster.api}{path}", timeout=10).status_code == 401
     job = {"entrypoint": "true"}
     assert httpx.post(f"{cluster.api}/api/jobs/", json=job, timeout=10).status_code == 401
-    config = httpx.put(f"{cluster.api}/api/serve/applications/", json=served("chat"), timeout=10)
+    config = httpx.put(f"{cluster.api}/api/serve/applications/", json=served("speech"), timeout=10)
     assert config.status_code == 401
     assert joining.wait(_SOON_S) != 0
     assert "InvalidAuthToken" in cluster.stranger.log("worker")
