@@ -13,6 +13,7 @@ from services.openai.models import Models
 from services.openai.paths import SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
+from services.server.idle import Unloading
 from services.server.role import preflight, role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
@@ -76,6 +77,7 @@ class _Speech:
             body_memory_bytes=speech.body_memory_bytes,
             readiness=readiness,
             lifespan=lifespan,
+            unloading=Unloading(engine, speech.idle_s),
         )
 
     @bentoml.on_deployment

@@ -101,6 +101,18 @@ async def test_a_segment_is_what_the_model_said(engine: FasterWhisperEngine) -> 
     assert segment.avg_logprob > -0.1
 
 
+async def test_an_engine_that_was_closed_loads_again_and_hears_the_same(
+    engine: FasterWhisperEngine,
+) -> None:
+    before = await heard(engine, [noise(5)], language="en")
+    await engine.close()
+    assert not engine.ready
+    await engine.start()
+    assert not engine.settled
+    await until(lambda: engine.ready)
+    assert await heard(engine, [noise(5)], language="en") == before
+
+
 async def test_each_window_of_a_long_recording_is_heard_in_order(
     engine: FasterWhisperEngine,
 ) -> None:
