@@ -108,6 +108,7 @@ class Backend:
         self.ready = False
         self.on_ready: Callable[[], None] = _nothing
         self.lack = ""  # what it says it needs to become ready
+        self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
         self.told: frozenset[str] | None = None  # the models that it last named
         self._knows_models = False
@@ -267,7 +268,9 @@ class Backend:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
                 self._unreachable = 0
-                self.lack = "" if status == _OK else _lack(json.loads(told))
+                self.lack = "" if status == _OK else _why("unavailable", told)
+                is_short = status == _OK and b'"degraded"' in told
+                self.short = _why("degraded", told) if is_short else ""
                 if status == _OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
@@ -276,7 +279,7 @@ class Backend:
                         self._knows_models = True
         except UnavailableError:
             self._unreachable += 1
-            self.lack = ""  # it may come back with what it lacked
+            self.lack = self.short = ""  # it may come back with what it lacked
             return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
@@ -294,10 +297,11 @@ def not_ready(role: str, lack: str = "") -> UnavailableError:
     return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)
 
 
-def _lack(told: dict[str, Any]) -> str:
-    """Return what a backend says it lacks, or an empty text if it is only starting."""
-    if told["status"] != "unavailable":
+def _why(status: str, told: bytes) -> str:
+    """Return what a backend in this status says it lacks; an empty text if it is in another."""
+    said = json.loads(told)
+    if not isinstance(said, dict) or said.get("status") != status:
         return ""
-    detail = told["detail"]
+    detail = said["detail"]
     given = detail.values() if isinstance(detail, dict) else [detail]
-    return ", ".join(str(one) for one in given) or "unavailable"
+    return ", ".join(str(one) for one in given) or status

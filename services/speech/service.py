@@ -42,6 +42,12 @@ def _chosen() -> str:
     return f"speech is {name} ({provenance('speech.engine')})"
 
 
+def _status(engine: SpeechEngine) -> str:
+    if engine.ready:
+        return "degraded" if engine.lack else "ready"
+    return "unavailable" if engine.lack and not engine.loading else "starting"
+
+
 class _Speech:
     """Text to speech behind OpenAI's audio API."""
 
@@ -65,19 +71,19 @@ class _Speech:
                 await engine.close()
 
         def readiness() -> Readiness:
-            return Readiness("ready" if engine.ready else "starting", {"engine": engine.name})
+            return Readiness(_status(engine), {"engine": engine.lack or engine.name})
 
         return RoleApp(
             role="speech",
             handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
             admitted=routes.ADMITTED,
             sockets={SOCKETS["speech"]: socket},
-            limits=Limits(speech.slots, speech.queue, speech.deadline_s),
+            limits=Limits(speech.slots, speech.queue, speech.deadline_s, lambda: engine.streams),
             body_limit_bytes=speech.body_limit_bytes,
             body_memory_bytes=speech.body_memory_bytes,
             readiness=readiness,
             lifespan=lifespan,
-            unloading=Unloading(engine, speech.idle_s),
+            unloading=Unloading(engine, speech.idle_s, lambda: engine.loading),
         )
 
     @bentoml.on_deployment

@@ -116,6 +116,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "BENTOML_HOME": str(home / "bentoml"),
         "XDG_CACHE_HOME": str(home / "cache"),
         "XDG_CONFIG_HOME": str(home / "config"),
+        "BENTOVOX_SPEECH__ENGINE": "espeak",  # whose voice models that tests make understand
         **more,
     }
 
