@@ -175,6 +175,7 @@ def served(*roles: str, least: int = 1) -> dict[str, Any]:
     config["http_options"]["host"] = "0.0.0.0"  # noqa: S104  as where RAY_HEAD_HOST is set
     config["applications"] = [one for one in config["applications"] if one["name"] in roles]
     (speech,) = (one for one in config["applications"] if one["name"] == "speech")
+    speech["runtime_env"]["env_vars"]["BENTOVOX_SPEECH__ENGINE"] = "espeak"
     (deployment,) = speech["deployments"]
     deployment["max_replicas_per_node"] = 1
     deployment["autoscaling_config"] |= dict.fromkeys(_DELAYS, 1) | {
