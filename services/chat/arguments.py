@@ -34,10 +34,12 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     valued = {
         "--revision": chat.revision,
         "--max-model-len": chat.max_model_len,
+        "--tensor-parallel-size": chat.tensor_parallel_size,
+        "--pipeline-parallel-size": chat.pipeline_parallel_size,
         "--kv-cache-memory-bytes": chat.kv_cache_memory,
         "--tool-call-parser": chat.tool_parser,
         "--reasoning-parser": chat.reasoning_parser,
-        "--distributed-executor-backend": "uni" if on_cpu(chat) else "",
+        "--distributed-executor-backend": "uni" if on_cpu(chat) and _ranks(chat) == 1 else "",
     }
     arguments += [part for name, value in valued.items() if value for part in (name, str(value))]
     flags = {
@@ -49,6 +51,10 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])
     validate_parsed_serve_args(parsed)
     return parsed
+
+
+def _ranks(chat: ChatSettings) -> int:
+    return chat.tensor_parallel_size * chat.pipeline_parallel_size
 
 
 def runs_code(chat: ChatSettings) -> bool:

@@ -7,19 +7,18 @@ worker does around it, Ray's replica does here.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ray import serve
 
-if TYPE_CHECKING:
-    from services.settings.sections import RaySettings
+from services.ray.config import deployment_of, prefix_of
 
 SERVICES: Final = {
     "chat": "services.chat.service:Chat",
     "speech": "services.speech.service:Speech",
     "transcription": "services.transcription.service:Transcription",
+    "conversation": "services.conversation.service:Conversation",
 }
-"""The roles that compute; the gateway stays in front of them, on its own."""
 
 
 class _Unprefixed:
@@ -59,25 +58,7 @@ class _Replica:
             raise RuntimeError(str(readiness.detail))
 
 
-def prefix_of(role: str) -> str:
-    """Return the path under which Ray has a role: one application, one prefix."""
-    return f"/{role}"
-
-
-def application(role: str, ray: RaySettings) -> Any:
-    """Return the Ray Serve application of a role, to be run under `prefix_of(role)`."""
-    scaling = {
-        "min_replicas": ray.min_replicas,
-        "max_replicas": max(ray.min_replicas, ray.max_replicas),
-        "target_ongoing_requests": ray.target_ongoing_requests,
-    }
-    deployment = serve.deployment(
-        serve.ingress()(_Replica),
-        name=role.capitalize(),
-        # The role's own slots and queue bound it, and say so in OpenAI's words.
-        max_ongoing_requests=10_000,
-        autoscaling_config=scaling,
-        ray_actor_options={"num_cpus": ray.cpus, "num_gpus": ray.gpus},
-        graceful_shutdown_timeout_s=60,
-    )
-    return deployment.bind(role)
+def build(args: dict[str, Any]) -> Any:
+    """Return the application of the role that `args` names; its options are the Serve config's."""
+    role = args["role"]
+    return serve.deployment(serve.ingress()(_Replica), name=deployment_of(role)).bind(role)
