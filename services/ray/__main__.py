@@ -32,7 +32,7 @@ import yaml
 
 from services.errors import ConfigurationError
 from services.ray.config import VARIABLES, backends, is_local, serve_config
-from services.ray.deploy import deploy, read_config
+from services.ray.deploy import deploy, read_config, until_running
 from services.server.role import preflight
 from services.settings import settings, variable
 
@@ -64,7 +64,9 @@ def main() -> int:
         if asked.verb == "config":
             sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
         elif asked.verb == "deploy":
-            deploy(read_config(asked.file) if asked.file else serve_config())
+            config = read_config(asked.file) if asked.file else serve_config()
+            deploy(config)
+            until_running(config)
         elif asked.verb == "head":
             _head()
         else:

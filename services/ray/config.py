@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import SecretStr
 
-from services.chat.arguments import on_cpu
+from services.chat.arguments import environment, on_cpu
 from services.settings import given, leaves, settings, variable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ VARIABLES: Final = {
 }
 """What every process of Ray's needs in its environment, beside RAY_AUTH_TOKEN."""
 
+_LOAD_S: Final = "86400"  # a model may be downloaded first; Ray gives up after an hour
 _CPUS: Final = 0.2  # what Ray counts; the engines' threads are bounded by their own settings
 
 
@@ -74,7 +75,7 @@ def deployment_of(role: str) -> str:
 
 
 def _options(role: str, chosen: Settings) -> dict[str, Any]:
-    """Return the options of a role's deployment, those of `ray.options` last.
+    """Return the options of a role's deployment, with those of `ray.options` over them.
 
     A change of most of them restarts no replica.
     """
@@ -89,9 +90,26 @@ def _options(role: str, chosen: Settings) -> dict[str, Any]:
             "max_replicas": max(ray.min_replicas, ray.max_replicas),
             "target_ongoing_requests": ray.target_ongoing_requests,
         },
-        "ray_actor_options": {"num_cpus": _CPUS},
+        "ray_actor_options": {"num_cpus": _CPUS}
+        | ({"num_gpus": 1} if _on_gpu(role, chosen) else {}),
     }
-    return found | ray.options.get(role, {})
+    for name, value in ray.options.get(role, {}).items():
+        there = found.get(name)
+        found[name] = there | value if isinstance(there, dict) else value
+    return found
+
+
+def _on_gpu(role: str, chosen: Settings) -> bool:
+    """Return whether a role's engine computes on a GPU, as far as its settings tell."""
+    chat_has_one = bool(chosen.ray.accelerator_type) or not on_cpu(chosen.chat)
+    if role == "chat":
+        return chat_has_one
+    engines = {"speech": chosen.speech.options, "transcription": chosen.transcription.options}
+    engine = engines.get(role)
+    if not engine or engine.get("url"):  # no model, or a server elsewhere
+        return False
+    device = engine.get("device", "auto")
+    return chat_has_one if device == "auto" else bool(device == "cuda")
 
 
 def backends(chosen: Settings) -> dict[str, list[str]]:
@@ -121,13 +139,15 @@ def _environment(role: str, chosen: Settings) -> dict[str, str]:
         if key.partition(".")[0] in {key, role, "log"} and field.annotation is not SecretStr
     }
     found = {
-        name: value
-        for name, value in given().items()
-        if any(name == one or name.startswith(f"{one}__") for one in ours)
+        name: one.value
+        for name, one in given().items()
+        if any(name == our or name.startswith(f"{our}__") for our in ours)
     }
-    if role == "chat":  # decided here: the node that builds the application may have no GPU
-        on_gpu = chosen.ray.accelerator_type or not on_cpu(chosen.chat)
-        found[variable("chat.device")] = "cuda" if on_gpu else "cpu"
+    if role == "chat":
+        # Decided here: the node that builds the application may have no GPU.
+        device = "cuda" if _on_gpu("chat", chosen) else "cpu"
+        found |= environment(chosen.chat.model_copy(update={"device": device}))
+        found |= {variable("chat.device"): device, "RAYLLM_ENGINE_START_TIMEOUT_S": _LOAD_S}
     if role == "conversation":
         there = backends(chosen)
         for asked, urls in chosen.conversation.backends.items():

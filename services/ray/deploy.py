@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -20,6 +21,8 @@ from services.settings import settings
 
 _PATH: Final = "/api/serve/applications/"
 _ANSWER_S: Final = 120.0  # the first one starts Serve's controller
+_AGAIN_S: Final = 1.0
+_FAILED: Final = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def read_config(path: str) -> dict[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError) as exc:
         raise ConfigurationError(f"{path} is no YAML.") from exc
     applications = config.get("applications") if isinstance(config, dict) else None
-    if not applications:
+    if not (isinstance(applications, list) and applications):
         raise ConfigurationError(
             f"{path} has no applications; `python -m services.ray config` prints such a file."
         )
@@ -43,18 +46,40 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def deploy(config: dict[str, Any]) -> None:
-    """Hand a Serve config to the head at RAY_HEAD_HOST, which keeps what is unchanged as it is.
+    """Hand a Serve config to the head at RAY_HEAD_HOST, which leaves alone what is unchanged.
 
     Raises:
-        ConfigurationError: it cannot be reached, or refuses.
+        ConfigurationError: the head cannot be reached, or refuses.
     """
+    _ask("PUT", json.dumps(config))
+
+
+def until_running(config: dict[str, Any]) -> None:
+    """Wait until every application of a Serve config runs, however long its model loads.
+
+    Raises:
+        ConfigurationError: one failed, or the head does not answer any more.
+    """
+    names = {one["name"] for one in config["applications"]}
+    while names:
+        told = json.loads(_ask("GET"))["applications"]
+        for name in sorted(names & told.keys()):
+            status = told[name]["status"]
+            if status in _FAILED:
+                raise ConfigurationError(f"{name} failed on Ray: {told[name]['message'].strip()}")
+            if status == "RUNNING":
+                names.remove(name)
+        time.sleep(_AGAIN_S)
+
+
+def _ask(method: str, body: str | None = None) -> str:
     ray = settings().ray
     headers = {"content-type": "application/json"}
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         headers["authorization"] = f"Bearer {token}"
     connection = HTTPConnection(ray.head_host, ray.dashboard_port, timeout=_ANSWER_S)
     try:
-        connection.request("PUT", _PATH, json.dumps(config), headers)
+        connection.request(method, _PATH, body, headers)
         answer = connection.getresponse()
         said = answer.read().decode(errors="replace")
     except (OSError, HTTPException) as exc:
@@ -64,4 +89,5 @@ def deploy(config: dict[str, Any]) -> None:
     finally:
         connection.close()
     if answer.status != HTTPStatus.OK:
-        raise ConfigurationError(f"Ray's head refuses the Serve config ({answer.status}): {said}")
+        raise ConfigurationError(f"Ray's head refuses ({answer.status}): {said.strip()}")
+    return said

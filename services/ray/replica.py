@@ -11,54 +11,35 @@ from typing import Any, Final
 
 from ray import serve
 
-from services.ray.config import deployment_of, prefix_of
+from services.ray.config import deployment_of
+from services.ray.mounted import Mounted
 
-SERVICES: Final = {
-    "chat": "services.chat.service:Chat",
+_SERVICES: Final = {
     "speech": "services.speech.service:Speech",
     "transcription": "services.transcription.service:Transcription",
     "conversation": "services.conversation.service:Conversation",
 }
 
 
-class _Unprefixed:
-    """A role behind its prefix: Ray routes by it, and leaves it in the path."""
-
-    def __init__(self, app: Any, prefix: str) -> None:
-        self._app = app
-        self._prefix = prefix
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan" and scope["path"].startswith(f"{self._prefix}/"):
-            scope["path"] = scope["path"].removeprefix(self._prefix)
-            scope["raw_path"] = scope["raw_path"].removeprefix(self._prefix.encode())
-            scope["root_path"] = ""
-        await self._app(scope, receive, send)
-
-
 class _Replica:
-    """One replica of a role. Ray asks it for its application, and now and then for its health."""
+    """One replica of a role."""
 
     def __init__(self, role: str) -> None:
-        module, _, name = SERVICES[role].partition(":")
-        self._shell = getattr(import_module(module), name).shell()
-        self._app = _Unprefixed(self._shell, prefix_of(role))
+        module, _, name = _SERVICES[role].partition(":")
+        self._app = Mounted(getattr(import_module(module), name).shell(), role)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
 
     def check_health(self) -> None:
-        """Tell Ray to replace a replica whose engine has died.
-
-        Raises:
-            RuntimeError: it has.
-        """
-        readiness = self._shell.app.readiness()
-        if readiness.status == "failed":
-            raise RuntimeError(str(readiness.detail))
+        self._app.check_health()
 
 
 def build(args: dict[str, Any]) -> Any:
     """Return the application of the role that `args` names; its options are the Serve config's."""
     role = args["role"]
+    if role == "chat":
+        from services.ray.chat import build_chat  # imports vLLM
+
+        return build_chat(args)
     return serve.deployment(serve.ingress()(_Replica), name=deployment_of(role)).bind(role)

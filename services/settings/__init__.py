@@ -168,7 +168,9 @@ def load() -> Settings:
         fault = exc.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])  # includes the index in a list
         key = next((key for key, _ in leaves() if f"{place}.".startswith(f"{key}.")), place)
-        raise ConfigurationError(f"{variable(key)}: {fault['msg']}.") from exc
+        name = variable(key)
+        name = given()[name].name if name in given() else name
+        raise ConfigurationError(f"{name}: {fault['msg']}.") from exc
 
 
 @cache
@@ -177,10 +179,17 @@ def settings() -> Settings:
     return load()
 
 
-def given() -> dict[str, str]:
-    """Return the value of each variable that is set, whatever name it was given by."""
+class Given(NamedTuple):
+    """A value, and the name that it was given by."""
+
+    name: str
+    value: str
+
+
+def given() -> dict[str, Given]:
+    """Return what is set, by variable, whatever name it was given by."""
     by_source = reversed(_given().values())
-    return {name: one.value for found in by_source for name, one in found.items()}
+    return {name: one for found in by_source for name, one in found.items()}
 
 
 def provenance(key: str) -> str:
@@ -196,14 +205,7 @@ def provenance(key: str) -> str:
     return "default" if node is None else f"profile {settings().profile}"
 
 
-class _Given(NamedTuple):
-    """A value, and the name that it was given by."""
-
-    name: str
-    value: str
-
-
-def _given() -> dict[str, dict[str, _Given]]:
+def _given() -> dict[str, dict[str, Given]]:
     """Return our variables from each source, by precedence.
 
     Raises:
@@ -212,14 +214,14 @@ def _given() -> dict[str, dict[str, _Given]]:
     return {"environment": _ours(os.environ), ".env": _ours(dotenv_values(".env"))}
 
 
-def _ours(names: Mapping[str, str | None]) -> dict[str, _Given]:
-    found: dict[str, _Given] = {}
+def _ours(names: Mapping[str, str | None]) -> dict[str, Given]:
+    found: dict[str, Given] = {}
     for given_name, value in names.items():
         name = given_name.upper()
         key = DOCUMENTED.get(name)
         if not (key or name.startswith(PREFIX)):
             continue
-        one = _Given(name, value or "")
+        one = Given(name, value or "")
         there = found.setdefault(variable(key) if key else name, one)
         if there.value != one.value:
             raise ConfigurationError(
@@ -229,7 +231,7 @@ def _ours(names: Mapping[str, str | None]) -> dict[str, _Given]:
     return found
 
 
-def _check(name: str, given_as: _Given, source: str) -> None:
+def _check(name: str, given_as: Given, source: str) -> None:
     known = {variable(key): str(field.annotation) for key, field in leaves()}
     for known_name, annotation in known.items():
         if name == known_name:
