@@ -170,6 +170,16 @@ def escaped(script: str) -> str:
     return script.replace("$", "\\$")
 
 
+def test_page_shows_where_replicas_write(cluster: Cluster) -> None:
+    (line,) = [
+        line
+        for line in commands("What is where", RAY).splitlines()
+        if line.startswith("docker compose exec worker")
+    ]
+    head = cluster.deployment.shell(line.replace("exec worker", "exec -T head"))
+    assert "worker-" in head + cluster.deployment.shell(line.replace("exec", "exec -T"))
+
+
 def test_no_secret_is_in_what_docker_tells_or_what_is_logged(cluster: Cluster) -> None:
     token = (cluster.deployment.folder / ".secrets" / "ray_token").read_text().strip()
     assert len(token) == 64

@@ -19,7 +19,7 @@ import yaml
 from ci import specs
 from services.backends.sources import RayServe, source_of
 from services.ray.config import ROLES, VARIABLES
-from tests.deploy.deployment import RAY, ROOT, Deployment, example
+from tests.deploy.deployment import RAY, ROOT, Deployment, commands, example
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -279,6 +279,22 @@ def test_token_and_keys_come_from_secrets() -> None:
     assert variables["RAY_AUTH_TOKEN"]["valueFrom"] == wanted
     keys = {volume["name"]: volume for volume in pods()["gateway"]["spec"]["volumes"]}["keys"]
     assert keys["secret"]["secretName"] == "bentovox-keys"
+
+
+def test_readme_names_a_registry_and_prints_another_config() -> None:
+    commands_ = commands("Kubernetes", RAY)
+    (naming,) = re.findall(r"^sed .*(?= \| kubectl)", commands_, flags=re.MULTILINE)
+    told = subprocess.check_output(["sh", "-c", naming], cwd=RAY, text=True)
+    images = re.findall(r"image: (\S+)", told)
+    assert set(images) == {
+        f"ghcr.io/OWNER/bentovox/{name}:1.2.3-cpu" for name in ("ray", "gateway")
+    }
+    (printing,) = re.findall(r"^.*services.ray config$", commands_, flags=re.MULTILINE)
+    *variables, _, _, _, _ = printing.split()
+    made = yaml.safe_load(serve_config(**dict(one.split("=") for one in variables)))
+    chat = made["applications"][0]
+    assert chat["runtime_env"]["env_vars"]["BENTOVOX_PROFILE"] == "gpu"
+    assert chat["deployments"][0]["autoscaling_config"]["max_replicas"] == 4
 
 
 def test_ray_is_reached_by_itself_the_gateway_and_the_operator_only() -> None:
