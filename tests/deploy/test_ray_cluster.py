@@ -52,8 +52,7 @@ def cluster(
     for name in ("gateway", "ray"):
         built(name)
     ports = {"RAY_API_PORT": "0", "RAY_DASHBOARD_PORT": "0"}
-    nginx = {"NGINX_IMAGE": standins["nginx"]}
-    deployment = Deployment(tmp_path_factory.mktemp("ray"), RAY, **ports, **nginx)
+    deployment = Deployment(tmp_path_factory.mktemp("ray"), RAY, **ports, **standins)
     no_model = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/none\n"
     (deployment.folder / "settings.env").write_text(no_model, encoding="utf-8")
     before = listening()
