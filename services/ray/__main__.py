@@ -10,7 +10,8 @@
     python -m services.ray config
         print that Serve config, as `serve deploy` and KubeRay take it
 
-Ray always asks for a token: RAY_AUTH_TOKEN, or one made for the run on this machine.
+Ray always asks for a token: RAY_AUTH_TOKEN, the content of the file RAY_AUTH_TOKEN_PATH, or one
+made for the run on this machine.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def main() -> int:
     preflight()  # a setting that is wrong is one line, before anything starts
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)  # Ray reads them when it is imported
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", Path(path).read_text(encoding="utf-8").strip())
     try:
         if asked.verb == "config":
             sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
