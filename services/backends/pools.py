@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
@@ -11,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Backend, not_ready
+from services.backends.choice import Choice
 from services.backends.sources import source_of
 from services.errors import DeadlineError, ServiceError, UnavailableError, no_such_model
 from services.openai.models import without_date
@@ -50,6 +50,7 @@ class Pool:
         self.backends: list[Backend] = []
         self.waiting = 0
         self._became_ready = asyncio.Event()
+        self._choices: dict[frozenset[str], Choice] = {}  # by the models they serve
         self._show()
         self._asking = asking
         self._sources: list[Source] = []
@@ -64,9 +65,24 @@ class Pool:
         names = {backend.name for backend in self.backends}
         number = next(n for n in count() if f"{self.role}-{n}" not in names)
         backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
-        backend.on_ready = self._became_ready.set
+        backend.on_change = self._sort
         self.backends.append(backend)
         return backend
+
+    def _sort(self, backend: Backend) -> None:
+        """Put a backend among those that serve the same, and none that is not ready."""
+        models = frozenset(backend.models)
+        here = next((one for one in self._choices.values() if backend in one), None)
+        there = self._choices.setdefault(models, Choice()) if backend.ready else None
+        if there is here is not None:
+            here.count(backend)
+            return
+        if here is not None:
+            here.leave(backend)
+        if there is not None:
+            there.join(backend)
+            self._became_ready.set()
+        self._choices = {kind: one for kind, one in self._choices.items() if one}
 
     def _show(self) -> None:
         """Report the backends and the waiting requests whenever metrics are read."""
@@ -121,7 +137,7 @@ class Pool:
     @property
     def ready(self) -> bool:
         """Whether any backend can answer."""
-        return any(backend.ready for backend in self.backends)
+        return bool(self._choices)
 
     @property
     def holds(self) -> bool:
@@ -151,13 +167,12 @@ class Pool:
     @property
     def needs_model(self) -> bool:
         """Whether the backends serve different models, so that the request's model decides."""
-        kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
-        return len(kinds) > 1
+        return len(self._choices) > 1
 
     @property
     def has_choice(self) -> bool:
         """Whether more than one backend can answer, so that it matters which one is asked."""
-        return sum(backend.ready for backend in self.backends) > 1
+        return sum(map(len, self._choices.values())) > 1
 
     def pick(
         self, model: str | None, affinity: str | None = None, *, besides: Backend | None = None
@@ -168,25 +183,30 @@ class Pool:
         OpenAI's dated names, the name without the date matches too. Requests with the same
         `affinity` go to the same backend, which has their prompt or voice cached, unless it has
         over `AHEAD` requests more than the least loaded one. Then they go to the next in an order
-        that depends on the affinity.
+        that depends on the affinity, and to the least loaded one after the last.
 
         Raises:
             UnavailableError: none is ready, apart from `besides`.
             NotFoundError: none of the ready ones serves the model.
         """
-        ready = [one for one in self.backends if one.ready and one is not besides]
-        if not ready:
+        if not self._choices:
             raise not_ready(self.role, self.lack)
+        choices = list(self._choices.values())
         if model is not None:
             names = {model, without_date(model)}
-            ready = [backend for backend in ready if names & backend.models.keys()]
-            if not ready:
+            choices = [one for models, one in self._choices.items() if names & models]
+            if not choices:
                 raise no_such_model(model)
-        least = min(ready, key=lambda backend: backend.outstanding)
+        idle = [one for choice in choices if (one := choice.least(besides))]
+        if not idle:
+            raise not_ready(self.role, self.lack)
+        least = min(idle, key=lambda backend: backend.outstanding)
         if affinity is None:
             return least
-        near = [one for one in ready if one.outstanding <= least.outstanding + AHEAD]
-        return max(near, key=lambda backend: _weight(affinity, backend.url))
+        most = least.outstanding + AHEAD
+        preferred = sorted(one for choice in choices for one in choice.preferred(affinity))
+        near = (one for *_, one in preferred if one.outstanding <= most and one is not besides)
+        return next(near, least)
 
     async def until_ready(self) -> None:
         """Wait for a ready backend, as long as the settings allow; `pick` then tells the result.
@@ -248,14 +268,6 @@ class Pool:
             return self.pick(model, affinity, besides=failed)
         except ServiceError:
             raise error from None
-
-
-def _weight(affinity: str, url: str) -> bytes:
-    """Return a backend's weight for an affinity (rendezvous hashing).
-
-    When a backend comes or goes, only the requests that prefer it move.
-    """
-    return hashlib.blake2b(f"{affinity}\0{url}".encode(errors="replace"), digest_size=8).digest()
 
 
 class Pools:
