@@ -4,6 +4,7 @@ nox -s bench                        the front door beside its peers
 nox -s bench -- transcription       faster-whisper
 nox -s bench -- cosyvoice           CosyVoice
 nox -s bench -- images              the images
+nox -s bench -- ray                 Ray Serve beside the stack
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import sys
 from importlib import import_module
 
-_CHOICES = ("transcription", "cosyvoice", "images")
+_CHOICES = ("transcription", "cosyvoice", "images", "ray")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, too

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import uvloop
@@ -22,9 +22,6 @@ from benchmarks.load import run
 from services.gateway.routes import build
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
-
-if TYPE_CHECKING:
-    import psutil
 
 _EVENTS, _APART_S, _CONCURRENCY, _REQUESTS = 32, 0.005, 32, 1600
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
@@ -91,16 +88,10 @@ def _server(factory: str, lifespan: str, port: int, backend_port: int) -> Server
 
 
 async def _cost_ms(server: Server) -> float:
-    process, *_ = server.processes()
     await run(server.port, {}, concurrency=_CONCURRENCY, requests=64)
-    before_s = _spent_s(process)
+    before_s = server.spent_s()
     await run(server.port, {}, concurrency=_CONCURRENCY, requests=_REQUESTS)
-    return (_spent_s(process) - before_s) / _REQUESTS * 1000
-
-
-def _spent_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    return (server.spent_s() - before_s) / _REQUESTS * 1000
 
 
 def main() -> None:
