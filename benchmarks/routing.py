@@ -1,23 +1,25 @@
-"""A simulation of the routing: real pools of many gateways, backends and clock that are simulated.
+"""A simulation of the routing: the real pools, with simulated backends and a simulated clock.
 
 A backend works on `SLOTS` requests and lets `QUEUE` wait, the defaults of a role; past them it
-refuses. A request takes as long as plain vLLM took beside as many others (docs/benchmarks.md:
-requests at once over requests a second), times an exponential variate, for answers differ in
-length. Gateways know what they have sent themselves and nothing of each other, and hear of a
-backend that ends from their own probes or when they cannot connect.
+refuses. A request takes as long as plain vLLM took beside as many others (docs/benchmarks.md: the
+first event, then 256 tokens), times an exponential variate, since answers differ in length.
+Gateways know what they have sent themselves and nothing of each other, and hear of a backend that
+ends from their own probes or when they cannot connect. `python -m benchmarks.routing` prints JSON.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
+import logging
 import random
 import statistics
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from services.backends.pools import Pool
+from services.backends.pools import AHEAD, Pool
 from services.errors import ServiceError, UnavailableError
 from services.settings.sections import GatewaySettings, RoleSettings
 
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 
 SLOTS: Final = RoleSettings().slots
 QUEUE: Final = RoleSettings().queue
-_TOOK_S: Final = ((1, 1 / 19.0), (8, 8 / 117.0), (32, 32 / 243.2))
+_TOKENS: Final = 256
+_TOOK_S: Final = tuple(
+    (at_once, (first_ms + _TOKENS * gap_ms) / 1000)
+    for at_once, first_ms, gap_ms in ((1, 5.3, 1.5), (8, 12.4, 1.74), (32, 34.93, 2.89))
+)
 _CACHED: Final = 256  # conversations or voices in a backend's cache
 _SAMPLES: Final = 200
 _PROBE_S: Final = GatewaySettings().probe_interval_s
@@ -44,6 +50,7 @@ class Case:
         load: requests that a backend has at work on average, as a share of its slots.
         subjects: how many conversations (or voices) the requests belong to, each as likely.
         affinity: whether gateways heed them.
+        ahead: BENTOVOX_GATEWAY__AFFINITY_AHEAD.
         requests: how many come.
         replaced: share of the backends that ends, at once, in the middle.
         drain_s: how long these still serve while their `/readyz` says that they end.
@@ -54,6 +61,7 @@ class Case:
     load: float = 0.75
     subjects: int = 20_000
     affinity: bool = True
+    ahead: int = AHEAD
     requests: int = 150_000
     replaced: float = 0.0
     drain_s: float = 0.0
@@ -141,7 +149,7 @@ class _Simulation:
     def _pool(self) -> Pool:
         """Return the pool of a gateway; each hears of the backends in an order of its own."""
         urls = [f"http://10.0.{n // 250}.{n % 250}:3000" for n in range(self._case.backends)]
-        pool = Pool("chat", urls, GatewaySettings())
+        pool = Pool("chat", urls, GatewaySettings(), self._case.ahead)
         for backend in self._random.sample(pool.backends, len(urls)):
             backend.mark(ready=True)
         return pool
@@ -228,3 +236,36 @@ class _Simulation:
         server.at_work -= 1
         backend.count(-1)
         self._next(server)
+
+
+def _shown(case: Case) -> dict[str, object]:
+    seen = simulate(case)
+    return {
+        **asdict(case),
+        "apart": statistics.mean(seen.apart),
+        "wait_p99_ms": seen.wait_p99_ms,
+        "hits": seen.hit_share,
+        "refused": seen.refused / case.requests,
+        "moved": seen.moved,
+        "lost": seen.lost,
+    }
+
+
+def main() -> None:
+    """Print what came of each case."""
+    logging.disable()
+    many = (1, 4, 16)
+    cases = [Case(gateways=n, affinity=False) for n in many]
+    for subjects in (20_000, 20):
+        cases += [Case(gateways=n, subjects=subjects) for n in many]
+        cases += [Case(gateways=n, subjects=subjects, ahead=AHEAD // n) for n in many[1:]]
+    replaced = [
+        Case(gateways=4, ahead=AHEAD // 4, load=0.5, requests=200_000, replaced=share, drain_s=s)
+        for share in (0.01, 0.25)
+        for s in (0.0, 3.0)
+    ]
+    print(json.dumps({"spread": [*map(_shown, cases)], "replaced": [*map(_shown, replaced)]}))
+
+
+if __name__ == "__main__":
+    main()

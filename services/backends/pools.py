@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.backends")
 
 AHEAD: Final = 8
-"""How many requests more than the least loaded backend one may have and still keep affinity."""
+"""How many requests more than the least loaded backend one may have and still keep affinity.
+
+Of this process: gateways do not know of each other's requests, so several share it out.
+"""
 
 
 _AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
@@ -45,8 +48,11 @@ _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
 class Pool:
     """The backends of one role."""
 
-    def __init__(self, role: str, urls: Sequence[str], asking: AskingSettings) -> None:
+    def __init__(
+        self, role: str, urls: Sequence[str], asking: AskingSettings, ahead: int = AHEAD
+    ) -> None:
         self.role = role
+        self._ahead = ahead
         self.backends: list[Backend] = []
         self.waiting = 0
         self._became_ready = asyncio.Event()
@@ -182,7 +188,7 @@ class Pool:
         It is the one with the fewest requests in flight among those with `model`; for one of
         OpenAI's dated names, the name without the date matches too. Requests with the same
         `affinity` go to the same backend, which has their prompt or voice cached, unless it has
-        over `AHEAD` requests more than the least loaded one. Then they go to the next in an order
+        over `ahead` requests more than the least loaded one. Then they go to the next in an order
         that depends on the affinity, and to the least loaded one after the last.
 
         Raises:
@@ -203,7 +209,7 @@ class Pool:
         least = min(idle, key=lambda backend: backend.outstanding)
         if affinity is None:
             return least
-        most = least.outstanding + AHEAD
+        most = least.outstanding + self._ahead
         preferred = sorted(one for choice in choices for one in choice.preferred(affinity))
         near = (one for *_, one in preferred if one.outstanding <= most and one is not besides)
         return next(near, least)
@@ -273,9 +279,13 @@ class Pool:
 class Pools:
     """The pools of all roles that are asked."""
 
-    def __init__(self, urls: Mapping[str, Sequence[str]], asking: AskingSettings) -> None:
+    def __init__(
+        self, urls: Mapping[str, Sequence[str]], asking: AskingSettings, ahead: int = AHEAD
+    ) -> None:
         self.answer_timeout_s = asking.answer_timeout_s
-        self.by_role = {role: Pool(role, given, asking) for role, given in urls.items() if given}
+        self.by_role = {
+            role: Pool(role, given, asking, ahead) for role, given in urls.items() if given
+        }
         self._all_have_settled = False
 
     def models(self) -> dict[str, dict[str, Any]]:

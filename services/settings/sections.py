@@ -380,6 +380,12 @@ class GatewaySettings(AskingSettings):
         description="Whether what is alike goes to the same backend, where its cache helps: by "
         "x-session-id, else the beginning of the prompt, or the voice.",
     )
+    affinity_ahead: int = Field(
+        8,
+        ge=0,
+        description="How many requests more than the least loaded backend one may have from this "
+        "gateway and still keep affinity. With several gateways, eight divided by their number.",
+    )
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins that browsers may call from; `*` allows all."
     )
