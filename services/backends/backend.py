@@ -109,6 +109,7 @@ class Backend:
         self.on_change: Callable[[Backend], None] = _nothing  # of what decides who is asked
         self.lack = ""  # what it says it needs to become ready
         self.models: dict[str, dict[str, Any]] = {}
+        self.told: frozenset[str] | None = None  # the models that it last named
         self._knows_models = False
         self._slow_probes = 0
         self._unreachable = 0  # probes in a row
@@ -275,6 +276,7 @@ class Backend:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
+                        self.told = frozenset(self.models)
                         self._knows_models = True
         except UnavailableError:
             self._unreachable += 1

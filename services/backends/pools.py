@@ -34,6 +34,9 @@ Of this process: gateways do not know of each other's requests, so several share
 """
 
 
+_STRICT: Final = frozenset({"chat"})
+"""Roles that refuse a model that they do not serve; the others take any name."""
+
 _AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
 
 _LOOK_S: Final = 1.0  # how often a waiting request looks whether the server was told to end
@@ -57,6 +60,7 @@ class Pool:
         self.waiting = 0
         self._became_ready = asyncio.Event()
         self._choices: dict[frozenset[str], Choice] = {}  # by the models they serve
+        self._coming: set[Backend] = set()  # not ready, and not leaving
         self._show()
         self._asking = asking
         self._sources: list[Source] = []
@@ -73,6 +77,7 @@ class Pool:
         backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
         backend.on_change = self._sort
         self.backends.append(backend)
+        self._coming.add(backend)
         return backend
 
     def _sort(self, backend: Backend) -> None:
@@ -83,6 +88,7 @@ class Pool:
         if there is here is not None:
             here.count(backend)
             return
+        (self._coming.discard if backend.ready or backend.left else self._coming.add)(backend)
         if here is not None:
             here.leave(backend)
         if there is not None:
@@ -172,8 +178,14 @@ class Pool:
 
     @property
     def needs_model(self) -> bool:
-        """Whether the backends serve different models, so that the request's model decides."""
-        return len(self._choices) > 1
+        """Whether the backends serve different models, so that the request's model decides.
+
+        Those of a strict role may: one that starts has not named its models yet.
+        """
+        kinds: set[frozenset[str] | None] = {*self._choices}
+        if self.role in _STRICT:
+            kinds |= {one.told for one in self._coming}
+        return len(kinds) > 1
 
     @property
     def has_choice(self) -> bool:
@@ -192,8 +204,9 @@ class Pool:
         that depends on the affinity, and to the least loaded one after the last.
 
         Raises:
-            UnavailableError: none is ready, apart from `besides`.
-            NotFoundError: none of the ready ones serves the model.
+            UnavailableError: none is ready, apart from `besides`; or none of the ready ones serves
+                the model, but one that is not ready may.
+            NotFoundError: none serves the model.
         """
         if not self._choices:
             raise not_ready(self.role, self.lack)
@@ -202,6 +215,8 @@ class Pool:
             names = {model, without_date(model)}
             choices = [one for models, one in self._choices.items() if names & models]
             if not choices:
+                if any(one.told is None or names & one.told for one in self._coming):
+                    raise not_ready(self.role, self.lack)
                 raise no_such_model(model)
         idle = [one for choice in choices if (one := choice.least(besides))]
         if not idle:
