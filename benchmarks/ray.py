@@ -27,7 +27,7 @@ def servers(stack_python: str, ray_python: str) -> list[Server]:
     plain, stack = found[chat.PLAIN], found[chat.STACK]
     stack.door = "--service-name bentovox"
     direct, dashboard, proxy = (free_port() for _ in range(3))
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     return [
         plain,
         stack,
