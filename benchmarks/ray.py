@@ -7,6 +7,7 @@ contestant and of the one that relays.
 from __future__ import annotations
 
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from benchmarks import chat, report
@@ -42,7 +43,14 @@ def servers(stack_python: str, ray_python: str) -> list[Server]:
             PROXY,
             [ray_python, "-m", "benchmarks.peers.ray_ingress", str(proxy)],
             proxy,
-            environment=own,
+            environment={
+                **own,
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+                "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+                "RAY_USAGE_STATS_ENABLED": "0",
+            },
             door="ray::ProxyActor",
         ),
     ]
