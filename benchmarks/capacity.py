@@ -142,7 +142,8 @@ def _plot(cases: Sequence[_Case], token_us: float) -> Figure:
         places = [numbers.index(case["gateways"]) for case in mine]
         left.plot(places, [c["wait_p99_ms"] for c in mine], marker="o", color=color, label=name)
     title = "Wait for a slot, p99, ms, 1000 backends (simulated)"
-    report.tidy(left, numbers, title=title, xlabel="gateways")
+    room = 1.6 * max(case["wait_p99_ms"] for case in cases)  # for the legend
+    report.tidy(left, numbers, title=title, xlabel="gateways", ylim=(-room / 40, room))
     left.legend(fontsize="small", frameon=False)
     for tokens, color in zip(_TOKENS_S, (report.SKY, report.BLUE, report.NAVY), strict=True):
         cores = [gpus * tokens * token_us / 1e6 for gpus in _GPUS]
