@@ -55,7 +55,7 @@ async def test_the_prefix_is_taken_off(kind: str) -> None:
 async def test_a_role_is_not_cut_off_but_told_of_a_hang_up() -> None:
     shell, messages = _Shell(), asyncio.Queue[dict[str, Any]]()
     serving = asyncio.create_task(mounted(shell)(scope("/chat/v1/models"), messages.get, None))
-    while not shell.scopes:
+    while not shell.scopes:  # noqa: ASYNC110
         await asyncio.sleep(0)
     serving.cancel()  # as Ray does
     messages.put_nowait({"type": "http.disconnect"})
