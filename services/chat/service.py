@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bentoml
 
 from services.chat import served_model
@@ -27,9 +29,9 @@ class _Chat:
     """Large language models behind OpenAI's API, with vLLM."""
 
     @staticmethod
-    def build() -> RoleApp:
+    def build(started: Any = None) -> RoleApp:
         chat = settings().chat
-        server = VllmServer(chat)
+        server = VllmServer(chat, started)
         # vLLM's others stay closed: adapters, profiling, sleep, `/invocations` without a key.
         handlers = of_models(server.models)
         handlers |= dict.fromkeys(ROUTES["chat"], server)

@@ -93,6 +93,12 @@ class ChatSettings(EngineSettings):
     max_model_len: int = Field(
         0, ge=0, description="Longest context, in tokens; 0: the model's own."
     )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs over which each layer of the model is split."
+    )
+    pipeline_parallel_size: int = Field(
+        1, ge=1, description="Stages into which the model's layers are divided, each on GPUs apart."
+    )
     kv_cache_memory: str = Field(
         "", description="vLLM's --kv-cache-memory-bytes, such as 64M; empty: vLLM measures."
     )
@@ -436,6 +442,12 @@ class GatewaySettings(AskingSettings):
         description="Send related requests to the same backend, where its cache helps: by "
         "x-session-id, or else the beginning of the prompt, or the voice.",
     )
+    affinity_ahead: int = Field(
+        8,
+        ge=0,
+        description="How many requests more than the least loaded backend one may have from this "
+        "gateway and still keep affinity. With several gateways, eight divided by their number.",
+    )
     cors_origins: list[str] = Field(
         default_factory=list,
         description="Origins whose pages may call from a browser; `*` allows all.",
@@ -455,14 +467,27 @@ class GatewaySettings(AskingSettings):
 class RaySettings(Section):
     """The roles on Ray Serve: `python -m services.ray`."""
 
+    head_host: str = Field(
+        "127.0.0.1",
+        description="Name or address of Ray's head: where it listens, and where others find it.",
+    )
+    dashboard_port: int = Field(
+        8265, ge=1, description="Where Ray's dashboard and API listen on the head."
+    )
+    api_port: int = Field(3000, ge=1, description="Where the gateway in front of Ray listens.")
     min_replicas: int = Field(1, ge=0, description="Fewest replicas of each role.")
     max_replicas: int = Field(1, ge=1, description="Most replicas of each role.")
     target_ongoing_requests: float = Field(
-        8, gt=0, description="Requests that one replica should have at work."
+        8, gt=0, description="Requests that one replica should have at work; Ray scales by it."
     )
-    cpus: float = Field(0.5, ge=0, description="CPUs that Ray counts for a replica.")
-    gpus: float = Field(0, ge=0, description="GPUs that Ray counts for a replica.")
-    dashboard_port: int = Field(8265, ge=1, description="Where Ray's dashboard and API listen.")
+    accelerator_type: str = Field(
+        "", description="The GPU that chat's replicas need, in Ray's words, such as H100."
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Ray Serve's deployment options of a role, which replace those made of these "
+        'settings, such as `{"speech": {"ray_actor_options": {"num_gpus": 0.5}}}`.',
+    )
 
 
 class LogSettings(Section):
@@ -472,3 +497,18 @@ class LogSettings(Section):
         "INFO", description="Least severe messages to log."
     )
     access: bool = Field(default=True, description="Log a line per request.")
+
+
+DOCUMENTED: Final = {
+    "MODEL_ID": "chat.model",
+    "TENSOR_PARALLEL_SIZE": "chat.tensor_parallel_size",
+    "PIPELINE_PARALLEL_SIZE": "chat.pipeline_parallel_size",
+    "ACCELERATOR_TYPE": "ray.accelerator_type",
+    "MIN_REPLICAS": "ray.min_replicas",
+    "MAX_REPLICAS": "ray.max_replicas",
+    "TARGET_ONGOING_REQUESTS": "ray.target_ongoing_requests",
+    "RAY_HEAD_HOST": "ray.head_host",
+    "RAY_API_PORT": "ray.api_port",
+    "RAY_DASHBOARD_PORT": "ray.dashboard_port",
+}
+"""Further names of settings: those that deployments of vLLM on Ray use."""
