@@ -145,7 +145,7 @@ async def test_the_first_sound_comes_long_before_the_last(engine: KokoroEngine) 
 
 async def test_closing_ends_the_computation_within_a_moment(engine: KokoroEngine) -> None:
     model: Any = engine._source.model
-    model.warm_up([])  # so that what is measured is no first run
+    model.warm_up()  # so that what is measured is no first run
     frames = engine.synthesise(SynthesisRequest(" ".join(TEXTS), "alloy"))
     first = asyncio.ensure_future(anext(frames))
     await until(lambda: engine.active > 0)

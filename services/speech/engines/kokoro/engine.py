@@ -174,6 +174,7 @@ class KokoroEngine(SpeaksOnly):
         if thread is not None:
             thread.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(thread.shutdown)
+        self._phonemes.clear()
         if self._stand_in is not None:
             await self._stand_in.close()
 

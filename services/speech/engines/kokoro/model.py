@@ -16,7 +16,7 @@ from services.speech.engines.kokoro.phonemes import ids_of
 from services.speech.engines.kokoro.voices import Mix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from services.audio.pcm import Samples
@@ -104,12 +104,12 @@ class Model:
         """How many streams it makes faster than they play."""
         return max(1, int(self.pace))
 
-    def warm_up(self, mixes: Iterable[Mix]) -> None:
-        """Speak once with each of some voices, to learn the pace and how loud they are."""
-        for mix in dict.fromkeys(mixes):
-            self._gain_db(mix, Run())
-        self.pace = 0.0  # the first runs were slow: they find out how much memory it takes
-        self.say(_SAMPLE, Mix(((self.voices[0], 1.0),)), 1.0, Run())
+    def warm_up(self) -> None:
+        """Speak twice: the first run finds out how much memory it takes, the second its pace."""
+        mix = Mix(((self.voices[0], 1.0),))
+        self._gain_db(mix, Run())
+        self.pace = 0.0
+        self.say(_SAMPLE, mix, 1.0, Run())
 
     def say(self, phonemes: str, mix: Mix, speed: float, run: Run) -> Samples:
         """Return phonemes as speech, float32 [N], without the silence around it.

@@ -100,7 +100,7 @@ class Source(Loading[Model]):
         try:
             model = Model(graph, styles_in(folder), self._threads)
             self._voices.came(model.voices)
-            model.warm_up(self._voices.named())
+            model.warm_up()
         except Exception as error:
             raise NoModelError(f"no model: {folder} is not Kokoro's: {line(error)}") from error
         log.info(

@@ -121,11 +121,6 @@ class Voices:
             *(self._voice(name, name) for name in self._there if name[0] in LANGUAGES),
         )
 
-    def named(self) -> tuple[Mix, ...]:
-        """Return what speaks for the aliases in their own languages."""
-        mixes = [(alias, self.mix(alias)) for alias in self._aliases]
-        return tuple(self.spoken(alias, mix.language) for alias, mix in mixes if mix)
-
     def find(self, voice_id: str) -> Voice | None:
         """Return a voice by its id, an alias, or a mix; None if there is none of that name."""
         alias, target = self._aliases.get(voice_id.lower(), (voice_id, voice_id))
