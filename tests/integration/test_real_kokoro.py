@@ -19,7 +19,6 @@ from services.audio.resample import Resampler
 from services.audio.wav import to_wav
 from services.speech.engines.kokoro.model import loudness_db
 from services.speech.engines.kokoro.source import PACKAGED
-from services.speech.engines.kokoro.voices import OPENAI_VOICES
 from services.speech.engines.protocol import SynthesisRequest
 from services.transcription.engines.faster_whisper.model_source import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
@@ -171,13 +170,14 @@ async def test_a_mix_is_another_voice_and_understood(
 
 @pytest.mark.parametrize("speed", [0.5, 1.5, 2.0, 3.0])
 async def test_speed_scales_the_duration(engine: KokoroEngine, speed: float) -> None:
-    plain = await said(engine, TEXTS[1])
-    scaled = await said(engine, TEXTS[1], speed=speed)
+    plain = await said(engine, TEXTS[0])
+    scaled = await said(engine, TEXTS[0], speed=speed)
     assert scaled.size == pytest.approx(plain.size / speed, rel=0.12)
 
 
 async def test_voices_are_equally_loud(engine: KokoroEngine) -> None:
-    levels = [loudness_db(await said(engine, TEXTS[0], voice)) for voice in list(OPENAI_VOICES)[:5]]
+    voices = ("jf_nezumi", "jf_tebukuro", "jm_kumo")
+    levels = [loudness_db(await said(engine, TEXTS[0], voice)) for voice in voices]
     assert max(levels) - min(levels) < 2.5
 
 

@@ -30,7 +30,12 @@ SPEEDS: Final = (0.5, 2.0)
 
 _ROWS: Final = 510
 _WIDTH: Final = 256
-_DTYPES: Final = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+_DTYPES: Final = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
 _SAMPLE: Final = "ðə wˈɛðəɹ wʌz kˈOld ænd wˈɛt."
 _LEVEL_DB: Final = -20.0  # of what sounds, as loud as the other engines
 _MOST_GAIN_DB: Final = 12.0
