@@ -20,6 +20,7 @@ from services.errors import (
     InvalidRequestError,
     NotFoundError,
     ServiceError,
+    UnavailableError,
 )
 from services.speech.engines.espeak.library import library
 from services.speech.engines.kokoro import engine as kokoro_engine
@@ -190,6 +191,19 @@ async def test_closing_stops_the_work_even_while_it_computes(
     await until(lambda: engine.active == 0)
     model.may.set()
     assert len(await spoken(engine, "This is the next one.")) == RATE // 2
+
+
+async def test_closing_the_engine_ends_who_speaks_and_who_waits(
+    engine: KokoroEngine, model: FakeModel
+) -> None:
+    model.may.clear()
+    requests = [asyncio.ensure_future(spoken(engine, "This is a sentence.")) for _ in range(3)]
+    await until(lambda: bool(model.said))
+    await until(lambda: engine.active >= 2)
+    await engine.close()
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(end, UnavailableError) for end in ends), ends
 
 
 async def test_at_most_two_sentences_wait_for_a_slow_listener(
