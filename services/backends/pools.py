@@ -162,7 +162,9 @@ class Pool:
         ready = sum(backend.ready for backend in self.backends)
         if 0 < ready < len(self.backends):
             return f"ready ({ready} of {len(self.backends)})"
-        return "ready" if ready else self.lack or "not ready"
+        if not ready:
+            return self.lack or "not ready"
+        return next((one.short for one in self.backends if one.short), "ready")
 
     @property
     def settled(self) -> bool:

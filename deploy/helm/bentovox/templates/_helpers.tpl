@@ -81,7 +81,8 @@ The number of current requests for a role: from all gateways, and from the conve
 every gateway repeats with the label `backend`.
 */}}
 {{- define "bentovox.load" -}}
-{{- $asked := printf "bentovox_asked_requests{asked=%q,namespace=%q,backend%%s}" .role .root.Release.Namespace -}}
+{{- $gateway := include "bentovox.name" (dict "release" .root.Release.Name "part" "gateway") -}}
+{{- $asked := printf "bentovox_asked_requests{asked=%q,namespace=%q,service=%q,backend%%s}" .role .root.Release.Namespace $gateway -}}
 {{- $own := printf $asked "=\"\"" -}}
 {{- $repeated := printf $asked "!=\"\"" -}}
 sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vector(0)

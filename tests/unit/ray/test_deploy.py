@@ -1,0 +1,160 @@
+"""No mistake in a command ends what a cluster serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from services import settings as module
+from services.errors import ConfigurationError
+from services.ray import deploy as deploying
+from services.ray.config import serve_config
+from services.ray.deploy import deploy, read_config, until_running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[3]
+TOKEN = "t" * 32
+
+
+class _Head(BaseHTTPRequestHandler):
+    """Answers as Ray's head does."""
+
+    asked: ClassVar[list[tuple[str, str | None, Any]]] = []
+    refuses: ClassVar[str] = ""
+    states: ClassVar[list[dict[str, Any]]] = []
+
+    def do_PUT(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.asked.append((self.path, self.headers["authorization"], body))
+        self._answer(400 if self.refuses else 200, self.refuses)
+
+    def do_GET(self) -> None:
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        self._answer(200, json.dumps({"applications": state}))
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Head]]:
+    _Head.asked, _Head.refuses, _Head.states = [], "", [{}]
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Head) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("RAY_DASHBOARD_PORT", str(server.server_port))
+        monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        monkeypatch.setattr(deploying, "_AGAIN_S", 0.01)
+        module.settings.cache_clear()
+        yield _Head
+        server.shutdown()
+    module.settings.cache_clear()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.ray", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def state(status: str, message: str = "") -> dict[str, Any]:
+    return {
+        one["name"]: {"status": status, "message": message}
+        for one in serve_config()["applications"]
+    }
+
+
+def test_a_file_that_is_not_there_reaches_no_cluster(head: type[_Head]) -> None:
+    said = command("deploy", "wrong/path.yaml")
+    assert said.returncode == 1
+    assert said.stderr == "bentovox: wrong/path.yaml: No such file or directory.\n"
+    assert head.asked == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "import_path: a:b\n", "applications: []\n", "- a\n", "{", "applications: 3\n"],
+)
+def test_a_file_without_applications_reaches_no_cluster(
+    head: type[_Head], tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"serve\.yaml"):
+        read_config(str(path))
+    assert head.asked == []
+
+
+def test_what_config_prints_is_what_deploy_sends(head: type[_Head], tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(command("config").stdout, encoding="utf-8")
+    head.states = [state("RUNNING")]
+    said = command("deploy", str(path))
+    assert said.returncode == 0, said.stderr
+    assert command("deploy").returncode == 0
+    assert (
+        head.asked
+        == [
+            ("/api/serve/applications/", f"Bearer {TOKEN}", serve_config()),
+        ]
+        * 2
+    )
+
+
+def test_it_waits_until_all_run_however_long_that_takes(head: type[_Head]) -> None:
+    head.states = [*[state("DEPLOYING")] * 50, state("RUNNING")]
+    until_running(serve_config())
+    assert len(head.states) == 1
+
+
+def test_an_application_that_fails_is_told(head: type[_Head]) -> None:
+    head.states = [state("DEPLOYING"), state("DEPLOY_FAILED", "no such model\n")]
+    with pytest.raises(ConfigurationError, match=r"chat failed on Ray: no such model\Z"):
+        until_running(serve_config())
+
+
+def test_what_the_head_refuses_is_told(head: type[_Head]) -> None:
+    head.refuses = "no such option"
+    with pytest.raises(ConfigurationError, match=r"refuses \(400\): no such option"):
+        deploy(serve_config())
+
+
+def test_no_head_is_one_line(head: type[_Head], monkeypatch: pytest.MonkeyPatch) -> None:
+    del head
+    monkeypatch.setenv("RAY_DASHBOARD_PORT", "1")
+    said = command("deploy")
+    assert said.returncode == 1
+    assert said.stderr.startswith("bentovox: Ray's head does not answer at 127.0.0.1:1")
+    assert len(said.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("token", ["", None])
+def test_a_head_without_a_token_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    said = command("head")
+    assert said.returncode == 1
+    assert said.stderr.startswith("bentovox: RAY_AUTH_TOKEN is not set")
