@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 
 from tests.e2e.conftest import IMPATIENT, RAY_TOKEN
 from tests.e2e.server import MODEL, ROOT, Server, eventually, ray_python
+from tests.e2e.test_limits import STORY, expect_refusal, flood, story
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Hello.", "response_format": "wav"}
@@ -121,6 +122,18 @@ def test_a_websocket_goes_through_to_a_replica(stack: Server) -> None:
                 event = json.loads(data)["type"]
                 assert event != "error"
     assert len(audio) > 10_000
+
+
+def test_overload_is_answered_whole_or_refused_properly(
+    stack: Server, plain: dict[str, str]
+) -> None:
+    answers = flood(stack, "/v1/chat/completions", story(), 300)
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["choices"][0]["message"]["content"] == plain[STORY]
+        else:
+            expect_refusal(answer, 128)
+    assert {answer.status_code for answer in answers} == {200, 429}
 
 
 def test_a_wrong_path_ends_nothing(stack: Server) -> None:
