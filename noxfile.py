@@ -43,7 +43,7 @@ NPM = ROOT / "tests" / "clients" / "node"  # its package-lock.json is npm's lock
 
 KEYS = re.compile(r"\s*(export\s+)?BENTOVOX_GATEWAY__KEYS(_FILE)?\s*=\s*\S", re.IGNORECASE)
 MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
-EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=faster-whisper")
+EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=kokoro", "--extra=faster-whisper")
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
 # What upstream's requirements.txt pins, and the newest versions of the others that work with it.
@@ -96,7 +96,7 @@ LOCKED = {
     ),
     "ray": (
         "What Ray Serve adds to the environment that is served.",
-        ("--group=pyproject.toml:ray", "--constraint=ci/locks/stack-cpu.txt"),
+        ("pyproject.toml", "--extra=ray", "--constraint=ci/locks/stack-cpu.txt"),
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }

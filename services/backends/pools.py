@@ -31,6 +31,9 @@ AHEAD: Final = 8
 """How many requests more than the least loaded backend one may have and still keep affinity."""
 
 
+_STRICT: Final = frozenset({"chat"})
+"""Roles that refuse a model that they do not serve; the others take any name."""
+
 _AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
 
 _LOOK_S: Final = 1.0  # how often a waiting request looks whether the server was told to end
@@ -134,7 +137,9 @@ class Pool:
         ready = sum(backend.ready for backend in self.backends)
         if 0 < ready < len(self.backends):
             return f"ready ({ready} of {len(self.backends)})"
-        return "ready" if ready else self.lack or "not ready"
+        if not ready:
+            return self.lack or "not ready"
+        return next((one.short for one in self.backends if one.short), "ready")
 
     @property
     def settled(self) -> bool:
@@ -150,8 +155,14 @@ class Pool:
 
     @property
     def needs_model(self) -> bool:
-        """Whether the backends serve different models, so that the request's model decides."""
-        kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
+        """Whether the backends serve different models, so that the request's model decides.
+
+        Those of a strict role may: one that starts has not named its models yet.
+        """
+        kinds: set[frozenset[str] | None]
+        kinds = {frozenset(one.models) for one in self.backends if one.ready}
+        if self.role in _STRICT:
+            kinds |= {one.told for one in self.backends if not (one.ready or one.left)}
         return len(kinds) > 1
 
     @property
@@ -171,8 +182,9 @@ class Pool:
         that depends on the affinity.
 
         Raises:
-            UnavailableError: none is ready, apart from `besides`.
-            NotFoundError: none of the ready ones serves the model.
+            UnavailableError: none is ready, apart from `besides`; or none of the ready ones serves
+                the model, but one that is not ready may.
+            NotFoundError: none serves the model.
         """
         ready = [one for one in self.backends if one.ready and one is not besides]
         if not ready:
@@ -181,6 +193,9 @@ class Pool:
             names = {model, without_date(model)}
             ready = [backend for backend in ready if names & backend.models.keys()]
             if not ready:
+                waited_for = (one for one in self.backends if not (one.ready or one.left))
+                if any(one.told is None or names & one.told for one in waited_for):
+                    raise not_ready(self.role, self.lack)
                 raise no_such_model(model)
         least = min(ready, key=lambda backend: backend.outstanding)
         if affinity is None:

@@ -189,6 +189,23 @@ class CosyVoiceSettings(Section):
     )
 
 
+class KokoroSettings(Section):
+    """The engine `kokoro`: Kokoro-82M on onnxruntime, on CPUs."""
+
+    model: str = Field(
+        "onnx-community/Kokoro-82M-v1.0-ONNX",
+        description="A model directory, or an id on Hugging Face.",
+    )
+    file: str = Field(
+        "onnx/model_quantized.onnx",
+        description="The graph in it: another precision is another file. A directory may have a "
+        "model.onnx instead.",
+    )
+    revision: str = Field("", description="Commit, tag or branch; empty: the pinned commit.")
+    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one a core.")
+
+
 class VllmOmniSettings(Section):
     """The engine `vllm_omni`: family 3 through a vLLM-Omni server."""
 
@@ -227,7 +244,8 @@ class SpeechSettings(EngineSettings):
     )
     engine: str = Field(
         "espeak",
-        description="The engine: espeak (embedded, no download, no GPU), cosyvoice or vllm_omni.",
+        description="The engine: espeak (embedded, no download), kokoro (natural voices on a CPU), "
+        "cosyvoice or vllm_omni.",
     )
     models: list[str] = Field(
         list(SPEECH_MODELS),
@@ -248,6 +266,7 @@ class SpeechSettings(EngineSettings):
         "not at all.",
     )
     cosyvoice: CosyVoiceSettings = CosyVoiceSettings()
+    kokoro: KokoroSettings = KokoroSettings()
     vllm_omni: VllmOmniSettings = VllmOmniSettings()
 
     @property

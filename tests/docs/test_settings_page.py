@@ -25,6 +25,7 @@ _SECTIONS = {
     "chat": "Chat",
     "speech": "Speech",
     "speech.cosyvoice": "Speech: the engine cosyvoice",
+    "speech.kokoro": "Speech: the engine kokoro",
     "speech.vllm_omni": "Speech: the engine vllm_omni",
     "transcription": "Transcription",
     "transcription.faster_whisper": "Transcription: the engine faster_whisper",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
@@ -196,6 +197,27 @@ def test_a_killed_engine_brings_a_new_replica_while_speech_serves_on(
         return False
 
     eventually(answers, _BACK_S, "a new replica answers")
+
+
+def test_only_ports_that_ask_for_the_token_listen_beyond_this_machine(stack: Server) -> None:
+    """Ray Serve gives each replica one, for gRPC; another test asks it."""
+    beyond = [
+        process
+        for process in stack.processes()
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and not is_loopback(one.laddr.ip)
+    ]
+    expected = [
+        one
+        for role in ("chat", "speech", "transcription", "conversation")
+        for one in replicas(stack, role)
+    ]
+    assert sorted(one.pid for one in beyond) == sorted(one.pid for one in expected)
+
+
+def is_loopback(listed: str) -> bool:
+    address = ipaddress.ip_address(listed)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def test_at_the_end_no_process_is_left(stack: Server) -> None:

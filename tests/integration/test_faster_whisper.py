@@ -13,8 +13,8 @@ import psutil
 import pytest
 from faster_whisper.vad import get_vad_model
 
+from services import loading
 from services.errors import EngineError, InvalidRequestError, UnavailableError
-from services.transcription.engines.faster_whisper import loader
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import FALLBACK
 from services.transcription.engines.faster_whisper.detector import SileroDetector
@@ -293,7 +293,7 @@ async def test_closing_ends_requests_and_threads(folder: Path) -> None:
 async def test_a_model_that_comes_later_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "_FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(loading, "_FIRST_RETRY_S", 0.05)
     engine: Any = create_engine("faster_whisper", model=str(tmp_path / "later"), device="cpu")
     await engine.start()
     try:

@@ -51,6 +51,27 @@ def test_the_model_decides_where_backends_serve_different_ones() -> None:
     assert (refused.value.param, refused.value.code) == ("model", "model_not_found")
 
 
+def test_a_model_whose_backend_may_be_starting_is_unavailable_and_not_unknown() -> None:
+    chat = pool({"a"}, set())
+    chat.backends[1].ready = False
+    assert chat.needs_model
+    assert chat.pick("a") is chat.backends[0]
+    with pytest.raises(UnavailableError) as refused:
+        chat.pick("b")
+    assert refused.value.retry_after_s
+    chat.backends[1].told = frozenset({"b"})  # as it was before it went away
+    with pytest.raises(UnavailableError):
+        chat.pick("b-2025-12-15")
+    with pytest.raises(NotFoundError):
+        chat.pick("c")
+
+
+def test_a_replica_that_starts_does_not_make_speech_look_at_names_that_it_takes_anyway() -> None:
+    speech = Pool("speech", URLS[:2], GatewaySettings())
+    speech.backends[0].mark(ready=True)
+    assert not speech.needs_model
+
+
 def test_the_model_is_not_looked_at_where_all_serve_the_same() -> None:
     assert not pool({"a"}, {"a"}).needs_model
 

@@ -61,6 +61,9 @@ class CosyVoiceEngine:
     """
 
     name = "cosyvoice"
+    streams = None
+    lack = ""
+    loading = False
 
     def __init__(
         self,
