@@ -167,3 +167,21 @@ def test_a_head_without_a_token_is_refused(
     code, _, said = command("head")
     assert code == 1
     assert said.startswith("bentovox: RAY_AUTH_TOKEN is not set")
+
+
+def test_a_token_may_be_in_a_file(
+    head: type[_Head], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Command
+) -> None:
+    head.states = [state("RUNNING")]
+    path = tmp_path / "token"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    assert command("deploy") == (
+        1,
+        "",
+        f"bentovox: RAY_AUTH_TOKEN_PATH={path}: No such file or directory.\n",
+    )
+    path.write_text("another\n", encoding="utf-8")
+    assert command("deploy")[0] == 0
+    ((_, token, _),) = head.asked
+    assert token == "Bearer another"
