@@ -71,9 +71,11 @@ def test_a_load_longer_than_health_checks_take_is_no_failure(stack: Server) -> N
     assert stack.log.read_text(errors="replace").count("failed on Ray") == 0
 
 
-def test_a_gpu_replica_has_a_bundle_for_each_rank(stack: Server) -> None:
+def test_a_head_without_a_gpu_plans_a_bundle_for_each_rank(stack: Server) -> None:
     code = (
-        "import json, ray, types\n"
+        "import json, ray, types, vllm.platforms\n"
+        "from vllm.platforms.interface import UnspecifiedPlatform\n"
+        "vllm.platforms._current_platform = UnspecifiedPlatform()  # as on such a machine\n"
         "ray.get_runtime_context = lambda: types.SimpleNamespace(runtime_env={})\n"
         "from services.ray.config import serve_config\n"
         "from services.ray.replica import build\n"
