@@ -168,8 +168,10 @@ def test_without_a_gpu_nobody_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_profile_for_one_gpu_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = made(monkeypatch, BENTOVOX_PROFILE="gpu", BENTOVOX_CHAT__DEVICE="cuda")
+    found = made(monkeypatch, BENTOVOX_PROFILE="gpu")
+    assert gpus(found["chat"]) > gpus(found["speech"]) > 0
     assert 0 < sum(gpus(one) for one in found.values()) <= 1
+    assert env_of(found["chat"])["BENTOVOX_CHAT__DEVICE"] == "cuda"
 
 
 def test_conversation_asks_the_replicas_that_the_gateway_asks(
