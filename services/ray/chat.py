@@ -13,7 +13,6 @@ from ray import serve
 from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
-from vllm.platforms import current_platform
 
 from services.chat.arguments import engine_arguments, on_cpu, settle_cache
 from services.chat.served_model import resolve
@@ -57,8 +56,6 @@ def build_chat(args: dict[str, Any]) -> Any:
         kind, bundle = "cpu", {"CPU": _ALMOST_NONE}
     else:
         kind, bundle = "gpu", {"GPU": of_actor.pop("num_gpus")}
-        # The node that builds the application, such as a head, may have no GPU to be found.
-        current_platform.device_type = current_platform.device_type or "cuda"
     config = LLMConfig(
         model_loading_config={"model_id": model.name, "model_source": model.source},
         engine_kwargs=engine_arguments(chat, model),
