@@ -59,9 +59,8 @@ def main() -> int:
     preflight()  # a setting that is wrong is one line, before anything starts
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)  # Ray reads them when it is imported
-    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_TOKEN", Path(path).read_text(encoding="utf-8").strip())
     try:
+        _read_token()
         if asked.verb == "config":
             sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
         elif asked.verb == "deploy":
@@ -76,6 +75,16 @@ def main() -> int:
         sys.stderr.write(f"bentovox: {error.message}\n")
         return 1
     return 0
+
+
+def _read_token() -> None:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not path or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    try:
+        os.environ["RAY_AUTH_TOKEN"] = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigurationError(f"RAY_AUTH_TOKEN_PATH={path}: {exc.strerror}.") from exc
 
 
 def _here(host: str, port: int) -> int:
