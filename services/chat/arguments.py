@@ -46,6 +46,7 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
         "--enforce-eager": chat.enforce_eager,
         "--trust-remote-code": chat.trust_remote_code,
         "--enable-auto-tool-choice": chat.tool_parser,
+        "--enable-sleep-mode": sleeps_after_s(chat),
     }
     arguments += [name for name, wanted in flags.items() if wanted]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])
@@ -79,6 +80,11 @@ def runs_code(chat: ChatSettings) -> bool:
     """Return whether Python code from the model's directory or repository will run."""
     asked = (argument.replace("_", "-") for argument in chat.args)
     return chat.trust_remote_code or "--trust-remote-code" in asked
+
+
+def sleeps_after_s(chat: ChatSettings) -> float:
+    """Return after how many idle seconds vLLM is to sleep; 0: never, as on a CPU."""
+    return 0 if on_cpu(chat) else chat.idle_s
 
 
 def on_cpu(chat: ChatSettings) -> bool:

@@ -91,6 +91,14 @@ class VllmServer:
         cards = await self._app.state.openai_serving_models.show_available_models()
         return {card.id: {**card.model_dump(), "root": card.id} for card in cards.data}
 
+    async def close(self) -> None:
+        """Let the engine sleep: its weights move to the machine's memory, its cache is dropped."""
+        await self._engine.sleep(1)
+
+    async def start(self) -> None:
+        """Wake the engine after `close`."""
+        await self._engine.wake_up()
+
     def _expect_ready(self) -> None:
         if not self.readiness().can_answer:
             raise UnavailableError("The chat engine is restarting.", retry_after_s=5)

@@ -2,7 +2,7 @@
 
     python -m services.ray [--host 127.0.0.1] [--port 3000]
         on this machine: a Ray head, the roles on it, and the gateway in front, until SIGTERM
-    python -m services.ray head
+    python -m services.ray head [FILE]
         a Ray head at RAY_HEAD_HOST and the roles on it, for a cluster, until SIGTERM; further
         machines join with `ray start --address=HEAD:6379 --block`
     python -m services.ray deploy [FILE]
@@ -24,9 +24,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
@@ -51,7 +52,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", nargs="?", choices=("head", "deploy", "config"))
-    parser.add_argument("file", nargs="?", help="of deploy: a Serve config in YAML")
+    parser.add_argument("file", nargs="?", help="of head, deploy: a Serve config in YAML")
     parser.add_argument("--host", default="127.0.0.1", help="of the gateway (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="of the gateway (default: RAY_API_PORT or 3000)")
     asked = parser.parse_args()
@@ -64,11 +65,11 @@ def main() -> int:
         if asked.verb == "config":
             sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
         elif asked.verb == "deploy":
-            config = read_config(asked.file) if asked.file else serve_config()
+            config = _config(asked.file)
             deploy(config)
             until_running(config)
         elif asked.verb == "head":
-            _head()
+            _head(_config(asked.file))
         else:
             return _here(asked.host, asked.port or settings().ray.api_port)
     except ConfigurationError as error:
@@ -87,7 +88,7 @@ def _here(host: str, port: int) -> int:
         )
     with _ray():
         try:
-            deploy(serve_config())
+            _start(serve_config())
             return _gateway(host, port)
         finally:
             from ray import serve
@@ -95,8 +96,12 @@ def _here(host: str, port: int) -> int:
             serve.shutdown()
 
 
-def _head() -> None:
-    """Run Ray's head and bring it to the roles of the settings, until SIGTERM.
+def _config(file: str | None) -> dict[str, Any]:
+    return read_config(file) if file else serve_config()
+
+
+def _head(config: dict[str, Any]) -> None:
+    """Run Ray's head and bring it to a Serve config, until SIGTERM.
 
     With RAY_REDIS_ADDRESS, replicas on other nodes serve on when the head ends.
     """
@@ -106,19 +111,38 @@ def _head() -> None:
             "random characters or more."
         )
     os.environ.setdefault("RAY_GCS_SERVER_PORT", _GCS_PORT)
-    told = signal.SIGTERM, signal.SIGINT
     with _ray():
-        signal.pthread_sigmask(signal.SIG_BLOCK, told)
-        deploy(serve_config())
-        signal.sigwait(told)
+        _start(config)
+        told = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: told.set())
+        told.wait()
+
+
+def _start(config: dict[str, Any]) -> None:
+    """Bring the head to a Serve config; meanwhile tell of an application that fails."""
+    deploy(config)
+
+    def watch() -> None:
+        try:
+            until_running(config)
+        except ConfigurationError as error:
+            sys.stderr.write(f"bentovox: {error.message}\n")
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
 def _ray() -> Iterator[None]:
     """Run Ray's head in this context."""
+    chosen = settings().ray
+    if is_local(chosen.head_host):  # else Ray takes the machine's address, and listens on all
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
-    chosen = settings().ray
+    # Ray's processes import `services` as this one does.
+    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     try:
         address = socket.gethostbyname(chosen.head_host)
     except OSError as exc:

@@ -30,6 +30,8 @@ VARIABLES: Final = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # How long nodes serve on without their head: Ray's own minute is less than a machine's restart.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
 """What every process of Ray's needs in its environment, beside RAY_AUTH_TOKEN."""
 
@@ -41,7 +43,7 @@ def serve_config() -> dict[str, Any]:
     """Return the Serve config of all applications (Ray's `ServeDeploySchema`)."""
     chosen = settings()
     return {
-        # The gateway asks each replica on its own port; nobody needs Ray's proxy.
+        # The gateway asks each replica on its own port. Ray starts one proxy on the head anyway.
         "proxy_location": "Disabled",
         "http_options": {"host": "127.0.0.1" if is_local(chosen.ray.head_host) else "0.0.0.0"},  # noqa: S104  other nodes have other addresses
         "applications": [_application(role, chosen) for role in ROLES],

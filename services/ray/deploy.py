@@ -22,7 +22,6 @@ from services.settings import settings
 _PATH: Final = "/api/serve/applications/"
 _ANSWER_S: Final = 120.0  # the first one starts Serve's controller
 _AGAIN_S: Final = 1.0
-_FAILED: Final = {"DEPLOY_FAILED", "UNHEALTHY"}
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -64,10 +63,9 @@ def until_running(config: dict[str, Any]) -> None:
     while names:
         told = json.loads(_ask("GET"))["applications"]
         for name in sorted(names & told.keys()):
-            status = told[name]["status"]
-            if status in _FAILED:
+            if told[name]["status"] == "DEPLOY_FAILED":
                 raise ConfigurationError(f"{name} failed on Ray: {told[name]['message'].strip()}")
-            if status == "RUNNING":
+            if told[name]["status"] == "RUNNING":
                 names.remove(name)
         time.sleep(_AGAIN_S)
 
