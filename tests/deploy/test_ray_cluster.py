@@ -52,8 +52,11 @@ def cluster(
         built(name)
     ports = {"RAY_API_PORT": "0", "RAY_DASHBOARD_PORT": "0"}
     deployment = Deployment(tmp_path_factory.mktemp("ray"), RAY, **ports, **standins)
-    no_model = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/none\n"
-    (deployment.folder / "settings.env").write_text(no_model, encoding="utf-8")
+    settings = (  # without a hub
+        "BENTOVOX_SPEECH__ENGINE=espeak\n"
+        "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/none\n"
+    )
+    (deployment.folder / "settings.env").write_text(settings, encoding="utf-8")
     before = listening()
     try:
         start = commands("Without a GPU", RAY).partition("curl ")[0]
