@@ -96,7 +96,7 @@ LOCKED = {
     ),
     "ray": (
         "What Ray Serve adds to the environment that is served.",
-        ("--group=pyproject.toml:ray", "--constraint=ci/locks/stack-cpu.txt"),
+        ("pyproject.toml", "--extra=ray", "--constraint=ci/locks/stack-cpu.txt"),
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }

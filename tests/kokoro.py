@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from services.speech.engines.kokoro.source import PACKAGED
 from services.speech.engines.registry import create_engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
 
     from services.speech.engines.kokoro.engine import KokoroEngine
 
@@ -35,16 +35,20 @@ def kokoro() -> Path:
             pytest.skip(f"a real Kokoro cannot be had here: {error}")
 
 
-@asynccontextmanager
-async def kokoro_engine(folder: Path, **options: Any) -> AsyncIterator[KokoroEngine]:
+@contextmanager
+def kokoro_engine(folder: Path) -> Iterator[KokoroEngine]:
     """Yield an engine whose model is loaded; it is closed afterwards."""
-    engine: Any = create_engine("kokoro", model=str(folder), **options)
-    await engine.start()
+    engine: Any = create_engine("kokoro", model=str(folder))
+    asyncio.run(_loaded(engine))
     try:
-        async with asyncio.timeout(_START_S):
-            while engine.loading:  # noqa: ASYNC110  a property has no event
-                await asyncio.sleep(0.02)
-        assert not engine.lack
         yield engine
     finally:
-        await engine.close()
+        asyncio.run(engine.close())
+
+
+async def _loaded(engine: KokoroEngine) -> None:
+    await engine.start()
+    async with asyncio.timeout(_START_S):
+        while engine.loading:  # noqa: ASYNC110  a property has no event
+            await asyncio.sleep(0.02)
+    assert not engine.lack

@@ -268,9 +268,8 @@ class Backend:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
                 self._unreachable = 0
-                self.lack = "" if status == _OK else _why("unavailable", told)
-                is_short = status == _OK and b'"degraded"' in told
-                self.short = _why("degraded", told) if is_short else ""
+                self.lack = "" if status == _OK else _lack(json.loads(told))
+                self.short = _short(json.loads(told)) if b'"degraded"' in told else ""
                 if status == _OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
@@ -297,11 +296,15 @@ def not_ready(role: str, lack: str = "") -> UnavailableError:
     return UnavailableError(f"The {role} service is not ready; try again shortly.", retry_after_s=2)
 
 
-def _why(status: str, told: bytes) -> str:
-    """Return what a backend in this status says it lacks; an empty text if it is in another."""
-    said = json.loads(told)
-    if not isinstance(said, dict) or said.get("status") != status:
+def _lack(told: dict[str, Any]) -> str:
+    """Return what a backend says it lacks, or an empty text if it is only starting."""
+    if told["status"] != "unavailable":
         return ""
-    detail = said["detail"]
+    detail = told["detail"]
     given = detail.values() if isinstance(detail, dict) else [detail]
-    return ", ".join(str(one) for one in given) or status
+    return ", ".join(str(one) for one in given) or "unavailable"
+
+
+def _short(told: dict[str, Any]) -> str:
+    """Return what a backend says of its engine if that does with less than it should have."""
+    return str(told["detail"].get("engine", "")) if told["status"] == "degraded" else ""

@@ -10,7 +10,8 @@
     python -m services.ray config
         print that Serve config, as `serve deploy` and KubeRay take it
 
-Ray always asks for a token: RAY_AUTH_TOKEN, or one made for the run on this machine.
+Ray always asks for a token: RAY_AUTH_TOKEN, the content of the file RAY_AUTH_TOKEN_PATH, or one
+made for the run on this machine.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def main() -> int:
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)  # Ray reads them when it is imported
     try:
+        _read_token()
         if asked.verb == "config":
             sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
         elif asked.verb == "deploy":
@@ -73,6 +75,16 @@ def main() -> int:
         sys.stderr.write(f"bentovox: {error.message}\n")
         return 1
     return 0
+
+
+def _read_token() -> None:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not path or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    try:
+        os.environ["RAY_AUTH_TOKEN"] = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigurationError(f"RAY_AUTH_TOKEN_PATH={path}: {exc.strerror}.") from exc
 
 
 def _here(host: str, port: int) -> int:

@@ -108,9 +108,11 @@ def _on_gpu(role: str, chosen: Settings) -> bool:
         return chat_has_one
     engines = {"speech": chosen.speech.options, "transcription": chosen.transcription.options}
     engine = engines.get(role)
-    if not engine or engine.get("url"):  # no model, or a server elsewhere
+    if not engine:
         return False
-    device = engine.get("device", "auto")
+    if "url" in engine:  # a server of its own, which needs a GPU, here or there
+        return not engine["url"]
+    device = engine.get("device", "cpu")
     return chat_has_one if device == "auto" else bool(device == "cuda")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from services.ray.config import prefix_of
@@ -18,12 +19,24 @@ class Mounted:
         self._prefix = prefix_of(role)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one connection's scope."""
-        if scope["type"] != "lifespan" and scope["path"].startswith(f"{self._prefix}/"):
+        """Serve one connection's scope.
+
+        Ray cancels what it calls when a client hangs up. vLLM's handlers would leave the engine at
+        work then: so the role goes on, sees the hang-up in `receive`, and ends its work itself.
+        """
+        if scope["type"] == "lifespan":
+            await self._shell(scope, receive, send)
+            return
+        if scope["path"].startswith(f"{self._prefix}/"):
             scope["path"] = scope["path"].removeprefix(self._prefix)
             scope["raw_path"] = scope["raw_path"].removeprefix(self._prefix.encode())
             scope["root_path"] = ""
-        await self._shell(scope, receive, send)
+        serving = asyncio.create_task(self._shell(scope, receive, send))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            await asyncio.wait([serving])
+            raise
 
     def check_health(self) -> None:
         """Tell Ray to replace a replica whose engine has died.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import bentoml
 
@@ -18,6 +19,7 @@ from services.server.role import preflight, role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.speech import routes
+from services.speech.built_in import BuiltInVoices
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("bentovox.speech")
+
+_KOKORO: Final = "made by Kokoro-82M (Apache-2.0)"
 
 
 def _engine(speech: SpeechSettings) -> SpeechEngine:
@@ -56,7 +60,10 @@ class _Speech:
         speech = settings().speech
         engine = _engine(speech)
         store = VoiceStore(Path(speech.store).expanduser())
-        speakers = Speakers(engine, store, speech.voices, speech.ref_audio)
+        built_in = BuiltInVoices(
+            lambda: create_engine("kokoro", **dict(speech.kokoro)), _KOKORO, store, speech.voices
+        )
+        speakers = Speakers(engine, store, speech.voices, speech.ref_audio, built_in)
         metrics = telemetry.RoleMetrics("speech")
         models = Models((*engine.models, *speech.models), role="speech")
         socket = SpeechSocket(speakers, models, metrics.audio_seconds)
@@ -65,9 +72,11 @@ class _Speech:
         async def lifespan() -> AsyncIterator[None]:
             await engine.start()
             log.info("ready: %s, %d voices", engine.name, len(engine.voices()))
+            making = asyncio.create_task(built_in.make(engine))
             try:
                 yield
             finally:
+                making.cancel()
                 await engine.close()
 
         def readiness() -> Readiness:

@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 
 from tests.e2e.conftest import IMPATIENT, RAY_TOKEN
 from tests.e2e.server import MODEL, ROOT, Server, eventually, ray_python
+from tests.e2e.test_limits import STORY, expect_refusal, flood, story
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Hello.", "response_format": "wav"}
@@ -68,12 +69,6 @@ def test_a_load_longer_than_health_checks_take_is_no_failure(stack: Server) -> N
     (one,) = deployment["replicas"]  # the first one: none was given up
     assert one["pid"] == replica(stack, "chat").pid
     assert stack.log.read_text(errors="replace").count("failed on Ray") == 0
-
-
-def test_chat_is_rays_own_llm_server(stack: Server) -> None:
-    told = ray(stack, "/api/serve/applications/").json()["applications"]["chat"]
-    (deployment,) = told["deployments"].values()
-    assert deployment["deployment_config"]["placement_group_strategy"] == "PACK"
 
 
 def test_a_gpu_replica_has_a_bundle_for_each_rank(stack: Server) -> None:
@@ -128,6 +123,18 @@ def test_a_websocket_goes_through_to_a_replica(stack: Server) -> None:
                 event = json.loads(data)["type"]
                 assert event != "error"
     assert len(audio) > 10_000
+
+
+def test_overload_is_answered_whole_or_refused_properly(
+    stack: Server, plain: dict[str, str]
+) -> None:
+    answers = flood(stack, "/v1/chat/completions", story(), 300)
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["choices"][0]["message"]["content"] == plain[STORY]
+        else:
+            expect_refusal(answer, 128)
+    assert {answer.status_code for answer in answers} == {200, 429}
 
 
 def test_a_wrong_path_ends_nothing(stack: Server) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("misaki", reason="the kokoro extra is not installed")
 
-from services.audio.formats import FORMATS
+from services.audio.formats import MEDIA_TYPES
 from services.audio.resample import Resampler
 from services.audio.wav import to_wav
 from services.speech.engines.kokoro.model import loudness_db
@@ -28,8 +28,7 @@ from tests.tiny_en import tiny_en
 from tests.whisper_engine import until, whisper_engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator
 
     from services.audio.pcm import Samples
     from services.speech.engines.kokoro.engine import KokoroEngine
@@ -46,13 +45,9 @@ MOST_WRONG = 0.1  # of the words; .01 was seen
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    return kokoro()
-
-
-@pytest.fixture
-async def engine(folder: Path) -> AsyncIterator[KokoroEngine]:
-    async with kokoro_engine(folder) as engine:
+def engine() -> Iterator[KokoroEngine]:
+    """One for all tests: once it is loaded, no event loop is its own."""
+    with kokoro_engine(kokoro()) as engine:
         yield engine
 
 
@@ -104,7 +99,7 @@ async def test_it_is_understood_word_for_word(
     assert errors <= MOST_WRONG * words
 
 
-@pytest.mark.parametrize("audio_format", sorted(FORMATS))
+@pytest.mark.parametrize("audio_format", sorted(MEDIA_TYPES))
 async def test_every_format_is_heard_to_the_last_word_through_both_roles(
     engine: KokoroEngine, whisper: FasterWhisperEngine, audio_format: str
 ) -> None:
