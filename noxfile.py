@@ -242,13 +242,16 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the front door and its peers; or `-- transcription`, `-- cosyvoice`, `-- images`."""
+    """Measure the front door; or `-- ray`, `-- images`, ...: see `benchmarks/__main__.py`."""
     python = environment(session, "bench")
     if session.posargs[:1] == ["images"]:
         builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
         run(session, python, "-m", "benchmarks", *session.posargs, **builder)
         return
-    run(session, python, "-m", "benchmarks", *session.posargs, STACK_PYTHON=str(stack(session)))
+    pythons = {"STACK_PYTHON": str(stack(session))}
+    if session.posargs[:1] == ["ray"]:
+        pythons["RAY_PYTHON"] = str(ray_python(session))
+    run(session, python, "-m", "benchmarks", *session.posargs, **pythons)
 
 
 @nox.session(name="cosyvoice-code", default=False)

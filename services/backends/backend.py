@@ -106,7 +106,7 @@ class Backend:
         )
         self.outstanding = 0
         self.ready = False
-        self.on_ready: Callable[[], None] = _nothing
+        self.on_change: Callable[[Backend], None] = _nothing  # of what decides who is asked
         self.lack = ""  # what it says it needs to become ready
         self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
@@ -120,11 +120,16 @@ class Backend:
     @contextmanager
     def busy(self) -> Iterator[Backend]:
         """Count one more request in flight."""
-        self.outstanding += 1
+        self.count(1)
         try:
             yield self
         finally:
-            self.outstanding -= 1
+            self.count(-1)
+
+    def count(self, more: int) -> None:
+        """Note so many requests more in flight."""
+        self.outstanding += more
+        self.on_change(self)
 
     @asynccontextmanager
     async def answering(self, call: Call) -> AsyncIterator[Connection]:
@@ -241,8 +246,7 @@ class Backend:
             self.models = {}  # it may come back with different ones
             self._knows_models = False
         self.ready = ready
-        if ready:
-            self.on_ready()
+        self.on_change(self)
 
     def leave(self) -> None:
         """Take no more requests; those in flight go on."""
@@ -285,7 +289,7 @@ class Backend:
         return status == _OK
 
 
-def _nothing() -> None:
+def _nothing(_backend: Backend) -> None:
     """Do nothing."""
 
 

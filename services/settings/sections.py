@@ -442,6 +442,12 @@ class GatewaySettings(AskingSettings):
         description="Send related requests to the same backend, where its cache helps: by "
         "x-session-id, or else the beginning of the prompt, or the voice.",
     )
+    affinity_ahead: int = Field(
+        8,
+        ge=0,
+        description="How many requests more than the least loaded backend one may have from this "
+        "gateway and still keep affinity. With several gateways, eight divided by their number.",
+    )
     cors_origins: list[str] = Field(
         default_factory=list,
         description="Origins whose pages may call from a browser; `*` allows all.",

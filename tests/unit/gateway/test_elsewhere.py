@@ -37,7 +37,7 @@ async def test_a_request_to_one_that_has_died_is_answered_by_another(
     chat = await backend()
     front = await door(chat=[DEAD, chat.url])
     front.pools.by_role["chat"].backends[0].mark(ready=True)  # as it was a moment ago
-    front.pools.by_role["chat"].backends[1].outstanding = 3
+    front.pools.by_role["chat"].backends[1].count(3)
     body = json.dumps({**hello("Hello"), "user": "x" * 200_000})  # more than is kept at once
     response = await http.post(front.url + CHAT, content=body)
     assert (response.status_code, response.text) == (200, "hello")
@@ -72,7 +72,7 @@ async def test_a_websocket_to_one_that_does_not_take_it_is_taken_by_another(
     hangs.answer = silent
     pool = front.pools.by_role["speech"]
     pool.backends[0].mark(ready=True)
-    pool.backends[1].outstanding = 3
+    pool.backends[1].count(3)
     url = front.url.replace("http", "ws", 1) + "/v1/audio/speech/stream"
     async with connect(url, proxy=None) as client:
         assert await client.recv() == "hello"
@@ -95,7 +95,7 @@ async def test_affinity_can_be_switched_off(backend: Any, door: Any, http: Any) 
     front = await door(chat=[one.url for one in chats], affinity=False)
     pool = front.pools.by_role["chat"]
     for one, outstanding in zip(pool.backends, (2, 0, 1), strict=True):
-        one.outstanding = outstanding
+        one.count(outstanding)
     for number in range(8):
         await http.post(front.url + CHAT, json=hello(f"conversation {number}"))
     assert [len(one.requests) for one in chats] == [0, 8, 0]

@@ -109,6 +109,8 @@ sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vec
 {{- else if not $values.keys.openToAll -}}
 {{- fail "keys.secret is needed: the name of a Secret whose entry `keys` has one key per line (python -m services.gateway.keys makes them). Or set keys.openToAll to true." -}}
 {{- end -}}
+{{- $gateways := int (ternary $part.values.autoscaling.maxReplicas $part.values.replicas $part.values.autoscaling.enabled) -}}
+{{- $_ := set $set "BENTOVOX_GATEWAY__AFFINITY_AHEAD" (toString (div 8 (max 1 $gateways))) -}}
 {{- $hosts := $part.values.hosts -}}
 {{- range $front := list $values.ingress $values.httpRoute -}}
 {{- if and $front.enabled $front.host -}}
