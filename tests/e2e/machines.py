@@ -28,6 +28,10 @@ _FIRST: Final = (
     ' && echo "4096 16384 32768" | tee /proc/sys/net/ipv4/tcp_rmem >/proc/sys/net/ipv4/tcp_wmem'
     " && echo up && exec cat"
 )
+_MADE_OF: Final = (
+    *("unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc"),
+    *("sh", "-c", _FIRST),
+)
 _CLONE_NEWNET: Final = 0x40000000
 _LISTENS: Final = "0A"  # TCP_LISTEN
 
@@ -45,8 +49,8 @@ def lacking() -> str:
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         return f"no machines without {', '.join(missing)}"
-    trial = ["unshare", *_NAMESPACES, "--fork", "--mount-proc", "ip", "link", "set", "lo", "up"]
-    if os.geteuid() or subprocess.run(trial, check=False, capture_output=True).returncode:
+    trial = subprocess.run(_MADE_OF, input=b"", capture_output=True, check=False)
+    if trial.returncode:
         return "no machines: they take root, who may make namespaces"
     return ""
 
@@ -60,10 +64,7 @@ class Machine:
         self.folder = folder
         self._started: list[subprocess.Popen[bytes]] = []
         self._unshare = subprocess.Popen(
-            ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", _FIRST],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            _MADE_OF, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._unshare.stdout is not None
         assert self._unshare.stdout.readline() == b"up\n"

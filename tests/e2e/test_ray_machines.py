@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+_LACKING = lacking()
 pytestmark = [
     pytest.mark.skipif(
         ray_python() is None, reason="no Ray: RAY_PYTHON is unset, and there is no .nox/ray"
     ),
-    pytest.mark.skipif(bool(lacking()), reason=lacking()),
+    pytest.mark.skipif(bool(_LACKING), reason=_LACKING),
 ]
 
 LONG = "The quick brown fox jumps over the lazy dog, and then it does so again. " * 50
