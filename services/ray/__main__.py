@@ -33,7 +33,7 @@ import yaml
 
 from services.errors import ConfigurationError
 from services.ray.config import VARIABLES, backends, is_local, serve_config
-from services.ray.deploy import deploy, read_config, until_running
+from services.ray.deploy import deploy, read_config, until_answers, until_running
 from services.server.role import preflight
 from services.settings import settings, variable
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _TOKEN: Final = 32  # bytes; Ray refuses short ones
 _LOOK_S: Final = 1.0
+_API_S: Final = 120.0
 _GCS_PORT: Final = "6379"  # `ray start`'s own default, for nodes that join
 
 
@@ -143,6 +144,7 @@ def _end_with_ray() -> None:
 
 def _start(config: dict[str, Any]) -> None:
     """Bring the head to a Serve config; meanwhile tell of an application that fails."""
+    until_answers(_API_S)  # one that comes back knows where its API was, before that listens again
     deploy(config)
 
     def watch() -> None:

@@ -109,13 +109,21 @@ class Machine:
                     found.append(process)
         return found
 
+    def commands(self) -> dict[int, str]:
+        """Return the command lines of its processes, by their ids."""
+        found = {}
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                found[process.pid] = " ".join(process.cmdline())
+        return found
+
     def listeners(self) -> set[Listener]:
         """Return who listens on TCP ports, as the kernel knows it."""
         owners = {}
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error, OSError):
-                for file in Path(f"/proc/{process.pid}/fd").iterdir():
-                    owners[str(file.readlink())] = " ".join(process.cmdline())
+        for pid, command in self.commands().items():
+            with contextlib.suppress(OSError):
+                for file in Path(f"/proc/{pid}/fd").iterdir():
+                    owners[str(file.readlink())] = command
         found = set()
         for table in ("tcp", "tcp6"):
             for line in Path(f"/proc/{self.first.pid}/net/{table}").read_text().splitlines()[1:]:

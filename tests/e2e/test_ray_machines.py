@@ -238,11 +238,7 @@ def test_load_brings_a_replica_on_the_other_machine_and_its_end_takes_it_away(
 
 def replica(machine: Machine) -> int:
     """Return the process id of the one replica of speech on a machine."""
-    (one,) = (
-        process.pid
-        for process in machine.processes()
-        if "ServeReplica:speech" in "".join(process.cmdline())
-    )
+    (one,) = (pid for pid, line in machine.commands().items() if "ServeReplica:speech" in line)
     return one
 
 
