@@ -15,6 +15,7 @@ import httpx
 import psutil
 from websockets.sync.client import connect
 
+from services.ray.config import ROLES
 from tests.e2e.conftest import IMPATIENT, RAY_TOKEN
 from tests.e2e.server import MODEL, ROOT, Server, eventually, ray_python
 from tests.e2e.test_limits import STORY, expect_refusal, flood, story
