@@ -16,7 +16,7 @@ from services import settings as module
 from services.errors import ConfigurationError
 from services.ray import deploy as deploying
 from services.ray.config import serve_config
-from services.ray.deploy import deploy, read_config, until_running
+from services.ray.deploy import deploy, read_config, until_answers, until_running
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # bentoml's own, as it is imported
@@ -37,6 +37,7 @@ class _Head(BaseHTTPRequestHandler):
     asked: ClassVar[list[tuple[str, str | None, Any]]] = []
     refuses: ClassVar[str] = ""
     states: ClassVar[list[dict[str, Any]]] = []
+    starts: ClassVar[int] = 0  # requests for which it is still starting
 
     def do_PUT(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -44,6 +45,10 @@ class _Head(BaseHTTPRequestHandler):
         self._answer(400 if self.refuses else 200, self.refuses)
 
     def do_GET(self) -> None:
+        if _Head.starts:
+            _Head.starts -= 1
+            self._answer(500, "starting")
+            return
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         self._answer(200, json.dumps({"applications": state}))
 
@@ -132,6 +137,16 @@ def test_it_waits_until_all_run_however_long_that_takes(head: type[_Head]) -> No
     head.states = [*[state("DEPLOYING")] * 50, state("RUNNING")]
     until_running(serve_config())
     assert len(head.states) == 1
+
+
+def test_the_api_of_a_head_that_starts_is_waited_for(head: type[_Head]) -> None:
+    head.starts = 3
+    until_answers(60)
+    assert head.starts == 0
+    head.starts = 3
+    with pytest.raises(ConfigurationError, match="starting"):
+        until_answers(0)
+    head.starts = 0
 
 
 def test_an_application_that_fails_is_told(head: type[_Head]) -> None:
