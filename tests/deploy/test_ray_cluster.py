@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +52,11 @@ def cluster(
         built(name)
     ports = {"RAY_API_PORT": "0", "RAY_DASHBOARD_PORT": "0"}
     deployment = Deployment(tmp_path_factory.mktemp("ray"), RAY, **ports, **standins)
-    no_model = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/none\n"
-    (deployment.folder / "settings.env").write_text(no_model, encoding="utf-8")
+    settings = (  # without a hub
+        "BENTOVOX_SPEECH__ENGINE=espeak\n"
+        "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/none\n"
+    )
+    (deployment.folder / "settings.env").write_text(settings, encoding="utf-8")
     before = listening()
     try:
         start = commands("Without a GPU", RAY).partition("curl ")[0]
@@ -66,18 +68,13 @@ def cluster(
 
 def listening() -> set[int]:
     """Return the ports of this machine that take a connection."""
+    return set(filter(takes_a_connection, range(1, 65536)))
 
-    def answers(port: int) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    ports = range(1, 65536)
-    with ThreadPoolExecutor(64) as several:
-        return {
-            port
-            for port, is_open in zip(ports, several.map(answers, ports), strict=True)
-            if is_open
-        }
+def takes_a_connection(port: int) -> bool:
+    with socket.socket() as probe:
+        # A free port may be the one that the probe itself is given: then it meets itself.
+        return probe.connect_ex(("127.0.0.1", port)) == 0 and probe.getsockname()[1] != port
 
 
 def test_chat_and_speech_are_answered_at_the_api(cluster: Cluster) -> None:
@@ -104,9 +101,9 @@ def test_dashboard_asks_for_a_login_and_is_to_look_at_only(cluster: Cluster) -> 
     assert {name: one["status"] for name, one in applications.items()} == dict.fromkeys(
         ("chat", "speech", "transcription", "conversation"), "RUNNING"
     )
-    assert cluster.look("/api/jobs/").json() == []
     assert cluster.look("/api/jobs/", "POST", json={"entrypoint": "id"}).status_code == 403
     assert cluster.look("/api/serve/applications/", "DELETE").status_code == 403
+    assert not [job for job in cluster.look("/api/jobs/").json() if job["submission_id"]]
 
 
 def test_worker_has_joined(cluster: Cluster) -> None:
@@ -186,9 +183,3 @@ def test_no_secret_is_in_what_docker_tells_or_what_is_logged(cluster: Cluster) -
     told += cluster.deployment.compose("logs")
     assert token not in told
     assert cluster.password not in told
-
-
-def test_end_is_in_order(cluster: Cluster) -> None:
-    cluster.deployment.compose("stop --timeout 60")
-    codes = {n: cluster.deployment.state(n)["State"]["ExitCode"] for n in SERVICES}
-    assert set(codes.values()) <= {0, 143}, codes

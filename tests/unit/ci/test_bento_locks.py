@@ -93,6 +93,15 @@ def test_a_lock_holds_what_its_source_asks_for(name: str) -> None:
         assert version in entry.specifier, f"{name} has {version}, not {entry}"
 
 
+@pytest.mark.parametrize("platform", specs.load("ray").platforms)
+def test_the_image_with_ray_is_the_stack_and_ray(platform: str) -> None:
+    stack, ray = (
+        specs.load(name).lock_path(platform).with_suffix(".in").read_text()
+        for name in (specs.STACK, "ray")
+    )
+    assert ray == stack.replace("]", ",ray]")
+
+
 @ALL
 def test_there_is_one_numpy(name: str) -> None:
     lines = [line for line in LOCKS[name].read_text().splitlines() if line.startswith("numpy==")]
