@@ -39,7 +39,8 @@ _DTYPES: Final = {
 _SAMPLE: Final = "ðə wˈɛðəɹ wʌz kˈOld ænd wˈɛt."
 _LEVEL_DB: Final = -20.0  # of what sounds, as loud as the other engines
 _MOST_GAIN_DB: Final = 12.0
-_SMOOTHING: Final = 0.1
+_SMOOTHING: Final = 0.2
+_SHARE: Final = 0.75  # streams wait for each other's sentences, and the machine has other work
 _MOST_GAINS: Final = 256
 _QUIET: Final = 0.003  # of the peak: 50 dB below it
 _BLOCK: Final = 120  # samples, 5 ms
@@ -106,8 +107,8 @@ class Model:
 
     @property
     def streams(self) -> int:
-        """How many streams it makes faster than they play."""
-        return max(1, int(self.pace))
+        """How many streams it makes faster than they play, a quarter of its time left over."""
+        return max(1, int(_SHARE * self.pace))
 
     def warm_up(self) -> None:
         """Speak twice: the first run finds out how much memory it takes, the second its pace."""
