@@ -141,7 +141,8 @@ def serve(session: nox.Session) -> NoReturn:
     session.log(" ".join(["bentoml", *command[1:]]))
     sys.stdout.flush()
     # Replace this process, so that signals reach the server and it can drain.
-    os.execve(bentoml, command, variables())
+    # With pip's settings: where no hub is reached, models may come from the package index.
+    os.execve(bentoml, command, dict(uv_variables()))
 
 
 @nox.session(default=False)
@@ -242,7 +243,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the front door; or `-- ray`, `-- images`, ...: see `benchmarks/__main__.py`."""
+    """Measure the front door; or `-- kokoro`, `-- images`, ...: see `benchmarks/__main__.py`."""
     python = environment(session, "bench")
     if session.posargs[:1] == ["images"]:
         builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}

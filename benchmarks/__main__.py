@@ -3,6 +3,7 @@
 nox -s bench                        the front door beside its peers
 nox -s bench -- transcription       faster-whisper
 nox -s bench -- cosyvoice           CosyVoice
+nox -s bench -- kokoro              Kokoro
 nox -s bench -- images              the images
 nox -s bench -- ray                 Ray Serve beside the stack
 nox -s bench -- capacity            what many backends cost a gateway, and how it chooses
@@ -14,7 +15,7 @@ import signal
 import sys
 from importlib import import_module
 
-_CHOICES = ("transcription", "cosyvoice", "images", "ray", "capacity")
+_CHOICES = ("transcription", "cosyvoice", "kokoro", "images", "ray", "capacity")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, too

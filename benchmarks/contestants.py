@@ -41,6 +41,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "BENTOML_DO_NOT_TRACK": "True",
     "BENTOVOX_LOG__ACCESS": "false",
+    "BENTOVOX_SPEECH__ENGINE": "espeak",
 }
 
 

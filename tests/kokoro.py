@@ -1,38 +1,20 @@
-"""A real Kokoro, from PyPI packages (Apache-2.0), where a package index has them."""
+"""The kokoro engine with a real model."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from services.packages import PackageError
-from services.speech.engines.kokoro.source import PACKAGED
 from services.speech.engines.registry import create_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from services.speech.engines.kokoro.engine import KokoroEngine
 
 _START_S = 120
-
-
-def kokoro() -> Path:
-    """Return the model's folder, fetched by the first test that asks; skips if it cannot be had."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bentovox" / "tests"
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "kokoro.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            return PACKAGED.cached(home) or PACKAGED.download(home, lambda _: None)
-        except PackageError as error:
-            pytest.skip(f"a real Kokoro cannot be had here: {error}")
 
 
 @contextmanager

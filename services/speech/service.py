@@ -71,7 +71,7 @@ class _Speech:
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
             await engine.start()
-            log.info("ready: %s, %d voices", engine.name, len(engine.voices()))
+            log.info("ready: %s, %d voices", engine.lack or engine.name, len(engine.voices()))
             making = asyncio.create_task(built_in.make(engine))
             try:
                 yield

@@ -10,10 +10,11 @@ import pytest
 from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
 from services.audio.wav import to_wav
+from services.transcription.engines.faster_whisper.model_source import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from tests.hearing_app import Hearing
 from tests.live_app import MANUAL, RATE_HZ, Served
-from tests.tiny_en import tiny_en
+from tests.packaged import packaged
 from tests.whisper import speak
 from tests.whisper_engine import whisper_engine
 
@@ -36,7 +37,7 @@ NAMES = ["silence", "noise", "faint noise"]
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return tiny_en()
+    return packaged(TINY_EN)
 
 
 @pytest.fixture

@@ -127,6 +127,17 @@ async def test_a_role_that_lacks_its_model_keeps_nobody_waiting_and_says_what_it
         pools.by_role["transcription"].pick(None)
 
 
+async def test_a_role_whose_engine_has_a_stand_in_is_ready_and_says_so(serve: Any) -> None:
+    said = "espeak-ng speaks in kokoro's place: downloading 40 %"
+    degraded: dict[str, Any] = {"status": "degraded", "data": []}
+    short = await serve(telling(200, {**degraded, "detail": {"engine": said}}))
+    asking = await serve(telling(200, {**degraded, "detail": {"speech": said}}))
+    pools = Pools({"speech": [short], "conversation": [asking]}, GatewaySettings())
+    for backend in pools.backends():
+        await backend.probe()
+    assert pools.status() == ("ready", {"speech": said, "conversation": "ready"})
+
+
 @pytest.mark.parametrize(
     "told", [{"status": "starting", "detail": {}}, {"detail": {}}, {}, {"status": "unavailable"}]
 )

@@ -254,3 +254,21 @@ async def test_who_gives_up_a_heavy_request_lets_the_light_ones_in() -> None:
 
 def test_no_request_is_heavier_than_half_of_the_slots() -> None:
     assert [admission(slots=slots).weight(100) for slots in (1, 2, 3, 4, 64)] == [1, 1, 1, 2, 32]
+
+
+async def test_an_engine_that_knows_how_many_it_can_do_has_no_more_at_work() -> None:
+    can: list[int | None] = [None]
+    gate = Admission(Limits(4, 2, 30, lambda: can[0]))
+    for _ in range(3):
+        await gate.acquire()
+    can[0] = 2
+    assert not gate.has_room()
+    waiting = asyncio.ensure_future(gate.acquire())
+    gate.release()
+    await turns()
+    assert not waiting.done(), "two are still at work"
+    gate.release()
+    await turns()
+    assert waiting.done()
+    can[0] = 9
+    assert gate.remaining == 4 + 2 - 2, "never more than the slots"

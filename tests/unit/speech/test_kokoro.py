@@ -20,6 +20,7 @@ from services.errors import (
     InvalidRequestError,
     NotFoundError,
     ServiceError,
+    UnavailableError,
 )
 from services.speech.engines.espeak.library import library
 from services.speech.engines.kokoro import engine as kokoro_engine
@@ -27,8 +28,10 @@ from services.speech.engines.kokoro.engine import KokoroEngine
 from services.speech.engines.kokoro.english import in_words
 from services.speech.engines.kokoro.model import Cancelled, styles_in
 from services.speech.engines.kokoro.phonemes import MOST_PHONEMES, Phonemes, ids_of, in_pieces
+from services.speech.engines.kokoro.source import REPOSITORY, REVISION
 from services.speech.engines.kokoro.voices import NAMES, OPENAI_VOICES, Voices
 from services.speech.engines.protocol import Capability, SynthesisRequest
+from tests.fakes.hub import Hub, hub
 from tests.whisper_engine import until
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from services.speech.engines.kokoro.model import Run
     from services.speech.engines.kokoro.voices import Mix
 
+__all__ = ["hub"]  # a fixture
 RATE = 24_000
 
 
@@ -189,6 +193,19 @@ async def test_closing_stops_the_work_even_while_it_computes(
     assert len(await spoken(engine, "This is the next one.")) == RATE // 2
 
 
+async def test_closing_the_engine_ends_who_speaks_and_who_waits(
+    engine: KokoroEngine, model: FakeModel
+) -> None:
+    model.may.clear()
+    requests = [asyncio.ensure_future(spoken(engine, "This is a sentence.")) for _ in range(3)]
+    await until(lambda: bool(model.said))
+    await until(lambda: engine.active >= 2)
+    await engine.close()
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(end, UnavailableError) for end in ends), ends
+
+
 async def test_at_most_two_sentences_wait_for_a_slow_listener(
     engine: KokoroEngine, model: FakeModel
 ) -> None:
@@ -276,7 +293,7 @@ async def test_a_name_may_stand_for_a_mix_or_a_voice_of_espeaks_and_must_exist()
 
 def test_voices_that_did_not_come_are_spoken_by_those_that_did_and_the_card_says_so() -> None:
     known = voices()
-    known.came(["jf_alpha", "jf_nezumi", "jm_kumo"])
+    known.came(["af", "jf_alpha", "jf_nezumi", "jm_kumo", "x_one"])  # the hub has an `af`
     assert known.spoken("alloy", "en-us").first.startswith("jf_")
     assert known.spoken("onyx", "en-us").first == "jm_kumo"
     alloy = known.find("alloy")
@@ -349,3 +366,21 @@ def test_a_folder_of_voices_is_read_as_the_hub_has_it_and_as_kokoro_onnx(tmp_pat
     values[:9].tofile(tmp_path / "voices" / "af_bad.bin")
     with pytest.raises(ValueError, match="af_bad"):
         styles_in(tmp_path)
+
+
+async def test_the_pinned_model_comes_from_the_hub_with_its_voices_and_nothing_else(
+    tmp_path: Path, hub: Hub
+) -> None:
+    hub.told.set()
+    hub.commit = REVISION
+    wanted = {"onnx/model_quantized.onnx": b"graph", "voices/af_heart.bin": b"voice"}
+    hub.files = {**wanted, "onnx/model.onnx": b"larger", "README.md": b"not wanted"}
+    engine = KokoroEngine(model=REPOSITORY, cache=str(tmp_path))
+    await engine.start()
+    await until(lambda: not engine.loading)
+    (folder,) = (tmp_path / f"models--{REPOSITORY.replace('/', '--')}" / "snapshots").iterdir()
+    assert folder.name == REVISION
+    found = {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()}
+    assert found == set(wanted)
+    assert f"{folder} is not Kokoro's" in engine.lack, "these bytes are no graph"
+    await engine.close()

@@ -34,7 +34,7 @@ from services.errors import (
 )
 from services.speech.engines.espeak import voices as espeak_voices
 from services.speech.engines.espeak.engine import EspeakEngine
-from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Run
+from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Cancelled, Run
 from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
 from services.speech.engines.kokoro.source import Source
 from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of, no_such_voice
@@ -174,6 +174,7 @@ class KokoroEngine(SpeaksOnly):
         if thread is not None:
             thread.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(thread.shutdown)
+        self._phonemes.clear()
         if self._stand_in is not None:
             await self._stand_in.close()
 
@@ -298,17 +299,25 @@ class KokoroEngine(SpeaksOnly):
     async def _in_thread(self, work: Callable[[Run], Work]) -> Work:
         """Do a piece of work in the thread, and stop it as soon as it is cancelled."""
         if self._thread is None:
-            raise UnavailableError("the kokoro engine was closed", retry_after_s=_RETRY_S)
+            raise _closed()
         run = Run()
         self._runs.add(run)
+        done = self._thread.submit(work, run)
+        done.add_done_callback(lambda _: self._runs.discard(run))
+        made = asyncio.wrap_future(done)
         try:
-            done = self._thread.submit(work, run)
-            done.add_done_callback(lambda _: self._runs.discard(run))
-            return await asyncio.wrap_future(done)
-        except ServiceError:
-            raise
+            await asyncio.wait([made])
         except asyncio.CancelledError:
+            made.cancel()
             run.stop()
+            raise
+        if made.cancelled():
+            raise _closed()
+        try:
+            return made.result()
+        except Cancelled:
+            raise _closed() from None
+        except ServiceError:
             raise
         except Exception as error:
             raise EngineError("kokoro failed", code="engine_failed") from error
@@ -336,6 +345,10 @@ class KokoroEngine(SpeaksOnly):
             variant = "f3" if speaker.mix.gender == "female" else "m3"
             voice_id = f"{speaker.mix.language}+{variant}"
         return replace(request, text=text, voice=voice_id, seed=None)
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("the kokoro engine was closed", retry_after_s=_RETRY_S)
 
 
 def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:

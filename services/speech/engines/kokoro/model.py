@@ -16,7 +16,7 @@ from services.speech.engines.kokoro.phonemes import ids_of
 from services.speech.engines.kokoro.voices import Mix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from services.audio.pcm import Samples
@@ -30,11 +30,17 @@ SPEEDS: Final = (0.5, 2.0)
 
 _ROWS: Final = 510
 _WIDTH: Final = 256
-_DTYPES: Final = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
+_DTYPES: Final = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
 _SAMPLE: Final = "ðə wˈɛðəɹ wʌz kˈOld ænd wˈɛt."
 _LEVEL_DB: Final = -20.0  # of what sounds, as loud as the other engines
 _MOST_GAIN_DB: Final = 12.0
-_SMOOTHING: Final = 0.1
+_SMOOTHING: Final = 0.2
+_SHARE: Final = 0.75  # streams wait for each other's sentences, and the machine has other work
 _MOST_GAINS: Final = 256
 _QUIET: Final = 0.003  # of the peak: 50 dB below it
 _BLOCK: Final = 120  # samples, 5 ms
@@ -101,15 +107,15 @@ class Model:
 
     @property
     def streams(self) -> int:
-        """How many streams it makes faster than they play."""
-        return max(1, int(self.pace))
+        """How many streams it makes faster than they play, a quarter of its time left over."""
+        return max(1, int(_SHARE * self.pace))
 
-    def warm_up(self, mixes: Iterable[Mix]) -> None:
-        """Speak once with each of some voices, to learn the pace and how loud they are."""
-        for mix in dict.fromkeys(mixes):
-            self._gain_db(mix, Run())
-        self.pace = 0.0  # the first runs were slow: they find out how much memory it takes
-        self.say(_SAMPLE, Mix(((self.voices[0], 1.0),)), 1.0, Run())
+    def warm_up(self) -> None:
+        """Speak twice: the first run finds out how much memory it takes, the second its pace."""
+        mix = Mix(((self.voices[0], 1.0),))
+        self._gain_db(mix, Run())
+        self.pace = 0.0
+        self.say(_SAMPLE, mix, 1.0, Run())
 
     def say(self, phonemes: str, mix: Mix, speed: float, run: Run) -> Samples:
         """Return phonemes as speech, float32 [N], without the silence around it.

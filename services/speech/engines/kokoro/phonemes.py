@@ -81,6 +81,11 @@ class Phonemes:
             said = self._foreign(text, _BY_ESPEAK[language])
         return "".join(phoneme for phoneme in said if phoneme in _VOCABULARY).strip()
 
+    def clear(self) -> None:
+        """Free the dictionaries; they are read again when they are needed."""
+        with self._lock:
+            self._english.clear()
+
     def _accent(self, *, british: bool) -> English:
         with self._lock:
             if british not in self._english:

@@ -98,9 +98,10 @@ class Source(Loading[Model]):
             raise NoModelError(f"no model: there is no {self._file} and no model.onnx in {folder}")
         self._tell(f"loading {graph}")
         try:
-            model = Model(graph, styles_in(folder), self._threads)
-            self._voices.came(model.voices)
-            model.warm_up(self._voices.named())
+            styles = styles_in(folder)
+            self._voices.came(styles)
+            model = Model(graph, {name: styles[name] for name in self._voices.there}, self._threads)
+            model.warm_up()
         except Exception as error:
             raise NoModelError(f"no model: {folder} is not Kokoro's: {line(error)}") from error
         log.info(

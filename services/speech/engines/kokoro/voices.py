@@ -103,28 +103,27 @@ class Voices:
 
     Before the model is there, they are those of Kokoro-82M 1.0; then those that came with it. One
     that did not come is spoken by one that did, of the same gender, and its name says so.
+
+    Attributes:
+        there: the names of those that speak.
     """
 
     def __init__(self, aliases: Mapping[str, str]) -> None:
         """Take further names, each for a voice or a mix."""
-        self._there: tuple[str, ...] = NAMES
+        self.there: tuple[str, ...] = NAMES
         self._aliases = {alias.lower(): (alias, target) for alias, target in aliases.items()}
 
     def came(self, there: Collection[str]) -> None:
-        """Learn which voices came with the model."""
-        self._there = tuple(sorted(there, key=lambda name: (name not in NAMES, name)))
+        """Learn which voices came with the model; those that a request cannot name are left out."""
+        usable = (name for name in there if _PART.fullmatch(name) and name[0] in LANGUAGES)
+        self.there = tuple(sorted(usable, key=lambda name: (name not in NAMES, name)))
 
     def listed(self) -> tuple[Voice, ...]:
         """Return the aliases, then the voices that are there."""
         return (
             *(self._voice(alias, target) for alias, target in self._aliases.values()),
-            *(self._voice(name, name) for name in self._there if name[0] in LANGUAGES),
+            *(self._voice(name, name) for name in self.there),
         )
-
-    def named(self) -> tuple[Mix, ...]:
-        """Return what speaks for the aliases in their own languages."""
-        mixes = [(alias, self.mix(alias)) for alias in self._aliases]
-        return tuple(self.spoken(alias, mix.language) for alias, mix in mixes if mix)
 
     def find(self, voice_id: str) -> Voice | None:
         """Return a voice by its id, an alias, or a mix; None if there is none of that name."""
@@ -134,7 +133,7 @@ class Voices:
     def mix(self, voice_id: str) -> Mix | None:
         """Return what a voice's id or alias is made of; None if it does not name Kokoro's."""
         _, target = self._aliases.get(voice_id.lower(), ("", voice_id))
-        return mix_of(target, self._there)
+        return mix_of(target, self.there)
 
     def spoken(self, voice_id: str, language: str) -> Mix:
         """Return the voices that speak: those that are there.
@@ -152,10 +151,10 @@ class Voices:
         return Mix(tuple((self._present(name), weight) for name, weight in mix.parts))
 
     def _present(self, name: str) -> str:
-        if name in self._there:
+        if name in self.there:
             return name
         gender = "female" if name[1] == "f" else "male"
-        alike = [one for one in self._there if _gender(one) == gender] or list(self._there)
+        alike = [one for one in self.there if _gender(one) == gender] or list(self.there)
         order = [one for one in NAMES if _gender(one) == gender]
         return alike[order.index(name) % len(alike)] if name in order else alike[0]
 
@@ -163,7 +162,7 @@ class Voices:
         return next(
             (
                 name
-                for name in self._there
+                for name in self.there
                 if _gender(name) == gender
                 and LANGUAGES.get(name[0], "").partition("-")[0] == primary
             ),
