@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.speech")
 
 TEXT: Final = (
-    "The sun was low when we reached the harbour, and a light wind moved the boats. "
+    "The sun was low when we reached the village, and a light wind moved the trees. "
     "Somebody laughed, and then it was quiet again."
 )
 _POLL_S: Final = 1.0
