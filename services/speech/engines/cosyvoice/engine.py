@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.modes import Prompt
+    from services.speech.engines.cosyvoice.stages import Stages
     from services.speech.engines.cosyvoice.utterance import Utterance
     from services.speech.engines.protocol import ConversionRequest, VoiceReference
 
 log = logging.getLogger("bentovox.speech")
 
-_HELD_S: Final = 30.0  # of audio that waits for the listener
 _WARM_UP: Final = "Hello there, this is the first sentence after the start."
 
 
@@ -72,8 +73,6 @@ class CosyVoiceEngine:
         device: Literal["auto", "cpu", "cuda"] = "auto",
         fp16: bool = False,
         tensorrt: bool = False,
-        tensorrt_contexts: int = 1,
-        vllm: bool = False,
     ) -> None:
         """Check that it can work; nothing heavy is imported or loaded before `start`.
 
@@ -89,12 +88,12 @@ class CosyVoiceEngine:
         self._revision = revision
         self._cache = Path(cache).expanduser() if cache else None
         self._device = device
-        self._accelerated = (fp16, tensorrt, tensorrt_contexts, vllm)
+        self._accelerated = (fp16, tensorrt)
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
         self.capabilities: frozenset[Capability] = frozenset()
         self._checkpoint: Checkpoint | None = None
-        self._utterances: set[Utterance] = set()
+        self._stages: Stages | None = None
 
     @property
     def ready(self) -> bool:
@@ -104,7 +103,7 @@ class CosyVoiceEngine:
     @property
     def active(self) -> int:
         """Requests whose audio is being made."""
-        return len(self._utterances)
+        return self._stages.active if self._stages else 0
 
     async def start(self) -> None:
         """Download what is missing, load it and speak a sentence; the log tells how far it is.
@@ -113,21 +112,20 @@ class CosyVoiceEngine:
             ConfigurationError: there is no such model, or it does not fit.
         """
         self._checkpoint = await in_daemon(self._load)
+        from services.speech.engines.cosyvoice.stages import Stages  # noqa: PLC0415  torch
+
+        self._stages = Stages(self._checkpoint)
         self.sample_rate_hz = self._checkpoint.sample_rate_hz
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
-        self.capabilities = modes.capabilities(
-            self._checkpoint.family,
-            Path(self._model).name,
-            seeded=not self._checkpoint.accelerated.vllm,
-        )
+        self.capabilities = modes.capabilities(self._checkpoint.family, Path(self._model).name)
         await self._warm_up()
 
     async def close(self) -> None:
         """Stop all work and free the model."""
-        for utterance in tuple(self._utterances):
-            utterance.stop()
         self._checkpoint = None
+        if self._stages is not None:
+            await asyncio.to_thread(self._stages.close)
 
     def voices(self) -> tuple[Voice, ...]:
         """Return the model's preset speakers; families 2 and 3 come without any."""
@@ -229,21 +227,21 @@ class CosyVoiceEngine:
         """Yield the audio of segments of text, in tokens, or of speech tokens."""
         from services.speech.engines.cosyvoice.utterance import Utterance  # noqa: PLC0415  torch
 
-        checkpoint = self._loaded()
-        held = int(_HELD_S * checkpoint.sample_rate_hz)
-        handover: Handover[Samples] = Handover(held, lambda frame: frame.size)
-
-        def on_end(error: BaseException | None) -> None:
-            self._utterances.discard(utterance)
-            handover.end(error)
-
-        utterance = Utterance(checkpoint, prompt, request, handover.put, on_end)
-        self._utterances.add(utterance)
-        utterance.start(said if isinstance(said, list) else None)
-        feeding = None if isinstance(said, list) else asyncio.create_task(utterance.feed(said))
+        checkpoint, stages = self._loaded(), self._stages
+        assert stages is not None  # noqa: S101  it is there with the model
+        handover: Handover[Samples] = Handover(sys.maxsize, lambda frame: frame.size)
+        utterance = Utterance(checkpoint, prompt, request, handover.put, handover.end)
+        feeding = None
+        if isinstance(said, list):
+            utterance.convert(said)
+        else:
+            feeding = asyncio.create_task(self._feed(utterance, said))
+        stages.begin(utterance)
         try:
             async with aclosing(handover.items()) as frames:
                 async for frame in frames:
+                    with stages.change():
+                        utterance.heard(frame)
                     yield frame
             self._loaded()  # what `close` cut short is not a whole answer
         except ServiceError:
@@ -252,11 +250,23 @@ class CosyVoiceEngine:
             self._look_at(error)
             raise EngineError("CosyVoice failed", code="engine_failed") from error
         finally:
-            utterance.stop()
-            handover.close()
+            stages.end(utterance)
             if feeding is not None:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed(self, utterance: Utterance, said: AsyncGenerator[list[int], None]) -> None:
+        """Give an utterance its text as it comes; an error there ends it."""
+        assert self._stages is not None  # noqa: S101
+        try:
+            async with aclosing(said):
+                async for tokens in said:
+                    with self._stages.change():
+                        utterance.texts.append(tokens)
+            with self._stages.change():
+                utterance.is_written = True
+        except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
+            self._stages.end(utterance, error)
 
     def _loaded(self) -> Checkpoint:
         if self._checkpoint is None:
