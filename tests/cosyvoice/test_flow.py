@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+
+    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.flow import Said
     from tests.cosyvoice.tiny import Family
 
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 REQUESTS = st.tuples(st.integers(0, 60), st.integers(4, 120), st.integers(0, 999))
 
 
-def said(prompted: int, count: int, seed: int) -> Said:
+def said(prompted: int, count: int, seed: int, *, is_last: bool) -> Said:
     import torch  # noqa: PLC0415  heavy
 
     from services.speech.engines.cosyvoice import flow, modes  # noqa: PLC0415  torch
@@ -30,10 +34,10 @@ def said(prompted: int, count: int, seed: int) -> Said:
         flow_speech=torch.randint(0, 6561, (1, prompted), generator=torch_rng, dtype=torch.int32),
         flow_mel=torch.randn(1, 2 * prompted, 80, generator=torch_rng),
     )
-    return flow.Said(prompt, [rng.randrange(6561) for _ in range(count)])
+    return flow.Said(prompt, [rng.randrange(6561) for _ in range(count)], is_last)
 
 
-def upstreams(flow: Any, one: Said, *, last: bool) -> Any:
+def upstreams(flow: Any, one: Said, *, streaming: bool) -> Any:
     """Return the mel of upstream's own `inference`."""
     import torch  # noqa: PLC0415  heavy
 
@@ -49,26 +53,58 @@ def upstreams(flow: Any, one: Said, *, last: bool) -> Any:
         prompt_feat=prompt.flow_mel,
         prompt_feat_len=length(prompt.flow_mel),
         embedding=prompt.flow_embedding,
-        streaming=not last,
-        finalize=last,
+        streaming=streaming,
+        finalize=one.is_last,
     )[0]
 
 
 @pytest.mark.parametrize("family", [2, 3])
 @settings(max_examples=12, deadline=None)
-@given(requests=st.lists(REQUESTS, min_size=1, max_size=5), last=st.booleans())
+@given(requests=st.lists(REQUESTS, min_size=1, max_size=5), streaming=st.booleans())
 def test_each_mel_of_any_batch_is_upstreams_own(
     loaded: Callable[[Family], Any],
     family: Family,
     requests: list[tuple[int, int, int]],
     *,
-    last: bool,
+    streaming: bool,
 ) -> None:
     from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
 
     model = loaded(family).vocoder.flow
-    batch = [said(*request) for request in requests]
-    for one, mel in zip(batch, flow.mels(model, batch, last=last), strict=True):
-        theirs = upstreams(model, one, last=last)
+    batch = [said(*one, is_last=bool(one[2] % 2) or not streaming) for one in requests]
+    for one, mel in zip(batch, flow.mels(model, batch, streaming=streaming), strict=True):
+        theirs = upstreams(model, one, streaming=streaming)
         assert mel.shape == theirs.shape
         assert float((mel - theirs).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("family", [2, 3])
+@settings(max_examples=6, deadline=None)
+@given(count=st.integers(60, 260), larger=st.lists(st.integers(0, 200), min_size=1, max_size=9))
+def test_where_a_streams_parts_end_is_not_heard(
+    loaded: Callable[[Family], Any], family: Family, count: int, larger: list[int]
+) -> None:
+    model = loaded(family)
+    usual, other = (sounded(model, count, most) for most in ([0], larger))
+    assert usual.shape == other.shape
+    assert float((usual - other).abs().max()) < 1e-4
+
+
+def sounded(model: Checkpoint, count: int, larger: list[int]) -> torch.Tensor:
+    """Return a segment's sound, where each part may be larger than upstream's by so much."""
+    import torch  # noqa: PLC0415  heavy
+
+    from services.speech.engines.cosyvoice import chunks, flow, randomness  # noqa: PLC0415  torch
+
+    one = said(40, count, 7, is_last=True)
+    noise = randomness.seeded(7, torch.device("cpu"))
+    parts, waves = chunks.chunks(model, one.prompt, noise, None), []
+    for most in itertools.cycle(larger):
+        part = parts.next(list(one.tokens), complete=True, most=most)
+        assert part is not None
+        parts.take(part)
+        (mel,) = flow.mels(model.vocoder.flow, [part.said], streaming=True)
+        waves.append(parts.sound(mel, part))
+        if part.said.is_last:
+            return torch.cat(waves, dim=1)
+    raise AssertionError

@@ -42,13 +42,14 @@ A_FRAME = 480  # samples of a frame of mel; two make a speech token
 
 @pytest.fixture
 def engine(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> CosyVoiceEngine:
-    """Return an engine whose flow looks at earlier tokens only, in one pass too."""
-    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+    """Return an engine whose flow looks at earlier tokens only, in one pass too, in many pieces."""
+    from services.speech.engines.cosyvoice import flow, utterance  # noqa: PLC0415  torch
 
     engine = engine_of(2)
     for name in ("_encoded", "_solved"):
         of_ours = getattr(flow, name)
         monkeypatch.setattr(flow, name, partial(_streaming, of_ours))
+    monkeypatch.setattr(utterance, "_IN_TIME", 0.0)
     return engine
 
 

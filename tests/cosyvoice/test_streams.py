@@ -42,7 +42,7 @@ async def test_a_stream_is_the_audio_of_one_pass(engine_of: EngineOf, family: in
     pieces = await frames(engine, asked(engine, LONG))
     whole = await spoken(engine, LONG, one_pass=True)
 
-    assert len(pieces) > 2
+    assert len(pieces) > 1
     assert apart(np.concatenate(pieces), whole) < 1e-3
 
 

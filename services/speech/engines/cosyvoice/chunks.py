@@ -29,13 +29,11 @@ class Part:
         said: what the flow is given.
         since: how many of the segment's tokens have sounded before.
         until: how many have after it.
-        is_last: whether the segment ends with it.
     """
 
     said: Said
     since: int
     until: int
-    is_last: bool
 
 
 def chunks(
@@ -71,7 +69,7 @@ class _Growing:
         self._begin()
 
     def _begin(self) -> None:
-        hop = self._hop = self._upstream.token_hop_len
+        hop = self._hop = self._chunk = self._upstream.token_hop_len
         self._ahead: int = self._upstream.flow.pre_lookahead_len
         prompted = self._prompt.flow_speech.shape[1]
         # The first part is longer, so that the prompt and it fill whole chunks.
@@ -81,15 +79,28 @@ class _Growing:
         self._mel = torch.zeros(1, 80, 0)
         self._given = 0
 
-    def next(self, tokens: list[int], *, complete: bool) -> Part | None:
-        """Return the next part; None if there are not enough tokens for it."""
-        until = self._done + self._step
-        if not self._in_one and len(tokens) >= until + self._ahead:
-            return self._part(tokens[: until + self._ahead], until, is_last=False)
-        return self._part(tokens, len(tokens), is_last=True) if complete else None
+    @property
+    def before(self) -> int:
+        """Return how many tokens the flow is given before those that are new."""
+        return int(self._prompt.flow_speech.shape[1]) + self._done
+
+    def next(self, tokens: list[int], *, complete: bool, most: float) -> Part | None:
+        """Return the next part, of `most` new tokens if upstream's step is less; None: too few.
+
+        A part of whole chunks ends where it likes: it changes nothing of what is heard.
+        """
+        new = len(tokens) - self._done
+        ready = 0 if self._in_one else new - self._ahead
+        if complete and (ready < self._step or new <= most):
+            return self._part(tokens, len(tokens), is_last=True)
+        if ready < self._step:
+            return None
+        more = max(0, min(ready, int(most)) - self._step)
+        until = self._done + self._step + more // self._chunk * self._chunk
+        return self._part(tokens[: until + self._ahead], until, is_last=False)
 
     def _part(self, tokens: list[int], until: int, *, is_last: bool) -> Part:
-        return Part(Said(self._prompt, tuple(tokens)), self._done, until, is_last)
+        return Part(Said(self._prompt, tuple(tokens), is_last), self._done, until)
 
     def take(self, part: Part) -> None:
         """Go on to what comes after `part`."""
@@ -98,7 +109,7 @@ class _Growing:
 
     def sound(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
         """Return the audio [1, N] of a part's `mel` [1, 80, T]."""
-        return self._sound(self._new(mel, part), last=part.is_last)
+        return self._sound(self._new(mel, part), last=part.said.is_last)
 
     def _new(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
         """Return the frames of a part that are not in those before it, at the right speed."""
@@ -131,10 +142,15 @@ class _Overlapping(_Growing):
     """Family 1's: its flow is not causal, so parts overlap and are cross-faded."""
 
     def _begin(self) -> None:
-        self._step = self._hop = self._upstream.token_min_hop_len
+        self._step = self._hop = self._chunk = self._upstream.token_min_hop_len
         self._ahead = self._upstream.token_overlap_len
         self._longest = self._upstream.token_max_hop_len
         self._growth = self._upstream.stream_scale_factor
+
+    def next(self, tokens: list[int], *, complete: bool, most: float) -> Part | None:
+        """Return the next part; where it ends is heard, so it ends where upstream's does."""
+        del most
+        return super().next(tokens, complete=complete, most=0)
 
     def _part(self, tokens: list[int], until: int, *, is_last: bool) -> Part:
         return super()._part(tokens[self._done :], until, is_last=is_last)
@@ -149,7 +165,7 @@ class _Overlapping(_Growing):
                 prompt_feat=prompt.flow_mel,
                 embedding=prompt.flow_embedding,
                 uuid="",
-                finalize=part.is_last,
+                finalize=part.said.is_last,
                 speed=self._speed,
             )
         return wave

@@ -26,11 +26,12 @@ _STEPS: Final = 10  # of the solver; upstream's
 class Said:
     """All speech tokens of a segment so far, and the prompt before them.
 
-    The last ones are only looked ahead at unless the segment is complete.
+    The last ones are only looked ahead at, unless with `is_last` the segment is complete.
     """
 
     prompt: Prompt
     tokens: Sequence[int]
+    is_last: bool
 
     @property
     def size(self) -> int:
@@ -39,11 +40,11 @@ class Said:
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def mels(flow: Any, batch: Sequence[Said], *, last: bool) -> list[torch.Tensor]:
+def mels(flow: Any, batch: Sequence[Said], *, streaming: bool) -> list[torch.Tensor]:
     """Return the mel [1, 80, T] of each segment's tokens, its prompt's left out.
 
-    With `last` the segments are complete, and the flow hears all of each at once; else it looks at
-    whole chunks only, which makes a stream's pieces those of one pass.
+    With `streaming` no chunk of upstream's length is heard before it is complete, so that a frame
+    is the same however many tokens come after it; else each hears all of its segment.
     """
     device = flow.input_embedding.weight.device
     prompts = [one.prompt for one in batch]
@@ -52,10 +53,11 @@ def mels(flow: Any, batch: Sequence[Said], *, last: bool) -> list[torch.Tensor]:
         for one in batch
     ]
     known = torch.tensor([len(row) for row in tokens], device=device)
-    heard = known if last else known - flow.pre_lookahead_len
+    ahead = [0 if one.is_last else flow.pre_lookahead_len for one in batch]
+    heard = known - torch.tensor(ahead, device=device)
     ids = pad_sequence(tokens, batch_first=True).to(device, torch.long)
     xs = flow.input_embedding(ids.clamp(min=0)) * _first(known)
-    mu = _encoded(flow, xs, known, heard, streaming=not last)
+    mu = _encoded(flow, xs, known, heard, streaming=streaming)
     lengths = heard * flow.token_mel_ratio
     cond = torch.zeros_like(mu)
     for row, prompt in zip(cond, prompts, strict=True):
@@ -67,7 +69,7 @@ def mels(flow: Any, batch: Sequence[Said], *, last: bool) -> list[torch.Tensor]:
         _first(lengths).transpose(1, 2).to(mu),
         flow.spk_embed_affine_layer(normalize(speakers, dim=1)),
         cond.transpose(1, 2),
-        streaming=not last,
+        streaming=streaming,
     )
     return [
         row[None, :, prompt.flow_mel.shape[1] : length].float()

@@ -1,4 +1,7 @@
-"""Which pieces of sound are made next: first pieces first, then whose listener runs dry first."""
+"""Which pieces of sound are made next, and how many streams that leaves without a gap.
+
+First pieces go first, then whose listener runs dry first.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,12 @@ if TYPE_CHECKING:
 
 _LIKE: Final = 0.75
 """A batch is filled up to its largest piece: none is smaller than this part of another."""
+
+_PROMPT_S: Final = 5
+_PARTS: Final = ((1, 0), (2, 1), (4, 3), (3, 7))
+"""The parts of a segment of ten seconds, and what comes before each, in seconds."""
+_HEARD_S: Final = 0.1  # a shorter gap is not
+_MOST_HELD: Final = 64
 
 
 @dataclass(frozen=True)
@@ -49,3 +58,55 @@ def together(pieces: Sequence[Piece], most: int) -> list[Piece]:
         if min(sizes) >= _LIKE * max(sizes):
             chosen.append(piece)
     return chosen[:most]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a model takes on a machine, in seconds.
+
+    Attributes:
+        step_s: for a token of every line.
+        batch_s: to begin a batch of the flow.
+        token_s: for each token in it, those of prompts and earlier parts included.
+        sound_s: for a second of sound in the vocoder.
+    """
+
+    step_s: float
+    batch_s: float
+    token_s: float
+    sound_s: float
+
+
+def streams_held(costs: Costs, tokens_a_second: int, rows: int) -> int:
+    """Return how many streams that begin at once would all be heard without a gap, at most 64."""
+    held = 0
+    while held < _MOST_HELD and _is_continuous(held + 1, costs, tokens_a_second, rows):
+        held += 1
+    return held
+
+
+def _is_continuous(streams: int, costs: Costs, tokens_a_second: int, rows: int) -> bool:
+    """Play two segments of ten seconds, whose voice is known from five, on a simulated clock."""
+    free = 1 - costs.step_s * tokens_a_second  # the part of the time that decoding leaves
+    clock_s = costs.step_s * tokens_a_second
+    parts = 2 * _PARTS
+    at, dry_s = [0] * streams, [0.0] * streams
+    while free > 0 and min(at) < len(parts):
+        pieces = [
+            Piece(
+                one, at[one] == 0, dry_s[one], (_PROMPT_S + sum(parts[at[one]])) * tokens_a_second
+            )
+            for one in range(streams)
+            if at[one] < len(parts)
+        ]
+        batch = together(pieces, rows)
+        sound_s = sum(parts[at[piece.owner]][0] for piece in batch)
+        tokens = len(batch) * max(piece.size for piece in batch)
+        spent_s = costs.batch_s + costs.token_s * tokens + costs.sound_s * sound_s
+        clock_s += spent_s / free
+        for piece in batch:
+            if not piece.is_first and clock_s > dry_s[piece.owner] + _HEARD_S:
+                return False
+            dry_s[piece.owner] = max(clock_s, dry_s[piece.owner]) + parts[at[piece.owner]][0]
+            at[piece.owner] += 1
+    return free > 0

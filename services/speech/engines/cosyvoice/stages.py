@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +38,7 @@ class Stages:
         self._silent = frozenset(getattr(checkpoint.vocoder, "silent_tokens", ()))
         self._saying: dict[Line, tuple[Utterance, Segment]] = {}
         self._sounding: list[Piece] = []
+        self._token_s = 0.0  # what the flow took for a token lately
         self._utterances: list[Utterance] = []
         self._is_closed = False
         self._changed = threading.Condition()
@@ -159,7 +161,8 @@ class Stages:
         pieces: list[Piece] = []
 
         def there() -> bool:
-            found = (utterance.piece() for utterance in self._utterances)
+            token_s = self._token_s * len(self._utterances)  # all may be made together
+            found = (utterance.piece(token_s) for utterance in self._utterances)
             pieces[:] = [piece for piece in found if piece is not None]
             return bool(pieces)
 
@@ -169,7 +172,10 @@ class Stages:
             batch = together(pieces, self._checkpoint.rows)
             for piece in batch:
                 piece.owner.utterance.take(piece.owner)
+        began = time.monotonic()
         for made in self._mels(batch):
+            spent = (time.monotonic() - began) / sum(piece.size for piece in batch)
+            self._token_s = max(spent, (self._token_s + spent) / 2)
             with self.change():
                 self._sounding += [one for one in made if not one.owner.utterance.is_stopped]
 
@@ -198,7 +204,7 @@ class Stages:
             return [work.segment.parts.wave(work.part) for work in works]
         with torch.autocast(checkpoint.device.type, enabled=checkpoint.accelerated.fp16):
             made: list[torch.Tensor] = flow.mels(
-                checkpoint.vocoder.flow, said, last=works[0].part.is_last
+                checkpoint.vocoder.flow, said, streaming=not works[0].utterance.in_one
             )
         return made
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _HELD_S: Final = 30.0  # of audio that waits for the listener
 _PATIENCE_S: Final = 5.0  # an answer that is not streamed has no listener yet: streams go first
+_IN_TIME: Final = 0.7  # a part may take that share of the time until its listener runs dry
 _SILENT_IN_A_ROW: Final = 5  # upstream's
 
 
@@ -75,6 +76,7 @@ class Utterance:
         segments: those that are said, until the last part of them is being made.
         in_work: how many parts are being made.
         is_stopped: whether nobody wants it any more.
+        in_one: whether each segment is made in one pass.
         stretch: what changes the speed of a stream.
     """
 
@@ -103,12 +105,11 @@ class Utterance:
         drawn = seeded(request.seed, torch.device("cpu"))
         self._sampler = Sampler(checkpoint.lm, drawn)
         self._noise = seeded(drawn.initial_seed() ^ 0x5EED, checkpoint.device)
-        # In one pass the model itself changes the speed.
-        self._in_one = request.speed if request.one_pass else None
+        self.in_one = request.one_pass
         self._speed = request.speed
-        self.stretch = TimeStretch(
-            checkpoint.sample_rate_hz, 1.0 if request.one_pass else request.speed
-        )
+        # In one pass the model itself changes the speed.
+        speed = 1.0 if self.in_one else self._speed
+        self.stretch = TimeStretch(checkpoint.sample_rate_hz, speed)
         self._is_first = not request.one_pass
         self._dry_s = time.monotonic() + (_PATIENCE_S if request.one_pass else 0.0)
         self._waiting_s = 0.0
@@ -154,28 +155,32 @@ class Utterance:
         self.is_written = True
 
     def _parts(self) -> Any:
-        return chunks(self._checkpoint, self._prompt, self._noise, self._in_one)
+        speed = self._speed if self.in_one else None
+        return chunks(self._checkpoint, self._prompt, self._noise, speed)
 
-    def piece(self) -> Piece | None:
-        """Return what the flow can make next."""
+    def piece(self, token_s: float) -> Piece | None:
+        """Return what the flow can make next, where a token takes `token_s`; 0: unknown."""
         while self.segments and self.segments[0].complete and not self.segments[0].tokens:
             self.segments.popleft()
         if not self.segments or self.in_work > 1 or self._waiting_s > _HELD_S:
             return None
-        segment = self.segments[0]
-        part = segment.parts.next(segment.tokens, complete=segment.complete)
+        segment, due_s, most = self.segments[0], self._dry_s + self._in_work_s, 0.0
+        if token_s and not self._is_first:
+            in_time = _IN_TIME * (due_s - time.monotonic()) / token_s
+            most = in_time - segment.parts.before
+        part = segment.parts.next(segment.tokens, complete=segment.complete, most=most)
         return part and Piece(
             Work(self, segment, part),
             is_first=self._is_first,
-            due_s=self._dry_s + self._in_work_s,
+            due_s=due_s,
             size=part.said.size,
-            kind=part.is_last,
+            kind=self.in_one,
         )
 
     def take(self, work: Work) -> None:
         """Let a piece be made."""
         work.segment.parts.take(work.part)
-        if work.part.is_last:
+        if work.part.said.is_last:
             self.segments.popleft()
         self._is_first = False
         self.in_work += 1
