@@ -317,7 +317,7 @@ async def test_a_slow_taker_bounds_what_is_made(
 ) -> None:
     engine = engine_of(2)
     monkeypatch.setattr("services.speech.engines.cosyvoice.utterance._HELD_S", 0.2)
-    async with aclosing(engine.synthesise(asked(engine, f"{THREE} {THREE}"))) as made:
+    async with aclosing(engine.synthesise(asked(engine, " ".join([THREE] * 5)))) as made:
         taken = [await anext(made)]
         stages = engine._stages
         assert stages is not None

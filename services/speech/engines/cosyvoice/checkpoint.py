@@ -81,8 +81,8 @@ class Checkpoint:
 
     @property
     def rows(self) -> int:
-        """Return how many requests the flow takes at once; upstream's TensorRT plan takes one."""
-        return 1 if self.accelerated.tensorrt else 16
+        """Return how many requests the flow takes at once; family 1 and TensorRT take one."""
+        return 1 if self.family == 1 or self.accelerated.tensorrt else 16
 
     @property
     def tokens_a_second(self) -> int:

@@ -5,6 +5,7 @@ First pieces go first, then whose listener runs dry first.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,10 +80,11 @@ class Costs:
 
 def streams_held(costs: Costs, tokens_a_second: int, rows: int) -> int:
     """Return how many streams that begin at once would all be heard without a gap, at most 64."""
-    held = 0
-    while held < _MOST_HELD and _is_continuous(held + 1, costs, tokens_a_second, rows):
-        held += 1
-    return held
+
+    def has_gap(streams: int) -> bool:
+        return not _is_continuous(streams, costs, tokens_a_second, rows)
+
+    return bisect_left(range(1, _MOST_HELD + 1), True, key=has_gap)  # noqa: FBT003
 
 
 def _is_continuous(streams: int, costs: Costs, tokens_a_second: int, rows: int) -> bool:

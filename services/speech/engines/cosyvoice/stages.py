@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import torch
 
 from services.speech.engines.cosyvoice import flow
 from services.speech.engines.cosyvoice.checkpoint import CancelledError, cancellable
-from services.speech.engines.cosyvoice.schedule import together
+from services.speech.engines.cosyvoice.meter import Meter
+from services.speech.engines.cosyvoice.schedule import streams_held, together
 from services.speech.engines.cosyvoice.tokens import Decoder
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Stages:
         self._silent = frozenset(getattr(checkpoint.vocoder, "silent_tokens", ()))
         self._saying: dict[Line, tuple[Utterance, Segment]] = {}
         self._sounding: list[Piece] = []
-        self._token_s = 0.0  # what the flow took for a token lately
+        self._meter = Meter()
         self._utterances: list[Utterance] = []
         self._is_closed = False
         self._changed = threading.Condition()
@@ -82,6 +82,15 @@ class Stages:
             ]
         utterance.on_end(error)
 
+    def forget(self) -> None:
+        """Forget what the model took so far: it was cold."""
+        self._meter = Meter()
+
+    def held(self) -> int:
+        """Return how many streams at once would have no gap, by what the model took lately."""
+        checkpoint = self._checkpoint
+        return streams_held(self._meter.costs(), checkpoint.tokens_a_second, checkpoint.rows)
+
     def close(self) -> None:
         """End every utterance, and the threads."""
         with self.change():
@@ -97,7 +106,11 @@ class Stages:
         # A GPU makes tokens and audio at the same time, as with upstream.
         with torch.cuda.stream(stream) if apart else contextlib.nullcontext():
             while not self._is_closed:
-                step()
+                try:
+                    step()
+                except Exception as error:  # noqa: BLE001  nobody knows whose it is
+                    for utterance in tuple(self._utterances):
+                        self.end(utterance, error)
 
     def _wait_for(self, there: Callable[[], bool]) -> bool:
         """Wait, with the lock held; return False once closed."""
@@ -129,7 +142,8 @@ class Stages:
     def _ended(self) -> dict[Line, BaseException | None]:
         """Decode a step; return the lines that end with it."""
         try:
-            return self._decoder.step()
+            with self._meter.step():
+                return self._decoder.step()
         except Exception as error:  # noqa: BLE001  of a batch nobody knows whose it is
             ended: dict[Line, BaseException | None] = dict.fromkeys(self._decoder.lines, error)
             self._decoder.leave(ended)
@@ -161,7 +175,7 @@ class Stages:
         pieces: list[Piece] = []
 
         def there() -> bool:
-            token_s = self._token_s * len(self._utterances)  # all may be made together
+            token_s = self._meter.token_s * len(self._utterances)  # all may be made together
             found = (utterance.piece(token_s) for utterance in self._utterances)
             pieces[:] = [piece for piece in found if piece is not None]
             return bool(pieces)
@@ -172,10 +186,9 @@ class Stages:
             batch = together(pieces, self._checkpoint.rows)
             for piece in batch:
                 piece.owner.utterance.take(piece.owner)
-        began = time.monotonic()
-        for made in self._mels(batch):
-            spent = (time.monotonic() - began) / sum(piece.size for piece in batch)
-            self._token_s = max(spent, (self._token_s + spent) / 2)
+        with self._meter.flow(len(batch) * max(piece.size for piece in batch)):
+            parts = list(self._mels(batch))
+        for made in parts:
             with self.change():
                 self._sounding += [one for one in made if not one.owner.utterance.is_stopped]
 
@@ -234,8 +247,10 @@ class Stages:
         if isinstance(work.mel, Exception):
             self.end(utterance, work.mel)
             return
+        tokens = work.part.until - work.part.since
         try:
-            wave = work.segment.parts.sound(work.mel, work.part)
+            with self._meter.sound(tokens / self._checkpoint.tokens_a_second):
+                wave = work.segment.parts.sound(work.mel, work.part)
             frame = utterance.stretch.feed(wave.squeeze(0).float().cpu().numpy())
         except Exception as error:  # noqa: BLE001  it is this request's
             self.end(utterance, error)
