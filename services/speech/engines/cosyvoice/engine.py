@@ -125,8 +125,9 @@ class CosyVoiceEngine:
     async def close(self) -> None:
         """Stop all work and free the model."""
         self._checkpoint = None
-        if self._stages is not None:
-            await asyncio.to_thread(self._stages.close)
+        stages, self._stages = self._stages, None
+        if stages is not None:
+            await asyncio.to_thread(stages.close)
 
     def voices(self) -> tuple[Voice, ...]:
         """Return the model's preset speakers; families 2 and 3 come without any."""
@@ -236,7 +237,7 @@ class CosyVoiceEngine:
         if isinstance(said, list):
             utterance.convert(said)
         else:
-            feeding = asyncio.create_task(self._feed(utterance, said))
+            feeding = asyncio.create_task(_feed(stages, utterance, said))
         stages.begin(utterance)
         try:
             async with aclosing(handover.items()) as frames:
@@ -255,19 +256,6 @@ class CosyVoiceEngine:
             if feeding is not None:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
-
-    async def _feed(self, utterance: Utterance, said: AsyncGenerator[list[int], None]) -> None:
-        """Give an utterance its text as it comes; an error there ends it."""
-        assert self._stages is not None  # noqa: S101
-        try:
-            async with aclosing(said):
-                async for tokens in said:
-                    with self._stages.change():
-                        utterance.texts.append(tokens)
-            with self._stages.change():
-                utterance.is_written = True
-        except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
-            self._stages.end(utterance, error)
 
     def _loaded(self) -> Checkpoint:
         if self._checkpoint is None:
@@ -327,3 +315,18 @@ class CosyVoiceEngine:
             self._checkpoint = None
             log.critical("the GPU's state is lost; this process ends and is started again")
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _feed(
+    stages: Stages, utterance: Utterance, said: AsyncGenerator[list[int], None]
+) -> None:
+    """Give an utterance its text as it comes; an error there ends it."""
+    try:
+        async with aclosing(said):
+            async for tokens in said:
+                with stages.change():
+                    utterance.texts.append(tokens)
+        with stages.change():
+            utterance.is_written = True
+    except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
+        stages.end(utterance, error)
