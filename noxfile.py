@@ -43,7 +43,7 @@ NPM = ROOT / "tests" / "clients" / "node"  # its package-lock.json is npm's lock
 
 KEYS = re.compile(r"\s*(export\s+)?BENTOVOX_GATEWAY__KEYS(_FILE)?\s*=\s*\S", re.IGNORECASE)
 MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
-EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=faster-whisper")
+EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=kokoro", "--extra=faster-whisper")
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
 # What upstream's requirements.txt pins, and the newest versions of the others that work with it.
@@ -96,7 +96,7 @@ LOCKED = {
     ),
     "ray": (
         "What Ray Serve adds to the environment that is served.",
-        ("--group=pyproject.toml:ray", "--constraint=ci/locks/stack-cpu.txt"),
+        ("pyproject.toml", "--extra=ray", "--constraint=ci/locks/stack-cpu.txt"),
     ),
     "bench": ("The peers that are measured, and the plots.", ("--group=pyproject.toml:bench",)),
 }
@@ -242,13 +242,16 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the front door and its peers; or `-- transcription`, `-- cosyvoice`, `-- images`."""
+    """Measure the front door; or `-- ray`, `-- images`, ...: see `benchmarks/__main__.py`."""
     python = environment(session, "bench")
     if session.posargs[:1] == ["images"]:
         builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
         run(session, python, "-m", "benchmarks", *session.posargs, **builder)
         return
-    run(session, python, "-m", "benchmarks", *session.posargs, STACK_PYTHON=str(stack(session)))
+    pythons = {"STACK_PYTHON": str(stack(session))}
+    if session.posargs[:1] == ["ray"]:
+        pythons["RAY_PYTHON"] = str(ray_python(session))
+    run(session, python, "-m", "benchmarks", *session.posargs, **pythons)
 
 
 @nox.session(name="cosyvoice-code", default=False)
@@ -321,7 +324,7 @@ def stack(session: nox.Session) -> Path:
 
 def ray_python(session: nox.Session) -> Path:
     """Return the Python of an environment with Ray that sees the stack's packages as well."""
-    python = environment(session, "ray", cost="240 MB")
+    python = environment(session, "ray", cost="450 MB")
     (own,) = python.parents[1].glob("lib/python*/site-packages")
     (served,) = stack(session).parents[1].glob("lib/python*/site-packages")
     (own / "stack.pth").write_text(f"{served}\n")

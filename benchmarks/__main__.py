@@ -4,6 +4,8 @@ nox -s bench                        the front door beside its peers
 nox -s bench -- transcription       faster-whisper
 nox -s bench -- cosyvoice           CosyVoice
 nox -s bench -- images              the images
+nox -s bench -- ray                 Ray Serve beside the stack
+nox -s bench -- capacity            what many backends cost a gateway, and how it chooses
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import signal
 import sys
 from importlib import import_module
 
-_CHOICES = ("transcription", "cosyvoice", "images")
+_CHOICES = ("transcription", "cosyvoice", "images", "ray", "capacity")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, too

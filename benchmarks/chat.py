@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 PLAIN, ALONE, STACK = "plain vLLM", "Bentovox chat", "Bentovox stack"
 _NAME = "bentovox-demo"
-_REQUESTS = {1: 24, 8: 120, 32: 480}  # by concurrency
-_MOST = max(_REQUESTS)
+REQUESTS = {1: 24, 8: 120, 32: 480}  # by concurrency
+MOST = max(REQUESTS)
 _AIMS = {ALONE: 0.97, STACK: 0.92}
 _ADDED_AIM_MS = 2
 _BODY = {
@@ -64,6 +64,21 @@ class Line:
     def median(self, what: Callable[[Result], float]) -> float:
         """Return the median over the rounds."""
         return statistics.median(what(ours) for ours, _ in self.rounds)
+
+
+def rate(result: Result) -> float:
+    """Return requests a second."""
+    return result.requests_per_s
+
+
+def cpu_ms(result: Result) -> float:
+    """Return the processor time of a stream, of all processes of a server."""
+    return result.cpu_s / result.requests * 1000
+
+
+def door_ms(result: Result) -> float:
+    """Return the processor time of a stream in the process that relays."""
+    return result.door_s / result.requests * 1000
 
 
 def servers(python: str) -> list[Server]:
@@ -135,11 +150,11 @@ def measure(measured: Sequence[Server], rounds: int) -> list[Line]:
 
 async def _measure(measured: Sequence[Server], rounds: int) -> list[Line]:
     plain, *others = measured
-    lines = {(s.name, c): Line(s.name, c) for c in _REQUESTS for s in measured}
+    lines = {(s.name, c): Line(s.name, c) for c in REQUESTS for s in measured}
     for server in measured:  # warm
         await run(server.port, _BODY, concurrency=8, requests=64)
     for number in range(rounds):
-        for concurrency in _REQUESTS:
+        for concurrency in REQUESTS:
             before = await _one(plain, concurrency)
             for server in others:
                 result = await _one(server, concurrency)
@@ -152,8 +167,11 @@ async def _measure(measured: Sequence[Server], rounds: int) -> list[Line]:
 
 
 async def _one(server: Server, concurrency: int) -> Result:
-    requests = _REQUESTS[concurrency]
+    requests = REQUESTS[concurrency]
+    before_s = server.spent_s(), server.spent_s(server.door)
     result = await run(server.port, _BODY, concurrency=concurrency, requests=requests)
+    result.cpu_s = server.spent_s() - before_s[0]
+    result.door_s = server.spent_s(server.door) - before_s[1]
     await asyncio.sleep(0.2)
     return result
 
@@ -191,21 +209,21 @@ def aims(lines: Sequence[Line]) -> str:
     by_key = {(line.server, line.concurrency): line for line in lines}
     rows = []
     for server, aim in _AIMS.items():
-        share = by_key[server, _MOST].share
+        share = by_key[server, MOST].share
         verdict = "reached" if share >= aim else "missed"
-        what = f"share of {PLAIN} at {_MOST} concurrent"
+        what = f"share of {PLAIN} at {MOST} concurrent"
         rows.append(f"- {server}, {what}: {share:.3f}, aim {aim}: {verdict}.")
     added = by_key[STACK, 1].added_ms
     rows.append(
         f"- Added to the first event at 1 concurrent: {added:.2f} ms, aim {_ADDED_AIM_MS}: "
         f"{'reached' if added < _ADDED_AIM_MS else 'missed'}."
     )
-    ours = by_key[STACK, _MOST].share
+    ours = by_key[STACK, MOST].share
     for (name, concurrency), line in by_key.items():
-        if concurrency == _MOST and name not in (PLAIN, ALONE, STACK):
+        if concurrency == MOST and name not in (PLAIN, ALONE, STACK):
             verdict = "ahead of" if ours > line.share else "behind"
             shares = f"({ours:.3f} to {line.share:.3f})"
-            rows.append(f"- {verdict} {name} at {_MOST} concurrent {shares}.")
+            rows.append(f"- {verdict} {name} at {MOST} concurrent {shares}.")
     return "\n".join(rows)
 
 
@@ -227,7 +245,7 @@ def plot(lines: Sequence[Line]) -> Figure:
     right.axhline(0, color="#444", linewidth=0.8)
     right.set_yscale("symlog", linthresh=5)
     title, what = f"Requests a second, share of {PLAIN}", "concurrent streams"
-    report.tidy(left, list(_REQUESTS), title=title, xlabel=what, ylim=(0, 1.3))
-    report.tidy(right, list(_REQUESTS), title="Added to the first event, ms", xlabel=what)
+    report.tidy(left, list(REQUESTS), title=title, xlabel=what, ylim=(0, 1.3))
+    report.tidy(right, list(REQUESTS), title="Added to the first event, ms", xlabel=what)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(by_name))
     return figure

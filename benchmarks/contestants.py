@@ -81,6 +81,7 @@ class Server:
     port: int
     health: str = "/readyz"
     environment: dict[str, str] = field(default_factory=dict)
+    door: str = ""  # part of the command of the process that relays
     ready_s: float = 0.0
     _process: subprocess.Popen[bytes] | None = None
 
@@ -129,6 +130,19 @@ class Server:
             return [top, *top.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+    def spent_s(self, part: str = "") -> float:
+        """Return the processor time of its processes so far, of those with `part` in the command.
+
+        A process that has ended counts no more.
+        """
+        spent_s = 0.0
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if part in " ".join(process.cmdline()):
+                    times = process.cpu_times()
+                    spent_s += times.user + times.system
+        return spent_s
 
     def _answers(self) -> bool:
         url = f"http://127.0.0.1:{self.port}{self.health}"

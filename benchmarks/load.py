@@ -28,6 +28,8 @@ class Result:
     wall_s: float = 0.0
     first_s: list[float] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0  # of the server
+    door_s: float = 0.0  # of its process that relays
 
     @property
     def requests_per_s(self) -> float:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import uvloop
@@ -23,10 +23,8 @@ from services.gateway.routes import build
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
 
-if TYPE_CHECKING:
-    import psutil
-
-_EVENTS, _APART_S, _CONCURRENCY, _REQUESTS = 32, 0.005, 32, 1600
+_EVENTS = int(os.environ.get("RELAY_EVENTS", "32"))
+_APART_S, _CONCURRENCY, _REQUESTS = 0.005, 32, 1600
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
 _PATH = "/v1/chat/completions"
 
@@ -80,7 +78,7 @@ def _backend_url() -> str:
     return os.environ["RELAY_BACKEND"]
 
 
-def _server(factory: str, lifespan: str, port: int, backend_port: int) -> Server:
+def serving(factory: str, lifespan: str, port: int, backend_port: int) -> Server:
     command = [
         *(sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.relay:{factory}"),
         *("--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"),
@@ -91,25 +89,20 @@ def _server(factory: str, lifespan: str, port: int, backend_port: int) -> Server
 
 
 async def _cost_ms(server: Server) -> float:
-    process, *_ = server.processes()
     await run(server.port, {}, concurrency=_CONCURRENCY, requests=64)
-    before_s = _spent_s(process)
-    await run(server.port, {}, concurrency=_CONCURRENCY, requests=_REQUESTS)
-    return (_spent_s(process) - before_s) / _REQUESTS * 1000
-
-
-def _spent_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    before_s = server.spent_s()
+    requests = max(_CONCURRENCY, _REQUESTS * 32 // max(32, _EVENTS))
+    await run(server.port, {}, concurrency=_CONCURRENCY, requests=requests)
+    return (server.spent_s() - before_s) / requests * 1000
 
 
 def main() -> None:
     """Print processor milliseconds a stream, by relay."""
     backend_port, gateway_port, aiohttp_port = (free_port() for _ in range(3))
-    gateway = _server("ours", "on", gateway_port, backend_port)
-    plain = _server("with_aiohttp", "off", aiohttp_port, backend_port)
+    gateway = serving("ours", "on", gateway_port, backend_port)
+    plain = serving("with_aiohttp", "off", aiohttp_port, backend_port)
     with ExitStack() as stack:
-        for server in (_server("backend", "off", backend_port, backend_port), gateway, plain):
+        for server in (serving("backend", "off", backend_port, backend_port), gateway, plain):
             stack.callback(server.stop)
             server.start()
         costs_ms = {

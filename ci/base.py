@@ -194,7 +194,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     making = verbs.add_parser("build", help="build bases, or find them built already")
     making.add_argument(
-        "stages", nargs="+", metavar="STAGE", help="slim, vllm, cosyvoice, whisper, stack, devel"
+        "stages",
+        nargs="+",
+        metavar="STAGE",
+        help="slim, vllm, cosyvoice, whisper, stack, ray, devel",
     )
     buildx.add_options(making)
     pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")

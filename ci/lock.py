@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 HEADER: Final = "# Made by `nox -s lock`, installed as it is: never edited."
 _SERVED: Final = {False: "ci/locks/stack-cpu.txt", True: "ci/locks/stack-cuda.txt"}
+_RAY: Final = "ci/locks/ray.txt"
 _WITHOUT_CUDA: Final = "ci/locks/overrides.txt"
 
 
@@ -103,7 +104,7 @@ def served(platform: Platform) -> str:
 
 def _options(spec: Spec, platform: Platform) -> list[str]:
     stack = specs.load(specs.STACK).lock_path(platform.name)
-    options = [] if spec.name == specs.STACK else [f"--constraint={stack}"]
+    options = [] if spec.name == specs.STACK else [f"--constraint={stack}", f"--constraint={_RAY}"]
     held = BENTOS / "bases" / f"held.{platform.name}.txt"
     if held.exists():
         options.append(f"--constraint={held}")

@@ -115,8 +115,17 @@ def install(group: Path, out: Path) -> None:
         sys.exit(f"{torch.name}: is no CPU build; the platform's torch comes from the CPU's index")
     if (site / "bin").is_dir():
         shutil.move(site / "bin", out / "usr/local/bin")
+        point_to_path(out / "usr/local/bin")
     (site / ".lock").unlink(missing_ok=True)
     settle(out)
+
+
+def point_to_path(folder: Path) -> None:
+    """Let commands run in the bento's environment, which is first on the path and sees all."""
+    for command in folder.iterdir():
+        line, end, rest = command.read_bytes().partition(b"\n")
+        if re.match(rb"#!.*python", line):
+            command.write_bytes(b"#!/usr/bin/env python3" + end + rest)
 
 
 def held(out: Path) -> None:

@@ -50,23 +50,37 @@ def programs(home: Path) -> Path:
     bin_ = home / "bin"
     if (bin_ / "made").is_file():
         return bin_
-    codename = _codename()
+    release = codename()
     began = home / "packages"
     shutil.rmtree(began, ignore_errors=True)
     shutil.rmtree(bin_, ignore_errors=True)
     root = began / "root"
-    root.mkdir(parents=True)
     say("Bringing docker from Debian's archive: 100 MB, once")
-    for suite, names in (("sid", _NEW), (codename, _HOST)):
-        for package in _download(began / suite, suite, names):
-            _run("dpkg", "-x", str(package), str(root))
+    for suite, names in (("sid", _NEW), (release, _HOST)):
+        unpack(names, root, began / suite, suite)
     _arrange(root, bin_, home / "docker")
     shutil.rmtree(began / "sid")
     (bin_ / "made").touch()
     return bin_
 
 
-def _codename() -> str:
+def unpack(names: tuple[str, ...], root: Path, work: Path, suite: str) -> None:
+    """Unpack Debian's packages into `root`, without those that they depend on.
+
+    Raises:
+        CiError: the archive does not answer, or lacks one of them.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for package in _download(work, suite, names):
+        _run("dpkg", "-x", str(package), str(root))
+
+
+def codename() -> str:
+    """Return the host's release, such as `bookworm`.
+
+    Raises:
+        CiError: this is no Debian, or not root.
+    """
     if os.geteuid() != 0:
         raise CiError("a throw-away engine needs root; without it, use a docker that is installed")
     release = {}

@@ -106,9 +106,11 @@ class Backend:
         )
         self.outstanding = 0
         self.ready = False
-        self.on_ready: Callable[[], None] = _nothing
+        self.on_change: Callable[[Backend], None] = _nothing  # of what decides who is asked
         self.lack = ""  # what it says it needs to become ready
+        self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
+        self.told: frozenset[str] | None = None  # the models that it last named
         self._knows_models = False
         self._slow_probes = 0
         self._unreachable = 0  # probes in a row
@@ -118,11 +120,16 @@ class Backend:
     @contextmanager
     def busy(self) -> Iterator[Backend]:
         """Count one more request in flight."""
-        self.outstanding += 1
+        self.count(1)
         try:
             yield self
         finally:
-            self.outstanding -= 1
+            self.count(-1)
+
+    def count(self, more: int) -> None:
+        """Note so many requests more in flight."""
+        self.outstanding += more
+        self.on_change(self)
 
     @asynccontextmanager
     async def answering(self, call: Call) -> AsyncIterator[Connection]:
@@ -239,8 +246,7 @@ class Backend:
             self.models = {}  # it may come back with different ones
             self._knows_models = False
         self.ready = ready
-        if ready:
-            self.on_ready()
+        self.on_change(self)
 
     def leave(self) -> None:
         """Take no more requests; those in flight go on."""
@@ -267,21 +273,23 @@ class Backend:
                 status, told = await self.fetch("/readyz")
                 self._unreachable = 0
                 self.lack = "" if status == _OK else _lack(json.loads(told))
+                self.short = _short(json.loads(told)) if b'"degraded"' in told else ""
                 if status == _OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == _OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
+                        self.told = frozenset(self.models)
                         self._knows_models = True
         except UnavailableError:
             self._unreachable += 1
-            self.lack = ""  # it may come back with what it lacked
+            self.lack = self.short = ""  # it may come back with what it lacked
             return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
         return status == _OK
 
 
-def _nothing() -> None:
+def _nothing(_backend: Backend) -> None:
     """Do nothing."""
 
 
@@ -299,3 +307,8 @@ def _lack(told: dict[str, Any]) -> str:
     detail = told["detail"]
     given = detail.values() if isinstance(detail, dict) else [detail]
     return ", ".join(str(one) for one in given) or "unavailable"
+
+
+def _short(told: dict[str, Any]) -> str:
+    """Return what a backend says of its engine if that does with less than it should have."""
+    return str(told["detail"].get("engine", "")) if told["status"] == "degraded" else ""

@@ -33,8 +33,9 @@ _KEEP_ALIVE = (
     (socket.TCP_KEEPIDLE, 30),
     (socket.TCP_KEEPINTVL, 10),
     (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 60_000),  # for what was sent; keep-alive is for silence
 )
-"""A machine that is gone closes nothing: its streams end after a minute, and free their slots."""
+"""A machine that is gone closes nothing: its streams end after a minute or two and free slots."""
 
 _IDLE_LIMIT = 256
 _FINAL = 200  # statuses below are interim

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
@@ -11,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Backend, not_ready
+from services.backends.choice import Choice
 from services.backends.sources import source_of
 from services.errors import DeadlineError, ServiceError, UnavailableError, no_such_model
 from services.openai.models import without_date
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.backends")
 
 AHEAD: Final = 8
-"""How many requests more than the least loaded backend one may have and still keep affinity."""
+"""How many requests more than the least loaded backend one may have and still keep affinity.
 
+Of this process: gateways do not know of each other's requests, so several share it out.
+"""
+
+
+_STRICT: Final = frozenset({"chat"})
+"""Roles that refuse a model that they do not serve; the others take any name."""
 
 _AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
 
@@ -45,11 +51,16 @@ _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
 class Pool:
     """The backends of one role."""
 
-    def __init__(self, role: str, urls: Sequence[str], asking: AskingSettings) -> None:
+    def __init__(
+        self, role: str, urls: Sequence[str], asking: AskingSettings, ahead: int = AHEAD
+    ) -> None:
         self.role = role
+        self._ahead = ahead
         self.backends: list[Backend] = []
         self.waiting = 0
         self._became_ready = asyncio.Event()
+        self._choices: dict[frozenset[str], Choice] = {}  # by the models they serve
+        self._coming: set[Backend] = set()  # not ready, and not leaving
         self._show()
         self._asking = asking
         self._sources: list[Source] = []
@@ -64,9 +75,26 @@ class Pool:
         names = {backend.name for backend in self.backends}
         number = next(n for n in count() if f"{self.role}-{n}" not in names)
         backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
-        backend.on_ready = self._became_ready.set
+        backend.on_change = self._sort
         self.backends.append(backend)
+        self._coming.add(backend)
         return backend
+
+    def _sort(self, backend: Backend) -> None:
+        """Put a backend among those that serve the same, and none that is not ready."""
+        models = frozenset(backend.models)
+        here = next((one for one in self._choices.values() if backend in one), None)
+        there = self._choices.setdefault(models, Choice()) if backend.ready else None
+        if there is here is not None:
+            here.count(backend)
+            return
+        (self._coming.discard if backend.ready or backend.left else self._coming.add)(backend)
+        if here is not None:
+            here.leave(backend)
+        if there is not None:
+            there.join(backend)
+            self._became_ready.set()
+        self._choices = {kind: one for kind, one in self._choices.items() if one}
 
     def _show(self) -> None:
         """Report the backends and the waiting requests whenever metrics are read."""
@@ -121,7 +149,7 @@ class Pool:
     @property
     def ready(self) -> bool:
         """Whether any backend can answer."""
-        return any(backend.ready for backend in self.backends)
+        return bool(self._choices)
 
     @property
     def holds(self) -> bool:
@@ -134,7 +162,9 @@ class Pool:
         ready = sum(backend.ready for backend in self.backends)
         if 0 < ready < len(self.backends):
             return f"ready ({ready} of {len(self.backends)})"
-        return "ready" if ready else self.lack or "not ready"
+        if not ready:
+            return self.lack or "not ready"
+        return next((one.short for one in self.backends if one.short), "ready")
 
     @property
     def settled(self) -> bool:
@@ -150,14 +180,19 @@ class Pool:
 
     @property
     def needs_model(self) -> bool:
-        """Whether the backends serve different models, so that the request's model decides."""
-        kinds = {frozenset(backend.models) for backend in self.backends if backend.ready}
+        """Whether the backends serve different models, so that the request's model decides.
+
+        Those of a strict role may: one that starts has not named its models yet.
+        """
+        kinds: set[frozenset[str] | None] = {*self._choices}
+        if self.role in _STRICT:
+            kinds |= {one.told for one in self._coming}
         return len(kinds) > 1
 
     @property
     def has_choice(self) -> bool:
         """Whether more than one backend can answer, so that it matters which one is asked."""
-        return sum(backend.ready for backend in self.backends) > 1
+        return sum(map(len, self._choices.values())) > 1
 
     def pick(
         self, model: str | None, affinity: str | None = None, *, besides: Backend | None = None
@@ -167,26 +202,34 @@ class Pool:
         It is the one with the fewest requests in flight among those with `model`; for one of
         OpenAI's dated names, the name without the date matches too. Requests with the same
         `affinity` go to the same backend, which has their prompt or voice cached, unless it has
-        over `AHEAD` requests more than the least loaded one. Then they go to the next in an order
-        that depends on the affinity.
+        over `ahead` requests more than the least loaded one. Then they go to the next in an order
+        that depends on the affinity, and to the least loaded one after the last.
 
         Raises:
-            UnavailableError: none is ready, apart from `besides`.
-            NotFoundError: none of the ready ones serves the model.
+            UnavailableError: none is ready, apart from `besides`; or none of the ready ones serves
+                the model, but one that is not ready may.
+            NotFoundError: none serves the model.
         """
-        ready = [one for one in self.backends if one.ready and one is not besides]
-        if not ready:
+        if not self._choices:
             raise not_ready(self.role, self.lack)
+        choices = list(self._choices.values())
         if model is not None:
             names = {model, without_date(model)}
-            ready = [backend for backend in ready if names & backend.models.keys()]
-            if not ready:
+            choices = [one for models, one in self._choices.items() if names & models]
+            if not choices:
+                if any(one.told is None or names & one.told for one in self._coming):
+                    raise not_ready(self.role, self.lack)
                 raise no_such_model(model)
-        least = min(ready, key=lambda backend: backend.outstanding)
+        idle = [one for choice in choices if (one := choice.least(besides))]
+        if not idle:
+            raise not_ready(self.role, self.lack)
+        least = min(idle, key=lambda backend: backend.outstanding)
         if affinity is None:
             return least
-        near = [one for one in ready if one.outstanding <= least.outstanding + AHEAD]
-        return max(near, key=lambda backend: _weight(affinity, backend.url))
+        most = least.outstanding + self._ahead
+        preferred = sorted(one for choice in choices for one in choice.preferred(affinity))
+        near = (one for *_, one in preferred if one.outstanding <= most and one is not besides)
+        return next(near, least)
 
     async def until_ready(self) -> None:
         """Wait for a ready backend, as long as the settings allow; `pick` then tells the result.
@@ -250,20 +293,16 @@ class Pool:
             raise error from None
 
 
-def _weight(affinity: str, url: str) -> bytes:
-    """Return a backend's weight for an affinity (rendezvous hashing).
-
-    When a backend comes or goes, only the requests that prefer it move.
-    """
-    return hashlib.blake2b(f"{affinity}\0{url}".encode(errors="replace"), digest_size=8).digest()
-
-
 class Pools:
     """The pools of all roles that are asked."""
 
-    def __init__(self, urls: Mapping[str, Sequence[str]], asking: AskingSettings) -> None:
+    def __init__(
+        self, urls: Mapping[str, Sequence[str]], asking: AskingSettings, ahead: int = AHEAD
+    ) -> None:
         self.answer_timeout_s = asking.answer_timeout_s
-        self.by_role = {role: Pool(role, given, asking) for role, given in urls.items() if given}
+        self.by_role = {
+            role: Pool(role, given, asking, ahead) for role, given in urls.items() if given
+        }
         self._all_have_settled = False
 
     def models(self) -> dict[str, dict[str, Any]]:

@@ -198,7 +198,7 @@ class RayServe(Source):
 
     The list is that of direct ingress. While an application is rebuilt, it omits replicas that
     still serve, so a missing one counts as gone only if its probe fails too. The token comes from
-    RAY_AUTH_TOKEN, as for Ray itself.
+    RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names, as for Ray itself.
     """
 
     is_sure = False
@@ -280,9 +280,13 @@ class _Api:
     def _token(self) -> str:
         """Return the current token: Kubernetes replaces it every hour."""
         if self._account is None:
-            return os.environ.get("RAY_AUTH_TOKEN", "")
+            if token := os.environ.get("RAY_AUTH_TOKEN"):
+                return token
+            path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.devnull))
+        else:
+            path = self._account / "token"
         with suppress(FileNotFoundError):
-            return (self._account / "token").read_text().strip()
+            return path.read_text().strip()
         return ""
 
 

@@ -34,16 +34,19 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     valued = {
         "--revision": chat.revision,
         "--max-model-len": chat.max_model_len,
+        "--tensor-parallel-size": chat.tensor_parallel_size,
+        "--pipeline-parallel-size": chat.pipeline_parallel_size,
         "--kv-cache-memory-bytes": chat.kv_cache_memory,
         "--tool-call-parser": chat.tool_parser,
         "--reasoning-parser": chat.reasoning_parser,
-        "--distributed-executor-backend": "uni" if on_cpu(chat) else "",
+        "--distributed-executor-backend": "uni" if on_cpu(chat) and _ranks(chat) == 1 else "",
     }
     arguments += [part for name, value in valued.items() if value for part in (name, str(value))]
     flags = {
         "--enforce-eager": chat.enforce_eager,
         "--trust-remote-code": chat.trust_remote_code,
         "--enable-auto-tool-choice": chat.tool_parser,
+        "--enable-sleep-mode": sleeps_after_s(chat),
     }
     arguments += [name for name, wanted in flags.items() if wanted]
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args([*arguments, *chat.args])
@@ -51,10 +54,40 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     return parsed
 
 
+def engine_arguments(chat: ChatSettings, model: ServedModel) -> dict[str, Any]:
+    """Return those of vLLM's arguments that are not its defaults, by its names for them.
+
+    The model, its name and the executor are not among them: Ray's `LLMConfig` sets these.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # The machine that plans a replica, such as Ray's head, may have no GPU to be found.
+    current_platform.device_type = current_platform.device_type or "cuda"
+    usual = vars(make_arg_parser(FlexibleArgumentParser()).parse_args([]))
+    given = vars(parse_arguments(chat, model))
+    apart = {"model", "served_model_name", "distributed_executor_backend", "model_tag"}
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in apart and value != usual.get(name)
+    }
+
+
+def _ranks(chat: ChatSettings) -> int:
+    return chat.tensor_parallel_size * chat.pipeline_parallel_size
+
+
 def runs_code(chat: ChatSettings) -> bool:
     """Return whether Python code from the model's directory or repository will run."""
     asked = (argument.replace("_", "-") for argument in chat.args)
     return chat.trust_remote_code or "--trust-remote-code" in asked
+
+
+def sleeps_after_s(chat: ChatSettings) -> float:
+    """Return after how many idle seconds vLLM is to sleep; 0: never, as on a CPU."""
+    return 0 if on_cpu(chat) else chat.idle_s
 
 
 def on_cpu(chat: ChatSettings) -> bool:
@@ -64,25 +97,34 @@ def on_cpu(chat: ChatSettings) -> bool:
     return not any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "nvidiactl", "dxg"))  # noqa: PTH110
 
 
-def set_environment(chat: ChatSettings) -> None:
-    """Set the variables that vLLM reads at import, unless the operator has set them."""
+def environment(chat: ChatSettings) -> dict[str, str]:
+    """Return the variables that vLLM reads at import, with the operator's values where there are.
+
+    They hold on any machine.
+    """
     defaults = {
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_LOGGING_LEVEL": "WARNING",  # its INFO drowns our lines; set INFO to see them
     }
     if chat.enforce_eager:
         # Otherwise the first request with logprobs compiles for 9 s.
         defaults["TORCHDYNAMO_DISABLE"] = "1"
     if on_cpu(chat):
-        cores = len(os.sched_getaffinity(0))
-        defaults["OMP_NUM_THREADS"] = str(max(1, cores // 2))
+        defaults["VLLM_HOST_IP"] = "127.0.0.1"
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         # With the uni executor the model runs in this process, at twice the throughput.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+
+
+def set_environment(chat: ChatSettings) -> None:
+    """Set the variables that vLLM reads at import, unless the operator has set them."""
+    os.environ.update(environment(chat))
+    os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")  # all of it is on this machine
+    if on_cpu(chat):
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // 2)))
     settle_cache()
     if sys.dont_write_bytecode:
         log.warning("PYTHONDONTWRITEBYTECODE is set: vLLM starts three times slower")

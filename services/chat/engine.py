@@ -48,10 +48,14 @@ _UNREAD = (
 class VllmServer:
     """A vLLM engine and its OpenAI application, mounted as an ASGI callable."""
 
-    def __init__(self, chat: ChatSettings) -> None:
-        """Store the settings; heavy imports wait for `lifespan`."""
+    def __init__(self, chat: ChatSettings, started: Any = None) -> None:
+        """Store the settings; heavy imports wait for `lifespan`.
+
+        `started` is vLLM's application, if its engine runs already: Ray starts it.
+        """
         self.settings = chat
         self._model = resolve(chat)
+        self._started = started
         self._app: Any = None
         self._engine: Any = None
         self._status = "starting"
@@ -87,6 +91,14 @@ class VllmServer:
         cards = await self._app.state.openai_serving_models.show_available_models()
         return {card.id: {**card.model_dump(), "root": card.id} for card in cards.data}
 
+    async def close(self) -> None:
+        """Let the engine sleep: its weights move to the machine's memory, its cache is dropped."""
+        await self._engine.sleep(1)
+
+    async def start(self) -> None:
+        """Wake the engine after `close`."""
+        await self._engine.wake_up()
+
     def _expect_ready(self) -> None:
         if not self.readiness().can_answer:
             raise UnavailableError("The chat engine is restarting.", retry_after_s=5)
@@ -100,9 +112,6 @@ class VllmServer:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Load the model, serve, and at the end let running answers finish."""
-        if ended := end_orphans():
-            log.warning("ended engine processes that a killed worker left behind: %s", ended)
-        set_environment(self.settings)
         async with AsyncExitStack() as stack:
             with _given_up_at_sigterm():
                 await self._start(stack)
@@ -114,22 +123,13 @@ class VllmServer:
                 watch.cancel()
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        began = time.monotonic()
-        with _nothing_collected():
-            from fastapi import FastAPI
-            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-            from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
-            from vllm.entrypoints.launchers.app import build_app
+        from fastapi import FastAPI
 
-            if on_cpu(self.settings):
-                _look_at_the_model_here()
-            arguments = parse_arguments(self.settings, self._model)
-        where = "the CPU" if on_cpu(self.settings) else "the GPU"
-        log.info("loading %s into vLLM on %s", self._model.name, where)
-        self._engine = await stack.enter_async_context(build_async_engine_client(arguments))
-        tasks = await self._engine.get_supported_tasks()
-        app = build_app(arguments, tasks, self._engine.model_config)
-        await init_app_state(self._engine, app.state, arguments, tasks)
+        began = time.monotonic()
+        app = self._started or await self._launch(stack)
+        self._engine = app.state.engine_client
+        if self._started:
+            stack.callback(self._engine.shutdown, timeout=self.settings.shutdown_s)
         app.state.server = _ExitHandle()
         # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two, and each layer
         # costs time on every chunk.
@@ -142,6 +142,27 @@ class VllmServer:
         await self._engine.check_health()
         self._status = "ready"
         log.info("ready: %s after %.0f s", self._model.name, time.monotonic() - began)
+
+    async def _launch(self, stack: AsyncExitStack) -> Any:
+        """Load the model into an engine of this process and return vLLM's application."""
+        if ended := end_orphans():
+            log.warning("ended engine processes that a killed worker left behind: %s", ended)
+        set_environment(self.settings)
+        with _nothing_collected():
+            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+            from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+            from vllm.entrypoints.launchers.app import build_app
+
+            if on_cpu(self.settings):
+                _look_at_the_model_here()
+            arguments = parse_arguments(self.settings, self._model)
+        where = "the CPU" if on_cpu(self.settings) else "the GPU"
+        log.info("loading %s into vLLM on %s", self._model.name, where)
+        engine = await stack.enter_async_context(build_async_engine_client(arguments))
+        tasks = await engine.get_supported_tasks()
+        app = build_app(arguments, tasks, engine.model_config)
+        await init_app_state(engine, app.state, arguments, tasks)
+        return app
 
     def _made_intake(self, app: Any) -> Intake:
         chat, engine = self.settings, self._engine

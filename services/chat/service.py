@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bentoml
 
 from services.chat import served_model
-from services.chat.arguments import runs_code
+from services.chat.arguments import runs_code, sleeps_after_s
 from services.chat.engine import VllmServer
 from services.openai.documents import of_models
 from services.openai.paths import ROUTES
 from services.server.admission import Limits
+from services.server.idle import Unloading
 from services.server.role import preflight, role
 from services.server.serving import RoleApp
 from services.settings import provenance, settings
@@ -26,9 +29,9 @@ class _Chat:
     """Large language models behind OpenAI's API, with vLLM."""
 
     @staticmethod
-    def build() -> RoleApp:
+    def build(started: Any = None) -> RoleApp:
         chat = settings().chat
-        server = VllmServer(chat)
+        server = VllmServer(chat, started)
         # vLLM's others stay closed: adapters, profiling, sleep, `/invocations` without a key.
         handlers = of_models(server.models)
         handlers |= dict.fromkeys(ROUTES["chat"], server)
@@ -41,6 +44,7 @@ class _Chat:
             body_memory_bytes=chat.body_memory_bytes,
             readiness=server.readiness,
             lifespan=server.lifespan,
+            unloading=Unloading(server, sleeps_after_s(chat)),
         )
 
     @bentoml.on_deployment

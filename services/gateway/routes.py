@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from services.backends.pools import Pools
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
     """Return the gateway in front of `backends`, the URLs of each role."""
-    pools = Pools(backends, gateway)
+    pools = Pools(backends, gateway, gateway.affinity_ahead)
     keys = Keys.from_settings(gateway)
     routes = {route: pool for role, pool in pools.by_role.items() for route in ROUTES[role]}
     proxy = Proxy({path: pool for (_, path), pool in routes.items()}, keys, gateway)
@@ -38,7 +39,9 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
             keys.check(key_of(scope))
 
     async def metrics() -> bytes:
-        return telemetry.merge(telemetry.render(), await pools.metrics())
+        told = await pools.metrics()
+        # Of many backends it takes seconds.
+        return await asyncio.to_thread(telemetry.merge, telemetry.render(), told)
 
     handlers = of_models(pools.models)
     handlers["GET", OPENAPI] = document(lambda _: described)

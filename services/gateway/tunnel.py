@@ -90,7 +90,8 @@ class Tunnel:
             try:
                 try:
                     connection = await self._connect(backend, scope)
-                except UnavailableError as error:  # it has seen none of it
+                except (DeadlineError, UnavailableError) as error:
+                    # Whether it saw the handshake or not: no message has been sent.
                     busy.close()
                     backend = busy.enter_context(pool.other(backend, error, model).busy())
                     connection = await self._connect(backend, scope)

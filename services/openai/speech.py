@@ -168,9 +168,10 @@ class VoiceAnswer(TypedDict):
     name: str
     created_at: NotRequired[int]
     type: NotRequired[Literal["audio_sample"]]
-    consent: NotRequired[str]
+    consent: NotRequired[str | None]
     text: NotRequired[str | None]
     duration_s: NotRequired[float]
+    origin: NotRequired[str | None]
     languages: list[str]
     language: str | None
     gender: str | None

@@ -7,77 +7,39 @@ worker does around it, Ray's replica does here.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ray import serve
 
-if TYPE_CHECKING:
-    from services.settings.sections import RaySettings
+from services.ray.config import deployment_of
+from services.ray.mounted import Mounted
 
-SERVICES: Final = {
-    "chat": "services.chat.service:Chat",
+_SERVICES: Final = {
     "speech": "services.speech.service:Speech",
     "transcription": "services.transcription.service:Transcription",
+    "conversation": "services.conversation.service:Conversation",
 }
-"""The roles that compute; the gateway stays in front of them, on its own."""
-
-
-class _Unprefixed:
-    """A role behind its prefix: Ray routes by it, and leaves it in the path."""
-
-    def __init__(self, app: Any, prefix: str) -> None:
-        self._app = app
-        self._prefix = prefix
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan" and scope["path"].startswith(f"{self._prefix}/"):
-            scope["path"] = scope["path"].removeprefix(self._prefix)
-            scope["raw_path"] = scope["raw_path"].removeprefix(self._prefix.encode())
-            scope["root_path"] = ""
-        await self._app(scope, receive, send)
 
 
 class _Replica:
-    """One replica of a role. Ray asks it for its application, and now and then for its health."""
+    """One replica of a role."""
 
     def __init__(self, role: str) -> None:
-        module, _, name = SERVICES[role].partition(":")
-        self._shell = getattr(import_module(module), name).shell()
-        self._app = _Unprefixed(self._shell, prefix_of(role))
+        module, _, name = _SERVICES[role].partition(":")
+        self._app = Mounted(getattr(import_module(module), name).shell(), role)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
 
     def check_health(self) -> None:
-        """Tell Ray to replace a replica whose engine has died.
-
-        Raises:
-            RuntimeError: it has.
-        """
-        readiness = self._shell.app.readiness()
-        if readiness.status == "failed":
-            raise RuntimeError(str(readiness.detail))
+        self._app.check_health()
 
 
-def prefix_of(role: str) -> str:
-    """Return the path under which Ray has a role: one application, one prefix."""
-    return f"/{role}"
+def build(args: dict[str, Any]) -> Any:
+    """Return the application of the role that `args` names; its options are the Serve config's."""
+    role = args["role"]
+    if role == "chat":
+        from services.ray.chat import build_chat  # imports vLLM
 
-
-def application(role: str, ray: RaySettings) -> Any:
-    """Return the Ray Serve application of a role, to be run under `prefix_of(role)`."""
-    scaling = {
-        "min_replicas": ray.min_replicas,
-        "max_replicas": max(ray.min_replicas, ray.max_replicas),
-        "target_ongoing_requests": ray.target_ongoing_requests,
-    }
-    deployment = serve.deployment(
-        serve.ingress()(_Replica),
-        name=role.capitalize(),
-        # The role's own slots and queue bound it, and say so in OpenAI's words.
-        max_ongoing_requests=10_000,
-        autoscaling_config=scaling,
-        ray_actor_options={"num_cpus": ray.cpus, "num_gpus": ray.gpus},
-        graceful_shutdown_timeout_s=60,
-    )
-    return deployment.bind(role)
+        return build_chat(args)
+    return serve.deployment(serve.ingress()(_Replica), name=deployment_of(role)).bind(role)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from services.errors import OverloadedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _SMOOTHING = 0.2
 _FIRST_GUESS_S = 1.0
@@ -25,11 +25,20 @@ _FIRST_GUESS_S = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a role takes on: `slots` at work, `queue` waiting, each at most `deadline_s`."""
+    """How much a role takes on: `slots` at work, `queue` waiting, each at most `deadline_s`.
+
+    `streams` tells how many the engine can do at once, if it knows.
+    """
 
     slots: int
     queue: int
     deadline_s: float
+    streams: Callable[[], int | None] = lambda: None
+
+    @property
+    def now(self) -> int:
+        """How many can be at work now."""
+        return min(self.slots, self.streams() or self.slots)
 
 
 @dataclass(frozen=True)
@@ -64,16 +73,16 @@ class Admission:
     @property
     def remaining(self) -> int:
         """How many more requests would be accepted now, at work or in the queue."""
-        return max(0, self.limits.slots + self.limits.queue - self.in_use - self.waiting)
+        return max(0, self.limits.now + self.limits.queue - self.in_use - self.waiting)
 
     def retry_after_s(self) -> float:
         """Estimate in seconds when a place will be free, from how long slots were held recently."""
         ahead = self.waiting + 1
-        return min(30.0, max(0.05, self._mean_hold_s * ahead / self.limits.slots))
+        return min(30.0, max(0.05, self._mean_hold_s * ahead / self.limits.now))
 
     def weight(self, cost: int) -> int:
         """Return the slots that a request of `cost` takes: at least one, at most half of all."""
-        return max(1, min(cost, self.limits.slots // 2))
+        return max(1, min(cost, self.limits.now // 2))
 
     def has_room(self, weight: int = 1) -> bool:
         """Whether `weight` slots could be taken without waiting."""
@@ -129,11 +138,11 @@ class Admission:
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return OpenAI's `x-ratelimit-*-requests` headers for the current state."""
-        reset_ms = 0 if self.in_use < self.limits.slots else int(self.retry_after_s() * 1000)
+        reset_ms = 0 if self.in_use < self.limits.now else int(self.retry_after_s() * 1000)
         return [
             (
                 b"x-ratelimit-limit-requests",
-                str(self.limits.slots + self.limits.queue).encode(),
+                str(self.limits.now + self.limits.queue).encode(),
             ),
             (b"x-ratelimit-remaining-requests", str(self.remaining).encode()),
             (b"x-ratelimit-reset-requests", f"{reset_ms}ms".encode()),
@@ -144,13 +153,13 @@ class Admission:
 
     def _fits(self, weight: int) -> bool:
         if weight > 1:
-            return self._may_be_heavy(weight) and self.in_use + weight <= self.limits.slots
+            return self._may_be_heavy(weight) and self.in_use + weight <= self.limits.now
         first = self._heavy[0].weight if self._heavy else 0
         due = first if first and self._may_be_heavy(first) else 0
-        return self.in_use + 1 + due <= self.limits.slots
+        return self.in_use + 1 + due <= self.limits.now
 
     def _may_be_heavy(self, weight: int) -> bool:
-        return self._heavy_in_use + weight <= self.limits.slots // 2
+        return self._heavy_in_use + weight <= self.limits.now // 2
 
     def _take(self, weight: int) -> None:
         self.in_use += weight
@@ -178,7 +187,7 @@ class Admission:
 
     def _overloaded(self, why: str) -> OverloadedError:
         return OverloadedError(
-            f"The server is at its limit of {self.limits.slots} concurrent requests: {why}. "
+            f"The server is at its limit of {self.limits.now} concurrent requests: {why}. "
             "Please try again later.",
             retry_after_s=self.retry_after_s(),
         )

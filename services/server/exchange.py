@@ -108,6 +108,7 @@ class Exchange:
         scope["bentovox.weigh"] = self._weigh
         scope["bentovox.aside"] = self._aside
         try:
+            await shell.loaded()
             await shell.answer(scope, self._body.receive, self.send)
         finally:
             shell.admission.note_hold(time.monotonic() - began - self._aside_s)

@@ -46,20 +46,21 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
         shell = self.shell(super().to_asgi(is_main=is_main), access=is_main)
         return shell.app.outer(shell) if shell.app.outer else shell
 
-    def shell(self, bento: Starlette | None = None, *, access: bool = True) -> Shell:
+    def shell(self, bento: Starlette | None = None, *, access: bool = True, **parts: Any) -> Shell:
         """Return the role in its shell, in a process that is prepared for it.
 
         Args:
             bento: BentoML's own application, where BentoML serves.
             access: whether this process may log a line for each request.
+            parts: what the role's `build` takes.
         """
         _allow_many_files()
         chosen = settings.settings()
         uvicorn_http.install(chosen.drain_s)
         log = chosen.log
         logging.configure(self.name, level=log.level, access=log.access and access)
-        build: Callable[[], RoleApp] = self.inner.build
-        return Shell(build(), bento, strict=chosen.strict, hosts=chosen.hosts)
+        build: Callable[..., RoleApp] = self.inner.build
+        return Shell(build(**parts), bento, strict=chosen.strict, hosts=chosen.hosts)
 
 
 def role(inner: type[Any], *, name: str, **config: Any) -> Role:

@@ -17,6 +17,7 @@ from services.openai.documents import by_route
 from services.server import telemetry
 from services.server.admission import Admission, Limits
 from services.server.body import Held
+from services.server.idle import Idle, Unloading
 from services.server.origins import Callers
 from services.server.uvicorn_http import Draining
 
@@ -42,9 +43,9 @@ NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the
 class Readiness:
     """Whether a role can answer now, and in a few words what it is doing.
 
-    `status` is ready, degraded, starting, unavailable, failed or draining; only the first two can
-    answer. An unavailable role runs but will not become ready by itself; `detail` says what is
-    missing.
+    `status` is ready, degraded, idle, starting, unavailable, failed or draining; only the first
+    three can answer. An idle role loads its engine for the next request. An unavailable one runs
+    but will not become ready by itself; `detail` says what is missing.
     """
 
     status: str
@@ -53,10 +54,11 @@ class Readiness:
     @property
     def can_answer(self) -> bool:
         """Whether requests are accepted."""
-        return self.status in {"ready", "degraded"}
+        return self.status in {"ready", "degraded", "idle"}
 
 
 _DRAINING = Readiness("draining", {"server": "was told to end"})
+_IDLE = Readiness("idle", {"engine": "unloaded; the next request loads it"})
 
 
 async def _own_metrics() -> bytes:
@@ -84,6 +86,7 @@ class RoleApp:
         callers: which pages may call it, and by which names.
         guard: sees the scope of each request for a path or socket of the role, and may refuse it.
         outer: wraps another layer around the shell.
+        unloading: when to unload the engine, for a role with one.
     """
 
     role: str
@@ -99,6 +102,7 @@ class RoleApp:
     guard: Callable[[Scope], None] | None = None
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
     outer: Callable[[Asgi], Asgi] | None = None
+    unloading: Unloading | None = None
 
 
 class Routes:
@@ -152,8 +156,33 @@ class Serving:
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0
+        self.idle = (
+            Idle(app.role, app.unloading, self._is_busy, app.limits.deadline_s)
+            if app.unloading and app.unloading.after_s
+            else None
+        )
         self.route = Routes(app.handlers).find
         self.answer: Asgi = by_route(app.handlers)
+
+    def readiness(self) -> Readiness:
+        """Return whether the role can answer now."""
+        if Draining.begun:
+            return _DRAINING
+        return _IDLE if self.idle and self.idle.unloaded else self.app.readiness()
+
+    async def loaded(self) -> None:
+        """Return once the engine is loaded, if it was idle; the caller holds a slot.
+
+        Raises:
+            UnavailableError: that takes longer than a request may wait.
+        """
+        if self.idle:
+            await self.idle.loaded()
+
+    def _is_busy(self) -> bool:
+        """Return whether the engine has work, is on its way, or failed."""
+        busy = self.admission.in_use or self.admission.waiting or self.open_sockets
+        return bool(busy) or not self.app.readiness().can_answer
 
     def check(self, scope: Scope) -> None:
         """Let a request or a WebSocket for one of the role's paths pass.
@@ -185,7 +214,7 @@ class Serving:
             status = 500 if readiness.status == "failed" else 200
             return status, b"application/json", json.dumps({"status": readiness.status}).encode()
         if path in READY:
-            readiness = _DRAINING if Draining.begun else self.app.readiness()
+            readiness = self.readiness()
             body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
             return (
                 200 if readiness.can_answer else 503,

@@ -7,6 +7,7 @@ keeps the metrics.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from contextlib import AsyncExitStack
@@ -59,6 +60,8 @@ class Shell(Serving):
                         self._bento.router.lifespan_context(self._bento)
                     )
                 await stack.enter_async_context(self.app.lifespan())
+                if self.idle:
+                    stack.callback(asyncio.create_task(self.idle.watch()).cancel)
             except Exception as exc:
                 log.exception("start of the %s role failed", self.app.role)
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})

@@ -157,8 +157,9 @@ class WebSocket:
             raise self._overloaded("every slot is taken and the queue is full")
         if shell.open_sockets >= OPEN_LIMIT:
             raise self._overloaded(f"{OPEN_LIMIT} connections are open")
-        shell.open_sockets += 1
+        shell.open_sockets += 1  # and as long as one is open, the engine stays loaded
         try:
+            await shell.loaded()
             await app(scope, self.receive, self.send)
         finally:
             shell.open_sockets -= 1

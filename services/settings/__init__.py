@@ -3,7 +3,7 @@
 `python -m services.settings` prints the settings in force and where each value comes from. A
 variable is its key in capitals, with two underscores between the parts: `chat.model` is
 `BENTOVOX_CHAT__MODEL`. Lists and tables are JSON. An unknown `BENTOVOX_…` variable is an error that
-names the nearest existing one.
+names the nearest existing one. Some settings have another name too (`DOCUMENTED`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ import os
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from services.errors import ConfigurationError
 from services.settings.sections import (
+    DOCUMENTED,
     ChatSettings,
     ConversationSettings,
     GatewaySettings,
@@ -92,6 +98,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: environment, `.env`, profile."""
         del init_settings, file_secret_settings
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                source.env_vars = {
+                    name.lower(): one.value for name, one in _ours(source.env_vars).items()
+                }
         return env_settings, dotenv_settings, _ProfileSource(settings_cls)
 
 
@@ -148,16 +159,18 @@ def load() -> Settings:
         ConfigurationError: an unknown key or profile, or an invalid value; the message is one line
             and names the fix.
     """
-    for source, given in _given().items():
-        for name, value in given.items():
-            _check(name, value, source)
+    for source, found in _given().items():
+        for name, one in found.items():
+            _check(name, one, source)
     try:
         return Settings()
     except ValidationError as exc:
         fault = exc.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])  # includes the index in a list
         key = next((key for key, _ in leaves() if f"{place}.".startswith(f"{key}.")), place)
-        raise ConfigurationError(f"{variable(key)}: {fault['msg']}.") from exc
+        name = variable(key)
+        name = given()[name].name if name in given() else name
+        raise ConfigurationError(f"{name}: {fault['msg']}.") from exc
 
 
 @cache
@@ -166,37 +179,64 @@ def settings() -> Settings:
     return load()
 
 
+class Given(NamedTuple):
+    """A value, and the name that it was given by."""
+
+    name: str
+    value: str
+
+
+def given() -> dict[str, Given]:
+    """Return what is set, by variable, whatever name it was given by."""
+    by_source = reversed(_given().values())
+    return {name: one for found in by_source for name, one in found.items()}
+
+
 def provenance(key: str) -> str:
     """Return where the value of a dotted key comes from: a variable, `.env`, a profile, default."""
     name = variable(key)
-    for source, given in _given().items():
-        if any(other == name or other.startswith(name + "__") for other in given):
-            return f"{source} {name}"
+    for source, found in _given().items():
+        for other, one in found.items():
+            if other == name or other.startswith(name + "__"):
+                return f"{source} {one.name if other == name else name}"
     node: Any = profile(settings().profile)
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return "default" if node is None else f"profile {settings().profile}"
 
 
-def _given() -> dict[str, dict[str, str]]:
-    """Return our variables from each source, by precedence."""
+def _given() -> dict[str, dict[str, Given]]:
+    """Return our variables from each source, by precedence.
 
-    def ours(names: Mapping[str, str | None]) -> dict[str, str]:
-        return {
-            name.upper(): value or ""
-            for name, value in names.items()
-            if name.upper().startswith(PREFIX)
-        }
-
-    return {"environment": ours(os.environ), ".env": ours(dotenv_values(".env"))}
+    Raises:
+        ConfigurationError: a source gives a setting two values, by two names.
+    """
+    return {"environment": _ours(os.environ), ".env": _ours(dotenv_values(".env"))}
 
 
-def _check(name: str, value: str, source: str) -> None:
+def _ours(names: Mapping[str, str | None]) -> dict[str, Given]:
+    found: dict[str, Given] = {}
+    for given_name, value in names.items():
+        name = given_name.upper()
+        key = DOCUMENTED.get(name)
+        if not (key or name.startswith(PREFIX)):
+            continue
+        one = Given(name, value or "")
+        there = found.setdefault(variable(key) if key else name, one)
+        if there.value != one.value:
+            raise ConfigurationError(
+                f"{there.name}={there.value} and {one.name}={one.value} are the same setting; "
+                "leave one out."
+            )
+    return found
+
+
+def _check(name: str, given_as: Given, source: str) -> None:
     known = {variable(key): str(field.annotation) for key, field in leaves()}
     for known_name, annotation in known.items():
         if name == known_name:
             if annotation.startswith(("dict", "list")):
-                _check_json(name, value)
+                _check_json(name, given_as.value)
             return
         if name.startswith(known_name + "__") and annotation.startswith("dict"):
             return

@@ -41,12 +41,16 @@ class Section(BaseModel):
 class RoleSettings(Section):
     """The settings of every role: how much it takes on at once."""
 
-    slots: int = Field(16, ge=1, description="Requests at work at the same time.")
-    queue: int = Field(32, ge=0, description="Requests that may wait for a slot; past them 429.")
-    deadline_s: float = Field(30, gt=0, description="Longest wait for a slot, seconds; then 429.")
-    body_limit_mib: float = Field(8, gt=0, description="Largest request body, MiB; above it 413.")
+    slots: int = Field(16, ge=1, description="Requests served at the same time.")
+    queue: int = Field(32, ge=0, description="Requests that may wait for a slot; more get 429.")
+    deadline_s: float = Field(
+        30, gt=0, description="Longest wait for a slot, in seconds; then 429."
+    )
+    body_limit_mib: float = Field(
+        8, gt=0, description="Largest request body, in MiB; a larger one gets 413."
+    )
     body_memory_mib: float = Field(
-        512, gt=0, description="What the bodies of all requests may hold together, MiB; then 429."
+        512, gt=0, description="Memory for the bodies of all requests together, in MiB; then 429."
     )
 
     @property
@@ -60,64 +64,89 @@ class RoleSettings(Section):
         return int(self.body_memory_mib * _MIB)
 
 
-class ChatSettings(RoleSettings):
+class EngineSettings(RoleSettings):
+    """The settings of every role with an engine."""
+
+    idle_s: float = Field(
+        0,
+        ge=0,
+        description="After how many seconds without a request the engine is unloaded, to give its "
+        "memory back; the next request loads it again. 0: never.",
+    )
+
+
+class ChatSettings(EngineSettings):
     """The chat role: vLLM's OpenAI server, mounted in process."""
 
     model: str = Field(
         "bentovox-demo",
-        description="A model directory, a Hugging Face id, or `bentovox-demo`, which is shipped.",
+        description="A model directory, a Hugging Face id, or `bentovox-demo`, which is included.",
     )
     served_model_name: str = Field(
-        "", description="The name clients ask for; empty: the id, or a directory's own name."
+        "", description="The name that clients use; empty: the id, or the directory's name."
     )
     revision: str = Field("", description="Commit or tag of a Hugging Face model; empty: main.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where vLLM computes; auto takes a GPU when there is one."
     )
     dtype: str = Field("auto", description="vLLM's --dtype.")
-    max_model_len: int = Field(0, ge=0, description="Longest context, tokens; 0: the model's own.")
+    max_model_len: int = Field(
+        0, ge=0, description="Longest context, in tokens; 0: the model's own."
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs over which each layer of the model is split."
+    )
+    pipeline_parallel_size: int = Field(
+        1, ge=1, description="Stages into which the model's layers are divided, each on GPUs apart."
+    )
     kv_cache_memory: str = Field(
-        "", description="vLLM's --kv-cache-memory-bytes, such as 64M; empty: by its memory probe."
+        "", description="vLLM's --kv-cache-memory-bytes, such as 64M; empty: vLLM measures."
     )
     enforce_eager: bool = Field(
-        default=False, description="Skip compilation and CUDA graphs: quick start, slower tokens."
+        default=False,
+        description="No compilation and no CUDA graphs: starts sooner, generates slower.",
     )
     tool_parser: str = Field(
         "", description="vLLM's --tool-call-parser, such as hermes; empty: no automatic tool calls."
     )
     reasoning_parser: str = Field(
-        "", description="vLLM's --reasoning-parser, such as qwen3; empty: thoughts stay in text."
+        "",
+        description="vLLM's --reasoning-parser, such as qwen3; empty: reasoning stays in the text.",
     )
     args: list[str] = Field(
         default_factory=list,
-        description="Further arguments of `vllm serve`, as a JSON list; replaces the profile's.",
+        description="More arguments of `vllm serve`, as a JSON list; replaces the profile's list.",
     )
     trust_remote_code: bool = Field(
         default=False,
-        description="Run Python code that the model's directory or repository brings along.",
+        description="Run Python code from the model's directory or repository.",
     )
     request_sequences: int = Field(
-        32, ge=1, description="Most answers of one request: `n` times its prompts; above it 400."
+        32, ge=1, description="Most answers to one request: `n` times its prompts; more get 400."
     )
     request_batch: int = Field(
-        1024, ge=1, description="Most texts of one request to embed, score or rank."
+        1024, ge=1, description="Most texts to embed, score or rank in one request."
     )
     request_items: int = Field(
-        4096, ge=1, description="Most objects and texts in one field of a request."
+        4096, ge=1, description="Most objects and strings in one field of a request."
     )
     grammar_kib: int = Field(
         64,
         ge=1,
-        description="Most that one request may give to bind its answers, KiB: choices, a regex, a "
-        "grammar, a schema, those of the tools it forces.",
+        description="Longest constraint on the answers of one request, in KiB: choices, a regex, a "
+        "grammar, a schema, or those of the tools it forces.",
     )
     grammar_items: int = Field(
-        2000, ge=1, description="Most choices, enum values and properties in it."
+        2000, ge=1, description="Most choices, enum values and properties in such a constraint."
     )
     grammar_s: float = Field(
-        10, gt=0, description="Longest compilation of it, seconds, tried in a process apart."
+        10,
+        gt=0,
+        description="Longest compilation of a constraint, in seconds; in a process of its own.",
     )
-    shutdown_s: int = Field(20, ge=0, description="Seconds that running answers get at SIGTERM.")
+    shutdown_s: int = Field(
+        20, ge=0, description="Seconds that running answers have to finish after SIGTERM."
+    )
 
 
 class CosyVoiceSettings(Section):
@@ -152,6 +181,23 @@ class CosyVoiceSettings(Section):
     )
 
 
+class KokoroSettings(Section):
+    """The engine `kokoro`: Kokoro-82M on onnxruntime, on CPUs."""
+
+    model: str = Field(
+        "onnx-community/Kokoro-82M-v1.0-ONNX",
+        description="A model directory, or an id on Hugging Face.",
+    )
+    file: str = Field(
+        "onnx/model_quantized.onnx",
+        description="The graph in it: another precision is another file. A directory may have a "
+        "model.onnx instead.",
+    )
+    revision: str = Field("", description="Commit, tag or branch; empty: the pinned commit.")
+    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one a core.")
+
+
 class VllmOmniSettings(Section):
     """The engine `vllm_omni`: family 3 through a vLLM-Omni server."""
 
@@ -182,7 +228,7 @@ class VllmOmniSettings(Section):
     timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
 
 
-class SpeechSettings(RoleSettings):
+class SpeechSettings(EngineSettings):
     """The speech role."""
 
     body_limit_mib: float = Field(
@@ -190,7 +236,8 @@ class SpeechSettings(RoleSettings):
     )
     engine: str = Field(
         "espeak",
-        description="The engine: espeak (embedded, no download, no GPU), cosyvoice or vllm_omni.",
+        description="The engine: espeak (embedded, no download), kokoro (natural voices on a CPU), "
+        "cosyvoice or vllm_omni.",
     )
     models: list[str] = Field(
         list(SPEECH_MODELS),
@@ -211,6 +258,7 @@ class SpeechSettings(RoleSettings):
         "not at all.",
     )
     cosyvoice: CosyVoiceSettings = CosyVoiceSettings()
+    kokoro: KokoroSettings = KokoroSettings()
     vllm_omni: VllmOmniSettings = VllmOmniSettings()
 
     @property
@@ -248,7 +296,7 @@ class FasterWhisperSettings(Section):
     beam_size: int = Field(5, ge=1, description="Hypotheses kept in decoding; 1: greedy, faster.")
 
 
-class TranscriptionSettings(RoleSettings):
+class TranscriptionSettings(EngineSettings):
     """The transcription role: files and live speech to text."""
 
     slots: int = Field(
@@ -276,30 +324,36 @@ class AskingSettings(RoleSettings):
 
     chat: list[str] = Field(
         default_factory=list,
-        description="URLs of chat backends, or where they are found (docs/replicas.md); empty: "
-        "those of the same stack.",
+        description="URLs of chat backends, or of what knows them (docs/replicas.md); empty: "
+        "those in the same stack.",
     )
     speech: list[str] = Field(
-        default_factory=list, description="URLs of speech backends; empty: those of the same stack."
+        default_factory=list, description="URLs of speech backends; empty: those in the same stack."
     )
     transcription: list[str] = Field(
         default_factory=list,
-        description="URLs of transcription backends; empty: those of the same stack.",
+        description="URLs of transcription backends; empty: those in the same stack.",
     )
-    connect_timeout_s: float = Field(5, gt=0, description="Longest wait to reach a backend.")
+    connect_timeout_s: float = Field(
+        5, gt=0, description="Longest wait for a connection to a backend."
+    )
     answer_timeout_s: float = Field(
         600, gt=0, description="Longest wait for a backend's first byte; then 504."
     )
     probe_interval_s: float = Field(
-        1, gt=0, description="Seconds between backend probes; one out of reach is left longer."
+        1,
+        gt=0,
+        description="Seconds between probes of a backend; those that fail are probed less often.",
     )
     hold_s: float = Field(
         0,
         ge=0,
-        description="Longest wait of a request for a role that has no ready backend, as while it "
-        "starts or scales from zero; 0 refuses it at once.",
+        description="How long a request may wait for a role without a ready backend, in seconds: "
+        "one that starts, or scales up from zero; 0: refuse at once.",
     )
-    hold_requests: int = Field(64, ge=1, description="Most requests that wait so, for each role.")
+    hold_requests: int = Field(
+        64, ge=1, description="Most requests that wait like this, for each role."
+    )
 
     @property
     def backends(self) -> dict[str, list[str]]:
@@ -310,38 +364,42 @@ class AskingSettings(RoleSettings):
 class TranslationSettings(Section):
     """Translation by the chat backends, of texts and of speech."""
 
-    model: str = Field("", description="The chat model that translates; empty: the first served.")
+    model: str = Field(
+        "", description="The chat model that translates; empty: the first one served."
+    )
     char_limit: int = Field(
-        10_000, ge=1, description="Longest text of POST /translate, characters; above it 413."
+        10_000,
+        ge=1,
+        description="Longest text of POST /translate, in characters; a longer one gets 413.",
     )
     batch_limit: int = Field(100, ge=1, description="Most texts of one POST /translate.")
     total_limit: int = Field(
         300_000,
         ge=1,
-        description="Characters of all its texts together, once for each translation of them; "
-        "above it 413.",
+        description="Most characters in all texts of a request, counted once per target language; "
+        "more get 413.",
     )
     piece_limit: int = Field(
         2000,
         ge=1,
-        description="Most questions to the chat backends in one request: sentences, cells, "
-        "texts between tags; above it 413.",
+        description="Most pieces of one request, each a question to chat: sentences, cells, texts "
+        "between tags; more get 413.",
     )
     parallel: int = Field(
-        4, ge=1, description="What one POST /translate asks of the chat backends at the same time."
+        4, ge=1, description="Pieces of one POST /translate that chat works on at the same time."
     )
     speech_slots: int = Field(
-        16, ge=1, description="Speech translations at work at once; as many more may wait."
+        16, ge=1, description="Speech translations served at the same time; as many more may wait."
     )
 
 
 class ConversationSettings(AskingSettings):
     """The conversation role: what takes several engines. It also uses the gateway's URLs."""
 
-    slots: int = Field(16, ge=1, description="POST /translate and /detect at work at once.")
-    queue: int = Field(64, ge=0, description="Those that may wait for a slot; past them 429.")
+    slots: int = Field(16, ge=1, description="POST /translate and /detect served at the same time.")
+    queue: int = Field(64, ge=0, description="Those that may wait for a slot; more get 429.")
     body_limit_mib: float = Field(
-        36, gt=0, description="Largest request body or recording, MiB; above it 413."
+        36, gt=0, description="Largest request body or recording, in MiB; a larger one gets 413."
     )
     translation: TranslationSettings = TranslationSettings()
 
@@ -349,31 +407,42 @@ class ConversationSettings(AskingSettings):
 class GatewaySettings(AskingSettings):
     """The gateway: the front door."""
 
-    slots: int = Field(512, ge=1, description="Requests at work at the same time.")
-    queue: int = Field(512, ge=0, description="Requests that may wait for a slot; past them 429.")
+    slots: int = Field(512, ge=1, description="Requests served at the same time.")
+    queue: int = Field(512, ge=0, description="Requests that may wait for a slot; more get 429.")
     body_limit_mib: float = Field(
         36, gt=0, description="Largest request body or upload, MiB; above it 413."
     )
     json_limit_mib: float = Field(
-        16, gt=0, description="Largest request body that is no form, MiB; above it 413."
+        16,
+        gt=0,
+        description="Largest request body that is not a form, in MiB; a larger one gets 413.",
     )
     conversation: list[str] = Field(
         default_factory=list,
-        description="URLs of conversation backends; empty: those of the same stack.",
+        description="URLs of conversation backends; empty: those in the same stack.",
     )
     keys: SecretStr = Field(
         SecretStr(""),
         description="API keys as `name:sha256-hash`, comma-separated; made by "
         "`python -m services.gateway.keys`. Empty here and in keys_file: open to all.",
     )
-    keys_file: str = Field("", description="A file of such keys, one a line; # begins a comment.")
+    keys_file: str = Field(
+        "", description="A file with such keys, one per line; # starts a comment."
+    )
     affinity: bool = Field(
         default=True,
-        description="Whether what is alike goes to the same backend, where its cache helps: by "
-        "x-session-id, else the beginning of the prompt, or the voice.",
+        description="Send related requests to the same backend, where its cache helps: by "
+        "x-session-id, or else the beginning of the prompt, or the voice.",
+    )
+    affinity_ahead: int = Field(
+        8,
+        ge=0,
+        description="How many requests more than the least loaded backend one may have from this "
+        "gateway and still keep affinity. With several gateways, eight divided by their number.",
     )
     cors_origins: list[str] = Field(
-        default_factory=list, description="Origins that browsers may call from; `*` allows all."
+        default_factory=list,
+        description="Origins whose pages may call from a browser; `*` allows all.",
     )
 
     @property
@@ -390,18 +459,48 @@ class GatewaySettings(AskingSettings):
 class RaySettings(Section):
     """The roles on Ray Serve: `python -m services.ray`."""
 
+    head_host: str = Field(
+        "127.0.0.1",
+        description="Name or address of Ray's head: where it listens, and where others find it.",
+    )
+    dashboard_port: int = Field(
+        8265, ge=1, description="Where Ray's dashboard and API listen on the head."
+    )
+    api_port: int = Field(3000, ge=1, description="Where the gateway in front of Ray listens.")
     min_replicas: int = Field(1, ge=0, description="Fewest replicas of each role.")
     max_replicas: int = Field(1, ge=1, description="Most replicas of each role.")
     target_ongoing_requests: float = Field(
-        8, gt=0, description="Requests that one replica should have at work."
+        8, gt=0, description="Requests that one replica should have at work; Ray scales by it."
     )
-    cpus: float = Field(0.5, ge=0, description="CPUs that Ray counts for a replica.")
-    gpus: float = Field(0, ge=0, description="GPUs that Ray counts for a replica.")
-    dashboard_port: int = Field(8265, ge=1, description="Where Ray's dashboard and API listen.")
+    accelerator_type: str = Field(
+        "", description="The GPU that chat's replicas need, in Ray's words, such as H100."
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Ray Serve's deployment options of a role, which replace those made of these "
+        'settings, such as `{"speech": {"ray_actor_options": {"num_gpus": 0.5}}}`.',
+    )
 
 
 class LogSettings(Section):
     """Logging."""
 
-    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level.")
-    access: bool = Field(default=True, description="One line a request.")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe messages to log."
+    )
+    access: bool = Field(default=True, description="Log a line per request.")
+
+
+DOCUMENTED: Final = {
+    "MODEL_ID": "chat.model",
+    "TENSOR_PARALLEL_SIZE": "chat.tensor_parallel_size",
+    "PIPELINE_PARALLEL_SIZE": "chat.pipeline_parallel_size",
+    "ACCELERATOR_TYPE": "ray.accelerator_type",
+    "MIN_REPLICAS": "ray.min_replicas",
+    "MAX_REPLICAS": "ray.max_replicas",
+    "TARGET_ONGOING_REQUESTS": "ray.target_ongoing_requests",
+    "RAY_HEAD_HOST": "ray.head_host",
+    "RAY_API_PORT": "ray.api_port",
+    "RAY_DASHBOARD_PORT": "ray.dashboard_port",
+}
+"""Further names of settings: those that deployments of vLLM on Ray use."""

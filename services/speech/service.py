@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import bentoml
 
@@ -13,10 +14,12 @@ from services.openai.models import Models
 from services.openai.paths import SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
+from services.server.idle import Unloading
 from services.server.role import preflight, role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.speech import routes
+from services.speech.built_in import BuiltInVoices
 from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.speech")
 
+_KOKORO: Final = "made by Kokoro-82M (Apache-2.0)"
+
 
 def _engine(speech: SpeechSettings) -> SpeechEngine:
     return create_engine(speech.engine, voices=speech.voices, **speech.options)
@@ -41,6 +46,12 @@ def _chosen() -> str:
     return f"speech is {name} ({provenance('speech.engine')})"
 
 
+def _status(engine: SpeechEngine) -> str:
+    if engine.ready:
+        return "degraded" if engine.lack else "ready"
+    return "unavailable" if engine.lack and not engine.loading else "starting"
+
+
 class _Speech:
     """Text to speech behind OpenAI's audio API."""
 
@@ -49,7 +60,10 @@ class _Speech:
         speech = settings().speech
         engine = _engine(speech)
         store = VoiceStore(Path(speech.store).expanduser())
-        speakers = Speakers(engine, store, speech.voices, speech.ref_audio)
+        built_in = BuiltInVoices(
+            lambda: create_engine("kokoro", **dict(speech.kokoro)), _KOKORO, store, speech.voices
+        )
+        speakers = Speakers(engine, store, speech.voices, speech.ref_audio, built_in)
         metrics = telemetry.RoleMetrics("speech")
         models = Models((*engine.models, *speech.models), role="speech")
         socket = SpeechSocket(speakers, models, metrics.audio_seconds)
@@ -58,24 +72,27 @@ class _Speech:
         async def lifespan() -> AsyncIterator[None]:
             await engine.start()
             log.info("ready: %s, %d voices", engine.name, len(engine.voices()))
+            making = asyncio.create_task(built_in.make(engine))
             try:
                 yield
             finally:
+                making.cancel()
                 await engine.close()
 
         def readiness() -> Readiness:
-            return Readiness("ready" if engine.ready else "starting", {"engine": engine.name})
+            return Readiness(_status(engine), {"engine": engine.lack or engine.name})
 
         return RoleApp(
             role="speech",
             handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
             admitted=routes.ADMITTED,
             sockets={SOCKETS["speech"]: socket},
-            limits=Limits(speech.slots, speech.queue, speech.deadline_s),
+            limits=Limits(speech.slots, speech.queue, speech.deadline_s, lambda: engine.streams),
             body_limit_bytes=speech.body_limit_bytes,
             body_memory_bytes=speech.body_memory_bytes,
             readiness=readiness,
             lifespan=lifespan,
+            unloading=Unloading(engine, speech.idle_s, lambda: engine.loading),
         )
 
     @bentoml.on_deployment

@@ -13,6 +13,7 @@ from services.speech.recordings import fetch_recording
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from services.speech.built_in import BuiltInVoices
     from services.speech.engines.protocol import SpeechEngine, Voice, VoiceReference
     from services.speech.voices import StoredVoice, VoiceStore
 
@@ -44,12 +45,14 @@ class Speakers:
         store: the registered voices and the consents.
         aliases: more names, each for a registered voice (id or name) or one of the engine's.
         ref_audio: the rule for recordings sent with a request.
+        built_in: what gives an engine voices that has none of its own.
     """
 
     engine: SpeechEngine
     store: VoiceStore
     aliases: Mapping[str, str]
     ref_audio: RefAudio
+    built_in: BuiltInVoices | None = None
 
     @property
     def takes_recordings(self) -> bool:
@@ -63,6 +66,7 @@ class Speakers:
 
         Raises:
             NotFoundError: the voice was deleted meanwhile (`voice_not_found`).
+            UnavailableError: it is built in, and not there yet.
             StorageError: the store cannot be read, and the engine has no such voice itself.
         """
         name = self.aliases.get(name, name)
@@ -73,6 +77,8 @@ class Speakers:
                 raise
             stored = None  # the engine needs no disk for its own voices
         if stored is None:
+            if self.built_in is not None:
+                self.built_in.expect(name)
             return Speaker(voice=name)
         return Speaker(reference=await asyncio.to_thread(self.store.reference, stored.id))
 

@@ -40,20 +40,22 @@ class StoredVoice:
     Attributes:
         id: `voice_` and 32 hexadecimal digits.
         name: given by the client; unique among voices.
-        consent_id: of the consent that it was registered with.
+        consent_id: of the consent that it was registered with; None for a built-in voice.
         text: the transcript of its recording; None if unknown.
         language: a tag, as given by the client.
         duration_s: of its recording.
         created_at: seconds since 1970.
+        origin: what spoke a built-in voice; None if a person did.
     """
 
     id: str
     name: str
-    consent_id: str
+    consent_id: str | None
     text: str | None
     language: str | None
     duration_s: float
     created_at: int
+    origin: str | None = None
 
 
 Record = TypeVar("Record", Consent, StoredVoice)

@@ -46,7 +46,7 @@ class VoiceRoutes:
         vLLM-Omni's, and only it lists registered voices if the engine cannot clone.
         """
         stored = await asyncio.to_thread(self._store.voices)
-        uploaded = [_registered(voice) for voice in stored]
+        uploaded = [_registered(voice) for voice in stored if voice.origin is None]
         usable = {voice.id: voice for voice in stored if self._can_clone}
         by_name = {**usable, **{voice.name: voice for voice in usable.values()}}
         own = {voice.id: _own(voice) for voice in self._engine.voices()}
@@ -110,10 +110,14 @@ class VoiceRoutes:
 
         Raises:
             NotFoundError: no registered voice has that id.
-            InvalidRequestError: it is one of the engine's, or an alias (`voice_not_deletable`).
+            InvalidRequestError: it is built in, or an alias (`voice_not_deletable`).
         """
         voice_id = call.name
-        if voice_id in self._speakers.aliases or self._speakers.own(voice_id) is not None:
+        servers = voice_id in self._speakers.aliases or self._speakers.own(voice_id) is not None
+        if not servers:
+            stored = await asyncio.to_thread(self._store.voice, voice_id)
+            servers = stored.origin is not None
+        if servers:
             raise InvalidRequestError(
                 f"voice {shown(voice_id)} belongs to the server; only registered voices "
                 "can be deleted",
@@ -215,6 +219,7 @@ def _registered(voice: StoredVoice) -> VoiceAnswer:
         "created_at": voice.created_at,
         "type": "audio_sample",
         "consent": voice.consent_id,
+        "origin": voice.origin,
         "text": voice.text,
         "duration_s": voice.duration_s,
         "languages": [] if voice.language is None else [voice.language],

@@ -134,7 +134,7 @@ class VoiceStore:
     def add_voice(
         self, *, name: str, consent_id: str, reference: VoiceReference, language: str | None
     ) -> StoredVoice:
-        """Store a voice and its recording, sample for sample.
+        """Store a voice and its recording, sample for sample, in place of a built-in of that name.
 
         Raises:
             InvalidRequestError: the name is not allowed, or the transcript or language is not
@@ -145,30 +145,58 @@ class VoiceStore:
         self._check_name(name)
         check_text(reference.text, "text")
         check_text(language, "language")
-        voice = StoredVoice(
-            id=self._storage.new_id(_VOICE),
-            name=name,
-            consent_id=consent_id,
-            text=reference.text,
-            language=language,
-            duration_s=duration_s(reference.samples.size, reference.sample_rate_hz),
-            created_at=int(time.time()),
-        )
-        files = {
-            _AUDIO: to_wav(reference.samples, reference.sample_rate_hz),
-            ABOUT: to_json(voice),
-        }
+        voice = self._new(name, reference, language, consent_id=consent_id)
         with self._storage.writing():
             self.consent(consent_id, param="consent")
-            if any(other.name == name for other in self.voices()):
+            other = self._named(name)
+            if other is not None and other.origin is None:
                 raise ConflictError(
                     f"there is a voice named {shown(name)}; delete it first or choose another name",
                     param="name",
                     code="voice_exists",
                 )
-            self._storage.add(_VOICE, voice.id, files, _FEATURES)
+            self._write(voice, reference)
+            if other is not None:
+                self._storage.remove(_VOICE, other.id)
+        if other is not None:
+            self._forget(other.id)
         _audit.info("created voice %s with consent %s", voice.id, consent_id)
         return voice
+
+    def add_built_in(
+        self, *, name: str, origin: str, reference: VoiceReference, language: str
+    ) -> StoredVoice:
+        """Store a voice that no person has, and return it, or what has that name meanwhile."""
+        voice = self._new(name, reference, language, origin=origin)
+        with self._storage.writing():
+            other = self._named(name)
+            if other is None:
+                self._write(voice, reference)
+        return other or voice
+
+    def _new(
+        self, name: str, reference: VoiceReference, language: str | None, **source: str
+    ) -> StoredVoice:
+        return StoredVoice(
+            id=self._storage.new_id(_VOICE),
+            name=name,
+            consent_id=source.get("consent_id"),
+            text=reference.text,
+            language=language,
+            duration_s=duration_s(reference.samples.size, reference.sample_rate_hz),
+            created_at=int(time.time()),
+            origin=source.get("origin"),
+        )
+
+    def _write(self, voice: StoredVoice, reference: VoiceReference) -> None:
+        files = {
+            _AUDIO: to_wav(reference.samples, reference.sample_rate_hz),
+            ABOUT: to_json(voice),
+        }
+        self._storage.add(_VOICE, voice.id, files, _FEATURES)
+
+    def _named(self, name: str) -> StoredVoice | None:
+        return next((voice for voice in self.voices() if voice.name == name), None)
 
     def voices(self) -> list[StoredVoice]:
         """Return all voices, oldest first."""
@@ -194,7 +222,7 @@ class VoiceStore:
         found = self._read_voice(known)  # it may have been deleted, and another have its name
         if found is not None:
             return found
-        return next((voice for voice in self.voices() if voice.name == id_or_name), None)
+        return self._named(id_or_name)
 
     def voice(self, voice_id: str) -> StoredVoice:
         """Return one voice.

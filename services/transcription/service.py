@@ -15,6 +15,7 @@ from services.openai.models import Models
 from services.openai.paths import SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
+from services.server.idle import Unloading
 from services.server.role import preflight, role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
@@ -75,6 +76,9 @@ class _Transcription:
             body_memory_bytes=transcription.body_memory_bytes,
             readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),
             lifespan=lifespan,
+            unloading=Unloading(
+                engine, transcription.idle_s, lambda: not (engine.ready or engine.settled)
+            ),
         )
 
     @bentoml.on_deployment

@@ -387,3 +387,20 @@ def frontend(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Any:
     made.speech_tokenizer_session = model.speech_tokenizer
     made.campplus_session = model.speaker_encoder
     return made
+
+
+@FAMILIES
+async def test_an_engine_that_was_closed_starts_again_and_sounds_the_same(
+    tiny_model: Callable[..., Path], family: Family
+) -> None:
+    forget_filters()
+    engine = CosyVoiceEngine(model=str(tiny_model(family)), code=CODE, device="cpu")
+    made = []
+    for _ in range(2):
+        await engine.start()
+        made.append(np.concatenate(await frames(engine, asked(engine))))
+        listed = engine.voices()
+        await engine.close()
+        assert (engine.ready, engine.voices()) == (False, listed)
+    np.testing.assert_array_equal(*made)
+    forget_filters()

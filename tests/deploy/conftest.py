@@ -90,7 +90,10 @@ def stack(
     deployment = Deployment(tmp_path_factory.mktemp("compose"), PORT="0", **files, **standins)
     (deployment.folder / "watched.yaml").write_text(WATCHED, encoding="utf-8")
     try:
-        settings = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/my-whisper\n"
+        settings = (
+            "BENTOVOX_SPEECH__ENGINE=espeak\n"  # whose voice that model understands
+            "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=/models/my-whisper\n"
+        )
         (deployment.folder / "settings.env").write_text(settings, encoding="utf-8")
         start, curl, hello = commands("Without a GPU").partition("curl ")
         deployment.shell(start)

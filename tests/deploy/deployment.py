@@ -1,4 +1,4 @@
-"""A copy of `deploy/compose` in its own folder, used as the README says."""
+"""A copy of `deploy/compose` or `deploy/ray` in its own folder, used as the README says."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "deploy" / "compose"
+RAY = ROOT / "deploy" / "ray"
 CPU = "compose.yaml"
 GPU = f"{CPU}:compose.gpu.yaml"
 PROFILES = ("", "monitoring", "registry-cache", "monitoring,registry-cache")
@@ -29,15 +30,15 @@ OURS = ("gateway", "chat", "speech", "transcription", "conversation")
 _NOT_COPIED = (".env", "settings.env", ".secrets")  # a developer's own
 
 
-def example() -> dict[str, str]:
+def example(source: Path = SOURCE) -> dict[str, str]:
     """Return the variables of `.env.example` as a machine without a GPU has them."""
-    text = (SOURCE / ".env.example").read_text(encoding="utf-8")
+    text = (source / ".env.example").read_text(encoding="utf-8")
     return dict(re.findall(r"^([A-Z_]+)=(.*)$", text, flags=re.MULTILINE))
 
 
-def commands(heading: str) -> str:
+def commands(heading: str, source: Path = SOURCE) -> str:
     """Return the commands under a heading of the README, up to the next heading."""
-    page = (SOURCE / "README.md").read_text(encoding="utf-8")
+    page = (source / "README.md").read_text(encoding="utf-8")
     section = page.split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
     return "".join(re.findall(r"^```sh\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL))
 
@@ -45,20 +46,21 @@ def commands(heading: str) -> str:
 class Deployment:
     """One deployment: `shell` runs the README's commands in it, `compose` the tests' own."""
 
-    def __init__(self, folder: Path, **variables: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, source: Path = SOURCE, **variables: str) -> None:
+        self.folder = folder / source.name
         self.name = f"bentovox-test-{secrets.token_hex(4)}"
         self.variables = {"COMPOSE_PROJECT_NAME": self.name, **variables}
-        shutil.copytree(
-            SOURCE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED)
-        )
+        self._known = example(source).keys()
+        for one in {SOURCE, source}:  # deploy/ray uses files of deploy/compose
+            ignore = shutil.ignore_patterns(*_NOT_COPIED)
+            shutil.copytree(one, folder / one.name, ignore=ignore)
 
     def shell(self, script: str, **variables: str) -> str:
         """Run commands in the folder and return what they print; fail with all that they said."""
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("BENTOVOX_", "COMPOSE_")) and name not in example()
+            if not name.startswith(("BENTOVOX_", "COMPOSE_")) and name not in self._known
         }
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
@@ -81,9 +83,9 @@ class Deployment:
         found: dict[str, Any] = yaml.safe_load(self.compose("config", **variables))
         return found
 
-    def url(self) -> str:
+    def url(self, port: int = 8080) -> str:
         """Return where nginx listens."""
-        return f"http://{self.compose('port nginx 8080').strip()}"
+        return f"http://{self.compose(f'port nginx {port}').strip()}"
 
     def state(self, service: str) -> dict[str, Any]:
         """Return what the engine knows of a service's container."""

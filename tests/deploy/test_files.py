@@ -12,9 +12,11 @@ import pytest
 from services.openai.errors import ERROR_TABLE
 from services.server.uvicorn_socket import DRAIN_S
 from services.settings.sections import ChatSettings, GatewaySettings, TranscriptionSettings
-from tests.deploy.deployment import CPU, GPU, OURS, PROFILES, ROOT, SOURCE, example
+from tests.deploy.deployment import CPU, GPU, OURS, PROFILES, RAY, ROOT, SOURCE, example
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.deploy.deployment import Deployment
 
 FILES = [CPU, GPU, f"{CPU}:compose.tls.yaml", f"{GPU}:compose.tls.yaml"]
@@ -31,6 +33,7 @@ SECRETS = {
     "grafana": ["grafana_password"],
 }
 
+every_source = pytest.mark.parametrize("source", [SOURCE, RAY], ids=lambda source: source.name)
 every_service = pytest.mark.parametrize("name", [*OURS, *OF_OTHERS])
 
 
@@ -40,10 +43,10 @@ def everything(files: Deployment) -> dict[str, Any]:
     return services
 
 
-def _uses() -> dict[str, set[str]]:
+def _uses(source: Path) -> dict[str, set[str]]:
     """Return the variables of all compose files, each with what follows its name."""
     found: dict[str, set[str]] = {}
-    for path in SOURCE.glob("compose*.yaml"):
+    for path in {*source.glob("compose*.yaml"), SOURCE / "parts.yaml"}:
         for name, how in re.findall(r"\$\{(\w+)([^}]*)\}", path.read_text(encoding="utf-8")):
             found.setdefault(name, set()).add(how)
     return found
@@ -69,7 +72,7 @@ def test_every_choice_of_files_and_profiles_is_valid(
 
 def test_files_follow_the_compose_specification() -> None:
     schema = ["--builtin-schema", "vendor.compose-spec"]
-    paths = map(str, sorted(SOURCE.glob("compose*.yaml")))
+    paths = [*map(str, sorted(SOURCE.parent.glob("*/compose*.yaml"))), str(SOURCE / "parts.yaml")]
     done = subprocess.run(
         [sys.executable, "-m", "check_jsonschema", *schema, *paths],
         capture_output=True,
@@ -79,15 +82,20 @@ def test_files_follow_the_compose_specification() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_variable_is_in_the_example_and_every_one_there_is_used() -> None:
+@every_source
+def test_every_variable_is_in_the_example_and_every_one_there_is_used(source: Path) -> None:
     read_by_compose = {"COMPOSE_FILE", "COMPOSE_PROFILES"}
-    assert _uses().keys() == example().keys() - read_by_compose
+    assert _uses(source).keys() == example(source).keys() - read_by_compose
+
+
+@every_source
+def test_a_variable_must_be_set_unless_it_may_be_empty(source: Path) -> None:
+    for name, how in _uses(source).items():
+        may_be_empty = example(source)[name] == ""
+        assert how == ({":-"} if may_be_empty else {":?see .env.example"}), name
 
 
 def test_a_variable_that_is_missing_is_refused_by_name(files: Deployment) -> None:
-    for name, how in _uses().items():
-        may_be_empty = example()[name] == ""
-        assert how == ({":-"} if may_be_empty else {":?see .env.example"}), name
     files.shell("sed -i /^CHAT_MEMORY=/d .env")
     said = files.shell("docker compose config 2>&1 || true")
     assert "required variable CHAT_MEMORY is missing a value: see .env.example" in said
@@ -114,8 +122,9 @@ def test_gpus_are_the_ones_that_were_named(files: Deployment) -> None:
     assert named == [["0,1"], ["2"], ["3"]]
 
 
-def test_every_value_has_a_comment_above_it() -> None:
-    for block in (SOURCE / ".env.example").read_text(encoding="utf-8").split("\n\n"):
+@every_source
+def test_every_value_has_a_comment_above_it(source: Path) -> None:
+    for block in (source / ".env.example").read_text(encoding="utf-8").split("\n\n"):
         if re.search(r"^[A-Z_]+=", block, flags=re.MULTILINE):
             assert block.lstrip("\n").startswith("#"), block
 
@@ -206,10 +215,11 @@ def test_each_secret_goes_to_who_needs_it(everything: dict[str, Any]) -> None:
 
 
 def test_templates_of_secrets_hold_none_and_the_real_ones_are_ignored() -> None:
-    for path in (SOURCE / ".secrets.example").iterdir():
+    for path in SOURCE.parent.glob("*/.secrets.example/*"):
         lines = path.read_text(encoding="utf-8").splitlines()
         assert [line for line in lines if not line.startswith("#")] == [], path.name
-    private = [f"deploy/compose/{name}" for name in (".env", "settings.env", ".secrets/hf_token")]
+    names = (".env", "settings.env", ".secrets/hf_token")
+    private = [f"deploy/{folder}/{name}" for folder in ("compose", "ray") for name in names]
     command = ["git", "check-ignore", *private]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 128:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from services import settings
+from services.settings.sections import DOCUMENTED
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _SECTIONS = {
     "chat": "Chat",
     "speech": "Speech",
     "speech.cosyvoice": "Speech: the engine cosyvoice",
+    "speech.kokoro": "Speech: the engine kokoro",
     "speech.vllm_omni": "Speech: the engine vllm_omni",
     "transcription": "Transcription",
     "transcription.faster_whisper": "Transcription: the engine faster_whisper",
@@ -42,6 +44,7 @@ Made from `sections.py` and `profiles.toml` of `services/settings/` by
 A setting is an environment variable, or a line of `.env` in the folder you start from. The
 environment wins over `.env`, `.env` over the profile, the profile over the default. Lists and
 tables are JSON. A `BENTOVOX_` variable that is not here is refused, with the nearest name that is.
+Where a setting has two names, two values in one place are refused.
 
 `.nox/stack/bin/python -m services.settings` prints what is in force and where it came from.
 """
@@ -72,7 +75,9 @@ def _page() -> str:
     rows: dict[str, list[str]] = {}
     for key, field in settings.leaves():
         section, _, _ = key.rpartition(".")
-        cells = (f"`{settings.variable(key)}`", _accepts(field), _default(field), field.description)
+        names = [settings.variable(key), *(name for name, one in DOCUMENTED.items() if one == key)]
+        names = [f"`{name}`" for name in names]
+        cells = (" or ".join(names), _accepts(field), _default(field), field.description)
         rows.setdefault(section, []).append(_row(cells))
     parts = [_INTRO]
     for section, lines in rows.items():
@@ -130,9 +135,10 @@ def _default(field: Any) -> str:
 
 def _flat(tree: dict[str, Any], path: str = "") -> list[tuple[str, str]]:
     found = []
+    known = {key for key, _ in settings.leaves()}
     for name, value in tree.items():
         key = f"{path}.{name}" if path else name
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in known:
             found += _flat(value, key)
         elif key != "description":
             found.append((key, value if isinstance(value, str) else json.dumps(value)))

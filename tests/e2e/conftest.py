@@ -7,14 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.server import ROOT, Server, need_stack
-from tests.whisper import trained
+from tests.e2e.server import ON_RAY, ROOT, Server, free_port, need_stack, ray_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import openai
+
+
+NO_RAY = "no Ray: RAY_PYTHON is unset, and there is no .nox/ray"
+RAY_TOKEN = "made-for-this-test-and-nothing-else"
+IMPATIENT = {"chat": {"health_check_period_s": 1, "health_check_timeout_s": 5}}
+"""Ray looks at chat's replica more often than its model takes to load."""
+
+_ON_BOTH = {"test_chat", "test_disconnect", "test_bad_input", "test_speech", "test_translation"}
+"""What holds under BentoML as on Ray Serve; the rest looks at processes, or does not differ."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test the stack, or both: one after the other, as the scope is the session."""
+    if "stack" not in metafunc.fixturenames:
+        return
+    name = metafunc.module.__name__.rpartition(".")[2]
+    found = {"test_ray": ["ray"]}.get(name, ["bentoml"])
+    if name in _ON_BOTH:
+        found = ["bentoml", "ray"]
+    metafunc.parametrize("stack", found, indirect=True, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,10 +47,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(home: Path) -> Iterator[Server]:
-    model = str(trained())
+def stack(home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The stack on one machine: under BentoML, or on Ray Serve."""
+    if request.param == "bentoml":
+        with Server(home, BENTOVOX_PROFILE="demo") as server:
+            yield server
+        return
+    if ray_python() is None:
+        pytest.skip(NO_RAY)
     with Server(
-        home, BENTOVOX_PROFILE="demo", BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=model
+        home,
+        ON_RAY,
+        RAY_DASHBOARD_PORT=str(free_port()),
+        RAY_AUTH_TOKEN=RAY_TOKEN,
+        BENTOVOX_RAY__OPTIONS=json.dumps(IMPATIENT),
     ) as server:
         yield server
 

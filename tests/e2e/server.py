@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 STACK = "services.stack:Stack"
+ON_RAY = "services.ray"
 MODEL = "bentovox-demo"
 
 _MARK = "E2E_SERVER"  # inherited by whatever a server starts
 _READY_S = 150.0
+_READY_ON_RAY_S = 450.0  # Ray's head, then vLLM imported twice: to plan chat's replica, and in it
 _END_S = 45.0
 _TEST_S = 600  # one starts a server, or waits until one is back; the first one trains Whisper
 
@@ -91,6 +93,17 @@ def eventually(check: Callable[[], Any], within_s: float, what: str) -> float:
     return time.monotonic() - began
 
 
+def sample(url: str, name: str, **labels: str) -> float:
+    """Return the sum of the samples of a server's metric that have these labels."""
+    answer = httpx.get(f"{url}/metrics", timeout=10)
+    return sum(
+        one.value
+        for family in text_string_to_metric_families(answer.text)
+        for one in family.samples
+        if one.name == name and labels.items() <= one.labels.items()
+    )
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a server: nobody's settings but ours, caches of the test run."""
     kept = {
@@ -104,14 +117,17 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "BENTOML_HOME": str(home / "bentoml"),
         "XDG_CACHE_HOME": str(home / "cache"),
         "XDG_CONFIG_HOME": str(home / "config"),
+        "BENTOVOX_SPEECH__ENGINE": "espeak",  # whose voice models that tests make understand
         **more,
     }
 
 
 def serve_command(service: str, port: int, python: Path | None = None) -> list[str]:
     """Return the command: the README's where it would serve this environment, else its inside."""
-    python = python or stack_python()
+    python = python or (ray_python() if service == ON_RAY else stack_python())
     assert python is not None
+    if service == ON_RAY:
+        return [str(python), "-m", service, "--port", str(port)]
     if service == STACK and python == _in_nox("stack") and find_spec("nox"):
         return [sys.executable, "-m", "nox", "-s", "serve", "--", "--port", str(port)]
     return [str(python), "-m", "bentoml", "serve", service, "--port", str(port)]
@@ -132,11 +148,13 @@ class Server:
     ) -> None:
         """Start it; `ready_as` is the status to wait for on entering."""
         self._ready_as = ready_as
+        self._ready_s = _READY_ON_RAY_S if service == ON_RAY else _READY_S
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = home / f"{service.partition(':')[2]}-{self.port}.log"
+        self.log = home / f"{service.rpartition(':')[2]}-{self.port}.log"
         if not any(name.startswith("BENTOVOX_TRANSCRIPTION__") for name in settings):
             settings["BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"] = str(trained())
+        self.settings = settings
         self._mark = uuid.uuid4().hex
         self._seen: set[psutil.Process] = set()
         self._open = self.log.open("wb")
@@ -152,7 +170,7 @@ class Server:
 
     def __enter__(self) -> Self:
         try:
-            self.wait_ready()
+            self.wait_ready(self._ready_s)
         except BaseException:
             self.end()
             raise
@@ -212,13 +230,7 @@ class Server:
 
     def sample(self, name: str, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels."""
-        answer = httpx.get(f"{self.url}/metrics", timeout=10)
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(answer.text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
+        return sample(self.url, name, **labels)
 
     @contextlib.contextmanager
     def client(self, key: str = "none", *, max_retries: int = 0) -> Iterator[openai.OpenAI]:

@@ -1,4 +1,4 @@
-"""The stack without a transcription model and without a hub to download one."""
+"""The stack without models for speech and transcription, and without a hub to download them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def deaf(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     with Server(
         home,
         ready_as="degraded",
+        BENTOVOX_SPEECH__ENGINE="kokoro",
         BENTOVOX_TRANSCRIPTION__ENGINE="faster_whisper",
         HF_HUB_OFFLINE="1",
         HF_HOME=str(tmp_path_factory.mktemp("empty")),
@@ -33,7 +34,10 @@ def test_the_door_is_open_and_says_in_one_line_what_is_lacking(deaf: Server) -> 
     assert answer.status_code == 200
     states = answer.json()["detail"]
     lack = states.pop("transcription")
-    assert states == dict.fromkeys(("chat", "speech", "conversation"), "ready")
+    voice = states.pop("speech")
+    assert states == dict.fromkeys(("chat", "conversation"), "ready")
+    assert voice.startswith("espeak-ng speaks in kokoro's place: no model: ")
+    assert "BENTOVOX_SPEECH__KOKORO__MODEL" in voice
     assert lack.startswith("no model: ")
     assert "hf download Systran/faster-whisper-tiny" in lack
     assert "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL" in lack

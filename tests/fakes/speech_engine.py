@@ -34,6 +34,9 @@ class FakeEngine:
 
     name = "fake"
     models = ("fake",)
+    streams: int | None = None
+    lack = ""
+    loading = False
     capabilities = frozenset(Capability)
 
     def __init__(

@@ -134,7 +134,7 @@ def test_an_unknown_bento(copy: Copy, verb: str) -> None:
     assert ended.code == 1
     assert ended.said == (
         f"python -m ci {verb}: there is no bento 'gatway'; there are chat, conversation, gateway, "
-        "speech, transcription, stack"
+        "ray, speech, transcription, stack"
     )
     assert copy.bentos == []
 

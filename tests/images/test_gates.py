@@ -85,7 +85,9 @@ def faults(name: str) -> dict[str, str]:
     return {verdict.gate: " ".join(verdict.faults) for verdict in verdicts if verdict.faults}
 
 
-@pytest.mark.parametrize("name", ["gateway", "conversation", "speech", "transcription", "chat"])
+@pytest.mark.parametrize(
+    "name", ["gateway", "conversation", "speech", "transcription", "chat", "ray"]
+)
 def test_our_image_passes_every_gate(built: Callable[[str], Image], name: str) -> None:
     assert len(GATES) == 9, "a new gate: the plain image may fail it, too"
     assert faults(built(name).names[0]) == {}

@@ -54,7 +54,7 @@ def test_what_one_image_says_another_writes_down(built: Callable[[str], Image]) 
     mounted = f"--volume={trained()}:{MOUNTED}:ro"
     heard = []
     with (
-        Container(built("speech").names[0]) as speech,
+        Container(built("speech").names[0], BENTOVOX_SPEECH__ENGINE="espeak") as speech,
         Container(built("transcription").names[0], mounted, **HEARING) as transcription,
         client_of(speech) as saying,
         client_of(transcription) as hearing,
@@ -106,7 +106,7 @@ def test_transcription_without_a_model_lives_and_says_in_a_line_how_to_get_one(
 
 
 def test_container_that_is_stopped_ends_its_stream_first(built: Callable[[str], Image]) -> None:
-    with Container(built("speech").names[0]) as speech:
+    with Container(built("speech").names[0], HF_HUB_OFFLINE="1") as speech:
         speech.wait("healthy")
         url = f"http://127.0.0.1:{speech.port}/v1/audio/speech"
         text = "A long story is told, and told again. " * 60
@@ -127,7 +127,8 @@ def test_container_that_is_stopped_ends_its_stream_first(built: Callable[[str], 
 
 
 def test_container_that_is_killed_is_started_anew(built: Callable[[str], Image]) -> None:
-    with Container(built("speech").names[0], "--restart=unless-stopped") as speech:
+    offline = {"HF_HUB_OFFLINE": "1"}
+    with Container(built("speech").names[0], "--restart=unless-stopped", **offline) as speech:
         speech.wait("healthy")
         # From inside, as a crash: docker counts its own kill as the user's wish.
         speech.exec("python3", "-c", KILL_SUPERVISOR)
@@ -139,7 +140,7 @@ def test_container_that_is_killed_is_started_anew(built: Callable[[str], Image])
 
 
 def test_another_port_is_taken_and_watched(built: Callable[[str], Image]) -> None:
-    with Container(built("speech").names[0], BENTOML_PORT="3100") as speech:
+    with Container(built("speech").names[0], BENTOML_PORT="3100", HF_HUB_OFFLINE="1") as speech:
         speech.wait("healthy")
 
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from faster_whisper.vad import get_vad_model
 
+from services import loading
 from services.errors import EngineError, InvalidRequestError, UnavailableError
-from services.transcription.engines.faster_whisper import loader
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import FALLBACK
 from services.transcription.engines.faster_whisper.detector import SileroDetector
@@ -99,6 +99,18 @@ async def test_a_segment_is_what_the_model_said(engine: FasterWhisperEngine) -> 
     assert all(-1 < token.logprob <= 0 for token in segment.logprobs)
     assert segment.temperature == 0
     assert segment.avg_logprob > -0.1
+
+
+async def test_an_engine_that_was_closed_loads_again_and_hears_the_same(
+    engine: FasterWhisperEngine,
+) -> None:
+    before = await heard(engine, [noise(5)], language="en")
+    await engine.close()
+    assert not engine.ready
+    await engine.start()
+    assert not engine.settled
+    await until(lambda: engine.ready)
+    assert await heard(engine, [noise(5)], language="en") == before
 
 
 async def test_each_window_of_a_long_recording_is_heard_in_order(
@@ -281,7 +293,7 @@ async def test_closing_ends_requests_and_threads(folder: Path) -> None:
 async def test_a_model_that_comes_later_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "_FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr(loading, "_FIRST_RETRY_S", 0.05)
     engine: Any = create_engine("faster_whisper", model=str(tmp_path / "later"), device="cpu")
     await engine.start()
     try:

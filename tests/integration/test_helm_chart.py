@@ -326,6 +326,20 @@ def test_what_is_scaled_has_no_fixed_number() -> None:
     assert env(pods(objects)["r-gateway"])["BENTOVOX_GATEWAY__HOLD_S"] == "3600"
 
 
+@pytest.mark.parametrize(
+    ("gateway", "ahead"),
+    [
+        ({}, "4"),
+        ({"replicas": 1}, "8"),
+        ({"autoscaling": {"enabled": True, "maxReplicas": 16}}, "0"),
+        ({"settings": {"BENTOVOX_GATEWAY__AFFINITY_AHEAD": 3}}, "3"),
+    ],
+)
+def test_gateways_share_out_what_affinity_may_do(gateway: dict[str, Any], ahead: str) -> None:
+    made = env(pods(rendered({"gateway": gateway}))["r-gateway"])
+    assert made["BENTOVOX_GATEWAY__AFFINITY_AHEAD"] == ahead
+
+
 def test_without_zero_nobody_waits() -> None:
     assert "BENTOVOX_GATEWAY__HOLD_S" not in env(pods(rendered(CHOICES["hpa"]))["r-gateway"])
 

@@ -13,6 +13,7 @@ from services import settings as module
 from services.errors import ConfigurationError
 from services.settings import leaves, load, profiles, provenance, variable
 from services.settings.__main__ import table
+from services.settings.sections import DOCUMENTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,8 +194,9 @@ def test_every_setting_is_documented(key: str, field: Any) -> None:
 
 
 def dotted(tree: dict[str, Any], path: str = "") -> Iterator[str]:
+    known = {key for key, _ in leaves()}
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{path}{key}" not in known:
             yield from dotted(value, f"{path}{key}.")
         else:
             yield f"{path}{key}"
@@ -243,3 +245,61 @@ def test_a_fault_is_one_line_and_exit_code_2() -> None:
     done = printed(PROFILE="none")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("bentovox: BENTOVOX_PROFILE='none' is no profile")
+
+
+# Names that deployments on Ray use
+
+
+def test_a_documented_name_sets_what_ours_does(
+    monkeypatch: pytest.MonkeyPatch, env: Callable[..., None]
+) -> None:
+    given = {
+        "MODEL_ID": ("chat.model", "org/model"),
+        "TENSOR_PARALLEL_SIZE": ("chat.tensor_parallel_size", 2),
+        "PIPELINE_PARALLEL_SIZE": ("chat.pipeline_parallel_size", 3),
+        "ACCELERATOR_TYPE": ("ray.accelerator_type", "H100"),
+        "MIN_REPLICAS": ("ray.min_replicas", 2),
+        "MAX_REPLICAS": ("ray.max_replicas", 4),
+        "TARGET_ONGOING_REQUESTS": ("ray.target_ongoing_requests", 2.5),
+        "RAY_HEAD_HOST": ("ray.head_host", "ray-head"),
+        "RAY_API_PORT": ("ray.api_port", 9998),
+        "RAY_DASHBOARD_PORT": ("ray.dashboard_port", 8266),
+    }
+    assert {name: key for name, (key, _) in given.items()} == DOCUMENTED
+    for name, (_, value) in given.items():
+        monkeypatch.setenv(name, str(value))
+    env()
+    rows = {row["key"]: row for row in table()}
+    for name, (key, value) in given.items():
+        assert rows[key]["value"] == (value if isinstance(value, str) else json.dumps(value))
+        assert rows[key]["source"] == f"environment {name}"
+
+
+def test_two_names_with_two_values_are_refused(
+    monkeypatch: pytest.MonkeyPatch, env: Callable[..., None]
+) -> None:
+    monkeypatch.setenv("MODEL_ID", "org/one")
+    env(CHAT__MODEL="org/two")
+    with pytest.raises(
+        ConfigurationError, match=r"org/(one|two) and .*=org/(one|two) are the same setting"
+    ):
+        load()
+    env(CHAT__MODEL="org/one")
+    assert load().chat.model == "org/one"
+
+
+def test_the_environment_wins_over_the_other_name_in_dotenv(env: Callable[..., None]) -> None:
+    Path(".env").write_text("MODEL_ID=org/dotenv\nMAX_REPLICAS=3\n", encoding="utf-8")
+    env(CHAT__MODEL="org/environment")
+    assert load().chat.model == "org/environment"
+    assert load().ray.max_replicas == 3
+    assert provenance("ray.max_replicas") == ".env MAX_REPLICAS"
+
+
+def test_a_wrong_value_is_told_by_the_name_it_was_given_by(
+    monkeypatch: pytest.MonkeyPatch, env: Callable[..., None]
+) -> None:
+    monkeypatch.setenv("MAX_REPLICAS", "many")
+    env()
+    with pytest.raises(ConfigurationError, match=r"\AMAX_REPLICAS: "):
+        load()

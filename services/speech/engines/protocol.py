@@ -123,6 +123,9 @@ class SpeechEngine(Protocol):
         capabilities: what it can do beyond speaking a text with a voice; likewise.
         ready: True from the end of `start` until `close` or a crash.
         active: how many syntheses are being worked on; 0 soon after a cancel.
+        streams: how many syntheses it makes faster than they play, if it knows.
+        lack: what it lacks, and what speaks in its stead; empty if it is whole.
+        loading: whether what it lacks is on its way.
     """
 
     @property
@@ -137,6 +140,12 @@ class SpeechEngine(Protocol):
     def ready(self) -> bool: ...  # noqa: D102
     @property
     def active(self) -> int: ...  # noqa: D102
+    @property
+    def streams(self) -> int | None: ...  # noqa: D102
+    @property
+    def lack(self) -> str: ...  # noqa: D102
+    @property
+    def loading(self) -> bool: ...  # noqa: D102
 
     def voices(self) -> Sequence[Voice]:
         """Return every voice to list, in a stable order."""

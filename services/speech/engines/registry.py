@@ -16,6 +16,11 @@ ENGINES: Final[dict[str, EngineEntry]] = {
         ("torch", "transformers", "onnxruntime", "hyperpyyaml", "whisper", "wetext"),
     ),
     "espeak": EngineEntry("services.speech.engines.espeak.engine:EspeakEngine", "espeak"),
+    "kokoro": EngineEntry(
+        "services.speech.engines.kokoro.engine:KokoroEngine",
+        "kokoro",
+        ("huggingface_hub", "inflect", "misaki", "onnxruntime"),
+    ),
     "vllm_omni": EngineEntry("services.speech.engines.vllm_omni.engine:VllmOmniEngine", "speech"),
 }
 

@@ -270,7 +270,7 @@ async def test_whoever_gives_up_hangs_up(backend: Any, caller: Any) -> None:
 async def test_the_first_model_is_always_the_same_one(backend: Any, caller: Any) -> None:
     one, other = await backend("b", "a"), await backend("c")
     asks = await caller(one.url, other.url)
-    asks._pools.by_role["chat"].backends[0].outstanding = 9
+    asks._pools.by_role["chat"].backends[0].count(9)
     assert (await asks.card("chat"))["id"] == "b"
     assert (await asks.card("chat", "c"))["id"] == "c"
     with pytest.raises(errors.NotFoundError):

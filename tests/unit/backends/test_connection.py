@@ -116,6 +116,7 @@ async def test_the_kernel_watches_over_connections_between_machines(
     options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
     idle_s, interval_s, count = (end.getsockopt(socket.IPPROTO_TCP, one) for one in options)
     assert idle_s + interval_s * count <= 60
+    assert 0 < end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 60_000
     connection.abort()
     local = connections((await backend(path=str(tmp_path / "s.sock"))).url)
     (await local.take())[0].abort()

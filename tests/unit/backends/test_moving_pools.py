@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from statistics import pstdev
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from prometheus_client import REGISTRY
 
 from services.backends import pools as pools_module
 from services.backends.backend import Backend, Call
+from services.backends.choice import places
 from services.backends.pools import AHEAD, Pool, Pools
 from services.errors import BackendError, UnavailableError
 from services.settings.sections import GatewaySettings
@@ -302,7 +305,8 @@ def loaded(*outstanding: int) -> Pool:
     urls = [f"http://127.0.0.1:{port}" for port in range(1, len(outstanding) + 1)]
     pool = Pool("chat", urls, GatewaySettings())
     for one, count in zip(pool.backends, outstanding, strict=True):
-        one.ready, one.outstanding = True, count
+        one.mark(ready=True)
+        one.count(count)
     return pool
 
 
@@ -321,9 +325,9 @@ def test_what_is_alike_goes_to_the_same_backend_while_there_is_room(
 ) -> None:
     pool = loaded(*[0] * count)
     home = pool.pick(None, affinity)
-    home.outstanding = AHEAD
+    home.count(AHEAD)
     assert pool.pick(None, affinity) is home
-    home.outstanding = AHEAD + 1
+    home.count(1)
     second = pool.pick(None, affinity)
     assert second is not home
     assert pool.pick(None, affinity) is second
@@ -335,7 +339,7 @@ def test_when_a_backend_goes_only_what_was_its_own_moves(count: int, data: st.Da
     affinities = [f"conversation {number}" for number in range(60)]
     before = {one: pool.pick(None, one) for one in affinities}
     gone = data.draw(st.sampled_from(pool.backends))
-    gone.ready = False
+    gone.mark(ready=False)
     moved = {one for one in affinities if pool.pick(None, one) is not before[one]}
     assert moved == {one for one in affinities if before[one] is gone}
 
@@ -346,6 +350,69 @@ def test_affinities_spread_over_all() -> None:
     assert all(60 < taken.count(one.name) < 140 for one in pool.backends)
 
 
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["ready", "gone", "begins", "ends"]), st.integers(0, 5)), max_size=60
+)
+
+
+@given(EVENTS, AFFINITY)
+def test_the_choice_is_that_of_a_look_at_every_backend(
+    events: list[tuple[str, int]], affinity: str
+) -> None:
+    """Fewest in flight; with affinity the greatest weight, if it is not too far ahead."""
+    pool = loaded(*[0] * 6)
+    for kind, number in events:
+        one = pool.backends[number]
+        if kind in {"ready", "gone"}:
+            one.models = {"a" if number % 2 else "b": {}}
+            one.mark(ready=kind == "ready")
+        elif kind == "begins" or one.outstanding:
+            one.count(7 if kind == "begins" else -1)
+    ready = [one for one in pool.backends if one.ready]
+    assert pool.ready == bool(ready)
+    assert pool.has_choice == (len(ready) > 1)
+    for model in (None, "a", "b"):
+        able = [one for one in ready if model is None or model in one.models]
+        if not able:
+            continue
+        fewest = min(one.outstanding for one in able)
+        assert pool.pick(model).outstanding == fewest
+        home = max(able, key=lambda one: weight(affinity, one.url))
+        taken = pool.pick(model, affinity)
+        assert taken.outstanding <= fewest + AHEAD
+        assert (taken is home) == (home.outstanding <= fewest + AHEAD)
+        if len(able) > 1:
+            assert pool.pick(model, affinity, besides=taken) is not taken
+
+
+def weight(affinity: str, url: str) -> int:
+    """Return the weight that rendezvous hashing has for a pair: no other backend counts."""
+    return -min((there - here) % 2**64 for here in places(affinity) for there in places(url))
+
+
+def test_each_of_a_thousand_has_about_as_many_affinities() -> None:
+    pool = loaded(*[0] * 1000)
+    taken = Counter(pool.pick(None, f"conversation {number}").url for number in range(50_000))
+    assert len(taken) == 1000
+    assert max(taken.values()) < 2 * 50
+    assert pstdev(taken.values()) < 10  # drawn at random: the root of 50
+
+
+def test_a_choice_among_a_thousand_looks_at_few() -> None:
+    looked = Counter[str]()
+
+    class Looking(list[Any]):
+        def __getitem__(self, at: Any) -> Any:
+            looked["circle"] += 1
+            return super().__getitem__(at)
+
+    pool = loaded(*[0] * 1000)
+    (choice,) = pool._choices.values()
+    choice._circle = Looking(choice._circle)
+    pool.pick(None, "conversation")
+    assert 0 < looked["circle"] < 200
+
+
 # Elsewhere
 
 
@@ -353,8 +420,8 @@ async def test_what_was_surely_not_begun_is_sent_elsewhere_once(backend: Any) ->
     server = await backend("a")
     pool = Pool("chat", [DEAD, server.url], GatewaySettings())
     for one in pool.backends:
-        one.ready = True
-    pool.backends[1].outstanding = 5  # so that the dead one is asked first
+        one.mark(ready=True)
+    pool.backends[1].count(5)  # so that the dead one is asked first
     async with pool.answering(Call(b"POST", b"/x", [])) as answer:
         assert answer.status == 200
         assert [one.outstanding for one in pool.backends] == [0, 6]
@@ -369,7 +436,7 @@ async def test_what_may_have_begun_is_sent_nowhere_else(backend: Any) -> None:
     first.says(b"", close=True)
     pool = Pool("chat", [first.url, second.url], GatewaySettings())
     for one in pool.backends:
-        one.ready = True
+        one.mark(ready=True)
     with pytest.raises(BackendError):
         async with pool.answering(Call(b"POST", b"/x", [])):
             pass
@@ -378,7 +445,7 @@ async def test_what_may_have_begun_is_sent_nowhere_else(backend: Any) -> None:
 
 async def test_where_there_is_nobody_else_the_first_fault_is_told() -> None:
     pool = Pool("chat", [DEAD, DEAD], GatewaySettings())
-    pool.backends[0].ready = True
+    pool.backends[0].mark(ready=True)
     with pytest.raises(UnavailableError, match="cannot be reached"):
         async with pool.answering(Call(b"POST", b"/x", [])):
             pass
@@ -387,7 +454,7 @@ async def test_where_there_is_nobody_else_the_first_fault_is_told() -> None:
 async def test_it_is_tried_twice_and_no_more() -> None:
     pool = Pool("chat", [DEAD] * 3, GatewaySettings())
     for one in pool.backends:
-        one.ready = True
+        one.mark(ready=True)
     with pytest.raises(UnavailableError):
         async with pool.answering(Call(b"POST", b"/x", [])):
             pass

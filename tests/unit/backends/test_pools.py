@@ -21,34 +21,55 @@ def pool(*models: set[str]) -> Pool:
     """Return a pool of ready backends that serve these models."""
     made = Pool("chat", URLS[: len(models)], GatewaySettings())
     for one, names in zip(made.backends, models, strict=True):
-        one.ready = True
         one.models = {name: {"id": name} for name in names}
+        one.mark(ready=True)
     return made
 
 
 def test_the_backend_with_the_fewest_outstanding_takes_the_next() -> None:
     chat = pool({"m"}, {"m"}, {"m"})
     for one, outstanding in zip(chat.backends, [2, 0, 1], strict=True):
-        one.outstanding = outstanding
+        one.count(outstanding)
     assert chat.pick(None) is chat.backends[1]
 
 
 def test_one_that_is_not_ready_takes_none() -> None:
     chat = pool({"m"}, {"m"})
     chat.backends[0].mark(ready=False)
-    chat.backends[1].outstanding = 9
+    chat.backends[1].count(9)
     assert chat.pick(None) is chat.backends[1]
 
 
 def test_the_model_decides_where_backends_serve_different_ones() -> None:
     chat = pool({"a"}, {"b"})
     assert chat.needs_model
-    chat.backends[1].outstanding = 9
+    chat.backends[1].count(9)
     assert chat.pick("b") is chat.backends[1]
     assert chat.pick("b-2025-12-15") is chat.backends[1]  # OpenAI's name of a snapshot
     with pytest.raises(NotFoundError, match="'c' does not exist") as refused:
         chat.pick("c")
     assert (refused.value.param, refused.value.code) == ("model", "model_not_found")
+
+
+def test_a_model_whose_backend_may_be_starting_is_unavailable_and_not_unknown() -> None:
+    chat = pool({"a"}, set())
+    chat.backends[1].mark(ready=False)
+    assert chat.needs_model
+    assert chat.pick("a") is chat.backends[0]
+    with pytest.raises(UnavailableError) as refused:
+        chat.pick("b")
+    assert refused.value.retry_after_s
+    chat.backends[1].told = frozenset({"b"})  # as it was before it went away
+    with pytest.raises(UnavailableError):
+        chat.pick("b-2025-12-15")
+    with pytest.raises(NotFoundError):
+        chat.pick("c")
+
+
+def test_a_replica_that_starts_does_not_make_speech_look_at_names_that_it_takes_anyway() -> None:
+    speech = Pool("speech", URLS[:2], GatewaySettings())
+    speech.backends[0].mark(ready=True)
+    assert not speech.needs_model
 
 
 def test_the_model_is_not_looked_at_where_all_serve_the_same() -> None:
@@ -206,7 +227,8 @@ async def test_metrics_are_asked_of_ready_backends_by_name(serve: Any) -> None:
     url = await serve(counting)
     pools = Pools({"chat": [url, url], "speech": [URLS[0]]}, GatewaySettings())
     first, second, third = pools.backends()
-    second.ready = third.ready = True
+    second.mark(ready=True)
+    third.mark(ready=True)
     assert await pools.metrics() == {"chat-1": b"x 1\n"}
     assert not first.ready
     second.connections.close()

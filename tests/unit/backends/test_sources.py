@@ -374,6 +374,18 @@ async def test_replicas_of_the_application_are_the_backends_and_its_proxy_is_non
     assert not source.is_sure  # it leaves out replicas that serve while it rebuilds
 
 
+async def test_token_may_be_in_a_file(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("of the file\n")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    head = Head(target("10.0.0.1"))
+    source = RayServe(f"{(await serve(head)).replace('http://', 'ray://')}/speech")
+    await first(source, bool)
+    assert head.token == "Bearer of the file"
+
+
 _ODD_PORT = {"ip": "10.0.0.1", "port": 99999, "name": "SERVE_REPLICA::speech#Speech#x1"}
 
 

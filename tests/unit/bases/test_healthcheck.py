@@ -54,6 +54,12 @@ def serving(status: int) -> Iterator[str]:
             thread.join()
 
 
+def test_another_server_may_be_asked() -> None:
+    with serving(200) as port:
+        assert check(f"localhost:{port}/readyz", BENTOML_PORT="1").returncode == 0
+        assert check(f"localhost:{port}/elsewhere", BENTOML_PORT="1").returncode == 1
+
+
 def test_a_server_that_is_ready_is_healthy() -> None:
     with serving(200) as port:
         done = check(BENTOML_PORT=port)

@@ -194,6 +194,21 @@ def test_a_group_that_the_image_holds_already_installs_nothing(tmp_path: Path) -
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
+def test_commands_of_a_group_run_in_the_environment_that_is_first_on_the_path(
+    wheels: ModuleType, tmp_path: Path
+) -> None:
+    said = {
+        "ray": b"#!/usr/bin/python3\nimport ray\n",
+        "tool.sh": b"#!/bin/sh\n",
+        "elf": b"\x7fELF\n",
+    }
+    for name, data in said.items():
+        (tmp_path / name).write_bytes(data)
+    wheels.point_to_path(tmp_path)
+    said["ray"] = b"#!/usr/bin/env python3\nimport ray\n"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == said
+
+
 def test_without_a_command_it_says_which_there_are() -> None:
     done = run()
     assert done.returncode == 1

@@ -126,7 +126,7 @@ def test_a_base_is_named_by_its_stage_its_platform_and_its_content() -> None:
 def test_an_unknown_base_is_told_with_those_that_are_there() -> None:
     with pytest.raises(
         CiError,
-        match="there is no base 'vlm'; there are slim, vllm, cosyvoice, whisper, stack, devel",
+        match="there is no base 'vlm'; there are slim, vllm, cosyvoice, whisper, stack, ray, devel",
     ):
         base.find("vlm", CPU)
 

@@ -20,6 +20,7 @@ LOCKS = {
     for name in specs.names()
     for platform in specs.load(name).platforms
 }
+RAY = specs.read_lock(ROOT / "ci" / "locks" / "ray.txt")
 ALL = pytest.mark.parametrize("name", LOCKS)
 ON_CPU = pytest.mark.parametrize("name", [name for name in LOCKS if name.endswith("-cpu")])
 ON_GPU = pytest.mark.parametrize("name", [name for name in LOCKS if "-cuda" in name])
@@ -48,9 +49,9 @@ def test_a_lock_is_names_and_public_versions_only_and_says_what_made_it(name: st
 
 @ALL
 def test_a_package_has_one_version_on_a_platform_whatever_image_it_is_in(name: str) -> None:
-    stack = locked(f"{specs.STACK}-{platform_of(name).name}")
+    known = {**RAY, **locked(f"{specs.STACK}-{platform_of(name).name}")}
     own = locked(name)
-    assert {package: stack.get(package) for package in own} == own
+    assert {package: known.get(package) for package in own} == own
 
 
 @ALL
@@ -90,6 +91,15 @@ def test_a_lock_holds_what_its_source_asks_for(name: str) -> None:
         version = versions.get(canonicalize_name(entry.name))
         assert version is not None, f"{entry} is not in {name}: run `nox -s lock`"
         assert version in entry.specifier, f"{name} has {version}, not {entry}"
+
+
+@pytest.mark.parametrize("platform", specs.load("ray").platforms)
+def test_the_image_with_ray_is_the_stack_and_ray(platform: str) -> None:
+    stack, ray = (
+        specs.load(name).lock_path(platform).with_suffix(".in").read_text()
+        for name in (specs.STACK, "ray")
+    )
+    assert ray == stack.replace("]", ",ray]")
 
 
 @ALL

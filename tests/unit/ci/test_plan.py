@@ -22,6 +22,8 @@ ALL = {
     ("chat", "cpu"),
     ("conversation", "cpu"),
     ("gateway", "cpu"),
+    ("ray", "cpu"),
+    ("ray", "cuda13"),
     ("speech", "cuda13"),
     ("speech", "cpu"),
     ("stack", "cpu"),
@@ -52,7 +54,7 @@ def test_a_file_that_no_image_holds_touches_none() -> None:
 
 
 def test_code_of_one_role_touches_the_images_that_hold_it() -> None:
-    expected = {entry for entry in ALL if entry[0] in {"speech", "stack"}}
+    expected = {entry for entry in ALL if entry[0] in {"ray", "speech", "stack"}}
     assert touched("services/speech/routes.py") == expected
 
 
@@ -90,7 +92,8 @@ def test_a_neighbours_lock_is_the_reason_where_it_decides_what_the_base_holds(
     assert {one.bento: one.because for one in found} == {
         "chat": lock,
         **dict.fromkeys(
-            ("conversation", "gateway", "speech", "stack", "transcription"), f"{lock} (of the base)"
+            ("conversation", "gateway", "ray", "speech", "stack", "transcription"),
+            f"{lock} (of the base)",
         ),
     }
 
@@ -204,6 +207,8 @@ def test_a_change_is_read_from_git_and_said_with_its_file(
     rows = capsys.readouterr().out.splitlines()
     assert rows[0].split() == ["bento", "platform", "base", "because", "of"]
     assert [row.split() for row in rows[1:]] == [
+        ["ray", "cpu", "ray", "services/speech/routes.py"],
+        ["ray", "cuda13", "ray", "services/speech/routes.py"],
         ["speech", "cuda13", "cosyvoice", "services/speech/routes.py"],
         ["speech", "cpu", "slim", "services/speech/routes.py"],
         ["stack", "cpu", "stack", "services/speech/routes.py"],
@@ -217,7 +222,7 @@ def test_a_file_that_was_moved_away_touches_what_held_it(
 ) -> None:
     assert main(["plan", "--base", "HEAD~1"]) == 0
     _, *rows = capsys.readouterr().out.splitlines()
-    assert {row.split()[0] for row in rows} == {"speech", "stack"}
+    assert {row.split()[0] for row in rows} == {"ray", "speech", "stack"}
 
 
 def outputs(
@@ -242,9 +247,9 @@ def test_a_pull_request_builds_what_it_changes(
     )
     assert found["any"] == "true"
     entries = json.loads(found["matrix"])["include"]
-    assert {one["bento"] for one in entries} == {"speech", "stack"}
+    assert {one["bento"] for one in entries} == {"ray", "speech", "stack"}
     stages = {one["stage"] for one in json.loads(found["bases"])["include"]}
-    assert stages == {"slim", "cosyvoice", "stack"}
+    assert stages == {"slim", "cosyvoice", "stack", "ray"}
 
 
 def test_a_pull_request_without_a_change_builds_nothing(

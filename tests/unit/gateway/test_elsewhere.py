@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from services.backends import pools as pools_module
-from services.server import websocket
+from services.server import telemetry, websocket
 from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ async def test_a_request_to_one_that_has_died_is_answered_by_another(
     chat = await backend()
     front = await door(chat=[DEAD, chat.url])
     front.pools.by_role["chat"].backends[0].mark(ready=True)  # as it was a moment ago
-    front.pools.by_role["chat"].backends[1].outstanding = 3
+    front.pools.by_role["chat"].backends[1].count(3)
     body = json.dumps({**hello("Hello"), "user": "x" * 200_000})  # more than is kept at once
     response = await http.post(front.url + CHAT, content=body)
     assert (response.status_code, response.text) == (200, "hello")
@@ -45,22 +46,34 @@ async def test_a_request_to_one_that_has_died_is_answered_by_another(
     assert request.body == body.encode()
 
 
-async def test_a_websocket_to_one_that_has_died_is_taken_by_another(serve: Any, door: Any) -> None:
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            body = b'{"data": [{"id": "m"}]}'
-            await send({"type": "http.response.body", "body": body})
-            return
-        await receive()
-        await send({"type": "websocket.accept"})
-        await send({"type": "websocket.send", "text": "hello"})
-        await receive()
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Serve a role whose WebSocket says hello and sends back the first message."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"data": [{"id": "m"}]}'})
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": "hello"})
+    await send({**await receive(), "type": "websocket.send"})
+    await receive()
 
-    front = await door(speech=[DEAD, await serve(echo)])
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["died", "hangs"])
+async def test_a_websocket_to_one_that_does_not_take_it_is_taken_by_another(
+    serve: Any, backend: Any, door: Any, *, stuck: bool
+) -> None:
+    async def silent(_request: Any, _writer: Any) -> None:
+        await asyncio.Event().wait()
+
+    hangs = await backend()
+    front = await door(
+        speech=[hangs.url if stuck else DEAD, await serve(echo)], connect_timeout_s=1
+    )
+    hangs.answer = silent
     pool = front.pools.by_role["speech"]
     pool.backends[0].mark(ready=True)
-    pool.backends[1].outstanding = 3
+    pool.backends[1].count(3)
     url = front.url.replace("http", "ws", 1) + "/v1/audio/speech/stream"
     async with connect(url, proxy=None) as client:
         assert await client.recv() == "hello"
@@ -83,7 +96,7 @@ async def test_affinity_can_be_switched_off(backend: Any, door: Any, http: Any) 
     front = await door(chat=[one.url for one in chats], affinity=False)
     pool = front.pools.by_role["chat"]
     for one, outstanding in zip(pool.backends, (2, 0, 1), strict=True):
-        one.outstanding = outstanding
+        one.count(outstanding)
     for number in range(8):
         await http.post(front.url + CHAT, json=hello(f"conversation {number}"))
     assert [len(one.requests) for one in chats] == [0, 8, 0]
@@ -173,16 +186,6 @@ async def test_a_websocket_that_waits_ends_with_its_client(door: Any) -> None:
 async def test_a_websocket_that_waited_long_has_its_whole_turn_to_speak(
     serve: Any, door: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": b'{"data": [{"id": "m"}]}'})
-            return
-        await receive()
-        await send({"type": "websocket.accept"})
-        await send({**await receive(), "type": "websocket.send"})
-        await receive()
-
     monkeypatch.setattr(websocket, "HELLO_S", 0.5)
     front = await door(speech=[await serve(echo)], hold_s=30)
     pool = front.pools.by_role["speech"]
@@ -193,8 +196,9 @@ async def test_a_websocket_that_waited_long_has_its_whole_turn_to_speak(
     await asyncio.sleep(1)  # longer than a client may be silent
     pool.backends[0].mark(ready=True)
     client = await waiting
-    await client.send("hello")
     assert await client.recv() == "hello"
+    await client.send("again")
+    assert await client.recv() == "again"
     await client.close()
 
 
@@ -212,3 +216,22 @@ async def test_nobody_waits_at_a_server_that_was_told_to_end(
     assert response.status_code == 503
     assert response.headers["retry-after"] == "2"
     assert (await http.get(front.url + "/readyz")).json()["status"] == "draining"
+
+
+async def test_requests_go_on_while_the_metrics_of_many_backends_are_joined(
+    backend: Any, door: Any, http: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    def slowly(own: bytes, _of_backends: dict[str, bytes]) -> bytes:
+        begun.set()
+        return own if answered.wait(20) else b""
+
+    monkeypatch.setattr(telemetry, "merge", slowly)
+    chat = await backend()
+    front = await door(chat=[chat.url])
+    scraped = asyncio.ensure_future(http.get(f"{front.url}/metrics"))
+    assert await asyncio.to_thread(begun.wait, 20)
+    assert (await http.post(front.url + CHAT, json=hello("Hello"))).status_code == 200
+    answered.set()
+    assert b"bentovox_" in (await scraped).content

@@ -610,6 +610,24 @@ async def test_the_model_leads_to_its_backend(backend: Any, door: Any, http: Any
     assert fault(await http.post(front.url + CHAT, content=b"{")) == (400, "invalid_json")
 
 
+async def test_a_model_is_503_until_every_backend_has_named_its_own(
+    backend: Any, door: Any, http: Any
+) -> None:
+    a, b = await backend("a"), await backend("b")
+    b.ready = False
+    front = await door(chat=[a.url, b.url])
+    early = await http.post(front.url + CHAT, content=b'{"model": "b", "messages": []}')
+    assert fault(early) == (503, "service_unavailable")
+    assert early.headers["retry-after"] == "2"
+    assert (await http.post(front.url + CHAT, content=b'{"model": "a"}')).status_code == 200
+    assert len(a.requests) == 1
+    b.ready = True
+    await front.probe()
+    assert (await http.post(front.url + CHAT, content=b'{"model": "b"}')).status_code == 200
+    none = await http.post(front.url + CHAT, content=b'{"model": "c"}')
+    assert fault(none) == (404, "model_not_found")
+
+
 async def test_the_model_of_a_form_leads_to_its_backend_wherever_it_stands(
     backend: Any, door: Any, http: Any
 ) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_an_unknown_engine_is_a_configuration_error_that_names_the_known() -> None:
-    with pytest.raises(ConfigurationError, match="choose one of cosyvoice, espeak, vllm_omni"):
+    with pytest.raises(ConfigurationError, match="cosyvoice, espeak, kokoro, vllm_omni"):
         create_engine("festival")
 
 

@@ -15,8 +15,9 @@ import pytest
 from huggingface_hub import constants
 
 from services.errors import ConfigurationError
+from services.loading import NoModelError
 from services.transcription.engines.faster_whisper import model_source
-from services.transcription.engines.faster_whisper.model_source import ModelSource, NoModelError
+from services.transcription.engines.faster_whisper.model_source import ModelSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +60,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread.start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setenv("UV_DEFAULT_INDEX", url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     real = huggingface_hub.HfApi
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: real(endpoint=url))

@@ -81,7 +81,8 @@ The number of current requests for a role: from all gateways, and from the conve
 every gateway repeats with the label `backend`.
 */}}
 {{- define "bentovox.load" -}}
-{{- $asked := printf "bentovox_asked_requests{asked=%q,namespace=%q,backend%%s}" .role .root.Release.Namespace -}}
+{{- $gateway := include "bentovox.name" (dict "release" .root.Release.Name "part" "gateway") -}}
+{{- $asked := printf "bentovox_asked_requests{asked=%q,namespace=%q,service=%q,backend%%s}" .role .root.Release.Namespace $gateway -}}
 {{- $own := printf $asked "=\"\"" -}}
 {{- $repeated := printf $asked "!=\"\"" -}}
 sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vector(0)
@@ -108,6 +109,8 @@ sum({{ $own }}) + (sum({{ $repeated }}) / count({{ $own }}) or vector(0)) or vec
 {{- else if not $values.keys.openToAll -}}
 {{- fail "keys.secret is needed: the name of a Secret whose entry `keys` has one key per line (python -m services.gateway.keys makes them). Or set keys.openToAll to true." -}}
 {{- end -}}
+{{- $gateways := int (ternary $part.values.autoscaling.maxReplicas $part.values.replicas $part.values.autoscaling.enabled) -}}
+{{- $_ := set $set "BENTOVOX_GATEWAY__AFFINITY_AHEAD" (toString (div 8 (max 1 $gateways))) -}}
 {{- $hosts := $part.values.hosts -}}
 {{- range $front := list $values.ingress $values.httpRoute -}}
 {{- if and $front.enabled $front.host -}}

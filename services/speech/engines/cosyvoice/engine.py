@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -62,6 +63,9 @@ class CosyVoiceEngine:
     """
 
     name = "cosyvoice"
+    streams = None
+    lack = ""
+    loading = False
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class CosyVoiceEngine:
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
         self.capabilities: frozenset[Capability] = frozenset()
+        self._voices: tuple[Voice, ...] = ()
         self._checkpoint: Checkpoint | None = None
         self._stages: Stages | None = None
 
@@ -117,6 +122,10 @@ class CosyVoiceEngine:
 
         self._stages = Stages(self._checkpoint)
         self.sample_rate_hz = self._checkpoint.sample_rate_hz
+        languages = LANGUAGES[self._checkpoint.family]
+        self._voices = tuple(
+            Voice(name, name, languages) for name in sorted(self._checkpoint.speakers)
+        )
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
         self.capabilities = modes.capabilities(self._checkpoint.family, Path(self._model).name)
@@ -124,17 +133,20 @@ class CosyVoiceEngine:
 
     async def close(self) -> None:
         """Stop all work and free the model."""
-        self._checkpoint = None
+        checkpoint, self._checkpoint = self._checkpoint, None
         stages, self._stages = self._stages, None
         if stages is not None:
             await asyncio.to_thread(stages.close)
+        if checkpoint is not None and checkpoint.device.type == "cuda":
+            import torch  # noqa: PLC0415  heavy
+
+            del checkpoint, stages
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def voices(self) -> tuple[Voice, ...]:
         """Return the model's preset speakers; families 2 and 3 come without any."""
-        if self._checkpoint is None:
-            return ()
-        languages = LANGUAGES[self._checkpoint.family]
-        return tuple(Voice(name, name, languages) for name in sorted(self._checkpoint.speakers))
+        return self._voices
 
     def voice(self, voice_id: str) -> Voice:
         """Return a preset speaker.

@@ -45,6 +45,9 @@ class EspeakEngine(SpeaksOnly):
 
     name = "espeak"
     models = ("espeak",)
+    streams = None
+    lack = ""
+    loading = False
     capabilities = frozenset({Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT})
 
     def __init__(self, voices: Mapping[str, str] | None = None) -> None:
@@ -109,6 +112,10 @@ class EspeakEngine(SpeaksOnly):
         check_capabilities(self, request)
         self._catalogue.identifier(self.voice(request.voice or ""), request.language)
         refuse_blank(request.text)
+
+    def phonemes(self, text: str, language: str) -> str:
+        """Return a text's phonemes; see `EspeakLibrary.phonemes`."""
+        return self._library.phonemes(text, self._catalogue.identifier(self.voice(language), None))
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield frames of up to 200 ms; see `SpeechEngine.synthesise`."""

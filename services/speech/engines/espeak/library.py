@@ -29,6 +29,7 @@ _DONT_EXIT: Final = 0x8000
 _FRAME_MS: Final = 200  # made in about 0.3 ms; each one costs a turn of the interpreter's lock
 _POSITION_CHARACTER: Final = 1
 _CHARS_UTF8: Final = 1
+_IPA_WITH_TIES: Final = (ord("^") << 8) | 0x80 | 0x02
 _END_PAUSE: Final = 0x1000
 _RATE: Final = 1
 _MALE: Final = 1
@@ -94,6 +95,7 @@ class EspeakLibrary:
             raise ConfigurationError(f"espeak-ng cannot be loaded: {error}") from error
         data_path = espeakng_loader.get_data_path()
         self._lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._lib.sonicCreateStream.restype = ctypes.c_void_p
         self._lib.sonicSetSpeed.argtypes = (ctypes.c_void_p, ctypes.c_float)
         self._lock = threading.Lock()
@@ -116,6 +118,25 @@ class EspeakLibrary:
         """Return the variants that can be laid over any voice; their identifier is `!v/NAME`."""
         tag = ctypes.create_string_buffer(b"variant")
         return self._list(ctypes.byref(_Voice(languages=ctypes.addressof(tag))))
+
+    def phonemes(self, text: str, voice: str) -> str:
+        """Return a text's phonemes in IPA, without punctuation; `^` ties letters of one sound.
+
+        Raises:
+            EngineError: there is no such voice.
+        """
+        data = ctypes.create_string_buffer(text.encode())
+        rest = ctypes.c_void_p(ctypes.addressof(data))
+        said = []
+        with self._lock:
+            if self._lib.espeak_SetVoiceByName(voice.encode()):
+                raise EngineError(f"espeak-ng has no voice {voice!r}")
+            while rest.value:  # a clause at a time
+                clause = self._lib.espeak_TextToPhonemes(
+                    ctypes.byref(rest), _CHARS_UTF8, _IPA_WITH_TIES
+                )
+                said.append((clause or b"").decode())
+        return " ".join(said).strip()
 
     def speak(self, text: str, *, voice: str, speed: float, on_frame: OnFrame) -> None:
         """Speak `text`, giving int16 frames [N] of about 200 ms to `on_frame` as they are made.

@@ -56,6 +56,9 @@ class VllmOmniEngine(SpeaksOnly):
 
     name = "vllm_omni"
     sample_rate_hz = SAMPLE_RATE_HZ
+    streams = None
+    lack = ""
+    loading = False
     capabilities = frozenset({Capability.REFERENCE, Capability.SPEED, Capability.STREAMING_TEXT})
 
     def __init__(

@@ -1,8 +1,7 @@
-"""Loading a model in the background, again and again as long as there is none."""
+"""Loading a Whisper."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import logging
 import os
@@ -13,78 +12,29 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.handover import in_daemon
+from services.loading import Loading, NoModelError, line
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.detector import SileroDetector
-from services.transcription.engines.faster_whisper.model_source import NoModelError
 
 if TYPE_CHECKING:
     from services.transcription.engines.faster_whisper.model_source import ModelSource
 
 log = logging.getLogger("bentovox.transcription")
 
-_FIRST_RETRY_S: Final = 60.0
-_LONGEST_RETRY_S: Final = 1800.0
 _CUDA_LIBRARIES: Final = ("libcublasLt.so.12", "libcublas.so.12")
 
 
-class Loader:
-    """Loads one model.
-
-    Attributes:
-        model: the model, once it has decoded something.
-        status: in one line, what is happening, or why there is no model and how to get one.
-        settled: whether there is none, and the next try is some time away.
-    """
+class Loader(Loading[Checkpoint]):
+    """Loads one Whisper."""
 
     def __init__(
         self, source: ModelSource, *, device: str, compute_type: str, threads: int
     ) -> None:
-        self.model: Checkpoint | None = None
-        self.status = "not started"
-        self.settled = False
+        super().__init__(log)
         self._source = source
         self._device = device
         self._compute_type = compute_type
         self._threads = threads
-        self._work: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin in the background, from the event loop."""
-        self._work = asyncio.create_task(self._run())
-
-    def close(self) -> None:
-        """Stop trying, and release the model."""
-        if self._work is not None:
-            self._work.cancel()
-        self.model = None
-        self.status = "closed"
-
-    async def _run(self) -> None:
-        wait_s = _FIRST_RETRY_S
-        while True:
-            try:
-                self.model = await in_daemon(self._load)
-            except NoModelError as error:
-                self._settle(str(error))
-                if error.is_final:
-                    return
-            except Exception as error:
-                log.exception("the model could not be loaded")
-                self._settle(f"no model: {_line(error)}")
-            else:
-                self.status, self.settled = "ready", False
-                return
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
-
-    def _settle(self, status: str) -> None:
-        if status != self.status:
-            log.warning("%s", status)
-        self.status, self.settled = status, True
-
-    def _tell(self, status: str) -> None:
-        self.status, self.settled = status, False
 
     def _load(self) -> Checkpoint:
         began = time.monotonic()
@@ -104,7 +54,7 @@ class Loader:
             )
         except Exception as error:
             raise NoModelError(
-                f"no model: {folder} cannot be loaded as a CTranslate2 Whisper: {_line(error)}"
+                f"no model: {folder} cannot be loaded as a CTranslate2 Whisper: {line(error)}"
             ) from error
         _warm_up(model)
         log.info(
@@ -168,7 +118,3 @@ def _warm_up(model: Checkpoint) -> None:
         temperature=0.0,
         beam_size=1,
     )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

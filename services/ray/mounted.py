@@ -1,0 +1,49 @@
+"""A role's shell as Ray Serve wants it: behind a prefix, and asked now and then for its health."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from services.ray.config import prefix_of
+
+if TYPE_CHECKING:
+    from services.server.shell import Shell
+
+
+class Mounted:
+    """A role behind its prefix: Ray routes by it, and leaves it in the path."""
+
+    def __init__(self, shell: Shell, role: str) -> None:
+        self._shell = shell
+        self._prefix = prefix_of(role)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection's scope.
+
+        Ray cancels what it calls when a client hangs up. vLLM's handlers would leave the engine at
+        work then: so the role goes on, sees the hang-up in `receive`, and ends its work itself.
+        """
+        if scope["type"] == "lifespan":
+            await self._shell(scope, receive, send)
+            return
+        if scope["path"].startswith(f"{self._prefix}/"):
+            scope["path"] = scope["path"].removeprefix(self._prefix)
+            scope["raw_path"] = scope["raw_path"].removeprefix(self._prefix.encode())
+            scope["root_path"] = ""
+        serving = asyncio.create_task(self._shell(scope, receive, send))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            await asyncio.wait([serving])
+            raise
+
+    def check_health(self) -> None:
+        """Tell Ray to replace a replica whose engine has died.
+
+        Raises:
+            RuntimeError: it has.
+        """
+        readiness = self._shell.app.readiness()
+        if readiness.status == "failed":
+            raise RuntimeError(str(readiness.detail))

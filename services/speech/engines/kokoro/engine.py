@@ -1,0 +1,365 @@
+"""Kokoro-82M as a speech engine: natural voices on any machine, faster than they play.
+
+The model comes in the background. Until it is there, and in languages that it does not speak,
+espeak-ng speaks in its stead, where it is installed. A single thread computes, a sentence at a
+time, and requests take turns. Of each, one sentence is made while the one before is taken, so at
+most two wait.
+
+The same request gives the same samples: the graph has no randomness.
+"""
+
+# ruff: noqa: RUF001 (the punctuation of many scripts)
+
+from __future__ import annotations
+
+import asyncio
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+
+from services.audio.resample import Resampler
+from services.audio.stretch import TimeStretch
+from services.errors import (
+    ConfigurationError,
+    EngineError,
+    InvalidRequestError,
+    ServiceError,
+    UnavailableError,
+    shown,
+)
+from services.speech.engines.espeak import voices as espeak_voices
+from services.speech.engines.espeak.engine import EspeakEngine
+from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Run
+from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
+from services.speech.engines.kokoro.source import Source
+from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of, no_such_voice
+from services.speech.engines.protocol import (
+    Capability,
+    SpeaksOnly,
+    SynthesisRequest,
+    check_capabilities,
+    unsupported,
+)
+from services.speech.engines.scripts import language_by_script, plain_width
+from services.speech.engines.segments import refuse_blank, segments_as_written
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from services.audio.pcm import Samples
+    from services.speech.engines.kokoro.model import Model
+    from services.speech.engines.kokoro.voices import Mix
+    from services.speech.engines.protocol import Voice
+
+Work = TypeVar("Work")
+
+_CAPABILITIES: Final = frozenset(
+    {Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT, Capability.SEED}
+)
+_FRAME: Final = SAMPLE_RATE_HZ // 5
+_SENTENCE_PAUSE_S: Final = 0.3
+_CLAUSE_PAUSE_S: Final = 0.1
+# The first sound waits for the first piece: a long sentence is cut once, at its first clause.
+_LONG_CHARACTERS: Final = 70
+_CLAUSE: Final = re.compile(r"(?<=\S{3})[,;:—–،、，；：](?=\s)|[、，；：]")
+_SHORTEST_CLAUSE: Final = 20
+_RETRY_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    """Who speaks a request; `mix` is None for espeak-ng's voices."""
+
+    voice_id: str
+    mix: Mix | None
+
+
+class KokoroEngine(SpeaksOnly):
+    """Speaks through onnxruntime in this process; see `SpeechEngine` for what is promised."""
+
+    name = "kokoro"
+    models = ("kokoro",)
+    sample_rate_hz = SAMPLE_RATE_HZ
+
+    def __init__(
+        self,
+        voices: Mapping[str, str] | None = None,
+        *,
+        model: str,
+        file: str = "onnx/model_quantized.onnx",
+        revision: str = "",
+        cache: str = "",
+        threads: int = 0,
+    ) -> None:
+        """Check that it can work; nothing heavy is loaded before `start`.
+
+        `voices` maps further names to voices or mixes, and overrides OpenAI's.
+
+        Raises:
+            ConfigurationError: `model` is neither a directory nor a hub's id, or `voices` names a
+                voice that does not exist.
+        """
+        aliases = {**OPENAI_VOICES, **(voices or {})}
+        self._espeaks = {name: one for name, one in aliases.items() if mix_of(one) is None}
+        self._stand_in = _espeak(self._espeaks)
+        if self._espeaks and self._stand_in is None:
+            name, target = next(iter(self._espeaks.items()))
+            raise ConfigurationError(
+                f"voice {name!r} stands for {target!r}, which does not exist", param="voices"
+            )
+        self._voices = Voices(
+            {name: one for name, one in aliases.items() if name not in self._espeaks}
+        )
+        self._source = Source(
+            self._voices, model, file=file, revision=revision, cache=cache, threads=threads
+        )
+        self._phonemes = Phonemes(self._stand_in.phonemes if self._stand_in else None)
+        self._thread: ThreadPoolExecutor | None = None
+        self._runs: set[Run] = set()
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the model can do; a seed needs it, as espeak-ng has none."""
+        return _CAPABILITIES if self._source.model else _CAPABILITIES - {Capability.SEED}
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can speak, if only with espeak-ng's voice."""
+        return self._thread is not None and (
+            self._source.model is not None or self._stand_in is not None
+        )
+
+    @property
+    def lack(self) -> str:
+        """Why the model does not speak; empty if it does."""
+        if self._source.model is not None:
+            return ""
+        instead = "espeak-ng speaks in kokoro's place: " if self._stand_in else ""
+        return f"{instead}{self._source.status}"
+
+    @property
+    def loading(self) -> bool:
+        """Whether the model is on its way."""
+        return self._source.model is None and not self._source.settled
+
+    @property
+    def streams(self) -> int | None:
+        """How many streams it makes faster than they play; None while espeak-ng speaks."""
+        model = self._source.model
+        return model.streams if model else None
+
+    @property
+    def active(self) -> int:
+        """Sentences that are being made or wait for the thread."""
+        return len(self._runs) + (self._stand_in.active if self._stand_in else 0)
+
+    async def start(self) -> None:
+        """Start the stand-in, and find, download and load the model in the background."""
+        if self._stand_in is not None:
+            await self._stand_in.start()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kokoro")
+        self._source.start()
+
+    async def close(self) -> None:
+        """Stop what is being said, end the thread and free the model."""
+        thread, self._thread = self._thread, None
+        self._source.close()
+        for run in tuple(self._runs):
+            run.stop()
+        if thread is not None:
+            thread.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(thread.shutdown)
+        if self._stand_in is not None:
+            await self._stand_in.close()
+
+    def voices(self) -> tuple[Voice, ...]:
+        """Return OpenAI's names and the model's voices; all of espeak-ng's are found, too."""
+        return (*self._voices.listed(), *(self.voice(name) for name in self._espeaks))
+
+    def voice(self, voice_id: str) -> Voice:
+        """Return a voice, an alias, a mix, or one of espeak-ng's.
+
+        Raises:
+            NotFoundError: no such voice (`voice_not_found`).
+        """
+        found = self._voices.find(voice_id)
+        if found is None and self._stand_in is not None:
+            try:
+                found = self._stand_in.voice(voice_id)
+            except ServiceError:
+                found = None
+        if found is None:
+            raise no_such_voice(voice_id, self._voices)
+        return found
+
+    def check(self, request: SynthesisRequest) -> None:
+        """Raise unless this can be said; see `SpeechEngine.check`."""
+        check_capabilities(self, request)
+        refuse_blank(request.text)
+        text = request.text if isinstance(request.text, str) else ""
+        speaker = self._speaker(request)
+        if self._language(speaker, request, text) is None:
+            if self._stand_in is None:
+                raise InvalidRequestError(
+                    f"language {shown(request.language or language_by_script(text, 'en') or '')} "
+                    "is not one that kokoro speaks here",
+                    param="language",
+                    code="unsupported_language",
+                )
+            self._stand_in.check(self._instead(speaker, request, text or "a"))
+            if request.seed is not None:
+                raise unsupported(self._stand_in, "seed")
+
+    async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
+        """Yield frames of up to 200 ms; see `SpeechEngine.synthesise`."""
+        if self._thread is None:
+            raise UnavailableError("the kokoro engine is not running", retry_after_s=_RETRY_S)
+        self.check(request)
+        speaker = self._speaker(request)
+        made: asyncio.Queue[Samples | BaseException | None] = asyncio.Queue(1)
+        work = asyncio.create_task(self._make(speaker, request, made))
+        try:
+            while (piece := await made.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                for begin in range(0, piece.size, _FRAME):
+                    yield piece[begin : begin + _FRAME]
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
+    async def _make(
+        self,
+        speaker: _Speaker,
+        request: SynthesisRequest,
+        made: asyncio.Queue[Samples | BaseException | None],
+    ) -> None:
+        """Put the pieces of a request, then None or an error."""
+        end: BaseException | None = None
+        try:
+            async with aclosing(self._pieces(speaker, request)) as pieces:
+                async for piece in pieces:
+                    await made.put(piece)
+        except Exception as error:  # noqa: BLE001  raised where the pieces are taken
+            end = error
+        await made.put(end)
+
+    async def _pieces(
+        self, speaker: _Speaker, request: SynthesisRequest
+    ) -> AsyncGenerator[Samples, None]:
+        pause = np.zeros(0, dtype=np.float32)
+        async with aclosing(_early(segments_as_written(request.text))) as texts:
+            async for text in texts:
+                language = self._language(speaker, request, text)
+                model = self._source.model
+                if language is None or model is None or speaker.mix is None:
+                    said = self._by_espeak(speaker, request, text)
+                else:
+                    mix = self._voices.spoken(speaker.voice_id, language)
+                    said = self._by_model(model, mix, language, text, request.speed)
+                async with aclosing(said) as pieces:
+                    async for piece in pieces:
+                        if piece.size:
+                            yield np.concatenate([pause, piece]) if pause.size else piece
+                            pause = pause[:0]
+                ends = text.rstrip("\"'”’»)] ")[-1:]
+                pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
+                pause = np.zeros(round(pause_s * SAMPLE_RATE_HZ / request.speed), dtype=np.float32)
+
+    async def _by_model(
+        self, model: Model, mix: Mix, language: str, text: str, speed: float
+    ) -> AsyncGenerator[Samples, None]:
+        low, high = SPEEDS
+        native = min(max(speed, low), high)
+        stretch = TimeStretch(SAMPLE_RATE_HZ, speed / native)
+        phonemes = await self._in_thread(lambda _: self._phonemes.of(plain_width(text), language))
+        for piece in in_pieces(phonemes):
+            say = partial(model.say, piece, mix, native)
+            yield stretch.feed(await self._in_thread(say))
+        yield stretch.finish()
+
+    async def _by_espeak(
+        self, speaker: _Speaker, request: SynthesisRequest, text: str
+    ) -> AsyncGenerator[Samples, None]:
+        if self._stand_in is None:
+            raise UnavailableError(self.lack, retry_after_s=_RETRY_S)
+        resampler = Resampler(self._stand_in.sample_rate_hz, SAMPLE_RATE_HZ)
+        said = self._stand_in.synthesise(self._instead(speaker, request, text))
+        async with aclosing(said) as frames:
+            async for frame in frames:
+                yield resampler.feed(frame)
+        yield resampler.finish()
+
+    async def _in_thread(self, work: Callable[[Run], Work]) -> Work:
+        """Do a piece of work in the thread, and stop it as soon as it is cancelled."""
+        if self._thread is None:
+            raise UnavailableError("the kokoro engine was closed", retry_after_s=_RETRY_S)
+        run = Run()
+        self._runs.add(run)
+        try:
+            done = self._thread.submit(work, run)
+            done.add_done_callback(lambda _: self._runs.discard(run))
+            return await asyncio.wrap_future(done)
+        except ServiceError:
+            raise
+        except asyncio.CancelledError:
+            run.stop()
+            raise
+        except Exception as error:
+            raise EngineError("kokoro failed", code="engine_failed") from error
+
+    def _speaker(self, request: SynthesisRequest) -> _Speaker:
+        voice_id = self.voice(request.voice or "").id
+        return _Speaker(voice_id, self._voices.mix(voice_id))
+
+    def _language(self, speaker: _Speaker, request: SynthesisRequest, text: str) -> str | None:
+        """Return the language that the model speaks a text in; None if it cannot."""
+        if speaker.mix is None:
+            return None
+        own = speaker.mix.language
+        if self._phonemes.language(own) is None:
+            own = "en-us" if not language_by_script(text, "en") else own
+        tag = request.language or language_by_script(text, own) or own
+        if tag == "en":
+            tag = own if own.startswith("en-") else "en-us"
+        return self._phonemes.language(tag)
+
+    def _instead(self, speaker: _Speaker, request: SynthesisRequest, text: str) -> SynthesisRequest:
+        """Return a request for what espeak-ng says in the model's place."""
+        voice_id = speaker.voice_id
+        if speaker.mix is not None and voice_id not in espeak_voices.OPENAI_VOICES:
+            variant = "f3" if speaker.mix.gender == "female" else "m3"
+            voice_id = f"{speaker.mix.language}+{variant}"
+        return replace(request, text=text, voice=voice_id, seed=None)
+
+
+def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:
+    """Return espeak-ng with further names for its voices; None where it is not installed.
+
+    Raises:
+        ConfigurationError: `voices` names one that does not exist.
+    """
+    try:
+        return EspeakEngine(voices)
+    except ImportError:
+        return None
+
+
+async def _early(texts: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """Yield the texts, the first one cut after its first clause if it is long."""
+    first = True
+    async with aclosing(texts):
+        async for text in texts:
+            if first and len(text) > _LONG_CHARACTERS:
+                clauses = (one.end() for one in _CLAUSE.finditer(text))
+                end = next((one for one in clauses if one >= _SHORTEST_CLAUSE), len(text))
+                yield text[:end]
+                text = text[end:].strip()  # noqa: PLW2901
+            first = False
+            if text:
+                yield text

@@ -1,0 +1,136 @@
+"""Text as Kokoro's phonemes: English by dictionary, other languages by espeak-ng."""
+
+# ruff: noqa: RUF001 (phonemes)
+
+from __future__ import annotations
+
+import re
+import threading
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+from services.speech.engines.kokoro.english import PUNCTUATION, English
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MOST_PHONEMES: Final = 509
+"""The most that the model takes at once: its context without the two at the ends, less one."""
+
+# The same as in Kokoro's config.json: a phoneme's id is its place.
+_VOCABULARY: Final[Mapping[str, int]] = dict(
+    zip(
+        ';:,.!?—…"()“” ̃ʣʥʦʨᵝꭧAIOQSTWYᵊabcdefhijklmnopqrstuvwxyzɑɐɒæβɔɕçɖðʤəɚɛɜɟɡɥɨɪʝɯɰŋɳɲɴøɸθœɹɾɻ'
+        "ʁɽʂʃʈʧʊʋʌɣɤχʎʒʔˈˌːʰʲ↓→↗↘ᵻ",
+        (
+            *range(1, 7),
+            *range(9, 26),
+            *(31, 33, 35, 36, 39, 41, 42, 43, 44, 45, 46, 47, 48),
+            *range(50, 73),
+            *(75, 76, 77, 78, 80, 81, 82, 83, 85, 86, 87, 90, 92, 99, 101, 102, 103),
+            *(110, 111, 112, 113, 114, 115, 116, 118, 119, 120, 123, 125, 126),
+            *(128, 129, 130, 131, 132, 133, 135, 136, 138, 139, 140, 142, 143, 147, 148),
+            *(156, 157, 158, 162, 164, 169, 171, 172, 173, 177),
+        ),
+        strict=True,
+    )
+)
+_BY_ESPEAK: Final = {"es": "es", "fr": "fr-fr", "hi": "hi", "it": "it", "pt": "pt-br"}
+"""The languages that Kokoro's phonemes are espeak-ng's in, and what espeak-ng calls them."""
+
+# What misaki makes of espeak-ng's phonemes, the longest first; ^ ties two letters to one sound.
+_IN_KOKOROS: Final = (
+    *(("a^ɪ", "I"), ("a^ʊ", "W"), ("d^z", "ʣ"), ("d^ʒ", "ʤ"), ("e^ɪ", "A"), ("o^ʊ", "O")),
+    *(("ə^ʊ", "Q"), ("s^s", "S"), ("t^s", "ʦ"), ("t^ʃ", "ʧ"), ("ɔ^ɪ", "Y"), ("^", ""), ("-", "")),
+)
+_ENGLISH: Final = (
+    *(("ʔˌn\u0329", "ʔn"), ("ʔn\u0329", "ʔn"), ("a^ɪ", "I"), ("a^ʊ", "W"), ("d^ʒ", "ʤ")),
+    *(("e^ɪ", "A"), ("t^ʃ", "ʧ"), ("ɔ^ɪ", "Y"), ("ə^l", "ᵊl"), ("ʲo", "jo"), ("ʲə", "jə")),
+    *(("ʲ", ""), ("ɚ", "əɹ"), ("r", "ɹ"), ("x", "k"), ("ç", "k"), ("ɐ", "ə"), ("ɬ", "l")),
+    ("\u0303", ""),
+)
+_AMERICAN: Final = (("o^ʊ", "O"), ("ɜː", "ɜɹ"), ("ɜɹɹ", "ɜɹ"), ("ɪə", "iə"), ("ː", ""))
+_BRITISH: Final = (("e^ə", "ɛː"), ("iə", "ɪə"), ("ə^ʊ", "Q"))
+_SYLLABIC: Final = re.compile(r"(\S)\u0329")
+_OTHER_LANGUAGE: Final = re.compile(r"\([a-z-]{2,}\)")  # espeak-ng's mark that it switches
+_MARKS: Final = re.compile("([" + re.escape("".join(PUNCTUATION)) + "¡¿«»]+)")
+
+
+class Phonemes:
+    """Makes phonemes; its methods may be called from any thread."""
+
+    def __init__(self, espeak: Callable[[str, str], str] | None) -> None:
+        """Take espeak-ng's phonemes of a text in a language; None where it is not installed."""
+        self._espeak = espeak
+        self._english: dict[bool, English] = {}
+        self._lock = threading.Lock()
+
+    def language(self, tag: str) -> str | None:
+        """Return what `of` calls the language of a tag; None if Kokoro cannot speak it here."""
+        primary, _, region = tag.lower().replace("_", "-").partition("-")
+        if primary == "en":
+            return "en-gb" if region in ("gb", "uk") else "en-us"
+        return primary if self._espeak and primary in _BY_ESPEAK else None
+
+    def of(self, text: str, language: str) -> str:
+        """Return the phonemes of a sentence; empty if there is nothing to say."""
+        text = unicodedata.normalize("NFC", text)
+        if language.startswith("en-"):
+            said = self._accent(british=language == "en-gb")(text)
+        else:
+            said = self._foreign(text, _BY_ESPEAK[language])
+        return "".join(phoneme for phoneme in said if phoneme in _VOCABULARY).strip()
+
+    def _accent(self, *, british: bool) -> English:
+        with self._lock:
+            if british not in self._english:
+                espeak = self._espeak
+                tag = "en-gb" if british else "en-us"
+                by_espeak = (
+                    (lambda word: _english(espeak(word, tag), british=british)) if espeak else None
+                )
+                self._english[british] = English(british=british, unknown=by_espeak)
+            return self._english[british]
+
+    def _foreign(self, text: str, tag: str) -> str:
+        if self._espeak is None:
+            raise ValueError(f"{tag} needs espeak-ng")
+        parts = []
+        for part in _MARKS.split(text):
+            if _MARKS.fullmatch(part):
+                parts.append(part.replace("«", "“").replace("»", "”"))
+            elif part.strip():
+                said = _replaced(self._espeak(part, tag), _IN_KOKOROS)
+                before = " " if part[0].isspace() else ""
+                parts.append(f"{before}{said}{' ' if part[-1].isspace() else ''}")
+        return " ".join("".join(parts).split())
+
+
+def _english(said: str, *, british: bool) -> str:
+    said = _replaced(said, _ENGLISH)
+    said = _SYLLABIC.sub(r"ᵊ\1", said)
+    said = _replaced(said, _BRITISH if british else _AMERICAN)
+    return _replaced(said, (("o", "ɔ"), ("ɾ", "T"), ("ʔ", "t"), ("^", ""), ("e", "A")))
+
+
+def _replaced(said: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    said = _OTHER_LANGUAGE.sub("", said)
+    for old, new in pairs:
+        said = said.replace(old, new)
+    return said
+
+
+def in_pieces(phonemes: str) -> list[str]:
+    """Cut phonemes that are too many for the model at spaces."""
+    pieces = []
+    while len(phonemes) > MOST_PHONEMES:
+        end = phonemes.rfind(" ", 0, MOST_PHONEMES + 1)
+        end = end if end > 0 else MOST_PHONEMES
+        pieces.append(phonemes[:end].strip())
+        phonemes = phonemes[end:].strip()
+    return [*pieces, phonemes] if phonemes else pieces
+
+
+def ids_of(phonemes: str) -> list[int]:
+    """Return the model's ids of phonemes."""
+    return [_VOCABULARY[phoneme] for phoneme in phonemes]

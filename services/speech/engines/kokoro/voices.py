@@ -1,0 +1,241 @@
+"""Kokoro's voices, OpenAI's names for some of them, and mixes such as `af_heart(2)+af_bella`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from services.errors import NotFoundError, shown
+from services.speech.engines.protocol import Voice
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+OPENAI_VOICES: Final[dict[str, str]] = {
+    "alloy": "af_heart",
+    "ash": "am_michael",
+    "ballad": "bm_george",
+    "coral": "af_bella",
+    "echo": "am_echo",
+    "fable": "bm_fable",
+    "nova": "af_nova",
+    "onyx": "am_onyx",
+    "sage": "af_sarah",
+    "shimmer": "bf_emma",
+    "verse": "am_fenrir",
+    "marin": "af_kore",
+    "cedar": "am_puck",
+}
+"""OpenAI's voice names and the voice that speaks for each."""
+
+LANGUAGES: Final = {
+    "a": "en-us",
+    "b": "en-gb",
+    "e": "es",
+    "f": "fr",
+    "h": "hi",
+    "i": "it",
+    "j": "ja",
+    "p": "pt",
+    "z": "zh",
+}
+"""The language of a voice by the first letter of its id."""
+
+NAMES: Final = tuple(
+    f"{kind}_{name}"
+    for kind, names in {
+        "af": "heart alloy aoede bella jessica kore nicole nova river sarah sky",
+        "am": "adam echo eric fenrir liam michael onyx puck santa",
+        "bf": "alice emma isabella lily",
+        "bm": "daniel fable george lewis",
+        "ef": "dora",
+        "em": "alex santa",
+        "ff": "siwis",
+        "hf": "alpha beta",
+        "hm": "omega psi",
+        "if": "sara",
+        "im": "nicola",
+        "jf": "alpha gongitsune nezumi tebukuro",
+        "jm": "kumo",
+        "pf": "dora",
+        "pm": "alex santa",
+        "zf": "xiaobei xiaoni xiaoxiao xiaoyi",
+        "zm": "yunjian yunxi yunxia yunyang",
+    }.items()
+    for name in names.split()
+)
+"""The voices of Kokoro-82M 1.0."""
+
+_PART: Final = re.compile(
+    r"\s*([a-z]{2}_[a-z0-9]+)\s*(?:\(\s*(\d+(?:\.\d+)?)\s*\))?\s*", re.IGNORECASE
+)
+_SIGNS: Final = re.compile(r"([+-])")
+_MOST_PARTS: Final = 8
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Voices and their weights, whose sizes add up to 1, the heaviest first."""
+
+    parts: tuple[tuple[str, float], ...]
+
+    @property
+    def first(self) -> str:
+        """The voice that it is most like."""
+        return self.parts[0][0]
+
+    @property
+    def language(self) -> str:
+        """The tag of its own language."""
+        return LANGUAGES[self.first[0]]
+
+    @property
+    def gender(self) -> Literal["female", "male"]:
+        """That of its first voice."""
+        return "female" if self.first[1] == "f" else "male"
+
+
+class Voices:
+    """The voices that requests may name.
+
+    Before the model is there, they are those of Kokoro-82M 1.0; then those that came with it. One
+    that did not come is spoken by one that did, of the same gender, and its name says so.
+    """
+
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        """Take further names, each for a voice or a mix."""
+        self._there: tuple[str, ...] = NAMES
+        self._aliases = {alias.lower(): (alias, target) for alias, target in aliases.items()}
+
+    def came(self, there: Collection[str]) -> None:
+        """Learn which voices came with the model."""
+        self._there = tuple(sorted(there, key=lambda name: (name not in NAMES, name)))
+
+    def listed(self) -> tuple[Voice, ...]:
+        """Return the aliases, then the voices that are there."""
+        return (
+            *(self._voice(alias, target) for alias, target in self._aliases.values()),
+            *(self._voice(name, name) for name in self._there if name[0] in LANGUAGES),
+        )
+
+    def named(self) -> tuple[Mix, ...]:
+        """Return what speaks for the aliases in their own languages."""
+        mixes = [(alias, self.mix(alias)) for alias in self._aliases]
+        return tuple(self.spoken(alias, mix.language) for alias, mix in mixes if mix)
+
+    def find(self, voice_id: str) -> Voice | None:
+        """Return a voice by its id, an alias, or a mix; None if there is none of that name."""
+        alias, target = self._aliases.get(voice_id.lower(), (voice_id, voice_id))
+        return self._voice(alias, target) if self.mix(target) else None
+
+    def mix(self, voice_id: str) -> Mix | None:
+        """Return what a voice's id or alias is made of; None if it does not name Kokoro's."""
+        _, target = self._aliases.get(voice_id.lower(), ("", voice_id))
+        return mix_of(target, self._there)
+
+    def spoken(self, voice_id: str, language: str) -> Mix:
+        """Return the voices that speak: those that are there.
+
+        An alias speaks another language with a voice of that language, if one is there.
+        """
+        mix = self.mix(voice_id)
+        if mix is None:
+            raise KeyError(voice_id)
+        primary = language.partition("-")[0]
+        if voice_id.lower() in self._aliases and mix.language.partition("-")[0] != primary:
+            native = self._like(mix.gender, primary)
+            if native is not None:
+                return Mix(((native, 1.0),))
+        return Mix(tuple((self._present(name), weight) for name, weight in mix.parts))
+
+    def _present(self, name: str) -> str:
+        if name in self._there:
+            return name
+        gender = "female" if name[1] == "f" else "male"
+        alike = [one for one in self._there if _gender(one) == gender] or list(self._there)
+        order = [one for one in NAMES if _gender(one) == gender]
+        return alike[order.index(name) % len(alike)] if name in order else alike[0]
+
+    def _like(self, gender: str, primary: str) -> str | None:
+        return next(
+            (
+                name
+                for name in self._there
+                if _gender(name) == gender
+                and LANGUAGES.get(name[0], "").partition("-")[0] == primary
+            ),
+            None,
+        )
+
+    def _voice(self, name: str, target: str) -> Voice:
+        mix = self.mix(target)
+        assert mix is not None  # noqa: S101  its callers know
+        speaks = self._present(mix.first)
+        said = name
+        if name != target:
+            said = f"{name} ({target})"
+        if speaks != mix.first:
+            said = f"{name} ({speaks}, {_ACCENTS[speaks[0]]})"
+        return Voice(
+            id=name,
+            name=said,
+            languages=(mix.language, *(tag for tag in _SPOKEN if tag != mix.language)),
+            gender=mix.gender,
+            alias_of=target if name != target else None,
+        )
+
+
+def mix_of(written: str, there: Collection[str] = ()) -> Mix | None:
+    """Return the mix that is written as in Kokoro-FastAPI; None if it is none.
+
+    Such as `af_heart(2)+af_bella`. `there` are names that are known besides `NAMES`.
+    """
+    parts = _SIGNS.split(written)
+    if len(parts) > 2 * _MOST_PARTS:
+        return None
+    weights: dict[str, float] = {}
+    for sign, part in zip(("+", *parts[1::2]), parts[::2], strict=True):
+        found = _PART.fullmatch(part)
+        name = found[1].lower() if found else ""
+        if found is None or (name not in NAMES and name not in there):
+            return None
+        weight = float(found[2] or 1) * (1 if sign == "+" else -1)
+        weights[name] = weights.get(name, 0.0) + weight
+    total = sum(abs(weight) for weight in weights.values())
+    if not total or not math.isfinite(total):
+        return None
+    heaviest = sorted(weights.items(), key=lambda part: -part[1])
+    return Mix(tuple((name, weight / total) for name, weight in heaviest))
+
+
+_SPOKEN: Final = ("en-us", "en-gb", "es", "fr", "hi", "it", "pt")
+_ACCENTS: Final = {
+    "a": "an American",
+    "b": "a Briton",
+    "e": "a speaker of Spanish",
+    "f": "a speaker of French",
+    "h": "a speaker of Hindi",
+    "i": "a speaker of Italian",
+    "j": "a speaker of Japanese",
+    "p": "a speaker of Portuguese",
+    "z": "a speaker of Chinese",
+}
+
+
+def _gender(name: str) -> str:
+    return "female" if name[1:2] == "f" else "male"
+
+
+def no_such_voice(voice_id: str, voices: Voices) -> NotFoundError:
+    """Return the error for a voice that neither engine has."""
+    names = [voice.id for voice in voices.listed()]
+    near = difflib.get_close_matches(voice_id.lower(), names, n=1, cutoff=0.5)
+    hint = f"the nearest is {near[0]!r}" if near else "a voice is a name or a mix of names"
+    return NotFoundError(
+        f"voice {shown(voice_id)} does not exist; {hint}. GET /v1/audio/voices lists them",
+        param="voice",
+        code="voice_not_found",
+    )
