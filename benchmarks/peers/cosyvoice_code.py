@@ -18,7 +18,8 @@ import soundfile
 import torch
 
 from services.audio.resample import Resampler
-from services.speech.engines.cosyvoice import language_model, recipe, upstream_code
+from services.speech.engines.cosyvoice import recipe, upstream_code
+from tests.cosyvoice.upstream_loop import without_mask
 
 _FRONTEND_HZ = 16_000
 
@@ -107,7 +108,7 @@ def _put_right() -> None:
     from cosyvoice.cli import cosyvoice, model  # noqa: PLC0415
     from cosyvoice.llm import llm  # noqa: PLC0415
 
-    llm.Qwen2Encoder.forward_one_step = language_model.forward_one_step
+    llm.Qwen2Encoder.forward_one_step = without_mask
     sample, load_weights = llm.Qwen2LM.sampling_ids, model.CosyVoiceModel.load
 
     def sampling_ids(self: Any, scores: torch.Tensor, *more: Any, ignore_eos: bool = True) -> Any:

@@ -179,14 +179,6 @@ class CosyVoiceSettings(Section):
         description="The flow's estimator in TensorRT: faster; builds a plan for this GPU at the "
         "first start, needs tensorrt and a writable model directory; 60 s a segment at most.",
     )
-    tensorrt_contexts: int = Field(
-        1, ge=1, description="Requests in TensorRT at the same time; each takes GPU memory."
-    )
-    vllm: bool = Field(
-        default=False,
-        description="Speech tokens by vLLM (families 2 and 3): more throughput; no seed, no "
-        "repetition-aware sampling, a fifth of the GPU's memory, artefacts reported upstream.",
-    )
 
 
 class KokoroSettings(Section):

@@ -65,6 +65,20 @@ def tiny_model(
 
 
 @pytest.fixture(scope="session")
+def loaded(tiny_model: Callable[..., Path]) -> Callable[[tiny.Family], Any]:
+    """Return `loaded(family)`: a model without an engine."""
+    from services.speech.engines.cosyvoice import checkpoint  # noqa: PLC0415  torch
+
+    @cache
+    def load(directory: Path) -> Any:
+        return checkpoint.load(
+            directory, code_root=None, device="cpu", accelerated=checkpoint.Acceleration()
+        )
+
+    return lambda family: load(tiny_model(family))
+
+
+@pytest.fixture(scope="session")
 def _engines(
     tiny_model: Callable[..., Path],
 ) -> Iterator[Callable[..., CosyVoiceEngine]]:
@@ -112,17 +126,18 @@ def engine_of(
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[CosyVoiceEngine], list[list[int]]]:
     """Return `decoded(engine)`: the tokens of each segment that it decodes from now on."""
 
+    from services.speech.engines.cosyvoice import tokens  # noqa: PLC0415  torch
+
     def watch(engine: CosyVoiceEngine) -> list[list[int]]:
-        lm, made = engine._checkpoint.lm, []  # type: ignore[union-attr]
-        inference = type(lm).inference
+        made: list[list[int]] = []
+        join = tokens.Decoder.join
 
-        def noted(self: Any, *given: Any, **named: Any) -> Iterator[int]:
-            made.append([])
-            for token in inference(self, *given, **named):
-                made[-1].append(int(token))
-                yield token
+        def noted(self: tokens.Decoder, line: tokens.Line) -> None:
+            if self is engine._stages._decoder:  # type: ignore[union-attr]
+                made.append(line.made)
+            join(self, line)
 
-        monkeypatch.setattr(type(lm), "inference", noted)
+        monkeypatch.setattr(tokens.Decoder, "join", noted)
         return made
 
     return watch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,11 +84,6 @@ def apart(one: Samples, other: Samples) -> float:
     """Return the largest difference of two sounds of one length."""
     assert one.shape == other.shape
     return float(np.abs(one - other).max())
-
-
-def working() -> list[str]:
-    """Return the names of the engine's threads that are alive."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cosyvoice-")]
 
 
 def within(seconds: float, happens: Callable[[], bool]) -> bool:

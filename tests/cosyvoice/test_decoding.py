@@ -1,124 +1,159 @@
-"""Decoding token by token equals one pass of the model, with any version of transformers.
+"""Speech tokens are those of one pass of the model, and of upstream's own loop, in any company.
 
 `nox -s cosyvoice` also runs this file with an older transformers.
 """
 
 from __future__ import annotations
 
-from types import MethodType
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from packaging.version import Version
 
-from services.speech.engines.cosyvoice import checkpoint, language_model, randomness
+from services.speech.engines.cosyvoice import modes, randomness, tokens
+from tests.cosyvoice import upstream_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cosyvoice.tiny import Family
 
 PADS_THE_MASK = Version(transformers.__version__) >= Version("4.53")
-FAMILIES = pytest.mark.parametrize("family", [2, 3])
+FAMILIES = pytest.mark.parametrize("family", [1, 2, 3])
+QWEN = pytest.mark.parametrize("family", [2, 3])
+KINDS = 12  # of lines
 
 
-@pytest.fixture(scope="module")
-def loaded(tiny_model: Callable[[Family], Path]) -> Callable[[Family], Any]:
-    models: dict[Family, Any] = {}
-
-    def load(family: Family) -> Any:
-        directory = tiny_model(family)
-        if family not in models:
-            models[family] = checkpoint.load(
-                directory, code_root=None, device="cpu", accelerated=checkpoint.Acceleration()
-            )
-        return models[family]
-
-    return load
-
-
-def _decoded(model: Any, step: Callable[..., Any]) -> tuple[list[int], Any, Any]:
-    """Let upstream's loop decode with `step`: the tokens, what went in, and what came out."""
+def line(model: Any, seed: int) -> tokens.Line:
+    """Return a line of some length with a prompt of some length; both follow from the seed."""
     import torch  # noqa: PLC0415  heavy
 
-    given, made = [], []
+    rng = random.Random(seed)  # noqa: S311
 
-    def noted(encoder: Any, xs: Any, masks: Any, cache: Any = None) -> Any:
-        hidden, cache = step(encoder, xs, masks, cache)
-        given.append(xs)
-        made.append(hidden)
-        return hidden, cache
+    def ids(most: int) -> list[int]:
+        return [rng.randrange(900) for _ in range(rng.randint(0, most))]
 
-    lm = model.session_lm(randomness.Sampler(model.lm, randomness.seeded(3, torch.device("cpu"))))
-    right = lm.llm.forward_one_step
-    lm.llm.forward_one_step = MethodType(noted, lm.llm)
-    try:
-        text = model.encode("You are here.<|endofprompt|>One sentence of some ten words.")
-        empty = torch.zeros(1, 0, dtype=torch.int32)
-        tokens = list(
-            lm.inference(
-                text=torch.tensor([text]),
-                text_len=torch.tensor([len(text)]),
-                prompt_text=empty,
-                prompt_text_len=torch.tensor([0]),
-                prompt_speech_token=empty,
-                prompt_speech_token_len=torch.tensor([0]),
-                embedding=torch.zeros(0, 192),
-                uuid="",
-            )
-        )
-    finally:
-        lm.llm.forward_one_step = right
-    return tokens, torch.cat(given, dim=1), torch.cat(made, dim=1)
+    # Family 3's code refuses a text without its mark.
+    text = ids(20) + model.encode("One.<|endofprompt|>Two, and three.")
+    prompt = modes.Prompt(
+        flow_embedding=torch.zeros(1, 192),
+        text=torch.tensor([ids(9)], dtype=torch.int32),
+        lm_speech=torch.tensor([ids(40)], dtype=torch.int32),
+    )
+    drawn = randomness.seeded(seed, torch.device("cpu"))
+    return tokens.Line(prompt, text, randomness.Sampler(model.lm, drawn))
 
 
-def _off(model: Any, given: Any, made: Any) -> float:
-    """Return how far the log probabilities of each step are from those of a single pass."""
+def alone(model: Any, seed: int) -> list[int]:
+    """Return a line's tokens in upstream's own loop, with our draws."""
+    one = line(model, seed)
+    return upstream_loop.decoded(model.lm, one.sampler, one.prompt, list(one.text))
+
+
+def _watched(decoder: tokens.Decoder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """Return a list of what goes into the model and what comes out, step by step."""
+    steps, step = [], decoder._step
+
+    def noted(lm: Any, xs: Any, *rest: Any) -> Any:
+        hidden, kept = step(lm, xs, *rest)
+        steps.append((xs, hidden))
+        return hidden, kept
+
+    monkeypatch.setattr(decoder, "_step", noted)
+    return steps
+
+
+@QWEN
+def test_decoding_token_by_token_equals_the_full_forward_pass(
+    loaded: Callable[[Family], Any], monkeypatch: pytest.MonkeyPatch, family: Family
+) -> None:
     import torch  # noqa: PLC0415  heavy
 
+    model = loaded(family)
+    decoder = tokens.Decoder(model)
+    steps = _watched(decoder, monkeypatch)
+    decoder.join(line(model, 1))
+    while decoder.lines:
+        decoder.step()
+    given = torch.cat([xs for xs, _ in steps], dim=1)
+    made = torch.cat([hidden for _, hidden in steps])
+
+    assert len(made) > 20
     with torch.inference_mode():
         whole, _ = model.lm.llm(given, torch.tensor([given.shape[1]]))
-        both = [model.lm.llm_decoder(hidden).log_softmax(dim=-1) for hidden in (whole, made)]
-    return float((both[0] - both[1]).abs().max())
+        both = [
+            model.lm.llm_decoder(hidden).log_softmax(dim=-1)
+            for hidden in (whole[0, -len(made) :], made)
+        ]
+    assert float((both[0] - both[1]).abs().max()) < 1e-4
 
 
 @FAMILIES
-def test_decoding_token_by_token_equals_the_full_forward_pass(
+def test_a_line_alone_has_the_tokens_of_upstreams_own_loop(
     loaded: Callable[[Family], Any], family: Family
 ) -> None:
     model = loaded(family)
-    tokens, given, made = _decoded(model, language_model.forward_one_step)
-
-    assert len(tokens) > 20
-    assert given.shape == made.shape
-    assert given.shape[1] > 20 + len(tokens)
-    assert _off(model, given, made) < 1e-4
+    for seed in range(KINDS):
+        one, decoder = line(model, seed), tokens.Decoder(model)
+        decoder.join(one)
+        while decoder.lines:
+            assert not any(decoder.step().values())
+        assert one.made == alone(model, seed)
 
 
 @FAMILIES
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_mix_of_lines_says_what_each_says_alone(
+    loaded: Callable[[Family], Any], family: Family, data: st.DataObject
+) -> None:
+    model = loaded(family)
+    decoder, waiting, kept = tokens.Decoder(model), list(range(KINDS)), []
+    while waiting or decoder.lines:
+        what = data.draw(st.sampled_from(["join", "step", "step", "step", "leave"]))
+        if what == "join" and waiting:
+            seed = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
+            kept.append((seed, line(model, seed)))
+            decoder.join(kept[-1][1])
+        elif what == "leave" and decoder.lines and data.draw(st.booleans()):
+            gone = data.draw(st.sampled_from(decoder.lines))
+            decoder.leave([gone])
+            kept = [(seed, one) for seed, one in kept if one is not gone]
+        elif decoder.lines:
+            assert not any(decoder.step().values())
+    for seed, one in kept:
+        assert one.made == alone(model, seed)
+
+
+@QWEN
 def test_upstreams_own_step_would_fail_that_with_a_transformers_that_pads_its_mask(
     loaded: Callable[[Family], Any], family: Family
 ) -> None:
     model = loaded(family)
-    _, given, made = _decoded(model, type(model.lm.llm).forward_one_step)
+    own = type(model.lm.llm).forward_one_step
+    one = line(model, 1)
+    made = upstream_loop.decoded(model.lm, one.sampler, one.prompt, list(one.text), own)
 
-    off = _off(model, given, made)
-    assert off > 1e-2 if PADS_THE_MASK else off < 1e-4
+    assert (made == alone(model, 1)) != PADS_THE_MASK
 
 
 @FAMILIES
-def test_no_utterance_ends_before_its_shortest_length(
+def test_no_line_ends_before_its_shortest_length(
     loaded: Callable[[Family], Any], family: Family
 ) -> None:
     import torch  # noqa: PLC0415  heavy
 
-    lm = loaded(family).lm
-    end = getattr(lm, "eos_token", lm.speech_token_size)
-    sampler = randomness.Sampler(lm, randomness.seeded(1, torch.device("cpu")))
-    scores = torch.full((lm.llm_decoder.out_features,), -5.0)
-    scores[lm.speech_token_size :] = 5.0  # every mark of family 3, and the one of family 2
+    model = loaded(family)
+    decoder, one = tokens.Decoder(model), line(model, 1)
+    decoder.join(one)
+    scores = torch.full((1, model.lm.llm_decoder.out_features), -5.0)
+    scores[:, model.lm.speech_token_size :] = 5.0  # every mark of family 3, and the one of family 2
+    least = 2 * len(one.text)
 
-    assert all(sampler(scores, [], 25, ignore_eos=True) < lm.speech_token_size for _ in range(50))
-    assert all(sampler(scores, [], 25, ignore_eos=False) == end for _ in range(50))
+    assert not any(decoder._drawn(scores.clone()) for _ in range(least))
+    assert len(one.made) == least
+    assert decoder._drawn(scores.clone()) == {one: None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import time
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -14,25 +15,28 @@ import numpy as np
 import pytest
 
 from services.errors import EngineError, UnavailableError
-from services.handover import Handover
+from services.speech.engines.cosyvoice import tokens
 from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
-from services.speech.engines.cosyvoice.utterance import Utterance
+from services.speech.engines.cosyvoice.tokens import Line
+from services.speech.engines.cosyvoice.utterance import Utterance, Work
 from tests.cosyvoice.conftest import CODE
 from tests.cosyvoice.speaking import (
     ANNA,
+    BEN,
     LONG,
     LONGER,
     SHORT,
     THREE,
+    apart,
     asked,
+    conversion,
     frames,
     spoken,
     within,
-    working,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     EngineOf = Callable[..., CosyVoiceEngine]
 
@@ -52,21 +56,28 @@ def _unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def after_tokens(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
-    """Return `after_tokens(engine, count)`: its language model breaks after so many, and when."""
+def after_tokens(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[float]]:
+    """Return `after_tokens(count)`: no line gets more tokens than that, and when that broke."""
+    from services.speech.engines.cosyvoice import randomness, tokens  # noqa: PLC0415  torch
 
-    def broken(engine: CosyVoiceEngine, count: int) -> list[float]:
-        lm, when = type(engine._checkpoint.lm), []  # type: ignore[union-attr]
-        inference = lm.inference
+    def broken(count: int) -> list[float]:
+        when: list[float] = []
+        draw = randomness.Sampler.__call__
 
-        def inferred(*given: Any, **named: Any) -> Iterator[int]:
-            for at, token in enumerate(inference(*given, **named)):
-                if at == count:
-                    when.append(time.monotonic())
-                    raise BrokenError
-                yield token
+        def drawn(self: Any, best: Any, ids: Any, rest: Any, made: list[int]) -> int:
+            if len(made) == count:
+                when.append(time.monotonic())
+                raise BrokenError
+            return draw(self, best, ids, rest, made)
 
-        monkeypatch.setattr(lm, "inference", inferred)
+        def given(*_: Any) -> None:
+            when.append(time.monotonic())
+            raise BrokenError
+
+        if count:
+            monkeypatch.setattr(randomness.Sampler, "__call__", drawn)
+        else:
+            monkeypatch.setattr(tokens, "_given", given)
         return when
 
     return broken
@@ -74,20 +85,24 @@ def after_tokens(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
 
 @pytest.fixture
 def in_audio(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
-    """Return `in_audio(engine, count)`: its flow breaks after so many chunks, and when."""
+    """Return `in_audio(engine, count)`: its flow breaks after so many parts, and when."""
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
 
     def broken(engine: CosyVoiceEngine, count: int) -> list[float]:
-        flow = type(engine._checkpoint.vocoder.flow)  # type: ignore[union-attr]
-        inference, when, calls = flow.inference, [], []
+        checkpoint = engine._loaded()
+        where: tuple[Any, str] = (flow, "mels")
+        if checkpoint.family == 1:
+            where = type(checkpoint.vocoder), "token2wav"
+        make, when, calls = getattr(*where), [], []
 
-        def inferred(*given: Any, **named: Any) -> Any:
+        def made(*given: Any, **named: Any) -> Any:
             calls.append(None)
             if len(calls) > count:
                 when.append(time.monotonic())
                 raise BrokenError
-            return inference(*given, **named)
+            return make(*given, **named)
 
-        monkeypatch.setattr(flow, "inference", inferred)
+        monkeypatch.setattr(*where, made)
         return when
 
     return broken
@@ -95,27 +110,29 @@ def in_audio(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
 
 async def rests(engine: CosyVoiceEngine) -> bool:
     """Return whether the engine has nothing left of any request, soon enough."""
-    ended = await asyncio.to_thread(within, AT_ONCE_S, lambda: not working())
-    vocoder = engine._checkpoint.vocoder  # type: ignore[union-attr]
+
+    def is_left() -> bool:
+        gc.collect()
+        return any(isinstance(found, (Utterance, Work, Line)) for found in gc.get_objects())
+
+    gone = await asyncio.to_thread(within, AT_ONCE_S, lambda: not is_left())
     sessions = [
         held
-        for name, held in vars(vocoder).items()
+        for name, held in vars(engine._loaded().vocoder).items()
         if name.endswith("_dict") and isinstance(held, dict)
     ]
-    gc.collect()
-    left = [found for found in gc.get_objects() if isinstance(found, Utterance)]
-    return ended and engine.active == 0 and len(sessions) > 2 and not any(sessions) and not left
+    return gone and engine.active == 0 and len(sessions) > 2 and not any(sessions)
 
 
 @BOTH
 @FAMILIES
-@pytest.mark.parametrize("tokens", [0, 9])
+@pytest.mark.parametrize("count", [0, 9])
 async def test_an_error_among_the_tokens_ends_the_request_at_once(
-    engine_of: EngineOf, after_tokens: Any, family: int, tokens: int, *, one_pass: bool
+    engine_of: EngineOf, after_tokens: Any, family: int, count: int, *, one_pass: bool
 ) -> None:
     # Upstream loops for ever here, or says that a kernel is larger than its input.
     engine = engine_of(family)
-    broke = after_tokens(engine, tokens)
+    broke = after_tokens(count)
     with pytest.raises(EngineError) as error:
         await spoken(engine, LONG, one_pass=one_pass)
 
@@ -159,21 +176,57 @@ async def test_an_error_of_one_request_is_no_other_ones(
 ) -> None:
     engine = engine_of(family)
     alone = await spoken(engine, LONG)
-    lm = type(engine._checkpoint.lm)  # type: ignore[union-attr]
-    inference = lm.inference
+    given = tokens._given
 
-    def inferred(self: Any, *given: Any, text: Any, **named: Any) -> Iterator[int]:
-        if text.shape[1] < 20:
+    def asked_for(lm: Any, line: Any, device: Any) -> Any:
+        if len(line.text) < 20:
             raise BrokenError
-        yield from inference(self, *given, text=text, **named)
+        return given(lm, line, device)
 
-    monkeypatch.setattr(lm, "inference", inferred)
+    monkeypatch.setattr(tokens, "_given", asked_for)
     one, other, third = await asyncio.gather(
         spoken(engine, LONG), spoken(engine, SHORT), spoken(engine, LONG), return_exceptions=True
     )
     assert isinstance(other, EngineError)
-    assert np.array_equal(one, alone)
-    assert np.array_equal(third, alone)
+    assert apart(one, alone) < 1e-4
+    assert apart(third, alone) < 1e-4
+
+
+@pytest.mark.parametrize("family", [2, 3])
+async def test_a_voice_that_breaks_the_flow_breaks_no_other_ones_sound(
+    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    from services.speech.engines.cosyvoice import flow, modes  # noqa: PLC0415  torch
+
+    engine = engine_of(family)
+    alone = await said_again(engine)
+    ben = modes.conversion(engine._loaded(), conversion(reference=BEN))[0].flow_embedding
+    mels, sizes, goes = flow.mels, [], threading.Event()
+
+    def made(model: Any, batch: Any, **named: Any) -> Any:
+        sizes.append(len(batch))
+        assert goes.wait(60)
+        if any(said.prompt.flow_embedding.equal(ben) for said in batch):
+            raise BrokenError
+        return mels(model, batch, **named)
+
+    monkeypatch.setattr(flow, "mels", made)
+    before = asyncio.create_task(said_again(engine))  # it holds the flow until the others wait
+    assert await asyncio.to_thread(within, 60, lambda: sizes)
+    three = [said_again(engine, reference=reference) for reference in (ANNA, BEN, ANNA)]
+    together = asyncio.gather(*three, return_exceptions=True)
+    assert await asyncio.to_thread(within, 60, lambda: engine.active == 4)
+    goes.set()
+    one, other, third = await together
+
+    assert sizes == [1, 3, 1, 1, 1]
+    assert isinstance(other, EngineError)
+    for heard in (one, third, await before):
+        assert apart(heard, alone) < 1e-4
+
+
+async def said_again(engine: CosyVoiceEngine, **given: Any) -> Any:
+    return np.concatenate(await frames(engine, conversion(one_pass=True, **given)))
 
 
 @FAMILIES
@@ -199,7 +252,7 @@ async def test_a_request_that_is_given_up_stops_at_once(
 ) -> None:
     engine = engine_of(family)
     untouched = await spoken(engine)
-    endless(engine, monkeypatch)
+    monkeypatch.setattr(tokens, "_LEAST", 19)
     request = asked(engine, THREE, one_pass=one_pass)
     if how == "closed" and not one_pass:
         async with aclosing(engine.synthesise(request)) as made:
@@ -207,29 +260,17 @@ async def test_a_request_that_is_given_up_stops_at_once(
             began = time.monotonic()
     else:
         task = asyncio.create_task(frames(engine, request))
-        assert await asyncio.to_thread(within, 60, lambda: len(working()) == 2)
+        assert await asyncio.to_thread(within, 60, lambda: engine._stages._decoder.lines)
         began = time.monotonic()
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
         del task
-    assert await asyncio.to_thread(within, AT_ONCE_S, lambda: not working())
-    assert time.monotonic() - began < AT_ONCE_S
     assert await rests(engine)
+    assert time.monotonic() - began < 2 * AT_ONCE_S
 
     monkeypatch.undo()
-    assert np.array_equal(await spoken(engine), untouched)
-
-
-def endless(engine: CosyVoiceEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the language model go on and on."""
-    lm = type(engine._checkpoint.lm)  # type: ignore[union-attr]
-    inference = lm.inference
-
-    def inferred(*given: Any, **named: Any) -> Iterator[int]:
-        return inference(*given, **{**named, "min_token_text_ratio": 19})
-
-    monkeypatch.setattr(lm, "inference", inferred)
+    assert apart(await spoken(engine), untouched) < 1e-4
 
 
 async def test_a_request_given_up_before_its_text_was_written_stops_too(
@@ -243,7 +284,7 @@ async def test_a_request_given_up_before_its_text_was_written_stops_too(
         await written.wait()
 
     task = asyncio.create_task(frames(engine, asked(engine, never())))
-    assert await asyncio.to_thread(within, 60, lambda: len(working()) == 2)
+    assert await asyncio.to_thread(within, 60, lambda: engine.active == 1)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
@@ -253,9 +294,11 @@ async def test_a_request_given_up_before_its_text_was_written_stops_too(
 
 @FAMILIES
 async def test_after_a_long_stream_nothing_is_left_and_the_next_begins_as_the_first(
-    engine_of: EngineOf, family: int
+    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch, family: int
 ) -> None:
     engine = engine_of(family)
+    # Else parts are as large as time allows.
+    monkeypatch.setattr("services.speech.engines.cosyvoice.utterance._IN_TIME", 0.0)
     hops = {name: value for name, value in held(engine).items() if "hop" in name}
     request = asked(engine, LONGER if family == 1 else LONG)
     first = [frame.size for frame in await frames(engine, request)]
@@ -273,30 +316,21 @@ async def test_a_slow_taker_bounds_what_is_made(
     engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(2)
-    waiting: list[Handover[Any]] = []
-    put = Handover.put
-
-    def noted(self: Handover[Any], frame: Any) -> bool:
-        waiting.append(self)
-        taken = put(self, frame)
-        waiting.pop()
-        return taken
-
-    monkeypatch.setattr(Handover, "put", noted)
-    monkeypatch.setattr("services.speech.engines.cosyvoice.engine._HELD_S", 0.2)
-    async with aclosing(engine.synthesise(asked(engine, f"{THREE} {THREE}"))) as made:
+    monkeypatch.setattr("services.speech.engines.cosyvoice.utterance._HELD_S", 0.2)
+    async with aclosing(engine.synthesise(asked(engine, " ".join([THREE] * 5)))) as made:
         taken = [await anext(made)]
-        # The audio thread waits with a frame in its hands, and tokens are one segment ahead.
-        assert await asyncio.to_thread(within, 60, lambda: _blocked(waiting))
-        (utterance,) = engine._utterances
-        assert len(utterance._segments) <= 2
+        stages = engine._stages
+        assert stages is not None
+        (utterance,) = stages._utterances
+        # Two parts are in work at most when enough is waiting, and tokens are a segment ahead.
+        assert await asyncio.to_thread(
+            within, 60, lambda: not (utterance.in_work or stages._decoder.lines)
+        )
+        assert utterance.piece(0.0) is None
+        assert len(utterance.segments) <= 2
+        assert utterance.texts
         taken += [frame async for frame in made]
     assert len(taken) > 2
-
-
-def _blocked(waiting: list[Handover[Any]]) -> bool:
-    """Return whether a thread is in `put` and stays there: its queue is full."""
-    return any(one._waiting > one._held for one in waiting)
 
 
 async def test_a_closed_engine_ends_its_streams_and_says_so(
@@ -307,7 +341,7 @@ async def test_a_closed_engine_ends_its_streams_and_says_so(
         await frames(engine, asked(engine, reference=ANNA))
     await engine.start()
     assert engine.ready
-    endless(engine, monkeypatch)
+    monkeypatch.setattr(tokens, "_LEAST", 19)
     made = engine.synthesise(asked(engine, THREE))
     await anext(made)
     began = time.monotonic()

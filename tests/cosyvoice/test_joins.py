@@ -6,6 +6,7 @@ has it. That difference is the model's, so here the attention sees only earlier 
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +42,19 @@ A_FRAME = 480  # samples of a frame of mel; two make a speech token
 
 @pytest.fixture
 def engine(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> CosyVoiceEngine:
-    """Return an engine whose flow looks at earlier tokens only, in one pass too."""
+    """Return an engine whose flow looks at earlier tokens only, in one pass too, in many pieces."""
+    from services.speech.engines.cosyvoice import flow, utterance  # noqa: PLC0415  torch
+
     engine = engine_of(2)
-    assert engine._checkpoint is not None
-    flow = engine._checkpoint.vocoder.flow
-    of_upstream = flow.inference
-    monkeypatch.setattr(
-        flow, "inference", lambda **given: of_upstream(**{**given, "streaming": True})
-    )
+    for name in ("_encoded", "_solved"):
+        of_ours = getattr(flow, name)
+        monkeypatch.setattr(flow, name, partial(_streaming, of_ours))
+    monkeypatch.setattr(utterance, "_IN_TIME", 0.0)
     return engine
+
+
+def _streaming(call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    return call(*given, **{**named, "streaming": True})
 
 
 def _recording(tokens: int) -> Any:

@@ -240,7 +240,7 @@ def test_a_family_that_the_code_lacks_is_refused_and_the_message_says_what_to_ru
         loaded(tiny_model(2))
 
 
-@pytest.mark.parametrize("flag", ["fp16", "tensorrt", "vllm"])
+@pytest.mark.parametrize("flag", ["fp16", "tensorrt"])
 def test_what_needs_a_gpu_is_refused_on_a_cpu(tiny_model: Callable[..., Path], flag: str) -> None:
     with pytest.raises(ConfigurationError, match="GPU") as error:
         loaded(tiny_model(2), **{flag: True})

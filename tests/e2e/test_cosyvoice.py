@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from services.audio.formats import FORMATS
 from services.speech.engines.cosyvoice.upstream_code import default_root
-from tests.decoding import decode
+from tests.decoding import decode, sound_alike
 from tests.e2e.server import (
     MODEL,
     ROOT,
@@ -170,7 +170,7 @@ def test_eight_at_once_say_what_one_says(speech: Server, voice: str) -> None:
     alone = said(speech, asked(voice, seed=3)).content
     answers = all_at_once(speech, asked(voice, seed=3), SLOTS)
     assert [answer.status_code for answer in answers] == [200] * SLOTS
-    assert {answer.content for answer in answers} == {alone}
+    assert all(sound_alike(answer.content, alone) for answer in answers)
 
 
 def test_overload_is_429_and_who_was_let_in_hears_all_of_it(speech: Server, voice: str) -> None:
@@ -179,7 +179,8 @@ def test_overload_is_429_and_who_was_let_in_hears_all_of_it(speech: Server, voic
     counts = Counter(answer.status_code for answer in answers)
     assert set(counts) == {200, 429}
     assert counts[200] >= SLOTS
-    assert len({answer.content for answer in answers if answer.status_code == 200}) == 1
+    first, *others = [answer.content for answer in answers if answer.status_code == 200]
+    assert all(sound_alike(other, first) for other in others)
     for answer in answers:
         if answer.status_code == 429:
             assert float(answer.headers["retry-after"]) > 0
@@ -293,7 +294,7 @@ def test_at_the_end_a_stream_is_finished(speech: Server, voice: str) -> None:
         heard = next(pieces)
         speech.process.send_signal(signal.SIGTERM)
         heard += b"".join(pieces)
-    assert heard == whole
+    assert sound_alike(heard, whole)
     assert speech.process.wait(30) == 0
 
 

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import language_model, randomness, recipe, upstream_code
+from services.speech.engines.cosyvoice import randomness, recipe, upstream_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,13 +39,11 @@ class Acceleration:
 
     fp16: bool = False
     tensorrt: bool = False
-    tensorrt_contexts: int = 1
-    vllm: bool = False
 
     @property
     def names(self) -> str:
         """Return what is switched on, for a log line."""
-        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt, "vLLM": self.vllm}
+        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt}
         return ", ".join(name for name, on in switched.items() if on) or "none"
 
 
@@ -81,11 +79,16 @@ class Checkpoint:
     fingerprint: str
     accelerated: Acceleration
 
-    def session_lm(self, sampler: randomness.Sampler) -> Any:
-        """Return the language model with its own sampler; it shares every module."""
-        lm = copy.copy(self.lm)
-        lm.sampling_ids = sampler
-        return lm
+    @property
+    def rows(self) -> int:
+        """Return how many requests the flow takes at once; family 1 and TensorRT take one."""
+        return 1 if self.family == 1 or self.accelerated.tensorrt else 16
+
+    @property
+    def tokens_a_second(self) -> int:
+        """Return how many speech tokens make a second."""
+        rate: int = self.vocoder.flow.input_frame_rate
+        return rate
 
     def session_vocoder(self) -> Any:
         """Return the vocoder with its own state; it shares every module."""
@@ -94,6 +97,11 @@ class Checkpoint:
         vocoder.mel_overlap_dict = {"": torch.zeros(1, 80, 0)}
         vocoder.flow_cache_dict = {"": torch.zeros(1, 80, 0, 2)}
         return vocoder
+
+
+def length(count: int, device: torch.device) -> torch.Tensor:
+    """Return a length as upstream's models take one: int32 [1]."""
+    return torch.tensor([count], dtype=torch.int32, device=device)
 
 
 _CANCELLED: Final = threading.local()
@@ -141,15 +149,13 @@ def load(
             f"{source.families} only: run `python -m ci cosyvoice --from github`",
             param="model",
         )
-    if accelerated.vllm and family == 1:
-        raise ConfigurationError("vllm makes tokens for families 2 and 3 only", param="vllm")
     chosen = _device(device, accelerated)
     transformers.logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr), _own_seed():
         built = described.build()
     lm = built.llm
     if family > 1:
-        language_model.put_right(lm)
+        lm.float()  # transformers 5 loads the text model as the file says, bfloat16
     vocoder = _vocoder(built, family, chosen, accelerated)
     _load_weights(vocoder, directory, accelerated)
     if family == 2:  # noqa: PLR2004  upstream's own numbers; family 3 does this at its first call
@@ -190,14 +196,12 @@ def _vocoder(
 def _load_weights(vocoder: Any, directory: Path, accelerated: Acceleration) -> None:
     with _readable(f"the weights in {directory}"):
         vocoder.load(*(str(directory / file) for file in _WEIGHTS))
-    if accelerated.vllm:
-        vocoder.load_vllm(str(directory / "vllm"))
     if accelerated.tensorrt:
         precision = "fp16" if accelerated.fp16 else "fp32"
         vocoder.load_trt(
             str(directory / f"flow.decoder.estimator.{precision}.mygpu.plan"),
             str(directory / "flow.decoder.estimator.fp32.onnx"),
-            accelerated.tensorrt_contexts,
+            1,  # one thread uses it
             accelerated.fp16,
         )
 

@@ -1,166 +1,176 @@
-"""A segment's speech tokens to audio, in chunks that grow, as upstream makes them, or in one pass.
+"""A segment's speech tokens cut into parts that grow, as upstream cuts them, or left in one.
 
-Each family has its own way: overlapping chunks (1), chunks made from all tokens so far, with a
-vocoder that is fed piece by piece (2) or upstream's causal one (3).
+Each family has its own way: overlapping parts (1), or parts that are made from all tokens so far,
+with a vocoder that is fed piece by piece (2) or upstream's causal one (3).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from services.speech.engines.cosyvoice.randomness import seed_from
+from services.speech.engines.cosyvoice.flow import Said
+from services.speech.engines.cosyvoice.randomness import drawing_from, seed_from
 from services.speech.engines.cosyvoice.vocoder import Vocoder
 
 if TYPE_CHECKING:
-    from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.modes import Prompt
 
 
-def chunks(
-    checkpoint: Checkpoint, prompt: Prompt, generator: torch.Generator
-) -> _Overlapping | _Growing:
-    """Return the audio of a segment to come, made in the way of the checkpoint's family.
+@dataclass(frozen=True)
+class Part:
+    """What is made of a segment at once.
 
-    `next` is for as long as there are `needed` tokens, `rest` once, for the end. Both are given
-    all tokens so far. `rest` takes another speed than 1 only without any chunk before.
+    Attributes:
+        said: what the flow is given.
+        since: how many of the segment's tokens have sounded before.
+        until: how many have after it.
+    """
+
+    said: Said
+    since: int
+    until: int
+
+
+def chunks(
+    checkpoint: Checkpoint, prompt: Prompt, noise: torch.Generator, speed: float | None
+) -> _Growing:
+    """Return a segment's parts in the way of the checkpoint's family.
+
+    `next` says what can be made of its tokens so far, `take` goes on after that, and `sound` makes
+    the audio of what the flow made of each part, in order.
 
     Args:
         checkpoint: the model.
         prompt: what the flow is given beside the tokens.
-        generator: of the audio's randomness, used in one thread only.
+        noise: the sound's randomness, for the audio's thread.
+        speed: for a segment made in one pass, how fast; None for a stream.
     """
-    if checkpoint.family == 1:
-        return _Overlapping(checkpoint, prompt)
-    if checkpoint.family == 2:  # noqa: PLR2004  upstream numbers its families
-        return _Joined(checkpoint, prompt, generator)
-    return _Growing(checkpoint, prompt)
-
-
-class _Overlapping:
-    """Family 1's: its flow is not causal, so chunks overlap and are cross-faded."""
-
-    def __init__(self, checkpoint: Checkpoint, prompt: Prompt) -> None:
-        self._vocoder = checkpoint.session_vocoder()
-        self._prompt = prompt
-        self._hop: int = self._vocoder.token_min_hop_len
-        self._done = 0
-
-    @property
-    def needed(self) -> int:
-        overlap: int = self._vocoder.token_overlap_len
-        return self._done + self._hop + overlap
-
-    def next(self, tokens: list[int]) -> Samples:
-        wave = self._wave(tokens[self._done : self.needed], finalize=False)
-        self._done += self._hop
-        longest, growth = self._vocoder.token_max_hop_len, self._vocoder.stream_scale_factor
-        self._hop = min(longest, int(self._hop * growth))
-        return wave
-
-    def rest(self, tokens: list[int], speed: float = 1.0) -> Samples:
-        return self._wave(tokens[self._done :], finalize=True, speed=speed)
-
-    def _wave(self, tokens: list[int], **options: Any) -> Samples:
-        return _token2wav(self._vocoder, self._prompt, tokens, **options)
+    kind = {1: _Overlapping, 2: _Joined, 3: _Growing}[checkpoint.family]
+    return kind(checkpoint, prompt, noise, speed)
 
 
 class _Growing:
-    """Family 3's: each chunk is made from all tokens before it and a few after it."""
+    """Family 3's: each part is made from all tokens before it and a few after it."""
 
-    def __init__(self, checkpoint: Checkpoint, prompt: Prompt) -> None:
-        self._vocoder = checkpoint.session_vocoder()
+    def __init__(
+        self, checkpoint: Checkpoint, prompt: Prompt, noise: torch.Generator, speed: float | None
+    ) -> None:
+        self._upstream = checkpoint.session_vocoder()
         self._prompt = prompt
-        self._hop: int = self._vocoder.token_hop_len
-        prompted = prompt.flow_speech.shape[1]
-        # The first chunk is longer, so that the prompt and it fill whole chunks.
-        self._step: int = self._hop + math.ceil(prompted / self._hop) * self._hop - prompted
+        self._noise = noise
+        self._speed = speed or 1.0
+        self._in_one = speed is not None
         self._done = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        hop = self._hop = self._chunk = self._upstream.token_hop_len
+        self._ahead: int = self._upstream.flow.pre_lookahead_len
+        prompted = self._prompt.flow_speech.shape[1]
+        # The first part is longer, so that the prompt and it fill whole chunks.
+        self._step: int = hop + math.ceil(prompted / hop) * hop - prompted
+        self._longest: int = getattr(self._upstream, "token_max_hop_len", 4 * hop)
+        self._growth: int = getattr(self._upstream, "stream_scale_factor", 2)
+        self._mel = torch.zeros(1, 80, 0)
+        self._given = 0
 
     @property
-    def needed(self) -> int:
-        ahead: int = self._vocoder.flow.pre_lookahead_len
-        return ahead + self._done + self._step
+    def before(self) -> int:
+        """Return how many tokens the flow is given before those that are new."""
+        return int(self._prompt.flow_speech.shape[1]) + self._done
 
-    def next(self, tokens: list[int]) -> Samples:
-        wave = self._wave(tokens[: self.needed], last=False)
-        self._done += self._step
-        longest = getattr(self._vocoder, "token_max_hop_len", 4 * self._vocoder.token_hop_len)
-        growth = getattr(self._vocoder, "stream_scale_factor", 2)
-        self._step = self._hop = min(longest, self._hop * growth)
-        return wave
+    def next(self, tokens: list[int], *, complete: bool, most: float) -> Part | None:
+        """Return the next part, of `most` new tokens if upstream's step is less; None: too few.
 
-    def rest(self, tokens: list[int], speed: float = 1.0) -> Samples:
-        return self._wave(tokens, last=True, speed=speed)
+        A part of whole chunks ends where it likes: it changes nothing of what is heard.
+        """
+        new = len(tokens) - self._done
+        ready = 0 if self._in_one else new - self._ahead
+        if complete and (ready < self._step or new <= most):
+            return self._part(tokens, len(tokens), is_last=True)
+        if ready < self._step:
+            return None
+        more = max(0, min(ready, int(most)) - self._step)
+        until = self._done + self._step + more // self._chunk * self._chunk
+        return self._part(tokens[: until + self._ahead], until, is_last=False)
 
-    def _wave(self, tokens: list[int], *, last: bool, speed: float = 1.0) -> Samples:
-        return _token2wav(
-            self._vocoder,
-            self._prompt,
-            tokens,
-            token_offset=self._done,
-            stream=not last,
-            finalize=last,
-            speed=speed,
-        )
+    def _part(self, tokens: list[int], until: int, *, is_last: bool) -> Part:
+        return Part(Said(self._prompt, tuple(tokens), is_last), self._done, until)
+
+    def take(self, part: Part) -> None:
+        """Go on to what comes after `part`."""
+        self._done = part.until
+        self._step = self._hop = min(self._longest, int(self._hop * self._growth))
+
+    def sound(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
+        """Return the audio [1, N] of a part's `mel` [1, 80, T]."""
+        return self._sound(self._new(mel, part), last=part.said.is_last)
+
+    def _new(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
+        """Return the frames of a part that are not in those before it, at the right speed."""
+        mel = mel[:, :, part.since * self._upstream.flow.token_mel_ratio :]
+        if self._speed == 1.0:
+            return mel
+        size = int(mel.shape[2] / self._speed)
+        return torch.nn.functional.interpolate(mel, size=size, mode="linear")
+
+    def _sound(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
+        self._mel = torch.cat([self._mel.to(mel), mel], dim=2)
+        wave, _ = self._upstream.hift.inference(speech_feat=self._mel, finalize=last)
+        new: torch.Tensor = wave[:, self._given :]
+        self._given = wave.shape[1]
+        return new
 
 
 class _Joined(_Growing):
     """Family 2's: the same, with a vocoder that looks ahead, too: `Vocoder` waits for that."""
 
-    def __init__(self, checkpoint: Checkpoint, prompt: Prompt, generator: torch.Generator) -> None:
-        super().__init__(checkpoint, prompt)
-        self._device = checkpoint.device
-        self._half = checkpoint.accelerated.fp16
-        self._sound = Vocoder(self._vocoder.hift, seed_from(generator))
+    def _begin(self) -> None:
+        super()._begin()
+        self._vocoder = Vocoder(self._upstream.hift, seed_from(self._noise))
 
-    def _wave(self, tokens: list[int], *, last: bool, speed: float = 1.0) -> Samples:
-        flow = self._vocoder.flow
-        mel = self._mel(flow, tokens, last=last)[:, :, self._done * flow.token_mel_ratio :]
-        if speed != 1.0:
-            size = int(mel.shape[2] / speed)
-            mel = torch.nn.functional.interpolate(mel, size=size, mode="linear")
-        return _samples(self._sound.feed(mel, last=last))
-
-    def _mel(self, flow: Any, tokens: list[int], *, last: bool) -> torch.Tensor:
-        prompt, device = self._prompt, self._device
-        speech, mel = prompt.flow_speech.to(device, torch.int32), prompt.flow_mel.to(device)
-        with torch.autocast(device.type, enabled=self._half):
-            made: torch.Tensor = flow.inference(
-                token=torch.tensor([tokens], dtype=torch.int32, device=device),
-                token_len=length(len(tokens), device),
-                prompt_token=speech,
-                prompt_token_len=length(speech.shape[1], device),
-                prompt_feat=mel,
-                prompt_feat_len=length(mel.shape[1], device),
-                embedding=prompt.flow_embedding.to(device),
-                streaming=not last,
-                finalize=last,
-            )[0]
-        return made
+    def _sound(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
+        return self._vocoder.feed(mel, last=last)
 
 
-def _token2wav(vocoder: Any, prompt: Prompt, tokens: list[int], **options: Any) -> Samples:
-    """Return the audio that upstream's model object makes, with a request's own state."""
-    wave: torch.Tensor = vocoder.token2wav(
-        token=torch.tensor([tokens], dtype=torch.int32),
-        prompt_token=prompt.flow_speech,
-        prompt_feat=prompt.flow_mel,
-        embedding=prompt.flow_embedding,
-        uuid="",
-        **options,
-    )
-    return _samples(wave)
+class _Overlapping(_Growing):
+    """Family 1's: its flow is not causal, so parts overlap and are cross-faded."""
 
+    def _begin(self) -> None:
+        self._step = self._hop = self._chunk = self._upstream.token_min_hop_len
+        self._ahead = self._upstream.token_overlap_len
+        self._longest = self._upstream.token_max_hop_len
+        self._growth = self._upstream.stream_scale_factor
 
-def _samples(wave: torch.Tensor) -> Samples:
-    made: Samples = wave.squeeze(0).float().cpu().numpy()
-    return made
+    def next(self, tokens: list[int], *, complete: bool, most: float) -> Part | None:
+        """Return the next part; where it ends is heard, so it ends where upstream's does."""
+        del most
+        return super().next(tokens, complete=complete, most=0)
 
+    def _part(self, tokens: list[int], until: int, *, is_last: bool) -> Part:
+        return super()._part(tokens[self._done :], until, is_last=is_last)
 
-def length(count: int, device: torch.device) -> torch.Tensor:
-    """Return a length as upstream's models take one: int32 [1]."""
-    return torch.tensor([count], dtype=torch.int32, device=device)
+    def wave(self, part: Part) -> torch.Tensor:
+        """Return the audio of a part: upstream's model object makes it of the tokens."""
+        prompt = self._prompt
+        with drawing_from(self._noise):
+            wave: torch.Tensor = self._upstream.token2wav(
+                token=torch.tensor([part.said.tokens], dtype=torch.int32),
+                prompt_token=prompt.flow_speech,
+                prompt_feat=prompt.flow_mel,
+                embedding=prompt.flow_embedding,
+                uuid="",
+                finalize=part.said.is_last,
+                speed=self._speed,
+            )
+        return wave
+
+    def sound(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
+        """Return what was made in the flow's place."""
+        del part
+        return mel

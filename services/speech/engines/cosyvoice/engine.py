@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -45,12 +46,13 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.modes import Prompt
+    from services.speech.engines.cosyvoice.stages import Stages
     from services.speech.engines.cosyvoice.utterance import Utterance
     from services.speech.engines.protocol import ConversionRequest, VoiceReference
 
 log = logging.getLogger("bentovox.speech")
 
-_HELD_S: Final = 30.0  # of audio that waits for the listener
+_AT_ONCE: Final = 3  # that say it when everything is warm, to see what that takes
 _WARM_UP: Final = "Hello there, this is the first sentence after the start."
 
 
@@ -76,8 +78,6 @@ class CosyVoiceEngine:
         device: Literal["auto", "cpu", "cuda"] = "auto",
         fp16: bool = False,
         tensorrt: bool = False,
-        tensorrt_contexts: int = 1,
-        vllm: bool = False,
     ) -> None:
         """Check that it can work; nothing heavy is imported or loaded before `start`.
 
@@ -93,13 +93,13 @@ class CosyVoiceEngine:
         self._revision = revision
         self._cache = Path(cache).expanduser() if cache else None
         self._device = device
-        self._accelerated = (fp16, tensorrt, tensorrt_contexts, vllm)
+        self._accelerated = (fp16, tensorrt)
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
         self.capabilities: frozenset[Capability] = frozenset()
         self._voices: tuple[Voice, ...] = ()
         self._checkpoint: Checkpoint | None = None
-        self._utterances: set[Utterance] = set()
+        self._stages: Stages | None = None
 
     @property
     def ready(self) -> bool:
@@ -109,7 +109,7 @@ class CosyVoiceEngine:
     @property
     def active(self) -> int:
         """Requests whose audio is being made."""
-        return len(self._utterances)
+        return self._stages.active if self._stages else 0
 
     async def start(self) -> None:
         """Download what is missing, load it and speak a sentence; the log tells how far it is.
@@ -118,6 +118,9 @@ class CosyVoiceEngine:
             ConfigurationError: there is no such model, or it does not fit.
         """
         self._checkpoint = await in_daemon(self._load)
+        from services.speech.engines.cosyvoice.stages import Stages  # noqa: PLC0415  torch
+
+        self._stages = Stages(self._checkpoint)
         self.sample_rate_hz = self._checkpoint.sample_rate_hz
         languages = LANGUAGES[self._checkpoint.family]
         self._voices = tuple(
@@ -125,22 +128,19 @@ class CosyVoiceEngine:
         )
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
-        self.capabilities = modes.capabilities(
-            self._checkpoint.family,
-            Path(self._model).name,
-            seeded=not self._checkpoint.accelerated.vllm,
-        )
+        self.capabilities = modes.capabilities(self._checkpoint.family, Path(self._model).name)
         await self._warm_up()
 
     async def close(self) -> None:
         """Stop all work and free the model."""
-        for utterance in tuple(self._utterances):
-            utterance.stop()
         checkpoint, self._checkpoint = self._checkpoint, None
+        stages, self._stages = self._stages, None
+        if stages is not None:
+            await asyncio.to_thread(stages.close)
         if checkpoint is not None and checkpoint.device.type == "cuda":
             import torch  # noqa: PLC0415  heavy
 
-            del checkpoint
+            del checkpoint, stages
             gc.collect()
             torch.cuda.empty_cache()
 
@@ -241,21 +241,21 @@ class CosyVoiceEngine:
         """Yield the audio of segments of text, in tokens, or of speech tokens."""
         from services.speech.engines.cosyvoice.utterance import Utterance  # noqa: PLC0415  torch
 
-        checkpoint = self._loaded()
-        held = int(_HELD_S * checkpoint.sample_rate_hz)
-        handover: Handover[Samples] = Handover(held, lambda frame: frame.size)
-
-        def on_end(error: BaseException | None) -> None:
-            self._utterances.discard(utterance)
-            handover.end(error)
-
-        utterance = Utterance(checkpoint, prompt, request, handover.put, on_end)
-        self._utterances.add(utterance)
-        utterance.start(said if isinstance(said, list) else None)
-        feeding = None if isinstance(said, list) else asyncio.create_task(utterance.feed(said))
+        checkpoint, stages = self._loaded(), self._stages
+        assert stages is not None  # noqa: S101  it is there with the model
+        handover: Handover[Samples] = Handover(sys.maxsize, lambda frame: frame.size)
+        utterance = Utterance(checkpoint, prompt, request, handover.put, handover.end)
+        feeding = None
+        if isinstance(said, list):
+            utterance.convert(said)
+        else:
+            feeding = asyncio.create_task(_feed(stages, utterance, said))
+        stages.begin(utterance)
         try:
             async with aclosing(handover.items()) as frames:
                 async for frame in frames:
+                    with stages.change():
+                        utterance.heard(frame)
                     yield frame
             self._loaded()  # what `close` cut short is not a whole answer
         except ServiceError:
@@ -264,8 +264,7 @@ class CosyVoiceEngine:
             self._look_at(error)
             raise EngineError("CosyVoice failed", code="engine_failed") from error
         finally:
-            utterance.stop()
-            handover.close()
+            stages.end(utterance)
             if feeding is not None:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
@@ -301,15 +300,23 @@ class CosyVoiceEngine:
         return loaded
 
     async def _warm_up(self) -> None:
-        """Speak a sentence, so that the first request finds every kernel ready."""
+        """Speak a sentence, so that the first request finds every kernel ready, then measure."""
         began = time.monotonic()
         voices = self.voices()
         reference = None if voices else murmur(self.sample_rate_hz)
         request = SynthesisRequest(
             _WARM_UP, voice=voices[0].id if voices else None, reference=reference
         )
-        made = [frame.size async for frame in self.synthesise(request)]
-        log.info("warmed up in %.1f s, %d frames", time.monotonic() - began, len(made))
+
+        async def speak() -> int:
+            return len([frame.size async for frame in self.synthesise(request)])
+
+        made = await speak()
+        log.info("warmed up in %.1f s, %d frames", time.monotonic() - began, made)
+        assert self._stages is not None  # noqa: S101
+        self._stages.forget()
+        await asyncio.gather(*(speak() for _ in range(_AT_ONCE)))
+        log.info("streams at once without a gap, about: %d", self._stages.held())
 
     def _look_at(self, error: BaseException) -> None:
         """End the process, to be restarted, after an error that a GPU does not recover from."""
@@ -320,3 +327,18 @@ class CosyVoiceEngine:
             self._checkpoint = None
             log.critical("the GPU's state is lost; this process ends and is started again")
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def _feed(
+    stages: Stages, utterance: Utterance, said: AsyncGenerator[list[int], None]
+) -> None:
+    """Give an utterance its text as it comes; an error there ends it."""
+    try:
+        async with aclosing(said):
+            async for tokens in said:
+                with stages.change():
+                    utterance.texts.append(tokens)
+        with stages.change():
+            utterance.is_written = True
+    except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
+        stages.end(utterance, error)

@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from services.speech.engines.cosyvoice.text import Language
     from services.speech.engines.protocol import ConversionRequest, SynthesisRequest
 
-_ALWAYS: Final = {Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT}
+_ALWAYS: Final = {
+    Capability.LANGUAGE,
+    Capability.SEED,
+    Capability.SPEED,
+    Capability.STREAMING_TEXT,
+}
 _CLONES: Final = {Capability.REFERENCE, Capability.CONVERSION}
 _NO_TOKENS: Final = torch.zeros(1, 0, dtype=torch.int32)
 
 
-def capabilities(family: int, model: str, *, seeded: bool) -> frozenset[Capability]:
+def capabilities(family: int, model: str) -> frozenset[Capability]:
     """Return what a model can do; family 1's three checkpoints are told apart by their names."""
     can = set(_ALWAYS)
-    if seeded:
-        can.add(Capability.SEED)
     name = model.lower()
     if family > 1:
         can |= {*_CLONES, Capability.INSTRUCTIONS}

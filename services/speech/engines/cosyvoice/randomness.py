@@ -20,56 +20,37 @@ _HERE: Final = threading.local()
 _DRAWS: Final = ("rand", "randn", "rand_like", "randn_like")
 
 
-class Token(int):
-    """A sampled token; some versions of upstream take an int, some call `.item()`."""
-
-    __slots__ = ()
-
-    def item(self) -> int:
-        """Return it as an int."""
-        return int(self)
-
-
 class Sampler:
     """Repetition-aware sampling (VALL-E 2), as upstream's `ras_sampling`, from one generator.
 
-    Replaces a language model's `sampling_ids`.
+    Attributes:
+        top_k: how many tokens are drawn from at first.
     """
 
     def __init__(self, lm: Any, generator: torch.Generator) -> None:
-        """Sample for `lm` with the parameters of its recipe."""
+        """Sample for `lm` with the parameters of its recipe; `generator` is the CPU's."""
         chosen = getattr(lm.sampling, "keywords", {})
+        self.top_k: int = chosen.get("top_k", 25)
         self._top_p: float = chosen.get("top_p", 0.8)
-        self._top_k: int = chosen.get("top_k", 25)
         self._window: int = chosen.get("win_size", 10)
         self._ratio: float = chosen.get("tau_r", 0.1)
         self._generator = generator
-        self._speech_tokens: int = lm.speech_token_size
-        # Family 3's is one further than upstream masks, which lets speech end early.
-        self._end: int = getattr(lm, "eos_token", lm.speech_token_size)
 
     def __call__(
         self,
-        weighted_scores: torch.Tensor,
+        best: torch.Tensor,
+        ids: torch.Tensor,
+        probabilities: torch.Tensor,
         decoded: list[int],
-        _: int,
-        ignore_eos: bool = True,  # noqa: FBT001, FBT002
-    ) -> Token:
-        """Return a token of `weighted_scores`, log probabilities [V]; any stop token is the end.
-
-        With `ignore_eos` it is always one of speech.
-        """
-        if ignore_eos:
-            weighted_scores = weighted_scores[: self._speech_tokens]
-        probabilities = weighted_scores.softmax(dim=0)
-        best, ids = probabilities.topk(min(self._top_k, probabilities.numel()))
+    ) -> int:
+        """Return a token, drawn of the `top_k` `best` probabilities or else of all of them [V]."""
         best = best * (best.cumsum(0) - best < self._top_p)
         chosen = int(ids[best.multinomial(1, generator=self._generator)].item())
         if decoded[-self._window :].count(chosen) >= self._window * self._ratio:
-            probabilities = probabilities.clone()
+            probabilities = probabilities.cpu().clone()
             probabilities[chosen] = 0.0
             chosen = int(probabilities.multinomial(1, generator=self._generator).item())
-        return Token(chosen if chosen < self._speech_tokens else self._end)
+        return chosen
 
 
 class Noise:

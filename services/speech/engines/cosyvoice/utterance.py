@@ -1,54 +1,83 @@
-"""One request on its way through the model: text to speech tokens to audio, in two threads.
-
-Upstream's own loop polls ten times a second, hangs for ever when its token thread fails, keeps the
-grown chunk length for the next request, and leaks dictionaries when a stream is abandoned. This one
-wakes at each token, passes errors on at once, and owns all of its state: the threads end as soon as
-the request is stopped, and nothing is left of it.
-
-The token thread runs at most one segment ahead, so that segments follow each other without a gap;
-the audio thread makes chunks that grow, so that the first one comes early.
-"""
+"""One request on its way through the model: what of it is written, said and sounding."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import time
 from collections import deque
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from services.audio.stretch import TimeStretch
-from services.speech.engines.cosyvoice.checkpoint import CancelledError, cancellable
-from services.speech.engines.cosyvoice.chunks import chunks, length
-from services.speech.engines.cosyvoice.randomness import Sampler, drawing_from, seeded
+from services.speech.engines.cosyvoice.chunks import chunks
+from services.speech.engines.cosyvoice.randomness import Sampler, seeded
+from services.speech.engines.cosyvoice.schedule import Piece
+from services.speech.engines.cosyvoice.tokens import Line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import Callable
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+    from services.speech.engines.cosyvoice.chunks import Part
     from services.speech.engines.cosyvoice.modes import Prompt
     from services.speech.engines.protocol import ConversionRequest, SynthesisRequest
 
+_HELD_S: Final = 30.0  # of audio that waits for the listener
+_PATIENCE_S: Final = 5.0  # an answer that is not streamed has no listener yet: streams go first
+_IN_TIME: Final = 0.7  # a part may take that share of the time until its listener runs dry
 _SILENT_IN_A_ROW: Final = 5  # upstream's
 
 
-@dataclass
-class _Segment:
-    """Speech tokens as they come."""
+@dataclass(eq=False)
+class Segment:
+    """Speech tokens as they come.
 
+    Attributes:
+        parts: how its sound is made.
+        made: all of them.
+        tokens: those that sound: all but silent ones after five in a row (family 3).
+        complete: whether there will be no more.
+    """
+
+    parts: Any
+    made: list[int]
     tokens: list[int] = field(default_factory=list)
     complete: bool = False
+    _taken: int = 0
+    _silent: int = 0
+
+    def catch_up(self, silent: frozenset[int]) -> None:
+        """Take what was made meanwhile."""
+        for token in self.made[self._taken :]:
+            self._silent = self._silent + 1 if token in silent else 0
+            if self._silent <= _SILENT_IN_A_ROW:
+                self.tokens.append(token)
+        self._taken = len(self.made)
+
+
+@dataclass(eq=False)
+class Work:
+    """A part that the flow makes, then the vocoder; `mel` is what the one gives to the other."""
+
+    utterance: Utterance
+    segment: Segment
+    part: Part
+    mel: Any = None
 
 
 class Utterance:
-    """Makes the audio of one request.
+    """The state of one request, which `Stages` changes under its lock.
 
-    `on_frame` is called in the audio thread with each piece of audio, float32 [N]; it may block,
-    and returns False to stop. `on_end` is called once, last, with the error that ended it or None.
+    Attributes:
+        texts: segments of text, in tokens, that nobody says yet.
+        is_written: whether there will be no more of them.
+        segments: those that are said, until the last part of them is being made.
+        in_work: how many parts are being made.
+        is_stopped: whether nobody wants it any more.
+        in_one: whether each segment is made in one pass.
+        stretch: what changes the speed of a stream.
     """
 
     def __init__(
@@ -56,198 +85,112 @@ class Utterance:
         checkpoint: Checkpoint,
         prompt: Prompt,
         request: SynthesisRequest | ConversionRequest,
-        on_frame: Callable[[Samples], bool],
+        on_frame: Callable[[Samples], object],
         on_end: Callable[[BaseException | None], None],
     ) -> None:
+        """Begin a request.
+
+        `on_frame` is called in the vocoder's thread with each piece of audio, float32 [N], and
+        `on_end` once, last, with the error that ended it or None.
+        """
+        self._on_frame = on_frame
+        self.on_end = on_end
+        self.texts: deque[list[int]] = deque()
+        self.is_written = False
+        self.segments: deque[Segment] = deque()
+        self.in_work = 0
+        self.is_stopped = False
         self._checkpoint = checkpoint
         self._prompt = prompt
-        self._request = request
-        self._generator = seeded(request.seed, checkpoint.device)
-        self._noise = _spawned(self._generator)
-        self._on_frame = on_frame
-        self._on_end = on_end
-        self._changed = threading.Condition()
-        self._texts: deque[list[int]] = deque()
-        self._text_complete = False
-        self._segments: deque[_Segment] = deque()
-        self._segments_complete = False
-        self._stopped = False
-        self._error: BaseException | None = None
+        drawn = seeded(request.seed, torch.device("cpu"))
+        self._sampler = Sampler(checkpoint.lm, drawn)
+        self._noise = seeded(drawn.initial_seed() ^ 0x5EED, checkpoint.device)
+        self.in_one = request.one_pass
+        self._speed = request.speed
+        # In one pass the model itself changes the speed.
+        speed = 1.0 if self.in_one else self._speed
+        self.stretch = TimeStretch(checkpoint.sample_rate_hz, speed)
+        self._is_first = not request.one_pass
+        self._dry_s = time.monotonic() + (_PATIENCE_S if request.one_pass else 0.0)
+        self._waiting_s = 0.0
+        self._in_work_s = 0.0
 
-    def start(self, tokens: list[int] | None) -> None:
-        """Start making audio of speech tokens, or of the text that `feed` is given."""
-        work = {"audio": self._sound}
-        if tokens is None:
-            work["tokens"] = self._talk
-        else:
-            self._segments.append(_Segment(tokens, complete=True))
-            self._segments_complete = True
-        for name, target in work.items():
-            threading.Thread(target=target, name=f"cosyvoice-{name}", daemon=True).start()
+    @property
+    def is_done(self) -> bool:
+        """Return whether all of it has sounded."""
+        return self.is_written and not (self.texts or self.segments or self.in_work)
 
-    async def feed(self, segments: AsyncGenerator[list[int], None]) -> None:
-        """Take segments of text, as tokens, as they come; an error there ends the utterance."""
-        try:
-            async with aclosing(segments):
-                async for tokens in segments:
-                    with self._changed:
-                        self._texts.append(tokens)
-                        self._changed.notify_all()
-            with self._changed:
-                self._text_complete = True
-                self._changed.notify_all()
-        except Exception as error:  # noqa: BLE001  it is raised where the frames are taken
-            self.fail(error)
+    def give(self, frame: Samples) -> None:
+        """Hand over a piece of audio."""
+        if frame.size:
+            seconds = frame.size / self._checkpoint.sample_rate_hz
+            self._waiting_s += seconds
+            self._dry_s = max(self._dry_s, time.monotonic()) + seconds
+            self._on_frame(frame)
 
-    def stop(self) -> None:
-        """Stop both threads: at the next token, the next step of the flow, or while they wait."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+    def heard(self, frame: Samples) -> None:
+        """Note that a piece of audio was taken."""
+        self._waiting_s -= frame.size / self._checkpoint.sample_rate_hz
 
-    def fail(self, error: BaseException) -> None:
-        """Stop with an error, the first of which counts."""
-        with self._changed:
-            self._error = self._error or error
-            self._stopped = True
-            self._changed.notify_all()
+    def has_next(self) -> bool:
+        """Return whether the next segment may be said: after the last, one ahead of the sound.
 
-    def _wait_for(self, happened: Callable[[], bool]) -> None:
-        """Wait, with `_changed` held.
-
-        Raises:
-            CancelledError: the request was stopped.
+        Two at once would draw from one generator in an order that is up to chance.
         """
-        self._changed.wait_for(lambda: self._stopped or happened())
-        if self._stopped:
-            raise CancelledError
+        while self.texts and not self.texts[0]:
+            self.texts.popleft()
+        said = all(segment.complete for segment in self.segments)
+        return bool(self.texts) and said and len(self.segments) < 2  # noqa: PLR2004
 
-    # The token thread.
+    def say_next(self) -> tuple[Line, Segment]:
+        """Begin the next segment."""
+        line = Line(self._prompt, self.texts.popleft(), self._sampler)
+        segment = Segment(self._parts(), line.made)
+        self.segments.append(segment)
+        return line, segment
 
-    def _talk(self) -> None:
-        try:
-            with _gpu_stream(self._checkpoint.device):
-                sampler = Sampler(self._checkpoint.lm, self._generator)
-                lm = self._checkpoint.session_lm(sampler)
-                while (text := self._next_text()) is not None:
-                    if text:
-                        self._say(lm, text)
-            with self._changed:
-                self._segments_complete = True
-                self._changed.notify_all()
-        except CancelledError:
-            pass
-        except BaseException as error:  # noqa: BLE001  carried over to the request's task
-            self.fail(error)
+    def convert(self, tokens: list[int]) -> None:
+        """Let speech tokens sound, and nothing else."""
+        self.segments.append(Segment(self._parts(), tokens, tokens, complete=True))
+        self.is_written = True
 
-    def _next_text(self) -> list[int] | None:
-        """Return the next segment's text, once the last segment but one was taken."""
-        with self._changed:
-            self._wait_for(lambda: bool(self._texts) or self._text_complete)
-            self._wait_for(lambda: len(self._segments) < 2)  # noqa: PLR2004  one ahead
-            return self._texts.popleft() if self._texts else None
+    def _parts(self) -> Any:
+        speed = self._speed if self.in_one else None
+        return chunks(self._checkpoint, self._prompt, self._noise, speed)
 
-    def _say(self, lm: Any, text: list[int]) -> None:
-        segment = _Segment()
-        with self._changed:
-            self._segments.append(segment)
-            self._changed.notify_all()
-        for token in self._sounding(self._tokens(lm, text)):
-            with self._changed:
-                if self._stopped:
-                    raise CancelledError
-                segment.tokens.append(token)
-                self._changed.notify_all()
-        with self._changed:
-            segment.complete = True
-            self._changed.notify_all()
+    def piece(self, token_s: float) -> Piece | None:
+        """Return what the flow can make next, where a token takes `token_s`; 0: unknown."""
+        while self.segments and self.segments[0].complete and not self.segments[0].tokens:
+            self.segments.popleft()
+        if not self.segments or self.in_work > 1 or self._waiting_s > _HELD_S:
+            return None
+        segment, due_s, most = self.segments[0], self._dry_s + self._in_work_s, 0.0
+        if token_s and not self._is_first:
+            in_time = _IN_TIME * (due_s - time.monotonic()) / token_s
+            most = in_time - segment.parts.before
+        part = segment.parts.next(segment.tokens, complete=segment.complete, most=most)
+        return part and Piece(
+            Work(self, segment, part),
+            is_first=self._is_first,
+            due_s=due_s,
+            size=part.said.size,
+            kind=self.in_one,
+        )
 
-    def _tokens(self, lm: Any, text: list[int]) -> Iterator[int]:
-        prompt, device = self._prompt, self._checkpoint.device
-        half = self._checkpoint.accelerated.fp16 and not hasattr(lm, "vllm")
-        with torch.autocast(device.type, enabled=half):
-            yield from lm.inference(
-                text=torch.tensor([text], dtype=torch.int32, device=device),
-                text_len=length(len(text), device),
-                prompt_text=prompt.text.to(device),
-                prompt_text_len=length(prompt.text.shape[1], device),
-                prompt_speech_token=prompt.lm_speech.to(device),
-                prompt_speech_token_len=length(prompt.lm_speech.shape[1], device),
-                embedding=prompt.lm_embedding.to(device),
-                uuid=f"{id(self)}",
-            )
+    def take(self, work: Work) -> None:
+        """Let a piece be made."""
+        work.segment.parts.take(work.part)
+        if work.part.said.is_last:
+            self.segments.popleft()
+        self._is_first = False
+        self.in_work += 1
+        self._in_work_s += self._seconds(work.part)
 
-    def _sounding(self, tokens: Iterator[int]) -> Iterator[int]:
-        """Leave out all but five silent tokens in a row (family 3)."""
-        silent = frozenset(getattr(self._checkpoint.vocoder, "silent_tokens", ()))
-        in_a_row = 0
-        for token in tokens:
-            in_a_row = in_a_row + 1 if token in silent else 0
-            if in_a_row <= _SILENT_IN_A_ROW:
-                yield int(token)
+    def finish(self, work: Work) -> None:
+        """Note that a piece was made."""
+        self.in_work -= 1
+        self._in_work_s -= self._seconds(work.part)
 
-    # The audio thread.
-
-    def _sound(self) -> None:
-        # In one pass upstream changes the speed itself.
-        speed = 1.0 if self._request.one_pass else self._request.speed
-        stretch = TimeStretch(self._checkpoint.sample_rate_hz, speed)
-        try:
-            with cancellable(lambda: self._stopped), drawing_from(self._noise):
-                while (segment := self._next_segment()) is not None:
-                    for frame in self._audio_of(segment):
-                        self._hand_over(stretch.feed(frame))
-                    with self._changed:
-                        self._segments.popleft()
-                        self._changed.notify_all()
-            self._hand_over(stretch.finish())
-        except CancelledError:
-            pass
-        except BaseException as error:  # noqa: BLE001  carried over to the request's task
-            self.fail(error)
-        finally:
-            self.stop()
-            self._on_end(self._error)
-
-    def _hand_over(self, frame: Samples) -> None:
-        if frame.size and not self._on_frame(frame):
-            raise CancelledError
-
-    def _next_segment(self) -> _Segment | None:
-        with self._changed:
-            self._wait_for(lambda: bool(self._segments) or self._segments_complete)
-            return self._segments[0] if self._segments else None
-
-    def _audio_of(self, segment: _Segment) -> Iterator[Samples]:
-        made = chunks(self._checkpoint, self._prompt, self._noise)
-        if self._request.one_pass:
-            with self._changed:
-                self._wait_for(lambda: segment.complete)
-            if segment.tokens:
-                yield made.rest(segment.tokens, self._request.speed)
-            return
-        while self._more_than(segment, made.needed):
-            yield made.next(segment.tokens)
-        if segment.tokens:
-            yield made.rest(segment.tokens)
-
-    def _more_than(self, segment: _Segment, count: int) -> bool:
-        """Wait until there are `count` tokens, or all; return whether there are as many."""
-        with self._changed:
-            self._wait_for(lambda: segment.complete or len(segment.tokens) >= count)
-            return len(segment.tokens) >= count
-
-
-def _spawned(generator: torch.Generator) -> torch.Generator:
-    """Return a second generator, for the other thread: two threads would race for one."""
-    child = torch.Generator(generator.device)
-    child.manual_seed(generator.initial_seed() ^ 0x5EED)
-    return child
-
-
-def _gpu_stream(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Let a GPU make tokens and audio at the same time, as upstream does."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    stream: contextlib.AbstractContextManager[object] = torch.cuda.stream(torch.cuda.Stream(device))
-    return stream
+    def _seconds(self, part: Part) -> float:
+        """Return how long a part sounds, about."""
+        return (part.until - part.since) / self._checkpoint.tokens_a_second / self._speed

@@ -1,0 +1,110 @@
+"""The flow makes of each request in a batch what upstream's own makes of it alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+    from services.speech.engines.cosyvoice.flow import Said
+    from tests.cosyvoice.tiny import Family
+
+# How many tokens a prompt has, how many were said, and a seed for the rest.
+REQUESTS = st.tuples(st.integers(0, 60), st.integers(4, 120), st.integers(0, 999))
+
+
+def said(prompted: int, count: int, seed: int, *, is_last: bool) -> Said:
+    import torch  # noqa: PLC0415  heavy
+
+    from services.speech.engines.cosyvoice import flow, modes  # noqa: PLC0415  torch
+
+    rng, torch_rng = random.Random(seed), torch.Generator().manual_seed(seed)  # noqa: S311
+    prompt = modes.Prompt(
+        flow_embedding=torch.randn(1, 192, generator=torch_rng),
+        flow_speech=torch.randint(0, 6561, (1, prompted), generator=torch_rng, dtype=torch.int32),
+        flow_mel=torch.randn(1, 2 * prompted, 80, generator=torch_rng),
+    )
+    return flow.Said(prompt, [rng.randrange(6561) for _ in range(count)], is_last)
+
+
+def upstreams(flow: Any, one: Said, *, streaming: bool) -> Any:
+    """Return the mel of upstream's own `inference`."""
+    import torch  # noqa: PLC0415  heavy
+
+    def length(of: Any) -> Any:
+        return torch.tensor([of.shape[1]], dtype=torch.int32)
+
+    token, prompt = torch.tensor([one.tokens], dtype=torch.int32), one.prompt
+    return flow.inference(
+        token=token,
+        token_len=length(token),
+        prompt_token=prompt.flow_speech,
+        prompt_token_len=length(prompt.flow_speech),
+        prompt_feat=prompt.flow_mel,
+        prompt_feat_len=length(prompt.flow_mel),
+        embedding=prompt.flow_embedding,
+        streaming=streaming,
+        finalize=one.is_last,
+    )[0]
+
+
+@pytest.mark.parametrize("family", [2, 3])
+@settings(max_examples=12, deadline=None)
+@given(requests=st.lists(REQUESTS, min_size=1, max_size=5), streaming=st.booleans())
+def test_each_mel_of_any_batch_is_upstreams_own(
+    loaded: Callable[[Family], Any],
+    family: Family,
+    requests: list[tuple[int, int, int]],
+    *,
+    streaming: bool,
+) -> None:
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+
+    model = loaded(family).vocoder.flow
+    batch = [said(*one, is_last=bool(one[2] % 2) or not streaming) for one in requests]
+    for one, mel in zip(batch, flow.mels(model, batch, streaming=streaming), strict=True):
+        theirs = upstreams(model, one, streaming=streaming)
+        assert mel.shape == theirs.shape
+        assert float((mel - theirs).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("family", [2, 3])
+@settings(max_examples=6, deadline=None)
+@given(count=st.integers(60, 260), larger=st.lists(st.integers(0, 200), min_size=1, max_size=9))
+def test_where_a_streams_parts_end_is_not_heard(
+    loaded: Callable[[Family], Any], family: Family, count: int, larger: list[int]
+) -> None:
+    model = loaded(family)
+    usual, other = (sounded(model, count, most) for most in ([0], larger))
+    assert usual.shape == other.shape
+    assert float((usual - other).abs().max()) < 1e-4
+
+
+def sounded(model: Checkpoint, count: int, larger: list[int]) -> torch.Tensor:
+    """Return a segment's sound, where each part may be larger than upstream's by so much."""
+    import torch  # noqa: PLC0415  heavy
+
+    from services.speech.engines.cosyvoice import chunks, flow, randomness  # noqa: PLC0415  torch
+
+    one = said(40, count, 7, is_last=True)
+    noise = randomness.seeded(7, torch.device("cpu"))
+    parts, waves = chunks.chunks(model, one.prompt, noise, None), []
+    for most in itertools.cycle(larger):
+        part = parts.next(list(one.tokens), complete=True, most=most)
+        assert part is not None
+        parts.take(part)
+        (mel,) = flow.mels(model.vocoder.flow, [part.said], streaming=True)
+        waves.append(parts.sound(mel, part))
+        if part.said.is_last:
+            return torch.cat(waves, dim=1)
+    raise AssertionError
