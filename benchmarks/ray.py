@@ -123,7 +123,6 @@ def plot(lines: Mapping[tuple[str, int], chat.Line]) -> Figure:
             for name in shown
         }
         report.bars(axes, values, [colors[name] for name in shown])
-    right.set_yscale("log")
     said = "concurrent streams"
     report.tidy(left, list(chat.REQUESTS), title="Requests a second", xlabel=said)
     title = "Processor time a stream in the process that relays, ms"

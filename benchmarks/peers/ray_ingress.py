@@ -26,7 +26,7 @@ def main(port: int) -> None:
     deployment = serve.deployment(
         serve.ingress()(_Replica), name="Chat", max_ongoing_requests=10_000
     )
-    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.init("local", include_dashboard=False, log_to_driver=False)
     try:
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
         serve.run(deployment.bind(), route_prefix="/", blocking=True)

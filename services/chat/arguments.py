@@ -60,8 +60,11 @@ def engine_arguments(chat: ChatSettings, model: ServedModel) -> dict[str, Any]:
     The model, its name and the executor are not among them: Ray's `LLMConfig` sets these.
     """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.platforms import current_platform
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    # The machine that plans a replica, such as Ray's head, may have no GPU to be found.
+    current_platform.device_type = current_platform.device_type or "cuda"
     usual = vars(make_arg_parser(FlexibleArgumentParser()).parse_args([]))
     given = vars(parse_arguments(chat, model))
     apart = {"model", "served_model_name", "distributed_executor_backend", "model_tag"}

@@ -33,7 +33,7 @@ import yaml
 
 from services.errors import ConfigurationError
 from services.ray.config import VARIABLES, backends, is_local, serve_config
-from services.ray.deploy import deploy, read_config, until_running
+from services.ray.deploy import deploy, read_config, until_answers, until_running
 from services.server.role import preflight
 from services.settings import settings, variable
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TOKEN: Final = 32  # bytes; Ray refuses short ones
+_LOOK_S: Final = 1.0
+_API_S: Final = 120.0
 _GCS_PORT: Final = "6379"  # `ray start`'s own default, for nodes that join
 
 
@@ -59,9 +61,8 @@ def main() -> int:
     preflight()  # a setting that is wrong is one line, before anything starts
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)  # Ray reads them when it is imported
-    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_TOKEN", Path(path).read_text(encoding="utf-8").strip())
     try:
+        _read_token()
         if asked.verb == "config":
             sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
         elif asked.verb == "deploy":
@@ -76,6 +77,16 @@ def main() -> int:
         sys.stderr.write(f"bentovox: {error.message}\n")
         return 1
     return 0
+
+
+def _read_token() -> None:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if not path or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    try:
+        os.environ["RAY_AUTH_TOKEN"] = Path(path).read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise ConfigurationError(f"RAY_AUTH_TOKEN_PATH={path}: {exc.strerror}.") from exc
 
 
 def _here(host: str, port: int) -> int:
@@ -116,11 +127,24 @@ def _head(config: dict[str, Any]) -> None:
         told = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: told.set())
-        told.wait()
+        while not told.wait(_LOOK_S):
+            _end_with_ray()
+
+
+def _end_with_ray() -> None:
+    """End this process if one of Ray's has ended, as `ray start --block` does: start it anew."""
+    from ray._private import worker
+
+    node = worker._global_node  # noqa: SLF001
+    for name, _ in node.dead_processes():
+        sys.stderr.write(f"bentovox: {name} has ended, and so the head does.\n")
+        node.kill_all_processes(check_alive=False)
+        os._exit(1)  # what asks the dead one for leave would wait for long
 
 
 def _start(config: dict[str, Any]) -> None:
     """Bring the head to a Serve config; meanwhile tell of an application that fails."""
+    until_answers(_API_S)  # one that comes back knows where its API was, before that listens again
     deploy(config)
 
     def watch() -> None:

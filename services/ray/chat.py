@@ -32,7 +32,7 @@ class ChatServer(LLMServer):  # type: ignore[misc]  # Ray ships no types that my
         chat = settings().chat
         settle_cache()
         if on_cpu(chat) and chat.tensor_parallel_size * chat.pipeline_parallel_size == 1:
-            # LLMConfig has no setting for it, and `mp` halves the throughput.
+            # LLMConfig has no setting for it; with `mp` a further process would run the model.
             vllm_models.EXECUTOR_BACKEND_MP = "uni"
         await super().start()
 

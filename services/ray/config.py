@@ -103,15 +103,19 @@ def _options(role: str, chosen: Settings) -> dict[str, Any]:
 
 def _on_gpu(role: str, chosen: Settings) -> bool:
     """Return whether a role's engine computes on a GPU, as far as its settings tell."""
-    chat_has_one = bool(chosen.ray.accelerator_type) or not on_cpu(chosen.chat)
+    asked = chosen.ray.options.get(role, {}).get("ray_actor_options", {}).get("num_gpus")
+    if asked is not None:
+        return float(asked) > 0
     if role == "chat":
-        return chat_has_one
+        return bool(chosen.ray.accelerator_type) or not on_cpu(chosen.chat)
     engines = {"speech": chosen.speech.options, "transcription": chosen.transcription.options}
     engine = engines.get(role)
-    if not engine or engine.get("url"):  # no model, or a server elsewhere
+    if not engine:
         return False
-    device = engine.get("device", "auto")
-    return chat_has_one if device == "auto" else bool(device == "cuda")
+    if "url" in engine:  # a server of its own, which needs a GPU, here or there
+        return not engine["url"]
+    device = engine.get("device", "cpu")
+    return _on_gpu("chat", chosen) if device == "auto" else bool(device == "cuda")
 
 
 def backends(chosen: Settings) -> dict[str, list[str]]:

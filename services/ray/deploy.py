@@ -53,6 +53,24 @@ def deploy(config: dict[str, Any]) -> None:
     _ask("PUT", json.dumps(config))
 
 
+def until_answers(within_s: float) -> None:
+    """Wait until the head's API answers.
+
+    Raises:
+        ConfigurationError: it has not in that time.
+    """
+    end_s = time.monotonic() + within_s
+    while True:
+        try:
+            _ask("GET")
+        except ConfigurationError:
+            if time.monotonic() > end_s:
+                raise
+        else:
+            return
+        time.sleep(_AGAIN_S)
+
+
 def until_running(config: dict[str, Any]) -> None:
     """Wait until every application of a Serve config runs, however long its model loads.
 

@@ -44,7 +44,7 @@ Made from `sections.py` and `profiles.toml` of `services/settings/` by
 A setting is an environment variable, or a line of `.env` in the folder you start from. The
 environment wins over `.env`, `.env` over the profile, the profile over the default. Lists and
 tables are JSON. A `BENTOVOX_` variable that is not here is refused, with the nearest name that is.
-Where a setting has two names, two values are refused.
+Where a setting has two names, two values in one place are refused.
 
 `.nox/stack/bin/python -m services.settings` prints what is in force and where it came from.
 """

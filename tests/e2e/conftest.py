@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import openai
 
 
+NO_RAY = "no Ray: RAY_PYTHON is unset, and there is no .nox/ray"
 RAY_TOKEN = "made-for-this-test-and-nothing-else"
 IMPATIENT = {"chat": {"health_check_period_s": 1, "health_check_timeout_s": 5}}
 """Ray looks at chat's replica more often than its model takes to load."""
@@ -53,7 +54,7 @@ def stack(home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
             yield server
         return
     if ray_python() is None:
-        pytest.skip("no Ray: RAY_PYTHON is unset, and there is no .nox/ray")
+        pytest.skip(NO_RAY)
     with Server(
         home,
         ON_RAY,

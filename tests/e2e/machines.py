@@ -28,6 +28,10 @@ _FIRST: Final = (
     ' && echo "4096 16384 32768" | tee /proc/sys/net/ipv4/tcp_rmem >/proc/sys/net/ipv4/tcp_wmem'
     " && echo up && exec cat"
 )
+_MADE_OF: Final = (
+    *("unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc"),
+    *("sh", "-c", _FIRST),
+)
 _CLONE_NEWNET: Final = 0x40000000
 _LISTENS: Final = "0A"  # TCP_LISTEN
 
@@ -45,8 +49,8 @@ def lacking() -> str:
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         return f"no machines without {', '.join(missing)}"
-    trial = ["unshare", *_NAMESPACES, "--fork", "--mount-proc", "ip", "link", "set", "lo", "up"]
-    if os.geteuid() or subprocess.run(trial, check=False, capture_output=True).returncode:
+    trial = subprocess.run(_MADE_OF, input=b"", capture_output=True, check=False)
+    if trial.returncode:
         return "no machines: they take root, who may make namespaces"
     return ""
 
@@ -60,10 +64,7 @@ class Machine:
         self.folder = folder
         self._started: list[subprocess.Popen[bytes]] = []
         self._unshare = subprocess.Popen(
-            ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", _FIRST],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            _MADE_OF, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._unshare.stdout is not None
         assert self._unshare.stdout.readline() == b"up\n"
@@ -108,13 +109,21 @@ class Machine:
                     found.append(process)
         return found
 
+    def commands(self) -> dict[int, str]:
+        """Return the command lines of its processes, by their ids."""
+        found = {}
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                found[process.pid] = " ".join(process.cmdline())
+        return found
+
     def listeners(self) -> set[Listener]:
         """Return who listens on TCP ports, as the kernel knows it."""
         owners = {}
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error, OSError):
-                for file in Path(f"/proc/{process.pid}/fd").iterdir():
-                    owners[str(file.readlink())] = " ".join(process.cmdline())
+        for pid, command in self.commands().items():
+            with contextlib.suppress(OSError):
+                for file in Path(f"/proc/{pid}/fd").iterdir():
+                    owners[str(file.readlink())] = command
         found = set()
         for table in ("tcp", "tcp6"):
             for line in Path(f"/proc/{self.first.pid}/net/{table}").read_text().splitlines()[1:]:

@@ -32,6 +32,7 @@ MODEL = "bentovox-demo"
 
 _MARK = "E2E_SERVER"  # inherited by whatever a server starts
 _READY_S = 150.0
+_READY_ON_RAY_S = 450.0  # Ray's head, then vLLM imported twice: to plan chat's replica, and in it
 _END_S = 45.0
 _TEST_S = 600  # one starts a server, or waits until one is back; the first one trains Whisper
 
@@ -147,6 +148,7 @@ class Server:
     ) -> None:
         """Start it; `ready_as` is the status to wait for on entering."""
         self._ready_as = ready_as
+        self._ready_s = _READY_ON_RAY_S if service == ON_RAY else _READY_S
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{service.rpartition(':')[2]}-{self.port}.log"
@@ -168,7 +170,7 @@ class Server:
 
     def __enter__(self) -> Self:
         try:
-            self.wait_ready()
+            self.wait_ready(self._ready_s)
         except BaseException:
             self.end()
             raise

@@ -13,10 +13,13 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 from websockets.sync.client import connect
 
-from tests.e2e.conftest import IMPATIENT, RAY_TOKEN
+from services.ray.config import ROLES
+from tests.e2e.conftest import IMPATIENT, NO_RAY, RAY_TOKEN
 from tests.e2e.server import MODEL, ROOT, Server, eventually, ray_python
+from tests.e2e.test_limits import STORY, expect_refusal, flood, story
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Hello.", "response_format": "wav"}
@@ -70,9 +73,12 @@ def test_a_load_longer_than_health_checks_take_is_no_failure(stack: Server) -> N
     assert stack.log.read_text(errors="replace").count("failed on Ray") == 0
 
 
-def test_a_gpu_replica_has_a_bundle_for_each_rank(stack: Server) -> None:
+@pytest.mark.skipif(ray_python() is None, reason=NO_RAY)
+def test_a_head_without_a_gpu_plans_a_bundle_for_each_rank() -> None:
     code = (
-        "import json, ray, types\n"
+        "import json, ray, types, vllm.platforms\n"
+        "from vllm.platforms.interface import UnspecifiedPlatform\n"
+        "vllm.platforms._current_platform = UnspecifiedPlatform()  # as on such a machine\n"
         "ray.get_runtime_context = lambda: types.SimpleNamespace(runtime_env={})\n"
         "from services.ray.config import serve_config\n"
         "from services.ray.replica import build\n"
@@ -97,7 +103,6 @@ def test_a_gpu_replica_has_a_bundle_for_each_rank(stack: Server) -> None:
     first, *others = json.loads(made.stdout.splitlines()[-1])
     assert others == [{"GPU": 1, "accelerator_type:H100": 0.001}] * 3
     assert first == {**others[0], "CPU": 0.2}
-    del stack
 
 
 def test_without_the_token_ray_tells_nothing(stack: Server) -> None:
@@ -122,6 +127,18 @@ def test_a_websocket_goes_through_to_a_replica(stack: Server) -> None:
                 event = json.loads(data)["type"]
                 assert event != "error"
     assert len(audio) > 10_000
+
+
+def test_overload_is_answered_whole_or_refused_properly(
+    stack: Server, plain: dict[str, str]
+) -> None:
+    answers = flood(stack, "/v1/chat/completions", story(), 300)
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["choices"][0]["message"]["content"] == plain[STORY]
+        else:
+            expect_refusal(answer, 128)
+    assert {answer.status_code for answer in answers} == {200, 429}
 
 
 def test_a_wrong_path_ends_nothing(stack: Server) -> None:
@@ -187,19 +204,25 @@ def test_a_killed_engine_brings_a_new_replica_while_speech_serves_on(
 
 
 def test_only_ports_that_ask_for_the_token_listen_beyond_this_machine(stack: Server) -> None:
-    """Ray Serve gives each replica one, for gRPC; another test asks it."""
-    beyond = [
-        process
-        for process in stack.processes()
-        for one in process.net_connections("tcp")
-        if one.status == psutil.CONN_LISTEN and not is_loopback(one.laddr.ip)
-    ]
-    expected = [
-        one
-        for role in ("chat", "speech", "transcription", "conversation")
-        for one in replicas(stack, role)
-    ]
-    assert sorted(one.pid for one in beyond) == sorted(one.pid for one in expected)
+    """Ray Serve gives each replica one, for gRPC; tests/e2e/test_ray_machines.py asks it."""
+
+    def wanted() -> list[int]:
+        return sorted(one.pid for role in ROLES for one in replicas(stack, role))
+
+    eventually(lambda: beyond(stack) == wanted(), 30, "one for each replica")
+
+
+def beyond(stack: Server) -> list[int]:
+    """Return the process of each port that listens on more than loopback."""
+    found = []
+    for process in stack.processes():
+        with suppress(psutil.Error):
+            found += [
+                process.pid
+                for one in process.net_connections("tcp")
+                if one.status == psutil.CONN_LISTEN and not is_loopback(one.laddr.ip)
+            ]
+    return sorted(found)
 
 
 def is_loopback(listed: str) -> bool:

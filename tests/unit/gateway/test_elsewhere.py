@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from services.backends import pools as pools_module
-from services.server import websocket
+from services.server import telemetry, websocket
 from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
@@ -215,3 +216,22 @@ async def test_nobody_waits_at_a_server_that_was_told_to_end(
     assert response.status_code == 503
     assert response.headers["retry-after"] == "2"
     assert (await http.get(front.url + "/readyz")).json()["status"] == "draining"
+
+
+async def test_requests_go_on_while_the_metrics_of_many_backends_are_joined(
+    backend: Any, door: Any, http: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    def slowly(own: bytes, _of_backends: dict[str, bytes]) -> bytes:
+        begun.set()
+        return own if answered.wait(20) else b""
+
+    monkeypatch.setattr(telemetry, "merge", slowly)
+    chat = await backend()
+    front = await door(chat=[chat.url])
+    scraped = asyncio.ensure_future(http.get(f"{front.url}/metrics"))
+    assert await asyncio.to_thread(begun.wait, 20)
+    assert (await http.post(front.url + CHAT, json=hello("Hello"))).status_code == 200
+    answered.set()
+    assert b"bentovox_" in (await scraped).content

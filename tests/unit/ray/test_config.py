@@ -146,14 +146,32 @@ def test_what_computes_on_a_gpu_gets_one_and_nothing_else_does(
     assert env_of(found["chat"])["BENTOVOX_CHAT__DEVICE"] == "cuda"
 
 
+@pytest.mark.parametrize(
+    ("engine", "url", "number"),
+    [("espeak", "", 0), ("kokoro", "", 0), ("vllm_omni", "", 1), ("vllm_omni", "http://x", 0)],
+)
+def test_an_engine_that_needs_no_gpu_here_gets_none(
+    monkeypatch: pytest.MonkeyPatch, engine: str, url: str, number: int
+) -> None:
+    found = made(
+        monkeypatch,
+        ACCELERATOR_TYPE="H100",
+        BENTOVOX_SPEECH__ENGINE=engine,
+        BENTOVOX_SPEECH__VLLM_OMNI__URL=url,
+    )
+    assert gpus(found["speech"]) == number
+
+
 def test_without_a_gpu_nobody_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     found = made(monkeypatch, BENTOVOX_CHAT__DEVICE="cpu", BENTOVOX_SPEECH__ENGINE="cosyvoice")
     assert {gpus(one) for one in found.values()} == {0}
 
 
 def test_the_profile_for_one_gpu_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = made(monkeypatch, BENTOVOX_PROFILE="gpu", BENTOVOX_CHAT__DEVICE="cuda")
+    found = made(monkeypatch, BENTOVOX_PROFILE="gpu")
+    assert gpus(found["chat"]) > gpus(found["speech"]) > 0
     assert 0 < sum(gpus(one) for one in found.values()) <= 1
+    assert env_of(found["chat"])["BENTOVOX_CHAT__DEVICE"] == "cuda"
 
 
 def test_conversation_asks_the_replicas_that_the_gateway_asks(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -17,12 +16,18 @@ from services import settings as module
 from services.errors import ConfigurationError
 from services.ray import deploy as deploying
 from services.ray.config import serve_config
-from services.ray.deploy import deploy, read_config, until_running
+from services.ray.deploy import deploy, read_config, until_answers, until_running
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # bentoml's own, as it is imported
+    from services.ray.__main__ import main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+    Command = Callable[..., tuple[int, str, str]]
+
 TOKEN = "t" * 32
 
 
@@ -32,6 +37,7 @@ class _Head(BaseHTTPRequestHandler):
     asked: ClassVar[list[tuple[str, str | None, Any]]] = []
     refuses: ClassVar[str] = ""
     states: ClassVar[list[dict[str, Any]]] = []
+    starts: ClassVar[int] = 0  # requests for which it is still starting
 
     def do_PUT(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -39,6 +45,10 @@ class _Head(BaseHTTPRequestHandler):
         self._answer(400 if self.refuses else 200, self.refuses)
 
     def do_GET(self) -> None:
+        if _Head.starts:
+            _Head.starts -= 1
+            self._answer(500, "starting")
+            return
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         self._answer(200, json.dumps({"applications": state}))
 
@@ -55,7 +65,7 @@ class _Head(BaseHTTPRequestHandler):
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Head]]:
     _Head.asked, _Head.refuses, _Head.states = [], "", [{}]
     with ThreadingHTTPServer(("127.0.0.1", 0), _Head) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("RAY_DASHBOARD_PORT", str(server.server_port))
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
@@ -66,14 +76,17 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Head
     module.settings.cache_clear()
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "services.ray", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return what runs `python -m services.ray`: it gives the exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with monkeypatch.context() as here:
+            here.setattr(os, "environ", os.environ.copy())
+            here.setattr(sys, "argv", ["services.ray", *arguments])
+            return (main(), *capsys.readouterr())
+
+    return run
 
 
 def state(status: str, message: str = "") -> dict[str, Any]:
@@ -83,10 +96,9 @@ def state(status: str, message: str = "") -> dict[str, Any]:
     }
 
 
-def test_a_file_that_is_not_there_reaches_no_cluster(head: type[_Head]) -> None:
+def test_a_file_that_is_not_there_reaches_no_cluster(head: type[_Head], command: Command) -> None:
     said = command("deploy", "wrong/path.yaml")
-    assert said.returncode == 1
-    assert said.stderr == "bentovox: wrong/path.yaml: No such file or directory.\n"
+    assert said == (1, "", "bentovox: wrong/path.yaml: No such file or directory.\n")
     assert head.asked == []
 
 
@@ -104,13 +116,14 @@ def test_a_file_without_applications_reaches_no_cluster(
     assert head.asked == []
 
 
-def test_what_config_prints_is_what_deploy_sends(head: type[_Head], tmp_path: Path) -> None:
+def test_what_config_prints_is_what_deploy_sends(
+    head: type[_Head], tmp_path: Path, command: Command
+) -> None:
     path = tmp_path / "serve.yaml"
-    path.write_text(command("config").stdout, encoding="utf-8")
+    path.write_text(command("config")[1], encoding="utf-8")
     head.states = [state("RUNNING")]
-    said = command("deploy", str(path))
-    assert said.returncode == 0, said.stderr
-    assert command("deploy").returncode == 0
+    assert command("deploy", str(path)) == (0, "", "")
+    assert command("deploy") == (0, "", "")
     assert (
         head.asked
         == [
@@ -126,6 +139,16 @@ def test_it_waits_until_all_run_however_long_that_takes(head: type[_Head]) -> No
     assert len(head.states) == 1
 
 
+def test_the_api_of_a_head_that_starts_is_waited_for(head: type[_Head]) -> None:
+    head.starts = 3
+    until_answers(60)
+    assert head.starts == 0
+    head.starts = 3
+    with pytest.raises(ConfigurationError, match="starting"):
+        until_answers(0)
+    head.starts = 0
+
+
 def test_an_application_that_fails_is_told(head: type[_Head]) -> None:
     head.states = [state("DEPLOYING"), state("DEPLOY_FAILED", "no such model\n")]
     with pytest.raises(ConfigurationError, match=r"chat failed on Ray: no such model\Z"):
@@ -138,23 +161,42 @@ def test_what_the_head_refuses_is_told(head: type[_Head]) -> None:
         deploy(serve_config())
 
 
-def test_no_head_is_one_line(head: type[_Head], monkeypatch: pytest.MonkeyPatch) -> None:
-    del head
+@pytest.mark.usefixtures("head")
+def test_no_head_is_one_line(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     monkeypatch.setenv("RAY_DASHBOARD_PORT", "1")
-    said = command("deploy")
-    assert said.returncode == 1
-    assert said.stderr.startswith("bentovox: Ray's head does not answer at 127.0.0.1:1")
-    assert len(said.stderr.splitlines()) == 1
+    module.settings.cache_clear()
+    code, _, said = command("deploy")
+    assert code == 1
+    assert said.startswith("bentovox: Ray's head does not answer at 127.0.0.1:1: ")
+    assert len(said.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("head")
 @pytest.mark.parametrize("token", ["", None])
 def test_a_head_without_a_token_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str | None
+    monkeypatch: pytest.MonkeyPatch, command: Command, token: str | None
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
     if token is not None:
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-    said = command("head")
-    assert said.returncode == 1
-    assert said.stderr.startswith("bentovox: RAY_AUTH_TOKEN is not set")
+    code, _, said = command("head")
+    assert code == 1
+    assert said.startswith("bentovox: RAY_AUTH_TOKEN is not set")
+
+
+def test_a_token_may_be_in_a_file(
+    head: type[_Head], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Command
+) -> None:
+    head.states = [state("RUNNING")]
+    path = tmp_path / "token"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    assert command("deploy") == (
+        1,
+        "",
+        f"bentovox: RAY_AUTH_TOKEN_PATH={path}: No such file or directory.\n",
+    )
+    path.write_text("another\n", encoding="utf-8")
+    assert command("deploy")[0] == 0
+    ((_, token, _),) = head.asked
+    assert token == "Bearer another"

@@ -18,11 +18,13 @@ class _Shell:
     def __init__(self, status: str = "ready") -> None:
         self.app = SimpleNamespace(readiness=lambda: Readiness(status, {"engine": "died"}))
         self.scopes: list[dict[str, Any]] = []
+        self.began = asyncio.Event()
         self.saw: list[str] = []
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         del send
         self.scopes.append(scope)
+        self.began.set()
         try:
             self.saw.append((await receive())["type"])
         except asyncio.CancelledError:
@@ -55,8 +57,7 @@ async def test_the_prefix_is_taken_off(kind: str) -> None:
 async def test_a_role_is_not_cut_off_but_told_of_a_hang_up() -> None:
     shell, messages = _Shell(), asyncio.Queue[dict[str, Any]]()
     serving = asyncio.create_task(mounted(shell)(scope("/chat/v1/models"), messages.get, None))
-    while not shell.scopes:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await shell.began.wait()
     serving.cancel()  # as Ray does
     messages.put_nowait({"type": "http.disconnect"})
     with pytest.raises(asyncio.CancelledError):
