@@ -17,15 +17,19 @@ pytest.importorskip("misaki", reason="the kokoro extra is not installed")
 from services.audio.formats import MEDIA_TYPES
 from services.audio.resample import Resampler
 from services.audio.wav import to_wav
+from services.conversation import routes
+from services.server.shell import Shell
+from services.settings.sections import ConversationSettings
 from services.speech.engines.kokoro.model import loudness_db
 from services.speech.engines.kokoro.source import PACKAGED
 from services.speech.engines.protocol import SynthesisRequest
 from services.transcription.engines.faster_whisper.model_source import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
-from tests.hearing_app import Hearing
+from tests.hearing_app import Hearing, hearing_app
 from tests.kokoro import kokoro_engine
 from tests.packaged import packaged
-from tests.speech_app import app_of, shelled
+from tests.speech_app import app_of, ready, shelled
+from tests.translating_app import TranslatingChat
 from tests.whisper_engine import until, whisper_engine
 
 if TYPE_CHECKING:
@@ -119,6 +123,33 @@ async def test_every_format_is_heard_to_the_last_word_through_both_roles(
     text = (await hearing.post(data)).json()["text"]
     assert wrong(words_of(TEXTS[0]), words_of(text)) <= 1
     assert words_of(text)[-1] == "day"
+
+
+async def test_a_recording_is_translated_by_real_models_and_heard_again(
+    engine: KokoroEngine, whisper: FasterWhisperEngine, serve: Any
+) -> None:
+    roles = {
+        "chat": TranslatingChat(lambda text: text.replace("cold and wet", "warm and dry")),
+        "speech": ready(shelled(app_of(engine))),
+        "transcription": ready(shelled(hearing_app(whisper))),
+    }
+    role = routes.build(
+        ConversationSettings(), {name: [await serve(one)] for name, one in roles.items()}
+    )
+    fields = {"language": "en-GB", "source_language": "en", "response_format": "wav"}
+    url = await serve(Shell(role))
+    async with role.lifespan(), httpx.AsyncClient(base_url=url, timeout=300) as client:
+        while role.readiness().status != "ready":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        spoken = to_wav(await said(engine, TEXTS[0]), 24_000)
+        answer = await client.post(
+            "/v1/audio/speech-translations", files={"file": spoken}, data=fields
+        )
+    assert answer.status_code == 200, answer.text
+    hearing: Any = Hearing(whisper)  # type: ignore[arg-type]
+    text = (await hearing.post(answer.content)).json()["text"]
+    meant = words_of(TEXTS[0].replace("cold and wet", "warm and dry"))
+    assert wrong(meant, words_of(text)) <= 2
 
 
 def g711(data: bytes, codec: str) -> bytes:

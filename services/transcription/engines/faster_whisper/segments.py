@@ -46,6 +46,7 @@ def segments(
     ]
     if words and found:
         model.add_words(found, encoded, language, task, frames)
+        _keep_apart(found)
     chances: Iterator[float] = iter(())
     if logprobs:
         spoken = [token for one in found for token in one["tokens"] if model.is_text(token)]
@@ -75,6 +76,14 @@ def segments(
             )
         )
     return made, seek
+
+
+def _keep_apart(found: list[dict[str, Any]]) -> None:
+    """Let no word begin before the one before it ends, as the library's corrections may do."""
+    end = 0.0
+    for word in (word for one in found for word in one["words"]):
+        word["start"] = max(word["start"], end)
+        word["end"] = end = max(word["end"], word["start"])
 
 
 def _rest(tokens: Any, found: list[dict[str, Any]], frames: int) -> dict[str, Any]:
