@@ -121,8 +121,8 @@ async def test_words_over_three_minutes_are_all_there_once_and_in_their_place(
     sound, spoken = recited()
     hearing: Any = Hearing(engine)  # type: ignore[arg-type]
     wav = to_wav(sound, SAMPLE_RATE_HZ)
-    plain = said_in((await hearing.post(wav)).json()["text"])
     for more in ({}, {"prompt": SENTENCE}):
+        plain = said_in((await hearing.post(wav, **more)).json()["text"])
         heard = (await hearing.post(wav, **WORDS, **more)).json()["words"]
         found = [(word, one["end"]) for one in heard for word in said_in(one["word"])]
         times = [time for one in heard for time in (one["start"], one["end"])]
