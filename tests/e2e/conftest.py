@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NO_RAY = "no Ray: RAY_PYTHON is unset, and there is no .nox/ray"
 RAY_TOKEN = "made-for-this-test-and-nothing-else"
+LAST = "test_at_the_end_"
 IMPATIENT = {"chat": {"health_check_period_s": 1, "health_check_timeout_s": 5}}
 """Ray looks at chat's replica more often than its model takes to load."""
 
@@ -38,6 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     need_stack(items, ROOT / "tests" / "e2e")
+    items.sort(key=lambda item: item.name.startswith(LAST))  # it ends the stack
 
 
 @pytest.fixture(scope="session")
