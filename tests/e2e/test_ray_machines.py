@@ -163,12 +163,12 @@ def nginx_config(folder: Path, gateway: str) -> Path:
     source = ROOT / "deploy" / "compose" / "nginx"
     text = (source / "nginx.conf.template").read_text()
     for old, new in {
+        "/tmp/": f"{folder}/",  # noqa: S108  the container's; first, as our paths may begin so
         "${NGINX_CONNECTIONS}": "1024",
         "${NGINX_TRUSTED_PROXY}": "127.0.0.1",
         "${NGINX_BODY_LIMIT_MIB}": "36",
         "http://gateway:3000": gateway,
         "/etc/nginx/listen.conf": str(source / "listen.conf"),
-        "/tmp/": f"{folder}/",  # noqa: S108  the container's
     }.items():
         assert old in text
         text = text.replace(old, new)
