@@ -175,17 +175,23 @@ class VoiceStore:
         return other or voice
 
     def _new(
-        self, name: str, reference: VoiceReference, language: str | None, **source: str
+        self,
+        name: str,
+        reference: VoiceReference,
+        language: str | None,
+        *,
+        consent_id: str | None = None,
+        origin: str | None = None,
     ) -> StoredVoice:
         return StoredVoice(
             id=self._storage.new_id(_VOICE),
             name=name,
-            consent_id=source.get("consent_id"),
+            consent_id=consent_id,
             text=reference.text,
             language=language,
             duration_s=duration_s(reference.samples.size, reference.sample_rate_hz),
             created_at=int(time.time()),
-            origin=source.get("origin"),
+            origin=origin,
         )
 
     def _write(self, voice: StoredVoice, reference: VoiceReference) -> None:
