@@ -27,3 +27,12 @@ MEDIA_TYPES: Final[dict[AudioFormat, str]] = {
 
 SPEED_RANGE: Final = (0.25, 4.0)
 """The speeds of OpenAI's API."""
+
+LiveFormat = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
+
+LIVE_RATE_HZ: Final[dict[LiveFormat, int]] = {
+    "audio/pcm": 24_000,
+    "audio/pcmu": 8_000,
+    "audio/pcma": 8_000,
+}
+"""The one rate of each format."""

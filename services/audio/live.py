@@ -5,25 +5,18 @@ These are signed 16-bit little-endian PCM at 24 kHz, and both laws of G.711 at 8
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import numpy as np
 
+from services.audio.formats import LIVE_RATE_HZ
 from services.audio.pcm import to_float32
 from services.audio.resample import Resampler
 
 if TYPE_CHECKING:
+    from services.audio.formats import LiveFormat
     from services.audio.pcm import Samples
-
-LiveFormat: TypeAlias = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
-
-LIVE_RATE_HZ: Final[dict[LiveFormat, int]] = {
-    "audio/pcm": 24_000,
-    "audio/pcmu": 8_000,
-    "audio/pcma": 8_000,
-}
-"""The one rate of each format."""
 
 _CODECS: Final[dict[LiveFormat, str]] = {
     "audio/pcm": "pcm_s16le",

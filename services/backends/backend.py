@@ -100,9 +100,10 @@ class Backend:
         self.role = role
         self.name = name
         self.url = url
+        self.connect_timeout_s = asking.connect_timeout_s
         self.left = False  # its pool: it finishes what it has and takes nothing new
         self.connections = Connections(
-            Address.parse(url), asking.connect_timeout_s, lambda: self.mark(ready=False)
+            Address.parse(url), self.connect_timeout_s, lambda: self.mark(ready=False)
         )
         self.outstanding = 0
         self.ready = False

@@ -11,13 +11,18 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from websockets.exceptions import InvalidStatus
+
 from services.backends.backend import Call
+from services.backends.sockets import Handshake, opened
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from
 from services.openai.models import without_date
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from websockets.asyncio.client import ClientConnection
 
     from services.backends.connection import Connection
     from services.backends.pools import Pools
@@ -119,6 +124,23 @@ class Caller:
             if connection.status >= _ERROR_FROM:
                 raise await answer.refusal()
             yield answer
+
+    @asynccontextmanager
+    async def socket(self, role: str, target: str) -> AsyncIterator[ClientConnection]:
+        """Yield a WebSocket to a backend, which is closed at the end; `target` is its path.
+
+        Raises:
+            ServiceError: no backend is ready, or it refused; as for `answer`.
+        """
+        pool = self._pools.by_role[role]
+        await pool.until_ready()
+        handshake = Handshake(target, [("x-request-id", self._request_id.decode("latin-1"))])
+        try:
+            async with opened(pool, handshake) as (_, connection):
+                yield connection
+        except InvalidStatus as refused:
+            response = refused.response
+            raise error_from(response.status_code, bytes(response.body)) from refused
 
 
 class Answer:

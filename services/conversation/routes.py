@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from services.backends.pools import Pools
+from services.conversation.live.socket import RealtimeConversations
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
 from services.openai.documents import document, of_models
-from services.openai.paths import TRANSLATION
+from services.openai.paths import SOCKETS, TRANSLATION
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from services.server.serving import Asgi
     from services.settings.sections import ConversationSettings
 
 _ALONE: Final = Readiness(
@@ -38,12 +40,15 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
             ("POST", "/detect"): document(texts.detect),
             ("GET", "/languages"): document(lambda _: texts.languages),
         }
+    sockets: dict[str, Asgi] = {}
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
+        sockets[SOCKETS["conversation"]] = RealtimeConversations(pools, conversation)
         speech = SpeechTranslation(pools, conversation)
         handlers["POST", "/v1/audio/speech-translations"] = speech
     return RoleApp(
         role="conversation",
         handlers=handlers,
+        sockets=sockets,
         admitted=TRANSLATION,
         limits=Limits(conversation.slots, conversation.queue, conversation.deadline_s),
         body_limit_bytes=conversation.body_limit_bytes,

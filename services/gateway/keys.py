@@ -87,6 +87,12 @@ class Keys:
         """Return whether there are any, so that requests need one."""
         return bool(self._hashes)
 
+    def signing_key(self) -> bytes:
+        """Return a secret that servers with the same keys share; without keys a random one."""
+        if not self._hashes:
+            return secrets.token_bytes(32)
+        return hashlib.sha256(b"client secrets" + b"".join(sorted(self._hashes.values()))).digest()
+
     def summary(self) -> str:
         """Return a line that says who is let in."""
         if not self._hashes:

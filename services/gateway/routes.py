@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from services.backends.pools import Pools
 from services.gateway import cors
+from services.gateway.client_secrets import PREFIX, ClientSecrets
 from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi
 from services.openai.documents import document, of_models
-from services.openai.paths import OPENAPI, ROUTES, SOCKETS
+from services.openai.paths import CLIENT_SECRETS, OPENAPI, REALTIME, ROUTES, SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
@@ -30,13 +31,20 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     keys = Keys.from_settings(gateway)
     routes = {route: pool for role, pool in pools.by_role.items() for route in ROUTES[role]}
     proxy = Proxy({path: pool for (_, path), pool in routes.items()}, keys, gateway)
-    tunnels = {path: pools.by_role[role] for role, path in SOCKETS.items() if role in pools.by_role}
-    tunnel = Tunnel(tunnels, gateway.connect_timeout_s)
+    tunnel = Tunnel(pools.by_role)
+    sockets = [path for role, path in SOCKETS.items() if role in pools.by_role]
     described = openapi.document(pools.by_role)
+    secrets = ClientSecrets(keys.signing_key())
 
     def guard(scope: Any) -> None:
-        if scope["path"] != OPENAPI and not has_key_in_body(scope):
-            keys.check(key_of(scope))
+        if scope["path"] == OPENAPI or has_key_in_body(scope):
+            return
+        key = key_of(scope)
+        is_realtime = scope["type"] == "websocket" and scope["path"] == REALTIME
+        if is_realtime and key is not None and key.startswith(PREFIX):
+            scope["bentovox.session"] = secrets.session(key)
+        else:
+            keys.check(key)
 
     async def metrics() -> bytes:
         told = await pools.metrics()
@@ -44,12 +52,13 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         return await asyncio.to_thread(telemetry.merge, telemetry.render(), told)
 
     handlers = of_models(pools.models)
+    handlers["POST", CLIENT_SECRETS] = document(secrets.create)
     handlers["GET", OPENAPI] = document(lambda _: described)
     handlers |= dict.fromkeys(routes, proxy)
     return RoleApp(
         role="gateway",
         handlers=handlers,
-        sockets=dict.fromkeys(tunnels, tunnel),
+        sockets=dict.fromkeys(sockets, tunnel),
         admitted=frozenset(path for method, path in routes if method == "POST"),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,

@@ -7,22 +7,23 @@ other has taken the last message, so that a tunnel buffers only a few.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import ssl
-from contextlib import ExitStack, suppress
-from functools import cache
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from services.errors import BackendError, DeadlineError, UnavailableError
+from services.backends.sockets import Handshake, opened
+from services.errors import BackendError
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import is_key_subprotocol
 from services.openai.errors import normalise
 from services.openai.hangup import ClientGoneError, until_hangup
+from services.openai.models import without_date
+from services.openai.paths import SOCKETS
 from services.racing import racing
 from services.server.websocket import HungUpError
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Response
 
-    from services.backends.address import Address
     from services.backends.backend import Backend
     from services.backends.pools import Pool
 
@@ -51,24 +51,19 @@ _HANDSHAKE: Final = frozenset(
 )
 _OF_THE_BODY: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
 _ERROR_FROM: Final = 400
-_MESSAGE_LIMIT_BYTES: Final = 64 << 20
-_HELD_FRAMES: Final = 4
-_CLOSE_S: Final = 2.0
 _QUIET_S: Final = 20.0
 """A backend silent for so long is pinged, and given up if it stays silent for as long again."""
 
 _NORMAL: Final = 1000
-_GOING_AWAY: Final = 1001
 _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.4.1
 
 
 class Tunnel:
     """Forwards each path's WebSockets to a backend of its role."""
 
-    def __init__(self, pools: Mapping[str, Pool], connect_timeout_s: float) -> None:
-        """`pools` has the pool of each path."""
+    def __init__(self, pools: Mapping[str, Pool]) -> None:
+        """`pools` has the pool of each role."""
         self._pools = pools
-        self._connect_timeout_s = connect_timeout_s
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Forward one connection until either side closes it.
@@ -77,81 +72,38 @@ class Tunnel:
             ServiceError: no backend accepts it, or the backend breaks off.
             HungUpError: the client hung up.
         """
-        pool = self._pools[scope["bentovox.route"]]
+        pool = self._pool_for(scope)
         if not pool.ready:
             try:
                 await until_hangup(receive, pool.until_ready())
             except ClientGoneError as exc:
                 raise HungUpError from exc
-        model = _model_of(scope, pool)
-        backend = pool.pick(model)
-        with ExitStack() as busy:
-            busy.enter_context(backend.busy())
-            try:
-                try:
-                    connection = await self._connect(backend, scope)
-                except (DeadlineError, UnavailableError) as error:
-                    # Whether it saw the handshake or not: no message has been sent.
-                    busy.close()
-                    backend = busy.enter_context(pool.other(backend, error, model).busy())
-                    connection = await self._connect(backend, scope)
-            except InvalidStatus as refused:
-                await _pass_on(refused, send)
-                return
-            try:
-                await _accept(connection, scope, send)
-                await _carry(backend, connection, receive, send)
-            finally:
-                # Shielded, since the backend must stop its work even if this task is cancelled.
-                await asyncio.shield(connection.close(_GOING_AWAY))
-
-    async def _connect(self, backend: Backend, scope: Any) -> ClientConnection:
-        """Return a connection that the backend has accepted.
-
-        Raises:
-            InvalidStatus: the backend refused with an HTTP status.
-            UnavailableError: it cannot be reached.
-            DeadlineError: it did not answer in time.
-            BackendError: it is not a WebSocket server.
-        """
-        timeout_s = self._connect_timeout_s
         try:
-            return await _Connect(
-                _uri(backend.connections.address, scope),
-                subprotocols=[
-                    Subprotocol(one) for one in scope["subprotocols"] if not is_key_subprotocol(one)
-                ]
-                or None,
-                additional_headers=_headers(scope),
-                user_agent_header=None,
-                compression=None,  # an internal hop
-                proxy=None,
-                open_timeout=timeout_s,
-                close_timeout=_CLOSE_S,
-                ping_interval=None,  # its timeout would end connections of clients that read slowly
-                max_size=_MESSAGE_LIMIT_BYTES,
-                max_queue=_HELD_FRAMES,
-                **_way(backend.connections.address),
-            )
-        except TimeoutError as exc:
-            raise DeadlineError(
-                f"The {backend.role} service did not accept the connection within {timeout_s:g} s.",
-                retry_after_s=2,
-            ) from exc
-        except OSError as exc:
-            backend.mark(ready=False)  # until the next probe
-            raise UnavailableError("The backend cannot be reached.", retry_after_s=2) from exc
-        except InvalidStatus:
-            raise
-        except (InvalidHandshake, EOFError) as exc:
-            raise BackendError("The backend broke off the handshake.") from exc
+            async with opened(pool, _handshake(scope), _model_of(scope, pool)) as (backend, there):
+                await _accept(there, scope, send)
+                if session := scope.get("bentovox.session"):  # of a client secret
+                    await there.send(json.dumps({"type": "session.update", "session": session}))
+                await _carry(backend, there, receive, send)
+        except InvalidStatus as refused:
+            await _pass_on(refused, send)
 
+    def _pool_for(self, scope: Any) -> Pool:
+        """Return the pool of the role that serves the path.
 
-class _Connect(connect):
-    """A connection that follows no redirects: the operator says where backends are."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
+        Two serve realtime sessions: transcription those with that intent, or with a model that
+        only it has, and conversation all others.
+        """
+        roles = [role for role, path in SOCKETS.items() if path == scope["bentovox.route"]]
+        pools = [self._pools[role] for role in roles if role in self._pools]
+        if len(pools) == 1:
+            return pools[0]
+        transcription, conversation = pools
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        model = without_date(query.get("model", [""])[0])
+        named = any(model in backend.models for backend in transcription.backends)
+        kind = scope.get("bentovox.session", {}).get("type")
+        wanted = query.get("intent") == ["transcription"] or named or kind == "transcription"
+        return transcription if wanted else conversation
 
 
 async def _accept(connection: ClientConnection, scope: Any, send: Any) -> None:
@@ -259,27 +211,14 @@ def _model_of(scope: Any, pool: Pool) -> str | None:
     return found[0] if found else None
 
 
-def _headers(scope: Any) -> list[tuple[str, str]]:
-    kept = end_to_end(scope["headers"], NOT_FORWARDED | _HANDSHAKE)
-    kept.append((b"x-request-id", scope["bentovox.request_id"]))
-    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
-
-
-def _uri(address: Address, scope: Any) -> str:
+def _handshake(scope: Any) -> Handshake:
     target: str = scope["raw_path"].decode("latin-1")
     if scope["query_string"]:
         target += "?" + scope["query_string"].decode("latin-1")
-    return (
-        f"{'wss' if address.tls else 'ws'}://{address.authority.decode()}{address.prefix}{target}"
+    kept = end_to_end(scope["headers"], NOT_FORWARDED | _HANDSHAKE)
+    kept.append((b"x-request-id", scope["bentovox.request_id"]))
+    return Handshake(
+        target,
+        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept],
+        [one for one in scope["subprotocols"] if not is_key_subprotocol(one)],
     )
-
-
-def _way(address: Address) -> dict[str, Any]:
-    if address.path is not None:
-        return {"unix": True, "path": address.path}
-    return {"ssl": _tls()} if address.tls else {}
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()

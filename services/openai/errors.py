@@ -6,12 +6,15 @@ import json
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import with_config
 from typing_extensions import TypedDict
 
 from services import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _MESSAGE_CHARACTERS = 2000
 _PARAM_CHARACTERS = 128
@@ -68,6 +71,10 @@ ERROR_TABLE: dict[type[errors.ServiceError], ErrorKind] = {
 
 _TYPE_BY_STATUS = {kind.status: kind.type for kind in ERROR_TABLE.values()}
 _CODE_BY_STATUS = {kind.status: kind.code for kind in ERROR_TABLE.values()}
+_CLASS_BY_TYPE = {
+    "invalid_request_error": errors.InvalidRequestError,
+    "requests": errors.OverloadedError,
+}
 _CLASS_BY_STATUS = {kind.status: error for error, kind in ERROR_TABLE.items()}
 
 
@@ -171,6 +178,14 @@ def error_from(status: int, body: bytes, retry_after_s: float | None = None) -> 
     kind = _CLASS_BY_STATUS.get(status, fallback)
     error = kind(fault["message"])
     error.param, error.code, error.retry_after_s = fault["param"], fault["code"], retry_after_s
+    return error
+
+
+def error_told(fault: Mapping[str, Any]) -> errors.ServiceError:
+    """Return the error that another server's event told, from the inner part of its object."""
+    kind = _CLASS_BY_TYPE.get(fault.get("type") or "", errors.BackendError)
+    error = kind(str(fault.get("message")))
+    error.param, error.code = fault.get("param"), fault.get("code")
     return error
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from services.audio.formats import MEDIA_TYPES
-from services.openai import models, speech, transcription, translation
+from services.openai import conversation, models, speech, transcription, translation
 from services.openai.events import EVENT_STREAM
 
 if TYPE_CHECKING:
@@ -215,6 +215,8 @@ MODELS_API: Final = (
 )
 """Served by every role, and by the gateway for all of them."""
 
+REALTIME: Final = "/v1/realtime"
+CLIENT_SECRETS: Final = f"{REALTIME}/client_secrets"
 OPENAPI: Final = "/openapi.json"
 OWN_API: Final = (
     Operation(
@@ -229,8 +231,14 @@ OWN_API: Final = (
     ),
     Operation("GET /metrics", "Prometheus' metrics.", {"text/plain": str}, keyless=True),
     Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),
+    Operation(
+        f"POST {CLIENT_SECRETS}",
+        "Make a key that opens realtime sessions for some minutes.",
+        {JSON: conversation.ClientSecret},
+        {JSON: conversation.SecretBody},
+    ),
 )
-"""About the gateway itself; all but the document are served by every role's shell."""
+"""The gateway's own; all but the last two are served by every role's shell."""
 
 
 def _routes(operations: Iterable[Operation]) -> tuple[tuple[str, str], ...]:
@@ -249,5 +257,9 @@ MODELS: Final = _routes(MODELS_API)
 TRANSLATION: Final = frozenset({"/translate", "/detect", "/languages"})
 """LibreTranslate's paths."""
 
-SOCKETS: Final = {"speech": "/v1/audio/speech/stream", "transcription": "/v1/realtime"}
-"""The path of each role's WebSocket."""
+SOCKETS: Final = {
+    "speech": "/v1/audio/speech/stream",
+    "transcription": REALTIME,
+    "conversation": REALTIME,
+}
+"""The path of each role's WebSocket; for `REALTIME`, the query decides who is asked."""

@@ -18,11 +18,21 @@ from services.openai.bounded_json import parse_object
 from services.openai.errors import fault_of
 from services.openai.events import new_id
 from services.openai.reading import read
+from services.openai.transcription import (
+    MOST_KEYWORDS,
+    MOST_LANGUAGES,
+    Keyword,
+    Language,
+    ModelName,
+    Prompt,
+    Threshold,
+    VadMilliseconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.audio.live import LiveFormat
+    from services.audio.formats import LiveFormat
     from services.errors import ServiceError
 
 AUDIO_CHARACTERS: Final = 15 * 1024 * 1024
@@ -85,7 +95,7 @@ BUFFER_EVENTS: Final[dict[str, type[ClientEvent]]] = {
 
 
 class FormatFields(Fields):
-    """The format of the incoming audio."""
+    """The format of audio, incoming or outgoing."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
     rate: Literal[24000] | None = None
@@ -103,6 +113,38 @@ class FormatFields(Fields):
                 code="unsupported_parameter",
             )
         return self.type
+
+
+class TranscriptionFields(Fields):
+    """`session.audio.input.transcription`."""
+
+    model: ModelName | None = None
+    language: Language | None = None
+    prompt: Prompt | None = None
+    languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
+    keywords: Annotated[list[Keyword], Field(max_length=MOST_KEYWORDS)] | None = None
+    delay: object = None
+
+
+class TurnDetectionFields(Fields):
+    """`session.audio.input.turn_detection`; the last three are about answers in a conversation."""
+
+    type: str
+    threshold: Threshold | None = None
+    prefix_padding_ms: VadMilliseconds | None = None
+    silence_duration_ms: VadMilliseconds | None = None
+    create_response: bool | None = None
+    interrupt_response: bool | None = None
+    idle_timeout_ms: int | None = None
+
+
+class InputFields(Fields):
+    """`session.audio.input`; fields that are left out do not change."""
+
+    format: FormatFields | None = None
+    transcription: TranscriptionFields | None = None
+    turn_detection: TurnDetectionFields | None = None
+    noise_reduction: object = None
 
 
 def format_object(live_format: LiveFormat) -> dict[str, object]:

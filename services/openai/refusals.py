@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import InvalidRequestError
@@ -21,7 +22,9 @@ _SHOWN_CHARACTERS: Final = 64
 _NAME_CHARACTERS: Final = 64
 
 # How pydantic names the members of a union in the location of an error.
-_UNION: Final = ("constrained-str", "VoiceId", "str", "list[str]")
+_UNION: Final = re.compile(
+    r"constrained-\w+|VoiceId|ChoiceFields|str|int|list\[str\]|literal\[.*\]"
+)
 # pydantic's type of an error -> OpenAI's code
 _CODES: Final = {
     "missing": "missing_required_parameter",
@@ -57,7 +60,7 @@ def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestErr
         if kind == "string_unicode":  # in the name of a field
             return InvalidRequestError(f"{what}: {fault}", code="invalid_value")
         return InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
-    place = [str(part) for part in first["loc"] if part not in _UNION]
+    place = [str(part) for part in first["loc"] if not _UNION.fullmatch(str(part))]
     field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
     field = field[:_NAME_CHARACTERS]
     if kind == "missing":

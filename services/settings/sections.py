@@ -393,6 +393,19 @@ class TranslationSettings(Section):
     )
 
 
+class RealtimeSettings(Section):
+    """Live conversations."""
+
+    model: str = Field(
+        "",
+        description="The chat model that answers where a client names one of OpenAI's; empty: the "
+        "first one served.",
+    )
+    sessions: int = Field(
+        100, ge=1, description="Live conversations at the same time; more get 429."
+    )
+
+
 class ConversationSettings(AskingSettings):
     """The conversation role: what takes several engines. It also uses the gateway's URLs."""
 
@@ -402,6 +415,7 @@ class ConversationSettings(AskingSettings):
         36, gt=0, description="Largest request body or recording, in MiB; a larger one gets 413."
     )
     translation: TranslationSettings = TranslationSettings()
+    realtime: RealtimeSettings = RealtimeSettings()
 
 
 class GatewaySettings(AskingSettings):

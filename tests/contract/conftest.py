@@ -19,6 +19,7 @@ from pydantic import BaseModel, SecretStr
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
 from services.chat.trial import Trial
+from services.conversation import routes as conversation_app
 from services.errors import OverloadedError
 from services.gateway import routes as gateway_app
 from services.openai.paths import MODELS, ROUTES, SOCKETS
@@ -26,8 +27,9 @@ from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
-from services.settings.sections import ChatSettings, GatewaySettings
+from services.settings.sections import ChatSettings, ConversationSettings, GatewaySettings
 from services.speech.routes import ADMITTED, handlers_of
+from services.speech.socket import SpeechSocket
 from services.speech.voices import VoiceStore
 from services.transcription import routes as hearing
 from tests.fakes.speech_engine import FakeEngine
@@ -123,17 +125,18 @@ class FakeChat:
             called = {"id": "call_1", "type": "function", "function": call}
             message = {"role": "assistant", "content": None, "tool_calls": [called]}
         reason = "tool_calls" if body.get("tools") else "stop"
-        if body.get("stream"):
-            await self._stream(message, reason, send)
-            return
         count = len(words.split())
         usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": 2 * count}
+        if body.get("stream"):
+            counted = (body.get("stream_options") or {}).get("include_usage")
+            await self._stream(message, reason, send, usage if counted else None)
+            return
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         await _json(
             send, 200, {**_completion("chat.completion"), "choices": [choice], "usage": usage}
         )
 
-    async def _stream(self, message: dict[str, Any], reason: str, send: Any) -> None:
+    async def _stream(self, message: dict[str, Any], reason: str, send: Any, usage: Any) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
@@ -148,6 +151,9 @@ class FakeChat:
             await _piece(send, b"data: " + json.dumps(chunk).encode() + b"\n\n")
             if delta.get("content") == "break":
                 raise RuntimeError("as a crash in the middle of a stream")
+        if usage is not None:
+            chunk = {**_completion("chat.completion.chunk"), "choices": [], "usage": usage}
+            await _piece(send, b"data: " + json.dumps(chunk).encode() + b"\n\n")
         await _piece(send, b"data: [DONE]\n\n")
         await send({"type": "http.response.body", "body": b""})
 
@@ -183,7 +189,7 @@ def _role(role: str, handlers: Any, admitted: frozenset[str], socket: Any = None
             role=role,
             handlers=handlers,
             admitted=admitted,
-            sockets={} if socket is None else {SOCKETS["transcription"]: socket},
+            sockets={} if socket is None else {SOCKETS[role]: socket},
             limits=Limits(64, 64, 30),
             body_limit_bytes=40 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -193,9 +199,10 @@ def _role(role: str, handlers: Any, admitted: frozenset[str], socket: Any = None
 
 
 class Stack:
-    """Four servers in their own thread; `url` is the gateway's."""
+    """Four servers in their own thread, or five with `talks`; `url` is the gateway's."""
 
-    def __init__(self, **gateway: Any) -> None:
+    def __init__(self, *, talks: bool = False, **gateway: Any) -> None:
+        self._talks = talks
         self.chat = FakeChat()
         self.engine = FakeEngine(fail_at="\u2620")
         self.ear = FakeEar(fail_at="failing")
@@ -229,20 +236,28 @@ class Stack:
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 self.store = VoiceStore(Path(folder))
                 speakers = speakers_of(self.engine, self.store)
-                speech = handlers_of(speakers, models_of(self.engine), untold)
+                models = models_of(self.engine)
+                speech = handlers_of(speakers, models, untold)
+                voice = SpeechSocket(speakers, models, untold)
                 chat_url = await _served(stack, _role("chat", chat, posts))
-                speech_url = await _served(stack, _role("speech", speech, ADMITTED))
+                speech_url = await _served(stack, _role("speech", speech, ADMITTED, voice))
                 ears, live = hearing_handlers(self.ear), live_socket(self.ear)
                 ear_url = await _served(stack, _role("transcription", ears, hearing.ADMITTED, live))
                 settings = GatewaySettings(**self._settings)
                 backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}
+                shells = []
+                if self._talks:
+                    talks = Shell(conversation_app.build(ConversationSettings(), backends))
+                    shells.append(talks)
+                    backends["conversation"] = [await _served(stack, talks)]
                 self.door = Shell(gateway_app.build(settings, backends))
                 self.url = await _served(stack, self.door)
-                pools = self.door.app.lifespan.__self__  # type: ignore[attr-defined]
-                for backend in pools.backends():
-                    await backend.probe()
-                assert pools.status()[0] == "ready"
-                await stack.enter_async_context(pools.probing())
+                for shell in (*shells, self.door):
+                    pools = shell.app.lifespan.__self__  # type: ignore[attr-defined]
+                    for backend in pools.backends():
+                        await backend.probe()
+                    assert pools.status()[0] == "ready"
+                    await stack.enter_async_context(pools.probing())
                 self._started.set()
                 await self._end.wait()
         except BaseException as error:

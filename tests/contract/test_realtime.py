@@ -1,10 +1,10 @@
-"""OpenAI's Python SDK with the gateway: live transcription."""
+"""OpenAI's Python SDK with the gateway: live transcription, and live conversations."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import openai
 import pytest
@@ -14,38 +14,35 @@ from services.audio.pcm import to_bytes
 from tests.hearing_app import said
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from openai.resources.realtime.realtime import AsyncRealtimeConnection
 
 RATE_HZ = 24_000
 TEXT = "what is said goes on and on here"
 HALF_A_SECOND = RATE_HZ
-KINDS = {
-    "session.created": types.SessionCreatedEvent,
-    "session.updated": types.SessionUpdatedEvent,
-    "input_audio_buffer.speech_started": types.InputAudioBufferSpeechStartedEvent,
-    "input_audio_buffer.speech_stopped": types.InputAudioBufferSpeechStoppedEvent,
-    "input_audio_buffer.committed": types.InputAudioBufferCommittedEvent,
-    "input_audio_buffer.cleared": types.InputAudioBufferClearedEvent,
-    "conversation.item.added": types.ConversationItemAdded,
-    "conversation.item.done": types.ConversationItemDone,
-    "conversation.item.input_audio_transcription.delta": (
-        types.ConversationItemInputAudioTranscriptionDeltaEvent
-    ),
-    "conversation.item.input_audio_transcription.completed": (
-        types.ConversationItemInputAudioTranscriptionCompletedEvent
-    ),
-    "conversation.item.input_audio_transcription.failed": (
-        types.ConversationItemInputAudioTranscriptionFailedEvent
-    ),
-    "error": types.RealtimeErrorEvent,
+KINDS: dict[str, Any] = {
+    get_args(kind.model_fields["type"].annotation)[0]: kind
+    for kind in get_args(get_args(types.RealtimeServerEvent)[0])
 }
 
 
 @pytest.fixture
 async def client(fresh: Any, key: str) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=f"{fresh.url}/v1", api_key=key, max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture
+def five(open_stack: Any) -> Iterator[Any]:
+    """The stack with the conversation role."""
+    with open_stack(talks=True) as served:
+        yield served
+
+
+@pytest.fixture
+async def talker(five: Any) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{five.url}/v1", api_key="none") as made:
         yield made
 
 
@@ -143,3 +140,150 @@ async def test_a_turn_that_fails_is_an_event_of_its_own(
         await connection.input_audio_buffer.commit()
         failed = (await until(connection, "failed"))[-1]
         assert failed.error.code == "engine_failed"
+
+
+# Conversations
+
+
+def talking(talker: openai.AsyncOpenAI) -> Any:
+    return talker.realtime.connect(model="gpt-realtime")
+
+
+async def say(connection: AsyncRealtimeConnection, text: str) -> None:
+    item: Any = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": text}],
+    }
+    await connection.conversation.item.create(item=item)
+    await until(connection, "item.done")
+
+
+def names(events: list[Any]) -> list[str]:
+    """Return the types of the events of a response, without those about items."""
+    kinds = [event.type for event in events]
+    return [
+        kind
+        for place, kind in enumerate(kinds)
+        if kind.startswith("response.") and kinds[place - 1 : place] != [kind]
+    ]
+
+
+async def test_a_text_is_answered_with_text(talker: openai.AsyncOpenAI) -> None:
+    async with talking(talker) as connection:
+        (created,) = await until(connection, "session.created")
+        assert created.session.type == "realtime"
+        assert created.session.model == "gpt-realtime"
+        await connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
+        await until(connection, "session.updated")
+        await say(connection, "hello")
+        await connection.response.create()
+        events = await until(connection, "response.done")
+    assert names(events) == [
+        "response.created",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.done",
+    ]
+    response = events[-1].response
+    assert response.status == "completed"
+    assert response.output[0].content[0].text == "hello"
+    assert response.usage.total_tokens > 0
+
+
+async def test_speech_is_answered_with_speech(talker: openai.AsyncOpenAI) -> None:
+    async with talking(talker) as connection:
+        session: Any = {
+            "type": "realtime",
+            "instructions": "Repeat.",
+            "audio": {
+                "input": {
+                    "format": {"type": "audio/pcm", "rate": RATE_HZ},
+                    "transcription": {"model": "gpt-4o-transcribe", "language": "en"},
+                    "turn_detection": {"type": "server_vad", "silence_duration_ms": 400},
+                },
+                "output": {"voice": "alloy", "format": {"type": "audio/pcm", "rate": RATE_HZ}},
+            },
+        }
+        await connection.session.update(session=session)
+        updated = (await until(connection, "session.updated"))[-1].session
+        assert updated.audio.input.transcription.model == "gpt-4o-transcribe"
+        assert updated.audio.input.turn_detection.create_response
+        await speak(connection, "|" * 8 + "hello" + "|" * 8)
+        events = await until(connection, "response.done")
+        item = events[-1].response.output[0]
+        assert item.content[0].transcript == "hello"
+        sound = [
+            base64.b64decode(event.delta)
+            for event in events
+            if event.type == "response.output_audio.delta"
+        ]
+        assert len(b"".join(sound)) == 5 * RATE_HZ // 10 * 2
+        await connection.conversation.item.truncate(
+            item_id=item.id, content_index=0, audio_end_ms=0
+        )
+        await until(connection, "truncated")
+        await connection.conversation.item.retrieve(item_id=item.id)
+        (retrieved,) = await until(connection, "retrieved")
+        assert not retrieved.item.content[0].transcript
+        await connection.conversation.item.delete(item_id=item.id)
+        await until(connection, "deleted")
+        await connection.output_audio_buffer.clear()
+        await until(connection, "output_audio_buffer.cleared")
+
+
+async def test_a_function_is_called_and_its_result_answered(talker: openai.AsyncOpenAI) -> None:
+    tool: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    async with talking(talker) as connection:
+        await say(connection, "hello")
+        await connection.response.create(response={"tools": [tool], "tool_choice": "auto"})
+        events = await until(connection, "response.done")
+        (call,) = events[-1].response.output
+        assert (call.type, call.name, call.arguments) == (
+            "function_call", "weather", '{"city": "Bonn"}',
+        )  # fmt: skip
+        output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+        await connection.conversation.item.create(item=output)
+        await connection.response.create(response={"output_modalities": ["text"]})
+        events = await until(connection, "response.done")
+        assert events[-1].response.output[0].content[0].text == "rain"
+
+
+async def test_a_response_that_is_cancelled_or_fails(talker: openai.AsyncOpenAI, five: Any) -> None:
+    five.chat.delay_s = 30
+    async with talking(talker) as connection:
+        await say(connection, "hello")
+        await connection.response.create()
+        await until(connection, "response.created")
+        await connection.response.cancel()
+        response = (await until(connection, "response.done"))[-1].response
+        assert (response.status, response.status_details.reason) == (
+            "cancelled", "client_cancelled",
+        )  # fmt: skip
+        five.chat.delay_s = 0
+        await say(connection, "\u2620")
+        await connection.response.create()
+        events = await until(connection, "response.done")
+        assert events[-1].response.status == "failed"
+        assert [event for event in events if event.type == "error"]
+        await say(connection, "hello")
+        await connection.response.create()
+        assert (await until(connection, "response.done"))[-1].response.status == "completed"
+
+
+async def test_a_browser_gets_a_secret(talker: openai.AsyncOpenAI, five: Any) -> None:
+    session: Any = {"type": "realtime", "output_modalities": ["text"]}
+    expiry: Any = {"anchor": "created_at", "seconds": 60}
+    made = await talker.realtime.client_secrets.create(session=session, expires_after=expiry)
+    assert made.value.startswith("ek_")
+    assert made.session.type == "realtime"
+    async with (
+        openai.AsyncOpenAI(base_url=f"{five.url}/v1", api_key=made.value) as page,
+        talking(page) as connection,
+    ):
+        updated = (await until(connection, "session.updated"))[-1]
+        assert updated.session.output_modalities == ["text"]

@@ -1,4 +1,4 @@
-"""Live transcription in a real process: Pipecat's services and 20 speakers at once."""
+"""Live transcription in a real process, 20 speakers at once; a conversation with a stack."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import openai
 import pytest
 from websockets.asyncio.client import connect
 
@@ -184,3 +185,70 @@ async def heard(server: Server, speech: Samples) -> tuple[list[tuple[str, bool]]
                 await speaking
                 return told, event["transcript"]
     raise AssertionError("it was closed before its text came")
+
+
+def message(text: str) -> Any:
+    content = [{"type": "input_text", "text": text}]
+    return {"type": "message", "role": "user", "content": content}
+
+
+async def until_done(live: Any) -> list[Any]:
+    events: list[Any] = []
+    while not events or events[-1].type != "response.done":
+        events.append(await live.recv())
+        assert events[-1].type != "error", events[-1]
+    return events
+
+
+async def test_a_conversation_with_the_demo_stack(stack: Server, plain: dict[str, str]) -> None:
+    """A text is answered aloud, speech is understood and answered, and speech interrupts."""
+    async with (
+        asyncio.timeout(120),
+        openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none") as client,
+        client.realtime.connect(model="gpt-realtime") as live,
+    ):
+        session: Any = {
+            "type": "realtime",
+            "instructions": "",
+            "audio": {"input": {"transcription": {"model": "whisper-1", "language": "en"}}},
+        }
+        await live.session.update(session=session)
+        await live.conversation.item.create(item=message("Hello"))
+        await live.response.create()
+        events = await until_done(live)
+        answer = events[-1].response.output[0].content[0].transcript
+        assert answer == plain["Hello"]
+        assert events[-1].response.usage.output_tokens > 0
+        assert sound_s(events) > 1
+
+        speech = between_silences(await by_espeak(PLAIN, VOICE))
+        await hear(live, speech)
+        events = await until_done(live)
+        heard_ = [event.transcript for event in events if event.type.endswith("n.completed")]
+        assert heard_ == [PLAIN]
+        assert events[-1].response.status == "completed"
+        assert sound_s(events) > 1
+
+        await live.conversation.item.create(item=message("Hello"))
+        await live.response.create()
+        while (await live.recv()).type != "response.output_audio.delta":
+            pass
+        await hear(live, speech)
+        events = await until_done(live)
+        # The voice may have been ready before the first word was heard.
+        assert events[-1].response.status in ("cancelled", "completed")
+        if events[-1].response.status == "completed":
+            events = await until_done(live)
+        assert any(event.type == "input_audio_buffer.speech_started" for event in events)
+
+
+async def hear(live: Any, speech: bytes) -> None:
+    step = RATE_HZ // 10 * 2
+    for begin in range(0, len(speech), step):
+        audio = base64.b64encode(speech[begin : begin + step]).decode()
+        await live.input_audio_buffer.append(audio=audio)
+
+
+def sound_s(events: list[Any]) -> float:
+    sound = [one.delta for one in events if one.type == "response.output_audio.delta"]
+    return sum(len(base64.b64decode(one)) for one in sound) / 2 / RATE_HZ

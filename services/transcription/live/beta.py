@@ -11,20 +11,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.errors import ServiceError
-from services.openai.realtime import ClientEvent, Fields, FormatFields
-from services.transcription.live.session import (
-    AudioFields,
-    Include,
+from services.openai.realtime import (
+    ClientEvent,
+    Fields,
+    FormatFields,
     InputFields,
-    SessionFields,
     TranscriptionFields,
     TurnDetectionFields,
 )
+from services.transcription.live.session import AudioFields, Include, SessionFields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services.audio.live import LiveFormat
+    from services.audio.formats import LiveFormat
     from services.transcription.live.session import Session
 
 _FORMATS: Final[dict[str, LiveFormat]] = {

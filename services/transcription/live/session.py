@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
-from pydantic import Field
 
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.reading import ignore
-from services.openai.realtime import ClientEvent, Fields, FormatFields, format_object
-from services.openai.transcription import (
-    MOST_KEYWORDS,
-    MOST_LANGUAGES,
-    Keyword,
-    Language,
-    ModelName,
-    Prompt,
-    Threshold,
-    VadMilliseconds,
-    any_of,
-)
+from services.openai.realtime import ClientEvent, Fields, InputFields, format_object
+from services.openai.transcription import any_of
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,
@@ -32,10 +21,11 @@ from services.transcription.engines.protocol import (
 from services.transcription.model_names import check_model
 
 if TYPE_CHECKING:
-    from services.audio.live import LiveFormat
+    from services.audio.formats import LiveFormat
     from services.audio.pcm import Samples
     from services.errors import ServiceError
     from services.openai.models import Models
+    from services.openai.realtime import TranscriptionFields, TurnDetectionFields
     from services.transcription.engines.protocol import TranscriptionEngine
 
 TURNS: Final = Cutting(silence_duration_ms=500)
@@ -48,38 +38,6 @@ _CLIENTS_COMMIT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
 
 _AT: Final = "session.audio.input"
 _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
-
-
-class TranscriptionFields(Fields):
-    """`session.audio.input.transcription`."""
-
-    model: ModelName | None = None
-    language: Language | None = None
-    prompt: Prompt | None = None
-    languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
-    keywords: Annotated[list[Keyword], Field(max_length=MOST_KEYWORDS)] | None = None
-    delay: object = None
-
-
-class TurnDetectionFields(Fields):
-    """How turns are found; fields about answers in a conversation are ignored."""
-
-    type: str
-    threshold: Threshold | None = None
-    prefix_padding_ms: VadMilliseconds | None = None
-    silence_duration_ms: VadMilliseconds | None = None
-    create_response: bool | None = None
-    interrupt_response: bool | None = None
-    idle_timeout_ms: int | None = None
-
-
-class InputFields(Fields):
-    """`session.audio.input`; fields that are left out do not change."""
-
-    format: FormatFields | None = None
-    transcription: TranscriptionFields | None = None
-    turn_detection: TurnDetectionFields | None = None
-    noise_reduction: object = None
 
 
 class AudioFields(Fields):

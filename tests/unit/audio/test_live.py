@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio import pcm
-from services.audio.live import LIVE_RATE_HZ, LiveDecoder
+from services.audio.formats import LIVE_RATE_HZ
+from services.audio.live import LiveDecoder
 
 if TYPE_CHECKING:
-    from services.audio.live import LiveFormat
+    from services.audio.formats import LiveFormat
 
 FORMATS = list(LIVE_RATE_HZ)
 

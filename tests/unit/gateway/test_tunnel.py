@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve as serve_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from services.backends import sockets
 from services.errors import EngineError, OverloadedError
 from services.gateway import tunnel
 from services.openai.paths import MODELS
@@ -151,7 +152,7 @@ async def test_over_tls_the_backends_certificate_is_checked(
         assert fault(refused.value)[0] == 503
         front.pools.backends()[0].mark(ready=True)
         trusting = ssl.create_default_context(cafile=certificate)
-        monkeypatch.setattr(tunnel, "_tls", lambda: trusting)
+        monkeypatch.setattr(sockets, "_tls", lambda: trusting)
         async with at(front.url) as client:
             await client.send("hello")
             assert await client.recv() == "hello"
@@ -424,7 +425,7 @@ async def test_a_backend_that_falls_silent_for_good_is_given_up(
     backend: Any, door: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tunnel, "_QUIET_S", 0.05)
-    monkeypatch.setattr(tunnel, "_CLOSE_S", 0.05)
+    monkeypatch.setattr(sockets, "_CLOSE_S", 0.05)
 
     async def silent(request: Any, writer: Any) -> None:
         writer.write(_accepted(request))
@@ -465,7 +466,7 @@ async def test_a_client_that_vanishes_ends_the_backends_work(behind: Any, door: 
 async def test_a_slow_client_slows_the_backend(
     behind: Any, door: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tunnel, "_CLOSE_S", 0.05)
+    monkeypatch.setattr(sockets, "_CLOSE_S", 0.05)
     sent = 0
     piece = bytes(1 << 16)
 

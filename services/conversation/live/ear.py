@@ -1,0 +1,163 @@
+"""The ear of a conversation: the transcription role's own realtime session.
+
+It has the input audio buffer, finds turns and writes down what is said. So its events are those
+that the client of a conversation gets, and what is wrong with a setting is its to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from websockets.exceptions import ConnectionClosed
+
+from services.errors import BackendError, ServiceError
+from services.openai.errors import error_told
+from services.openai.paths import SOCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from websockets.asyncio.client import ClientConnection
+
+    from services.backends.client import Caller
+    from services.openai.realtime import InputFields
+
+HEARD: Final[dict[str, Any]] = {
+    "format": {"type": "audio/pcm", "rate": 24_000},
+    "transcription": None,
+    "noise_reduction": None,
+    "turn_detection": {
+        "type": "server_vad",
+        "threshold": 0.5,
+        "prefix_padding_ms": 300,
+        "silence_duration_ms": 500,
+    },
+}
+"""`session.audio.input` of a session whose client has set nothing."""
+
+_SILENT: Final = "idle_timeout"
+_OURS: Final = "ear"  # the id of our own events; a client's are passed on under its ids
+
+
+class Ear:
+    """Opened with the first event, and again with the next one after it broke.
+
+    Attributes:
+        heard: `session.audio.input` as it is in force.
+        plain: whether the client has a transcription session, and sends its settings itself.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        on_event: Callable[[dict[str, Any]], Awaitable[None]],
+        on_lost: Callable[[ServiceError], Awaitable[None]],
+    ) -> None:
+        """Pass each event to `on_event`, and why the connection broke to `on_lost`."""
+        self.heard = HEARD
+        self.plain = False
+        self._caller = caller
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._connection: ClientConnection | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._answer: asyncio.Future[dict[str, Any]] | None = None
+
+    async def send(self, event: dict[str, Any]) -> None:
+        """Send a client's event.
+
+        Raises:
+            ServiceError: no transcription backend can be reached.
+        """
+        for again in (True, False):
+            connection = self._connection or await self._opened()
+            try:
+                await connection.send(json.dumps(event))
+            except ConnectionClosed as exc:  # for silence, most likely: the client has waited
+                self._connection = None
+                if not again:
+                    raise BackendError("The transcription service broke off.") from exc
+            else:
+                return
+
+    async def follow(self, given: InputFields) -> None:
+        """Change `session.audio.input`.
+
+        Raises:
+            ServiceError: it is refused, and nothing has changed; or as for `send`.
+        """
+        if self._connection is None:
+            await self._opened()
+        left = ("create_response", "interrupt_response", "idle_timeout_ms")
+        changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": set(left)})
+        if changes.get("transcription", ...) is None:  # off, for the client
+            del changes["transcription"]
+        await self._update(changes)
+
+    async def close(self) -> None:
+        """End the session."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def _opened(self) -> ClientConnection:
+        await self.close()
+        opened: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
+        self._listening = asyncio.create_task(self._listen(opened))
+        self._connection = await opened
+        if self.plain:
+            return self._connection
+        known = {name: value for name, value in self.heard.items() if value is not None}
+        await self._update({"turn_detection": None, **known})
+        return self._connection
+
+    async def _update(self, changes: dict[str, Any]) -> None:
+        assert self._connection is not None  # noqa: S101  the callers have opened it
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        session = {"type": "transcription", "audio": {"input": changes}}
+        update = {"type": "session.update", "event_id": _OURS, "session": session}
+        with suppress(ConnectionClosed):  # `_listen` tells
+            await self._connection.send(json.dumps(update))
+        told = await answer
+        if told["type"] == "error":
+            raise error_told(told["error"])
+        self.heard = told["session"]["audio"]["input"]
+
+    async def _listen(self, opened: asyncio.Future[ClientConnection]) -> None:
+        fault: ServiceError = BackendError("The transcription service broke off.")
+        silent = False
+        try:
+            async with self._caller.socket("transcription", _TARGET) as connection:
+                opened.set_result(connection)
+                async for message in connection:
+                    event = json.loads(message)
+                    error = event["error"] if event["type"] == "error" else {}
+                    silent = silent or error.get("code") == _SILENT
+                    ours = error.get("event_id") == _OURS or event["type"] == "session.updated"
+                    if "message" in event:  # its last words; see services.server.websocket
+                        fault = error_told(error)
+                    elif ours and not self.plain:
+                        self._settle(event)
+                    elif not silent and event["type"] != "session.created":
+                        await self._on_event(event)
+        except ConnectionClosed:
+            pass
+        except ServiceError as error:
+            fault = error
+        finally:
+            self._connection = None
+            if not opened.done():
+                opened.set_exception(fault)
+            self._settle({"type": "error", "error": {"message": fault.message}})
+        if not (silent or opened.exception()):
+            await self._on_lost(fault)
+
+    def _settle(self, event: dict[str, Any]) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(event)
+
+
+_TARGET: Final = f"{SOCKETS['transcription']}?intent=transcription"

@@ -1,0 +1,286 @@
+"""The items of a conversation: what was said, called and answered so far."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from services.errors import ConflictError, InvalidRequestError, NotFoundError, shown
+from services.openai.events import new_id
+from services.openai.refusals import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from services.errors import ServiceError
+    from services.openai.conversation import ItemFields
+
+MOST_ITEMS: Final = 1000
+MOST_CHARACTERS: Final = 1 << 20
+"""What a conversation keeps at most; then the oldest items are forgotten."""
+
+ROOT: Final = "root"
+"""The id that stands for the place before the first item."""
+
+_NEEDED: Final = {
+    "message": ("role", "content"),
+    "function_call": ("name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "item_reference": ("id",),
+}
+_PARTS: Final = {
+    "user": ("input_text", "input_audio"),
+    "system": ("input_text",),
+    "assistant": ("output_text", "output_audio"),
+}
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A part of an answer's transcript, and where its audio begins."""
+
+    text: str
+    start_ms: float
+
+
+@dataclass
+class Item:
+    """One item.
+
+    Attributes:
+        shown: the item as the client sees it.
+        heard: set once the text of a user's audio is known, or known to be lost.
+        fault: why it was lost.
+        clauses: of an answer's audio, in order.
+        audio_ms: how much audio of it was sent.
+    """
+
+    shown: dict[str, Any]
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    fault: ServiceError | None = None
+    clauses: list[Clause] = field(default_factory=list)
+    audio_ms: float = 0.0
+
+    @classmethod
+    def of(cls, kind: str, status: str = "completed", id_: str | None = None, **more: Any) -> Item:
+        """Return an item of a type, with a fresh id unless it has one."""
+        own = {"id": id_ or new_id("item"), "object": "realtime.item", "type": kind}
+        return cls({**own, "status": status, **more})
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return str(self.shown["id"])
+
+    @property
+    def pending(self) -> bool:
+        """Whether the text of its audio is still to come."""
+        return self.fault is None and not self.heard.is_set() and _is_unheard(self.shown)
+
+    @property
+    def text(self) -> str:
+        """The text of a message; its parts are joined by line breaks."""
+        texts = (part.get("text") or part.get("transcript") for part in self.shown["content"])
+        return "\n".join(text for text in texts if text)
+
+    @property
+    def size(self) -> int:
+        """Its characters."""
+        if self.shown["type"] == "message":
+            return len(self.text)
+        return len(self.shown.get("arguments") or self.shown.get("output") or "")
+
+    def hear(self, transcript: str) -> None:
+        """Set the text of a user's audio."""
+        self.shown["content"][0]["transcript"] = transcript
+        self.heard.set()
+
+    def lose(self, fault: ServiceError) -> None:
+        """Note that the text of a user's audio will not come."""
+        self.fault = fault
+        self.heard.set()
+
+    def truncate(self, end_ms: int) -> None:
+        """Keep the text of the first `end_ms` of its audio; a cut clause keeps its whole words.
+
+        Raises:
+            InvalidRequestError: it is no answer with audio, or has less audio.
+        """
+        parts = self.shown.get("content") or [{}]
+        if self.shown.get("role") != "assistant" or parts[0].get("type") != "output_audio":
+            raise InvalidRequestError(
+                f"item {shown(self.id)} is no answer with audio",
+                param="item_id",
+                code="invalid_value",
+            )
+        if end_ms > self.audio_ms:
+            raise InvalidRequestError(
+                f"audio_end_ms {end_ms} is after the end of the audio, {self.audio_ms:.0f} ms",
+                param="audio_end_ms",
+                code="invalid_value",
+            )
+        ends = [*(one.start_ms for one in self.clauses[1:]), self.audio_ms]
+        text = ""
+        for clause, clause_end_ms in zip(self.clauses, ends, strict=True):
+            if clause_end_ms <= end_ms:
+                text += clause.text
+            elif clause.start_ms < end_ms:
+                share = (end_ms - clause.start_ms) / (clause_end_ms - clause.start_ms)
+                text += _whole_words(clause.text, int(share * len(clause.text)))
+        parts[0]["transcript"] = text.strip()
+        self.audio_ms = end_ms
+        self.clauses = [one for one in self.clauses if one.start_ms < end_ms]
+
+
+def _is_unheard(shown_: dict[str, Any]) -> bool:
+    parts = shown_.get("content") or ()
+    return any(one["type"] == "input_audio" and one.get("transcript") is None for one in parts)
+
+
+def _whole_words(text: str, end: int) -> str:
+    """Return the words before `end`; scripts without spaces are cut anywhere."""
+    cut = text[:end]
+    if not text[end:] or text[end].isspace():
+        return cut
+    words, space, _ = cut.rpartition(" ")
+    return words if space or text.isascii() else cut
+
+
+def item_from(fields: ItemFields, place: str) -> Item:
+    """Return the item that a client describes, in the field `place`.
+
+    Raises:
+        InvalidRequestError: a field is missing, or cannot be taken.
+    """
+    for name in _NEEDED[fields.type]:
+        if getattr(fields, name) is None:
+            raise missing(f"{place}.{name}")
+    given = fields.model_dump(exclude_none=True, exclude={"type", "id", "object", "status"})
+    for number, part in enumerate(given.get("content", ())):
+        _check_part(part, _PARTS[given["role"]], f"{place}.content.{number}")
+    if fields.type == "function_call":
+        given.setdefault("call_id", new_id("call"))
+    return Item.of(fields.type, fields.status or "completed", fields.id, **given)
+
+
+def _check_part(part: dict[str, Any], kinds: tuple[str, ...], place: str) -> None:
+    kind: str = part["type"]
+    if kind not in kinds:
+        raise InvalidRequestError(
+            f"{place}.type {kind!r} does not fit the role; send {' or '.join(kinds)}",
+            param=f"{place}.type",
+            code="invalid_value",
+        )
+    name = "transcript" if kind.endswith("audio") else "text"
+    if "audio" in part and name not in part:
+        raise InvalidRequestError(
+            f"{place}.audio: recordings are heard through input_audio_buffer.append and .commit; "
+            "an item takes their transcript",
+            param=f"{place}.audio",
+            code="unsupported_value",
+        )
+    part.pop("audio", None)
+    if name not in part:
+        raise missing(f"{place}.{name}")
+
+
+class Items:
+    """The items in order, bounded.
+
+    Attributes:
+        id: the conversation's, `conv_…`.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.id = new_id("conv")
+        self._items: list[Item] = []
+
+    def __iter__(self) -> Iterator[Item]:
+        """Iterate over the items, the oldest first."""
+        return iter(self._items)
+
+    def __bool__(self) -> bool:
+        """Return whether there are any."""
+        return bool(self._items)
+
+    @property
+    def last(self) -> str | None:
+        """The id of the last one."""
+        return self._items[-1].id if self._items else None
+
+    def add(self, item: Item, after: str | None = None) -> str | None:
+        """Add an item at the end, or after another; return the id of the one before it.
+
+        Raises:
+            ConflictError: there is one with that id.
+            NotFoundError: there is none with the id `after`.
+        """
+        if any(one.id == item.id for one in self._items):
+            raise ConflictError(
+                f"there is an item {shown(item.id)} already", param="item.id", code="item_exists"
+            )
+        place = len(self._items)
+        if after is not None:
+            before = None if after == ROOT else self.find(after, "previous_item_id")
+            place = 0 if before is None else self._items.index(before) + 1
+        self._items.insert(place, item)
+        return self._items[place - 1].id if place else None
+
+    def find(self, id_: str, param: str = "item_id") -> Item:
+        """Return an item.
+
+        Raises:
+            NotFoundError: there is no such item; the field `param` named it.
+        """
+        for item in reversed(self._items):
+            if item.id == id_:
+                return item
+        raise NotFoundError(
+            f"there is no item {shown(id_)} in the conversation", param=param, code="item_not_found"
+        )
+
+    def before(self, item: Item) -> str | None:
+        """Return the id of the one before an item, None if it is the first or was deleted."""
+        place = self._items.index(item) if item in self._items else 0
+        return self._items[place - 1].id if place else None
+
+    def remove(self, id_: str) -> None:
+        """Remove an item.
+
+        Raises:
+            NotFoundError: there is no such item.
+        """
+        self._items.remove(self.find(id_))
+
+    def surplus(self) -> list[Item]:
+        """Remove and return the oldest items, as many as there are too many."""
+        size = sum(one.size for one in self._items)
+        count = 0
+        while len(self._items) - count > MOST_ITEMS or size > MOST_CHARACTERS:
+            size -= self._items[count].size
+            count += 1
+        gone, self._items = self._items[:count], self._items[count:]
+        return gone
+
+
+def messages_of(items: Iterable[Item]) -> list[dict[str, Any]]:
+    """Return items as the messages of a chat request; what was lost or is blank is left out."""
+    messages: list[dict[str, Any]] = []
+    for item in items:
+        told = item.shown
+        if told["type"] == "message":
+            if text := item.text.strip():
+                messages.append({"role": told["role"], "content": text})
+        elif told["type"] == "function_call_output":
+            result = {"tool_call_id": told["call_id"], "content": told["output"]}
+            messages.append({"role": "tool", **result})
+        else:
+            function = {"name": told["name"], "arguments": told["arguments"]}
+            call = {"id": told["call_id"], "type": "function", "function": function}
+            if messages and "tool_calls" in messages[-1]:  # several at once are one message
+                messages[-1]["tool_calls"].append(call)
+            else:
+                messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    return messages

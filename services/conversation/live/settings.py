@@ -1,0 +1,155 @@
+"""The settings of a conversation, and how a client's `session.update` changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from services.openai.reading import ignore
+from services.openai.realtime import format_object
+
+if TYPE_CHECKING:
+    from services.audio.formats import LiveFormat
+    from services.openai.conversation import AnswerFields, Modality, OutputFields
+    from services.openai.realtime import InputFields
+
+INSTRUCTIONS: Final = (
+    "You are a friendly assistant in a spoken conversation. Your words are spoken aloud: answer in "
+    "a few plain sentences, without lists or markup, in the language of the user."
+)
+"""What a model is told where the client sets no instructions, as at OpenAI."""
+
+_IGNORED: Final = (
+    "include", "parallel_tool_calls", "prompt", "reasoning", "tracing", "truncation",
+)  # fmt: skip
+_AS_NULL: Final = (None, False, "auto")  # what asks for nothing
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How an answer is made; `max_output_tokens` is None for what the model can."""
+
+    instructions: str = INSTRUCTIONS
+    modality: Modality = "audio"
+    live_format: LiveFormat = "audio/pcm"
+    voice: str = "alloy"  # as at OpenAI; every engine has a voice of that name
+    speed: float = 1.0
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, str] = "auto"
+
+    def output_shown(self) -> dict[str, Any]:
+        """Return `audio.output`."""
+        return {"format": format_object(self.live_format), "voice": self.voice}
+
+    def changed(self, given: AnswerFields, place: str) -> Answering:
+        """Return the settings with everything that a client's object at `place` changes.
+
+        Raises:
+            InvalidRequestError: a format that is not offered.
+        """
+        for name in _IGNORED:
+            if getattr(given, name, None) not in _AS_NULL:
+                ignore(f"{place}.{name}")
+        new: dict[str, Any] = {
+            name: getattr(given, name)
+            for name in ("instructions", "temperature")
+            if getattr(given, name) is not None
+        }
+        if given.max_output_tokens is not None:
+            most = given.max_output_tokens
+            new["max_output_tokens"] = None if most == "inf" else most
+        if given.output_modalities is not None:
+            new["modality"] = given.output_modalities[0]
+        if given.tools is not None:
+            new["tools"] = tuple(one.model_dump(exclude_none=True) for one in given.tools)
+        if isinstance(given.tool_choice, str):
+            new["tool_choice"] = given.tool_choice
+        elif given.tool_choice is not None:
+            new["tool_choice"] = given.tool_choice.model_dump()
+        if given.audio is not None and given.audio.output is not None:
+            new |= _output(given.audio.output, f"{place}.audio.output")
+        return replace(self, **new)
+
+
+def _output(given: OutputFields, place: str) -> dict[str, Any]:
+    new: dict[str, Any] = {}
+    if given.format is not None:
+        new["live_format"] = given.format.checked(f"{place}.format")
+    if given.voice is not None:
+        new["voice"] = given.voice if isinstance(given.voice, str) else given.voice.id
+    if given.speed is not None:
+        new["speed"] = given.speed
+    return new
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What the session does with what is heard, beside what the ear does.
+
+    Attributes:
+        told: whether the client wants to know what the user said.
+        creates: whether the end of a turn begins a response.
+        interrupts: whether speech ends a response.
+    """
+
+    told: bool = False
+    creates: bool = True
+    interrupts: bool = True
+
+    def changed(self, given: InputFields) -> Hearing:
+        """Return the settings with what the client's `session.audio.input` changes."""
+        new: dict[str, bool] = {}
+        if "transcription" in given.model_fields_set:
+            new["told"] = given.transcription is not None
+        if (turns := given.turn_detection) is not None:
+            new["creates"] = turns.create_response is not False
+            new["interrupts"] = turns.interrupt_response is not False
+        return replace(self, **new)
+
+    def shown(self, heard: dict[str, Any]) -> dict[str, Any]:
+        """Return `session.audio.input`, given that of the ear's session."""
+        turns = heard["turn_detection"]
+        answering = {"create_response": self.creates, "interrupt_response": self.interrupts}
+        return {
+            **heard,
+            "transcription": heard["transcription"] if self.told else None,
+            "turn_detection": turns and {**turns, **answering},
+        }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force.
+
+    Attributes:
+        id: `sess_…`.
+        model: the name by which the client asked for it.
+        chat_model: that of the chat role.
+    """
+
+    id: str
+    model: str
+    chat_model: str
+    answering: Answering
+    hearing: Hearing
+
+    def shown(self, heard: dict[str, Any]) -> dict[str, Any]:
+        """Return OpenAI's session object; `heard` is `session.audio.input` of the ear's."""
+        answering = self.answering
+        output = {**answering.output_shown(), "speed": answering.speed}
+        kind: Literal["realtime"] = "realtime"
+        return {
+            "id": self.id,
+            "object": "realtime.session",
+            "type": kind,
+            "model": self.model,
+            "output_modalities": [answering.modality],
+            "instructions": answering.instructions,
+            "tools": list(answering.tools),
+            "tool_choice": answering.tool_choice,
+            "max_output_tokens": answering.max_output_tokens or "inf",
+            "truncation": "auto",
+            "audio": {"input": self.hearing.shown(heard), "output": output},
+        }

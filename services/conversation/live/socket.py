@@ -1,0 +1,385 @@
+"""/v1/realtime for conversations: what the client's events do, and what is heard meanwhile.
+
+The protocol is OpenAI's (openai-python, `openai/types/realtime/`), for sessions of type `realtime`.
+Events about the incoming audio go to the ear, and come from it. A response runs in a task of its
+own, at most one in the conversation and a few beside it.
+
+A client's mistake is answered with an `error` event, and the session goes on. If an engine fails,
+the response ends as `failed`, after an `error` event. A session without an event for `IDLE_S` is
+closed with 3008.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
+
+from services.backends.client import Caller
+from services.conversation.live.ear import Ear
+from services.conversation.live.items import Item, Items, item_from
+from services.conversation.live.response import Response
+from services.conversation.live.settings import Answering, Hearing, Settings
+from services.conversation.live.speaking import check_voice
+from services.errors import (
+    ConflictError,
+    DeadlineError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    shown,
+)
+from services.openai import conversation as sent
+from services.openai.errors import error_told
+from services.openai.events import new_id
+from services.openai.realtime import (
+    BUFFER_EVENTS,
+    SUBPROTOCOL,
+    event_id_of,
+    fault_event,
+    parse_event,
+    read_fields,
+    server_event,
+)
+from services.server.admission import Admission, Limits
+from services.server.live import LiveSession
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from services.backends.pools import Pools
+    from services.openai.realtime import ClientEvent
+    from services.settings.sections import ConversationSettings
+
+IDLE_S: Final = 300.0
+"""How long a client may send nothing while nothing is said."""
+
+MOST_BESIDE: Final = 4
+"""How many responses outside of the conversation may run at once."""
+
+_NAMES: Final = ("gpt-realtime", "gpt-4o-realtime", "gpt-4o-mini-realtime", "gpt-audio")
+"""How OpenAI's models of conversations are called; they stand for the one that is served."""
+
+_EVENTS: Final = {**sent.EVENTS, **BUFFER_EVENTS}
+_TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
+_FIELDS: Final = {"voice": "session.audio.output.voice", "speed": "session.audio.output.speed"}
+
+
+class RealtimeConversations:
+    """The application of the WebSocket, for `RoleApp.sockets`."""
+
+    def __init__(self, pools: Pools, conversation: ConversationSettings) -> None:
+        """Hold conversations with the backends of `pools`."""
+        self._pools = pools
+        self._chat_model = conversation.realtime.model or None
+        limits = Limits(conversation.realtime.sessions, 0, conversation.deadline_s)
+        self._admission = Admission(limits)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection until it ends.
+
+        Raises:
+            ServiceError: it cannot start, or cannot go on.
+        """
+        await self._admission.acquire()
+        with self._admission.held():
+            caller = Caller(self._pools, scope["bentovox.request_id"])
+            settings = await self._settings(caller, scope)
+            offered = SUBPROTOCOL in scope.get("subprotocols", ())
+            accepted = SUBPROTOCOL if offered else None
+            await send({"type": "websocket.accept", "subprotocol": accepted})
+            await _Talk(caller, settings, scope, send).serve(receive)
+
+    async def _settings(self, caller: Caller, scope: Scope) -> Settings:
+        """Return what a session begins with.
+
+        Raises:
+            ServiceError: the URL names a model that is not served.
+        """
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        named: str | None = query.get("model", [None])[0]
+        wanted = self._chat_model if named is None or named.startswith(_NAMES) else named
+        card = await caller.card("chat", wanted)
+        return Settings(new_id("sess"), named or card["id"], card["id"], Answering(), Hearing())
+
+
+class _Talk(LiveSession):
+    """One connection."""
+
+    def __init__(self, caller: Caller, settings: Settings, scope: Scope, send: Send) -> None:
+        super().__init__(scope, send)
+        self._caller = caller
+        self._settings = settings
+        self._items = Items()
+        self._ear = Ear(caller, self._hear, self._deafen)
+        self._lost: ServiceError | None = None  # why the ear broke
+        self._speaker: str | None = None  # the item of a turn whose end was found
+        self._response: Response | None = None  # in the conversation, maybe ended
+        self._responses: set[Response] = set()
+
+    async def run(self) -> None:
+        """Serve the session until the server ends, or the client is silent for too long.
+
+        Raises:
+            DeadlineError: it was.
+            HungUpError: the client has gone.
+        """
+        try:
+            await self._tell("session.created", session=self._shown())
+            while (message := await self._next()) is not None:
+                await self._answer(message)
+            for response in [*self._responses]:
+                await response.join()
+        finally:
+            for response in [*self._responses]:
+                await response.join(stop=True)
+            await self._ear.close()
+
+    async def _next(self) -> str | bytes | None:
+        while True:
+            try:
+                return await self.next_message(IDLE_S)
+            except DeadlineError:
+                if not self._responses:
+                    raise
+
+    async def _answer(self, said: str | bytes) -> None:
+        """Do what an event says, and tell what is wrong with it.
+
+        Raises:
+            ServiceError: a session for transcription has lost its ear, and its settings with it.
+        """
+        if self._ear.plain and self._lost is not None:
+            raise self._lost
+        event_id = None
+        try:
+            fields = read_fields(said)
+            event_id = event_id_of(fields)
+            if self._wants_transcription(fields):
+                self._ear.plain = True
+            if self._ear.plain:
+                await self._ear.send(fields)
+            else:
+                await self._do(parse_event(fields, _EVENTS), fields)
+        except ServiceError as error:
+            await self.send(fault_event(error, event_id))
+
+    def _wants_transcription(self, fields: dict[str, Any]) -> bool:
+        """Whether an event makes this a session of the transcription role, unchanged."""
+        session = fields.get("session")
+        kind = session.get("type") if isinstance(session, dict) else None
+        wants = kind == "transcription" and fields.get("type") == "session.update"
+        beta = fields.get("type") == "transcription_session.update"
+        return (wants or beta) and not (self._items or self._responses)
+
+    async def _do(self, event: ClientEvent, fields: dict[str, Any]) -> None:
+        if isinstance(event, sent.ConversationUpdate):
+            await self._update(event.session)
+        elif isinstance(event, sent.ItemCreate):
+            await self._add(item_from(event.item, "item"), event.previous_item_id)
+        elif isinstance(event, sent.ItemRetrieve):
+            await self._tell(
+                "conversation.item.retrieved", item=self._items.find(event.item_id).shown
+            )
+        elif isinstance(event, sent.ItemDelete):
+            self._items.remove(event.item_id)
+            await self._tell("conversation.item.deleted", item_id=event.item_id)
+        elif isinstance(event, sent.ItemTruncate):
+            await self._truncate(event)
+        elif isinstance(event, sent.ResponseCreate):
+            await self._respond(self._response_for(event.response))
+        elif isinstance(event, sent.ResponseCancel):
+            await self._cancel(event.response_id)
+        elif isinstance(event, sent.OutputClear):
+            await self._clear()
+        else:
+            await self._ear.send(fields)
+
+    async def _update(self, given: sent.ConversationFields) -> None:
+        """Change the settings, all or none of them."""
+        settings = self._settings
+        if given.model is not None and given.model != settings.model:
+            raise InvalidRequestError(
+                "session.model cannot change; name it in the URL",
+                param="session.model",
+                code="unsupported_value",
+            )
+        answering = settings.answering.changed(given, "session")
+        voice = (answering.voice, answering.speed)
+        if voice != (settings.answering.voice, settings.answering.speed):
+            await self._check_voice(answering)
+        heard = given.audio.input if given.audio is not None else None
+        hearing = settings.hearing
+        if heard is not None:
+            await self._ear.follow(heard)
+            hearing = hearing.changed(heard)
+        self._settings = replace(settings, answering=answering, hearing=hearing)
+        await self._tell("session.updated", session=self._shown())
+
+    async def _check_voice(self, answering: Answering) -> None:
+        try:
+            await check_voice(self._caller, answering)
+        except (InvalidRequestError, NotFoundError) as error:
+            error.param = _FIELDS.get(error.param or "", error.param)
+            raise
+
+    async def _add(self, item: Item, after: str | None = None) -> None:
+        """Add an item to the conversation; the oldest go where there are too many."""
+        if item.shown["type"] == "item_reference":
+            raise InvalidRequestError(
+                "an item_reference is for response.input",
+                param="item.type",
+                code="unsupported_value",
+            )
+        before = self._items.add(item, after)
+        for kind in ("added", "done"):
+            await self._tell(f"conversation.item.{kind}", previous_item_id=before, item=item.shown)
+        for old in self._items.surplus():
+            await self._tell("conversation.item.deleted", item_id=old.id)
+
+    async def _truncate(self, event: sent.ItemTruncate) -> None:
+        item = self._items.find(event.item_id)
+        if item.shown["status"] == "in_progress":
+            raise ConflictError(
+                f"item {shown(item.id)} is being spoken; send response.cancel first",
+                param="item_id",
+                code="item_in_progress",
+            )
+        item.truncate(event.audio_end_ms)
+        await self._tell(
+            "conversation.item.truncated",
+            item_id=item.id,
+            content_index=event.content_index,
+            audio_end_ms=event.audio_end_ms,
+        )
+
+    def _response_for(self, given: sent.ResponseFields) -> Response:
+        items = None
+        if given.input is not None:
+            items = [
+                self._items.find(one.id, f"response.input.{number}.id")
+                if one.type == "item_reference" and one.id is not None
+                else item_from(one, f"response.input.{number}")
+                for number, one in enumerate(given.input)
+            ]
+        return Response(
+            self._settings.answering.changed(given, "response"),
+            self._items,
+            items,
+            in_conversation=given.conversation != "none",
+            metadata=given.metadata,
+        )
+
+    async def _respond(self, response: Response) -> None:
+        """Begin a response.
+
+        Raises:
+            ConflictError: there is one already.
+            InvalidRequestError: there are too many beside the conversation.
+        """
+        if response.in_conversation:
+            if (running := self._running) is not None:
+                raise ConflictError(
+                    f"the conversation has an active response, {running.id}; wait until it is "
+                    "done, or cancel it",
+                    code="conversation_already_has_active_response",
+                )
+            self._response = response
+        elif sum(not one.in_conversation for one in self._responses) >= MOST_BESIDE:
+            raise InvalidRequestError(
+                f"{MOST_BESIDE} responses run beside the conversation, which is the most",
+                param="response.conversation",
+                code="too_many_responses",
+            )
+        self._responses.add(response)
+        response.start(self._caller, self._settings.chat_model, self.send, self._responses.discard)
+
+    @property
+    def _running(self) -> Response | None:
+        """The response in the conversation that goes on."""
+        response = self._response
+        return None if response is None or response.ended else response
+
+    async def _cancel(self, id_: str | None) -> None:
+        known = [one for one in self._responses if one.id == id_ and not one.ended]
+        if id_ is None and self._running is not None:
+            known = [self._running]
+        if not known:
+            raise InvalidRequestError(
+                "there is no such response to cancel" if id_ else "no response is in progress",
+                param="response_id" if id_ else None,
+                code="response_cancel_not_active",
+            )
+        await known[0].cancel()
+
+    async def _clear(self) -> None:
+        """Stop the audio: what was sent is the client's to stop."""
+        if self._running is not None:
+            await self._running.cancel()
+        if self._response is not None:
+            await self._tell("output_audio_buffer.cleared", response_id=self._response.id)
+
+    # What is heard
+
+    async def _hear(self, event: dict[str, Any]) -> None:
+        """Pass an event of the ear on, in its place in the conversation."""
+        kind: str = event["type"]
+        if self._ear.plain or kind == "error":
+            await self._pass_on(event)
+        elif kind == "input_audio_buffer.speech_started":
+            await self._pass_on(event)
+            if self._running is not None and self._settings.hearing.interrupts:
+                await self._running.cancel("turn_detected")
+        elif kind == "input_audio_buffer.committed":
+            await self._pass_on({**event, "previous_item_id": self._items.last})
+        elif kind == "conversation.item.added":
+            await self._add(Item(event["item"]))
+        elif kind == "conversation.item.done":
+            await self._end_turn(event["item"]["id"])
+        elif kind.startswith(_TRANSCRIPTION):
+            await self._understand(kind.removeprefix(_TRANSCRIPTION), event)
+        else:
+            if kind == "input_audio_buffer.speech_stopped":
+                self._speaker = event["item_id"]
+            await self._pass_on(event)
+
+    async def _end_turn(self, item_id: str) -> None:
+        """Answer a turn whose end was found; one that the client ends, it also has answered."""
+        found, self._speaker = self._speaker == item_id, None
+        if not found or not self._settings.hearing.creates:
+            return
+        try:
+            await self._respond(Response(self._settings.answering, self._items))
+        except ConflictError as error:
+            await self.send(fault_event(error))
+
+    async def _understand(self, kind: str, event: dict[str, Any]) -> None:
+        try:
+            item: Item | None = self._items.find(event["item_id"])
+        except NotFoundError:  # it was deleted
+            item = None
+        if item is not None and kind == "completed":
+            item.hear(event["transcript"])
+        elif item is not None and kind == "failed":
+            item.lose(error_told(event["error"]))
+        if self._settings.hearing.told:
+            await self._pass_on(event)
+
+    async def _deafen(self, error: ServiceError) -> None:
+        """The ear broke: what was not understood by now never will be."""
+        self._lost = error
+        if not self._ear.plain:
+            await self.send(fault_event(error))
+        for item in self._items:
+            if item.pending:
+                item.lose(error)
+
+    async def _pass_on(self, event: dict[str, Any]) -> None:
+        fields = {name: value for name, value in event.items() if name not in ("type", "event_id")}
+        await self._tell(event["type"], **fields)
+
+    def _shown(self) -> dict[str, Any]:
+        return self._settings.shown(self._ear.heard)
+
+    async def _tell(self, kind: str, **fields: Any) -> None:
+        await self.send(server_event(kind, **fields))

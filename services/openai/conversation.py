@@ -1,0 +1,203 @@
+"""Client events of realtime sessions of type `realtime`: conversations.
+
+Names are those of openai-python, `openai/types/realtime/`. `temperature` is gone from OpenAI's
+newest API and still accepted here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from services.openai.realtime import ClientEvent, Fields, FormatFields, InputFields
+from services.openai.speech import Id, VoiceId
+
+TEXT_CHARACTERS: Final = 256 * 1024
+"""The most in one text of a conversation: an instruction, an item, a tool's result."""
+
+MOST_TOOLS: Final = 128
+_MOST_PARTS: Final = 64
+_MOST_INPUT: Final = 256
+
+_Text = Annotated[str, Field(max_length=TEXT_CHARACTERS)]
+_Name = Annotated[str, Field(min_length=1, max_length=64)]
+_Key = Annotated[str, Field(max_length=64)]
+_Value = Annotated[str, Field(max_length=512)]
+
+Modality = Literal["text", "audio"]
+
+
+class OutputFields(Fields):
+    """`session.audio.output`, and `response.audio.output`, which has no speed."""
+
+    format: FormatFields | None = None
+    voice: Id | VoiceId | None = None
+    speed: Annotated[float, Field(ge=0.25, le=1.5)] | None = None
+
+
+class SoundFields(Fields):
+    """`session.audio`, and `response.audio`, which has no input."""
+
+    input: InputFields | None = None
+    output: OutputFields | None = None
+
+
+class ToolFields(Fields):
+    """A function that the model may call; its parameters are a JSON schema."""
+
+    type: Literal["function"]
+    name: _Name
+    description: _Text | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class ChoiceFields(Fields):
+    """The function that the model has to call."""
+
+    type: Literal["function"]
+    name: _Name
+
+
+class AnswerFields(Fields):
+    """How to answer: by default in `session`, for one response in `response`."""
+
+    audio: SoundFields | None = None
+    instructions: _Text | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
+    output_modalities: Annotated[list[Modality], Field(min_length=1, max_length=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChoiceFields | None = None
+    tools: Annotated[list[ToolFields], Field(max_length=MOST_TOOLS)] | None = None
+    parallel_tool_calls: object = None
+    prompt: object = None
+    reasoning: object = None
+
+
+class ConversationFields(AnswerFields):
+    """`session` of a `session.update`."""
+
+    type: Literal["realtime"]
+    model: Id | None = None
+    include: object = None
+    tracing: object = None
+    truncation: object = None
+
+
+class ConversationUpdate(ClientEvent):
+    """`session.update`."""
+
+    session: ConversationFields
+
+
+class ContentFields(Fields):
+    """A part of a message."""
+
+    type: Literal["input_text", "input_audio", "output_text", "output_audio"]
+    text: _Text | None = None
+    transcript: _Text | None = None
+    audio: str | None = None
+
+
+class ItemFields(Fields):
+    """An item; which fields it needs depends on its type. `item_reference` names another item."""
+
+    type: Literal["message", "function_call", "function_call_output", "item_reference"]
+    id: _Name | None = None
+    object: Literal["realtime.item"] | None = None
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+    role: Literal["user", "assistant", "system"] | None = None
+    content: Annotated[list[ContentFields], Field(min_length=1, max_length=_MOST_PARTS)] | None = (
+        None
+    )
+    call_id: _Name | None = None
+    name: _Name | None = None
+    arguments: _Text | None = None
+    output: _Text | None = None
+
+
+class ResponseFields(AnswerFields):
+    """`response` of a `response.create`."""
+
+    conversation: Literal["auto", "none"] | None = None
+    input: Annotated[list[ItemFields], Field(max_length=_MOST_INPUT)] | None = None
+    metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
+
+
+class ExpiryFields(Fields):
+    """When a client secret ends."""
+
+    anchor: Literal["created_at"] = "created_at"
+    seconds: Annotated[int, Field(ge=10, le=7200)] = 600
+
+
+class SecretBody(Fields):
+    """POST /v1/realtime/client_secrets; the role that gets the session checks its settings."""
+
+    expires_after: ExpiryFields | None = None
+    session: dict[str, Any] | None = None
+
+
+class ClientSecret(TypedDict):
+    """Its answer."""
+
+    value: str
+    expires_at: int
+    session: dict[str, Any]
+
+
+class ItemCreate(ClientEvent):
+    """`conversation.item.create`: after `previous_item_id`, or first (`root`), or last."""
+
+    item: ItemFields
+    previous_item_id: _Name | None = None
+
+
+class ItemRetrieve(ClientEvent):
+    """`conversation.item.retrieve`."""
+
+    item_id: _Name
+
+
+class ItemDelete(ClientEvent):
+    """`conversation.item.delete`."""
+
+    item_id: _Name
+
+
+class ItemTruncate(ClientEvent):
+    """`conversation.item.truncate`: only so much of an answer was heard."""
+
+    item_id: _Name
+    content_index: Annotated[int, Field(ge=0, le=0)] = 0
+    audio_end_ms: Annotated[int, Field(ge=0)]
+
+
+class ResponseCreate(ClientEvent):
+    """`response.create`."""
+
+    response: ResponseFields = ResponseFields()
+
+
+class ResponseCancel(ClientEvent):
+    """`response.cancel`: this response, or that in the conversation."""
+
+    response_id: _Name | None = None
+
+
+class OutputClear(ClientEvent):
+    """`output_audio_buffer.clear`."""
+
+
+EVENTS: Final[dict[str, type[ClientEvent]]] = {
+    "session.update": ConversationUpdate,
+    "conversation.item.create": ItemCreate,
+    "conversation.item.retrieve": ItemRetrieve,
+    "conversation.item.delete": ItemDelete,
+    "conversation.item.truncate": ItemTruncate,
+    "response.create": ResponseCreate,
+    "response.cancel": ResponseCancel,
+    "output_audio_buffer.clear": OutputClear,
+}
+"""The events beside those about the incoming audio."""
