@@ -31,6 +31,7 @@ _SECTIONS = {
     "transcription.faster_whisper": "Transcription: the engine faster_whisper",
     "conversation": "Conversation",
     "conversation.translation": "Conversation: translation",
+    "conversation.realtime": "Conversation: live",
     "gateway": "Gateway",
     "ray": "Ray Serve",
     "log": "Logging",
