@@ -10,17 +10,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import io
 import logging
-import wave
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from services.audio.pcm import to_bytes
-from services.audio.resample import Resampler
+from services.audio.encode import open_encoder
 from services.errors import InvalidRequestError, ServiceError, UnavailableError
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, unmarked
 
@@ -33,10 +28,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
+_MOST_BYTES: Final = 16 << 20  # of a recording, so that its header states its length
+
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording as it is sent: 16-bit mono WAV, at most 24 kHz, and its transcript."""
+    """A recording as it is sent: 16-bit mono WAV at the model's 24 kHz, and its transcript."""
 
     wav: bytes
     text: str
@@ -152,19 +149,8 @@ def server_name(voice_id: str) -> str:
 
 def recording_of(reference: VoiceReference) -> Recording:
     """Return a recording as vLLM-Omni takes it."""
-    samples, rate = reference.samples, reference.sample_rate_hz
-    if rate > SAMPLE_RATE_HZ:  # the model hears no more than that
-        resampler = Resampler(rate, SAMPLE_RATE_HZ)
-        samples = np.concatenate([resampler.feed(samples), resampler.finish()])
-        rate = SAMPLE_RATE_HZ
-    return Recording(_wav(samples, rate), unmarked(reference.text or "").strip())
-
-
-def _wav(samples: Samples, sample_rate_hz: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(sample_rate_hz)
-        writer.writeframes(to_bytes(samples))
-    return file.getvalue()
+    encoder = open_encoder(
+        "wav", reference.sample_rate_hz, to_hz=SAMPLE_RATE_HZ, whole_bytes=_MOST_BYTES
+    )
+    wav = encoder.feed(reference.samples) + encoder.finish()
+    return Recording(wav, unmarked(reference.text or "").strip())
