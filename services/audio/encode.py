@@ -98,9 +98,8 @@ def open_encoder(
         InvalidRequestError: the format does not support `to_hz`.
     """
     to_hz = output_rate_hz(audio_format, to_hz)
-    if audio_format == "wav":
-        return _WavEncoder(sample_rate_hz, to_hz, whole_bytes)
-    return _CodecEncoder(audio_format, sample_rate_hz, to_hz)
+    encoder = _CodecEncoder(audio_format, sample_rate_hz, to_hz)
+    return _WholeWav(encoder, whole_bytes) if whole_bytes and audio_format == "wav" else encoder
 
 
 _ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
@@ -119,46 +118,34 @@ async def encode(
         await asyncio.sleep(0)  # `send` may not yield
 
 
-_UNKNOWN_LENGTH: Final = 0xFFFFFFFF
+class _WholeWav:
+    """A wav that is held back, up to `room` bytes, to state its length in its header."""
 
-
-def _wav_header(rate_hz: int, data_bytes: int | None) -> bytes:
-    """Return the 44-byte header of 16-bit mono PCM; None if the length is not known yet."""
-    in_all, data = _UNKNOWN_LENGTH, _UNKNOWN_LENGTH
-    if data_bytes is not None:
-        in_all, data = 36 + data_bytes, data_bytes
-    riff = struct.pack("<4sI4s", b"RIFF", in_all, b"WAVE")
-    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, rate_hz * 2, 2, 16)
-    return riff + fmt + struct.pack("<4sI", b"data", data)
-
-
-class _WavEncoder:
-    """PCM after a header, which is held back up to `whole_bytes` to state the length."""
-
-    def __init__(self, from_hz: int, to_hz: int, whole_bytes: int) -> None:
-        self.media_type = MEDIA_TYPES["wav"]
-        self._to_hz = to_hz
-        self._room = whole_bytes
-        self._pcm = _CodecEncoder("pcm", from_hz, to_hz)
-        self._held: bytearray | None = bytearray()  # None once the header has left
+    def __init__(self, encoder: Encoder, room: int) -> None:
+        self.media_type = encoder.media_type
+        self._encoder = encoder
+        self._room = room
+        self._held = bytearray()
 
     def feed(self, samples: Samples) -> bytes:
-        data = self._pcm.feed(samples)
-        if self._held is None:
-            return data
-        self._held += data
-        return b"" if len(self._held) <= self._room else self._begun(None)
+        self._held += self._encoder.feed(samples)
+        if len(self._held) <= self._room:
+            return b""
+        self._room = 0
+        return self._taken()
 
     def finish(self) -> bytes:
-        data = self._pcm.finish()
-        if self._held is None:
-            return data
-        self._held += data
-        return self._begun(len(self._held) if self._room else None)
+        self._held += self._encoder.finish()
+        if (
+            self._room and self._held
+        ):  # "RIFF" and the file's length, "data" and that of the samples
+            struct.pack_into("<I", self._held, 4, len(self._held) - 8)
+            struct.pack_into("<I", self._held, 40, len(self._held) - 44)
+        return self._taken()
 
-    def _begun(self, data_bytes: int | None) -> bytes:
-        held, self._held = self._held, None
-        return _wav_header(self._to_hz, data_bytes) + (held or b"")
+    def _taken(self) -> bytes:
+        taken, self._held = bytes(self._held), bytearray()
+        return taken
 
 
 class _Sink:
@@ -225,6 +212,7 @@ _CODECS: Final[dict[str, _Codec]] = {
         muxer_options={"metadata_header_padding": "0"},
         codec_options={"compression_level": "2"},
     ),
+    "wav": _Codec("wav", "pcm_s16le", "s16"),
     "pcm": _Codec("s16le", "pcm_s16le", "s16"),
     "ulaw": _Codec("mulaw", "pcm_mulaw", "s16"),
     "alaw": _Codec("alaw", "pcm_alaw", "s16"),

@@ -64,11 +64,6 @@ def to_float32(samples: NDArray[np.int16]) -> Samples:
     return samples.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
-def to_bytes(samples: Samples) -> bytes:
-    """Convert float32 [N] to 2N bytes of signed 16-bit little-endian PCM."""
-    return to_int16(samples).astype("<i2", copy=False).tobytes()
-
-
 def duration_s(sample_count: int, sample_rate_hz: int) -> float:
     """Return how many seconds `sample_count` samples last at `sample_rate_hz`."""
     return sample_count / sample_rate_hz

@@ -23,6 +23,7 @@ MIN_RATE_HZ: Final = 16_000
 MAX_RATE_HZ: Final = 48_000
 SILENCE_DBFS: Final = -60.0
 
+_PARAM: Final = "ref_audio"
 _PADDING_S: Final = 0.1  # that mp3 and aac add at the end
 _DATA_URL: Final = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?);base64,", re.IGNORECASE)
 _DOWNLOADS: Final = Downloads(max_bytes=MAX_BYTES)
@@ -75,11 +76,7 @@ def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReferen
 
 
 async def fetch_recording(
-    ref_audio: str,
-    *,
-    param: str = "ref_audio",
-    text: str | None = None,
-    downloads: Downloads = _DOWNLOADS,
+    ref_audio: str, *, text: str | None = None, downloads: Downloads = _DOWNLOADS
 ) -> VoiceReference:
     """Return the recording in a data URL or behind an https URL.
 
@@ -90,38 +87,38 @@ async def fetch_recording(
     """
     scheme = ref_audio[:6].lower()
     if scheme.startswith("data:"):
-        return await asyncio.to_thread(_read_data_url, ref_audio, param, text)
+        return await asyncio.to_thread(_read_data_url, ref_audio, text)
     if not scheme.startswith("https:"):
         raise InvalidRequestError(
-            f"{param} must be a data: URL or an https: URL", param=param, code="url_not_allowed"
+            "ref_audio must be a data: URL or an https: URL", param=_PARAM, code="url_not_allowed"
         )
-    data = await downloads.fetch(ref_audio, param=param)
-    return await asyncio.to_thread(read_recording, data, param=param, text=text)
+    data = await downloads.fetch(ref_audio)
+    return await asyncio.to_thread(read_recording, data, param=_PARAM, text=text)
 
 
-def _read_data_url(url: str, param: str, text: str | None) -> VoiceReference:
+def _read_data_url(url: str, text: str | None) -> VoiceReference:
     head = _DATA_URL.match(url[:256])
     if head is None or not head[1].lower().startswith("audio/"):
-        raise _no_data_url(param)
+        raise _no_data_url()
     try:
         encoded = url[head.end() :].encode("ascii")
         if b"%" in encoded:
             encoded = unquote_to_bytes(encoded)
         if len(encoded) > (MAX_BYTES + 2) // 3 * 4:
             raise TooLargeError(
-                f"{param} is larger than {MAX_BYTES} bytes, the maximum",
-                param=param,
+                f"ref_audio is larger than {MAX_BYTES} bytes, the maximum",
+                param=_PARAM,
                 code="audio_too_large",
             )
         data = binascii.a2b_base64(encoded, strict_mode=True)
     except (binascii.Error, ValueError) as error:
-        raise _no_data_url(param) from error
-    return read_recording(data, param=param, text=text)
+        raise _no_data_url() from error
+    return read_recording(data, param=_PARAM, text=text)
 
 
-def _no_data_url(param: str) -> InvalidRequestError:
+def _no_data_url() -> InvalidRequestError:
     return InvalidRequestError(
-        f"{param} is not a data URL like data:audio/wav;base64,…",
-        param=param,
+        "ref_audio is not a data URL like data:audio/wav;base64,…",
+        param=_PARAM,
         code="invalid_data_url",
     )

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
 from services.server.websocket import HungUpError
 from services.speech.engines.segments import Segmenter
-from services.speech.socket_messages import (
-    InputCancel,
-    InputDone,
-    InputText,
-    SessionClose,
-    parse_message,
-)
+from services.speech.socket_messages import Signal, parse_message
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,7 +62,7 @@ class Writing:
             try:
                 async with asyncio.timeout(TEXT_S):
                     message = parse_message(await self._inbox.next())
-                    if isinstance(message, InputCancel):
+                    if message is Signal.CANCEL:
                         await asyncio.Future()  # whoever watches for it ends this utterance
                 piece = self._piece(message)
             except TimeoutError:
@@ -90,17 +84,17 @@ class Writing:
             pass
 
     def _piece(self, message: ClientMessage) -> str:
-        if isinstance(message, InputText):
-            if len(self.text) + len(message.text) > UTTERANCE_CHARACTERS:
+        if isinstance(message, str):
+            if len(self.text) + len(message) > UTTERANCE_CHARACTERS:
                 raise InvalidRequestError(
                     f"an utterance may have at most {UTTERANCE_CHARACTERS} characters; this text "
                     "was skipped. Send input.done and begin another",
                     param="text",
                     code="string_above_max_length",
                 )
-            return message.text
-        if isinstance(message, InputDone | SessionClose):
-            self.closing = isinstance(message, SessionClose)
+            return message
+        if isinstance(message, Signal):
+            self.closing = message is Signal.CLOSE
             self._ended = True
             return ""
         raise InvalidRequestError(

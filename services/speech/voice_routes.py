@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from services.errors import ConflictError, InvalidRequestError, UnavailableError, shown
+from services.errors import ConflictError, InvalidRequestError, shown
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
@@ -98,10 +98,7 @@ class VoiceRoutes:
             raise no_consent()
         await asyncio.to_thread(self._store.consent, fields.consent, param="consent")
         self._check_free(fields.name)
-        if not self._engine.ready:
-            raise UnavailableError(
-                f"the {self._engine.name} engine is not ready", retry_after_s=1.0
-            )
+        self._speakers.demand_ready()
         work = self._register(fields, fields.consent, sample)
         return _registered(await until_hangup(call.receive, work))
 
@@ -166,8 +163,11 @@ class VoiceRoutes:
             language=fields.language,
         )
         voice: StoredVoice | None = None
+        built_in = await asyncio.to_thread(self._store.find, fields.name)  # which it replaces
         try:
             async with added(add, lambda voice: self._store.delete_voice(voice.id)) as voice:
+                if built_in is not None:
+                    self._engine.forget(built_in.id)
                 await self._engine.prepare(await asyncio.to_thread(self._store.reference, voice.id))
                 return voice
         except BaseException:

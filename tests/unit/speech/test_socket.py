@@ -7,6 +7,7 @@ import itertools
 import json
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.models import Models
 from services.openai.paths import SOCKETS
@@ -25,17 +25,21 @@ from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.speech import socket, socket_text, socket_unit
+from services.speech import socket, socket_text, socket_unit, speakers
 from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.socket import SpeechSocket
 from services.speech.socket_messages import MESSAGE_CHARACTERS, parse_message
 from services.speech.socket_text import Cutter
+from services.speech.voices import VoiceStore
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
+from tests.sounds import FORMATS
 from tests.speech_app import without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from services.audio.formats import AudioFormat
 
 PATH = SOCKETS["speech"]
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
@@ -45,29 +49,24 @@ STREAMED = {"voice": "alloy", "stream_audio": True, "response_format": "pcm"}
 
 
 @dataclass(frozen=True)
-class Speaker:
-    voice: str | None = None
-    reference: VoiceReference | None = None
+class Speakers(speakers.Speakers):
+    """Knows a registered voice `mine`, unless it is in `deleted`, and takes any recording."""
 
-
-@dataclass
-class Speakers:
-    """Knows a registered voice `mine`, until it is deleted, and takes `data:` recordings."""
-
-    engine: Any
-    deleted: bool = False
+    deleted: list[str] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
-    async def named(self, name: str) -> Speaker:
+    async def named(self, name: str) -> str | VoiceReference:
         if name != "mine":
-            return Speaker(voice=name)
+            return name
         if self.deleted:
             raise NotFoundError("voice 'mine' is gone", param="voice", code="voice_not_found")
-        return Speaker(reference=VoiceReference(np.zeros(16_000, np.float32), 16_000, id="mine"))
+        return VoiceReference(np.zeros(16_000, np.float32), 16_000, id="mine")
 
-    async def recorded(self, ref_audio: str, *, text: str | None, consent: str | None) -> Speaker:
+    async def recorded(
+        self, ref_audio: str, text: str | None, consent: str | None
+    ) -> VoiceReference:
         self.asked.append((ref_audio, text, consent))
-        return Speaker(reference=VoiceReference(np.zeros(16_000, np.float32), 16_000, text))
+        return VoiceReference(np.zeros(16_000, np.float32), 16_000, text)
 
 
 class Whole(FakeEngine):
@@ -140,7 +139,8 @@ class Served:
 
     def __init__(self, engine: FakeEngine, limits: Limits) -> None:
         self.engine = engine
-        self.speakers = Speakers(engine)
+        store = VoiceStore(Path("/nonexistent/voices"))
+        self.speakers = Speakers(engine, store, {}, "open")
         self.seconds: list[tuple[float, str]] = []
         self.protocols: list[Any] = []
         self.url = ""
@@ -395,7 +395,7 @@ async def test_a_registered_voice_is_looked_up_for_each_utterance(served: Any) -
         await talk.say("input.done")
         await talk.until("session.done")
         assert role.engine.requests[0].reference.id == "mine"
-        role.speakers.deleted = True
+        role.speakers.deleted.append("mine")
         await talk.write("b")
         await talk.write("c")
         await talk.say("input.done")
