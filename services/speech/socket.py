@@ -50,9 +50,9 @@ from services.racing import racing
 from services.server.live import LiveSession
 from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.engines.segments import is_speakable
+from services.speech.engines.segments import Segmenter, is_speakable
 from services.speech.socket_messages import CancellableInbox, Signal, parse_message
-from services.speech.socket_text import Cutter, Writing
+from services.speech.socket_text import Writing
 from services.speech.socket_unit import Unit, event
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class _Session(LiveSession):
     async def _say(self, writing: Writing, config: SessionConfig) -> None:
         if config.split_granularity != "none":
             async with self.slot():
-                await self._say_units(writing, config, Cutter(config.split_granularity))
+                await self._say_units(writing, config)
         elif Capability.STREAMING_TEXT in self._engine.capabilities:
             async with self.slot():
                 await self._synthesise(None, writing, config)
@@ -247,12 +247,13 @@ class _Session(LiveSession):
                 async with self.slot():
                     await self._synthesise(text, writing, config)
 
-    async def _say_units(self, writing: Writing, config: SessionConfig, cutter: Cutter) -> None:
+    async def _say_units(self, writing: Writing, config: SessionConfig) -> None:
+        segmenter = Segmenter(clauses=config.split_granularity == "clause")
         async for piece in writing:
-            for unit in cutter.feed(piece):
+            for unit in segmenter.feed(piece):
                 await self._synthesise(unit, writing, config)
         if not writing.closing:
-            for unit in cutter.finish():
+            for unit in segmenter.finish():
                 await self._synthesise(unit, writing, config)
 
     async def _synthesise(self, text: str | None, writing: Writing, config: SessionConfig) -> None:

@@ -27,9 +27,9 @@ from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.speech import socket, socket_text, socket_unit, speakers
 from services.speech.engines.protocol import Capability, VoiceReference
+from services.speech.engines.segments import Segmenter
 from services.speech.socket import SpeechSocket
 from services.speech.socket_messages import MESSAGE_CHARACTERS, parse_message
-from services.speech.socket_text import Cutter
 from services.speech.voices import VoiceStore
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
@@ -357,15 +357,15 @@ def test_units_do_not_depend_on_how_the_text_was_cut(
 ) -> None:
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
-    whole, parts = Cutter(granularity), Cutter(granularity)
+    whole, parts = (Segmenter(clauses=granularity == "clause") for _ in range(2))
     wanted = whole.feed(text) + whole.finish()
     found = [unit for piece in pieces for unit in parts.feed(piece)] + parts.finish()
     assert found == wanted
 
 
 def test_a_number_is_no_clause() -> None:
-    cutter = Cutter("clause")
-    assert cutter.feed("It is 1,") + cutter.feed("000 or so, and") + cutter.finish() == [
+    segmenter = Segmenter(clauses=True)
+    assert segmenter.feed("It is 1,") + segmenter.feed("000 or so, and") + segmenter.finish() == [
         "It is 1,000 or so,",
         "and",
     ]
