@@ -50,6 +50,7 @@ class FakeModel:
 
     streams = 3
     voices = NAMES
+    pace = 100.0
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Mix, float]] = []
@@ -143,6 +144,16 @@ async def test_a_long_first_sentence_is_cut_at_a_clause_for_an_early_sound(
     long = "When the long winter was finally over, the people went out of their houses, and sang."
     await spoken(engine, f"{long} {long}")
     assert [said[0].count(",") for said in model.said] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(("more", "clauses"), [({}, [1, 1, 1, 1]), ({"seed": 1}, [1, 1, 2])])
+async def test_later_sentences_are_cut_where_a_listener_would_wait(
+    engine: KokoroEngine, model: FakeModel, more: dict[str, int], clauses: list[int]
+) -> None:
+    model.pace = 2.0
+    long = "When the long winter was finally over, the people went out of their houses, and sang."
+    await spoken(engine, f"{long} {long}", **more)
+    assert [said[0].count(",") for said in model.said] == clauses
 
 
 async def test_speeds_beyond_the_models_own_are_stretched(
