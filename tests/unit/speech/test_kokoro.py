@@ -179,7 +179,7 @@ async def test_other_languages_are_the_models_or_espeaks(
     await spoken(engine, "Colour me surprised.", "alloy", language="en-GB")
     assert model.said[3][0].startswith("kˈʌlə"), "a Briton's"
     assert model.said[3][1].first == "af_heart"
-    for text, tag in (("Guten Morgen.", "de"), ("Привет, мир.", None), ("こんにちは。", None)):
+    for text, tag in (("Guten Morgen.", "de"), ("Привет, мир.", None), ("안녕하세요.", None)):
         assert len(await spoken(engine, text, language=tag)) > RATE // 4
     assert len(model.said) == 4
     await spoken(engine, "Hello, my name is Kumo.", "jm_kumo")
@@ -249,6 +249,29 @@ async def test_it_starts_again_after_it_was_closed(engine: KokoroEngine) -> None
 
 def voices(**aliases: str) -> Voices:
     return Voices({**OPENAI_VOICES, **aliases})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")
+@pytest.mark.parametrize(
+    ("text", "language", "said"),
+    [
+        ("你好，世界！", "zh-CN", "ni↓xau↓, ʂɨ↘ʨje↘!"),
+        ("我有25个 apples。", "cmn", "wo↓ jou↓ ɚ↘ʂɨ↗u↓kɤ↘ ˈæpᵊlz."),
+        ("12345678901234567890", "zh", None),
+        ("東京の天気です。", "ja-JP", "toːkʲoː no teŋkʲi desɨ."),
+        ("Appleの林檎。", "ja", "ˈæpᵊl no ɾʲiŋɡo."),
+    ],
+)
+def test_chinese_and_japanese_are_said_with_the_english_in_them(
+    text: str, language: str, said: str | None
+) -> None:
+    pytest.importorskip("fugashi", reason="the kokoro-ja extra is not installed")
+    phonemes = Phonemes(None)
+    known = phonemes.language(language)
+    assert known is not None
+    found = phonemes.of(text, known)
+    assert found
+    assert said in (None, found)
 
 
 def test_there_are_54_voices_and_openais_names_are_13_of_them() -> None:

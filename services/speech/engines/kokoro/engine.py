@@ -362,7 +362,7 @@ class KokoroEngine(SpeaksOnly):
         if speaker.mix is None:
             return None
         own = speaker.mix.language
-        if self._phonemes.language(own) is None:
+        if own in ("ja", "zh") or self._phonemes.language(own) is None:
             own = "en-us" if not language_by_script(text, "en") else own
         tag = request.language or language_by_script(text, own) or own
         if tag == "en":
