@@ -36,16 +36,16 @@ async def one_ahead(
         Exception: whatever `segments` or `say` raises, after the frames before it.
     """
     made: asyncio.Queue[Samples | None] = asyncio.Queue()  # None: the end of a segment, or of all
-    room = asyncio.Semaphore(2)
+    room = asyncio.Semaphore(1)
 
     async def make() -> None:
         async with aclosing(segments):
             async for segment in segments:
-                await room.acquire()
                 async with aclosing(say(segment)) as frames:
                     async for frame in frames:
                         made.put_nowait(frame)
                 made.put_nowait(None)
+                await room.acquire()
 
     task = asyncio.create_task(make())
     work.add(task)

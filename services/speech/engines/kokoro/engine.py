@@ -4,7 +4,7 @@ The model comes in the background. Until it is there, and in languages that it d
 espeak-ng speaks in its stead, where it is installed. A single thread computes, a sentence at a
 time, and requests take turns. Of each, one sentence is made while the one before is taken.
 
-The same request gives the same samples: the graph has no randomness.
+The graph has no randomness. Without a seed, though, the load decides where long sentences are cut.
 """
 
 # ruff: noqa: RUF001 (the punctuation of many scripts)
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -64,11 +65,26 @@ _CAPABILITIES: Final = frozenset(
 _FRAME: Final = SAMPLE_RATE_HZ // 5
 _SENTENCE_PAUSE_S: Final = 0.3
 _CLAUSE_PAUSE_S: Final = 0.1
-# The first sound waits for the first piece: a long sentence is cut once, at its first clause.
+# Whose listener would have to wait for a long sentence gets it clause by clause.
 _LONG_CHARACTERS: Final = 70
+_CHARACTERS_A_S: Final = 15.0  # of English
 _CLAUSE: Final = re.compile(r"(?<=\S{3})[,;:—–،、，；：](?=\s)|[、，；：]")
 _SHORTEST_CLAUSE: Final = 20
 _RETRY_S: Final = 10.0
+
+
+class _Lead:
+    """How far what was made of a request is ahead of a listener who began with the first of it."""
+
+    ends_at: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.ends_at - time.monotonic() if self.ends_at is not None else 0.0
+
+    def add(self, seconds: float) -> None:
+        now = time.monotonic()
+        self.ends_at = max(now, self.ends_at or now) + seconds
 
 
 class KokoroEngine(SpeaksOnly):
@@ -113,6 +129,7 @@ class KokoroEngine(SpeaksOnly):
         self._phonemes = Phonemes(self._stand_in.phonemes if self._stand_in else None)
         self._thread: ThreadPoolExecutor | None = None
         self._work: set[asyncio.Task[None]] = set()
+        self._turns = 0  # in the thread, or waiting for it
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -216,20 +233,23 @@ class KokoroEngine(SpeaksOnly):
         self.check(request)
         voice_id = self.voice(request.voice or "").id
         pause = np.zeros(0, dtype=np.float32)  # after the segment before
+        lead = _Lead()
 
         async def say(text: str) -> AsyncGenerator[Samples, None]:
             nonlocal pause
             async with aclosing(self._segment(voice_id, request, text)) as pieces:
                 async for piece in pieces:
                     if piece.size:
+                        lead.add((pause.size + piece.size) / SAMPLE_RATE_HZ)
                         yield np.concatenate([pause, piece])
                         pause = pause[:0]
             ends = text.rstrip("\"'”’»)] ")[-1:]
             pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
             pause = np.zeros(round(pause_s * SAMPLE_RATE_HZ / request.speed), dtype=np.float32)
 
-        segments = _early(segments_as_written(request.text))
-        async with aclosing(one_ahead(segments, say, self._work)) as pieces:
+        hurries = partial(self._hurries, lead, steady=request.seed is not None)
+        texts = _in_clauses(segments_as_written(request.text), hurries)
+        async with aclosing(one_ahead(texts, say, self._work)) as pieces:
             async for piece in pieces:
                 for begin in range(0, piece.size, _FRAME):
                     yield piece[begin : begin + _FRAME]
@@ -243,6 +263,17 @@ class KokoroEngine(SpeaksOnly):
             return self._by_espeak(self._instead(voice_id, request, text))
         mix = self._voices.spoken(voice_id, language)
         return self._by_model(model, mix, language, text, request.speed)
+
+    def _hurries(self, lead: _Lead, text: str, *, steady: bool) -> bool:
+        """Return whether a listener would wait for a text, others' turns included.
+
+        If `steady`, only the first is hurried, so that load does not change where text is cut.
+        """
+        model = self._source.model
+        if steady or model is None:
+            return lead.ends_at is None
+        made_in_s = len(text) / _CHARACTERS_A_S / model.pace
+        return lead.seconds < made_in_s * (1 + self._turns)
 
     async def _by_model(
         self, model: Model, mix: Mix, language: str, text: str, speed: float
@@ -272,6 +303,7 @@ class KokoroEngine(SpeaksOnly):
         from onnxruntime import RunOptions  # noqa: PLC0415  heavy
 
         run = RunOptions()
+        self._turns += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, run)
         except asyncio.CancelledError:
@@ -279,6 +311,8 @@ class KokoroEngine(SpeaksOnly):
             raise
         except Exception as error:
             raise EngineError("kokoro failed", code="engine_failed") from error
+        finally:
+            self._turns -= 1
 
     def _language(self, voice_id: str, request: SynthesisRequest, text: str) -> str | None:
         """Return the language that the model speaks a text in; None if it cannot."""
@@ -286,7 +320,7 @@ class KokoroEngine(SpeaksOnly):
         if mix is None:
             return None
         own = mix.language
-        if self._phonemes.language(own) is None:
+        if own in ("ja", "zh") or self._phonemes.language(own) is None:
             own = "en-us" if not language_by_script(text, "en") else own
         tag = request.language or language_by_script(text, own) or own
         if tag == "en":
@@ -314,16 +348,17 @@ def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:
         return None
 
 
-async def _early(texts: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """Yield the texts, the first one cut after its first clause if it is long."""
-    first = True
+async def _in_clauses(
+    texts: AsyncGenerator[str, None], hurries: Callable[[str], bool]
+) -> AsyncGenerator[str, None]:
+    """Yield the texts, and the clauses of a long one while there is a hurry for its rest."""
     async with aclosing(texts):
         async for text in texts:
-            if first and len(text) > _LONG_CHARACTERS:
-                clauses = (one.end() for one in _CLAUSE.finditer(text))
-                end = next((one for one in clauses if one >= _SHORTEST_CLAUSE), len(text))
-                yield text[:end]
-                text = text[end:].strip()  # noqa: PLW2901
-            first = False
-            if text:
-                yield text
+            rest = text
+            while len(rest) > _LONG_CHARACTERS and hurries(rest):
+                clauses = (one.end() for one in _CLAUSE.finditer(rest))
+                end = next((one for one in clauses if one >= _SHORTEST_CLAUSE), len(rest))
+                yield rest[:end]
+                rest = rest[end:].strip()
+            if rest:
+                yield rest
