@@ -20,10 +20,9 @@ and gets for each utterance
 and session.done have `cancelled` true. Waiting text is dropped, and the next message may begin
 another utterance. Between utterances it has no effect.
 
-With `split_granularity` none there is one start and one done, and an engine that takes streamed
-text gets each piece at once; `sentence_text` is then the text that came before the first sound.
-Other engines get the complete utterance. With sentence or clause, each unit has its own start and
-done.
+With `split_granularity` none there is one start and one done, and the engine gets each piece of
+text at once; `sentence_text` is then the text that came before the first sound. With sentence or
+clause, each unit has its own start and done.
 
 A slot is held from an utterance's first text to its last sound, not between utterances. A client
 that gets no slot gets an error and close code 1013. A client's mistake is an error event, and the
@@ -50,7 +49,7 @@ from services.racing import racing
 from services.server.live import LiveSession
 from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.engines.segments import Segmenter, is_speakable
+from services.speech.engines.segments import Segmenter
 from services.speech.socket_messages import CancellableInbox, Signal, parse_message
 from services.speech.socket_text import Writing
 from services.speech.socket_unit import Unit, event
@@ -224,7 +223,8 @@ class _Session(LiveSession):
         try:
             if self._config.ref_audio is None:  # the voice may have been deleted meanwhile
                 self._template = await self._speakers.request(self._config, _ANY_TEXT)
-            await self._say(writing, self._config)
+            async with self.slot():
+                await self._say(writing, self._config)
         except ServiceError as error:
             if isinstance(error, OverloadedError) or kind_of(error).status >= _SERVER_FAULT:
                 raise
@@ -235,19 +235,9 @@ class _Session(LiveSession):
         return writing.closing
 
     async def _say(self, writing: Writing, config: SessionConfig) -> None:
-        if config.split_granularity != "none":
-            async with self.slot():
-                await self._say_units(writing, config)
-        elif Capability.STREAMING_TEXT in self._engine.capabilities:
-            async with self.slot():
-                await self._synthesise(None, writing, config)
-        else:
-            text = "".join([piece async for piece in writing])
-            if is_speakable(text) and not writing.closing:
-                async with self.slot():
-                    await self._synthesise(text, writing, config)
-
-    async def _say_units(self, writing: Writing, config: SessionConfig) -> None:
+        if config.split_granularity == "none":
+            await self._synthesise(None, writing, config)
+            return
         segmenter = Segmenter(clauses=config.split_granularity == "clause")
         async for piece in writing:
             for unit in segmenter.feed(piece):

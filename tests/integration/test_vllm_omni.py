@@ -165,8 +165,6 @@ async def test_eight_at_once_are_all_said(engine: VllmOmniEngine, server: StandI
 def test_what_the_server_would_ignore_is_not_offered() -> None:
     assert VllmOmniEngine.capabilities == {
         Capability.REFERENCE,
-        Capability.SPEED,
-        Capability.STREAMING_TEXT,
     }
 
 

@@ -24,8 +24,6 @@ class Capability(StrEnum):
     LANGUAGE = "language"
     REFERENCE = "reference"
     SEED = "seed"
-    SPEED = "speed"
-    STREAMING_TEXT = "streaming_text"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class SynthesisRequest:
     """One utterance to make.
 
     Attributes:
-        text: all of it, or pieces as they come, for engines with `Capability.STREAMING_TEXT`.
+        text: all of it, or pieces as they come.
         voice: the id of one of the engine's voices, or an alias; None with `reference`.
         speed: 1.0 is the voice's own; the duration is about 1/speed.
         instructions: how to say it, in words.
@@ -231,8 +229,6 @@ def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
         (Capability.LANGUAGE, "language", request.language is not None),
         (Capability.REFERENCE, "ref_audio", request.reference is not None),
         (Capability.SEED, "seed", request.seed is not None),
-        (Capability.SPEED, "speed", request.speed != 1.0),
-        (Capability.STREAMING_TEXT, "input", not isinstance(request.text, str)),
     )
     for capability, param, is_asked in asked:
         if is_asked and capability not in engine.capabilities:

@@ -69,12 +69,6 @@ class Speakers(speakers.Speakers):
         return VoiceReference(np.zeros(16_000, np.float32), 16_000, text)
 
 
-class Whole(FakeEngine):
-    """An engine that takes only complete texts."""
-
-    capabilities = frozenset(Capability) - {Capability.STREAMING_TEXT}
-
-
 class Broken(FakeEngine):
     """An engine with a bug."""
 
@@ -275,9 +269,9 @@ async def test_the_next_utterance_may_be_written_while_this_one_is_spoken(served
 async def test_by_default_an_answer_is_one_message_that_is_a_whole_file(
     served: Any, audio_format: AudioFormat
 ) -> None:
-    role = await served(Whole())
+    role = await served()
     async with role.talk(stream_audio=False, response_format=audio_format) as talk:
-        await talk.write("hello ", "there")
+        await talk.write("hello there")
         await talk.say("input.done")
         events, (audio,) = await talk.until("session.done")
     assert events[0]["sentence_text"] == "hello there"
@@ -335,7 +329,7 @@ async def test_an_answer_too_large_for_one_message_is_refused(
 async def test_units_are_spoken_before_the_utterance_is_whole(
     served: Any, granularity: str, units: list[str]
 ) -> None:
-    role = await served(Whole())
+    role = await served()
     async with role.talk(split_granularity=granularity) as talk:
         await talk.write("One, and o", "ne more here. Two o")
         for index in range(len(units) - 1):
@@ -371,13 +365,9 @@ def test_a_number_is_no_clause() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("engine", "granularity"), [(Whole, "none"), (Whole, "sentence"), (FakeEngine, "sentence")]
-)
-async def test_an_utterance_with_nothing_to_say_is_no_fault(
-    served: Any, engine: Any, granularity: str
-) -> None:
-    role = await served(engine())
+@pytest.mark.parametrize("granularity", ["sentence", "clause"])
+async def test_an_utterance_with_nothing_to_say_is_no_fault(served: Any, granularity: str) -> None:
+    role = await served()
     async with role.talk(split_granularity=granularity) as talk:
         for pieces in ([], [""], [" ", "...", "\n"]):
             await talk.write(*pieces)
@@ -464,7 +454,7 @@ async def test_a_wrong_configuration_names_the_field(
 
 async def test_a_field_that_the_engine_lacks_is_refused(served: Any) -> None:
     class Deaf(FakeEngine):
-        capabilities = frozenset({Capability.SPEED})
+        capabilities = frozenset[Capability]()
 
     async with (await served(Deaf())).talk(seed=1) as talk:
         assert await talk.fault() == ("seed", "unsupported_parameter")
@@ -547,19 +537,24 @@ async def test_text_is_bounded_by_the_message_and_by_the_utterance(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_text, "UTTERANCE_CHARACTERS", INPUT_CHARACTERS)
-    role = await served(Whole())
+    role = await served()
     async with role.talk(speed=4.0) as talk:
         await talk.write("x" * (INPUT_CHARACTERS + 1))
         assert await talk.fault() == ("text", "string_above_max_length")
         await talk.write("x" * (INPUT_CHARACTERS - 2), "yyy", "z")
-        assert await talk.fault() == ("text", "string_above_max_length")
+        (*_, told), audio = await talk.until("error")
+        assert (told["error"]["param"], told["error"]["code"]) == (
+            "text",
+            "string_above_max_length",
+        )
         await talk.say("input.done")
-        events, _ = await talk.until("session.done")
-        assert events[0]["sentence_text"].endswith("xz")
+        _, rest = await talk.until("session.done")
+    said = sum(map(len, [*audio, *rest]))
+    assert said == (INPUT_CHARACTERS - 1) * CHARACTER_BYTES // 4, "all but what was too much"
 
 
 async def test_text_without_a_form_in_utf8_is_spoken_around(served: Any) -> None:
-    role = await served(Whole())
+    role = await served()
     async with role.talk() as talk:
         await talk.connection.send('{"type": "input.text", "text": "a\\ud800\\u0000b"}')
         await talk.say("input.done")
@@ -707,11 +702,10 @@ async def test_session_close_in_an_utterance_stops_the_engine(served: Any) -> No
 
 
 @pytest.mark.parametrize("granularity", ["none", "sentence"])
-@pytest.mark.parametrize("engine", [FakeEngine, Whole])
 async def test_a_cancelled_utterance_stops_and_the_next_one_is_spoken(
-    served: Any, engine: type[FakeEngine], granularity: str
+    served: Any, granularity: str
 ) -> None:
-    role = await served(engine(delay_s=0.001), limits=Limits(1, 0, 30))
+    role = await served(FakeEngine(delay_s=0.001), limits=Limits(1, 0, 30))
     async with role.talk(split_granularity=granularity) as talk:
         await talk.write("A sentence that goes on and on and on. " * 100)
         await talk.say("input.done")
@@ -746,8 +740,8 @@ async def test_a_cancelled_whole_answer_has_no_audio(served: Any) -> None:
 
 
 async def test_text_that_is_still_being_written_is_cancelled_without_a_sound(served: Any) -> None:
-    role = await served(Whole())
-    async with role.talk() as talk:
+    role = await served()
+    async with role.talk(split_granularity="sentence") as talk:
         await talk.write("never ", "heard")
         await talk.say("input.cancel")
         (ended,), audio = await talk.until("session.done")

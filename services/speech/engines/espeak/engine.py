@@ -52,7 +52,7 @@ class EspeakEngine(SpeaksOnly):
     streams = None
     lack = ""
     loading = False
-    capabilities = frozenset({Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT})
+    capabilities = frozenset({Capability.LANGUAGE})
 
     def __init__(self, voices: Mapping[str, str] | None = None) -> None:
         """Load the library; `voices` maps further names to voices and overrides OpenAI's.

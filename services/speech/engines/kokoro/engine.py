@@ -59,9 +59,7 @@ if TYPE_CHECKING:
 
 Work = TypeVar("Work")
 
-_CAPABILITIES: Final = frozenset(
-    {Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT, Capability.SEED}
-)
+_CAPABILITIES: Final = frozenset({Capability.LANGUAGE, Capability.SEED})
 _FRAME: Final = SAMPLE_RATE_HZ // 5
 _SENTENCE_PAUSE_S: Final = 0.3
 _CLAUSE_PAUSE_S: Final = 0.1

@@ -59,7 +59,7 @@ class VllmOmniEngine(SpeaksOnly):
     streams = None
     lack = ""
     loading = False
-    capabilities = frozenset({Capability.REFERENCE, Capability.SPEED, Capability.STREAMING_TEXT})
+    capabilities = frozenset({Capability.REFERENCE})
 
     def __init__(
         self,
