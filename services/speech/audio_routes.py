@@ -121,7 +121,6 @@ class AudioRoutes:
             seed=fields.seed,
             one_pass=not fields.stream,
         )
-        self._engine.check_conversion(request)
         await self._answer(
             send,
             fields,

@@ -177,15 +177,12 @@ class SpeechEngine(Protocol):
     def forget(self, voice_id: str) -> None:
         """Drop what is in memory of a registered voice; its folder is already deleted."""
 
-    def check_conversion(self, request: ConversionRequest) -> None:
-        """Raise unless `convert` can do this, as `check` does.
+    def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
+        """Yield the recording in the other voice; promises and errors are those of `synthesise`.
 
         Raises:
             InvalidRequestError: always without `Capability.CONVERSION` (`unsupported_parameter`).
         """
-
-    def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
-        """Yield the recording in the other voice; promises and errors are those of `synthesise`."""
 
     async def start(self) -> None:
         """Load and warm up; `ready` is True when it returns.
@@ -255,14 +252,7 @@ class SpeaksOnly:
     def forget(self, voice_id: str) -> None:
         """Do nothing: nothing is kept."""
 
-    def check_conversion(self: SpeechEngine, request: ConversionRequest) -> None:
-        """Refuse; see `SpeechEngine.check_conversion`."""
-        del request
-        raise unsupported(self, "voice")
-
-    async def convert(
-        self: SpeechEngine, request: ConversionRequest
-    ) -> AsyncGenerator[Samples, None]:
+    def convert(self: SpeechEngine, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
         """Refuse; see `SpeechEngine.convert`."""
-        self.check_conversion(request)
-        yield request.samples  # never: it makes this a generator
+        del request
+        raise unsupported(self, "file")

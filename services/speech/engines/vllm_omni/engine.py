@@ -35,7 +35,7 @@ from services.speech.engines.segments import refuse_blank, segments_as_written
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.keeper import Keeper
 from services.speech.engines.vllm_omni.process import OmniProcess
-from services.speech.engines.vllm_omni.references import References, demand_transcript, recording_of
+from services.speech.engines.vllm_omni.references import References, demand_transcript, inline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -223,7 +223,7 @@ class VllmOmniEngine(SpeaksOnly):
 
     async def _trial(self, client: OmniClient) -> None:
         """Have a server say a word; it may have lost the voices that it knew."""
-        await client.trial(recording_of(murmur(SAMPLE_RATE_HZ)).inline())
+        await client.trial(inline(murmur(SAMPLE_RATE_HZ)))
         self._references.server_is_new()
         await self._references.clean(client)
 

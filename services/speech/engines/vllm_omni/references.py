@@ -12,7 +12,6 @@ import base64
 import hashlib
 import logging
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.audio.encode import open_encoder
@@ -29,19 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
 _MOST_BYTES: Final = 16 << 20  # of a recording, so that its header states its length
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recording as it is sent: 16-bit mono WAV at the model's 24 kHz, and its transcript."""
-
-    wav: bytes
-    text: str
-
-    def inline(self) -> dict[str, str]:
-        """Return the fields of a request that carries it."""
-        url = f"data:audio/wav;base64,{base64.b64encode(self.wav).decode()}"
-        return {"ref_audio": url, "ref_text": self.text}
 
 
 class References:
@@ -67,8 +53,8 @@ class References:
                 self._uploads.pop(voice_id, None)
             else:
                 return
-        recording = await asyncio.to_thread(recording_of, reference)
-        async with aclosing(client.speech(text, recording.inline())) as frames:
+        recording = await asyncio.to_thread(inline, reference)
+        async with aclosing(client.speech(text, recording)) as frames:
             async for frame in frames:
                 yield frame
 
@@ -112,10 +98,10 @@ class References:
         return await asyncio.shield(upload)
 
     async def _upload(self, client: OmniClient, reference: VoiceReference, voice_id: str) -> bool:
-        recording = await asyncio.to_thread(recording_of, reference)
+        wav = await asyncio.to_thread(_wav, reference)
         self._unwanted.discard(voice_id)
         try:
-            await client.upload(server_name(voice_id), recording.wav, recording.text)
+            await client.upload(server_name(voice_id), wav, _transcript(reference))
         except ServiceError as error:
             log.warning("voice %s is sent with each request: %s", voice_id, error)
             if isinstance(error, UnavailableError):
@@ -133,7 +119,7 @@ def demand_transcript(reference: VoiceReference) -> None:
     Raises:
         InvalidRequestError: it does (`missing_required_parameter`).
     """
-    if not (reference.text and unmarked(reference.text).strip()):
+    if not _transcript(reference):
         raise InvalidRequestError(
             "ref_text is needed: the vllm_omni engine clones a voice only with what is said in "
             "its recording",
@@ -147,10 +133,19 @@ def server_name(voice_id: str) -> str:
     return f"bentovox-{hashlib.sha256(voice_id.encode()).hexdigest()[:32]}"
 
 
-def recording_of(reference: VoiceReference) -> Recording:
-    """Return a recording as vLLM-Omni takes it."""
+def inline(reference: VoiceReference) -> dict[str, str]:
+    """Return the fields of a request that carries a recording."""
+    url = f"data:audio/wav;base64,{base64.b64encode(_wav(reference)).decode()}"
+    return {"ref_audio": url, "ref_text": _transcript(reference)}
+
+
+def _wav(reference: VoiceReference) -> bytes:
+    """Return a recording as 16-bit mono WAV at the model's 24 kHz."""
     encoder = open_encoder(
         "wav", reference.sample_rate_hz, to_hz=SAMPLE_RATE_HZ, whole_bytes=_MOST_BYTES
     )
-    wav = encoder.feed(reference.samples) + encoder.finish()
-    return Recording(wav, unmarked(reference.text or "").strip())
+    return encoder.feed(reference.samples) + encoder.finish()
+
+
+def _transcript(reference: VoiceReference) -> str:
+    return unmarked(reference.text or "").strip()
