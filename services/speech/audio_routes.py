@@ -7,7 +7,6 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from services.audio.decode import decode_as_is
 from services.audio.encode import open_encoder
 from services.audio.pcm import duration_s
 from services.errors import (
@@ -24,7 +23,7 @@ from services.openai.reading import read
 from services.openai.refusals import missing
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields, SpeechBody, check_alone
 from services.speech.engines.protocol import Capability, ConversionRequest, unsupported
-from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
+from services.speech.recordings import MAX_BYTES, read_recording, sound_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -50,7 +49,6 @@ SOURCE_BYTES: Final = 25 * 1024 * 1024
 _WHOLE_BYTES: Final = 64 << 20
 """The most of a wav that is buffered to complete its header, if `stream` is false."""
 
-_PADDING_S: Final = 0.1  # that mp3 and aac add at the end
 _FORM: Final = FormFields(
     frozenset(ConversionFields.model_fields), {"file": SOURCE_BYTES, "ref_audio": MAX_BYTES}
 )
@@ -112,10 +110,16 @@ class AudioRoutes:
 
     async def _convert(self, fields: ConversionFields, form: Form, send: Send) -> None:
         reference = await self._target(fields, form)
-        samples, sample_rate_hz = await asyncio.to_thread(_source, form.file("file").data)
+        sound = await asyncio.to_thread(
+            sound_in,
+            form.file("file").data,
+            param="file",
+            min_seconds=0.0,
+            max_bytes=SOURCE_BYTES,
+        )
         request = ConversionRequest(
-            samples=samples,
-            sample_rate_hz=sample_rate_hz,
+            samples=sound.samples,
+            sample_rate_hz=sound.sample_rate_hz,
             reference=reference,
             speed=fields.speed,
             seed=fields.seed,
@@ -125,7 +129,7 @@ class AudioRoutes:
             send,
             fields,
             self._engine.convert(request),
-            input_tokens=audio_tokens(samples.size, sample_rate_hz),
+            input_tokens=audio_tokens(sound.samples.size, sound.sample_rate_hz),
             nothing_made=InvalidRequestError(
                 "file contains no speech to convert", param="file", code="blank_input"
             ),
@@ -200,10 +204,3 @@ class AudioRoutes:
             if stream.samples:
                 seconds = duration_s(stream.samples, rate_hz)
                 self._on_audio_seconds(seconds, asked.response_format)
-
-
-def _source(data: bytes) -> tuple[Samples, int]:
-    sound = decode_as_is(
-        data, max_seconds=MAX_SECONDS + _PADDING_S, max_bytes=SOURCE_BYTES, param="file"
-    )
-    return sound.samples[: int(MAX_SECONDS * sound.sample_rate_hz)], sound.sample_rate_hz

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
-from typing import Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -16,11 +17,13 @@ from services.errors import InvalidRequestError, TooLargeError
 from services.speech.engines.protocol import VoiceReference
 from services.speech.reference_download import Downloads
 
+if TYPE_CHECKING:
+    from services.audio.decode import Decoded
+
 MAX_BYTES: Final = 10 * 1024 * 1024
 MIN_SECONDS: Final = 1.0
 MAX_SECONDS: Final = 30.0
 MIN_RATE_HZ: Final = 16_000
-MAX_RATE_HZ: Final = 48_000
 SILENCE_DBFS: Final = -60.0
 
 _PARAM: Final = "ref_audio"
@@ -29,42 +32,52 @@ _DATA_URL: Final = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?);base64,", re.IGNORE
 _DOWNLOADS: Final = Downloads(max_bytes=MAX_BYTES)
 
 
-def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReference:
-    """Return the recording in `data`, mono at its own rate or 48 kHz, whichever is lower.
+def sound_in(
+    data: bytes,
+    *,
+    param: str,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+    max_bytes: int = MAX_BYTES,
+) -> Decoded:
+    """Return what is in an audio file, mono at its own rate or 48 kHz, whichever is lower.
 
-    Takes tens of milliseconds, so call it in a thread. A codec's padding past 30 s is cut off.
-
-    Args:
-        data: an audio file, up to 10 MiB.
-        param: the field that errors name.
-        text: its transcript, if known.
+    Takes tens of milliseconds, so call it in a thread. A codec's padding is cut off.
 
     Raises:
-        TooLargeError: over 10 MiB (`audio_too_large`) or 30 s (`audio_too_long`).
-        InvalidRequestError: not audio (`invalid_audio`), under 1 s (`audio_too_short`), under
-            16 kHz (`unsupported_sample_rate`), or under -60 dBFS (`silent_audio`).
+        TooLargeError: over `max_bytes` (`audio_too_large`) or `max_seconds` (`audio_too_long`).
+        InvalidRequestError: not audio (`invalid_audio`), or too short (`audio_too_short`).
     """
     sound = decode_as_is(
-        data,
-        max_rate_hz=MAX_RATE_HZ,
-        max_seconds=MAX_SECONDS + _PADDING_S,
-        max_bytes=MAX_BYTES,
-        param=param,
+        data, max_seconds=max_seconds + _PADDING_S, max_bytes=max_bytes, param=param
     )
+    samples = sound.samples[: int(max_seconds * sound.sample_rate_hz)]
+    seconds = duration_s(samples.size, sound.sample_rate_hz)
+    if seconds < min_seconds:
+        raise InvalidRequestError(
+            f"{param} lasts {seconds:.2f} s; {min_seconds:g} to {max_seconds:g} s are needed",
+            param=param,
+            code="audio_too_short",
+        )
+    return replace(sound, samples=samples)
+
+
+def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReference:
+    """Return the recording of a voice; `text` is its transcript, if known.
+
+    Raises:
+        TooLargeError: over 10 MiB or 30 s, as `sound_in`.
+        InvalidRequestError: as `sound_in`, or under 16 kHz (`unsupported_sample_rate`) or under
+            -60 dBFS (`silent_audio`).
+    """
+    sound = sound_in(data, param=param)
     if sound.source_rate_hz < MIN_RATE_HZ:
         raise InvalidRequestError(
             f"{param} is sampled at {sound.source_rate_hz} Hz; at least {MIN_RATE_HZ} Hz is needed",
             param=param,
             code="unsupported_sample_rate",
         )
-    samples = np.clip(sound.samples[: int(MAX_SECONDS * sound.sample_rate_hz)], -1.0, 1.0)
-    seconds = duration_s(samples.size, sound.sample_rate_hz)
-    if seconds < MIN_SECONDS:
-        raise InvalidRequestError(
-            f"{param} lasts {seconds:.2f} s; {MIN_SECONDS:g} to {MAX_SECONDS:g} s are needed",
-            param=param,
-            code="audio_too_short",
-        )
+    samples = np.clip(sound.samples, -1.0, 1.0)
     # The standard deviation, not the root mean square: a constant offset is silence, too.
     if float(np.std(samples, dtype=np.float64)) < 10 ** (SILENCE_DBFS / 20):
         raise InvalidRequestError(
