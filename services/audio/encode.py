@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import av
 import numpy as np
@@ -41,22 +41,6 @@ _RATES_HZ: Final[dict[str, tuple[int, ...]]] = {
     "alaw": (TELEPHONE_RATE_HZ,),
 }
 """The formats that do not support every rate."""
-
-
-class Encoder(Protocol):
-    """Turns mono samples into the bytes of one file, piece by piece."""
-
-    media_type: str
-
-    def feed(self, samples: Samples) -> bytes:
-        """Take float32 [N] at the rate given to `open_encoder`; return the bytes that are ready.
-
-        Raises:
-            EngineError: samples that are not mono or not finite.
-        """
-
-    def finish(self) -> bytes:
-        """Return the last bytes; feed nothing afterwards."""
 
 
 def output_rate_hz(audio_format: AudioFormat, wanted_hz: int | None) -> int:
@@ -98,8 +82,7 @@ def open_encoder(
         InvalidRequestError: the format does not support `to_hz`.
     """
     to_hz = output_rate_hz(audio_format, to_hz)
-    encoder = _CodecEncoder(audio_format, sample_rate_hz, to_hz)
-    return _WholeWav(encoder, whole_bytes) if whole_bytes and audio_format == "wav" else encoder
+    return Encoder(audio_format, sample_rate_hz, to_hz, whole_bytes if audio_format == "wav" else 0)
 
 
 _ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
@@ -118,49 +101,19 @@ async def encode(
         await asyncio.sleep(0)  # `send` may not yield
 
 
-class _WholeWav:
-    """A wav that is held back, up to `room` bytes, to state its length in its header."""
-
-    def __init__(self, encoder: Encoder, room: int) -> None:
-        self.media_type = encoder.media_type
-        self._encoder = encoder
-        self._room = room
-        self._held = bytearray()
-
-    def feed(self, samples: Samples) -> bytes:
-        self._held += self._encoder.feed(samples)
-        if len(self._held) <= self._room:
-            return b""
-        self._room = 0
-        return self._taken()
-
-    def finish(self) -> bytes:
-        self._held += self._encoder.finish()
-        if (
-            self._room and self._held
-        ):  # "RIFF" and the file's length, "data" and that of the samples
-            struct.pack_into("<I", self._held, 4, len(self._held) - 8)
-            struct.pack_into("<I", self._held, 40, len(self._held) - 44)
-        return self._taken()
-
-    def _taken(self) -> bytes:
-        taken, self._held = bytes(self._held), bytearray()
-        return taken
-
-
 class _Sink:
     """A write-only file without seek, so that no muxer goes back to patch it."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self.written = bytearray()
 
     def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
+        self.written += data
         return len(data)
 
     def take(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
+        taken = bytes(self.written)
+        self.written.clear()
         return taken
 
 
@@ -219,10 +172,14 @@ _CODECS: Final[dict[str, _Codec]] = {
 }
 
 
-class _CodecEncoder:
-    """The formats that PyAV encodes; every packet is flushed as it is made."""
+class Encoder:
+    """Turns mono samples into the bytes of one file, piece by piece; get it from `open_encoder`.
 
-    def __init__(self, audio_format: AudioFormat, from_hz: int, to_hz: int) -> None:
+    Every packet is flushed as it is made, and held back while no more than `room` bytes are there:
+    a wav's header can then state its length.
+    """
+
+    def __init__(self, audio_format: AudioFormat, from_hz: int, to_hz: int, room: int) -> None:
         codec = _CODECS[audio_format]
         self._sample_format = codec.sample_format
         self.media_type = MEDIA_TYPES[audio_format]
@@ -231,6 +188,7 @@ class _CodecEncoder:
         self._resampler = Resampler(from_hz, to_hz)
         self._to_hz = to_hz
         self._sink = _Sink()
+        self._room = room
         self._pts = 0
         self._container = av.open(
             self._sink,
@@ -249,14 +207,28 @@ class _CodecEncoder:
             self._stream.bit_rate = min(codec.bit_rate, most)
 
     def feed(self, samples: Samples) -> bytes:
+        """Take float32 [N] at the rate given to `open_encoder`; return the bytes that are ready.
+
+        Raises:
+            EngineError: samples that are not mono or not finite.
+        """
         self._encode(self._resampler.feed(samples))
+        if len(self._sink.written) <= self._room:
+            return b""
+        self._room = 0
         return self._sink.take()
 
     def finish(self) -> bytes:
+        """Return the last bytes; feed nothing afterwards."""
         self._encode(self._resampler.finish())
-        if self._pts:  # without a single sample there is nothing to close
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+        if not self._pts:  # without a single sample there is nothing to close
+            return b""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if self._room:  # the lengths of the file, after "RIFF", and of its samples, after "data"
+            written = self._sink.written
+            struct.pack_into("<I", written, 4, len(written) - 8)
+            struct.pack_into("<I", written, 40, len(written) - 44)
         return self._sink.take()
 
     def _encode(self, samples: Samples) -> None:
