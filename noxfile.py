@@ -78,7 +78,10 @@ LOCKED = {
             "--python-platform=x86_64-manylinux_2_28",
         ),
     ),
-    "dev": ("What lint, types and tests run in.", ("pyproject.toml", *EXTRAS, *TEST_GROUPS)),
+    "dev": (
+        "What lint, types and tests run in.",
+        ("pyproject.toml", *EXTRAS, "--extra=kokoro-ja", *TEST_GROUPS),
+    ),
     "openai-2": (
         "What the contract tests run in with the older SDK, and what needs that one.",
         ("pyproject.toml", *EXTRAS, "--group=openai-2"),

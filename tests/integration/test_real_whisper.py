@@ -121,7 +121,7 @@ async def test_words_over_three_minutes_are_all_there_once_and_in_their_place(
     sound, spoken = recited()
     hearing: Any = Hearing(engine)  # type: ignore[arg-type]
     wav = to_wav(sound, SAMPLE_RATE_HZ)
-    # After a prompt this model skips sentences; most are decoded again, not all.
+    # After a prompt this model skips some sentences.
     prompted = {"prompt": SENTENCE}
     for more, least in (({}, 0.95), (prompted, 0.85)):
         plain = said_in((await hearing.post(wav, **more)).json()["text"])

@@ -5,7 +5,7 @@ espeak-ng speaks in its stead, where it is installed. A single thread computes, 
 time, and requests take turns. Of each, one sentence is made while the one before is taken, so at
 most two wait.
 
-The same request gives the same samples: the graph has no randomness.
+The graph has no randomness. Without a seed, though, the load decides where long sentences are cut.
 """
 
 # ruff: noqa: RUF001 (the punctuation of many scripts)
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -64,8 +65,9 @@ _CAPABILITIES: Final = frozenset(
 _FRAME: Final = SAMPLE_RATE_HZ // 5
 _SENTENCE_PAUSE_S: Final = 0.3
 _CLAUSE_PAUSE_S: Final = 0.1
-# The first sound waits for the first piece: a long sentence is cut once, at its first clause.
+# Whose listener would have to wait for a long sentence gets it clause by clause.
 _LONG_CHARACTERS: Final = 70
+_CHARACTERS_A_S: Final = 15.0  # of English
 _CLAUSE: Final = re.compile(r"(?<=\S{3})[,;:—–،、，；：](?=\s)|[、，；：]")
 _SHORTEST_CLAUSE: Final = 20
 _RETRY_S: Final = 10.0
@@ -77,6 +79,20 @@ class _Speaker:
 
     voice_id: str
     mix: Mix | None
+
+
+class _Lead:
+    """How far what was made of a request is ahead of a listener who began with the first of it."""
+
+    ends_at: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.ends_at - time.monotonic() if self.ends_at is not None else 0.0
+
+    def add(self, seconds: float) -> None:
+        now = time.monotonic()
+        self.ends_at = max(now, self.ends_at or now) + seconds
 
 
 class KokoroEngine(SpeaksOnly):
@@ -254,7 +270,9 @@ class KokoroEngine(SpeaksOnly):
         self, speaker: _Speaker, request: SynthesisRequest
     ) -> AsyncGenerator[Samples, None]:
         pause = np.zeros(0, dtype=np.float32)
-        async with aclosing(_early(segments_as_written(request.text))) as texts:
+        lead = _Lead()
+        hurries = partial(self._hurries, lead, steady=request.seed is not None)
+        async with aclosing(_in_clauses(segments_as_written(request.text), hurries)) as texts:
             async for text in texts:
                 language = self._language(speaker, request, text)
                 model = self._source.model
@@ -266,11 +284,24 @@ class KokoroEngine(SpeaksOnly):
                 async with aclosing(said) as pieces:
                     async for piece in pieces:
                         if piece.size:
-                            yield np.concatenate([pause, piece]) if pause.size else piece
+                            whole = np.concatenate([pause, piece]) if pause.size else piece
+                            lead.add(whole.size / SAMPLE_RATE_HZ)
+                            yield whole
                             pause = pause[:0]
                 ends = text.rstrip("\"'”’»)] ")[-1:]
                 pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
                 pause = np.zeros(round(pause_s * SAMPLE_RATE_HZ / request.speed), dtype=np.float32)
+
+    def _hurries(self, lead: _Lead, text: str, *, steady: bool) -> bool:
+        """Return whether a listener would wait for a text, others' turns included.
+
+        If `steady`, only the first is hurried, so that load does not change where text is cut.
+        """
+        model = self._source.model
+        if steady or model is None:
+            return lead.ends_at is None
+        made_in_s = len(text) / _CHARACTERS_A_S / model.pace
+        return lead.seconds < made_in_s * (1 + len(self._runs))
 
     async def _by_model(
         self, model: Model, mix: Mix, language: str, text: str, speed: float
@@ -331,7 +362,7 @@ class KokoroEngine(SpeaksOnly):
         if speaker.mix is None:
             return None
         own = speaker.mix.language
-        if self._phonemes.language(own) is None:
+        if own in ("ja", "zh") or self._phonemes.language(own) is None:
             own = "en-us" if not language_by_script(text, "en") else own
         tag = request.language or language_by_script(text, own) or own
         if tag == "en":
@@ -363,16 +394,17 @@ def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:
         return None
 
 
-async def _early(texts: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """Yield the texts, the first one cut after its first clause if it is long."""
-    first = True
+async def _in_clauses(
+    texts: AsyncGenerator[str, None], hurries: Callable[[str], bool]
+) -> AsyncGenerator[str, None]:
+    """Yield the texts, and the clauses of a long one while there is a hurry for its rest."""
     async with aclosing(texts):
         async for text in texts:
-            if first and len(text) > _LONG_CHARACTERS:
-                clauses = (one.end() for one in _CLAUSE.finditer(text))
-                end = next((one for one in clauses if one >= _SHORTEST_CLAUSE), len(text))
-                yield text[:end]
-                text = text[end:].strip()  # noqa: PLW2901
-            first = False
-            if text:
-                yield text
+            rest = text
+            while len(rest) > _LONG_CHARACTERS and hurries(rest):
+                clauses = (one.end() for one in _CLAUSE.finditer(rest))
+                end = next((one for one in clauses if one >= _SHORTEST_CLAUSE), len(rest))
+                yield rest[:end]
+                rest = rest[end:].strip()
+            if rest:
+                yield rest

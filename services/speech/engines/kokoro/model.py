@@ -40,7 +40,7 @@ _SAMPLE: Final = "ðə wˈɛðəɹ wʌz kˈOld ænd wˈɛt."
 _LEVEL_DB: Final = -20.0  # of what sounds, as loud as the other engines
 _MOST_GAIN_DB: Final = 12.0
 _SMOOTHING: Final = 0.2
-_SHARE: Final = 0.75  # streams wait for each other's sentences, and the machine has other work
+_SHARE: Final = 0.6  # streams that begin at once wait for each other
 _MOST_GAINS: Final = 256
 _QUIET: Final = 0.003  # of the peak: 50 dB below it
 _BLOCK: Final = 120  # samples, 5 ms
@@ -107,7 +107,7 @@ class Model:
 
     @property
     def streams(self) -> int:
-        """How many streams it makes faster than they play, a quarter of its time left over."""
+        """How many streams it makes faster than they play, two fifths of its time left over."""
         return max(1, int(_SHARE * self.pace))
 
     def warm_up(self) -> None:
