@@ -110,7 +110,6 @@ VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
     "base": "Build a shared base, or pin what bases are made from: `-- build vllm`, `-- pin`.",
     "plan": "Show which images a change touches, and why: `-- --base main`.",
-    "test-image": "Test an image as it is: `-- chat --image bentovox/chat:cpu`.",
     "layers": "Show an image's layers and check them: `-- bentovox/chat:cpu`.",
     "tags": "Show an image's tags, or add them to it: `-- chat --platform cuda13`.",
     "prepull": "Pull what bases are made from, with retries: `-- --platform cuda13`.",
@@ -209,6 +208,16 @@ def images(session: nox.Session) -> None:
     named = names_tests(session)
     arguments = [*([] if named else WITH_DOCKER), *session.posargs]
     pytest(session, [Run("dev", arguments)], **uv_variables())
+
+
+@nox.session(name="test-image", default=False)
+def test_image(session: nox.Session) -> None:
+    """Test an image as it is: `-- chat --image bentovox/chat:cpu`."""
+    if not session.posargs or session.posargs[0].startswith("-"):
+        session.error("name a bento first: `nox -s test-image -- chat`")
+    bento, *options = session.posargs
+    arguments = ["tests/images/test_promises.py", f"--bento={bento}", *options]
+    pytest(session, [Run("dev", arguments)])
 
 
 @nox.session
