@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 from collections import deque
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -281,6 +282,22 @@ class Connection(asyncio.Protocol):
             if future is not None and not future.done():
                 future.set_exception(error)
                 future.exception()  # marked as seen: nobody may be waiting any more
+
+
+async def joined(pieces: AsyncGenerator[bytes, None], most_bytes: int) -> bytes:
+    """Return a whole body.
+
+    Raises:
+        BackendError: it is over `most_bytes`, or as for `Connection.pieces`.
+        TimeoutError: as for `Connection.pieces`.
+    """
+    body = bytearray()
+    async with aclosing(pieces):
+        async for piece in pieces:
+            body += piece
+            if len(body) > most_bytes:
+                raise BackendError(f"The backend's answer is over {most_bytes} bytes.")
+    return bytes(body)
 
 
 class Connections:
