@@ -7,6 +7,9 @@ import uuid
 
 EVENT_STREAM = "text/event-stream"
 
+UNBUFFERED = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+"""The headers of every stream: without the second, nginx buffers it."""
+
 
 def event(fields: dict[str, object]) -> bytes:
     """Return one server-sent event with `fields` as JSON."""
@@ -15,11 +18,7 @@ def event(fields: dict[str, object]) -> bytes:
 
 def stream_head(media_type: str) -> dict[str, object]:
     """Return the ASGI message that begins a streamed answer."""
-    headers = [
-        (b"content-type", media_type.encode()),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),  # otherwise nginx buffers the stream
-    ]
+    headers = [(b"content-type", media_type.encode()), *UNBUFFERED]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 

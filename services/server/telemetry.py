@@ -65,44 +65,21 @@ HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["r
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One answered request; times in seconds, `first_byte_s` None if no body byte was sent."""
-
-    path: str
-    status: int
-    total_s: float
-    first_byte_s: float | None
-
-
 class RoleMetrics:
-    """One role's metrics, with label look-ups done once per path."""
+    """One role's metrics."""
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._requests: dict[tuple[str, int], Counter] = {}
-        self._seconds: dict[str, tuple[Histogram, Histogram]] = {}
         self._in_use = IN_USE.labels(role)
         self._queued = QUEUED.labels(role)
         self._rejected = REJECTED.labels(role)
 
-    def observe(self, seen: Observation) -> None:
-        """Count one answered request."""
-        counter = self._requests.get((seen.path, seen.status))
-        if counter is None:
-            counter = REQUESTS.labels(self.role, seen.path, str(seen.status))
-            self._requests[seen.path, seen.status] = counter
-        counter.inc()
-        pair = self._seconds.get(seen.path)
-        if pair is None:
-            pair = (
-                REQUEST_SECONDS.labels(self.role, seen.path),
-                FIRST_BYTE_SECONDS.labels(self.role, seen.path),
-            )
-            self._seconds[seen.path] = pair
-        pair[0].observe(seen.total_s)
-        if seen.first_byte_s is not None:
-            pair[1].observe(seen.first_byte_s)
+    def observe(self, path: str, status: int, total_s: float, first_byte_s: float | None) -> None:
+        """Count one answered request; `first_byte_s` is None if no byte of a body was sent."""
+        REQUESTS.labels(self.role, path, status).inc()
+        REQUEST_SECONDS.labels(self.role, path).observe(total_s)
+        if first_byte_s is not None:
+            FIRST_BYTE_SECONDS.labels(self.role, path).observe(first_byte_s)
 
     def rejected(self) -> None:
         """Count one request refused because no slot was free."""
