@@ -100,9 +100,7 @@ async def _give_up_at_hangup(receive: Any, call: Call) -> None:
 async def _carry_back(connection: Connection, scope: Any, send: Any) -> None:
     headers = end_to_end(connection.headers, NOT_RETURNED)
     await send({"type": "http.response.start", "status": connection.status, "headers": headers})
-    if (writer := direct_writer(scope)) is not None:
-        writer.on_pause = connection.pause
-        writer.on_resume = connection.resume
+    if (writer := direct_writer(scope, connection.pause, connection.resume)) is not None:
         connection.flow_to(writer.write)
         await connection.ended()
     else:
