@@ -320,7 +320,7 @@ class Connections:
         self._timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
         self._closed = False
-        self._tls = (tls or ssl.create_default_context()) if address.tls else None
+        self.tls = (tls or ssl.create_default_context()) if address.tls else None
 
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
         """Return a connection and whether it has served before.
@@ -373,8 +373,8 @@ class Connections:
                         Connection,
                         address.host,
                         address.port,
-                        ssl=self._tls,
-                        server_hostname=address.host if self._tls else None,
+                        ssl=self.tls,
+                        server_hostname=address.host if self.tls else None,
                     )
         except TimeoutError as exc:
             raise DeadlineError(

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from services.openai.errors import error_from, fault_of
-from services.openai.events import EVENT_STREAM, UNBUFFERED, chunk
+from services.openai.events import EVENT_STREAM, UNBUFFERED, chunk, is_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +41,8 @@ class Answer:
         if self.error is not None:
             return
         if message["type"] == "http.response.start":
-            self.streams = message["status"] == _OK and _is_stream(message)
+            is_stream = is_of(message["headers"], EVENT_STREAM.encode())
+            self.streams = message["status"] == _OK and is_stream
             if self.streams:
                 self._held = [{**message, "headers": [*message["headers"], *UNBUFFERED]}]
                 return
@@ -74,13 +75,6 @@ class Answer:
             return b"data: " + json.dumps({"error": fault}).encode() + b"\n\n"
         event = {**fault, "type": "error", "sequence_number": self._sent_events}
         return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
-
-
-def _is_stream(message: Any) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.startswith(EVENT_STREAM.encode())
-        for name, value in message["headers"]
-    )
 
 
 def _fault(event: bytes) -> ServiceError:

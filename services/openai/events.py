@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import uuid
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 EVENT_STREAM = "text/event-stream"
 
@@ -14,6 +18,13 @@ UNBUFFERED = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 def event(fields: dict[str, object]) -> bytes:
     """Return one server-sent event with `fields` as JSON."""
     return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+
+
+def is_of(headers: Iterable[tuple[bytes, bytes]], media_type: bytes) -> bool:
+    """Return whether the content type in `headers` begins with `media_type`."""
+    return any(
+        name.lower() == b"content-type" and value.startswith(media_type) for name, value in headers
+    )
 
 
 def stream_head(media_type: str) -> dict[str, object]:

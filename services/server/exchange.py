@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from services.errors import OverloadedError, ServiceError
 from services.openai.errors import INTERNAL_MESSAGE, error_response, normalise
+from services.openai.events import is_of
 from services.openai.hangup import ClientGoneError
 from services.racing import racing
 from services.server.body import Body
@@ -171,7 +172,7 @@ class Exchange(Visit):
         if self._body.fault is not None and message["status"] != 413:  # noqa: PLR2004
             raise self._body.fault  # an application swallowed it
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
-        if message["status"] >= _ERROR_FROM and not _is_audio(headers):
+        if message["status"] >= _ERROR_FROM and not is_of(headers, b"audio/"):
             self._held_start = message
             return
         await self._send_start(message["status"], headers)
@@ -213,9 +214,3 @@ class Exchange(Visit):
         self._held_start = None
         status, headers, body = error_response(error)
         await self._whole(status, headers, body)
-
-
-def _is_audio(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.startswith(b"audio/") for name, value in headers
-    )

@@ -109,7 +109,8 @@ _LABEL = r"[a-zA-Z_]\w*=\"(?:[^\"\\]|\\.)*\""
 # A sample may be followed by an exemplar (OpenMetrics), for which this format has no place.
 _SAMPLE = re.compile(
     r"(?P<name>[a-zA-Z_:][\w:]*)"
-    rf"(?:\{{(?P<labels>(?:{_LABEL},? *)*)\}})? +(?P<value>[^\s#]+)(?: +-?\d+)?"
+    rf"(?:\{{(?P<labels>(?:{_LABEL},? *)*)\}})? +"
+    r"(?P<value>[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|Inf|NaN))(?![^\s#])(?: +-?\d+)?"
 )
 _LABELS = re.compile(_LABEL)
 _SUFFIXES = ("_bucket", "_count", "_sum")
@@ -144,20 +145,12 @@ def _collect(text: str, backend: str | None, families: dict[str, _Family]) -> No
             declared = metadata["name"]
             family = families.setdefault(declared, _Family())
             family.metadata.setdefault(metadata["kind"], line)
-        elif (sample := _SAMPLE.match(line)) and _is_number(sample["value"]):
+        elif sample := _SAMPLE.match(line):
             name = sample["name"]
             if name in {declared, *(declared + suffix for suffix in _SUFFIXES)}:
                 name = declared
             told = _labelled(sample, backend) if backend else sample[0]
             families.setdefault(name, _Family()).samples.append(told)
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _labelled(sample: re.Match[str], backend: str) -> str:
