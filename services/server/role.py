@@ -20,7 +20,6 @@ import psutil
 from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.utils.circus import Arbiter
 
 from services import processes, settings
 from services.errors import ConfigurationError
@@ -131,9 +130,11 @@ def _refuse_at_the_end() -> None:
     It would hold them until the last worker has ended. Until then the kernel would accept
     connections that nobody reads, and clients would wait instead of asking elsewhere.
     """
+    from bentoml._internal.utils.circus import Arbiter  # noqa: PLC0415  no worker needs it
+
     stop = Arbiter.stop
 
-    def let_go(supervisor: Arbiter) -> Any:
+    def let_go(supervisor: Any) -> Any:
         supervisor.sockets.close_all()
         return stop(supervisor)
 
