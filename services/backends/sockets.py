@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.asyncio.client import connect
@@ -20,8 +18,8 @@ if TYPE_CHECKING:
 
     from websockets.asyncio.client import ClientConnection
 
-    from services.backends.address import Address
     from services.backends.backend import Backend
+    from services.backends.connection import Connections
     from services.backends.pools import Pool
 
 _MESSAGE_LIMIT_BYTES: Final = 64 << 20
@@ -86,7 +84,7 @@ async def _connection(backend: Backend, handshake: Handshake) -> ClientConnectio
             ping_interval=None,  # its timeout would end connections of clients that read slowly
             max_size=_MESSAGE_LIMIT_BYTES,
             max_queue=_HELD_FRAMES,
-            **_way(address),
+            **_way(backend.connections),
         )
     except TimeoutError as exc:
         raise DeadlineError(
@@ -109,12 +107,6 @@ class _Connect(connect):
         return exc
 
 
-def _way(address: Address) -> dict[str, Any]:
-    if address.path is not None:
-        return {"unix": True, "path": address.path}
-    return {"ssl": _tls()} if address.tls else {}
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+def _way(connections: Connections) -> dict[str, Any]:
+    path = connections.address.path
+    return {"ssl": connections.tls} if path is None else {"unix": True, "path": path}

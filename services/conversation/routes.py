@@ -16,7 +16,8 @@ from services.server.serving import Readiness, RoleApp
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from services.server.serving import Asgi
+    from starlette.types import ASGIApp
+
     from services.settings.sections import ConversationSettings
 
 _ALONE: Final = Readiness(
@@ -40,7 +41,7 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
             ("POST", "/detect"): document(texts.detect),
             ("GET", "/languages"): document(lambda _: texts.languages),
         }
-    sockets: dict[str, Asgi] = {}
+    sockets: dict[str, ASGIApp] = {}
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
         sockets[SOCKETS["conversation"]] = RealtimeConversations(pools, conversation)
         speech = SpeechTranslation(pools, conversation)

@@ -81,8 +81,7 @@ class RealtimeConversations:
         Raises:
             ServiceError: it cannot start, or cannot go on.
         """
-        await self._admission.acquire()
-        with self._admission.held():
+        async with self._admission.slot():
             caller = Caller(self._pools, scope["bentovox.request_id"])
             settings = await self._settings(caller, scope)
             offered = SUBPROTOCOL in scope.get("subprotocols", ())
