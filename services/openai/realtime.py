@@ -126,8 +126,11 @@ class TranscriptionFields(Fields):
     delay: object = None
 
 
+Eagerness = Literal["low", "medium", "high", "auto"]
+
+
 class TurnDetectionFields(Fields):
-    """`session.audio.input.turn_detection`; the last three are about answers in a conversation."""
+    """`session.audio.input.turn_detection`; the last four are about answers in a conversation."""
 
     type: str
     threshold: Threshold | None = None
@@ -136,6 +139,7 @@ class TurnDetectionFields(Fields):
     create_response: bool | None = None
     interrupt_response: bool | None = None
     idle_timeout_ms: int | None = None
+    eagerness: Eagerness | None = None
 
 
 class InputFields(Fields):

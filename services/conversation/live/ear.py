@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from websockets.exceptions import ConnectionClosed
 
+from services.conversation.live.settings import SEMANTIC
 from services.errors import BackendError, ServiceError
 from services.openai.errors import error_told
 from services.openai.paths import SOCKETS
@@ -39,6 +40,7 @@ HEARD: Final[dict[str, Any]] = {
 """`session.audio.input` of a session whose client has set nothing."""
 
 _SILENT: Final = "idle_timeout"
+_ANSWERING: Final = {"create_response", "interrupt_response", "idle_timeout_ms", "eagerness"}
 _OURS: Final = "ear"  # the id of our own events; a client's are passed on under its ids
 
 
@@ -91,8 +93,9 @@ class Ear:
         """
         if self._connection is None:
             await self._opened()
-        left = ("create_response", "interrupt_response", "idle_timeout_ms")
-        changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": set(left)})
+        changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": _ANSWERING})
+        if given.turn_detection is not None and given.turn_detection.type == SEMANTIC:
+            changes["turn_detection"] = HEARD["turn_detection"]
         if changes.get("transcription", ...) is None:  # off, for the client
             del changes["transcription"]
         await self._update(changes)

@@ -81,7 +81,9 @@ class Item:
     @property
     def text(self) -> str:
         """The text of a message; its parts are joined by line breaks."""
-        texts = (part.get("text") or part.get("transcript") for part in self.shown["content"])
+        texts = (
+            part.get("text") or part.get("transcript") for part in self.shown.get("content", ())
+        )
         return "\n".join(text for text in texts if text)
 
     @property

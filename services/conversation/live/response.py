@@ -11,6 +11,7 @@ from services.conversation.live.items import messages_of
 from services.conversation.live.output import FunctionCall, SpokenMessage, TextMessage
 from services.conversation.live.speaking import mouth
 from services.conversation.live.thinking import Called, Ended, Said, Used, think
+from services.conversation.speech_translation.listening import is_whole
 from services.conversation.speech_translation.stages import first_fault
 from services.errors import BackendError, ServiceError
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
@@ -48,8 +49,12 @@ class Response:
         *,
         in_conversation: bool = True,
         metadata: dict[str, str] | None = None,
+        patience_s: float = 0.0,
     ) -> None:
-        """Answer `given`, or else the conversation's `items`."""
+        """Answer `given`, or else the conversation's `items`.
+
+        If these end within a sentence, wait `patience_s` for the rest, which cancels this response.
+        """
         self.id = new_id("resp")
         self.ended = False
         self.in_conversation = in_conversation
@@ -57,6 +62,7 @@ class Response:
         self._items = items
         self._given = given
         self._metadata = metadata
+        self._patience_s = patience_s
         self._outputs: list[Output] = []
         self._calls: dict[int, FunctionCall] = {}
         self._message: TextMessage | None = None
@@ -154,6 +160,8 @@ class Response:
         answered = not messages or messages[-1]["role"] == "assistant"
         if answered and heard and not messages_of(heard[-1:]):
             return  # a noise was heard: there is nothing to say
+        if self._patience_s and heard and not is_whole(heard[-1].text):
+            await asyncio.sleep(self._patience_s)
         card = await caller.card("chat", model)
         thoughts = think(caller, card, self._answering, messages)
         if self._answering.modality == "text":

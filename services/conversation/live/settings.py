@@ -11,13 +11,17 @@ from services.openai.realtime import format_object
 if TYPE_CHECKING:
     from services.audio.formats import LiveFormat
     from services.openai.conversation import AnswerFields, Modality, OutputFields
-    from services.openai.realtime import InputFields
+    from services.openai.realtime import Eagerness, InputFields
 
 INSTRUCTIONS: Final = (
     "You are a friendly assistant in a spoken conversation. Your words are spoken aloud: answer in "
     "a few plain sentences, without lists or markup, in the language of the user."
 )
 """What a model is told where the client sets no instructions, as at OpenAI."""
+
+SEMANTIC: Final = "semantic_vad"
+_PATIENCE_S: Final[dict[Eagerness, float]] = {"low": 8.0, "medium": 4.0, "auto": 4.0, "high": 2.0}
+"""OpenAI's longest waits."""
 
 _IGNORED: Final = (
     "include", "parallel_tool_calls", "prompt", "reasoning", "tracing", "truncation",
@@ -92,25 +96,36 @@ class Hearing:
         told: whether the client wants to know what the user said.
         creates: whether the end of a turn begins a response.
         interrupts: whether speech ends a response.
+        eagerness: of `semantic_vad`; None with `server_vad`.
     """
 
     told: bool = False
     creates: bool = True
     interrupts: bool = True
+    eagerness: Eagerness | None = None
+
+    @property
+    def patience_s(self) -> float:
+        """How long a turn that ends within a sentence may be continued before it is answered."""
+        return 0.0 if self.eagerness is None else _PATIENCE_S[self.eagerness]
 
     def changed(self, given: InputFields) -> Hearing:
         """Return the settings with what the client's `session.audio.input` changes."""
-        new: dict[str, bool] = {}
+        new: dict[str, Any] = {}
         if "transcription" in given.model_fields_set:
             new["told"] = given.transcription is not None
         if (turns := given.turn_detection) is not None:
             new["creates"] = turns.create_response is not False
             new["interrupts"] = turns.interrupt_response is not False
+            semantic = turns.type == SEMANTIC
+            new["eagerness"] = (turns.eagerness or "auto") if semantic else None
         return replace(self, **new)
 
     def shown(self, heard: dict[str, Any]) -> dict[str, Any]:
         """Return `session.audio.input`, given that of the ear's session."""
         turns = heard["turn_detection"]
+        if turns and self.eagerness:
+            turns = {"type": SEMANTIC, "eagerness": self.eagerness}
         answering = {"create_response": self.creates, "interrupt_response": self.interrupts}
         return {
             **heard,

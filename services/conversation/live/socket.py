@@ -348,7 +348,10 @@ class _Talk(LiveSession):
         if not found or not self._settings.hearing.creates:
             return
         try:
-            await self._respond(Response(self._settings.answering, self._items))
+            patience_s = self._settings.hearing.patience_s
+            await self._respond(
+                Response(self._settings.answering, self._items, patience_s=patience_s)
+            )
         except ConflictError as error:
             await self.send(fault_event(error))
 

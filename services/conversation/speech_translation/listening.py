@@ -120,7 +120,7 @@ async def into_sentences(segments: AsyncIterator[Segment]) -> AsyncGenerator[Sen
             yield _sentence(number, part)
             number += 1
         open_ = last
-        if _is_whole(last):
+        if is_whole(last.text):
             yield _sentence(number, last)
             number, open_ = number + 1, None
     if open_ is not None:
@@ -135,8 +135,9 @@ def _joined(before: Segment, segment: Segment) -> Segment:
     return replace(before, end_s=segment.end_s, text=before.text + segment.text)
 
 
-def _is_whole(part: Segment) -> bool:
-    return part.text.rstrip().rstrip(_CLOSING).endswith(_ENDS)
+def is_whole(text: str) -> bool:
+    """Return whether a text ends where a sentence does."""
+    return text.rstrip().rstrip(_CLOSING).endswith(_ENDS)
 
 
 def _parts(joined: Segment) -> Iterator[Segment]:

@@ -36,7 +36,7 @@ _CLIENTS_COMMIT: Final = ("gpt-realtime-whisper", "gpt-live-transcribe")
 """Models for which OpenAI detects no turns; LiveKit and Pipecat then send no `turn_detection`."""
 
 _AT: Final = "session.audio.input"
-_ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms")
+_ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms", "eagerness")
 
 
 class AudioFields(Fields):

@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 from services.audio.live import LiveDecoder
 from services.conversation.live import items as kept
 from services.conversation.live.items import Clause, Item, Items, messages_of
+from services.conversation.speech_translation.listening import is_whole
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from tests.fakes.transcription_engine import _characters
 from tests.live_app import spoken, until
@@ -225,6 +226,29 @@ async def test_turns_may_wait_for_the_clients_response_create(rig: Any) -> None:
         await talk.say("response.create")
         assert told(await talk.until("response.done"), "output_text").strip() == "hello"
     assert len(one.chat.asked) == 1
+
+
+async def test_semantic_vad_waits_for_the_rest_of_a_sentence(rig: Any) -> None:
+    one = await rig()
+    turns = {"type": "semantic_vad", "eagerness": "low"}
+    async with one.talk(**TEXT) as talk:
+        session = {"type": "realtime", "audio": {"input": {"turn_detection": turns}}}
+        await talk.say("session.update", session=session)
+        shown = (await talk.event("session.updated"))["session"]["audio"]["input"]
+        assert shown["turn_detection"].items() >= turns.items()
+        await talk.speak(spoken("hello"))
+        await talk.until("response.created")
+        await talk.speak(spoken("there"))
+        events = await talk.until("response.done")
+        assert done(events)["status_details"]["reason"] == "turn_detected"
+        assert one.chat.asked == []
+        await talk.until("response.created")
+        await talk.say("response.cancel")
+        await talk.until("response.done")
+    # What ends with a mark is answered at once; so the fake ear's words would wait for seconds.
+    assert is_whole("Hello there.")
+    assert is_whole("\u4f60\u597d\u3002")
+    assert not is_whole("Hello, I wanted to")
 
 
 async def test_a_noise_is_not_answered(rig: Any) -> None:
@@ -471,7 +495,7 @@ async def test_what_does_not_fit_the_context_is_forgotten(rig: Any) -> None:
             "session.audio.output.format.type",
         ),
         (
-            {"audio": {"input": {"turn_detection": {"type": "semantic_vad"}}}},
+            {"audio": {"input": {"turn_detection": {"type": "telepathy"}}}},
             "session.audio.input.turn_detection.type",
         ),
         (
