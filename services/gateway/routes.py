@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from services.backends.pools import Pools
-from services.gateway import cors
 from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
@@ -59,5 +58,4 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         callers=Callers(tuple(gateway.cors_origins), keyed=bool(keys)),
         guard=guard,
         metrics=metrics,
-        outer=cors.allowing(gateway.cors_origins),
     )

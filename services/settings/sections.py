@@ -47,7 +47,7 @@ class RoleSettings(Section):
         30, gt=0, description="Longest wait for a slot, in seconds; then 429."
     )
     body_limit_mib: float = Field(
-        8, gt=0, description="Largest request body, in MiB; a larger one gets 413."
+        36, gt=0, description="Largest request body or upload, in MiB; a larger one gets 413."
     )
     body_memory_mib: float = Field(
         512, gt=0, description="Memory for the bodies of all requests together, in MiB; then 429."
@@ -78,6 +78,9 @@ class EngineSettings(RoleSettings):
 class ChatSettings(EngineSettings):
     """The chat role: vLLM's OpenAI server, mounted in process."""
 
+    body_limit_mib: float = Field(
+        8, gt=0, description="Largest request body, in MiB; a larger one gets 413."
+    )
     model: str = Field(
         "bentovox-demo",
         description="A model directory, a Hugging Face id, or `bentovox-demo`, which is included.",
@@ -252,9 +255,6 @@ class VllmOmniSettings(Section):
 class SpeechSettings(ChosenEngineSettings):
     """The speech role."""
 
-    body_limit_mib: float = Field(
-        36, gt=0, description="Largest request body or upload, MiB; above it 413."
-    )
     engine: str = Field(
         "espeak",
         description="The engine: espeak (embedded, no download), kokoro (natural voices on a CPU), "
@@ -311,7 +311,6 @@ class TranscriptionSettings(ChosenEngineSettings):
         32, ge=1, description="Recordings, and live sessions in which somebody speaks, at once."
     )
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot; past them 429.")
-    body_limit_mib: float = Field(36, gt=0, description="Largest upload, MiB; above it 413.")
     engine: str = Field("faster_whisper", description="The engine: faster_whisper.")
     models: list[str] = Field(
         list(TRANSCRIPTION_MODELS),
@@ -400,9 +399,6 @@ class ConversationSettings(AskingSettings):
 
     slots: int = Field(16, ge=1, description="POST /translate and /detect served at the same time.")
     queue: int = Field(64, ge=0, description="Those that may wait for a slot; more get 429.")
-    body_limit_mib: float = Field(
-        36, gt=0, description="Largest request body or recording, in MiB; a larger one gets 413."
-    )
     translation: TranslationSettings = TranslationSettings()
 
 
@@ -411,9 +407,6 @@ class GatewaySettings(AskingSettings):
 
     slots: int = Field(512, ge=1, description="Requests served at the same time.")
     queue: int = Field(512, ge=0, description="Requests that may wait for a slot; more get 429.")
-    body_limit_mib: float = Field(
-        36, gt=0, description="Largest request body or upload, MiB; above it 413."
-    )
     json_limit_mib: float = Field(
         16,
         gt=0,
