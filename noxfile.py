@@ -124,7 +124,6 @@ VERBS = {
     "plan": "Show which images a change touches, and why: `-- --base main`.",
     "layers": "Show an image's layers and check them: `-- bentovox/chat:cpu`.",
     "tags": "Show an image's tags, or add them to it: `-- chat --platform cuda13`.",
-    "prepull": "Pull what bases are made from, with retries: `-- --platform cuda13`.",
     "engine": "Start a throw-away docker engine where none is installed: `-- start`.",
 }
 # The settings of pip's that uv must share, so that it reaches what `pip install nox uv` reached.
