@@ -17,7 +17,6 @@ VERBS: Final = {
     "engine": ("ci.engine.command", "a throw-away docker engine, where none is installed"),
     "base": ("ci.base", "build the shared bases, pin their digests"),
     "image": ("ci.image", "build a bento and its image"),
-    "test-image": ("ci.test_image", "run an image as it will be run, and look at what it does"),
     "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),
     "tags": ("ci.tags", "the tags that an image gets"),
     "prepull": ("ci.prepull", "pull what a platform's bases are made from, and try again"),

@@ -50,6 +50,7 @@ _OF_ALL: Final = (
     ".github/workflows/_image.yml",
     ".github/workflows/images.yml",
     ".github/workflows/publish.yml",
+    "tests/container.py",
     "tests/images/",
 )
 _COSYVOICE: Final = "ci/cosyvoice/"

@@ -134,35 +134,31 @@ class HubModel:
     @contextmanager
     def _watched(self, tell: Callable[[str], None]) -> Iterator[None]:
         """Report a download's progress, instead of progress bars."""
-        from huggingface_hub import HfApi, try_to_load_from_cache, utils  # noqa: PLC0415  heavy
+        from huggingface_hub import HfApi, utils  # noqa: PLC0415  heavy
 
         info = HfApi().model_info(self.repository, revision=self.revision, files_metadata=True)
-        total = 0
-        for file in info.siblings or ():
-            here = try_to_load_from_cache(
-                self.repository, file.rfilename, cache_dir=self.cache, revision=str(info.sha)
-            )
-            if not here and any(fnmatch(file.rfilename, pattern) for pattern in self.wanted):
-                total += file.size or 0
+        total = sum(
+            file.size or 0
+            for file in info.siblings or ()
+            if any(fnmatch(file.rfilename, pattern) for pattern in self.wanted)
+        )
         log.info(
-            "%s at %s is commit %s: %.0f MB to download",
+            "%s at %s is commit %s: %.0f MB",
             *(self.repository, self.revision, info.sha, total / 1e6),
         )
         blobs = self.cache / f"models--{self.repository.replace('/', '--')}" / "blobs"
-        before = _bytes_in(blobs)
         done = threading.Event()
 
         def watch() -> None:
             logged = time.monotonic()
             while not done.wait(_WATCH_S):
-                here = _bytes_in(blobs) - before
-                share = f"{100 * here // total} %" if total else f"{here / 1e6:.0f} MB"
+                # What is there of other revisions counts, too.
+                share = f"{min(100 * _bytes_in(blobs) // max(total, 1), 99)} %"
                 tell(f"downloading {self.repository} {share}")
                 if time.monotonic() - logged >= _LOG_S:
                     logged = time.monotonic()
                     log.info("downloading %s: %s", self.repository, share)
 
-        had_bars = not utils.are_progress_bars_disabled()
         utils.disable_progress_bars()
         thread = threading.Thread(target=watch, name="download-progress", daemon=True)
         thread.start()
@@ -171,8 +167,6 @@ class HubModel:
         finally:
             done.set()
             thread.join()
-            if had_bars:
-                utils.enable_progress_bars()
 
 
 def _bytes_in(folder: Path) -> int:

@@ -13,7 +13,6 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
 from services.openai.paths import SOCKETS
 from services.server.admission import Limits
@@ -22,6 +21,7 @@ from services.server.shell import Shell
 from services.speech.engines.protocol import SynthesisRequest
 from services.speech.engines.registry import create_engine
 from tests.hearing_app import live_socket, said
+from tests.sounds import to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -9,12 +9,15 @@ tracing costs 1.5 ms per stream (docs/decisions/0002). It gets the application f
 from __future__ import annotations
 
 import errno
+import functools
+import os
 import resource
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+import psutil
 from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -44,6 +47,7 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
     def to_asgi(self, is_main: bool = True) -> ASGIApp:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
         processes.end_with_parent()  # so that no worker outlives its supervisor
+        _close_others_ports()
         shell = self.shell(super().to_asgi(is_main=is_main), access=is_main)
         return shell.app.callers.around(shell)
 
@@ -88,6 +92,7 @@ def preflight(*checks: Callable[[], str]) -> None:
     try:
         settings.settings()
         _check_port()
+        _refuse_at_the_end()
         for check in checks:
             sys.stderr.write(f"bentovox: {check()}\n")
     except ConfigurationError as error:
@@ -120,3 +125,30 @@ def _check_port() -> None:
                     "with --port."
                 ) from exc
             raise ConfigurationError(f"cannot listen on {host}:{port}: {exc.strerror}.") from exc
+
+
+@functools.cache
+def _refuse_at_the_end() -> None:
+    """Have BentoML's supervisor close its listening sockets once it is told to end.
+
+    It would hold them until the last worker has ended. Until then the kernel would accept
+    connections that nobody reads, and clients would wait instead of asking elsewhere.
+    """
+    from bentoml._internal.utils.circus import Arbiter  # noqa: PLC0415  no worker needs it
+
+    stop = Arbiter.stop
+
+    def let_go(supervisor: Any) -> Any:
+        supervisor.sockets.close_all()
+        return stop(supervisor)
+
+    Arbiter.stop = let_go
+
+
+def _close_others_ports() -> None:
+    """Close the ports of the other services, which a worker of BentoML's inherits with its own."""
+    if "--fd" in sys.argv:
+        own = int(sys.argv[sys.argv.index("--fd") + 1])
+        for one in psutil.Process().net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.fd != own:
+                os.close(one.fd)

@@ -152,19 +152,42 @@ class ChatSettings(EngineSettings):
     )
 
 
-class CosyVoiceSettings(Section):
-    """The engine `cosyvoice`: upstream's models in this process."""
+class ChosenEngineSettings(EngineSettings):
+    """The settings of a role with several engines; each has a section of its name, if any."""
 
-    model: str = Field(
-        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
-        description="A model directory, or an id on Hugging Face.",
-    )
+    engine: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the options of the chosen engine's constructor."""
+        section = getattr(self, self.engine, None)
+        if not isinstance(section, Section):
+            return {}
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in section
+        }
+
+
+class HubModelSettings(Section):
+    """A model in this process, from a directory or from Hugging Face."""
+
+    model: str
     revision: str = Field(
         "",
         description="Commit, tag or branch; empty: the pinned commit, or the main branch of what "
         "is not pinned. The log says which commit was taken: set it here to pin it.",
     )
     cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
+
+
+class CosyVoiceSettings(HubModelSettings):
+    """The engine `cosyvoice`: upstream's models in this process."""
+
+    model: str = Field(
+        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
+        description="A model directory, or an id on Hugging Face.",
+    )
     code: str = Field(
         "",
         description="Upstream's code, as `python -m ci cosyvoice` brings it; empty: "
@@ -184,7 +207,7 @@ class CosyVoiceSettings(Section):
     )
 
 
-class KokoroSettings(Section):
+class KokoroSettings(HubModelSettings):
     """The engine `kokoro`: Kokoro-82M on onnxruntime, on CPUs."""
 
     model: str = Field(
@@ -196,8 +219,6 @@ class KokoroSettings(Section):
         description="The graph in it: another precision is another file. A directory may have a "
         "model.onnx instead.",
     )
-    revision: str = Field("", description="Commit, tag or branch; empty: the pinned commit.")
-    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one a core.")
 
 
@@ -231,7 +252,7 @@ class VllmOmniSettings(Section):
     timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
 
 
-class SpeechSettings(EngineSettings):
+class SpeechSettings(ChosenEngineSettings):
     """The speech role."""
 
     engine: str = Field(
@@ -261,19 +282,8 @@ class SpeechSettings(EngineSettings):
     kokoro: KokoroSettings = KokoroSettings()
     vllm_omni: VllmOmniSettings = VllmOmniSettings()
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the options of the chosen engine's constructor, besides the voices."""
-        section = getattr(self, self.engine, None)
-        if not isinstance(section, Section):
-            return {}
-        return {
-            name: value.get_secret_value() if isinstance(value, SecretStr) else value
-            for name, value in section
-        }
 
-
-class FasterWhisperSettings(Section):
+class FasterWhisperSettings(HubModelSettings):
     """The engine `faster_whisper`: Whisper's models on CTranslate2."""
 
     model: str = Field(
@@ -281,8 +291,6 @@ class FasterWhisperSettings(Section):
         description="A size that faster-whisper names (tiny, small, large-v3-turbo), a Hugging "
         "Face id, or a directory with a CTranslate2 model.",
     )
-    revision: str = Field("", description="Commit or tag of the model on the hub; empty: main.")
-    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where it computes; auto takes a GPU when there is one."
     )
@@ -296,7 +304,7 @@ class FasterWhisperSettings(Section):
     beam_size: int = Field(5, ge=1, description="Hypotheses kept in decoding; 1: greedy, faster.")
 
 
-class TranscriptionSettings(EngineSettings):
+class TranscriptionSettings(ChosenEngineSettings):
     """The transcription role: files and live speech to text."""
 
     slots: int = Field(
@@ -310,12 +318,6 @@ class TranscriptionSettings(EngineSettings):
     )
     max_hours: float = Field(6, gt=0, description="Longest recording, hours; above it 413.")
     faster_whisper: FasterWhisperSettings = FasterWhisperSettings()
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the options of the chosen engine's constructor."""
-        section = getattr(self, self.engine, None)
-        return dict(section) if isinstance(section, Section) else {}
 
 
 class AskingSettings(RoleSettings):

@@ -23,7 +23,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import parser
-from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import routes as conversation
 from services.gateway import routes as gateway
@@ -59,6 +58,7 @@ from tests.docs.pages import ROOT
 from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import hearing_handlers, live_socket, recording, said
+from tests.sounds import to_bytes
 from tests.speech_app import RECORDING, models_of, speakers_of, untold
 from tests.translating_app import TranslatingChat
 

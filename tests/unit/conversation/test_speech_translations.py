@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.formats import FORMATS, MEDIA_TYPES
+from services.audio.formats import MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
@@ -28,6 +28,7 @@ from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import hearing_app, recording, said
+from tests.sounds import FORMATS
 from tests.speech_app import RECORDING, app_of, ready, shelled
 from tests.translating_app import TranslatingChat, text_of
 

@@ -84,8 +84,6 @@ class Plain(FakeEngine):
         ("instructions", SynthesisRequest("a", "alloy", instructions="softly")),
         ("seed", SynthesisRequest("a", "alloy", seed=0)),
         ("language", SynthesisRequest("a", "alloy", language="en")),
-        ("speed", SynthesisRequest("a", "alloy", speed=1.5)),
-        ("input", SynthesisRequest(words(), "alloy")),
         (
             "ref_audio",
             SynthesisRequest(
