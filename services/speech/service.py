@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from services.engines import create
 from services.openai.models import Models
 from services.openai.paths import SOCKETS
 from services.server import telemetry
@@ -18,7 +19,6 @@ from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.speech import routes
 from services.speech.built_in import BuiltInVoices
-from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
@@ -36,7 +36,8 @@ _KOKORO: Final = "made by Kokoro-82M (Apache-2.0)"
 
 
 def _engine(speech: SpeechSettings) -> SpeechEngine:
-    return create_engine(speech.engine, voices=speech.voices, **speech.options)
+    engine: SpeechEngine = create("speech", speech.engine, voices=speech.voices, **speech.options)
+    return engine
 
 
 def _chosen() -> str:
@@ -56,7 +57,7 @@ def build() -> RoleApp:
     engine = _engine(speech)
     store = VoiceStore(Path(speech.store).expanduser())
     built_in = BuiltInVoices(
-        lambda: create_engine("kokoro", **dict(speech.kokoro)), _KOKORO, store, speech.voices
+        lambda: create("speech", "kokoro", **dict(speech.kokoro)), _KOKORO, store, speech.voices
     )
     speakers = Speakers(engine, store, speech.voices, speech.ref_audio, built_in)
     metrics = telemetry.RoleMetrics("speech")

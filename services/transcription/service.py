@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from services.engines import create
 from services.openai.models import Models
 from services.openai.paths import SOCKETS
 from services.server import telemetry
@@ -18,7 +19,6 @@ from services.server.role import role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.transcription import routes
-from services.transcription.engines.registry import create_engine
 from services.transcription.realtime import RealtimeSocket
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 def _engine() -> TranscriptionEngine:
     transcription = settings().transcription
-    return create_engine(transcription.engine, **transcription.options)
+    engine: TranscriptionEngine = create(
+        "transcription", transcription.engine, **transcription.options
+    )
+    return engine
 
 
 def _chosen() -> str:
