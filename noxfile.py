@@ -116,7 +116,7 @@ LOCKED = {
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
 WITH_CLIENTS = "tests/clients"
-BESIDE = ("tests/unit", "tests/docs")  # what needs one core, for the second lane
+WITH_SERVERS = ("tests/clients", "tests/e2e", "tests/gpu", "tests/hostile")
 # Sessions that run a verb of `python -m ci` with the arguments after `--`; try `-- --help`.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
@@ -171,13 +171,19 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite: unit, integration, CosyVoice, contract, end to end, clients, images."""
     lanes = [[Run("dev", chosen(session, "tests"))]]
     if not names_tests(session):
-        apart = ("tests/cosyvoice", *BESIDE, *WITH_DOCKER)
-        lanes[0][0].arguments.extend(f"--ignore={folder}" for folder in apart)
+        apart = [
+            f"--ignore={folder}" for folder in ("tests/cosyvoice", *WITH_SERVERS, *WITH_DOCKER)
+        ]
         by_sdk = ("tests/contract", "--ignore=tests/contract/test_openapi.py")  # which has no SDK
-        beside = [Run("dev", [*WITH_DOCKER, *session.posargs])]  # much of it is waiting
-        beside += [*with_cosyvoice(session), Run("openai-2", [*by_sdk, *session.posargs])]
-        beside.append(Run("dev", [*BESIDE, *session.posargs]))
-        lanes.append(beside)
+        lanes = [
+            [Run("dev", [*WITH_SERVERS, *session.posargs])],  # half of the time, and one core
+            [
+                Run("dev", [*WITH_DOCKER, *session.posargs]),
+                *with_cosyvoice(session),
+                Run("openai-2", [*by_sdk, *session.posargs]),
+                Run("dev", ["tests", *apart, *session.posargs]),
+            ],
+        ]
     where = {**uv_variables(), **pythons(session), **clients_there(session)}
     pytest(session, *lanes, **where)
 
