@@ -17,11 +17,21 @@ from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
 from services.server.serving import Readiness, RoleApp
+from services.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from services.settings.sections import GatewaySettings
+
+
+def who_is_let_in() -> str:
+    """Return a line about the API keys of the settings in force.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
+    return Keys.from_settings(settings().gateway).summary()
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:

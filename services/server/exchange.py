@@ -47,7 +47,7 @@ class Exchange(Visit):
 
     async def run(self) -> None:
         """Answer the request; never raises, except when cancelled."""
-        with self.observed(self.scope["method"]) as self._ignored:
+        with self:
             try:
                 await self._answer()
             except ClientGoneError:

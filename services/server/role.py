@@ -16,6 +16,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+import bentoml
 import click
 import psutil
 from _bentoml_sdk import Service
@@ -39,10 +40,7 @@ _FILES = 65_536
 
 
 class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy is shown
-    """A BentoML service, served by a `Shell` around its `inner.build()`.
-
-    `inner` is a class with a static method `build() -> RoleApp`, called in the worker process.
-    """
+    """A BentoML service, served by a `Shell` around its `inner.build()`; see `role`."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
@@ -68,8 +66,21 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
         return Shell(build(**parts), bento, strict=chosen.strict, hosts=chosen.hosts)
 
 
-def role(inner: type[Any], *, name: str) -> Role:
-    """Return the role's service."""
+def role(
+    name: str, build: Callable[..., RoleApp], *checks: Callable[[], str], **others: Role
+) -> Role:
+    """Return a role's service.
+
+    Args:
+        name: of the service.
+        build: returns the role's application; called in the worker process.
+        checks: what `preflight` runs before any process starts.
+        others: the services that are started beside it.
+    """
+    members: dict[str, Any] = {key: bentoml.depends(other) for key, other in others.items()}
+    members["build"] = staticmethod(build)
+    members["check"] = bentoml.on_deployment(functools.partial(preflight, *checks))
+    inner = type(name, (), {"__doc__": build.__doc__, **members})
     # With no distribution, BentoML installs no compiler; a bentofile names the base image.
     image = Image(base_image="scratch", distro="none")
     # One worker: admission and engine state belong to one process. Scale with containers.
@@ -87,7 +98,7 @@ def preflight(*checks: Callable[[], str]) -> None:
 
     If one fails, exit with a one-line error and a non-zero code.
 
-    For `@bentoml.on_deployment`: a worker that fails at start would be restarted for ever.
+    A worker that fails at start would be restarted for ever.
     """
     try:
         settings.settings()

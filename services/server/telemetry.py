@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 # BentoML has every process write each number to shared files, so that workers can answer for each
 # other. A role of ours has one worker, and vLLM updates several numbers per token. This must happen
@@ -64,6 +65,14 @@ HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["r
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+Labelled = TypeVar("Labelled", Counter, Histogram)
+
+
+@cache
+def _of(metric: Labelled, *labels: object) -> Labelled:
+    """Return a metric's child; looking it up in the library takes longer than to count."""
+    return metric.labels(*labels)
+
 
 class RoleMetrics:
     """One role's metrics."""
@@ -76,10 +85,10 @@ class RoleMetrics:
 
     def observe(self, path: str, status: int, total_s: float, first_byte_s: float | None) -> None:
         """Count one answered request; `first_byte_s` is None if no byte of a body was sent."""
-        REQUESTS.labels(self.role, path, status).inc()
-        REQUEST_SECONDS.labels(self.role, path).observe(total_s)
+        _of(REQUESTS, self.role, path, status).inc()
+        _of(REQUEST_SECONDS, self.role, path).observe(total_s)
         if first_byte_s is not None:
-            FIRST_BYTE_SECONDS.labels(self.role, path).observe(first_byte_s)
+            _of(FIRST_BYTE_SECONDS, self.role, path).observe(first_byte_s)
 
     def rejected(self) -> None:
         """Count one request refused because no slot was free."""

@@ -6,7 +6,6 @@ import logging
 import re
 import time
 import uuid
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from services.openai import reading
@@ -14,11 +13,8 @@ from services.server.logging import request_id_var
 from services.server.serving import ALIVE, METRICS, READY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from starlette.types import Receive, Scope, Send
 
-    from services.openai.reading import Ignored
     from services.server.serving import Serving
 
 access_log = logging.getLogger("bentovox.access")
@@ -30,7 +26,7 @@ _GONE: Final = 499
 
 
 class Visit:
-    """A request or a WebSocket, from its arrival to its end."""
+    """A request or a WebSocket; entered when it arrives, and left when it ends."""
 
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         self.shell = shell
@@ -43,24 +39,20 @@ class Visit:
         self._first_byte: float | None = None
         self._status = 0
 
-    @contextmanager
-    def observed(self, method: str) -> Iterator[Ignored]:
-        """Collect the ignored fields during the block; count and log the visit after it."""
-        token = request_id_var.set(self.request_id)
-        try:
-            yield reading.watch(strict=self.shell.strict)
-        finally:
-            self._observe(method)
-            request_id_var.reset(token)
+    def __enter__(self) -> None:
+        self._token = request_id_var.set(self.request_id)
+        self._ignored = reading.watch(strict=self.shell.strict)
 
-    def _observe(self, method: str) -> None:
+    def __exit__(self, *_: object) -> None:
         total_s = time.perf_counter() - self._began
         first_byte_s = None if self._first_byte is None else self._first_byte - self._began
         status = self._status or _GONE
         self.shell.metrics.observe(self._label, status, total_s, first_byte_s)
         if access_log.isEnabledFor(logging.INFO) and self._label not in _QUIET:
+            method = self.scope.get("method", "WS")
             path = self.scope.get("raw_path", b"-").decode("ascii", "replace")
             access_log.info("%s %s %d %.1fms", method, path, status, total_s * 1000)
+        request_id_var.reset(self._token)
 
 
 def _request_id(scope: Scope) -> bytes:

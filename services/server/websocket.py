@@ -106,7 +106,7 @@ class WebSocket(Visit):
 
     async def run(self) -> None:
         """Serve the connection to its end; never raises, except when cancelled."""
-        with self.observed("WS"), suppress(HungUpError):
+        with self, suppress(HungUpError):
             await self._serve()
 
     async def _serve(self) -> None:

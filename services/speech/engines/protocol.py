@@ -115,7 +115,7 @@ class SpeechEngine(Protocol):
     """Makes speech; nothing heavy is imported before its constructor runs.
 
     Attributes:
-        name: the engine's name in the registry.
+        name: the engine's name in `services.engines`.
         models: the model names that it answers to, its own first.
         sample_rate_hz: of every frame; known once it has started.
         capabilities: what it can do beyond speaking a text with a voice; likewise.

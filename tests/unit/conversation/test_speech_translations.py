@@ -16,12 +16,12 @@ from services.audio.formats import MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
+from services.engines import create
 from services.openai.hangup import ClientGoneError
 from services.settings.sections import (
     ConversationSettings,
     TranslationSettings,
 )
-from services.speech.engines.registry import create_engine
 from services.speech.voices import VoiceStore
 from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
@@ -227,7 +227,7 @@ async def test_an_engine_without_languages_goes_by_the_text(rig: Any) -> None:
 
 
 async def test_the_default_engine_speaks_the_target_language(rig: Any) -> None:
-    espeak = create_engine("espeak")
+    espeak = create("speech", "espeak")
     await espeak.start()
     asked: list[Any] = []
     inner = espeak.synthesise
