@@ -249,12 +249,14 @@ class Items:
         return self._items[place - 1].id if place else None
 
     def remove(self, id_: str) -> None:
-        """Remove an item.
+        """Remove an item; who waits for its text waits no more.
 
         Raises:
             NotFoundError: there is no such item.
         """
-        self._items.remove(self.find(id_))
+        item = self.find(id_)
+        self._items.remove(item)
+        item.heard.set()
 
     def surplus(self) -> list[Item]:
         """Remove and return the oldest items, as many as there are too many."""
@@ -264,6 +266,8 @@ class Items:
             size -= self._items[count].size
             count += 1
         gone, self._items = self._items[:count], self._items[count:]
+        for item in gone:
+            item.heard.set()
         return gone
 
 

@@ -228,6 +228,20 @@ async def test_turns_may_wait_for_the_clients_response_create(rig: Any) -> None:
     assert len(one.chat.asked) == 1
 
 
+async def test_nobody_waits_for_a_turn_that_is_deleted(rig: Any) -> None:
+    one = await rig()
+    one.ear.delay_s = 30
+    async with one.talk(audio=MANUAL, **TEXT) as talk:
+        await add(talk, message("hi"))
+        await talk.append(spoken("never mind"))
+        await talk.say("input_audio_buffer.commit")
+        events = await talk.until("conversation.item.done")
+        await talk.say("response.create")
+        await talk.event("response.created")
+        await talk.say("conversation.item.delete", item_id=events[-1]["item"]["id"])
+        assert told(await talk.until("response.done"), "output_text") == "hi"
+
+
 async def test_semantic_vad_waits_for_the_rest_of_a_sentence(rig: Any) -> None:
     one = await rig()
     turns = {"type": "semantic_vad", "eagerness": "low"}
