@@ -131,14 +131,10 @@ class Response:
         try:
             await self._send(server_event("response.created", response=self.shown()))
             await self._answer(caller, model)
-        except HungUpError:
-            return  # the session ends
-        except ServiceError as error:
-            await self._fail(error)
         except Exception as error:
             cause = first_fault(error) if isinstance(error, ExceptionGroup) else error
             if isinstance(cause, HungUpError):
-                return
+                return  # the session ends
             if not isinstance(cause, ServiceError):
                 log.exception("a response of a conversation broke off")
                 cause = BackendError(INTERNAL_MESSAGE, code="internal_error")
