@@ -1,1 +1,1 @@
-"""What needs several engines: translates texts and speech by calling the other roles."""
+"""What needs several engines: translations and live conversations, by calling the other roles."""

@@ -30,7 +30,7 @@ def _check() -> str:
 
 
 def build() -> RoleApp:
-    """Return translation of texts and speech with chat, speech and transcription."""
+    """Return translation and live conversation with chat, speech and transcription."""
     return routes.build(settings().conversation, _urls())
 
 
