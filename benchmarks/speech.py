@@ -16,11 +16,11 @@ _TIMES = 40
 
 _BARE = """
 import asyncio, statistics, sys, time
-from services.speech.engines.registry import create_engine
+from services.engines import create
 from services.speech.engines.protocol import SynthesisRequest
 text, times = sys.argv[1], int(sys.argv[2])
 async def main():
-    engine = create_engine("espeak")
+    engine = create("speech", "espeak")
     await engine.start()
     seen = []
     for _ in range(times):

@@ -18,12 +18,12 @@ import numpy as np
 
 from benchmarks.peers import turns
 from benchmarks.streams import at_once
+from services.engines import create
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     GuessRequest,
     TranscriptionRequest,
 )
-from services.transcription.engines.registry import create_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ class Ours:
     def __init__(self, folder: str) -> None:
         """Start it and wait until it has its model."""
         self._loop = asyncio.Runner()
-        self._engine = create_engine("faster_whisper", model=folder, device="cpu")
+        self._engine = create("transcription", "faster_whisper", model=folder, device="cpu")
         self._loop.run(self._start())
 
     async def _start(self) -> None:
