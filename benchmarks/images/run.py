@@ -63,7 +63,7 @@ class Run:
             Layer(described(one), one.number <= image.shared, one.raw_bytes, one.compressed_bytes)
             for one in image.layers
         ]
-        failed = [verdict.gate for verdict in judge(look) if verdict.faults]
+        failed = [gate for gate, faults in judge(look).items() if faults]
         lost = sum(waste.bytes for waste in look.waste)
         self._into.sizes[self._way.name] = Size(layers, lost, failed)
         return look
