@@ -8,13 +8,12 @@ segment is known.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from services.audio.decode import Decoding
 from services.openai.documents import of_models
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
-from services.openai.paths import ROUTES
 from services.openai.transcription import TranscriptionFields, TranslationFields
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from services.openai.transcription import AudioFields
     from services.settings.sections import TranscriptionSettings
     from services.transcription.engines.protocol import TranscriptionEngine
-
-ADMITTED: Final = frozenset(path for _, path in ROUTES["transcription"])
-"""The paths on which a request makes the engine work."""
 
 
 def handlers_of(
