@@ -116,7 +116,7 @@ LOCKED = {
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
 WITH_CLIENTS = "tests/clients"
-BESIDE = ("tests/unit", "tests/docs")  # what needs one core, for the second lane
+WITH_SERVERS = ("tests/clients", "tests/e2e", "tests/gpu", "tests/hostile")
 # Sessions that run a verb of `python -m ci` with the arguments after `--`; try `-- --help`.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
@@ -124,7 +124,6 @@ VERBS = {
     "plan": "Show which images a change touches, and why: `-- --base main`.",
     "layers": "Show an image's layers and check them: `-- bentovox/chat:cpu`.",
     "tags": "Show an image's tags, or add them to it: `-- chat --platform cuda13`.",
-    "prepull": "Pull what bases are made from, with retries: `-- --platform cuda13`.",
     "engine": "Start a throw-away docker engine where none is installed: `-- start`.",
 }
 # The settings of pip's that uv must share, so that it reaches what `pip install nox uv` reached.
@@ -172,13 +171,19 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite: unit, integration, CosyVoice, contract, end to end, clients, images."""
     lanes = [[Run("dev", chosen(session, "tests"))]]
     if not names_tests(session):
-        apart = ("tests/cosyvoice", *BESIDE, *WITH_DOCKER)
-        lanes[0][0].arguments.extend(f"--ignore={folder}" for folder in apart)
+        apart = [
+            f"--ignore={folder}" for folder in ("tests/cosyvoice", *WITH_SERVERS, *WITH_DOCKER)
+        ]
         by_sdk = ("tests/contract", "--ignore=tests/contract/test_openapi.py")  # which has no SDK
-        beside = [Run("dev", [*WITH_DOCKER, *session.posargs])]  # much of it is waiting
-        beside += [*with_cosyvoice(session), Run("openai-2", [*by_sdk, *session.posargs])]
-        beside.append(Run("dev", [*BESIDE, *session.posargs]))
-        lanes.append(beside)
+        lanes = [
+            [Run("dev", [*WITH_SERVERS, *session.posargs])],  # half of the time, and one core
+            [
+                Run("dev", [*WITH_DOCKER, *session.posargs]),
+                *with_cosyvoice(session),
+                Run("openai-2", [*by_sdk, *session.posargs]),
+                Run("dev", ["tests", *apart, *session.posargs]),
+            ],
+        ]
     where = {**uv_variables(), **pythons(session), **clients_there(session)}
     pytest(session, *lanes, **where)
 

@@ -67,12 +67,6 @@ class Base:
         return self.platform.reference if self.has_torch else self.platform.plain_reference
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Return the images that a build of it reads."""
-        devel = [self.platform.devel_reference] if self.has_torch and self.platform.cuda else []
-        return (self.platform_image, *devel)
-
-    @property
     def folder(self) -> Path:
         """Return where it is built."""
         return BUILT / f"base-{self.stage}-{self.platform.name}"

@@ -134,26 +134,28 @@ class HubModel:
     @contextmanager
     def _watched(self, tell: Callable[[str], None]) -> Iterator[None]:
         """Report a download's progress, instead of progress bars."""
-        from huggingface_hub import HfApi, utils  # noqa: PLC0415  heavy
+        from huggingface_hub import HfApi, try_to_load_from_cache, utils  # noqa: PLC0415  heavy
 
         info = HfApi().model_info(self.repository, revision=self.revision, files_metadata=True)
-        total = sum(
-            file.size or 0
-            for file in info.siblings or ()
-            if any(fnmatch(file.rfilename, pattern) for pattern in self.wanted)
-        )
+        total = 0
+        for file in info.siblings or ():
+            here = try_to_load_from_cache(
+                self.repository, file.rfilename, cache_dir=self.cache, revision=str(info.sha)
+            )
+            if not here and any(fnmatch(file.rfilename, pattern) for pattern in self.wanted):
+                total += file.size or 0
         log.info(
-            "%s at %s is commit %s: %.0f MB",
+            "%s at %s is commit %s: %.0f MB to download",
             *(self.repository, self.revision, info.sha, total / 1e6),
         )
         blobs = self.cache / f"models--{self.repository.replace('/', '--')}" / "blobs"
+        before = _bytes_in(blobs)
         done = threading.Event()
 
         def watch() -> None:
             logged = time.monotonic()
             while not done.wait(_WATCH_S):
-                # What is there of other revisions counts, too.
-                share = f"{min(100 * _bytes_in(blobs) // max(total, 1), 99)} %"
+                share = f"{100 * (_bytes_in(blobs) - before) // max(total, 1)} %"
                 tell(f"downloading {self.repository} {share}")
                 if time.monotonic() - logged >= _LOG_S:
                     logged = time.monotonic()

@@ -177,6 +177,38 @@ def test_outcomes_are_counted_as_pytest_counts_them(
     assert noxfile.counted(report) == {"passed": 1, "failed": 1, "skipped": 1}
 
 
+def test_lanes_go_side_by_side_and_one_total_comes_last(
+    monkeypatch: pytest.MonkeyPatch,
+    noxfile: SimpleNamespace,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each lane's first test ends only once the other one's has begun."""
+    names = noxfile.pytest.__globals__
+    monkeypatch.setitem(names, "environment", lambda _session, _lock: Path(sys.executable))
+    monkeypatch.setitem(names, "ROOT", tmp_path)
+    met = "import time\nfrom pathlib import Path\n\n\ndef test_meets_the_other():\n"
+    met += (
+        "    Path('{0}').touch()\n    while not Path('{1}').exists():\n        time.sleep(0.01)\n"
+    )
+    (tmp_path / "test_one.py").write_text(met.format("one", "other"))
+    (tmp_path / "test_other.py").write_text(met.format("other", "one"))
+    (tmp_path / "test_fails.py").write_text("def test_bad(): assert False\n")
+    failed: list[str] = []
+    runs = {
+        name: noxfile.Run("dev", ["-c/dev/null", f"test_{name}.py"])
+        for name in ("one", "other", "fails")
+    }
+    session = SimpleNamespace(error=failed.append)
+    noxfile.pytest(session, [runs["one"]], [runs["other"], runs["fails"]])
+    said = capfd.readouterr().out
+    assert failed == ["the tests did not pass"]
+    assert (
+        said.index("test_one.py .") < said.index("test_other.py .") < said.index("test_fails.py F")
+    )
+    assert said.splitlines()[-1] == "2 passed, 1 failed, 0 skipped"
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
