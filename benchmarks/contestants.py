@@ -155,20 +155,27 @@ class Server:
 
 
 class Worker:
-    """A process that answers each line of JSON with one; see `benchmarks.peers.turns`."""
+    """A process that answers each line of JSON with one; see `benchmarks.peers.turns`.
+
+    Attributes:
+        name: of its log.
+        patience_s: how long an answer may take before the process is killed.
+        log: what it wrote to standard error.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
-        self._name = name
+        self.name = name
+        self.patience_s = _ANSWER_S
+        self.log = _log(f"{name}-{os.getpid()}")
         self._command = command
         self._environment = {**os.environ, **(environment or {})}
-        self._log = _log(f"{name}-{os.getpid()}")
         self._process: Any = None
 
     def start(self) -> None:
         """Start it and wait until it can begin."""
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -198,12 +205,12 @@ class Worker:
 
     def _answer(self) -> Any:
         # A stream of upstream's CosyVoice never ends when its token thread failed.
-        too_long = threading.Timer(_ANSWER_S, self._process.kill)
+        too_long = threading.Timer(self.patience_s, self._process.kill)
         too_long.start()
         line = self._process.stdout.readline()
         too_long.cancel()
         if not line:
-            raise RuntimeError(f"{self._name} ended; see {self._log}")
+            raise RuntimeError(f"{self.name} ended; see {self.log}")
         return json.loads(line)
 
 

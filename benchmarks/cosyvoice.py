@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Speak = Callable[[Sequence[str], int], Turn]
 
+_MAKE_S = 240
 _CONCURRENCY = (1, 2, 4, 8)
 _JUDGED = _CONCURRENCY[2:]  # at which the aims apply
 OURS, WHOLE = "Bentovox speech over HTTP", "Bentovox, whole"
@@ -46,13 +47,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from services.speech.engines.cosyvoice import upstream_code
-folder = Path(sys.argv[1])
+folder, full = Path(sys.argv[1]), sys.argv[2] == "full"
 found = upstream_code.load()
 from tests.cosyvoice import tiny
 wave = np.random.default_rng(0).standard_normal(5 * 24_000) * 0.1
 soundfile.write(folder / "voice.wav", wave, 24_000)
-for family in {2, 3} & set(found.families):
-    print(family, tiny.build(family, folder), sep="\\t")
+for family in ({3} if full else {2, 3}) & set(found.families):
+    print(family, tiny.build(family, folder, full=full), sep="\\t")
 print("code", found.root, found.version, sep="\\t")
 """
 
@@ -96,7 +97,7 @@ def main(arguments: list[str]) -> None:
     served = os.environ.get("COSYVOICE_PYTHON") or python()
     began, load = time.monotonic(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        setups, code, version = _prepare(served, Path(folder))
+        setups, code, version = prepared(served, Path(folder))
         server = options.upstream_server or code / "runtime" / "python" / "fastapi" / "server.py"
         if not server.is_file():
             print(f"  without {THEIRS}: no {server}; name it with --upstream-server", flush=True)
@@ -111,23 +112,28 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _prepare(served: str, folder: Path) -> tuple[list[Setup], Path, str]:
-    """Make tiny models and a recording; return a setup for each, the code and its version."""
+def prepared(served: str, folder: Path, *, full: bool = False) -> tuple[list[Setup], Path, str]:
+    """Make tiny models, or family 3's at its full size, and a recording.
+
+    Returns:
+        A setup for each family, the last one newest; the code and its version.
+    """
     done = subprocess.run(
-        [served, "-c", _PREPARE, str(folder)],
+        [served, "-c", _PREPARE, str(folder), "full" if full else "tiny"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
+        timeout=_MAKE_S,
     )
     if done.returncode:
-        sys.exit("the tiny models could not be made; the reason is above")
+        sys.exit("the models could not be made; the reason is above")
     *models, (_, place, version) = (
         line.split("\t") for line in done.stdout.splitlines() if "\t" in line
     )
     if not models:
-        sys.exit(f"the code in {place} runs neither family 2 nor 3")
+        sys.exit(f"the code in {place} does not run family {'3' if full else '2 or 3'}")
     voice = folder / "voice.wav"
     setups = [Setup(served, int(which), Path(model), voice, _TRANSCRIPT) for which, model in models]
     return setups, Path(place), version

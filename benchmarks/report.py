@@ -12,14 +12,13 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
 from benchmarks.contestants import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _PAGES = Path(__file__).with_name("pages")
 GREY, BLUE, NAVY, ORANGE, RED, SKY = (
@@ -64,17 +63,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([head, "|---" * len(columns) + "|", *lines])
 
 
-def write(folder: Path, name: str, figure: Figure, **values: object) -> None:
-    """Write the page `name` and its plot into `folder`, and print the page."""
+def write(folder: Path, name: str, figure: Figure | None, **values: object) -> None:
+    """Write the page `name` and its plot, if it has one, into `folder`, and print the page."""
     folder.mkdir(parents=True, exist_ok=True)
     text = (_PAGES / f"{name}.md").read_text(encoding="utf-8").format(machine=machine(), **values)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    if figure is not None:
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     print(text)
 
 
 def plot(width: float, height: float) -> Figure:
     """Return a figure to draw a plot in."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  not where only a GPU is
+
     return Figure(figsize=(width, height), layout="constrained")
 
 
