@@ -53,6 +53,15 @@ UPSTREAMS_TRANSFORMERS = (
     "huggingface-hub==0.36.0",
     "diffusers==0.35.2",
 )
+# What CosyVoice takes beside torch, transformers and the usual scientific packages.
+PACKED = (
+    *("anyascii", "audioread", "av", "cffi", "conformer", "contractions", "decorator", "diffusers"),
+    *("einx", "frozendict", "hyperpyyaml", "importlib-metadata", "inflect", "jaraco-functools"),
+    *("kaldi-native-fbank", "kaldifst", "librosa", "loguru", "more-itertools", "omegaconf"),
+    *("openai-whisper", "platformdirs", "pooch", "pyahocorasick", "pycparser", "ruamel-yaml"),
+    *("soundfile", "soxr", "textsearch", "torch-einops-utils", "typeguard", "wetext"),
+    "x-transformers",
+)
 CPU_TORCH = {"stack-cpu", "cosyvoice"}  # the locks whose torch must be its CPU build
 TEST_GROUPS = (
     "--group=lint",
@@ -259,6 +268,20 @@ def bench(session: nox.Session) -> None:
 def cosyvoice_code(session: nox.Session) -> None:
     """Bring upstream's CosyVoice code here, once; `-- --from pypi` and other options work too."""
     bring_cosyvoice(session, *session.posargs)
+
+
+@nox.session(name="gpu-pack", default=False)
+def gpu_pack(session: nox.Session) -> None:
+    """Pack what `bench -- cosyvoice-gpu` takes for a machine that reaches no index."""
+    folder = ROOT / ".gpu"
+    pack, code = folder / "pack", folder / "pack" / "bentovox" / "cosyvoice"
+    bring_cosyvoice(session, f"--into={code}", *session.posargs)
+    platform = ("--python-version=3.12", "--python-platform=x86_64-manylinux_2_28", "--no-deps")
+    versions = f"--constraint={LOCKS / 'cosyvoice.txt'}"
+    uv(session, "pip", "install", f"--target={pack / 'site'}", *platform, versions, *PACKED)
+    packed = Path(shutil.make_archive(str(pack), "gztar", pack))
+    shutil.rmtree(pack)
+    session.log(f"{packed.relative_to(ROOT)}: {packed.stat().st_size >> 20} MiB")
 
 
 @nox.session(name="demo-model", default=False)
