@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -243,7 +242,7 @@ class CosyVoiceEngine:
 
         checkpoint, stages = self._loaded(), self._stages
         assert stages is not None  # noqa: S101  it is there with the model
-        handover: Handover[Samples] = Handover(sys.maxsize, lambda frame: frame.size)
+        handover: Handover[Samples] = Handover()
         utterance = Utterance(checkpoint, prompt, request, handover.put, handover.end)
         feeding = None
         if isinstance(said, list):
