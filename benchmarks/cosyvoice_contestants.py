@@ -14,7 +14,7 @@ import aiohttp
 
 from benchmarks.contestants import Server, Worker, free_port
 from benchmarks.streams import Turn
-from services.speech.engines.cosyvoice.prompt_marks import prompt_text
+from services.speech.engines.cosyvoice.text import prompt_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -162,6 +162,16 @@ class CosyVoiceSettings(Section):
         "is not pinned. The log says which commit was taken: set it here to pin it.",
     )
     cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
+    llm: str = Field(
+        "llm.pt",
+        description="The file with the language model's weights; Fun-CosyVoice3 also has "
+        "llm.rl.pt, learned further by reinforcement: fewer words go wrong.",
+    )
+    lexicon: str = Field(
+        "",
+        description="A file with words that the model says wrong, and how to spell them for it, as "
+        'a JSON object: {"SQL": "sequel"}.',
+    )
     code: str = Field(
         "",
         description="Upstream's code, as `python -m ci cosyvoice` brings it; empty: "
@@ -231,6 +241,12 @@ class VllmOmniSettings(Section):
 class SpeechSettings(EngineSettings):
     """The speech role."""
 
+    slots: int = Field(
+        16,
+        ge=1,
+        description="Requests served at the same time; fewer where cosyvoice or kokoro cannot make "
+        "so many without a gap.",
+    )
     body_limit_mib: float = Field(
         36, gt=0, description="Largest request body or upload, MiB; above it 413."
     )
