@@ -298,7 +298,7 @@ async def test_after_a_long_stream_nothing_is_left_and_the_next_begins_as_the_fi
 ) -> None:
     engine = engine_of(family)
     # Else parts are as large as time allows.
-    monkeypatch.setattr("services.speech.engines.cosyvoice.utterance._IN_TIME", 0.0)
+    monkeypatch.setattr("services.speech.engines.cosyvoice.utterance.IN_TIME", 0.0)
     hops = {name: value for name, value in held(engine).items() if "hop" in name}
     request = asked(engine, LONGER if family == 1 else LONG)
     first = [frame.size for frame in await frames(engine, request)]

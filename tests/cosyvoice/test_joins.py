@@ -49,7 +49,7 @@ def engine(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> CosyVoiceEng
     for name in ("_encoded", "_solved"):
         of_ours = getattr(flow, name)
         monkeypatch.setattr(flow, name, partial(_streaming, of_ours))
-    monkeypatch.setattr(utterance, "_IN_TIME", 0.0)
+    monkeypatch.setattr(utterance, "IN_TIME", 0.0)
     return engine
 
 

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -26,11 +27,15 @@ PATIENCE_S: Final = 1.5
 Without it, newcomers would make those stutter who have just begun.
 """
 
+IN_TIME: Final = 0.7
+"""A part may take that share of the time until its listener runs dry."""
+
 _PROMPT_S: Final = 5.0
 _SEGMENT_S: Final = 10.0
 _LONGEST_S: Final = 4.0  # of a part
 _LENGTHS_S: Final = (10.0, 20.0, 3.0, 30.0)
-_SHARE: Final = 0.7  # of the time that is planned with
+_APART_S: Final = (0.0, 0.1, 0.3, 1.0)  # how they come, one after the other
+_SHARE: Final = 0.75  # of the time that is planned with
 _MOST_HELD: Final = 64
 _KEPT: Final = 64
 _SMOOTHING: Final = 0.2
@@ -123,10 +128,13 @@ class Meter:
         yield
         self._sound.append((seconds, time.monotonic() - began))
 
-    @property
-    def token_s(self) -> float:
-        """Return what the flow took for a token, at the worst of late; 0 when nothing is known."""
-        return max((spent_s / tokens for tokens, spent_s in list(self._flow)[-4:]), default=0.0)
+    def token_s(self, tokens_a_second: int) -> float:
+        """Return what a token takes flow and vocoder, at the worst of late; 0: nothing is known."""
+        flow_s, sound_s = (
+            max((spent_s / many for many, spent_s in list(spent)[-4:]), default=0.0)
+            for spent in (self._flow, self._sound)
+        )
+        return flow_s and flow_s + sound_s / tokens_a_second
 
     def costs(self) -> Costs:
         """Return what everything takes."""
@@ -162,8 +170,11 @@ def streams_held(costs: Costs, tokens_a_second: int, rows: int) -> int:
     )
 
     def has_gap(slots: int) -> bool:
-        asked = [(0.0, _LENGTHS_S[at % len(_LENGTHS_S)]) for at in range(3 * slots)]
-        return longest_gap_s(planned, tokens_a_second, rows, slots, asked) > 0
+        lengths_s = list(islice(cycle(_LENGTHS_S), 3 * slots))
+        crowds = ([(apart_s * at, one) for at, one in enumerate(lengths_s)] for apart_s in _APART_S)
+        return any(
+            longest_gap_s(planned, tokens_a_second, rows, slots, crowd) > 0 for crowd in crowds
+        )
 
     return bisect_left(range(1, _MOST_HELD + 1), True, key=has_gap)  # noqa: FBT003
 
@@ -175,20 +186,23 @@ class _Stream(Piece):
     seconds: float
     said_s: float = 0.0
     part_s: float = 1.0
+    next_s: float = 0.0
 
-    @property
-    def next_s(self) -> float:
-        return min(self.part_s, self.seconds - self.said_s, _SEGMENT_S - self.said_s % _SEGMENT_S)
+    def plan(self, now_s: float, second_s: float, tokens_a_second: int) -> None:
+        """Choose how long the next part is; a second of tokens takes the flow `second_s`."""
+        before_s = self.said_s % _SEGMENT_S
+        left_s = min(self.seconds - self.said_s, _SEGMENT_S - before_s)
+        in_time_s = IN_TIME * (self.due_s - now_s) / second_s - _PROMPT_S - before_s
+        self.next_s = min(left_s, self.part_s if self.is_first else max(self.part_s, in_time_s))
+        self.size = round((_PROMPT_S + before_s + self.next_s) * tokens_a_second)
 
-    def hear(self, at_s: float, tokens_a_second: int) -> float:
+    def hear(self, at_s: float) -> float:
         """Take the part, made at that time; return how long nothing was heard before it."""
         gap_s = 0.0 if self.is_first else max(0.0, at_s - self.due_s)
         self.due_s = (at_s if self.is_first else max(at_s, self.due_s)) + self.next_s
         self.is_first = False
         self.said_s += self.next_s
-        before_s = self.said_s % _SEGMENT_S
-        self.part_s = min(_LONGEST_S, 2 * self.part_s) if before_s else 1.0
-        self.size = round((_PROMPT_S + before_s + self.next_s) * tokens_a_second)
+        self.part_s = min(_LONGEST_S, 2 * self.part_s) if self.said_s % _SEGMENT_S else 1.0
         return gap_s
 
 
@@ -205,17 +219,19 @@ def longest_gap_s(
         if not playing:
             now_s = max(now_s, waiting[0][0])
         while waiting and waiting[0][0] <= now_s and len(playing) < slots:
-            first = round((_PROMPT_S + 1) * tokens_a_second)
             due_s, seconds = now_s + PATIENCE_S, waiting.popleft()[1]
-            playing.append(_Stream(is_first=True, due_s=due_s, size=first, seconds=seconds))
+            playing.append(_Stream(is_first=True, due_s=due_s, size=0, seconds=seconds))
         free = 1 - (costs.step_s + len(playing) * costs.line_s) * tokens_a_second
         if free <= 0:  # decoding alone takes longer than speaking
             return inf
+        second_s = costs.token_s * tokens_a_second + costs.batch_s / _SEGMENT_S + costs.sound_s
+        for stream in playing:
+            stream.plan(now_s, second_s * len(playing) / free, tokens_a_second)
         batch = together(playing, rows)
         tokens = len(batch) * max(stream.size for stream in batch)
         spent_s = costs.batch_s + costs.token_s * tokens
         spent_s += costs.sound_s * sum(stream.next_s for stream in batch)
         now_s += spent_s / free
-        gap_s = max(gap_s, *(stream.hear(now_s, tokens_a_second) for stream in batch))
+        gap_s = max(gap_s, *(stream.hear(now_s) for stream in batch))
         playing = [stream for stream in playing if stream.said_s < stream.seconds]
     return gap_s

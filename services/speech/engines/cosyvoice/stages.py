@@ -200,7 +200,8 @@ class Stages:
         self._making = []
 
     def _to_make(self) -> list[Work]:
-        token_s = self._meter.token_s * len(self._utterances)  # all may be made together
+        token_s = self._meter.token_s(self.checkpoint.tokens_a_second)
+        token_s *= len(self._utterances)  # all may be made together
         return list(filter(None, (utterance.work(token_s) for utterance in self._utterances)))
 
     def _make_together(self, batch: list[Work]) -> None:

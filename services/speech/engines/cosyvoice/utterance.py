@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from services.audio.stretch import TimeStretch
 from services.speech.engines.cosyvoice.chunks import chunks
 from services.speech.engines.cosyvoice.randomness import Sampler
-from services.speech.engines.cosyvoice.schedule import PATIENCE_S, Piece
+from services.speech.engines.cosyvoice.schedule import IN_TIME, PATIENCE_S, Piece
 from services.speech.engines.cosyvoice.tokens import Line
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _HELD_S: Final = 30.0  # of audio that waits for the listener
 _ONE_PASS_S: Final = 5.0  # an answer that is not streamed has no listener yet: streams go first
-_IN_TIME: Final = 0.7  # a part may take that share of the time until its listener runs dry
 _SILENT_IN_A_ROW: Final = 5  # upstream's
 
 
@@ -178,7 +177,7 @@ class Utterance:
             return None
         segment, due_s, most = self.segments[0], self._dry_s + self._in_work_s, 0.0
         if token_s and not self._is_first:
-            in_time = _IN_TIME * (due_s - time.monotonic()) / token_s
+            in_time = IN_TIME * (due_s - time.monotonic()) / token_s
             most = in_time - segment.parts.before
         part = segment.parts.next(segment.tokens, complete=segment.complete, most=most)
         return part and Work(
