@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from xml.etree import ElementTree as ET
@@ -53,6 +55,15 @@ UPSTREAMS_TRANSFORMERS = (
     "huggingface-hub==0.36.0",
     "diffusers==0.35.2",
 )
+# What CosyVoice takes beside torch, transformers and the usual scientific packages.
+PACKED = (
+    *("anyascii", "audioread", "av", "cffi", "conformer", "contractions", "decorator", "diffusers"),
+    *("einx", "frozendict", "hyperpyyaml", "importlib-metadata", "inflect", "jaraco-functools"),
+    *("kaldi-native-fbank", "kaldifst", "librosa", "loguru", "more-itertools", "omegaconf"),
+    *("openai-whisper", "platformdirs", "pooch", "pyahocorasick", "pycparser", "ruamel-yaml"),
+    *("soundfile", "soxr", "textsearch", "torch-einops-utils", "typeguard", "wetext"),
+    "x-transformers",
+)
 CPU_TORCH = {"stack-cpu", "cosyvoice"}  # the locks whose torch must be its CPU build
 TEST_GROUPS = (
     "--group=lint",
@@ -78,7 +89,10 @@ LOCKED = {
             "--python-platform=x86_64-manylinux_2_28",
         ),
     ),
-    "dev": ("What lint, types and tests run in.", ("pyproject.toml", *EXTRAS, *TEST_GROUPS)),
+    "dev": (
+        "What lint, types and tests run in.",
+        ("pyproject.toml", *EXTRAS, "--extra=kokoro-ja", *TEST_GROUPS),
+    ),
     "openai-2": (
         "What the contract tests run in with the older SDK, and what needs that one.",
         ("pyproject.toml", *EXTRAS, "--group=openai-2"),
@@ -102,15 +116,14 @@ LOCKED = {
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
 WITH_CLIENTS = "tests/clients"
+WITH_SERVERS = ("tests/clients", "tests/e2e", "tests/gpu", "tests/hostile")
 # Sessions that run a verb of `python -m ci` with the arguments after `--`; try `-- --help`.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
     "base": "Build a shared base, or pin what bases are made from: `-- build vllm`, `-- pin`.",
     "plan": "Show which images a change touches, and why: `-- --base main`.",
-    "test-image": "Test an image as it is: `-- chat --image bentovox/chat:cpu`.",
     "layers": "Show an image's layers and check them: `-- bentovox/chat:cpu`.",
     "tags": "Show an image's tags, or add them to it: `-- chat --platform cuda13`.",
-    "prepull": "Pull what bases are made from, with retries: `-- --platform cuda13`.",
     "engine": "Start a throw-away docker engine where none is installed: `-- start`.",
 }
 # The settings of pip's that uv must share, so that it reaches what `pip install nox uv` reached.
@@ -156,15 +169,23 @@ def ray(session: nox.Session) -> NoReturn:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the whole suite: unit, integration, CosyVoice, contract, end to end, clients, images."""
-    runs = [Run("dev", chosen(session, "tests"))]
+    lanes = [[Run("dev", chosen(session, "tests"))]]
     if not names_tests(session):
-        apart = ("tests/cosyvoice", WITH_CLIENTS, *WITH_DOCKER)
-        runs[0].arguments.extend(f"--ignore={folder}" for folder in apart)
-        runs += [*with_cosyvoice(session), Run("openai-2", ["tests/contract", *session.posargs])]
-        runs.append(Run("dev", [WITH_CLIENTS, *session.posargs]))
-        runs.append(Run("dev", [*WITH_DOCKER, *session.posargs]))
+        apart = [
+            f"--ignore={folder}" for folder in ("tests/cosyvoice", *WITH_SERVERS, *WITH_DOCKER)
+        ]
+        by_sdk = ("tests/contract", "--ignore=tests/contract/test_openapi.py")  # which has no SDK
+        lanes = [
+            [Run("dev", [*WITH_SERVERS, *session.posargs])],  # half of the time, and one core
+            [
+                Run("dev", [*WITH_DOCKER, *session.posargs]),
+                *with_cosyvoice(session),
+                Run("openai-2", [*by_sdk, *session.posargs]),
+                Run("dev", ["tests", *apart, *session.posargs]),
+            ],
+        ]
     where = {**uv_variables(), **pythons(session), **clients_there(session)}
-    pytest(session, runs, **where)
+    pytest(session, *lanes, **where)
 
 
 @nox.session(default=False)
@@ -206,6 +227,16 @@ def images(session: nox.Session) -> None:
     named = names_tests(session)
     arguments = [*([] if named else WITH_DOCKER), *session.posargs]
     pytest(session, [Run("dev", arguments)], **uv_variables())
+
+
+@nox.session(name="test-image", default=False)
+def test_image(session: nox.Session) -> None:
+    """Test an image as it is: `-- chat --image bentovox/chat:cpu`."""
+    if not session.posargs or session.posargs[0].startswith("-"):
+        session.error("name a bento first: `nox -s test-image -- chat`")
+    bento, *options = session.posargs
+    arguments = ["tests/images/test_promises.py", f"--bento={bento}", *options]
+    pytest(session, [Run("dev", arguments)])
 
 
 @nox.session
@@ -259,6 +290,20 @@ def bench(session: nox.Session) -> None:
 def cosyvoice_code(session: nox.Session) -> None:
     """Bring upstream's CosyVoice code here, once; `-- --from pypi` and other options work too."""
     bring_cosyvoice(session, *session.posargs)
+
+
+@nox.session(name="gpu-pack", default=False)
+def gpu_pack(session: nox.Session) -> None:
+    """Pack what `bench -- cosyvoice-gpu` takes for a machine that reaches no index."""
+    folder = ROOT / ".gpu"
+    pack, code = folder / "pack", folder / "pack" / "bentovox" / "cosyvoice"
+    bring_cosyvoice(session, f"--into={code}", *session.posargs)
+    platform = ("--python-version=3.12", "--python-platform=x86_64-manylinux_2_28", "--no-deps")
+    versions = f"--constraint={LOCKS / 'cosyvoice.txt'}"
+    uv(session, "pip", "install", f"--target={pack / 'site'}", *platform, versions, *PACKED)
+    packed = Path(shutil.make_archive(str(pack), "gztar", pack))
+    shutil.rmtree(pack)
+    session.log(f"{packed.relative_to(ROOT)}: {packed.stat().st_size >> 20} MiB")
 
 
 @nox.session(name="demo-model", default=False)
@@ -570,25 +615,55 @@ def pythons(session: nox.Session) -> dict[str, str]:
     }
 
 
-def pytest(session: nox.Session, runs: list[Run], **more: str) -> None:
-    """Run pytest in the environment of each run, and print the total last."""
+def pytest(session: nox.Session, *lanes: list[Run], **more: str) -> None:
+    """Run pytest in the environment of each run, and print the total last.
+
+    Lanes go side by side. What the first one prints is seen as it comes, what the others print
+    when all have ended.
+    """
+    for lock in {one.lock for lane in lanes for one in lane}:
+        environment(session, lock)
     codes, total = [], collections.Counter[str]()
-    for number, one in enumerate(runs):
-        report = ENVIRONMENTS / f"report-{os.getpid()}-{number}.xml"
-        python = environment(session, one.lock)
-        reporting = [f"--junit-xml={report}"] if len(runs) > 1 else []
-        command = [str(python), "-m", "pytest", *reporting, *one.arguments]
-        path = {"PYTHONPATH": str(one.path)} if one.path else {}
-        done = subprocess.run(command, cwd=ROOT, env=variables(**path, **more), check=False)
-        codes.append(done.returncode)
-        if report.exists():
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as side_by_side:
+        folders = [Path(name, str(number)) for number, _ in enumerate(lanes)]
+        started = []
+        for lane, folder in zip(lanes, folders, strict=True):
+            folder.mkdir()
+            log = None if folder == folders[0] else folder / "log"
+            started.append(side_by_side.submit(in_turn, session, lane, folder, log, more))
+        for going in started:
+            codes += going.result()
+        for folder in folders[1:]:
+            print((folder / "log").read_text(encoding="utf-8"), flush=True)
+        for report in Path(name).glob("*/*.xml"):
             total += counted(report)
-            report.unlink()
-    if len(runs) > 1:
+    if len(codes) > 1:
         counts = (f"{total[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
         print(", ".join(counts), flush=True)
     if any(codes):
         session.error("the tests did not pass")
+
+
+def in_turn(
+    session: nox.Session, lane: list[Run], folder: Path, log: Path | None, more: dict[str, str]
+) -> list[int]:
+    """Run a lane, with a report of each run in `folder`; return the exit codes."""
+    codes = []
+    with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as output:
+        for number, one in enumerate(lane):
+            python = environment(session, one.lock)
+            reporting = f"--junit-xml={folder / f'{number}.xml'}"
+            path = {"PYTHONPATH": str(one.path)} if one.path else {}
+            done = subprocess.run(
+                [str(python), "-m", "pytest", reporting, *one.arguments],
+                cwd=ROOT,
+                env=variables(**path, **more),
+                stdout=output,
+                stderr=output,
+                check=False,
+            )
+            codes.append(done.returncode)
+    return codes
 
 
 def counted(report: Path) -> collections.Counter[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import report
-from benchmarks.contestants import ROOT, python
+from benchmarks.contestants import python, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +23,8 @@ _Case = dict[str, Any]
 def main(arguments: list[str]) -> None:
     """Measure, simulate, and write the page and the plot."""
     options = report.parser("capacity", __doc__, rounds=1).parse_args(arguments)
-    figures = _told("benchmarks.limits")
-    routing = _told("benchmarks.routing")
+    figures = told(python(), "-m", "benchmarks.limits")
+    routing = told(python(), "-m", "benchmarks.routing")
     token_us = figures["event_us"] + figures["request_ms"] * 1000 / _ANSWER
     report.write(
         options.out,
@@ -38,10 +36,6 @@ def main(arguments: list[str]) -> None:
         spread=_spread(routing["spread"]),
         replaced=_replaced(routing["replaced"]),
     )
-
-
-def _told(module: str) -> Any:
-    return json.loads(subprocess.check_output([python(), "-m", module], cwd=ROOT))
 
 
 def _costs(figures: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,12 @@ from benchmarks.contestants import ROOT, Server, free_port
 from benchmarks.load import KEY, Result, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.figure import Figure
+
+    Lines = Mapping[tuple[str, int], "Line"]
+    """By server and concurrency."""
 
 PLAIN, ALONE, STACK = "plain vLLM", "Bentovox chat", "Bentovox stack"
 _NAME = "bentovox-demo"
@@ -42,14 +46,13 @@ _BODY = {
 class Line:
     """One server at one concurrency: its result in each round, and plain vLLM's beside it."""
 
-    server: str
-    concurrency: int
-    rounds: list[tuple[Result, Result]] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    plain: list[Result] = field(default_factory=list)
 
     @property
     def shares(self) -> list[float]:
         """Each round's requests a second over plain vLLM's."""
-        return [ours.requests_per_s / plain.requests_per_s for ours, plain in self.rounds]
+        return report.beside(self.results, self.plain, attrgetter("requests_per_s"))
 
     @property
     def share(self) -> float:
@@ -57,28 +60,14 @@ class Line:
         return statistics.median(self.shares)
 
     @property
-    def added_ms(self) -> float:
-        """What it adds to the time of plain vLLM's first event; the median over the rounds."""
-        return statistics.median(ours.first_ms - plain.first_ms for ours, plain in self.rounds)
+    def added_ms(self) -> list[float]:
+        """What it adds, in each round, to the time of plain vLLM's first event."""
+        pairs = zip(self.results, self.plain, strict=True)
+        return [ours.first_ms - plain.first_ms for ours, plain in pairs]
 
-    def median(self, what: Callable[[Result], float]) -> float:
-        """Return the median over the rounds."""
-        return statistics.median(what(ours) for ours, _ in self.rounds)
-
-
-def rate(result: Result) -> float:
-    """Return requests a second."""
-    return result.requests_per_s
-
-
-def cpu_ms(result: Result) -> float:
-    """Return the processor time of a stream, of all processes of a server."""
-    return result.cpu_s / result.requests * 1000
-
-
-def door_ms(result: Result) -> float:
-    """Return the processor time of a stream in the process that relays."""
-    return result.door_s / result.requests * 1000
+    def median(self, what: str) -> float:
+        """Return the median of one of its results' figures."""
+        return report.median(self.results, attrgetter(what))
 
 
 def servers(python: str) -> list[Server]:
@@ -139,7 +128,7 @@ def _litellm_config(port: int) -> str:
     return str(path)
 
 
-def measure(measured: Sequence[Server], rounds: int) -> list[Line]:
+def measure(measured: Sequence[Server], rounds: int) -> Lines:
     """Measure all servers in turn, `rounds` times; the first one is plain vLLM.
 
     Before and after each turn of another server plain vLLM runs too, and the two are averaged:
@@ -148,42 +137,37 @@ def measure(measured: Sequence[Server], rounds: int) -> list[Line]:
     return uvloop.run(_measure(measured, rounds))
 
 
-async def _measure(measured: Sequence[Server], rounds: int) -> list[Line]:
+async def _measure(measured: Sequence[Server], rounds: int) -> Lines:
     plain, *others = measured
-    lines = {(s.name, c): Line(s.name, c) for c in REQUESTS for s in measured}
+    lines = {(server.name, count): Line() for count in REQUESTS for server in measured}
     for server in measured:  # warm
         await run(server.port, _BODY, concurrency=8, requests=64)
     for number in range(rounds):
         for concurrency in REQUESTS:
             before = await _one(plain, concurrency)
             for server in others:
-                result = await _one(server, concurrency)
+                line = lines[server.name, concurrency]
+                line.results.append(await _one(server, concurrency))
                 after = await _one(plain, concurrency)
-                lines[server.name, concurrency].rounds.append((result, _mean(before, after)))
+                line.plain.append(before.mean(after))
                 before = after
-            lines[plain.name, concurrency].rounds.append((before, before))
+            lines[plain.name, concurrency].results.append(before)
+            lines[plain.name, concurrency].plain.append(before)
         print(f"  chat: round {number + 1} of {rounds} done", flush=True)
-    return list(lines.values())
+    return lines
 
 
 async def _one(server: Server, concurrency: int) -> Result:
     requests = REQUESTS[concurrency]
     before_s = server.spent_s(), server.spent_s(server.door)
     result = await run(server.port, _BODY, concurrency=concurrency, requests=requests)
-    result.cpu_s = server.spent_s() - before_s[0]
-    result.door_s = server.spent_s(server.door) - before_s[1]
+    result.cpu_ms = (server.spent_s() - before_s[0]) / requests * 1000
+    result.door_ms = (server.spent_s(server.door) - before_s[1]) / requests * 1000
     await asyncio.sleep(0.2)
     return result
 
 
-def _mean(before: Result, after: Result) -> Result:
-    wall_s = (before.wall_s + after.wall_s) / 2
-    return Result(
-        before.requests, wall_s, before.first_s + after.first_s, before.gaps_s + after.gaps_s
-    )
-
-
-def table(lines: Sequence[Line]) -> str:
+def table(lines: Lines) -> str:
     """Return what was measured as a table."""
     columns = (
         *("server", "concurrent", "requests/s", f"share of {PLAIN}", "first event, ms"),
@@ -191,35 +175,30 @@ def table(lines: Sequence[Line]) -> str:
     )
     rows = (
         (
-            line.server,
-            line.concurrency,
-            f"{line.median(lambda result: result.requests_per_s):.1f}",
-            f"{line.share:.3f} [{min(line.shares):.3f}, {max(line.shares):.3f}]",
-            f"{line.median(lambda result: result.first_ms):.2f}",
-            f"{line.added_ms:+.2f}",
-            f"{line.median(lambda result: result.gap_ms):.2f}",
+            *(server, concurrency, f"{line.median('requests_per_s'):.1f}"),
+            *(report.spread(line.shares, 3), f"{line.median('first_ms'):.2f}"),
+            *(f"{statistics.median(line.added_ms):+.2f}", f"{line.median('gap_ms'):.2f}"),
         )
-        for line in lines
+        for (server, concurrency), line in lines.items()
     )
     return report.table(columns, rows)
 
 
-def aims(lines: Sequence[Line]) -> str:
+def aims(lines: Lines) -> str:
     """Return what was reached of what we aim for."""
-    by_key = {(line.server, line.concurrency): line for line in lines}
     rows = []
     for server, aim in _AIMS.items():
-        share = by_key[server, MOST].share
+        share = lines[server, MOST].share
         verdict = "reached" if share >= aim else "missed"
         what = f"share of {PLAIN} at {MOST} concurrent"
         rows.append(f"- {server}, {what}: {share:.3f}, aim {aim}: {verdict}.")
-    added = by_key[STACK, 1].added_ms
+    added = statistics.median(lines[STACK, 1].added_ms)
     rows.append(
         f"- Added to the first event at 1 concurrent: {added:.2f} ms, aim {_ADDED_AIM_MS}: "
         f"{'reached' if added < _ADDED_AIM_MS else 'missed'}."
     )
-    ours = by_key[STACK, MOST].share
-    for (name, concurrency), line in by_key.items():
+    ours = lines[STACK, MOST].share
+    for (name, concurrency), line in lines.items():
         if concurrency == MOST and name not in (PLAIN, ALONE, STACK):
             verdict = "ahead of" if ours > line.share else "behind"
             shares = f"({ours:.3f} to {line.share:.3f})"
@@ -227,25 +206,29 @@ def aims(lines: Sequence[Line]) -> str:
     return "\n".join(rows)
 
 
-def plot(lines: Sequence[Line]) -> Figure:
+def by_server(lines: Lines, values: Callable[[Line], list[float]]) -> dict[str, list[list[float]]]:
+    """Return each server's values as plots take them: a group for each concurrency."""
+    found: dict[str, list[list[float]]] = {}
+    for (server, _), line in lines.items():
+        found.setdefault(server, []).append(values(line))
+    return found
+
+
+def plot(lines: Lines) -> Figure:
     """Draw shares of plain vLLM's requests a second, and what is added to its first event."""
-    by_name: dict[str, list[Line]] = {}
-    for line in lines:
-        by_name.setdefault(line.server, []).append(line)
-    colors = (report.GREY, report.BLUE, report.NAVY, report.ORANGE, report.RED)
+    shares, added = (by_server(lines, attrgetter(what)) for what in ("shares", "added_ms"))
+    shades = (report.GREY, report.BLUE, report.NAVY, report.ORANGE, report.RED)
+    colors = dict(zip(shares, shades, strict=True))
     figure = report.plot(11, 4.2)
     left, right = figure.subplots(1, 2)
-    report.bars(left, {n: [line.shares for line in mine] for n, mine in by_name.items()}, colors)
-    for (name, mine), color in zip(by_name.items(), colors, strict=True):
-        if name != PLAIN:
-            added = [line.added_ms for line in mine]
-            right.plot(range(len(mine)), added, marker="o", color=color, label=name)
+    report.bars(left, shares, colors)
+    report.lines(right, {name: of for name, of in added.items() if name != PLAIN}, colors)
     left.axhline(1, color="#444", linewidth=0.8)
     left.axhline(_AIMS[STACK], color=report.NAVY, linewidth=0.8, linestyle=":")
     right.axhline(0, color="#444", linewidth=0.8)
     right.set_yscale("symlog", linthresh=5)
     title, what = f"Requests a second, share of {PLAIN}", "concurrent streams"
-    report.tidy(left, list(REQUESTS), title=title, xlabel=what, ylim=(0, 1.3))
-    report.tidy(right, list(REQUESTS), title="Added to the first event, ms", xlabel=what)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(by_name))
+    report.tidy(left, REQUESTS, title=title, xlabel=what, ylim=(0, 1.3))
+    report.tidy(right, REQUESTS, title="Added to the first event, ms", xlabel=what)
+    report.legend(figure, left)
     return figure

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,18 +60,42 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def in_turn(turns: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
-    """Give everyone a turn in each round, so that a ratio compares what ran within seconds.
+def in_turn(
+    contestants: Mapping[str, Callable[[C, int], T]], cases: Iterable[C], rounds: int
+) -> dict[C, dict[str, list[T]]]:
+    """Return everyone's turns by case: one in each round, after a round that only warms up.
 
-    Nobody is always the first, or always after the same one; each is told the round's number.
+    So a ratio compares what ran within seconds, and nobody is always the first, or always after the
+    same one. Each is told the case and the round's number.
     """
-    names = list(turns)
-    made: dict[str, list[T]] = {name: [] for name in names}
-    for number in range(rounds):
-        shift = number % len(names)
-        for name in [*names[shift:], *names[:shift]]:
-            made[name].append(turns[name](number))
+    names = list(contestants)
+    made: dict[C, dict[str, list[T]]] = {}
+    for case in cases:
+        made[case] = {name: [] for name in names}
+        for number in range(rounds + 1):
+            shift = number % len(names)
+            for name in [*names[shift:], *names[:shift]]:
+                turn = contestants[name](case, number)
+                if number:
+                    made[case][name].append(turn)
+            print(f"  {case}: round {number} of {rounds} done", file=sys.stderr, flush=True)
     return made
+
+
+@contextlib.contextmanager
+def running(*processes: Server | Worker) -> Iterator[None]:
+    """Start processes, one after the other, and stop them all at the end."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.callback(process.stop)
+            process.start()
+        yield
+
+
+def told(python: str, *arguments: str, **variables: str) -> Any:
+    """Run a program of another environment and return the JSON that it prints."""
+    environment = {**os.environ, **variables}
+    return json.loads(subprocess.check_output([python, *arguments], cwd=ROOT, env=environment))
 
 
 @dataclass
@@ -85,6 +110,11 @@ class Server:
     door: str = ""  # part of the command of the process that relays
     ready_s: float = 0.0
     _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Return where it listens."""
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Start it and wait until it is ready; end with its log's name if it fails."""
@@ -146,29 +176,46 @@ class Server:
         return spent_s
 
     def _answers(self) -> bool:
-        url = f"http://127.0.0.1:{self.port}{self.health}"
         try:
-            with urllib.request.urlopen(url, timeout=1) as answer:
+            with urllib.request.urlopen(self.url + self.health, timeout=1) as answer:  # noqa: S310
                 return bool(answer.status == 200)
         except OSError:
             return False
 
 
+class Service(Server):
+    """One of our roles, served by BentoML on a free port; `settings` are its environment."""
+
+    def __init__(self, role: str, python: str, **settings: str) -> None:
+        """Take a port."""
+        port = free_port()
+        service = f"services.{role}.service:{role.capitalize()}"
+        command = [python, "-m", "bentoml", "serve", service, f"--port={port}"]
+        super().__init__(role, command, port, environment=settings)
+
+
 class Worker:
-    """A process that answers each line of JSON with one; see `benchmarks.peers.turns`."""
+    """A process that answers each line of JSON with one; see `benchmarks.peers.turns`.
+
+    Attributes:
+        name: of its log.
+        patience_s: how long an answer may take before the process is killed.
+        log: what it wrote to standard error.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
-        self._name = name
+        self.name = name
+        self.patience_s = _ANSWER_S
+        self.log = _log(f"{name}-{os.getpid()}")
         self._command = command
         self._environment = {**os.environ, **(environment or {})}
-        self._log = _log(f"{name}-{os.getpid()}")
         self._process: Any = None
 
     def start(self) -> None:
         """Start it and wait until it can begin."""
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
@@ -198,12 +245,12 @@ class Worker:
 
     def _answer(self) -> Any:
         # A stream of upstream's CosyVoice never ends when its token thread failed.
-        too_long = threading.Timer(_ANSWER_S, self._process.kill)
+        too_long = threading.Timer(self.patience_s, self._process.kill)
         too_long.start()
         line = self._process.stdout.readline()
         too_long.cancel()
         if not line:
-            raise RuntimeError(f"{self._name} ended; see {self._log}")
+            raise RuntimeError(f"{self.name} ended; see {self.log}")
         return json.loads(line)
 
 

@@ -8,23 +8,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 import httpx
 
 from benchmarks import report
-from benchmarks.contestants import ROOT, Server, Worker, free_port, in_turn, python
-from benchmarks.streams import Turn, continuity
+from benchmarks.contestants import ROOT, Service, Worker, in_turn, python, running
+from benchmarks.streams import Turn, continuity, over_http
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.figure import Figure
 
     Turns = Mapping[int, Mapping[str, Sequence[Turn]]]
+    """By how many streams, and by contestant."""
 
+_FIRST: Final = attrgetter("first_ms")
+_FACTOR: Final = attrgetter("factor_of_all")
 BARE, OURS = "kokoro-onnx", "Bentovox over HTTP"
 _CONCURRENCY: Final = (1, 2, 4)
 _AIM: Final = 1.15  # of the bare library's first sentence
@@ -43,142 +45,93 @@ print(PACKAGED.cached(Path(sys.argv[1])) or PACKAGED.download(Path(sys.argv[1]),
 """
 
 
-class Service:
-    """`bentoml serve services.speech.service:Speech`, which admits whatever it is asked."""
+class OurService(Service):
+    """The speech role, which admits whatever it is asked."""
 
     def __init__(self, stack_python: str, folder: str) -> None:
         """Take a port; `folder` is the model."""
-        port = free_port()
-        command = [stack_python, "-m", "bentoml", "serve", "services.speech.service:Speech"]
-        settings = {
-            "BENTOVOX_SPEECH__ENGINE": "kokoro",
-            "BENTOVOX_SPEECH__KOKORO__MODEL": folder,
-            "OMP_NUM_THREADS": "",
-        }
-        self._url = f"http://127.0.0.1:{port}"
-        self._server = Server("speech", [*command, f"--port={port}"], port, environment=settings)
-        self.stop = self._server.stop
+        super().__init__(
+            "speech",
+            stack_python,
+            BENTOVOX_SPEECH__ENGINE="kokoro",
+            BENTOVOX_SPEECH__KOKORO__MODEL=folder,
+            OMP_NUM_THREADS="",
+        )
 
     def start(self) -> None:
         """Start it, and wait until Kokoro speaks and not its stand-in."""
-        self._server.start()
-        while httpx.get(f"{self._url}/readyz").json()["status"] != "ready":
+        super().start()
+        while httpx.get(f"{self.url}/readyz").json()["status"] != "ready":
             time.sleep(0.1)
 
-    def turn(self, count: int) -> Turn:
+    def turn(self, count: int, _round: int) -> Turn:
         """Return what `count` listeners heard at once."""
-        with ThreadPoolExecutor(count) as pool:
-            began = time.perf_counter()
-            streams = list(pool.map(lambda _: self._hear(), range(count)))
-            return Turn.of({"wall_s": time.perf_counter() - began, "streams": streams})
-
-    def _hear(self) -> list[tuple[float, float]]:
         body = {"model": "kokoro", "voice": _VOICE, "response_format": "pcm"}
         body["input"] = " ".join(_SENTENCES)
-        began = time.perf_counter()
-        url = f"{self._url}/v1/audio/speech"
-        with httpx.stream("POST", url, json=body, timeout=300) as answer:
-            answer.raise_for_status()
-            return [
-                (time.perf_counter() - began, len(piece) / 2 / _RATE_HZ)
-                for piece in answer.iter_raw()
-            ]
+        return over_http(f"{self.url}/v1/audio/speech", [{"json": body}] * count, _RATE_HZ)
 
     @property
     def bytes(self) -> int:
         """The memory of all its processes."""
-        return sum(process.memory_info().rss for process in self._server.processes())
+        return sum(process.memory_info().rss for process in self.processes())
 
 
 def main(arguments: list[str]) -> None:
     """Measure all, and write the page and the plot."""
     options = report.parser("kokoro", __doc__, rounds=5).parse_args(arguments)
     stack_python, load = python(), os.getloadavg()[0]
+    memory: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as work:
         command = [stack_python, "-c", _FETCH, work]
         folder = subprocess.check_output(command, cwd=ROOT, text=True).strip()
         peer = [sys.executable, "-m", "benchmarks.peers.kokoro_bare", folder, _VOICE]
-        bare, ours = Worker("kokoro-bare", peer), Service(stack_python, folder)
-        memory: dict[str, int] = {}
-        try:
-            bare.start()
-            ours.start()
+        bare, ours = Worker("kokoro-bare", peer), OurService(stack_python, folder)
 
-            def bare_turn(count: int) -> Turn:
-                said = bare.ask({"sentences": _SENTENCES, "count": count})
-                memory[BARE] = said["bytes"]
-                return Turn.of(said)
+        def bare_turn(count: int, _round: int) -> Turn:
+            said = bare.ask({"sentences": _SENTENCES, "count": count})
+            memory[BARE] = said["bytes"]
+            return Turn.of(said)
 
-            turns = {
-                count: _measure(bare_turn, ours, count, options.rounds) for count in _CONCURRENCY
-            }
+        with running(bare, ours):
+            turns = in_turn({BARE: bare_turn, OURS: ours.turn}, _CONCURRENCY, options.rounds)
             memory[OURS] = ours.bytes
-        finally:
-            bare.stop()
-            ours.stop()
-    write(options.out, turns, memory, rounds=options.rounds, load=load)
-
-
-def _measure(bare: Any, ours: Service, count: int, rounds: int) -> dict[str, list[Turn]]:
-    """Return each contestant's turns; the first round warms up and is left out."""
-    made = in_turn({BARE: lambda _: bare(count), OURS: lambda _: ours.turn(count)}, rounds + 1)
-    kept = {name: turns[1:] for name, turns in made.items()}
-    firsts = (f"{name} {_median(of, _first):.0f}" for name, of in kept.items())
-    print(f"  {count} at once, first sound in ms: {', '.join(firsts)}", flush=True)
-    return kept
-
-
-def _first(turn: Turn) -> float:
-    return turn.first_ms
-
-
-def _factor(turn: Turn) -> float:
-    return turn.wall_s / statistics.mean(stream.audio_s for stream in turn.streams)
-
-
-def _median(turns: Sequence[Turn], value: Any) -> float:
-    return statistics.median(map(value, turns))
-
-
-def write(folder: Path, turns: Turns, memory: Mapping[str, int], **figures: Any) -> None:
-    """Write the page and the plot into `folder`; `figures` are about the run itself."""
-    rows = []
-    for count, of_count in turns.items():
-        for name, mine in of_count.items():
-            firsts = [a.first_ms / b.first_ms for a, b in zip(mine, of_count[BARE], strict=True)]
-            rows.append(
-                (
-                    *(name, count, f"{_median(mine, _first):.0f}", report.spread(firsts)),
-                    *(f"{_median(mine, _factor):.2f}", f"{continuity(mine):.0%}"),
-                )
-            )
-    columns = ("", "streams", "first sound, ms", "of bare", "real-time factor", "continuous")
-    alone = turns[1]
-    ratio = statistics.median(
-        ours.first_ms / bare.first_ms for ours, bare in zip(alone[OURS], alone[BARE], strict=True)
-    )
+    ratio = statistics.median(report.beside(turns[1][OURS], turns[1][BARE], _FIRST))
     report.write(
-        folder,
+        options.out,
         "benchmarks-kokoro",
         _plot(turns),
-        table=report.table(columns, rows),
+        table=_table(turns),
         memory=report.table(
             ("", "memory, MB"), ((name, f"{size / 1e6:.0f}") for name, size in memory.items())
         ),
         aim=f"{ratio:.2f}: {'met' if ratio <= _AIM else 'missed'}",
-        **figures,
+        rounds=options.rounds,
+        load=load,
     )
 
 
+def _table(turns: Turns) -> str:
+    columns = ("", "streams", "first sound, ms", "of bare", "real-time factor", "continuous")
+    rows = (
+        (
+            *(name, count, f"{report.median(mine, _FIRST):.0f}"),
+            report.spread(report.beside(mine, of_count[BARE], _FIRST)),
+            *(f"{report.median(mine, _FACTOR):.2f}", f"{continuity(mine):.0%}"),
+        )
+        for count, of_count in turns.items()
+        for name, mine in of_count.items()
+    )
+    return report.table(columns, rows)
+
+
 def _plot(turns: Turns) -> Figure:
+    colors = {BARE: report.GREY, OURS: report.BLUE}
     figure = report.plot(9, 3.6)
     left, right = figure.subplots(1, 2)
-    for name, color in ((BARE, report.GREY), (OURS, report.BLUE)):
-        for axes, value in ((left, _first), (right, _factor)):
-            heights = [_median(of_count[name], value) for of_count in turns.values()]
-            axes.plot(range(len(turns)), heights, marker="o", color=color, label=name)
+    report.lines(left, report.by_contestant(turns, _FIRST), colors)
+    report.lines(right, report.by_contestant(turns, _FACTOR), colors)
     right.axhline(1, color="#333333", linewidth=0.8)
-    report.tidy(left, list(turns), title="first sound, ms", xlabel="streams at once")
-    report.tidy(right, list(turns), title="real-time factor", xlabel="streams at once")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    report.tidy(left, turns, title="first sound, ms", xlabel="streams at once")
+    report.tidy(right, turns, title="real-time factor", xlabel="streams at once")
+    report.legend(figure, left)
     return figure

@@ -9,19 +9,17 @@ import asyncio
 import json
 import logging
 import os
-import subprocess
 import sys
 import time
 import timeit
-import urllib.request
-from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import uvloop
 
 from benchmarks import relay
-from benchmarks.contestants import ROOT, Server, free_port
+from benchmarks.contestants import Service, free_port, running, told
 from benchmarks.load import run
 from services.backends.pools import Pool
 from services.backends.sources import Kubernetes
@@ -30,6 +28,8 @@ from services.settings.sections import GatewaySettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from benchmarks.contestants import Server
 
 _MANY = 1000
 _STREAMS = GatewaySettings().slots
@@ -85,7 +85,7 @@ def _best_s(what: Callable[[], object], times: int) -> float:
 
 async def probe_ms(server: Server) -> dict[str, float]:
     """Return what a probe costs the gateway and the role that answers."""
-    (one,) = Pool("chat", [f"http://127.0.0.1:{server.port}"], GatewaySettings()).backends
+    (one,) = Pool("chat", [server.url], GatewaySettings()).backends
     await one.probe()
     before_s = time.process_time(), server.spent_s()
     for _ in range(_PROBES):
@@ -113,11 +113,8 @@ async def open_streams(server: Server) -> dict[str, float]:
 
 def stream_ms(events: int) -> float:
     """Return what the gateway spends on a stream of so many events."""
-    command = [sys.executable, "-m", "benchmarks.relay"]
-    told = subprocess.check_output(
-        command, cwd=ROOT, env={**os.environ, "RELAY_EVENTS": str(events)}
-    )
-    return float(json.loads(told)["Bentovox gateway"])
+    costs_ms = told(sys.executable, "-m", "benchmarks.relay", RELAY_EVENTS=str(events))
+    return float(costs_ms["Bentovox gateway"])
 
 
 def main() -> None:
@@ -133,20 +130,15 @@ def main() -> None:
         "request_ms": costs_ms[0] - short * event_us / 1000,
     }
     os.environ["RELAY_EVENTS"] = str(long)  # so that all streams are open at once
-    port, backend_port, chat_port = (free_port() for _ in range(3))
-    command = [sys.executable, "-m", "bentoml", "serve", "services.chat.service:Chat"]
-    chat = Server("limits-chat", [*command, f"--port={chat_port}"], chat_port)
+    port, backend_port = free_port(), free_port()
+    chat = Service("chat", sys.executable)
     backend = relay.serving("backend", "off", backend_port, backend_port)
     gateway = relay.serving("ours", "on", port, backend_port)
-    with ExitStack() as stack:
-        for server in (backend, gateway, chat):
-            stack.callback(server.stop)
-            server.start()
+    with running(backend, gateway, chat):
         figures["open"] = uvloop.run(open_streams(gateway))
         figures["probe_ms"] = uvloop.run(probe_ms(gateway))
-        uvloop.run(run(chat_port, _HELLO, concurrency=1, requests=1))
-        with urllib.request.urlopen(f"http://127.0.0.1:{chat_port}/metrics") as answer:
-            text = answer.read()
+        uvloop.run(run(chat.port, _HELLO, concurrency=1, requests=1))
+        text = httpx.get(f"{chat.url}/metrics").content
     figures["metrics"] = {"kib": len(text) / 1024, "ms": merge_ms(text)}
     print(json.dumps(figures))
 

@@ -28,8 +28,8 @@ class Result:
     wall_s: float = 0.0
     first_s: list[float] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
-    cpu_s: float = 0.0  # of the server
-    door_s: float = 0.0  # of its process that relays
+    cpu_ms: float = 0.0  # processor time a stream, of all processes of the server
+    door_ms: float = 0.0  # likewise, of the process that relays
 
     @property
     def requests_per_s(self) -> float:
@@ -45,6 +45,12 @@ class Result:
     def gap_ms(self) -> float:
         """Median time between events."""
         return statistics.median(self.gaps_s) * 1000
+
+    def mean(self, other: Result) -> Result:
+        """Return both runs as one."""
+        wall_s = (self.wall_s + other.wall_s) / 2
+        firsts_s, gaps_s = self.first_s + other.first_s, self.gaps_s + other.gaps_s
+        return Result(self.requests, wall_s, firsts_s, gaps_s)
 
 
 class _Connection(asyncio.Protocol):

@@ -11,11 +11,9 @@ import secrets
 from typing import TYPE_CHECKING
 
 from benchmarks import chat, report
-from benchmarks.contestants import ROOT, Server, free_port, python
+from benchmarks.contestants import ROOT, Server, free_port, python, running
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from matplotlib.figure import Figure
 
 DIRECT, PROXY = "gateway, direct ingress", "Ray's proxy"
@@ -60,44 +58,38 @@ def main(arguments: list[str]) -> None:
     """Start all, measure, stop them and write the page."""
     options = report.parser("ray", __doc__, rounds=3).parse_args(arguments)
     measured = servers(python(), python("RAY_PYTHON"))
-    try:
-        for server in measured:
-            server.start()
+    with running(*measured):
         lines = chat.measure(measured, options.rounds)
-    finally:
-        for server in measured:
-            server.stop()
-    by_key = {(line.server, line.concurrency): line for line in lines}
     report.write(
         options.out,
         "benchmarks-ray",
-        plot(by_key),
+        plot(lines),
         rounds=options.rounds,
         load=os.getloadavg()[0],
         chat=chat.table(lines),
-        cpu=cpu_table(by_key),
-        aims=aims(by_key),
+        cpu=cpu_table(lines),
+        aims=aims(lines),
     )
 
 
-def cpu_table(lines: Mapping[tuple[str, int], chat.Line]) -> str:
+def cpu_table(lines: chat.Lines) -> str:
     """Return the processor time of a stream as a table."""
     columns = ("server", *(f"{count} concurrent" for count in chat.REQUESTS))
     rows = []
     for name in dict.fromkeys(name for name, _ in lines):
         mine = [lines[name, count] for count in chat.REQUESTS]
-        rows.append((name, *(f"{one.median(chat.cpu_ms):.2f}" for one in mine)))
+        rows.append((name, *(f"{one.median('cpu_ms'):.2f}" for one in mine)))
         if name != chat.PLAIN:
-            doors = (f"{one.median(chat.door_ms):.2f}" for one in mine)
+            doors = (f"{one.median('door_ms'):.2f}" for one in mine)
             rows.append((f"{name}: what relays", *doors))
     return report.table(columns, rows)
 
 
-def aims(lines: Mapping[tuple[str, int], chat.Line]) -> str:
+def aims(lines: chat.Lines) -> str:
     """Return what was reached of what we aim for."""
     direct, stack, proxy = (lines[name, chat.MOST] for name in (DIRECT, chat.STACK, PROXY))
     share = direct.share / stack.share
-    less = proxy.median(chat.door_ms) / direct.median(chat.door_ms)
+    less = proxy.median("door_ms") / direct.median("door_ms")
     return (
         f"- The gateway over direct ingress, share of the stack's requests a second at "
         f"{chat.MOST} concurrent: {share:.3f}, aim {_SHARE_AIM}: {_verdict(share, _SHARE_AIM)}.\n"
@@ -110,22 +102,19 @@ def _verdict(value: float, aim: float) -> str:
     return "reached" if value >= aim else "missed"
 
 
-def plot(lines: Mapping[tuple[str, int], chat.Line]) -> Figure:
+def plot(lines: chat.Lines) -> Figure:
     """Draw requests a second and the processor time of a stream in the process that relays."""
-    names = list(dict.fromkeys(name for name, _ in lines))
-    colors = dict(zip(names, (report.GREY, report.NAVY, report.BLUE, report.RED), strict=True))
+    rates = chat.by_server(lines, lambda line: [one.requests_per_s for one in line.results])
+    doors = chat.by_server(lines, lambda line: [one.door_ms for one in line.results])
+    del doors[chat.PLAIN]
+    colors = dict(zip(rates, (report.GREY, report.NAVY, report.BLUE, report.RED), strict=True))
     figure = report.plot(11, 4.2)
     left, right = figure.subplots(1, 2)
-
-    for axes, what, shown in ((left, chat.rate, names), (right, chat.door_ms, names[1:])):
-        values = {
-            name: [[what(ours) for ours, _ in lines[name, n].rounds] for n in chat.REQUESTS]
-            for name in shown
-        }
-        report.bars(axes, values, [colors[name] for name in shown])
+    report.bars(left, rates, colors)
+    report.bars(right, doors, colors)
     said = "concurrent streams"
-    report.tidy(left, list(chat.REQUESTS), title="Requests a second", xlabel=said)
+    report.tidy(left, chat.REQUESTS, title="Requests a second", xlabel=said)
     title = "Processor time a stream in the process that relays, ms"
-    report.tidy(right, list(chat.REQUESTS), title=title, xlabel=said)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    report.tidy(right, chat.REQUESTS, title=title, xlabel=said)
+    report.legend(figure, left)
     return figure

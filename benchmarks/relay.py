@@ -11,13 +11,12 @@ import asyncio
 import json
 import os
 import sys
-from contextlib import ExitStack
 from typing import Any
 
 import aiohttp
 import uvloop
 
-from benchmarks.contestants import Server, free_port
+from benchmarks.contestants import Server, free_port, running
 from benchmarks.load import run
 from services.gateway.routes import build
 from services.server.shell import Shell
@@ -101,10 +100,7 @@ def main() -> None:
     backend_port, gateway_port, aiohttp_port = (free_port() for _ in range(3))
     gateway = serving("ours", "on", gateway_port, backend_port)
     plain = serving("with_aiohttp", "off", aiohttp_port, backend_port)
-    with ExitStack() as stack:
-        for server in (serving("backend", "off", backend_port, backend_port), gateway, plain):
-            stack.callback(server.stop)
-            server.start()
+    with running(serving("backend", "off", backend_port, backend_port), gateway, plain):
         costs_ms = {
             "Bentovox gateway": uvloop.run(_cost_ms(gateway)),
             "aiohttp relay": uvloop.run(_cost_ms(plain)),

@@ -10,16 +10,18 @@ import os
 import platform
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.contestants import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.container import BarContainer
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 _PAGES = Path(__file__).with_name("pages")
 GREY, BLUE, NAVY, ORANGE, RED, SKY = (
@@ -49,6 +51,24 @@ def machine() -> str:
     return f"Machine: {os.cpu_count()} cores ({model}), Python {platform.python_version()}"
 
 
+def median(turns: Iterable[T], value: Callable[[T], float]) -> float:
+    """Return the median of a value over the rounds."""
+    return statistics.median(map(value, turns))
+
+
+def beside(mine: Iterable[T], peers: Iterable[T], value: Callable[[T], float]) -> list[float]:
+    """Return each round's ratio of a value to the peer's."""
+    return [value(one) / value(other) for one, other in zip(mine, peers, strict=True)]
+
+
+def by_contestant(
+    turns: Mapping[Any, Mapping[str, Sequence[T]]], value: Callable[[T], float]
+) -> dict[str, list[list[float]]]:
+    """Return each contestant's values as plots take them: a group for each case, of all rounds."""
+    names = next(iter(turns.values()))
+    return {name: [[*map(value, of_case[name])] for of_case in turns.values()] for name in names}
+
+
 def spread(values: Sequence[float], digits: int = 2, form: str = "[{}, {}]") -> str:
     """Return the median with the lowest and the highest; alone if there is but one value."""
     middle, *ends = (
@@ -64,51 +84,64 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([head, "|---" * len(columns) + "|", *lines])
 
 
-def write(folder: Path, name: str, figure: Figure, **values: object) -> None:
-    """Write the page `name` and its plot into `folder`, and print the page."""
+def write(folder: Path, name: str, figure: Figure | None, **values: object) -> None:
+    """Write the page `name` and its plot, if it has one, into `folder`, and print the page."""
     folder.mkdir(parents=True, exist_ok=True)
     text = (_PAGES / f"{name}.md").read_text(encoding="utf-8").format(machine=machine(), **values)
     (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    if figure is not None:
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     print(text)
 
 
 def plot(width: float, height: float) -> Figure:
     """Return a figure to draw a plot in."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  not where only a GPU is
+
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def tidy(axes: Axes, ticks: Sequence[object], **said: object) -> None:
+def tidy(axes: Axes, ticks: Iterable[object], **said: object) -> None:
     """Name the places on the horizontal axis, say what the plot shows, and leave out the frame."""
     axes.set(**said)
-    axes.set_xticks(range(len(ticks)), [str(tick) for tick in ticks])
+    names = [str(tick) for tick in ticks]
+    axes.set_xticks(range(len(names)), names)
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def legend(figure: Figure, axes: Axes, columns: int = 5) -> None:
+    """Name the contestants of `axes` below all plots."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
 def bars(
-    axes: Axes, values: Mapping[str, Sequence[Sequence[float]]], colors: Iterable[str]
-) -> None:
+    axes: Axes, values: Mapping[str, Sequence[Sequence[float]]], colors: Mapping[str, str]
+) -> list[BarContainer]:
     """Draw the median and spread of each contestant's values, a bar for each group of them."""
-    for index, ((name, groups), color) in enumerate(zip(values.items(), colors, strict=False)):
-        axes.bar(
-            offsets(len(groups), index, len(values)),
-            [statistics.median(one) for one in groups],
-            0.8 / len(values),
-            color=color,
-            label=name,
-            yerr=errors(groups),
-            capsize=2,
-            error_kw={"linewidth": 0.8},
-        )
+    width = 0.8 / len(values)
+    drawn = []
+    for index, (name, groups) in enumerate(values.items()):
+        middles, errors = _spreads(groups)
+        first = (index - len(values) / 2 + 0.5) * width
+        places = [place + first for place in range(len(groups))]
+        style = {"color": colors[name], "label": name, "error_kw": {"linewidth": 0.8}}
+        drawn.append(axes.bar(places, middles, width, yerr=errors, capsize=2, **style))
+    return drawn
 
 
-def offsets(count: int, index: int, of: int) -> list[float]:
-    """Return the places of contestant `index`'s bars, one in each of `count` groups."""
-    return [place + (index - of / 2 + 0.5) * 0.8 / of for place in range(count)]
+def lines(
+    axes: Axes, values: Mapping[str, Sequence[Sequence[float]]], colors: Mapping[str, str]
+) -> None:
+    """Draw the median and spread of each contestant's values, a point for each group of them."""
+    for name, groups in values.items():
+        middles, errors = _spreads(groups)
+        style = {"marker": "o", "capsize": 2, "color": colors[name], "label": name}
+        axes.errorbar(range(len(groups)), middles, yerr=errors, **style)
 
 
-def errors(groups: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Return how far below and above each group's median its values reach."""
+def _spreads(groups: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
+    """Return each group's median, and how far below and above it the values reach."""
     middles = [statistics.median(values) for values in groups]
     pairs = list(zip(middles, groups, strict=True))
-    return [[m - min(values) for m, values in pairs], [max(values) - m for m, values in pairs]]
+    below = [middle - min(values) for middle, values in pairs]
+    return middles, [below, [max(values) - middle for middle, values in pairs]]

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from services.backends.pools import AHEAD, Pool
 from services.errors import ServiceError, UnavailableError
 from services.settings.sections import GatewaySettings, RoleSettings
@@ -31,10 +33,8 @@ if TYPE_CHECKING:
 SLOTS: Final = RoleSettings().slots
 QUEUE: Final = RoleSettings().queue
 _TOKENS: Final = 256
-_TOOK_S: Final = tuple(
-    (at_once, (first_ms + _TOKENS * gap_ms) / 1000)
-    for at_once, first_ms, gap_ms in ((1, 5.3, 1.5), (8, 12.4, 1.74), (32, 34.93, 2.89))
-)
+_MEASURED: Final = {1: (5.3, 1.5), 8: (12.4, 1.74), 32: (34.93, 2.89)}  # ms, by requests at once
+_TOOK_S: Final = [(first_ms + _TOKENS * gap_ms) / 1000 for first_ms, gap_ms in _MEASURED.values()]
 _CACHED: Final = 256  # conversations or voices in a backend's cache
 _SAMPLES: Final = 200
 _PROBE_S: Final = GatewaySettings().probe_interval_s
@@ -125,8 +125,7 @@ class _Server:
 
 def took_s(at_work: int) -> float:
     """Return the mean time of a request beside `at_work` requests, itself included."""
-    (low, low_s), (high, high_s) = _TOOK_S[:2] if at_work < _TOOK_S[1][0] else _TOOK_S[1:]
-    return low_s + (high_s - low_s) * (at_work - low) / (high - low)
+    return float(np.interp(at_work, list(_MEASURED), _TOOK_S))
 
 
 def simulate(case: Case) -> Seen:
@@ -193,30 +192,28 @@ class _Simulation:
         pool = self._random.choice(self._pools)
         affinity = f"conversation {subject}" if self._case.affinity else None
         backend = pool.pick(None, affinity)
-        server = self._server(backend)
-        if server.closed:
-            gone = UnavailableError("The backend cannot be reached.")
-            backend.mark(ready=False)
+        if self._server(backend).closed:
             self._seen.moved += 1
+            backend.mark(ready=False)
+            gone = UnavailableError("The backend cannot be reached.")
             try:
                 backend = pool.other(backend, gone, None, affinity)
             except ServiceError:
                 self._seen.lost += 1
                 return
-            server = self._server(backend)
-            if server.closed:
-                backend.mark(ready=False)
-                self._seen.lost += 1
-                return
-        self._take(server, backend, subject)
+        server = self._server(backend)
+        if server.closed:
+            self._seen.lost += 1
+            backend.mark(ready=False)
+        elif server.holds >= SLOTS + QUEUE:
+            self._seen.refused += 1
+        else:
+            self._take(server, backend, subject)
 
     def _server(self, backend: Backend) -> _Server:
         return self._servers[int(backend.name.rpartition("-")[2])]
 
     def _take(self, server: _Server, backend: Backend, subject: int) -> None:
-        if server.holds >= SLOTS + QUEUE:
-            self._seen.refused += 1
-            return
         self._seen.hits += server.has_cached(subject)
         self._seen.again += subject in self._known
         self._known.add(subject)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import statistics
-import subprocess
 import time
 
 from benchmarks import report
-from benchmarks.contestants import ROOT
+from benchmarks.contestants import told
 
 _TEXT = "Bentovox serves chat and speech on your own machine. This is the second sentence."
 _FORMATS = ("pcm", "wav", "mp3", "opus", "aac", "flac")
@@ -17,11 +16,11 @@ _TIMES = 40
 
 _BARE = """
 import asyncio, statistics, sys, time
-from services.speech.engines.registry import create_engine
+from services.engines import create
 from services.speech.engines.protocol import SynthesisRequest
 text, times = sys.argv[1], int(sys.argv[2])
 async def main():
-    engine = create_engine("espeak")
+    engine = create("speech", "espeak")
     await engine.start()
     seen = []
     for _ in range(times):
@@ -41,8 +40,7 @@ def measure(python: str, port: int) -> dict[str, float]:
 
     `port` is the front door's.
     """
-    command = [python, "-c", _BARE, _TEXT, str(_TIMES)]
-    bare_ms = float(subprocess.check_output(command, cwd=ROOT, text=True))
+    bare_ms = told(python, "-c", _BARE, _TEXT, str(_TIMES))
     ours = {f"front door, {name}": _first_byte_ms(port, name) for name in _FORMATS}
     return {"bare engine, first frame": bare_ms, **ours}
 

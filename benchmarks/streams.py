@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+T = TypeVar("T")
 
 _SMOOTH_S = 0.1
 """A stream whose worst underrun stays below this counts as continuous."""
@@ -77,6 +81,11 @@ class Turn:
         return statistics.median(stream.real_time_factor for stream in self.streams)
 
     @property
+    def factor_of_all(self) -> float:
+        """Seconds until all streams had ended, for each second of one's audio."""
+        return self.wall_s / statistics.mean(stream.audio_s for stream in self.streams)
+
+    @property
     def audio_per_s(self) -> float:
         """Seconds of audio a second, all streams together."""
         return sum(stream.audio_s for stream in self.streams) / self.wall_s
@@ -86,3 +95,35 @@ def continuity(turns: Iterable[Turn]) -> float:
     """Return the share of streams that play without an audible gap."""
     underruns = [stream.worst_underrun_s for turn in turns for stream in turn.streams]
     return sum(underrun < _SMOOTH_S for underrun in underruns) / len(underruns)
+
+
+def at_once(speak: Callable[[T], Iterable[float]], asked: Sequence[T]) -> dict[str, Any]:
+    """Ask for streams at once, a thread each, and return what `Turn.of` takes.
+
+    `speak` yields the seconds of each piece of audio as it comes; of a piece of text, 0.
+    """
+
+    def listen(one: T) -> list[tuple[float, float]]:
+        began = time.perf_counter()
+        return [(time.perf_counter() - began, seconds) for seconds in speak(one)]
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(asked)) as pool:
+        streams = list(pool.map(listen, asked))
+    return {"wall_s": time.perf_counter() - began, "streams": streams}
+
+
+def over_http(url: str, requests: Sequence[dict[str, Any]], rate_hz: int) -> Turn:
+    """Post requests at once; each is answered with raw 16-bit samples."""
+    import httpx  # noqa: PLC0415  workers have none
+
+    with httpx.Client(timeout=300) as client:
+
+        def speak(request: dict[str, Any]) -> Iterator[float]:
+            with client.stream("POST", url, **request) as answer:
+                if answer.is_error:
+                    raise RuntimeError(f"{url}: {answer.status_code} {answer.read().decode()}")
+                for piece in answer.iter_raw():
+                    yield len(piece) / 2 / rate_hz
+
+        return Turn.of(at_once(speak, requests))

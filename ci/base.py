@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Final
@@ -66,12 +65,6 @@ class Base:
     def platform_image(self) -> str:
         """Return the image that it stands on."""
         return self.platform.reference if self.has_torch else self.platform.plain_reference
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Return the images that a build of it reads."""
-        devel = [self.platform.devel_reference] if self.has_torch and self.platform.cuda else []
-        return (self.platform_image, *devel)
 
     @property
     def folder(self) -> Path:
@@ -223,8 +216,7 @@ def _build(given: argparse.Namespace) -> None:
 
 def _pin(given: argparse.Namespace) -> None:
     docker.ready()
-    text = platforms.TABLE.read_text(encoding="utf-8")
-    pinned = []
+    pinned: dict[str, dict[str, str]] = {}
     for name in given.platforms or platforms.load():
         platform = platforms.get(name)
         images = {
@@ -233,15 +225,10 @@ def _pin(given: argparse.Namespace) -> None:
         }
         if platform.plain_image:
             images["plain_digest"] = f"{platform.plain_image}:{platform.plain_tag}"
-        for key, image in images.items():
-            digest = docker.digest(image)
-            pinned.append(f"{name}.{key} {digest}")
-            pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
-            text, times = re.subn(pattern, rf'\g<1>"{digest}"', text)
-            if times != 1:
-                raise CiError(f'{platforms.TABLE.name} [{name}]: no line `{key} = ""` to write to')
-    platforms.TABLE.write_text(text, encoding="utf-8")
-    result("\n".join(pinned))
+        pinned[name] = {key: docker.digest(image) for key, image in images.items()}
+    for name, digests in pinned.items():
+        platforms.change(name, digests)
+        result("\n".join(f"{name}.{key} {digest}" for key, digest in digests.items()))
 
 
 def _held(given: argparse.Namespace) -> None:

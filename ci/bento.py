@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from ci.platforms import Platform
     from ci.specs import Spec
 
-_DRAFT: Final = "draft"
+DRAFT: Final = "draft"
+"""The version of a bento until its content is known."""
+
 _SOURCES: Final = ("services", "bentos")
 _SCRIPT: Final = "setup-script"
 _STAMP: Final = "1980-01-01T00:00:00+00:00"
 _CREATED: Final = re.compile(r"^creation_time: .*$", re.MULTILINE)
-_VERSION: Final = re.compile(rf"^version: {_DRAFT}$", re.MULTILINE)
+_VERSION: Final = re.compile(rf"^version: {DRAFT}$", re.MULTILINE)
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
@@ -51,7 +53,7 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
         bentofile = Path(folder, "bentofile.yaml")
         data = for_platform(spec, platform, lock, registry)
         bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        built = _run_bentoml(bentofile, spec, sources(Path(folder), lock), Path(folder, "bentoml"))
+        built = run_bentoml(bentofile, spec, sources(Path(folder), lock), Path(folder, "bentoml"))
         version = settle(built)
         shutil.rmtree(final, ignore_errors=True)
         shutil.move(built, final)
@@ -107,7 +109,12 @@ def settle(built: Path) -> str:
     return version
 
 
-def _run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
+def run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
+    """Run `bentoml build` on a tree; return the bento, which is in `home`, a folder of BentoML's.
+
+    Raises:
+        CiError: BentoML refuses; its last lines were printed.
+    """
     environ = {
         **os.environ,
         "BENTOML_HOME": str(home),
@@ -117,7 +124,7 @@ def _run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path
     done = subprocess.run(
         [
             *(sys.executable, "-m", "bentoml", "build", f"--bentofile={bentofile}"),
-            *(f"--version={_DRAFT}", "--output=tag", str(context)),
+            *(f"--version={DRAFT}", "--output=tag", str(context)),
         ],
         cwd=context,
         env=environ,
@@ -133,4 +140,4 @@ def _run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path
         why = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
         last = (why or said or ["it said nothing"])[-1]
         raise CiError(f"BentoML did not build {spec.bento}: {last}")
-    return home / "bentos" / spec.bento / _DRAFT
+    return home / "bentos" / spec.bento / DRAFT

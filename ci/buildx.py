@@ -69,12 +69,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network", default="", help="the network of build steps: host, where they need the host's"
     )
-    parser.add_argument(
-        "--compression",
-        default="zstd",
-        choices=("zstd", "gzip", "uncompressed"),
-        help="of layers (default: zstd)",
-    )
     parser.add_argument("--no-cache", action="store_true", help="do every step again")
 
 
@@ -86,4 +80,5 @@ def options_of(given: argparse.Namespace) -> Options:
     """
     if given.push and not given.registry:
         raise CiError("--push needs --registry, such as --registry ghcr.io/me")
-    return Options(**{one.name: getattr(given, one.name) for one in dataclasses.fields(Options)})
+    known = {one.name for one in dataclasses.fields(Options)}
+    return Options(**{name: value for name, value in vars(given).items() if name in known})

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import subprocess
-import tempfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ci.errors import CiError
 from ci.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FULL = os.strerror(errno.ENOSPC).lower()
@@ -71,32 +69,6 @@ def call(*arguments: str, stdin: str | None = None) -> str:
     if done.returncode:
         raise CiError(explained(done.stderr or done.stdout, f"docker {' '.join(arguments[:2])}"))
     return done.stdout.strip()
-
-
-@contextlib.contextmanager
-def stream(*arguments: str) -> Iterator[IO[bytes]]:
-    """Run one docker command and yield its output as it comes.
-
-    Raises:
-        CiError: it failed.
-    """
-    with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(
-            [binary(), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env=environment(),
-        ) as process,
-    ):
-        if process.stdout is not None:
-            with process.stdout:
-                yield process.stdout
-        if process.wait():
-            said.seek(0)
-            text = said.read().decode(errors="replace")
-            raise CiError(explained(text, f"docker {' '.join(arguments[:2])}"))
 
 
 def ask(*arguments: str) -> str | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pathspec
 
-from ci import base, git, github, groups, naming, platforms, specs
+from ci import git, github, groups, naming, platforms, specs
 from ci.paths import ROOT
 from ci.terminal import result
 
@@ -50,6 +50,7 @@ _OF_ALL: Final = (
     ".github/workflows/_image.yml",
     ".github/workflows/images.yml",
     ".github/workflows/publish.yml",
+    "tests/container.py",
     "tests/images/",
 )
 _COSYVOICE: Final = "ci/cosyvoice/"
@@ -119,20 +120,13 @@ def plan(change: Change | None) -> list[Wanted]:
 
 
 def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the images as a workflow's matrix takes them, with their caches and reasons.
-
-    Raises:
-        CiError: the locks of a base do not agree.
-    """
-    below = {(one["stage"], one["platform"]): one for one in bases(wanted, registry)}
+    """Return the images as a workflow's matrix takes them, with their caches and reasons."""
     return [
         {
             "bento": one.bento,
             "platform": one.platform,
-            "stage": one.base,
-            "base": below[one.base, one.platform]["reference"],
             "cache": naming.cache(naming.repository(one.bento, registry), one.platform),
-            "base-cache": below[one.base, one.platform]["cache"],
+            "base-cache": naming.cache(naming.base_repository(one.base, registry), one.platform),
             "why": one.because,
         }
         for one in wanted
@@ -140,21 +134,14 @@ def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
 
 
 def bases(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the bases of these images, each once, with its stage, its name and its cache.
-
-    Raises:
-        CiError: the locks of a base do not agree.
-    """
-    known = platforms.load()
-    found = sorted({(one.base, one.platform) for one in wanted})
+    """Return the bases of these images, each once, with their caches."""
     return [
         {
             "stage": stage,
             "platform": platform,
-            "reference": base.find(stage, known[platform], registry).reference,
             "cache": naming.cache(naming.base_repository(stage, registry), platform),
         }
-        for stage, platform in found
+        for stage, platform in sorted({(one.base, one.platform) for one in wanted})
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -12,6 +13,7 @@ from ci.errors import CiError
 from ci.paths import BENTOS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 TABLE: Final = BENTOS / "platforms.toml"
@@ -89,6 +91,21 @@ def get(name: str, table: Path = TABLE) -> Platform:
     if name not in known:
         raise CiError(f"{name!r} is no platform of {table.name}; there are {', '.join(known)}")
     return known[name]
+
+
+def change(name: str, values: Mapping[str, str]) -> None:
+    """Write other values of a platform's keys into the table, which keeps its comments.
+
+    Raises:
+        CiError: the table has no line for such a key.
+    """
+    text = TABLE.read_text(encoding="utf-8")
+    for key, value in values.items():
+        pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
+        text, times = re.subn(pattern, rf'\g<1>"{value}"', text)
+        if times != 1:
+            raise CiError(f'{TABLE.name} [{name}]: no line `{key} = ""` to write to')
+    TABLE.write_text(text, encoding="utf-8")
 
 
 def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:

@@ -1,16 +1,13 @@
-"""Finds and creates an engine by its name, for the roles' registries."""
+"""The one table of engines: found by name, and loaded only when asked for."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from services.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -28,15 +25,45 @@ class EngineEntry:
     libraries: tuple[str, ...] = ()
 
 
-def create(
-    role: str, engines: Mapping[str, EngineEntry], name: str, options: Mapping[str, Any]
-) -> Any:
-    """Return a new engine of `role`; `options` go to its constructor.
+ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {
+    "speech": {
+        "cosyvoice": EngineEntry(
+            "services.speech.engines.cosyvoice.engine:CosyVoiceEngine",
+            "cosyvoice",
+            ("torch", "transformers", "onnxruntime", "hyperpyyaml", "whisper", "wetext"),
+        ),
+        "espeak": EngineEntry("services.speech.engines.espeak.engine:EspeakEngine", "espeak"),
+        "kokoro": EngineEntry(
+            "services.speech.engines.kokoro.engine:KokoroEngine",
+            "kokoro",
+            ("huggingface_hub", "inflect", "misaki", "onnxruntime"),
+        ),
+        "vllm_omni": EngineEntry(
+            "services.speech.engines.vllm_omni.engine:VllmOmniEngine", "speech"
+        ),
+    },
+    "transcription": {
+        "faster_whisper": EngineEntry(
+            "services.transcription.engines.faster_whisper.engine:FasterWhisperEngine",
+            "faster-whisper",
+            ("faster_whisper", "ctranslate2", "onnxruntime"),
+        ),
+    },
+}
+"""The engines of each role, by the name that its setting `engine` has."""
+
+
+def create(role: str, name: str, **options: Any) -> Any:
+    """Return a new engine of `role`, not started; `options` go to its constructor.
+
+    It is a `SpeechEngine` or a `TranscriptionEngine`. Every speech engine takes `voices`, a mapping
+    of further voice names to its own voices.
 
     Raises:
         ConfigurationError: there is no such engine, or its library is not installed; the message
             says what to set or install.
     """
+    engines = ENGINES[role]
     entry = engines.get(name)
     if entry is None:
         raise ConfigurationError(

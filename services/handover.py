@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -14,68 +14,42 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None
+
+
 class Handover(Generic[Item]):
-    """An ordered queue; the thread waits while the items in it weigh more than `held`.
+    """An ordered queue; create it in the event loop that takes the items."""
 
-    `weigh` returns an item's weight. Create it in the event loop that takes the items.
-    """
-
-    def __init__(self, held: int, weigh: Callable[[Item], int]) -> None:
-        self._held = held
-        self._weigh = weigh
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
-        self._changed = threading.Condition()
-        self._items: deque[Item] = deque()
-        self._waiting = 0
+        self._queue: asyncio.Queue[Item | _End] = asyncio.Queue()
         self._closed = False
-        self._ended = False
-        self._error: BaseException | None = None
 
     def put(self, item: Item) -> bool:
         """Add an item, from the thread; return False once `close` was called."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting <= self._held)
-            if self._closed:
-                return False
-            self._items.append(item)
-            self._waiting += self._weigh(item)
-        self._tell()
-        return True
+        self._add(item)
+        return not self._closed
 
     def end(self, error: BaseException | None = None) -> None:
         """Mark the end of the items, with the error that caused it; the first call counts."""
-        with self._changed:
-            if not self._ended:
-                self._ended, self._error = True, error
-        self._tell()
+        self._add(_End(error))
 
     def close(self) -> None:
-        """Accept no more items, and wake a waiting thread."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Have `put` return False from now on."""
+        self._closed = True
 
     async def items(self) -> AsyncGenerator[Item, None]:
         """Yield each item, then raise the error given to `end`, if any."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            ended = self._ended  # read before taking the items, as none comes after it
-            while self._items:
-                with self._changed:
-                    item = self._items.popleft()
-                    self._waiting -= self._weigh(item)
-                    self._changed.notify_all()
-                yield item
-            if ended:
-                break
-        if self._error is not None:
-            raise self._error
+        while not isinstance(item := await self._queue.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
 
-    def _tell(self) -> None:
+    def _add(self, item: Item | _End) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
 
 async def in_daemon(work: Callable[[], Any]) -> Any:

@@ -155,14 +155,12 @@ class HubModel:
         def watch() -> None:
             logged = time.monotonic()
             while not done.wait(_WATCH_S):
-                here = _bytes_in(blobs) - before
-                share = f"{100 * here // total} %" if total else f"{here / 1e6:.0f} MB"
+                share = f"{100 * (_bytes_in(blobs) - before) // max(total, 1)} %"
                 tell(f"downloading {self.repository} {share}")
                 if time.monotonic() - logged >= _LOG_S:
                     logged = time.monotonic()
                     log.info("downloading %s: %s", self.repository, share)
 
-        had_bars = not utils.are_progress_bars_disabled()
         utils.disable_progress_bars()
         thread = threading.Thread(target=watch, name="download-progress", daemon=True)
         thread.start()
@@ -171,8 +169,6 @@ class HubModel:
         finally:
             done.set()
             thread.join()
-            if had_bars:
-                utils.enable_progress_bars()
 
 
 def _bytes_in(folder: Path) -> int:

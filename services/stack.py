@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import bentoml
-
 from services.chat.service import Chat
 from services.conversation.service import Conversation
 from services.gateway import routes
-from services.gateway.keys import Keys
-from services.server.role import beside, preflight, role
+from services.server.role import beside, role
 from services.settings import settings
 from services.speech.service import Speech
 from services.transcription.service import Transcription
@@ -24,25 +21,20 @@ if TYPE_CHECKING:
     from services.server.serving import RoleApp
 
 
-class _Stack:
-    """Chat, speech, transcription and translation behind one OpenAI-compatible server."""
-
-    chat = bentoml.depends(Chat)
-    speech = bentoml.depends(Speech)
-    transcription = bentoml.depends(Transcription)
-    conversation = bentoml.depends(Conversation)
-
-    @staticmethod
-    def build() -> RoleApp:
-        gateway = settings().gateway
-        return routes.build(
-            gateway, {role: urls or beside(role) for role, urls in gateway.backends.items()}
-        )
-
-    @bentoml.on_deployment
-    @staticmethod
-    def check() -> None:
-        preflight(lambda: Keys.from_settings(settings().gateway).summary())
+def build() -> RoleApp:
+    """Return the gateway in front of chat, speech, transcription and conversation."""
+    gateway = settings().gateway
+    return routes.build(
+        gateway, {role: urls or beside(role) for role, urls in gateway.backends.items()}
+    )
 
 
-Stack = role(_Stack, name="bentovox")
+Stack = role(
+    "bentovox",
+    build,
+    routes.who_is_let_in,
+    chat=Chat,
+    speech=Speech,
+    transcription=Transcription,
+    conversation=Conversation,
+)

@@ -1,4 +1,4 @@
-"""Serves ASGI applications on free ports, in the test's event loop."""
+"""What many folders use: applications served in the test's event loop, and one real stack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from services.server.uvicorn_http import BoundedHttp
 from tests.engine import built, engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from tests.e2e.server import Server
 
 __all__ = ["built", "engine"]  # fixtures for all: one engine a session
 
@@ -80,3 +83,18 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[str]]]:
             return await stack.enter_async_context(_listening(app, path))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the logs and caches of every server."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def demo(home: Path) -> Iterator[Server]:
+    """The stack as in the README, with the demo profile: one for all who leave it as it was."""
+    from tests.e2e.server import Server  # noqa: PLC0415  needs psutil, which not all runs have
+
+    with Server(home, BENTOVOX_PROFILE="demo") as server:
+        yield server

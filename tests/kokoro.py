@@ -6,7 +6,7 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.speech.engines.registry import create_engine
+from services.engines import create
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ _START_S = 120
 @contextmanager
 def kokoro_engine(folder: Path) -> Iterator[KokoroEngine]:
     """Yield an engine whose model is loaded; it is closed afterwards."""
-    engine: Any = create_engine("kokoro", model=str(folder))
+    engine: Any = create("speech", "kokoro", model=str(folder))
     asyncio.run(_loaded(engine))
     try:
         yield engine

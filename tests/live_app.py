@@ -13,15 +13,15 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
+from services.engines import create
 from services.openai.paths import SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.speech.engines.protocol import SynthesisRequest
-from services.speech.engines.registry import create_engine
 from tests.hearing_app import live_socket, said
+from tests.sounds import to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,7 +48,7 @@ def spoken(text: str) -> bytes:
 async def by_espeak(text: str, voice: str = "alloy") -> Samples:
     """Return a text as espeak-ng says it, float32 at `RATE_HZ`, without silence around it."""
     pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
-    engine = create_engine("espeak")
+    engine = create("speech", "espeak")
     await engine.start()
     try:
         request = SynthesisRequest(text=text, voice=voice)

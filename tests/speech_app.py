@@ -24,7 +24,7 @@ from services.speech.voices import VoiceStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.speech.audio_answer import OnAudioSeconds
+    from services.audio.formats import OnAudioSeconds
     from tests.fakes.speech_engine import FakeEngine
 
 _ROUTES = Routes([*ROUTES["speech"], *ROUTES["transcription"], *MODELS])

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.transcription.engines.registry import create_engine
+from services.engines import create
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -25,8 +25,8 @@ async def until(holds: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def whisper_engine(folder: Path, **options: Any) -> AsyncIterator[FasterWhisperEngine]:
     """Yield an engine that is ready, on the CPU; it is closed afterwards."""
-    engine: Any = create_engine(
-        "faster_whisper", model=str(folder), device="cpu", threads=1, **options
+    engine: Any = create(
+        "transcription", "faster_whisper", model=str(folder), device="cpu", threads=1, **options
     )
     await engine.start()
     try:

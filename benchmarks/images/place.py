@@ -6,7 +6,6 @@ import contextlib
 import functools
 import http.server
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -106,7 +105,8 @@ class Place:
     def _make_platform(self, links: str) -> None:
         """Make the platform image and its patched successor; name it in platforms.toml."""
         values = {"image": self.repository, "tag": "stand-in", "devel_tag": "stand-in"}
-        _rewrite({**values, "torch_from": "base" if self._torch else "wheels"})
+        values["torch_from"] = "base" if self._torch else "wheels"
+        platforms.change(PLATFORM, values)
         with tempfile.TemporaryDirectory() as folder:
             shutil.copyfile(self._lock, Path(folder, "lock.txt"))
             arguments = docker.variables({"TORCH": self._torch, "LINKS": links}, "--build-arg")
@@ -119,17 +119,6 @@ class Place:
         Path(folder, "Dockerfile").write_text(dockerfile, encoding="utf-8")
         name = f'--output=type=registry,"name={self.repository}:{tag}"'
         build.build([name, "--network=host", "--provenance=false", *arguments, folder])
-
-
-def _rewrite(values: dict[str, str]) -> None:
-    """Change keys of the platform in the copy's platforms.toml."""
-    text = platforms.TABLE.read_text(encoding="utf-8")
-    for key, value in values.items():
-        pattern = rf'(\[{PLATFORM}\][^\[]*?\n{key} = )"[^"]*"'
-        text, count = re.subn(pattern, rf'\g<1>"{value}"', text)
-        if count != 1:
-            raise CiError(f"{platforms.TABLE.name} [{PLATFORM}] has no {key}")
-    platforms.TABLE.write_text(text, encoding="utf-8")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

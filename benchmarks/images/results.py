@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OURS, STOCK, SEED = CONTESTANTS = ("Bentovox", "stock BentoML", "one Dockerfile")
 
@@ -35,22 +31,11 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """One contestant's image; `failed` are the gates that it fails, with their first fault."""
+    """One contestant's image; `failed` are the gates that it fails."""
 
-    contestant: str
     layers: list[Layer]
     duplicate_bytes: int
-    failed: dict[str, str]
-
-    @property
-    def raw_bytes(self) -> int:
-        """Return what all layers weigh unpacked."""
-        return sum(layer.raw_bytes for layer in self.layers)
-
-    @property
-    def compressed_bytes(self) -> int:
-        """Return what all layers weigh in a registry."""
-        return sum(layer.compressed_bytes for layer in self.layers)
+    failed: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +43,14 @@ class Turn:
     """One build after one change.
 
     `pack_s` is what comes before docker is started, `build_s` what `docker buildx build` took.
-    `pushed_bytes` is what the registry grew by; None where it took a cache as well.
+    `pushed_bytes` is what the registry grew by.
     """
 
     contestant: str
     change: str
     pack_s: float
     build_s: float
-    pushed_bytes: int | None = None
+    pushed_bytes: int
 
     @property
     def seconds(self) -> float:
@@ -83,36 +68,20 @@ class Kept:
     of_base: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Measured:
-    """All that one run measured."""
+    """All that one run measured; `sizes` by contestant."""
 
     bento: str
     platform_bytes: int
     load: float
-    sizes: list[Size] = dataclasses.field(default_factory=list)
+    sizes: dict[str, Size] = dataclasses.field(default_factory=dict)
     turns: list[Turn] = dataclasses.field(default_factory=list)
-    kept: list[Kept] = dataclasses.field(default_factory=list)
+    kept: Kept | None = None
 
     def of(self, contestant: str, change: str) -> list[Turn]:
         """Return the turns of a contestant after one change."""
-        return [
-            turn for turn in self.turns if turn.contestant == contestant and turn.change == change
-        ]
-
-    def size(self, contestant: str) -> Size:
-        """Return a contestant's image."""
-        return next(size for size in self.sizes if size.contestant == contestant)
+        return [one for one in self.turns if (one.contestant, one.change) == (contestant, change)]
 
 
-_JSON = TypeAdapter(Measured)
-
-
-def save(measured: Measured, path: Path) -> None:
-    """Write it as JSON."""
-    path.write_bytes(_JSON.dump_json(measured, indent=2))
-
-
-def load(path: Path) -> Measured:
-    """Return what `save` wrote."""
-    return _JSON.validate_json(path.read_bytes())
+JSON = TypeAdapter(Measured)

@@ -51,33 +51,22 @@ class Run:
         if not to.registry:
             self._push(made)
         pushed = registry.size(self._place.registry) - before
-        turn = Turn(
-            contestant=self._way.name,
-            change=change,
-            pack_s=made.pack_s,
-            build_s=made.build_s,
-            pushed_bytes=None if to.writes_cache else pushed,
-        )
-        self._into.turns.append(turn)
-        say(f"  {turn.pack_s:.1f} + {turn.build_s:.1f} s, {pushed} bytes")
+        self._into.turns.append(Turn(self._way.name, change, made.pack_s, made.build_s, pushed))
+        say(f"  {made.pack_s:.1f} + {made.build_s:.1f} s, {pushed} bytes")
         return made
 
     def look(self, made: Made) -> Look:
         """Read the image and run the gates on it."""
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
         look = Look.at(archive.on_base(archive.read(made.name)))
+        image = look.image
         layers = [
-            Layer(
-                described(one),
-                one.number <= look.image.shared,
-                one.raw_bytes,
-                one.compressed_bytes,
-            )
-            for one in look.image.layers
+            Layer(described(one), one.number <= image.shared, one.raw_bytes, one.compressed_bytes)
+            for one in image.layers
         ]
-        failed = {v.gate: v.faults[0] for v in judge(look) if v.faults}
+        failed = [verdict.gate for verdict in judge(look) if verdict.faults]
         lost = sum(waste.bytes for waste in look.waste)
-        self._into.sizes.append(Size(self._way.name, layers, lost, failed))
+        self._into.sizes[self._way.name] = Size(layers, lost, failed)
         return look
 
     def touch(self) -> None:
@@ -107,7 +96,7 @@ class Run:
         after = self._layers()
         same = [one for one in before if one in after]
         in_app = [one for one in before[-app:] if one in after[-app:]]
-        self._into.kept.append(Kept(len(in_app), app, len(same) - len(in_app), len(before) - app))
+        self._into.kept = Kept(len(in_app), app, len(same) - len(in_app), len(before) - app)
 
     def caches(self, rounds: int) -> None:
         """Push a change of code from a warm engine, then from an emptied one with the cache."""
@@ -178,7 +167,7 @@ def main() -> int:
                 for path, content in kept.items():
                     path.write_bytes(content)
                 measure(place, way, given.bento, given.rounds, into)
-                results.save(into, given.out)
+        given.out.write_bytes(results.JSON.dump_json(into))
     except CiError as error:
         say(f"{error}")
         return 1

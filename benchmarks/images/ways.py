@@ -8,24 +8,23 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import yaml
 
 from benchmarks.images.results import OURS, SEED, STOCK
-from ci import base, build, docker, image, naming, specs, uv
+from ci import base, bento, build, docker, image, naming, specs
 from ci.base import Base
 from ci.buildx import Options
-from ci.errors import CiError
 from ci.layers.image import BASE_NAME, PLATFORM_LAYERS
 from ci.paths import ROOT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ci.platforms import Platform
     from ci.specs import Spec
 
-_VERSION = "measured"
 _CONTEXT = """
 import shutil, sys
 import bentoml
@@ -57,11 +56,16 @@ class To:
     reads_cache: bool = False
     writes_cache: bool = False
 
-    def caches(self, repository: str, how: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return what buildx reads its cache from, and writes it to; `how` are more options."""
+    def caches(self, repository: str, how: str = "") -> Options:
+        """Return buildx's options for a repository's image; `how` are more of its cache's."""
         entry = f"type=registry,ref={naming.cache(repository, 'cpu')}"
-        reads = (entry,) if self.reads_cache else ()
-        return reads, (f"{entry},mode=max{how}",) if self.writes_cache else ()
+        return Options(
+            self.registry,
+            push=bool(self.registry),
+            network="host",
+            cache_from=[entry] if self.reads_cache else [],
+            cache_to=[f"{entry},mode=max{how}"] if self.writes_cache else [],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,21 +91,18 @@ class Ours:
 
     name = OURS
 
-    def __init__(self, bento: str) -> None:
-        self._bento = bento
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def build(self, platform: Platform, to: To) -> Made:
         """See `Way`."""
         began = time.monotonic()
-        spec = specs.load(self._bento)
-        options = Options(to.registry, push=bool(to.registry), network="host")
+        spec = specs.load(self._name)
         below = base.find(spec.base(platform.name), platform, to.registry)
-        reads, writes = to.caches(naming.base_repository(below.stage, to.registry), _ZSTD)
-        base_s = base.ensure(below, dataclasses.replace(options, cache_from=reads, cache_to=writes))
-        reads, writes = to.caches(naming.repository(spec.name, to.registry), _ZSTD)
-        made = image.make(
-            spec, platform, dataclasses.replace(options, cache_from=reads, cache_to=writes)
-        )
+        of_base = naming.base_repository(below.stage, to.registry)
+        base_s = base.ensure(below, to.caches(of_base, _ZSTD))
+        options = to.caches(naming.repository(spec.name, to.registry), _ZSTD)
+        made = image.make(spec, platform, options)
         return _made(made.names[0], began, base_s + made.build_s)
 
 
@@ -131,27 +132,13 @@ class Stock:
         data = {**self._spec.data, "docker": {**image_, "distro": "debian"}, "python": python}
         bentofile = self._folder / "bentofile.yaml"
         bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        named = (f"--bentofile={bentofile}", f"--version={_VERSION}")
-        self._python("-m", "bentoml", "build", *named, str(self._root))
+        home = self._folder / "bentoml"
+        bento.run_bentoml(bentofile, self._spec, self._root, home)
         context = self._folder / "context"
-        self._python("-c", _CONTEXT, f"{self._spec.bento}:{_VERSION}", str(context))
+        command = [sys.executable, "-c", _CONTEXT, f"{self._spec.bento}:{bento.DRAFT}", context]
+        subprocess.run(command, env={**os.environ, "BENTOML_HOME": str(home)}, check=True)
         dockerfile = context / "env" / "docker" / "Dockerfile"
         return _plain(began, self._spec, platform, to, dockerfile=dockerfile, context=context)
-
-    def _python(self, *arguments: str) -> None:
-        environ = {
-            **os.environ,
-            "BENTOML_HOME": str(self._folder / "bentoml"),
-            "BENTOML_DO_NOT_TRACK": "True",
-            "PATH": f"{Path(uv.executable()).parent}:{os.environ['PATH']}",
-        }
-        command = [sys.executable, *arguments]
-        done = subprocess.run(
-            command, cwd=self._root, env=environ, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or ["it said nothing"]
-            raise CiError(f"BentoML failed for {self._spec.bento}: {said[-1]}")
 
 
 class Seed:
@@ -184,8 +171,8 @@ def _plain(
     """Build as `docker build` does by itself, with the labels that our gates read."""
     repository = f"{to.registry}/plain/{spec.name}" if to.registry else f"plain/{spec.name}"
     name = f"{repository}:{platform.name}"
-    reads, writes = to.caches(repository)
-    labels = image.labels(spec, platform, Base("", platform, ""), _VERSION)
+    options = to.caches(repository)
+    labels = image.labels(spec, platform, Base("", platform, ""), bento.DRAFT)
     labels[BASE_NAME] = platform.reference
     labels[PLATFORM_LAYERS] = str(len(docker.diff_ids(platform.reference)))
     kind = "type=registry" if to.registry else "type=image,unpack=true"
@@ -196,8 +183,8 @@ def _plain(
             f"--file={dockerfile}",
             "--network=host",
             "--provenance=false",
-            *(f"--cache-from={entry}" for entry in reads),
-            *(f"--cache-to={entry}" for entry in writes),
+            *(f"--cache-from={entry}" for entry in options.cache_from),
+            *(f"--cache-to={entry}" for entry in options.cache_to),
             *docker.variables(labels, "--label"),
             str(context),
         ]

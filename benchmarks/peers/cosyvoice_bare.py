@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.peers import cosyvoice_code, turns
+from benchmarks.streams import at_once
 from services.speech.engines.cosyvoice import recipe
 from services.speech.engines.cosyvoice.text import prompt_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _VOICE = "bench"
 
@@ -31,9 +33,14 @@ def main(model: str, recording: str, transcript: str) -> None:
         _register(speaker, recording, transcript)
         hop = speaker.model.token_hop_len
 
+        def speak(text: str) -> Iterator[float]:
+            made = speaker.inference_zero_shot(text, "", "", zero_shot_spk_id=_VOICE, stream=True)
+            for piece in made:
+                yield piece["tts_speech"].shape[1] / speaker.sample_rate
+
         def turn(asked: dict[str, Any]) -> dict[str, Any]:
             speaker.model.token_hop_len = hop  # upstream lets it grow for good
-            return _turn(speaker, asked["texts"])
+            return at_once(speak, asked["texts"])
 
         turns.take(turn, replies)
 
@@ -45,21 +52,6 @@ def _register(speaker: Any, recording: str, transcript: str) -> None:
         transcript = prompt_text(3, transcript)
     wave = load_wav(recording, 16_000)  # what older copies take; newer ones get it through load
     speaker.add_zero_shot_spk(transcript, wave, _VOICE)
-
-
-def _turn(speaker: Any, texts: list[str]) -> dict[str, Any]:
-    def speak(text: str) -> list[tuple[float, float]]:
-        began = time.perf_counter()
-        made = speaker.inference_zero_shot(text, "", "", zero_shot_spk_id=_VOICE, stream=True)
-        return [
-            (time.perf_counter() - began, piece["tts_speech"].shape[1] / speaker.sample_rate)
-            for piece in made
-        ]
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(len(texts)) as pool:
-        streams = list(pool.map(speak, texts))
-    return {"wall_s": time.perf_counter() - began, "streams": streams}
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ It is asked `{"sentences": [...], "count": 2}` and answers with a turn's streams
 from __future__ import annotations
 
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from kokoro_onnx import Kokoro
 
 from benchmarks.peers import turns
+from benchmarks.streams import at_once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def main(folder: str, voice: str) -> None:
@@ -21,20 +23,14 @@ def main(folder: str, voice: str) -> None:
     replies = turns.replies()
     speaker = Kokoro(f"{folder}/model.onnx", f"{folder}/voices.npz")
 
-    def speak(sentences: list[str]) -> list[tuple[float, float]]:
-        began = time.perf_counter()
-        arrivals = []
+    def speak(sentences: list[str]) -> Iterator[float]:
         for sentence in sentences:
             samples, rate_hz = speaker.create(sentence, voice, lang="en-us")
-            arrivals.append((time.perf_counter() - began, len(samples) / rate_hz))
-        return arrivals
+            yield len(samples) / rate_hz
 
     def turn(asked: dict[str, Any]) -> dict[str, Any]:
-        began = time.perf_counter()
-        with ThreadPoolExecutor(asked["count"]) as pool:
-            streams = list(pool.map(speak, [asked["sentences"]] * asked["count"]))
-        wall_s = time.perf_counter() - began
-        return {"wall_s": wall_s, "streams": streams, "bytes": psutil.Process().memory_info().rss}
+        made = at_once(speak, [asked["sentences"]] * asked["count"])
+        return {**made, "bytes": psutil.Process().memory_info().rss}
 
     turns.take(turn, replies)
 

@@ -10,7 +10,6 @@ import asyncio
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from benchmarks.peers import turns
+from benchmarks.streams import at_once
+from services.engines import create
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     GuessRequest,
     TranscriptionRequest,
 )
-from services.transcription.engines.registry import create_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,14 +47,11 @@ class Bare:
         self._batched = batched
         self._pipeline = (lambda: BatchedInferencePipeline(model)) if batched else (lambda: model)
 
-    def turn(self, sounds: list[Samples]) -> dict[str, float]:
+    def turn(self, sounds: list[Samples]) -> dict[str, Any]:
         """Hear them all, begun together."""
-        with ThreadPoolExecutor(len(sounds)) as pool:
-            began = time.perf_counter()
-            firsts_s = list(pool.map(lambda sound: self._hear(sound, began), sounds))
-            return {"took_s": time.perf_counter() - began, "first_s": max(firsts_s)}
+        return at_once(self._hear, sounds)
 
-    def _hear(self, sound: Samples, began: float) -> float:
+    def _hear(self, sound: Samples) -> Iterator[float]:
         options: dict[str, Any] = {"beam_size": 5, "language": "en"}
         if self._batched:
             # As it is meant to be used: whole windows, cut by the clock, times as bare has them.
@@ -64,11 +61,9 @@ class Bare:
             options["clip_timestamps"] = windows
         else:
             options["condition_on_previous_text"] = False
-        first_s = 0.0
         segments, _ = self._pipeline().transcribe(sound, **options)
         for _ in segments:
-            first_s = first_s or time.perf_counter() - began
-        return first_s
+            yield 0.0  # text has no length
 
 
 class Ours:
@@ -77,7 +72,7 @@ class Ours:
     def __init__(self, folder: str) -> None:
         """Start it and wait until it has its model."""
         self._loop = asyncio.Runner()
-        self._engine = create_engine("faster_whisper", model=folder, device="cpu")
+        self._engine = create("transcription", "faster_whisper", model=folder, device="cpu")
         self._loop.run(self._start())
 
     async def _start(self) -> None:
@@ -87,7 +82,7 @@ class Ours:
                 raise SystemExit(self._engine.status)
             await asyncio.sleep(0.05)
 
-    def turn(self, sounds: list[Samples]) -> dict[str, float]:
+    def turn(self, sounds: list[Samples]) -> dict[str, Any]:
         """Hear them all, begun together."""
         return self._loop.run(self._turn(sounds))
 
@@ -95,18 +90,18 @@ class Ours:
         """Return how long each guess took, with recordings heard beside them."""
         return self._loop.run(self._guesses(sound, count, beside))
 
-    async def _turn(self, sounds: list[Samples]) -> dict[str, float]:
+    async def _turn(self, sounds: list[Samples]) -> dict[str, Any]:
         began = time.perf_counter()
-        firsts_s = await asyncio.gather(*(self._hear(sound, began) for sound in sounds))
-        return {"took_s": time.perf_counter() - began, "first_s": max(firsts_s)}
+        streams = await asyncio.gather(*map(self._hear, sounds))
+        return {"wall_s": time.perf_counter() - began, "streams": streams}
 
-    async def _hear(self, sound: Samples, began: float) -> float:
-        first_s = 0.0
+    async def _hear(self, sound: Samples) -> list[tuple[float, float]]:
+        began = time.perf_counter()
         request = TranscriptionRequest(_pieces(sound), language="en")
         async with aclosing(self._engine.transcribe(request)) as segments:
-            async for _ in segments:
-                first_s = first_s or time.perf_counter() - began
-        return first_s
+            return [
+                (time.perf_counter() - began, one.end_s - one.start_s) async for one in segments
+            ]
 
     async def _guesses(self, sound: Samples, count: int, beside: list[Samples]) -> list[float]:
         busy = [asyncio.ensure_future(self._repeat(one)) for one in beside]
@@ -122,7 +117,7 @@ class Ours:
 
     async def _repeat(self, sound: Samples) -> None:
         while True:
-            await self._hear(sound, 0.0)
+            await self._hear(sound)
 
 
 def _pieces(sound: Samples) -> Iterator[Samples]:

@@ -6,6 +6,7 @@ all files has been verified.
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import zlib
@@ -27,7 +28,7 @@ _UNPACKED_BYTES: Final = 1024 * _MIB
 _MATCHA_IN_CHECKOUT: Final = ("matcha", "third_party/Matcha-TTS/matcha")
 
 
-def from_tarball(path: Path, package: str) -> Files:
+def from_tarball(data: bytes, package: str) -> Files:
     """Return the kept files of `package`, and its licence, from GitHub's archive of a commit.
 
     Raises:
@@ -36,11 +37,11 @@ def from_tarball(path: Path, package: str) -> Files:
     files: Files = {}
     unpacked = 0
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
             for member in archive:
                 unpacked += max(member.size, 0)
                 if unpacked > _UNPACKED_BYTES:
-                    raise CiError(f"{path.name} is far larger than upstream's code")
+                    raise CiError("GitHub's archive is far larger than upstream's code")
                 name = member.name.partition("/")[2]  # without the folder named for the commit
                 if name == "LICENSE":
                     name = f"{package}/LICENSE"
@@ -48,10 +49,10 @@ def from_tarball(path: Path, package: str) -> Files:
                     continue
                 stream = archive.extractfile(member) if member.isfile() else None
                 if stream is None:
-                    raise CiError(f"{path.name}: {member.name} is a link or no file")
+                    raise CiError(f"GitHub's archive: {member.name} is a link or no file")
                 _read(files, name, stream)
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise CiError(f"{path.name} cannot be read: {error}") from error
+        raise CiError(f"GitHub's archive of {package} cannot be read: {error}") from error
     return files
 
 
@@ -63,29 +64,18 @@ def from_folder(folder: Path) -> Files:
         OSError: a file cannot be read.
     """
     files: Files = {}
-    matcha = (folder / place for place in _MATCHA_IN_CHECKOUT)
-    for package in (folder / "cosyvoice", next((p for p in matcha if p.is_dir()), None)):
-        if package is None or not package.is_dir():
-            continue
-        for path in _walk(package):
+    for package in (folder / "cosyvoice", *(folder / place for place in _MATCHA_IN_CHECKOUT)):
+        licence = f"{package.name}/LICENSE"
+        # Links to folders are not followed.
+        for path in sorted(Path(at, name) for at, _, names in os.walk(package) for name in names):
             name = f"{package.name}/{path.relative_to(package).as_posix()}"
-            if is_kept(name) or name == "matcha/hifigan/LICENSE":
-                _read_file(files, name, path)
-        for path in (package / "LICENSE", package.parent / "LICENSE"):
-            if path.is_file() and f"{package.name}/LICENSE" not in files:
-                _read_file(files, f"{package.name}/LICENSE", path)
+            if is_kept(name) or name in {licence, "matcha/hifigan/LICENSE"}:
+                if path.is_symlink() or not path.is_file():
+                    raise CiError(f"{path} is a link or no file")
+                _read(files, name, path.open("rb"))
+        if package.is_dir() and licence not in files and (package.parent / "LICENSE").is_file():
+            _read(files, licence, (package.parent / "LICENSE").open("rb"))
     return files
-
-
-def _walk(root: Path) -> list[Path]:
-    """Return the files under `root` in a stable order; folders that are links are not entered."""
-    return sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in names)
-
-
-def _read_file(files: Files, name: str, path: Path) -> None:
-    if path.is_symlink() or not path.is_file():
-        raise CiError(f"{path} is a link or no file")
-    _read(files, name, path.open("rb"))
 
 
 def _read(files: Files, name: str, stream: IO[bytes]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice import install, sources
+from ci.cosyvoice.archives import from_folder
 from ci.terminal import result
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _is_enough(origin: Origin, given: argparse.Namespace) -> bool:
 
 def _get(given: argparse.Namespace) -> Code:
     if given.from_dir:
-        return sources.folder(given.from_dir)
+        return sources.verified(from_folder(given.from_dir), str(given.from_dir))
     if given.source == "pypi":
         return sources.pypi()
     if given.source == "github":

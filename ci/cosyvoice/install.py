@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci.cosyvoice.archives import from_folder
@@ -17,7 +18,6 @@ from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ci.cosyvoice.pins import Origin
     from ci.cosyvoice.sources import Code
@@ -62,24 +62,22 @@ def put(code: Code, into: Path) -> None:
         raise CiError(f"{into} is no folder")
     if into.is_dir() and any(into.iterdir()) and not (into / SOURCE).is_file():
         raise CiError(f"{into} contains something else: name another folder with --into")
-    part = into.parent / f".{into.name}.{os.getpid()}.part"
-    old = into.parent / f".{into.name}.{os.getpid()}.old.part"
-    try:
+    part = tempfile.TemporaryDirectory(prefix=f".{into.name}.", suffix=".part", dir=into.parent)
+    with part as work:
+        new, old = Path(work, "new"), Path(work, "old")
         for name, content in code.files.items():
-            path = part / name
+            path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        (part / SOURCE).write_text(json.dumps(_source(code.origin), indent=2) + "\n")
+        (new / SOURCE).write_text(json.dumps(_source(code.origin), indent=2) + "\n")
         if into.is_dir():
             into.rename(old)
-        part.rename(into)
-    except BaseException:
-        if old.is_dir() and not into.exists():
-            old.rename(into)
-        raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            new.rename(into)
+        except OSError:
+            if old.is_dir():
+                old.rename(into)
+            raise
 
 
 def _source(origin: Origin) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci.cosyvoice.archives import from_folder, from_tarball
+from ci.cosyvoice.archives import from_tarball
 from ci.cosyvoice.fetch import fetch
 from ci.cosyvoice.index import from_index
 from ci.cosyvoice.pins import COSYVOICE, COSYVOICE_COMMIT, MATCHA, MATCHA_COMMIT, tree_hash
@@ -15,8 +15,6 @@ from ci.errors import CiError
 from ci.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ci.cosyvoice.pins import Files, Origin
 
 GITHUB: Final = "https://github.com"
@@ -32,12 +30,7 @@ _ADVICE: Final = {
 
 @dataclass(frozen=True)
 class Code:
-    """Verified files.
-
-    Attributes:
-        files: both packages and their licences.
-        origin: where `cosyvoice` was published.
-    """
+    """Verified files: both packages and their licences; `origin` is that of `cosyvoice`."""
 
     files: Files
     origin: Origin
@@ -50,11 +43,9 @@ def github(base: str, *, timeout_s: float) -> Code:
         CiError: it cannot be reached or is not what is pinned.
     """
     files: Files = {}
-    with tempfile.TemporaryDirectory(prefix="bentovox-") as work:
-        for package, place in _ARCHIVES.items():
-            archive = Path(work, f"{package}.tar.gz")
-            fetch(f"{base.rstrip('/')}/{place}", archive, timeout_s=timeout_s)
-            files |= from_tarball(archive, package)
+    for package, place in _ARCHIVES.items():
+        data = fetch(f"{base.rstrip('/')}/{place}", timeout_s=timeout_s)
+        files |= from_tarball(data, package)
     return verified(files, "GitHub's archives")
 
 
@@ -66,17 +57,6 @@ def pypi() -> Code:
     """
     with tempfile.TemporaryDirectory(prefix="bentovox-") as work:
         return verified(from_index(Path(work)), "the wheel")
-
-
-def folder(path: Path) -> Code:
-    """Return the code of a checkout or an earlier copy.
-
-    Raises:
-        CiError: a package is missing or is not what is pinned.
-    """
-    if not path.is_dir():
-        raise CiError(f"{path} is no folder")
-    return verified(from_folder(path), str(path))
 
 
 def auto(base: str, *, timeout_s: float) -> Code:
@@ -109,16 +89,12 @@ def verified(files: Files, place: str) -> Code:
             raise CiError(f"{place}: the package {package} is missing{_ADVICE.get(package, '')}")
         if f"{package}/LICENSE" not in files:
             raise CiError(f"{place}: {package} has no LICENSE beside it, which must go with it")
-        origins[package] = _known(files, package, pinned, place)
+        found = tree_hash(files, package)
+        if found not in pinned:
+            known = (f"{one[:12]}… ({at.version[:12]})" for one, at in pinned.items())
+            raise CiError(
+                f"{place}: {package} is not what is pinned: its files hash to {found[:12]}…, "
+                f"wanted {' or '.join(known)}; nothing was kept"
+            )
+        origins[package] = pinned[found]
     return Code(files, origins["cosyvoice"])
-
-
-def _known(files: Files, package: str, pinned: Mapping[str, Origin], place: str) -> Origin:
-    found = tree_hash(files, package)
-    if found not in pinned:
-        wanted = " or ".join(f"{known[:12]}… ({pinned[known].version[:12]})" for known in pinned)
-        raise CiError(
-            f"{place}: {package} is not what is pinned: its files hash to {found[:12]}…, wanted "
-            f"{wanted}; nothing was kept"
-        )
-    return pinned[found]

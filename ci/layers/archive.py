@@ -1,35 +1,27 @@
-"""Reads an image from an OCI layout: what the engine saves, an archive, or a directory.
-
-The blobs of an archive come in any order, so each is read once as it passes, and the image is put
-together at the end. No layer is ever kept, in memory or on disk.
-"""
+"""Reads an image from an OCI layout: what the engine saves, an archive, or a directory."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import io
 import json
 import tarfile
+import tempfile
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
-from ci import docker, sizes
+from ci import docker
 from ci.errors import CiError
 from ci.layers import blob
-from ci.layers.image import BASE_NAME, Config, Contents, Image, Layer
+from ci.layers.image import BASE_NAME, Config, Image, Layer
 from ci.terminal import say
 
-_JSON_LIMIT: Final = 16 * sizes.MIB
-_BLOBS: Final = "blobs/sha256/"
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Layout = Callable[[str], IO[bytes] | None]
+
 _ATTESTATION: Final = "vnd.docker.reference.type"
-
-
-@dataclasses.dataclass
-class _Found:
-    """What was read: small JSON files by name, and layers by digest."""
-
-    documents: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    layers: dict[str, Contents] = dataclasses.field(default_factory=dict)
 
 
 def read(reference: str) -> Image:
@@ -38,18 +30,26 @@ def read(reference: str) -> Image:
     Raises:
         CiError: there is no such image, or it is damaged.
     """
-    path = Path(reference)
-    if not path.exists():
-        docker.ready()
-        if docker.inspect(reference) is None:
-            raise _none(reference)
-    say(f"Reading {reference}")
-    if path.is_dir():
-        found = _from_directory(path)
-    else:
-        with path.open("rb") if path.exists() else docker.stream("save", reference) as stream:
-            found = _from_archive(stream)
-    return _image(reference, found)
+    with _opened(reference) as layout:
+        manifest = _manifest(reference, layout)
+        config = _document(layout, manifest["config"]["digest"])
+        history = config.get("history", [])
+        made = [entry.get("created_by", "") for entry in history if not entry.get("empty_layer")]
+        layers = []
+        for number, said in enumerate(manifest["layers"], 1):
+            with _blob(layout, said["digest"]) as file:
+                contents = blob.read(file, f"the layer {said['digest'][:19]}")
+            layers.append(
+                Layer(
+                    **vars(contents),
+                    number=number,
+                    digest=said["digest"],
+                    diff_id=config["rootfs"]["diff_ids"][number - 1],
+                    compressed_bytes=said["size"],
+                    created_by=made[number - 1] if number <= len(made) else "",
+                )
+            )
+    return Image(reference, _config(config.get("config") or {}), tuple(layers))
 
 
 def diff_ids(reference: str) -> tuple[str, ...]:
@@ -99,59 +99,27 @@ def _none(reference: str) -> CiError:
     )
 
 
-def _from_archive(stream: IO[bytes]) -> _Found:
-    found = _Found()
-    try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=blob.CHUNK) as archive:
-            while (entry := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # it keeps them all
-                file = archive.extractfile(entry) if entry.isreg() else None
-                if isinstance(file, io.BufferedReader):
-                    _take(found, entry.name.removeprefix("./"), file, entry.size)
-    except tarfile.TarError as error:
-        raise CiError(f"the image is no archive of an OCI layout: {error}") from error
-    return found
-
-
-def _from_directory(path: Path) -> _Found:
-    found = _Found()
-    for inner in path.rglob("*"):
-        if inner.is_file():
-            with inner.open("rb") as file:
-                _take(found, inner.relative_to(path).as_posix(), file, inner.stat().st_size)
-    return found
-
-
-def _take(found: _Found, name: str, file: io.BufferedReader, size: int) -> None:
-    """Keep what a file of a layout says, whatever it is."""
-    if file.peek(1).startswith((b"{", b"[")):
-        if size <= _JSON_LIMIT:
-            found.documents[name] = file.read(size)
-    elif name.startswith(_BLOBS):
-        digest = f"sha256:{name.removeprefix(_BLOBS)}"
-        found.layers[digest] = blob.read(file, f"the layer {digest[:19]}")
-
-
-def _image(reference: str, found: _Found) -> Image:
-    manifest = _manifest(reference, found)
-    config = _document(reference, found, manifest["config"]["digest"])
-    made = [entry for entry in config.get("history", []) if not entry.get("empty_layer")]
-    layers = []
-    for number, said in enumerate(manifest["layers"], 1):
-        contents = found.layers.get(said["digest"])
-        if contents is None:
-            raise CiError(f"{reference} has no layer {said['digest']}: pull or build it again")
-        layers.append(
-            Layer(
-                **vars(contents),
-                number=number,
-                digest=said["digest"],
-                diff_id=config["rootfs"]["diff_ids"][number - 1],
-                compressed_bytes=said["size"],
-                created_by=made[number - 1].get("created_by", "") if number <= len(made) else "",
-            )
-        )
-    return Image(reference, _config(config.get("config") or {}), tuple(layers))
+@contextlib.contextmanager
+def _opened(reference: str) -> Iterator[Layout]:
+    """Yield what opens a layout's files by name; what the engine has is saved for that long."""
+    say(f"Reading {reference}")
+    path = Path(reference)
+    with contextlib.ExitStack() as stack:
+        if not path.exists():
+            docker.ready()
+            if docker.inspect(reference) is None:
+                raise _none(reference)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bentovox-"))
+            path = Path(folder, "image.tar")
+            docker.call("save", f"--output={path}", reference)
+        if path.is_dir():
+            yield lambda name: (path / name).open("rb")
+            return
+        try:
+            archive = stack.enter_context(tarfile.open(path))
+        except tarfile.TarError as error:
+            raise CiError(f"the image is no archive of an OCI layout: {error}") from error
+        yield archive.extractfile
 
 
 def _config(said: dict[str, Any]) -> Config:
@@ -164,15 +132,10 @@ def _config(said: dict[str, Any]) -> Config:
     )
 
 
-def _manifest(reference: str, found: _Found) -> dict[str, Any]:
+def _manifest(reference: str, layout: Layout) -> dict[str, Any]:
     """Return the manifest of the one image in a layout."""
-    if "index.json" not in found.documents:
-        raise CiError(
-            f"{reference} is no OCI layout: there is no index.json in it "
-            "(the engine writes one from Docker 25 on)"
-        )
-    index = json.loads(found.documents["index.json"])
-    while True:
+    index = _document(layout, "index.json")
+    while "manifests" in index:
         digests = {
             entry["digest"]
             for entry in index["manifests"]
@@ -180,14 +143,24 @@ def _manifest(reference: str, found: _Found) -> dict[str, Any]:
         }
         if len(digests) != 1:
             raise CiError(f"{reference} contains {len(digests)} images; save one of them alone")
-        index = _document(reference, found, digests.pop())
-        if "manifests" not in index:
-            return index
+        index = _document(layout, digests.pop())
+    return index
 
 
-def _document(reference: str, found: _Found, digest: str) -> dict[str, Any]:
-    text = found.documents.get(digest.replace("sha256:", _BLOBS))
-    if text is None:
-        raise CiError(f"{reference} has no {digest}: pull or build it again")
-    document: dict[str, Any] = json.loads(text)
+def _document(layout: Layout, digest: str) -> dict[str, Any]:
+    with _blob(layout, digest) as file:
+        document: dict[str, Any] = json.load(file)
     return document
+
+
+def _blob(layout: Layout, name: str) -> IO[bytes]:
+    try:
+        file = layout(name.replace("sha256:", "blobs/sha256/"))
+    except (KeyError, FileNotFoundError):
+        file = None
+    if file is None:
+        raise CiError(
+            f"the image is no OCI layout: there is no {name} in it; pull or build it again, with "
+            "Docker 25 or newer"
+        )
+    return file

@@ -1,7 +1,6 @@
 """`python -m ci layers`: what an image's layers contain and weigh, and whether it may be shipped.
 
     python -m ci layers bentovox/chat:cpu                  the table, and the gates
-    python -m ci layers bentovox/chat:cpu --top 5          with the largest of each layer
     python -m ci layers chat.tar --base base.tar           an OCI layout instead of the engine's
 
 The layers that the image shares with its base are the base part; the rest, the app part, is what a
@@ -25,13 +24,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.add_argument("image", help="an image of the engine, or the path of an OCI layout")
     parser.add_argument("--base", default="", help="its base (default: the one in its label)")
-    parser.add_argument(
-        "--top",
-        type=int,
-        default=0,
-        metavar="N",
-        help="show the N largest directories and files of each layer",
-    )
 
 
 def work(given: argparse.Namespace) -> int:
@@ -39,7 +31,7 @@ def work(given: argparse.Namespace) -> int:
     image = archive.on_base(archive.read(given.image), given.base)
     look = Look.at(image)
     verdicts = judge(look)
-    result(table.text(look, verdicts, given.top))
+    result(table.text(look, verdicts))
     faults = sum(len(verdict.faults) for verdict in verdicts)
     if faults:
         say(f"python -m ci layers: {image.name} may not be shipped; faults named above: {faults}")

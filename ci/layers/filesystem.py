@@ -17,50 +17,8 @@ _PACKAGE: Final = re.compile(r".+/(?:site|dist)-packages/(?P<package>[^/]+)/")
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
-    """A file and the layer that it comes from."""
-
-    file: File
-    layer: Layer
-
-
-@dataclasses.dataclass(frozen=True)
-class Hidden:
-    """A file that no container sees, and the layer that overwrites or removes it."""
-
-    placed: Placed
-    by: Layer
-
-
-class FileSystem:
-    """The layers on top of each other: `files` is what is left, `hidden` what is not."""
-
-    def __init__(self, image: Image) -> None:
-        """Apply an image's layers, their whiteouts included."""
-        self.files: dict[str, Placed] = {}
-        self.hidden: list[Hidden] = []
-        for layer in image.layers:
-            self._put(layer)
-
-    def _put(self, layer: Layer) -> None:
-        gone = {*layer.removed, *(file.path for file in layer.files)}
-        no_directory = gone.union(layer.emptied)
-        for path in [*self.files]:
-            if path in gone or not no_directory.isdisjoint(_parents(path)):
-                self._hide(path, layer)
-        for file in layer.files:
-            for parent in _parents(file.path):
-                if parent in self.files:  # a file or a link, where now is a directory
-                    self._hide(parent, layer)
-            self.files[file.path] = Placed(file, layer)
-
-    def _hide(self, path: str, layer: Layer) -> None:
-        self.hidden.append(Hidden(self.files.pop(path), layer))
-
-
-@dataclasses.dataclass(frozen=True)
 class Waste:
-    """A big file that is of no use in `layer`, since `other` has it too, or hides it.
+    """A file that is of no use in `layer`, since `other` has it too, or hides it.
 
     `path` is its place in `layer`, `other_path` that in `other`.
     """
@@ -79,38 +37,56 @@ class Waste:
         return not self.hidden and bool(here and there and here["package"] != there["package"])
 
 
+class FileSystem:
+    """The layers on top of each other: `files` is what is left, `hidden` what is not.
+
+    `files` has each file with the layer that it comes from.
+    """
+
+    def __init__(self, image: Image) -> None:
+        """Apply an image's layers, their whiteouts included."""
+        self.files: dict[str, tuple[File, Layer]] = {}
+        self.hidden: list[Waste] = []
+        for layer in image.layers:
+            self._put(layer)
+
+    def _put(self, layer: Layer) -> None:
+        gone = {*layer.removed, *(file.path for file in layer.files)}
+        no_directory = gone.union(layer.emptied)
+        for path in [*self.files]:
+            if path in gone or not no_directory.isdisjoint(_parents(path)):
+                self._hide(path, layer)
+        for file in layer.files:
+            for parent in _parents(file.path):
+                if parent in self.files:  # a file or a link, where now is a directory
+                    self._hide(parent, layer)
+            self.files[file.path] = file, layer
+
+    def _hide(self, path: str, by: Layer) -> None:
+        file, layer = self.files.pop(path)
+        self.hidden.append(Waste(layer, path, by, path, file.bytes, hidden=True))
+
+
 def find_waste(image: Image, seen: FileSystem) -> list[Waste]:
     """Return the big files that are there for nothing, the largest first, each once.
 
     A copy is charged to the upper layer, a hidden file to the layer that it is in.
     """
-    first: dict[str, tuple[Layer, File]] = {}
+    first: dict[str, tuple[Layer, str]] = {}
     found: dict[tuple[int, str], Waste] = {}
     for layer in image.layers:
         for file in layer.files:
-            if not file.digest:
-                continue
-            below, original = first.setdefault(file.digest, (layer, file))
-            if below is not layer:
-                found[layer.number, file.path] = Waste(
-                    layer, file.path, below, original.path, file.bytes, hidden=False
-                )
+            if file.digest:
+                below, path = first.setdefault(file.digest, (layer, file.path))
+                if below is not layer:
+                    copy = Waste(layer, file.path, below, path, file.bytes, hidden=False)
+                    found[layer.number, file.path] = copy
+    told = {(waste.other.number, waste.other_path) for waste in found.values()}
     for lost in seen.hidden:
-        placed = lost.placed
-        where = placed.layer.number, placed.file.path
-        covered = any(
-            waste.other is placed.layer and waste.other_path == placed.file.path
-            for waste in found.values()
-        )
-        if placed.file.bytes > BIG and where not in found and not covered:
-            found[where] = Waste(
-                placed.layer,
-                placed.file.path,
-                lost.by,
-                placed.file.path,
-                placed.file.bytes,
-                hidden=True,
-            )
+        where = lost.layer.number, lost.path
+        if lost.bytes > BIG and where not in told and where not in found:
+            found[where] = lost
+            told.add((lost.other.number, lost.other_path))
     return sorted(found.values(), key=lambda waste: -waste.bytes)
 
 

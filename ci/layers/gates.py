@@ -151,7 +151,7 @@ def one_torch(look: Look) -> Iterator[str]:
     if wanted is None:
         yield f"there is no label {TORCH}; build it with `python -m ci image`"
         return
-    matches = ((_TORCH.fullmatch(path), placed.layer) for path, placed in look.seen.files.items())
+    matches = ((_TORCH.fullmatch(path), layer) for path, (_, layer) in look.seen.files.items())
     found = [(match["version"], match["site"], layer) for match, layer in matches if match]
     places = " and ".join(f"{version} in {site} ({name(layer)})" for version, site, layer in found)
     if not wanted and found:
@@ -192,10 +192,10 @@ def no_compiler(look: Look) -> Iterator[str]:
     said = look.image.config.environment.get("PATH", "").split(":")
     folders = {*_PATH, *(folder.strip("/") for folder in said)}
     found = collections.defaultdict(list)
-    for path, placed in look.seen.files.items():
+    for path, (_, layer) in look.seen.files.items():
         folder, command = posixpath.split(path)
         if folder in folders and _COMPILER.fullmatch(command):
-            found[placed.layer.number].append(path)
+            found[layer.number].append(path)
     for number, paths in found.items():
         yield (
             f"{name(look.image.layers[number - 1])} has a compiler: {_first(sorted(paths))}; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import heapq
 import re
 from typing import Final
 
@@ -58,10 +57,6 @@ class Layer(Contents):
     diff_id: str
     compressed_bytes: int
     created_by: str
-
-    def largest_files(self, count: int) -> list[File]:
-        """Return its largest files, the largest first."""
-        return heapq.nlargest(count, self.files, key=lambda file: file.bytes)
 
     def largest_directories(self, count: int) -> list[tuple[str, int]]:
         """Return the directories with most of its bytes; a Python package counts as one."""

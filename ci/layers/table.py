@@ -25,16 +25,16 @@ _PARTS: Final = {
 _NAMED: Final = 3
 
 
-def text(look: Look, verdicts: Iterable[Verdict], top: int) -> str:
-    """Return the whole: layers, totals, the largest of each layer if asked for, the gates."""
+def text(look: Look, verdicts: Iterable[Verdict]) -> str:
+    """Return the whole: layers, totals, the gates."""
     image = look.image
     labels = image.config.labels
     what = f": {labels[BENTO]} for {labels.get(PLATFORM, '?')}" if BENTO in labels else ""
-    lines = [f"{image.name}{what}", "", *_layers(look, top), "", *_totals(look)]
+    lines = [f"{image.name}{what}", "", *_layers(look), "", *_totals(look)]
     return "\n".join([*lines, "", *_verdicts(verdicts)])
 
 
-def _layers(look: Look, top: int) -> Iterator[str]:
+def _layers(look: Look) -> Iterator[str]:
     image = look.image
     wasted: dict[int, int] = collections.Counter()
     for waste in look.waste:
@@ -47,8 +47,6 @@ def _layers(look: Look, top: int) -> Iterator[str]:
             f"{sizes.shown(layer.compressed_bytes):>10}  {described(layer)}"
             f"{f'  ({sizes.shown(lost)} for nothing)' if lost else ''}"
         )
-        if top:
-            yield from _largest(layer, top)
 
 
 def described(layer: Layer) -> str:
@@ -60,14 +58,6 @@ def described(layer: Layer) -> str:
         return _PARTS[put["source"]]
     largest = layer.largest_directories(_NAMED)
     return ", ".join(path.rpartition("/")[2] or path for path, _ in largest)
-
-
-def _largest(layer: Layer, top: int) -> Iterator[str]:
-    indent = " " * 8
-    for path, count in layer.largest_directories(top):
-        yield f"{indent}{sizes.shown(count):>10}  {path}/"
-    for file in layer.largest_files(top):
-        yield f"{indent}{sizes.shown(file.bytes):>10}  {file.path}"
 
 
 def _totals(look: Look) -> Iterator[str]:

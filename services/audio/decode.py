@@ -74,12 +74,11 @@ class Decoded:
 def decode_as_is(
     data: bytes,
     *,
-    max_rate_hz: int = 48_000,
     max_seconds: float = 600.0,
     max_bytes: int = 25 * 1024 * 1024,
     param: str = "file",
 ) -> Decoded:
-    """Decode a file at its own rate, or at `max_rate_hz` if that is lower.
+    """Decode a file at its own rate, or at 48 kHz if that is lower.
 
     The size is checked before anything is parsed, and the length while decoding, so a small file
     that unpacks to hours costs at most `max_seconds` of work. Errors name the field `param`.
@@ -95,7 +94,7 @@ def decode_as_is(
             param=param,
             code="audio_too_large",
         )
-    mixer = _Mixer(lambda source_hz: min(source_hz, max_rate_hz))
+    mixer = _Mixer(lambda source_hz: min(source_hz, 48_000))
     parts = list(mixer.pieces(data, max_seconds, param))
     if not parts:
         raise _silent(param)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import av
 import numpy as np
@@ -41,22 +41,6 @@ _RATES_HZ: Final[dict[str, tuple[int, ...]]] = {
     "alaw": (TELEPHONE_RATE_HZ,),
 }
 """The formats that do not support every rate."""
-
-
-class Encoder(Protocol):
-    """Turns mono samples into the bytes of one file, piece by piece."""
-
-    media_type: str
-
-    def feed(self, samples: Samples) -> bytes:
-        """Take float32 [N] at the rate given to `open_encoder`; return the bytes that are ready.
-
-        Raises:
-            EngineError: samples that are not mono or not finite.
-        """
-
-    def finish(self) -> bytes:
-        """Return the last bytes; feed nothing afterwards."""
 
 
 def output_rate_hz(audio_format: AudioFormat, wanted_hz: int | None) -> int:
@@ -98,9 +82,7 @@ def open_encoder(
         InvalidRequestError: the format does not support `to_hz`.
     """
     to_hz = output_rate_hz(audio_format, to_hz)
-    if audio_format == "wav":
-        return _WavEncoder(sample_rate_hz, to_hz, whole_bytes)
-    return _CodecEncoder(audio_format, sample_rate_hz, to_hz)
+    return Encoder(audio_format, sample_rate_hz, to_hz, whole_bytes if audio_format == "wav" else 0)
 
 
 _ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
@@ -119,61 +101,19 @@ async def encode(
         await asyncio.sleep(0)  # `send` may not yield
 
 
-_UNKNOWN_LENGTH: Final = 0xFFFFFFFF
-
-
-def _wav_header(rate_hz: int, data_bytes: int | None) -> bytes:
-    """Return the 44-byte header of 16-bit mono PCM; None if the length is not known yet."""
-    in_all, data = _UNKNOWN_LENGTH, _UNKNOWN_LENGTH
-    if data_bytes is not None:
-        in_all, data = 36 + data_bytes, data_bytes
-    riff = struct.pack("<4sI4s", b"RIFF", in_all, b"WAVE")
-    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, rate_hz * 2, 2, 16)
-    return riff + fmt + struct.pack("<4sI", b"data", data)
-
-
-class _WavEncoder:
-    """PCM after a header, which is held back up to `whole_bytes` to state the length."""
-
-    def __init__(self, from_hz: int, to_hz: int, whole_bytes: int) -> None:
-        self.media_type = MEDIA_TYPES["wav"]
-        self._to_hz = to_hz
-        self._room = whole_bytes
-        self._pcm = _CodecEncoder("pcm", from_hz, to_hz)
-        self._held: bytearray | None = bytearray()  # None once the header has left
-
-    def feed(self, samples: Samples) -> bytes:
-        data = self._pcm.feed(samples)
-        if self._held is None:
-            return data
-        self._held += data
-        return b"" if len(self._held) <= self._room else self._begun(None)
-
-    def finish(self) -> bytes:
-        data = self._pcm.finish()
-        if self._held is None:
-            return data
-        self._held += data
-        return self._begun(len(self._held) if self._room else None)
-
-    def _begun(self, data_bytes: int | None) -> bytes:
-        held, self._held = self._held, None
-        return _wav_header(self._to_hz, data_bytes) + (held or b"")
-
-
 class _Sink:
     """A write-only file without seek, so that no muxer goes back to patch it."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self.written = bytearray()
 
     def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
+        self.written += data
         return len(data)
 
     def take(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
+        taken = bytes(self.written)
+        self.written.clear()
         return taken
 
 
@@ -225,16 +165,21 @@ _CODECS: Final[dict[str, _Codec]] = {
         muxer_options={"metadata_header_padding": "0"},
         codec_options={"compression_level": "2"},
     ),
+    "wav": _Codec("wav", "pcm_s16le", "s16"),
     "pcm": _Codec("s16le", "pcm_s16le", "s16"),
     "ulaw": _Codec("mulaw", "pcm_mulaw", "s16"),
     "alaw": _Codec("alaw", "pcm_alaw", "s16"),
 }
 
 
-class _CodecEncoder:
-    """The formats that PyAV encodes; every packet is flushed as it is made."""
+class Encoder:
+    """Turns mono samples into the bytes of one file, piece by piece; get it from `open_encoder`.
 
-    def __init__(self, audio_format: AudioFormat, from_hz: int, to_hz: int) -> None:
+    Every packet is flushed as it is made, and held back while no more than `room` bytes are there:
+    a wav's header can then state its length.
+    """
+
+    def __init__(self, audio_format: AudioFormat, from_hz: int, to_hz: int, room: int) -> None:
         codec = _CODECS[audio_format]
         self._sample_format = codec.sample_format
         self.media_type = MEDIA_TYPES[audio_format]
@@ -243,6 +188,7 @@ class _CodecEncoder:
         self._resampler = Resampler(from_hz, to_hz)
         self._to_hz = to_hz
         self._sink = _Sink()
+        self._room = room
         self._pts = 0
         self._container = av.open(
             self._sink,
@@ -261,14 +207,28 @@ class _CodecEncoder:
             self._stream.bit_rate = min(codec.bit_rate, most)
 
     def feed(self, samples: Samples) -> bytes:
+        """Take float32 [N] at the rate given to `open_encoder`; return the bytes that are ready.
+
+        Raises:
+            EngineError: samples that are not mono or not finite.
+        """
         self._encode(self._resampler.feed(samples))
+        if len(self._sink.written) <= self._room:
+            return b""
+        self._room = 0
         return self._sink.take()
 
     def finish(self) -> bytes:
+        """Return the last bytes; feed nothing afterwards."""
         self._encode(self._resampler.finish())
-        if self._pts:  # without a single sample there is nothing to close
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+        if not self._pts:  # without a single sample there is nothing to close
+            return b""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if self._room:  # the lengths of the file, after "RIFF", and of its samples, after "data"
+            written = self._sink.written
+            struct.pack_into("<I", written, 4, len(written) - 8)
+            struct.pack_into("<I", written, 40, len(written) - 44)
         return self._sink.take()
 
     def _encode(self, samples: Samples) -> None:

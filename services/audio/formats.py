@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm", "ulaw", "alaw"]
 
-FORMATS: Final[tuple[AudioFormat, ...]] = ("mp3", "opus", "aac", "flac", "wav", "pcm")
-"""OpenAI's formats; G.711 for telephones comes on top."""
+OnAudioSeconds: TypeAlias = Callable[[float, AudioFormat], None]
+"""Is told how many seconds of speech were made, and in which format."""
 
 SampleRate = Literal[8000, 16000, 22050, 24000, 44100, 48000]
 

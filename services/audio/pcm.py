@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 Samples = NDArray[np.float32]
 """Mono float32 samples, shape [N], full scale -1.0..1.0."""
@@ -64,9 +69,15 @@ def to_float32(samples: NDArray[np.int16]) -> Samples:
     return samples.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
-def to_bytes(samples: Samples) -> bytes:
-    """Convert float32 [N] to 2N bytes of signed 16-bit little-endian PCM."""
-    return to_int16(samples).astype("<i2", copy=False).tobytes()
+async def from_pieces(pieces: AsyncIterator[bytes]) -> AsyncGenerator[Samples, None]:
+    """Yield the samples of signed 16-bit little-endian PCM, whose bytes may be cut anywhere."""
+    half = b""
+    async for piece in pieces:
+        data = half + piece
+        whole = len(data) - len(data) % 2
+        half = data[whole:]
+        if whole:
+            yield to_float32(np.frombuffer(data[:whole], dtype="<i2"))
 
 
 def duration_s(sample_count: int, sample_rate_hz: int) -> float:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import av
 import numpy as np
 from av.filter import Graph
 
 from services.audio.pcm import Samples, checked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _BLOCKS_PER_SECOND: Final = 100
 _FADE_S: Final = 0.005
@@ -40,9 +37,27 @@ class TimeStretch:
         """
         self.sample_rate_hz = sample_rate_hz
         self.speed = speed
-        self._filter = None if speed == 1.0 else _Atempo(sample_rate_hz, speed)
         self._fed = 0
         self._made = 0
+        self._pushed = 0
+        self._graph = None if speed == 1.0 else self._connected()
+
+    def _connected(self) -> Graph:
+        """Return one or two atempo filters in a row; their own end is never asked for."""
+        # One filter goes down to 0.5; above 2 it would skip samples instead of blending them.
+        tempi = [self.speed] if 0.5 <= self.speed <= 2.0 else [self.speed**0.5] * 2  # noqa: PLR2004
+        graph = Graph()
+        source = graph.add_abuffer(
+            sample_rate=self.sample_rate_hz,
+            format="flt",
+            layout="mono",
+            time_base=Fraction(1, self.sample_rate_hz),
+        )
+        # Frames of one size, since atempo returns nothing for very short ones.
+        blocks = graph.add("asetnsamples", f"n={self.sample_rate_hz // _BLOCKS_PER_SECOND}:p=0")
+        filters = [graph.add("atempo", f"{tempo:.9f}") for tempo in tempi]
+        graph.link_nodes(source, blocks, *filters, graph.add("abuffersink")).configure()
+        return graph
 
     def feed(self, samples: Samples) -> Samples:
         """Take float32 [N]; return what is ready, float32 [M].
@@ -51,16 +66,16 @@ class TimeStretch:
             EngineError: samples that are not mono or not finite.
         """
         samples = checked(samples)
-        if self._filter is None or not samples.size:
+        if self._graph is None or not samples.size:
             return samples
         self._fed += samples.size
-        made = self._filter.push(samples)
+        made = self._push(self._graph, samples)
         self._made += made.size
         return made
 
     def finish(self) -> Samples:
         """Return the samples held back; feed nothing afterwards."""
-        if self._filter is None:
+        if self._graph is None:
             return _EMPTY
         # Silence pushes out everything due; atempo's own end is up to 75 ms off.
         due = round(self._fed / self.speed) - self._made
@@ -68,7 +83,7 @@ class TimeStretch:
         parts = [_EMPTY]
         ready = 0
         while ready < due:
-            parts.append(self._filter.push(silence))
+            parts.append(self._push(self._graph, silence))
             ready += parts[-1].size
         last = np.concatenate(parts)[: max(due, 0)]
         # The length may cut anywhere within the last wave, wherever the input ended.
@@ -76,42 +91,17 @@ class TimeStretch:
         last[last.size - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
         return last
 
-
-class _Atempo:
-    """One or two atempo filters in a row; their own end is never asked for."""
-
-    def __init__(self, sample_rate_hz: int, speed: float) -> None:
-        # One filter goes down to 0.5; above 2 it would skip samples instead of blending them.
-        tempi = [speed] if 0.5 <= speed <= 2.0 else [speed**0.5] * 2  # noqa: PLR2004
-        graph = Graph()
-        self._source = graph.add_abuffer(
-            sample_rate=sample_rate_hz,
-            format="flt",
-            layout="mono",
-            time_base=Fraction(1, sample_rate_hz),
-        )
-        self._sink = graph.add("abuffersink")
-        # Frames of one size, since atempo returns nothing for very short ones.
-        blocks = graph.add("asetnsamples", f"n={sample_rate_hz // _BLOCKS_PER_SECOND}:p=0")
-        filters = [graph.add("atempo", f"{tempo:.9f}") for tempo in tempi]
-        graph.link_nodes(self._source, blocks, *filters, self._sink).configure()
-        self._graph = graph  # owns the filters
-        self._rate = sample_rate_hz
-        self._pushed = 0
-
-    def push(self, samples: Samples) -> Samples:
+    def _push(self, graph: Graph, samples: Samples) -> Samples:
         data: Any = np.ascontiguousarray(samples, dtype=np.float32)[np.newaxis]
         frame = av.AudioFrame.from_ndarray(data, format="flt", layout="mono")
-        frame.sample_rate = self._rate
+        frame.sample_rate = self.sample_rate_hz
         frame.pts = self._pushed
         self._pushed += samples.size
-        self._source.push(frame)
-        return np.concatenate([_EMPTY, *self._pulled()])
-
-    def _pulled(self) -> Iterator[Samples]:
+        graph.push(frame)
+        parts = [_EMPTY]
         while True:
             try:
-                frame: Any = self._sink.pull()
+                made: Any = graph.pull()
             except av.BlockingIOError:  # it needs more input first
-                return
-            yield frame.to_ndarray()[0]
+                return np.concatenate(parts)
+            parts.append(made.to_ndarray()[0])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.address import Address
-from services.backends.connection import HELD_BYTES, Connections
+from services.backends.connection import HELD_BYTES, Connections, joined
 from services.errors import BackendError, DeadlineError, ServiceError, UnavailableError
 
 if TYPE_CHECKING:
@@ -205,16 +205,10 @@ class Backend:
         """
         connection, _ = await self.connections.take()
         await self._send(connection, Call(b"GET", path.encode(), []), None)
-        body = bytearray()
         try:
-            async with aclosing(connection.pieces()) as pieces:
-                async for piece in pieces:
-                    body += piece
-                    if len(body) > _FETCH_BYTES:
-                        raise BackendError(f"The answer to GET {path} is too long.")
+            return connection.status, await joined(connection.pieces(), _FETCH_BYTES)
         finally:
             self.connections.give_back(connection)  # aborts what is not complete
-        return connection.status, bytes(body)
 
     async def metrics(self) -> bytes | None:
         """Return the text of its `/metrics`, or None if it does not answer soon."""

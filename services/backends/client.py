@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
+from services.backends.connection import joined
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from
 from services.openai.models import without_date
@@ -88,7 +89,7 @@ class Caller:
             ServiceError: as for `answer`; or the answer is not a JSON object.
         """
         async with self.answer(question) as answer:
-            body = await answer.whole(_WHOLE_BYTES)
+            body = await joined(answer.pieces(), _WHOLE_BYTES)
         try:
             parsed = json.loads(body)
         except ValueError as exc:
@@ -145,20 +146,6 @@ class Answer:
                 f"The {self._question.role} service did not answer within {self._timeout_s:g} s."
             ) from exc
 
-    async def whole(self, most_bytes: int) -> bytes:
-        """Return the whole body.
-
-        Raises:
-            BackendError: as for `pieces`, or it is over `most_bytes`.
-        """
-        body = bytearray()
-        async with aclosing(self.pieces()) as pieces:
-            async for piece in pieces:
-                body += piece
-                if len(body) > most_bytes:
-                    raise _nonsense(self._question)
-        return bytes(body)
-
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.
 
@@ -196,7 +183,7 @@ class Answer:
     async def refusal(self) -> Exception:
         """Return the backend's refusal as the error that it was there."""
         status = self._connection.status
-        body = await self.whole(_ERROR_BYTES)
+        body = await joined(self.pieces(), _ERROR_BYTES)
         headers = dict(self._connection.headers)
         wait_ms, wait_s = headers.get(b"retry-after-ms", b""), headers.get(b"retry-after", b"")
         retry_after_s = None

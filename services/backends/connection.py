@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 from collections import deque
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -283,6 +284,22 @@ class Connection(asyncio.Protocol):
                 future.exception()  # marked as seen: nobody may be waiting any more
 
 
+async def joined(pieces: AsyncGenerator[bytes, None], most_bytes: int) -> bytes:
+    """Return a whole body.
+
+    Raises:
+        BackendError: it is over `most_bytes`, or as for `Connection.pieces`.
+        TimeoutError: as for `Connection.pieces`.
+    """
+    body = bytearray()
+    async with aclosing(pieces):
+        async for piece in pieces:
+            body += piece
+            if len(body) > most_bytes:
+                raise BackendError(f"The backend's answer is over {most_bytes} bytes.")
+    return bytes(body)
+
+
 class Connections:
     """The connections to one backend, kept open between exchanges."""
 
@@ -303,7 +320,7 @@ class Connections:
         self._timeout_s = connect_timeout_s
         self._idle: deque[Connection] = deque()
         self._closed = False
-        self._tls = (tls or ssl.create_default_context()) if address.tls else None
+        self.tls = (tls or ssl.create_default_context()) if address.tls else None
 
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
         """Return a connection and whether it has served before.
@@ -356,8 +373,8 @@ class Connections:
                         Connection,
                         address.host,
                         address.port,
-                        ssl=self._tls,
-                        server_hostname=address.host if self._tls else None,
+                        ssl=self.tls,
+                        server_hostname=address.host if self.tls else None,
                     )
         except TimeoutError as exc:
             raise DeadlineError(

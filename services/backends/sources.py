@@ -13,7 +13,6 @@ import os
 import re
 import socket
 import ssl
-from abc import ABC, abstractmethod
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 
 from services.backends.address import Address
 from services.backends.backend import Call
-from services.backends.connection import Connections
+from services.backends.connection import Connections, joined
 from services.errors import BackendError, ConfigurationError, ServiceError
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ _RESOLVE_S: Final = 5.0
 
 _AGAIN_S: Final = 2.0
 _ANSWER_S: Final = 5.0
+_ANSWER_BYTES: Final = 256 << 20  # ten thousand replicas with all that Kubernetes tells of each
 _WATCH_S: Final = 240  # then the API ends a watch, and slices are listed again
 
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -54,19 +54,34 @@ _NONSENSE: Final = (
 _APPLICATIONS: Final = "/api/serve/applications/"
 
 
-class Source(ABC):
+class Source:
     """Something that knows a role's backends."""
 
     is_sure = True
     """Whether a backend that it no longer reports has gone, even if it still answers probes."""
 
+    _again_s = _AGAIN_S
+    _trouble = "it did not tell its backends"
+
     def __init__(self, given: str) -> None:
         self.given = given
         self._failing = False
 
-    @abstractmethod
-    def changes(self) -> AsyncGenerator[frozenset[str], None]:
+    async def changes(self) -> AsyncGenerator[frozenset[str], None]:
         """Yield the current URLs, at first and whenever they may have changed."""
+        while True:
+            try:
+                urls = await self._current()
+            except _NONSENSE as error:
+                self._note(f"{self._trouble} ({error})")
+            else:
+                self._note(None)
+                yield urls
+            await asyncio.sleep(self._again_s)
+
+    async def _current(self) -> frozenset[str]:
+        """Return the current URLs, for a source that is asked again and again."""
+        raise NotImplementedError
 
     def _note(self, trouble: str | None) -> None:
         """Log when the source starts to fail and when it recovers; None means no trouble."""
@@ -79,6 +94,9 @@ class Source(ABC):
 
 class Dns(Source):
     """`dns://name:port`: every address of the name, over plain HTTP."""
+
+    _again_s = _RESOLVE_S
+    _trouble = "the name has no address"
 
     def __init__(self, given: str) -> None:
         """Read the name and the port.
@@ -94,19 +112,16 @@ class Dns(Source):
             )
         self._name, self._port = address.host, address.port
 
-    async def changes(self) -> AsyncGenerator[frozenset[str], None]:
-        """Yield the name's addresses every few seconds."""
+    async def _current(self) -> frozenset[str]:
+        """Resolve the name.
+
+        Raises:
+            OSError: it has no address.
+            UnicodeError: it is none: "a..b", or a label of 64 letters.
+        """
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:  # no name: "a..b", or a label of 64 letters
-                reason = getattr(error, "strerror", None) or error
-                self._note(f"{self._name} has no address ({reason})")
-            else:
-                self._note(None)
-                yield frozenset(_url(str(one[4][0]), self._port) for one in found)
-            await asyncio.sleep(_RESOLVE_S)
+        found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
+        return frozenset(_url(str(one[4][0]), self._port) for one in found)
 
 
 class Kubernetes(Source):
@@ -160,7 +175,7 @@ class Kubernetes(Source):
         space = self._namespace or (self._account / "namespace").read_text().strip()
         query = f"labelSelector=kubernetes.io%2Fservice-name%3D{self._service}"
         path = f"/apis/discovery.k8s.io/v1/namespaces/{space}/endpointslices?{query}"
-        listed = json.loads(b"".join([piece async for piece in api.pieces(path, _ANSWER_S)]))
+        listed = await api.json(path)
         slices = {one["metadata"]["name"]: one for one in listed["items"] or ()}
         yield self._urls(slices)
         version = listed["metadata"]["resourceVersion"]
@@ -219,28 +234,18 @@ class RayServe(Source):
         # Where the head is on this machine, so are its replicas, and they listen on loopback only.
         self._local = parts.hostname if parts.hostname in {"127.0.0.1", "localhost"} else ""
         Address.parse(f"http://{parts.netloc}")  # refuses what is no port
-        self._api = f"http://{parts.netloc if parts.port else f'{parts.netloc}:8265'}"
+        self._api = _Api(f"http://{parts.netloc if parts.port else f'{parts.netloc}:8265'}")
 
-    async def changes(self) -> AsyncGenerator[frozenset[str], None]:
-        """Yield the replicas every few seconds."""
-        api = _Api(self._api)
-        while True:
-            try:
-                pieces = [piece async for piece in api.pieces(_APPLICATIONS, _ANSWER_S)]
-                urls = frozenset(
-                    _url(self._local or target["ip"], target["port"])
-                    + group["route_prefix"].rstrip("/")
-                    for group in json.loads(b"".join(pieces))["target_groups"]
-                    if group["app_name"] == self._app and group["protocol"] == "HTTP"
-                    for target in group["targets"]
-                    if target["name"].startswith("SERVE_REPLICA::")  # the others are proxies
-                )
-            except _NONSENSE as error:
-                self._note(f"Ray's head did not tell its replicas ({error})")
-            else:
-                self._note(None)
-                yield urls
-            await asyncio.sleep(_AGAIN_S)
+    async def _current(self) -> frozenset[str]:
+        """Ask the head."""
+        told = await self._api.json(_APPLICATIONS)
+        return frozenset(
+            _url(self._local or target["ip"], target["port"]) + group["route_prefix"].rstrip("/")
+            for group in told["target_groups"]
+            if group["app_name"] == self._app and group["protocol"] == "HTTP"
+            for target in group["targets"]
+            if target["name"].startswith("SERVE_REPLICA::")  # the others are proxies
+        )
 
 
 class _Api:
@@ -252,6 +257,10 @@ class _Api:
         if account is not None and url.startswith("https:"):
             tls = ssl.create_default_context(cafile=account / "ca.crt")
         self._connections = Connections(Address.parse(url), _ANSWER_S, tls=tls)
+
+    async def json(self, path: str) -> Any:
+        """Return a whole answer; raises what `pieces` does, and ValueError."""
+        return json.loads(await joined(self.pieces(path, _ANSWER_S), _ANSWER_BYTES))
 
     async def pieces(self, path: str, silence_s: float) -> AsyncGenerator[bytes, None]:
         """Yield the body of an answer as it arrives.

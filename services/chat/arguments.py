@@ -39,7 +39,7 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
         "--kv-cache-memory-bytes": chat.kv_cache_memory,
         "--tool-call-parser": chat.tool_parser,
         "--reasoning-parser": chat.reasoning_parser,
-        "--distributed-executor-backend": "uni" if on_cpu(chat) and _ranks(chat) == 1 else "",
+        "--distributed-executor-backend": "uni" if computes_here(chat) else "",
     }
     arguments += [part for name, value in valued.items() if value for part in (name, str(value))]
     flags = {
@@ -75,10 +75,6 @@ def engine_arguments(chat: ChatSettings, model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _ranks(chat: ChatSettings) -> int:
-    return chat.tensor_parallel_size * chat.pipeline_parallel_size
-
-
 def runs_code(chat: ChatSettings) -> bool:
     """Return whether Python code from the model's directory or repository will run."""
     asked = (argument.replace("_", "-") for argument in chat.args)
@@ -88,6 +84,11 @@ def runs_code(chat: ChatSettings) -> bool:
 def sleeps_after_s(chat: ChatSettings) -> float:
     """Return after how many idle seconds vLLM is to sleep; 0: never, as on a CPU."""
     return 0 if on_cpu(chat) else chat.idle_s
+
+
+def computes_here(chat: ChatSettings) -> bool:
+    """Return whether the model runs in vLLM's own process: on a CPU, with one rank."""
+    return on_cpu(chat) and chat.tensor_parallel_size * chat.pipeline_parallel_size == 1
 
 
 def on_cpu(chat: ChatSettings) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from services.chat.refusals import refusal, too_many
 from services.errors import TooLargeError
+from services.openai.refusals import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from services.errors import InvalidRequestError
     from services.settings.sections import ChatSettings
 
 DEPTH: Final = 64
@@ -155,7 +156,7 @@ def nodes(field: str, root: Any) -> Iterator[Any]:
         yield from level
         level = [inner for node in level for inner in _inside(node)]
     if any(isinstance(node, str | dict | list) for node in level):
-        raise refusal(field, f"nested more than {DEPTH} levels deep")
+        raise invalid(field, f"nested more than {DEPTH} levels deep")
 
 
 def _inside(node: Any) -> list[Any]:
@@ -172,7 +173,7 @@ def _check_tokens(name: str, values: list[Any]) -> None:
     if values and isinstance(values[0], int | float):
         for value in values:
             if not isinstance(value, int) or value < 0:
-                raise refusal(name, "tokens must be whole numbers from 0")
+                raise invalid(name, "tokens must be whole numbers from 0")
 
 
 def _whole(value: Any) -> int:
@@ -192,3 +193,9 @@ def _count(value: Any) -> int:
 
 def _over(name: str, given: object, most: int, what: str, setting: str = "") -> Exception:
     return too_many(name, f"{given} {what}; at most {most} are allowed in one request", setting)
+
+
+def too_many(field: str, why: str, setting: str) -> InvalidRequestError:
+    """Return the error for exceeding a limit, with the setting that raises it."""
+    named = f" (BENTOVOX_CHAT__{setting})" if setting else ""
+    return invalid(field, f"{why}{named}", "array_above_max_length")

@@ -11,9 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from services.chat.bounds import DEPTH, nodes
-from services.chat.refusals import refusal, too_many
+from services.chat.bounds import DEPTH, nodes, too_many
 from services.errors import shown
+from services.openai.refusals import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -167,7 +167,7 @@ class _References:
         if not isinstance(node, dict) or id(node) in self._sound:
             return
         if len(seen) > DEPTH:
-            raise refusal(self._field, f"more than {DEPTH} references and choices in a row")
+            raise invalid(self._field, f"more than {DEPTH} references and choices in a row")
         if isinstance(target := node.get("$ref"), str):
             if not target.startswith("#"):
                 raise self._fault(target, "points outside the schema; references begin with #")
@@ -187,7 +187,7 @@ class _References:
         return node
 
     def _fault(self, target: str, why: str) -> Exception:
-        return refusal(self._field, f"$ref {shown(target)} {why}")
+        return invalid(self._field, f"$ref {shown(target)} {why}")
 
 
 def _read(value: Any) -> Any:

@@ -264,16 +264,13 @@ def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
     """Return the pydantic models of the bodies of each of vLLM's paths."""
     declared: dict[str, tuple[Any, ...]] = {}
     for route in app.routes:
-        bodies = [field.field_info.annotation for field in _body_fields(route)]
+        dependant = getattr(route, "dependant", None)
+        fields = dependant.body_params if dependant is not None else ()
+        bodies = [field.field_info.annotation for field in fields]
         members = [member for body in bodies for member in getattr(body, "__args__", (body,))]
         if models := tuple(member for member in members if hasattr(member, "model_fields")):
             declared[route.path] = models
     return declared
-
-
-def _body_fields(route: Any) -> list[Any]:
-    dependant = getattr(route, "dependant", None)
-    return list(dependant.body_params) if dependant is not None else []
 
 
 def _as_ours(error: BaseException) -> ServiceError:

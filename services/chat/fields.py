@@ -10,9 +10,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from services.chat.refusals import refusal
 from services.errors import shown
 from services.openai.reading import ignore, sift
+from services.openai.refusals import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -118,7 +118,7 @@ def refuse_lost(path: str, body: Mapping[str, Any]) -> None:
         value = body.get(name)
         asks = value or (name in _ASKS_IF_EMPTY and value == {})
         if asks and not (name in _DEFAULTS and _DEFAULTS[name](value, body)):
-            raise refusal(name, why, "unsupported_parameter")
+            raise invalid(name, why, "unsupported_parameter")
     if body.get("service_tier", "auto") not in _TIERS:
         ignore("service_tier")  # a price class, which does not change the answer
     if path == "/v1/responses":
@@ -133,7 +133,7 @@ def _refuse_hosted(tools: Any, place: str) -> None:
         form = tool.get("format") if kind == "custom" else None
         if isinstance(form, dict) and form.get("type") == "grammar":
             why = 'the input of custom tools is free text here; accepted is {"type": "text"}'
-            raise refusal(f"{here}.format", why, "unsupported_parameter")
+            raise invalid(f"{here}.format", why, "unsupported_parameter")
         if kind == "namespace":
             _refuse_hosted(tool.get("tools"), f"{here}.tools")
         elif kind == "web_search" and tool.get("external_web_access") is False:
@@ -143,4 +143,4 @@ def _refuse_hosted(tools: Any, place: str) -> None:
                 f"{shown(kind)} is not run here; accepted are function, custom and namespace, "
                 "whose calls you run yourself"
             )
-            raise refusal(f"{here}.type", why, "unsupported_parameter")
+            raise invalid(f"{here}.type", why, "unsupported_parameter")

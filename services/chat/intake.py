@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import pydantic_core
+from pydantic import TypeAdapter, ValidationError
 
 from services.chat import constraints
 from services.chat.fields import known, refuse_lost
 from services.chat.first_fault import refuse_first_fault
-from services.errors import InvalidRequestError
 from services.openai.body import expect_json, whole
 from services.openai.hangup import until_hangup
+from services.openai.refusals import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from pydantic import BaseModel
+    from starlette.types import Receive
 
     from services.chat.bounds import Bounds
     from services.chat.trial import Trial
 
-    Receive = Callable[[], Awaitable[Any]]
+_SMALL_BYTES: Final = 4096
+_WHICH: Final = ": it depends on the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB"
+_CALLING: Final = frozenset({"/v1/chat/completions", "/v1/responses"})
+_FIELDS: Final = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Intake:
         """
         expect_json(scope)
         raw = await whole(scope, receive, self.bounds.body_bytes, which=_WHICH)
-        given = parse(raw)
+        given = _parsed(raw)
         path: str = scope["path"]
         body = {name: value for name, value in given.items() if value is not None}
         models = self.models.get(path, ())
@@ -70,33 +74,23 @@ class Intake:
         if path in _CALLING and isinstance(tools, list) and constraints.forces_a_call(body):
             body["tools"] = [_strict(path, tool) for tool in tools]
         elif len(body) == len(given):
-            return replay(raw, receive)
-        return replay(json.dumps(body).encode(), receive)
+            return _replay(raw, receive)
+        return _replay(json.dumps(body).encode(), receive)
 
 
-_SMALL_BYTES = 4096
-_WHICH = ": it depends on the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB"
-_CALLING = frozenset({"/v1/chat/completions", "/v1/responses"})
-
-
-def parse(raw: bytes) -> dict[str, Any]:
+def _parsed(raw: bytes) -> dict[str, Any]:
     """Return the fields of a body.
 
     Raises:
         InvalidRequestError: it is not a JSON object, or nested too deeply.
     """
     try:
-        parsed = pydantic_core.from_json(raw)
-    except ValueError as exc:
-        raise InvalidRequestError(
-            f"The body is not valid JSON: {exc}.", code="invalid_json"
-        ) from exc
-    if not isinstance(parsed, dict):
-        raise InvalidRequestError("The body must be a JSON object.", code="invalid_json")
-    return parsed
+        return _FIELDS.validate_json(raw)
+    except ValidationError as error:
+        raise refusal(error) from error
 
 
-def replay(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """Return an ASGI `receive` that returns the body once and then waits for the disconnect."""
     given = False
 

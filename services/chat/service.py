@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import bentoml
-
 from services.chat import served_model
 from services.chat.arguments import runs_code, sleeps_after_s
 from services.chat.engine import VllmServer
@@ -13,7 +11,7 @@ from services.openai.documents import of_models
 from services.openai.paths import ROUTES
 from services.server.admission import Limits
 from services.server.idle import Unloading
-from services.server.role import preflight, role
+from services.server.role import role
 from services.server.serving import RoleApp
 from services.settings import provenance, settings
 
@@ -25,32 +23,24 @@ def _chosen() -> str:
     return f"chat is vLLM with {name} ({provenance('chat.model')}){runs}"
 
 
-class _Chat:
-    """Large language models behind OpenAI's API, with vLLM."""
-
-    @staticmethod
-    def build(started: Any = None) -> RoleApp:
-        chat = settings().chat
-        server = VllmServer(chat, started)
-        # vLLM's others stay closed: adapters, profiling, sleep, `/invocations` without a key.
-        handlers = of_models(server.models)
-        handlers |= dict.fromkeys(ROUTES["chat"], server)
-        return RoleApp(
-            role="chat",
-            handlers=handlers,
-            admitted=frozenset(path for _, path in ROUTES["chat"]),
-            limits=Limits(chat.slots, chat.queue, chat.deadline_s),
-            body_limit_bytes=chat.body_limit_bytes,
-            body_memory_bytes=chat.body_memory_bytes,
-            readiness=server.readiness,
-            lifespan=server.lifespan,
-            unloading=Unloading(server, sleeps_after_s(chat)),
-        )
-
-    @bentoml.on_deployment
-    @staticmethod
-    def check() -> None:
-        preflight(_chosen)
+def build(started: Any = None) -> RoleApp:
+    """Return large language models behind OpenAI's API, with vLLM."""
+    chat = settings().chat
+    server = VllmServer(chat, started)
+    # vLLM's others stay closed: adapters, profiling, sleep, `/invocations` without a key.
+    handlers = of_models(server.models)
+    handlers |= dict.fromkeys(ROUTES["chat"], server)
+    return RoleApp(
+        role="chat",
+        handlers=handlers,
+        admitted=frozenset(path for _, path in ROUTES["chat"]),
+        limits=Limits(chat.slots, chat.queue, chat.deadline_s),
+        body_limit_bytes=chat.body_limit_bytes,
+        body_memory_bytes=chat.body_memory_bytes,
+        readiness=server.readiness,
+        lifespan=server.lifespan,
+        unloading=Unloading(server, sleeps_after_s(chat)),
+    )
 
 
-Chat = role(_Chat, name="chat")
+Chat = role("chat", build, _chosen)

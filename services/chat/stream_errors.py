@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from services.openai.errors import error_from, fault_of
+from services.openai.events import EVENT_STREAM, UNBUFFERED, chunk, is_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _FAULT: Final = b'data: {"error"'
 _SAID_BEFOREHAND: Final = (b"event: response.created\n", b"event: response.in_progress\n")
-_STREAM_HEADERS: Final = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 _OK: Final = 200
 
 
@@ -41,9 +41,10 @@ class Answer:
         if self.error is not None:
             return
         if message["type"] == "http.response.start":
-            self.streams = message["status"] == _OK and _is_stream(message)
+            is_stream = is_of(message["headers"], EVENT_STREAM.encode())
+            self.streams = message["status"] == _OK and is_stream
             if self.streams:
-                self._held = [{**message, "headers": [*message["headers"], *_STREAM_HEADERS]}]
+                self._held = [{**message, "headers": [*message["headers"], *UNBUFFERED]}]
                 return
         elif self.streams:
             body: bytes = message.get("body", b"")
@@ -66,8 +67,7 @@ class Answer:
         begun = self.streams and not self._held
         self.error, self._held = error, []
         if begun:
-            event = self._event(error)
-            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+            await self._send(chunk(self._event(error)))
 
     def _event(self, error: ServiceError) -> bytes:
         fault = fault_of(error)
@@ -75,13 +75,6 @@ class Answer:
             return b"data: " + json.dumps({"error": fault}).encode() + b"\n\n"
         event = {**fault, "type": "error", "sequence_number": self._sent_events}
         return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
-
-
-def _is_stream(message: Any) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
-        for name, value in message["headers"]
-    )
 
 
 def _fault(event: bytes) -> ServiceError:

@@ -17,18 +17,17 @@ import math
 import re
 import sys
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from services.chat.refusals import refusal
 from services.errors import EngineError, OverloadedError
+from services.openai.refusals import invalid
 from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from services.chat.constraints import Constraint
     from services.errors import InvalidRequestError
@@ -109,10 +108,16 @@ class Trial:
     async def _try(self, key: bytes, constraint: Constraint) -> str:
         """Return what is wrong with a constraint, or ""."""
         for process in (self._small, self._large) if constraint.is_small else (self._large,):
-            async with process.turn(constraint.field):
-                found = self._remembered(key)  # another request may have tried it meanwhile
-                if found is None:
-                    found = await process.ask(constraint)
+            try:
+                async with process.admission.slot():
+                    found = self._remembered(key)  # another request may have tried it meanwhile
+                    if found is None:
+                        found = await process.ask(constraint)
+            except OverloadedError as error:
+                raise OverloadedError(
+                    f"{constraint.field}: those of other requests are being compiled",
+                    retry_after_s=process.limit_s,
+                ) from error
             if found is not None:
                 return found
         return (
@@ -137,22 +142,6 @@ class _Process:
     admission: Admission
     _process: Process | None = None
     _idle: asyncio.TimerHandle | None = None
-
-    @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[None]:
-        """Hold the process for a block.
-
-        Raises:
-            OverloadedError: the queue is full, or the wait took too long.
-        """
-        try:
-            await self.admission.acquire()
-        except OverloadedError as error:
-            raise OverloadedError(
-                f"{name}: those of other requests are being compiled", retry_after_s=self.limit_s
-            ) from error
-        with self.admission.held():
-            yield
 
     async def ask(self, constraint: Constraint) -> str | None:
         """Return what is wrong with a constraint, or ""; None if it takes too long."""
@@ -220,7 +209,7 @@ async def _exchange(process: Process, line: str) -> bytes:
 
 
 def _refusal(constraint: Constraint, fault: str) -> InvalidRequestError:
-    return refusal(constraint.field, _WHERE.sub("", fault).strip()[:500])
+    return invalid(constraint.field, _WHERE.sub("", fault).strip()[:500])
 
 
 def _kind(constraint: Constraint) -> str:

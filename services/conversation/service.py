@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import bentoml
-
 from services.backends.sources import source_of
 from services.conversation import routes
-from services.server.role import beside, preflight, role
+from services.server.role import beside, role
 from services.settings import settings
 
 if TYPE_CHECKING:
@@ -31,17 +29,9 @@ def _check() -> str:
     return f"conversation calls {', '.join(urls) or 'the roles of the same stack'}"
 
 
-class _Conversation:
-    """Translation of texts and speech with chat, speech and transcription."""
-
-    @staticmethod
-    def build() -> RoleApp:
-        return routes.build(settings().conversation, _urls())
-
-    @bentoml.on_deployment
-    @staticmethod
-    def check() -> None:
-        preflight(_check)
+def build() -> RoleApp:
+    """Return translation of texts and speech with chat, speech and transcription."""
+    return routes.build(settings().conversation, _urls())
 
 
-Conversation = role(_Conversation, name="conversation")
+Conversation = role("conversation", build, _check)

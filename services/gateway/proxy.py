@@ -49,7 +49,10 @@ class Proxy:
         content_type = header(scope, b"content-type")
         # GET /languages has no body and needs no key.
         in_body = bool(self._keys) and scope["method"] == "POST" and has_key_in_body(scope)
-        most_bytes = _UNKNOWN_BYTES if in_body else self._most_bytes(content_type)
+        is_form = content_type.lower().startswith(b"multipart/form-data")
+        gateway = self._gateway
+        most_bytes = gateway.body_limit_bytes if is_form else gateway.json_limit_bytes
+        most_bytes = _UNKNOWN_BYTES if in_body else most_bytes
         body = deque([piece async for piece in pieces(scope, receive, most_bytes) if piece])
         if in_body:
             key = await field_of("api_key", content_type, body, scope["query_string"])
@@ -61,7 +64,7 @@ class Proxy:
         model = affinity = None
         if pool.needs_model and scope["method"] == "POST":
             model = await field_of("model", content_type, body)
-        if self._gateway.affinity and pool.has_choice and scope["method"] == "POST":
+        if gateway.affinity and pool.has_choice and scope["method"] == "POST":
             affinity = affinity_of(scope, content_type, body)
         call = _call(scope, body)
         gone = asyncio.ensure_future(_give_up_at_hangup(receive, call))
@@ -73,10 +76,6 @@ class Proxy:
                 raise
         finally:
             gone.cancel()
-
-    def _most_bytes(self, content_type: bytes) -> int:
-        is_form = content_type.lower().startswith(b"multipart/form-data")
-        return self._gateway.body_limit_bytes if is_form else self._gateway.json_limit_bytes
 
 
 def _call(scope: Any, body: deque[bytes]) -> Call:
@@ -100,9 +99,7 @@ async def _give_up_at_hangup(receive: Any, call: Call) -> None:
 async def _carry_back(connection: Connection, scope: Any, send: Any) -> None:
     headers = end_to_end(connection.headers, NOT_RETURNED)
     await send({"type": "http.response.start", "status": connection.status, "headers": headers})
-    if (writer := direct_writer(scope)) is not None:
-        writer.on_pause = connection.pause
-        writer.on_resume = connection.resume
+    if (writer := direct_writer(scope, connection.pause, connection.resume)) is not None:
         connection.flow_to(writer.write)
         await connection.ended()
     else:

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from services.backends.pools import Pools
-from services.gateway import cors
 from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
@@ -17,11 +16,21 @@ from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
 from services.server.serving import Readiness, RoleApp
+from services.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from services.settings.sections import GatewaySettings
+
+
+def who_is_let_in() -> str:
+    """Return a line about the API keys of the settings in force.
+
+    Raises:
+        ConfigurationError: they cannot be read.
+    """
+    return Keys.from_settings(settings().gateway).summary()
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
@@ -59,5 +68,4 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         callers=Callers(tuple(gateway.cors_origins), keyed=bool(keys)),
         guard=guard,
         metrics=metrics,
-        outer=cors.allowing(gateway.cors_origins),
     )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import bentoml
-
 from services.backends.sources import source_of
 from services.errors import ConfigurationError
 from services.gateway import routes
-from services.gateway.keys import Keys
-from services.server.role import preflight, role
+from services.server.role import role
 from services.settings import settings
 
 if TYPE_CHECKING:
@@ -31,18 +28,10 @@ def _check_backends() -> str:
     return f"the gateway forwards to {', '.join(urls)}"
 
 
-class _Gateway:
-    """One front door to roles that run elsewhere."""
-
-    @staticmethod
-    def build() -> RoleApp:
-        gateway = settings().gateway
-        return routes.build(gateway, gateway.backends)
-
-    @bentoml.on_deployment
-    @staticmethod
-    def check() -> None:
-        preflight(_check_backends, lambda: Keys.from_settings(settings().gateway).summary())
+def build() -> RoleApp:
+    """Return one front door to roles that run elsewhere."""
+    gateway = settings().gateway
+    return routes.build(gateway, gateway.backends)
 
 
-Gateway = role(_Gateway, name="gateway")
+Gateway = role("gateway", build, _check_backends, routes.who_is_let_in)

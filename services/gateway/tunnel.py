@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from contextlib import ExitStack, suppress
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
 
     from services.backends.address import Address
     from services.backends.backend import Backend
+    from services.backends.connection import Connections
     from services.backends.pools import Pool
 
 log = logging.getLogger("bentovox.gateway")
@@ -131,7 +130,7 @@ class Tunnel:
                 ping_interval=None,  # its timeout would end connections of clients that read slowly
                 max_size=_MESSAGE_LIMIT_BYTES,
                 max_queue=_HELD_FRAMES,
-                **_way(backend.connections.address),
+                **_way(backend.connections),
             )
         except TimeoutError as exc:
             raise DeadlineError(
@@ -274,12 +273,6 @@ def _uri(address: Address, scope: Any) -> str:
     )
 
 
-def _way(address: Address) -> dict[str, Any]:
-    if address.path is not None:
-        return {"unix": True, "path": address.path}
-    return {"ssl": _tls()} if address.tls else {}
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context()
+def _way(connections: Connections) -> dict[str, Any]:
+    path = connections.address.path
+    return {"ssl": connections.tls} if path is None else {"unix": True, "path": path}

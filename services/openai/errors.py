@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from pydantic import with_config
@@ -147,7 +148,7 @@ def normalise(status: int, body: bytes) -> bytes:
     proper = isinstance(fault, dict) and fault is not parsed
     fallback = INTERNAL_MESSAGE
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        proper, fallback = True, _phrase(status)
+        proper, fallback = True, responses.get(status, f"HTTP status {status}")
     message, param, code = _words(fault) if proper else ("", None, None)
     if not isinstance(code, str) or code.isdigit():
         code = _CODE_BY_STATUS.get(status)
@@ -188,10 +189,3 @@ def _words(fault: Any) -> tuple[str, Any, Any]:
         field = str(place[-1]) if isinstance(place, list) and place else None
         return str(said[0].get("msg") or ""), field, None
     return "", fault.get("param"), fault.get("code")
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return f"HTTP status {status}"

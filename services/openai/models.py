@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from services.errors import NotFoundError, shown
+from services.errors import InvalidRequestError, NotFoundError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +43,7 @@ class NamedModelList(ModelList):
     models: list[Named]
 
 
+_DIARIZING: Final = "-diarize"
 _DATE: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
@@ -61,13 +62,23 @@ class Models:
         self._created = int(time.time())
 
     def check(self, name: str) -> None:
-        """Check that the model is served.
+        """Check that a model is served under this name, or under this name without its date.
 
         Raises:
             NotFoundError: it is not (`model_not_found`).
+            InvalidRequestError: it is OpenAI's that tells speakers apart (`unsupported_value`).
         """
-        if name not in self.names:
-            raise self.missing(name)
+        named = without_date(name)
+        if name in self.names or named in self.names:
+            return
+        if named.endswith(_DIARIZING):
+            raise InvalidRequestError(
+                f"{named} tells speakers apart, and this server does not; use "
+                f"{named.removesuffix(_DIARIZING)} for text, or verbose_json for text with times",
+                param="model",
+                code="unsupported_value",
+            )
+        raise self.missing(name)
 
     def missing(self, name: str) -> NotFoundError:
         """Return the error for a model that is not served."""

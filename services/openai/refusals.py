@@ -10,6 +10,11 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+def invalid(field: str, why: str, code: str = "invalid_value") -> InvalidRequestError:
+    """Return the error for a field, with the reason."""
+    return InvalidRequestError(f"{field}: {why}", param=field, code=code)
+
+
 def missing(field: str) -> InvalidRequestError:
     """Return the error for a missing field."""
     return InvalidRequestError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, NotRequired
+from typing import Annotated, Final, Literal, NotRequired, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
+from services.errors import InvalidRequestError
 from services.openai.models import Named
+from services.openai.refusals import missing
 
 INPUT_CHARACTERS: Final = 4096
 """OpenAI's limit for `input` and `instructions`."""
@@ -33,6 +35,20 @@ _Tag = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]
 def _rate(text: str) -> int | str:
     """Return a number from a form as an int, which pydantic does not do for a Literal."""
     return int(text) if text.isdecimal() and len(text) <= len("48000") else text
+
+
+def check_alone(field: str, given: str | None) -> None:
+    """Refuse a field that needs `ref_audio`, in a request without one.
+
+    Raises:
+        InvalidRequestError: the field was given (`invalid_value`).
+    """
+    if given is not None:
+        raise InvalidRequestError(
+            f"{field} needs ref_audio, which is missing; leave it out",
+            param=field,
+            code="invalid_value",
+        )
 
 
 class VoiceId(BaseModel):
@@ -68,6 +84,16 @@ class Manner(BaseModel):
     def voice_id(self) -> str:
         """The voice's id, in whichever form it was sent; empty if it was not."""
         return self.voice.id if isinstance(self.voice, VoiceId) else self.voice or ""
+
+    @model_validator(mode="after")
+    def _has_a_voice(self) -> Self:
+        """Refuse a request with neither a voice nor a recording, or with half of the latter."""
+        if self.ref_audio is None:
+            if self.voice is None:
+                raise missing("voice")
+            check_alone("ref_text", self.ref_text)
+            check_alone("consent", self.consent)
+        return self
 
 
 class SpeechBody(Manner):

@@ -14,7 +14,7 @@ from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 
-from services.chat.arguments import engine_arguments, on_cpu, settle_cache
+from services.chat.arguments import computes_here, engine_arguments, on_cpu, settle_cache
 from services.chat.served_model import resolve
 from services.chat.service import Chat
 from services.ray.config import deployment_of
@@ -31,7 +31,7 @@ class ChatServer(LLMServer):  # type: ignore[misc]  # Ray ships no types that my
         """Load the model."""
         chat = settings().chat
         settle_cache()
-        if on_cpu(chat) and chat.tensor_parallel_size * chat.pipeline_parallel_size == 1:
+        if computes_here(chat):
             # LLMConfig has no setting for it; with `mp` a further process would run the model.
             vllm_models.EXECUTOR_BACKEND_MP = "uni"
         await super().start()

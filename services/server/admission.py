@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.errors import OverloadedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
 _SMOOTHING = 0.2
 _FIRST_GUESS_S = 1.0
@@ -122,15 +122,20 @@ class Admission:
             self._heavy_in_use -= weight
         self._grant()
 
-    @contextmanager
-    def held(self, weight: int = 1) -> Iterator[None]:
-        """Hold acquired slots for the body of a `with`, and release them however it ends."""
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold a slot for a block, after waiting in the queue if need be.
+
+        Raises:
+            OverloadedError: as for `acquire`.
+        """
+        await self.acquire()
         began = time.monotonic()
         try:
             yield
         finally:
             self.note_hold(time.monotonic() - began)
-            self.release(weight)
+            self.release()
 
     def note_hold(self, seconds: float) -> None:
         """Record how long a request held its slots."""

@@ -6,16 +6,13 @@ A role reads it with `services.openai.body`.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import threading
 import time
 import zlib
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from services.errors import (
     InvalidRequestError,
-    OverloadedError,
     RequestTimeoutError,
     ServiceError,
     TooLargeError,
@@ -25,10 +22,9 @@ from services.openai.hangup import ClientGoneError
 from services.server.uvicorn_http import has_arrived
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from starlette.types import Message, Receive, Scope
 
-    Message = dict[str, Any]
-    Receive = Callable[[], Awaitable[Any]]
+    from services.server.memory import Held
 
 SILENCE_S: Final = 30.0
 """A client whose body pauses for this long is refused."""
@@ -41,46 +37,13 @@ FREE_BYTES: Final = 64 * 1024
 
 _INFLATED_BYTES: Final = 256 * 1024  # in one piece
 _MEMBERS: Final = 64
-_TRIMMED_BYTES: Final = 32 << 20
-
-
-class Held:
-    """The total size of all request bodies in a role, in bytes."""
-
-    def __init__(self, limit_bytes: int, role: str = "") -> None:
-        self.limit_bytes = limit_bytes
-        self.bytes = 0
-        self._setting = f"BENTOVOX_{role.upper()}__BODY_MEMORY_MIB"
-        self._most_bytes = 0
-
-    def take(self, count: int) -> None:
-        """Count bytes as held from now on.
-
-        Raises:
-            OverloadedError: all bodies together are over the limit; nothing was counted.
-        """
-        if self.bytes + count > self.limit_bytes:
-            raise OverloadedError(
-                f"Request bodies hold all of the {self.limit_bytes} bytes that they may take "
-                f"together ({self._setting}). Please try again later.",
-                retry_after_s=2,
-            )
-        self.bytes += count
-        self._most_bytes = max(self._most_bytes, self.bytes)
-
-    def give_back(self, count: int) -> None:
-        """Count bytes as free again; after a large total, memory goes back to the system."""
-        self.bytes -= count
-        if not self.bytes and self._most_bytes >= _TRIMMED_BYTES:
-            self._most_bytes = 0
-            threading.Thread(target=_trim, daemon=True).start()
 
 
 class Body:
     """The body of one request."""
 
     def __init__(
-        self, scope: dict[str, Any], receive: Receive, limit_bytes: int, held: Held, role: str = ""
+        self, scope: Scope, receive: Receive, limit_bytes: int, held: Held, role: str = ""
     ) -> None:
         self._setting = f"BENTOVOX_{role.upper()}__BODY_LIMIT_MIB"
         self.fault: ServiceError | None = None
@@ -152,7 +115,7 @@ class Body:
         if self._gathered:
             return self._gathered.popleft()
         if self._complete:
-            return await self._receive()  # type: ignore[no-any-return]
+            return await self._receive()
         return await self._next()
 
     def let_go(self) -> None:
@@ -164,7 +127,8 @@ class Body:
 
     async def _next(self) -> Message:
         try:
-            message = await self._inflated() if self._inflater else await self._arriving()
+            inflater = self._inflater
+            message = await (self._inflated(inflater) if inflater else self._arriving())
             if message["type"] == "http.request":
                 self._count(len(message.get("body", b"")))
                 self._complete = not message.get("more_body", False)
@@ -175,9 +139,8 @@ class Body:
 
     async def _arriving(self) -> Message:
         """Wait for the next piece, unless the client is too slow."""
-        message: Message
         if has_arrived(self._receive):  # usually so, and a timer is half of what a body costs
-            return await self._receive()  # type: ignore[no-any-return]
+            return await self._receive()
         try:
             async with asyncio.timeout(SILENCE_S):
                 message = await self._receive()
@@ -192,9 +155,7 @@ class Body:
             )
         return message
 
-    async def _inflated(self) -> Message:
-        inflater = self._inflater
-        assert inflater is not None  # noqa: S101  the caller has checked
+    async def _inflated(self, inflater: _Inflater) -> Message:
         while not (inflater.waiting or inflater.ended):
             message = await self._arriving()
             if message["type"] == "http.disconnect":
@@ -217,16 +178,6 @@ class Body:
             f"The request body is larger than the limit of {self._limit_bytes} bytes "
             f"({self._setting})."
         )
-
-
-def _trim() -> None:
-    """Make the C library return free pages, of which pieces of bodies leave its heap full.
-
-    It runs without the GIL; musl has no such function.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 class _Inflater:

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import re
 import time
-import uuid
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services.errors import OverloadedError, ServiceError
-from services.openai import reading
-from services.openai.errors import INTERNAL_MESSAGE, error_body, error_response, normalise
+from services.openai.errors import INTERNAL_MESSAGE, error_response, normalise
+from services.openai.events import is_of
 from services.openai.hangup import ClientGoneError
-from services.server import telemetry
+from services.racing import racing
 from services.server.body import Body
-from services.server.logging import request_id_var
+from services.server.visit import Visit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
+
+    from starlette.types import Message, Receive, Scope, Send
 
     from services.server.serving import Serving
 
-    Message = dict[str, Any]
-    Scope = dict[str, Any]
-    Receive = Callable[[], Awaitable[Any]]
-    Send = Callable[[Any], Awaitable[None]]
-
 log = logging.getLogger("bentovox")
-access_log = logging.getLogger("bentovox.access")
 
-_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _ERROR_FROM = 400
 _ERROR_BODY_LIMIT_BYTES = 1 << 20
 # The shell sets these itself and replaces those of an inner answer.
@@ -42,45 +34,31 @@ _REPLACED = frozenset(
 )
 
 
-class Exchange:
+class Exchange(Visit):
     """One HTTP request and its answer."""
 
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
-        self.shell = shell
-        self.scope = scope
-        self._receive = receive
-        self._send = send
+        super().__init__(shell, scope, receive, send)
         self._body = Body(scope, receive, shell.app.body_limit_bytes, shell.held, shell.app.role)
         self._held_start: Message | None = None
         self._held_body = bytearray()
-        self._began = time.perf_counter()
-        self._first_byte: float | None = None
-        self._status = 0
         self._weight = 0  # slots held
         self._aside_s = 0.0  # without them
-        self._label = "other"
-        self.request_id = request_id(scope)
 
     async def run(self) -> None:
         """Answer the request; never raises, except when cancelled."""
-        token = request_id_var.set(self.request_id)
-        self._ignored = reading.watch(strict=self.shell.strict)
-        try:
-            await self._answer()
-        except ClientGoneError:
-            pass  # there is nobody to answer
-        except ServiceError as error:
-            await self._refuse(error)
-        except Exception:
-            log.exception("request failed: %s %r", self.scope["method"], self.scope["path"])
-            if self._status == 0 or self._held_start is not None:
-                self._held_start = None
-                body = error_body(INTERNAL_MESSAGE, "server_error", None, "internal_error")
-                await self._whole(500, [(b"content-type", b"application/json")], body)
-        finally:
-            self._body.let_go()
-            self._observe()
-            request_id_var.reset(token)
+        with self:
+            try:
+                await self._answer()
+            except ClientGoneError:
+                pass  # there is nobody to answer
+            except ServiceError as error:
+                await self._refuse(error)
+            except Exception:
+                log.exception("request failed: %s %r", self.scope["method"], self.scope["path"])
+                await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
+            finally:
+                self._body.let_go()
 
     async def _answer(self) -> None:
         scope, shell = self.scope, self.shell
@@ -103,15 +81,17 @@ class Exchange:
             await shell.answer(scope, self._body.receive, self.send)
             return
         await self._body.gather()  # a slot is for work: slow senders keep nobody out
-        await self._acquire(1)
-        began = time.monotonic()
         scope["bentovox.weigh"] = self._weigh
         scope["bentovox.aside"] = self._aside
         try:
-            await shell.loaded()
-            await shell.answer(scope, self._body.receive, self.send)
+            await self._acquire(1)
+            began = time.monotonic()
+            try:
+                await shell.loaded()
+                await shell.answer(scope, self._body.receive, self.send)
+            finally:
+                shell.admission.note_hold(time.monotonic() - began - self._aside_s)
         finally:
-            shell.admission.note_hold(time.monotonic() - began - self._aside_s)
             shell.admission.release(self._weight)
             self._weight = 0
 
@@ -154,26 +134,19 @@ class Exchange:
         await self._acquire(weight)
 
     async def _acquire(self, weight: int) -> None:
-        admission = self.shell.admission
-        if admission.has_room(weight):
-            await admission.acquire(weight)
-            self._weight = weight
+        if self.shell.admission.has_room(weight):
+            await self._take(weight)
             return
-        turn = asyncio.ensure_future(admission.acquire(weight))
-        gone = asyncio.ensure_future(self._body.hung_up())
-        try:
-            await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+        async with racing(self._take(weight), self._body.hung_up()) as (turn, gone):
             if not turn.done():
                 gone.result()  # raises if it sent too much
                 raise ClientGoneError
             turn.result()  # raises if it was refused
-            self._weight = weight
-        finally:
-            gone.cancel()
-            if not turn.done():
-                turn.cancel()
-            elif not self._weight and not turn.cancelled() and turn.exception() is None:
-                admission.release(weight)  # cancelled just as they were granted
+
+    async def _take(self, weight: int) -> None:
+        """Wait for slots and note them at once, so that they are freed however this ends."""
+        await self.shell.admission.acquire(weight)
+        self._weight = weight
 
     async def send(self, message: Message) -> None:
         """ASGI send for the inner application: adds headers, normalises errors, counts."""
@@ -181,12 +154,11 @@ class Exchange:
             await self._start(message)
             return
         body: bytes = message.get("body", b"")
-        last = not message.get("more_body", False)
         if self._held_start is not None:
             if len(self._held_body) < _ERROR_BODY_LIMIT_BYTES:
                 self._held_body += body
-            if last:
-                await self._send_held()
+            if not message.get("more_body", False):
+                await self._send_held(self._held_start)
             return
         if body:
             self._on_first_byte()
@@ -200,7 +172,7 @@ class Exchange:
         if self._body.fault is not None and message["status"] != 413:  # noqa: PLR2004
             raise self._body.fault  # an application swallowed it
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
-        if message["status"] >= _ERROR_FROM and not _is_audio(headers):
+        if message["status"] >= _ERROR_FROM and not is_of(headers, b"audio/"):
             self._held_start = message
             return
         await self._send_start(message["status"], headers)
@@ -217,9 +189,7 @@ class Exchange:
             kept += self.shell.admission.headers()
         await self._send({"type": "http.response.start", "status": status, "headers": kept})
 
-    async def _send_held(self) -> None:
-        start = self._held_start
-        assert start is not None  # noqa: S101  the caller has checked
+    async def _send_held(self, start: Message) -> None:
         self._held_start = None
         headers = [pair for pair in start.get("headers", ()) if pair[0].lower() not in _REPLACED]
         encoded = any(name.lower() == b"content-encoding" for name, _ in start.get("headers", ()))
@@ -244,41 +214,3 @@ class Exchange:
         self._held_start = None
         status, headers, body = error_response(error)
         await self._whole(status, headers, body)
-
-    def _observe(self) -> None:
-        now = time.perf_counter()
-        total_s = now - self._began
-        status = self._status or 499  # nginx's status for a client that hung up first
-        self.shell.metrics.observe(
-            telemetry.Observation(
-                self._label,
-                status,
-                total_s,
-                None if self._first_byte is None else self._first_byte - self._began,
-            )
-        )
-        if access_log.isEnabledFor(logging.INFO) and self._label not in _QUIET:
-            access_log.info(
-                "%s %s %d %.1fms",
-                self.scope["method"],
-                self.scope.get("raw_path", b"-").decode("ascii", "replace"),
-                status,
-                total_s * 1000,
-            )
-
-
-_QUIET = frozenset({"/livez", "/healthz", "/readyz", "/health", "/metrics"})
-
-
-def _is_audio(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(
-        name.lower() == b"content-type" and value.startswith(b"audio/") for name, value in headers
-    )
-
-
-def request_id(scope: Scope) -> bytes:
-    """Return the client's `x-request-id` if it is safe to repeat, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
-            return bytes(value)
-    return b"req_" + uuid.uuid4().hex.encode()

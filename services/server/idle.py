@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from services.errors import UnavailableError
+from services.server.memory import trim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ class Idle:
         await self._unloading.engine.close()
         gc.unfreeze()  # the shell has frozen what was loaded at start
         gc.collect()
-        _trim()
+        trim()
         log.info("%s: idle for %g s, unloaded", self._role, self._unloading.after_s)
 
     async def _reload(self) -> None:
@@ -118,11 +118,3 @@ class Idle:
             self._used = time.monotonic()
             self.unloaded = False
             log.info("%s: loaded again in %.1f s", self._role, time.monotonic() - began)
-
-
-def _trim() -> None:
-    """Return freed memory to the system, where the C library can (glibc)."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        return

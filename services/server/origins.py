@@ -13,17 +13,32 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from starlette.middleware.cors import CORSMiddleware
 
 from services.errors import PermissionDeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from starlette.types import ASGIApp, Scope
+
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
 _PRIVATE: Final = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".svc")
 _ANY: Final = "*"
 _SHOWN_CHARACTERS: Final = 128
+_EXPOSED: Final = (
+    "openai-processing-ms",
+    "retry-after",
+    "retry-after-ms",
+    "x-audio-lost-seconds",
+    "x-ignored-fields",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-request-id",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,24 @@ class Callers:
     origins: tuple[str, ...] = ()
     keyed: bool = False
 
-    def check(self, scope: Any, hosts: Sequence[str]) -> None:
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """Return `app` in the layer that lets pages of `origins`, if any, read its answers.
+
+        It answers preflights itself, since browsers send no key with them. Cookies are not allowed:
+        the key is a header. With this layer, answers no longer go straight to the transport, but
+        piece by piece through its `send`.
+        """
+        if not self.origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=self.origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+
+    def check(self, scope: Scope, hosts: Sequence[str]) -> None:
         """Let a request or a WebSocket pass; `hosts` are the public names of the server.
 
         Raises:

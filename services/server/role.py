@@ -9,12 +9,16 @@ tracing costs 1.5 ms per stream (docs/decisions/0002). It gets the application f
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+import bentoml
+import click
+import psutil
 from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -28,23 +32,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
-    from services.server.serving import Asgi, RoleApp
+    from services.server.serving import RoleApp
 
 _FILES = 65_536
 
 
 class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy is shown
-    """A BentoML service, served by a `Shell` around its `inner.build()`.
+    """A BentoML service, served by a `Shell` around its `inner.build()`; see `role`."""
 
-    `inner` is a class with a static method `build() -> RoleApp`, called in the worker process.
-    """
-
-    def to_asgi(self, is_main: bool = True) -> Asgi:  # noqa: FBT001, FBT002  BentoML's signature
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:  # noqa: FBT001, FBT002  BentoML's signature
         """Return the application that this worker process serves."""
         processes.end_with_parent()  # so that no worker outlives its supervisor
+        _close_others_ports()
         shell = self.shell(super().to_asgi(is_main=is_main), access=is_main)
-        return shell.app.outer(shell) if shell.app.outer else shell
+        return shell.app.callers.around(shell)
 
     def shell(self, bento: Starlette | None = None, *, access: bool = True, **parts: Any) -> Shell:
         """Return the role in its shell, in a process that is prepared for it.
@@ -63,12 +66,25 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
         return Shell(build(**parts), bento, strict=chosen.strict, hosts=chosen.hosts)
 
 
-def role(inner: type[Any], *, name: str, **config: Any) -> Role:
-    """Return the role's service; `config` is what `@bentoml.service` takes."""
+def role(
+    name: str, build: Callable[..., RoleApp], *checks: Callable[[], str], **others: Role
+) -> Role:
+    """Return a role's service.
+
+    Args:
+        name: of the service.
+        build: returns the role's application; called in the worker process.
+        checks: what `preflight` runs before any process starts.
+        others: the services that are started beside it.
+    """
+    members: dict[str, Any] = {key: bentoml.depends(other) for key, other in others.items()}
+    members["build"] = staticmethod(build)
+    members["check"] = bentoml.on_deployment(functools.partial(preflight, *checks))
+    inner = type(name, (), {"__doc__": build.__doc__, **members})
     # With no distribution, BentoML installs no compiler; a bentofile names the base image.
     image = Image(base_image="scratch", distro="none")
     # One worker: admission and engine state belong to one process. Scale with containers.
-    return Role(name=name, inner=inner, image=image, config={"workers": 1, **config})
+    return Role(name=name, inner=inner, image=image, config={"workers": 1})
 
 
 def beside(name: str) -> list[str]:
@@ -82,11 +98,12 @@ def preflight(*checks: Callable[[], str]) -> None:
 
     If one fails, exit with a one-line error and a non-zero code.
 
-    For `@bentoml.on_deployment`: a worker that fails at start would be restarted for ever.
+    A worker that fails at start would be restarted for ever.
     """
     try:
         settings.settings()
         _check_port()
+        _refuse_at_the_end()
         for check in checks:
             sys.stderr.write(f"bentovox: {check()}\n")
     except ConfigurationError as error:
@@ -95,21 +112,23 @@ def preflight(*checks: Callable[[], str]) -> None:
 
 def _allow_many_files() -> None:
     """Raise the limit on open files: each connection is one, and shells allow only 1024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
-    if wanted > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+    if wanted > now:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _check_port() -> None:
-    port = _option("--port", "-p") or os.environ.get("BENTOML_PORT") or "3000"
-    host = _option("--host") or os.environ.get("BENTOML_HOST") or "0.0.0.0"  # noqa: S104  BentoML's
-    if not port.isdigit() or "serve" not in sys.argv:
+    """Check that `bentoml serve`, if that is what runs, can listen where it was told to."""
+    command = click.get_current_context(silent=True)
+    if command is None or "port" not in command.params:
         return
+    port: int = command.params["port"] or BentoMLContainer.http.port.get()
+    host: str = command.params["host"] or BentoMLContainer.http.host.get()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, int(port)))
+            probe.bind((host, port))
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
                 raise ConfigurationError(
@@ -119,11 +138,28 @@ def _check_port() -> None:
             raise ConfigurationError(f"cannot listen on {host}:{port}: {exc.strerror}.") from exc
 
 
-def _option(*names: str) -> str | None:
-    for index, argument in enumerate(sys.argv):
-        if argument in names and index + 1 < len(sys.argv):
-            return sys.argv[index + 1]
-        for name in names:
-            if argument.startswith(name + "="):
-                return argument.partition("=")[2]
-    return None
+@functools.cache
+def _refuse_at_the_end() -> None:
+    """Have BentoML's supervisor close its listening sockets once it is told to end.
+
+    It would hold them until the last worker has ended. Until then the kernel would accept
+    connections that nobody reads, and clients would wait instead of asking elsewhere.
+    """
+    from bentoml._internal.utils.circus import Arbiter  # noqa: PLC0415  no worker needs it
+
+    stop = Arbiter.stop
+
+    def let_go(supervisor: Any) -> Any:
+        supervisor.sockets.close_all()
+        return stop(supervisor)
+
+    Arbiter.stop = let_go
+
+
+def _close_others_ports() -> None:
+    """Close the ports of the other services, which a worker of BentoML's inherits with its own."""
+    if "--fd" in sys.argv:
+        own = int(sys.argv[sys.argv.index("--fd") + 1])
+        for one in psutil.Process().net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN and one.fd != own:
+                os.close(one.fd)

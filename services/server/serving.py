@@ -10,27 +10,24 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services.errors import MethodNotAllowedError, NotFoundError
 from services.openai.documents import by_route
 from services.server import telemetry
 from services.server.admission import Admission, Limits
-from services.server.body import Held
 from services.server.idle import Idle, Unloading
+from services.server.memory import Held
 from services.server.origins import Callers
 from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from services.openai.documents import Handlers
+    from starlette.types import ASGIApp, Scope
 
-    Scope = dict[str, Any]
-    Receive = Callable[[], Awaitable[Any]]
-    Send = Callable[[Any], Awaitable[None]]
-    Asgi = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
+    from services.openai.documents import Handlers
 
 ALIVE = frozenset({"/livez", "/healthz"})
 READY = frozenset({"/readyz", "/health"})
@@ -85,7 +82,6 @@ class RoleApp:
         sockets: the application for each WebSocket path; see `services.server.websocket`.
         callers: which pages may call it, and by which names.
         guard: sees the scope of each request for a path or socket of the role, and may refuse it.
-        outer: wraps another layer around the shell.
         unloading: when to unload the engine, for a role with one.
     """
 
@@ -97,11 +93,10 @@ class RoleApp:
     readiness: Callable[[], Readiness]
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
     body_memory_bytes: int = 512 << 20
-    sockets: Mapping[str, Asgi] = field(default_factory=dict)
+    sockets: Mapping[str, ASGIApp] = field(default_factory=dict)
     callers: Callers = field(default_factory=Callers)
     guard: Callable[[Scope], None] | None = None
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
-    outer: Callable[[Asgi], Asgi] | None = None
     unloading: Unloading | None = None
 
 
@@ -162,7 +157,7 @@ class Serving:
             else None
         )
         self.route = Routes(app.handlers).find
-        self.answer: Asgi = by_route(app.handlers)
+        self.answer = by_route(app.handlers)
 
     def readiness(self) -> Readiness:
         """Return whether the role can answer now."""
@@ -194,7 +189,7 @@ class Serving:
         if self.app.guard is not None:
             self.app.guard(scope)
 
-    def socket(self, path: str) -> Asgi:
+    def socket(self, path: str) -> ASGIApp:
         """Return the application for a WebSocket path.
 
         Raises:

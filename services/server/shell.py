@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.applications import Starlette
-
-    from services.server.serving import Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("bentovox")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 # BentoML has every process write each number to shared files, so that workers can answer for each
 # other. A role of ours has one worker, and vLLM updates several numbers per token. This must happen
@@ -64,45 +65,30 @@ HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["r
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+Labelled = TypeVar("Labelled", Counter, Histogram)
 
-@dataclass(frozen=True)
-class Observation:
-    """One answered request; times in seconds, `first_byte_s` None if no body byte was sent."""
 
-    path: str
-    status: int
-    total_s: float
-    first_byte_s: float | None
+@cache
+def _of(metric: Labelled, *labels: object) -> Labelled:
+    """Return a metric's child; looking it up in the library takes longer than to count."""
+    return metric.labels(*labels)
 
 
 class RoleMetrics:
-    """One role's metrics, with label look-ups done once per path."""
+    """One role's metrics."""
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._requests: dict[tuple[str, int], Counter] = {}
-        self._seconds: dict[str, tuple[Histogram, Histogram]] = {}
         self._in_use = IN_USE.labels(role)
         self._queued = QUEUED.labels(role)
         self._rejected = REJECTED.labels(role)
 
-    def observe(self, seen: Observation) -> None:
-        """Count one answered request."""
-        counter = self._requests.get((seen.path, seen.status))
-        if counter is None:
-            counter = REQUESTS.labels(self.role, seen.path, str(seen.status))
-            self._requests[seen.path, seen.status] = counter
-        counter.inc()
-        pair = self._seconds.get(seen.path)
-        if pair is None:
-            pair = (
-                REQUEST_SECONDS.labels(self.role, seen.path),
-                FIRST_BYTE_SECONDS.labels(self.role, seen.path),
-            )
-            self._seconds[seen.path] = pair
-        pair[0].observe(seen.total_s)
-        if seen.first_byte_s is not None:
-            pair[1].observe(seen.first_byte_s)
+    def observe(self, path: str, status: int, total_s: float, first_byte_s: float | None) -> None:
+        """Count one answered request; `first_byte_s` is None if no byte of a body was sent."""
+        _of(REQUESTS, self.role, path, status).inc()
+        _of(REQUEST_SECONDS, self.role, path).observe(total_s)
+        if first_byte_s is not None:
+            _of(FIRST_BYTE_SECONDS, self.role, path).observe(first_byte_s)
 
     def rejected(self) -> None:
         """Count one request refused because no slot was free."""
@@ -132,7 +118,8 @@ _LABEL = r"[a-zA-Z_]\w*=\"(?:[^\"\\]|\\.)*\""
 # A sample may be followed by an exemplar (OpenMetrics), for which this format has no place.
 _SAMPLE = re.compile(
     r"(?P<name>[a-zA-Z_:][\w:]*)"
-    rf"(?:\{{(?P<labels>(?:{_LABEL},? *)*)\}})? +(?P<value>[^\s#]+)(?: +-?\d+)?"
+    rf"(?:\{{(?P<labels>(?:{_LABEL},? *)*)\}})? +"
+    r"(?P<value>[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|Inf|NaN))(?![^\s#])(?: +-?\d+)?"
 )
 _LABELS = re.compile(_LABEL)
 _SUFFIXES = ("_bucket", "_count", "_sum")
@@ -167,20 +154,12 @@ def _collect(text: str, backend: str | None, families: dict[str, _Family]) -> No
             declared = metadata["name"]
             family = families.setdefault(declared, _Family())
             family.metadata.setdefault(metadata["kind"], line)
-        elif (sample := _SAMPLE.match(line)) and _is_number(sample["value"]):
+        elif sample := _SAMPLE.match(line):
             name = sample["name"]
             if name in {declared, *(declared + suffix for suffix in _SUFFIXES)}:
                 name = declared
             told = _labelled(sample, backend) if backend else sample[0]
             families.setdefault(name, _Family()).samples.append(told)
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _labelled(sample: re.Match[str], backend: str) -> str:

@@ -228,7 +228,8 @@ class BoundedHttp(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True  # it would have answered too
         self.logger.warning("refused a connection: %s", status.phrase)
-        body = error_body(_WORDS[status], "invalid_request_error", None, _CODES[status])
+        code, message = _REFUSALS[status]
+        body = error_body(message, "invalid_request_error", None, code)
         self.transport.write(
             STATUS_LINE[status]
             + b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
@@ -258,17 +259,18 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_write_check()
 
 
-_WORDS: Final = {
-    HTTPStatus.BAD_REQUEST: "The request is not valid HTTP/1.1.",
-    HTTPStatus.REQUEST_TIMEOUT: f"The request's head did not come within {HEAD_S:g} s.",
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The request's head is larger than "
-    f"{HEAD_BYTES} bytes or {HEAD_FIELDS} fields.",
+_REFUSALS: Final = {
+    HTTPStatus.BAD_REQUEST: ("invalid_http", "The request is not valid HTTP/1.1."),
+    HTTPStatus.REQUEST_TIMEOUT: (
+        "request_timeout",
+        f"The request's head did not come within {HEAD_S:g} s.",
+    ),
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+        "request_head_too_large",
+        f"The request's head is larger than {HEAD_BYTES} bytes or {HEAD_FIELDS} fields.",
+    ),
 }
-_CODES: Final = {
-    HTTPStatus.BAD_REQUEST: "invalid_http",
-    HTTPStatus.REQUEST_TIMEOUT: "request_timeout",
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "request_head_too_large",
-}
+"""The code and the message of each status."""
 
 
 def _without_upgrade(head: bytes) -> bytes:

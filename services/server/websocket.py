@@ -16,8 +16,8 @@ import asyncio
 import json
 import logging
 import time
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from services.errors import (
     DeadlineError,
@@ -26,23 +26,17 @@ from services.errors import (
     TooLargeError,
     UnavailableError,
 )
-from services.openai import reading
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
 from services.openai.events import new_id
-from services.server import telemetry
-from services.server.exchange import request_id
-from services.server.logging import request_id_var
 from services.server.uvicorn_socket import UvicornSocket
+from services.server.visit import Visit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from starlette.types import Message, Receive, Scope, Send
 
-    from services.server.serving import Receive, Scope, Send, Serving
-
-    Message = dict[str, Any]
+    from services.server.serving import Serving
 
 log = logging.getLogger("bentovox")
-access_log = logging.getLogger("bentovox.access")
 
 OPEN_LIMIT: Final = 1024
 """The most open connections in a role."""
@@ -93,25 +87,17 @@ def error_event(error: ServiceError) -> str:
     return json.dumps({**told, "event_id": new_id("event")})
 
 
-class WebSocket:
+class WebSocket(Visit):
     """One WebSocket, from its handshake to its close."""
 
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
-        self.shell = shell
-        self.scope = scope
-        self._receive = receive
-        self._send = send
-        self._label = "other"
-        self._began = time.perf_counter()
-        self._first_byte: float | None = None
-        self._status = 0
+        super().__init__(shell, scope, receive, send)
         self._accepted = False
         self._closed = False
         self._gone = False
         self._heard = False
         self._last_message = self._began
         self._draining = asyncio.Event()
-        self.request_id = request_id(scope)
         self._server = UvicornSocket(
             send,
             message_limit_bytes=shell.app.body_limit_bytes,
@@ -120,19 +106,12 @@ class WebSocket:
 
     async def run(self) -> None:
         """Serve the connection to its end; never raises, except when cancelled."""
-        token = request_id_var.set(self.request_id)
-        reading.watch(strict=self.shell.strict)
-        try:
-            with suppress(HungUpError):
-                await self._serve()
-        finally:
-            self._observe()
-            request_id_var.reset(token)
+        with self, suppress(HungUpError):
+            await self._serve()
 
     async def _serve(self) -> None:
         try:
             await self._admit()
-            self._expect_answer()
             await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
         except HungUpError:
             raise
@@ -149,7 +128,7 @@ class WebSocket:
         app = shell.socket(path)
         self._label = scope["bentovox.route"] = path
         scope["bentovox.request_id"] = self.request_id
-        scope["bentovox.slot"] = self.slot
+        scope["bentovox.slot"] = shell.admission.slot
         scope["bentovox.draining"] = self._draining
         shell.check(scope)
         admission = shell.admission
@@ -163,18 +142,8 @@ class WebSocket:
             await app(scope, self.receive, self.send)
         finally:
             shell.open_sockets -= 1
-
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot of the role, after waiting in the queue if need be.
-
-        Raises:
-            OverloadedError: the queue is full, or the deadline passed.
-        """
-        admission = self.shell.admission
-        await admission.acquire()
-        with admission.held():
-            yield
+        if not (self._accepted or self._status or self._gone):
+            raise ServiceError(INTERNAL_MESSAGE, code="internal_error")
 
     async def receive(self) -> Message:
         """ASGI receive for the application; limits the size of a message.
@@ -196,8 +165,7 @@ class WebSocket:
 
     async def _next(self) -> Message:
         if not self._accepted:  # it may only hang up; its turn to speak has not begun
-            early: Message = await self._receive()
-            return early
+            return await self._receive()
         while True:
             quiet_s = IDLE_S if self._heard else HELLO_S
             left_s = self._last_message + quiet_s - time.perf_counter()
@@ -207,7 +175,7 @@ class WebSocket:
                 )
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
-                    message: Message = await self._receive()
+                    message = await self._receive()
                 self._heard = True
                 self._last_message = time.perf_counter()
                 return message
@@ -256,10 +224,6 @@ class WebSocket:
             self._gone = True  # the server has closed it, for invalid UTF-8 for example
             raise HungUpError from exc
 
-    def _expect_answer(self) -> None:
-        if not (self._accepted or self._status or self._gone):
-            raise ServiceError(INTERNAL_MESSAGE, code="internal_error")
-
     def _with_id(self, message: Message) -> Message:
         headers = [
             pair for pair in message.get("headers", ()) if pair[0].lower() != b"x-request-id"
@@ -297,13 +261,3 @@ class WebSocket:
             f"The server takes no further connection: {why}. Please try again later.",
             retry_after_s=self.shell.admission.retry_after_s(),
         )
-
-    def _observe(self) -> None:
-        now = time.perf_counter()
-        status = self._status or 499  # as for an HTTP client that hung up first
-        first_byte_s = None if self._first_byte is None else self._first_byte - self._began
-        seen = telemetry.Observation(self._label, status, now - self._began, first_byte_s)
-        self.shell.metrics.observe(seen)
-        if access_log.isEnabledFor(logging.INFO):
-            path = self.scope.get("raw_path", b"-").decode("ascii", "replace")
-            access_log.info("WS %s %d %.1fms", path, status, (now - self._began) * 1000)

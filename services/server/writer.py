@@ -20,15 +20,21 @@ if TYPE_CHECKING:
 class DirectWriter:
     """The body of one chunked answer, written without a coroutine."""
 
-    def __init__(self, cycle: RequestResponseCycle, on_first: Callable[[], None]) -> None:
-        self.on_pause: Callable[[], None] = _nothing
-        self.on_resume: Callable[[], None] = _nothing
+    def __init__(
+        self,
+        cycle: RequestResponseCycle,
+        on_first: Callable[[], None],
+        on_pause: Callable[[], None],
+        on_resume: Callable[[], None],
+    ) -> None:
+        self._on_pause = on_pause
+        self._on_resume = on_resume
         self._cycle = cycle
         self._on_first: Callable[[], None] | None = on_first
         self._resuming: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body; calls `on_pause` when the client reads too slowly."""
+        """Send a piece of the body; tell when the client reads too slowly, and when no more."""
         cycle = self._cycle
         if cycle.disconnected or not data:
             return
@@ -37,16 +43,18 @@ class DirectWriter:
             self._on_first()
             self._on_first = None
         if cycle.flow.write_paused and self._resuming is None:
-            self.on_pause()
+            self._on_pause()
             self._resuming = asyncio.ensure_future(self._resume())
 
     async def _resume(self) -> None:
         await self._cycle.flow.drain()
         self._resuming = None
-        self.on_resume()
+        self._on_resume()
 
 
-def direct_writer(scope: Any) -> DirectWriter | None:
+def direct_writer(
+    scope: Any, on_pause: Callable[[], None], on_resume: Callable[[], None]
+) -> DirectWriter | None:
     """Return the writer for a request whose answer has begun, or None if `send` must do."""
     cycle = getattr(scope.get("bentovox.send"), "__self__", None)
     if (
@@ -57,8 +65,4 @@ def direct_writer(scope: Any) -> DirectWriter | None:
         or cycle.scope["method"] == "HEAD"
     ):
         return None
-    return DirectWriter(cycle, scope["bentovox.on_first_byte"])
-
-
-def _nothing() -> None:
-    """Do nothing."""
+    return DirectWriter(cycle, scope["bentovox.on_first_byte"], on_pause, on_resume)

@@ -47,7 +47,7 @@ class RoleSettings(Section):
         30, gt=0, description="Longest wait for a slot, in seconds; then 429."
     )
     body_limit_mib: float = Field(
-        8, gt=0, description="Largest request body, in MiB; a larger one gets 413."
+        36, gt=0, description="Largest request body or upload, in MiB; a larger one gets 413."
     )
     body_memory_mib: float = Field(
         512, gt=0, description="Memory for the bodies of all requests together, in MiB; then 429."
@@ -78,6 +78,9 @@ class EngineSettings(RoleSettings):
 class ChatSettings(EngineSettings):
     """The chat role: vLLM's OpenAI server, mounted in process."""
 
+    body_limit_mib: float = Field(
+        8, gt=0, description="Largest request body, in MiB; a larger one gets 413."
+    )
     model: str = Field(
         "bentovox-demo",
         description="A model directory, a Hugging Face id, or `bentovox-demo`, which is included.",
@@ -149,19 +152,42 @@ class ChatSettings(EngineSettings):
     )
 
 
-class CosyVoiceSettings(Section):
-    """The engine `cosyvoice`: upstream's models in this process."""
+class ChosenEngineSettings(EngineSettings):
+    """The settings of a role with several engines; each has a section of its name, if any."""
 
-    model: str = Field(
-        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
-        description="A model directory, or an id on Hugging Face.",
-    )
+    engine: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the options of the chosen engine's constructor."""
+        section = getattr(self, self.engine, None)
+        if not isinstance(section, Section):
+            return {}
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in section
+        }
+
+
+class HubModelSettings(Section):
+    """A model in this process, from a directory or from Hugging Face."""
+
+    model: str
     revision: str = Field(
         "",
         description="Commit, tag or branch; empty: the pinned commit, or the main branch of what "
         "is not pinned. The log says which commit was taken: set it here to pin it.",
     )
     cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
+
+
+class CosyVoiceSettings(HubModelSettings):
+    """The engine `cosyvoice`: upstream's models in this process."""
+
+    model: str = Field(
+        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
+        description="A model directory, or an id on Hugging Face.",
+    )
     llm: str = Field(
         "llm.pt",
         description="The file with the language model's weights; Fun-CosyVoice3 also has "
@@ -191,7 +217,7 @@ class CosyVoiceSettings(Section):
     )
 
 
-class KokoroSettings(Section):
+class KokoroSettings(HubModelSettings):
     """The engine `kokoro`: Kokoro-82M on onnxruntime, on CPUs."""
 
     model: str = Field(
@@ -203,8 +229,6 @@ class KokoroSettings(Section):
         description="The graph in it: another precision is another file. A directory may have a "
         "model.onnx instead.",
     )
-    revision: str = Field("", description="Commit, tag or branch; empty: the pinned commit.")
-    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0: one a core.")
 
 
@@ -238,7 +262,7 @@ class VllmOmniSettings(Section):
     timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
 
 
-class SpeechSettings(EngineSettings):
+class SpeechSettings(ChosenEngineSettings):
     """The speech role."""
 
     slots: int = Field(
@@ -246,9 +270,6 @@ class SpeechSettings(EngineSettings):
         ge=1,
         description="Requests served at the same time; fewer where cosyvoice or kokoro cannot make "
         "so many without a gap.",
-    )
-    body_limit_mib: float = Field(
-        36, gt=0, description="Largest request body or upload, MiB; above it 413."
     )
     engine: str = Field(
         "espeak",
@@ -277,19 +298,8 @@ class SpeechSettings(EngineSettings):
     kokoro: KokoroSettings = KokoroSettings()
     vllm_omni: VllmOmniSettings = VllmOmniSettings()
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the options of the chosen engine's constructor, besides the voices."""
-        section = getattr(self, self.engine, None)
-        if not isinstance(section, Section):
-            return {}
-        return {
-            name: value.get_secret_value() if isinstance(value, SecretStr) else value
-            for name, value in section
-        }
 
-
-class FasterWhisperSettings(Section):
+class FasterWhisperSettings(HubModelSettings):
     """The engine `faster_whisper`: Whisper's models on CTranslate2."""
 
     model: str = Field(
@@ -297,8 +307,6 @@ class FasterWhisperSettings(Section):
         description="A size that faster-whisper names (tiny, small, large-v3-turbo), a Hugging "
         "Face id, or a directory with a CTranslate2 model.",
     )
-    revision: str = Field("", description="Commit or tag of the model on the hub; empty: main.")
-    cache: str = Field("", description="Folder for downloads; empty: that of the hub's own tools.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where it computes; auto takes a GPU when there is one."
     )
@@ -312,14 +320,13 @@ class FasterWhisperSettings(Section):
     beam_size: int = Field(5, ge=1, description="Hypotheses kept in decoding; 1: greedy, faster.")
 
 
-class TranscriptionSettings(EngineSettings):
+class TranscriptionSettings(ChosenEngineSettings):
     """The transcription role: files and live speech to text."""
 
     slots: int = Field(
         32, ge=1, description="Recordings, and live sessions in which somebody speaks, at once."
     )
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot; past them 429.")
-    body_limit_mib: float = Field(36, gt=0, description="Largest upload, MiB; above it 413.")
     engine: str = Field("faster_whisper", description="The engine: faster_whisper.")
     models: list[str] = Field(
         list(TRANSCRIPTION_MODELS),
@@ -327,12 +334,6 @@ class TranscriptionSettings(EngineSettings):
     )
     max_hours: float = Field(6, gt=0, description="Longest recording, hours; above it 413.")
     faster_whisper: FasterWhisperSettings = FasterWhisperSettings()
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the options of the chosen engine's constructor."""
-        section = getattr(self, self.engine, None)
-        return dict(section) if isinstance(section, Section) else {}
 
 
 class AskingSettings(RoleSettings):
@@ -414,9 +415,6 @@ class ConversationSettings(AskingSettings):
 
     slots: int = Field(16, ge=1, description="POST /translate and /detect served at the same time.")
     queue: int = Field(64, ge=0, description="Those that may wait for a slot; more get 429.")
-    body_limit_mib: float = Field(
-        36, gt=0, description="Largest request body or recording, in MiB; a larger one gets 413."
-    )
     translation: TranslationSettings = TranslationSettings()
 
 
@@ -425,9 +423,6 @@ class GatewaySettings(AskingSettings):
 
     slots: int = Field(512, ge=1, description="Requests served at the same time.")
     queue: int = Field(512, ge=0, description="Requests that may wait for a slot; more get 429.")
-    body_limit_mib: float = Field(
-        36, gt=0, description="Largest request body or upload, MiB; above it 413."
-    )
     json_limit_mib: float = Field(
         16,
         gt=0,

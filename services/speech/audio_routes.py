@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from services.audio.decode import decode_as_is
 from services.audio.encode import open_encoder
-from services.errors import InvalidRequestError, UnavailableError, shown
-from services.languages import tag_of
-from services.openai.audio_stream import audio_tokens
+from services.audio.pcm import duration_s
+from services.errors import (
+    EngineError,
+    InvalidRequestError,
+    ServiceError,
+    shown,
+)
+from services.openai.audio_stream import AudioStream, audio_tokens
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.refusals import missing
-from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields
-from services.speech.audio_answer import AudioAnswer
-from services.speech.engines.protocol import (
-    Capability,
-    ConversionRequest,
-    SynthesisRequest,
-    unsupported,
-)
-from services.speech.recordings import MAX_BYTES, MAX_SECONDS, read_recording
-from services.speech.schema import check_alone, instructions_for, parse_speech_body
+from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields, SpeechBody, check_alone
+from services.speech.engines.protocol import Capability, ConversionRequest, unsupported
+from services.speech.recordings import MAX_BYTES, read_recording, sound_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from starlette.types import Receive, Scope, Send
 
+    from services.audio.formats import OnAudioSeconds
     from services.audio.pcm import Samples
     from services.openai.forms import Form
     from services.openai.models import Models
-    from services.openai.speech import SpeechBody
-    from services.speech.audio_answer import OnAudioSeconds
     from services.speech.engines.protocol import VoiceReference
     from services.speech.speakers import Speakers
+
+log = logging.getLogger("bentovox.speech")
 
 # Twice 4096 characters of at most 12 bytes each (\uXXXX\uXXXX in JSON), and the other fields.
 _BODY_BYTES: Final = 128 * 1024
@@ -49,7 +49,6 @@ SOURCE_BYTES: Final = 25 * 1024 * 1024
 _WHOLE_BYTES: Final = 64 << 20
 """The most of a wav that is buffered to complete its header, if `stream` is false."""
 
-_PADDING_S: Final = 0.1  # that mp3 and aac add at the end
 _FORM: Final = FormFields(
     frozenset(ConversionFields.model_fields), {"file": SOURCE_BYTES, "ref_audio": MAX_BYTES}
 )
@@ -77,29 +76,14 @@ class AudioRoutes:
         expect_json(scope)
         large = self._speakers.takes_recordings
         most_bytes = _BODY_WITH_RECORDING_BYTES if large else _BODY_BYTES
-        body = parse_speech_body(await whole(scope, receive, most_bytes))
+        body = read(SpeechBody, await whole(scope, receive, most_bytes))
         self._models.check(body.model)
         await until_hangup(receive, self._speak(body, send))
 
     async def _speak(self, body: SpeechBody, send: Send) -> None:
-        if body.ref_audio is None:
-            speaker = await self._speakers.named(body.voice_id)
-        else:
-            speaker = await self._speakers.recorded(
-                body.ref_audio, text=body.ref_text, consent=body.consent
-            )
-        request = SynthesisRequest(
-            text=body.input,
-            voice=speaker.voice,
-            speed=body.speed,
-            instructions=instructions_for(self._engine, body.instructions),
-            seed=body.seed,
-            language=tag_of(body.language),
-            reference=speaker.reference,
-            one_pass=not body.stream,
-        )
-        self._engine.check(request)
-        answer = self._answer(
+        request = await self._speakers.request(body, body.input, one_pass=not body.stream)
+        await self._answer(
+            send,
             body,
             self._engine.synthesise(request),
             input_tokens=len(body.input) + len(body.instructions or ""),
@@ -107,7 +91,6 @@ class AudioRoutes:
                 "input contains nothing that this voice can say", param="input", code="blank_input"
             ),
         )
-        await answer.send_to(send)
 
     async def convert(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST /v1/audio/voice-conversion.
@@ -127,25 +110,30 @@ class AudioRoutes:
 
     async def _convert(self, fields: ConversionFields, form: Form, send: Send) -> None:
         reference = await self._target(fields, form)
-        samples, sample_rate_hz = await asyncio.to_thread(_source, form.file("file").data)
+        sound = await asyncio.to_thread(
+            sound_in,
+            form.file("file").data,
+            param="file",
+            min_seconds=0.0,
+            max_bytes=SOURCE_BYTES,
+        )
         request = ConversionRequest(
-            samples=samples,
-            sample_rate_hz=sample_rate_hz,
+            samples=sound.samples,
+            sample_rate_hz=sound.sample_rate_hz,
             reference=reference,
             speed=fields.speed,
             seed=fields.seed,
             one_pass=not fields.stream,
         )
-        self._engine.check_conversion(request)
-        answer = self._answer(
+        await self._answer(
+            send,
             fields,
             self._engine.convert(request),
-            input_tokens=audio_tokens(samples.size, sample_rate_hz),
+            input_tokens=audio_tokens(sound.samples.size, sound.sample_rate_hz),
             nothing_made=InvalidRequestError(
                 "file contains no speech to convert", param="file", code="blank_input"
             ),
         )
-        await answer.send_to(send)
 
     async def _target(self, fields: ConversionFields, form: Form) -> VoiceReference:
         """Return the voice to convert to: a registered one, or a recording with its consent."""
@@ -165,47 +153,54 @@ class AudioRoutes:
             raise missing("voice")
         check_alone("consent", fields.consent)
         speaker = await self._speakers.named(fields.voice)
-        if speaker.reference is None:
-            self._engine.voice(speaker.voice or "")
+        if isinstance(speaker, str):
+            self._engine.voice(speaker)
             raise InvalidRequestError(
                 f"voice {shown(fields.voice)} is not a registered voice; a recording can only be "
                 "converted to one of those, or to ref_audio",
                 param="voice",
                 code="unsupported_voice",
             )
-        return speaker.reference
+        return speaker
 
-    def _answer(
+    async def _answer(
         self,
+        send: Send,
         asked: SpeechBody | ConversionFields,
-        frames: AsyncGenerator[Samples, None],
+        made: AsyncGenerator[Samples, None],
         *,
         input_tokens: int,
         nothing_made: InvalidRequestError,
-    ) -> AudioAnswer:
-        engine = self._engine
-        if not engine.ready:
-            raise UnavailableError(f"the {engine.name} engine is not ready", retry_after_s=1.0)
-        return AudioAnswer(
-            frames=frames,
-            engine=engine.name,
-            sample_rate_hz=engine.sample_rate_hz,
-            input_tokens=input_tokens,
-            nothing_made=nothing_made,
-            encoder=open_encoder(
-                asked.response_format,
-                engine.sample_rate_hz,
-                to_hz=asked.sample_rate,
-                whole_bytes=0 if asked.stream else _WHOLE_BYTES,
-            ),
-            audio_format=asked.response_format,
-            as_events=asked.stream_format == "sse",
-            on_audio_seconds=self._on_audio_seconds,
+    ) -> None:
+        """Send headers once there is a first frame, then every frame as it is made.
+
+        Raises:
+            ServiceError: the engine failed, or made nothing. If headers were sent already, the
+                answer is incomplete and the connection must not end as if it were complete.
+        """
+        engine, rate_hz = self._engine, self._engine.sample_rate_hz
+        self._speakers.demand_ready()
+        encoder = open_encoder(
+            asked.response_format,
+            rate_hz,
+            to_hz=asked.sample_rate,
+            whole_bytes=0 if asked.stream else _WHOLE_BYTES,
         )
-
-
-def _source(data: bytes) -> tuple[Samples, int]:
-    sound = decode_as_is(
-        data, max_seconds=MAX_SECONDS + _PADDING_S, max_bytes=SOURCE_BYTES, param="file"
-    )
-    return sound.samples[: int(MAX_SECONDS * sound.sample_rate_hz)], sound.sample_rate_hz
+        stream = AudioStream(send, encoder, rate_hz, as_events=asked.stream_format == "sse")
+        try:
+            async with aclosing(made) as frames:
+                async for frame in frames:
+                    await stream.feed(frame)
+            if not stream.samples:
+                raise nothing_made  # noqa: TRY301  handled like the engine's own errors
+            await stream.end(input_tokens)
+        except Exception as error:
+            if stream.begun:
+                log.exception("speech broke off after %d samples", stream.samples)
+            if isinstance(error, ServiceError):
+                raise
+            raise EngineError(f"the {engine.name} engine failed", code="engine_failed") from error
+        finally:
+            if stream.samples:
+                seconds = duration_s(stream.samples, rate_hz)
+                self._on_audio_seconds(seconds, asked.response_format)

@@ -8,15 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
-from services.audio.decode import decode_as_is
-from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError, shown
 from services.openai.body import expect_json, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.speech import ConsentFields, ConsentName, ConsentPage
-from services.speech.recordings import MAX_BYTES, MIN_SECONDS
+from services.speech.recordings import MAX_BYTES, sound_in
 from services.speech.storage import added
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from services.speech.voices import Consent, VoiceStore
 
 CONSENT_SECONDS: Final = 60.0
-"""The longest consent; the shortest is `MIN_SECONDS`, as for a voice."""
+"""The longest consent; the shortest is that of a voice."""
 
 _FORM: Final = FormFields(frozenset(ConsentFields.model_fields), {"recording": MAX_BYTES})
 _NAME_BYTES: Final = 16 * 1024  # 256 characters of at most 12 bytes each in JSON, and the rest
@@ -113,7 +111,9 @@ class ConsentRoutes:
 
 
 async def _keep(store: VoiceStore, fields: ConsentFields, recording: Upload) -> Consent:
-    await asyncio.to_thread(_check, recording.data)
+    await asyncio.to_thread(
+        sound_in, recording.data, param="recording", max_seconds=CONSENT_SECONDS
+    )
     add = partial(
         store.add_consent,
         name=fields.name,
@@ -123,18 +123,6 @@ async def _keep(store: VoiceStore, fields: ConsentFields, recording: Upload) -> 
     )
     async with added(add, lambda consent: store.delete_consent(consent.id)) as consent:
         return consent
-
-
-def _check(data: bytes) -> None:
-    """Raise unless `data` is audio long and short enough for a consent."""
-    sound = decode_as_is(data, max_seconds=CONSENT_SECONDS, max_bytes=MAX_BYTES, param="recording")
-    seconds = duration_s(sound.samples.size, sound.sample_rate_hz)
-    if seconds < MIN_SECONDS:
-        raise InvalidRequestError(
-            f"recording lasts {seconds:.2f} s; {MIN_SECONDS:g} to {CONSENT_SECONDS:g} s are needed",
-            param="recording",
-            code="audio_too_short",
-        )
 
 
 def _media_type(recording: Upload) -> str:

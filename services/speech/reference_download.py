@@ -27,6 +27,7 @@ _LOOKUPS: Final = ThreadPoolExecutor(4, "lookup")
 _MOST_ADDRESSES: Final = 8
 _MOST_HOPS: Final = 3
 _LONGEST_URL: Final = 2048
+_PARAM: Final = "ref_audio"
 _PORT: Final = 443
 _HEADERS: Final = {
     "accept": "audio/*, application/octet-stream;q=0.9",
@@ -138,8 +139,8 @@ class Downloads:
     resolver: AbstractResolver = _SYSTEM
     tls: ssl.SSLContext | None = None
 
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        """Return the body at `url`; `param` is the field that errors name.
+    async def fetch(self, url: str) -> bytes:
+        """Return the body at `url`; errors name the field `ref_audio`.
 
         Error messages never contain an address, a header or part of a body from the way there.
 
@@ -148,13 +149,21 @@ class Downloads:
                 (`url_not_allowed`), or nothing usable came in time (`fetch_failed`).
             TooLargeError: the body is over `max_bytes` (`audio_too_large`).
         """
-        sockets = _Sockets(self.allowed)
+        refused: list[object] = []  # addresses
+
+        def open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+            family, kind, protocol, _name, place = info
+            if not self.allowed(ip_address(str(place[0]))):
+                refused.append(place)
+                raise OSError("not a public address")
+            return socket.socket(family, kind, protocol)
+
         connector = aiohttp.TCPConnector(
             ssl=self.tls or True,
             resolver=self.resolver,
             use_dns_cache=False,
             force_close=True,
-            socket_factory=sockets.open,
+            socket_factory=open_socket,
         )
         session = aiohttp.ClientSession(
             connector=connector,
@@ -166,36 +175,36 @@ class Downloads:
         )
         try:
             async with asyncio.timeout(self.timeout_s), session:
-                return await self._follow(session, _checked(url, param), param)
+                return await self._follow(session, _checked(url))
         except TimeoutError as error:
-            raise _failed(param, f"took longer than {self.timeout_s:g} s") from error
+            raise _failed(f"took longer than {self.timeout_s:g} s") from error
         except aiohttp.InvalidURL as error:
-            raise _not_allowed(param) from error
+            raise _not_allowed() from error
         except aiohttp.ClientConnectorDNSError as error:
-            raise _no_public_address(param) from error
+            raise _no_public_address() from error
         except aiohttp.ClientConnectorCertificateError as error:
-            raise _failed(param, "has a host whose certificate is not valid") from error
+            raise _failed("has a host whose certificate is not valid") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if sockets.refused:
-                raise _no_public_address(param) from error
-            raise _failed(param, "could not be fetched") from error
+            if refused:
+                raise _no_public_address() from error
+            raise _failed("could not be fetched") from error
 
-    async def _follow(self, session: aiohttp.ClientSession, url: URL, param: str) -> bytes:
+    async def _follow(self, session: aiohttp.ClientSession, url: URL) -> bytes:
         for _hop in range(_MOST_HOPS + 1):
             async with session.get(url, allow_redirects=False) as answer:
                 if answer.status not in _MOVED:
-                    return await self._body(answer, param)
-                url = _checked(answer.headers.get("location", ""), param, url)
-        raise _failed(param, f"redirects more than {_MOST_HOPS} times")
+                    return await self._body(answer)
+                url = _checked(answer.headers.get("location", ""), url)
+        raise _failed(f"redirects more than {_MOST_HOPS} times")
 
-    async def _body(self, answer: aiohttp.ClientResponse, param: str) -> bytes:
+    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
         if answer.status != HTTPStatus.OK:
-            raise _failed(param, f"returned status {answer.status}")
+            raise _failed(f"returned status {answer.status}")
         kind = answer.content_type
         if not kind.startswith("audio/") and kind != "application/octet-stream":
-            raise _failed(param, "did not return audio")
+            raise _failed("did not return audio")
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise _failed(param, "returned a compressed body")
+            raise _failed("returned a compressed body")
         body = bytearray()
         if (answer.content_length or 0) <= self.max_bytes:
             async for piece in answer.content.iter_any():
@@ -205,34 +214,19 @@ class Downloads:
             else:
                 return bytes(body)
         raise TooLargeError(
-            f"the file at the URL in {param} is larger than {self.max_bytes} bytes, the maximum",
-            param=param,
+            f"the file at the URL in ref_audio is larger than {self.max_bytes} bytes, the maximum",
+            param=_PARAM,
             code="audio_too_large",
         )
 
 
-class _Sockets:
-    """Opens the socket of each connection, if its address is allowed."""
-
-    def __init__(self, allowed: Callable[[Address], bool]) -> None:
-        self._allowed = allowed
-        self.refused = False
-
-    def open(self, info: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, _name, place = info
-        if not self._allowed(ip_address(str(place[0]))):
-            self.refused = True
-            raise OSError("not a public address")
-        return socket.socket(family, kind, protocol)
-
-
-def _checked(text: str, param: str, base: URL | None = None) -> URL:
+def _checked(text: str, base: URL | None = None) -> URL:
     """Return the URL to request next, if it is allowed."""
     try:
         url = URL(text) if base is None else base.join(URL(text))
         host, port = url.host, url.port
     except ValueError as error:
-        raise _not_allowed(param) from error
+        raise _not_allowed() from error
     if (
         not text
         or len(text) > _LONGEST_URL
@@ -242,25 +236,25 @@ def _checked(text: str, param: str, base: URL | None = None) -> URL:
         or url.user is not None
         or url.password is not None
     ):
-        raise _not_allowed(param)
+        raise _not_allowed()
     return url
 
 
-def _not_allowed(param: str) -> InvalidRequestError:
+def _not_allowed() -> InvalidRequestError:
     return InvalidRequestError(
-        f"{param} must be, and be redirected to, https URLs only, at port {_PORT}, without "
+        f"ref_audio must be, and be redirected to, https URLs only, at port {_PORT}, without "
         f"credentials, of at most {_LONGEST_URL} characters",
-        param=param,
+        param=_PARAM,
         code="url_not_allowed",
     )
 
 
-def _no_public_address(param: str) -> InvalidRequestError:
+def _no_public_address() -> InvalidRequestError:
     # The same for an unknown name, so that nobody learns which names exist inside.
     return InvalidRequestError(
-        f"{param} names a host without a public address", param=param, code="url_not_allowed"
+        "ref_audio names a host without a public address", param=_PARAM, code="url_not_allowed"
     )
 
 
-def _failed(param: str, what: str) -> InvalidRequestError:
-    return InvalidRequestError(f"the URL in {param} {what}", param=param, code="fetch_failed")
+def _failed(what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"the URL in ref_audio {what}", param=_PARAM, code="fetch_failed")

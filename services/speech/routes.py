@@ -16,9 +16,9 @@ from services.speech.consent_routes import ConsentRoutes
 from services.speech.voice_routes import VoiceRoutes
 
 if TYPE_CHECKING:
+    from services.audio.formats import OnAudioSeconds
     from services.openai.documents import Handlers
     from services.openai.models import Models
-    from services.speech.audio_answer import OnAudioSeconds
     from services.speech.speakers import Speakers
 
 ADMITTED: Final = frozenset(path for method, path in ROUTES["speech"] if method == "POST")

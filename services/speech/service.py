@@ -8,19 +8,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import bentoml
-
+from services.engines import create
 from services.openai.models import Models
 from services.openai.paths import SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.idle import Unloading
-from services.server.role import preflight, role
+from services.server.role import role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.speech import routes
 from services.speech.built_in import BuiltInVoices
-from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import Speakers
 from services.speech.voices import VoiceStore
@@ -38,7 +36,8 @@ _KOKORO: Final = "made by Kokoro-82M (Apache-2.0)"
 
 
 def _engine(speech: SpeechSettings) -> SpeechEngine:
-    return create_engine(speech.engine, voices=speech.voices, **speech.options)
+    engine: SpeechEngine = create("speech", speech.engine, voices=speech.voices, **speech.options)
+    return engine
 
 
 def _chosen() -> str:
@@ -52,53 +51,45 @@ def _status(engine: SpeechEngine) -> str:
     return "unavailable" if engine.lack and not engine.loading else "starting"
 
 
-class _Speech:
-    """Text to speech behind OpenAI's audio API."""
+def build() -> RoleApp:
+    """Return text to speech behind OpenAI's audio API."""
+    speech = settings().speech
+    engine = _engine(speech)
+    store = VoiceStore(Path(speech.store).expanduser())
+    built_in = BuiltInVoices(
+        lambda: create("speech", "kokoro", **dict(speech.kokoro)), _KOKORO, store, speech.voices
+    )
+    speakers = Speakers(engine, store, speech.voices, speech.ref_audio, built_in)
+    metrics = telemetry.RoleMetrics("speech")
+    models = Models((*engine.models, *speech.models), role="speech")
+    socket = SpeechSocket(speakers, models, metrics.audio_seconds)
 
-    @staticmethod
-    def build() -> RoleApp:
-        speech = settings().speech
-        engine = _engine(speech)
-        store = VoiceStore(Path(speech.store).expanduser())
-        built_in = BuiltInVoices(
-            lambda: create_engine("kokoro", **dict(speech.kokoro)), _KOKORO, store, speech.voices
-        )
-        speakers = Speakers(engine, store, speech.voices, speech.ref_audio, built_in)
-        metrics = telemetry.RoleMetrics("speech")
-        models = Models((*engine.models, *speech.models), role="speech")
-        socket = SpeechSocket(speakers, models, metrics.audio_seconds)
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        await engine.start()
+        log.info("ready: %s, %d voices", engine.lack or engine.name, len(engine.voices()))
+        making = asyncio.create_task(built_in.make(engine))
+        try:
+            yield
+        finally:
+            making.cancel()
+            await engine.close()
 
-        @asynccontextmanager
-        async def lifespan() -> AsyncIterator[None]:
-            await engine.start()
-            log.info("ready: %s, %d voices", engine.lack or engine.name, len(engine.voices()))
-            making = asyncio.create_task(built_in.make(engine))
-            try:
-                yield
-            finally:
-                making.cancel()
-                await engine.close()
+    def readiness() -> Readiness:
+        return Readiness(_status(engine), {"engine": engine.lack or engine.name})
 
-        def readiness() -> Readiness:
-            return Readiness(_status(engine), {"engine": engine.lack or engine.name})
-
-        return RoleApp(
-            role="speech",
-            handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
-            admitted=routes.ADMITTED,
-            sockets={SOCKETS["speech"]: socket},
-            limits=Limits(speech.slots, speech.queue, speech.deadline_s, lambda: engine.streams),
-            body_limit_bytes=speech.body_limit_bytes,
-            body_memory_bytes=speech.body_memory_bytes,
-            readiness=readiness,
-            lifespan=lifespan,
-            unloading=Unloading(engine, speech.idle_s, lambda: engine.loading),
-        )
-
-    @bentoml.on_deployment
-    @staticmethod
-    def check() -> None:
-        preflight(_chosen)
+    return RoleApp(
+        role="speech",
+        handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
+        admitted=routes.ADMITTED,
+        sockets={SOCKETS["speech"]: socket},
+        limits=Limits(speech.slots, speech.queue, speech.deadline_s, lambda: engine.streams),
+        body_limit_bytes=speech.body_limit_bytes,
+        body_memory_bytes=speech.body_memory_bytes,
+        readiness=readiness,
+        lifespan=lifespan,
+        unloading=Unloading(engine, speech.idle_s, lambda: engine.loading),
+    )
 
 
-Speech = role(_Speech, name="speech")
+Speech = role("speech", build, _chosen)

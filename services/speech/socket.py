@@ -20,10 +20,9 @@ and gets for each utterance
 and session.done have `cancelled` true. Waiting text is dropped, and the next message may begin
 another utterance. Between utterances it has no effect.
 
-With `split_granularity` none there is one start and one done, and an engine that takes streamed
-text gets each piece at once; `sentence_text` is then the text that came before the first sound.
-Other engines get the complete utterance. With sentence or clause, each unit has its own start and
-done.
+With `split_granularity` none there is one start and one done, and the engine gets each piece of
+text at once; `sentence_text` is then the text that came before the first sound. With sentence or
+clause, each unit has its own start and done.
 
 A slot is held from an utterance's first text to its last sound, not between utterances. A client
 that gets no slot gets an error and close code 1013. A client's mistake is an error event, and the
@@ -43,32 +42,23 @@ from services.errors import (
     InvalidRequestError,
     OverloadedError,
     ServiceError,
-    UnavailableError,
 )
-from services.languages import tag_of
 from services.openai.errors import kind_of
 from services.openai.speech import SessionConfig
 from services.racing import racing
 from services.server.live import LiveSession
 from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
-from services.speech.engines.segments import is_speakable
-from services.speech.schema import instructions_for
-from services.speech.socket_messages import (
-    CancellableInbox,
-    InputCancel,
-    InputText,
-    SessionClose,
-    parse_message,
-)
-from services.speech.socket_text import Cutter, Writing
-from services.speech.socket_unit import Unit, send_event
+from services.speech.engines.segments import Segmenter
+from services.speech.socket_messages import CancellableInbox, Signal, parse_message
+from services.speech.socket_text import Writing
+from services.speech.socket_unit import Unit, event
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from services.audio.formats import OnAudioSeconds
     from services.openai.models import Models
-    from services.speech.audio_answer import OnAudioSeconds
     from services.speech.socket_messages import ClientMessage
     from services.speech.speakers import Speakers
 
@@ -81,6 +71,7 @@ IDLE_S: Final = 300.0
 """How long a client may send nothing between utterances; it holds no slot then."""
 
 _SERVER_FAULT: Final = 500
+_ANY_TEXT: Final = "a"  # with which the rest of a request is checked before its text is there
 
 
 @dataclass(frozen=True)
@@ -104,9 +95,7 @@ class SpeechSocket:
         Raises:
             ServiceError: it cannot go on.
         """
-        engine = self.speakers.engine
-        if not engine.ready:
-            raise UnavailableError(f"the {engine.name} engine is not ready", retry_after_s=1.0)
+        self.speakers.demand_ready()
         await send({"type": "websocket.accept"})
         await _Session(self, scope, send).serve(receive)
 
@@ -136,27 +125,25 @@ class _Session(LiveSession):
             ServiceError: the connection cannot go on.
             HungUpError: the client has gone.
         """
-        while (message := await self._next()) is not None:
-            if isinstance(message, SessionClose):
-                return
+        while (message := await self._next()) not in (None, Signal.CLOSE):
             if isinstance(message, SessionConfig):
                 await self._configure(message)
                 continue
-            first = message.text if isinstance(message, InputText) else None
-            if first == "" or isinstance(message, InputCancel):  # nothing is left to cancel
+            if message in ("", Signal.CANCEL):  # nothing is left to cancel
                 continue
             self._sentence = 0
             closing = cancelled = False
-            if first is not None:
-                closing, cancelled = await self._speak_unless_cancelled(first)
+            if isinstance(message, str):
+                closing, cancelled = await self._speak_unless_cancelled(message)
             if closing:
                 return
-            await send_event(
-                self._asgi_send,
-                "session.done",
-                utterance_index=self._utterance,
-                total_sentences=self._sentence,
-                **({"cancelled": True} if cancelled else {}),
+            await self.send(
+                event(
+                    "session.done",
+                    utterance_index=self._utterance,
+                    total_sentences=self._sentence,
+                    **({"cancelled": True} if cancelled else {}),
+                )
             )
             self._utterance += 1
 
@@ -200,7 +187,7 @@ class _Session(LiveSession):
             if speaking.done():
                 return speaking.result(), False
         if self._unit is not None:
-            await self._unit.cancelled(self._asgi_send)
+            await self._unit.cancelled()
         return await self._drop_cancelled(), True
 
     async def _drop_cancelled(self) -> bool:
@@ -213,7 +200,7 @@ class _Session(LiveSession):
                 continue
             if isinstance(message, SessionConfig):
                 await self._configure(message)
-            elif isinstance(message, SessionClose):
+            elif message is Signal.CLOSE:
                 return True
         return False
 
@@ -221,7 +208,7 @@ class _Session(LiveSession):
         try:
             if config.model is not None:
                 self._models.check(config.model)
-            template = await self._request(config)
+            template = await self._speakers.request(config, _ANY_TEXT)
         except ServiceError as error:
             if self._config is None:
                 raise
@@ -229,34 +216,15 @@ class _Session(LiveSession):
             return
         self._config, self._template = config, template
 
-    async def _request(self, config: SessionConfig) -> SynthesisRequest:
-        """Return the request for every utterance, checked except for its text."""
-        if config.ref_audio is not None:
-            speaker = await self._speakers.recorded(
-                config.ref_audio, text=config.ref_text, consent=config.consent
-            )
-        else:
-            speaker = await self._speakers.named(config.voice_id)
-        request = SynthesisRequest(
-            text="a",
-            voice=speaker.voice,
-            reference=speaker.reference,
-            speed=config.speed,
-            instructions=instructions_for(self._engine, config.instructions),
-            seed=config.seed,
-            language=tag_of(config.language),
-        )
-        self._engine.check(request)
-        return request
-
     async def _speak(self, first: str) -> bool:
         """Speak what the client writes, until it is done; return whether it is closing."""
         assert self._config is not None  # noqa: S101  `_next` has checked
         writing = Writing(first, self.inbox, self.tell)
         try:
             if self._config.ref_audio is None:  # the voice may have been deleted meanwhile
-                self._template = await self._request(self._config)
-            await self._say(writing, self._config)
+                self._template = await self._speakers.request(self._config, _ANY_TEXT)
+            async with self.slot():
+                await self._say(writing, self._config)
         except ServiceError as error:
             if isinstance(error, OverloadedError) or kind_of(error).status >= _SERVER_FAULT:
                 raise
@@ -267,36 +235,25 @@ class _Session(LiveSession):
         return writing.closing
 
     async def _say(self, writing: Writing, config: SessionConfig) -> None:
-        if config.split_granularity != "none":
-            async with self.slot():
-                await self._say_units(writing, config, Cutter(config.split_granularity))
-        elif Capability.STREAMING_TEXT in self._engine.capabilities:
-            async with self.slot():
-                await self._synthesise(None, writing, config)
-        else:
-            text = "".join([piece async for piece in writing])
-            if is_speakable(text) and not writing.closing:
-                async with self.slot():
-                    await self._synthesise(text, writing, config)
-
-    async def _say_units(self, writing: Writing, config: SessionConfig, cutter: Cutter) -> None:
+        if config.split_granularity == "none":
+            await self._synthesise(None, writing, config)
+            return
+        segmenter = Segmenter(clauses=config.split_granularity == "clause")
         async for piece in writing:
-            for unit in cutter.feed(piece):
+            for unit in segmenter.feed(piece):
                 await self._synthesise(unit, writing, config)
         if not writing.closing:
-            for unit in cutter.finish():
+            for unit in segmenter.finish():
                 await self._synthesise(unit, writing, config)
 
     async def _synthesise(self, text: str | None, writing: Writing, config: SessionConfig) -> None:
         """Speak one unit; a `text` of None is the utterance as it is being written."""
-        unit = self._unit = Unit(config, self._utterance, self._sentence, text)
+        unit = self._unit = Unit(self.send, config, self._utterance, self._sentence, text)
         request = replace(self._template, text=writing if text is None else text)
         try:
             async with aclosing(self._engine.synthesise(request)) as frames:
                 rate_hz = self._engine.sample_rate_hz
-                await unit.send_to(
-                    self._asgi_send, frames, rate_hz, writing, self._on_audio_seconds
-                )
+                await unit.speak(frames, rate_hz, writing, self._on_audio_seconds)
         except InvalidRequestError as error:
             if error.code != "blank_input" or unit.made:  # nothing to say is not an error here
                 raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from contextlib import suppress
+from enum import Enum
 from typing import Any, Final, TypeAlias
 
 from services.audio.encode import output_rate_hz
@@ -13,7 +14,6 @@ from services.openai.reading import read, sift
 from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
 from services.server.live import Inbox
 from services.speech.engines.segments import printable
-from services.speech.schema import check_voice
 
 MESSAGE_CHARACTERS: Final = 128 * 1024
 """The most in a message without a recording: twice its texts, escaped as JSON."""
@@ -32,36 +32,16 @@ _NOT_OFFERED: Final = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class InputText:
-    """A piece of text; pieces are joined without a space."""
+class Signal(Enum):
+    """A message without fields: the end of an utterance or of the session, or a change of mind."""
 
-    text: str
-
-
-@dataclass(frozen=True)
-class InputDone:
-    """The utterance is complete."""
+    DONE = "input.done"
+    CANCEL = "input.cancel"
+    CLOSE = "session.close"
 
 
-@dataclass(frozen=True)
-class InputCancel:
-    """Stop speaking, and drop the text sent so far."""
-
-
-@dataclass(frozen=True)
-class SessionClose:
-    """End the session."""
-
-
-ClientMessage: TypeAlias = SessionConfig | InputText | InputDone | InputCancel | SessionClose
-
-
-_BARE: Final[dict[str, ClientMessage]] = {
-    "input.done": InputDone(),
-    "input.cancel": InputCancel(),
-    "session.close": SessionClose(),
-}
+ClientMessage: TypeAlias = SessionConfig | str | Signal
+"""A text is a piece of an utterance; pieces are joined without a space."""
 
 
 def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
@@ -87,9 +67,10 @@ def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessa
         return _config(fields)
     if kind == "input.text":
         return _text(fields)
-    if isinstance(kind, str) and kind in _BARE:
+    with suppress(ValueError):
+        signal = Signal(kind)
         sift(fields, ())
-        return _BARE[kind]
+        return signal
     raise InvalidRequestError(
         "type is not one of session.config, input.text, input.done, input.cancel, session.close",
         param="type",
@@ -102,12 +83,12 @@ def _is_cancel(data: str | bytes) -> bool:
     if not isinstance(data, str) or "input.cancel" not in data:
         return False
     try:
-        return isinstance(parse_message(data), InputCancel)
+        return parse_message(data) is Signal.CANCEL
     except InvalidRequestError:
         return False
 
 
-def _text(fields: dict[str, Any]) -> InputText:
+def _text(fields: dict[str, Any]) -> str:
     sift(fields, ("text",))
     text = fields.get("text")
     if not isinstance(text, str):
@@ -118,7 +99,7 @@ def _text(fields: dict[str, Any]) -> InputText:
             param="text",
             code="string_above_max_length",
         )
-    return InputText(printable(text))
+    return printable(text)
 
 
 def _config(fields: dict[str, Any]) -> SessionConfig:
@@ -132,7 +113,6 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
         given["voice"] = given.pop("speaker")
     config = read(SessionConfig, given, "the message")
     output_rate_hz(config.response_format, config.sample_rate)  # refuses unsupported combinations
-    check_voice(config)
     return config
 
 

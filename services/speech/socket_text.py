@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
 from services.server.websocket import HungUpError
-from services.speech.engines.segments import Segmenter
-from services.speech.socket_messages import (
-    InputCancel,
-    InputDone,
-    InputText,
-    SessionClose,
-    parse_message,
-)
+from services.speech.socket_messages import Signal, parse_message
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,8 +20,6 @@ UTTERANCE_CHARACTERS: Final = 32 * 1024
 
 TEXT_S: Final = 30.0
 """A client that sends neither text nor `input.done` for this long loses its slot."""
-
-_CLAUSE_END: Final = re.compile(r"[,;:](?=\s)|[，；：、،؛]")  # noqa: RUF001  of many scripts
 
 
 class Writing:
@@ -68,7 +58,7 @@ class Writing:
             try:
                 async with asyncio.timeout(TEXT_S):
                     message = parse_message(await self._inbox.next())
-                    if isinstance(message, InputCancel):
+                    if message is Signal.CANCEL:
                         await asyncio.Future()  # whoever watches for it ends this utterance
                 piece = self._piece(message)
             except TimeoutError:
@@ -90,17 +80,17 @@ class Writing:
             pass
 
     def _piece(self, message: ClientMessage) -> str:
-        if isinstance(message, InputText):
-            if len(self.text) + len(message.text) > UTTERANCE_CHARACTERS:
+        if isinstance(message, str):
+            if len(self.text) + len(message) > UTTERANCE_CHARACTERS:
                 raise InvalidRequestError(
                     f"an utterance may have at most {UTTERANCE_CHARACTERS} characters; this text "
                     "was skipped. Send input.done and begin another",
                     param="text",
                     code="string_above_max_length",
                 )
-            return message.text
-        if isinstance(message, InputDone | SessionClose):
-            self.closing = isinstance(message, SessionClose)
+            return message
+        if isinstance(message, Signal):
+            self.closing = message is Signal.CLOSE
             self._ended = True
             return ""
         raise InvalidRequestError(
@@ -114,32 +104,3 @@ class Writing:
             await self._tell(error)
         except HungUpError:
             self._ended = True
-
-
-class Cutter:
-    """Cuts text that comes in pieces into sentences or clauses."""
-
-    def __init__(self, granularity: Literal["sentence", "clause"]) -> None:
-        self._segmenter = Segmenter()
-        self._clauses = granularity == "clause"
-        self._tail = ""
-
-    def feed(self, text: str) -> list[str]:
-        """Return the units completed by `text`, without those that have nothing to say."""
-        if not self._clauses:
-            return self._segmenter.feed(text)
-        text = self._tail + text
-        units = []
-        begin = 0
-        for end in (match.end() for match in _CLAUSE_END.finditer(text)):
-            units += self._segmenter.feed(text[begin:end]) + self._segmenter.finish()
-            begin = end
-        # The character after a mark decides whether a clause ends there: it does not in 1,000.
-        cut = len(text) - text.endswith((",", ";", ":"))
-        self._tail = text[max(cut, begin) :]
-        return units + self._segmenter.feed(text[begin : max(cut, begin)])
-
-    def finish(self) -> list[str]:
-        """Return what is left."""
-        tail, self._tail = self._tail, ""
-        return self._segmenter.feed(tail) + self._segmenter.finish()

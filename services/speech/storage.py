@@ -14,7 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import threading
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -57,7 +56,6 @@ class Storage:
         self._form = {
             kind: re.compile(f"{prefix}_[0-9a-f]{{32}}") for kind, prefix in kinds.items()
         }
-        self._writers = threading.Lock()
 
     def new_id(self, kind: str) -> str:
         """Return an unused id."""
@@ -104,18 +102,13 @@ class Storage:
             StorageError: the disk is full or the root cannot be written; existing entries remain.
             UnavailableError: others kept writing for too long.
         """
-        if not self._writers.acquire(timeout=_LOCK_WAIT_S):
-            raise _busy()
-        try:
-            with _storage("written"):
-                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                for kind in self._prefix:
-                    (self._root / kind).mkdir(mode=0o700, exist_ok=True)
-                with _locked(self._root, _LOCK_WAIT_S):
-                    self._sweep()
-                    yield
-        finally:
-            self._writers.release()
+        with _storage("written"):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for kind in self._prefix:
+                (self._root / kind).mkdir(mode=0o700, exist_ok=True)
+            with _locked(self._root, _LOCK_WAIT_S):
+                self._sweep()
+                yield
 
     def add(self, kind: str, entry_id: str, files: Mapping[str, bytes], *folders: str) -> None:
         """Create an entry with files and empty folders; only while `writing`."""
@@ -204,7 +197,7 @@ async def added(
 
 @contextmanager
 def _locked(root: Path, wait_s: float) -> Iterator[None]:
-    """Hold the root's lock file, which the kernel releases if the holder is killed."""
+    """Hold the root's lock file, alone among threads and processes, even if one is killed."""
     lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + wait_s
@@ -214,19 +207,13 @@ def _locked(root: Path, wait_s: float) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
-                    raise _busy() from error
+                    raise UnavailableError(
+                        "the voice store is busy; try again", code="store_busy", retry_after_s=1.0
+                    ) from error
                 time.sleep(0.002)
         yield
     finally:
         os.close(lock)
-
-
-def _busy() -> UnavailableError:
-    return UnavailableError(
-        "the voice store is busy; try again",
-        code="store_busy",
-        retry_after_s=1.0,
-    )
 
 
 def _write(path: Path, data: bytes) -> None:

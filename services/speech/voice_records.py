@@ -1,23 +1,17 @@
-"""The records of registered voices and consents, and their JSON files."""
+"""The records of registered voices and consents: each is a JSON file."""
 
 from __future__ import annotations
 
-import json
-import logging
-from dataclasses import asdict, dataclass
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from services.errors import InvalidRequestError
 
 _NAME_LIMIT: Final = 256
 
-_log = logging.getLogger("bentovox.voices")
 
-
-@dataclass(frozen=True)
-class Consent:
+class Consent(BaseModel):
     """Somebody's recorded consent to have their voice cloned.
 
     Attributes:
@@ -25,16 +19,19 @@ class Consent:
         name: given by the client; need not be unique.
         language: a tag, as given by the client.
         created_at: seconds since 1970.
+        media_type: of the recording, as given by the client.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     id: str
     name: str
     language: str
     created_at: int
+    media_type: str
 
 
-@dataclass(frozen=True)
-class StoredVoice:
+class StoredVoice(BaseModel):
     """A registered voice.
 
     Attributes:
@@ -48,6 +45,8 @@ class StoredVoice:
         origin: what spoke a built-in voice; None if a person did.
     """
 
+    model_config = ConfigDict(frozen=True)
+
     id: str
     name: str
     consent_id: str | None
@@ -56,35 +55,6 @@ class StoredVoice:
     duration_s: float
     created_at: int
     origin: str | None = None
-
-
-Record = TypeVar("Record", Consent, StoredVoice)
-
-_READERS: Final[dict[type[Any], TypeAdapter[Any]]] = {
-    kind: TypeAdapter(kind) for kind in (Consent, StoredVoice)
-}
-
-
-def to_json(record: Consent | StoredVoice, more: dict[str, Any] | None = None) -> bytes:
-    """Return the JSON file for `record`, with the fields of `more` added."""
-    return json.dumps((more or {}) | asdict(record), ensure_ascii=False, indent=1).encode()
-
-
-def from_json(kind: type[Record], item_id: str, data: bytes | None) -> Record | None:
-    """Return the record in a file; None if there is no file or, with a warning, it is damaged."""
-    if data is None:
-        return None
-    try:
-        record: Record = _READERS[kind].validate_json(data)
-    except ValidationError:
-        _log.warning("the record of %s is damaged; it is ignored", item_id)
-        return None
-    return record
-
-
-def in_order(records: list[Record]) -> list[Record]:
-    """Return `records`, oldest first."""
-    return sorted(records, key=lambda record: (record.created_at, record.id))
 
 
 def check_name(name: str) -> None:
@@ -100,17 +70,3 @@ def check_name(name: str) -> None:
             param="name",
             code="invalid_value",
         )
-
-
-def check_text(text: str | None, param: str) -> None:
-    """Check that `text` can be encoded.
-
-    Raises:
-        InvalidRequestError: it contains half a surrogate pair, which JSON allows.
-    """
-    try:
-        (text or "").encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequestError(
-            f"{param} is not valid Unicode text", param=param, code="invalid_value"
-        ) from error

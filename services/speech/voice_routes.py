@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from services.errors import ConflictError, InvalidRequestError, UnavailableError, shown
+from services.errors import ConflictError, InvalidRequestError, shown
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
@@ -17,7 +17,7 @@ from services.speech.speakers import no_consent
 from services.speech.storage import added
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from services.openai.documents import Call
     from services.openai.forms import Upload
@@ -46,11 +46,10 @@ class VoiceRoutes:
         vLLM-Omni's, and only it lists registered voices if the engine cannot clone.
         """
         stored = await asyncio.to_thread(self._store.voices)
-        uploaded = [_registered(voice) for voice in stored if voice.origin is None]
         usable = {voice.id: voice for voice in stored if self._can_clone}
         by_name = {**usable, **{voice.name: voice for voice in usable.values()}}
-        own = {voice.id: _own(voice) for voice in self._engine.voices()}
-        servers = own | self._aliases(by_name, own.keys())
+        ids = (*(voice.id for voice in self._engine.voices()), *self._speakers.aliases)
+        servers = {name: told for name in ids if (told := self._servers(name, by_name))}
         data = [*servers.values(), *(_registered(voice) for voice in usable.values())]
         names = {name: voice["name"] for name, voice in servers.items()}
         for voice in usable.values():
@@ -62,7 +61,7 @@ class VoiceRoutes:
             "last_id": data[-1]["id"] if data else None,
             "has_more": False,
             "voices": [{"id": name, "name": said} for name, said in names.items()],
-            "uploaded_voices": uploaded,
+            "uploaded_voices": [_registered(voice) for voice in stored if voice.origin is None],
         }
 
     async def one(self, call: Call) -> VoiceAnswer:
@@ -74,11 +73,8 @@ class VoiceRoutes:
         name = call.name
         target = self._speakers.aliases.get(name, name)
         stored = await asyncio.to_thread(self._store.find, target)
-        if stored is not None:
-            return _registered(stored) if target == name else _alias(name, _registered(stored))
-        if self._speakers.own(name) is None and (own := self._speakers.own(target)) is not None:
-            return _alias(name, _own(own))
-        return _own(self._engine.voice(name))
+        told = self._servers(name, {target: stored} if stored else {})
+        return told or _own(self._engine.voice(name))
 
     async def added(self, call: Call) -> VoiceAnswer:
         """Register a voice, have the engine prepare it, and return it.
@@ -98,10 +94,7 @@ class VoiceRoutes:
             raise no_consent()
         await asyncio.to_thread(self._store.consent, fields.consent, param="consent")
         self._check_free(fields.name)
-        if not self._engine.ready:
-            raise UnavailableError(
-                f"the {self._engine.name} engine is not ready", retry_after_s=1.0
-            )
+        self._speakers.demand_ready()
         work = self._register(fields, fields.consent, sample)
         return _registered(await until_hangup(call.receive, work))
 
@@ -132,17 +125,16 @@ class VoiceRoutes:
     def _can_clone(self) -> bool:
         return bool({Capability.REFERENCE, Capability.CONVERSION} & self._engine.capabilities)
 
-    def _aliases(
-        self, stored: Mapping[str, StoredVoice], listed: Collection[str]
-    ) -> dict[str, VoiceAnswer]:
-        """Return the aliases of existing voices, except those that the engine lists itself."""
-        found = {}
-        for name, target in self._speakers.aliases.items():
-            if target in stored:
-                found[name] = _alias(name, _registered(stored[target]))
-            elif name not in listed and (own := self._speakers.own(target)) is not None:
-                found[name] = _alias(name, _own(own))
-        return found
+    def _servers(self, name: str, stored: Mapping[str, StoredVoice]) -> VoiceAnswer | None:
+        """Return what a name of the engine's or an alias stands for, or one of the `stored`."""
+        target = self._speakers.aliases.get(name, name)
+        found = stored.get(target)
+        if found is not None:
+            return _registered(found) if target == name else _alias(name, _registered(found))
+        if (own := self._speakers.own(name)) is not None:
+            return _own(own)
+        own = self._speakers.own(target)
+        return None if own is None else _alias(name, _own(own))
 
     def _check_free(self, name: str) -> None:
         """Refuse the names of the server's own voices."""
@@ -166,8 +158,11 @@ class VoiceRoutes:
             language=fields.language,
         )
         voice: StoredVoice | None = None
+        built_in = await asyncio.to_thread(self._store.find, fields.name)  # which it replaces
         try:
             async with added(add, lambda voice: self._store.delete_voice(voice.id)) as voice:
+                if built_in is not None:
+                    self._engine.forget(built_in.id)
                 await self._engine.prepare(await asyncio.to_thread(self._store.reference, voice.id))
                 return voice
         except BaseException:

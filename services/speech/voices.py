@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pydantic import ValidationError
 
 from services.audio.decode import decode_as_is
 from services.audio.pcm import duration_s
@@ -16,15 +16,7 @@ from services.audio.wav import to_wav
 from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError, shown
 from services.speech.engines.protocol import VoiceReference
 from services.speech.storage import ABOUT, Storage
-from services.speech.voice_records import (
-    Consent,
-    StoredVoice,
-    check_name,
-    check_text,
-    from_json,
-    in_order,
-    to_json,
-)
+from services.speech.voice_records import Consent, StoredVoice, check_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +31,9 @@ _FEATURES: Final = "features"
 _IN_MEMORY: Final = 8  # references, of at most 5.8 MB each
 
 _audit = logging.getLogger("bentovox.audit")
+_log = logging.getLogger("bentovox.voices")
+
+Record = TypeVar("Record", Consent, StoredVoice)
 
 
 class VoiceStore:
@@ -65,16 +60,18 @@ class VoiceStore:
         """Store a consent and its recording, unchanged.
 
         Raises:
-            InvalidRequestError: the name is not allowed, or the language is not valid Unicode.
+            InvalidRequestError: the name is not allowed.
         """
         self._check_name(name)
-        check_text(language, "language")
-        consent = Consent(self._storage.new_id(_CONSENT), name, language, int(time.time()))
-        files = {
-            _RECORDING: recording,
-            ABOUT: to_json(consent, {"media_type": media_type}),
-        }
+        consent = Consent(
+            id=self._storage.new_id(_CONSENT),
+            name=name,
+            language=language,
+            created_at=int(time.time()),
+            media_type=media_type,
+        )
         with self._storage.writing():
+            files = {_RECORDING: recording, ABOUT: _json(consent)}
             self._storage.add(_CONSENT, consent.id, files)
         _audit.info("created consent %s", consent.id)
         return consent
@@ -82,7 +79,7 @@ class VoiceStore:
     def consents(self) -> list[Consent]:
         """Return all consents, oldest first."""
         found = (self._read_consent(consent_id) for consent_id in self._storage.ids(_CONSENT))
-        return in_order([consent for consent in found if consent])
+        return _in_order([consent for consent in found if consent])
 
     def consent(self, consent_id: str, *, param: str | None = None) -> Consent:
         """Return one consent; `param` is the field of the request with its id, if any.
@@ -106,9 +103,8 @@ class VoiceStore:
         """
         self._check_name(name)
         with self._storage.writing():
-            renamed = replace(self.consent(consent_id), name=name)
-            kept = json.loads(self._storage.read(_CONSENT, consent_id, ABOUT) or b"{}")
-            self._storage.replace(_CONSENT, consent_id, ABOUT, to_json(renamed, kept))
+            renamed = self.consent(consent_id).model_copy(update={"name": name})
+            self._storage.replace(_CONSENT, consent_id, ABOUT, _json(renamed))
         _audit.info("renamed consent %s", consent_id)
         return renamed
 
@@ -137,14 +133,11 @@ class VoiceStore:
         """Store a voice and its recording, sample for sample, in place of a built-in of that name.
 
         Raises:
-            InvalidRequestError: the name is not allowed, or the transcript or language is not
-                valid Unicode.
+            InvalidRequestError: the name is not allowed.
             NotFoundError: there is no such consent (`consent_not_found`, `param` is `consent`).
             ConflictError: a voice with that name exists (`voice_exists`).
         """
         self._check_name(name)
-        check_text(reference.text, "text")
-        check_text(language, "language")
         voice = self._new(name, reference, language, consent_id=consent_id)
         with self._storage.writing():
             self.consent(consent_id, param="consent")
@@ -197,7 +190,7 @@ class VoiceStore:
     def _write(self, voice: StoredVoice, reference: VoiceReference) -> None:
         files = {
             _AUDIO: to_wav(reference.samples, reference.sample_rate_hz),
-            ABOUT: to_json(voice),
+            ABOUT: _json(voice),
         }
         self._storage.add(_VOICE, voice.id, files, _FEATURES)
 
@@ -217,7 +210,7 @@ class VoiceStore:
             self._known = known
             for voice_id in self._references.keys() - known.keys():
                 del self._references[voice_id]
-        return in_order(list(known.values()))
+        return _in_order(list(known.values()))
 
     def find(self, id_or_name: str) -> StoredVoice | None:
         """Return the voice with that id, else the one with exactly that name, else None."""
@@ -294,11 +287,11 @@ class VoiceStore:
 
     def _read_consent(self, consent_id: str) -> Consent | None:
         data = self._storage.read(_CONSENT, consent_id, ABOUT)
-        return from_json(Consent, consent_id, data)
+        return _record(Consent, consent_id, data)
 
     def _read_voice(self, voice_id: str) -> StoredVoice | None:
         data = self._storage.read(_VOICE, voice_id, ABOUT)
-        return from_json(StoredVoice, voice_id, data)
+        return _record(StoredVoice, voice_id, data)
 
     def _check_name(self, name: str) -> None:
         check_name(name)
@@ -312,3 +305,21 @@ def _no_voice(voice_id: str) -> ServiceError:
     return NotFoundError(
         f"there is no registered voice {shown(voice_id)}", param="voice", code="voice_not_found"
     )
+
+
+def _json(record: Consent | StoredVoice) -> bytes:
+    return record.model_dump_json(indent=1).encode()
+
+
+def _record(kind: type[Record], item_id: str, data: bytes | None) -> Record | None:
+    """Return the record in a file; None if there is no file or, with a warning, it is damaged."""
+    try:
+        return None if data is None else kind.model_validate_json(data)
+    except ValidationError:
+        _log.warning("the record of %s is damaged; it is ignored", item_id)
+        return None
+
+
+def _in_order(records: list[Record]) -> list[Record]:
+    """Return `records`, oldest first."""
+    return sorted(records, key=lambda record: (record.created_at, record.id))

@@ -50,7 +50,6 @@ from services.transcription.live.beta import BetaUpdate, named_as_in_the_beta, s
 from services.transcription.live.input_buffer import InputBuffer
 from services.transcription.live.session import Session, SessionUpdate, updated
 from services.transcription.live.transcriber import Transcriber
-from services.transcription.model_names import check_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +116,7 @@ def _wanted(scope: Scope, models: Models) -> str:
             code="unsupported_value",
         )
     model: str = query.get("model", models.names)[0]
-    check_model(models, model)
+    models.check(model)
     return model
 
 
@@ -154,15 +153,16 @@ class _Talk(LiveSession):
         fault: ServiceError | None = None
         await self.send(server_event("session.created", session=self._buffer.session.shown()))
         try:
-            while (message := await self._next()) is not None:
+            while (message := await self.next_message(self._patience_s)) is not None:
                 await self._answer(message)
         except DeadlineError as error:
             fault = error
         await self._buffer.finish()
         return fault
 
-    async def _next(self) -> str | bytes | None:
-        return await self.next_message(TURN_S if self._buffer.speaking else IDLE_S)
+    @property
+    def _patience_s(self) -> float:
+        return TURN_S if self._buffer.speaking else IDLE_S
 
     async def _answer(self, said: str | bytes) -> None:
         event_id = None

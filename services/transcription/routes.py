@@ -7,6 +7,7 @@ segment is known.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import Decoding
@@ -18,7 +19,6 @@ from services.openai.transcription import TranscriptionFields, TranslationFields
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from services.transcription.form import FOREIGN, LISTS, TEXTS, cutting_of, parse_fields
-from services.transcription.model_names import check_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +53,8 @@ def handlers_of(
     recordings = _Recordings(engine, models, settings, on_audio_seconds)
     return {
         **of_models(models.cards, models.missing),
-        ("POST", "/v1/audio/transcriptions"): recordings.transcribe,
-        ("POST", "/v1/audio/translations"): recordings.translate,
+        ("POST", "/v1/audio/transcriptions"): partial(recordings.hear, recordings.transcription),
+        ("POST", "/v1/audio/translations"): partial(recordings.hear, recordings.translation),
     }
 
 
@@ -74,20 +74,14 @@ class _Recordings:
         self._form = FormFields(TEXTS, {"file": settings.body_limit_bytes}, LISTS, FOREIGN)
         self._on_audio_seconds = on_audio_seconds
 
-    async def transcribe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._hear(self._transcription, scope, receive, send)
-
-    async def translate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._hear(self._translation, scope, receive, send)
-
-    async def _hear(
+    async def hear(
         self, answer_to: Callable[[Form], Answer], scope: Scope, receive: Receive, send: Send
     ) -> None:
         # No name here keeps the form: the recording alone has the file's bytes, and frees them.
         answer = answer_to(await read_form(scope, receive, self._form))
         await until_hangup(receive, answer.send_to(send))
 
-    def _transcription(self, form: Form) -> Answer:
+    def transcription(self, form: Form) -> Answer:
         fields = parse_fields(TranscriptionFields, form)
         granularities = fields.timestamp_granularities
         return self._answer(
@@ -101,7 +95,7 @@ class _Recordings:
             logprobs="logprobs" in fields.include,
         )
 
-    def _translation(self, form: Form) -> Answer:
+    def translation(self, form: Form) -> Answer:
         return self._answer(form, parse_fields(TranslationFields, form), task="translate")
 
     def _answer(
@@ -112,7 +106,7 @@ class _Recordings:
         Raises:
             ServiceError: the request asks for something that is not served.
         """
-        check_model(self._models, fields.model)
+        self._models.check(fields.model)
         recording = Decoding(
             form.file("file").data, sample_rate_hz=SAMPLE_RATE_HZ, max_seconds=self._max_seconds
         )

@@ -9,18 +9,16 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import bentoml
-
+from services.engines import create
 from services.openai.models import Models
 from services.openai.paths import SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.idle import Unloading
-from services.server.role import preflight, role
+from services.server.role import role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.transcription import routes
-from services.transcription.engines.registry import create_engine
 from services.transcription.realtime import RealtimeSocket
 
 if TYPE_CHECKING:
@@ -31,7 +29,10 @@ if TYPE_CHECKING:
 
 def _engine() -> TranscriptionEngine:
     transcription = settings().transcription
-    return create_engine(transcription.engine, **transcription.options)
+    engine: TranscriptionEngine = create(
+        "transcription", transcription.engine, **transcription.options
+    )
+    return engine
 
 
 def _chosen() -> str:
@@ -47,44 +48,36 @@ def _status(engine: TranscriptionEngine) -> str:
     return "unavailable" if engine.settled else "starting"
 
 
-class _Transcription:
-    """Speech to text behind OpenAI's audio API."""
+def build() -> RoleApp:
+    """Return speech to text behind OpenAI's audio API."""
+    transcription = settings().transcription
+    engine = _engine()
+    metrics = telemetry.RoleMetrics("transcription")
+    models = Models((*engine.models, *transcription.models), role="transcription")
+    live = RealtimeSocket(engine, models, metrics.heard_seconds)
 
-    @staticmethod
-    def build() -> RoleApp:
-        transcription = settings().transcription
-        engine = _engine()
-        metrics = telemetry.RoleMetrics("transcription")
-        models = Models((*engine.models, *transcription.models), role="transcription")
-        live = RealtimeSocket(engine, models, metrics.heard_seconds)
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        await engine.start()
+        try:
+            yield
+        finally:
+            await engine.close()
 
-        @asynccontextmanager
-        async def lifespan() -> AsyncIterator[None]:
-            await engine.start()
-            try:
-                yield
-            finally:
-                await engine.close()
-
-        return RoleApp(
-            role="transcription",
-            handlers=routes.handlers_of(engine, models, transcription, metrics.heard_seconds),
-            admitted=routes.ADMITTED,
-            sockets={SOCKETS["transcription"]: live},
-            limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
-            body_limit_bytes=transcription.body_limit_bytes,
-            body_memory_bytes=transcription.body_memory_bytes,
-            readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),
-            lifespan=lifespan,
-            unloading=Unloading(
-                engine, transcription.idle_s, lambda: not (engine.ready or engine.settled)
-            ),
-        )
-
-    @bentoml.on_deployment
-    @staticmethod
-    def check() -> None:
-        preflight(_chosen)
+    return RoleApp(
+        role="transcription",
+        handlers=routes.handlers_of(engine, models, transcription, metrics.heard_seconds),
+        admitted=routes.ADMITTED,
+        sockets={SOCKETS["transcription"]: live},
+        limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
+        body_limit_bytes=transcription.body_limit_bytes,
+        body_memory_bytes=transcription.body_memory_bytes,
+        readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),
+        lifespan=lifespan,
+        unloading=Unloading(
+            engine, transcription.idle_s, lambda: not (engine.ready or engine.settled)
+        ),
+    )
 
 
-Transcription = role(_Transcription, name="transcription")
+Transcription = role("transcription", build, _chosen)

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from tests.clients import page
-from tests.e2e.conftest import answers, home, plain  # noqa: F401  fixtures
-from tests.e2e.server import ROOT, Server, need_stack
-from tests.whisper import PLAIN, trained
+from tests.e2e.conftest import answers, plain  # noqa: F401  fixtures
+from tests.e2e.server import ROOT, need_stack
+from tests.whisper import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.e2e.server import Server
 
 HERE = ROOT / "tests" / "clients"
 PAUSE_S = 0.8
@@ -41,10 +43,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def stack(home: Path) -> Iterator[Server]:  # noqa: F811
-    settings = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": str(trained())}
-    with Server(home, BENTOVOX_PROFILE="demo", **settings) as server:
-        yield server
+def stack(demo: Server) -> Server:
+    return demo
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import httpx
 import openai
 import pytest
 
-from services.audio.formats import FORMATS
 from services.settings.sections import SPEECH_MODELS, TRANSCRIPTION_MODELS
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S
+from tests.sounds import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,8 @@ import openai
 import pytest
 from openai.types import realtime as types
 
-from services.audio.pcm import to_bytes
 from tests.hearing_app import said
+from tests.sounds import to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

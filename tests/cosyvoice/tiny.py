@@ -1,4 +1,4 @@
-"""CosyVoice model directories of a few megabytes, laid out like the real checkpoints.
+"""CosyVoice model directories of a few megabytes, or of full size, laid out like the real ones.
 
 The modules are upstream's own classes, as narrow as these allow. The weights are random, but
 utterances end after a plausible length, streamed text is answered with fill tokens, and the
@@ -36,13 +36,23 @@ _SPEECH_TOKENS = {1: 4096, 2: 6561, 3: 6561}
 _FRAMES_A_TOKEN = {1: 2, 2: 4, 3: 4}  # of the 100 log-mel frames a second
 _SMALL = 1 << 14  # elements; larger tensors are saved as windows on little noise
 _NEVER = -30.0  # as a logit
+_QWEN = {  # Qwen2.5-0.5B
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+}
 
 
-def build(family: Family, root: Path, *, kind: Kind = "base", seed: int = 0) -> Path:
+def build(
+    family: Family, root: Path, *, kind: Kind = "base", seed: int = 0, full: bool = False
+) -> Path:
     """Make a directory in `root`, named as its checkpoint is, and return its path.
 
-    It holds what inference reads of a real one. The same seed makes the same weights. Upstream's
-    code is where `services.speech.engines.cosyvoice.upstream_code` finds it.
+    It holds what inference reads of a real one, with `full` (family 3 only) in the real size. The
+    same seed makes the same weights. Upstream's code is where
+    `services.speech.engines.cosyvoice.upstream_code` finds it.
     """
     import torch  # noqa: PLC0415
     from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415
@@ -51,13 +61,15 @@ def build(family: Family, root: Path, *, kind: Kind = "base", seed: int = 0) -> 
     folder = root / _NAMES[family, kind]
     folder.mkdir(parents=True)
     yaml = f"cosyvoice{'' if family == 1 else family}.yaml"
-    (folder / yaml).write_text(tiny_yaml.whole(family), encoding="utf-8")
+    sizes = tiny_yaml.FULL if full else {}
+    (folder / yaml).write_text(tiny_yaml.whole(family, sizes), encoding="utf-8")
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what upstream's code is made with
         torch.manual_seed(seed)
-        overrides = {}
+        overrides = dict(sizes)
         if family != 1:
-            overrides["qwen_pretrain_path"] = str(_blank_qwen(folder / "CosyVoice-BlankEN"))
+            text_model = _blank_qwen(folder / "CosyVoice-BlankEN", _QWEN if full else {})
+            overrides["qwen_pretrain_path"] = str(text_model)
         modules = load_hyperpyyaml(StringIO(tiny_yaml.speaking(family)), overrides=overrides)
         torch.manual_seed(seed)  # upstream's flow seeds everything with 0
         llm = modules["llm"].float()
@@ -79,7 +91,7 @@ def build(family: Family, root: Path, *, kind: Kind = "base", seed: int = 0) -> 
     return folder
 
 
-def _blank_qwen(folder: Path) -> Path:
+def _blank_qwen(folder: Path, sizes: dict[str, int]) -> Path:
     """Write the language model that families 2 and 3 start from, in bf16 as the real one is."""
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
@@ -111,6 +123,7 @@ def _blank_qwen(folder: Path) -> Path:
         "use_cache": True,
         "use_sliding_window": False,
         "vocab_size": 151936,
+        **sizes,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     weights = Qwen2ForCausalLM(Qwen2Config(**config)).to(torch.bfloat16).state_dict()
@@ -154,9 +167,9 @@ def _steer_qwen(lm: Any) -> None:
         table[:, [constant, mark, seen]] = table.new_tensor([4.0, 0.0, 0.0])
     task[mark] = 8.0
 
-    layer = causal.model.layers[0]
-    attention = layer.self_attn
-    head = 8
+    layers = causal.model.layers
+    attention = layers[0].self_attn
+    head = attention.head_dim
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
         projection.bias.zero_()
         projection.weight[:head] = 0.0
@@ -164,14 +177,16 @@ def _steer_qwen(lm: Any) -> None:
     attention.q_proj.weight[slowest, constant] = 5.0
     attention.k_proj.weight[slowest, mark] = 5.0
     attention.v_proj.weight[0, mark] = 1.0
-    for output in (attention.o_proj, layer.mlp.down_proj):
-        output.weight[[constant, mark, seen]] = 0.0
+    for layer in layers:
+        for output in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            output.weight.mul_(len(layers) ** -0.5)  # together they add what one would
+            output.weight[[constant, mark, seen]] = 0.0
     attention.o_proj.weight[seen, 0] = 3.0
 
     decoder = lm.llm_decoder
     if decoder.bias is not None:
         decoder.bias.zero_()
-    decoder.weight.normal_(0, 0.6)
+    decoder.weight.normal_(0, 0.6 * (tiny_yaml.WIDTH / decoder.weight.shape[1]) ** 0.5)
     decoder.weight[:, [constant, mark, seen]] = 0.0
     decoder.weight[size:] = 0.0
     decoder.weight[size:, constant] = _NEVER

@@ -6,10 +6,29 @@ pipeline, seeds for the global random state), to test that the loader really lea
 
 from __future__ import annotations
 
-from typing import Final
+from io import StringIO
+from typing import Any, Final
 
 WIDTH: Final = 16
 """Of the text encoder, the language model and most of the flow: the least that the classes take."""
+
+FULL: Final[dict[str, Any]] = {
+    "llm_input_size": 896,
+    "llm_output_size": 896,
+    "flow": {
+        "pre_lookahead_layer": {"channels": 1024},
+        "decoder": {"estimator": {"dim": 1024, "depth": 22, "heads": 16, "dim_head": 64}},
+    },
+    "hift": {
+        "base_channels": 512,
+        "resblock_kernel_sizes": [3, 7, 11],
+        "resblock_dilation_sizes": [[1, 3, 5]] * 3,
+        "source_resblock_kernel_sizes": [7, 7, 11],
+        "source_resblock_dilation_sizes": [[1, 3, 5]] * 3,
+        "f0_predictor": {"cond_channels": 512},
+    },
+}
+"""What to change for family 3 at its real size: examples/libritts/cosyvoice3/conf of upstream's."""
 
 _SEEDS = """\
 __set_seed1: !apply:random.seed [1986]
@@ -407,9 +426,18 @@ train_conf_gan:
     )
 
 
-def whole(family: int) -> str:
-    """Return what a checkpoint's YAML says."""
-    return _SEEDS + _MODULES[family] + _training(family)
+def whole(family: int, changed: dict[str, Any] | None = None) -> str:
+    """Return what a checkpoint's YAML says, with some sizes changed."""
+    text = _SEEDS + _MODULES[family] + _training(family)
+    if not changed:
+        return text
+    from hyperpyyaml.core import recursive_update  # noqa: PLC0415  heavy
+    from ruamel.yaml import YAML  # noqa: PLC0415  HyperPyYAML's
+
+    tree, made = YAML().load(text), StringIO()
+    recursive_update(tree, changed, must_match=True)
+    YAML().dump(tree, made)  # with its tags, which nobody has followed
+    return made.getvalue()
 
 
 def speaking(family: int) -> str:

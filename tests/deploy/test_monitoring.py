@@ -36,7 +36,7 @@ def _config(*path: str) -> dict[str, Any]:
 
 
 def test_dashboard_names_only_metrics_that_the_services_have() -> None:
-    telemetry.RoleMetrics("test").observe(telemetry.Observation("/", 200, 0.1, 0.1))
+    telemetry.RoleMetrics("test").observe("/", 200, 0.1, 0.1)
     telemetry.RoleMetrics("test").audio_seconds(1, "mp3")
     telemetry.RoleMetrics("test").heard_seconds(1)
     known = {sample.name for family in REGISTRY.collect() for sample in family.samples}

@@ -23,9 +23,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import parser
-from services.audio.pcm import to_bytes
 from services.chat.served_model import DEMO_NAME
 from services.conversation import routes as conversation
+from services.engines import create
 from services.gateway import routes as gateway
 from services.gateway.keys import _LINE
 from services.openai.paths import SOCKETS
@@ -37,7 +37,6 @@ from services.settings.sections import (
     GatewaySettings,
 )
 from services.speech import routes
-from services.speech.engines.registry import create_engine
 from services.speech.socket import SpeechSocket
 from services.speech.voices import VoiceStore
 from services.transcription.routes import ADMITTED
@@ -59,6 +58,7 @@ from tests.docs.pages import ROOT
 from tests.fakes.speech_engine import FakeEngine as SpeakingEngine
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import hearing_handlers, live_socket, recording, said
+from tests.sounds import to_bytes
 from tests.speech_app import RECORDING, models_of, speakers_of, untold
 from tests.translating_app import TranslatingChat
 
@@ -298,7 +298,7 @@ async def _nothing() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
-    engine = SpeakingEngine() if name == "fake" else create_engine(name)
+    engine = SpeakingEngine() if name == "fake" else create("speech", name)
     speakers = speakers_of(engine, VoiceStore(folder / "voices"))
     socket = SpeechSocket(speakers, models_of(engine), untold)
 

@@ -22,8 +22,15 @@ LAST = "test_at_the_end_"
 IMPATIENT = {"chat": {"health_check_period_s": 1, "health_check_timeout_s": 5}}
 """Ray looks at chat's replica more often than its model takes to load."""
 
-_ON_BOTH = {"test_chat", "test_disconnect", "test_bad_input", "test_speech", "test_translation"}
-"""What holds under BentoML as on Ray Serve; the rest looks at processes, or does not differ."""
+_ON_BOTH = {
+    *("test_chat", "test_disconnect", "test_bad_input", "test_speech", "test_translation"),
+    "test_what_the_server_says_in_any_format_it_hears",
+    "test_what_is_no_sound_is_a_clear_400_and_the_next_is_heard",
+}
+"""The modules and tests that hold the contract under BentoML as on Ray Serve.
+
+The rest looks at processes, or does not differ.
+"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     name = metafunc.module.__name__.rpartition(".")[2]
     found = {"test_ray": ["ray"]}.get(name, ["bentoml"])
-    if name in _ON_BOTH:
+    if {name, metafunc.function.__name__} & _ON_BOTH:
         found = ["bentoml", "ray"]
     metafunc.parametrize("stack", found, indirect=True, scope="session")
 
@@ -43,17 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the logs and caches of every server."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="session")
 def stack(home: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """The stack on one machine: under BentoML, or on Ray Serve."""
     if request.param == "bentoml":
-        with Server(home, BENTOVOX_PROFILE="demo") as server:
-            yield server
+        yield request.getfixturevalue("demo")
         return
     if ray_python() is None:
         pytest.skip(NO_RAY)

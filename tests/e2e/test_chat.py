@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -73,12 +74,13 @@ def sampled(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_every_answer_that_the_model_holds_by_heart_comes_out_exactly(
     client: openai.OpenAI, answers: list[dict[str, Any]]
 ) -> None:
-    wrong = []
-    for entry in sampled(answers):
+    def wrong(entry: dict[str, Any]) -> tuple[Any, ...]:
         got = said(client.chat.completions.create(**request(entry)).choices[0].message)
-        if got != entry["expected"]:
-            wrong.append((entry["messages"][-1], got, entry["expected"]))
-    assert wrong == []
+        expected = entry["expected"]
+        return () if got == expected else (entry["messages"][-1], got, expected)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert [one for one in pool.map(wrong, sampled(answers)) if one] == []
 
 
 @pytest.mark.parametrize("kind", ["words", "tools", "response_format"])

@@ -18,7 +18,6 @@ import openai
 import pytest
 from websockets.sync.client import connect
 
-from services.audio.formats import FORMATS
 from services.speech.engines.cosyvoice.upstream_code import default_root
 from tests.decoding import decode, sound_alike
 from tests.e2e.server import (
@@ -30,6 +29,7 @@ from tests.e2e.server import (
     eventually,
     free_port,
 )
+from tests.sounds import FORMATS
 from tests.speech_app import recording
 
 if TYPE_CHECKING:

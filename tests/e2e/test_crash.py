@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
-import pytest
 
 from tests.e2e.server import MODEL, eventually
 
@@ -95,43 +95,43 @@ def test_speech_answers_while_the_killed_chat_engine_is_replaced(
     assert stack.engine().pid != killed.pid
 
 
-def with_the_engine_killed(
-    stack: Server, path: str, asked: dict[str, Any]
-) -> tuple[httpx.Response, bytes]:
-    """Kill the engine at the stream's first piece; return all of it, which has no last chunk."""
+STREAMS: dict[str, dict[str, Any]] = {
+    "chat/completions": {"messages": HELLO["messages"], **LONG},
+    "completions": {"prompt": "Hello", **LONG},
+    "responses": {"input": "Hello", "max_output_tokens": 1900},
+}
+
+
+def until_broken(stack: Server, path: str, begun: threading.Barrier) -> tuple[int, bytes]:
+    """Return the status of a stream and all of it, which has no last chunk."""
+    asked = {"model": MODEL, "stream": True, "ignore_eos": True, **STREAMS[path]}
     broken = b""
-    with httpx.stream("POST", f"{stack.url}/v1/{path}", json=asked, timeout=30) as answer:
+    with httpx.stream("POST", f"{stack.url}/v1/{path}", json=asked, timeout=60) as answer:
         try:
             for piece in answer.iter_raw():
                 if not broken:
-                    stack.engine().kill()
+                    begun.wait(60)
                 broken += piece
         except httpx.RemoteProtocolError:
-            return answer, broken
+            return answer.status_code, broken
     raise AssertionError(f"ended like something whole: {broken[-300:]!r}")
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("chat/completions", {"messages": HELLO["messages"], **LONG}),
-        ("completions", {"prompt": "Hello", **LONG}),
-        ("responses", {"input": "Hello", "max_output_tokens": 1900}),
-    ],
-)
-def test_a_running_stream_is_broken_off_visibly_when_its_engine_dies(
-    stack: Server, plain: dict[str, str], path: str, body: dict[str, Any]
+def test_running_streams_are_broken_off_visibly_when_their_engine_dies(
+    stack: Server, plain: dict[str, str]
 ) -> None:
-    asked = {"model": MODEL, "stream": True, "ignore_eos": True, **body}
-    answer, broken = with_the_engine_killed(stack, path, asked)
-    assert answer.status_code == 200
-    assert b"[DONE]" not in broken
-    assert b"response.completed" not in broken
-    last = broken.strip().rpartition(b"data: ")[2]
-    fault = json.loads(last)
-    fault = fault.get("error", fault)
-    assert {"message", "type", "param", "code"} <= set(fault)
-    assert fault["message"]
+    begun = threading.Barrier(len(STREAMS), action=lambda: stack.engine().kill())
+    with ThreadPoolExecutor() as pool:
+        streams = [pool.submit(until_broken, stack, path, begun) for path in STREAMS]
+    for status, broken in (stream.result() for stream in streams):
+        assert status == 200
+        assert b"[DONE]" not in broken
+        assert b"response.completed" not in broken
+        last = broken.strip().rpartition(b"data: ")[2]
+        fault = json.loads(last)
+        fault = fault.get("error", fault)
+        assert {"message", "type", "param", "code"} <= set(fault)
+        assert fault["message"]
     eventually(lambda: stack.status() != "ready", _BACK_S, "the crash to be noticed")
     expect_hello(stack, plain)
 

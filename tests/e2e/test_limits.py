@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -171,25 +172,34 @@ def test_a_running_stream_is_finished_before_the_server_ends(small: Server) -> N
     body = story(
         stream=True, ignore_eos=True, max_tokens=1500, stream_options={"include_usage": True}
     )
-    headers = {"authorization": f"Bearer {KEY}"}
-    with httpx.stream(
-        "POST", f"{small.url}/v1/chat/completions", json=body, headers=headers, timeout=60
-    ) as answer:
-        pieces = answer.iter_raw()
-        text = next(pieces)
+    told = {"model": "tts-1", "voice": "alloy", "input": "word " * 800, "response_format": "wav"}
+
+    def refuses() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", small.port), timeout=1).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    with ExitStack() as streams:
+
+        def begun(path: str, body: dict[str, Any]) -> Iterator[bytes]:
+            headers = {"authorization": f"Bearer {KEY}"}
+            url = f"{small.url}/v1/{path}"
+            asked = httpx.stream("POST", url, json=body, headers=headers, timeout=60)
+            return streams.enter_context(asked).iter_raw()
+
+        chat, speech = begun("chat/completions", body), begun("audio/speech", told)
+        text, sound = next(chat), len(next(speech))
         small.process.send_signal(signal.SIGTERM)
-
-        def refuses() -> bool:
-            try:
-                socket.create_connection(("127.0.0.1", small.port), timeout=1).close()
-            except OSError:
-                return True
-            return False
-
-        text += b"".join(pieces)
+        # More sound than sockets hold: until somebody listens, there is work to finish.
+        eventually(refuses, 10, "new connections to be refused while streams run")
+        assert small.process.poll() is None
+        text += b"".join(chat)
+        sound += sum(map(len, speech))
     assert text.rstrip().endswith(b"data: [DONE]")
     assert b'"completion_tokens":1500' in text.replace(b" ", b"")
-    eventually(refuses, 10, "new connections to be refused")
+    assert sound > 100 * 48_000
     assert small.process.wait(_END_S) == 0
     eventually(lambda: not small.processes(), 5, "no process to be left")
     assert len(family) >= 4

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from websockets.asyncio.client import connect
 
-from services.audio.pcm import to_bytes
 from services.openai.paths import SOCKETS
 from tests.e2e.server import ROOT, Server, clients_python
 from tests.hearing_app import said
 from tests.live_app import RATE_HZ, by_espeak
 from tests.parrot import TEXT, parrot
+from tests.sounds import to_bytes
 from tests.whisper import PLAIN, trained
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.e2e.server import MODEL, Server, eventually
+from tests.e2e.server import Server, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,6 @@ GATEWAY = "services.gateway.service:Gateway"
 TEXT = "The quick brown fox jumps over the lazy dog, and then it does so again. " * 12
 DRAIN = {"BENTOVOX_DRAIN_S": "3"}
 _CALLERS = 4
-_CONVERSATIONS = 8
-_TURNS = 4
 _SOON_S = 30.0
 
 
@@ -128,37 +126,3 @@ def test_a_machine_that_dies_takes_no_request_with_it_but_those_it_held(
     assert all(began < gone for began, _ in asked.lost), (killed, asked.lost)
     assert len(asked.lost) <= _CALLERS
     assert gateway.status() == "ready"
-
-
-def test_a_conversation_finds_its_prompt_where_it_was_cached(home: Path) -> None:
-    """vLLM's own counters say so, of two engines."""
-    with ExitStack() as stack:
-        chats = [Server(home, "services.chat.service:Chat") for _ in range(2)]
-        for server in chats:
-            stack.callback(server.end)
-        for server in chats:
-            server.wait_ready()
-        urls = json.dumps([server.url for server in chats])
-        gateway = stack.enter_context(Server(home, GATEWAY, BENTOVOX_GATEWAY__CHAT=urls))
-        eventually(
-            lambda: gateway.sample("bentovox_backends", asked="chat", state="ready") == 2,
-            _SOON_S,
-            "both are ready",
-        )
-        for number in range(_CONVERSATIONS):
-            talk = [
-                {"role": "user", "content": f"Conversation {number}. " + "Tell me more. " * 200}
-            ]
-            for _ in range(_TURNS):
-                body = {"model": MODEL, "messages": talk, "max_tokens": 8, "temperature": 0}
-                answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60)
-                said = answer.json()["choices"][0]["message"]["content"]
-                talk += [
-                    {"role": "assistant", "content": said},
-                    {"role": "user", "content": "Go on."},
-                ]
-        asked = [server.sample("vllm:prefix_cache_queries_total") for server in chats]
-        hits = [server.sample("vllm:prefix_cache_hits_total") for server in chats]
-    assert min(asked) > 0  # both were at work
-    # All but the first turn of each, and what did not fill a block of 128 tokens.
-    assert sum(hits) > 0.85 * sum(asked) * (_TURNS - 1) / _TURNS

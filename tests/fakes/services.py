@@ -3,13 +3,11 @@
 Set `BENTOVOX_SPEECH__ENGINE=fake` and `BENTOVOX_TRANSCRIPTION__ENGINE=fake`.
 """
 
-from services.engines import EngineEntry
-from services.speech.engines.registry import ENGINES as SPEECH
+from services.engines import ENGINES, EngineEntry
 from services.speech.service import Speech
-from services.transcription.engines.registry import ENGINES as TRANSCRIPTION
 from services.transcription.service import Transcription
 
 __all__ = ["Speech", "Transcription"]
 
-SPEECH["fake"] = EngineEntry("tests.fakes.speech_engine:FakeEngine", None)
-TRANSCRIPTION["fake"] = EngineEntry("tests.fakes.transcription_engine:FakeEngine", None)
+ENGINES["speech"]["fake"] = EngineEntry("tests.fakes.speech_engine:FakeEngine", None)
+ENGINES["transcription"]["fake"] = EngineEntry("tests.fakes.transcription_engine:FakeEngine", None)

@@ -127,14 +127,10 @@ class FakeEngine:
         """Note it in `forgotten`."""
         self.forgotten.append(voice_id)
 
-    def check_conversion(self, request: ConversionRequest) -> None:
-        """Return if there is a sample; see `SpeechEngine.check_conversion`."""
-        if not request.samples.size:
-            raise InvalidRequestError("file holds no sample", param="file", code="invalid_audio")
-
     async def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
         """Yield one frame for each 0.1 s of the recording; see `SpeechEngine.convert`."""
-        self.check_conversion(request)
+        if not request.samples.size:
+            raise InvalidRequestError("file holds no sample", param="file", code="invalid_audio")
         if not self.ready:
             raise UnavailableError("the fake engine is not running", retry_after_s=1.0)
         self.requests.append(request)

@@ -97,7 +97,7 @@ class FakeEngine:
         self.check(request)
         self.requests.append(request)
         self.active += 1
-        handover: Handover[Segment] = Handover(1, lambda _: 1)
+        handover: Handover[Segment] = Handover()
 
         def hear() -> None:
             try:

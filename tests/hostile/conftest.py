@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.e2e.conftest import home  # noqa: F401  a fixture
-from tests.e2e.server import MODEL, ROOT, Server, need_stack
+from tests.e2e.server import MODEL, ROOT, need_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from tests.e2e.server import Server
 
 _ROUNDS = 15
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -28,9 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(home: Path) -> Iterator[Server]:  # noqa: F811
-    with Server(home) as server:
-        yield server
+def stack(demo: Server) -> Server:
+    return demo
 
 
 @dataclass

@@ -128,7 +128,7 @@ def dead_port() -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("verb", ["image", "tags", "test-image"])
+@pytest.mark.parametrize("verb", ["image", "tags"])
 def test_an_unknown_bento(copy: Copy, verb: str) -> None:
     ended = copy.run(verb, "gatway")
     assert ended.code == 1
@@ -229,9 +229,7 @@ def test_code_that_cannot_be_imported_leaves_no_half_bento(copy: Copy) -> None:
     assert copy.bentos == []
 
 
-@pytest.mark.parametrize(
-    "words", [("image", "gateway"), ("base", "build", "slim"), ("test-image", "chat")]
-)
+@pytest.mark.parametrize("words", [("image", "gateway"), ("base", "build", "slim")])
 def test_no_engine(copy: Copy, tmp_path: Path, words: tuple[str, ...]) -> None:
     host = f"unix://{tmp_path}/nobody.sock"
     ended = copy.run(*words, DOCKER_HOST=host)
@@ -263,8 +261,8 @@ def test_a_cache_that_is_down_costs_time_not_the_build(copy: Copy, dead_port: in
     ended = copy.run("base", "build", "slim", "--no-cache", "--cache-from", cache, *NETWORK)
     assert ended.code == 0, ended.lines
     assert "bentovox/base-slim:cpu-" in ended.out
-    (told,) = [line for line in ended.lines if "/cache:cpu: " in line]
-    assert told.startswith("    importing cache manifest from 127.0.0.1:")
+    (told,) = [line for line in ended.lines if "/manifests/cpu" in line]
+    assert " ERROR: failed to configure registry cache importer" in told
     assert told.endswith("connection refused")
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import docker, platforms, prepull, specs, tags
-from ci.__main__ import main
+from ci import build, docker, platforms, specs, tags
 from ci.errors import CiError
 from ci.image import make
 from ci.layers import archive
@@ -105,14 +104,6 @@ def image(registry: int, tmp_path: Path) -> Iterator[tuple[str, str]]:
         docker.call("image", "rm", "--force", left)
 
 
-def test_nothing_is_pulled_for_a_base_that_a_registry_has(
-    registry: int, image: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    there = f"127.0.0.1:{registry}/{image[0]}@{image[1]}"
-    assert main(["prepull", "--platform", "cuda13", "--unless", there]) == 0
-    assert capsys.readouterr().out == "\n"
-
-
 def test_what_is_pushed_is_not_kept_and_held_to_a_base_that_only_the_registry_has(
     registry: int,
 ) -> None:
@@ -133,64 +124,32 @@ def remove(reference: str) -> None:
     docker.call("image", "rm", reference)
 
 
-def test_a_pull_whose_connections_break_is_tried_again_and_waits_longer_each_time(
-    front: Front, image: tuple[str, str]
+def test_a_build_whose_pull_breaks_in_the_middle_of_a_layer_goes_on(
+    front: Front, image: tuple[str, str], tmp_path: Path
 ) -> None:
-    front.breaks, front.after = 6, 100
-    waits: list[float] = []
-    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
-    attempts = prepull.ensure(reference, attempts=10, wait=waits.append)
-    assert docker.inspect(reference)
-    assert attempts == len(waits) + 1 > 2
-    assert waits == [2.0 * 2**number for number in range(len(waits))]
-    remove(reference)
+    front.breaks, front.after = 5, 300_000
+    out = built_on(f"127.0.0.1:{front.port}/{image[0]}@{image[1]}", tmp_path)
+    assert front.broken == front.breaks
+    assert (out / "noise").read_bytes() == (tmp_path / "noise").read_bytes()
 
 
-def test_a_pull_that_breaks_in_the_middle_of_a_layer_ends_with_the_image_here(
-    front: Front, image: tuple[str, str]
-) -> None:
-    front.breaks, front.after = 100, 300_000
-    waits: list[float] = []
-
-    def wait(seconds: float) -> None:
-        waits.append(seconds)
-        front.breaks = 0
-
-    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
-    prepull.ensure(reference, wait=wait)
-    assert front.broken > 0
-    assert docker.inspect(reference)
-    remove(reference)
-
-
-def test_a_registry_that_never_answers_ends_after_the_last_attempt_in_one_line(
-    front: Front, image: tuple[str, str]
+def test_a_registry_that_never_answers_ends_a_build_in_one_line(
+    front: Front, image: tuple[str, str], tmp_path: Path
 ) -> None:
     front.breaks = 1000
-    waits: list[float] = []
-    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
-    with pytest.raises(CiError, match="3 attempts broke: try again later") as raised:
-        prepull.ensure(reference, attempts=3, wait=waits.append)
+    with pytest.raises(CiError) as raised:
+        built_on(f"127.0.0.1:{front.port}/{image[0]}@{image[1]}", tmp_path)
     assert "\n" not in str(raised.value)
-    assert waits == [2.0, 4.0]
+    assert f"127.0.0.1:{front.port}/{image[0]}" in str(raised.value)
 
 
-def test_an_image_that_is_not_there_is_not_asked_for_again(
-    front: Front, image: tuple[str, str]
-) -> None:
-    def wait(seconds: float) -> None:
-        pytest.fail(f"it waited {seconds} s for what does not come")
-
-    with pytest.raises(CiError, match="not found"):
-        prepull.ensure(f"127.0.0.1:{front.port}/{image[0]}:never", wait=wait)
-
-
-def test_an_image_that_is_here_is_not_pulled(front: Front, image: tuple[str, str]) -> None:
-    reference = f"127.0.0.1:{front.port}/{image[0]}@{image[1]}"
-    prepull.ensure(reference)
-    front.breaks = 1000
-    assert prepull.ensure(reference) == 0
-    remove(reference)
+def built_on(reference: str, folder: Path) -> Path:
+    """Build something on an image; return the folder with what came of it."""
+    context, out = folder / "context", folder / "out"
+    context.mkdir()
+    (context / "Dockerfile").write_text(f"FROM {reference}\nCOPY Dockerfile /\n")
+    build.build([f"--output=type=local,dest={out}", str(context)])
+    return out
 
 
 def test_a_tested_image_gets_its_tags_and_keeps_its_digest(

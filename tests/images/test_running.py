@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from ci import docker, platforms, specs, test_image
-from ci.container import Container
+from ci import docker
+from tests.container import Container, silence
 from tests.e2e.server import eventually
 from tests.whisper import SENTENCES, trained
 
@@ -36,18 +36,6 @@ HEARING = {"BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": MOUNTED}
 def client_of(container: Container) -> openai.OpenAI:
     url = f"http://127.0.0.1:{container.port}/v1"
     return openai.OpenAI(base_url=url, api_key="none", max_retries=0)
-
-
-@pytest.mark.parametrize(
-    "name", ["gateway", "conversation", "speech", "transcription", "chat", "stack"]
-)
-def test_image_holds_every_promise(built: Callable[[str], Image], name: str) -> None:
-    model = trained() if name == "transcription" else None
-    checks = test_image.run(specs.load(name), platforms.get("cpu"), built(name).names[0], model)
-    assert {check.name for check in checks} == {
-        *("read-only", "environment", "health", "answer", "end"),
-    }
-    assert [check for check in checks if not check.passed] == []
 
 
 def test_what_one_image_says_another_writes_down(built: Callable[[str], Image]) -> None:
@@ -98,9 +86,7 @@ def test_transcription_without_a_model_lives_and_says_in_a_line_how_to_get_one(
             client_of(container) as client,
             pytest.raises(openai.InternalServerError) as refused,
         ):
-            client.audio.transcriptions.create(
-                model="whisper-1", file=("a.wav", test_image.silence())
-            )
+            client.audio.transcriptions.create(model="whisper-1", file=("a.wav", silence()))
     assert refused.value.status_code == httpx.codes.SERVICE_UNAVAILABLE
     assert line in refused.value.message
 

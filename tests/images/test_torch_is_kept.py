@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import base, docker, groups, image, platforms, specs
-from ci.container import HARDENED
 from ci.errors import CiError
 from ci.layers import archive
 from ci.paths import BUILT
 from tests import standin
+from tests.container import HARDENED
 from tests.engine import OPTIONS
 
 if TYPE_CHECKING:

@@ -292,7 +292,7 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     tarball(tmp_path / "a.tar.gz", UPSTREAM, link)
     with pytest.raises(CiError, match="is a link"):
-        archives.from_tarball(tmp_path / "a.tar.gz", "cosyvoice")
+        archives.from_tarball((tmp_path / "a.tar.gz").read_bytes(), "cosyvoice")
     checkout = folder(tmp_path / "checkout", {**UPSTREAM, **MATCHA})
     (checkout / "cosyvoice" / "more.py").symlink_to("/etc/passwd")
     with pytest.raises(CiError, match="is a link"):
@@ -304,7 +304,7 @@ def test_an_archive_that_swells_is_refused(tmp_path: Path) -> None:
     big.size = archives._FILE_BYTES + 1
     tarball(tmp_path / "a.tar.gz", UPSTREAM, big)
     with pytest.raises(CiError, match="far larger"):
-        archives.from_tarball(tmp_path / "a.tar.gz", "cosyvoice")
+        archives.from_tarball((tmp_path / "a.tar.gz").read_bytes(), "cosyvoice")
 
 
 def test_a_portal_instead_of_an_archive_is_told(

@@ -14,6 +14,7 @@ import pytest
 from faster_whisper.vad import get_vad_model
 
 from services import loading
+from services.engines import create
 from services.errors import EngineError, InvalidRequestError, UnavailableError
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import FALLBACK
@@ -26,7 +27,6 @@ from services.transcription.engines.protocol import (
     Segment,
     TranscriptionRequest,
 )
-from services.transcription.engines.registry import create_engine
 from tests.parrot import TEXT, parrot
 from tests.whisper_engine import until, whisper_engine
 
@@ -294,7 +294,9 @@ async def test_a_model_that_comes_later_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "_FIRST_RETRY_S", 0.05)
-    engine: Any = create_engine("faster_whisper", model=str(tmp_path / "later"), device="cpu")
+    engine: Any = create(
+        "transcription", "faster_whisper", model=str(tmp_path / "later"), device="cpu"
+    )
     await engine.start()
     try:
         await until(lambda: bool(engine.settled))
@@ -312,7 +314,7 @@ async def test_a_model_that_comes_later_is_found(
 
 async def test_weights_that_are_none_are_told(tmp_path: Path) -> None:
     (parrot(tmp_path) / "model.bin").write_bytes(b"these are no weights at all")
-    engine: Any = create_engine("faster_whisper", model=str(tmp_path), device="cpu")
+    engine: Any = create("transcription", "faster_whisper", model=str(tmp_path), device="cpu")
     await engine.start()
     try:
         await until(lambda: bool(engine.settled))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from services.audio.pcm import to_bytes
 from tests.live_app import (
     MANUAL,
     RATE_HZ,
@@ -21,6 +20,7 @@ from tests.live_app import (
     until,
 )
 from tests.parrot import TEXT, parrot
+from tests.sounds import to_bytes
 from tests.whisper import SENTENCES, trained
 from tests.whisper_engine import whisper_engine
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from services.audio.pcm import to_bytes
 from services.audio.resample import Resampler
 from services.audio.wav import to_wav
 from services.transcription.engines.faster_whisper.model_source import TINY_EN
@@ -18,6 +17,7 @@ from services.transcription.engines.protocol import SAMPLE_RATE_HZ, Transcriptio
 from tests.hearing_app import Hearing
 from tests.live_app import MANUAL, RATE_HZ, Served
 from tests.packaged import packaged
+from tests.sounds import to_bytes
 from tests.whisper import speak
 from tests.whisper_engine import whisper_engine
 
@@ -121,7 +121,7 @@ async def test_words_over_three_minutes_are_all_there_once_and_in_their_place(
     sound, spoken = recited()
     hearing: Any = Hearing(engine)  # type: ignore[arg-type]
     wav = to_wav(sound, SAMPLE_RATE_HZ)
-    # After a prompt this model skips sentences; most are decoded again, not all.
+    # After a prompt this model skips some sentences.
     prompted = {"prompt": SENTENCE}
     for more, least in (({}, 0.95), (prompted, 0.85)):
         plain = said_in((await hearing.post(wav, **more)).json()["text"])

@@ -70,8 +70,7 @@ class SpeechTranslation:
     async def _in_turn(
         self, fields: SpeechTranslationFields, recording: bytes, caller: Caller, send: Send
     ) -> None:
-        await self._admission.acquire()
-        with self._admission.held():
+        async with self._admission.slot():
             await self._translate(fields, recording, caller, send)
 
     async def _translate(

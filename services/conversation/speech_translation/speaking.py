@@ -6,9 +6,7 @@ from collections import deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from services.audio.pcm import to_float32
+from services.audio.pcm import from_pieces
 from services.backends.client import Question
 from services.conversation.speech_translation.stages import Sound, Translation, fields_named
 from services.conversation.translation.languages import known_or_none, spoken
@@ -116,18 +114,14 @@ class Speaker:
 
     async def _asked(self, fields: dict[str, Any]) -> AsyncGenerator[Samples, None]:
         question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
-        rest = b""
         with fields_named(_NAMES):
             async with (
                 self._caller.answer(question) as answer,
-                aclosing(answer.pieces()) as sound,
+                aclosing(answer.pieces()) as pieces,
+                aclosing(from_pieces(pieces)) as sound,
             ):
-                async for piece in sound:
-                    data = rest + piece
-                    whole = len(data) // 2 * 2
-                    rest = data[whole:]
-                    if whole:
-                        yield to_float32(np.frombuffer(data[:whole], dtype="<i2"))
+                async for samples in sound:
+                    yield samples
 
 
 async def preset(caller: Caller, model: str, language: str) -> str:

@@ -7,7 +7,6 @@ from urllib.parse import parse_qs
 
 from python_multipart.multipart import parse_options_header
 
-from services.conversation.translation.languages import AUTO, known_code
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, whole
 from services.openai.forms import FormFields, read_form
@@ -56,16 +55,6 @@ async def read(
     if not kind and scope["query_string"]:
         return validated(model, _urlencoded(scope["query_string"]))
     raise not_read(given, _ACCEPTED)
-
-
-def languages_of(body: TranslateBody) -> tuple[str | None, str]:
-    """Return the codes of source and target; the source is None if it is to be detected.
-
-    Raises:
-        InvalidRequestError: one of them is unknown.
-    """
-    source = None if body.source.lower() == AUTO else known_code(body.source, "source")
-    return source, known_code(body.target, "target")
 
 
 def check_texts(texts: list[str], limits: TranslationSettings, translations: int = 1) -> None:

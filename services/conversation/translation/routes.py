@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from services.backends.client import Caller
 from services.conversation.translation.chat_model import ChatModel, Detected
-from services.conversation.translation.languages import NAMES
+from services.conversation.translation.languages import AUTO, NAMES, known_code
 from services.conversation.translation.markup import planned_html
 from services.conversation.translation.request import (
     check_questions,
     check_texts,
-    languages_of,
     read,
 )
 from services.conversation.translation.texts import (
@@ -77,7 +76,8 @@ class Translation:
         return await until_hangup(call.receive, self._translate(body, call.scope))
 
     async def _translate(self, body: TranslateBody, scope: Scope) -> Translated:
-        source, target = languages_of(body)
+        source = None if body.source.lower() == AUTO else known_code(body.source, "source")
+        target = known_code(body.target, "target")
         check_texts(body.texts, self._limits, body.translations)
         plans = await self._planned(body)
         questions = body.translations * sum(plan.questions for plan in plans)

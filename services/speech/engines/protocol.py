@@ -24,8 +24,6 @@ class Capability(StrEnum):
     LANGUAGE = "language"
     REFERENCE = "reference"
     SEED = "seed"
-    SPEED = "speed"
-    STREAMING_TEXT = "streaming_text"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class SynthesisRequest:
     """One utterance to make.
 
     Attributes:
-        text: all of it, or pieces as they come, for engines with `Capability.STREAMING_TEXT`.
+        text: all of it, or pieces as they come.
         voice: the id of one of the engine's voices, or an alias; None with `reference`.
         speed: 1.0 is the voice's own; the duration is about 1/speed.
         instructions: how to say it, in words.
@@ -117,7 +115,7 @@ class SpeechEngine(Protocol):
     """Makes speech; nothing heavy is imported before its constructor runs.
 
     Attributes:
-        name: the engine's name in the registry.
+        name: the engine's name in `services.engines`.
         models: the model names that it answers to, its own first.
         sample_rate_hz: of every frame; known once it has started.
         capabilities: what it can do beyond speaking a text with a voice; likewise.
@@ -179,15 +177,12 @@ class SpeechEngine(Protocol):
     def forget(self, voice_id: str) -> None:
         """Drop what is in memory of a registered voice; its folder is already deleted."""
 
-    def check_conversion(self, request: ConversionRequest) -> None:
-        """Raise unless `convert` can do this, as `check` does.
+    def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
+        """Yield the recording in the other voice; promises and errors are those of `synthesise`.
 
         Raises:
             InvalidRequestError: always without `Capability.CONVERSION` (`unsupported_parameter`).
         """
-
-    def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
-        """Yield the recording in the other voice; promises and errors are those of `synthesise`."""
 
     async def start(self) -> None:
         """Load and warm up; `ready` is True when it returns.
@@ -231,8 +226,6 @@ def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
         (Capability.LANGUAGE, "language", request.language is not None),
         (Capability.REFERENCE, "ref_audio", request.reference is not None),
         (Capability.SEED, "seed", request.seed is not None),
-        (Capability.SPEED, "speed", request.speed != 1.0),
-        (Capability.STREAMING_TEXT, "input", not isinstance(request.text, str)),
     )
     for capability, param, is_asked in asked:
         if is_asked and capability not in engine.capabilities:
@@ -259,14 +252,7 @@ class SpeaksOnly:
     def forget(self, voice_id: str) -> None:
         """Do nothing: nothing is kept."""
 
-    def check_conversion(self: SpeechEngine, request: ConversionRequest) -> None:
-        """Refuse; see `SpeechEngine.check_conversion`."""
-        del request
-        raise unsupported(self, "voice")
-
-    async def convert(
-        self: SpeechEngine, request: ConversionRequest
-    ) -> AsyncGenerator[Samples, None]:
+    def convert(self: SpeechEngine, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
         """Refuse; see `SpeechEngine.convert`."""
-        self.check_conversion(request)
-        yield request.samples  # never: it makes this a generator
+        del request
+        raise unsupported(self, "file")

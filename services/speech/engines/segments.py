@@ -24,6 +24,9 @@ _SENTENCE_END: Final = re.compile(
     r"[.!?…؟؛۔։]++[\"'”’»)\]]*+(?=\s)|[。！？｡．।॥።]++[」』”’）]*+(?=.)|(?<=\S)(?=\n[ \t]*\n)",
     re.DOTALL,
 )
+_UNIT_END: Final = re.compile(
+    rf"(?P<clause>[,;:](?=\s)|[，；：、،؛])|{_SENTENCE_END.pattern}", re.DOTALL
+)
 # "Dr. Who", "e.g. this", "J. Doe": too short before the full stop, or a stop inside. "am 13. Mai".
 _ABBREVIATION: Final = re.compile(
     r"\b(?:(?:\w\.)*\w|\d\d|Dr|Mr|Mrs|Ms|St|Prof|Nr|vs|etc|approx|bzw|Sra?|Dra|Sig|Dott)\.$",
@@ -75,11 +78,19 @@ def refuse_blank(text: str | AsyncIterator[str]) -> None:
 class Segmenter:
     """Gives the same segments however the text arrives, stripped; those that say nothing go."""
 
-    def __init__(self, longest: int = SEGMENT_CHARACTERS, *, shortest: int = _SHORTEST) -> None:
+    def __init__(
+        self,
+        longest: int = SEGMENT_CHARACTERS,
+        *,
+        shortest: int = _SHORTEST,
+        clauses: bool = False,
+    ) -> None:
         """Make segments of at most `longest` characters, which is at least 16.
 
-        A sentence of less than `shortest` characters goes with the next one.
+        A sentence of less than `shortest` characters goes with the next one; a clause is a segment
+        however short, if `clauses` is true.
         """
+        self._ends = _UNIT_END if clauses else _SENTENCE_END
         self._longest = longest
         self._shortest = shortest
         self._text = ""
@@ -112,8 +123,10 @@ class Segmenter:
     def _end(self) -> int | None:
         """Return where the first segment ends; None while more text could change that."""
         text = self._text
-        for match in _SENTENCE_END.finditer(text, 0, self._longest + 1):
+        for match in self._ends.finditer(text, 0, self._longest + 1):
             end = match.end()
+            if match.lastgroup == "clause":
+                return end
             if end >= self._shortest and not _ABBREVIATION.search(
                 text, max(end - _LONGEST_ABBREVIATION, 0), end
             ):

@@ -1,1 +1,1 @@
-"""Transcription engines: their Protocol, a registry, and a folder each."""
+"""Transcription engines: their Protocol, and a folder each."""

@@ -29,7 +29,6 @@ from services.transcription.engines.protocol import (
     Hints,
     TranscriptionRequest,
 )
-from services.transcription.model_names import check_model
 
 if TYPE_CHECKING:
     from services.audio.live import LiveFormat
@@ -239,7 +238,7 @@ def _note_ignored(given: InputFields) -> None:
 def _transcribing(session: Session, given: TranscriptionFields, models: Models) -> Session:
     if given.model is not None:
         try:
-            check_model(models, given.model)
+            models.check(given.model)
         except (NotFoundError, InvalidRequestError) as error:
             raise _placed(error) from error
     if given.language is not None and given.languages:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import struct
 import wave
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pytest
@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from services.audio.decode import decode_as_is
 from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
-from services.audio.formats import FORMATS, MEDIA_TYPES, AudioFormat, SampleRate
-from services.audio.pcm import Samples, to_bytes
+from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
 from services.errors import EngineError, InvalidRequestError
 from tests.decoding import decode
+from tests.sounds import FORMATS, to_bytes
+
+if TYPE_CHECKING:
+    from services.audio.pcm import Samples
 
 # Samples that a decoder may give beyond what was fed: the table in encode.py.
 PADDING = {"wav": 0, "pcm": 0, "flac": 0, "opus": 0, "aac": 2 * 1024, "mp3": 4 * 576}

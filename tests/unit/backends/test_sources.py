@@ -100,7 +100,7 @@ async def test_every_address_of_a_name_is_a_backend() -> None:
 async def test_a_name_is_asked_for_again_and_a_failure_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sources, "_RESOLVE_S", 0)
+    monkeypatch.setattr(Dns, "_again_s", 0)
     answers: list[list[str] | None] = [["10.0.0.1"], None, None, ["10.0.0.1", "fd00::2"]]
 
     async def getaddrinfo(name: str, port: int, **_: Any) -> list[Any]:

@@ -181,7 +181,7 @@ def test_malformed_json_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b"null", b'"model"'])
 def test_json_that_is_no_object_is_refused(body: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match="must be a JSON object"):
+    with pytest.raises(InvalidRequestError, match="is not a JSON object"):
         read(body)
 
 

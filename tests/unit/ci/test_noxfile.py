@@ -36,6 +36,7 @@ def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text:
 def test_every_session_says_what_it_is_for(noxfile: SimpleNamespace) -> None:
     names = {"serve", "tests", "unit", "contract", "e2e", "lint", "types", "docs", "bench"}
     names |= {"lock", "demo-model", "clients", "cosyvoice", "cosyvoice-code", "images", "ray"}
+    names.add("test-image")
     assert names | set(noxfile.VERBS) == set(sessions())
     assert all((session.__doc__ or "").strip().endswith(".") for session in sessions().values())
 
@@ -174,6 +175,38 @@ def test_outcomes_are_counted_as_pytest_counts_them(
     command = [sys.executable, "-m", "pytest", "-c/dev/null", f"--junit-xml={report}"]
     subprocess.run(command, cwd=tmp_path, check=False, capture_output=True)
     assert noxfile.counted(report) == {"passed": 1, "failed": 1, "skipped": 1}
+
+
+def test_lanes_go_side_by_side_and_one_total_comes_last(
+    monkeypatch: pytest.MonkeyPatch,
+    noxfile: SimpleNamespace,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each lane's first test ends only once the other one's has begun."""
+    names = noxfile.pytest.__globals__
+    monkeypatch.setitem(names, "environment", lambda _session, _lock: Path(sys.executable))
+    monkeypatch.setitem(names, "ROOT", tmp_path)
+    met = "import time\nfrom pathlib import Path\n\n\ndef test_meets_the_other():\n"
+    met += (
+        "    Path('{0}').touch()\n    while not Path('{1}').exists():\n        time.sleep(0.01)\n"
+    )
+    (tmp_path / "test_one.py").write_text(met.format("one", "other"))
+    (tmp_path / "test_other.py").write_text(met.format("other", "one"))
+    (tmp_path / "test_fails.py").write_text("def test_bad(): assert False\n")
+    failed: list[str] = []
+    runs = {
+        name: noxfile.Run("dev", ["-c/dev/null", f"test_{name}.py"])
+        for name in ("one", "other", "fails")
+    }
+    session = SimpleNamespace(error=failed.append)
+    noxfile.pytest(session, [runs["one"]], [runs["other"], runs["fails"]])
+    said = capfd.readouterr().out
+    assert failed == ["the tests did not pass"]
+    assert (
+        said.index("test_one.py .") < said.index("test_other.py .") < said.index("test_fails.py F")
+    )
+    assert said.splitlines()[-1] == "2 passed, 1 failed, 0 skipped"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""`test-image` before it needs an engine; tests/images has the rest."""
+"""`nox -s test-image` before it needs an engine; tests/images has the rest."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.__main__ import main
+from ci.paths import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,13 +18,15 @@ if TYPE_CHECKING:
     ("bento", "fault"),
     [
         ("transcription", "--model {folder}/nowhere: is no folder"),
-        ("chat", "--model is for transcription, not for chat"),
+        ("chat", "--model is for --bento transcription"),
+        ("gatway", "argument --bento: invalid choice: 'gatway'"),
     ],
 )
-def test_a_model_that_cannot_be_mounted_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], bento: str, fault: str
-) -> None:
-    assert main(["test-image", bento, "--model", str(tmp_path / "nowhere")]) == 1
-    said = capsys.readouterr()
-    assert said.err == f"python -m ci test-image: {fault.format(folder=tmp_path)}\n"
-    assert said.out == ""
+def test_what_cannot_be_asked_is_refused_in_a_line(tmp_path: Path, bento: str, fault: str) -> None:
+    command = [sys.executable, "-m", "pytest", "tests/images/test_promises.py"]
+    options = [f"--bento={bento}", f"--model={tmp_path / 'nowhere'}"]
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert fault.format(folder=tmp_path) in done.stderr

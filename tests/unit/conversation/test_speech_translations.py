@@ -12,22 +12,23 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.formats import FORMATS, MEDIA_TYPES
+from services.audio.formats import MEDIA_TYPES
 from services.audio.wav import to_wav
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
+from services.engines import create
 from services.openai.hangup import ClientGoneError
 from services.settings.sections import (
     ConversationSettings,
     TranslationSettings,
 )
-from services.speech.engines.registry import create_engine
 from services.speech.voices import VoiceStore
 from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import hearing_app, recording, said
+from tests.sounds import FORMATS
 from tests.speech_app import RECORDING, app_of, ready, shelled
 from tests.translating_app import TranslatingChat, text_of
 
@@ -226,7 +227,7 @@ async def test_an_engine_without_languages_goes_by_the_text(rig: Any) -> None:
 
 
 async def test_the_default_engine_speaks_the_target_language(rig: Any) -> None:
-    espeak = create_engine("espeak")
+    espeak = create("speech", "espeak")
     await espeak.start()
     asked: list[Any] = []
     inner = espeak.synthesise

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from services.gateway import cors
+from services.server.origins import Callers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,8 +30,7 @@ async def http(
 
     async def start(*origins: str) -> httpx.AsyncClient:
         chat = await backend()
-        around = cors.allowing(origins)
-        front = await door(chat=[chat.url], keys=KEYS, wrap=around or (lambda shell: shell))
+        front = await door(chat=[chat.url], keys=KEYS, wrap=Callers(origins).around)
         clients.append(httpx.AsyncClient(base_url=front.url))
         return clients[-1]
 
@@ -85,8 +84,8 @@ async def test_the_setting_decides(backend: Any, door: Any) -> None:
     chat = await backend()
     closed = await door(chat=[chat.url])
     opened = await door(chat=[chat.url], cors_origins=[PAGE])
-    assert closed.shell.app.outer is None
-    assert opened.shell.app.outer is not None
+    assert closed.shell.app.callers.around(closed.shell) is closed.shell
+    assert opened.shell.app.callers.around(opened.shell) is not opened.shell
 
 
 async def test_a_page_that_is_let_in_reaches_a_backend_and_no_other_does(

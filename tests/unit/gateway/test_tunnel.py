@@ -126,9 +126,7 @@ async def test_messages_arrive_as_they_were_sent(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate")
-async def test_over_tls_the_backends_certificate_is_checked(
-    door: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_over_tls_the_backends_certificate_is_checked(door: Any, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
@@ -149,9 +147,9 @@ async def test_over_tls_the_backends_certificate_is_checked(
         with pytest.raises(InvalidStatus) as refused:  # nobody vouches for it
             await at(front.url)
         assert fault(refused.value)[0] == 503
-        front.pools.backends()[0].mark(ready=True)
-        trusting = ssl.create_default_context(cafile=certificate)
-        monkeypatch.setattr(tunnel, "_tls", lambda: trusting)
+        (backend,) = front.pools.backends()
+        backend.mark(ready=True)
+        backend.connections.tls = ssl.create_default_context(cafile=certificate)
         async with at(front.url) as client:
             await client.send("hello")
             assert await client.recv() == "hello"

@@ -98,9 +98,14 @@ async def test_a_slot_handed_to_one_who_leaves_in_that_moment_goes_on_to_the_nex
 
 async def test_a_slot_is_released_however_its_work_ends() -> None:
     gate = admission()
-    await gate.acquire()
-    with pytest.raises(KeyError), gate.held():
-        raise KeyError
+
+    async def fail() -> None:
+        async with gate.slot():
+            assert gate.in_use == 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
     assert gate.in_use == 0
 
 
@@ -154,21 +159,19 @@ def test_never_more_than_the_slots_at_work_and_nothing_lost(
             for _ in range(arrives):
                 await asyncio.sleep(0)
             try:
-                await gate.acquire()
+                async with gate.slot():
+                    at_work += 1
+                    try:
+                        assert at_work <= slots
+                        assert gate.in_use <= slots
+                        assert gate.waiting <= queue
+                        for _ in range(works):
+                            await asyncio.sleep(0)
+                        outcomes.append("served")
+                    finally:
+                        at_work -= 1
             except OverloadedError:
                 outcomes.append("refused")
-                return
-            with gate.held():
-                at_work += 1
-                try:
-                    assert at_work <= slots
-                    assert gate.in_use <= slots
-                    assert gate.waiting <= queue
-                    for _ in range(works):
-                        await asyncio.sleep(0)
-                    outcomes.append("served")
-                finally:
-                    at_work -= 1
 
         tasks = [asyncio.create_task(client(arrives, works)) for arrives, works, _ in clients]
         for _ in range(3):

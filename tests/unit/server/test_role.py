@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from services import settings as settings_module
@@ -14,6 +14,8 @@ from services.errors import ConfigurationError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # bentoml's own, as it is imported
+    from bentoml_cli.serve import serve_command
+
     from services.server.role import preflight
 
 if TYPE_CHECKING:
@@ -39,16 +41,20 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def serving(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["bentoml", "serve", "services.stack:Stack", *options])
+def serving(*options: str) -> click.Context:
+    """Return what `bentoml serve` with these options runs in, without its logging."""
+    parameters = serve_command.commands["serve"].params
+    known = [one for one in parameters if one.name in {"bento", "host", "port"}]
+    command = click.Command("serve", params=known)
+    return command.make_context("serve", ["services.stack:Stack", *options])
 
 
 @pytest.mark.parametrize("form", ["--port {}", "--port={}", "-p {}"])
-def test_a_port_that_is_taken_ends_with_one_line_that_names_the_fix(
-    monkeypatch: pytest.MonkeyPatch, taken: int, form: str
-) -> None:
-    serving(monkeypatch, "--host", "127.0.0.1", *form.format(taken).split())
-    with pytest.raises(SystemExit, match=f"port {taken} .* is taken.*--port") as ended:
+def test_a_port_that_is_taken_ends_with_one_line_that_names_the_fix(taken: int, form: str) -> None:
+    with (
+        serving("--host", "127.0.0.1", *form.format(taken).split()),
+        pytest.raises(SystemExit, match=f"port {taken} .* is taken.*--port") as ended,
+    ):
         preflight()
     assert "\n" not in str(ended.value)
 
@@ -56,20 +62,22 @@ def test_a_port_that_is_taken_ends_with_one_line_that_names_the_fix(
 def test_the_port_may_come_from_bentomls_variable(
     monkeypatch: pytest.MonkeyPatch, taken: int
 ) -> None:
-    serving(monkeypatch, "--host", "127.0.0.1")
     monkeypatch.setenv("BENTOML_PORT", str(taken))
-    with pytest.raises(SystemExit, match="is taken"):
+    with serving("--host", "127.0.0.1"), pytest.raises(SystemExit, match="is taken"):
         preflight()
 
 
-def test_an_address_that_is_not_ours_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    serving(monkeypatch, "--host", "192.0.2.1", "--port", "1")  # RFC 5737: nobody's
-    with pytest.raises(SystemExit, match=r"cannot listen on 192\.0\.2\.1:1"):
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    nobodys = "192.0.2.1"  # RFC 5737
+    with (
+        serving("--host", nobodys, "--port", "1"),
+        pytest.raises(SystemExit, match=r"cannot listen on 192\.0\.2\.1:1"),
+    ):
         preflight()
 
 
 def test_a_port_is_looked_at_only_to_serve(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
-    monkeypatch.setattr(sys, "argv", ["bentoml", "build", "--port", str(taken)])
+    monkeypatch.setenv("BENTOML_PORT", str(taken))
     preflight()
 
 

@@ -100,8 +100,11 @@ async def test_a_registered_voice_takes_the_place_of_a_built_in_one(
     served: Served, store: VoiceStore, kokoro: Kokoro
 ) -> None:
     await made(served, store, kokoro)
+    built_in = store.find("sage")
+    assert built_in is not None
     own = (await served.register(name="sage")).json()
     assert own["origin"] is None
+    assert served.engine.forgotten == [built_in.id], "the engine keeps nothing of it"
     (alloy,) = [voice for voice in store.voices() if voice.name == "sage"]
     assert alloy.id == own["id"]
     again = await served.register(name="sage")

@@ -109,11 +109,11 @@ async def test_four_at_once_interleave_and_never_meet_in_the_library(engine: Esp
     inside: set[int] = set()
     speak = engine._library.speak
 
-    def watched(*args: object, **kwargs: object) -> None:
+    def watched(*args: object, **kwargs: object) -> object:
         assert not inside, "two threads in espeak at once"
         inside.add(threading.get_ident())
         try:
-            speak(*args, **kwargs)  # type: ignore[arg-type]
+            return speak(*args, **kwargs)  # type: ignore[arg-type]
         finally:
             inside.clear()
 

@@ -26,7 +26,7 @@ from services.speech.engines.espeak.library import library
 from services.speech.engines.kokoro import engine as kokoro_engine
 from services.speech.engines.kokoro.engine import KokoroEngine
 from services.speech.engines.kokoro.english import in_words
-from services.speech.engines.kokoro.model import Cancelled, styles_in
+from services.speech.engines.kokoro.model import styles_in
 from services.speech.engines.kokoro.phonemes import MOST_PHONEMES, Phonemes, ids_of, in_pieces
 from services.speech.engines.kokoro.source import REPOSITORY, REVISION
 from services.speech.engines.kokoro.voices import NAMES, OPENAI_VOICES, Voices
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from services.speech.engines.kokoro.model import Run
     from services.speech.engines.kokoro.voices import Mix
 
 __all__ = ["hub"]  # a fixture
@@ -50,6 +49,7 @@ class FakeModel:
 
     streams = 3
     voices = NAMES
+    pace = 100.0
 
     def __init__(self) -> None:
         self.said: list[tuple[str, Mix, float]] = []
@@ -57,11 +57,11 @@ class FakeModel:
         self.may.set()
         self.fails = False
 
-    def say(self, phonemes: str, mix: Mix, speed: float, run: Run) -> np.ndarray[Any, Any]:
+    def say(self, phonemes: str, mix: Mix, speed: float, run: Any) -> np.ndarray[Any, Any]:
         self.said.append((phonemes, mix, speed))
         while not self.may.wait(0.005):
-            if run.stopped:
-                raise Cancelled
+            if run.terminate:
+                raise RuntimeError("terminated")
         if self.fails:
             raise RuntimeError("out of memory")
         return np.full(RATE // 2, 0.5, dtype=np.float32)
@@ -145,6 +145,16 @@ async def test_a_long_first_sentence_is_cut_at_a_clause_for_an_early_sound(
     assert [said[0].count(",") for said in model.said] == [1, 1, 2]
 
 
+@pytest.mark.parametrize(("more", "clauses"), [({}, [1, 1, 1, 1]), ({"seed": 1}, [1, 1, 2])])
+async def test_later_sentences_are_cut_where_a_listener_would_wait(
+    engine: KokoroEngine, model: FakeModel, more: dict[str, int], clauses: list[int]
+) -> None:
+    model.pace = 2.0
+    long = "When the long winter was finally over, the people went out of their houses, and sang."
+    await spoken(engine, f"{long} {long}", **more)
+    assert [said[0].count(",") for said in model.said] == clauses
+
+
 async def test_speeds_beyond_the_models_own_are_stretched(
     engine: KokoroEngine, model: FakeModel
 ) -> None:
@@ -168,7 +178,7 @@ async def test_other_languages_are_the_models_or_espeaks(
     await spoken(engine, "Colour me surprised.", "alloy", language="en-GB")
     assert model.said[3][0].startswith("kˈʌlə"), "a Briton's"
     assert model.said[3][1].first == "af_heart"
-    for text, tag in (("Guten Morgen.", "de"), ("Привет, мир.", None), ("こんにちは。", None)):
+    for text, tag in (("Guten Morgen.", "de"), ("Привет, мир.", None), ("안녕하세요.", None)):
         assert len(await spoken(engine, text, language=tag)) > RATE // 4
     assert len(model.said) == 4
     await spoken(engine, "Hello, my name is Kumo.", "jm_kumo")
@@ -206,15 +216,15 @@ async def test_closing_the_engine_ends_who_speaks_and_who_waits(
     assert all(isinstance(end, UnavailableError) for end in ends), ends
 
 
-async def test_at_most_two_sentences_wait_for_a_slow_listener(
+async def test_one_sentence_and_no_more_waits_for_a_slow_listener(
     engine: KokoroEngine, model: FakeModel
 ) -> None:
     text = "".join(f"This is the sentence with number {number}. " for number in range(20))
     frames = engine.synthesise(SynthesisRequest(text, "alloy"))
     await anext(frames)
-    await until(lambda: len(model.said) == 3)
+    await until(lambda: len(model.said) == 2)
     await spoken(engine, "This is somebody else.")  # whose turn comes all the same
-    assert len(model.said) == 4
+    assert len(model.said) == 3
     await frames.aclose()
 
 
@@ -238,6 +248,29 @@ async def test_it_starts_again_after_it_was_closed(engine: KokoroEngine) -> None
 
 def voices(**aliases: str) -> Voices:
     return Voices({**OPENAI_VOICES, **aliases})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")
+@pytest.mark.parametrize(
+    ("text", "language", "said"),
+    [
+        ("你好，世界！", "zh-CN", "ni↓xau↓, ʂɨ↘ʨje↘!"),
+        ("我有25个 apples。", "cmn", "wo↓ jou↓ ɚ↘ʂɨ↗u↓kɤ↘ ˈæpᵊlz."),
+        ("12345678901234567890", "zh", None),
+        ("東京の天気です。", "ja-JP", "toːkʲoː no teŋkʲi desɨ."),
+        ("Appleの林檎。", "ja", "ˈæpᵊl no ɾʲiŋɡo."),
+    ],
+)
+def test_chinese_and_japanese_are_said_with_the_english_in_them(
+    text: str, language: str, said: str | None
+) -> None:
+    pytest.importorskip("fugashi", reason="the kokoro-ja extra is not installed")
+    phonemes = Phonemes(None)
+    known = phonemes.language(language)
+    assert known is not None
+    found = phonemes.of(text, known)
+    assert found
+    assert said in (None, found)
 
 
 def test_there_are_54_voices_and_openais_names_are_13_of_them() -> None:

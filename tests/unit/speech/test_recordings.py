@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio.encode import open_encoder
-from services.audio.formats import FORMATS
 from services.audio.wav import to_wav
 from services.errors import InvalidRequestError, ServiceError, TooLargeError
 from services.speech import reference_download as download
 from services.speech.recordings import MAX_BYTES, fetch_recording, read_recording
 from services.speech.reference_download import Downloads, is_public
+from tests.sounds import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

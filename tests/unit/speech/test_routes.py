@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.audio.formats import FORMATS, MEDIA_TYPES
+from services.audio.formats import MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.hangup import ClientGoneError
 from services.openai.paths import MODELS, ROUTES
@@ -18,6 +18,7 @@ from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.routes import handlers_of
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
+from tests.sounds import FORMATS
 from tests.speech_app import (
     BODY,
     Served,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.audio.formats import FORMATS, MEDIA_TYPES
+from services.audio.formats import MEDIA_TYPES
 from services.errors import EngineError
 from services.openai.hangup import ClientGoneError
 from services.speech.engines.protocol import Capability, ConversionRequest
 from services.speech.voices import VoiceStore
 from tests.decoding import decode
 from tests.fakes.speech_engine import FakeEngine
+from tests.sounds import FORMATS
 from tests.speech_app import RECORDING, Served, fault, recording, without
 
 if TYPE_CHECKING:

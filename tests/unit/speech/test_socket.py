@@ -7,6 +7,7 @@ import itertools
 import json
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.audio.formats import FORMATS, AudioFormat
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.models import Models
 from services.openai.paths import SOCKETS
@@ -25,17 +25,21 @@ from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.speech import socket, socket_text, socket_unit
+from services.speech import socket, socket_text, socket_unit, speakers
 from services.speech.engines.protocol import Capability, VoiceReference
+from services.speech.engines.segments import Segmenter
 from services.speech.socket import SpeechSocket
 from services.speech.socket_messages import MESSAGE_CHARACTERS, parse_message
-from services.speech.socket_text import Cutter
+from services.speech.voices import VoiceStore
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
+from tests.sounds import FORMATS
 from tests.speech_app import without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from services.audio.formats import AudioFormat
 
 PATH = SOCKETS["speech"]
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
@@ -45,35 +49,24 @@ STREAMED = {"voice": "alloy", "stream_audio": True, "response_format": "pcm"}
 
 
 @dataclass(frozen=True)
-class Speaker:
-    voice: str | None = None
-    reference: VoiceReference | None = None
+class Speakers(speakers.Speakers):
+    """Knows a registered voice `mine`, unless it is in `deleted`, and takes any recording."""
 
-
-@dataclass
-class Speakers:
-    """Knows a registered voice `mine`, until it is deleted, and takes `data:` recordings."""
-
-    engine: Any
-    deleted: bool = False
+    deleted: list[str] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
 
-    async def named(self, name: str) -> Speaker:
+    async def named(self, name: str) -> str | VoiceReference:
         if name != "mine":
-            return Speaker(voice=name)
+            return name
         if self.deleted:
             raise NotFoundError("voice 'mine' is gone", param="voice", code="voice_not_found")
-        return Speaker(reference=VoiceReference(np.zeros(16_000, np.float32), 16_000, id="mine"))
+        return VoiceReference(np.zeros(16_000, np.float32), 16_000, id="mine")
 
-    async def recorded(self, ref_audio: str, *, text: str | None, consent: str | None) -> Speaker:
+    async def recorded(
+        self, ref_audio: str, text: str | None, consent: str | None
+    ) -> VoiceReference:
         self.asked.append((ref_audio, text, consent))
-        return Speaker(reference=VoiceReference(np.zeros(16_000, np.float32), 16_000, text))
-
-
-class Whole(FakeEngine):
-    """An engine that takes only complete texts."""
-
-    capabilities = frozenset(Capability) - {Capability.STREAMING_TEXT}
+        return VoiceReference(np.zeros(16_000, np.float32), 16_000, text)
 
 
 class Broken(FakeEngine):
@@ -140,7 +133,8 @@ class Served:
 
     def __init__(self, engine: FakeEngine, limits: Limits) -> None:
         self.engine = engine
-        self.speakers = Speakers(engine)
+        store = VoiceStore(Path("/nonexistent/voices"))
+        self.speakers = Speakers(engine, store, {}, "open")
         self.seconds: list[tuple[float, str]] = []
         self.protocols: list[Any] = []
         self.url = ""
@@ -275,9 +269,9 @@ async def test_the_next_utterance_may_be_written_while_this_one_is_spoken(served
 async def test_by_default_an_answer_is_one_message_that_is_a_whole_file(
     served: Any, audio_format: AudioFormat
 ) -> None:
-    role = await served(Whole())
+    role = await served()
     async with role.talk(stream_audio=False, response_format=audio_format) as talk:
-        await talk.write("hello ", "there")
+        await talk.write("hello there")
         await talk.say("input.done")
         events, (audio,) = await talk.until("session.done")
     assert events[0]["sentence_text"] == "hello there"
@@ -335,7 +329,7 @@ async def test_an_answer_too_large_for_one_message_is_refused(
 async def test_units_are_spoken_before_the_utterance_is_whole(
     served: Any, granularity: str, units: list[str]
 ) -> None:
-    role = await served(Whole())
+    role = await served()
     async with role.talk(split_granularity=granularity) as talk:
         await talk.write("One, and o", "ne more here. Two o")
         for index in range(len(units) - 1):
@@ -357,27 +351,23 @@ def test_units_do_not_depend_on_how_the_text_was_cut(
 ) -> None:
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[a:b] for a, b in itertools.pairwise(places)]
-    whole, parts = Cutter(granularity), Cutter(granularity)
+    whole, parts = (Segmenter(clauses=granularity == "clause") for _ in range(2))
     wanted = whole.feed(text) + whole.finish()
     found = [unit for piece in pieces for unit in parts.feed(piece)] + parts.finish()
     assert found == wanted
 
 
 def test_a_number_is_no_clause() -> None:
-    cutter = Cutter("clause")
-    assert cutter.feed("It is 1,") + cutter.feed("000 or so, and") + cutter.finish() == [
+    segmenter = Segmenter(clauses=True)
+    assert segmenter.feed("It is 1,") + segmenter.feed("000 or so, and") + segmenter.finish() == [
         "It is 1,000 or so,",
         "and",
     ]
 
 
-@pytest.mark.parametrize(
-    ("engine", "granularity"), [(Whole, "none"), (Whole, "sentence"), (FakeEngine, "sentence")]
-)
-async def test_an_utterance_with_nothing_to_say_is_no_fault(
-    served: Any, engine: Any, granularity: str
-) -> None:
-    role = await served(engine())
+@pytest.mark.parametrize("granularity", ["sentence", "clause"])
+async def test_an_utterance_with_nothing_to_say_is_no_fault(served: Any, granularity: str) -> None:
+    role = await served()
     async with role.talk(split_granularity=granularity) as talk:
         for pieces in ([], [""], [" ", "...", "\n"]):
             await talk.write(*pieces)
@@ -395,7 +385,7 @@ async def test_a_registered_voice_is_looked_up_for_each_utterance(served: Any) -
         await talk.say("input.done")
         await talk.until("session.done")
         assert role.engine.requests[0].reference.id == "mine"
-        role.speakers.deleted = True
+        role.speakers.deleted.append("mine")
         await talk.write("b")
         await talk.write("c")
         await talk.say("input.done")
@@ -464,7 +454,7 @@ async def test_a_wrong_configuration_names_the_field(
 
 async def test_a_field_that_the_engine_lacks_is_refused(served: Any) -> None:
     class Deaf(FakeEngine):
-        capabilities = frozenset({Capability.SPEED})
+        capabilities = frozenset[Capability]()
 
     async with (await served(Deaf())).talk(seed=1) as talk:
         assert await talk.fault() == ("seed", "unsupported_parameter")
@@ -547,19 +537,24 @@ async def test_text_is_bounded_by_the_message_and_by_the_utterance(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_text, "UTTERANCE_CHARACTERS", INPUT_CHARACTERS)
-    role = await served(Whole())
+    role = await served()
     async with role.talk(speed=4.0) as talk:
         await talk.write("x" * (INPUT_CHARACTERS + 1))
         assert await talk.fault() == ("text", "string_above_max_length")
         await talk.write("x" * (INPUT_CHARACTERS - 2), "yyy", "z")
-        assert await talk.fault() == ("text", "string_above_max_length")
+        (*_, told), audio = await talk.until("error")
+        assert (told["error"]["param"], told["error"]["code"]) == (
+            "text",
+            "string_above_max_length",
+        )
         await talk.say("input.done")
-        events, _ = await talk.until("session.done")
-        assert events[0]["sentence_text"].endswith("xz")
+        _, rest = await talk.until("session.done")
+    said = sum(map(len, [*audio, *rest]))
+    assert said == (INPUT_CHARACTERS - 1) * CHARACTER_BYTES // 4, "all but what was too much"
 
 
 async def test_text_without_a_form_in_utf8_is_spoken_around(served: Any) -> None:
-    role = await served(Whole())
+    role = await served()
     async with role.talk() as talk:
         await talk.connection.send('{"type": "input.text", "text": "a\\ud800\\u0000b"}')
         await talk.say("input.done")
@@ -707,11 +702,10 @@ async def test_session_close_in_an_utterance_stops_the_engine(served: Any) -> No
 
 
 @pytest.mark.parametrize("granularity", ["none", "sentence"])
-@pytest.mark.parametrize("engine", [FakeEngine, Whole])
 async def test_a_cancelled_utterance_stops_and_the_next_one_is_spoken(
-    served: Any, engine: type[FakeEngine], granularity: str
+    served: Any, granularity: str
 ) -> None:
-    role = await served(engine(delay_s=0.001), limits=Limits(1, 0, 30))
+    role = await served(FakeEngine(delay_s=0.001), limits=Limits(1, 0, 30))
     async with role.talk(split_granularity=granularity) as talk:
         await talk.write("A sentence that goes on and on and on. " * 100)
         await talk.say("input.done")
@@ -746,8 +740,8 @@ async def test_a_cancelled_whole_answer_has_no_audio(served: Any) -> None:
 
 
 async def test_text_that_is_still_being_written_is_cancelled_without_a_sound(served: Any) -> None:
-    role = await served(Whole())
-    async with role.talk() as talk:
+    role = await served()
+    async with role.talk(split_granularity="sentence") as talk:
         await talk.write("never ", "heard")
         await talk.say("input.cancel")
         (ended,), audio = await talk.until("session.done")

@@ -239,16 +239,6 @@ def test_unusual_names_are_names(tmp_path: Path, name: str) -> None:
     assert store.find(with_voice(store, name).name) == store.voices()[0]
 
 
-def test_half_a_surrogate_in_a_transcript_is_refused(tmp_path: Path) -> None:
-    store = VoiceStore(tmp_path)
-    consent = with_consent(store)
-    with pytest.raises(InvalidRequestError) as caught:
-        store.add_voice(
-            name="Ann", consent_id=consent.id, reference=reference(text="\ud800"), language=None
-        )
-    assert caught.value.param == "text"
-
-
 # Who may see it
 
 

@@ -126,6 +126,32 @@ def test_what_is_urgent_leaves_every_other_batch_to_the_others(
     assert [batch[0][0] for batch in worker.done[1:]] == ["guess", "file"] * 3
 
 
+def test_batches_beside_live_work_are_short_and_get_long_again(worker: Worker) -> None:
+    now = [0.0]
+    batches: Batches[Job] = Batches(worker, lambda job: job[0], 4, lambda: now[0])
+
+    def step(seconds: float) -> None:
+        now[0] += seconds
+        worker.step()
+
+    held_up(worker, batches)
+    lane = batches.lane()
+    for number in range(100):
+        lane.put(("file", "long", number))
+    for _ in range(8):
+        step(0.2 * len(worker.done[-1]))  # a job takes a fifth of a second
+    batches.lane(urgent=True).put(("guess", "live", 0))
+    step(0.8)
+    step(0.1)
+    step(0.4)
+    step(5.0)
+    step(1.0)
+    assert [len(batch) for batch in worker.done[-5:]] == [1, 2, 2, 4, 4]
+    batches.close()
+    worker.go.release(100)
+    batches.join()
+
+
 def test_two_kinds_take_turns(worker: Worker, batches: Batches[Job]) -> None:
     held_up(worker, batches)
     for kind in ("file", "guess"):

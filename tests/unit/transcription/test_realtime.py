@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from services.audio.pcm import to_bytes, to_int16
+from services.audio.pcm import to_int16
 from services.server.admission import Limits
 from services.transcription import realtime
 from services.transcription.engines.protocol import (
@@ -42,6 +42,7 @@ from tests.live_app import (
     spoken,
     until,
 )
+from tests.sounds import to_bytes
 
 # A turn
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from services.audio.pcm import to_bytes
 from services.openai.realtime import AUDIO_CHARACTERS
 from services.server.admission import Limits
 from tests.fakes.transcription_engine import FakeEngine
@@ -31,6 +30,7 @@ from tests.live_app import (
     session_of,
     spoken,
 )
+from tests.sounds import to_bytes
 
 # The session
 

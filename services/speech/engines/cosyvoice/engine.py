@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from contextlib import aclosing
 from functools import partial
@@ -248,8 +247,8 @@ class CosyVoiceEngine:
         from services.speech.engines.cosyvoice.utterance import Utterance  # noqa: PLC0415  torch
 
         checkpoint, stages = self._loaded(), self._stages
-        assert stages is not None  # noqa: S101  it was just there
-        handover: Handover[Samples] = Handover(sys.maxsize, lambda frame: frame.size)
+        assert stages is not None  # noqa: S101  it is there with the model
+        handover: Handover[Samples] = Handover()
         utterance = Utterance(checkpoint, prompt, request, handover.put, handover.end)
         feeding = None
         if isinstance(said, list):

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _ALWAYS: Final = {
     Capability.LANGUAGE,
     Capability.SEED,
-    Capability.SPEED,
-    Capability.STREAMING_TEXT,
 }
 _CLONES: Final = {Capability.REFERENCE, Capability.CONVERSION}
 _NO_TOKENS: Final = torch.zeros(1, 0, dtype=torch.int32)

@@ -18,15 +18,11 @@ import numpy as np
 from services.errors import ConfigurationError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
-
-    OnFrame = Callable[[NDArray[np.int16]], bool]
 
 _AUDIO_OUTPUT_SYNCHRONOUS: Final = 2
 _DONT_EXIT: Final = 0x8000
-_FRAME_MS: Final = 200  # made in about 0.3 ms; each one costs a turn of the interpreter's lock
+_FRAME_MS: Final = 200  # of a callback; each one costs a turn of the interpreter's lock
 _POSITION_CHARACTER: Final = 1
 _CHARS_UTF8: Final = 1
 _IPA_WITH_TIES: Final = (ord("^") << 8) | 0x80 | 0x02
@@ -34,11 +30,6 @@ _END_PAUSE: Final = 0x1000
 _RATE: Final = 1
 _MALE: Final = 1
 _FEMALE: Final = 2
-
-_NORMAL_WPM: Final = 175  # speed 1.0
-# Where espeak-ng's rate scales the duration within 4 %. Below 80 it has no effect, and from 300 to
-# 450 it drops pauses (12 % too short); sonic does the rest.
-_NATIVE_WPM: Final = (80, 260)
 
 
 class _Voice(ctypes.Structure):
@@ -96,10 +87,8 @@ class EspeakLibrary:
         data_path = espeakng_loader.get_data_path()
         self._lib.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
         self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
-        self._lib.sonicCreateStream.restype = ctypes.c_void_p
-        self._lib.sonicSetSpeed.argtypes = (ctypes.c_void_p, ctypes.c_float)
         self._lock = threading.Lock()
-        self._on_frame: OnFrame | None = None
+        self._said: list[NDArray[np.int16]] = []
         self.sample_rate_hz = int(
             self._lib.espeak_Initialize(
                 _AUDIO_OUTPUT_SYNCHRONOUS, _FRAME_MS, str(data_path).encode(), _DONT_EXIT
@@ -138,97 +127,49 @@ class EspeakLibrary:
                 said.append((clause or b"").decode())
         return " ".join(said).strip()
 
-    def speak(self, text: str, *, voice: str, speed: float, on_frame: OnFrame) -> None:
-        """Speak `text`, giving int16 frames [N] of about 200 ms to `on_frame` as they are made.
+    def speak(self, text: str, *, voice: str, words_per_minute: int) -> NDArray[np.int16]:
+        """Return `text` as speech, int16 [N], with the pause after a sentence.
 
-        Returns when all is said, or within one frame after `on_frame` returned False. Blocks its
-        thread; several threads take turns. The audio ends with the pause after a sentence.
+        Blocks its thread, a millisecond or two for a second of speech; several threads take turns.
 
         Args:
             text: without NUL.
             voice: identifier of a voice, with `+NAME` for a variant.
-            speed: 0.25 to 4.0; the audio lasts about 1/speed as long.
-            on_frame: called in this thread with an array of its own; must not raise.
+            words_per_minute: 175 is the voice's own.
 
         Raises:
             EngineError: espeak-ng refused.
         """
-        wanted = round(_NORMAL_WPM * speed)
-        words_per_minute = min(max(wanted, _NATIVE_WPM[0]), _NATIVE_WPM[1])
-        stretch = None
-        if wanted != words_per_minute:
-            left_over = _NORMAL_WPM * speed / words_per_minute
-            stretch = _Stretch(self._lib, self.sample_rate_hz, left_over, on_frame)
         data = text.encode()
         with self._lock:
-            self._on_frame = stretch or on_frame
-            try:
-                status = self._lib.espeak_SetVoiceByName(voice.encode())
-                status |= self._lib.espeak_SetParameter(_RATE, words_per_minute, 0)
-                status |= self._lib.espeak_Synth(
-                    data,
-                    ctypes.c_size_t(len(data) + 1),
-                    0,
-                    _POSITION_CHARACTER,
-                    0,
-                    _CHARS_UTF8 | _END_PAUSE,
-                    None,
-                    None,
-                )
-                if stretch is not None:
-                    stretch.finish()
-            finally:
-                self._on_frame = None
-                if stretch is not None:
-                    stretch.close()
+            status = self._lib.espeak_SetVoiceByName(voice.encode())
+            status |= self._lib.espeak_SetParameter(_RATE, words_per_minute, 0)
+            status |= self._lib.espeak_Synth(
+                data,
+                ctypes.c_size_t(len(data) + 1),
+                0,
+                _POSITION_CHARACTER,
+                0,
+                _CHARS_UTF8 | _END_PAUSE,
+                None,
+                None,
+            )
+            said, self._said = self._said, []
         if status:
             raise EngineError(f"espeak-ng refused to speak with voice {voice!r}: {status}")
+        return np.concatenate([np.zeros(0, dtype=np.int16), *said])
 
     def _take(self, samples: Any, count: int, _events: int | None) -> int:
-        """Called by espeak for each frame; 1 makes it stop."""
-        if not count or not samples or self._on_frame is None:
-            return 0
-        return 0 if self._on_frame(np.ctypeslib.as_array(samples, shape=(count,)).copy()) else 1
+        """Called by espeak for each frame; 0 has it go on."""
+        if count and samples:
+            self._said.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+        return 0
 
     def _list(self, spec: Any) -> list[EspeakVoice]:
         with self._lock:
             found = self._lib.espeak_ListVoices(spec)  # a null pointer ends the array
             voices = [_voice(one.contents) for one in takewhile(bool, found)]
         return sorted(voices, key=lambda voice: voice.identifier)
-
-
-class _Stretch:
-    """Changes the speed beyond espeak's own range, with the sonic library linked into it."""
-
-    def __init__(self, lib: Any, sample_rate_hz: int, speed: float, on_frame: OnFrame) -> None:
-        self._lib = lib
-        self._stream = ctypes.c_void_p(lib.sonicCreateStream(sample_rate_hz, 1))
-        lib.sonicSetSpeed(self._stream, ctypes.c_float(speed))
-        self._on_frame = on_frame
-        self._stopped = False
-
-    def __call__(self, frame: NDArray[np.int16]) -> bool:
-        pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_short))
-        self._lib.sonicWriteShortToStream(self._stream, pointer, frame.size)
-        return self._give()
-
-    def finish(self) -> None:
-        if not self._stopped:
-            self._lib.sonicFlushStream(self._stream)
-            self._give()
-
-    def close(self) -> None:
-        self._lib.sonicDestroyStream(self._stream)
-
-    def _give(self) -> bool:
-        ready = self._lib.sonicSamplesAvailable(self._stream)
-        if ready <= 0:
-            return True
-        frame = np.empty(ready, dtype=np.int16)
-        pointer = frame.ctypes.data_as(ctypes.POINTER(ctypes.c_short))
-        self._lib.sonicReadShortFromStream(self._stream, pointer, ready)
-        self._stopped = not self._on_frame(frame)
-        return not self._stopped
 
 
 @cache

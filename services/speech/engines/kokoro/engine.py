@@ -2,10 +2,9 @@
 
 The model comes in the background. Until it is there, and in languages that it does not speak,
 espeak-ng speaks in its stead, where it is installed. A single thread computes, a sentence at a
-time, and requests take turns. Of each, one sentence is made while the one before is taken, so at
-most two wait.
+time, and requests take turns. Of each, one sentence is made while the one before is taken.
 
-The same request gives the same samples: the graph has no randomness.
+The graph has no randomness. Without a seed, though, the load decides where long sentences are cut.
 """
 
 # ruff: noqa: RUF001 (the punctuation of many scripts)
@@ -14,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -32,9 +32,10 @@ from services.errors import (
     UnavailableError,
     shown,
 )
+from services.speech.engines.ahead import one_ahead
 from services.speech.engines.espeak import voices as espeak_voices
 from services.speech.engines.espeak.engine import EspeakEngine
-from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Cancelled, Run
+from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS
 from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
 from services.speech.engines.kokoro.source import Source
 from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of, no_such_voice
@@ -58,25 +59,30 @@ if TYPE_CHECKING:
 
 Work = TypeVar("Work")
 
-_CAPABILITIES: Final = frozenset(
-    {Capability.LANGUAGE, Capability.SPEED, Capability.STREAMING_TEXT, Capability.SEED}
-)
+_CAPABILITIES: Final = frozenset({Capability.LANGUAGE, Capability.SEED})
 _FRAME: Final = SAMPLE_RATE_HZ // 5
 _SENTENCE_PAUSE_S: Final = 0.3
 _CLAUSE_PAUSE_S: Final = 0.1
-# The first sound waits for the first piece: a long sentence is cut once, at its first clause.
+# Whose listener would have to wait for a long sentence gets it clause by clause.
 _LONG_CHARACTERS: Final = 70
+_CHARACTERS_A_S: Final = 15.0  # of English
 _CLAUSE: Final = re.compile(r"(?<=\S{3})[,;:—–،、，；：](?=\s)|[、，；：]")
 _SHORTEST_CLAUSE: Final = 20
 _RETRY_S: Final = 10.0
 
 
-@dataclass(frozen=True)
-class _Speaker:
-    """Who speaks a request; `mix` is None for espeak-ng's voices."""
+class _Lead:
+    """How far what was made of a request is ahead of a listener who began with the first of it."""
 
-    voice_id: str
-    mix: Mix | None
+    ends_at: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.ends_at - time.monotonic() if self.ends_at is not None else 0.0
+
+    def add(self, seconds: float) -> None:
+        now = time.monotonic()
+        self.ends_at = max(now, self.ends_at or now) + seconds
 
 
 class KokoroEngine(SpeaksOnly):
@@ -120,7 +126,8 @@ class KokoroEngine(SpeaksOnly):
         )
         self._phonemes = Phonemes(self._stand_in.phonemes if self._stand_in else None)
         self._thread: ThreadPoolExecutor | None = None
-        self._runs: set[Run] = set()
+        self._work: set[asyncio.Task[None]] = set()
+        self._turns = 0  # in the thread, or waiting for it
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -155,8 +162,8 @@ class KokoroEngine(SpeaksOnly):
 
     @property
     def active(self) -> int:
-        """Sentences that are being made or wait for the thread."""
-        return len(self._runs) + (self._stand_in.active if self._stand_in else 0)
+        """Requests whose speech is being made."""
+        return len(self._work)
 
     async def start(self) -> None:
         """Start the stand-in, and find, download and load the model in the background."""
@@ -169,10 +176,11 @@ class KokoroEngine(SpeaksOnly):
         """Stop what is being said, end the thread and free the model."""
         thread, self._thread = self._thread, None
         self._source.close()
-        for run in tuple(self._runs):
-            run.stop()
+        work = tuple(self._work)
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
         if thread is not None:
-            thread.shutdown(wait=False, cancel_futures=True)
             await asyncio.to_thread(thread.shutdown)
         self._phonemes.clear()
         if self._stand_in is not None:
@@ -203,8 +211,8 @@ class KokoroEngine(SpeaksOnly):
         check_capabilities(self, request)
         refuse_blank(request.text)
         text = request.text if isinstance(request.text, str) else ""
-        speaker = self._speaker(request)
-        if self._language(speaker, request, text) is None:
+        voice_id = self.voice(request.voice or "").id
+        if self._language(voice_id, request, text) is None:
             if self._stand_in is None:
                 raise InvalidRequestError(
                     f"language {shown(request.language or language_by_script(text, 'en') or '')} "
@@ -212,7 +220,7 @@ class KokoroEngine(SpeaksOnly):
                     param="language",
                     code="unsupported_language",
                 )
-            self._stand_in.check(self._instead(speaker, request, text or "a"))
+            self._stand_in.check(self._instead(voice_id, request, text or "a"))
             if request.seed is not None:
                 raise unsupported(self._stand_in, "seed")
 
@@ -221,56 +229,49 @@ class KokoroEngine(SpeaksOnly):
         if self._thread is None:
             raise UnavailableError("the kokoro engine is not running", retry_after_s=_RETRY_S)
         self.check(request)
-        speaker = self._speaker(request)
-        made: asyncio.Queue[Samples | BaseException | None] = asyncio.Queue(1)
-        work = asyncio.create_task(self._make(speaker, request, made))
-        try:
-            while (piece := await made.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
+        voice_id = self.voice(request.voice or "").id
+        pause = np.zeros(0, dtype=np.float32)  # after the segment before
+        lead = _Lead()
+
+        async def say(text: str) -> AsyncGenerator[Samples, None]:
+            nonlocal pause
+            async with aclosing(self._segment(voice_id, request, text)) as pieces:
+                async for piece in pieces:
+                    if piece.size:
+                        lead.add((pause.size + piece.size) / SAMPLE_RATE_HZ)
+                        yield np.concatenate([pause, piece])
+                        pause = pause[:0]
+            ends = text.rstrip("\"'”’»)] ")[-1:]
+            pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
+            pause = np.zeros(round(pause_s * SAMPLE_RATE_HZ / request.speed), dtype=np.float32)
+
+        hurries = partial(self._hurries, lead, steady=request.seed is not None)
+        texts = _in_clauses(segments_as_written(request.text), hurries)
+        async with aclosing(one_ahead(texts, say, self._work)) as pieces:
+            async for piece in pieces:
                 for begin in range(0, piece.size, _FRAME):
                     yield piece[begin : begin + _FRAME]
-        finally:
-            work.cancel()
-            await asyncio.wait([work])
 
-    async def _make(
-        self,
-        speaker: _Speaker,
-        request: SynthesisRequest,
-        made: asyncio.Queue[Samples | BaseException | None],
-    ) -> None:
-        """Put the pieces of a request, then None or an error."""
-        end: BaseException | None = None
-        try:
-            async with aclosing(self._pieces(speaker, request)) as pieces:
-                async for piece in pieces:
-                    await made.put(piece)
-        except Exception as error:  # noqa: BLE001  raised where the pieces are taken
-            end = error
-        await made.put(end)
-
-    async def _pieces(
-        self, speaker: _Speaker, request: SynthesisRequest
+    def _segment(
+        self, voice_id: str, request: SynthesisRequest, text: str
     ) -> AsyncGenerator[Samples, None]:
-        pause = np.zeros(0, dtype=np.float32)
-        async with aclosing(_early(segments_as_written(request.text))) as texts:
-            async for text in texts:
-                language = self._language(speaker, request, text)
-                model = self._source.model
-                if language is None or model is None or speaker.mix is None:
-                    said = self._by_espeak(speaker, request, text)
-                else:
-                    mix = self._voices.spoken(speaker.voice_id, language)
-                    said = self._by_model(model, mix, language, text, request.speed)
-                async with aclosing(said) as pieces:
-                    async for piece in pieces:
-                        if piece.size:
-                            yield np.concatenate([pause, piece]) if pause.size else piece
-                            pause = pause[:0]
-                ends = text.rstrip("\"'”’»)] ")[-1:]
-                pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
-                pause = np.zeros(round(pause_s * SAMPLE_RATE_HZ / request.speed), dtype=np.float32)
+        language = self._language(voice_id, request, text)
+        model = self._source.model
+        if language is None or model is None:
+            return self._by_espeak(self._instead(voice_id, request, text))
+        mix = self._voices.spoken(voice_id, language)
+        return self._by_model(model, mix, language, text, request.speed)
+
+    def _hurries(self, lead: _Lead, text: str, *, steady: bool) -> bool:
+        """Return whether a listener would wait for a text, others' turns included.
+
+        If `steady`, only the first is hurried, so that load does not change where text is cut.
+        """
+        model = self._source.model
+        if steady or model is None:
+            return lead.ends_at is None
+        made_in_s = len(text) / _CHARACTERS_A_S / model.pace
+        return lead.seconds < made_in_s * (1 + self._turns)
 
     async def _by_model(
         self, model: Model, mix: Mix, language: str, text: str, speed: float
@@ -284,71 +285,53 @@ class KokoroEngine(SpeaksOnly):
             yield stretch.feed(await self._in_thread(say))
         yield stretch.finish()
 
-    async def _by_espeak(
-        self, speaker: _Speaker, request: SynthesisRequest, text: str
-    ) -> AsyncGenerator[Samples, None]:
+    async def _by_espeak(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         if self._stand_in is None:
             raise UnavailableError(self.lack, retry_after_s=_RETRY_S)
         resampler = Resampler(self._stand_in.sample_rate_hz, SAMPLE_RATE_HZ)
-        said = self._stand_in.synthesise(self._instead(speaker, request, text))
-        async with aclosing(said) as frames:
+        async with aclosing(self._stand_in.synthesise(request)) as frames:
             async for frame in frames:
                 yield resampler.feed(frame)
         yield resampler.finish()
 
-    async def _in_thread(self, work: Callable[[Run], Work]) -> Work:
-        """Do a piece of work in the thread, and stop it as soon as it is cancelled."""
+    async def _in_thread(self, work: Callable[[Any], Work]) -> Work:
+        """Do a piece of work in the thread, which stops as soon as it is cancelled."""
         if self._thread is None:
-            raise _closed()
-        run = Run()
-        self._runs.add(run)
-        done = self._thread.submit(work, run)
-        done.add_done_callback(lambda _: self._runs.discard(run))
-        made = asyncio.wrap_future(done)
+            raise UnavailableError("the kokoro engine was closed", retry_after_s=_RETRY_S)
+        from onnxruntime import RunOptions  # noqa: PLC0415  heavy
+
+        run = RunOptions()
+        self._turns += 1
         try:
-            await asyncio.wait([made])
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, run)
         except asyncio.CancelledError:
-            made.cancel()
-            run.stop()
-            raise
-        if made.cancelled():
-            raise _closed()
-        try:
-            return made.result()
-        except Cancelled:
-            raise _closed() from None
-        except ServiceError:
+            run.terminate = True
             raise
         except Exception as error:
             raise EngineError("kokoro failed", code="engine_failed") from error
+        finally:
+            self._turns -= 1
 
-    def _speaker(self, request: SynthesisRequest) -> _Speaker:
-        voice_id = self.voice(request.voice or "").id
-        return _Speaker(voice_id, self._voices.mix(voice_id))
-
-    def _language(self, speaker: _Speaker, request: SynthesisRequest, text: str) -> str | None:
+    def _language(self, voice_id: str, request: SynthesisRequest, text: str) -> str | None:
         """Return the language that the model speaks a text in; None if it cannot."""
-        if speaker.mix is None:
+        mix = self._voices.mix(voice_id)
+        if mix is None:
             return None
-        own = speaker.mix.language
-        if self._phonemes.language(own) is None:
+        own = mix.language
+        if own in ("ja", "zh") or self._phonemes.language(own) is None:
             own = "en-us" if not language_by_script(text, "en") else own
         tag = request.language or language_by_script(text, own) or own
         if tag == "en":
             tag = own if own.startswith("en-") else "en-us"
         return self._phonemes.language(tag)
 
-    def _instead(self, speaker: _Speaker, request: SynthesisRequest, text: str) -> SynthesisRequest:
+    def _instead(self, voice_id: str, request: SynthesisRequest, text: str) -> SynthesisRequest:
         """Return a request for what espeak-ng says in the model's place."""
-        voice_id = speaker.voice_id
-        if speaker.mix is not None and voice_id not in espeak_voices.OPENAI_VOICES:
-            variant = "f3" if speaker.mix.gender == "female" else "m3"
-            voice_id = f"{speaker.mix.language}+{variant}"
+        mix = self._voices.mix(voice_id)
+        if mix is not None and voice_id not in espeak_voices.OPENAI_VOICES:
+            variant = "f3" if mix.gender == "female" else "m3"
+            voice_id = f"{mix.language}+{variant}"
         return replace(request, text=text, voice=voice_id, seed=None)
-
-
-def _closed() -> UnavailableError:
-    return UnavailableError("the kokoro engine was closed", retry_after_s=_RETRY_S)
 
 
 def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:
@@ -363,16 +346,17 @@ def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:
         return None
 
 
-async def _early(texts: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """Yield the texts, the first one cut after its first clause if it is long."""
-    first = True
+async def _in_clauses(
+    texts: AsyncGenerator[str, None], hurries: Callable[[str], bool]
+) -> AsyncGenerator[str, None]:
+    """Yield the texts, and the clauses of a long one while there is a hurry for its rest."""
     async with aclosing(texts):
         async for text in texts:
-            if first and len(text) > _LONG_CHARACTERS:
-                clauses = (one.end() for one in _CLAUSE.finditer(text))
-                end = next((one for one in clauses if one >= _SHORTEST_CLAUSE), len(text))
-                yield text[:end]
-                text = text[end:].strip()  # noqa: PLW2901
-            first = False
-            if text:
-                yield text
+            rest = text
+            while len(rest) > _LONG_CHARACTERS and hurries(rest):
+                clauses = (one.end() for one in _CLAUSE.finditer(rest))
+                end = next((one for one in clauses if one >= _SHORTEST_CLAUSE), len(rest))
+                yield rest[:end]
+                rest = rest[end:].strip()
+            if rest:
+                yield rest

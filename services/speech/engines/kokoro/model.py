@@ -40,30 +40,11 @@ _SAMPLE: Final = "ðə wˈɛðəɹ wʌz kˈOld ænd wˈɛt."
 _LEVEL_DB: Final = -20.0  # of what sounds, as loud as the other engines
 _MOST_GAIN_DB: Final = 12.0
 _SMOOTHING: Final = 0.2
-_SHARE: Final = 0.75  # streams wait for each other's sentences, and the machine has other work
+_SHARE: Final = 0.6  # streams that begin at once wait for each other
 _MOST_GAINS: Final = 256
 _QUIET: Final = 0.003  # of the peak: 50 dB below it
 _BLOCK: Final = 120  # samples, 5 ms
 _MARGIN: Final = 4  # blocks kept around what sounds
-
-
-class Cancelled(Exception):  # noqa: N818  not a fault
-    """A run was stopped before its end."""
-
-
-class Run:
-    """One run of the model, which `stop` ends at once from any thread."""
-
-    def __init__(self) -> None:
-        from onnxruntime import RunOptions  # noqa: PLC0415  heavy
-
-        self.options: Any = RunOptions()
-        self.stopped = False
-
-    def stop(self) -> None:
-        """End it; `Model.say` raises `Cancelled`."""
-        self.stopped = True
-        self.options.terminate = True
 
 
 class Model:
@@ -107,17 +88,17 @@ class Model:
 
     @property
     def streams(self) -> int:
-        """How many streams it makes faster than they play, a quarter of its time left over."""
+        """How many streams it makes faster than they play, two fifths of its time left over."""
         return max(1, int(_SHARE * self.pace))
 
     def warm_up(self) -> None:
         """Speak twice: the first run finds out how much memory it takes, the second its pace."""
         mix = Mix(((self.voices[0], 1.0),))
-        self._gain_db(mix, Run())
+        self._gain_db(mix, None)
         self.pace = 0.0
-        self.say(_SAMPLE, mix, 1.0, Run())
+        self.say(_SAMPLE, mix, 1.0)
 
-    def say(self, phonemes: str, mix: Mix, speed: float, run: Run) -> Samples:
+    def say(self, phonemes: str, mix: Mix, speed: float, run: Any = None) -> Samples:
         """Return phonemes as speech, float32 [N], without the silence around it.
 
         All voices are equally loud; the first use of one takes a run more.
@@ -126,16 +107,15 @@ class Model:
             phonemes: 1 to 509 of Kokoro's.
             mix: voices that are there.
             speed: within `SPEEDS`.
-            run: what may stop it.
+            run: onnxruntime's `RunOptions`, whose `terminate` ends it at once.
 
         Raises:
-            Cancelled: it was stopped.
-            Exception: onnxruntime's.
+            Exception: onnxruntime's, or it was stopped.
         """
         gain_db = self._gain_db(mix, run)
         return amplified(self._say(phonemes, mix, speed, run), gain_db)
 
-    def _gain_db(self, mix: Mix, run: Run) -> float:
+    def _gain_db(self, mix: Mix, run: Any) -> float:
         if mix not in self._gains_db:
             level = loudness_db(self._say(_SAMPLE, mix, 1.0, run))
             gain = _LEVEL_DB - level if math.isfinite(level) else 0.0
@@ -144,7 +124,7 @@ class Model:
             self._gains_db[mix] = min(gain, _MOST_GAIN_DB)
         return self._gains_db[mix]
 
-    def _say(self, phonemes: str, mix: Mix, speed: float, run: Run) -> Samples:
+    def _say(self, phonemes: str, mix: Mix, speed: float, run: Any) -> Samples:
         ids = ids_of(phonemes)
         row = min(len(ids), _ROWS) - 1
         style = sum(
@@ -156,15 +136,8 @@ class Model:
             "style": style[np.newaxis].astype(self._inputs["style"]),
             "speed": np.array([speed], dtype=self._inputs["speed"]),
         }
-        if run.stopped:
-            raise Cancelled
         began = time.monotonic()
-        try:
-            said = self._session.run(None, feed, run.options)[0]
-        except Exception:
-            if run.stopped:
-                raise Cancelled from None
-            raise
+        said = self._session.run(None, feed, run)[0]
         pace = said.size / SAMPLE_RATE_HZ / (time.monotonic() - began)
         self.pace += (_SMOOTHING if self.pace else 1.0) * (pace - self.pace)
         return _without_silence(np.asarray(said, dtype=np.float32).reshape(-1))

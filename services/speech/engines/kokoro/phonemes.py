@@ -1,12 +1,15 @@
-"""Text as Kokoro's phonemes: English by dictionary, other languages by espeak-ng."""
+"""Text as Kokoro's phonemes: by dictionary, or espeak-ng's."""
 
 # ruff: noqa: RUF001 (phonemes)
 
 from __future__ import annotations
 
+import logging
 import re
+import tempfile
 import threading
 import unicodedata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from services.speech.engines.kokoro.english import PUNCTUATION, English
@@ -38,6 +41,9 @@ _VOCABULARY: Final[Mapping[str, int]] = dict(
 _BY_ESPEAK: Final = {"es": "es", "fr": "fr-fr", "hi": "hi", "it": "it", "pt": "pt-br"}
 """The languages that Kokoro's phonemes are espeak-ng's in, and what espeak-ng calls them."""
 
+_EASTERN: Final = {"zh": ("jieba", "pypinyin", "cn2an"), "ja": ("fugashi", "unidic_lite")}
+"""The languages that misaki itself reads, and what it needs for them."""
+
 # What misaki makes of espeak-ng's phonemes, the longest first; ^ ties two letters to one sound.
 _IN_KOKOROS: Final = (
     *(("a^ɪ", "I"), ("a^ʊ", "W"), ("d^z", "ʣ"), ("d^ʒ", "ʤ"), ("e^ɪ", "A"), ("o^ʊ", "O")),
@@ -53,6 +59,9 @@ _AMERICAN: Final = (("o^ʊ", "O"), ("ɜː", "ɜɹ"), ("ɜɹɹ", "ɜɹ"), ("ɪə"
 _BRITISH: Final = (("e^ə", "ɛː"), ("iə", "ɪə"), ("ə^ʊ", "Q"))
 _SYLLABIC: Final = re.compile(r"(\S)\u0329")
 _OTHER_LANGUAGE: Final = re.compile(r"\([a-z-]{2,}\)")  # espeak-ng's mark that it switches
+_LATIN: Final = re.compile(r"([A-Za-z][A-Za-z' -]*)")
+_SPACED_MARK: Final = re.compile(r"\s+(?=[.,!?;:])")
+_MANY_DIGITS: Final = re.compile(r"\d{16,}")  # more than there are names for
 _MARKS: Final = re.compile("([" + re.escape("".join(PUNCTUATION)) + "¡¿«»]+)")
 
 
@@ -62,40 +71,47 @@ class Phonemes:
     def __init__(self, espeak: Callable[[str, str], str] | None) -> None:
         """Take espeak-ng's phonemes of a text in a language; None where it is not installed."""
         self._espeak = espeak
-        self._english: dict[bool, English] = {}
-        self._lock = threading.Lock()
+        self._readers: dict[str, Callable[[str], str]] = {}
+        self._lock = threading.RLock()
 
     def language(self, tag: str) -> str | None:
         """Return what `of` calls the language of a tag; None if Kokoro cannot speak it here."""
         primary, _, region = tag.lower().replace("_", "-").partition("-")
         if primary == "en":
             return "en-gb" if region in ("gb", "uk") else "en-us"
+        if primary == "cmn":
+            primary = "zh"
+        if primary in _EASTERN:
+            return primary if all(map(find_spec, _EASTERN[primary])) else None
         return primary if self._espeak and primary in _BY_ESPEAK else None
 
     def of(self, text: str, language: str) -> str:
         """Return the phonemes of a sentence; empty if there is nothing to say."""
         text = unicodedata.normalize("NFC", text)
-        if language.startswith("en-"):
-            said = self._accent(british=language == "en-gb")(text)
-        else:
-            said = self._foreign(text, _BY_ESPEAK[language])
-        return "".join(phoneme for phoneme in said if phoneme in _VOCABULARY).strip()
+        reader = self._reader(language)
+        return "".join(phoneme for phoneme in reader(text) if phoneme in _VOCABULARY).strip()
 
     def clear(self) -> None:
         """Free the dictionaries; they are read again when they are needed."""
         with self._lock:
-            self._english.clear()
+            self._readers.clear()
 
-    def _accent(self, *, british: bool) -> English:
+    def _reader(self, language: str) -> Callable[[str], str]:
         with self._lock:
-            if british not in self._english:
-                espeak = self._espeak
-                tag = "en-gb" if british else "en-us"
-                by_espeak = (
-                    (lambda word: _english(espeak(word, tag), british=british)) if espeak else None
-                )
-                self._english[british] = English(british=british, unknown=by_espeak)
-            return self._english[british]
+            if language not in self._readers:
+                self._readers[language] = self._load(language)
+            return self._readers[language]
+
+    def _load(self, language: str) -> Callable[[str], str]:
+        if language in _BY_ESPEAK:
+            return lambda text: self._foreign(text, _BY_ESPEAK[language])
+        if language in _EASTERN:
+            return _eastern(language, self._reader("en-us"))
+        espeak, british = self._espeak, language == "en-gb"
+        unknown = None
+        if espeak is not None:
+            unknown = lambda word: _english(espeak(word, language), british=british)  # noqa: E731
+        return English(british=british, unknown=unknown)
 
     def _foreign(self, text: str, tag: str) -> str:
         if self._espeak is None:
@@ -109,6 +125,37 @@ class Phonemes:
                 before = " " if part[0].isspace() else ""
                 parts.append(f"{before}{said}{' ' if part[-1].isspace() else ''}")
         return " ".join("".join(parts).split())
+
+
+def _eastern(language: str, english: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a reader of Chinese or Japanese, with English words in it."""
+    native = _chinese() if language == "zh" else _japanese()
+
+    def read(text: str) -> str:
+        parts = enumerate(_LATIN.split(text))
+        said = " ".join(english(part) if at % 2 else native(part) for at, part in parts)
+        return _SPACED_MARK.sub("", said).strip()
+
+    return read
+
+
+def _chinese() -> Callable[[str], str]:
+    import jieba  # noqa: PLC0415  heavy
+    from misaki.zh import ZHG2P  # noqa: PLC0415
+
+    jieba.setLogLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:  # it would trust a cache that anyone can write
+        jieba.dt.tmp_dir = folder
+        jieba.initialize()
+    reader = ZHG2P()
+    return lambda text: reader(_MANY_DIGITS.sub(lambda run: " ".join(run[0]), text))[0]
+
+
+def _japanese() -> Callable[[str], str]:
+    from misaki.cutlet import Cutlet  # noqa: PLC0415  heavy
+
+    reader = Cutlet()
+    return lambda text: reader(text)[0]
 
 
 def _english(said: str, *, british: bool) -> str:

@@ -210,7 +210,7 @@ def mix_of(written: str, there: Collection[str] = ()) -> Mix | None:
     return Mix(tuple((name, weight / total) for name, weight in heaviest))
 
 
-_SPOKEN: Final = ("en-us", "en-gb", "es", "fr", "hi", "it", "pt")
+_SPOKEN: Final = ("en-us", "en-gb", "es", "fr", "hi", "it", "pt", "zh", "ja")
 _ACCENTS: Final = {
     "a": "an American",
     "b": "a Briton",

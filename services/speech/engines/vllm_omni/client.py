@@ -15,9 +15,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
-import numpy as np
 
-from services.audio.pcm import to_float32
+from services.audio.pcm import from_pieces
 from services.errors import (
     EngineError,
     InvalidRequestError,
@@ -85,17 +84,15 @@ class OmniClient:
             EngineError: it failed, broke off, or made no sample.
             UnavailableError: it cannot be reached, or fell silent.
         """
-        made = 0
-        odd = b""
-        async with aclosing(self._pieces(text, voice, "pcm")) as pieces:
-            async for piece in pieces:
-                data = odd + piece
-                whole = len(data) - len(data) % 2
-                odd = data[whole:]
-                if whole:
-                    made += whole
-                    yield to_float32(np.frombuffer(data[:whole], dtype="<i2"))
-        if not made:
+        is_silent = True
+        async with (
+            aclosing(self._pieces(text, voice, "pcm")) as pieces,
+            aclosing(from_pieces(pieces)) as frames,
+        ):
+            async for frame in frames:
+                is_silent = False
+                yield frame
+        if is_silent:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
 
     async def trial(self, voice: Mapping[str, str]) -> None:

@@ -28,14 +28,14 @@ from services.errors import (
     UnavailableError,
     shown,
 )
+from services.speech.engines.ahead import one_ahead
 from services.speech.engines.murmur import murmur
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
-from services.speech.engines.segments import refuse_blank
+from services.speech.engines.segments import refuse_blank, segments_as_written
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.keeper import Keeper
 from services.speech.engines.vllm_omni.process import OmniProcess
-from services.speech.engines.vllm_omni.references import References, demand_transcript, recording_of
-from services.speech.engines.vllm_omni.synthesis import Synthesis
+from services.speech.engines.vllm_omni.references import References, demand_transcript, inline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -59,7 +59,7 @@ class VllmOmniEngine(SpeaksOnly):
     streams = None
     lack = ""
     loading = False
-    capabilities = frozenset({Capability.REFERENCE, Capability.SPEED, Capability.STREAMING_TEXT})
+    capabilities = frozenset({Capability.REFERENCE})
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class VllmOmniEngine(SpeaksOnly):
             start_timeout_s=start_timeout_s,
         )
         self._session: aiohttp.ClientSession | None = None
-        self._jobs: set[Synthesis] = set()
+        self._work: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
 
     @property
@@ -106,7 +106,7 @@ class VllmOmniEngine(SpeaksOnly):
     @property
     def active(self) -> int:
         """Syntheses that the server works on, or whose text is not all there yet."""
-        return sum(not job.task.done() for job in self._jobs)
+        return len(self._work)
 
     async def start(self) -> None:
         """Start the server, or wait for it, and have it say a word.
@@ -128,11 +128,10 @@ class VllmOmniEngine(SpeaksOnly):
 
     async def close(self) -> None:
         """Stop what is being said; a server of ours is ended."""
-        gone = UnavailableError("the vllm_omni engine was closed", retry_after_s=1.0)
-        await asyncio.gather(*(job.stop(gone) for job in tuple(self._jobs)))
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        tasks = (*self._work, *self._chores)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._references.close()
         await self._keeper.close()
         if self._session is not None:
@@ -202,18 +201,13 @@ class VllmOmniEngine(SpeaksOnly):
         if not self.ready:
             raise UnavailableError("the vLLM-Omni server is not running", retry_after_s=5.0)
         stretch = TimeStretch(SAMPLE_RATE_HZ, request.speed)
-        job = Synthesis(request.text, partial(self._speak, reference))
-        self._jobs.add(job)
-        try:
-            async with aclosing(job.frames()) as frames:
-                async for frame in frames:
-                    if (stretched := stretch.feed(frame)).size:
-                        yield stretched
-            if (rest := stretch.finish()).size:
-                yield rest
-        finally:
-            self._jobs.discard(job)
-            await job.stop()
+        say = partial(self._speak, reference)
+        async with aclosing(one_ahead(segments_as_written(request.text), say, self._work)) as said:
+            async for frame in said:
+                if (stretched := stretch.feed(frame)).size:
+                    yield stretched
+        if (rest := stretch.finish()).size:
+            yield rest
 
     async def _speak(self, reference: VoiceReference, text: str) -> AsyncGenerator[Samples, None]:
         """Yield one segment, and tell the keeper how it went."""
@@ -229,7 +223,7 @@ class VllmOmniEngine(SpeaksOnly):
 
     async def _trial(self, client: OmniClient) -> None:
         """Have a server say a word; it may have lost the voices that it knew."""
-        await client.trial(recording_of(murmur(SAMPLE_RATE_HZ)).inline())
+        await client.trial(inline(murmur(SAMPLE_RATE_HZ)))
         self._references.server_is_new()
         await self._references.clean(client)
 

@@ -10,17 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import io
 import logging
-import wave
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from services.audio.pcm import to_bytes
-from services.audio.resample import Resampler
+from services.audio.encode import open_encoder
 from services.errors import InvalidRequestError, ServiceError, UnavailableError
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, unmarked
 
@@ -33,18 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
-
-@dataclass(frozen=True)
-class Recording:
-    """A recording as it is sent: 16-bit mono WAV, at most 24 kHz, and its transcript."""
-
-    wav: bytes
-    text: str
-
-    def inline(self) -> dict[str, str]:
-        """Return the fields of a request that carries it."""
-        url = f"data:audio/wav;base64,{base64.b64encode(self.wav).decode()}"
-        return {"ref_audio": url, "ref_text": self.text}
+_MOST_BYTES: Final = 16 << 20  # of a recording, so that its header states its length
 
 
 class References:
@@ -70,8 +53,8 @@ class References:
                 self._uploads.pop(voice_id, None)
             else:
                 return
-        recording = await asyncio.to_thread(recording_of, reference)
-        async with aclosing(client.speech(text, recording.inline())) as frames:
+        recording = await asyncio.to_thread(inline, reference)
+        async with aclosing(client.speech(text, recording)) as frames:
             async for frame in frames:
                 yield frame
 
@@ -115,10 +98,10 @@ class References:
         return await asyncio.shield(upload)
 
     async def _upload(self, client: OmniClient, reference: VoiceReference, voice_id: str) -> bool:
-        recording = await asyncio.to_thread(recording_of, reference)
+        wav = await asyncio.to_thread(_wav, reference)
         self._unwanted.discard(voice_id)
         try:
-            await client.upload(server_name(voice_id), recording.wav, recording.text)
+            await client.upload(server_name(voice_id), wav, _transcript(reference))
         except ServiceError as error:
             log.warning("voice %s is sent with each request: %s", voice_id, error)
             if isinstance(error, UnavailableError):
@@ -136,7 +119,7 @@ def demand_transcript(reference: VoiceReference) -> None:
     Raises:
         InvalidRequestError: it does (`missing_required_parameter`).
     """
-    if not (reference.text and unmarked(reference.text).strip()):
+    if not _transcript(reference):
         raise InvalidRequestError(
             "ref_text is needed: the vllm_omni engine clones a voice only with what is said in "
             "its recording",
@@ -150,21 +133,19 @@ def server_name(voice_id: str) -> str:
     return f"bentovox-{hashlib.sha256(voice_id.encode()).hexdigest()[:32]}"
 
 
-def recording_of(reference: VoiceReference) -> Recording:
-    """Return a recording as vLLM-Omni takes it."""
-    samples, rate = reference.samples, reference.sample_rate_hz
-    if rate > SAMPLE_RATE_HZ:  # the model hears no more than that
-        resampler = Resampler(rate, SAMPLE_RATE_HZ)
-        samples = np.concatenate([resampler.feed(samples), resampler.finish()])
-        rate = SAMPLE_RATE_HZ
-    return Recording(_wav(samples, rate), unmarked(reference.text or "").strip())
+def inline(reference: VoiceReference) -> dict[str, str]:
+    """Return the fields of a request that carries a recording."""
+    url = f"data:audio/wav;base64,{base64.b64encode(_wav(reference)).decode()}"
+    return {"ref_audio": url, "ref_text": _transcript(reference)}
 
 
-def _wav(samples: Samples, sample_rate_hz: int) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(sample_rate_hz)
-        writer.writeframes(to_bytes(samples))
-    return file.getvalue()
+def _wav(reference: VoiceReference) -> bytes:
+    """Return a recording as 16-bit mono WAV at the model's 24 kHz."""
+    encoder = open_encoder(
+        "wav", reference.sample_rate_hz, to_hz=SAMPLE_RATE_HZ, whole_bytes=_MOST_BYTES
+    )
+    return encoder.feed(reference.samples) + encoder.finish()
+
+
+def _transcript(reference: VoiceReference) -> str:
+    return unmarked(reference.text or "").strip()

@@ -2,15 +2,17 @@
 
 Each requester has a lane. The lane that has waited longest decides what kind of work comes next,
 and lanes take turns, so hours of work in one hold up another for no longer than its turn. Urgent
-lanes, for live speech, get every other batch while they need it.
+lanes, for live speech, get every other batch while they need it, and the batches between are kept
+short.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -19,12 +21,19 @@ log = logging.getLogger("bentovox.transcription")
 
 Job = TypeVar("Job")
 
+_LIVE_S: Final = 5.0  # after urgent work, more of it is expected for so long
+_TURN_S: Final = 0.5  # for which such work may have to wait, if a job is that short
+
 
 class Batches(Generic[Job]):
     """One thread that works on batches of jobs of one kind."""
 
     def __init__(
-        self, work: Callable[[list[Job]], None], kind: Callable[[Job], Hashable], most: int
+        self,
+        work: Callable[[list[Job]], None],
+        kind: Callable[[Job], Hashable],
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the thread.
 
@@ -32,14 +41,18 @@ class Batches(Generic[Job]):
             work: does a batch, and handles its results and errors itself.
             kind: jobs of the same kind can be done together.
             most: the most jobs of a batch.
+            clock: seconds.
         """
         self._work = work
         self._kind = kind
         self._most = most
+        self._clock = clock
         self._changed = threading.Condition()
         self._usual: deque[Lane[Job]] = deque()
         self._urgent: deque[Lane[Job]] = deque()
         self._was_urgent = False
+        self._urgent_until = 0.0
+        self._job_s = 0.0  # how long a job that is not urgent took of late
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="whisper-batches", daemon=True)
         self._thread.start()
@@ -68,17 +81,25 @@ class Batches(Generic[Job]):
                 self._changed.wait_for(lambda: self._closed or self._usual or self._urgent)
                 if self._closed:
                     return
-                batch = self._next()
+                batch = self._next(self._clock())
+            began = self._clock()
             try:
                 self._work(batch)
             except Exception:  # if the thread ended, everybody would wait for ever
                 log.exception("a batch of %d failed", len(batch))
+            if not self._was_urgent:
+                self._job_s += ((self._clock() - began) / len(batch) - self._job_s) / 2
             del batch  # frees its memory while there is nothing to do
 
-    def _next(self) -> list[Job]:
+    def _next(self, now: float) -> list[Job]:
         """Take jobs from the lanes in turn, of the same kind as the first lane's."""
         self._was_urgent = bool(self._urgent) and not (self._was_urgent and self._usual)
         waiting = self._urgent if self._was_urgent else self._usual
+        most = self._most
+        if self._was_urgent:
+            self._urgent_until = now + _LIVE_S
+        elif now < self._urgent_until and self._job_s:
+            most = min(most, max(1, int(_TURN_S / self._job_s)))
         kind = self._kind(waiting[0].jobs[0])
         batch: list[Job] = []
         given: list[Lane[Job]] = []
@@ -86,7 +107,7 @@ class Batches(Generic[Job]):
         while took:
             took = False
             for lane in waiting:
-                if len(batch) < self._most and lane.jobs and self._kind(lane.jobs[0]) == kind:
+                if len(batch) < most and lane.jobs and self._kind(lane.jobs[0]) == kind:
                     batch.append(lane.jobs.popleft())
                     took = True
                     if lane not in given:

@@ -129,7 +129,7 @@ class FasterWhisperEngine:
         self.check(request)
         model, batches = self._loaded()
         # As many windows as a batch and one more, which is cut while the batch is decoded.
-        handover: Handover[list[Segment]] = Handover(0, lambda _: 0)
+        handover: Handover[list[Segment]] = Handover()
         hearing = Recording(model, batches, request, handover, self._batch + 1)
         self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))

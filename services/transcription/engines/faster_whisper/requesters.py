@@ -119,7 +119,6 @@ class Recording:
             self._timelines[job.index],
             words=self._request.words,
             logprobs=self._request.logprobs,
-            speech=self._request.cutting is not None,
         )
         with self._lock:
             if job.tells and self._telling:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from services.transcription.engines.faster_whisper.windows import Timeline
 
 _LEAST_REST: Final = 10  # frames, a tenth of a second: less is not decoded again
-_MOST_UNHEARD: Final = 200  # frames, two seconds: more speech is decoded again
-_FEWEST_TOKENS_A_S: Final = 2.5  # of speech with short pauses, which has 3 to 5 as a rule
 _MOST_ROUNDS: Final = 8
 
 
@@ -27,12 +25,10 @@ def segments(
     *,
     words: bool,
     logprobs: bool,
-    speech: bool,
 ) -> tuple[list[Segment], int]:
     """Return a window's segments, and the frame from which it has to be decoded again.
 
-    That is its last frame, unless the window ended in words without their last time, or, where all
-    of it is `speech`, the model stopped long before its end, as it may do after a prompt.
+    That is its last frame, unless the window ended in words without their last time.
     """
     job, decoded, encoded, language = heard.job, heard.decoded, heard.encoded, heard.language
     task = job.requester.options.task
@@ -44,14 +40,6 @@ def segments(
         if 0 <= seek < frames and sum(len(one["tokens"]) for one in found) < len(decoded.tokens):
             found = [*found, _rest(decoded.tokens, found, frames)]
         seek = frames
-        if speech and found and job.rounds < _MOST_ROUNDS:
-            last = found[-1]
-            if len(last["tokens"]) < _FEWEST_TOKENS_A_S * (last["end"] - last["start"]):
-                aligned = [{**one} for one in found]  # it lacks its last time
-                model.add_words(aligned, encoded, language, task, frames)
-                last["end"] = aligned[-1]["end"]
-            end = round(last["end"] * FRAMES_PER_S)
-            seek = end if 0 < end < frames - _MOST_UNHEARD else frames
     # Judged by the model's own times: those of words may coincide where there is text.
     found = [
         one for one in found if one["start"] != one["end"] and model.text(one["tokens"]).strip()

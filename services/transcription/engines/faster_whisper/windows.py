@@ -184,7 +184,7 @@ def _best_cut(most: int, judge: Callable[[int, int], Sequence[float]]) -> int:
     """Return which of `most` frames to cut before, from `judge(low, high)`, their P(speech).
 
     That is the middle of the best pause in the last third, or else in the second third, or else the
-    quietest frame of the last third.
+    quietest frame of the last tenth.
     """
     late = 2 * most // 3
     speech = judge(late, most)
@@ -192,7 +192,8 @@ def _best_cut(most: int, judge: Callable[[int, int], Sequence[float]]) -> int:
         return late + at
     if at := _pause(judge(most // 3, late)):
         return most // 3 + at
-    return max(1, late + min(range(len(speech)), key=lambda frame: speech[frame]))
+    last = range(most - most // 10 - late, most - late)
+    return max(1, late + min(last, key=lambda frame: speech[frame], default=0))
 
 
 def _pause(speech: Sequence[float]) -> int:

@@ -92,10 +92,11 @@ def test_a_layout_of_two_images_is_refused(layouts: Layouts) -> None:
         archive.read(str(one))
 
 
+@zstd
 def test_a_missing_command_is_named(layouts: Layouts, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = layouts.make({"a": "1"})
+    path = layouts.make({"a": "1"}, compression="zstd")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CiError, match="compressed with gzip: install the package gzip"):
+    with pytest.raises(CiError, match="compressed with zstd: install the package zstd"):
         archive.read(str(path))
 
 
@@ -114,9 +115,15 @@ def test_an_image_of_the_engine_is_what_it_saves(
     layouts: Layouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = layouts.archived(*LAYERS)
+
+    def save(verb: str, output: str, name: str) -> str:
+        assert (verb, name) == ("save", "of:engine")
+        shutil.copyfile(saved, output.removeprefix("--output="))
+        return ""
+
     monkeypatch.setattr(docker, "ready", lambda: "")
     monkeypatch.setattr(docker, "inspect", lambda _: {"Id": "sha256:0"})
-    monkeypatch.setattr(docker, "stream", lambda *_: saved.open("rb"))
+    monkeypatch.setattr(docker, "call", save)
     assert archive.read("of:engine").layers == archive.read(str(saved)).layers
 
 

@@ -47,14 +47,6 @@ def test_a_fault_is_exit_code_1_and_stands_in_the_table(
     assert "faults named above: 2" in said.err
 
 
-def test_top_shows_the_largest(
-    layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image = layouts.make(BASE, CODE)
-    main(["layers", str(image), "--base", base, "--top", "1"])
-    assert "3.0 MiB  usr/lib/x.so" in capsys.readouterr().out
-
-
 def test_a_secrets_value_is_never_printed(
     layouts: Layouts, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,8 +9,8 @@ def seen(layouts: Layouts, *layers: Files) -> FileSystem:
 
 def test_the_upper_layer_wins(layouts: Layouts) -> None:
     found = seen(layouts, {"a": "1", "b": "1"}, {"a": "22"})
-    assert {path: placed.layer.number for path, placed in found.files.items()} == {"a": 2, "b": 1}
-    assert [(lost.placed.file.path, lost.by.number) for lost in found.hidden] == [("a", 2)]
+    assert {path: layer.number for path, (_, layer) in found.files.items()} == {"a": 2, "b": 1}
+    assert [(lost.path, lost.other.number) for lost in found.hidden] == [("a", 2)]
 
 
 def test_a_whiteout_removes_a_file_and_a_directory(layouts: Layouts) -> None:
@@ -20,7 +20,7 @@ def test_a_whiteout_removes_a_file_and_a_directory(layouts: Layouts) -> None:
 
 def test_what_is_removed_can_come_again(layouts: Layouts) -> None:
     found = seen(layouts, {"d/x": "1"}, {".wh.d": ""}, {"d/x": "2"})
-    assert found.files["d/x"].layer.number == 3
+    assert found.files["d/x"][1].number == 3
 
 
 def test_an_opaque_directory_hides_the_layers_below_and_not_its_own(layouts: Layouts) -> None:
@@ -31,4 +31,4 @@ def test_an_opaque_directory_hides_the_layers_below_and_not_its_own(layouts: Lay
 def test_a_file_in_the_place_of_a_directory_hides_all_of_it(layouts: Layouts) -> None:
     found = seen(layouts, {"d/x": "", "d/e/y": ""}, {"d": "->other"}, {"d/e/z": ""})
     assert set(found.files) == {"d/e/z"}
-    assert {lost.placed.file.path for lost in found.hidden} == {"d/x", "d/e/y", "d"}
+    assert {lost.path for lost in found.hidden} == {"d/x", "d/e/y", "d"}
