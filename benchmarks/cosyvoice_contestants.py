@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.contestants import Server, Service, Worker, free_port
 from benchmarks.streams import Turn, over_http
-from services.speech.engines.cosyvoice.prompt_marks import prompt_text
+from services.speech.engines.cosyvoice.text import prompt_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
