@@ -13,7 +13,7 @@ from services.openai.paths import REALTIME, SOCKETS
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.speech.routes import ADMITTED, handlers_of
+from services.speech.routes import handlers_of
 from services.speech.socket import SpeechSocket
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
@@ -130,7 +130,7 @@ async def _nothing() -> AsyncIterator[None]:
 
 def role_of(role: str, **app: Any) -> Shell:
     """Return a role that is ready, in its shell."""
-    rest = {"handlers": {}, "admitted": frozenset(), **app}
+    rest = {"handlers": {}, **app}
     return Shell(
         RoleApp(
             role=role,
@@ -149,7 +149,6 @@ def speech_role(engine: FakeEngine) -> Shell:
     return role_of(
         "speech",
         handlers=handlers_of(speakers, models, untold),
-        admitted=ADMITTED,
         sockets={SOCKETS["speech"]: SpeechSocket(speakers, models, untold)},
     )
 
