@@ -188,6 +188,16 @@ class CosyVoiceSettings(HubModelSettings):
         "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
         description="A model directory, or an id on Hugging Face.",
     )
+    llm: str = Field(
+        "llm.pt",
+        description="The file with the language model's weights; Fun-CosyVoice3 also has "
+        "llm.rl.pt, learned further by reinforcement: fewer words go wrong.",
+    )
+    lexicon: str = Field(
+        "",
+        description="A file with words that the model says wrong, and how to spell them for it, as "
+        'a JSON object: {"SQL": "sequel"}.',
+    )
     code: str = Field(
         "",
         description="Upstream's code, as `python -m ci cosyvoice` brings it; empty: "
@@ -255,6 +265,12 @@ class VllmOmniSettings(Section):
 class SpeechSettings(ChosenEngineSettings):
     """The speech role."""
 
+    slots: int = Field(
+        16,
+        ge=1,
+        description="Requests served at the same time; fewer where cosyvoice or kokoro cannot make "
+        "so many without a gap.",
+    )
     engine: str = Field(
         "espeak",
         description="The engine: espeak (embedded, no download), kokoro (natural voices on a CPU), "

@@ -44,8 +44,7 @@ def line(model: Any, seed: int) -> tokens.Line:
         text=torch.tensor([ids(9)], dtype=torch.int32),
         lm_speech=torch.tensor([ids(40)], dtype=torch.int32),
     )
-    drawn = randomness.seeded(seed, torch.device("cpu"))
-    return tokens.Line(prompt, text, randomness.Sampler(model.lm, drawn))
+    return tokens.Line(prompt, text, randomness.Sampler(model.lm, seed))
 
 
 def alone(model: Any, seed: int) -> list[int]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from services.speech.engines.cosyvoice.download import NEEDED, REVISIONS, check
+from services.speech.engines.cosyvoice.download import LLM, NEEDED, REVISIONS, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +25,16 @@ ROOT = Path(__file__).parents[2]
 MODEL = "FunAudioLLM/CosyVoice2-0.5B"
 COMMIT = REVISIONS[MODEL]
 WEIGHTS = bytes(range(256)) * 4096 * 12  # 12 MiB: the library keeps what it has by 10 MiB
+LOCATE = """
+import logging, pathlib, sys
+from services.errors import ConfigurationError
+from services.speech.engines.cosyvoice.download import locate
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+try:
+    print(locate("{model}", {options}))
+except ConfigurationError as error:
+    sys.exit(error.message)
+"""
 TOO_MUCH = ("flow.decoder.estimator.fp32.onnx", "llm.rl.pt", "flow.encoder.fp32.zip", "README.md")
 
 
@@ -114,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub() -> Iterator[StandIn]:
     stand_in = StandIn()
-    names = ("cosyvoice2.yaml", *NEEDED[2], *TOO_MUCH)
+    names = ("cosyvoice2.yaml", LLM, *NEEDED[2], *TOO_MUCH)
     stand_in.files = {name: name.encode() for name in names} | {"llm.pt": WEIGHTS}
 
     server = ThreadingHTTPServer(
@@ -140,17 +150,17 @@ class Done:
 
 @pytest.fixture
 def fetch(hub: StandIn, tmp_path: Path) -> Callable[..., Done]:
-    """Return `fetch(*options, model=…, **variables)`: the command in a process of its own.
+    """Return `fetch(model, options, **variables)`: what `locate` finds in a process of its own.
 
     The library reads its environment when it is imported.
     """
 
-    def run(*options: str, model: str = MODEL, **variables: str) -> Done:
+    def run(model: str = MODEL, options: str = "", **variables: str) -> Done:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         environ = {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), **variables}
-        command = [sys.executable, "-m", "services.speech.engines.cosyvoice.download", model]
+        command = [sys.executable, "-c", LOCATE.format(model=model, options=options)]
         done = subprocess.run(
-            [*command, *options], cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+            command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
         )
         return Done(Path(done.stdout.strip() or "/none"), done.stderr, done.returncode)
 
@@ -180,20 +190,23 @@ def test_a_pinned_model_that_is_there_needs_no_network(
 
 
 def test_a_branch_is_looked_up_and_its_commit_said(fetch: Callable[..., Done]) -> None:
-    done = fetch("--revision", "main")
+    done = fetch(options="revision='main'")
     assert done.path.name == COMMIT
     assert f"{MODEL} at main is commit {COMMIT}" in done.log
 
 
 def test_what_is_asked_for_besides_comes_too(fetch: Callable[..., Done]) -> None:
-    done = fetch("--also", "flow.decoder.estimator.fp32.onnx")
-    assert (done.path / "flow.decoder.estimator.fp32.onnx").is_file()
+    also = "also=['llm.rl.pt', 'flow.decoder.estimator.fp32.onnx']"
+    done = fetch(options=also)
+    assert {path.name for path in done.path.iterdir()} & set(TOO_MUCH) == {*TOO_MUCH[:2]}
+    assert not (done.path / "llm.pt").exists()
     without = fetch()
-    assert fetch("--also", "flow.decoder.estimator.fp32.onnx").path == without.path
+    assert fetch(options=also).path == without.path
 
 
 def test_another_cache_is_used(fetch: Callable[..., Done], tmp_path: Path) -> None:
-    assert fetch("--cache", str(tmp_path / "models")).path.is_relative_to(tmp_path / "models")
+    cache = tmp_path / "models"
+    assert fetch(options=f"cache=pathlib.Path('{cache}')").path.is_relative_to(cache)
     assert not (tmp_path / "hf" / "hub").exists()
 
 
@@ -213,7 +226,7 @@ def test_offline_takes_the_cache_or_says_how_to_fill_it(
     assert refused.code == 1
     last = refused.log.splitlines()[-1]
     assert "downloads are off" in last
-    assert f"download {MODEL} --revision {COMMIT}" in last
+    assert f"hf download {MODEL} --revision {COMMIT}" in last
     found = fetch()
     hub.asked.clear()
     assert fetch(HF_HUB_OFFLINE="1").path == found.path
@@ -221,13 +234,13 @@ def test_offline_takes_the_cache_or_says_how_to_fill_it(
 
 
 def test_a_model_that_does_not_exist_is_told(fetch: Callable[..., Done]) -> None:
-    done = fetch(model="FunAudioLLM/Nothing")
+    done = fetch("FunAudioLLM/Nothing")
     assert done.code == 1
     assert " does not give 'FunAudioLLM/Nothing'" in done.log.splitlines()[-1]
 
 
 def test_a_revision_that_does_not_exist_is_told(fetch: Callable[..., Done]) -> None:
-    done = fetch("--revision", "v9")
+    done = fetch(options="revision='v9'")
     assert done.code == 1
     assert "at revision 'v9'" in done.log.splitlines()[-1]
 
@@ -242,11 +255,12 @@ def test_a_repository_that_lacks_a_file_names_it(fetch: Callable[..., Done], hub
 def test_a_hub_that_is_down_does_not_stop_a_model_that_is_there(
     fetch: Callable[..., Done], hub: StandIn
 ) -> None:
-    found = fetch("--revision", "main")
+    main = "revision='main'"
+    found = fetch(options=main)
     hub.is_down = True
-    again = fetch("--revision", "main")
-    assert again.path == found.path
-    assert "taking what was downloaded before" in again.log
-    refused = fetch("--revision", "main", "--cache", str(found.path / "empty"))
+    assert fetch(options=main).path == found.path
+    elsewhere = found.path / "empty"
+    refused = fetch(options=f"{main}, cache=pathlib.Path('{elsewhere}')")
     assert refused.code == 1
-    assert "could not be downloaded: 127.0.0.1" in refused.log.splitlines()[-1]
+    assert "cannot be reached" in refused.log.splitlines()[-1]
+    assert f"hf download {MODEL} --cache-dir {elsewhere}" in refused.log.splitlines()[-1]

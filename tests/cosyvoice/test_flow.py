@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     import torch
 
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.flow import Said
+    from services.speech.engines.cosyvoice.flow import Part
     from tests.cosyvoice.tiny import Family
 
 # How many tokens a prompt has, how many were said, and a seed for the rest.
 REQUESTS = st.tuples(st.integers(0, 60), st.integers(4, 120), st.integers(0, 999))
 
 
-def said(prompted: int, count: int, seed: int, *, is_last: bool) -> Said:
+def said(prompted: int, count: int, seed: int, *, is_last: bool) -> Part:
     import torch  # noqa: PLC0415  heavy
 
     from services.speech.engines.cosyvoice import flow, modes  # noqa: PLC0415  torch
@@ -34,10 +34,10 @@ def said(prompted: int, count: int, seed: int, *, is_last: bool) -> Said:
         flow_speech=torch.randint(0, 6561, (1, prompted), generator=torch_rng, dtype=torch.int32),
         flow_mel=torch.randn(1, 2 * prompted, 80, generator=torch_rng),
     )
-    return flow.Said(prompt, [rng.randrange(6561) for _ in range(count)], is_last)
+    return flow.Part(prompt, [rng.randrange(6561) for _ in range(count)], is_last)
 
 
-def upstreams(flow: Any, one: Said, *, streaming: bool) -> Any:
+def upstreams(flow: Any, one: Part, *, streaming: bool) -> Any:
     """Return the mel of upstream's own `inference`."""
     import torch  # noqa: PLC0415  heavy
 
@@ -94,17 +94,17 @@ def sounded(model: Checkpoint, count: int, larger: list[int]) -> torch.Tensor:
     """Return a segment's sound, where each part may be larger than upstream's by so much."""
     import torch  # noqa: PLC0415  heavy
 
-    from services.speech.engines.cosyvoice import chunks, flow, randomness  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice import chunks, flow  # noqa: PLC0415  torch
 
     one = said(40, count, 7, is_last=True)
-    noise = randomness.seeded(7, torch.device("cpu"))
+    noise = random.Random(7)  # noqa: S311
     parts, waves = chunks.chunks(model, one.prompt, noise, None), []
     for most in itertools.cycle(larger):
         part = parts.next(list(one.tokens), complete=True, most=most)
         assert part is not None
         parts.take(part)
-        (mel,) = flow.mels(model.vocoder.flow, [part.said], streaming=True)
+        (mel,) = flow.mels(model.vocoder.flow, [part], streaming=True)
         waves.append(parts.sound(mel, part))
-        if part.said.is_last:
+        if part.is_last:
             return torch.cat(waves, dim=1)
     raise AssertionError

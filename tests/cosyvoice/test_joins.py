@@ -49,7 +49,7 @@ def engine(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> CosyVoiceEng
     for name in ("_encoded", "_solved"):
         of_ours = getattr(flow, name)
         monkeypatch.setattr(flow, name, partial(_streaming, of_ours))
-    monkeypatch.setattr(utterance, "_IN_TIME", 0.0)
+    monkeypatch.setattr(utterance, "IN_TIME", 0.0)
     return engine
 
 
@@ -128,10 +128,7 @@ def hift(upstream: upstream_code.Code) -> Any:
     from cosyvoice.hifigan.f0_predictor import ConvRNNF0Predictor  # noqa: PLC0415
     from cosyvoice.hifigan.generator import HiFTGenerator  # noqa: PLC0415
 
-    from services.speech.engines.cosyvoice import randomness  # noqa: PLC0415
-
     del upstream  # it is there
-    randomness.install()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         made = HiFTGenerator(
@@ -214,15 +211,3 @@ def test_a_frame_is_heard_no_longer_after_than_the_vocoder_goes_back(hift: Any) 
     assert pitch.isnan().nonzero().flatten().tolist() == list(
         range(at - PITCH_REACH, at + PITCH_REACH + 1)
     )
-
-
-def test_noise_of_a_start_is_the_start_of_the_noise(upstream: upstream_code.Code) -> None:
-    import torch  # noqa: PLC0415
-
-    from services.speech.engines.cosyvoice.randomness import Noise  # noqa: PLC0415
-
-    del upstream
-    short, long = (
-        Noise(3, 1000, torch.device("cpu")).draw("randn", (1, steps, 9), {}) for steps in (77, 1000)
-    )
-    assert torch.equal(short, long[:, :77])

@@ -48,8 +48,7 @@ def copied(tiny_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Pat
 
 
 def loaded(model: Path, **switched: Any) -> Checkpoint:
-    accelerated = checkpoint.Acceleration(**switched)
-    return checkpoint.load(model, code_root=None, device="cpu", accelerated=accelerated)
+    return checkpoint.load(model, code_root=None, device="cpu", **switched)
 
 
 def replaced(path: Path, content: bytes) -> None:
@@ -151,7 +150,7 @@ def test_loading_leaves_every_random_state_of_the_process_as_it_was(
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family in (1, 2) for name in download.NEEDED[family]],
+    [(family, name) for family in (1, 2) for name in (download.LLM, *download.NEEDED[family])],
 )
 def test_a_file_that_is_missing_is_named(
     copied: Callable[..., Path], family: Family, name: str
@@ -210,6 +209,17 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
     assert not (tmp_path / "ran").exists()
 
 
+def test_the_language_model_is_the_file_that_is_chosen(copied: Callable[..., Path]) -> None:
+    import torch  # noqa: PLC0415  heavy
+
+    model = copied(1, "sft")
+    weights = torch.load(model / "llm.pt")
+    changed = {name: one + 1 for name, one in weights.items()}
+    torch.save(changed, model / "llm.rl.pt")
+    name, bias = next((name, one) for name, one in changed.items() if name.endswith("bias"))
+    assert torch.equal(loaded(model, llm="llm.rl.pt").lm.state_dict()[name], bias)
+
+
 @pytest.mark.parametrize("name", ["campplus.onnx", "speech_tokenizer_v1.onnx"])
 def test_an_encoder_that_is_none_is_named(copied: Callable[..., Path], name: str) -> None:
     model = copied(1)
@@ -252,12 +262,7 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigurationError, match="no GPU") as error:
-        checkpoint.load(
-            tiny_model(1, "sft"),
-            code_root=None,
-            device="cuda",
-            accelerated=checkpoint.Acceleration(),
-        )
+        checkpoint.load(tiny_model(1, "sft"), code_root=None, device="cuda")
     assert error.value.param == "device"
 
 

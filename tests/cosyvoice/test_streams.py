@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,9 @@ def upstreams(
 
     checkpoint = engine._loaded()
     prompt = modes.prompt(checkpoint, request, None)
-    generator = randomness.seeded(request.seed, checkpoint.device)
     vocoder = copy.copy(checkpoint.vocoder)
-    vocoder.llm = drawing(checkpoint.lm, randomness.Sampler(checkpoint.lm, generator))
-    complete = threading.Event()
+    vocoder.llm = drawing(checkpoint.lm, randomness.Sampler(checkpoint.lm, request.seed))
+    complete, noise = threading.Event(), random.Random(request.seed)  # noqa: S311
 
     def tokens_first(*_: Any) -> None:
         complete.wait()  # for all tokens, in place of a nap of 0.1 s
@@ -95,20 +95,23 @@ def upstreams(
         type(vocoder).llm_job(vocoder, *given)
         complete.set()
 
-    vocoder.llm_job = job
+    def token2wav(**given: Any) -> Any:
+        with randomness.drawing_from(noise.getrandbits(62), checkpoint.device):
+            return type(vocoder).token2wav(vocoder, **given)
+
+    vocoder.llm_job, vocoder.token2wav = job, token2wav
     monkeypatch.setattr(upstream.time, "sleep", tokens_first)
     text = torch.tensor([checkpoint.encode(request.text)], dtype=torch.int32)
-    with randomness.drawing_from(randomness.seeded(request.seed ^ 0x5EED, checkpoint.device)):
-        yield from vocoder.tts(
-            text=text,
-            prompt_text=prompt.text,
-            llm_prompt_speech_token=prompt.lm_speech,
-            llm_embedding=prompt.lm_embedding,
-            flow_prompt_speech_token=prompt.flow_speech,
-            prompt_speech_feat=prompt.flow_mel,
-            flow_embedding=prompt.flow_embedding,
-            stream=True,
-        )
+    yield from vocoder.tts(
+        text=text,
+        prompt_text=prompt.text,
+        llm_prompt_speech_token=prompt.lm_speech,
+        llm_embedding=prompt.lm_embedding,
+        flow_prompt_speech_token=prompt.flow_speech,
+        prompt_speech_feat=prompt.flow_mel,
+        flow_embedding=prompt.flow_embedding,
+        stream=True,
+    )
     monkeypatch.undo()
 
 

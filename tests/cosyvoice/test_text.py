@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.speech.engines.cosyvoice import upstream_code
-from services.speech.engines.cosyvoice.prompt_marks import cross_lingual
-from services.speech.engines.cosyvoice.text import LANGUAGES, normalise
+from services.speech.engines.cosyvoice.text import LANGUAGES, cross_lingual, normalise
 
 if TYPE_CHECKING:
     from services.speech.engines.cosyvoice.text import Language
@@ -38,6 +37,7 @@ CHINESE = [
     "访问 www.example.com 吧！",
     "最后，",
     "没有句号",
+    "呃，我想，嗯，是的啊！",
 ]
 ENGLISH = [
     "The weather is lovely today, isn't it?",
@@ -81,6 +81,11 @@ def test_chinese_and_english_are_normalised_as_upstream_does(text: str, language
     if theirs[-1].isalnum():  # upstream's splitting closes what has no end
         theirs = "".join(upstream().text_normalize(text))
     assert normalise(text, language) == theirs
+
+
+@pytest.mark.parametrize("text", ["呃，我不知道。", "嗯，好的啊！", "那个，呃，唉。", "哎呀，哦！"])
+def test_interjections_are_still_said(text: str) -> None:
+    assert normalise(text, "zh") == text
 
 
 @pytest.mark.parametrize("text", ["See [5] and [12].", "It is ±3 km.", "a  b   5\nc", "[AA1][K] 5"])

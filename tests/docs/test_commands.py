@@ -194,7 +194,7 @@ def test_every_block_is_tested() -> None:
     assert [text.split()[:3] for text in left] == [
         [_PYTHON, "-m", "services.settings"],
         [_PYTHON, "-m", "services.gateway.keys"],
-        [_PYTHON, "-m", "services.speech.engines.cosyvoice.download"],  # gigabytes from a hub
+        [".nox/stack/bin/hf", "download", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],  # gigabytes
         ["uv", "venv", "--python"],  # vLLM-Omni's environment, for a GPU
         ["vllm-omni", "serve", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],
         ["export", f"OPENAI_BASE_URL={SERVER}/v1", "OPENAI_API_KEY=none"],

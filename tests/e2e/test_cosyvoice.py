@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ENGINE = "BENTOVOX_SPEECH__COSYVOICE__"
 SERVICE = "services.speech.service:Speech"
 CODE = Path(os.environ.get(f"{ENGINE}CODE") or default_root())
-SLOTS, QUEUE = 8, 2
+SLOTS, QUEUE = 8, 8
 RATE_HZ = 24_000
 HELLO = "Good morning to you."
 SENTENCE = "This is one sentence that goes on for a while without any pause in it at all. "

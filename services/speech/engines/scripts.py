@@ -72,14 +72,16 @@ def language_by_script(text: str, own: str) -> str | None:
     """Return the tag of the language that `text` is in; None if that can be `own`, a tag.
 
     One word in another script decides, since voices of other scripts can read Latin letters, but
-    Latin ones spell others letter by letter. Kana among Chinese characters is Japanese.
+    Latin ones spell others letter by letter. Kana among Chinese characters is Japanese, unless it
+    is less than a tenth of them.
     """
     found: Counter[str] = Counter()
     for word in _WORD.finditer(text):
         found[word.lastgroup or ""] += len(word.group())
     if not found:
         return None
-    best = "kana" if found["kana"] else found.most_common(1)[0][0]
+    found["kana"] *= 10  # but a word quoted in Chinese
+    best = found.most_common(1)[0][0]
     script = _SCRIPTS[best]
     if own.partition("-")[0] in script.languages:
         return None

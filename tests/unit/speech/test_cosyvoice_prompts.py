@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.speech.engines.cosyvoice.prompt_marks import cross_lingual, instruction, prompt_text
+from services.speech.engines.cosyvoice.text import cross_lingual, instruction, prompt_text
 
 
 @pytest.mark.parametrize(

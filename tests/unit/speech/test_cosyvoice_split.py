@@ -44,7 +44,8 @@ def split(text: str) -> list[str]:
 
 def streamed(pieces: list[str]) -> list[str]:
     splitter = Splitter(count_tokens)
-    return [segment for piece in pieces for segment in splitter.feed(piece)] + splitter.finish()
+    fed = [segment for piece in pieces for segment in splitter.feed(piece)]
+    return [*fed, *splitter.finish()]
 
 
 def size(text: str) -> int:
@@ -134,22 +135,26 @@ def test_a_stream_is_cut_where_sentences_end(sentences: list[str]) -> None:
 
 def test_a_sentence_is_given_out_as_soon_as_it_is_complete() -> None:
     splitter = Splitter(count_tokens)
-    assert splitter.feed("This is a whole sentence for the ear.") == []  # a quote may follow
-    assert splitter.feed(" ") == ["This is a whole sentence for the ear."]
-    assert splitter.feed("The next one is comp") == []
-    assert splitter.feed("lete as well, of course. And") == [
+    assert list(splitter.feed("This is a whole sentence for the ear.")) == []  # a quote may follow
+    assert list(splitter.feed(" ")) == ["This is a whole sentence for the ear."]
+    assert list(splitter.feed("The next one is comp")) == []
+    assert list(splitter.feed("lete as well, of course. And")) == [
         "The next one is complete as well, of course."
     ]
-    assert splitter.finish() == ["And"]
+    assert list(splitter.finish()) == ["And"]
 
 
 def test_a_sentence_of_a_few_words_waits_for_the_next_one() -> None:
     splitter = Splitter(count_tokens)
-    assert splitter.feed("Yes, of course! Now") == []
-    assert splitter.feed(" let us begin with it. ") == ["Yes, of course! Now let us begin with it."]
-    assert splitter.feed("好的，没问题！我们") == []
-    assert splitter.feed("现在就开始吧，请坐。谢") == ["好的，没问题！我们现在就开始吧，请坐。"]
-    assert splitter.feed("谢大家今天来到这里。好") == ["谢谢大家今天来到这里。"]
+    assert list(splitter.feed("Yes, of course! Now")) == []
+    assert list(splitter.feed(" let us begin with it. ")) == [
+        "Yes, of course! Now let us begin with it."
+    ]
+    assert list(splitter.feed("好的，没问题！我们")) == []
+    assert list(splitter.feed("现在就开始吧，请坐。谢")) == [
+        "好的，没问题！我们现在就开始吧，请坐。"
+    ]
+    assert list(splitter.feed("谢大家今天来到这里。好")) == ["谢谢大家今天来到这里。"]
 
 
 def test_a_whole_text_starts_short_and_gathers_its_sentences() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice.download import NEEDED, REVISIONS, check, locate
+from services.speech.engines.cosyvoice.download import LLM, NEEDED, REVISIONS, check, locate
 from services.speech.engines.cosyvoice.recipe import FAMILIES
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def directory(path: Path, family: int) -> Path:
     yaml = {family: name for name, family in FAMILIES.items()}[family]
-    for name in (yaml, *NEEDED[family]):
+    for name in (yaml, LLM, *NEEDED[family]):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text("something")
     return path
@@ -31,7 +31,7 @@ def test_a_directory_is_used_as_it_is(tmp_path: Path, family: int) -> None:
 @pytest.mark.parametrize("family", [1, 2, 3])
 def test_a_directory_that_lacks_a_file_names_it(tmp_path: Path, family: int) -> None:
     directory(tmp_path, family)
-    for name in NEEDED[family]:
+    for name in (LLM, *NEEDED[family]):
         (tmp_path / name).rename(tmp_path / "aside")
         with pytest.raises(ConfigurationError, match=f"lacks {name}, which family {family} needs"):
             locate(str(tmp_path))
@@ -42,6 +42,13 @@ def test_what_is_asked_for_besides_must_be_there_too(tmp_path: Path) -> None:
     directory(tmp_path, 2)
     with pytest.raises(ConfigurationError, match=r"lacks flow\.decoder\.estimator\.fp32\.onnx"):
         locate(str(tmp_path), also=["flow.decoder.estimator.fp32.onnx"])
+
+
+def test_another_language_model_takes_the_place_of_the_usual_one(tmp_path: Path) -> None:
+    (directory(tmp_path, 3) / LLM).rename(tmp_path / "llm.rl.pt")
+    assert locate(str(tmp_path), also=["llm.rl.pt"]) == tmp_path
+    with pytest.raises(ConfigurationError, match=r"lacks llm\.pt"):
+        locate(str(tmp_path))
 
 
 def test_a_directory_without_a_yaml_is_told_which_it_could_have(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from services.speech.engines.scripts import language_by_script, plain_width
         ("你好，世界。", "cmn"),
         ("我喜欢 OpenAI 的 API", "cmn"),
         ("今日は良い天気ですね", "ja"),
+        ("日语里的の字在中文里到处都能看到，意思是的。", "cmn"),
         ("안녕하세요", "ko"),
         ("مرحبا بالعالم", "ar"),
         ("پنجره را ببند", "fa"),

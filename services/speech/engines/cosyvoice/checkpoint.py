@@ -12,7 +12,6 @@ import hashlib
 import pickle
 import random
 import sys
-import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,28 +22,13 @@ import torch
 import transformers
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import randomness, recipe, upstream_code
+from services.speech.engines.cosyvoice import recipe, upstream_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_WEIGHTS: Final = ("llm.pt", "flow.pt", "hift.pt")
 _SEED: Final = 1986  # upstream's; buffers of noise are made at load, not read from the checkpoint
-
-
-@dataclass(frozen=True)
-class Acceleration:
-    """What was switched on to speed it up on a GPU, as `CosyVoiceSettings` describes it."""
-
-    fp16: bool = False
-    tensorrt: bool = False
-
-    @property
-    def names(self) -> str:
-        """Return what is switched on, for a log line."""
-        switched = {"fp16": self.fp16, "TensorRT": self.tensorrt}
-        return ", ".join(name for name, on in switched.items() if on) or "none"
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,8 @@ class Checkpoint:
         speaker_encoder: ONNX session, filter bank of 16 kHz audio to an embedding.
         speakers: what `spk2info.pt` holds, by name.
         fingerprint: differs if features were computed by other encoders.
-        accelerated: what was switched on.
+        fp16: whether it computes in half precision.
+        tensorrt: whether the flow's estimator is TensorRT's.
     """
 
     family: int
@@ -77,12 +62,13 @@ class Checkpoint:
     speaker_encoder: onnxruntime.InferenceSession
     speakers: dict[str, dict[str, torch.Tensor]]
     fingerprint: str
-    accelerated: Acceleration
+    fp16: bool
+    tensorrt: bool
 
     @property
     def rows(self) -> int:
         """Return how many requests the flow takes at once; family 1 and TensorRT take one."""
-        return 1 if self.family == 1 or self.accelerated.tensorrt else 16
+        return 1 if self.family == 1 or self.tensorrt else 16
 
     @property
     def tokens_a_second(self) -> int:
@@ -104,37 +90,16 @@ def length(count: int, device: torch.device) -> torch.Tensor:
     return torch.tensor([count], dtype=torch.int32, device=device)
 
 
-_CANCELLED: Final = threading.local()
-
-
-class CancelledError(Exception):
-    """This thread's request was given up."""
-
-
-@contextlib.contextmanager
-def cancellable(cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Check `cancelled` before each step of the flow that this thread runs in the block.
-
-    Raises:
-        CancelledError: it was true.
-    """
-    _CANCELLED.check = cancelled
-    try:
-        yield
-    finally:
-        _CANCELLED.check = None
-
-
-def _stop_if_cancelled(*_: Any) -> None:
-    check = getattr(_CANCELLED, "check", None)
-    if check is not None and check():
-        raise CancelledError
-
-
 def load(
-    directory: Path, *, code_root: Path | None, device: str, accelerated: Acceleration
+    directory: Path,
+    *,
+    code_root: Path | None,
+    device: str,
+    fp16: bool = False,
+    tensorrt: bool = False,
+    llm: str = "llm.pt",
 ) -> Checkpoint:
-    """Load a model directory.
+    """Load a model directory, with the language model's weights in the file `llm`.
 
     Raises:
         ConfigurationError: a file does not fit, the code cannot run its family, or there is no GPU
@@ -149,22 +114,28 @@ def load(
             f"{source.families} only: run `python -m ci cosyvoice --from github`",
             param="model",
         )
-    chosen = _device(device, accelerated)
+    chosen = _device(device, needed=fp16 or tensorrt)
     transformers.logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr), _own_seed():
         built = described.build()
     lm = built.llm
     if family > 1:
         lm.float()  # transformers 5 loads the text model as the file says, bfloat16
-    vocoder = _vocoder(built, family, chosen, accelerated)
-    _load_weights(vocoder, directory, accelerated)
+    from cosyvoice.cli import model as upstream  # noqa: PLC0415  there after upstream_code.load
+
+    name = "CosyVoiceModel" if family == 1 else f"CosyVoice{family}Model"
+    vocoder = getattr(upstream, name)(lm, built.flow, built.hift, fp16)
+    vocoder.device = chosen
+    with _readable(f"the weights in {directory}"):
+        vocoder.load(*(str(directory / file) for file in (llm, "flow.pt", "hift.pt")))
+    if tensorrt:
+        precision = "fp16" if fp16 else "fp32"
+        plan = directory / f"flow.decoder.estimator.{precision}.mygpu.plan"
+        exported = directory / "flow.decoder.estimator.fp32.onnx"
+        vocoder.load_trt(str(plan), str(exported), 1, fp16)  # one thread uses it
     if family == 2:  # noqa: PLR2004  upstream's own numbers; family 3 does this at its first call
         vocoder.hift.f0_predictor.double()  # rounding would become phase
     tokenizer = built.get_tokenizer()
-    randomness.install()
-    estimator = vocoder.flow.decoder.estimator
-    if isinstance(estimator, torch.nn.Module):
-        estimator.register_forward_pre_hook(_stop_if_cancelled)
     return Checkpoint(
         family=family,
         sample_rate_hz=built.sample_rate,
@@ -177,43 +148,19 @@ def load(
         speaker_encoder=_onnx(directory / "campplus.onnx", torch.device("cpu")),
         speakers=_speakers(directory, chosen),
         fingerprint=_fingerprint(directory, family),
-        accelerated=accelerated,
+        fp16=fp16,
+        tensorrt=tensorrt,
     )
 
 
-def _vocoder(
-    built: recipe.Parts, family: int, device: torch.device, accelerated: Acceleration
-) -> Any:
-    """Return upstream's model object."""
-    from cosyvoice.cli import model as upstream  # noqa: PLC0415  there after upstream_code.load
-
-    name = "CosyVoiceModel" if family == 1 else f"CosyVoice{family}Model"
-    vocoder = getattr(upstream, name)(built.llm, built.flow, built.hift, accelerated.fp16)
-    vocoder.device = device
-    return vocoder
-
-
-def _load_weights(vocoder: Any, directory: Path, accelerated: Acceleration) -> None:
-    with _readable(f"the weights in {directory}"):
-        vocoder.load(*(str(directory / file) for file in _WEIGHTS))
-    if accelerated.tensorrt:
-        precision = "fp16" if accelerated.fp16 else "fp32"
-        vocoder.load_trt(
-            str(directory / f"flow.decoder.estimator.{precision}.mygpu.plan"),
-            str(directory / "flow.decoder.estimator.fp32.onnx"),
-            1,  # one thread uses it
-            accelerated.fp16,
-        )
-
-
-def _device(name: str, accelerated: Acceleration) -> torch.device:
+def _device(name: str, *, needed: bool) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
         raise ConfigurationError("device is cuda, and torch sees no GPU", param="device")
     chosen = torch.device("cuda" if there and name != "cpu" else "cpu")
-    if chosen.type == "cpu" and accelerated != Acceleration():
+    if needed and chosen.type == "cpu":
         raise ConfigurationError(
-            f"{accelerated.names} asked for: that needs a GPU, and speech is made on the CPU",
+            "fp16 or tensorrt asked for: that needs a GPU, and speech is made on the CPU",
             param="device",
         )
     return chosen

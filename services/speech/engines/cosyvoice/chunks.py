@@ -7,38 +7,22 @@ with a vocoder that is fed piece by piece (2) or upstream's causal one (3).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from services.speech.engines.cosyvoice.flow import Said
-from services.speech.engines.cosyvoice.randomness import drawing_from, seed_from
+from services.speech.engines.cosyvoice.flow import Part
+from services.speech.engines.cosyvoice.randomness import drawing_from
 from services.speech.engines.cosyvoice.vocoder import Vocoder
 
 if TYPE_CHECKING:
+    from random import Random
+
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.modes import Prompt
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is made of a segment at once.
-
-    Attributes:
-        said: what the flow is given.
-        since: how many of the segment's tokens have sounded before.
-        until: how many have after it.
-    """
-
-    said: Said
-    since: int
-    until: int
-
-
-def chunks(
-    checkpoint: Checkpoint, prompt: Prompt, noise: torch.Generator, speed: float | None
-) -> _Growing:
+def chunks(checkpoint: Checkpoint, prompt: Prompt, noise: Random, speed: float | None) -> _Growing:
     """Return a segment's parts in the way of the checkpoint's family.
 
     `next` says what can be made of its tokens so far, `take` goes on after that, and `sound` makes
@@ -47,7 +31,7 @@ def chunks(
     Args:
         checkpoint: the model.
         prompt: what the flow is given beside the tokens.
-        noise: the sound's randomness, for the audio's thread.
+        noise: seeds for the sound's noise.
         speed: for a segment made in one pass, how fast; None for a stream.
     """
     kind = {1: _Overlapping, 2: _Joined, 3: _Growing}[checkpoint.family]
@@ -58,7 +42,7 @@ class _Growing:
     """Family 3's: each part is made from all tokens before it and a few after it."""
 
     def __init__(
-        self, checkpoint: Checkpoint, prompt: Prompt, noise: torch.Generator, speed: float | None
+        self, checkpoint: Checkpoint, prompt: Prompt, noise: Random, speed: float | None
     ) -> None:
         self._upstream = checkpoint.session_vocoder()
         self._prompt = prompt
@@ -100,7 +84,7 @@ class _Growing:
         return self._part(tokens[: until + self._ahead], until, is_last=False)
 
     def _part(self, tokens: list[int], until: int, *, is_last: bool) -> Part:
-        return Part(Said(self._prompt, tuple(tokens), is_last), self._done, until)
+        return Part(self._prompt, tuple(tokens), is_last, self._done, until)
 
     def take(self, part: Part) -> None:
         """Go on to what comes after `part`."""
@@ -109,7 +93,7 @@ class _Growing:
 
     def sound(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
         """Return the audio [1, N] of a part's `mel` [1, 80, T]."""
-        return self._sound(self._new(mel, part), last=part.said.is_last)
+        return self._sound(self._new(mel, part), last=part.is_last)
 
     def _new(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
         """Return the frames of a part that are not in those before it, at the right speed."""
@@ -132,7 +116,7 @@ class _Joined(_Growing):
 
     def _begin(self) -> None:
         super()._begin()
-        self._vocoder = Vocoder(self._upstream.hift, seed_from(self._noise))
+        self._vocoder = Vocoder(self._upstream.hift, self._noise.getrandbits(62))
 
     def _sound(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
         return self._vocoder.feed(mel, last=last)
@@ -158,14 +142,14 @@ class _Overlapping(_Growing):
     def wave(self, part: Part) -> torch.Tensor:
         """Return the audio of a part: upstream's model object makes it of the tokens."""
         prompt = self._prompt
-        with drawing_from(self._noise):
+        with drawing_from(self._noise.getrandbits(62), self._upstream.device):
             wave: torch.Tensor = self._upstream.token2wav(
-                token=torch.tensor([part.said.tokens], dtype=torch.int32),
+                token=torch.tensor([part.tokens], dtype=torch.int32),
                 prompt_token=prompt.flow_speech,
                 prompt_feat=prompt.flow_mel,
                 embedding=prompt.flow_embedding,
                 uuid="",
-                finalize=part.said.is_last,
+                finalize=part.is_last,
                 speed=self._speed,
             )
         return wave

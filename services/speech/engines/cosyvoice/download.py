@@ -1,20 +1,14 @@
-"""A model directory: the one that is named, or one from the hub, in a cache outside the image.
-
-`python -m services.speech.engines.cosyvoice.download MODEL` downloads it ahead of time and prints
-where it is: while an image or a volume is made, or for a machine without a network.
-"""
+"""A model directory: the one that is named, or one from the hub, in a cache outside the image."""
 
 from __future__ import annotations
 
-import argparse
 import logging
-import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-from services.hub import HubDiskError, HubError, HubModel, HubRefusalError, is_hub_id
+from services.hub import HubModel, is_hub_id
+from services.loading import NoModelError, fetched
 from services.speech.engines.cosyvoice.recipe import FAMILIES, recipe_in
 
 if TYPE_CHECKING:
@@ -31,7 +25,10 @@ REVISIONS: Final = {
 }
 """The commits on Hugging Face that are taken unless a revision is named."""
 
-_COMMON: Final = ("llm.pt", "flow.pt", "hift.pt", "campplus.onnx")
+LLM: Final = "llm.pt"
+"""The language model's weights, unless others are chosen."""
+
+_COMMON: Final = ("flow.pt", "hift.pt", "campplus.onnx")
 _QWEN: Final = (
     "CosyVoice-BlankEN/config.json",
     "CosyVoice-BlankEN/merges.txt",
@@ -44,7 +41,7 @@ NEEDED: Final = {
     2: (*_COMMON, "speech_tokenizer_v2.onnx", *_QWEN),
     3: (*_COMMON, "speech_tokenizer_v3.onnx", *_QWEN),
 }
-"""What inference reads, by family, beside the YAML and `spk2info.pt`, the presets if any."""
+"""What inference reads, by family, beside `LLM`, the YAML and `spk2info.pt`, the presets if any."""
 
 # A repository also contains exports and a second language model, some GB that are not read here.
 _WANTED: Final = (
@@ -55,9 +52,8 @@ _WANTED: Final = (
     "CosyVoice-BlankEN/*",
     "LICENSE*",
 )
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _POINTER: Final = b"version https://git-lfs"
-_SELF: Final = "services.speech.engines.cosyvoice.download"
+_SETTING: Final = "BENTOVOX_SPEECH__COSYVOICE__MODEL"
 
 
 def locate(
@@ -65,7 +61,7 @@ def locate(
     *,
     revision: str = "",
     cache: Path | None = None,
-    also: Sequence[str] = (),
+    also: Sequence[str] = (LLM,),
 ) -> Path:
     """Return a local directory with what inference needs of `model`; may take minutes.
 
@@ -74,7 +70,7 @@ def locate(
         revision: commit, tag or branch; empty: the pinned commit, or the main branch of what is
             not pinned. The log says which commit was taken.
         cache: folder to download into; None: that of the hub's own tools (HF_HOME, ~/.cache).
-        also: further files, such as `flow.decoder.estimator.fp32.onnx` for TensorRT.
+        also: the files beside `NEEDED`, such as `flow.decoder.estimator.fp32.onnx` for TensorRT.
 
     Raises:
         ConfigurationError: a file is missing, there is no such model, it cannot be downloaded, or
@@ -82,39 +78,25 @@ def locate(
     """
     if (directory := named(model, also)) is not None:
         return directory
-    revision = revision or REVISIONS.get(model, "main")
-    source = HubModel(model, (*_WANTED, *also), revision, cache)
-    found = source.cached()
-    if found and not _is_whole(found, also):
-        found = None
-    is_commit = _COMMIT.fullmatch(revision) is not None  # never changes: no need to ask
-    if found and (source.is_offline or is_commit):
-        return found
-    if source.is_offline:
-        raise ConfigurationError(
-            f"{model!r} at revision {revision} is not whole in {source.cache}, and downloads are "
-            f"off (HF_HUB_OFFLINE). With a network: `python -m {_SELF} {model} --revision "
-            f"{revision} --cache {source.cache}`",
-            param="model",
-        )
+
+    def is_whole(directory: Path) -> bool:
+        try:
+            check(directory, also)
+        except ConfigurationError:
+            return False
+        return True
+
+    hub = HubModel(model, (*_WANTED, *also), revision or REVISIONS.get(model, "main"), cache)
     try:
-        found = source.download()
-    except (HubRefusalError, HubDiskError) as error:
+        found = fetched(hub, is_whole, None, lambda _: None, _SETTING)
+    except NoModelError as error:
         raise ConfigurationError(str(error), param="model") from error
-    except HubError as error:
-        if found is None:
-            raise ConfigurationError(
-                f"{model!r} could not be downloaded: {error}; complete files are kept, and the "
-                "next start continues",
-                param="model",
-            ) from error
-        log.warning("%s; taking what was downloaded before", error)
     check(found, also)
     log.info("%s is in %s", model, found)
     return found
 
 
-def named(model: str, also: Sequence[str] = ()) -> Path | None:
+def named(model: str, also: Sequence[str] = (LLM,)) -> Path | None:
     """Return the directory that `model` names, or None if it is a hub's id; needs no network.
 
     Raises:
@@ -133,15 +115,7 @@ def named(model: str, also: Sequence[str] = ()) -> Path | None:
     return None
 
 
-def _is_whole(directory: Path, also: Sequence[str]) -> bool:
-    try:
-        check(directory, also)
-    except ConfigurationError:
-        return False
-    return True
-
-
-def check(directory: Path, also: Sequence[str] = ()) -> int:
+def check(directory: Path, also: Sequence[str] = (LLM,)) -> int:
     """Return the family of a model directory with every file that inference needs.
 
     Raises:
@@ -165,25 +139,3 @@ def check(directory: Path, also: Sequence[str] = ()) -> int:
 def _is_pointer(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Download a model and print its directory; 1 with one line if it cannot be had."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("model", help="a hub's id, or a directory to check")
-    options.add_argument("--revision", default="", help="commit, tag or branch")
-    options.add_argument("--cache", type=Path, help="folder to download into")
-    options.add_argument("--also", nargs="*", default=(), help="further files, by name")
-    given = options.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        found = locate(**vars(given))
-    except ConfigurationError as error:
-        print(f"bentovox: {error.message}", file=sys.stderr)  # noqa: T201
-        return 1
-    print(found)  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,8 +9,9 @@ import os
 import signal
 import time
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.errors import (
     EngineError,
@@ -23,6 +24,7 @@ from services.errors import (
 from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download, upstream_code
 from services.speech.engines.cosyvoice.frontend import segments_in_tokens
+from services.speech.engines.cosyvoice.lexicon import lexicon_in
 from services.speech.engines.cosyvoice.text import (
     LANGUAGES,
     is_sayable,
@@ -62,7 +64,6 @@ class CosyVoiceEngine:
     """
 
     name = "cosyvoice"
-    streams = None
     lack = ""
     loading = False
 
@@ -73,6 +74,8 @@ class CosyVoiceEngine:
         model: str,
         revision: str = "",
         cache: str = "",
+        llm: str = download.LLM,
+        lexicon: str = "",
         code: str = "",
         device: Literal["auto", "cpu", "cuda"] = "auto",
         fp16: bool = False,
@@ -81,34 +84,39 @@ class CosyVoiceEngine:
         """Check that it can work; nothing heavy is imported or loaded before `start`.
 
         Raises:
-            ConfigurationError: upstream's code is not there, or the model directory lacks a file.
+            ConfigurationError: upstream's code is not there, the model directory lacks a file, or
+                the file `lexicon` is none.
         """
         del voices  # names for voices are the routes' business; this engine's are the model's
-        self._code = Path(code).expanduser() if code else None
-        upstream_code.find(self._code)
-        self._also = ("flow.decoder.estimator.fp32.onnx",) if tensorrt else ()
-        download.named(model, self._also)
-        self._model = model
-        self._revision = revision
-        self._cache = Path(cache).expanduser() if cache else None
-        self._device = device
-        self._accelerated = (fp16, tensorrt)
+        code_root = Path(code).expanduser() if code else None
+        upstream_code.find(code_root)
+        self._lexicon = lexicon_in(Path(lexicon).expanduser()) if lexicon else None
+        also = (llm, *(["flow.decoder.estimator.fp32.onnx"] if tensorrt else []))
+        download.named(model, also)
+        folder = Path(cache).expanduser() if cache else None
+        self._locate = partial(download.locate, model, revision=revision, cache=folder, also=also)
+        self._how: dict[str, Any] = {"code_root": code_root, "device": device, "llm": llm}
+        self._how |= {"fp16": fp16, "tensorrt": tensorrt}
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
         self.capabilities: frozenset[Capability] = frozenset()
         self._voices: tuple[Voice, ...] = ()
-        self._checkpoint: Checkpoint | None = None
         self._stages: Stages | None = None
 
     @property
     def ready(self) -> bool:
         """Whether the model is loaded."""
-        return self._checkpoint is not None
+        return self._stages is not None
 
     @property
     def active(self) -> int:
         """Requests whose audio is being made."""
         return self._stages.active if self._stages else 0
+
+    @property
+    def streams(self) -> int | None:
+        """How many it can make without a gap, by what the model took lately; at least one."""
+        return self._stages.streams if self._stages else None
 
     async def start(self) -> None:
         """Download what is missing, load it and speak a sentence; the log tells how far it is.
@@ -116,30 +124,26 @@ class CosyVoiceEngine:
         Raises:
             ConfigurationError: there is no such model, or it does not fit.
         """
-        self._checkpoint = await in_daemon(self._load)
-        from services.speech.engines.cosyvoice.stages import Stages  # noqa: PLC0415  torch
-
-        self._stages = Stages(self._checkpoint)
-        self.sample_rate_hz = self._checkpoint.sample_rate_hz
-        languages = LANGUAGES[self._checkpoint.family]
-        self._voices = tuple(
-            Voice(name, name, languages) for name in sorted(self._checkpoint.speakers)
-        )
+        self._stages = await in_daemon(self._load)
+        checkpoint = self._loaded()
+        self.sample_rate_hz = checkpoint.sample_rate_hz
+        languages = LANGUAGES[checkpoint.family]
+        self._voices = tuple(Voice(name, name, languages) for name in sorted(checkpoint.speakers))
         from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
 
-        self.capabilities = modes.capabilities(self._checkpoint.family, Path(self._model).name)
-        await self._warm_up()
+        self.capabilities = modes.capabilities(checkpoint.family, self.models[-1])
+        await self._warm_up(self._stages)
 
     async def close(self) -> None:
         """Stop all work and free the model."""
-        checkpoint, self._checkpoint = self._checkpoint, None
         stages, self._stages = self._stages, None
-        if stages is not None:
-            await asyncio.to_thread(stages.close)
-        if checkpoint is not None and checkpoint.device.type == "cuda":
+        if stages is None:
+            return
+        await asyncio.to_thread(stages.close)
+        if stages.checkpoint.device.type == "cuda":
             import torch  # noqa: PLC0415  heavy
 
-            del checkpoint, stages
+            del stages
             gc.collect()
             torch.cuda.empty_cache()
 
@@ -153,11 +157,11 @@ class CosyVoiceEngine:
         Raises:
             NotFoundError: there is none of that name (`voice_not_found`).
         """
-        voices = self.voices()
-        for voice in voices:
+        for voice in self._voices:
             if voice.id == voice_id:
                 return voice
-        presets = f"the model's own are {', '.join(v.id for v in voices)}; " if voices else ""
+        presets = ", ".join(voice.id for voice in self._voices)
+        presets = f"the model's own are {presets}; " if presets else ""
         how = "POST /v1/audio/voices adds one" if self._clones else "this model clones none"
         raise NotFoundError(
             f"voice {shown(voice_id)} does not exist: {presets}{how}",
@@ -216,7 +220,9 @@ class CosyVoiceEngine:
 
         prompt = await asyncio.to_thread(modes.prompt, checkpoint, request, tag)
         marked = modes.is_cross_lingual(request)
-        segments = segments_in_tokens(checkpoint, request.text, tag, marked=marked)
+        segments = segments_in_tokens(
+            checkpoint, request.text, tag, marked=marked, lexicon=self._lexicon
+        )
         async with aclosing(self._made(prompt, request, segments)) as frames:
             async for frame in frames:
                 yield frame
@@ -269,53 +275,40 @@ class CosyVoiceEngine:
                 await asyncio.gather(feeding, return_exceptions=True)
 
     def _loaded(self) -> Checkpoint:
-        if self._checkpoint is None:
+        if self._stages is None:
             raise UnavailableError("the cosyvoice engine is not running", retry_after_s=1.0)
-        return self._checkpoint
+        return self._stages.checkpoint
 
-    def _load(self) -> Checkpoint:
+    def _load(self) -> Stages:
         began = time.monotonic()
-        directory = download.locate(
-            self._model, revision=self._revision, cache=self._cache, also=self._also
-        )
+        directory = self._locate()
         log.info("loading %s", directory)
-        from services.speech.engines.cosyvoice import checkpoint  # noqa: PLC0415  imports torch
+        from services.speech.engines.cosyvoice import checkpoint, stages  # noqa: PLC0415  torch
 
-        loaded = checkpoint.load(
-            directory,
-            code_root=self._code,
-            device=self._device,
-            accelerated=checkpoint.Acceleration(*self._accelerated),
-        )
+        loaded = checkpoint.load(directory, **self._how)
         for language in ("zh", "en"):
             normalise("1", language)  # loads the rules
-        log.info(
-            "loaded CosyVoice family %d on %s in %.0f s; acceleration: %s",
-            loaded.family,
-            loaded.device,
-            time.monotonic() - began,
-            loaded.accelerated.names,
-        )
-        return loaded
+        took_s = time.monotonic() - began
+        log.info("loaded CosyVoice family %d on %s in %.0f s", loaded.family, loaded.device, took_s)
+        return stages.Stages(loaded)
 
-    async def _warm_up(self) -> None:
+    async def _warm_up(self, stages: Stages) -> None:
         """Speak a sentence, so that the first request finds every kernel ready, then measure."""
         began = time.monotonic()
-        voices = self.voices()
-        reference = None if voices else murmur(self.sample_rate_hz)
-        request = SynthesisRequest(
-            _WARM_UP, voice=voices[0].id if voices else None, reference=reference
-        )
+        whose: dict[str, Any] = {"voice": None, "reference": murmur(self.sample_rate_hz)}
+        if self._voices:
+            whose = {"voice": self._voices[0].id}
+        request = SynthesisRequest(_WARM_UP, **whose)
 
         async def speak() -> int:
             return len([frame.size async for frame in self.synthesise(request)])
 
         made = await speak()
         log.info("warmed up in %.1f s, %d frames", time.monotonic() - began, made)
-        assert self._stages is not None  # noqa: S101
-        self._stages.forget()
+        stages.forget()
         await asyncio.gather(*(speak() for _ in range(_AT_ONCE)))
-        log.info("streams at once without a gap, about: %d", self._stages.held())
+        stages.measure()
+        log.info("streams at once without a gap, about: %d", stages.streams)
 
     def _look_at(self, error: BaseException) -> None:
         """End the process, to be restarted, after an error that a GPU does not recover from."""
@@ -323,7 +316,7 @@ class CosyVoiceEngine:
 
         log.error("synthesis failed", exc_info=error)
         if isinstance(error, torch.AcceleratorError):
-            self._checkpoint = None
+            self._stages = None
             log.critical("the GPU's state is lost; this process ends and is started again")
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -23,15 +23,22 @@ _STEPS: Final = 10  # of the solver; upstream's
 
 
 @dataclass(frozen=True)
-class Said:
-    """All speech tokens of a segment so far, and the prompt before them.
+class Part:
+    """What is made of a segment at once: all its speech tokens so far, and the prompt before them.
 
-    The last ones are only looked ahead at, unless with `is_last` the segment is complete.
+    Attributes:
+        prompt: goes before the tokens.
+        tokens: the last ones are only looked ahead at, unless `is_last`.
+        is_last: whether the segment is complete with them.
+        since: how many of the segment's tokens have sounded before.
+        until: how many have after it.
     """
 
     prompt: Prompt
     tokens: Sequence[int]
     is_last: bool
+    since: int = 0
+    until: int = 0
 
     @property
     def size(self) -> int:
@@ -40,7 +47,7 @@ class Said:
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def mels(flow: Any, batch: Sequence[Said], *, streaming: bool) -> list[torch.Tensor]:
+def mels(flow: Any, batch: Sequence[Part], *, streaming: bool) -> list[torch.Tensor]:
     """Return the mel [1, 80, T] of each segment's tokens, its prompt's left out.
 
     With `streaming` no chunk of upstream's length is heard before it is complete, so that a frame

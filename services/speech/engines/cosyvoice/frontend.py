@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from services.speech.engines.cosyvoice.prompt_marks import cross_lingual
 from services.speech.engines.cosyvoice.split import Splitter, split
-from services.speech.engines.cosyvoice.text import guess_language, normalise
+from services.speech.engines.cosyvoice.text import cross_lingual, guess_language, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+    from services.speech.engines.cosyvoice.lexicon import Lexicon
     from services.speech.engines.cosyvoice.text import Language
 
 
 async def segments_in_tokens(
-    checkpoint: Checkpoint, text: str | AsyncIterator[str], tag: Language | None, *, marked: bool
+    checkpoint: Checkpoint,
+    text: str | AsyncIterator[str],
+    tag: Language | None,
+    *,
+    marked: bool,
+    lexicon: Lexicon | None,
 ) -> AsyncGenerator[list[int], None]:
     """Yield the tokens of each segment of a whole text, or of one while it is written.
 
@@ -31,29 +35,20 @@ async def segments_in_tokens(
 
     def tokens(segment: str, context: Language | None) -> list[int]:
         language = tag or guess_language(segment, context)
-        said = normalise(segment, language)
+        said = normalise(lexicon.spelt(segment) if lexicon else segment, language)
         if said and marked:
             said = cross_lingual(checkpoint.family, said, language)
         return checkpoint.encode(said) if said else []
 
-    async with aclosing(_split(text, tag, count)) as segments:
-        async for segment, context in segments:
-            yield await asyncio.to_thread(tokens, segment, context)
-
-
-async def _split(
-    text: str | AsyncIterator[str], tag: Language | None, count: Callable[[str], int]
-) -> AsyncGenerator[tuple[str, Language | None], None]:
-    """Yield each segment, and the language of the text around it if that is known."""
     if isinstance(text, str):
         context = tag or await asyncio.to_thread(guess_language, text)
         segments = split(text, count)
         while (segment := await asyncio.to_thread(next, segments, None)) is not None:
-            yield segment, context
+            yield await asyncio.to_thread(tokens, segment, context)
         return
     splitter = Splitter(count)
     async for piece in text:
         for segment in splitter.feed(piece):
-            yield segment, tag
+            yield await asyncio.to_thread(tokens, segment, tag)
     for segment in splitter.finish():
-        yield segment, tag
+        yield await asyncio.to_thread(tokens, segment, tag)

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from services.speech.engines.cosyvoice import features, prompt_marks
-from services.speech.engines.cosyvoice.text import cleaned, guess_language, normalise
+from services.speech.engines.cosyvoice import features
+from services.speech.engines.cosyvoice.text import (
+    cleaned,
+    guess_language,
+    instruction,
+    normalise,
+    prompt_text,
+)
 from services.speech.engines.protocol import Capability
 
 if TYPE_CHECKING:
@@ -64,12 +70,12 @@ class Prompt:
 
 def prompt(checkpoint: Checkpoint, request: SynthesisRequest, language: Language | None) -> Prompt:
     """Return what goes with the text of a request."""
-    instruction = None
+    told = None
     if request.instructions:
-        wanted = prompt_marks.instruction(checkpoint.family, cleaned(request.instructions).strip())
-        instruction = _encoded(checkpoint, wanted)
+        wanted = instruction(checkpoint.family, cleaned(request.instructions).strip())
+        told = _encoded(checkpoint, wanted)
     if request.reference is None:
-        return _preset(checkpoint.speakers[request.voice or ""], instruction)
+        return _preset(checkpoint.speakers[request.voice or ""], told)
     heard = features.of(checkpoint, request.reference)
     flow = {
         "flow_speech": heard.tokens,
@@ -77,14 +83,14 @@ def prompt(checkpoint: Checkpoint, request: SynthesisRequest, language: Language
         "flow_embedding": heard.embedding,
         "lm_embedding": heard.embedding,
     }
-    if instruction is not None:
-        return Prompt(text=instruction, **flow)
+    if told is not None:
+        return Prompt(text=told, **flow)
     if request.reference.text is None:
         return Prompt(**flow)
     transcript = normalise(
         request.reference.text, language or guess_language(request.reference.text)
     )
-    said = _encoded(checkpoint, prompt_marks.prompt_text(checkpoint.family, transcript))
+    said = _encoded(checkpoint, prompt_text(checkpoint.family, transcript))
     return Prompt(text=said, lm_speech=heard.tokens, **flow)
 
 
@@ -95,23 +101,21 @@ def conversion(checkpoint: Checkpoint, request: ConversionRequest) -> tuple[Prom
     return Prompt(heard.embedding, flow_speech=heard.tokens, flow_mel=heard.mel), said
 
 
-def _preset(speaker: dict[str, torch.Tensor], instruction: torch.Tensor | None) -> Prompt:
+def _preset(speaker: dict[str, torch.Tensor], told: torch.Tensor | None) -> Prompt:
     if "embedding" not in speaker:  # one that was registered with upstream's add_zero_shot_spk
         return Prompt(
-            text=speaker["prompt_text"] if instruction is None else instruction,
-            lm_speech=speaker["llm_prompt_speech_token"][
-                :, : 0 if instruction is not None else None
-            ],
+            text=speaker["prompt_text"] if told is None else told,
+            lm_speech=speaker["llm_prompt_speech_token"][:, : 0 if told is not None else None],
             lm_embedding=speaker["llm_embedding"],
             flow_speech=speaker["flow_prompt_speech_token"],
             flow_mel=speaker["prompt_speech_feat"],
             flow_embedding=speaker["flow_embedding"],
         )
     embedding = speaker["embedding"]
-    if instruction is None:
+    if told is None:
         return Prompt(lm_embedding=embedding, flow_embedding=embedding)
     # The embedding would tell the language model how to speak, against the instruction.
-    return Prompt(text=instruction, flow_embedding=embedding)
+    return Prompt(text=told, flow_embedding=embedding)
 
 
 def _encoded(checkpoint: Checkpoint, text: str) -> torch.Tensor:

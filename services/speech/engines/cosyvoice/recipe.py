@@ -9,7 +9,8 @@ of upstream's own building blocks.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import ConfigurationError
@@ -40,6 +41,7 @@ _READ: Final = frozenset(
         "token_mel_ratio",
     }
 )
+_MADE: Final = ("allowed_special", "feat_extractor", "flow", "get_tokenizer", "hift", "llm")
 _CALLABLE: Final = frozenset(
     {
         "cosyvoice.flow.DiT.dit.DiT",
@@ -76,19 +78,6 @@ _PLAIN_KINDS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a recipe makes, with random weights, in its own names."""
-
-    allowed_special: Any
-    feat_extractor: Any
-    flow: Any
-    get_tokenizer: Any
-    hift: Any
-    llm: Any
-    sample_rate: int
-
-
-@dataclass(frozen=True)
 class Recipe:
     """What a model directory is made of.
 
@@ -102,8 +91,8 @@ class Recipe:
     path: Path
     text: str
 
-    def build(self) -> Parts:
-        """Return the modules and values that it describes.
+    def build(self) -> SimpleNamespace:
+        """Return the modules and values that it describes, in its own names.
 
         Raises:
             ConfigurationError: one is missing, or they do not fit together.
@@ -114,7 +103,7 @@ class Recipe:
         try:
             built = load_hyperpyyaml(self.text, text_model, overrides_must_match=False)
             built["sample_rate"] = int(built["sample_rate"])
-            return Parts(**{part.name: built[part.name] for part in fields(Parts)})
+            return SimpleNamespace(**{name: built[name] for name in (*_MADE, "sample_rate")})
         except Exception as error:  # whatever upstream's classes say to their arguments
             raise ConfigurationError(
                 f"{self.path} describes no model that can be built: {type(error).__name__}: "

@@ -42,6 +42,26 @@ _SPACE: Final = re.compile(r"\s")
 _TAG: Final = re.compile(r"\[[^\[\]\s]{1,20}\]|</?\w{1,10}>")
 
 
+def split(text: str, count_tokens: Callable[[str], int]) -> Iterator[str]:
+    """Yield the segments of a whole text: the first a short one, later ones several sentences.
+
+    None is larger than `LONGEST`, and each has something to say. The first comes before the rest
+    of the text is measured.
+    """
+    splitter = Splitter(count_tokens, _ENOUGH)
+    before = ""
+    for segment in itertools.chain(splitter.feed(text), splitter.finish()):
+        together = _joined(before, segment)
+        if before and splitter.size(segment) < _REST and splitter.size(together) <= LONGEST:
+            before = together
+            continue
+        if before:
+            yield before
+        before = segment
+    if before:
+        yield before
+
+
 class Splitter:
     """Segments of a text as it is written, each returned as soon as its sentence is complete.
 
@@ -49,79 +69,51 @@ class Splitter:
     or for `finish`. None is larger than `LONGEST`, and each has something to say.
     """
 
-    def __init__(self, count_tokens: Callable[[str], int]) -> None:
-        """Measure with `count_tokens`, the family's tokenizer."""
-        self._gathering = _Gathering(count_tokens, (_SCRAP,))
+    def __init__(
+        self, count_tokens: Callable[[str], int], enough: tuple[int, ...] = (_SCRAP,)
+    ) -> None:
+        """Measure with `count_tokens`, the family's tokenizer.
 
-    def feed(self, text: str) -> list[str]:
-        """Take more text; return the segments that are complete now."""
-        return list(self._gathering.feed(text))
-
-    def finish(self) -> list[str]:
-        """Return what is left."""
-        segments = list(self._gathering.finish())
-        return [*segments, self._gathering.held] if self._gathering.held else segments
-
-
-def split(text: str, count_tokens: Callable[[str], int]) -> Iterator[str]:
-    """Yield the segments of a whole text: the first a short one, later ones several sentences.
-
-    None is larger than `LONGEST`, and each has something to say. The first comes before the rest
-    of the text is measured.
-    """
-    gathering = _Gathering(count_tokens, _ENOUGH)
-    before = ""
-    for segment in itertools.chain(gathering.feed(text), gathering.finish()):
-        if before:
-            yield before
-        before = segment
-    rest = gathering.held
-    joined = _joined(before, rest)
-    if gathering.size(rest) < _REST and gathering.size(joined) <= LONGEST:
-        before, rest = joined, ""
-    yield from filter(None, (before, rest))
-
-
-class _Gathering:
-    """Sentences, and parts of those that are too long, put together until they are enough.
-
-    Attributes:
-        held: what is not enough yet.
-    """
-
-    def __init__(self, count_tokens: Callable[[str], int], enough: tuple[int, ...]) -> None:
+        Sentences, and parts of those that are too long, are put together until they have `enough`
+        tokens; its last number is for all later segments, too.
+        """
         self._count_tokens = count_tokens
         self._enough = enough
         self._segmenter = Segmenter(_CHARACTERS, shortest=1)  # scraps are gathered here
         self._is_first = True
         self._given = 0
-        self.held = ""
+        self._held = ""
 
     def size(self, text: str) -> int:
+        """Return how long a text is, about in tokens."""
         digits = sum(map(str.isdigit, text))
         return max(self._count_tokens(text), len(_CJK.findall(text))) + digits
 
     def feed(self, text: str) -> Iterator[str]:
+        """Take more text; yield the segments that are complete now."""
         return self._gathered(self._segmenter.feed(cleaned(text)))
 
     def finish(self) -> Iterator[str]:
-        return self._gathered(self._segmenter.finish())
+        """Yield what is left."""
+        yield from self._gathered(self._segmenter.finish())
+        if self._held:
+            yield self._held
 
     def _gathered(self, sentences: list[str]) -> Iterator[str]:
         for part in itertools.chain.from_iterable(map(self._parts, sentences)):
             if not is_sayable(part):
                 continue
-            together = _joined(self.held, part)
-            most = LONGEST if self.size(self.held) < _REST else _FULL
-            if self.held and self.size(together) > most:
-                yield self.held
+            together = _joined(self._held, part)
+            most = LONGEST if self.size(self._held) < _REST else _FULL
+            if self._held and self.size(together) > most:
+                yield self._held
                 self._given += 1
                 together = part
-            self.held = together
+            self._held = together
             if self.size(together) >= self._enough[min(self._given, len(self._enough) - 1)]:
                 yield together
                 self._given += 1
-                self.held = ""
+                self._held = ""
 
     def _parts(self, sentence: str) -> Iterator[str]:
         if self._is_first and self.size(sentence) > _FIRST:

@@ -9,39 +9,58 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from prometheus_client import Counter
 
 from services.speech.engines.cosyvoice import flow
-from services.speech.engines.cosyvoice.checkpoint import CancelledError, cancellable
-from services.speech.engines.cosyvoice.meter import Meter
-from services.speech.engines.cosyvoice.schedule import streams_held, together
+from services.speech.engines.cosyvoice.schedule import Meter, streams_held, together
 from services.speech.engines.cosyvoice.tokens import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.schedule import Piece
-    from services.speech.engines.cosyvoice.tokens import Line
     from services.speech.engines.cosyvoice.utterance import Segment, Utterance, Work
 
 
+_MEASURED_FOR_S: Final = 60.0
+_SAID_AGAIN: Final = Counter(
+    "bentovox_segments_said_again", "Segments that came out absurdly short or long for their text."
+)
+
+
+class _GivenUp(BaseException):  # no code of upstream is to catch it
+    """Nobody wants what the flow makes any more."""
+
+
 class Stages:
-    """Makes the audio of utterances, from `begin` until their end or `close`."""
+    """Makes the audio of utterances, from `begin` until their end or `close`.
+
+    Attributes:
+        checkpoint: the model.
+        streams: how many would have no gap, by what it took lately; at least one.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Start the threads."""
-        self._checkpoint = checkpoint
-        self._decoder = Decoder(checkpoint)
+        self.checkpoint = checkpoint
+        self.streams = 1
+        self._measured_s = time.monotonic()
+        self._decoder: Decoder[Segment] = Decoder(checkpoint)
         self._silent = frozenset(getattr(checkpoint.vocoder, "silent_tokens", ()))
-        self._saying: dict[Line, tuple[Utterance, Segment]] = {}
-        self._sounding: list[Piece] = []
+        self._saying: dict[Segment, Utterance] = {}
+        self._making: list[Work] = []
+        self._sounding: list[Work] = []
         self._meter = Meter()
         self._utterances: list[Utterance] = []
         self._is_closed = False
         self._changed = threading.Condition()
+        estimator = checkpoint.vocoder.flow.decoder.estimator
+        if isinstance(estimator, torch.nn.Module):
+            estimator.register_forward_pre_hook(self._look_who_listens)
         work = {"tokens": self._say, "flow": self._make, "vocoder": self._sound}
         self._threads = [
             threading.Thread(
@@ -77,19 +96,18 @@ class Stages:
             utterance.is_stopped = True
             if utterance in self._utterances:
                 self._utterances.remove(utterance)
-            self._sounding = [
-                piece for piece in self._sounding if piece.owner.utterance is not utterance
-            ]
+            self._sounding = [work for work in self._sounding if work.utterance is not utterance]
         utterance.on_end(error)
 
     def forget(self) -> None:
         """Forget what the model took so far: it was cold."""
         self._meter = Meter()
 
-    def held(self) -> int:
-        """Return how many streams at once would have no gap, by what the model took lately."""
-        checkpoint = self._checkpoint
-        return streams_held(self._meter.costs(), checkpoint.tokens_a_second, checkpoint.rows)
+    def measure(self) -> None:
+        """Find out how many streams there may be at once."""
+        rate, rows = self.checkpoint.tokens_a_second, self.checkpoint.rows
+        self.streams = max(1, streams_held(self._meter.costs(), rate, rows))
+        self._measured_s = time.monotonic()
 
     def close(self) -> None:
         """End every utterance, and the threads."""
@@ -101,8 +119,8 @@ class Stages:
             thread.join()
 
     def _run(self, name: str, step: Callable[[], None]) -> None:
-        apart = name == "tokens" and self._checkpoint.device.type == "cuda"
-        stream = torch.cuda.Stream(self._checkpoint.device) if apart else None
+        apart = name == "tokens" and self.checkpoint.device.type == "cuda"
+        stream = torch.cuda.Stream(self.checkpoint.device) if apart else None
         # A GPU makes tokens and audio at the same time, as with upstream.
         with torch.cuda.stream(stream) if apart else contextlib.nullcontext():
             while not self._is_closed:
@@ -112,25 +130,27 @@ class Stages:
                     for utterance in tuple(self._utterances):
                         self.end(utterance, error)
 
-    def _wait_for(self, there: Callable[[], bool]) -> bool:
-        """Wait, with the lock held; return False once closed."""
-        self._changed.wait_for(lambda: self._is_closed or there())
-        return not self._is_closed
+    def _wait_for(self, find: Callable[[], Any]) -> Any:
+        """Wait, with the lock held, for something to be found; return it, or None once closed."""
+        found = self._changed.wait_for(lambda: self._is_closed or find())
+        return None if self._is_closed else found
 
     # Tokens.
 
     def _say(self) -> None:
         """Let segments that may begin join, and add a token to each that is being said."""
         with self._changed:
-            if not self._wait_for(lambda: bool(self._saying) or any(self._to_begin())):
+            if not self._wait_for(lambda: self._saying or any(self._to_begin())):
                 return
-            gone = [line for line, (owner, _) in self._saying.items() if owner.is_stopped]
-            begun = [(owner, owner.say_next()) for owner in self._to_begin()]
-        self._leave(gone)
-        for owner, (line, segment) in begun:
+            gone = [segment for segment, owner in self._saying.items() if owner.is_stopped]
+            begun = [(owner.say_next(), owner) for owner in self._to_begin()]
+        self._decoder.leave(gone)
+        for segment in gone:
+            del self._saying[segment]
+        for segment, owner in begun:
             try:
-                self._decoder.join(line)
-                self._saying[line] = owner, segment
+                self._decoder.join(segment)
+                self._saying[segment] = owner
             except Exception as error:  # noqa: BLE001  it is this request's
                 self.end(owner, error)
         if self._saying:
@@ -139,108 +159,106 @@ class Stages:
     def _to_begin(self) -> Iterator[Utterance]:
         return (utterance for utterance in self._utterances if utterance.has_next())
 
-    def _ended(self) -> dict[Line, BaseException | None]:
+    def _ended(self) -> dict[Segment, BaseException | None]:
         """Decode a step; return the lines that end with it."""
         try:
-            with self._meter.step():
+            with self._meter.step(len(self._decoder.lines)):
                 return self._decoder.step()
         except Exception as error:  # noqa: BLE001  of a batch nobody knows whose it is
-            ended: dict[Line, BaseException | None] = dict.fromkeys(self._decoder.lines, error)
+            ended: dict[Segment, BaseException | None] = dict.fromkeys(self._decoder.lines, error)
             self._decoder.leave(ended)
             return ended
 
-    def _leave(self, lines: Sequence[Line]) -> None:
-        self._decoder.leave(lines)
-        for line in lines:
-            del self._saying[line]
-
-    def _add(self, ended: dict[Line, BaseException | None]) -> None:
+    def _add(self, ended: dict[Segment, BaseException | None]) -> None:
         """Add what was decoded to the segments."""
-        failed = []
         with self.change():
-            for line, (owner, segment) in self._saying.items():
+            for segment, owner in self._saying.items():
                 segment.catch_up(self._silent)
-                segment.complete = line in ended
-                if ended.get(line):
-                    failed.append((owner, ended[line]))
-        for line in ended:
-            del self._saying[line]
-        for owner, error in failed:
-            self.end(owner, error)
+                if segment in ended and not ended[segment] and owner.say_again(segment):
+                    _SAID_AGAIN.inc()
+                else:
+                    segment.complete = segment in ended
+        for segment, error in ended.items():
+            owner = self._saying.pop(segment)
+            if error:
+                self.end(owner, error)
 
-    # Flow: a piece's owner is its work.
+    # Flow.
 
     def _make(self) -> None:
-        """Make the mels of the most urgent pieces."""
-        pieces: list[Piece] = []
-
-        def there() -> bool:
-            token_s = self._meter.token_s * len(self._utterances)  # all may be made together
-            found = (utterance.piece(token_s) for utterance in self._utterances)
-            pieces[:] = [piece for piece in found if piece is not None]
-            return bool(pieces)
-
+        """Make the mels of the most urgent parts."""
         with self.change():
-            if not self._wait_for(there):
+            there = self._wait_for(self._to_make)
+            if there is None:
                 return
-            batch = together(pieces, self._checkpoint.rows)
-            for piece in batch:
-                piece.owner.utterance.take(piece.owner)
-        with self._meter.flow(len(batch) * max(piece.size for piece in batch)):
-            parts = list(self._mels(batch))
-        for made in parts:
-            with self.change():
-                self._sounding += [one for one in made if not one.owner.utterance.is_stopped]
+            batch = together(there, self.checkpoint.rows)
+            for work in batch:
+                work.utterance.take(work)
+        tokens = len(batch) * max(work.size for work in batch)
+        with contextlib.suppress(_GivenUp), self._meter.flow(tokens):
+            self._make_together(batch)
+        self._making = []
 
-    def _mels(self, batch: list[Piece]) -> Iterator[list[Piece]]:
-        """Make the mels of a batch; yield pieces that have theirs, after an error one by one."""
-        works = [piece.owner for piece in batch]
+    def _to_make(self) -> list[Work]:
+        token_s = self._meter.token_s(self.checkpoint.tokens_a_second)
+        token_s *= len(self._utterances)  # all may be made together
+        return list(filter(None, (utterance.work(token_s) for utterance in self._utterances)))
+
+    def _make_together(self, batch: list[Work]) -> None:
+        """Make the mels of a batch, after an error one by one."""
+        self._making = batch
         try:
-            with cancellable(lambda: all(work.utterance.is_stopped for work in works)):
-                made = self._together(works)
-        except CancelledError:
-            return
+            made: Sequence[Any] = self._mels(batch)
         except Exception as error:  # noqa: BLE001  it is the request's, once it is alone
             if len(batch) > 1:
-                for piece in batch:
-                    yield from self._mels([piece])
+                for work in batch:
+                    with contextlib.suppress(_GivenUp):
+                        self._make_together([work])
                 return
             made = [error]
-        for work, mel in zip(works, made, strict=True):
-            work.mel = mel
-        yield batch
+        with self.change():
+            for work, mel in zip(batch, made, strict=True):
+                work.mel = mel
+                if not work.utterance.is_stopped:
+                    self._sounding.append(work)
 
-    def _together(self, works: Sequence[Work]) -> Sequence[torch.Tensor]:
-        said = [work.part.said for work in works]
-        checkpoint = self._checkpoint
+    def _look_who_listens(self, *_: Any) -> None:
+        """Stop the flow, before each of its steps, once nobody wants any of what it makes."""
+        if self._making and all(work.utterance.is_stopped for work in self._making):
+            raise _GivenUp
+
+    def _mels(self, batch: Sequence[Work]) -> Sequence[torch.Tensor]:
+        checkpoint = self.checkpoint
         if checkpoint.family == 1:
-            return [work.segment.parts.wave(work.part) for work in works]
-        with torch.autocast(checkpoint.device.type, enabled=checkpoint.accelerated.fp16):
+            return [work.segment.parts.wave(work.part) for work in batch]
+        with torch.autocast(checkpoint.device.type, enabled=checkpoint.fp16):
             made: list[torch.Tensor] = flow.mels(
-                checkpoint.vocoder.flow, said, streaming=not works[0].utterance.in_one
+                checkpoint.vocoder.flow,
+                [work.part for work in batch],
+                streaming=not batch[0].utterance.in_one,
             )
+        if checkpoint.device.type == "cuda":  # what is most urgent by then goes next
+            torch.cuda.current_stream(checkpoint.device).synchronize()
         return made
 
     # Vocoder.
 
     def _sound(self) -> None:
         """Make the audio of the most urgent mel, or end an utterance that has sounded."""
-        done: list[Utterance] = []
-
-        def there() -> bool:
-            done[:] = [utterance for utterance in self._utterances if utterance.is_done]
-            return bool(self._sounding or done)
-
         with self._changed:
-            if not self._wait_for(there):
+            if not self._wait_for(lambda: self._sounding or any(self._sounded())):
                 return
-            piece = min(self._sounding, key=lambda piece: piece.order, default=None)
-            if piece is not None:
-                self._sounding.remove(piece)
+            done = list(self._sounded())
+            work = min(self._sounding, key=lambda work: work.due_s, default=None)
+            if work is not None:
+                self._sounding.remove(work)
         for utterance in done:
             self._finish(utterance)
-        if piece is not None:
-            self._give(piece.owner)
+        if work is not None:
+            self._give(work)
+
+    def _sounded(self) -> Iterator[Utterance]:
+        return (utterance for utterance in self._utterances if utterance.is_done)
 
     def _give(self, work: Work) -> None:
         utterance = work.utterance
@@ -249,9 +267,9 @@ class Stages:
             return
         tokens = work.part.until - work.part.since
         try:
-            with self._meter.sound(tokens / self._checkpoint.tokens_a_second):
-                wave = work.segment.parts.sound(work.mel, work.part)
-            frame = utterance.stretch.feed(wave.squeeze(0).float().cpu().numpy())
+            with self._meter.sound(tokens / self.checkpoint.tokens_a_second):
+                wave = work.segment.parts.sound(work.mel, work.part).squeeze(0).float().cpu()
+            frame = utterance.stretch.feed(wave.numpy())
         except Exception as error:  # noqa: BLE001  it is this request's
             self.end(utterance, error)
             return
@@ -265,3 +283,5 @@ class Stages:
             if not utterance.is_stopped:
                 utterance.give(utterance.stretch.finish())
         self.end(utterance)
+        if time.monotonic() - self._measured_s > _MEASURED_FOR_S:
+            self.measure()

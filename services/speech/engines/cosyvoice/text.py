@@ -1,8 +1,8 @@
 """Text prepared for upstream's models: cleaned, its language guessed, its numbers in words.
 
-Control tokens such as `<|endofprompt|>` steer the model, so none passes in a user's text; the
-inline tags that upstream documents do (`[laughter]`, `[breath]`, `<strong></strong>`,
-`<laughter></laughter>`, family 3's `[j][ǐ]` and `[AA1]`).
+Control tokens such as `<|endofprompt|>` steer the model, so none passes in a user's text, and the
+service adds those that a family needs. The inline tags that upstream documents do (`[laughter]`,
+`[breath]`, `<strong></strong>`, `<laughter></laughter>`, family 3's `[j][ǐ]` and `[AA1]`).
 
 Numbers are spelt with wetext's grammars and inflect, as upstream does. They are loaded on first
 use, in about 0.3 s.
@@ -15,10 +15,10 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from services.errors import InvalidRequestError, shown
+from services.speech.engines.scripts import language_by_script
 from services.speech.engines.segments import printable
 
 if TYPE_CHECKING:
@@ -35,13 +35,6 @@ LANGUAGES: Final[dict[int, tuple[Language, ...]]] = {
 """The languages of each family, as upstream's README lists them."""
 
 _SINITIC: Final = frozenset({"cmn", "wuu", "nan", "hak", "gan", "hsn", "cjy", "cdo"})
-_SCRIPT: Final = re.compile(
-    "(?P<kana>[\u3041-\u3096\u30a1-\u30fa\u30fc\u31f0-\u31ff\uff66-\uff9d])"
-    "|(?P<hangul>[\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3])"
-    "|(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
-    "|(?P<cyrillic>[\u0400-\u052f])"
-    "|(?P<latin>[A-Za-z\u00aa-\u024f])"
-)
 _HAN: Final = re.compile("[\u4e00-\u9fff]")
 
 # <|anything|>, and the marker that family 1 Instruct was trained with.
@@ -54,6 +47,16 @@ _INVISIBLE: Final = re.compile(
     "[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20e3\ufe00-\ufe0f\ufeff\ufff9-\ufffc"
     "\U000e0000-\U000e0fff]"
 )
+# What each family was trained to find around transcripts and instructions. Upstream leaves most of
+# it to its callers; where it is missing families 1 and 2 speak the instruction.
+_ASSISTANT: Final = "You are a helpful assistant."
+_END: Final = "<|endofprompt|>"
+
+_TRANSCRIPT: Final = {1: "", 2: "", 3: _ASSISTANT + _END}
+# Family 1 Instruct was trained with a marker that is no token of its own. Upstream appended it
+# until commit 56d9876, whose example shows family 2's, which family 1's tokenizer lacks too.
+_INSTRUCTION: Final = {1: ("", "<endofprompt>"), 2: ("", _END), 3: (_ASSISTANT + " ", _END)}
+_SEGMENT: Final = {1: "<|{language}|>", 2: "", 3: _ASSISTANT + _END}
 _STRESS_TAG: Final = re.compile(r"</?(?:strong|laughter)>")
 _PHONEME_TAG: Final = re.compile(r"(\[[A-Z]{1,2}\d\])")
 _BRACKET: Final = re.compile("[（）【】`]")
@@ -87,19 +90,14 @@ def guess_language(text: str, context: Language | None = None) -> Language:
     Latin letters en: German, Spanish, French and Italian need a tag or a context. Without any
     letter it is the context's language, or en.
     """
-    found = Counter(match.lastgroup for match in _SCRIPT.finditer(text))
-    kana, han = found["kana"], found["han"]
-    if kana * 10 > han and kana >= found["hangul"]:  # more than a quoted word in Chinese
-        return "ja"
-    if found["hangul"]:
-        return "ko"
-    if han:
-        return context if context in ("ja", "yue") else "zh"
-    if found["cyrillic"]:
-        return "ru"
-    if found["latin"]:
+    found = language_by_script(text, "en")
+    if found is None and any(map(str.isalpha, text)):
         return context if context in ("de", "es", "fr", "it") else "en"
-    return context or "en"
+    if found == "cmn":
+        return context if context in ("ja", "yue") else "zh"
+    if found in ("be", "mk", "ru", "sr", "uk"):
+        return "ru"
+    return "ja" if found == "ja" else "ko" if found == "ko" else context or "en"
 
 
 def cleaned(text: str) -> str:
@@ -211,3 +209,23 @@ def _inflect() -> Any:
     import inflect  # noqa: PLC0415  likewise
 
     return inflect.engine()
+
+
+def prompt_text(family: int, transcript: str) -> str:
+    """Return the prompt text of zero-shot cloning: what the recording says."""
+    return _TRANSCRIPT[family] + transcript
+
+
+def instruction(family: int, text: str) -> str:
+    """Return the prompt text that makes a model speak as `text` says."""
+    before, after = _INSTRUCTION[family]
+    return before + text + after
+
+
+def cross_lingual(family: int, segment: str, language: Language) -> str:
+    """Return a segment to speak like a recording without a transcript.
+
+    Family 1 is told the language (one of its five); Japanese is `ja` to its tokenizer, whatever
+    upstream's older examples say.
+    """
+    return _SEGMENT[family].format(language=language) + segment

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import torch
 from transformers import DynamicCache
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _LEAST: Final = 2  # speech tokens a text token; upstream's
 _MOST: Final = 20
+_ABSURD: Final = 2.5  # nobody speaks so fast
 
 
 @dataclass(eq=False)
@@ -53,8 +54,21 @@ class Line:
         """Return whether it may not end yet."""
         return len(self.made) < _LEAST * len(self.text)
 
+    @property
+    def is_endless(self) -> bool:
+        """Return whether it has to end now."""
+        return len(self.made) >= _MOST * len(self.text)
 
-class Decoder:
+    @property
+    def is_absurd(self) -> bool:
+        """Return whether, now that it has ended, its text cannot take so short or so long."""
+        return self.is_endless or len(self.made) < _ABSURD * len(self.text)
+
+
+_Line = TypeVar("_Line", bound=Line)
+
+
+class Decoder(Generic[_Line]):
     """Decodes lines, used by one thread.
 
     Attributes:
@@ -64,14 +78,14 @@ class Decoder:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._lm = checkpoint.lm
         self._device = checkpoint.device
-        self._half = checkpoint.accelerated.fp16
+        self._half = checkpoint.fp16
         self._step = _transformer_step if checkpoint.family == 1 else _qwen_step
-        self.lines: list[Line] = []
+        self.lines: list[_Line] = []
         self._lengths: list[int] = []
         self._cache: Any = []
         self._hidden = torch.zeros(0, 0)
 
-    def join(self, line: Line) -> None:
+    def join(self, line: _Line) -> None:
         """Add a line: its text goes through the model, and the next `step` draws from that."""
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=self._half):
             given = _given(self._lm, line, self._device)
@@ -84,7 +98,7 @@ class Decoder:
         self._cache, self._hidden, self._lengths = mine, hidden, sizes
         self.lines.append(line)
 
-    def leave(self, lines: Iterable[Line]) -> None:
+    def leave(self, lines: Iterable[_Line]) -> None:
         """Take lines out, whether or not they have ended."""
         gone = set(map(id, lines))
         stay = [at for at, line in enumerate(self.lines) if id(line) not in gone]
@@ -96,7 +110,7 @@ class Decoder:
         self._cache = [_filled(one[stay], longest) for one in _tensors(self._cache) if stay]
         self._hidden = self._hidden[stay]
 
-    def step(self) -> dict[Line, BaseException | None]:
+    def step(self) -> dict[_Line, BaseException | None]:
         """Add a token to each line; return those that ended, which have left, and why if failed."""
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=self._half):
             ended = self._drawn(self._lm.llm_decoder(self._hidden).float())
@@ -108,9 +122,9 @@ class Decoder:
                 self._lengths = [length + 1 for length in self._lengths]
         return ended
 
-    def _drawn(self, logits: torch.Tensor) -> dict[Line, BaseException | None]:
+    def _drawn(self, logits: torch.Tensor) -> dict[_Line, BaseException | None]:
         """Draw a token for each row of `logits` [B, V]; return the lines that end with it."""
-        ended: dict[Line, BaseException | None] = {}
+        ended: dict[_Line, BaseException | None] = {}
         speech: int = self._lm.speech_token_size
         some = [speech if line.is_short else logits.shape[1] for line in self.lines]
         for row, count in zip(logits, some, strict=True):
@@ -125,7 +139,7 @@ class Decoder:
                 continue
             if token < speech:
                 line.made.append(token)
-            if token >= speech or len(line.made) >= _MOST * len(line.text):
+            if token >= speech or line.is_endless:
                 ended[line] = None
         return ended
 

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
+import random
+import secrets
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
-
 from services.audio.stretch import TimeStretch
 from services.speech.engines.cosyvoice.chunks import chunks
-from services.speech.engines.cosyvoice.randomness import Sampler, seeded
-from services.speech.engines.cosyvoice.schedule import Piece
+from services.speech.engines.cosyvoice.randomness import Sampler
+from services.speech.engines.cosyvoice.schedule import IN_TIME, PATIENCE_S, Piece
 from services.speech.engines.cosyvoice.tokens import Line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.chunks import Part
+    from services.speech.engines.cosyvoice.flow import Part
     from services.speech.engines.cosyvoice.modes import Prompt
     from services.speech.engines.protocol import ConversionRequest, SynthesisRequest
 
 _HELD_S: Final = 30.0  # of audio that waits for the listener
-_PATIENCE_S: Final = 5.0  # an answer that is not streamed has no listener yet: streams go first
-_IN_TIME: Final = 0.7  # a part may take that share of the time until its listener runs dry
+_ONE_PASS_S: Final = 5.0  # an answer that is not streamed has no listener yet: streams go first
 _SILENT_IN_A_ROW: Final = 5  # upstream's
 
 
-@dataclass(eq=False)
-class Segment:
-    """Speech tokens as they come.
+@dataclass(kw_only=True, eq=False)
+class Segment(Line):
+    """A segment that is being said, and sounds meanwhile.
 
     Attributes:
         parts: how its sound is made.
-        made: all of them.
         tokens: those that sound: all but silent ones after five in a row (family 3).
         complete: whether there will be no more.
     """
 
     parts: Any
-    made: list[int]
     tokens: list[int] = field(default_factory=list)
     complete: bool = False
     _taken: int = 0
@@ -57,8 +54,8 @@ class Segment:
         self._taken = len(self.made)
 
 
-@dataclass(eq=False)
-class Work:
+@dataclass(kw_only=True, eq=False)
+class Work(Piece):
     """A part that the flow makes, then the vocoder; `mel` is what the one gives to the other."""
 
     utterance: Utterance
@@ -95,25 +92,26 @@ class Utterance:
         """
         self._on_frame = on_frame
         self.on_end = on_end
-        self.texts: deque[list[int]] = deque()
+        self.texts: deque[Sequence[int]] = deque()
         self.is_written = False
         self.segments: deque[Segment] = deque()
         self.in_work = 0
         self.is_stopped = False
         self._checkpoint = checkpoint
         self._prompt = prompt
-        drawn = seeded(request.seed, torch.device("cpu"))
-        self._sampler = Sampler(checkpoint.lm, drawn)
-        self._noise = seeded(drawn.initial_seed() ^ 0x5EED, checkpoint.device)
+        seed = secrets.randbits(62) if request.seed is None else request.seed
+        self._sampler = Sampler(checkpoint.lm, seed)
+        self._noise = random.Random(seed)  # noqa: S311  it is to be repeatable
         self.in_one = request.one_pass
         self._speed = request.speed
         # In one pass the model itself changes the speed.
         speed = 1.0 if self.in_one else self._speed
         self.stretch = TimeStretch(checkpoint.sample_rate_hz, speed)
         self._is_first = not request.one_pass
-        self._dry_s = time.monotonic() + (_PATIENCE_S if request.one_pass else 0.0)
+        self._dry_s = time.monotonic() + (_ONE_PASS_S if request.one_pass else PATIENCE_S)
         self._waiting_s = 0.0
         self._in_work_s = 0.0
+        self._said_again: Sequence[int] = ()
 
     @property
     def is_done(self) -> bool:
@@ -142,23 +140,36 @@ class Utterance:
         said = all(segment.complete for segment in self.segments)
         return bool(self.texts) and said and len(self.segments) < 2  # noqa: PLR2004
 
-    def say_next(self) -> tuple[Line, Segment]:
+    def say_next(self) -> Segment:
         """Begin the next segment."""
-        line = Line(self._prompt, self.texts.popleft(), self._sampler)
-        segment = Segment(self._parts(), line.made)
-        self.segments.append(segment)
-        return line, segment
+        return self._begun(self.texts.popleft())
+
+    def say_again(self, segment: Segment) -> bool:
+        """Put a text back that came out absurdly short or long, once; the draws will be others.
+
+        Not in a stream: some of it may be sounding, and the same seed has to say the same.
+        """
+        if not (self.in_one and segment.is_absurd) or segment.text is self._said_again:
+            return False
+        self._said_again = segment.text
+        self.segments.remove(segment)
+        self.texts.appendleft(segment.text)
+        return True
 
     def convert(self, tokens: list[int]) -> None:
         """Let speech tokens sound, and nothing else."""
-        self.segments.append(Segment(self._parts(), tokens, tokens, complete=True))
+        segment = self._begun(())
+        segment.tokens, segment.complete = tokens, True
         self.is_written = True
 
-    def _parts(self) -> Any:
+    def _begun(self, text: Sequence[int]) -> Segment:
         speed = self._speed if self.in_one else None
-        return chunks(self._checkpoint, self._prompt, self._noise, speed)
+        parts = chunks(self._checkpoint, self._prompt, self._noise, speed)
+        segment = Segment(prompt=self._prompt, text=text, sampler=self._sampler, parts=parts)
+        self.segments.append(segment)
+        return segment
 
-    def piece(self, token_s: float) -> Piece | None:
+    def work(self, token_s: float) -> Work | None:
         """Return what the flow can make next, where a token takes `token_s`; 0: unknown."""
         while self.segments and self.segments[0].complete and not self.segments[0].tokens:
             self.segments.popleft()
@@ -166,23 +177,26 @@ class Utterance:
             return None
         segment, due_s, most = self.segments[0], self._dry_s + self._in_work_s, 0.0
         if token_s and not self._is_first:
-            in_time = _IN_TIME * (due_s - time.monotonic()) / token_s
+            in_time = IN_TIME * (due_s - time.monotonic()) / token_s
             most = in_time - segment.parts.before
         part = segment.parts.next(segment.tokens, complete=segment.complete, most=most)
-        return part and Piece(
-            Work(self, segment, part),
+        return part and Work(
+            utterance=self,
+            segment=segment,
+            part=part,
             is_first=self._is_first,
             due_s=due_s,
-            size=part.said.size,
+            size=part.size,
             kind=self.in_one,
         )
 
     def take(self, work: Work) -> None:
         """Let a piece be made."""
         work.segment.parts.take(work.part)
-        if work.part.said.is_last:
+        if work.part.is_last:
             self.segments.popleft()
-        self._is_first = False
+        if self._is_first:  # its listener begins with it, not before
+            self._is_first, self._dry_s = False, time.monotonic()
         self.in_work += 1
         self._in_work_s += self._seconds(work.part)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from services.speech.engines.cosyvoice.randomness import Noise, drawing_from
+from services.speech.engines.cosyvoice.randomness import drawing_from
 
 # How far a frame of mel has an effect, in frames; tests/cosyvoice/test_joins.py measures it.
 PITCH_REACH: Final = 5
@@ -101,17 +101,21 @@ class _Source:
         return int(self._hift.f0_upsamp.scale_factor)
 
     def _block(self, block: int) -> torch.Tensor:
-        """Return a block's source, with a frame at both sides to interpolate its phase from."""
+        """Return a block's source, with a frame at both sides to interpolate its phase from.
+
+        What is not known yet goes on as before it: each block draws as much noise, whatever is.
+        """
         start = block * BLOCK
         before = max(0, start - 1)
         pitch = self._pitch[:, before : start + BLOCK + 1]
         if before:
             pitch = torch.cat([self._turned(before), pitch], dim=1)
-        upsampled = self._hift.f0_upsamp(pitch[:, None]).transpose(1, 2)
-        noise = Noise(self._seed + block, (BLOCK + 3) * self._a_frame, pitch.device)
-        with drawing_from(noise):
-            source, _, _ = self._hift.m_source(upsampled)
         lead = start - before + (1 if before else 0)
+        missing = lead + BLOCK + 1 - pitch.shape[1]
+        pitch = torch.nn.functional.pad(pitch, (0, missing), mode="replicate")
+        upsampled = self._hift.f0_upsamp(pitch[:, None]).transpose(1, 2)
+        with drawing_from(self._seed + block, pitch.device):
+            source, _, _ = self._hift.m_source(upsampled)
         frames = min(BLOCK, self._pitch.shape[1] - start)
         made: torch.Tensor = source.transpose(1, 2)
         return made[:, :, lead * self._a_frame : (lead + frames) * self._a_frame]

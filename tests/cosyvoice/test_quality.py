@@ -1,0 +1,67 @@
+"""What came out wrong is made again, and words are said as they are spelt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from services.speech.engines.cosyvoice import tokens
+from services.speech.engines.cosyvoice.lexicon import Lexicon
+from tests.cosyvoice.speaking import SHORT, apart, spoken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
+
+    EngineOf = Callable[..., CosyVoiceEngine]
+
+FAMILIES = pytest.mark.parametrize("family", [1, 2, 3])
+
+
+def counted() -> float:
+    return REGISTRY.get_sample_value("bentovox_segments_said_again_total") or 0.0
+
+
+@FAMILIES
+async def test_a_segment_of_absurd_length_is_said_again_once_and_counted(
+    engine_of: EngineOf, decoded: Any, monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    engine = engine_of(family)
+    monkeypatch.setattr(tokens, "_ABSURD", 1000)
+    said, before = decoded(engine), counted()
+    heard = await spoken(engine, one_pass=True)
+
+    first, second = said
+    assert first != second
+    assert counted() == before + 1
+    rate = 50 if family == 1 else 25
+    assert heard.size / engine.sample_rate_hz == pytest.approx(len(second) / rate, abs=0.04)
+    np.testing.assert_array_equal(heard, await spoken(engine, one_pass=True))
+
+
+@FAMILIES
+@pytest.mark.parametrize("why", ["a stream", "a usual length"])
+async def test_a_stream_and_what_has_a_usual_length_are_said_once(
+    engine_of: EngineOf, decoded: Any, monkeypatch: pytest.MonkeyPatch, family: int, why: str
+) -> None:
+    engine = engine_of(family)
+    one_pass = why != "a stream"
+    monkeypatch.setattr(tokens, "_ABSURD", 2.5 if one_pass else 1000)
+    monkeypatch.setattr(tokens, "_LEAST", 4)
+    said = decoded(engine)
+    for seed in range(5):
+        await spoken(engine, seed=seed, one_pass=one_pass)
+    assert len(said) == 5
+
+
+async def test_a_word_of_the_lexicon_is_said_as_it_is_spelt(
+    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(2)
+    spelt = await spoken(engine, "Good evening to you.")
+    monkeypatch.setattr(engine, "_lexicon", Lexicon({"Morning": "evening"}))
+    assert apart(await spoken(engine, SHORT), spelt) < 1e-4
