@@ -194,6 +194,8 @@ def test_every_block_is_tested() -> None:
     assert [text.split()[:3] for text in left] == [
         [_PYTHON, "-m", "services.settings"],
         [_PYTHON, "-m", "services.gateway.keys"],
+        ["nox", "-s", "bench"],  # what takes a GPU
+        ["tar", "-xzf", ".gpu/pack.tar.gz"],
         [".nox/stack/bin/hf", "download", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],  # gigabytes
         ["uv", "venv", "--python"],  # vLLM-Omni's environment, for a GPU
         ["vllm-omni", "serve", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],
