@@ -106,8 +106,8 @@ class Stages:
     def measure(self) -> None:
         """Find out how many streams there may be at once."""
         rate, rows = self.checkpoint.tokens_a_second, self.checkpoint.rows
-        self.streams = max(1, streams_held(self._meter.costs(), rate, rows))
         self._measured_s = time.monotonic()
+        self.streams = max(1, streams_held(self._meter.costs(), rate, rows))
 
     def close(self) -> None:
         """End every utterance, and the threads."""
@@ -284,4 +284,6 @@ class Stages:
                 utterance.give(utterance.stretch.finish())
         self.end(utterance)
         if time.monotonic() - self._measured_s > _MEASURED_FOR_S:
-            self.measure()
+            self._measured_s = time.monotonic()
+            # It takes some hundred milliseconds, in which others are to sound.
+            threading.Thread(target=self.measure, name="cosyvoice-measure", daemon=True).start()
