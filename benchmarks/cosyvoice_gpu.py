@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import report
 from benchmarks.contestants import Worker
-from benchmarks.cosyvoice import TEXT, prepared
+from benchmarks.cosyvoice import prepared
 from benchmarks.streams import Turn, continuity
 
 if TYPE_CHECKING:
@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
     from benchmarks.cosyvoice_contestants import Setup
 
+_TEXT: Final = (
+    "Early in the morning the harbour is so quiet that one hears the ropes of the boats and, far "
+    "out, a bell."
+)
 _STREAMS: Final = (1, 4, 8, 16, 32)
 _START_S: Final = 150.0
 _TURN_S: Final = 60.0  # what a turn may take if nothing is known of it
 _END_S: Final = 25.0
-_LOGGED: Final = 12  # lines of a log that are shown
+_LOGGED: Final = 1500  # letters of a log that are shown
 _NEEDED: Final = (
     *("av", "conformer", "diffusers", "einops", "einx", "frozendict", "hyperpyyaml", "inflect"),
     *("kaldi_native_fbank", "kaldifst", "librosa", "loguru", "more_itertools", "omegaconf"),
@@ -48,21 +52,13 @@ print(*(name for name in sys.argv[1:] if find_spec(name) is None))
 
 @dataclass
 class _Contestant:
-    """One way to make the streams.
-
-    Attributes:
-        worker: the process that makes them.
-        asked: what it is asked beside the texts.
-        turns: by how many streams at once.
-        busy: likewise, how busy the GPU was, in percent, whenever the driver was asked.
-        lost: why it is out.
-    """
+    """One way to make the streams; turns and the GPU's load in percent by how many there are."""
 
     worker: Worker
-    asked: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)  # beside the texts
     turns: dict[int, list[Turn]] = field(default_factory=dict)
     busy: dict[int, list[float]] = field(default_factory=dict)
-    lost: str = ""
+    lost: str = ""  # why it is out
 
     def expected_s(self, streams: int) -> float:
         """Return what a turn takes: as the last one, or as one of fewer streams, for each; or 0."""
@@ -75,8 +71,9 @@ def main(arguments: list[str]) -> None:
     began = time.monotonic()
     parser = report.parser("cosyvoice-gpu", __doc__, rounds=3)
     parser.add_argument("--minutes", type=float, default=8.0, help="to be done in (%(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="all of it, tiny, on a CPU")
+    parser.add_argument("--dry-run", action="store_true", help="all of it with a tiny model")
     options = parser.parse_args(arguments)
+    print(__doc__, flush=True)
     python = os.environ.get("COSYVOICE_PYTHON") or os.environ.get("STACK_PYTHON") or sys.executable
     gpu = _asked("name,driver_version")
     lacking = subprocess.check_output([python, "-c", _LACKING, *_NEEDED], text=True).split()
@@ -85,31 +82,21 @@ def main(arguments: list[str]) -> None:
     if lacking:
         sys.exit(f"not here: {', '.join(lacking)}; see docs/benchmarks-cosyvoice-gpu.md")
     with tempfile.TemporaryDirectory() as folder:
-        print(f"making a model; GPU: {gpu or 'none'}", flush=True)
         setups, _, version = prepared(python, Path(folder), full=not options.dry_run)
-        print(f"made after {time.monotonic() - began:.0f} s, code {version}; starting", flush=True)
         what = f"{report.machine()}. GPU: {gpu or 'none'}. Upstream's code: {version[:12]}."
         if options.dry_run:
-            what = f"**A dry run with a tiny model on a CPU: it says nothing of a GPU.** {what}"
+            what = f"**A dry run with a tiny model, which says nothing of a real one.** {what}"
+        print(f"{what} The model is made after {time.monotonic() - began:.0f} s", flush=True)
         race = _Race(setups[-1], began + 60 * options.minutes - _END_S)
         try:
             race.start()
             for number in range(1, options.rounds + 1):
                 for streams in (1, 2) if options.dry_run else _STREAMS:
                     race.round(streams, number)
-                    write(options.out, what, race.table())
+                    found = {"letters": len(_TEXT), "state": what, "table": race.table()}
+                    report.write(options.out, "benchmarks-cosyvoice-gpu", None, **found)
         finally:
             race.stop()
-
-
-def write(folder: Path, state: str, table: str) -> None:
-    """Write the page."""
-    report.write(folder, "benchmarks-cosyvoice-gpu", None, state=state, table=table)
-
-
-def _end_of(log: Path, lines: int) -> list[str]:
-    """Return the last lines of a log, at least one."""
-    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:] or ["nothing"]
 
 
 def _asked(what: str) -> str:
@@ -153,7 +140,7 @@ class _Race:
         worker.patience_s = self._within(_START_S)
         try:
             worker.start()
-            worker.ask({"texts": [TEXT], "seed": 0})
+            worker.ask({"texts": [_TEXT], "seed": 0})
             print(f"  {worker.name}: warm after {time.monotonic() - began:.0f} s", flush=True)
         except Exception as error:  # noqa: BLE001  the others go on
             self._lose(worker, error)
@@ -178,7 +165,7 @@ class _Race:
             )
 
     def _turn(self, one: _Contestant, streams: int, number: int) -> Turn:
-        asked = {"texts": [TEXT] * streams, "seed": 100 * number, **one.asked}
+        asked = {"texts": [_TEXT] * streams, "seed": 100 * number, **one.asked}
         busy = one.busy.setdefault(streams, [])
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(one.worker.ask, asked)
@@ -194,17 +181,18 @@ class _Race:
 
     def _lose(self, worker: Worker, error: Exception) -> None:
         print(f"  {worker.name} is out: {error}", flush=True)
+        last = worker.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         for one in self._contestants.values():
             if one.worker is worker:
-                one.lost = f"out; its log ends with: {_end_of(worker.log, 1)[0]}"
+                one.lost = f"out; its log ends with: {last}"
 
     def stop(self) -> None:
         """End everybody, and show what they logged last."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(Worker.stop, self._workers))
         for worker in self._workers:
-            logged = _end_of(worker.log, _LOGGED)
-            print(f"{worker.name} logged last:", *logged, sep="\n  ", flush=True)
+            logged = worker.log.read_text(encoding="utf-8", errors="replace")
+            print(f"{worker.name} logged last:\n{logged[-_LOGGED:]}", flush=True)
 
     def table(self) -> str:
         """Return what was measured, and who is out."""

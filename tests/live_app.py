@@ -149,7 +149,6 @@ class Served:
                 role="transcription",
                 handlers={},
                 sockets={PATH: socket},
-                admitted=frozenset(),
                 limits=limits,
                 body_limit_bytes=36 << 20,
                 readiness=lambda: Readiness("ready", {}),

@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
         # BentoML takes no lock from a hidden folder, and .nox is one.
         with tempfile.TemporaryDirectory(prefix="bentovox-images-") as tree:
             _copy(Path(tree))
-            command = [dev, "-m", "benchmarks.images.run", f"--bento={options.bento}"]
-            command += [f"--rounds={options.rounds}", f"--work={_WORK}", f"--out={_FIGURES}"]
+            given = (options.bento, str(options.rounds), str(_WORK), str(_FIGURES))
+            command = [dev, "-m", "benchmarks.images.run", *given]
             if code := subprocess.call(command, cwd=tree):
                 return code
     finally:

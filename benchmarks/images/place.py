@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import http.server
 import os
 import shutil
+import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.contestants import Server, free_port, running
 from ci import build, docker, platforms, uv
 from ci.__main__ import main
 from ci.engine.daemon import Engine
@@ -121,11 +120,6 @@ class Place:
         build.build([name, "--network=host", "--provenance=false", *arguments, folder])
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Log no requests."""
-
-
 @contextlib.contextmanager
 def _links() -> Iterator[str]:
     """Yield the page where builds find torch's CPU build: uv's folder of wheels, or PyTorch's."""
@@ -133,12 +127,8 @@ def _links() -> Iterator[str]:
     if folder is None or not any(folder.glob("torch-*+cpu-*.whl")):
         yield _TORCH_PAGE
         return
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{httpd.server_port}/"
-        finally:
-            httpd.shutdown()
-            thread.join()
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", f"--directory={folder}", "--bind=127.0.0.1"]
+    server = Server("wheels", [*command, str(port)], port, "/")
+    with running(server):
+        yield f"{server.url}/"

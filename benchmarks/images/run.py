@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -64,7 +63,7 @@ class Run:
             Layer(described(one), one.number <= image.shared, one.raw_bytes, one.compressed_bytes)
             for one in image.layers
         ]
-        failed = [verdict.gate for verdict in judge(look) if verdict.faults]
+        failed = [gate for gate, faults in judge(look).items() if faults]
         lost = sum(waste.bytes for waste in look.waste)
         self._into.sizes[self._way.name] = Size(layers, lost, failed)
         return look
@@ -142,32 +141,26 @@ def measure(place: Place, way: Way, bento: str, rounds: int, into: Measured) -> 
         run.caches(rounds)
 
 
-def main() -> int:
-    """Measure, and write what was measured as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bento", required=True)
-    parser.add_argument("--rounds", type=int, required=True, help="0: the quick way")
-    parser.add_argument("--work", type=Path, required=True, help="a folder that is thrown away")
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+def main(bento: str, rounds: str, work: str, out: str) -> int:
+    """Measure in the folder `work`, which is thrown away, and write what was measured as JSON."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, too
     load = os.getloadavg()[0]
-    spec = specs.load(given.bento)
-    place = Place(given.work, spec)
+    spec, folder = specs.load(bento), Path(work)
+    place = Place(folder, spec)
     kept = {path: path.read_bytes() for path in spec.path.parent.glob("requirements.*")}
     try:
         with place.running():
             lock = spec.lock_for(place.platform.name)
-            into = Measured(given.bento, place.platform_bytes, load)
+            into = Measured(bento, place.platform_bytes, load)
             for way in (
-                Ours(given.bento),
-                Stock(spec, str(lock.relative_to(ROOT)), given.work / "stock"),
-                Seed(spec, lock, given.work / "seed"),
+                Ours(bento),
+                Stock(spec, str(lock.relative_to(ROOT)), folder / "stock"),
+                Seed(spec, lock, folder / "seed"),
             ):
                 for path, content in kept.items():
                     path.write_bytes(content)
-                measure(place, way, given.bento, given.rounds, into)
-        given.out.write_bytes(results.JSON.dump_json(into))
+                measure(place, way, bento, int(rounds), into)
+        Path(out).write_bytes(results.JSON.dump_json(into))
     except CiError as error:
         say(f"{error}")
         return 1
@@ -175,4 +168,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -7,6 +7,7 @@ The voice is a registered one, so that its features are computed once. It is ask
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sys
 import tempfile
@@ -32,32 +33,22 @@ def main(model: str, recording: str, transcript: str, *options: str) -> None:
         runner.run(engine.start())
         voice = VoiceReference(samples, rate_hz, transcript, "bench", Path(features))
         runner.run(engine.prepare(voice))
-        turns.take(lambda asked: runner.run(_turn(engine, voice, **asked)), replies)
+        turns.take(lambda asked: runner.run(_turn(engine, voice, asked)), replies)
         runner.run(engine.close())
 
 
 async def _turn(
-    engine: CosyVoiceEngine,
-    voice: VoiceReference,
-    texts: list[str],
-    seed: int,
-    *,
-    whole: bool = False,
+    engine: CosyVoiceEngine, voice: VoiceReference, asked: dict[str, Any]
 ) -> dict[str, Any]:
-    async def listen(request: SynthesisRequest) -> list[tuple[float, float]]:
-        asked = time.perf_counter()
+    async def listen(text: str, seed: int) -> list[tuple[float, float]]:
+        whole = asked.get("whole", False)
+        request = SynthesisRequest(text, None, seed=seed, reference=voice, one_pass=whole)
+        began, rate_hz = time.perf_counter(), engine.sample_rate_hz
         async with aclosing(engine.synthesise(request)) as frames:
-            return [
-                (time.perf_counter() - asked, frame.size / engine.sample_rate_hz)
-                async for frame in frames
-            ]
+            return [(time.perf_counter() - began, frame.size / rate_hz) async for frame in frames]
 
-    requests = [
-        SynthesisRequest(text, None, seed=own, reference=voice, one_pass=whole)
-        for own, text in enumerate(texts, seed)
-    ]
     began = time.perf_counter()
-    streams = await asyncio.gather(*map(listen, requests))
+    streams = await asyncio.gather(*map(listen, asked["texts"], itertools.count(asked["seed"])))
     return {"wall_s": time.perf_counter() - began, "streams": streams}
 
 

@@ -7,6 +7,7 @@ registry cache of `mode=max`. What touches the kernel (runc, iptables) is of the
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -83,10 +84,7 @@ def codename() -> str:
     """
     if os.geteuid() != 0:
         raise CiError("a throw-away engine needs root; without it, use a docker that is installed")
-    release = {}
-    for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition("=")
-        release[key] = value.strip('"')
+    release = platform.freedesktop_os_release()
     if release.get("ID") != "debian" or not _KEYRING.is_file():
         raise CiError("a throw-away engine is made of Debian's packages; here, install docker")
     return release["VERSION_CODENAME"]

@@ -32,7 +32,7 @@ def work(given: argparse.Namespace) -> int:
     look = Look.at(image)
     verdicts = judge(look)
     result(table.text(look, verdicts))
-    faults = sum(len(verdict.faults) for verdict in verdicts)
+    faults = sum(map(len, verdicts.values()))
     if faults:
         say(f"python -m ci layers: {image.name} may not be shipped; faults named above: {faults}")
     return 1 if faults else 0

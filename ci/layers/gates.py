@@ -72,19 +72,10 @@ class Gate:
     of_bentos: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What a gate found: nothing if the image passes."""
-
-    gate: str
-    faults: tuple[str, ...]
-
-
-def judge(look: Look) -> list[Verdict]:
-    """Return what each gate found that an image must pass."""
+def judge(look: Look) -> dict[str, list[str]]:
+    """Return the faults that each gate found which an image must pass; none if it passes."""
     is_bento = BASE_NAME in look.image.config.labels
-    gates = (gate for gate in GATES if is_bento or not gate.of_bentos)
-    return [Verdict(gate.name, tuple(gate.faults(look))) for gate in gates]
+    return {gate.name: [*gate.faults(look)] for gate in GATES if is_bento or not gate.of_bentos}
 
 
 def raw_layers(look: Look) -> Iterator[str]:

@@ -10,9 +10,9 @@ from ci import sizes
 from ci.layers.image import BENTO, PLATFORM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from ci.layers.gates import Look, Verdict
+    from ci.layers.gates import Look
     from ci.layers.image import Image, Layer
 
 _PUT: Final = re.compile(r"(?:COPY|ADD)\s+(?:--\S+\s+)*(?P<source>\S+)\s")
@@ -25,7 +25,7 @@ _PARTS: Final = {
 _NAMED: Final = 3
 
 
-def text(look: Look, verdicts: Iterable[Verdict]) -> str:
+def text(look: Look, verdicts: Mapping[str, Sequence[str]]) -> str:
     """Return the whole: layers, totals, the gates."""
     image = look.image
     labels = image.config.labels
@@ -73,10 +73,10 @@ def _totals(look: Look) -> Iterator[str]:
         yield f"for nothing: {sizes.shown(lost)}, counting files over 1 MiB"
 
 
-def _verdicts(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    for verdict in verdicts:
-        yield f"  {'FAIL' if verdict.faults else 'ok  '}  {verdict.gate}"
-        yield from (f"          {fault}" for fault in verdict.faults)
+def _verdicts(verdicts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for gate, faults in verdicts.items():
+        yield f"  {'FAIL' if faults else 'ok  '}  {gate}"
+        yield from (f"          {fault}" for fault in faults)
 
 
 def _part(image: Image, layer: Layer) -> str:

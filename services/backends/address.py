@@ -15,7 +15,6 @@ class Address:
     `path` is set for a Unix socket; `prefix` is what stands before the path of every request.
     """
 
-    url: str
     host: str
     port: int
     path: str | None
@@ -31,7 +30,7 @@ class Address:
         """
         parts = urlsplit(url)
         if parts.scheme in {"file", "unix"}:
-            return cls(url, "localhost", 0, unquote(parts.path), tls=False)
+            return cls("localhost", 0, unquote(parts.path), tls=False)
         try:
             port = -1 if parts.port == 0 else parts.port
         except ValueError:
@@ -44,7 +43,7 @@ class Address:
             )
         tls = parts.scheme == "https"
         prefix = parts.path.rstrip("/")
-        return cls(url, parts.hostname, port or (443 if tls else 80), None, tls, prefix)
+        return cls(parts.hostname, port or (443 if tls else 80), None, tls, prefix)
 
     @property
     def authority(self) -> bytes:

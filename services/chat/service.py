@@ -33,7 +33,6 @@ def build(started: Any = None) -> RoleApp:
     return RoleApp(
         role="chat",
         handlers=handlers,
-        admitted=frozenset(path for _, path in ROUTES["chat"]),
         limits=Limits(chat.slots, chat.queue, chat.deadline_s),
         body_limit_bytes=chat.body_limit_bytes,
         body_memory_bytes=chat.body_memory_bytes,

@@ -8,7 +8,6 @@ from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
 from services.openai.documents import document, of_models
-from services.openai.paths import TRANSLATION
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from services.settings.sections import ConversationSettings
 
+_SPEECH: Final = "/v1/audio/speech-translations"
 _ALONE: Final = Readiness(
     "unavailable",
     {
@@ -40,11 +40,11 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
         }
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
         speech = SpeechTranslation(pools, conversation)
-        handlers["POST", "/v1/audio/speech-translations"] = speech
+        handlers["POST", _SPEECH] = speech
     return RoleApp(
         role="conversation",
         handlers=handlers,
-        admitted=TRANSLATION,
+        slotless=frozenset({_SPEECH}),  # it has slots of its own
         limits=Limits(conversation.slots, conversation.queue, conversation.deadline_s),
         body_limit_bytes=conversation.body_limit_bytes,
         body_memory_bytes=conversation.body_memory_bytes,

@@ -59,7 +59,6 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         role="gateway",
         handlers=handlers,
         sockets=dict.fromkeys(tunnels, tunnel),
-        admitted=frozenset(path for method, path in routes if method == "POST"),
         limits=Limits(gateway.slots, gateway.queue, gateway.deadline_s),
         body_limit_bytes=gateway.body_limit_bytes,
         body_memory_bytes=gateway.body_memory_bytes,

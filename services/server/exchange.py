@@ -97,9 +97,8 @@ class Exchange(Visit):
 
     @property
     def _takes_slot(self) -> bool:
-        """Whether there is work to do: reading a list is none, even where others add to it."""
-        admitted = self.shell.app.admitted
-        return self._label in admitted and self.scope["method"] not in {"GET", "HEAD"}
+        """Whether there is work to do: reading and deleting is none."""
+        return self.scope["method"] == "POST" and self._label not in self.shell.app.slotless
 
     async def _weigh(self, cost: int) -> None:
         """Hold as many slots as `cost` from now on; for an application that has read the body.

@@ -72,8 +72,8 @@ class RoleApp:
             `ServiceError` or sends a response. Paths are templates: `{}` matches one segment and
             `{*}` the rest, since model ids contain slashes. GET's handler answers HEAD as well.
             Everything else is 404, or 405 if the path takes other methods.
-        admitted: the paths (templates) whose requests take a slot.
         limits: slots, queue and deadline.
+        slotless: the paths (templates) whose POST takes no slot, as every other does.
         body_limit_bytes: the largest request body, and the largest message of a WebSocket.
         body_memory_bytes: the largest total of all request bodies.
         readiness: what `/readyz` reports; handlers refuse what they cannot answer now.
@@ -87,11 +87,11 @@ class RoleApp:
 
     role: str
     handlers: Handlers
-    admitted: frozenset[str]
     limits: Limits
     body_limit_bytes: int
     readiness: Callable[[], Readiness]
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
+    slotless: frozenset[str] = frozenset()
     body_memory_bytes: int = 512 << 20
     sockets: Mapping[str, ASGIApp] = field(default_factory=dict)
     callers: Callers = field(default_factory=Callers)

@@ -7,10 +7,9 @@ failure after that breaks the connection off.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from services.openai.documents import document, of_models
-from services.openai.paths import ROUTES
 from services.speech.audio_routes import AudioRoutes
 from services.speech.consent_routes import ConsentRoutes
 from services.speech.voice_routes import VoiceRoutes
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
     from services.openai.documents import Handlers
     from services.openai.models import Models
     from services.speech.speakers import Speakers
-
-ADMITTED: Final = frozenset(path for method, path in ROUTES["speech"] if method == "POST")
-"""The paths where a request may be large or use the engine."""
 
 
 def handlers_of(speakers: Speakers, models: Models, on_audio_seconds: OnAudioSeconds) -> Handlers:

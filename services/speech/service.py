@@ -81,7 +81,6 @@ def build() -> RoleApp:
     return RoleApp(
         role="speech",
         handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
-        admitted=routes.ADMITTED,
         sockets={SOCKETS["speech"]: socket},
         limits=Limits(speech.slots, speech.queue, speech.deadline_s, lambda: engine.streams),
         body_limit_bytes=speech.body_limit_bytes,

@@ -7,14 +7,14 @@ segment is known.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from services.audio.decode import Decoding
 from services.openai.documents import of_models
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
-from services.openai.paths import ROUTES
 from services.openai.transcription import TranscriptionFields, TranslationFields
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from services.openai.transcription import AudioFields
     from services.settings.sections import TranscriptionSettings
     from services.transcription.engines.protocol import TranscriptionEngine
-
-ADMITTED: Final = frozenset(path for _, path in ROUTES["transcription"])
-"""The paths on which a request makes the engine work."""
 
 
 def handlers_of(
@@ -58,27 +55,21 @@ def handlers_of(
     }
 
 
+@dataclass(frozen=True)
 class _Recordings:
     """The handlers of the paths that take a recording."""
 
-    def __init__(
-        self,
-        engine: TranscriptionEngine,
-        models: Models,
-        settings: TranscriptionSettings,
-        on_audio_seconds: Callable[[float], None],
-    ) -> None:
-        self._engine = engine
-        self._models = models
-        self._max_seconds = settings.max_hours * 3600
-        self._form = FormFields(TEXTS, {"file": settings.body_limit_bytes}, LISTS, FOREIGN)
-        self._on_audio_seconds = on_audio_seconds
+    engine: TranscriptionEngine
+    models: Models
+    settings: TranscriptionSettings
+    on_audio_seconds: Callable[[float], None]
 
     async def hear(
         self, answer_to: Callable[[Form], Answer], scope: Scope, receive: Receive, send: Send
     ) -> None:
+        fields = FormFields(TEXTS, {"file": self.settings.body_limit_bytes}, LISTS, FOREIGN)
         # No name here keeps the form: the recording alone has the file's bytes, and frees them.
-        answer = answer_to(await read_form(scope, receive, self._form))
+        answer = answer_to(await read_form(scope, receive, fields))
         await until_hangup(receive, answer.send_to(send))
 
     def transcription(self, form: Form) -> Answer:
@@ -106,9 +97,11 @@ class _Recordings:
         Raises:
             ServiceError: the request asks for something that is not served.
         """
-        self._models.check(fields.model)
+        self.models.check(fields.model)
         recording = Decoding(
-            form.file("file").data, sample_rate_hz=SAMPLE_RATE_HZ, max_seconds=self._max_seconds
+            form.file("file").data,
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            max_seconds=self.settings.max_hours * 3600,
         )
         request = TranscriptionRequest(
             audio=recording,
@@ -117,13 +110,13 @@ class _Recordings:
             cutting=cutting_of(fields),
             **asked,
         )
-        self._engine.check(request)
+        self.engine.check(request)
         return Answer(
-            engine=self._engine,
+            engine=self.engine,
             request=request,
             recording=recording,
             response_format=fields.response_format,
             with_segments=with_segments,
             as_events=fields.stream,
-            on_audio_seconds=self._on_audio_seconds,
+            on_audio_seconds=self.on_audio_seconds,
         )

@@ -67,7 +67,6 @@ def build() -> RoleApp:
     return RoleApp(
         role="transcription",
         handlers=routes.handlers_of(engine, models, transcription, metrics.heard_seconds),
-        admitted=routes.ADMITTED,
         sockets={SOCKETS["transcription"]: live},
         limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
         body_limit_bytes=transcription.body_limit_bytes,

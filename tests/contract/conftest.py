@@ -27,9 +27,8 @@ from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
 from services.server.uvicorn_http import BoundedHttp
 from services.settings.sections import ChatSettings, GatewaySettings
-from services.speech.routes import ADMITTED, handlers_of
+from services.speech.routes import handlers_of
 from services.speech.voices import VoiceStore
-from services.transcription import routes as hearing
 from tests.fakes.speech_engine import FakeEngine
 from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.hearing_app import hearing_handlers, live_socket
@@ -177,12 +176,11 @@ async def _nothing() -> AsyncIterator[None]:
     yield
 
 
-def _role(role: str, handlers: Any, admitted: frozenset[str], socket: Any = None) -> Shell:
+def _role(role: str, handlers: Any, socket: Any = None) -> Shell:
     return Shell(
         RoleApp(
             role=role,
             handlers=handlers,
-            admitted=admitted,
             sockets={} if socket is None else {SOCKETS["transcription"]: socket},
             limits=Limits(64, 64, 30),
             body_limit_bytes=40 << 20,
@@ -225,15 +223,14 @@ class Stack:
                 await self.engine.start()
                 await self.ear.start()
                 chat = dict.fromkeys((*ROUTES["chat"], *MODELS), self.chat)
-                posts = frozenset(path for _, path in ROUTES["chat"])
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 self.store = VoiceStore(Path(folder))
                 speakers = speakers_of(self.engine, self.store)
                 speech = handlers_of(speakers, models_of(self.engine), untold)
-                chat_url = await _served(stack, _role("chat", chat, posts))
-                speech_url = await _served(stack, _role("speech", speech, ADMITTED))
+                chat_url = await _served(stack, _role("chat", chat))
+                speech_url = await _served(stack, _role("speech", speech))
                 ears, live = hearing_handlers(self.ear), live_socket(self.ear)
-                ear_url = await _served(stack, _role("transcription", ears, hearing.ADMITTED, live))
+                ear_url = await _served(stack, _role("transcription", ears, live))
                 settings = GatewaySettings(**self._settings)
                 backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}
                 self.door = Shell(gateway_app.build(settings, backends))

@@ -39,7 +39,6 @@ from services.settings.sections import (
 from services.speech import routes
 from services.speech.socket import SpeechSocket
 from services.speech.voices import VoiceStore
-from services.transcription.routes import ADMITTED
 from tests.decoding import decode
 from tests.docs.examples import (
     CLONING,
@@ -195,6 +194,8 @@ def test_every_block_is_tested() -> None:
     assert [text.split()[:3] for text in left] == [
         [_PYTHON, "-m", "services.settings"],
         [_PYTHON, "-m", "services.gateway.keys"],
+        ["nox", "-s", "bench"],  # what takes a GPU
+        ["tar", "-xzf", ".gpu/pack.tar.gz"],
         [".nox/stack/bin/hf", "download", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],  # gigabytes
         ["uv", "venv", "--python"],  # vLLM-Omni's environment, for a GPU
         ["vllm-omni", "serve", "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"],
@@ -267,7 +268,6 @@ async def _ears() -> Shell:
         RoleApp(
             role="transcription",
             handlers=hearing_handlers(engine),
-            admitted=ADMITTED,
             sockets={SOCKETS["transcription"]: live_socket(engine)},
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
@@ -305,7 +305,6 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     role = RoleApp(
         role="speech",
         handlers=routes.handlers_of(speakers, models_of(engine), untold),
-        admitted=routes.ADMITTED,
         sockets={SOCKETS["speech"]: socket},
         limits=_ROOMY,
         body_limit_bytes=36 << 20,

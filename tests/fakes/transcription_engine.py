@@ -198,7 +198,7 @@ def _words(begin: int, text: str) -> list[Word]:
     place = begin - 1  # the text begins with a space that is not heard
     for word in text.removeprefix(" ").split(" "):
         place += 1
-        words.append(Word(place / 10, (place + len(word)) / 10, f" {word}", 0.9))
+        words.append(Word(place / 10, (place + len(word)) / 10, f" {word}"))
         place += len(word)
     return words
 

@@ -82,7 +82,7 @@ def faults(name: str) -> dict[str, str]:
     look = Look.at(archive.on_base(archive.read(name)))
     verdicts = judge(look)
     assert len(verdicts) == len(GATES)
-    return {verdict.gate: " ".join(verdict.faults) for verdict in verdicts if verdict.faults}
+    return {gate: " ".join(found) for gate, found in verdicts.items() if found}
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import base64
 import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import httpx
-import numpy as np
 import pytest
 
-from services.speech.engines.vllm_omni.references import _wav
+from services.speech.engines.vllm_omni.references import inline
+from tests.vllm_omni import reference
 
 if TYPE_CHECKING:
     from tests.vllm_omni import StandIn
@@ -23,8 +22,7 @@ def _posted(server: StandIn, **fields: Any) -> httpx.Response:
 
 
 def data_url(length_s: float) -> str:
-    wav = _wav(np.zeros(int(16_000 * length_s), dtype=np.float32), 16_000)
-    return f"data:audio/wav;base64,{base64.b64encode(wav).decode()}"
+    return inline(reference(length_s))["ref_audio"]
 
 
 RAW = {"stream": True, "stream_format": "audio", "response_format": "pcm"}

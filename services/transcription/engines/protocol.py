@@ -102,7 +102,6 @@ class Word:
     start_s: float
     end_s: float
     text: str
-    probability: float
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ def shell() -> Shell:
         RoleApp(
             role="chat",
             handlers=dict.fromkeys((*ROUTES["chat"], *MODELS), never),
-            admitted=frozenset(),
             limits=Limits(8, 8, 30),
             body_limit_bytes=1,
             readiness=lambda: Readiness("ready", {}),

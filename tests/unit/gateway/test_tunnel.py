@@ -80,7 +80,6 @@ def behind(serve: Any) -> Callable[..., Awaitable[Behind]]:
             role="behind",
             handlers=dict.fromkeys(MODELS, one.about),
             sockets={PATH: socket or one.socket},
-            admitted=frozenset(),
             limits=Limits(8, 8, 30),
             body_limit_bytes=1 << 20,
             readiness=lambda: Readiness("ready", {}),

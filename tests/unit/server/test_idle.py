@@ -74,7 +74,6 @@ async def start(serve: Any, engine: Engine) -> AsyncIterator[Start]:
                 RoleApp(
                     role="test",
                     handlers={("POST", "/v1/work"): engine},
-                    admitted=frozenset({"/v1/work"}),
                     limits=Limits(slots=4, queue=4, deadline_s=deadline_s),
                     body_limit_bytes=1000,
                     readiness=lambda: Readiness("ready" if engine.ready else "starting", {}),

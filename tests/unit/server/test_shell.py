@@ -69,7 +69,7 @@ def shell(
                 ("GET", "/v1/items/{}"): asgi,
                 ("GET", "/v1/all/{*}"): asgi,
             },
-            admitted=frozenset({"/v1/work"}),
+            slotless=frozenset({"/v1/free"}),
             limits=limits,
             readiness=lambda: Readiness(status, {"engine": status}),
             **fields,
@@ -178,12 +178,13 @@ async def test_processing_time_is_whole_milliseconds(client: Any) -> None:
     assert response.headers["openai-processing-ms"].isdigit()
 
 
-async def test_admitted_paths_tell_the_rate_limit_and_others_do_not(client: Any) -> None:
+async def test_paths_that_take_a_slot_tell_the_rate_limit_and_others_do_not(client: Any) -> None:
     http = await client(shell())
     headers = (await http.post("/v1/work")).headers
     assert headers["x-ratelimit-limit-requests"] == "8"
     assert headers["x-ratelimit-remaining-requests"] == "7"
     assert headers["x-ratelimit-reset-requests"] == "0ms"
+    assert "x-ratelimit-limit-requests" not in (await http.post("/v1/free")).headers
     assert "x-ratelimit-limit-requests" not in (await http.get("/v1/items")).headers
 
 

@@ -54,7 +54,6 @@ def shell(socket: Any = echo, *, limits: Limits = SMALL, **fields: Any) -> Shell
             role="sockets",
             handlers={("POST", "/v1/work"): echo},
             sockets={PATH: socket},
-            admitted=frozenset(),
             limits=limits,
             body_limit_bytes=LIMIT_BYTES,
             readiness=lambda: Readiness("ready", {}),

@@ -152,7 +152,6 @@ class Served:
                 role="speech",
                 handlers={},
                 sockets={PATH: socket_},
-                admitted=frozenset(),
                 limits=limits,
                 body_limit_bytes=1 << 20,
                 readiness=lambda: Readiness("ready", {}),

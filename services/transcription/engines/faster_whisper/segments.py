@@ -113,4 +113,4 @@ def _word(word: dict[str, Any], offset_s: float, timeline: Timeline) -> Word:
     start_s, end_s = timeline.inside_s(
         offset_s + float(word["start"]), offset_s + float(word["end"])
     )
-    return Word(round(start_s, 3), round(end_s, 3), word["word"], float(word["probability"]))
+    return Word(round(start_s, 3), round(end_s, 3), word["word"])
