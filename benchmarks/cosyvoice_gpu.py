@@ -40,8 +40,9 @@ _LOGGED: Final = 1500  # letters of a log that are shown
 _NEEDED: Final = (
     *("av", "conformer", "diffusers", "einops", "einx", "frozendict", "hyperpyyaml", "inflect"),
     *("kaldi_native_fbank", "kaldifst", "librosa", "loguru", "more_itertools", "omegaconf"),
-    *("onnxruntime", "psutil", "regex", "ruamel", "safetensors", "scipy", "soundfile", "soxr"),
-    *("tiktoken", "torch", "transformers", "typeguard", "wetext", "whisper", "x_transformers"),
+    *("onnxruntime", "prometheus_client", "psutil", "regex", "ruamel", "safetensors", "scipy"),
+    *("soundfile", "soxr", "tiktoken", "torch", "transformers", "typeguard", "wetext", "whisper"),
+    "x_transformers",
 )
 _LACKING = """
 import sys

@@ -32,7 +32,11 @@ _OK: Final = 200
 
 
 class Call:
-    """One request to a backend; it can be given up while it is in flight."""
+    """One request to a backend.
+
+    Attributes:
+        begun: whether a backend may have seen part of it.
+    """
 
     def __init__(
         self,
@@ -46,22 +50,15 @@ class Call:
         length = sum(map(len, self._body))
         self.is_large = length > HELD_BYTES
         self.is_repeatable = method in _REPEATABLE and not self.is_large
-        self.given_up = False
+        self.begun = False
         self._method, self._target = method, target
         if length or method == b"POST":
             headers = [*headers, (b"content-length", b"%d" % length)]
         self._headers = b"".join([b"\r\n%b: %b" % pair for pair in headers])
-        self._connection: Connection | None = None
 
     def send(self, connection: Connection, address: Address) -> None:
-        """Send it on a connection; a large body follows as the backend takes it.
-
-        Raises:
-            BackendError: it was given up.
-        """
-        if self.given_up:
-            raise BackendError("The client hung up.")
-        self._connection = connection
+        """Send it on a connection; a large body follows as the backend takes it."""
+        self.begun = True
         head = b"%b %b%b HTTP/1.1\r\nhost: %b%b\r\n\r\n" % (
             self._method,
             address.prefix.encode(),
@@ -73,17 +70,6 @@ class Call:
             connection.send(head, self._taken())
         else:
             connection.send(b"".join((head, *self._body)))
-
-    @property
-    def begun(self) -> bool:
-        """Whether a backend may have seen part of it."""
-        return self._connection is not None
-
-    def give_up(self) -> None:
-        """Drop the connection: nobody is waiting for the answer."""
-        self.given_up = True
-        if self._connection is not None:
-            self._connection.abort(BackendError("The client hung up."))
 
     def _taken(self) -> Iterator[bytes]:
         body: Any = self._body
@@ -157,7 +143,7 @@ class Backend:
 
         Raises:
             UnavailableError: the backend cannot be reached.
-            BackendError: it broke off, or the call was given up.
+            BackendError: it broke off.
             DeadlineError: it did not answer in time.
         """
         try:
@@ -165,7 +151,7 @@ class Backend:
             try:
                 return await self._send(connection, call, self._timeout_s)
             except BackendError:
-                if call.given_up or not (used and call.is_repeatable):
+                if not (used and call.is_repeatable):
                     raise
             # If it died, its supervisor's socket would let the request wait for the next process.
             if not await self._answers():
@@ -177,7 +163,7 @@ class Backend:
             raise
         except BackendError:
             # A healthy backend may close the connection to refuse a large body.
-            if not (call.given_up or call.is_large):
+            if not call.is_large:
                 self.mark(ready=False)
             raise
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
-from services.errors import BackendError
 from services.gateway.affinity import affinity_of
 from services.gateway.body_field import field_of
 from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
@@ -19,6 +17,7 @@ from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from services.backends.connection import Connection
     from services.backends.pools import Pool
@@ -66,16 +65,8 @@ class Proxy:
             model = await field_of("model", content_type, body)
         if gateway.affinity and pool.has_choice and scope["method"] == "POST":
             affinity = affinity_of(scope, content_type, body)
-        call = _call(scope, body)
-        gone = asyncio.ensure_future(_give_up_at_hangup(receive, call))
-        try:
-            async with pool.answering(call, model, affinity) as connection:
-                await _carry_back(connection, scope, send)
-        except BackendError:
-            if not call.given_up:
-                raise
-        finally:
-            gone.cancel()
+        asked = pool.answering(_call(scope, body), model, affinity)
+        await until_hangup(receive, _carry_back(asked, scope, send))
 
 
 def _call(scope: Any, body: deque[bytes]) -> Call:
@@ -90,20 +81,17 @@ def _call(scope: Any, body: deque[bytes]) -> Call:
     return Call(method, target, headers, body)
 
 
-async def _give_up_at_hangup(receive: Any, call: Call) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    call.give_up()
-
-
-async def _carry_back(connection: Connection, scope: Any, send: Any) -> None:
-    headers = end_to_end(connection.headers, NOT_RETURNED)
-    await send({"type": "http.response.start", "status": connection.status, "headers": headers})
-    if (writer := direct_writer(scope, connection.pause, connection.resume)) is not None:
-        connection.flow_to(writer.write)
-        await connection.ended()
-    else:
-        async with aclosing(connection.pieces()) as body:
-            async for piece in body:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def _carry_back(
+    asked: AbstractAsyncContextManager[Connection], scope: Any, send: Any
+) -> None:
+    async with asked as connection:
+        headers = end_to_end(connection.headers, NOT_RETURNED)
+        await send({"type": "http.response.start", "status": connection.status, "headers": headers})
+        if (writer := direct_writer(scope, connection.pause, connection.resume)) is not None:
+            connection.flow_to(writer.write)
+            await connection.ended()
+        else:
+            async with aclosing(connection.pieces()) as body:
+                async for piece in body:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -400,12 +400,15 @@ async def test_an_engine_that_was_closed_starts_again_and_sounds_the_same(
 ) -> None:
     forget_filters()
     engine = CosyVoiceEngine(model=str(tiny_model(family)), code=CODE, device="cpu")
+    assert engine.streams is None
     made = []
     for _ in range(2):
         await engine.start()
         made.append(np.concatenate(await frames(engine, asked(engine))))
-        listed = engine.voices()
+        listed, held = engine.voices(), engine.streams
         await engine.close()
-        assert (engine.ready, engine.voices()) == (False, listed)
+        assert (engine.ready, engine.voices(), engine.streams) == (False, listed, held)
+        assert held is not None
+        assert held >= 1  # what waits for it to be loaded again is no more than that
     np.testing.assert_array_equal(*made)
     forget_filters()

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from services.speech.engines.cosyvoice import tokens
 from services.speech.engines.cosyvoice.lexicon import Lexicon
-from tests.cosyvoice.speaking import SHORT, apart, spoken
+from tests.cosyvoice.speaking import LONG, SHORT, apart, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,20 @@ async def test_a_stream_and_what_has_a_usual_length_are_said_once(
     for seed in range(5):
         await spoken(engine, seed=seed, one_pass=one_pass)
     assert len(said) == 5
+
+
+@FAMILIES
+async def test_no_word_is_cut_at_the_end_whatever_the_length(
+    engine_of: EngineOf, decoded: Any, family: int
+) -> None:
+    engine = engine_of(family)
+    said = decoded(engine)
+    for words in range(4, 16):
+        text = " ".join(LONG.split()[:words])
+        heard = await spoken(engine, text, seed=words)
+        rate = 50 if family == 1 else 25
+        assert heard.size / engine.sample_rate_hz == pytest.approx(len(said[-1]) / rate, abs=0.04)
+    assert len(said) == 12
 
 
 async def test_a_word_of_the_lexicon_is_said_as_it_is_spelt(

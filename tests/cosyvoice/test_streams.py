@@ -23,6 +23,7 @@ from tests.cosyvoice.speaking import (
     conversion,
     frames,
     spoken,
+    within,
 )
 from tests.cosyvoice.upstream_loop import drawing
 
@@ -211,3 +212,19 @@ async def test_nothing_to_say_in_what_is_written_ends_without_audio(
             yield piece
 
     assert await frames(engine, asked(engine, written())) == []
+
+
+@FAMILIES
+async def test_how_many_streams_there_may_be_is_found_again_while_it_speaks(
+    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    from services.speech.engines.cosyvoice import stages  # noqa: PLC0415  torch
+
+    engine = engine_of(family)
+    monkeypatch.setattr(stages, "_MEASURED_FOR_S", 0.0)
+    monkeypatch.setattr(stages, "streams_held", lambda *_: 23)
+    await spoken(engine)
+    assert await asyncio.to_thread(within, 60, lambda: engine.streams == 23)
+    monkeypatch.setattr(stages, "streams_held", lambda *_: 0)
+    await spoken(engine)
+    assert await asyncio.to_thread(within, 60, lambda: engine.streams == 1)

@@ -384,7 +384,7 @@ async def test_a_recording_of_one_request_is_sent_with_it_and_not_kept(
     told = server.tell()
     assert told["voices"] == []
     assert [request["by_name"] for request in told["requests"]] == [False]
-    assert told["requests"][0]["ref_samples"] == 32_000
+    assert told["requests"][0]["ref_samples"] == 48_000
 
 
 async def test_a_recording_of_48_khz_is_sent_at_24(engine: VllmOmniEngine, server: StandIn) -> None:

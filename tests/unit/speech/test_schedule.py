@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from services.errors import OverloadedError
 from services.server.admission import Admission, Limits
+from services.speech.engines.cosyvoice import schedule
 from services.speech.engines.cosyvoice.schedule import (
     PATIENCE_S,
     Costs,
+    Meter,
     Piece,
     longest_gap_s,
     streams_held,
@@ -85,6 +87,25 @@ def test_a_faster_machine_holds_no_fewer(step_s: float, batch_s: float, token_s:
     slow = streams_held(Costs(step_s, 0.001, batch_s, token_s, 0.05), RATE, ROWS)
     fast = streams_held(Costs(step_s / 2, 0.0005, batch_s / 2, token_s / 2, 0.02), RATE, ROWS)
     assert fast >= slow
+
+
+def test_costs_are_what_the_stages_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s = 0.0
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock_s)
+    meter = Meter()
+    assert meter.token_s(RATE) == 0.0
+    took = [("step", many, 0.01 + 0.002 * many) for many in (1, 2, 3)]
+    took += [("flow", many, 0.05 + 0.001 * many) for many in (100, 200, 300)]
+    took += [("sound", many, 0.02 * many) for many in (1.0, 4.0, 0.0)]
+    for what, many, spent_s in took:
+        with meter.timed(what, many):
+            clock_s += spent_s
+
+    costs = meter.costs()
+    assert [costs.step_s, costs.line_s] == pytest.approx([0.01, 0.002])
+    assert [costs.batch_s, costs.token_s] == pytest.approx([0.05, 0.001])
+    assert costs.sound_s == pytest.approx(0.02)
+    assert meter.token_s(RATE) == pytest.approx(0.15 / 100 + 0.02 / RATE)
 
 
 def test_whoever_has_a_slot_is_heard_without_a_gap_whoever_comes_when() -> None:

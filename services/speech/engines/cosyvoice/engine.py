@@ -102,6 +102,7 @@ class CosyVoiceEngine:
         self.capabilities: frozenset[Capability] = frozenset()
         self._voices: tuple[Voice, ...] = ()
         self._stages: Stages | None = None
+        self._held: int | None = None
 
     @property
     def ready(self) -> bool:
@@ -115,8 +116,8 @@ class CosyVoiceEngine:
 
     @property
     def streams(self) -> int | None:
-        """How many it can make without a gap, by what the model took lately; at least one."""
-        return self._stages.streams if self._stages else None
+        """How many it makes without a gap, at least one; while it is unloaded, as before."""
+        return self._stages.streams if self._stages else self._held
 
     async def start(self) -> None:
         """Download what is missing, load it and speak a sentence; the log tells how far it is.
@@ -139,6 +140,7 @@ class CosyVoiceEngine:
         stages, self._stages = self._stages, None
         if stages is None:
             return
+        self._held = stages.streams
         await asyncio.to_thread(stages.close)
         if stages.checkpoint.device.type == "cuda":
             import torch  # noqa: PLC0415  heavy

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -101,44 +101,38 @@ class Meter:
     """What the threads of the stages took lately: how much they did, and how long it took."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, float] = {}
-        self._flow: deque[tuple[float, float]] = deque(maxlen=_KEPT)
-        self._sound: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._steps: dict[float, float] = {}
+        self._spent: dict[str, deque[tuple[float, float]]] = {
+            name: deque(maxlen=_KEPT) for name in ("flow", "sound")
+        }
 
     @contextmanager
-    def step(self, lines: int) -> Iterator[None]:
-        """Time a step of decoding so many lines."""
+    def timed(self, what: Literal["step", "flow", "sound"], many: float) -> Iterator[None]:
+        """Time a step of decoding `many` lines, a batch of the flow or the vocoder.
+
+        Of the flow `many` are the tokens, with what they were filled up with; of the vocoder the
+        seconds of sound.
+        """
         began = time.monotonic()
         yield
         spent_s = time.monotonic() - began
-        before_s = self._steps.get(lines, spent_s)
-        self._steps[lines] = before_s + _SMOOTHING * (spent_s - before_s)
-
-    @contextmanager
-    def flow(self, tokens: float) -> Iterator[None]:
-        """Time a batch of the flow; `tokens` counts what it was filled up with, too."""
-        began = time.monotonic()
-        yield
-        self._flow.append((tokens, time.monotonic() - began))
-
-    @contextmanager
-    def sound(self, seconds: float) -> Iterator[None]:
-        """Time the vocoder on so much sound."""
-        began = time.monotonic()
-        yield
-        self._sound.append((seconds, time.monotonic() - began))
+        if what == "step":
+            before_s = self._steps.get(many, spent_s)
+            self._steps[many] = before_s + _SMOOTHING * (spent_s - before_s)
+        elif many:  # the last part of a segment may have no sound of its own
+            self._spent[what].append((many, spent_s))
 
     def token_s(self, tokens_a_second: int) -> float:
         """Return what a token takes flow and vocoder, at the worst of late; 0: nothing is known."""
         flow_s, sound_s = (
             max((spent_s / many for many, spent_s in list(spent)[-4:]), default=0.0)
-            for spent in (self._flow, self._sound)
+            for spent in self._spent.values()
         )
         return flow_s and flow_s + sound_s / tokens_a_second
 
     def costs(self) -> Costs:
         """Return what everything takes."""
-        steps, flow, sound = list(self._steps.items()), list(self._flow), list(self._sound)
+        steps, flow, sound = list(self._steps.items()), *map(list, self._spent.values())
         # A GPU decodes many lines in the time of one, and no flow is free.
         decoding = _fitted(steps) or (max(self._steps.values(), default=0.0), 0.0)
         return Costs(*decoding, *(_fitted(flow) or (0.0, _each(flow))), _each(sound))

@@ -106,8 +106,8 @@ class Stages:
     def measure(self) -> None:
         """Find out how many streams there may be at once."""
         rate, rows = self.checkpoint.tokens_a_second, self.checkpoint.rows
-        self.streams = max(1, streams_held(self._meter.costs(), rate, rows))
         self._measured_s = time.monotonic()
+        self.streams = max(1, streams_held(self._meter.costs(), rate, rows))
 
     def close(self) -> None:
         """End every utterance, and the threads."""
@@ -162,7 +162,7 @@ class Stages:
     def _ended(self) -> dict[Segment, BaseException | None]:
         """Decode a step; return the lines that end with it."""
         try:
-            with self._meter.step(len(self._decoder.lines)):
+            with self._meter.timed("step", len(self._decoder.lines)):
                 return self._decoder.step()
         except Exception as error:  # noqa: BLE001  of a batch nobody knows whose it is
             ended: dict[Segment, BaseException | None] = dict.fromkeys(self._decoder.lines, error)
@@ -195,7 +195,7 @@ class Stages:
             for work in batch:
                 work.utterance.take(work)
         tokens = len(batch) * max(work.size for work in batch)
-        with contextlib.suppress(_GivenUp), self._meter.flow(tokens):
+        with contextlib.suppress(_GivenUp), self._meter.timed("flow", tokens):
             self._make_together(batch)
         self._making = []
 
@@ -267,7 +267,7 @@ class Stages:
             return
         tokens = work.part.until - work.part.since
         try:
-            with self._meter.sound(tokens / self.checkpoint.tokens_a_second):
+            with self._meter.timed("sound", tokens / self.checkpoint.tokens_a_second):
                 wave = work.segment.parts.sound(work.mel, work.part).squeeze(0).float().cpu()
             frame = utterance.stretch.feed(wave.numpy())
         except Exception as error:  # noqa: BLE001  it is this request's
@@ -284,4 +284,6 @@ class Stages:
                 utterance.give(utterance.stretch.finish())
         self.end(utterance)
         if time.monotonic() - self._measured_s > _MEASURED_FOR_S:
-            self.measure()
+            self._measured_s = time.monotonic()
+            # It takes some hundred milliseconds, in which others are to sound.
+            threading.Thread(target=self.measure, name="cosyvoice-measure", daemon=True).start()
