@@ -209,7 +209,6 @@ async def test_a_conversation_with_the_demo_stack(stack: Server, plain: dict[str
     ):
         session: Any = {
             "type": "realtime",
-            "instructions": "",
             "audio": {"input": {"transcription": {"model": "whisper-1", "language": "en"}}},
         }
         await live.session.update(session=session)

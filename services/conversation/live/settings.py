@@ -13,11 +13,8 @@ if TYPE_CHECKING:
     from services.openai.conversation import AnswerFields, Modality, OutputFields
     from services.openai.realtime import Eagerness, InputFields
 
-INSTRUCTIONS: Final = (
-    "You are a friendly assistant in a spoken conversation. Your words are spoken aloud: answer in "
-    "a few plain sentences, without lists or markup, in the language of the user."
-)
-"""What a model is told where the client sets no instructions, as at OpenAI."""
+INSTRUCTIONS: Final = "You are a friendly voice assistant. Answer briefly."
+"""What a model is told where the client sets no instructions; the demo model was trained on it."""
 
 SEMANTIC: Final = "semantic_vad"
 _PATIENCE_S: Final[dict[Eagerness, float]] = {"low": 8.0, "medium": 4.0, "auto": 4.0, "high": 2.0}
