@@ -112,12 +112,9 @@ def speak(text: str, voice: str = "gmw/en-US", speed: float = 1.0, language: str
     from services.audio.resample import Resampler  # noqa: PLC0415
     from services.speech.engines.espeak.library import library  # noqa: PLC0415
 
-    frames: list[Any] = []
     with _words_noted(library()) as noted:
-        library().speak(
-            text, voice=voice, speed=speed, on_frame=lambda frame: not frames.append(frame)
-        )
-    said = np.concatenate(frames).astype(np.float32) / 32768
+        frames = library().speak(text, voice=voice, words_per_minute=round(175 * speed))
+    said = frames.astype(np.float32) / 32768
     resampler = Resampler(library().sample_rate_hz, RATE_HZ)
     samples = np.concatenate([resampler.feed(said), resampler.finish()])
     loud = np.flatnonzero(np.abs(samples) > 1e-3)
