@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _KEPT_LINES: Final = 1000
-_FAILED: Final = re.compile(r"^-{6}\n > (?P<step>.*):\n(?P<said>(?:.*\n)*?)-{6}$", re.MULTILINE)
-"""How buildx repeats, at the end, what a step printed that failed."""
-_SINCE: Final = re.compile(r"^\d+\.\d+ ", re.MULTILINE)
-_IMPORT: Final = "importing cache manifest"
+_FAILED: Final = re.compile(r"^#(?P<number>\d+) ERROR: ", re.MULTILINE)
+_NAMED: Final = re.compile(r"^------\n > (?!importing cache manifest)(?P<step>.*):$", re.MULTILINE)
+_LOGGED: Final = re.compile(r"^#(?P<number>\d+) \d+\.\d+ (?P<line>.*\S.*)$", re.MULTILINE)
 
 
 def build(arguments: Iterable[str]) -> float:
@@ -54,8 +53,9 @@ def build(arguments: Iterable[str]) -> float:
 
 def failure(said: str) -> str:
     """Return the line that says why a build failed, from all that buildx printed."""
-    for failed in _FAILED.finditer(said):
-        # A cache that cannot be read does not fail a build; another step did.
-        if failed["said"] and not failed["step"].startswith(_IMPORT):
-            return docker.explained(_SINCE.sub("", failed["said"]), failed["step"][:120])
+    failed = set(_FAILED.findall(said))
+    # A cache that cannot be read fails, too, but prints nothing.
+    printed = [line for number, line in _LOGGED.findall(said) if number in failed]
+    if printed and (named := _NAMED.search(said)):
+        return docker.explained("\n".join(printed), named["step"][:120])
     return docker.explained(said.rpartition("------\n")[2], "docker buildx build")
