@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Final
 
 from ci.errors import CiError
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def running(folder: Path) -> Iterator[str]:
     if binary is None:
         raise CiError("there is no docker-registry command: Debian's package of that name has it")
     folder.mkdir(parents=True, exist_ok=True)
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     config = folder / "config.yml"  # JSON is YAML
     config.write_text(
         json.dumps(
@@ -63,12 +63,6 @@ def size(folder: Path) -> int:
     """Return the bytes of its blobs; what a push adds to it is what that push sent."""
     blobs = folder / "data" / "docker" / "registry" / "v2" / "blobs"
     return sum(blob.stat().st_size for blob in blobs.rglob("data"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(address: str) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 
 from services.speech.engines.protocol import SynthesisRequest, VoiceReference
 from services.speech.engines.vllm_omni import keeper
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,9 +103,7 @@ class StandIn:
 @contextlib.contextmanager
 def server_elsewhere(home: Path) -> Iterator[str]:
     """Run a server that is not the engine's; give its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
             [*COMMAND, "serve", "m", "--omni", "--host", "127.0.0.1", "--port", str(port)],

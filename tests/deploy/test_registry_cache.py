@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import docker
-from tests.e2e.server import eventually, free_port
+from tests.e2e.server import eventually
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.server import ON_RAY, ROOT, Server, free_port, need_stack, ray_python
+from tests.e2e.server import ON_RAY, ROOT, Server, need_stack, ray_python
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

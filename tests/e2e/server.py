@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_port
 from tests.whisper import trained
 
 if TYPE_CHECKING:
@@ -76,12 +76,6 @@ def need_stack(items: Iterable[pytest.Item], folder: Path) -> list[pytest.Item]:
             reason = "no stack to serve: STACK_PYTHON is unset, no .nox/stack"
             item.add_marker(pytest.mark.skip(reason=reason))
     return ours
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(check: Callable[[], Any], within_s: float, what: str) -> float:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.server import ROOT, environment, free_port, stack_python
+from tests.e2e.server import ROOT, environment, stack_python
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

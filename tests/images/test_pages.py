@@ -12,7 +12,8 @@ import pytest
 from ci import docker
 from tests.docs.examples import IMAGES
 from tests.docs.pages import ROOT
-from tests.e2e.server import MODEL, eventually, free_port
+from tests.e2e.server import MODEL, eventually
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
