@@ -20,6 +20,7 @@ from tests.fakes.transcription_engine import FakeEngine as FakeEar
 from tests.hearing_app import live_socket
 from tests.live_app import Talk
 from tests.speech_app import models_of, speakers_of, untold
+from tests.translating_app import send_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -64,10 +65,10 @@ class TalkingChat:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/readyz":
-            await _json(send, {"status": "ready", "role": "chat", "detail": {}})
+            await send_json(send, {"status": "ready", "role": "chat", "detail": {}})
         elif scope["path"] == "/v1/models":
             card = {"id": MODEL, "object": "model", "max_model_len": 4096}
-            await _json(send, {"object": "list", "data": [card]})
+            await send_json(send, {"object": "list", "data": [card]})
         else:
             await self._complete(receive, send)
 
@@ -81,7 +82,7 @@ class TalkingChat:
         self.asked.append(body)
         if refused := self.refuse(body):
             status, error = refused
-            await _json(send, {"error": error}, status)
+            await send_json(send, {"error": error}, status)
             return
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -111,16 +112,6 @@ async def _chunk(send: Any, **fields: Any) -> None:
     data = b"data: " + json.dumps({"object": "chat.completion.chunk", **fields}).encode() + b"\n\n"
     await send({"type": "http.response.body", "body": data, "more_body": True})
     await asyncio.sleep(0)
-
-
-async def _json(send: Any, value: dict[str, Any], status: int = 200) -> None:
-    data = json.dumps(value).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(data)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
 
 
 @asynccontextmanager

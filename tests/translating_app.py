@@ -52,10 +52,10 @@ class TranslatingChat:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"]
         if path == "/readyz":
-            await _json(send, {"status": "ready", "role": "chat", "detail": {}})
+            await send_json(send, {"status": "ready", "role": "chat", "detail": {}})
         elif path == "/v1/models":
             card = {"id": MODEL, "object": "model", "max_model_len": 4096}
-            await _json(send, {"object": "list", "data": [card]})
+            await send_json(send, {"object": "list", "data": [card]})
         else:
             await self._complete(scope, receive, send)
 
@@ -85,7 +85,7 @@ class TranslatingChat:
             leaving.cancel()
             freed.cancel()
         if self.status != 200:
-            await _json(send, {"error": self.error}, self.status)
+            await send_json(send, {"error": self.error}, self.status)
             return
         if "structured_outputs" in body:
             assert self.language in body["structured_outputs"]["choice"]
@@ -101,10 +101,10 @@ class TranslatingChat:
                 "message": {"role": "assistant", "content": said},
                 "finish_reason": self.finish_reason,
             }
-        await _json(send, {"object": "chat.completion", "model": MODEL, "choices": [choice]})
+        await send_json(send, {"object": "chat.completion", "model": MODEL, "choices": [choice]})
 
 
-async def _json(send: Any, value: dict[str, Any], status: int = 200) -> None:
+async def send_json(send: Any, value: dict[str, Any], status: int = 200) -> None:
     data = json.dumps(value).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -72,6 +72,7 @@ class Phonemes:
         """Take espeak-ng's phonemes of a text in a language; None where it is not installed."""
         self._espeak = espeak
         self._readers: dict[str, Callable[[str], str]] = {}
+        self._eastern = {tag for tag, needs in _EASTERN.items() if all(map(find_spec, needs))}
         self._lock = threading.RLock()
 
     def language(self, tag: str) -> str | None:
@@ -82,7 +83,7 @@ class Phonemes:
         if primary == "cmn":
             primary = "zh"
         if primary in _EASTERN:
-            return primary if all(map(find_spec, _EASTERN[primary])) else None
+            return primary if primary in self._eastern else None
         return primary if self._espeak and primary in _BY_ESPEAK else None
 
     def of(self, text: str, language: str) -> str:

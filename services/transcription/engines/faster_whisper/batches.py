@@ -88,7 +88,8 @@ class Batches(Generic[Job]):
             except Exception:  # if the thread ended, everybody would wait for ever
                 log.exception("a batch of %d failed", len(batch))
             if not self._was_urgent:
-                self._job_s += ((self._clock() - began) / len(batch) - self._job_s) / 2
+                job_s = (self._clock() - began) / len(batch)
+                self._job_s += (job_s - self._job_s) * (0.5 if self._job_s else 1.0)
             del batch  # frees its memory while there is nothing to do
 
     def _next(self, now: float) -> list[Job]:
