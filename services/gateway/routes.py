@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from services.backends.pools import Pools
 from services.gateway.client_secrets import PREFIX, ClientSecrets
 from services.gateway.keys import Keys, has_key_in_body, key_of
+from services.gateway.page import Playground
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi
@@ -44,9 +45,11 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     sockets = [path for role, path in SOCKETS.items() if role in pools.by_role]
     described = openapi.document(pools.by_role)
     secrets = ClientSecrets(keys.signing_key())
+    page = Playground().handlers() if gateway.playground else {}
+    keyless = {OPENAPI, *(path for _, path in page)}
 
     def guard(scope: Any) -> None:
-        if scope["path"] == OPENAPI or has_key_in_body(scope):
+        if scope["bentovox.route"] in keyless or has_key_in_body(scope):
             return
         key = key_of(scope)
         is_realtime = scope["type"] == "websocket" and scope["path"] == REALTIME
@@ -63,7 +66,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     handlers = of_models(pools.models)
     handlers["POST", CLIENT_SECRETS] = document(secrets.create)
     handlers["GET", OPENAPI] = document(lambda _: described)
-    handlers |= dict.fromkeys(routes, proxy)
+    handlers |= dict.fromkeys(routes, proxy) | page
     return RoleApp(
         role="gateway",
         handlers=handlers,

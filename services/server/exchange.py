@@ -64,6 +64,7 @@ class Exchange(Visit):
         scope, shell = self.scope, self.shell
         method: str = scope["method"]
         path: str = scope["path"]
+        scope["bentovox.slash"] = path.endswith("/")
         if path.endswith("/") and len(path) > 1:  # as web frameworks route it
             path = scope["path"] = path.rstrip("/") or "/"
             scope["raw_path"] = scope["raw_path"].rstrip(b"/") or b"/"

@@ -469,6 +469,11 @@ class GatewaySettings(AskingSettings):
         default_factory=list,
         description="Origins whose pages may call from a browser; `*` allows all.",
     )
+    playground: bool = Field(
+        default=True,
+        description="Serve the playground at /playground/, and lead there from /. The page needs no "
+        "key; what it asks for does.",
+    )
 
     @property
     def json_limit_bytes(self) -> int:

@@ -1,0 +1,50 @@
+// A microphone, a WebSocket and a loudspeaker: what a conversation and a live translation share.
+
+import { Failure, socket } from "./api.js";
+import { base64, loudness, microphone, Player, Wave } from "./audio.js";
+
+/**
+ * Send what the microphone hears and hand each of the server's events to `on(event, player, send)`
+ * until the signal aborts, and then, if there is `goodbye`, until the server closes.
+ */
+export async function live(panel, signal, { path, kind, session, append, goodbye, on }) {
+  const wave = new Wave(panel.find(".wave"));
+  const player = new Player();
+  let connection, failed;
+  const send = (event) => connection.readyState === WebSocket.OPEN && connection.send(JSON.stringify(event));
+  panel.state("Opening the microphone…");
+  const mic = await microphone((piece) => {
+    wave.add(loudness(new Int16Array(piece)), player.level());
+    if (connection && !signal.aborted) send({ type: append, audio: base64(piece) });
+  });
+  try {
+    panel.state("Connecting…");
+    connection = await socket(path, kind);
+    send({ type: "session.update", session });
+    panel.state("Listening: speak.");
+    await new Promise((ended) => {
+      connection.onmessage = ({ data }) => {
+        const event = JSON.parse(data);
+        if (event.type === "error") panel.fault(new Failure(event.error.message));
+        else on(event, player, send);
+      };
+      connection.onclose = ({ code, reason }) => {
+        if (!signal.aborted) failed = new Failure(`The server ended the connection (${reason || code}). Start again; if it ends again, look at Status.`);
+        ended();
+      };
+      const leave = () => {
+        mic.close();
+        if (goodbye) send(goodbye);
+        else connection.close();
+      };
+      if (signal.aborted) leave();
+      signal.addEventListener("abort", leave);
+    });
+    if (failed) throw failed;
+    panel.state("Ended.");
+  } finally {
+    mic.close();
+    connection?.close();
+    player.close();
+  }
+}
