@@ -32,13 +32,8 @@ async function look() {
       return made;
     }));
     const models = (await get("v1/models")).data;
-    panel.find(".model-list").replaceChildren(...models.map(({ id, max_model_len }) => {
-      const made = element("li");
-      const text = element("span", id);
-      if (max_model_len) text.append(element("small", `chat, ${max_model_len} tokens`));
-      made.append(text);
-      return made;
-    }));
+    panel.find(".chips").replaceChildren(...models.map(({ id, max_model_len: tokens }) =>
+      element("li", tokens ? `${id}, ${tokens} tokens` : id)));
     panel.fault();
   } catch (error) {
     const said = words(error);
