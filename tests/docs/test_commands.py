@@ -28,7 +28,7 @@ from services.conversation import routes as conversation
 from services.engines import create
 from services.gateway import routes as gateway
 from services.gateway.keys import _LINE
-from services.openai.paths import SOCKETS
+from services.openai.paths import REALTIME, SPEECH_STREAM
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -268,7 +268,7 @@ async def _ears() -> Shell:
         RoleApp(
             role="transcription",
             handlers=hearing_handlers(engine),
-            sockets={SOCKETS["transcription"]: live_socket(engine)},
+            sockets={REALTIME: live_socket(engine)},
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -305,7 +305,7 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     role = RoleApp(
         role="speech",
         handlers=routes.handlers_of(speakers, models_of(engine), untold),
-        sockets={SOCKETS["speech"]: socket},
+        sockets={SPEECH_STREAM: socket},
         limits=_ROOMY,
         body_limit_bytes=36 << 20,
         readiness=lambda: Readiness("ready", {}),
