@@ -1,7 +1,7 @@
 """The playground: a page on which a person tries what the server can do.
 
-Its files are in the folder `playground`, and refer to each other and to the API by relative URLs, so
-that it also works where a proxy serves the gateway under a path.
+Its files are in the folder `playground`. They refer to each other and to the API by relative URLs,
+so that it also works where a proxy serves the gateway under a path.
 """
 
 from __future__ import annotations

@@ -471,8 +471,8 @@ class GatewaySettings(AskingSettings):
     )
     playground: bool = Field(
         default=True,
-        description="Serve the playground at /playground/, and lead there from /. The page needs no "
-        "key; what it asks for does.",
+        description="Serve the playground at /playground/, and lead there from /. The page needs "
+        "no key; what it asks for does.",
     )
 
     @property

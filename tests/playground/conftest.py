@@ -1,4 +1,4 @@
-"""A browser as a person has it, with a microphone that hears a file, and what the page is tried on."""
+"""A browser with a microphone that hears a file, and what the page is tried on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.audio.wav import to_wav
-from tests.clients.conftest import recording  # noqa: F401  a fixture
+from tests.clients.conftest import recording, stack  # noqa: F401  fixtures
 from tests.contract.conftest import Stack
 from tests.e2e.conftest import answers, plain  # noqa: F401  fixtures
+from tests.e2e.server import ROOT, need_stack
 from tests.hearing_app import said
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 RATE_HZ = 48_000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    need_stack(items, ROOT / "tests" / "playground" / "test_real_stack.py")
 
 
 def bring(package: str, *programs: str) -> str:
@@ -50,6 +55,12 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def nginx() -> str:
     return bring("nginx-light", "nginx", "/usr/sbin/nginx")
+
+
+def panel(page: Page, name: str) -> Page:
+    """Choose a tab, and return its panel."""
+    page.get_by_role("tab", name=name).click()
+    return page.get_by_role("tabpanel", name=name)
 
 
 class Visit:
@@ -87,8 +98,9 @@ def browser(chromium: str) -> Iterator[Callable[..., Browser]]:
 
     Of each module, since Playwright leaves an event loop running until it ends.
     """
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415  only where it is used
+    from playwright.sync_api import expect, sync_playwright  # noqa: PLC0415  only where it is used
 
+    expect.set_options(timeout=60_000)
     with ExitStack() as stack:
         playwright = stack.enter_context(sync_playwright())
         started: dict[Path | None, Browser] = {}
@@ -128,9 +140,9 @@ def visit(browser: Callable[..., Browser]) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the fakes hear as words, and a pause in which they can answer."""
+    """What the fakes hear as words, and a pause that is shorter than their answer."""
     path = tmp_path_factory.mktemp("microphone") / "tones.wav"
-    words = "|" * 10 + "open the door of the house please" + "|" * 60
+    words = "|" * 10 + "open the door of the house please" + "|" * 10
     path.write_bytes(to_wav(said(words, RATE_HZ), RATE_HZ))
     return path
 

@@ -65,15 +65,15 @@ export async function* events(answer) {
 }
 
 /** Open a WebSocket of the realtime protocol; with a key, by a secret that lasts a minute. */
-export async function socket(path, kind) {
+export async function socket(path, query) {
   const protocols = ["realtime"];
   if (key.get()) {
-    const expires_after = { anchor: "created_at", seconds: 60 };
-    const json = { expires_after, session: { type: kind } };
-    const secret = await (await ask("v1/realtime/client_secrets", { json })).json();
+    const json = { expires_after: { anchor: "created_at", seconds: 60 } };
+    const secret = await (await ask(`${path}/client_secrets`, { json })).json();
     protocols.push(`openai-insecure-api-key.${secret.value}`);
   }
   const url = new URL(path, root);
+  url.search = new URLSearchParams(query);
   url.protocol = url.protocol.replace("http", "ws");
   const made = new WebSocket(url, protocols);
   await new Promise((opened, failed) => {

@@ -34,7 +34,7 @@ export async function microphone(hear) {
     close: () => {
       worklet.port.onmessage = null;
       for (const track of stream.getTracks()) track.stop();
-      context.close();
+      if (context.state !== "closed") context.close();
     },
   };
 }
@@ -62,6 +62,10 @@ export class Player {
 
   get playing() {
     return this.end > this.context.currentTime;
+  }
+
+  async ended() {
+    while (this.playing) await new Promise((passed) => setTimeout(passed, 100));
   }
 
   /** Return how loud it is now, 0 to 1. */

@@ -95,8 +95,8 @@ panel.onsubmit(async (signal) => {
     },
   };
   await live(panel, signal, {
-    path: `v1/realtime?model=${encodeURIComponent(values.model ?? "gpt-realtime")}`,
-    kind: "realtime",
+    path: "v1/realtime",
+    model: values.model ?? "gpt-realtime",
     session: session(values),
     append: "input_audio_buffer.append",
     on: (event, ...rest) => on[event.type]?.(event, ...rest),

@@ -7,19 +7,23 @@ import { base64, loudness, microphone, Player, Wave } from "./audio.js";
  * Send what the microphone hears and hand each of the server's events to `on(event, player, send)`
  * until the signal aborts, and then, if there is `goodbye`, until the server closes.
  */
-export async function live(panel, signal, { path, kind, session, append, goodbye, on }) {
+export async function live(panel, signal, { path, model, session, append, goodbye, on }) {
   const wave = new Wave(panel.find(".wave"));
   const player = new Player();
   let connection, failed;
-  const send = (event) => connection.readyState === WebSocket.OPEN && connection.send(JSON.stringify(event));
+  const send = (event) => {
+    const open = connection?.readyState === WebSocket.OPEN;
+    if (open) connection.send(JSON.stringify(event));
+    return open;
+  };
   panel.state("Opening the microphone…");
   const mic = await microphone((piece) => {
     wave.add(loudness(new Int16Array(piece)), player.level());
-    if (connection && !signal.aborted) send({ type: append, audio: base64(piece) });
+    if (!signal.aborted) send({ type: append, audio: base64(piece) });
   });
   try {
     panel.state("Connecting…");
-    connection = await socket(path, kind);
+    connection = await socket(path, { model });
     send({ type: "session.update", session });
     panel.state("Listening: speak.");
     await new Promise((ended) => {
@@ -34,13 +38,14 @@ export async function live(panel, signal, { path, kind, session, append, goodbye
       };
       const leave = () => {
         mic.close();
-        if (goodbye) send(goodbye);
-        else connection.close();
+        if (!goodbye) connection.close();
+        else if (send(goodbye)) panel.state("Finishing what was said…");
       };
       if (signal.aborted) leave();
       signal.addEventListener("abort", leave);
     });
     if (failed) throw failed;
+    if (goodbye) await player.ended();
     panel.state("Ended.");
   } finally {
     mic.close();

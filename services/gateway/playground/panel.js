@@ -55,7 +55,6 @@ export class Panel {
 
   async run(work) {
     const main = this.find(".main"), stop = this.find(".stop");
-    if (main?.disabled) return;
     this.stopping = new AbortController();
     this.fault();
     this.state("");
