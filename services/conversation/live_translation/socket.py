@@ -133,7 +133,7 @@ class _Talk(LiveSession):
         self._pace = Pace()
         self._presets: dict[str, str] = {}
         self._ears = 0  # how often the ear was opened, as far as known
-        self._heard = self._spoken = ""  # what was told last
+        self._heard = self._spoken = ""  # what was told last, of each transcript
         self._paused = True
 
     async def run(self) -> None:
@@ -219,15 +219,16 @@ class _Talk(LiveSession):
         fault = event.get("error")
         if fault is not None and fault.get("code") != _NOTHING_SAID:  # of `_finish`
             await self.send(fault_event(error_told(fault)))
-        if event["type"] == "input_audio_buffer.speech_started":
-            self._paused = True
         segment = await self._hearing.take(event)
         if segment is not None and self._settings.told:
             lead = gap(self._heard, segment.text) if self._paused else ""
             self._heard, self._paused = segment.text, False
             await self._tell("input_transcript", lead + segment.text, segment.end_s)
+        elif event["type"].endswith((".completed", ".failed")):
+            self._paused = True
 
     async def _deafen(self, error: ServiceError) -> None:
+        self._paused = True
         await self.send(fault_event(error))
         await self._hearing.lose()
 
@@ -244,18 +245,21 @@ class _Talk(LiveSession):
     async def _timely(self, sentences: AsyncIterator[Sentence]) -> AsyncGenerator[Sentence, None]:
         """Leave out the sentences that would be heard too late."""
         async for sentence in sentences:
-            if self._pace.lag_s(sentence.end_s) <= MOST_LAG_S:
+            async with self._spared():
+                self._check_lag(sentence)
                 yield sentence
-                continue
-            self._metrics.left_out()
-            error = DeadlineError(
-                f"a sentence was left out: it would be heard over {MOST_LAG_S:g} s after it was "
-                "said",
-                code="translation_too_late",
-            )
-            await self.send(fault_event(error))
+
+    def _check_lag(self, sentence: Sentence) -> None:
+        if self._pace.lag_s(sentence.end_s) <= MOST_LAG_S:
+            return
+        self._metrics.left_out()
+        raise DeadlineError(
+            f"a sentence was left out: it would be heard over {MOST_LAG_S:g} s after it was said",
+            code="translation_too_late",
+        )
 
     async def _manner(self, translation: Translation) -> Mapping[str, Any]:
+        self._check_lag(translation.sentence)  # again: the translation took its time
         language = translation.language
         speed = self._pace.speed(translation.sentence.end_s)
         return {

@@ -73,10 +73,8 @@ class InputBuffer:
         Raises:
             InvalidRequestError: there is none (`input_audio_buffer_commit_empty`).
         """
+        await self._take(self._decoder.finish())
         if self._turn_detector is None:
-            rest = self._decoder.finish()
-            self._taken += rest.size
-            self._keep(rest)
             heard_ms = self._turn.samples * 1000 // SAMPLE_RATE_HZ if self._turn is not None else 0
             if heard_ms < LEAST_MS:
                 raise _nothing(

@@ -360,6 +360,30 @@ async def test_what_would_be_heard_too_late_is_left_out(
     assert await metric(one, "bentovox_translation_left_out_total") == before + 1
 
 
+async def test_a_translation_that_comes_too_late_is_not_spoken(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await rig()
+    monkeypatch.setattr(Pace, "lag_s", lambda *_: MOST_LAG_S + 1 if one.chat.asked else 0.0)
+    async with interpreted(one) as talk:
+        await talk.speak(spoken("lost"))
+        events = await talk.close()
+    assert faults(events) == ["translation_too_late"]
+    assert told(events, "output_transcript") == "LOST"
+    assert not one.voice.requests
+
+
+async def test_the_voice_is_faster_while_sound_waits_to_be_played(rig: Any) -> None:
+    one = await rig()
+    one.chat.say = lambda text: text * 30
+    async with interpreted(one) as talk:
+        await talk.speak(spoken("hello"))
+        await talk.until("output_audio.delta")
+        await talk.speak(spoken("there"))
+        await talk.close()
+    assert [request.speed for request in one.voice.requests] == [1.0, MOST_SPEED]
+
+
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
