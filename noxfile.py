@@ -71,6 +71,7 @@ TEST_GROUPS = (
     "--group=e2e",
     "--group=images",
     "--group=charts",
+    "--group=browser",
 )  # e2e includes contract and unit
 # What each lock is for, and what `uv pip compile` makes it of.
 LOCKED = {
@@ -116,7 +117,10 @@ LOCKED = {
 }
 WITH_DOCKER = ("tests/images", "tests/deploy")
 WITH_CLIENTS = "tests/clients"
-WITH_SERVERS = ("tests/clients", "tests/e2e", "tests/gpu", "tests/hostile")
+WITH_SERVERS = (
+    *("tests/clients", "tests/playground", "tests/e2e"),
+    *("tests/gpu", "tests/hostile"),
+)
 # Sessions that run a verb of `python -m ci` with the arguments after `--`; try `-- --help`.
 VERBS = {
     "image": "Build a bento's image: `-- chat --platform cuda13`.",
@@ -212,6 +216,13 @@ def clients(session: nox.Session) -> None:
     """Drive other programs against the real stack; WRITE_DOCS=1 rewrites docs/clients.md."""
     where = {"STACK_PYTHON": str(stack(session)), **clients_there(session)}
     pytest(session, [Run("dev", chosen(session, WITH_CLIENTS))], **where)
+
+
+@nox.session(default=False)
+def playground(session: nox.Session) -> None:
+    """Use the playground in a real browser; WRITE_DOCS=1 makes the README's pictures again."""
+    where = {"STACK_PYTHON": str(stack(session))}
+    pytest(session, [Run("dev", chosen(session, "tests/playground"))], **where)
 
 
 @nox.session(default=False)

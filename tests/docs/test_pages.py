@@ -92,8 +92,14 @@ def test_every_architecture_page_and_decision_is_linked() -> None:
 def test_readme_names_every_path_of_the_front_door() -> None:
     readme = " ".join(codes(ROOT / "README.md"))
     backends = {role: ["http://a"] for role in gateway.ROUTES}
-    shell = gateway.build(GatewaySettings(), backends)
-    for path in [*(path for _, path in shell.handlers), "/livez", "/readyz", "/metrics"]:
+    shell = gateway.build(GatewaySettings(playground=False), backends)
+    for path in [
+        "/playground/",
+        *(path for _, path in shell.handlers),
+        "/livez",
+        "/readyz",
+        "/metrics",
+    ]:
         assert re.sub(r"\{\*?\}", "{id}", path) in readme
 
 

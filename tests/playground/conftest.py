@@ -101,8 +101,8 @@ def browser(chromium: str) -> Iterator[Callable[..., Browser]]:
     from playwright.sync_api import expect, sync_playwright  # noqa: PLC0415  only where it is used
 
     expect.set_options(timeout=60_000)
-    with ExitStack() as stack:
-        playwright = stack.enter_context(sync_playwright())
+    with ExitStack() as ending:
+        playwright = ending.enter_context(sync_playwright())
         started: dict[Path | None, Browser] = {}
 
         def start(heard: Path | None = None) -> Browser:
@@ -117,7 +117,7 @@ def browser(chromium: str) -> Iterator[Callable[..., Browser]]:
                         *hears,
                     ],
                 )
-                stack.callback(made.close)
+                ending.callback(made.close)
                 started[heard] = made
             return started[heard]
 

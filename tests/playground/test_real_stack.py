@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.server import ROOT
 from tests.playground.conftest import panel
 from tests.whisper import PLAIN
 
@@ -21,18 +23,25 @@ if TYPE_CHECKING:
     from tests.e2e.server import Server
 
 
+def picture(page: Page, name: str) -> None:
+    """Make the README's picture again, if asked to."""
+    if os.environ.get("WRITE_DOCS"):
+        page.screenshot(path=ROOT / "docs" / f"playground-{name}.png")
+
+
 def test_it_chats_speaks_and_hears_itself(
     visit: Callable[..., Page],
     demo: Server,
     plain: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    page = visit(demo.url)
+    page = visit(demo.url, viewport={"width": 1040, "height": 640})
     chat = panel(page, "Chat")
     question = "What is Bentovox?"
     chat.get_by_label("Message").fill(question)
     chat.get_by_role("button", name="Send").click()
     expect(chat.locator(".assistant p")).to_have_text(plain[question])
+    picture(page, "chat")
 
     speech = panel(page, "Speech")
     speech.get_by_label("Text").fill(PLAIN)
@@ -59,10 +68,12 @@ def test_it_chats_speaks_and_hears_itself(
 def test_it_answers_what_is_said_into_the_microphone(
     visit: Callable[..., Page], demo: Server, recording: Path
 ) -> None:
-    talk = panel(visit(demo.url, hears=recording), "Conversation")
+    phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+    talk = panel(visit(demo.url, hears=recording, **phone), "Conversation")
     talk.get_by_role("button", name="Start talking").click()
     expect(talk.locator(".message.user p").first).to_have_text(PLAIN)
     expect(talk.locator(".figures")).to_contain_text("end of turn to first sound")
+    picture(talk.page, "conversation")
     talk.get_by_role("button", name="End").click()
     expect(talk.get_by_role("status")).to_have_text("Ended.")
 

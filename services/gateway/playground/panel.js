@@ -100,7 +100,7 @@ export function element(name, text = "", attributes = {}) {
 export const shell = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 export const literal = (value) => JSON.stringify(value);
 export const url = (path) => shell(new URL(path, root));
-export const bearer = () => (key.get() ? ' \\\n  -H "authorization: Bearer $BENTOVOX_KEY"' : "");
+export const bearer = () => (key.get() ? ' \\\n  -H "authorization: Bearer $OPENAI_API_KEY"' : "");
 export const form = (fields) =>
   Object.entries(fields).map(([name, value]) => ` \\\n  --form ${shell(`${name}=${value}`)}`).join("");
 export const json = (body) =>
@@ -108,12 +108,11 @@ export const json = (body) =>
 export const keywords = (fields) =>
   Object.entries(fields).map(([name, value]) => `    ${name}=${literal(value)},\n`).join("");
 export const client = (name = "OpenAI", more = "") => {
-  const given = key.get() ? 'os.environ["BENTOVOX_KEY"]' : '"none"';
-  const base = literal(new URL("v1", root).href);
-  return `${key.get() ? "import os\n" : ""}${more}
+  const given = key.get() ? "" : ', api_key="none"'; // else it reads OPENAI_API_KEY
+  return `${more}
 from openai import ${name}
 
-client = ${name}(base_url=${base}, api_key=${given})
+client = ${name}(base_url=${literal(new URL("v1", root).href)}${given})
 `.trimStart();
 };
 

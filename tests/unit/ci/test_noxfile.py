@@ -36,7 +36,7 @@ def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text:
 def test_every_session_says_what_it_is_for(noxfile: SimpleNamespace) -> None:
     names = {"serve", "tests", "unit", "contract", "e2e", "lint", "types", "docs", "bench"}
     names |= {"lock", "demo-model", "clients", "cosyvoice", "cosyvoice-code", "images", "ray"}
-    names |= {"test-image", "gpu-pack"}
+    names |= {"test-image", "gpu-pack", "playground"}
     assert names | set(noxfile.VERBS) == set(sessions())
     assert all((session.__doc__ or "").strip().endswith(".") for session in sessions().values())
 

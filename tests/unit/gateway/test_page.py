@@ -73,7 +73,10 @@ async def test_nothing_inline_or_from_elsewhere_may_run(http: httpx.AsyncClient)
     for path in FOLDER.iterdir():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"style=|<script>|\son\w+=\"", text), path.name
-        assert set(re.findall(r"https?://[\w./]+", text)) <= {"http://www.w3.org/2000/svg", "http://localhost"}
+        assert set(re.findall(r"https?://[\w./]+", text)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://localhost",
+        }
 
 
 async def test_a_setting_turns_it_off(backend: Any, door: Any) -> None:
