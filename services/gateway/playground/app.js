@@ -45,7 +45,12 @@ column.onchange = orient;
 orient();
 addEventListener("hashchange", () => { if (named()) choose(named()); });
 
+const filled = new Map();
+
 function fill(name, options) {
+  const text = JSON.stringify(options);
+  if (filled.get(name) === text) return; // a list that is open stays as it is
+  filled.set(name, text);
   for (const select of document.querySelectorAll(`[data-list=${name}]`)) {
     const before = select.value;
     const kept = [...select.options].filter((one) => !one.value);

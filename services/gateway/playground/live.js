@@ -10,7 +10,7 @@ import { base64, loudness, microphone, Player, Wave } from "./audio.js";
 export async function live(panel, signal, { path, model, session, append, goodbye, on }) {
   const wave = new Wave(panel.find(".wave"));
   const player = new Player();
-  let connection, failed;
+  let connection, fault, failed;
   const send = (event) => {
     const open = connection?.readyState === WebSocket.OPEN;
     if (open) connection.send(JSON.stringify(event));
@@ -29,11 +29,13 @@ export async function live(panel, signal, { path, model, session, append, goodby
     await new Promise((ended) => {
       connection.onmessage = ({ data }) => {
         const event = JSON.parse(data);
-        if (event.type === "error") panel.fault(new Failure(event.error.message));
+        fault = event.type === "error" ? new Failure(event.error.message) : undefined;
+        if (fault) panel.fault(fault);
         else on(event, player, send);
       };
       connection.onclose = ({ code, reason }) => {
-        if (!signal.aborted) failed = new Failure(`The server ended the connection (${reason || code}). Start again; if it ends again, look at Status.`);
+        if (!signal.aborted) failed = fault ?? new Failure( // what it said last is why
+          `The server ended the connection (${reason || code}). Start again, and look at Status.`);
         ended();
       };
       const leave = () => {

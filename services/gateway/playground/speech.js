@@ -43,13 +43,18 @@ export async function hear(answer, player, type, first) {
     buffer = live.addSourceBuffer(type);
     player.play().catch(() => {}); // the person presses play, if the browser wants that
   }
-  const reader = answer.body.getReader();
-  for (let one = await reader.read(); !one.done; one = await reader.read()) {
-    if (!pieces.length) first();
-    pieces.push(one.value);
-    if (!buffer) continue;
-    buffer.appendBuffer(one.value);
-    await new Promise((done) => buffer.addEventListener("updateend", done, { once: true }));
+  try {
+    const reader = answer.body.getReader();
+    for (let one = await reader.read(); !one.done; one = await reader.read()) {
+      if (!pieces.length) first();
+      pieces.push(one.value);
+      if (!buffer) continue;
+      buffer.appendBuffer(one.value);
+      await new Promise((done) => buffer.addEventListener("updateend", done, { once: true }));
+    }
+  } catch (error) {
+    player.pause();
+    throw error;
   }
   if (live) {
     live.endOfStream();
