@@ -14,7 +14,7 @@ import numpy as np
 
 from services.loading import Loading, NoModelError, line
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
-from services.transcription.engines.faster_whisper.detector import SileroDetector
+from services.transcription.engines.detector import SileroDetector
 
 if TYPE_CHECKING:
     from services.transcription.engines.faster_whisper.model_source import ModelSource

@@ -15,17 +15,17 @@ from services.transcription.engines.faster_whisper.decoder import (
     DecodingOptions,
     Job,
 )
-from services.transcription.engines.faster_whisper.detector import SileroDetector
+from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.segments import segments
-from services.transcription.engines.faster_whisper.windows import windows
+from services.transcription.engines.windows import windows
 from services.transcription.engines.protocol import Hypothesis
 
 if TYPE_CHECKING:
     from services.errors import ServiceError
     from services.handover import Handover
-    from services.transcription.engines.faster_whisper.batches import Batches, Lane
+    from services.transcription.engines.batches import Batches, Lane
     from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
-    from services.transcription.engines.faster_whisper.windows import Timeline, Window
+    from services.transcription.engines.windows import Timeline, Window
     from services.transcription.engines.protocol import (
         GuessRequest,
         Segment,
