@@ -74,7 +74,7 @@ def build() -> RoleApp:
         limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
         body_limit_bytes=transcription.body_limit_bytes,
         body_memory_bytes=transcription.body_memory_bytes,
-        readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),
+        readiness=lambda: Readiness(_status(engine), {"engine": engine.status}),
         lifespan=lifespan,
         unloading=Unloading(
             engine,

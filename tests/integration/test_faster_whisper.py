@@ -16,9 +16,9 @@ from faster_whisper.vad import get_vad_model
 from services import loading
 from services.engines import create
 from services.errors import EngineError, InvalidRequestError, UnavailableError
+from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import FALLBACK
-from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     VAD_FRAME_SAMPLES,

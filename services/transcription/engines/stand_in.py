@@ -37,7 +37,7 @@ def with_stand_in(engine: TranscriptionEngine, name: str) -> TranscriptionEngine
 class WithStandIn:
     """Two engines as one; who hears a recording when it begins hears it to its end.
 
-    While the stand-in hears, `status` says so and what the other lacks, and `settled` is that one's.
+    While the stand-in hears, `status` says so, and what the other lacks.
     """
 
     def __init__(self, engine: TranscriptionEngine, stand_in: TranscriptionEngine) -> None:

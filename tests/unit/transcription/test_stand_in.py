@@ -21,6 +21,7 @@ from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import MANUAL, RATE_HZ
 from tests.sounds import to_bytes
+from tests.whisper_engine import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,8 +93,7 @@ async def test_the_chosen_engine_takes_over_from_the_next_request_on(
 ) -> None:
     poor.delay_s = 0.05
     before = asyncio.create_task(heard(both))
-    while not poor.requests:
-        await asyncio.sleep(0)
+    await until(lambda: bool(poor.requests))
     arrive(chosen)
     assert await before == [" hello"]
     assert await heard(both) == [" hello"]

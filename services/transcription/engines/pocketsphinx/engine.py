@@ -28,7 +28,7 @@ from services.transcription.engines.protocol import (
 from services.transcription.engines.windows import windows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Iterator, Sequence
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import GuessRequest, SpeechDetector
@@ -52,7 +52,7 @@ class PocketsphinxEngine:
     """Hears US English without a download; see `TranscriptionEngine` for what is promised."""
 
     name = "pocketsphinx"
-    models = ("pocketsphinx",)
+    models: Sequence[str] = ("pocketsphinx",)
     languages = frozenset({_LANGUAGE})
     translates = False
 
@@ -168,8 +168,8 @@ class PocketsphinxEngine:
                 continue
             try:
                 said = model.words(job.samples, lambda: not job.answer.done())  # noqa: B023
-            except Exception as error:  # noqa: BLE001  raised where the words are awaited
-                log.error("pocketsphinx failed", exc_info=error)
+            except Exception as error:
+                log.exception("pocketsphinx failed")
                 failed = EngineError("pocketsphinx failed", code="engine_failed")
                 failed.__cause__ = error
                 job.fail(failed)
