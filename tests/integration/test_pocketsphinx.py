@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from services.transcription.engines.protocol import (
     TranscriptionRequest,
 )
 from tests.hearing_app import Hearing
-from tests.live_app import MANUAL, RATE_HZ, Served
+from tests.live_app import MANUAL, PIECE, RATE_HZ, Served
 from tests.sounds import to_bytes
 from tests.whisper import speak
 from tests.whisper_engine import until
@@ -246,8 +247,13 @@ async def test_live_speech_has_text_before_it_ends(serve: Any, speech: Samples) 
         resampler = Resampler(SAMPLE_RATE_HZ, RATE_HZ)
         live = to_bytes(np.concatenate([resampler.feed(speech), resampler.finish()]))
         async with served.talk(**MANUAL) as talk:
-            await talk.speak(live)
-            first = (await talk.until("delta"))[-1]["delta"]
+            told = asyncio.create_task(talk.until("delta"))
+            pieces = itertools.cycle(range(0, len(live), PIECE))
+            while not told.done():  # as live as somebody speaks
+                at = next(pieces)
+                await talk.speak(live[at : at + PIECE])
+                await asyncio.wait({told}, timeout=0.1)
+            first = told.result()[-1]["delta"]
             await talk.speak(live)
             await talk.say("input_audio_buffer.commit")
             transcript = (await talk.until("completed"))[-1]["transcript"]
