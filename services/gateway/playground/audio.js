@@ -98,7 +98,7 @@ export class Player {
 export function loudness(samples) {
   let sum = 0;
   for (const one of samples) sum += one * one;
-  return Math.min(1, Math.sqrt(sum / (samples.length || 1)) / 32768 * 5);
+  return Math.min(1, Math.sqrt(sum / (samples.length || 1)) / 32768 * 3);
 }
 
 /** Draws how loud it was, a bar for each 40 ms: those who speak above each other, the newest right. */
