@@ -35,7 +35,7 @@ def test_it_chats_speaks_and_hears_itself(
     plain: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    page = visit(demo.url, viewport={"width": 980, "height": 600})
+    page = visit(demo.url, viewport={"width": 960, "height": 530})
     chat = panel(page, "Chat")
     question = "What is Bentovox?"
     chat.get_by_label("Message").fill(question)
