@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -83,11 +83,11 @@ class Pool:
     def _sort(self, backend: Backend) -> None:
         """Put a backend among those that serve the same, and none that is not ready."""
         models = frozenset(backend.models)
-        here = next((one for one in self._choices.values() if backend in one), None)
+        here = backend.choice
         there = self._choices.setdefault(models, Choice()) if backend.ready else None
         if there is here is not None:
-            here.count(backend)
             return
+        backend.choice = there
         (self._coming.discard if backend.ready or backend.left else self._coming.add)(backend)
         if here is not None:
             here.leave(backend)
@@ -261,19 +261,20 @@ class Pool:
         A request that certainly reached no backend is sent to another one, once.
 
         Raises:
-            ServiceError: as for `pick` and `Backend.answering`.
+            ServiceError: as for `pick` and `Backend.ask`.
         """
-        async with AsyncExitStack() as stack:
-            backend = self.pick(model, affinity)
-            try:
-                connection = await stack.enter_async_context(backend.answering(call))
-            except (DeadlineError, UnavailableError) as error:
-                if call.begun:
-                    raise
-                connection = await stack.enter_async_context(
-                    self.other(backend, error, model, affinity).answering(call)
-                )
+        backend = self.pick(model, affinity)
+        try:
+            connection = await backend.ask(call)
+        except (DeadlineError, UnavailableError) as error:
+            if call.begun:
+                raise
+            backend = self.other(backend, error, model, affinity)
+            connection = await backend.ask(call)
+        try:
             yield connection
+        finally:
+            backend.done(connection)
 
     def other(
         self,
