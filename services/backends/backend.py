@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterator
 
-    from services.backends.choice import Choice
     from services.backends.connection import Connection
     from services.settings.sections import AskingSettings
 
@@ -95,7 +94,7 @@ class Backend:
         self.outstanding = 0
         self.ready = False
         self.on_change: Callable[[Backend], None] = _nothing  # of whether or for what it is asked
-        self.choice: Choice | None = None  # that it is among
+        self.on_count: Callable[[Backend], None] = _nothing  # of its requests in flight
         self.lack = ""  # what it says it needs to become ready
         self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
@@ -118,8 +117,7 @@ class Backend:
     def count(self, more: int) -> None:
         """Note so many requests more in flight."""
         self.outstanding += more
-        if self.choice is not None:
-            self.choice.count(self)
+        self.on_count(self)
 
     async def ask(self, call: Call) -> Connection:
         """Send a request and return its connection once the answer's head is there; then `done`.

@@ -60,6 +60,7 @@ class Pool:
         self.waiting = 0
         self._became_ready = asyncio.Event()
         self._choices: dict[frozenset[str], Choice] = {}  # by the models they serve
+        self._choice_of: dict[Backend, Choice] = {}
         self._coming: set[Backend] = set()  # not ready, and not leaving
         self._show()
         self._asking = asking
@@ -75,7 +76,7 @@ class Pool:
         names = {backend.name for backend in self.backends}
         number = next(n for n in count() if f"{self.role}-{n}" not in names)
         backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
-        backend.on_change = self._sort
+        backend.on_change, backend.on_count = self._sort, self._recount
         self.backends.append(backend)
         self._coming.add(backend)
         return backend
@@ -83,18 +84,23 @@ class Pool:
     def _sort(self, backend: Backend) -> None:
         """Put a backend among those that serve the same, and none that is not ready."""
         models = frozenset(backend.models)
-        here = backend.choice
+        here = self._choice_of.get(backend)
         there = self._choices.setdefault(models, Choice()) if backend.ready else None
         if there is here is not None:
             return
-        backend.choice = there
         (self._coming.discard if backend.ready or backend.left else self._coming.add)(backend)
         if here is not None:
             here.leave(backend)
+            del self._choice_of[backend]
         if there is not None:
             there.join(backend)
+            self._choice_of[backend] = there
             self._became_ready.set()
         self._choices = {kind: one for kind, one in self._choices.items() if one}
+
+    def _recount(self, backend: Backend) -> None:
+        if (choice := self._choice_of.get(backend)) is not None:
+            choice.count(backend)
 
     def _show(self) -> None:
         """Report the backends and the waiting requests whenever metrics are read."""
