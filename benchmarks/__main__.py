@@ -5,6 +5,7 @@ nox -s bench -- transcription       faster-whisper
 nox -s bench -- cosyvoice           CosyVoice
 nox -s bench -- cosyvoice-gpu       CosyVoice at its full size, on a GPU
 nox -s bench -- kokoro              Kokoro
+nox -s bench -- hearing             pocketsphinx beside Whisper
 nox -s bench -- images              the images
 nox -s bench -- ray                 Ray Serve beside the stack
 nox -s bench -- capacity            what many backends cost a gateway, and how it chooses
@@ -19,7 +20,8 @@ import sys
 from importlib import import_module
 
 _CHOICES = (
-    *("transcription", "cosyvoice", "cosyvoice-gpu", "kokoro", "images", "ray", "capacity"),
+    *("transcription", "cosyvoice", "cosyvoice-gpu", "kokoro", "hearing", "images"),
+    *("ray", "capacity"),
 )
 
 if __name__ == "__main__":
