@@ -41,7 +41,6 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
-from services.server.admission import Admission, Limits
 from services.server.live import LiveSession
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
     from services.backends.pools import Pools
     from services.openai.realtime import ClientEvent
-    from services.settings.sections import ConversationSettings
+    from services.server.admission import Admission
 
 IDLE_S: Final = 300.0
 """How long a client may send nothing while nothing is said."""
@@ -68,12 +67,11 @@ _FIELDS: Final = {"voice": "session.audio.output.voice", "speed": "session.audio
 class RealtimeConversations:
     """The application of the WebSocket, for `RoleApp.sockets`."""
 
-    def __init__(self, pools: Pools, conversation: ConversationSettings) -> None:
-        """Hold conversations with the backends of `pools`."""
+    def __init__(self, pools: Pools, chat_model: str | None, admission: Admission) -> None:
+        """Hold conversations with the backends of `pools`, by `chat_model` or the first one."""
         self._pools = pools
-        self._chat_model = conversation.realtime.model or None
-        limits = Limits(conversation.realtime.sessions, 0, conversation.deadline_s)
-        self._admission = Admission(limits)
+        self._chat_model = chat_model
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until it ends.
