@@ -177,9 +177,8 @@ class _Talk(LiveSession):
         elif isinstance(event, sent.ItemCreate):
             await self._add(item_from(event.item, "item"), event.previous_item_id)
         elif isinstance(event, sent.ItemRetrieve):
-            await self._tell(
-                "conversation.item.retrieved", item=self._items.find(event.item_id).shown
-            )
+            item = self._items.find(event.item_id, doing="retrieve")
+            await self._tell("conversation.item.retrieved", item=item.shown)
         elif isinstance(event, sent.ItemDelete):
             self._items.remove(event.item_id)
             await self._tell("conversation.item.deleted", item_id=event.item_id)
@@ -237,7 +236,7 @@ class _Talk(LiveSession):
             await self._tell("conversation.item.deleted", item_id=old.id)
 
     async def _truncate(self, event: sent.ItemTruncate) -> None:
-        item = self._items.find(event.item_id)
+        item = self._items.find(event.item_id, doing="truncate")
         if item.shown["status"] == "in_progress":
             raise ConflictError(
                 f"item {shown(item.id)} is being spoken; send response.cancel first",
@@ -304,8 +303,9 @@ class _Talk(LiveSession):
         if id_ is None and self._running is not None:
             known = [self._running]
         if not known:
+            why = "there is no such response" if id_ else "no response is in progress"
             raise InvalidRequestError(
-                "there is no such response to cancel" if id_ else "no response is in progress",
+                f"Cancellation failed: {why}",  # LiveKit looks for these words
                 param="response_id" if id_ else None,
                 code="response_cancel_not_active",
             )

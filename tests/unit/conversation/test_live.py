@@ -445,7 +445,7 @@ async def test_a_response_beside_the_conversation(rig: Any) -> None:
         assert "conversation.item.added" not in short(events)
         assert told(events, "output_text") == "two"
         await talk.say("conversation.item.retrieve", item_id=response["output"][0]["id"])
-        assert await talk.fault() == ("item_id", "item_not_found")
+        assert await talk.fault() == ("item_id", "item_retrieve_invalid_item_id")
     texts = [one["content"] for one in one.chat.asked[0]["messages"][1:]]
     assert texts == ["one", "two"]
 
