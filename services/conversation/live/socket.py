@@ -72,6 +72,7 @@ class RealtimeConversations:
         """Hold conversations with the backends of `pools`."""
         self._pools = pools
         self._chat_model = conversation.realtime.model or None
+        self._least_speech_ms = conversation.realtime.min_speech_duration_ms
         limits = Limits(conversation.realtime.sessions, 0, conversation.deadline_s)
         self._admission = Admission(limits)
 
@@ -87,7 +88,8 @@ class RealtimeConversations:
             offered = SUBPROTOCOL in scope.get("subprotocols", ())
             accepted = SUBPROTOCOL if offered else None
             await send({"type": "websocket.accept", "subprotocol": accepted})
-            await _Talk(caller, settings, scope, send).serve(receive)
+            talk = _Talk(caller, settings, self._least_speech_ms, scope, send)
+            await talk.serve(receive)
 
     async def _settings(self, caller: Caller, scope: Scope) -> Settings:
         """Return what a session begins with.
@@ -105,12 +107,14 @@ class RealtimeConversations:
 class _Talk(LiveSession):
     """One connection."""
 
-    def __init__(self, caller: Caller, settings: Settings, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, caller: Caller, settings: Settings, least_speech_ms: int, scope: Scope, send: Send
+    ) -> None:
         super().__init__(scope, send)
         self._caller = caller
         self._settings = settings
         self._items = Items()
-        self._ear = Ear(caller, self._hear, self._deafen)
+        self._ear = Ear(caller, self._hear, self._deafen, least_speech_ms)
         self._lost: ServiceError | None = None  # why the ear broke
         self._speaker: str | None = None  # the item of a turn whose end was found
         self._response: Response | None = None  # in the conversation, maybe ended

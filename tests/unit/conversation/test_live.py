@@ -345,6 +345,33 @@ async def test_speech_need_not_interrupt(rig: Any) -> None:
         assert done(await talk.until("response.done"))["status"] == "completed"
 
 
+LEAST = {"min_speech_duration_ms": 250}
+
+
+@pytest.mark.parametrize(
+    ("ours", "turns"),
+    [
+        (LEAST, {"type": "server_vad"}),
+        (LEAST, {"type": "semantic_vad", "eagerness": "low"}),
+        ({"min_speech_duration_ms": 9000}, {"type": "server_vad", **LEAST}),
+    ],
+)
+async def test_a_short_noise_does_not_interrupt(
+    rig: Any, ours: dict[str, Any], turns: dict[str, Any]
+) -> None:
+    one = await rig(realtime=ours)
+    one.chat.say = lambda _: ["hello ", WAIT]
+    async with one.talk(audio={"input": {"turn_detection": turns}}, **TEXT) as talk:
+        await add(talk, message("hi"))
+        await talk.say("response.create")
+        await talk.until("output_text.delta")
+        await talk.speak(spoken("a|||||||stop"))
+        events = await talk.until("response.done")
+        assert done(events)["status_details"]["reason"] == "turn_detected"
+        (started,) = (one for one in events if one["type"].endswith("speech_started"))
+        assert started["audio_start_ms"] == 1300  # 300 ms before the word
+
+
 async def test_an_answer_is_truncated_at_what_was_heard(rig: Any) -> None:
     one = await rig()
     async with one.talk() as talk:
