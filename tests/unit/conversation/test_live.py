@@ -12,6 +12,7 @@ from websockets.exceptions import InvalidStatus
 
 from services.audio.live import LiveDecoder
 from services.conversation.live import items as kept
+from services.conversation.live import socket
 from services.conversation.live.items import Clause, Item, Items, messages_of
 from services.conversation.speech_translation.listening import is_whole
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
@@ -650,6 +651,37 @@ async def test_a_client_that_hangs_up_stops_everything(rig: Any) -> None:
         await talk.say("response.create")
         await talk.until("output_audio.delta")
     await until(lambda: one.chat.cut == 1 and one.idle())
+
+
+async def test_a_client_that_neither_speaks_nor_is_answered_is_closed_with_3008(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "IDLE_S", 0.05)
+    one = await rig()
+    one.voice.delay_s = 0.02
+    async with one.talk() as talk:
+        await talk.say("response.create", response={"input": [message("so long an answer")]})
+        assert done(await talk.until("response.done"))["status"] == "completed"
+        assert (await talk.event("error"))["error"]["code"] == "idle_timeout"
+        assert await talk.close_code() == 3008
+
+
+async def test_a_client_that_does_not_listen_slows_the_voice(rig: Any) -> None:
+    one = await rig()
+    clauses = 20_000
+    one.chat.say = lambda _: ["and so on, "] * clauses
+    async with one.talk() as talk:
+        await add(talk, message("hi"))
+        await talk.say("response.create")
+        await talk.until("output_audio.delta")
+        before = -1
+        while len(one.voice.requests) != before:  # until it has stopped
+            before = len(one.voice.requests)
+            await asyncio.sleep(0.2)
+        assert before < clauses / 10  # the kernel's buffers of four hops
+        await talk.say("response.cancel")
+        assert done(await talk.until("response.done"))["status"] == "cancelled"
+        await until(lambda: not one.voice.active)
 
 
 async def test_a_session_for_transcription_is_passed_on(rig: Any) -> None:
