@@ -491,6 +491,29 @@ async def test_one_response_at_a_time_in_the_conversation(rig: Any) -> None:
         assert done(await talk.until("response.done"))["status"] == "completed"
 
 
+async def test_four_responses_beside_the_conversation_and_no_more(rig: Any) -> None:
+    one = await rig()
+    one.chat.say = lambda _: [WAIT]
+    async with one.talk(**TEXT) as talk:
+        beside = {"conversation": "none", "input": [message("hi")]}
+        for _ in range(4):
+            await talk.say("response.create", response=beside)
+            await talk.event("response.created")
+        await talk.say("response.create", response=beside)
+        assert await talk.fault() == ("response.conversation", "too_many_responses")
+
+
+async def test_the_oldest_items_are_deleted_with_an_event(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MOST_ITEMS", 1)
+    one = await rig()
+    async with one.talk(**TEXT) as talk:
+        await add(talk, message("one", id="first"))
+        await add(talk, message("two"))
+        assert (await talk.event("conversation.item.deleted"))["item_id"] == "first"
+
+
 async def test_items_are_put_where_they_belong(rig: Any) -> None:
     one = await rig()
     async with one.talk(**TEXT) as talk:
@@ -522,6 +545,57 @@ async def test_what_does_not_fit_the_context_is_forgotten(rig: Any) -> None:
         await talk.say("response.create")
         assert told(await talk.until("response.done"), "output_text") == "four"
     assert [one["content"] for one in one.chat.asked[-1]["messages"][1:]] == ["three", "four"]
+
+
+# Settings
+
+
+async def test_a_session_with_everything_that_the_page_names(rig: Any) -> None:
+    one = await rig()
+    heard_by = {"model": "whisper-1", "language": "de", "prompt": "A home.", "keywords": ["Anna"]}
+    sound = {
+        "input": {
+            "format": {"type": "audio/pcma"},
+            "transcription": heard_by,
+            "turn_detection": None,
+            "noise_reduction": {"type": "near_field"},
+        },
+        "output": {"format": {"type": "audio/pcmu"}, "voice": {"id": "echo"}, "speed": 1.25},
+    }
+    ignored = {
+        "include": ["item.input_audio_transcription.logprobs"],
+        "prompt": {"id": "pmpt_1"},
+        "reasoning": {"effort": "low"},
+        "tracing": {"workflow_name": "x"},
+        "truncation": "disabled",
+    }
+    more = {"tools": [TOOL], "tool_choice": "auto", "max_output_tokens": "inf", "temperature": 1.0}
+    async with one.talk() as talk:
+        session = {"type": "realtime", "instructions": "Be brief.", "audio": sound, **more}
+        await talk.say("session.update", session={**session, **ignored})
+        shown = (await talk.event("session.updated"))["session"]
+        assert shown["audio"]["input"]["format"] == {"type": "audio/pcma"}
+        assert shown["audio"]["input"]["transcription"].items() >= heard_by.items()
+        assert shown["audio"]["input"]["turn_detection"] is None
+        assert shown["audio"]["output"] == {**sound["output"], "voice": "echo"}
+        assert [shown[name] for name in ("instructions", "tools", "max_output_tokens")] == [
+            "Be brief.", [TOOL], "inf",
+        ]  # fmt: skip
+        await talk.append(bytes([*[0x2A] * 10, *[0xAA] * 10]) * 400)  # a second of a tone
+        await talk.say("input_audio_buffer.commit")
+        await talk.until("transcription.completed")
+    request = one.ear.requests[-1]
+    assert (request.language, request.keywords) == ("de", ("Anna",))
+
+
+async def test_openais_names_stand_for_the_model_that_is_set(rig: Any) -> None:
+    one = await rig(realtime={"model": "another"})
+    with pytest.raises(InvalidStatus) as refused:
+        async with one.talk("?model=gpt-realtime-2.1"):
+            pass
+    assert refused.value.response.status_code == 404
+    async with one.talk(f"?model={MODEL}", **TEXT) as talk:
+        assert done(await ask(talk, "hello"))["status"] == "completed"
 
 
 # Errors and bounds
@@ -610,8 +684,9 @@ async def test_an_engine_that_fails_ends_the_response_and_not_the_session(rig: A
         response = done(events)
         assert response["status"] == "failed"
         assert response["status_details"]["error"]["code"] == error["code"]
-        one.chat.refuse = lambda _: (500, {"message": "no", "type": "x", "code": 500})
-        assert done(await ask(talk, "hello"))["status"] == "failed"
+        for status in (500, 429):
+            one.chat.refuse = lambda _: (status, {"message": "no", "type": "x", "code": status})  # noqa: B023
+            assert done(await ask(talk, "hello"))["status"] == "failed"
         one.chat.refuse = lambda _: None
         await talk.speak(spoken("failing"))
         assert done(await talk.until("response.done"))["status"] == "failed"
