@@ -7,6 +7,7 @@ nox -s bench -- cosyvoice-gpu       CosyVoice at its full size, on a GPU
 nox -s bench -- kokoro              Kokoro
 nox -s bench -- images              the images
 nox -s bench -- ray                 Ray Serve beside the stack
+nox -s bench -- conversation        live conversations, and twenty of them for ten minutes
 nox -s bench -- capacity            what many backends cost a gateway, and how it chooses
 
 What else waits for a GPU is in `tests/gpu`: `nox -s tests -- tests/gpu` there.
@@ -20,6 +21,7 @@ from importlib import import_module
 
 _CHOICES = (
     *("transcription", "cosyvoice", "cosyvoice-gpu", "kokoro", "images", "ray", "capacity"),
+    "conversation",
 )
 
 if __name__ == "__main__":

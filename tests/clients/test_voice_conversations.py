@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,8 @@ from tests.clients.test_voice_agents import LIVEKIT, PIPECAT
 from tests.whisper import PLAIN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from tests.e2e.server import Server
@@ -32,13 +35,23 @@ def given(stack: Server, recording: Path) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def livekit(given: tuple[str, str]) -> Told:
-    return python("drive_livekit_realtime.py", *given)
+def both(given: tuple[str, str]) -> Iterator[dict[str, Future[Told]]]:
+    """What LiveKit and Pipecat tell: their sound takes its time, so they talk side by side."""
+    with ThreadPoolExecutor() as pool:
+        yield {
+            name: pool.submit(python, f"drive_{name}_realtime.py", *given)
+            for name in ("livekit", "pipecat")
+        }
 
 
-@pytest.fixture(scope="module")
-def pipecat(given: tuple[str, str]) -> Told:
-    return python("drive_pipecat_realtime.py", *given)
+@pytest.fixture
+def livekit(both: dict[str, Future[Told]]) -> Told:
+    return both["livekit"].result()
+
+
+@pytest.fixture
+def pipecat(both: dict[str, Future[Told]]) -> Told:
+    return both["pipecat"].result()
 
 
 def expect_cut(whole: str, kept: str) -> None:

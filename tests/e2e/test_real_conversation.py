@@ -26,7 +26,7 @@ from tests.live_app import QUIET, Talk
 from tests.packaged import packaged
 from tests.sounds import to_bytes
 from tests.talking_app import TalkingChat, role_of, speech_role
-from tests.whisper_engine import whisper_engine
+from tests.whisper_engine import until, whisper_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +53,20 @@ def words(text: str) -> list[str]:
     return re.sub(r"[^a-z ]", "", text.lower()).split()
 
 
+async def conversed(url: str, question: bytes, interruption: bytes) -> list[dict[str, Any]]:
+    """Ask, and interrupt the answer; return the events until both turns are answered."""
+    async with connect(url, proxy=None, max_size=None) as connection:
+        talk = Talk(connection)
+        sound = {"input": {"transcription": {"model": "whisper-1"}}}
+        await talk.say("session.update", session={"type": "realtime", "audio": sound})
+        await talk.speak(question)
+        events = await talk.until("response.output_audio.delta")
+        await talk.speak(interruption)  # more of it is still to be made
+        for _ in range(2):
+            events += await talk.until("response.done")
+    return events
+
+
 async def test_it_is_understood_and_answered_and_interrupted(
     stack: Server, kokoro: KokoroEngine, serve: Any
 ) -> None:
@@ -72,16 +86,9 @@ async def test_it_is_understood_and_answered_and_interrupted(
             role = routes.build(ConversationSettings(), urls)
             url = (await serve(Shell(role))).replace("http", "ws") + REALTIME
             question, interruption = [await spoken(kokoro, text) for text in SAYS]
-            async with role.lifespan(), connect(url, proxy=None, max_size=None) as connection:
-                talk = Talk(connection)
-                sound = {"transcription": {"model": "whisper-1"}}
-                session = {"type": "realtime", "audio": {"input": sound}}
-                await talk.say("session.update", session=session)
-                await talk.speak(question)
-                events = await talk.until("response.output_audio.delta")
-                await talk.speak(interruption)  # more of it is still to be made
-                for _ in range(2):
-                    events += await talk.until("response.done")
+            async with role.lifespan():
+                await until(lambda: role.readiness().status == "ready")
+                events = await conversed(url, question, interruption)
     heard = [one["transcript"] for one in events if one["type"].endswith("n.completed")]
     assert [words(text) for text in heard] == [words(text) for text in SAYS]
     first, second = (one["response"] for one in events if one["type"] == "response.done")
