@@ -5,9 +5,9 @@ nox -s bench -- transcription       faster-whisper
 nox -s bench -- cosyvoice           CosyVoice
 nox -s bench -- cosyvoice-gpu       CosyVoice at its full size, on a GPU
 nox -s bench -- kokoro              Kokoro
+nox -s bench -- conversation        live conversations, and twenty of them for ten minutes
 nox -s bench -- images              the images
 nox -s bench -- ray                 Ray Serve beside the stack
-nox -s bench -- conversation        live conversations, and twenty of them for ten minutes
 nox -s bench -- capacity            what many backends cost a gateway, and how it chooses
 
 What else waits for a GPU is in `tests/gpu`: `nox -s tests -- tests/gpu` there.
@@ -20,8 +20,8 @@ import sys
 from importlib import import_module
 
 _CHOICES = (
-    *("transcription", "cosyvoice", "cosyvoice-gpu", "kokoro", "images", "ray", "capacity"),
-    "conversation",
+    *("transcription", "cosyvoice", "cosyvoice-gpu", "kokoro", "conversation"),
+    *("images", "ray", "capacity"),
 )
 
 if __name__ == "__main__":
