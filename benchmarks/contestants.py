@@ -175,6 +175,10 @@ class Server:
                     spent_s += times.user + times.system
         return spent_s
 
+    def memory_mib(self) -> float:
+        """Return what its processes hold, shared pages counted once."""
+        return sum(one.memory_full_info().pss for one in self.processes()) / 2**20
+
     def _answers(self) -> bool:
         try:
             with urllib.request.urlopen(self.url + self.health, timeout=1) as answer:  # noqa: S310

@@ -14,6 +14,7 @@ import time
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import report
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _MAKE_S = 240
 _CONCURRENCY = (1, 2, 4, 8)
+_CROWDS = (16, 32, 64)  # of our streams and the bare call's, once
 _JUDGED = _CONCURRENCY[2:]  # at which the aims apply
 OURS, WHOLE = "Bentovox speech over HTTP", "Bentovox, whole"
 BARE, THEIRS = "bare upstream call", "upstream's FastAPI server"
@@ -66,6 +68,8 @@ def main(arguments: list[str]) -> None:
     """Measure and write the page and the plot."""
     parser = report.parser("cosyvoice", __doc__, rounds=3)
     parser.add_argument("--upstream-server", type=Path, help="fastapi/server.py, if elsewhere")
+    said = "of audio, after which memory is to be what it was (%(default)s)"
+    parser.add_argument("--hours", type=float, default=1.0, help=said)
     options = parser.parse_args(arguments)
     served = os.environ.get("COSYVOICE_PYTHON") or python()
     began, load = time.monotonic(), os.getloadavg()[0]
@@ -75,10 +79,15 @@ def main(arguments: list[str]) -> None:
         if not server.is_file():
             print(f"  without {THEIRS}: no {server}; name it with --upstream-server", flush=True)
         measured = {setup.family: _measure(setup, server, options.rounds) for setup in setups}
+        memory = _memory(setups[-1], options.hours)
     report.write(
         options.out,
         "benchmarks-cosyvoice",
-        _plot(measured),
+        _plot(measured, memory),
+        crowds=report.listed(_CROWDS),
+        crowd=_crowd(measured),
+        hours=options.hours,
+        memory=_growth(memory),
         letters=len(TEXT),
         rounds=options.rounds,
         version=version[:12],
@@ -137,7 +146,42 @@ def _measure(setup: Setup, server: Path, rounds: int) -> Turns:
 
     with running(*processes):
         contestants = {name: turns_of(speak) for name, speak in speaking.items()}
-        return in_turn(contestants, _CONCURRENCY, rounds)
+        made = in_turn(contestants, _CONCURRENCY, rounds)
+        for streams in _CROWDS:
+            made[streams] = {name: [contestants[name](streams, 1)] for name in (BARE, OURS)}
+            print(f"  {streams}: done", flush=True)
+        return made
+
+
+def _memory(setup: Setup, hours: float) -> list[tuple[float, float]]:
+    """Return the service's memory in MiB after so many hours of audio, eight streams at a time."""
+    service, made_s = OurService(setup), 0.0
+    held = []
+    with running(service):
+        while made_s < hours * 3600:
+            turn = service.turn([TEXT] * 8, len(held))
+            made_s += sum(stream.audio_s for stream in turn.streams)
+            held.append((made_s / 3600, service.memory_mib()))
+    return held
+
+
+def _growth(memory: Sequence[tuple[float, float]]) -> str:
+    """Say how much more memory was held in the last fifth than in the second."""
+    fifth = max(1, len(memory) // 5)
+    held = [mib for _, mib in memory]
+    before, after = median(held[fifth : 2 * fifth] or held), median(held[-fifth:])
+    return f"{after - before:+.0f} MiB to {after:.0f} MiB"
+
+
+def _crowd(measured: Mapping[int, Turns]) -> str:
+    """Say how many streams of crowds were continuous."""
+    return "\n".join(
+        f"- Family {family}, {report.listed(_CROWDS)} streams: continuous "
+        + report.listed(f"{continuity(turns[streams][name]):.0%}" for streams in _CROWDS)
+        + f" ({name})."
+        for family, turns in measured.items()
+        for name in (OURS, BARE)
+    )
 
 
 def _table(measured: Turns) -> str:
@@ -190,18 +234,25 @@ def _verdict(better: list[float]) -> str:
     return "behind" if max(better) < 1 else "level within the spread"
 
 
-def _plot(measured: Mapping[int, Turns]) -> Figure:
+def _plot(measured: Mapping[int, Turns], memory: Sequence[tuple[float, float]]) -> Figure:
     colors = {BARE: report.GREY, OURS: report.NAVY, WHOLE: report.SKY, THEIRS: report.ORANGE}
-    figure = report.plot(11, 3.8 * len(measured))
-    grid = figure.subplots(len(measured), 2, squeeze=False)
-    for (family, turns), (left, right) in zip(measured.items(), grid, strict=True):
-        report.lines(left, report.by_contestant(turns, _FIRST), colors)
+    figure = report.plot(14, 3.8 * len(measured) + 2.6)
+    *parts, last = figure.subfigures(len(measured) + 1, height_ratios=[3.8] * len(measured) + [2.4])
+    for (family, turns), part in zip(measured.items(), parts, strict=True):
+        first, rate, gaps = part.subplots(1, 3)
+        report.lines(first, report.by_contestant(turns, _FIRST), colors)
+        report.lines(rate, report.by_contestant(turns, _RATE), colors)
         shares = report.by_contestant(turns, lambda turn: continuity([turn]))
-        report.bars(right, shares, colors)
-        left.set_yscale("log")
+        report.bars(gaps, shares, colors)
+        first.set_yscale("log")
         title, what = f"Family {family}: ", "streams at once"
-        report.tidy(left, _CONCURRENCY, title=f"{title}first audio, ms", xlabel=what)
-        title += "share of streams without an audible gap"
-        report.tidy(right, _CONCURRENCY, title=title, xlabel=what, ylim=(0, 1.05))
-    report.legend(figure, grid[0][0])
+        report.tidy(first, turns, title=f"{title}first audio, ms", xlabel=what)
+        report.tidy(rate, turns, title=f"{title}audio a second", xlabel=what, ylim=(0, None))
+        title += "streams without an audible gap"
+        report.tidy(gaps, turns, title=title, xlabel=what, ylim=(0, 1.05))
+    axes = last.subplots()
+    axes.plot(*zip(*memory, strict=True), color=report.NAVY)
+    axes.set(title="Bentovox: memory, MiB", xlabel="hours of audio made", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    report.legend(figure, first)
     return figure

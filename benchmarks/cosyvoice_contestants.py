@@ -65,6 +65,9 @@ class OurService(Service):
             BENTOVOX_SPEECH__ENGINE="cosyvoice",
             BENTOVOX_SPEECH__COSYVOICE__MODEL=str(setup.model),
             BENTOVOX_SPEECH__STORE=str(store),
+            BENTOVOX_SPEECH__SLOTS="64",  # as the profiles for GPUs: the machine's measure decides
+            BENTOVOX_SPEECH__QUEUE="64",
+            BENTOVOX_SPEECH__DEADLINE_S="300",  # whoever waits is heard in the end
         )
         self._setup = setup
         self._voice = ""

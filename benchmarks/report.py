@@ -64,9 +64,15 @@ def beside(mine: Iterable[T], peers: Iterable[T], value: Callable[[T], float]) -
 def by_contestant(
     turns: Mapping[Any, Mapping[str, Sequence[T]]], value: Callable[[T], float]
 ) -> dict[str, list[list[float]]]:
-    """Return each contestant's values as plots take them: a group for each case, of all rounds."""
+    """Return each contestant's values as plots take them: a group for each case, of all rounds.
+
+    Who has no turns in the last cases has fewer groups.
+    """
     names = next(iter(turns.values()))
-    return {name: [[*map(value, of_case[name])] for of_case in turns.values()] for name in names}
+    return {
+        name: [[*map(value, of_case[name])] for of_case in turns.values() if name in of_case]
+        for name in names
+    }
 
 
 def spread(values: Sequence[float], digits: int = 2, form: str = "[{}, {}]") -> str:
@@ -75,6 +81,12 @@ def spread(values: Sequence[float], digits: int = 2, form: str = "[{}, {}]") -> 
         f"{v:.{digits}f}" for v in (statistics.median(values), min(values), max(values))
     )
     return middle if len(values) == 1 else f"{middle} {form.format(*ends)}"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Return values as a text: `1, 2 and 3`."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

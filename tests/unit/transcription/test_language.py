@@ -91,8 +91,8 @@ class Taken:
         self.windows: list[list[Segment]] = []
         self.ended = False
 
-    def put(self, window: list[Segment]) -> bool:
-        self.windows.append(window)
+    def put(self, found: tuple[list[Segment], bool]) -> bool:
+        self.windows.append(found[0])
         return True
 
     def end(self, error: BaseException | None = None) -> None:
@@ -152,3 +152,29 @@ def test_nobody_speaks_and_everything_is_heard_all_the_same(most: int) -> None:
 @AT_ONCE
 def test_windows_are_handed_over_in_their_order(most: int) -> None:
     assert [index for index, _ in heard([SILENT, GERMAN] * 3, most)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_first_text_waits_for_nothing_but_its_own_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is decoded alone, and handed over before what the model left of its window."""
+
+    def segments(_model: Any, heard: Any, *_: Any, **__: Any) -> tuple[list[Segment], int]:
+        size = heard.job.features.shape[1]
+        part = f"{heard.job.index} from {heard.job.offset}"
+        return [Segment(0, 1, part, "fr")], size // 2 if not heard.job.offset else size
+
+    monkeypatch.setattr(under_test, "segments", segments)
+    batches, taken, model = Batches(), Taken(), cast("Any", Checkpoint())
+    sound = [np.full(VAD_FRAME_SAMPLES, FRENCH, dtype=np.float32)] * 3
+    request = TranscriptionRequest(sound, language="fr")
+    Recording(model, cast("Any", batches), request, cast("Any", taken), 8).read()
+    (lane,) = batches.lanes
+    (first,), lane.jobs = lane.jobs, []
+    Decoder(model, 5).hear([first])
+    assert [one.text for window in taken.windows for one in window] == ["0 from 0"]
+    while lane.jobs:
+        Decoder(model, 5).hear([lane.jobs.pop()])  # last come, first served
+    texts = [one.text for window in taken.windows for one in window]
+    assert texts == [f"{index} from {offset}" for index in range(3) for offset in (0, 50)]
+    assert taken.ended

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Decoded,
         Features,
     )
-    from services.transcription.engines.protocol import Segment, Task
+    from services.transcription.engines.protocol import Task
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -61,7 +61,6 @@ class Job:
         features: its spectrogram.
         index: which of its requester's windows it is.
         offset: the frames of the window that were decoded before and are not in `features`.
-        before: the segments of those frames.
         prefix: the tokens that the text is known to begin with.
         attempts: the results at lower temperatures.
         encoded: the encoder's output, if there were such attempts.
@@ -74,7 +73,6 @@ class Job:
     features: Features
     index: int = 0
     offset: int = 0
-    before: tuple[Segment, ...] = ()
     prefix: tuple[int, ...] = ()
     attempts: tuple[Decoded, ...] = ()
     encoded: NDArray[np.float32] | None = None

@@ -128,17 +128,18 @@ class FasterWhisperEngine:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         model, batches = self._loaded()
-        # As many windows as a batch and one more, which is cut while the batch is decoded.
-        handover: Handover[list[Segment]] = Handover()
-        hearing = Recording(model, batches, request, handover, self._batch + 1)
+        # Twice as many windows as a batch: the next is cut while one is decoded.
+        handover: Handover[tuple[list[Segment], bool]] = Handover()
+        hearing = Recording(model, batches, request, handover, 2 * self._batch)
         self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))
         try:
-            async with aclosing(handover.items()) as windows:
-                async for segments in windows:
+            async with aclosing(handover.items()) as found:
+                async for segments, ends_window in found:
                     for segment in segments:
                         yield segment
-                    hearing.taken()
+                    if ends_window:
+                        hearing.taken()
         finally:
             self._active.discard(hearing)
             hearing.close()

@@ -38,9 +38,10 @@ _SPEECH: Final = 0.5  # Silero's own threshold
 class Recording:
     """A recording at work; one thread reads it, one decodes it, the event loop takes its segments.
 
-    At most `held` windows exist at a time, from their reading until their segments are taken. If no
-    language was named, the first window in which somebody speaks is decoded before those after it,
-    which are then decoded in its language, whatever else is decoded at the same time.
+    At most `held` windows exist at a time, from their reading until their segments are taken. The
+    first window is decoded before those after it, so that its text comes soon. If no language was
+    named, that goes for all windows up to the first in which somebody speaks: those after it are
+    decoded in its language, whatever else is decoded at the same time.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Recording:
         model: Checkpoint,
         batches: Batches[Job],
         request: TranscriptionRequest,
-        handover: Handover[list[Segment]],
+        handover: Handover[tuple[list[Segment], bool]],
         held: int,
     ) -> None:
         self.options = DecodingOptions(
@@ -65,10 +66,12 @@ class Recording:
         self._room = threading.Semaphore(held)
         self._lock = threading.Lock()
         self._timelines: dict[int, Timeline] = {}
-        self._waiting: list[Job] = []  # for the language of another window
+        self._waiting: list[Job] = []  # for the first window
         self._telling = False  # whether that window is being decoded
-        self._done: dict[int, list[Segment]] = {}
-        self._given = 0  # windows whose segments were handed over
+        self._told = False  # whether it was
+        self._found: dict[int, list[Segment]] = {}  # by window, and not handed over
+        self._whole: set[int] = set()  # windows of which no more will be found
+        self._given = 0  # windows that were handed over whole
         self._read: int | None = None  # how many windows there are, once that is known
         self._error: BaseException | None = None
         self._closed = False
@@ -123,26 +126,26 @@ class Recording:
         with self._lock:
             if job.tells and self._telling:
                 self._telling = False
+                self._told = True
                 if heard.decoded.is_silence and self._request.language is None:
                     self.language = None  # silence does not tell the language
+                    self._told = False
+            self._found.setdefault(job.index, []).extend(found)
+            if seek < job.features.shape[1]:
+                rest = replace(
+                    job,
+                    features=job.features[:, seek:],
+                    offset=job.offset + seek,
+                    attempts=(),
+                    encoded=None,
+                    rounds=job.rounds + 1,
+                    language=heard.language,
+                )
+                self.lane.put(rest, first=True)
+            else:
+                del self._timelines[job.index]
+                self._whole.add(job.index)
             self._put_waiting()
-        known = (*job.before, *found)
-        if seek < job.features.shape[1]:
-            rest = replace(
-                job,
-                features=job.features[:, seek:],
-                offset=job.offset + seek,
-                before=known,
-                attempts=(),
-                encoded=None,
-                rounds=job.rounds + 1,
-                language=heard.language,
-            )
-            self.lane.put(rest, first=True)
-            return
-        with self._lock:
-            del self._timelines[job.index]
-            self._done[job.index] = list(known)
             self._hand_over()
 
     def failed(self, error: ServiceError) -> None:
@@ -159,18 +162,22 @@ class Recording:
         return max(SileroDetector().feed(window.samples), default=0.0) >= _SPEECH
 
     def _put_waiting(self) -> None:
-        """Queue windows that need not wait for another one's language."""
+        """Queue windows that need not wait for the first one."""
         while self._waiting and not self._telling:
             job = self._waiting.pop(0)
-            self._telling = job.tells and self.language is None
+            self._telling = job.tells and not self._told
             self.lane.put(job)
 
     def _hand_over(self) -> None:
         """Hand over what is next in order, and the end after the last window."""
         if self._closed:  # it ended with an error, or nobody takes any more
             return
-        while self._given in self._done:
-            self._handover.put(self._done.pop(self._given))
+        while self._given in self._found:
+            whole = self._given in self._whole
+            self._handover.put((self._found.pop(self._given), whole))
+            if not whole:
+                break
+            self._whole.remove(self._given)
             self._given += 1
         if self._given == self._read:
             self._handover.end(self._error)
