@@ -109,6 +109,13 @@ def test_livekits_realtime_model_is_interrupted(livekit: Told) -> None:
     assert played_s < spoken["sound_s"] / 2
 
 
+@works(LIVEKIT, "live conversations: reconnection, with what was said before")
+def test_livekits_realtime_model_reconnects(livekit: Told, plain: dict[str, str]) -> None:
+    again = livekit["reconnection"]
+    assert again["errors"] == []
+    assert [said for said, _ in again["said"]] == [plain["Hello"], plain["Good morning"]]
+
+
 @works(PIPECAT, "live conversations: functions")
 def test_pipecats_realtime_service_calls_a_function(pipecat: Told) -> None:
     called = pipecat["function"]

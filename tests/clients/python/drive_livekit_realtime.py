@@ -180,12 +180,35 @@ async def conversed(url: str, recording: str) -> dict[str, Any]:
     return call.told()
 
 
+async def reconnected(url: str) -> dict[str, Any]:
+    """Ask, have the client connect anew and tell what was said, and ask again."""
+    call = Call(url, max_session_duration=2.0)
+    anew = asyncio.Event()
+    begin = call.model.session
+
+    def session(**options: Any) -> Any:
+        made = begin(**options)
+        made.on("session_reconnected", lambda _: anew.set())
+        return made
+
+    call.model.session = session  # type: ignore[method-assign]
+    async with call.going(Agent(instructions="")):
+        call.session.generate_reply(user_input="Hello")
+        await call.until(lambda: call.said)
+        anew.clear()
+        await anew.wait()
+        call.session.generate_reply(user_input="Good morning")
+        await call.until(lambda: call.loudspeaker.playing)
+    return call.told()
+
+
 async def main(url: str, recording: str) -> None:
-    """Call a function, and speak and interrupt."""
+    """Call a function, speak and interrupt, and reconnect."""
     await tell(
         {
             "function": lambda: called(url),
             "conversation": lambda: conversed(url, recording),
+            "reconnection": lambda: reconnected(url),
         }
     )
 
