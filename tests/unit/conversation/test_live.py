@@ -295,7 +295,9 @@ async def test_cancel_stops_the_model(rig: Any) -> None:
         assert response["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
         assert response["output"][0]["status"] == "incomplete"
         await talk.say("response.cancel")
-        assert await talk.fault() == (None, "response_cancel_not_active")
+        error = (await talk.event("error"))["error"]
+        assert (error["param"], error["code"]) == (None, "response_cancel_not_active")
+        assert error["message"].startswith("Cancellation failed")  # or LiveKit takes it for worse
 
 
 async def test_speech_interrupts_model_and_voice(rig: Any) -> None:
@@ -526,6 +528,8 @@ async def test_items_are_put_where_they_belong(rig: Any) -> None:
         await add(talk, message("gone", id="d"), previous_item_id="a")
         await talk.say("conversation.item.delete", item_id="d")
         assert (await talk.event("conversation.item.deleted"))["item_id"] == "d"
+        await talk.say("conversation.item.create", item=message("two", id="b"))
+        assert await talk.fault() == ("item.id", "item_create_duplicate_item_id")
         await talk.say("response.create")
         await talk.until("response.done")
     assert [one["content"] for one in one.chat.asked[0]["messages"][1:]] == ["one", "two", "three"]
