@@ -45,7 +45,10 @@ NPM = ROOT / "tests" / "clients" / "node"  # its package-lock.json is npm's lock
 
 KEYS = re.compile(r"\s*(export\s+)?BENTOVOX_GATEWAY__KEYS(_FILE)?\s*=\s*\S", re.IGNORECASE)
 MADE_BY = "Made by `nox -s lock`, installed as it is: never edited."
-EXTRAS = ("--extra=speech", "--extra=espeak", "--extra=kokoro", "--extra=faster-whisper")
+EXTRAS = (
+    *("--extra=speech", "--extra=espeak", "--extra=kokoro"),
+    *("--extra=faster-whisper", "--extra=pocketsphinx"),
+)
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
 # What upstream's requirements.txt pins, and the newest versions of the others that work with it.

@@ -27,7 +27,6 @@ def main(arguments: list[str]) -> None:
             for one in stack.processes()
         ]
         firsts_ms = speech.measure(stack_python, stack.port)
-    relays = told(stack_python, "-m", "benchmarks.relay")
     files = (path.lstat() for path in Path(stack_python).parents[1].rglob("*") if path.is_file())
     sizes = [*memory, ("size of the installed environment", sum(one.st_size for one in files))]
     report.write(
@@ -38,9 +37,7 @@ def main(arguments: list[str]) -> None:
         chat=chat.table(lines),
         aims=chat.aims(lines),
         speech=speech.table(firsts_ms),
-        relay=report.table(
-            ("relay", "ms a stream"), ((name, f"{ms:.2f}") for name, ms in relays.items())
-        ),
+        relay=_relays(told(stack_python, "-m", "benchmarks.relay")),
         resources=report.table(
             ("what", "figure"),
             [
@@ -49,6 +46,17 @@ def main(arguments: list[str]) -> None:
             ],
         ),
     )
+
+
+def _relays(costs_ms: dict[str, list[float]]) -> str:
+    ours, *_ = costs_ms.values()
+    rows = [
+        (name, report.spread(ms), report.spread(report.beside(ms, ours, float)))
+        for name, ms in costs_ms.items()
+    ]
+    if "nginx" not in costs_ms:
+        rows.append(("nginx", "left out: not installed", ""))
+    return report.table(("relay", "ms a stream", "of the gateway's"), rows)
 
 
 def _what(process: psutil.Process) -> str:

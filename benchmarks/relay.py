@@ -1,8 +1,9 @@
-"""What one hop costs: processor time a stream of the gateway, beside an aiohttp relay.
+"""What one hop costs: processor time a stream of the gateway, beside nginx and an aiohttp relay.
 
 A backend sends 32 server-sent events, 5 ms apart, over 32 connections at once; each relay runs in a
-process of its own, whose processor time is read. `python -m benchmarks.relay` prints the two as
-JSON; it needs what the gateway needs.
+process of its own, whose processor time is read. `python -m benchmarks.relay` prints each one's
+turns as JSON; it needs what the gateway needs. nginx (Debian's package `nginx-light`) is left out
+where there is none.
 """
 
 from __future__ import annotations
@@ -10,26 +11,32 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import uvloop
 
-from benchmarks.contestants import Server, free_port, running
+from benchmarks.contestants import Server, free_port, in_turn, running
 from benchmarks.load import run
 from services.gateway.routes import build
+from services.server import uvicorn_http
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
 
 _EVENTS = int(os.environ.get("RELAY_EVENTS", "32"))
-_APART_S, _CONCURRENCY, _REQUESTS = 0.005, 32, 1600
+_APART_S, _CONCURRENCY, _REQUESTS, _ROUNDS = 0.005, 32, 640, 5
+GATEWAY, NGINX, AIOHTTP = "Bentovox gateway", "nginx", "aiohttp relay"
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
 _PATH = "/v1/chat/completions"
 
 
 def ours() -> Any:
-    """Return the gateway before the backend; a uvicorn factory."""
+    """Return the gateway before the backend, as a role serves it; a uvicorn factory."""
+    uvicorn_http.install()
     return Shell(build(GatewaySettings(), {"chat": [_backend_url()]}))
 
 
@@ -61,9 +68,12 @@ def backend() -> Any:
         stream = scope["path"] == _PATH
         await receive()
         await _begin(send, b"text/event-stream" if stream else b"application/json")
+        loop = asyncio.get_running_loop()
+        step = int(loop.time() / _APART_S)  # all streams go in step, as an engine takes them on
         for _ in range(_EVENTS if stream else 0):
             await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
-            await asyncio.sleep(_APART_S)
+            step += 1
+            await asyncio.sleep(step * _APART_S - loop.time())
         await send({"type": "http.response.body", "body": b"" if stream else b'{"data": []}'})
 
     return app
@@ -87,25 +97,55 @@ def serving(factory: str, lifespan: str, port: int, backend_port: int) -> Server
     return Server(f"relay-{factory}", command, port, environment=environment)
 
 
-async def _cost_ms(server: Server) -> float:
-    await run(server.port, {}, concurrency=_CONCURRENCY, requests=64)
+def with_nginx(program: str, port: int, backend_port: int) -> Server:
+    """Return nginx as a relay: one worker, connections kept open, nothing buffered."""
+    folder = Path(tempfile.mkdtemp())
+    ways = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{way}_temp_path {folder / way};" for way in ways)
+    (folder / "nginx.conf").write_text(
+        f"""
+        daemon off; worker_processes 1; pid {folder}/pid; error_log stderr;
+        events {{ worker_connections 4096; }}
+        http {{
+            access_log off; keepalive_requests 1000000; {temporary}
+            upstream backend {{
+                server 127.0.0.1:{backend_port}; keepalive 256; keepalive_requests 1000000;
+            }}
+            server {{
+                listen 127.0.0.1:{port};
+                location / {{
+                    proxy_pass http://backend; proxy_http_version 1.1; proxy_buffering off;
+                    proxy_set_header Connection "";
+                }}
+            }}
+        }}
+        """,
+        encoding="utf-8",
+    )
+    command = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+    return Server("relay-nginx", command, port)
+
+
+def _cost_ms(server: Server) -> float:
     before_s = server.spent_s()
     requests = max(_CONCURRENCY, _REQUESTS * 32 // max(32, _EVENTS))
-    await run(server.port, {}, concurrency=_CONCURRENCY, requests=requests)
+    uvloop.run(run(server.port, {}, concurrency=_CONCURRENCY, requests=requests))
     return (server.spent_s() - before_s) / requests * 1000
 
 
 def main() -> None:
     """Print processor milliseconds a stream, by relay."""
-    backend_port, gateway_port, aiohttp_port = (free_port() for _ in range(3))
-    gateway = serving("ours", "on", gateway_port, backend_port)
-    plain = serving("with_aiohttp", "off", aiohttp_port, backend_port)
-    with running(serving("backend", "off", backend_port, backend_port), gateway, plain):
-        costs_ms = {
-            "Bentovox gateway": uvloop.run(_cost_ms(gateway)),
-            "aiohttp relay": uvloop.run(_cost_ms(plain)),
-        }
-    print(json.dumps(costs_ms))
+    backend_port, *ports = (free_port() for _ in range(4))
+    relays = {
+        GATEWAY: serving("ours", "on", ports[0], backend_port),
+        AIOHTTP: serving("with_aiohttp", "off", ports[1], backend_port),
+    }
+    if program := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
+        relays[NGINX] = with_nginx(program, ports[2], backend_port)
+    with running(serving("backend", "off", backend_port, backend_port), *relays.values()):
+        turns = {name: lambda *_, one=one: _cost_ms(one) for name, one in relays.items()}
+        costs_ms = in_turn(turns, [f"{_EVENTS} events"], _ROUNDS)
+    print(json.dumps(costs_ms[f"{_EVENTS} events"]))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class Talker:
                 if self._waits_since_ms is not None:
                     self._answered(self._waits_since_ms, now)
                     sound_ms = 0.0
-                sound_ms += len(event["delta"]) * 3 / 4 / 2 / _RATE_HZ * 1000
+                sound_ms += len(base64.b64decode(event["delta"])) / 2 / _RATE_HZ * 1000
             elif kind == "response.done":
                 self._done(event["response"], now, sound_ms)
             elif kind == "error":

@@ -48,6 +48,11 @@ ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {
             "faster-whisper",
             ("faster_whisper", "ctranslate2", "onnxruntime"),
         ),
+        "pocketsphinx": EngineEntry(
+            "services.transcription.engines.pocketsphinx.engine:PocketsphinxEngine",
+            "pocketsphinx",
+            ("pocketsphinx", "faster_whisper", "ctranslate2", "onnxruntime"),
+        ),
     },
 }
 """The engines of each role, by the name that its setting `engine` has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.address import Address
@@ -14,7 +14,7 @@ from services.errors import BackendError, DeadlineError, ServiceError, Unavailab
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from services.backends.connection import Connection
     from services.settings.sections import AskingSettings
@@ -93,7 +93,8 @@ class Backend:
         )
         self.outstanding = 0
         self.ready = False
-        self.on_change: Callable[[Backend], None] = _nothing  # of what decides who is asked
+        self.on_change: Callable[[Backend], None] = _nothing  # of whether or for what it is asked
+        self.on_count: Callable[[Backend], None] = _nothing  # of its requests in flight
         self.lack = ""  # what it says it needs to become ready
         self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
@@ -116,27 +117,10 @@ class Backend:
     def count(self, more: int) -> None:
         """Note so many requests more in flight."""
         self.outstanding += more
-        self.on_change(self)
+        self.on_count(self)
 
-    @asynccontextmanager
-    async def answering(self, call: Call) -> AsyncIterator[Connection]:
-        """Send a request, and yield its connection once the answer's head is there.
-
-        Afterwards the connection is kept for the next request, or dropped if the answer was not
-        read in full.
-
-        Raises:
-            ServiceError: as for `_ask`.
-        """
-        with self.busy():
-            connection = await self._ask(call)
-            try:
-                yield connection
-            finally:
-                self.connections.give_back(connection)
-
-    async def _ask(self, call: Call) -> Connection:
-        """Send a request and return its connection once the answer's head is there.
+    async def ask(self, call: Call) -> Connection:
+        """Send a request and return its connection once the answer's head is there; then `done`.
 
         A repeatable one is sent again if a kept connection broke: the backend either closed it just
         as it was used or died while working, and nobody can tell which.
@@ -146,6 +130,19 @@ class Backend:
             BackendError: it broke off.
             DeadlineError: it did not answer in time.
         """
+        self.count(1)
+        try:
+            return await self._asked(call)
+        except BaseException:
+            self.count(-1)
+            raise
+
+    def done(self, connection: Connection) -> None:
+        """Keep the connection for the next request; drop it if the answer was not read in full."""
+        self.connections.give_back(connection)
+        self.count(-1)
+
+    async def _asked(self, call: Call) -> Connection:
         try:
             connection, used = await self.connections.take()
             try:
@@ -172,8 +169,7 @@ class Backend:
     ) -> Connection:
         try:
             call.send(connection, self.connections.address)
-            async with asyncio.timeout(timeout_s):
-                await connection.head()
+            await connection.head(timeout_s)
         except TimeoutError as exc:
             connection.abort()
             raise DeadlineError(

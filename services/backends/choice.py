@@ -65,9 +65,6 @@ class Choice:
     def __len__(self) -> int:
         return len(self._level_of)
 
-    def __contains__(self, backend: Backend) -> bool:
-        return backend in self._level_of
-
     def least(self, besides: Backend | None) -> Backend | None:
         """Return the one with the fewest requests in flight; None if there is none."""
         for count in sorted(self._levels):

@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self.on_lost: Callable[[], None] | None = None  # set while idle
         self._room = asyncio.Event()
         self._room.set()
+        self._news = select.poll()
         self._pouring: asyncio.Task[None] | None = None
         self._begin()
 
@@ -91,14 +92,23 @@ class Connection(asyncio.Protocol):
         if self.transport is not None and not self.closed:
             self.transport.write(data)
 
-    async def head(self) -> None:
+    async def head(self, timeout_s: float | None = None) -> None:
         """Wait for `status` and `headers`.
 
         Raises:
             BackendError: the connection broke before.
+            TimeoutError: they did not come within `timeout_s`.
         """
         assert self._head is not None  # noqa: S101  send() comes first
-        await self._head
+        if timeout_s is None:
+            await self._head
+            return
+        # A fifth of the price of asyncio.timeout, at each request.
+        late = asyncio.get_running_loop().call_later(timeout_s, self._fail, TimeoutError())
+        try:
+            await self._head
+        finally:
+            late.cancel()
 
     async def ended(self) -> None:
         """Wait until the whole body has gone to the sink.
@@ -180,16 +190,14 @@ class Connection(asyncio.Protocol):
 
     def is_quiet(self) -> bool:
         """Whether an idle connection has received neither bytes nor its end."""
-        poll = select.poll()
-        assert self.transport is not None  # noqa: S101  it is connected
-        poll.register(self.transport.get_extra_info("socket"), select.POLLIN | select.POLLRDHUP)
-        return not poll.poll(0)
+        return not self._news.poll(0)
 
     # asyncio.Protocol
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport, and let the kernel notice that the other machine has died."""
         self.transport = transport  # type: ignore[assignment]  # a stream's is an asyncio.Transport
         end = transport.get_extra_info("socket")
+        self._news.register(end, select.POLLIN | select.POLLRDHUP)
         if end.family != socket.AF_UNIX:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEP_ALIVE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -60,6 +60,7 @@ class Pool:
         self.waiting = 0
         self._became_ready = asyncio.Event()
         self._choices: dict[frozenset[str], Choice] = {}  # by the models they serve
+        self._choice_of: dict[Backend, Choice] = {}
         self._coming: set[Backend] = set()  # not ready, and not leaving
         self._show()
         self._asking = asking
@@ -75,7 +76,7 @@ class Pool:
         names = {backend.name for backend in self.backends}
         number = next(n for n in count() if f"{self.role}-{n}" not in names)
         backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
-        backend.on_change = self._sort
+        backend.on_change, backend.on_count = self._sort, self._recount
         self.backends.append(backend)
         self._coming.add(backend)
         return backend
@@ -83,18 +84,23 @@ class Pool:
     def _sort(self, backend: Backend) -> None:
         """Put a backend among those that serve the same, and none that is not ready."""
         models = frozenset(backend.models)
-        here = next((one for one in self._choices.values() if backend in one), None)
+        here = self._choice_of.get(backend)
         there = self._choices.setdefault(models, Choice()) if backend.ready else None
         if there is here is not None:
-            here.count(backend)
             return
         (self._coming.discard if backend.ready or backend.left else self._coming.add)(backend)
         if here is not None:
             here.leave(backend)
+            del self._choice_of[backend]
         if there is not None:
             there.join(backend)
+            self._choice_of[backend] = there
             self._became_ready.set()
         self._choices = {kind: one for kind, one in self._choices.items() if one}
+
+    def _recount(self, backend: Backend) -> None:
+        if (choice := self._choice_of.get(backend)) is not None:
+            choice.count(backend)
 
     def _show(self) -> None:
         """Report the backends and the waiting requests whenever metrics are read."""
@@ -261,19 +267,20 @@ class Pool:
         A request that certainly reached no backend is sent to another one, once.
 
         Raises:
-            ServiceError: as for `pick` and `Backend.answering`.
+            ServiceError: as for `pick` and `Backend.ask`.
         """
-        async with AsyncExitStack() as stack:
-            backend = self.pick(model, affinity)
-            try:
-                connection = await stack.enter_async_context(backend.answering(call))
-            except (DeadlineError, UnavailableError) as error:
-                if call.begun:
-                    raise
-                connection = await stack.enter_async_context(
-                    self.other(backend, error, model, affinity).answering(call)
-                )
+        backend = self.pick(model, affinity)
+        try:
+            connection = await backend.ask(call)
+        except (DeadlineError, UnavailableError) as error:
+            if call.begun:
+                raise
+            backend = self.other(backend, error, model, affinity)
+            connection = await backend.ask(call)
+        try:
             yield connection
+        finally:
+            backend.done(connection)
 
     def other(
         self,

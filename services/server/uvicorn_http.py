@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from services.openai.errors import error_body
+from services.server.gathering import Gathering
 
 if TYPE_CHECKING:
     import socket
@@ -80,7 +81,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request as long as for later ones."""
-        super().connection_made(transport)
+        super().connection_made(Gathering(transport, self.loop))  # type: ignore[arg-type]
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
@@ -145,6 +146,8 @@ class BoundedHttp(HttpToolsProtocol):
             if self._should_upgrade():
                 self._stop_clocks()
                 self._upgraded = True
+                self.transport.flush()  # type: ignore[attr-defined]
+                self.transport = self.transport.bare  # type: ignore[attr-defined]
                 self.handle_websocket_upgrade()
 
     # Parser callbacks

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
-import uuid
 from typing import TYPE_CHECKING, Final
 
 from services.openai import reading
@@ -60,4 +60,4 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
             return bytes(value)
-    return b"req_" + uuid.uuid4().hex.encode()
+    return b"req_" + os.urandom(16).hex().encode()

@@ -327,7 +327,15 @@ class TranscriptionSettings(ChosenEngineSettings):
         32, ge=1, description="Recordings, and live sessions in which somebody speaks, at once."
     )
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot; past them 429.")
-    engine: str = Field("faster_whisper", description="The engine: faster_whisper.")
+    engine: str = Field(
+        "faster_whisper",
+        description="The engine: faster_whisper, or pocketsphinx (no download, US English only, "
+        "misses many words).",
+    )
+    stand_in: Literal["", "pocketsphinx"] = Field(
+        "",
+        description="An engine that hears while the other has no model; empty: none does.",
+    )
     models: list[str] = Field(
         list(TRANSCRIPTION_MODELS),
         description="OpenAI's model names that are answered to beside the engine's own.",

@@ -1,7 +1,7 @@
 """The transcription role's service: `bentoml serve services.transcription.service:Transcription`.
 
 The service starts without its model, which is fetched and loaded in the background; `/readyz` says
-how far that is, or how to get one.
+how far that is, or how to get one, and who hears meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from services.server.role import role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.transcription import routes
+from services.transcription.engines.stand_in import with_stand_in
 from services.transcription.realtime import RealtimeSocket
 
 if TYPE_CHECKING:
@@ -32,19 +33,21 @@ def _engine() -> TranscriptionEngine:
     engine: TranscriptionEngine = create(
         "transcription", transcription.engine, **transcription.options
     )
-    return engine
+    return with_stand_in(engine, transcription.stand_in)
 
 
 def _chosen() -> str:
     engine = _engine()
+    model = settings().transcription.options.get("model")
+    if model is None:
+        return f"transcription is {engine.name} ({provenance('transcription.engine')})"
     source = provenance(f"transcription.{engine.name}.model")
-    model = settings().transcription.options.get("model", engine.models[0])
     return f"transcription is {engine.name} with {model} ({source})"
 
 
 def _status(engine: TranscriptionEngine) -> str:
     if engine.ready:
-        return "ready"
+        return "ready" if engine.status == "ready" else "degraded"
     return "unavailable" if engine.settled else "starting"
 
 
@@ -71,10 +74,12 @@ def build() -> RoleApp:
         limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
         body_limit_bytes=transcription.body_limit_bytes,
         body_memory_bytes=transcription.body_memory_bytes,
-        readiness=lambda: Readiness(_status(engine), {engine.name: engine.status}),
+        readiness=lambda: Readiness(_status(engine), {"engine": engine.status}),
         lifespan=lifespan,
         unloading=Unloading(
-            engine, transcription.idle_s, lambda: not (engine.ready or engine.settled)
+            engine,
+            transcription.idle_s,
+            lambda: not (engine.status == "ready" or engine.settled),
         ),
     )
 

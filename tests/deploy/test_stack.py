@@ -138,9 +138,10 @@ def test_speech_comes_over_a_websocket_while_its_text_is_written(stack: Stack) -
 
 
 def test_start_waits_for_no_model_and_readiness_says_what_is_missing(stack: Stack) -> None:
-    assert stack.without_a_model["status"] == "degraded"
+    assert stack.without_a_model["status"] == "ready"
     detail = stack.without_a_model["detail"]
     assert (detail["chat"], detail["speech"]) == ("ready", "ready")
+    assert detail["transcription"].startswith("pocketsphinx hears in faster_whisper's place: ")
     assert "/models/my-whisper" in detail["transcription"]
     assert "\n" not in detail["transcription"]
 

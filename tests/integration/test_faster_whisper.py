@@ -16,9 +16,9 @@ from faster_whisper.vad import get_vad_model
 from services import loading
 from services.engines import create
 from services.errors import EngineError, InvalidRequestError, UnavailableError
+from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import FALLBACK
-from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     VAD_FRAME_SAMPLES,
@@ -62,7 +62,7 @@ def whisper_threads() -> set[str]:
     return {
         thread.name
         for thread in threading.enumerate()
-        if thread.name.startswith(("whisper", "Loader", "Recording"))
+        if thread.name.startswith(("transcription", "Loader", "Recording"))
     }
 
 
@@ -244,7 +244,7 @@ async def test_closing_early_ends_reading_and_drops_windows(engine: FasterWhispe
     assert not engine._active
     sound.close()  # raises if a thread were still in it
     assert ended.is_set()
-    await until(lambda: whisper_threads() <= {"whisper-batches"})
+    await until(lambda: whisper_threads() <= {"transcription-batches"})
 
 
 async def test_a_cancelled_guess_leaves_nothing(engine: FasterWhisperEngine) -> None:

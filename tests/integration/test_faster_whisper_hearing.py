@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from faster_whisper import WhisperModel
 
-from services.transcription.engines.faster_whisper import windows
+from services.transcription.engines import windows
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     VAD_FRAME_SAMPLES,

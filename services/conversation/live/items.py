@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,7 +117,7 @@ class Item:
                 param="item_id",
                 code="invalid_value",
             )
-        if end_ms > self.audio_ms:
+        if end_ms > math.ceil(self.audio_ms):
             raise InvalidRequestError(
                 f"audio_end_ms {end_ms} is after the end of the audio, {self.audio_ms:.0f} ms",
                 param="audio_end_ms",

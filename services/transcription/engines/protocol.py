@@ -207,7 +207,7 @@ class TranscriptionEngine(Protocol):
 
     @property
     def status(self) -> str:
-        """What it is doing, in a few words: `downloading 43 %`, or why it has no model."""
+        """`ready`, what it is doing, such as `downloading 43 %`, or why it has no model."""
         ...
 
     @property
@@ -269,7 +269,7 @@ def check_request(
         if code not in engine.languages:
             known = ", ".join(sorted(engine.languages))
             raise InvalidRequestError(
-                f"{param} {code!r} is not a language of this model; it knows {known}",
+                f"{param} {code!r} is not a language of {engine.models[0]}; it knows {known}",
                 param=param,
                 code="unsupported_language",
             )

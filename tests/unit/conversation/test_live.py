@@ -15,6 +15,7 @@ from services.conversation.live import items as kept
 from services.conversation.live import socket
 from services.conversation.live.items import Clause, Item, Items, messages_of
 from services.conversation.speech_translation.listening import is_whole
+from services.errors import InvalidRequestError
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from tests.fakes.transcription_engine import _characters
 from tests.live_app import spoken, until
@@ -838,6 +839,15 @@ def test_a_cut_clause_keeps_its_whole_words(end_ms: int, text: str) -> None:
     item.audio_ms = 2000
     item.truncate(end_ms)
     assert item.text == text
+
+
+def test_who_rounds_up_may_truncate_at_the_end() -> None:
+    item = Item.of("message", role="assistant", content=[{"type": "output_audio"}])
+    item.clauses, item.audio_ms = [Clause("hello there", 0)], 1403.6
+    with pytest.raises(InvalidRequestError):
+        item.truncate(1405)
+    item.truncate(1404)
+    assert item.text == "hello there"
 
 
 def test_calls_of_one_answer_are_one_message() -> None:

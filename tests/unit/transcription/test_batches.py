@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.transcription.engines.faster_whisper.batches import Batches
+from services.transcription.engines.batches import Batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,13 @@ from services.transcription.engines.faster_whisper import requesters as under_te
 from services.transcription.engines.faster_whisper.checkpoint import Decoded
 from services.transcription.engines.faster_whisper.decoder import Decoder
 from services.transcription.engines.faster_whisper.requesters import Recording
-from services.transcription.engines.faster_whisper.windows import Window
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     VAD_FRAME_SAMPLES,
     Segment,
     TranscriptionRequest,
 )
+from services.transcription.engines.windows import Window
 from tests.unit.transcription.test_decoder import Lane
 from tests.unit.transcription.test_windows import Loud
 

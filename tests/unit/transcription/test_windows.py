@@ -8,13 +8,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.transcription.engines.faster_whisper.windows import Window, windows
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     VAD_FRAME_SAMPLES,
     WINDOW_S,
     Cutting,
 )
+from services.transcription.engines.windows import Window, windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

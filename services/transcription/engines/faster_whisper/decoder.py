@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from services.transcription.engines.faster_whisper.batches import Lane
+    from services.transcription.engines.batches import Lane
     from services.transcription.engines.faster_whisper.checkpoint import (
         Checkpoint,
         Decoded,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from services.errors import UnavailableError
 from services.handover import Handover, in_daemon
-from services.transcription.engines.faster_whisper.batches import Batches
+from services.transcription.engines.batches import Batches
+from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.decoder import Decoder, Job
-from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.loader import Loader
 from services.transcription.engines.faster_whisper.model_source import ModelSource
 from services.transcription.engines.faster_whisper.requesters import Guess, Recording

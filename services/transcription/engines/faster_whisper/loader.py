@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from services.loading import Loading, NoModelError, line
+from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
-from services.transcription.engines.faster_whisper.detector import SileroDetector
 
 if TYPE_CHECKING:
     from services.transcription.engines.faster_whisper.model_source import ModelSource

@@ -9,28 +9,28 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.decoder import (
     FALLBACK,
     DecodedWindow,
     DecodingOptions,
     Job,
 )
-from services.transcription.engines.faster_whisper.detector import SileroDetector
 from services.transcription.engines.faster_whisper.segments import segments
-from services.transcription.engines.faster_whisper.windows import windows
 from services.transcription.engines.protocol import Hypothesis
+from services.transcription.engines.windows import windows
 
 if TYPE_CHECKING:
     from services.errors import ServiceError
     from services.handover import Handover
-    from services.transcription.engines.faster_whisper.batches import Batches, Lane
+    from services.transcription.engines.batches import Batches, Lane
     from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
-    from services.transcription.engines.faster_whisper.windows import Timeline, Window
     from services.transcription.engines.protocol import (
         GuessRequest,
         Segment,
         TranscriptionRequest,
     )
+    from services.transcription.engines.windows import Timeline, Window
 
 _SPEECH: Final = 0.5  # Silero's own threshold
 

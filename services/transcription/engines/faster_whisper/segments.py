@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
     from services.transcription.engines.faster_whisper.decoder import DecodedWindow
-    from services.transcription.engines.faster_whisper.windows import Timeline
+    from services.transcription.engines.windows import Timeline
 
 _LEAST_REST: Final = 10  # frames, a tenth of a second: less is not decoded again
 _MOST_ROUNDS: Final = 8

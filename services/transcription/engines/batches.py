@@ -54,7 +54,7 @@ class Batches(Generic[Job]):
         self._urgent_until = 0.0
         self._job_s = 0.0  # how long a job that is not urgent took of late
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="whisper-batches", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="transcription-batches", daemon=True)
         self._thread.start()
 
     def lane(self, *, urgent: bool = False) -> Lane[Job]:
