@@ -184,20 +184,23 @@ async def reconnected(url: str) -> dict[str, Any]:
     """Ask, have the client connect anew and tell what was said, and ask again."""
     call = Call(url, max_session_duration=2.0)
     anew = asyncio.Event()
+    made: list[Any] = []
     begin = call.model.session
 
     def session(**options: Any) -> Any:
-        made = begin(**options)
-        made.on("session_reconnected", lambda _: anew.set())
-        return made
+        made.append(begin(**options))
+        made[-1].on("session_reconnected", lambda _: anew.set())
+        return made[-1]
 
     call.model.session = session  # type: ignore[method-assign]
-    async with call.going(Agent(instructions="")):
+    known = "You are a friendly voice assistant. Answer briefly."  # by the demo model
+    async with call.going(Agent(instructions=known)):
         call.session.generate_reply(user_input="Hello")
         await call.until(lambda: call.said)
         anew.clear()
         await anew.wait()
-        call.session.generate_reply(user_input="Good morning")
+        await call.until(lambda: len(made[-1].chat_ctx.items) > 1)  # what it told was taken
+        call.session.generate_reply(user_input="How are you?")
         await call.until(lambda: call.loudspeaker.playing)
     return call.told()
 
