@@ -1,4 +1,4 @@
-"""Language codes as Whisper uses them: ISO 639-1, or 639-3 where there is none."""
+"""Language codes as Whisper uses them: ISO 639-1, or 639-3 where there is none; and spaces."""
 
 from __future__ import annotations
 
@@ -64,3 +64,16 @@ def code_of(language: str) -> str | None:
         raise ValueError("neither a tag nor a name")
     code = tag.lower().partition("-")[0]
     return _OTHER_CODES.get(code, code)
+
+
+UNSPACED: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""The characters of scripts without spaces between words, for a class of a regular expression."""
+
+_IS_UNSPACED: Final = re.compile(rf"[{UNSPACED}]")
+
+
+def gap(before: str, after: str) -> str:
+    """Return what to put between two pieces of text: a space, unless the script has none."""
+    if not before or not after:
+        return ""
+    return "" if _IS_UNSPACED.match(before[-1]) or _IS_UNSPACED.match(after[0]) else " "

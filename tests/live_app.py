@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from services.audio.resample import Resampler
 from services.engines import create
-from services.openai.paths import SOCKETS
+from services.openai.paths import REALTIME
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
 
-PATH = SOCKETS["transcription"]
+PATH = REALTIME
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
 RATE_HZ = 24_000
 PIECE = RATE_HZ // 10 * 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import connect
 
-from services.openai.paths import REALTIME, SOCKETS
+from services.openai.paths import REALTIME, SPEECH_STREAM
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -140,15 +140,15 @@ def speech_role(engine: FakeEngine) -> Shell:
     return role_of(
         "speech",
         handlers=handlers_of(speakers, models, untold),
-        sockets={SOCKETS["speech"]: SpeechSocket(speakers, models, untold)},
+        sockets={SPEECH_STREAM: SpeechSocket(speakers, models, untold)},
     )
 
 
 class Rig:
     """A gateway before the conversation role, which asks three others; two of them are real."""
 
-    def __init__(self) -> None:
-        self.chat = TalkingChat()
+    def __init__(self, chat: Any = None) -> None:
+        self.chat = chat or TalkingChat()
         self.voice = FakeEngine(fail_at="\u2620")
         self.ear = FakeEar(fail_at="failing")
         self.url = ""

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from services.backends.pools import Pools
 from services.conversation.live.socket import RealtimeConversations
+from services.conversation.live_translation.socket import LiveTranslations
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
 from services.openai.documents import document, of_models
-from services.openai.paths import SOCKETS
-from services.server.admission import Limits
+from services.openai.paths import LIVE_TRANSLATION, REALTIME
+from services.server.admission import Admission, Limits
 from services.server.serving import Readiness, RoleApp
+from services.server.telemetry import RoleMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +46,11 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
         }
     sockets: dict[str, ASGIApp] = {}
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
-        sockets[SOCKETS["conversation"]] = RealtimeConversations(pools, conversation)
+        realtime, translates = conversation.realtime, conversation.translation.model or None
+        live = Admission(Limits(realtime.sessions, 0, conversation.deadline_s))
+        sockets[REALTIME] = RealtimeConversations(pools, realtime, live)
+        metrics = RoleMetrics("conversation")
+        sockets[LIVE_TRANSLATION] = LiveTranslations(pools, translates, live, metrics)
         speech = SpeechTranslation(pools, conversation)
         handlers["POST", _SPEECH] = speech
     return RoleApp(

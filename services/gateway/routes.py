@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.backends.pools import Pools
-from services.gateway.client_secrets import PREFIX, ClientSecrets
+from services.gateway.client_secrets import KINDS, PREFIX, ClientSecrets
 from services.gateway.keys import Keys, has_key_in_body, key_of
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi
 from services.openai.documents import document, of_models
-from services.openai.paths import CLIENT_SECRETS, OPENAPI, REALTIME, ROUTES, SOCKETS
+from services.openai.paths import CLIENT_SECRETS, OPENAPI, ROUTES, SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
@@ -41,7 +42,9 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     routes = {route: pool for role, pool in pools.by_role.items() for route in ROUTES[role]}
     proxy = Proxy({path: pool for (_, path), pool in routes.items()}, keys, gateway)
     tunnel = Tunnel(pools.by_role)
-    sockets = [path for role, path in SOCKETS.items() if role in pools.by_role]
+    sockets = [
+        path for path, roles in SOCKETS.items() if not pools.by_role.keys().isdisjoint(roles)
+    ]
     described = openapi.document(pools.by_role)
     secrets = ClientSecrets(keys.signing_key())
 
@@ -49,9 +52,9 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         if scope["path"] == OPENAPI or has_key_in_body(scope):
             return
         key = key_of(scope)
-        is_realtime = scope["type"] == "websocket" and scope["path"] == REALTIME
+        is_realtime = scope["type"] == "websocket" and scope["path"] in KINDS
         if is_realtime and key is not None and key.startswith(PREFIX):
-            scope["bentovox.session"] = secrets.session(key)
+            scope["bentovox.session"] = secrets.session(key, scope["path"])
         else:
             keys.check(key)
 
@@ -61,7 +64,8 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         return await asyncio.to_thread(telemetry.merge, telemetry.render(), told)
 
     handlers = of_models(pools.models)
-    handlers["POST", CLIENT_SECRETS] = document(secrets.create)
+    for path in KINDS:
+        handlers["POST", f"{path}/{CLIENT_SECRETS}"] = document(partial(secrets.create, path))
     handlers["GET", OPENAPI] = document(lambda _: described)
     handlers |= dict.fromkeys(routes, proxy)
     return RoleApp(

@@ -93,7 +93,7 @@ class Tunnel:
         Two serve realtime sessions: transcription those with that intent, or with a model that
         only it has, and conversation all others.
         """
-        roles = [role for role, path in SOCKETS.items() if path == scope["bentovox.route"]]
+        roles = SOCKETS[scope["bentovox.route"]]
         pools = [self._pools[role] for role in roles if role in self._pools]
         if len(pools) == 1:
             return pools[0]

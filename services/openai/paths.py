@@ -216,7 +216,11 @@ MODELS_API: Final = (
 """Served by every role, and by the gateway for all of them."""
 
 REALTIME: Final = "/v1/realtime"
-CLIENT_SECRETS: Final = f"{REALTIME}/client_secrets"
+LIVE_TRANSLATION: Final = f"{REALTIME}/translations"
+SPEECH_STREAM: Final = "/v1/audio/speech/stream"
+CLIENT_SECRETS: Final = "client_secrets"
+"""What follows the path of the sessions that a secret opens."""
+
 OPENAPI: Final = "/openapi.json"
 OWN_API: Final = (
     Operation(
@@ -232,13 +236,19 @@ OWN_API: Final = (
     Operation("GET /metrics", "Prometheus' metrics.", {"text/plain": str}, keyless=True),
     Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),
     Operation(
-        f"POST {CLIENT_SECRETS}",
+        f"POST {REALTIME}/{CLIENT_SECRETS}",
         "Make a key that opens realtime sessions for some minutes.",
         {JSON: conversation.ClientSecret},
         {JSON: conversation.SecretBody},
     ),
+    Operation(
+        f"POST {LIVE_TRANSLATION}/{CLIENT_SECRETS}",
+        "Make a key that opens live translations for some minutes.",
+        {JSON: conversation.ClientSecret},
+        {JSON: conversation.SecretBody},
+    ),
 )
-"""The gateway's own; all but the last two are served by every role's shell."""
+"""The gateway's own; all but the last three are served by every role's shell."""
 
 
 def _routes(operations: Iterable[Operation]) -> tuple[tuple[str, str], ...]:
@@ -258,8 +268,8 @@ TRANSLATION: Final = frozenset({"/translate", "/detect", "/languages"})
 """LibreTranslate's paths."""
 
 SOCKETS: Final = {
-    "speech": "/v1/audio/speech/stream",
-    "transcription": REALTIME,
-    "conversation": REALTIME,
+    SPEECH_STREAM: ("speech",),
+    REALTIME: ("transcription", "conversation"),
+    LIVE_TRANSLATION: ("conversation",),
 }
-"""The path of each role's WebSocket; for `REALTIME`, the query decides who is asked."""
+"""The roles that serve each path's WebSockets; where there are two, the query decides."""

@@ -29,6 +29,7 @@ from prometheus_client import (
 if TYPE_CHECKING:
     from services.server.admission import Admission
 
+_LAGS = (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 30, 60)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 REQUESTS = Counter(
@@ -62,6 +63,15 @@ ASKED = Gauge(
 )
 AUDIO_SECONDS = Counter("bentovox_audio_seconds", "Seconds of audio spoken.", ["role", "format"])
 HEARD_SECONDS = Counter("bentovox_heard_seconds", "Seconds of audio heard.", ["role"])
+LAG_SECONDS = Histogram(
+    "bentovox_translation_lag_seconds",
+    "Seconds from the end of a sentence to its translation, for a listener of a live translation.",
+    ["role"],
+    buckets=_LAGS,
+)
+LEFT_OUT = Counter(
+    "bentovox_translation_left_out", "Sentences of live translations left out for lag.", ["role"]
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -106,6 +116,14 @@ class RoleMetrics:
     def heard_seconds(self, seconds: float) -> None:
         """Count seconds of audio transcribed."""
         HEARD_SECONDS.labels(self.role).inc(seconds)
+
+    def lag(self, seconds: float) -> None:
+        """Count one sentence of a live translation that is heard so late."""
+        LAG_SECONDS.labels(self.role).observe(seconds)
+
+    def left_out(self) -> None:
+        """Count one sentence of a live translation that would have been heard too late."""
+        LEFT_OUT.labels(self.role).inc()
 
 
 def render() -> bytes:

@@ -419,7 +419,7 @@ class TranslationSettings(Section):
 
 
 class RealtimeSettings(Section):
-    """Live conversations."""
+    """Live conversations and translations."""
 
     model: str = Field(
         "",
@@ -427,7 +427,7 @@ class RealtimeSettings(Section):
         "first one served.",
     )
     sessions: int = Field(
-        100, ge=1, description="Live conversations at the same time; more get 429."
+        100, ge=1, description="Live conversations and translations at the same time; more get 429."
     )
     min_speech_duration_ms: int = Field(
         0,

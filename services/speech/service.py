@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.engines import create
 from services.openai.models import Models
-from services.openai.paths import SOCKETS
+from services.openai.paths import SPEECH_STREAM
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.idle import Unloading
@@ -81,7 +81,7 @@ def build() -> RoleApp:
     return RoleApp(
         role="speech",
         handlers=routes.handlers_of(speakers, models, metrics.audio_seconds),
-        sockets={SOCKETS["speech"]: socket},
+        sockets={SPEECH_STREAM: socket},
         limits=Limits(speech.slots, speech.queue, speech.deadline_s, lambda: engine.streams),
         body_limit_bytes=speech.body_limit_bytes,
         body_memory_bytes=speech.body_memory_bytes,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from services.engines import create
 from services.openai.models import Models
-from services.openai.paths import SOCKETS
+from services.openai.paths import REALTIME
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.idle import Unloading
@@ -70,7 +70,7 @@ def build() -> RoleApp:
     return RoleApp(
         role="transcription",
         handlers=routes.handlers_of(engine, models, transcription, metrics.heard_seconds),
-        sockets={SOCKETS["transcription"]: live},
+        sockets={REALTIME: live},
         limits=Limits(transcription.slots, transcription.queue, transcription.deadline_s),
         body_limit_bytes=transcription.body_limit_bytes,
         body_memory_bytes=transcription.body_memory_bytes,

@@ -22,7 +22,7 @@ from services.chat.trial import Trial
 from services.conversation import routes as conversation_app
 from services.errors import OverloadedError
 from services.gateway import routes as gateway_app
-from services.openai.paths import MODELS, ROUTES, SOCKETS
+from services.openai.paths import MODELS, REALTIME, ROUTES, SPEECH_STREAM
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -182,12 +182,12 @@ async def _nothing() -> AsyncIterator[None]:
     yield
 
 
-def _role(role: str, handlers: Any, socket: Any = None) -> Shell:
+def _role(role: str, handlers: Any, sockets: Any = None) -> Shell:
     return Shell(
         RoleApp(
             role=role,
             handlers=handlers,
-            sockets={} if socket is None else {SOCKETS[role]: socket},
+            sockets=sockets or {},
             limits=Limits(64, 64, 30),
             body_limit_bytes=40 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -237,9 +237,9 @@ class Stack:
                 speech = handlers_of(speakers, models, untold)
                 voice = SpeechSocket(speakers, models, untold)
                 chat_url = await _served(stack, _role("chat", chat))
-                speech_url = await _served(stack, _role("speech", speech, voice))
+                speech_url = await _served(stack, _role("speech", speech, {SPEECH_STREAM: voice}))
                 ears, live = hearing_handlers(self.ear), live_socket(self.ear)
-                ear_url = await _served(stack, _role("transcription", ears, live))
+                ear_url = await _served(stack, _role("transcription", ears, {REALTIME: live}))
                 settings = GatewaySettings(**self._settings)
                 backends = {"chat": [chat_url], "speech": [speech_url], "transcription": [ear_url]}
                 shells = []

@@ -1,4 +1,4 @@
-"""OpenAI's Python SDK with the gateway: live transcription, and live conversations."""
+"""OpenAI's Python SDK with the gateway: live transcription, conversations and translation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,22 @@ if TYPE_CHECKING:
 RATE_HZ = 24_000
 TEXT = "what is said goes on and on here"
 HALF_A_SECOND = RATE_HZ
-KINDS: dict[str, Any] = {
-    get_args(kind.model_fields["type"].annotation)[0]: kind
-    for kind in get_args(get_args(types.RealtimeServerEvent)[0])
-}
+
+
+def kinds_of(union: Any) -> dict[str, Any]:
+    """Return the SDK's types of events by their names."""
+    kinds = get_args(get_args(union)[0])
+    return {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in kinds}
+
+
+KINDS = kinds_of(types.RealtimeServerEvent)
+knows_translation = pytest.mark.skipif(
+    not hasattr(types, "RealtimeTranslationServerEvent"),
+    reason=f"openai {openai.__version__} knows no live translation",
+)
+TRANSLATION_KINDS = (
+    kinds_of(types.RealtimeTranslationServerEvent) if not knows_translation.args[0] else {}
+)
 
 
 @pytest.fixture
@@ -54,19 +66,19 @@ def opened(client: openai.AsyncOpenAI) -> Any:
     return client.realtime.connect(extra_query={"intent": "transcription"})
 
 
-async def until(connection: AsyncRealtimeConnection, kind: str) -> list[Any]:
+async def until(connection: Any, kind: str, kinds: dict[str, Any] = KINDS) -> list[Any]:
     """Return the events up to the first whose type ends so, each held to the SDK's own type."""
     events: list[Any] = []
     async with asyncio.timeout(10):
         while not events or not events[-1].type.endswith(kind):
             event = await connection.recv()
             # The SDK reads without a look at the fields; strictly it is what we promise.
-            KINDS[event.type].model_validate(event.to_dict(), strict=True)
+            kinds[event.type].model_validate(event.to_dict(), strict=True)
             events.append(event)
     return events
 
 
-async def speak(connection: AsyncRealtimeConnection, text: str) -> None:
+async def speak(connection: Any, text: str) -> None:
     data = to_bytes(said(text, RATE_HZ))
     for begin in range(0, len(data), HALF_A_SECOND):
         audio = base64.b64encode(data[begin : begin + HALF_A_SECOND]).decode()
@@ -287,3 +299,55 @@ async def test_a_browser_gets_a_secret(talker: openai.AsyncOpenAI, five: Any) ->
     ):
         updated = (await until(connection, "session.updated"))[-1]
         assert updated.session.output_modalities == ["text"]
+
+
+# Translation
+
+
+@knows_translation
+async def test_speech_is_translated_while_it_goes_on(talker: openai.AsyncOpenAI) -> None:
+    async with talker.realtime.translations.connect(model="gpt-realtime-translate") as connection:
+        (created,) = await until(connection, "session.created", TRANSLATION_KINDS)
+        assert created.session.type == "translation"
+        assert created.session.model == "gpt-realtime-translate"
+        assert created.session.audio.output.language == "en"
+        session: Any = {
+            "audio": {
+                "input": {
+                    "transcription": {"model": "gpt-realtime-whisper"},
+                    "noise_reduction": {"type": "near_field"},
+                },
+                "output": {"language": "es"},
+            }
+        }
+        await connection.session.update(session=session)
+        (updated,) = await until(connection, "session.updated", TRANSLATION_KINDS)
+        assert updated.session.audio.output.language == "es"
+        assert updated.session.audio.input.transcription.model == "gpt-realtime-whisper"
+        await speak(connection.session, "|" * 8 + "hello" + "|" * 11)
+        events = await until(connection, "output_audio.delta", TRANSLATION_KINDS)
+        await speak(connection.session, "again|||")
+        await connection.session.close()
+        events += await until(connection, "session.closed", TRANSLATION_KINDS)
+    told = "".join(one.delta for one in events if one.type == "session.input_transcript.delta")
+    assert told == "hello again"
+    assert {"session.output_transcript.delta", "session.output_audio.delta"} <= {
+        event.type for event in events
+    }
+    assert not [event for event in events if event.type == "error"]
+
+
+@knows_translation
+async def test_a_browser_gets_a_secret_for_translation(
+    talker: openai.AsyncOpenAI, five: Any
+) -> None:
+    session: Any = {"model": "gpt-realtime-translate", "audio": {"output": {"language": "fr"}}}
+    made = await talker.realtime.translations.client_secrets.create(session=session)
+    assert made.session.audio.output.language == "fr"
+    assert made.session.expires_at == made.expires_at
+    async with (
+        openai.AsyncOpenAI(base_url=f"{five.url}/v1", api_key=made.value) as page,
+        page.realtime.translations.connect(model="gpt-realtime-translate") as connection,
+    ):
+        updated = (await until(connection, "session.updated", TRANSLATION_KINDS))[-1]
+        assert updated.session.audio.output.language == "fr"

@@ -57,7 +57,12 @@ def _hears(block: Block) -> bool:
 
 
 def _translates(block: Block) -> bool:
-    return re.search(r"3000/translate|LibreTranslate|speech-translations", block.text) is not None
+    return (
+        re.search(
+            r"3000/translate|LibreTranslate|speech-translations|realtime\.translations", block.text
+        )
+        is not None
+    )
 
 
 EXAMPLES = [

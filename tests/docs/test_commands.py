@@ -28,7 +28,7 @@ from services.conversation import routes as conversation
 from services.engines import create
 from services.gateway import routes as gateway
 from services.gateway.keys import _LINE
-from services.openai.paths import SOCKETS
+from services.openai.paths import REALTIME, SPEECH_STREAM
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -139,18 +139,19 @@ async def test_example_that_translates_gives_the_translation(
     if block.text.startswith("curl ") and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     (tmp_path / "hello.wav").write_bytes(recording("good morning"))
+    (tmp_path / "hello.pcm").write_bytes(to_bytes(said("good morning", 24_000)))
     chat = TranslatingChat()
     chat.language = "English"
     async with _speech("fake", tmp_path) as speech:
         url = await _stack(serve, speech, chat)
-        said = await run_example(block, url, tmp_path)
+        printed = await run_example(block, url, tmp_path)
     spoken = re.search(r"[\w-]+\.mp3|spoken\.wav", block.text)
     if spoken:
         samples = decode((tmp_path / spoken[0]).read_bytes(), sample_rate_hz=16_000)
         assert samples.size == pytest.approx(1.2 * 16_000, rel=0.1)
     if not spoken or "print" in block.text:
-        assert "GOOD" in said
-        assert "MORNING" in said
+        assert "GOOD" in printed
+        assert "MORNING" in printed
 
 
 @starting
@@ -268,7 +269,7 @@ async def _ears() -> Shell:
         RoleApp(
             role="transcription",
             handlers=hearing_handlers(engine),
-            sockets={SOCKETS["transcription"]: live_socket(engine)},
+            sockets={REALTIME: live_socket(engine)},
             limits=_ROOMY,
             body_limit_bytes=36 << 20,
             readiness=lambda: Readiness("ready", {}),
@@ -305,7 +306,7 @@ async def _speech(name: str, folder: Path) -> AsyncIterator[Shell]:
     role = RoleApp(
         role="speech",
         handlers=routes.handlers_of(speakers, models_of(engine), untold),
-        sockets={SOCKETS["speech"]: socket},
+        sockets={SPEECH_STREAM: socket},
         limits=_ROOMY,
         body_limit_bytes=36 << 20,
         readiness=lambda: Readiness("ready", {}),

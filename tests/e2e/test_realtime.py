@@ -16,7 +16,7 @@ import openai
 import pytest
 from websockets.asyncio.client import connect
 
-from services.openai.paths import SOCKETS
+from services.openai.paths import REALTIME
 from tests.e2e.server import ROOT, Server, clients_python
 from tests.hearing_app import said
 from tests.live_app import RATE_HZ, by_espeak
@@ -34,7 +34,7 @@ STEP_S = 0.04
 PAUSE_S = 0.8
 VOICE = "echo"
 SAID = "what is said goes on and on here"
-PATH = SOCKETS["transcription"]
+PATH = REALTIME
 
 
 @dataclass(frozen=True)

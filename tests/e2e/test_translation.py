@@ -1,4 +1,4 @@
-"""Translation through real processes: texts with the real vLLM, speech with the fake engines.
+"""Translation by real processes: texts with the real vLLM, speech, also live, with fake engines.
 
 The demo model cannot translate, so only the shape of its answers is checked. For speech the result
 is known, as a chat backend translates by rule, and the fake engines speak and hear tones.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 import uvicorn
 
@@ -24,6 +25,7 @@ from services.conversation.translation.languages import NAMES
 from tests.e2e.server import Server, eventually
 from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import recording
+from tests.live_app import RATE_HZ, spoken
 from tests.translating_app import TranslatingChat
 
 if TYPE_CHECKING:
@@ -142,6 +144,40 @@ def test_events_come_sentence_by_sentence(rig: Rig) -> None:
     sound = [base64.b64decode(event["audio"]) for event in told if "audio" in event]
     assert heard(b"".join(sound)) == "HELLO THEREHOW ARE YOU"
     assert told[-1]["type"] == "speech.audio.done"
+
+
+async def test_live_speech_is_translated_while_it_goes_on(rig: Rig) -> None:
+    words = spoken("hello there") + spoken("how are you")
+    step = RATE_HZ // 5 * 2
+    sound = b""
+    async with (
+        asyncio.timeout(60),
+        openai.AsyncOpenAI(base_url=f"{rig.door.url}/v1", api_key="none") as client,
+        client.realtime.translations.connect(model="gpt-realtime-translate") as live,
+    ):
+        await live.session.update(session={"audio": {"output": {"language": "de"}}})
+
+        async def speak() -> None:
+            for begin in range(0, len(words), step):
+                audio = base64.b64encode(words[begin : begin + step]).decode()
+                await live.session.input_audio_buffer.append(audio=audio)
+            await live.session.close()
+
+        speaking = asyncio.create_task(speak())
+        text = ""
+        async for event in live:
+            assert event.type != "error", event
+            if event.type == "session.output_transcript.delta":
+                text += event.delta
+            elif event.type == "session.output_audio.delta":
+                sound += base64.b64decode(event.delta)
+        await speaking
+    assert event.type == "session.closed"
+    assert text == "HELLO THERE HOW ARE YOU"
+    assert heard(sound) == "HELLO THEREHOW ARE YOU"
+    async with httpx.AsyncClient(trust_env=False) as asking:
+        metrics = (await asking.get(f"{rig.door.url}/metrics")).text
+    assert re.search(r"bentovox_translation_lag_seconds_count\{.*\} 2\.0", metrics)
 
 
 def test_a_voice_that_dies_leaves_no_silent_end_and_the_door_serves_on(rig: Rig) -> None:

@@ -452,7 +452,7 @@ def test_an_ingress_serves_all_paths_but_the_metrics() -> None:
     open_ = [one["path"] for one in rule["http"]["paths"]]
     assert {one["pathType"] for one in rule["http"]["paths"]} == {"Prefix"}
     served = {OPENAPI, *ALIVE, *READY}
-    served |= {path for routes in ROUTES.values() for _, path in routes} | {*SOCKETS.values()}
+    served |= {path for routes in ROUTES.values() for _, path in routes} | {*SOCKETS}
     for path in served:
         assert any(path == one or path.startswith(f"{one}/") for one in open_), path
     assert not any(METRICS.startswith(one) for one in open_)

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from services.conversation.live.settings import SEMANTIC
 from services.errors import BackendError, ServiceError
 from services.openai.errors import error_told
-from services.openai.paths import SOCKETS
+from services.openai.paths import REALTIME
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,6 +50,7 @@ class Ear:
     Attributes:
         heard: `session.audio.input` as it is in force.
         plain: whether the client has a transcription session, and sends its settings itself.
+        opened: how often it was opened; each time, its audio begins anew.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Ear:
         self._least = {"min_speech_duration_ms": least_speech_ms} if least_speech_ms else {}
         self.heard = {**HEARD, "turn_detection": {**HEARD["turn_detection"], **self._least}}
         self.plain = False
+        self.opened = 0
         self._caller = caller
         self._on_event = on_event
         self._on_lost = on_lost
@@ -118,6 +120,7 @@ class Ear:
         opened: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
         self._listening = asyncio.create_task(self._listen(opened))
         self._connection = await opened
+        self.opened += 1
         if self.plain:
             return self._connection
         known = {name: value for name, value in self.heard.items() if value is not None}
@@ -170,4 +173,4 @@ class Ear:
             self._answer.set_result(event)
 
 
-_TARGET: Final = f"{SOCKETS['transcription']}?intent=transcription"
+_TARGET: Final = f"{REALTIME}?intent=transcription"

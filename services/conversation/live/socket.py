@@ -41,7 +41,6 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
-from services.server.admission import Admission, Limits
 from services.server.live import LiveSession
 
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ if TYPE_CHECKING:
 
     from services.backends.pools import Pools
     from services.openai.realtime import ClientEvent
-    from services.settings.sections import ConversationSettings
+    from services.server.admission import Admission
+    from services.settings.sections import RealtimeSettings
 
 IDLE_S: Final = 300.0
 """How long a client may send nothing while nothing is said."""
@@ -68,13 +68,12 @@ _FIELDS: Final = {"voice": "session.audio.output.voice", "speed": "session.audio
 class RealtimeConversations:
     """The application of the WebSocket, for `RoleApp.sockets`."""
 
-    def __init__(self, pools: Pools, conversation: ConversationSettings) -> None:
+    def __init__(self, pools: Pools, realtime: RealtimeSettings, admission: Admission) -> None:
         """Hold conversations with the backends of `pools`."""
         self._pools = pools
-        self._chat_model = conversation.realtime.model or None
-        self._least_speech_ms = conversation.realtime.min_speech_duration_ms
-        limits = Limits(conversation.realtime.sessions, 0, conversation.deadline_s)
-        self._admission = Admission(limits)
+        self._chat_model = realtime.model or None
+        self._least_speech_ms = realtime.min_speech_duration_ms
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until it ends.

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from services.audio.formats import LIVE_RATE_HZ
 from services.errors import BackendError
 from services.openai.errors import error_told
-from services.openai.paths import SOCKETS
+from services.openai.paths import SPEECH_STREAM
 from services.openai.speech import INPUT_CHARACTERS
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ async def mouth(caller: Caller, answering: Answering) -> AsyncIterator[Mouth]:
         "split_granularity": "clause",
         "voice": answering.voice,
     }
-    async with caller.socket("speech", SOCKETS["speech"]) as connection:
+    async with caller.socket("speech", SPEECH_STREAM) as connection:
         speaking = Mouth(connection)
         await connection.send(json.dumps({"type": "session.config", **manner}))
         yield speaking

@@ -6,11 +6,12 @@ and the audio, each with the number of its sentence.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
 from services.conversation.speech_translation.stages import Sentence, Sound
 from services.errors import InvalidRequestError
+from services.languages import gap
 from services.openai.audio_stream import AudioStream
 
 if TYPE_CHECKING:
@@ -21,19 +22,14 @@ if TYPE_CHECKING:
     from services.conversation.speech_translation.stages import Item, Tally, Translation
     from services.openai.translation import SpeechTranslationFields
 
-_UNSPACED: Final = frozenset({"ja", "yue", "zh"})
-
 
 async def send_answer(
     items: AsyncIterator[Item],
     asked: SpeechTranslationFields,
-    target: str,
     tally: Tally,
     send: Send,
 ) -> None:
     """Send headers when the first audio arrives, then everything as it arrives, then the end.
-
-    `target` is the code of the language to translate into.
 
     Raises:
         InvalidRequestError: there was nothing to translate (`no_speech`).
@@ -43,11 +39,15 @@ async def send_answer(
     encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
     as_events = asked.stream_format == "sse"
     stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
+    before: dict[type, str] = {}
     async for item in items:
         if isinstance(item, Sound):
             await stream.feed(item.samples, sentence=item.sentence.number)
         else:
-            await stream.tell(_told(item, target))
+            kind = type(item)
+            delta = gap(before.get(kind, ""), item.text) + item.text
+            before[kind] = item.text
+            await stream.tell(_told(item, delta))
     if not stream.samples:
         raise InvalidRequestError(
             "file contains no speech that could be translated", param="file", code="no_speech"
@@ -55,26 +55,19 @@ async def send_answer(
     await stream.end(tally.input_tokens)
 
 
-def _told(item: Sentence | Translation, target: str) -> dict[str, object]:
+def _told(item: Sentence | Translation, delta: str) -> dict[str, object]:
     if isinstance(item, Sentence):
         return {
             "type": "speech.input_transcript.delta",
-            "delta": _spaced(item.text, item.number, item.language),
+            "delta": delta,
             "sentence": item.number,
             "start": item.start_s,
             "end": item.end_s,
             "language": item.language,
         }
-    number = item.sentence.number
     return {
         "type": "speech.output_transcript.delta",
-        "delta": _spaced(item.text, number, target),
-        "sentence": number,
-        "language": target,
+        "delta": delta,
+        "sentence": item.sentence.number,
+        "language": item.language,
     }
-
-
-def _spaced(text: str, number: int, language: str | None) -> str:
-    """Return a sentence's text as it continues the earlier ones."""
-    unspaced = (language or "").partition("-")[0] in _UNSPACED
-    return text if number == 0 or unspaced else f" {text}"

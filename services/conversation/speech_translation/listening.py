@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from contextlib import aclosing
 from dataclasses import replace
@@ -100,22 +101,27 @@ def _form(texts: Mapping[str, str], recording: bytes) -> tuple[str, list[bytes]]
     return boundary, [*parts, head, recording, b"\r\n--%b--\r\n" % boundary.encode()]
 
 
-async def into_sentences(segments: AsyncIterator[Segment]) -> AsyncGenerator[Sentence, None]:
+async def into_sentences(
+    segments: AsyncIterator[Segment | None], longest_s: float = math.inf
+) -> AsyncGenerator[Sentence, None]:
     """Join and split segments to sentences, each yielded as soon as its end is known.
 
-    A sentence ends at a full stop, at a pause, where the language changes, or when it is too long.
-    If several share a segment, its time is divided by their characters.
+    A sentence ends at a full stop, at a pause, where the language changes, or when it is too long:
+    in characters, or in seconds of speech. A None stands for a pause. If several share a segment,
+    its time is divided by their characters.
     """
     number = 0
     open_: Segment | None = None
     async for segment in segments:
-        if not segment.text.strip():
+        if segment is not None and not segment.text.strip():
             continue
-        if open_ is not None and not _goes_on(open_, segment):
+        if open_ is not None and (segment is None or not _goes_on(open_, segment)):
             yield _sentence(number, open_)
             number, open_ = number + 1, None
+        if segment is None:
+            continue
         joined = segment if open_ is None else _joined(open_, segment)
-        *whole, last = _parts(joined)
+        *whole, last = _parts(joined, longest_s)
         for part in whole:
             yield _sentence(number, part)
             number += 1
@@ -140,15 +146,18 @@ def is_whole(text: str) -> bool:
     return text.rstrip().rstrip(_CLOSING).endswith(_ENDS)
 
 
-def _parts(joined: Segment) -> Iterator[Segment]:
+def _parts(joined: Segment, longest_s: float) -> Iterator[Segment]:
     """Yield the sentences of a text, long ones in pieces; the last may be incomplete."""
     text = joined.text
+    most = MOST_CHARACTERS
+    if joined.end_s - joined.start_s > longest_s:
+        most = min(most, max(1, int(len(text) * longest_s / (joined.end_s - joined.start_s))))
     bounds = [match.end() for match in SENTENCE_END.finditer(text)]
     cuts = [0, *(bound for bound in bounds if text[bound:].strip()), len(text)]
     length_s = (joined.end_s - joined.start_s) / len(text)
     start_s = joined.start_s
     for begin, end in pairwise(cuts):
-        for piece in pieces(text[begin:end], MOST_CHARACTERS):
+        for piece in pieces(text[begin:end], most):
             end_s = start_s + len(piece) * length_s
             yield replace(joined, start_s=start_s, end_s=end_s, text=piece)
             start_s = end_s

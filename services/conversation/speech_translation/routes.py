@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 from services.backends.client import Caller
 from services.conversation.speech_translation.answer import send_answer
 from services.conversation.speech_translation.listening import into_sentences, transcribe
-from services.conversation.speech_translation.speaking import Speaker, preset, translate
-from services.conversation.speech_translation.stages import Tally, fields_named, first_fault, piped
+from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
+from services.conversation.speech_translation.stages import (
+    AHEAD,
+    SOUNDS_AHEAD,
+    Tally,
+    fields_named,
+    first_fault,
+    piped,
+)
 from services.conversation.speech_translation.voice_sample import sampled
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken
@@ -26,10 +33,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from services.backends.pools import Pools
+    from services.conversation.speech_translation.stages import Translation
     from services.settings.sections import ConversationSettings
-
-_AHEAD = 2  # sentences that a stage may be ahead of the next
-_SOUNDS_AHEAD = 16  # pieces of sound, each of at most `connection.HELD_BYTES`
 
 
 class SpeechTranslation:
@@ -94,17 +99,21 @@ class SpeechTranslation:
         if fields.consent is None:
             named = fields.voice or await preset(caller, speaks, target)
             voice.set_result({"voice": named})
-        manner = {"model": speaks, "language": target, **fields.manner}
-        speaker = Speaker(caller, manner, voice)
+
+        async def manner(_: Translation) -> Mapping[str, Any]:
+            return {"language": target, **fields.manner, **await voice}
+
+        interpreter = Interpreter(model, source, target)
+        speaker = Speaker(caller, speaks, manner)
         try:
             async with asyncio.TaskGroup() as stages:
-                segments = piped(stages, transcribe(caller, recording, heard, tally), _AHEAD)
+                segments = piped(stages, transcribe(caller, recording, heard, tally), AHEAD)
                 if fields.consent is not None:
                     sample = sampled(segments, recording, fields.consent, voice)
-                    segments = piped(stages, sample, _AHEAD)
-                sentences = piped(stages, into_sentences(segments), _AHEAD)
-                translated = piped(stages, translate(sentences, model, source, target), _AHEAD)
-                sound = piped(stages, speaker.speak(translated), _SOUNDS_AHEAD)
-                await send_answer(sound, fields, target, tally, send)
+                    segments = piped(stages, sample, AHEAD)
+                sentences = piped(stages, into_sentences(segments), AHEAD)
+                translated = piped(stages, interpreter.translate(sentences), AHEAD)
+                sound = piped(stages, speaker.speak(translated), SOUNDS_AHEAD)
+                await send_answer(sound, fields, tally, send)
         except ExceptionGroup as group:
             raise first_fault(group) from group

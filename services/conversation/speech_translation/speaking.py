@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.pcm import from_pieces
@@ -15,12 +15,11 @@ from services.errors import InvalidRequestError, TooLargeError
 from services.openai.speech import INPUT_CHARACTERS
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
     from services.audio.pcm import Samples
     from services.backends.client import Caller
-    from services.conversation.speech_translation.stages import Item, Sentence
+    from services.conversation.speech_translation.stages import Item, Sentence, Sparing
     from services.conversation.translation.chat_model import ChatModel
 
 CONTEXT: Final = 3
@@ -34,58 +33,86 @@ _NAMES: Final = {
 }
 
 
-async def translate(
-    sentences: AsyncIterator[Sentence], model: ChatModel, source: str | None, target: str
-) -> AsyncGenerator[Sentence | Translation, None]:
-    """Yield each sentence as it arrives, then its translation.
+class Interpreter:
+    """Translates what one speaker says, sentence by sentence.
 
-    If `source` is None, the transcription's language is used. Sentences that are in the target
-    language stay as they are.
-
-    Raises:
-        ServiceError: the chat backend failed.
+    Attributes:
+        source: the code of the speaker's language; None for what the transcription says.
+        target: the code of the language to translate into. Both may change between sentences.
     """
-    former: deque[tuple[str, str]] = deque(maxlen=CONTEXT)
-    async for sentence in sentences:
-        yield sentence
-        language = source or known_or_none(sentence.language)
+
+    def __init__(self, model: ChatModel, source: str | None, target: str) -> None:
+        """Ask `model`."""
+        self.source = source
+        self.target = target
+        self._model = model
+        self._former: deque[Translation] = deque(maxlen=CONTEXT)
+
+    async def translate(
+        self, sentences: AsyncIterator[Sentence], sparing: Sparing = nullcontext
+    ) -> AsyncGenerator[Sentence | Translation, None]:
+        """Yield each sentence as it arrives, then its translation.
+
+        Sentences that are in the target language stay as they are.
+
+        Raises:
+            ServiceError: the chat backend failed, and `sparing` let it pass.
+        """
+        async for sentence in sentences:
+            yield sentence
+            async with sparing():
+                yield await self._translated(sentence)
+
+    async def _translated(self, sentence: Sentence) -> Translation:
+        source, target = self.source or known_or_none(sentence.language), self.target
         text = sentence.text
-        if has_words(text) and (language is None or spoken(language) != spoken(target)):
-            text = await model.translate(text, language, target, former=[*former])
-            former.append((sentence.text, text))
-        yield Translation(sentence, text)
+        if not has_words(text) or (source is not None and spoken(source) == spoken(target)):
+            return Translation(sentence, text, target)
+        former = [(one.sentence.text, one.text) for one in self._former if one.language == target]
+        said = await self._model.translate(text, source, target, former=former)
+        translation = Translation(sentence, said, target)
+        self._former.append(translation)
+        return translation
 
 
 class Speaker:
     """Speaks for one request, with the speech backend."""
 
     def __init__(
-        self, caller: Caller, fields: Mapping[str, Any], voice: asyncio.Future[Mapping[str, Any]]
+        self,
+        caller: Caller,
+        model: str,
+        manner: Callable[[Translation], Awaitable[Mapping[str, Any]]],
     ) -> None:
-        """Send `fields` to audio/speech, and those of `voice`, which say who speaks."""
+        """Send to audio/speech what `manner` says about a translation: by whom, and how."""
         self._caller = caller
-        self._fields = {**fields, "response_format": "pcm"}
-        self._voice = voice
+        self._fields = {"model": model, "response_format": "pcm"}
+        self._manner = manner
+        self._names_language = True
 
     async def speak(
-        self, items: AsyncIterator[Sentence | Translation]
+        self, items: AsyncIterator[Sentence | Translation], sparing: Sparing = nullcontext
     ) -> AsyncGenerator[Item, None]:
         """Yield every item, and after each translation its audio, piece by piece.
 
         Raises:
-            ServiceError: the speech backend refused or broke off.
+            ServiceError: the speech backend refused or broke off, and `sparing` let it pass.
         """
         async for item in items:
             yield item
             if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
                 continue
-            for piece in pieces(item.text, INPUT_CHARACTERS):
-                async with aclosing(self._say(piece.strip())) as sound:
-                    async for samples in sound:
-                        yield Sound(item.sentence, samples)
+            async with sparing():
+                manner = await self._manner(item)
+                for piece in pieces(item.text, INPUT_CHARACTERS):
+                    async with aclosing(self._say(piece.strip(), manner)) as sound:
+                        async for samples in sound:
+                            yield Sound(item.sentence, samples)
 
-    async def _say(self, text: str) -> AsyncGenerator[Samples, None]:
-        fields = {**self._fields, **await self._voice, "input": text}
+    async def _say(self, text: str, manner: Mapping[str, Any]) -> AsyncGenerator[Samples, None]:
+        fields = {**self._fields, **manner, "input": text}
+        if not self._names_language:
+            fields.pop("language", None)
         try:
             async with aclosing(self._asked(fields)) as sound:
                 async for samples in sound:
@@ -107,8 +134,8 @@ class Speaker:
                 raise
         else:
             return
-        self._fields.pop("language", None)  # the engine goes by the text
-        async with aclosing(self._say(text)) as sound:
+        self._names_language = False  # the engine goes by the text
+        async with aclosing(self._say(text, manner)) as sound:
             async for samples in sound:
                 yield samples
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from services.errors import ServiceError
 
@@ -47,10 +48,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Translation:
-    """A sentence's translation."""
+    """A sentence's translation, and the code of its language."""
 
     sentence: Sentence
     text: str
+    language: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class Sound:
 Item: TypeAlias = Sentence | Translation | Sound
 """What the last stage gets: each sentence, then its translation, then its audio."""
 
+Sparing: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
+"""Makes the context in which a stage works on one sentence; it may swallow a `ServiceError`."""
+
 
 @dataclass
 class Tally:
@@ -71,6 +76,12 @@ class Tally:
 
     input_tokens: int = 0
 
+
+AHEAD: Final = 2
+"""How many sentences a stage may be ahead of the next."""
+
+SOUNDS_AHEAD: Final = 16
+"""The same for pieces of sound, each of at most `connection.HELD_BYTES`."""
 
 Staged = TypeVar("Staged")
 

@@ -25,11 +25,12 @@ SENTENCE_END: Final = re.compile(
 PIECE_CHARACTERS: Final = 800
 """The longest piece: it and its translation fit in a context of 2048 tokens."""
 
-# Where a text is cut, in order of preference: between paragraphs, lines, sentences, words.
+# Where a text is cut, in order of preference: between paragraphs, lines, sentences, clauses, words.
 _CUTS: Final = (
     re.compile(r"\n\s*\n"),
     re.compile(r"\n"),
     SENTENCE_END,
+    re.compile(r"(?<=[,;:\u060C])\s+|(?<=[\u3001\uFF0C\uFF1B])"),
     re.compile(r"\s+"),
 )
 

@@ -73,10 +73,8 @@ class InputBuffer:
         Raises:
             InvalidRequestError: there is none (`input_audio_buffer_commit_empty`).
         """
+        await self._take(self._decoder.finish())
         if self._turn_detector is None:
-            rest = self._decoder.finish()
-            self._taken += rest.size
-            self._keep(rest)
             heard_ms = self._turn.samples * 1000 // SAMPLE_RATE_HZ if self._turn is not None else 0
             if heard_ms < LEAST_MS:
                 raise _nothing(
@@ -133,7 +131,7 @@ class InputBuffer:
             return
         for event in self._turn_detector.feed(samples):
             if isinstance(event, Started):
-                turn = self._turn = self._begin(audible=True)
+                turn = self._turn = self._begin(event.start_ms, audible=True)
                 await self._tell("speech_started", turn, audio_start_ms=event.start_ms)
             elif self._turn is None:
                 continue
@@ -148,12 +146,13 @@ class InputBuffer:
         if not samples.size:
             return
         if self._turn is None:
-            self._turn = self._begin(audible=False)
+            begin = self._taken - samples.size
+            self._turn = self._begin(begin * 1000 // SAMPLE_RATE_HZ, audible=False)
         probability = max(self._detector.feed(samples), default=0.0)
         self._turn.add(samples, speech=probability >= TURNS.threshold)
 
-    def _begin(self, *, audible: bool) -> Turn:
-        turn = Turn(self.session, audible=audible)
+    def _begin(self, start_ms: int, *, audible: bool) -> Turn:
+        turn = Turn(self.session, audible=audible, start_ms=start_ms)
         self._transcriber.begin(turn)
         return turn
 

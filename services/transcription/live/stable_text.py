@@ -10,10 +10,10 @@ import re
 from itertools import takewhile
 from typing import Final
 
-# Scripts without spaces between words: each character counts as a word.
-_ALONE: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD: Final = re.compile(rf"\s*(?:[{_ALONE}]|[^\s{_ALONE}]+)")
-_IS_ALONE: Final = re.compile(rf"[{_ALONE}]")
+from services.languages import UNSPACED, gap
+
+# In scripts without spaces each character counts as a word.
+_WORD: Final = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")
 
 
 class StableText:
@@ -54,11 +54,4 @@ def continues(text: str, beginning: str) -> bool:
         return True
     last, first = beginning[-1], text[len(beginning)]
     inside = last.isalnum() and first.isalnum()
-    return not inside or bool(_IS_ALONE.match(last) or _IS_ALONE.match(first))
-
-
-def gap(before: str, after: str) -> str:
-    """Return what to put between two pieces of text: a space, unless the script has none."""
-    if not before or not after or _IS_ALONE.match(before[-1]) or _IS_ALONE.match(after[0]):
-        return ""
-    return " "
+    return not inside or not gap(last, first)

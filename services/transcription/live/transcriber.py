@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 from services.audio.pcm import duration_s
 from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
+from services.languages import gap
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
 from services.racing import racing
 from services.server.websocket import HungUpError
 from services.transcription.answers import logprobs_of
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.live.stable_text import StableText, continues, gap
+from services.transcription.live.stable_text import StableText, continues
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -190,6 +191,7 @@ class Transcriber:
             if not turn.session.logprobs:  # only the final text has them
                 await self._guess(said)
             await turn.until_complete()
+            end_ms = turn.place_ms(turn.sound().size)
             piece = turn.take()
             self._room.set()
             if piece is None:
@@ -201,7 +203,7 @@ class Transcriber:
             if rest := text[len(said.stable.text) :]:
                 lead = "" if said.stable.text else gap(said.text, rest)
                 more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
-                await self._tell("delta", turn, delta=lead + rest, **more)
+                await self._tell("delta", turn, delta=lead + rest, audio_end_ms=end_ms, **more)
             said.text += gap(said.text, text) + text
         seconds = duration_s(turn.samples, SAMPLE_RATE_HZ)
         more = {"logprobs": logprobs_of(said.logprobs)} if turn.session.logprobs else {}
@@ -239,7 +241,8 @@ class Transcriber:
             if new := said.stable.add(guess.text):
                 said.language = guess.language
                 lead = gap(said.text, new) if is_first else ""
-                await self._tell("delta", turn, delta=lead + new)
+                end_ms = turn.place_ms(before)  # both guesses had heard it
+                await self._tell("delta", turn, delta=lead + new, audio_end_ms=end_ms)
 
     async def _final(self, said: _Transcript, piece: Samples) -> tuple[str, list[Token]]:
         """Return the text of a piece, which begins with its stable text, and its tokens."""

@@ -45,6 +45,7 @@ class Turn:
     Attributes:
         id: `item_…`.
         session: the settings when it began.
+        start_ms: where it begins in the audio of the session.
         audible: whether somebody has spoken in it; until then only the last `PIECE_SAMPLES` are
             kept.
         samples: how many have arrived in all.
@@ -52,9 +53,10 @@ class Turn:
         dropped: whether its text is not wanted any more.
     """
 
-    def __init__(self, session: Session, *, audible: bool) -> None:
+    def __init__(self, session: Session, *, audible: bool, start_ms: int = 0) -> None:
         self.id = new_id("item")
         self.session = session
+        self.start_ms = start_ms
         self.audible = audible
         self.samples = 0
         self.ended = False
@@ -70,6 +72,10 @@ class Turn:
     def held(self) -> int:
         """How many samples wait to be transcribed."""
         return self._open_size + sum(piece.samples.size for piece in self._pieces)
+
+    def place_ms(self, samples: int) -> int:
+        """Return where the first `samples` of the current piece end in the audio of the session."""
+        return self.start_ms + (self.samples - self.held + samples) * 1000 // SAMPLE_RATE_HZ
 
     @property
     def due(self) -> bool:

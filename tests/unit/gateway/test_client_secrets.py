@@ -32,10 +32,10 @@ async def rig(serve: Any, door: Any) -> AsyncIterator[Rig]:
     one.chat.free.set()
 
 
-async def asked(rig: Rig, body: Any, key: str = KEY) -> httpx.Response:
+async def asked(rig: Rig, body: Any, key: str = KEY, path: str = PATH) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=rig.door.url, trust_env=False) as client:
-        return await client.post(PATH, json=body, headers=headers)
+        return await client.post(path, json=body, headers=headers)
 
 
 async def secret(rig: Rig, **session: Any) -> str:
@@ -65,6 +65,22 @@ async def test_a_secret_may_be_for_transcription(rig: Rig) -> None:
         updated = (await talk.event("session.updated"))["session"]
         assert updated["type"] == "transcription"
         assert updated["audio"]["input"]["turn_detection"] is None
+
+
+async def test_a_secret_is_for_one_kind_of_session(rig: Rig) -> None:
+    of_talks = await secret(rig)
+    path = "/v1/realtime/translations/client_secrets"
+    session = {"model": "gpt-realtime-translate", "audio": {"output": {"language": "de"}}}
+    made = (await asked(rig, {"session": session}, path=path)).json()
+    assert made["session"].items() >= {"type": "translation", **session}.items()
+    assert await refused(rig, made["value"]) == 401
+    rig.url = rig.url.replace("realtime", "realtime/translations")
+    assert await refused(rig, of_talks) == 401
+    async with rig.talk("", key=made["value"]) as talk:
+        updated = (await talk.event("session.updated"))["session"]
+        assert updated["audio"]["output"]["language"] == "de"
+    wrong = await asked(rig, {"session": {"type": "realtime"}}, path=path)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "session.type")
 
 
 async def test_a_secret_expires(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

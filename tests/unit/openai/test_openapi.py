@@ -11,7 +11,14 @@ from pydantic import SecretStr, ValidationError
 from services.audio.formats import MEDIA_TYPES
 from services.gateway import routes
 from services.openai.openapi import document
-from services.openai.paths import CLIENT_SECRETS, MODELS, OPENAPI, ROUTES
+from services.openai.paths import (
+    CLIENT_SECRETS,
+    LIVE_TRANSLATION,
+    MODELS,
+    OPENAPI,
+    REALTIME,
+    ROUTES,
+)
 from services.openai.speech import (
     ConsentFields,
     ConversionFields,
@@ -41,7 +48,8 @@ def test_what_is_documented_is_what_the_door_opens(roles: list[str]) -> None:
 def test_the_rest_are_the_gateways_own() -> None:
     rest = {template(path) for path in document([])["paths"]}
     models = {path.replace("{*}", "{}") for _, path in MODELS}
-    assert rest == models | {"/livez", "/readyz", "/metrics", OPENAPI, CLIENT_SECRETS}
+    secrets = {f"{path}/{CLIENT_SECRETS}" for path in (REALTIME, LIVE_TRANSLATION)}
+    assert rest == models | secrets | {"/livez", "/readyz", "/metrics", OPENAPI}
 
 
 def body_of(path: str, kind: str = "multipart/form-data") -> Any:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.models import Models
-from services.openai.paths import SOCKETS
+from services.openai.paths import SPEECH_STREAM
 from services.openai.speech import INPUT_CHARACTERS
 from services.server import live
 from services.server.admission import Limits
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from services.audio.formats import AudioFormat
 
-PATH = SOCKETS["speech"]
+PATH = SPEECH_STREAM
 ROOMY = Limits(slots=4, queue=4, deadline_s=30)
 RATE_HZ = 24_000
 CHARACTER_BYTES = int(RATE_HZ * CHARACTER_S) * 2
