@@ -48,7 +48,7 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
         realtime, translates = conversation.realtime, conversation.translation.model or None
         live = Admission(Limits(realtime.sessions, 0, conversation.deadline_s))
-        sockets[REALTIME] = RealtimeConversations(pools, realtime.model or None, live)
+        sockets[REALTIME] = RealtimeConversations(pools, realtime, live)
         metrics = RoleMetrics("conversation")
         sockets[LIVE_TRANSLATION] = LiveTranslations(pools, translates, live, metrics)
         speech = SpeechTranslation(pools, conversation)

@@ -130,12 +130,16 @@ Eagerness = Literal["low", "medium", "high", "auto"]
 
 
 class TurnDetectionFields(Fields):
-    """`session.audio.input.turn_detection`; the last four are about answers in a conversation."""
+    """`session.audio.input.turn_detection`; the last four are about answers in a conversation.
+
+    `min_speech_duration_ms` is ours.
+    """
 
     type: str
     threshold: Threshold | None = None
     prefix_padding_ms: VadMilliseconds | None = None
     silence_duration_ms: VadMilliseconds | None = None
+    min_speech_duration_ms: VadMilliseconds | None = None
     create_response: bool | None = None
     interrupt_response: bool | None = None
     idle_timeout_ms: int | None = None

@@ -429,6 +429,13 @@ class RealtimeSettings(Section):
     sessions: int = Field(
         100, ge=1, description="Live conversations and translations at the same time; more get 429."
     )
+    min_speech_duration_ms: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="How long speech has to last, in milliseconds, to interrupt and to be a turn; "
+        "clients may set their own.",
+    )
 
 
 class ConversationSettings(AskingSettings):

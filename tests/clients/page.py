@@ -73,8 +73,10 @@ server has [keys](../README.md#keys).
 
 - **Vercel's AI SDK** sends a schema only if `createOpenAICompatible` is given
   `supportsStructuredOutputs: true`; `createOpenAI` needs nothing.
-- **Pipecat** and **LiveKit** take OpenAI's names of voices and models, and both hear live through
-  `/v1/realtime`.
+- **OpenAI's SDK for JavaScript** converses over `wss:` only, so the server needs a proxy with a
+  certificate, such as that of [deploy/compose](../deploy/compose/README.md).
+- **Pipecat** and **LiveKit** take OpenAI's names of voices and models, and both hear and converse
+  live through `/v1/realtime`.
 
 ## Left out
 

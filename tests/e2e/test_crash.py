@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
+from websockets.sync.client import connect
 
+from services.openai.paths import REALTIME
 from tests.e2e.server import MODEL, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+
+    from websockets.sync.client import ClientConnection
 
     from tests.e2e.server import Server
 
@@ -117,12 +122,47 @@ def until_broken(stack: Server, path: str, begun: threading.Barrier) -> tuple[in
     raise AssertionError(f"ended like something whole: {broken[-300:]!r}")
 
 
+def ask(live: ClientConnection) -> None:
+    content = [{"type": "input_text", "text": "Hello"}]
+    asked = {"input": [{"type": "message", "role": "user", "content": content}]}
+    live.send(json.dumps({"type": "response.create", "response": asked}))
+
+
+def until_event(live: ClientConnection, kind: str) -> list[dict[str, Any]]:
+    events = [json.loads(live.recv())]
+    while events[-1]["type"] != kind:
+        events.append(json.loads(live.recv()))
+    return events
+
+
 def test_running_streams_are_broken_off_visibly_when_their_engine_dies(
     stack: Server, plain: dict[str, str]
 ) -> None:
-    begun = threading.Barrier(len(STREAMS), action=lambda: stack.engine().kill())
-    with ThreadPoolExecutor() as pool:
+    """A live conversation, too; but that goes on when the engine is back."""
+    engine = stack.engine()
+    begun = threading.Barrier(len(STREAMS) + 1, action=engine.suspend)
+    with (
+        ThreadPoolExecutor() as pool,
+        connect(f"{stack.url.replace('http', 'ws')}{REALTIME}", proxy=None) as live,
+    ):
         streams = [pool.submit(until_broken, stack, path, begun) for path in STREAMS]
+        begun.wait(60)
+        ask(live)
+        until_event(live, "response.created")
+        engine.kill()
+        events = until_event(live, "response.done")
+        (error,) = (event["error"] for event in events if event["type"] == "error")
+        assert error["type"] == "server_error"
+        assert events[-1]["response"]["status"] == "failed"
+        expect_broken(streams)
+        eventually(lambda: stack.status() != "ready", _BACK_S, "the crash to be noticed")
+        expect_hello(stack, plain)
+        ask(live)
+        (answer,) = until_event(live, "response.done")[-1]["response"]["output"]
+        assert answer["content"][0]["transcript"] == plain["Hello"]
+
+
+def expect_broken(streams: list[Future[tuple[int, bytes]]]) -> None:
     for status, broken in (stream.result() for stream in streams):
         assert status == 200
         assert b"[DONE]" not in broken
@@ -132,8 +172,6 @@ def test_running_streams_are_broken_off_visibly_when_their_engine_dies(
         fault = fault.get("error", fault)
         assert {"message", "type", "param", "code"} <= set(fault)
         assert fault["message"]
-    eventually(lambda: stack.status() != "ready", _BACK_S, "the crash to be noticed")
-    expect_hello(stack, plain)
 
 
 def test_a_killed_chat_worker_leaves_no_engine_behind_and_comes_back(

@@ -241,6 +241,36 @@ async def test_a_conversation_with_the_demo_stack(stack: Server, plain: dict[str
         assert any(event.type == "input_audio_buffer.speech_started" for event in events)
 
 
+async def until(live: Any, kind: str) -> list[Any]:
+    events = [await live.recv()]
+    while events[-1].type != kind:
+        events.append(await live.recv())
+    return events
+
+
+async def test_a_conversation_outlives_its_ear(stack: Server) -> None:
+    async with (
+        asyncio.timeout(240),
+        openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none") as client,
+        client.realtime.connect(model="gpt-realtime") as live,
+    ):
+        session: Any = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+        await live.session.update(session=session)
+        await until(live, "session.updated")
+        stack.worker("transcription").kill()
+        error = (await until(live, "error"))[-1].error
+        assert error.type == "server_error"
+        await asyncio.to_thread(stack.wait_ready)
+        await hear(live, between_silences(await by_espeak(PLAIN, VOICE)))
+        await live.input_audio_buffer.commit()
+        item = (await until(live, "conversation.item.done"))[-1].item
+        await live.response.create()
+        assert (await until_done(live))[-1].response.status == "completed"
+        await live.conversation.item.retrieve(item_id=item.id)
+        again = (await until(live, "conversation.item.retrieved"))[-1].item
+        assert again.content[0].transcript == PLAIN
+
+
 async def hear(live: Any, speech: bytes) -> None:
     step = RATE_HZ // 10 * 2
     for begin in range(0, len(speech), step):

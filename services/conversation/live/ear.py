@@ -58,9 +58,14 @@ class Ear:
         caller: Caller,
         on_event: Callable[[dict[str, Any]], Awaitable[None]],
         on_lost: Callable[[ServiceError], Awaitable[None]],
+        least_speech_ms: int = 0,
     ) -> None:
-        """Pass each event to `on_event`, and why the connection broke to `on_lost`."""
-        self.heard = HEARD
+        """Pass each event to `on_event`, and why the connection broke to `on_lost`.
+
+        Shorter speech than `least_speech_ms` is none, unless the client says otherwise.
+        """
+        self._least = {"min_speech_duration_ms": least_speech_ms} if least_speech_ms else {}
+        self.heard = {**HEARD, "turn_detection": {**HEARD["turn_detection"], **self._least}}
         self.plain = False
         self.opened = 0
         self._caller = caller
@@ -98,6 +103,8 @@ class Ear:
         changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": _ANSWERING})
         if given.turn_detection is not None and given.turn_detection.type == SEMANTIC:
             changes["turn_detection"] = HEARD["turn_detection"]
+        if changes.get("turn_detection"):
+            changes["turn_detection"] = {**self._least, **changes["turn_detection"]}
         if changes.get("transcription", ...) is None:  # off, for the client
             del changes["transcription"]
         await self._update(changes)

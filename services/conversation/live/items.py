@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,7 +117,7 @@ class Item:
                 param="item_id",
                 code="invalid_value",
             )
-        if end_ms > self.audio_ms:
+        if end_ms > math.ceil(self.audio_ms):
             raise InvalidRequestError(
                 f"audio_end_ms {end_ms} is after the end of the audio, {self.audio_ms:.0f} ms",
                 param="audio_end_ms",
@@ -221,7 +222,9 @@ class Items:
         """
         if any(one.id == item.id for one in self._items):
             raise ConflictError(
-                f"there is an item {shown(item.id)} already", param="item.id", code="item_exists"
+                f"there is an item {shown(item.id)} already",
+                param="item.id",
+                code="item_create_duplicate_item_id",
             )
         place = len(self._items)
         if after is not None:
@@ -230,17 +233,20 @@ class Items:
         self._items.insert(place, item)
         return self._items[place - 1].id if place else None
 
-    def find(self, id_: str, param: str = "item_id") -> Item:
+    def find(self, id_: str, param: str = "item_id", doing: str = "") -> Item:
         """Return an item.
 
         Raises:
-            NotFoundError: there is no such item; the field `param` named it.
+            NotFoundError: there is no such item; the field `param` named it, of an event that is
+                `doing` something with items, as `retrieve` is.
         """
         for item in reversed(self._items):
             if item.id == id_:
                 return item
         raise NotFoundError(
-            f"there is no item {shown(id_)} in the conversation", param=param, code="item_not_found"
+            f"there is no item {shown(id_)} in the conversation",
+            param=param,
+            code=f"item_{doing}_invalid_item_id" if doing else "item_not_found",
         )
 
     def before(self, item: Item) -> str | None:
@@ -254,7 +260,7 @@ class Items:
         Raises:
             NotFoundError: there is no such item.
         """
-        item = self.find(id_)
+        item = self.find(id_, doing="delete")
         self._items.remove(item)
         item.heard.set()
 

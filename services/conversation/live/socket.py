@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from services.backends.pools import Pools
     from services.openai.realtime import ClientEvent
     from services.server.admission import Admission
+    from services.settings.sections import RealtimeSettings
 
 IDLE_S: Final = 300.0
 """How long a client may send nothing while nothing is said."""
@@ -67,10 +68,11 @@ _FIELDS: Final = {"voice": "session.audio.output.voice", "speed": "session.audio
 class RealtimeConversations:
     """The application of the WebSocket, for `RoleApp.sockets`."""
 
-    def __init__(self, pools: Pools, chat_model: str | None, admission: Admission) -> None:
-        """Hold conversations with the backends of `pools`, by `chat_model` or the first one."""
+    def __init__(self, pools: Pools, realtime: RealtimeSettings, admission: Admission) -> None:
+        """Hold conversations with the backends of `pools`."""
         self._pools = pools
-        self._chat_model = chat_model
+        self._chat_model = realtime.model or None
+        self._least_speech_ms = realtime.min_speech_duration_ms
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +87,8 @@ class RealtimeConversations:
             offered = SUBPROTOCOL in scope.get("subprotocols", ())
             accepted = SUBPROTOCOL if offered else None
             await send({"type": "websocket.accept", "subprotocol": accepted})
-            await _Talk(caller, settings, scope, send).serve(receive)
+            talk = _Talk(caller, settings, self._least_speech_ms, scope, send)
+            await talk.serve(receive)
 
     async def _settings(self, caller: Caller, scope: Scope) -> Settings:
         """Return what a session begins with.
@@ -103,12 +106,14 @@ class RealtimeConversations:
 class _Talk(LiveSession):
     """One connection."""
 
-    def __init__(self, caller: Caller, settings: Settings, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, caller: Caller, settings: Settings, least_speech_ms: int, scope: Scope, send: Send
+    ) -> None:
         super().__init__(scope, send)
         self._caller = caller
         self._settings = settings
         self._items = Items()
-        self._ear = Ear(caller, self._hear, self._deafen)
+        self._ear = Ear(caller, self._hear, self._deafen, least_speech_ms)
         self._lost: ServiceError | None = None  # why the ear broke
         self._speaker: str | None = None  # the item of a turn whose end was found
         self._response: Response | None = None  # in the conversation, maybe ended
@@ -175,9 +180,8 @@ class _Talk(LiveSession):
         elif isinstance(event, sent.ItemCreate):
             await self._add(item_from(event.item, "item"), event.previous_item_id)
         elif isinstance(event, sent.ItemRetrieve):
-            await self._tell(
-                "conversation.item.retrieved", item=self._items.find(event.item_id).shown
-            )
+            item = self._items.find(event.item_id, doing="retrieve")
+            await self._tell("conversation.item.retrieved", item=item.shown)
         elif isinstance(event, sent.ItemDelete):
             self._items.remove(event.item_id)
             await self._tell("conversation.item.deleted", item_id=event.item_id)
@@ -235,7 +239,7 @@ class _Talk(LiveSession):
             await self._tell("conversation.item.deleted", item_id=old.id)
 
     async def _truncate(self, event: sent.ItemTruncate) -> None:
-        item = self._items.find(event.item_id)
+        item = self._items.find(event.item_id, doing="truncate")
         if item.shown["status"] == "in_progress":
             raise ConflictError(
                 f"item {shown(item.id)} is being spoken; send response.cancel first",
@@ -302,8 +306,9 @@ class _Talk(LiveSession):
         if id_ is None and self._running is not None:
             known = [self._running]
         if not known:
+            why = "there is no such response" if id_ else "no response is in progress"
             raise InvalidRequestError(
-                "there is no such response to cancel" if id_ else "no response is in progress",
+                f"Cancellation failed: {why}",  # LiveKit looks for these words
                 param="response_id" if id_ else None,
                 code="response_cancel_not_active",
             )

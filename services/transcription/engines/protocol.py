@@ -32,11 +32,13 @@ class Cutting:
         threshold: the probability, 0 to 1, from which a frame counts as speech.
         prefix_padding_ms: how much is kept before speech.
         silence_duration_ms: how long a silence has to be to end it.
+        min_speech_duration_ms: how long live speech has to last to be taken for it.
     """
 
     threshold: float = 0.5
     prefix_padding_ms: int = 300
     silence_duration_ms: int = 200
+    min_speech_duration_ms: int = 0
 
     @property
     def end_threshold(self) -> float:

@@ -107,7 +107,7 @@ class Session(Hints):
                     "format": format_object(self.live_format),
                     "transcription": transcription,
                     "noise_reduction": None,
-                    "turn_detection": turns and {"type": "server_vad", **asdict(turns)},
+                    "turn_detection": turns and _shown(turns),
                 }
             },
             "include": [*get_args(Include)] if self.logprobs else None,
@@ -214,6 +214,13 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
         prompt=given.prompt or "",
         keywords=tuple(given.keywords or ()),
     )
+
+
+def _shown(turns: Cutting) -> dict[str, object]:
+    shown = {"type": "server_vad", **asdict(turns)}
+    if not turns.min_speech_duration_ms:  # which is none of OpenAI's fields
+        del shown["min_speech_duration_ms"]
+    return shown
 
 
 def _turns(given: TurnDetectionFields | None) -> Cutting | None:

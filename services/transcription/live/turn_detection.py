@@ -40,7 +40,8 @@ class TurnDetector:
     """Finds turns; times are in milliseconds of all the audio that it was fed.
 
     The audio of a turn begins `prefix_padding_ms` before the first frame of speech, but not within
-    the turn before. It ends with the frame that completes `silence_duration_ms`.
+    the turn before. It ends with the frame that completes `silence_duration_ms`. Speech that ends
+    before `min_speech_duration_ms` is no turn.
     """
 
     def __init__(self, detector: SpeechDetector, cutting: Cutting, begin_samples: int = 0) -> None:
@@ -52,6 +53,7 @@ class TurnDetector:
         self._rest = _NOTHING
         self._padding = _NOTHING
         self._silent = 0
+        self._loud = 0  # how much of what may become a turn is speech
 
     def feed(self, samples: Samples) -> Iterator[TurnEvent]:
         """Take float32 [N] at `SAMPLE_RATE_HZ`; yield events, and the turn's audio without gaps."""
@@ -63,15 +65,16 @@ class TurnDetector:
         for index, probability in enumerate(self._detector.feed(samples[:whole])):
             frame = slice(index * VAD_FRAME_SAMPLES, (index + 1) * VAD_FRAME_SAMPLES)
             if not self.speaking:
-                if probability < self._cutting.threshold:
+                if not self._begins(probability):
                     self._keep(samples[frame])
                     self._at += VAD_FRAME_SAMPLES
                     continue
                 self.speaking, self._silent = True, 0
                 padding, self._padding = self._padding, _NOTHING
+                spoken, self._loud = self._loud > VAD_FRAME_SAMPLES, 0
                 yield Started(_ms(self._at - padding.size))
                 if padding.size:
-                    yield Sound(padding, speech=False)
+                    yield Sound(padding, speech=spoken)
                 begin, speech = frame.start, True
             self._at += VAD_FRAME_SAMPLES
             ends = self._ends(probability)
@@ -92,7 +95,16 @@ class TurnDetector:
         self._at += self._rest.size
         self._rest = self._padding = _NOTHING
         self.speaking = False
+        self._loud = 0
         return rest
+
+    def _begins(self, probability: float) -> bool:
+        cutting = self._cutting
+        if probability < (cutting.end_threshold if self._loud else cutting.threshold):
+            self._loud = 0
+            return False
+        self._loud += VAD_FRAME_SAMPLES
+        return _ms(self._loud) >= cutting.min_speech_duration_ms
 
     def _ends(self, probability: float) -> bool:
         if probability >= self._cutting.end_threshold:
@@ -102,7 +114,7 @@ class TurnDetector:
         return _ms(self._silent) >= self._cutting.silence_duration_ms
 
     def _keep(self, frame: Samples) -> None:
-        most = self._cutting.prefix_padding_ms * SAMPLE_RATE_HZ // 1000
+        most = self._cutting.prefix_padding_ms * SAMPLE_RATE_HZ // 1000 + self._loud
         kept = np.concatenate([self._padding, frame])
         self._padding = kept[max(0, kept.size - most) :]
 

@@ -12,8 +12,10 @@ from websockets.exceptions import InvalidStatus
 
 from services.audio.live import LiveDecoder
 from services.conversation.live import items as kept
+from services.conversation.live import socket
 from services.conversation.live.items import Clause, Item, Items, messages_of
 from services.conversation.speech_translation.listening import is_whole
+from services.errors import InvalidRequestError
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from tests.fakes.transcription_engine import _characters
 from tests.live_app import spoken, until
@@ -294,7 +296,9 @@ async def test_cancel_stops_the_model(rig: Any) -> None:
         assert response["status_details"] == {"type": "cancelled", "reason": "client_cancelled"}
         assert response["output"][0]["status"] == "incomplete"
         await talk.say("response.cancel")
-        assert await talk.fault() == (None, "response_cancel_not_active")
+        error = (await talk.event("error"))["error"]
+        assert (error["param"], error["code"]) == (None, "response_cancel_not_active")
+        assert error["message"].startswith("Cancellation failed")  # or LiveKit takes it for worse
 
 
 async def test_speech_interrupts_model_and_voice(rig: Any) -> None:
@@ -343,6 +347,33 @@ async def test_speech_need_not_interrupt(rig: Any) -> None:
         await talk.until("conversation.item.done")
         one.chat.free.set()
         assert done(await talk.until("response.done"))["status"] == "completed"
+
+
+LEAST = {"min_speech_duration_ms": 250}
+
+
+@pytest.mark.parametrize(
+    ("ours", "turns"),
+    [
+        (LEAST, {"type": "server_vad"}),
+        (LEAST, {"type": "semantic_vad", "eagerness": "low"}),
+        ({"min_speech_duration_ms": 9000}, {"type": "server_vad", **LEAST}),
+    ],
+)
+async def test_a_short_noise_does_not_interrupt(
+    rig: Any, ours: dict[str, Any], turns: dict[str, Any]
+) -> None:
+    one = await rig(realtime=ours)
+    one.chat.say = lambda _: ["hello ", WAIT]
+    async with one.talk(audio={"input": {"turn_detection": turns}}, **TEXT) as talk:
+        await add(talk, message("hi"))
+        await talk.say("response.create")
+        await talk.until("output_text.delta")
+        await talk.speak(spoken("a|||||||stop"))
+        events = await talk.until("response.done")
+        assert done(events)["status_details"]["reason"] == "turn_detected"
+        (started,) = (one for one in events if one["type"].endswith("speech_started"))
+        assert started["audio_start_ms"] == 1300  # 300 ms before the word
 
 
 async def test_an_answer_is_truncated_at_what_was_heard(rig: Any) -> None:
@@ -445,7 +476,7 @@ async def test_a_response_beside_the_conversation(rig: Any) -> None:
         assert "conversation.item.added" not in short(events)
         assert told(events, "output_text") == "two"
         await talk.say("conversation.item.retrieve", item_id=response["output"][0]["id"])
-        assert await talk.fault() == ("item_id", "item_not_found")
+        assert await talk.fault() == ("item_id", "item_retrieve_invalid_item_id")
     texts = [one["content"] for one in one.chat.asked[0]["messages"][1:]]
     assert texts == ["one", "two"]
 
@@ -463,6 +494,29 @@ async def test_one_response_at_a_time_in_the_conversation(rig: Any) -> None:
         assert done(await talk.until("response.done"))["status"] == "completed"
 
 
+async def test_four_responses_beside_the_conversation_and_no_more(rig: Any) -> None:
+    one = await rig()
+    one.chat.say = lambda _: [WAIT]
+    async with one.talk(**TEXT) as talk:
+        beside = {"conversation": "none", "input": [message("hi")]}
+        for _ in range(4):
+            await talk.say("response.create", response=beside)
+            await talk.event("response.created")
+        await talk.say("response.create", response=beside)
+        assert await talk.fault() == ("response.conversation", "too_many_responses")
+
+
+async def test_the_oldest_items_are_deleted_with_an_event(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MOST_ITEMS", 1)
+    one = await rig()
+    async with one.talk(**TEXT) as talk:
+        await add(talk, message("one", id="first"))
+        await add(talk, message("two"))
+        assert (await talk.event("conversation.item.deleted"))["item_id"] == "first"
+
+
 async def test_items_are_put_where_they_belong(rig: Any) -> None:
     one = await rig()
     async with one.talk(**TEXT) as talk:
@@ -475,6 +529,8 @@ async def test_items_are_put_where_they_belong(rig: Any) -> None:
         await add(talk, message("gone", id="d"), previous_item_id="a")
         await talk.say("conversation.item.delete", item_id="d")
         assert (await talk.event("conversation.item.deleted"))["item_id"] == "d"
+        await talk.say("conversation.item.create", item=message("two", id="b"))
+        assert await talk.fault() == ("item.id", "item_create_duplicate_item_id")
         await talk.say("response.create")
         await talk.until("response.done")
     assert [one["content"] for one in one.chat.asked[0]["messages"][1:]] == ["one", "two", "three"]
@@ -494,6 +550,57 @@ async def test_what_does_not_fit_the_context_is_forgotten(rig: Any) -> None:
         await talk.say("response.create")
         assert told(await talk.until("response.done"), "output_text") == "four"
     assert [one["content"] for one in one.chat.asked[-1]["messages"][1:]] == ["three", "four"]
+
+
+# Settings
+
+
+async def test_a_session_with_everything_that_the_page_names(rig: Any) -> None:
+    one = await rig()
+    heard_by = {"model": "whisper-1", "language": "de", "prompt": "A home.", "keywords": ["Anna"]}
+    sound = {
+        "input": {
+            "format": {"type": "audio/pcma"},
+            "transcription": heard_by,
+            "turn_detection": None,
+            "noise_reduction": {"type": "near_field"},
+        },
+        "output": {"format": {"type": "audio/pcmu"}, "voice": {"id": "echo"}, "speed": 1.25},
+    }
+    ignored = {
+        "include": ["item.input_audio_transcription.logprobs"],
+        "prompt": {"id": "pmpt_1"},
+        "reasoning": {"effort": "low"},
+        "tracing": {"workflow_name": "x"},
+        "truncation": "disabled",
+    }
+    more = {"tools": [TOOL], "tool_choice": "auto", "max_output_tokens": "inf", "temperature": 1.0}
+    async with one.talk() as talk:
+        session = {"type": "realtime", "instructions": "Be brief.", "audio": sound, **more}
+        await talk.say("session.update", session={**session, **ignored})
+        shown = (await talk.event("session.updated"))["session"]
+        assert shown["audio"]["input"]["format"] == {"type": "audio/pcma"}
+        assert shown["audio"]["input"]["transcription"].items() >= heard_by.items()
+        assert shown["audio"]["input"]["turn_detection"] is None
+        assert shown["audio"]["output"] == {**sound["output"], "voice": "echo"}
+        assert [shown[name] for name in ("instructions", "tools", "max_output_tokens")] == [
+            "Be brief.", [TOOL], "inf",
+        ]  # fmt: skip
+        await talk.append(bytes([*[0x2A] * 10, *[0xAA] * 10]) * 400)  # a second of a tone
+        await talk.say("input_audio_buffer.commit")
+        await talk.until("transcription.completed")
+    request = one.ear.requests[-1]
+    assert (request.language, request.keywords) == ("de", ("Anna",))
+
+
+async def test_openais_names_stand_for_the_model_that_is_set(rig: Any) -> None:
+    one = await rig(realtime={"model": "another"})
+    with pytest.raises(InvalidStatus) as refused:
+        async with one.talk("?model=gpt-realtime-2.1"):
+            pass
+    assert refused.value.response.status_code == 404
+    async with one.talk(f"?model={MODEL}", **TEXT) as talk:
+        assert done(await ask(talk, "hello"))["status"] == "completed"
 
 
 # Errors and bounds
@@ -582,8 +689,9 @@ async def test_an_engine_that_fails_ends_the_response_and_not_the_session(rig: A
         response = done(events)
         assert response["status"] == "failed"
         assert response["status_details"]["error"]["code"] == error["code"]
-        one.chat.refuse = lambda _: (500, {"message": "no", "type": "x", "code": 500})
-        assert done(await ask(talk, "hello"))["status"] == "failed"
+        for status in (500, 429):
+            one.chat.refuse = lambda _: (status, {"message": "no", "type": "x", "code": status})  # noqa: B023
+            assert done(await ask(talk, "hello"))["status"] == "failed"
         one.chat.refuse = lambda _: None
         await talk.speak(spoken("failing"))
         assert done(await talk.until("response.done"))["status"] == "failed"
@@ -623,6 +731,37 @@ async def test_a_client_that_hangs_up_stops_everything(rig: Any) -> None:
         await talk.say("response.create")
         await talk.until("output_audio.delta")
     await until(lambda: one.chat.cut == 1 and one.idle())
+
+
+async def test_a_client_that_neither_speaks_nor_is_answered_is_closed_with_3008(
+    rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "IDLE_S", 0.05)
+    one = await rig()
+    one.voice.delay_s = 0.02
+    async with one.talk() as talk:
+        await talk.say("response.create", response={"input": [message("so long an answer")]})
+        assert done(await talk.until("response.done"))["status"] == "completed"
+        assert (await talk.event("error"))["error"]["code"] == "idle_timeout"
+        assert await talk.close_code() == 3008
+
+
+async def test_a_client_that_does_not_listen_slows_the_voice(rig: Any) -> None:
+    one = await rig()
+    clauses = 20_000
+    one.chat.say = lambda _: ["and so on, "] * clauses
+    async with one.talk() as talk:
+        await add(talk, message("hi"))
+        await talk.say("response.create")
+        await talk.until("output_audio.delta")
+        before = -1
+        while len(one.voice.requests) != before:  # until it has stopped
+            before = len(one.voice.requests)
+            await asyncio.sleep(0.2)
+        assert before < clauses / 10  # the kernel's buffers of four hops
+        await talk.say("response.cancel")
+        assert done(await talk.until("response.done"))["status"] == "cancelled"
+        await until(lambda: not one.voice.active)
 
 
 async def test_a_session_for_transcription_is_passed_on(rig: Any) -> None:
@@ -700,6 +839,15 @@ def test_a_cut_clause_keeps_its_whole_words(end_ms: int, text: str) -> None:
     item.audio_ms = 2000
     item.truncate(end_ms)
     assert item.text == text
+
+
+def test_who_rounds_up_may_truncate_at_the_end() -> None:
+    item = Item.of("message", role="assistant", content=[{"type": "output_audio"}])
+    item.clauses, item.audio_ms = [Clause("hello there", 0)], 1403.6
+    with pytest.raises(InvalidRequestError):
+        item.truncate(1405)
+    item.truncate(1404)
+    assert item.text == "hello there"
 
 
 def test_calls_of_one_answer_are_one_message() -> None:

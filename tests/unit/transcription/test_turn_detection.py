@@ -82,6 +82,16 @@ def test_threshold_padding_and_silence_are_what_the_client_says() -> None:
     assert (start_ms, end_ms, len(sound)) == (64, 128, 2 * VAD_FRAME_SAMPLES)
 
 
+def test_speech_that_is_too_short_is_no_turn() -> None:
+    cutting = Cutting(prefix_padding_ms=64, silence_duration_ms=32, min_speech_duration_ms=90)
+    assert turns(found(frames(0, 0, 0, 1, 1, 0, 1, 1, 0), cutting)) == []
+    samples = frames(0, 0, 0, 1, 1, 0, 0.5, 0.4, 1, 0)
+    for cuts in ((), (4 * VAD_FRAME_SAMPLES, 7 * VAD_FRAME_SAMPLES + 5)):
+        ((start_ms, sound, end_ms),) = turns(found(samples, cutting, cuts))
+        assert (start_ms, end_ms) == (4 * FRAME_MS, 10 * FRAME_MS)
+        assert sound == samples[4 * VAD_FRAME_SAMPLES :].tolist()
+
+
 def test_a_turn_that_is_cut_off_goes_on_as_another_without_its_sound() -> None:
     detector = TurnDetector(Told(), TURNS)
     before = list(detector.feed(np.concatenate([frames(1, 1), frames(1)[:100]])))

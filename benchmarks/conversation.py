@@ -1,0 +1,228 @@
+"""Live conversations: what we add to the engines' time, and the memory of 20 sessions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+from benchmarks import report
+from benchmarks.contestants import ROOT, Server, Service, free_port, python, running, told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from matplotlib.figure import Figure
+
+_COUNTS: Final = (1, 20)
+_TONES: Final = "hello to all of you and to them "
+"""What the fake ear reads as it is: a multiple of eight characters, as its frames are."""
+_SENTENCE: Final = "Please turn on the light in the kitchen."
+_AIM_MS, _AIM_STOPPED_MS = 20, 100
+_SAMPLE_S: Final = 5.0
+_SETTLED_S: Final = 120.0
+"""From then on memory is expected to stay."""
+
+_MIB: Final = 1 << 20
+_COLORS: Final = {
+    "gateway": report.BLUE,
+    "conversation": report.NAVY,
+    "chat": report.ORANGE,
+    "speech": report.RED,
+    "transcription": report.SKY,
+    "the rest": report.GREY,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, and write the page and the plot."""
+    parser = report.parser("conversation", __doc__, rounds=1)
+    parser.add_argument("--seconds", type=float, default=60, help="of each case (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="of the soak (%(default)s)")
+    options = parser.parse_args(arguments)
+    with _without_engines() as url:
+        ours = {count: _talk(url, count, options.seconds, _TONES) for count in _COUNTS}
+    with _demo() as server:
+        demo = {count: _talk(server.url, count, options.seconds, _SENTENCE) for count in _COUNTS}
+        memory, soaked = _soaked(server, options.minutes * 60)
+    report.write(
+        options.out,
+        "benchmarks-conversation",
+        _plot(memory),
+        ours=_times(ours),
+        demo=_times(demo),
+        aim=_AIM_MS,
+        aim_stopped=_AIM_STOPPED_MS,
+        met=_met(ours[_COUNTS[-1]]),
+        minutes=f"{options.minutes:g}",
+        seconds=f"{options.seconds:g}",
+        turns=len(soaked["answered_ms"]),
+        errors=len(soaked["errors"]),
+        settled=f"{_SETTLED_S / 60:g}",
+        memory=_grown(memory),
+    )
+
+
+def _talk(url: str, count: int, seconds: float, text: str) -> dict[str, Any]:
+    seen: dict[str, Any] = told(
+        python(), "-m", "benchmarks.talkers", url, str(count), str(seconds), text
+    )
+    print(f"  {count} at once: {len(seen['answered_ms'])} turns", file=sys.stderr, flush=True)
+    for error in sorted(set(seen["errors"])):
+        print(f"    an error: {error}", file=sys.stderr, flush=True)
+    return seen
+
+
+@contextlib.contextmanager
+def _without_engines() -> Iterator[str]:
+    """Serve every role before engines that take no time; yield the gateway's address."""
+    stack, port = python(), free_port()
+    uvicorn = [stack, "-m", "uvicorn", "--factory", "benchmarks.talkers:chat"]
+    quiet = ["--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"]
+    chat = Server("fake-chat", [*uvicorn, *quiet, "--lifespan=off"], port)
+    speech, hearing = _fake(stack, "speech"), _fake(stack, "transcription")
+    urls = {
+        name.upper(): json.dumps([one.url])
+        for name, one in (("chat", chat), ("speech", speech), ("transcription", hearing))
+    }
+    asked = {f"BENTOVOX_CONVERSATION__{name}": url for name, url in urls.items()}
+    role = Service("conversation", stack, **asked)
+    urls["CONVERSATION"] = json.dumps([role.url])
+    door = Service("gateway", stack, **{f"BENTOVOX_GATEWAY__{name}": urls[name] for name in urls})
+    with running(chat, speech, hearing, role, door):
+        yield door.url
+
+
+def _fake(stack: str, role: str) -> Server:
+    port = free_port()
+    service = f"tests.fakes.services:{role.capitalize()}"
+    command = [stack, "-m", "bentoml", "serve", service, f"--port={port}"]
+    settings = {
+        f"BENTOVOX_{role.upper()}__ENGINE": "fake",
+        f"BENTOVOX_{role.upper()}__SLOTS": "64",
+    }
+    return Server(f"fake-{role}", command, port, environment=settings)
+
+
+@contextlib.contextmanager
+def _demo() -> Iterator[Server]:
+    """Serve the demo's stack: espeak-ng, and a Whisper that learnt a dozen sentences."""
+    stack, port = python(), free_port()
+    whisper = "from tests.whisper import trained; print(trained())"
+    model = subprocess.check_output([stack, "-c", whisper], cwd=ROOT, text=True).split()[-1]
+    settings = {
+        "BENTOVOX_PROFILE": "demo",
+        "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": model,
+        "BENTOVOX_CHAT__SLOTS": "64",
+        "BENTOVOX_SPEECH__SLOTS": "64",
+        "BENTOVOX_TRANSCRIPTION__SLOTS": "64",
+    }
+    command = [stack, "-m", "bentoml", "serve", "services.stack:Stack", f"--port={port}"]
+    server = Server("stack", command, port, environment=settings)
+    with running(server):
+        yield server
+
+
+def _soaked(server: Server, seconds: float) -> tuple[dict[str, list[tuple[float, float]]], Any]:
+    """Return the memory of each role in MiB, by the seconds since the start, and what was seen."""
+    memory: dict[str, list[tuple[float, float]]] = {name: [] for name in _COLORS}
+    over = threading.Event()
+
+    def sample() -> None:
+        began = time.monotonic()
+        while not over.wait(_SAMPLE_S):
+            sizes = _sizes(server)
+            for name, series in memory.items():
+                series.append((time.monotonic() - began, sizes.get(name, 0) / _MIB))
+
+    sampling = threading.Thread(target=sample)
+    sampling.start()
+    try:
+        return memory, _talk(server.url, _COUNTS[-1], seconds, _SENTENCE)
+    finally:
+        over.set()
+        sampling.join()
+
+
+def _sizes(server: Server) -> dict[str, int]:
+    """Return the unshared memory of the processes of each role."""
+    sizes: dict[str, int] = {}
+    for process in server.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = process.cmdline()
+            name = line[line.index("--service-name") + 1] if "--service-name" in line else ""
+            name = {"bentovox": "gateway"}.get(name, name)
+            if "EngineCore" in " ".join(line):
+                name = "chat"
+            name = name if name in _COLORS else "the rest"
+            sizes[name] = sizes.get(name, 0) + process.memory_full_info().uss
+    return sizes
+
+
+def _times(seen: Mapping[int, Mapping[str, Sequence[float]]]) -> str:
+    rows = [
+        (
+            count,
+            len(one["answered_ms"]),
+            _percentiles(one["answered_ms"]),
+            len(one["stopped_ms"]),
+            _percentiles(one["stopped_ms"]),
+            _percentiles(one["ended_ms"]),
+        )
+        for count, one in seen.items()
+    ]
+    columns = (
+        "sessions",
+        "turns",
+        "to the first sound, ms",
+        "interruptions",
+        "from their sound, ms",
+        "from `speech_started`, ms",
+    )
+    return report.table(columns, rows)
+
+
+def _percentiles(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "-"
+    hundredths = statistics.quantiles(values, n=100, method="inclusive")
+    return f"{statistics.median(values):.0f} [{hundredths[4]:.0f}, {hundredths[94]:.0f}]"
+
+
+def _met(seen: Mapping[str, Sequence[float]]) -> str:
+    first, stopped = (statistics.median(seen[name]) for name in ("answered_ms", "stopped_ms"))
+    sentences = {
+        f"The first sound within {_AIM_MS} ms": first <= _AIM_MS,
+        f"an interruption within {_AIM_STOPPED_MS} ms": stopped <= _AIM_STOPPED_MS,
+    }
+    return "; ".join(f"{said}: {'met' if met else 'missed'}" for said, met in sentences.items())
+
+
+def _grown(memory: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    rows = []
+    for name, series in memory.items():
+        settled = [size for at, size in series if at >= _SETTLED_S] or [size for _, size in series]
+        third = max(1, len(settled) // 3)
+        before, after = statistics.mean(settled[:third]), statistics.mean(settled[-third:])
+        rows.append((name, f"{before:.0f}", f"{after:.0f}", f"{after - before:+.1f}"))
+    return report.table(("processes", "first third, MiB", "last third, MiB", "grown"), rows)
+
+
+def _plot(memory: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    figure = report.plot(8, 4)
+    axes = figure.subplots()
+    for name, series in memory.items():
+        minutes, sizes = [at / 60 for at, _ in series], [size for _, size in series]
+        axes.plot(minutes, sizes, color=_COLORS[name], label=name)
+    axes.set(title="Memory of 20 live conversations", xlabel="minutes", ylabel="MiB")
+    axes.set_yscale("log")
+    axes.spines[["top", "right"]].set_visible(False)
+    report.legend(figure, axes, 6)
+    return figure
