@@ -5,6 +5,7 @@ Each speaks some texts at once in its `turn`; those that can take a seed count u
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,13 @@ class OurService(Service):
 
     def __init__(self, setup: Setup) -> None:
         """Take a port."""
-        store = setup.model.parent / f"voices-{setup.model.name}"
+        store = tempfile.mkdtemp(prefix="voices-", dir=setup.model.parent)
         super().__init__(
             "speech",
             setup.python,
             BENTOVOX_SPEECH__ENGINE="cosyvoice",
             BENTOVOX_SPEECH__COSYVOICE__MODEL=str(setup.model),
-            BENTOVOX_SPEECH__STORE=str(store),
+            BENTOVOX_SPEECH__STORE=store,
             BENTOVOX_SPEECH__SLOTS="64",  # as the profiles for GPUs: the machine's measure decides
             BENTOVOX_SPEECH__QUEUE="64",
             BENTOVOX_SPEECH__DEADLINE_S="300",  # whoever waits is heard in the end
