@@ -46,9 +46,7 @@ class Playground:
 
     def __init__(self) -> None:
         """Read its files."""
-        self._files = {
-            path.name: (path.read_bytes(), _TYPES[path.suffix]) for path in _FOLDER.iterdir()
-        }
+        self._files = {path.name: _read(path) for path in _FOLDER.iterdir()}
 
     def handlers(self) -> Handlers:
         """Return what answers its paths."""
@@ -68,8 +66,7 @@ class Playground:
         await self._send(scope, send, name)
 
     async def _send(self, scope: Scope, send: Send, name: str) -> None:
-        body, content_type = self._files[name]
-        tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'.encode()
+        body, content_type, tag = self._files[name]
         headers = [*_HEADERS, (b"etag", tag)]
         known = [value for key, value in scope["headers"] if key == b"if-none-match"]
         if any(tag in value for value in known):  # a proxy that compresses makes it weak: W/"…"
@@ -79,6 +76,12 @@ class Playground:
         headers += [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+def _read(path: Path) -> tuple[bytes, bytes, bytes]:
+    """Return a file, its type and its tag."""
+    body = path.read_bytes()
+    return body, _TYPES[path.suffix], f'"{hashlib.sha256(body).hexdigest()[:32]}"'.encode()
 
 
 async def _to_page(_scope: Scope, _receive: Receive, send: Send) -> None:

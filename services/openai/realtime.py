@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,16 +33,29 @@ from services.openai.transcription import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from starlette.types import Scope, Send
+
     from services.audio.formats import LiveFormat
     from services.errors import ServiceError
 
 AUDIO_CHARACTERS: Final = 15 * 1024 * 1024
 """OpenAI's limit for one `input_audio_buffer.append`."""
 
-SUBPROTOCOL: Final = "realtime"
+_SUBPROTOCOL: Final = "realtime"
 """Browsers offer it beside the one with their key, and expect it to be accepted."""
 
 _ID_CHARACTERS: Final = 512
+
+
+def query_of(scope: Scope) -> dict[str, list[str]]:
+    """Return the values that a connection's URL has for each name."""
+    return parse_qs(scope.get("query_string", b"").decode("latin-1"))
+
+
+async def accept(scope: Scope, send: Send) -> None:
+    """Accept a connection."""
+    offered = _SUBPROTOCOL in scope.get("subprotocols", ())
+    await send({"type": "websocket.accept", "subprotocol": _SUBPROTOCOL if offered else None})
 
 
 class Fields(BaseModel):

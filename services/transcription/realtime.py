@@ -28,19 +28,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
 from services.openai.events import new_id
 from services.openai.realtime import (
     BUFFER_EVENTS,
-    SUBPROTOCOL,
     AppendEvent,
     ClearEvent,
     CommitEvent,
+    accept,
     event_id_of,
     fault_event,
     parse_event,
+    query_of,
     read_fields,
     server_event,
 )
@@ -96,8 +96,7 @@ class RealtimeSocket:
         session = Session(new_id("sess"), _wanted(scope, self.models))
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
-        offered = SUBPROTOCOL in scope.get("subprotocols", ())
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None})
+        await accept(scope, send)
         await _Talk(self, session, scope, send).serve(receive)
 
 
@@ -107,7 +106,7 @@ def _wanted(scope: Scope, models: Models) -> str:
     Raises:
         ServiceError: the URL asks for something that is not served.
     """
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    query = query_of(scope)
     intent = query.get("intent", ["transcription"])[0]
     if intent != "transcription":
         raise InvalidRequestError(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs
 
 from services.backends.client import Caller
 from services.conversation.live.ear import Ear
@@ -34,10 +33,11 @@ from services.openai.errors import error_told
 from services.openai.events import new_id
 from services.openai.realtime import (
     BUFFER_EVENTS,
-    SUBPROTOCOL,
+    accept,
     event_id_of,
     fault_event,
     parse_event,
+    query_of,
     read_fields,
     server_event,
 )
@@ -84,9 +84,7 @@ class RealtimeConversations:
         async with self._admission.slot():
             caller = Caller(self._pools, scope["bentovox.request_id"])
             settings = await self._settings(caller, scope)
-            offered = SUBPROTOCOL in scope.get("subprotocols", ())
-            accepted = SUBPROTOCOL if offered else None
-            await send({"type": "websocket.accept", "subprotocol": accepted})
+            await accept(scope, send)
             talk = _Talk(caller, settings, self._least_speech_ms, scope, send)
             await talk.serve(receive)
 
@@ -96,7 +94,7 @@ class RealtimeConversations:
         Raises:
             ServiceError: the URL names a model that is not served.
         """
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        query = query_of(scope)
         named: str | None = query.get("model", [None])[0]
         wanted = self._chat_model if named is None or named.startswith(_NAMES) else named
         card = await caller.card("chat", wanted)

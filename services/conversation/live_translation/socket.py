@@ -16,7 +16,6 @@ import base64
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs
 
 from services.audio.encode import OUTPUT_RATE_HZ
 from services.audio.pcm import duration_s, to_int16
@@ -47,12 +46,13 @@ from services.openai import live_translation as sent
 from services.openai.errors import error_told
 from services.openai.events import new_id
 from services.openai.realtime import (
-    SUBPROTOCOL,
     AppendEvent,
     InputFields,
+    accept,
     event_id_of,
     fault_event,
     parse_event,
+    query_of,
     read_fields,
     server_event,
 )
@@ -96,15 +96,13 @@ class LiveTranslations:
         """
         async with self._admission.slot():
             caller = Caller(self._pools, scope["bentovox.request_id"])
-            query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+            query = query_of(scope)
             named: str = query.get("model", [sent.TRANSLATES])[0]
             wanted = self._chat_model if named.startswith(sent.TRANSLATES) else named
             model = await ChatModel.served(caller, wanted)
             speaks = (await caller.card("speech", None))["id"]
             settings = Settings(new_id("sess"), named, speaks, int(time.time()) + LASTS_S)
-            offered = SUBPROTOCOL in scope.get("subprotocols", ())
-            accepted = SUBPROTOCOL if offered else None
-            await send({"type": "websocket.accept", "subprotocol": accepted})
+            await accept(scope, send)
             interpreter = Interpreter(model, None, settings.target)
             session = _Talk(caller, settings, interpreter, scope, send, metrics=self._metrics)
             await session.serve(receive)
