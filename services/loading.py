@@ -7,16 +7,14 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from services.handover import in_daemon
-from services.hub import HubDiskError, HubError, HubRefusalError
-from services.packages import PackageError
+from services.hub import HubError, HubRefusalError, PackageError
+from services.tasks import in_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from services.hub import HubModel
-    from services.packages import PackagedModel
+    from services.hub import HubModel, PackagedModel
 
 Model = TypeVar("Model")
 
@@ -144,7 +142,7 @@ def fetched(
         )
     try:
         return hub.download(tell)
-    except (HubRefusalError, HubDiskError) as error:
+    except HubRefusalError as error:
         raise NoModelError(f"no model: {error}") from error
     except HubError as error:
         unreachable = f"{hub.host} cannot be reached"

@@ -11,8 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import shown
-from services.openai.reading import ignore, sift
-from services.openai.refusals import invalid
+from services.openai.reading import ignore, invalid, sift
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

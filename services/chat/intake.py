@@ -11,9 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from services.chat import constraints
 from services.chat.fields import known, refuse_lost
 from services.chat.first_fault import refuse_first_fault
-from services.openai.body import expect_json, whole
-from services.openai.hangup import until_hangup
-from services.openai.refusals import refusal
+from services.openai.body import expect_json, until_hangup, whole
+from services.openai.reading import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

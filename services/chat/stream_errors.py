@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from services.openai.answers import EVENT_STREAM, UNBUFFERED, chunk, is_of
 from services.openai.errors import error_from, fault_of
-from services.openai.events import EVENT_STREAM, UNBUFFERED, chunk, is_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

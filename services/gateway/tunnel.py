@@ -18,14 +18,14 @@ from websockets.typing import Subprotocol
 
 from services.backends.sockets import Handshake, opened
 from services.errors import BackendError
-from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import is_key_subprotocol
+from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, end_to_end
+from services.openai.body import ClientGoneError, until_hangup
 from services.openai.errors import normalise
-from services.openai.hangup import ClientGoneError, until_hangup
 from services.openai.models import without_date
 from services.openai.paths import SOCKETS
-from services.racing import racing
 from services.server.websocket import HungUpError
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import base64
 from typing import TYPE_CHECKING, Final
 
 from services.audio.encode import encode
-from services.openai.events import EVENT_STREAM, chunk, event, stream_head
+from services.openai.answers import EVENT_STREAM, chunk, event, stream_head
 
 if TYPE_CHECKING:
     from starlette.types import Send

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from services.audio.formats import MEDIA_TYPES
 from services.openai import conversation, models, speech, transcription, translation
-from services.openai.events import EVENT_STREAM
+from services.openai.answers import EVENT_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

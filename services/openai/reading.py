@@ -5,6 +5,9 @@ not be ignored silently. Any other unknown field is dropped and listed in the an
 `x-ignored-fields` header and in the log, since clients send many fields that are meant for other
 servers. `BENTOVOX_STRICT` refuses them all. A field that is null counts as not sent
 (docs/decisions/0026).
+
+The number of names and items in JSON is bounded before it is parsed: a megabyte of text is parsed
+in a millisecond; a megabyte of empty lists or unknown names would block the event loop for seconds.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,8 +26,6 @@ from urllib.parse import quote
 from pydantic import BaseModel, ValidationError
 
 from services.errors import InvalidRequestError
-from services.openai.bounded_json import check_size, parse
-from services.openai.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -171,3 +173,138 @@ def _known(given: Mapping[str, Any], model: type[BaseModel], place: str = "") ->
 
 def _shown(name: str) -> str:
     return name[:_SHOWN_CHARACTERS]
+
+
+# Bounded JSON
+
+MOST_NAMES: Final = 10_000
+MOST_MARKS: Final = 200_000
+
+_NAME: Final = re.compile(rb'"\s*:')
+_MARKS: Final = (b'"', b",", b"[", b"{")
+
+
+def check_size(data: bytes | str, what: str) -> None:
+    """Check that the document has no more names or items than any request needs.
+
+    Punctuation inside strings counts as well: the bounds are far above what a text has.
+
+    Raises:
+        InvalidRequestError: it has more (`too_many_fields`).
+    """
+    if len(data) < MOST_NAMES:
+        return
+    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    marks = sum(raw.count(mark) for mark in _MARKS)
+    if marks > MOST_MARKS or sum(1 for _ in _NAME.finditer(raw)) > MOST_NAMES:
+        raise InvalidRequestError(
+            f"{what} has over {MOST_NAMES} names or {MOST_MARKS} marks of JSON, more than any "
+            "valid request here",
+            code="too_many_fields",
+        )
+
+
+def parse(data: bytes | str, what: str) -> Any:
+    """Return the value of a JSON document.
+
+    Raises:
+        InvalidRequestError: it is malformed, nested too deeply, or over the bounds.
+    """
+    check_size(data, what)
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise InvalidRequestError(f"{what} is nested too deeply", code="invalid_json") from error
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"{what} is not valid JSON: {error}", code="invalid_json"
+        ) from error
+
+
+def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
+    """Return the fields of a JSON object.
+
+    Raises:
+        InvalidRequestError: as for `parse`, or it is not an object.
+    """
+    fields = parse(data, what)
+    if not isinstance(fields, dict):
+        raise InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
+    return fields
+
+
+# Errors for invalid fields, with OpenAI's codes
+
+
+def invalid(field: str, why: str, code: str = "invalid_value") -> InvalidRequestError:
+    """Return the error for a field, with the reason."""
+    return InvalidRequestError(f"{field}: {why}", param=field, code=code)
+
+
+def missing(field: str) -> InvalidRequestError:
+    """Return the error for a missing field."""
+    return InvalidRequestError(
+        f"missing required parameter: {field!r}", param=field, code="missing_required_parameter"
+    )
+
+
+# How pydantic names the members of a union in the location of an error.
+_UNION: Final = re.compile(
+    r"constrained-\w+|VoiceId|ChoiceFields|str|int|list\[str\]|literal\[.*\]"
+)
+# pydantic's type of an error -> OpenAI's code
+_CODES: Final = {
+    "missing": "missing_required_parameter",
+    "string_too_long": "string_above_max_length",
+    "string_too_short": "string_below_min_length",
+    "greater_than_equal": "decimal_below_min_value",
+    "less_than_equal": "decimal_above_max_value",
+    "string_type": "invalid_type",
+    "float_type": "invalid_type",
+    "int_type": "invalid_type",
+    "bool_type": "invalid_type",
+    "float_parsing": "invalid_type",
+    "int_parsing": "invalid_type",
+    "bool_parsing": "invalid_type",
+    "model_type": "invalid_type",
+    "model_attributes_type": "invalid_type",
+}
+
+
+def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestError:
+    """Turn pydantic's first error into a sentence with the field and what is accepted.
+
+    `what` is named if the error is in no field.
+    """
+    first: Any = error.errors(include_url=False)[0]
+    kind: str = first["type"]
+    if kind == "json_invalid":
+        return InvalidRequestError(
+            f"{what} is not valid JSON: {first['ctx']['error']}", code="invalid_json"
+        )
+    fault: str = first["msg"][0].lower() + first["msg"][1:]
+    if not first["loc"]:
+        if kind == "string_unicode":  # in the name of a field
+            return InvalidRequestError(f"{what}: {fault}", code="invalid_value")
+        return InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
+    place = [str(part) for part in first["loc"] if not _UNION.fullmatch(str(part))]
+    field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
+    field = field[:_SHOWN_CHARACTERS]
+    if kind == "missing":
+        return missing(field)
+    return InvalidRequestError(
+        f"{field}{_given(first['input'])}: {fault}",
+        param=field,
+        code=_CODES.get(kind, "invalid_value"),
+    )
+
+
+def _given(value: object) -> str:
+    """Return a small value as text, and nothing for a large one."""
+    if isinstance(value, str):
+        shown = len(value) <= _SHOWN_CHARACTERS
+    elif isinstance(value, int):
+        shown = value.bit_length() <= _SHOWN_CHARACTERS
+    else:
+        shown = isinstance(value, float)
+    return f" {value!r}" if shown else ""

@@ -15,10 +15,9 @@ from urllib.parse import parse_qs
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.errors import InvalidRequestError
-from services.openai.bounded_json import parse_object
+from services.openai.answers import new_id
 from services.openai.errors import fault_of
-from services.openai.events import new_id
-from services.openai.reading import read
+from services.openai.reading import parse_object, read
 from services.openai.transcription import (
     MOST_KEYWORDS,
     MOST_LANGUAGES,

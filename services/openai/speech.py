@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
 from services.errors import InvalidRequestError
 from services.openai.models import Named
-from services.openai.refusals import missing
+from services.openai.reading import missing
 
 INPUT_CHARACTERS: Final = 4096
 """OpenAI's limit for `input` and `instructions`."""

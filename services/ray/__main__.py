@@ -32,8 +32,16 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from services.errors import ConfigurationError
-from services.ray.config import VARIABLES, backends, is_local, serve_config
-from services.ray.deploy import deploy, read_config, until_answers, until_running
+from services.ray.config import (
+    VARIABLES,
+    backends,
+    deploy,
+    is_local,
+    read_config,
+    serve_config,
+    until_answers,
+    until_running,
+)
 from services.server.role import preflight
 from services.settings import settings, variable
 

@@ -14,8 +14,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import DeadlineError
-from services.racing import racing
 from services.server.websocket import error_event
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from services import processes, settings
 from services.errors import ConfigurationError
-from services.server import logging, uvicorn_http
+from services.server import telemetry, uvicorn_http
 from services.server.shell import Shell
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
         chosen = settings.settings()
         uvicorn_http.install(chosen.drain_s)
         log = chosen.log
-        logging.configure(self.name, level=log.level, access=log.access and access)
+        telemetry.configure_log(self.name, level=log.level, access=log.access and access)
         build: Callable[..., RoleApp] = self.inner.build
         return Shell(build(**parts), bento, strict=chosen.strict, hosts=chosen.hosts)
 

@@ -1,23 +1,25 @@
-"""A role as it is served: what it hands to its shell, and what its requests share.
+"""A role as it is served: what it hands to its shell, what its visits share and have in common.
 
-The role's own application sees a request only after it was let in here: its path exists, its
-sender may call it, and it has a slot if the path takes one.
+A visit is a request or a WebSocket. The role's own application sees it only after it was let in:
+its path exists, its sender may call it, and it has a slot if the path takes one.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.errors import MethodNotAllowedError, NotFoundError
-from services.openai.documents import by_route
+from services.openai import reading
 from services.server import telemetry
 from services.server.admission import Admission, Limits
-from services.server.idle import Idle, Unloading
-from services.server.memory import Held
+from services.server.body import Held
 from services.server.origins import Callers
 from services.server.uvicorn_http import Draining
 
@@ -25,13 +27,22 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.types import ASGIApp, Scope
+    from starlette.applications import Starlette
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
+    from services.server.idle import Unloading
 
 ALIVE = frozenset({"/livez", "/healthz"})
 READY = frozenset({"/readyz", "/health"})
 METRICS = "/metrics"
+_QUIET: Final = ALIVE | READY | {METRICS}
+
+access_log = logging.getLogger("bentovox.access")
+
+_SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_GONE: Final = 499
+"""nginx's status for a client that hung up before there was an answer."""
 
 NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the documentation."
 
@@ -137,13 +148,21 @@ class Routes:
 class Serving:
     """A role's application, and what its requests and WebSockets share."""
 
-    def __init__(self, app: RoleApp, *, strict: bool = False, hosts: Sequence[str] = ()) -> None:
-        """Serve `app`.
+    def __init__(
+        self,
+        app: RoleApp,
+        bento: Starlette | None = None,
+        *,
+        strict: bool = False,
+        hosts: Sequence[str] = (),
+    ) -> None:
+        """Serve `app`; of `bento`, BentoML's own application, only the lifespan is used.
 
         `strict` refuses what `services.openai.reading` would ignore; `hosts` are the public names
         of the server.
         """
         self.app = app
+        self.bento = bento
         self.strict = strict
         self._hosts = hosts
         self.admission = Admission(app.limits)
@@ -151,19 +170,14 @@ class Serving:
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0
-        self.idle = (
-            Idle(app.role, app.unloading, self._is_busy, app.limits.deadline_s)
-            if app.unloading and app.unloading.after_s
-            else None
-        )
         self.route = Routes(app.handlers).find
-        self.answer = by_route(app.handlers)
 
     def readiness(self) -> Readiness:
         """Return whether the role can answer now."""
         if Draining.begun:
             return _DRAINING
-        return _IDLE if self.idle and self.idle.unloaded else self.app.readiness()
+        unloading = self.app.unloading
+        return _IDLE if unloading and unloading.unloaded else self.app.readiness()
 
     async def loaded(self) -> None:
         """Return once the engine is loaded, if it was idle; the caller holds a slot.
@@ -171,10 +185,10 @@ class Serving:
         Raises:
             UnavailableError: that takes longer than a request may wait.
         """
-        if self.idle:
-            await self.idle.loaded()
+        if self.app.unloading:
+            await self.app.unloading.loaded(self.app.limits.deadline_s)
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Return whether the engine has work, is on its way, or failed."""
         busy = self.admission.in_use or self.admission.waiting or self.open_sockets
         return bool(busy) or not self.app.readiness().can_answer
@@ -224,3 +238,41 @@ class Serving:
 def _pattern(template: str) -> re.Pattern[str]:
     escaped = re.escape(template).replace(r"\{\}", "[^/]+").replace(r"\{\*\}", ".+")
     return re.compile(escaped + r"\Z")
+
+
+class Visit:
+    """A request or a WebSocket; entered when it arrives, and left when it ends."""
+
+    def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
+        self.shell = shell
+        self.scope = scope
+        self.request_id = _request_id(scope)
+        self._receive = receive
+        self._send = send
+        self._label = "other"  # the path's template, once it is known
+        self._began = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status = 0
+
+    def __enter__(self) -> None:
+        self._token = telemetry.request_id_var.set(self.request_id)
+        self._ignored = reading.watch(strict=self.shell.strict)
+
+    def __exit__(self, *_: object) -> None:
+        total_s = time.perf_counter() - self._began
+        first_byte_s = None if self._first_byte is None else self._first_byte - self._began
+        status = self._status or _GONE
+        self.shell.metrics.observe(self._label, status, total_s, first_byte_s)
+        if access_log.isEnabledFor(logging.INFO) and self._label not in _QUIET:
+            method = self.scope.get("method", "WS")
+            path = self.scope.get("raw_path", b"-").decode("ascii", "replace")
+            access_log.info("%s %s %d %.1fms", method, path, status, total_s * 1000)
+        telemetry.request_id_var.reset(self._token)
+
+
+def _request_id(scope: Scope) -> bytes:
+    """Return the client's `x-request-id` if it is safe to repeat, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return bytes(value)
+    return b"req_" + os.urandom(16).hex().encode()

@@ -1,13 +1,17 @@
-"""Prometheus metrics of every role.
+"""What operators see of every role: Prometheus metrics, and a log.
 
 A role's `/metrics` covers its own process, including vLLM's families; the gateway adds those of its
-backends, each sample labelled with its backend.
+backends, each sample labelled with its backend. The log goes to standard error, one line per event,
+with the request's id.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import sys
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -189,3 +193,30 @@ def _labelled(sample: re.Match[str], backend: str) -> str:
         backend = f"{backend}/{way[len(key) : -1]}"
     listed = ",".join([f'{key}{backend}"', *labels])
     return f"{sample['name']}{{{listed}}} {sample['value']}"
+
+
+request_id_var: ContextVar[bytes] = ContextVar("request_id", default=b"-")
+
+
+class _RequestId(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id_var.get().decode()
+        return True
+
+
+def configure_log(role: str, *, level: str = "INFO", access: bool = True) -> None:
+    """Send `bentovox` loggers to standard error as `time level [role] [request id] message`."""
+    logger = logging.getLogger("bentovox")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_RequestId())
+    handler.setFormatter(
+        logging.Formatter(
+            f"%(asctime)s %(levelname)-7s [{role}] [%(request_id)s] %(message)s",
+            "%Y-%m-%dT%H:%M:%S%z",
+        )
+    )
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
+    logging.getLogger("bentovox.access").setLevel(level if access else "WARNING")
+    logging.getLogger("bentovox.audit").setLevel("INFO")  # kept whatever the level

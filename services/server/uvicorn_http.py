@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from services.openai.errors import error_body
-from services.server.gathering import Gathering
+from services.server.writer import Gathering
 
 if TYPE_CHECKING:
     import socket

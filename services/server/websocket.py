@@ -17,7 +17,9 @@ import json
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from services.errors import (
     DeadlineError,
@@ -26,12 +28,13 @@ from services.errors import (
     TooLargeError,
     UnavailableError,
 )
+from services.openai.answers import new_id
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
-from services.openai.events import new_id
-from services.server.uvicorn_socket import UvicornSocket
-from services.server.visit import Visit
+from services.server.serving import Visit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Message, Receive, Scope, Send
 
     from services.server.serving import Serving
@@ -46,6 +49,9 @@ STALLED_S: Final = 60.0
 
 HELLO_S: Final = 60.0
 """A connection is closed if its client has sent nothing by then."""
+
+DRAIN_S: Final = 15.0
+"""How long an open one may go on after shutdown begins."""
 
 IDLE_S: Final = 900.0
 """A connection without a message in either direction for this long is closed."""
@@ -63,6 +69,7 @@ _CLOSE_CODES: Final[dict[type[ServiceError], int]] = {
 }
 _SWITCHED: Final = 101
 _SERVER_FAULT: Final = 500
+_EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 
 
 class HungUpError(Exception):
@@ -98,7 +105,7 @@ class WebSocket(Visit):
         self._heard = False
         self._last_message = self._began
         self._draining = asyncio.Event()
-        self._server = UvicornSocket(
+        self._server = _UvicornSocket(
             send,
             message_limit_bytes=shell.app.body_limit_bytes,
             on_shutdown=self._draining.set,
@@ -261,3 +268,58 @@ class WebSocket(Visit):
             f"The server takes no further connection: {why}. Please try again later.",
             retry_after_s=self.shell.admission.retry_after_s(),
         )
+
+
+class _UvicornSocket:
+    """uvicorn's WebSocket behind ASGI's `send`, with options beyond ASGI that BentoML has not.
+
+    - A message over the role's limit is refused by the parser before it is in memory.
+    - Nothing is compressed: audio hardly shrinks, and each piece would cost the event loop time.
+    - Pings keep the connection alive for proxies in between, without a deadline for the pong: a
+      client that plays audio as it reads answers only after reading everything sent before, and
+      would be cut off after 20 s. Who reads nothing at all is dropped after `STALLED_S`.
+    - At shutdown the application is told to end first; uvicorn would close at once.
+
+    With another server, this does nothing.
+    """
+
+    def __init__(
+        self, send: Any, *, message_limit_bytes: int, on_shutdown: Callable[[], None]
+    ) -> None:
+        """Set up a connection before it is accepted."""
+        protocol = getattr(send, "__self__", None)
+        if not isinstance(protocol, WebSocketsSansIOProtocol):
+            self._protocol = None
+            return
+        self._protocol = protocol
+        self._on_shutdown = on_shutdown
+        self._cut = protocol.shutdown
+        protocol.shutdown = self._drain  # type: ignore[method-assign]
+        protocol.conn.max_message_size = message_limit_bytes
+        protocol.conn.extensions = []
+        if _EXTENSIONS in protocol.response.headers:
+            del protocol.response.headers[_EXTENSIONS]
+        protocol.ping_timeout = None
+
+    def drop(self) -> None:
+        """Drop the connection, with whatever is waiting to be sent."""
+        if self._protocol is not None:
+            self._protocol.transport.abort()
+
+    def refused(self) -> None:
+        """Note that the handshake was answered with HTTP, which uvicorn would log as an error."""
+        if self._protocol is not None:
+            self._protocol.handshake_complete = True
+
+    def _drain(self) -> None:
+        protocol = self._protocol
+        if protocol is None or not protocol.handshake_complete or protocol.close_sent:
+            self._cut()
+            return
+        self._on_shutdown()
+        asyncio.get_running_loop().call_later(DRAIN_S, self._cut_if_open)
+
+    def _cut_if_open(self) -> None:
+        protocol = self._protocol
+        if protocol is not None and not (protocol.disconnected or protocol.transport.is_closing()):
+            self._cut()

@@ -16,11 +16,9 @@ from services.errors import (
     shown,
 )
 from services.openai.audio_stream import AudioStream, audio_tokens
-from services.openai.body import expect_json, whole
+from services.openai.body import expect_json, until_hangup, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
-from services.openai.reading import read
-from services.openai.refusals import missing
+from services.openai.reading import missing, read
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields, SpeechBody, check_alone
 from services.speech.engines.protocol import Capability, ConversionRequest, unsupported
 from services.speech.recordings import MAX_BYTES, read_recording, sound_in

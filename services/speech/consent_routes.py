@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from services.errors import InvalidRequestError, shown
-from services.openai.body import expect_json, whole
+from services.openai.body import expect_json, until_hangup, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.speech import ConsentFields, ConsentName, ConsentPage
 from services.speech.recordings import MAX_BYTES, sound_in
 from services.speech.storage import added
 
 if TYPE_CHECKING:
-    from services.openai.documents import Call
+    from services.openai.answers import Call
     from services.openai.forms import Upload
     from services.openai.speech import ConsentAnswer, ConsentList, Deleted
     from services.speech.voices import Consent, VoiceStore

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.openai.documents import document, of_models
+from services.openai.answers import document, of_models
 from services.speech.audio_routes import AudioRoutes
 from services.speech.consent_routes import ConsentRoutes
 from services.speech.voice_routes import VoiceRoutes
 
 if TYPE_CHECKING:
     from services.audio.formats import OnAudioSeconds
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
     from services.openai.models import Models
     from services.speech.speakers import Speakers
 

@@ -45,7 +45,6 @@ from services.errors import (
 )
 from services.openai.errors import kind_of
 from services.openai.speech import SessionConfig
-from services.racing import racing
 from services.server.live import LiveSession
 from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
@@ -53,6 +52,7 @@ from services.speech.engines.segments import Segmenter
 from services.speech.socket_messages import CancellableInbox, Signal, parse_message
 from services.speech.socket_text import Writing
 from services.speech.socket_unit import Unit, event
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

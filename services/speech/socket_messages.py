@@ -9,8 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from services.audio.encode import output_rate_hz
 from services.errors import InvalidRequestError
-from services.openai.bounded_json import parse_object
-from services.openai.reading import read, sift
+from services.openai.reading import parse_object, read, sift
 from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
 from services.server.live import Inbox
 from services.speech.engines.segments import printable

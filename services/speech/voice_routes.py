@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConflictError, InvalidRequestError, shown
+from services.openai.body import until_hangup
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.speech import VoiceFields
 from services.speech.engines.protocol import Capability, unsupported
@@ -19,7 +19,7 @@ from services.speech.storage import added
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.openai.documents import Call
+    from services.openai.answers import Call
     from services.openai.forms import Upload
     from services.openai.speech import Deleted, VoiceAnswer, VoiceList
     from services.speech.engines.protocol import Voice

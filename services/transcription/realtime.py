@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
-from services.openai.events import new_id
+from services.openai.answers import new_id
 from services.openai.realtime import (
     BUFFER_EVENTS,
     AppendEvent,
@@ -44,8 +44,8 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
-from services.racing import racing
 from services.server.live import LiveSession
+from services.tasks import racing
 from services.transcription.live.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
 from services.transcription.live.input_buffer import InputBuffer
 from services.transcription.live.session import Session, SessionUpdate, updated

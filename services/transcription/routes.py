@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from services.audio.decode import Decoding
-from services.openai.documents import of_models
+from services.openai.answers import of_models
+from services.openai.body import until_hangup
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
 from services.openai.transcription import TranscriptionFields, TranslationFields
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
     from services.openai.forms import Form
     from services.openai.models import Models
     from services.openai.transcription import AudioFields

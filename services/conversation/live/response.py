@@ -14,8 +14,8 @@ from services.conversation.live.thinking import Called, Ended, Said, Used, think
 from services.conversation.speech_translation.listening import is_whole
 from services.conversation.speech_translation.stages import first_fault
 from services.errors import BackendError, ServiceError
+from services.openai.answers import new_id
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
-from services.openai.events import new_id
 from services.openai.realtime import fault_event, server_event
 from services.server.websocket import HungUpError
 

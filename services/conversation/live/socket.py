@@ -29,8 +29,8 @@ from services.errors import (
     shown,
 )
 from services.openai import conversation as sent
+from services.openai.answers import new_id
 from services.openai.errors import error_told
-from services.openai.events import new_id
 from services.openai.realtime import (
     BUFFER_EVENTS,
     accept,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.conversation.translation.languages import known_code
 from services.errors import InvalidRequestError
-from services.openai.live_translation import TRANSLATES, AudioFields, TargetFields
+from services.openai.conversation import TRANSLATES, TargetFields, TranslationSoundFields
 from services.openai.reading import ignore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.openai.live_translation import TranslationFields
+    from services.openai.conversation import TranslationFields
 
 TARGET: Final = "en"
 """The language to translate into where the client names none, as for audio/translations."""
@@ -56,7 +56,7 @@ class Settings:
                 code="unsupported_value",
             )
         new: dict[str, Any] = {}
-        audio = given.audio or AudioFields()
+        audio = given.audio or TranslationSoundFields()
         if audio.input is not None and "transcription" in audio.input.model_fields_set:
             new["told"] = audio.input.transcription is not None
         if audio.input is not None and audio.input.noise_reduction is not None:

@@ -42,9 +42,9 @@ from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_or_none
 from services.errors import DeadlineError, ServiceError
 from services.languages import gap
-from services.openai import live_translation as sent
+from services.openai import conversation as sent
+from services.openai.answers import new_id
 from services.openai.errors import error_told
-from services.openai.events import new_id
 from services.openai.realtime import (
     AppendEvent,
     InputFields,
@@ -170,7 +170,7 @@ class _Talk(LiveSession):
             try:
                 fields = read_fields(said)
                 event_id = event_id_of(fields)
-                event = parse_event(fields, sent.EVENTS)
+                event = parse_event(fields, sent.TRANSLATION_EVENTS)
                 if isinstance(event, sent.TranslationClose):
                     return
                 if isinstance(event, sent.TranslationUpdate):

@@ -21,8 +21,8 @@ from services.conversation.speech_translation.voice_sample import sampled
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken
 from services.errors import InvalidRequestError
+from services.openai.body import until_hangup
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.translation import SpeechTranslationFields
 from services.server.admission import Admission, Limits

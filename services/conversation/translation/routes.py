@@ -25,7 +25,7 @@ from services.conversation.translation.texts import (
     planned,
     translated,
 )
-from services.openai.hangup import until_hangup
+from services.openai.body import until_hangup
 from services.openai.translation import DetectBody, TranslateBody
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from services.backends.pools import Pools
     from services.conversation.translation.texts import Plan
-    from services.openai.documents import Call
+    from services.openai.answers import Call
     from services.openai.translation import Detection, LanguageAnswer, Translated
     from services.settings.sections import TranslationSettings
 

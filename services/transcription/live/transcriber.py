@@ -20,8 +20,8 @@ from services.errors import EngineError, OverloadedError, ServiceError, Unavaila
 from services.languages import gap
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
-from services.racing import racing
 from services.server.websocket import HungUpError
+from services.tasks import racing
 from services.transcription.answers import logprobs_of
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.live.stable_text import StableText, continues

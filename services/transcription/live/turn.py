@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.openai.events import new_id
+from services.openai.answers import new_id
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, WINDOW_S
 
 if TYPE_CHECKING:

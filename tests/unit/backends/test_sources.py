@@ -10,7 +10,7 @@ import pytest
 from services.backends import sources
 from services.backends.sources import Dns, Kubernetes, RayServe, source_of
 from services.errors import ConfigurationError
-from services.racing import racing
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

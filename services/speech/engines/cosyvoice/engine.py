@@ -21,7 +21,6 @@ from services.errors import (
     UnavailableError,
     shown,
 )
-from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download, upstream_code
 from services.speech.engines.cosyvoice.frontend import segments_in_tokens
 from services.speech.engines.cosyvoice.lexicon import lexicon_in
@@ -40,6 +39,7 @@ from services.speech.engines.protocol import (
     check_capabilities,
     unsupported,
 )
+from services.tasks import Handover, in_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-from services.hub import HubModel, is_hub_id
+from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import Loading, NoModelError, fetched, line
-from services.packages import PackagedModel, Wheel
 from services.speech.engines.kokoro.model import Model, styles_in
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from services.errors import UnavailableError
-from services.handover import Handover, in_daemon
+from services.tasks import Handover, in_daemon
 from services.transcription.engines.batches import Batches
 from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.decoder import Decoder, Job

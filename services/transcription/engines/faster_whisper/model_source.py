@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import ConfigurationError
-from services.hub import HubModel, is_hub_id
+from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import NoModelError, fetched
-from services.packages import PackagedModel, Wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

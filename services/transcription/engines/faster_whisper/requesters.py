@@ -22,7 +22,7 @@ from services.transcription.engines.windows import windows
 
 if TYPE_CHECKING:
     from services.errors import ServiceError
-    from services.handover import Handover
+    from services.tasks import Handover
     from services.transcription.engines.batches import Batches, Lane
     from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
     from services.transcription.engines.protocol import (

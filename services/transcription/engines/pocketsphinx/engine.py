@@ -13,8 +13,8 @@ from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from services.errors import EngineError, InvalidRequestError, ServiceError, UnavailableError
-from services.handover import Handover, in_daemon
 from services.loading import Loading
+from services.tasks import Handover, in_daemon
 from services.transcription.engines.batches import Batches
 from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.pocketsphinx.decoder import Decoder, Said
