@@ -1,15 +1,24 @@
-"""One server of a role: whether it is ready, what it serves, and how it is asked."""
+"""One server of a role: whether it is ready, what it serves, how it is asked; and who is next.
+
+A choice costs little more among a thousand than among two. Affinity is rendezvous hashing: each
+pair of an affinity and a backend has a weight, and the greatest wins. The weight is how closely a
+place of the backend follows a place of the affinity on a circle, so that the greatest is found by
+bisection (multi-probe consistent hashing, arXiv 1505.00062).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+from bisect import bisect_left, insort
 from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import count
+from struct import unpack
 from typing import TYPE_CHECKING, Any, Final
 
-from services.backends.address import Address
-from services.backends.connection import HELD_BYTES, Connections, joined
+from services.backends.connection import HELD_BYTES, Address, Connections, joined
 from services.errors import BackendError, DeadlineError, ServiceError, UnavailableError
 
 if TYPE_CHECKING:
@@ -29,6 +38,12 @@ _LONGEST_REST: Final = 8  # probe intervals
 _SLOW_PROBES: Final = 3  # in a row: the backend is stuck
 _FETCH_BYTES: Final = 8 << 20  # no readiness, list of models or metrics is longer
 _OK: Final = 200
+
+_PLACES: Final = 8
+"""Of each affinity and each backend: backends then differ by a tenth in what prefers them."""
+
+_CIRCLE: Final = 1 << 64
+_tickets = count()
 
 
 class Call:
@@ -94,7 +109,7 @@ class Backend:
         self.outstanding = 0
         self.ready = False
         self.on_change: Callable[[Backend], None] = _nothing  # of whether or for what it is asked
-        self.on_count: Callable[[Backend], None] = _nothing  # of its requests in flight
+        self.choice: Choice | None = None  # where it is, while it is ready
         self.lack = ""  # what it says it needs to become ready
         self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
@@ -117,10 +132,11 @@ class Backend:
     def count(self, more: int) -> None:
         """Note so many requests more in flight."""
         self.outstanding += more
-        self.on_count(self)
+        if self.choice is not None:
+            self.choice.count(self)
 
     async def ask(self, call: Call) -> Connection:
-        """Send a request and return its connection once the answer's head is there; then `done`.
+        """Send a request and return its connection once the answer's head is there.
 
         A repeatable one is sent again if a kept connection broke: the backend either closed it just
         as it was used or died while working, and nobody can tell which.
@@ -130,19 +146,6 @@ class Backend:
             BackendError: it broke off.
             DeadlineError: it did not answer in time.
         """
-        self.count(1)
-        try:
-            return await self._asked(call)
-        except BaseException:
-            self.count(-1)
-            raise
-
-    def done(self, connection: Connection) -> None:
-        """Keep the connection for the next request; drop it if the answer was not read in full."""
-        self.connections.give_back(connection)
-        self.count(-1)
-
-    async def _asked(self, call: Call) -> Connection:
         try:
             connection, used = await self.connections.take()
             try:
@@ -264,6 +267,62 @@ class Backend:
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
         return status == _OK
+
+
+class Choice:
+    """The ready backends that serve the same models."""
+
+    def __init__(self) -> None:
+        # By requests in flight; of those with as many, the one that has waited longest is first.
+        self._order: list[tuple[int, int, Backend]] = []
+        self._entry_of: dict[Backend, tuple[int, int, Backend]] = {}
+        self._circle: list[tuple[int, str, Backend]] = []
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def join(self, backend: Backend) -> None:
+        """Let it take requests."""
+        backend.choice = self
+        self._put(backend)
+        for place in places(backend.url):
+            insort(self._circle, (place, backend.name, backend))
+
+    def leave(self, backend: Backend) -> None:
+        """Let it take no more."""
+        backend.choice = None
+        self._take(backend)
+        for place in places(backend.url):
+            del self._circle[bisect_left(self._circle, (place, backend.name))]
+
+    def count(self, backend: Backend) -> None:
+        """Note how many requests it has in flight now."""
+        self._take(backend)
+        self._put(backend)
+
+    def _put(self, backend: Backend) -> None:
+        entry = self._entry_of[backend] = backend.outstanding, next(_tickets), backend
+        insort(self._order, entry)
+
+    def _take(self, backend: Backend) -> None:
+        del self._order[bisect_left(self._order, self._entry_of.pop(backend))]
+
+    def least(self, besides: Backend | None) -> Backend | None:
+        """Return the one with the fewest requests in flight; None if there is none."""
+        return next((backend for *_, backend in self._order if backend is not besides), None)
+
+    def preferred(self, affinity: str) -> Iterator[tuple[int, str, Backend]]:
+        """Yield the first for each place of an affinity, and how far behind that place it is."""
+        for place in places(affinity):
+            at = bisect_left(self._circle, (place,)) % len(self._circle)
+            found, name, backend = self._circle[at]
+            yield (found - place) % _CIRCLE, name, backend
+
+
+def places(text: str) -> tuple[int, ...]:
+    """Return its places on the circle."""
+    digest = blake2b(text.encode(errors="replace"), digest_size=8 * _PLACES).digest()
+    return unpack(f"<{_PLACES}Q", digest)
 
 
 def _nothing(_backend: Backend) -> None:

@@ -1,21 +1,24 @@
 """Calls from one role to another for one request; the answer is read whole or as it arrives.
 
 Cancelling a call drops the connection, which the backend takes for a client's hang-up, and stops.
+WebSockets have `websockets` as the client.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
 
 from services.backends.backend import Call
 from services.backends.connection import joined
-from services.backends.sockets import Handshake, opened
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from
 from services.openai.models import without_date
@@ -25,14 +28,19 @@ if TYPE_CHECKING:
 
     from websockets.asyncio.client import ClientConnection
 
+    from services.backends.backend import Backend
     from services.backends.connection import Connection
-    from services.backends.pools import Pools
+    from services.backends.pools import Pool, Pools
 
 _WHOLE_BYTES: Final = 8 << 20  # no expected answer is larger
 _ERROR_BYTES: Final = 1 << 20
 _EVENT_BYTES: Final = 8 << 20
 _ERROR_FROM: Final = 400
 _END: Final = b"[DONE]"
+_MESSAGE_LIMIT_BYTES: Final = 64 << 20
+_HELD_FRAMES: Final = 4
+_CLOSE_S: Final = 2.0
+_GOING_AWAY: Final = 1001
 
 
 @dataclass(frozen=True)
@@ -218,3 +226,72 @@ class Answer:
 
 def _nonsense(question: Question) -> BackendError:
     return BackendError(f"The {question.role} service's answer cannot be read.")
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """What a WebSocket begins with: the path with its query, headers, offered subprotocols."""
+
+    target: str
+    headers: Sequence[tuple[str, str]]
+    subprotocols: Sequence[str] = ()
+
+
+@asynccontextmanager
+async def opened(
+    pool: Pool, handshake: Handshake, model: str | None = None
+) -> AsyncIterator[tuple[Backend, ClientConnection]]:
+    """Yield a backend of the pool and a connection that it has accepted; close it at the end.
+
+    Raises:
+        InvalidStatus: the backend refused with an HTTP status.
+        ServiceError: as for `Pool.pick`; or no backend can be reached, or it is not a WebSocket
+            server.
+    """
+    # Another may be tried whether the first saw the handshake or not: no message has been sent.
+    async with pool.reached(lambda one: _connection(one, handshake), model) as (backend, there):
+        try:
+            yield backend, there
+        finally:
+            # Shielded, since the backend must stop its work even if this task is cancelled.
+            await asyncio.shield(there.close(_GOING_AWAY))
+
+
+async def _connection(backend: Backend, handshake: Handshake) -> ClientConnection:
+    address = backend.connections.address
+    timeout_s, tls = backend.connect_timeout_s, backend.connections.tls
+    scheme = "wss" if address.tls else "ws"
+    try:
+        return await _Connect(
+            f"{scheme}://{address.authority.decode()}{address.prefix}{handshake.target}",
+            subprotocols=[Subprotocol(one) for one in handshake.subprotocols] or None,
+            additional_headers=handshake.headers,
+            user_agent_header=None,
+            compression=None,  # an internal hop
+            proxy=None,
+            open_timeout=timeout_s,
+            close_timeout=_CLOSE_S,
+            ping_interval=None,  # its timeout would end connections of clients that read slowly
+            max_size=_MESSAGE_LIMIT_BYTES,
+            max_queue=_HELD_FRAMES,
+            **({"unix": True, "path": address.path} if address.path else {"ssl": tls}),
+        )
+    except TimeoutError as exc:
+        raise DeadlineError(
+            f"The {backend.role} service did not accept the connection within {timeout_s:g} s.",
+            retry_after_s=2,
+        ) from exc
+    except OSError as exc:
+        backend.mark(ready=False)  # until the next probe
+        raise UnavailableError("The backend cannot be reached.", retry_after_s=2) from exc
+    except InvalidStatus:
+        raise
+    except (InvalidHandshake, EOFError) as exc:
+        raise BackendError("The backend broke off the handshake.") from exc
+
+
+class _Connect(connect):
+    """A connection that follows no redirects: the operator says where backends are."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc

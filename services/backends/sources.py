@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from services.backends.address import Address
 from services.backends.backend import Call
-from services.backends.connection import Connections, joined
+from services.backends.connection import Address, Connections, joined
 from services.errors import BackendError, ConfigurationError, ServiceError
 
 if TYPE_CHECKING:

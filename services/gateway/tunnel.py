@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from services.backends.sockets import Handshake, opened
+from services.backends.client import Handshake, opened
 from services.errors import BackendError
 from services.gateway.keys import is_key_subprotocol
 from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, end_to_end

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.backends import pools as pools_module
-from services.backends.backend import Backend, Call
-from services.backends.choice import places
+from services.backends.backend import Backend, Call, places
 from services.backends.pools import AHEAD, Pool, Pools
 from services.errors import BackendError, UnavailableError
 from services.settings.sections import GatewaySettings
