@@ -235,7 +235,7 @@ class Pool:
         A server that was told to end holds nobody: another one may answer.
         """
         asking = self._asking
-        if self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
+        if self.lack or self.waiting >= asking.queue or not asking.hold_s:
             return
         self.waiting += 1
         try:

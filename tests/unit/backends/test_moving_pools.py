@@ -476,7 +476,7 @@ async def test_requests_wait_for_a_role_that_starts_and_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [{}, {"hold_s": 30, "hold_requests": 1}, {"hold_s": 0.01}], ids=["off", "full", "late"]
+    "rules", [{}, {"hold_s": 30, "queue": 1}, {"hold_s": 0.01}], ids=["off", "full", "late"]
 )
 async def test_none_waits_longer_than_it_may(rules: dict[str, Any]) -> None:
     pool = Pool("chat", [DEAD], GatewaySettings(**rules))
