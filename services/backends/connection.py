@@ -62,8 +62,7 @@ class Address:
     def parse(cls, url: str) -> Address:
         """Read `http://host:port`, `https://host:port/prefix` or BentoML's `file:///path/to.sock`.
 
-        Raises:
-            ConfigurationError: any other form.
+        ConfigurationError for any other form.
         """
         parts = urlsplit(url)
         if parts.scheme in {"file", "unix"}:
@@ -136,12 +135,7 @@ class Connection(asyncio.Protocol):
         self._pouring = None
 
     async def head(self, timeout_s: float | None = None) -> None:
-        """Wait for `status` and `headers`.
-
-        Raises:
-            BackendError: the connection broke before.
-            TimeoutError: they did not come within `timeout_s`.
-        """
+        """Wait for `status` and `headers`; BackendError if it broke before, or TimeoutError."""
         if timeout_s is None:
             await self._head
             return
@@ -153,11 +147,7 @@ class Connection(asyncio.Protocol):
             late.cancel()
 
     async def ended(self) -> None:
-        """Wait until the whole body has gone to the sink.
-
-        Raises:
-            BackendError: the connection broke before.
-        """
+        """Wait until the whole body has gone to the sink; BackendError if the connection broke."""
         await self._ended
 
     def flow_to(self, sink: Callable[[bytes], None]) -> None:
@@ -169,9 +159,7 @@ class Connection(asyncio.Protocol):
     async def pieces(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
-        Raises:
-            BackendError: it broke off before its end.
-            TimeoutError: nothing came for `silence_s`.
+        BackendError if it breaks off before its end, TimeoutError if nothing comes for `silence_s`.
         """
         arrived: asyncio.Queue[bytes] = asyncio.Queue()
         held_bytes = 0
@@ -266,11 +254,7 @@ class Connection(asyncio.Protocol):
 
     # httptools
     def on_message_begin(self) -> None:
-        """Refuse an unrequested answer: it would be taken for the answer to the next request.
-
-        Raises:
-            BackendError: the answer to this request is complete already.
-        """
+        """Refuse an unrequested answer: it would be taken for the answer to the next request."""
         if self.complete:
             raise BackendError("The backend sent more than one answer.")
 
@@ -326,12 +310,7 @@ class Connection(asyncio.Protocol):
 
 
 async def joined(pieces: AsyncGenerator[bytes, None], most_bytes: int) -> bytes:
-    """Return a whole body.
-
-    Raises:
-        BackendError: it is over `most_bytes`, or as for `Connection.pieces`.
-        TimeoutError: as for `Connection.pieces`.
-    """
+    """Return a whole body; BackendError if it is over `most_bytes`."""
     body = bytearray()
     async with aclosing(pieces):
         async for piece in pieces:
@@ -366,9 +345,7 @@ class Connections:
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
         """Return a connection and whether it has served before.
 
-        Raises:
-            UnavailableError: the backend cannot be reached.
-            DeadlineError: it did not accept in time.
+        UnavailableError if the backend cannot be reached, DeadlineError if not in time.
         """
         now = asyncio.get_running_loop().time()
         while self._idle and not fresh:

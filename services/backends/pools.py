@@ -294,9 +294,6 @@ class Pool:
         """Send a request to a backend, and yield its connection once the answer's head is there.
 
         The connection is kept for the next request if the answer is read in full.
-
-        Raises:
-            ServiceError: as for `pick` and `Backend.ask`.
         """
         asked = self.reached(lambda one: one.ask(call), model, affinity, begun=lambda: call.begun)
         async with asked as (backend, connection):

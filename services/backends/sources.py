@@ -112,12 +112,7 @@ class Dns(Source):
         self._name, self._port = address.host, address.port
 
     async def _current(self) -> frozenset[str]:
-        """Resolve the name.
-
-        Raises:
-            OSError: it has no address.
-            UnicodeError: it is none: "a..b", or a label of 64 letters.
-        """
+        """Resolve the name."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
         return frozenset(_url(str(one[4][0]), self._port) for one in found)
@@ -262,12 +257,7 @@ class _Api:
         return json.loads(await joined(self.pieces(path, _ANSWER_S), _ANSWER_BYTES))
 
     async def pieces(self, path: str, silence_s: float) -> AsyncGenerator[bytes, None]:
-        """Yield the body of an answer as it arrives.
-
-        Raises:
-            ServiceError: it cannot be reached, broke off, or refused.
-            TimeoutError: it was silent for too long.
-        """
+        """Yield the body of an answer as it arrives, or raise ServiceError or TimeoutError."""
         headers = [(b"accept", b"application/json")]
         if token := self._token():
             headers.append((b"authorization", b"Bearer " + token.encode()))
@@ -299,11 +289,7 @@ class _Api:
 
 
 def _in_cluster() -> str:
-    """Return the URL of the API of the cluster that this pod runs in.
-
-    Raises:
-        BackendError: this is not a pod.
-    """
+    """Return the URL of the API of the cluster that this pod runs in."""
     host, port = (os.environ.get(f"KUBERNETES_SERVICE_{one}") for one in ("HOST", "PORT"))
     if not host or not port:
         raise BackendError("this process runs in no pod")
@@ -329,8 +315,7 @@ _KINDS: Final[dict[str, Callable[[str], Source]]] = {
 def source_of(given: str) -> Source | None:
     """Return the source that `given` names; None if it is a backend's own URL.
 
-    Raises:
-        ConfigurationError: it is neither.
+    ConfigurationError if it is neither.
     """
     kind = _KINDS.get(given.partition("://")[0])
     if kind is not None:
@@ -341,11 +326,7 @@ def source_of(given: str) -> Source | None:
 
 
 def _url(host: str, port: int) -> str:
-    """Return the URL of a backend.
-
-    Raises:
-        ConfigurationError: it has no such host or port.
-    """
+    """Return the URL of a backend; ConfigurationError if it has no such host or port."""
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     Address.parse(url)
     return url

@@ -49,10 +49,7 @@ async def field_of(
 ) -> str | None:
     """Return the `model` or `api_key` of a JSON body, a form, or a query instead of a body.
 
-    None if there is none. The backend checks the rest.
-
-    Raises:
-        InvalidRequestError: it is not JSON, or nested too deeply.
+    None if there is none. InvalidRequestError if it is not JSON; the backend checks the rest.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":

@@ -100,11 +100,7 @@ class Keys:
 
     @classmethod
     def from_settings(cls, gateway: GatewaySettings) -> Keys:
-        """Read the keys in the environment and in the keys file.
-
-        Raises:
-            ConfigurationError: the file is missing, or a line is not `name:hash`.
-        """
+        """Read the keys in the environment and in the keys file, or raise ConfigurationError."""
         lines = gateway.keys.get_secret_value().replace(",", "\n").splitlines()
         if gateway.keys_file:
             path = Path(gateway.keys_file).expanduser()
@@ -134,11 +130,7 @@ class Keys:
         return f"API keys are required; {len(self._hashes)} are known"
 
     def check(self, key: bytes | None) -> None:
-        """Check that the key is known.
-
-        Raises:
-            AuthenticationError: no key, or an unknown one.
-        """
+        """Check that the key is known, or raise AuthenticationError."""
         if not self._hashes or (key is not None and self._knows(key)):
             return
         raise AuthenticationError(
@@ -179,11 +171,7 @@ class ClientSecrets:
         self._signing_key = signing_key
 
     async def create(self, path: str, call: Call) -> ClientSecret:
-        """Return the answer, with a secret for the sessions at `path`.
-
-        Raises:
-            ServiceError: the body is refused.
-        """
+        """Return the answer, with a secret for the sessions at `path`."""
         expect_json(call.scope)
         body = read(SecretBody, await whole(call.scope, call.receive, _BODY_BYTES))
         kinds = KINDS[path]
@@ -209,11 +197,7 @@ class ClientSecrets:
         return {"value": value.decode(), "expires_at": expires_at, "session": shown}
 
     def session(self, secret: bytes, path: str) -> dict[str, Any]:
-        """Return the settings in a secret.
-
-        Raises:
-            AuthenticationError: it is not one of ours, is for another path, or has expired.
-        """
+        """Return the settings in a secret; AuthenticationError if it is not valid here and now."""
         try:
             data = base64.urlsafe_b64decode(secret[len(PREFIX) :] + b"==")
         except ValueError:
@@ -236,9 +220,6 @@ def let_in(scope: Any, keys: Keys, secrets: ClientSecrets, keyless: Collection[s
     """Let a request or a WebSocket in; a client secret's settings go into `bentovox.session`.
 
     `keyless` are the paths (templates) that need no key. One in a body is checked with the body.
-
-    Raises:
-        AuthenticationError: it has neither a key nor a secret for this path.
     """
     if scope["bentovox.route"] in keyless or has_key_in_body(scope):
         return

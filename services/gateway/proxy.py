@@ -74,12 +74,7 @@ class Proxy:
         self._gateway = gateway
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request.
-
-        Raises:
-            ServiceError: there is no backend or no such model, it does not answer in time, or it
-                breaks off.
-        """
+        """Answer one request, or raise ServiceError."""
         pool = self._pools[scope["bentovox.route"]]
         # As a rule it has arrived: the shell waits for it before it gives a slot.
         content_type = header(scope, b"content-type")

@@ -62,11 +62,7 @@ _HEADERS: Final = {
 
 
 def who_is_let_in() -> str:
-    """Return a line about the API keys of the settings in force.
-
-    Raises:
-        ConfigurationError: they cannot be read.
-    """
+    """Return a line about the API keys of the settings in force."""
     return Keys.from_settings(settings().gateway).summary()
 
 

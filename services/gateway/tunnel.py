@@ -66,12 +66,7 @@ class Tunnel:
         self._pools = pools
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Forward one connection until either side closes it.
-
-        Raises:
-            ServiceError: no backend accepts it, or the backend breaks off.
-            HungUpError: the client hung up.
-        """
+        """Forward one connection until either side closes it; HungUpError if the client hung up."""
         pool = self._pool_for(scope)
         if not pool.ready:
             try:
@@ -119,12 +114,7 @@ async def _accept(connection: ClientConnection, scope: Any, send: Any) -> None:
 
 
 async def _carry(backend: Backend, connection: ClientConnection, receive: Any, send: Any) -> None:
-    """Forward both ways until either side closes.
-
-    Raises:
-        BackendError: the backend broke off.
-        HungUpError: the client hung up.
-    """
+    """Forward both ways until either side closes."""
     both = _to_backend(receive, connection), _to_client(connection, send)
     try:
         async with racing(*both) as (there, back):
@@ -177,11 +167,7 @@ def _broke_off() -> BackendError:
 
 
 async def _pass_on(refused: InvalidStatus, send: Any) -> None:
-    """Answer with the backend's error, in OpenAI's shape.
-
-    Raises:
-        BackendError: it is not an error, such as a redirect.
-    """
+    """Answer with the backend's error, in OpenAI's shape."""
     response = refused.response
     if response.status_code < _ERROR_FROM:
         raise BackendError("The backend did not accept the WebSocket.") from refused

@@ -26,11 +26,7 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 def expect_json(scope: Scope) -> None:
-    """Check that the request's content type is JSON.
-
-    Raises:
-        UnsupportedMediaError: it is not.
-    """
+    """Check that the request's content type is JSON, or raise UnsupportedMediaError."""
     given = header(scope, b"content-type")
     if given.split(b";")[0].strip().lower() != b"application/json":
         raise not_read(given, "application/json")
@@ -73,12 +69,7 @@ async def pieces(
 
 
 async def whole(scope: Scope, receive: Receive, most_bytes: int, *, which: str = "") -> bytes:
-    """Return the whole body; `which` explains the limit in the error.
-
-    Raises:
-        TooLargeError: it is over `most_bytes`.
-        ClientGoneError: the client hung up while sending it.
-    """
+    """Return the whole body; as for `pieces`."""
     return b"".join([piece async for piece in pieces(scope, receive, most_bytes, which=which)])
 
 

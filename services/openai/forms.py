@@ -82,11 +82,7 @@ class Form:
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def file(self, name: str) -> Upload:
-        """Return a required file.
-
-        Raises:
-            InvalidRequestError: it is missing (`missing_required_parameter`).
-        """
+        """Return a required file, or raise InvalidRequestError."""
         if name not in self.files:
             raise InvalidRequestError(
                 f"missing required parameter: {name!r}, a file",
@@ -150,9 +146,7 @@ class Parts:
         """For each part, call `begin` with its name (None without one) and its headers.
 
         Then `data` with a buffer and the start and end of the part's bytes in it, then `end`.
-
-        Raises:
-            FormParserError: the boundary is empty or too long.
+        FormParserError if the boundary is empty or too long.
         """
         self.ended = False
         self._begin = begin
@@ -175,11 +169,7 @@ class Parts:
         )
 
     def write(self, piece: bytes) -> None:
-        """Parse the next piece.
-
-        Raises:
-            FormParserError: it is malformed, or has too many parts or headers, or too long ones.
-        """
+        """Parse the next piece; FormParserError if it is malformed, or has too much."""
         self._parser.write(piece)
 
     def _begin_part(self) -> None:

@@ -66,11 +66,7 @@ def watch(*, strict: bool) -> Ignored:
 
 
 def ignore(name: str) -> None:
-    """Note that a field is ignored.
-
-    Raises:
-        InvalidRequestError: `strict` is set, or there are too many.
-    """
+    """Note that a field is ignored; InvalidRequestError if `strict`, or if there are too many."""
     ignored = _ignored.get()
     if ignored is None or name in ignored.names:
         return
@@ -93,8 +89,7 @@ def ignore(name: str) -> None:
 def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> None:
     """Note that `name`, a field of the object at `place`, is not among `known`.
 
-    Raises:
-        InvalidRequestError: it is nearly one of them, or as for `ignore`.
+    InvalidRequestError if it is nearly one of them, or as for `ignore`.
     """
     close = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], known, n=1, cutoff=NEARLY)
     full = f"{place}.{name}" if place else name
@@ -108,11 +103,7 @@ def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> Non
 
 
 def sift(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return the fields of `given` that are in `known`.
-
-    Raises:
-        InvalidRequestError: as for `ignore_unknown`.
-    """
+    """Return the fields of `given` that are in `known`; the others as for `ignore_unknown`."""
     for name in given.keys() - set(known):
         ignore_unknown(name, known)
     return {name: value for name, value in given.items() if name in known}
@@ -188,9 +179,6 @@ def check_size(data: bytes | str, what: str) -> None:
     """Check that the document has no more names or items than any request needs.
 
     Punctuation inside strings counts as well: the bounds are far above what a text has.
-
-    Raises:
-        InvalidRequestError: it has more (`too_many_fields`).
     """
     if len(data) < MOST_NAMES:
         return
@@ -205,11 +193,7 @@ def check_size(data: bytes | str, what: str) -> None:
 
 
 def parse(data: bytes | str, what: str) -> Any:
-    """Return the value of a JSON document.
-
-    Raises:
-        InvalidRequestError: it is malformed, nested too deeply, or over the bounds.
-    """
+    """Return the value of a JSON document; InvalidRequestError if it is malformed or too much."""
     check_size(data, what)
     try:
         return json.loads(data)
@@ -222,11 +206,7 @@ def parse(data: bytes | str, what: str) -> Any:
 
 
 def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
-    """Return the fields of a JSON object.
-
-    Raises:
-        InvalidRequestError: as for `parse`, or it is not an object.
-    """
+    """Return the fields of a JSON object; InvalidRequestError if it is none."""
     fields = parse(data, what)
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")

@@ -38,11 +38,7 @@ def _rate(text: str) -> int | str:
 
 
 def check_alone(field: str, given: str | None) -> None:
-    """Refuse a field that needs `ref_audio`, in a request without one.
-
-    Raises:
-        InvalidRequestError: the field was given (`invalid_value`).
-    """
+    """Refuse a field that needs `ref_audio`, in a request without one."""
     if given is not None:
         raise InvalidRequestError(
             f"{field} needs ref_audio, which is missing; leave it out",

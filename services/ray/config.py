@@ -176,11 +176,7 @@ def _environment(role: str, chosen: Settings) -> dict[str, str]:
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Return a Serve config that was written to a file.
-
-    Raises:
-        ConfigurationError: there is no such file, or it names no application.
-    """
+    """Return a Serve config from a file; ConfigurationError if it names no application."""
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as exc:
@@ -198,18 +194,13 @@ def read_config(path: str) -> dict[str, Any]:
 def deploy(config: dict[str, Any]) -> None:
     """Hand a Serve config to the head at RAY_HEAD_HOST, which leaves alone what is unchanged.
 
-    Raises:
-        ConfigurationError: the head cannot be reached, or refuses.
+    ConfigurationError if the head cannot be reached, or refuses.
     """
     _ask("PUT", json.dumps(config))
 
 
 def until_answers(within_s: float) -> None:
-    """Wait until the head's API answers.
-
-    Raises:
-        ConfigurationError: it has not in that time.
-    """
+    """Wait until the head's API answers; ConfigurationError if it does not in that time."""
     end_s = time.monotonic() + within_s
     while True:
         try:
@@ -225,8 +216,7 @@ def until_answers(within_s: float) -> None:
 def until_running(config: dict[str, Any]) -> None:
     """Wait until every application of a Serve config runs, however long its model loads.
 
-    Raises:
-        ConfigurationError: one failed, or the head does not answer any more.
+    ConfigurationError if one failed, or the head does not answer any more.
     """
     names = {one["name"] for one in config["applications"]}
     while names:

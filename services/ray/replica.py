@@ -44,11 +44,7 @@ class Mounted:
             raise
 
     def check_health(self) -> None:
-        """Tell Ray to replace a replica whose engine has died.
-
-        Raises:
-            RuntimeError: it has.
-        """
+        """Tell Ray, by an error, to replace a replica whose engine has died."""
         readiness = self._shell.app.readiness()
         if readiness.status == "failed":
             raise RuntimeError(str(readiness.detail))

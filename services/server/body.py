@@ -51,11 +51,7 @@ class Held:
         self._most_bytes = 0
 
     def take(self, count: int) -> None:
-        """Count bytes as held from now on.
-
-        Raises:
-            OverloadedError: all bodies together are over the limit; nothing was counted.
-        """
+        """Count bytes as held from now on, or raise OverloadedError and count nothing."""
         if self.bytes + count > self.limit_bytes:
             raise OverloadedError(
                 f"Request bodies hold all of the {self.limit_bytes} bytes that they may take "
@@ -102,12 +98,7 @@ class Body:
         self._inflater: _Inflater | None = None
 
     def check_head(self) -> None:
-        """Check what the headers say about the body.
-
-        Raises:
-            TooLargeError: they announce more than the limit.
-            UnsupportedMediaError: it is compressed in an unsupported way.
-        """
+        """Check what the headers say about the body: its length, and how it is compressed."""
         headers: list[tuple[bytes, bytes]] = self._scope["headers"]
         coding = b""
         for name, value in headers:
@@ -129,12 +120,7 @@ class Body:
         self._scope["headers"] = [pair for pair in headers if pair[0] not in about]
 
     async def gather(self) -> None:
-        """Read the whole body; `receive` then returns it.
-
-        Raises:
-            ServiceError: as for `receive`.
-            ClientGoneError: the client hung up.
-        """
+        """Read the whole body, which `receive` then returns; raises ClientGoneError."""
         while not self._complete:
             message = await self._next()
             if message["type"] == "http.disconnect":
@@ -233,11 +219,7 @@ class _Inflater:
         self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
     def next(self) -> Message:
-        """Return the next piece.
-
-        Raises:
-            InvalidRequestError: it is not gzip, or is cut off.
-        """
+        """Return the next piece; InvalidRequestError if it is not gzip, or is cut off."""
         try:
             piece = self._inflate.decompress(self.waiting, _INFLATED_BYTES)
         except zlib.error as exc:

@@ -122,12 +122,7 @@ class Routes:
         self._templates = [(_pattern(path), path) for path in self._paths if "{" in path]
 
     def find(self, method: str, path: str) -> str:
-        """Return the template of `path`.
-
-        Raises:
-            NotFoundError: no such path.
-            MethodNotAllowedError: the path takes other methods.
-        """
+        """Return the template of `path`, or raise NotFoundError or MethodNotAllowedError."""
         methods = self._paths.get(path)
         if methods is None or "{" in path:
             methods = None
@@ -180,11 +175,7 @@ class Serving:
         return _IDLE if unloading and unloading.unloaded else self.app.readiness()
 
     async def loaded(self) -> None:
-        """Return once the engine is loaded, if it was idle; the caller holds a slot.
-
-        Raises:
-            UnavailableError: that takes longer than a request may wait.
-        """
+        """Return once the engine is loaded, if it was idle; the caller holds a slot."""
         if self.app.unloading:
             await self.app.unloading.loaded(self.app.limits.deadline_s)
 
@@ -194,21 +185,13 @@ class Serving:
         return bool(busy) or not self.app.readiness().can_answer
 
     def check(self, scope: Scope) -> None:
-        """Let a request or a WebSocket for one of the role's paths pass.
-
-        Raises:
-            ServiceError: its sender may not call the role.
-        """
+        """Let a request or a WebSocket pass, or raise because its sender may not call the role."""
         self.app.callers.check(scope, self._hosts)
         if self.app.guard is not None:
             self.app.guard(scope)
 
     def socket(self, path: str) -> ASGIApp:
-        """Return the application for a WebSocket path.
-
-        Raises:
-            NotFoundError: no such path, or it is for HTTP only.
-        """
+        """Return the application for a WebSocket path; NotFoundError if there is none."""
         app = self.app.sockets.get(path)
         if app is None:
             raise NotFoundError(

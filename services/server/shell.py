@@ -113,12 +113,7 @@ class Exchange(Visit):
         return self.scope["method"] == "POST" and self._label not in self.shell.app.slotless
 
     async def _weigh(self, cost: int) -> None:
-        """Hold as many slots as `cost` from now on; for an application that has read the body.
-
-        Raises:
-            OverloadedError: they did not become free in time.
-            ClientGoneError: the client hung up while it waited.
-        """
+        """Hold as many slots as `cost` from now on; for an application that has read the body."""
         weight = self.shell.admission.weight(cost)
         if weight == self._weight:
             return
@@ -129,12 +124,7 @@ class Exchange(Visit):
 
     @asynccontextmanager
     async def _aside(self) -> AsyncIterator[None]:
-        """Hold no slots during the block, and take them again after it; for a long wait.
-
-        Raises:
-            OverloadedError: they did not become free in time.
-            ClientGoneError: the client hung up while it waited for them.
-        """
+        """Hold no slots during the block, and take them again after it; for a long wait."""
         weight, self._weight = self._weight, 0
         self.shell.admission.release(weight)
         began = time.monotonic()

@@ -190,8 +190,7 @@ class WebSocket(Visit):
     async def send(self, message: Message) -> None:
         """ASGI send for the application; returns once the client is not far behind.
 
-        Raises:
-            HungUpError: the client has gone, or has read nothing for `STALLED_S`.
+        HungUpError if the client has gone, or has read nothing for `STALLED_S`.
         """
         if self._gone:
             raise HungUpError

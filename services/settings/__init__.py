@@ -67,11 +67,7 @@ def profiles() -> dict[str, dict[str, Any]]:
 
 
 def profile(name: str) -> dict[str, Any]:
-    """Return one profile's values as a tree.
-
-    Raises:
-        ConfigurationError: there is no profile of that name.
-    """
+    """Return one profile's values as a tree; ConfigurationError if there is no such profile."""
     known = profiles()
     if name not in known:
         raise ConfigurationError(
@@ -137,8 +133,7 @@ class Given(NamedTuple):
 def given() -> dict[str, Given]:
     """Return what is set, by variable, whatever name it was given by; the environment wins.
 
-    Raises:
-        ConfigurationError: a source gives a setting two values, by two names.
+    ConfigurationError if a source gives a setting two values, by two names.
     """
     return _ours(dotenv_values(".env"), ".env") | _ours(os.environ, "environment")
 
