@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from services.openai.reading import Fields
 from services.openai.realtime import (
     AppendEvent,
     ClientEvent,
-    Fields,
     FormatFields,
     InputFields,
     TranscriptionFields,

@@ -23,7 +23,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.errors import InvalidRequestError
 
@@ -40,6 +40,20 @@ NEARLY: Final = 0.8
 
 _SHOWN_CHARACTERS: Final = 64
 _HEADER_BYTES: Final = 1024
+
+
+class Fields(BaseModel):
+    """What a client sends as JSON; types are strict: a speed of "1.0" is refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class LaxFields(Fields):
+    """What comes as a form, or as if it did: numbers may be text."""
+
+    model_config = ConfigDict(strict=False)
 
 
 @dataclass

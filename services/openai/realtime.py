@@ -12,12 +12,12 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import parse_qs
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.errors import InvalidRequestError
 from services.openai.answers import new_id
 from services.openai.errors import fault_of
-from services.openai.reading import parse_object, read
+from services.openai.reading import Fields, parse_object, read
 from services.openai.transcription import (
     MOST_KEYWORDS,
     MOST_LANGUAGES,
@@ -55,14 +55,6 @@ async def accept(scope: Scope, send: Send) -> None:
     """Accept a connection."""
     offered = _SUBPROTOCOL in scope.get("subprotocols", ())
     await send({"type": "websocket.accept", "subprotocol": _SUBPROTOCOL if offered else None})
-
-
-class Fields(BaseModel):
-    """Fields of a client's event, with strict types."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
 
 class ClientEvent(Fields):

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.errors import ServiceError
+from services.openai.reading import Fields
 from services.openai.realtime import (
     ClientEvent,
-    Fields,
     FormatFields,
     InputFields,
     TranscriptionFields,
