@@ -17,7 +17,8 @@ import json
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -33,8 +34,6 @@ from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, k
 from services.server.serving import Visit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.types import Message, Receive, Scope, Send
 
     from services.server.serving import Serving
@@ -67,8 +66,6 @@ _CLOSE_CODES: Final[dict[type[ServiceError], int]] = {
     UnavailableError: 1013,
     DeadlineError: 3008,
 }
-_SWITCHED: Final = 101
-_SERVER_FAULT: Final = 500
 _EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 
 
@@ -81,7 +78,7 @@ def close_code(error: ServiceError) -> int:
     for kind, code in _CLOSE_CODES.items():
         if isinstance(error, kind):
             return code
-    return _INTERNAL if kind_of(error).status >= _SERVER_FAULT else _POLICY
+    return _INTERNAL if kind_of(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR else _POLICY
 
 
 def error_event(error: ServiceError) -> str:
@@ -105,28 +102,55 @@ class WebSocket(Visit):
         self._heard = False
         self._last_message = self._began
         self._draining = asyncio.Event()
-        self._server = _UvicornSocket(
-            send,
-            message_limit_bytes=shell.app.body_limit_bytes,
-            on_shutdown=self._draining.set,
-        )
+        protocol = getattr(send, "__self__", None)
+        self._uvicorn = protocol if isinstance(protocol, WebSocketsSansIOProtocol) else None
+        if self._uvicorn is not None:
+            self._set_up(self._uvicorn)
+
+    def _set_up(self, protocol: WebSocketsSansIOProtocol) -> None:
+        """Set what is beyond ASGI, before the connection is accepted; BentoML has no option for it.
+
+        - A message over the role's limit is refused by the parser before it is in memory.
+        - Nothing is compressed: audio hardly shrinks, and each piece would cost the event loop
+          time.
+        - Pings keep the connection alive for proxies in between, without a deadline for the pong: a
+          client that plays audio as it reads answers only after reading everything sent before, and
+          would be cut off after 20 s. Who reads nothing at all is dropped after `STALLED_S`.
+        - At shutdown the application is told to end first; uvicorn would close at once.
+        """
+        protocol.conn.max_message_size = self.shell.app.body_limit_bytes
+        protocol.conn.extensions = []
+        if _EXTENSIONS in protocol.response.headers:
+            del protocol.response.headers[_EXTENSIONS]
+        protocol.ping_timeout = None
+        cut = protocol.shutdown
+
+        def cut_if_open() -> None:
+            if not (protocol.disconnected or protocol.transport.is_closing()):
+                cut()
+
+        def drain() -> None:
+            if not protocol.handshake_complete or protocol.close_sent:
+                cut()
+                return
+            self._draining.set()
+            asyncio.get_running_loop().call_later(DRAIN_S, cut_if_open)
+
+        protocol.shutdown = drain  # type: ignore[method-assign]
 
     async def run(self) -> None:
         """Serve the connection to its end; never raises, except when cancelled."""
         with self, suppress(HungUpError):
-            await self._serve()
-
-    async def _serve(self) -> None:
-        try:
-            await self._admit()
-            await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
-        except HungUpError:
-            raise
-        except ServiceError as error:
-            await self._refuse(error)
-        except Exception:
-            log.exception("WebSocket failed: %r", self.scope["path"])
-            await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
+            try:
+                await self._admit()
+                await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
+            except HungUpError:
+                raise
+            except ServiceError as error:
+                await self._refuse(error)
+            except Exception:
+                log.exception("WebSocket failed: %r", self.scope["path"])
+                await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
 
     async def _admit(self) -> None:
         scope, shell = self.scope, self.shell
@@ -197,7 +221,7 @@ class WebSocket(Visit):
         kind = message["type"]
         if kind == "websocket.accept":
             message = self._with_id(message)
-            self._accepted, self._status = True, _SWITCHED
+            self._accepted, self._status = True, HTTPStatus.SWITCHING_PROTOCOLS
             self._last_message = time.perf_counter()
         elif kind == "websocket.http.response.start":
             message = self._with_id(message)
@@ -209,8 +233,8 @@ class WebSocket(Visit):
             self._last_message = time.perf_counter()
         if kind == "websocket.close":
             self._closed = True
-        elif kind == "websocket.http.response.body" and not message.get("more_body", False):
-            self._server.refused()
+        elif kind == "websocket.http.response.body" and self._uvicorn is not None:
+            self._uvicorn.handshake_complete = True  # else uvicorn would log an error
 
     async def _deliver(self, message: Message) -> None:
         try:
@@ -219,7 +243,8 @@ class WebSocket(Visit):
         except TimeoutError as exc:
             log.warning("a WebSocket's client took nothing for %g s: dropped", STALLED_S)
             self._gone = True
-            self._server.drop()
+            if self._uvicorn is not None:
+                self._uvicorn.transport.abort()  # with whatever is waiting to be sent
             raise HungUpError from exc
         except OSError as exc:  # ASGI's `send` raises it when the client has gone
             self._gone = True
@@ -267,58 +292,3 @@ class WebSocket(Visit):
             f"The server takes no further connection: {why}. Please try again later.",
             retry_after_s=self.shell.admission.retry_after_s(),
         )
-
-
-class _UvicornSocket:
-    """uvicorn's WebSocket behind ASGI's `send`, with options beyond ASGI that BentoML has not.
-
-    - A message over the role's limit is refused by the parser before it is in memory.
-    - Nothing is compressed: audio hardly shrinks, and each piece would cost the event loop time.
-    - Pings keep the connection alive for proxies in between, without a deadline for the pong: a
-      client that plays audio as it reads answers only after reading everything sent before, and
-      would be cut off after 20 s. Who reads nothing at all is dropped after `STALLED_S`.
-    - At shutdown the application is told to end first; uvicorn would close at once.
-
-    With another server, this does nothing.
-    """
-
-    def __init__(
-        self, send: Any, *, message_limit_bytes: int, on_shutdown: Callable[[], None]
-    ) -> None:
-        """Set up a connection before it is accepted."""
-        protocol = getattr(send, "__self__", None)
-        if not isinstance(protocol, WebSocketsSansIOProtocol):
-            self._protocol = None
-            return
-        self._protocol = protocol
-        self._on_shutdown = on_shutdown
-        self._cut = protocol.shutdown
-        protocol.shutdown = self._drain  # type: ignore[method-assign]
-        protocol.conn.max_message_size = message_limit_bytes
-        protocol.conn.extensions = []
-        if _EXTENSIONS in protocol.response.headers:
-            del protocol.response.headers[_EXTENSIONS]
-        protocol.ping_timeout = None
-
-    def drop(self) -> None:
-        """Drop the connection, with whatever is waiting to be sent."""
-        if self._protocol is not None:
-            self._protocol.transport.abort()
-
-    def refused(self) -> None:
-        """Note that the handshake was answered with HTTP, which uvicorn would log as an error."""
-        if self._protocol is not None:
-            self._protocol.handshake_complete = True
-
-    def _drain(self) -> None:
-        protocol = self._protocol
-        if protocol is None or not protocol.handshake_complete or protocol.close_sent:
-            self._cut()
-            return
-        self._on_shutdown()
-        asyncio.get_running_loop().call_later(DRAIN_S, self._cut_if_open)
-
-    def _cut_if_open(self) -> None:
-        protocol = self._protocol
-        if protocol is not None and not (protocol.disconnected or protocol.transport.is_closing()):
-            self._cut()
