@@ -152,19 +152,12 @@ class Answer:
         self._question = question
         self._timeout_s = timeout_s
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
         BackendError if it breaks off before its end, DeadlineError if it is silent for too long.
         """
-        try:
-            async with aclosing(self._connection.pieces(self._timeout_s)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        except TimeoutError as exc:
-            raise DeadlineError(
-                f"The {self._question.role} service did not answer within {self._timeout_s:g} s."
-            ) from exc
+        return self._connection.pieces(self._timeout_s)
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.

@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
     async def pieces(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
-        BackendError if it breaks off before its end, TimeoutError if nothing comes for `silence_s`.
+        BackendError if it breaks off before its end, DeadlineError if it is silent for `silence_s`.
         """
         arrived: asyncio.Queue[bytes] = asyncio.Queue()
         held_bytes = 0
@@ -175,8 +175,11 @@ class Connection(asyncio.Protocol):
         self._ended.add_done_callback(lambda _: arrived.put_nowait(b""))
         try:
             while True:
-                async with asyncio.timeout(silence_s if arrived.empty() else None):
-                    piece = await arrived.get()
+                try:
+                    async with asyncio.timeout(silence_s if arrived.empty() else None):
+                        piece = await arrived.get()
+                except TimeoutError as exc:
+                    raise DeadlineError(f"The backend was silent for {silence_s:g} s.") from exc
                 if not piece:
                     break
                 held_bytes -= len(piece)
