@@ -12,8 +12,8 @@ import asyncio
 import json
 import logging
 from bisect import bisect_left, insort
-from contextlib import contextmanager
 from hashlib import blake2b
+from http import HTTPStatus
 from itertools import count
 from struct import unpack
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +37,6 @@ _PROBE_TIMEOUT_S: Final = 2.0
 _LONGEST_REST: Final = 8  # probe intervals
 _SLOW_PROBES: Final = 3  # in a row: the backend is stuck
 _FETCH_BYTES: Final = 8 << 20  # no readiness, list of models or metrics is longer
-_OK: Final = 200
 
 _PLACES: Final = 8
 """Of each affinity and each backend: backends then differ by a tenth in what prefers them."""
@@ -120,15 +119,6 @@ class Backend:
         self._timeout_s = asking.answer_timeout_s
         self._probe_interval_s = asking.probe_interval_s
 
-    @contextmanager
-    def busy(self) -> Iterator[Backend]:
-        """Count one more request in flight."""
-        self.count(1)
-        try:
-            yield self
-        finally:
-            self.count(-1)
-
     def count(self, more: int) -> None:
         """Note so many requests more in flight."""
         self.outstanding += more
@@ -199,7 +189,7 @@ class Backend:
                 status, text = await self.fetch("/metrics")
         except (TimeoutError, ServiceError):
             return None
-        return text if status == _OK else None
+        return text if status == HTTPStatus.OK else None
 
     async def probe(self) -> None:
         """Ask whether the backend is ready and, if it has just become so, for its models."""
@@ -248,11 +238,11 @@ class Backend:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
                 self._unreachable = 0
-                self.lack = "" if status == _OK else _lack(json.loads(told))
+                self.lack = "" if status == HTTPStatus.OK else _lack(json.loads(told))
                 self.short = _short(json.loads(told)) if b'"degraded"' in told else ""
-                if status == _OK and not self._knows_models:
+                if status == HTTPStatus.OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
-                    if models_status == _OK:
+                    if models_status == HTTPStatus.OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
                         self.told = frozenset(self.models)
                         self._knows_models = True
@@ -262,7 +252,7 @@ class Backend:
             return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
-        return status == _OK
+        return status == HTTPStatus.OK
 
 
 class Choice:

@@ -11,6 +11,7 @@ import json
 from collections import deque
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.asyncio.client import connect
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 _WHOLE_BYTES: Final = 8 << 20  # no expected answer is larger
 _ERROR_BYTES: Final = 1 << 20
 _EVENT_BYTES: Final = 8 << 20
-_ERROR_FROM: Final = 400
 _END: Final = b"[DONE]"
 _MESSAGE_LIMIT_BYTES: Final = 64 << 20
 _HELD_FRAMES: Final = 4
@@ -98,14 +98,7 @@ class Caller:
     async def json(self, question: Question) -> dict[str, Any]:
         """Return the whole answer, a JSON object; raises as `answer` does."""
         async with self.answer(question) as answer:
-            body = await joined(answer.pieces(), _WHOLE_BYTES)
-        try:
-            parsed = json.loads(body)
-        except ValueError as exc:
-            raise _nonsense(question) from exc
-        if not isinstance(parsed, dict):
-            raise _nonsense(question)
-        return parsed
+            return answer.parsed(await joined(answer.pieces(), _WHOLE_BYTES))
 
     @asynccontextmanager
     async def answer(self, question: Question) -> AsyncIterator[Answer]:
@@ -126,7 +119,7 @@ class Caller:
         call = Call(method, question.path.encode(), headers, deque(question.body or ()))
         async with pool.answering(call, question.model) as connection:
             answer = Answer(connection, question, self._pools.answer_timeout_s)
-            if connection.status >= _ERROR_FROM:
+            if connection.status >= HTTPStatus.BAD_REQUEST:
                 raise await answer.refusal()
             yield answer
 
@@ -177,20 +170,27 @@ class Answer:
                     if data and data != _END:
                         yield self._event(data)
                 if len(rest) > _EVENT_BYTES:
-                    raise _nonsense(self._question)
+                    raise self._nonsense()
 
     def _event(self, data: bytes) -> dict[str, Any]:
-        try:
-            event = json.loads(data)
-        except ValueError as exc:
-            raise _nonsense(self._question) from exc
-        if not isinstance(event, dict):
-            raise _nonsense(self._question)
+        event = self.parsed(data)
         if event.get("type") == "error" or "error" in event:
             # The head said 200, so this is not the client's fault.
-            status = 500
-            raise error_from(status, data)
+            raise error_from(HTTPStatus.INTERNAL_SERVER_ERROR, data)
         return event
+
+    def parsed(self, data: bytes) -> dict[str, Any]:
+        """Return the JSON object in `data`, or raise BackendError."""
+        try:
+            found = json.loads(data)
+        except ValueError as exc:
+            raise self._nonsense() from exc
+        if not isinstance(found, dict):
+            raise self._nonsense()
+        return found
+
+    def _nonsense(self) -> BackendError:
+        return BackendError(f"The {self._question.role} service's answer cannot be read.")
 
     async def refusal(self) -> Exception:
         """Return the backend's refusal as the error that it was there."""
@@ -204,10 +204,6 @@ class Answer:
         elif wait_s.isdigit():
             retry_after_s = float(wait_s)
         return error_from(status, body, retry_after_s)
-
-
-def _nonsense(question: Question) -> BackendError:
-    return BackendError(f"The {question.role} service's answer cannot be read.")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import asyncio
 import json
 import logging
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
@@ -24,6 +24,7 @@ from services.openai.body import ClientGoneError, until_hangup
 from services.openai.errors import normalise
 from services.openai.models import without_date
 from services.openai.paths import SOCKETS
+from services.openai.realtime import query_of
 from services.server.websocket import HungUpError
 from services.tasks import racing
 
@@ -50,7 +51,6 @@ _HANDSHAKE: Final = frozenset(
     }
 )
 _OF_THE_BODY: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
-_ERROR_FROM: Final = 400
 _QUIET_S: Final = 20.0
 """A backend silent for so long is pinged, and given up if it stays silent for as long again."""
 
@@ -67,14 +67,17 @@ class Tunnel:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Forward one connection until either side closes it; HungUpError if the client hung up."""
-        pool = self._pool_for(scope)
+        query = query_of(scope)
+        named = query.get("model", [""])[0]
+        pool = self._pool_for(scope, query.get("intent"), named)
+        model = named if named and pool.needs_model else None
         if not pool.ready:
             try:
                 await until_hangup(receive, pool.until_ready())
             except ClientGoneError as exc:
                 raise HungUpError from exc
         try:
-            async with opened(pool, _handshake(scope), _model_of(scope, pool)) as (backend, there):
+            async with opened(pool, _handshake(scope), model) as (backend, there):
                 await _accept(there, scope, send)
                 if session := scope.get("bentovox.session"):  # of a client secret
                     await there.send(json.dumps({"type": "session.update", "session": session}))
@@ -82,7 +85,7 @@ class Tunnel:
         except InvalidStatus as refused:
             await _pass_on(refused, send)
 
-    def _pool_for(self, scope: Any) -> Pool:
+    def _pool_for(self, scope: Any, intent: list[str] | None, model: str) -> Pool:
         """Return the pool of the role that serves the path.
 
         Two serve realtime sessions: transcription those with that intent, or with a model that
@@ -93,11 +96,9 @@ class Tunnel:
         if len(pools) == 1:
             return pools[0]
         transcription, conversation = pools
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        model = without_date(query.get("model", [""])[0])
-        named = any(model in backend.models for backend in transcription.backends)
+        named = any(without_date(model) in one.models for one in transcription.backends)
         kind = scope.get("bentovox.session", {}).get("type")
-        wanted = query.get("intent") == ["transcription"] or named or kind == "transcription"
+        wanted = intent == ["transcription"] or named or kind == "transcription"
         return transcription if wanted else conversation
 
 
@@ -169,7 +170,7 @@ def _broke_off() -> BackendError:
 async def _pass_on(refused: InvalidStatus, send: Any) -> None:
     """Answer with the backend's error, in OpenAI's shape."""
     response = refused.response
-    if response.status_code < _ERROR_FROM:
+    if response.status_code < HTTPStatus.BAD_REQUEST:
         raise BackendError("The backend did not accept the WebSocket.") from refused
     headers = end_to_end(_lowered(response), NOT_RETURNED | _HANDSHAKE | _OF_THE_BODY)
     start = {
@@ -187,14 +188,6 @@ def _lowered(response: Response) -> list[tuple[bytes, bytes]]:
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headers.raw_items()
     ]
-
-
-def _model_of(scope: Any, pool: Pool) -> str | None:
-    """Return the query's `model`, as in OpenAI's realtime API, if the backend depends on it."""
-    if not pool.needs_model:
-        return None
-    found = parse_qs(scope["query_string"].decode("latin-1")).get("model")
-    return found[0] if found else None
 
 
 def _handshake(scope: Any) -> Handshake:

@@ -12,6 +12,7 @@ import gc
 import logging
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from services.errors import OverloadedError, ServiceError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox")
 
-_ERROR_FROM = 400
 _ERROR_BODY_LIMIT_BYTES = 1 << 20
 # The shell sets these itself and replaces those of an inner answer.
 _OWN_HEADERS = frozenset({b"x-request-id", b"openai-processing-ms", b"server", b"date"})
@@ -170,10 +170,13 @@ class Exchange(Visit):
             self._first_byte = time.perf_counter()
 
     async def _start(self, message: Message) -> None:
-        if self._body.fault is not None and message["status"] != 413:  # noqa: PLR2004
+        if (
+            self._body.fault is not None
+            and message["status"] != HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        ):
             raise self._body.fault  # an application swallowed it
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
-        if message["status"] >= _ERROR_FROM and not is_of(headers, b"audio/"):
+        if message["status"] >= HTTPStatus.BAD_REQUEST and not is_of(headers, b"audio/"):
             self._held_start = message
             return
         await self._send_start(message["status"], headers)

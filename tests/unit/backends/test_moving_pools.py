@@ -120,12 +120,14 @@ async def test_one_that_comes_back_while_it_leaves_is_a_new_backend(
     async with pools.probing():
         told.say(server.url)
         await until(lambda: ready(chat) == [server.url])
-        with chat.backends[0].busy():
-            told.say()
-            await until(lambda: not ready(chat))
-            told.say(server.url)
-            await until(lambda: ready(chat) == [server.url])
-            assert [one.name for one in chat.backends] == ["chat-0", "chat-1"]
+        first = chat.backends[0]
+        first.count(1)
+        told.say()
+        await until(lambda: not ready(chat))
+        told.say(server.url)
+        await until(lambda: ready(chat) == [server.url])
+        assert [one.name for one in chat.backends] == ["chat-0", "chat-1"]
+        first.count(-1)
         await until(lambda: [one.name for one in chat.backends] == ["chat-1"])
 
 
@@ -509,8 +511,8 @@ async def test_what_a_role_is_asked_for_is_what_is_at_work_and_what_waits() -> N
     pool = Pool("speech", [DEAD], GatewaySettings(hold_s=30))
     waiting = asyncio.ensure_future(pool.until_ready())
     await asyncio.sleep(0)
-    with pool.backends[0].busy():
-        asked = REGISTRY.get_sample_value("bentovox_asked_requests", {"asked": "speech"})
+    pool.backends[0].count(1)
+    asked = REGISTRY.get_sample_value("bentovox_asked_requests", {"asked": "speech"})
     assert asked == 2.0
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
