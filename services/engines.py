@@ -12,17 +12,11 @@ from services.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """Where an engine is, and what it needs.
+    """Where an engine is, and what it needs."""
 
-    Attributes:
-        target: `module:Class`.
-        extra: our extra that installs its library; None if none is needed.
-        libraries: packages that it imports only when it starts.
-    """
-
-    target: str
-    extra: str | None
-    libraries: tuple[str, ...] = ()
+    target: str  # module:Class
+    extra: str | None  # ours, which installs its library; None if none is needed
+    libraries: tuple[str, ...] = ()  # imported only when it starts
 
 
 ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {

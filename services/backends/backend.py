@@ -46,11 +46,7 @@ _tickets = count()
 
 
 class Call:
-    """One request to a backend.
-
-    Attributes:
-        begun: whether a backend may have seen part of it.
-    """
+    """One request to a backend."""
 
     def __init__(
         self,
@@ -64,7 +60,7 @@ class Call:
         length = sum(map(len, self._body))
         self.is_large = length > HELD_BYTES
         self.is_repeatable = method in _REPEATABLE and not self.is_large
-        self.begun = False
+        self.begun = False  # else a backend may have seen part of it
         self._method, self._target = method, target
         if length or method == b"POST":
             headers = [*headers, (b"content-length", b"%d" % length)]

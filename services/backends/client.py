@@ -45,21 +45,13 @@ _GOING_AWAY: Final = 1001
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask.
-
-    Attributes:
-        role: whose backend is asked.
-        path: of the endpoint.
-        body: the whole body, in parts that need not be joined; None makes it a GET.
-        content_type: of the body.
-        model: ask only a backend that serves it; None takes any.
-    """
+    """What to ask."""
 
     role: str
     path: str
-    body: Sequence[bytes] | None = None
+    body: Sequence[bytes] | None = None  # in parts that need not be joined; None makes it a GET
     content_type: str = "application/json"
-    model: str | None = None
+    model: str | None = None  # ask only a backend that serves it; None takes any
 
     @classmethod
     def of(cls, role: str, path: str, fields: dict[str, Any], model: str | None = None) -> Question:

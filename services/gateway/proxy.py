@@ -22,35 +22,17 @@ if TYPE_CHECKING:
     from services.settings.sections import GatewaySettings
 
 _UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender sent no key in a header
-# RFC 9110, section 7.6.1
-_OF_A_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
+_OF_A_HOP: Final = frozenset(  # RFC 9110, section 7.6.1
+    b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding "
+    b"upgrade".split()
 )
 # What the gateway sets itself. The client's key stays here, and the origin of its page, which was
 # checked.
-NOT_FORWARDED = _OF_A_HOP | {
-    b"host",
-    b"origin",
-    b"proxy-authorization",
-    b"expect",
-    b"authorization",
-    b"x-api-key",
-    b"content-length",
-    b"x-request-id",
-    b"x-forwarded-for",
-    b"x-forwarded-proto",
-    b"x-forwarded-host",
-}
-NOT_RETURNED = _OF_A_HOP | {b"date", b"server"}
+NOT_FORWARDED: Final = _OF_A_HOP.union(
+    b"host origin proxy-authorization expect authorization x-api-key content-length "
+    b"x-request-id x-forwarded-for x-forwarded-proto x-forwarded-host".split()
+)
+NOT_RETURNED: Final = _OF_A_HOP | {b"date", b"server"}
 _USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
 
 

@@ -39,16 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.gateway")
 
-# Set anew by the handshake of each hop.
-_HANDSHAKE: Final = frozenset(
-    {
-        b"sec-websocket-accept",
-        b"sec-websocket-extensions",
-        b"sec-websocket-key",
-        b"sec-websocket-protocol",
-        b"sec-websocket-version",
-        b"user-agent",
-    }
+_HANDSHAKE: Final = frozenset(  # set anew by the handshake of each hop
+    b"sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-protocol "
+    b"sec-websocket-version user-agent".split()
 )
 _OF_THE_BODY: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
 _QUIET_S: Final = 20.0

@@ -31,12 +31,7 @@ def audio_tokens(sample_count: int, sample_rate_hz: int) -> int:
 
 
 class AudioStream:
-    """An answer of audio, whose headers are sent with the first of it.
-
-    Attributes:
-        begun: whether headers were sent.
-        samples: how many it got.
-    """
+    """An answer of audio, whose headers are sent with the first of it: then it has `begun`."""
 
     def __init__(
         self, send: Send, encoder: Encoder, sample_rate_hz: int, *, as_events: bool

@@ -36,21 +36,13 @@ _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
 
 @dataclass(frozen=True)
 class FormFields:
-    """The fields of a form; others are ignored, or refused if their name is nearly one of these.
-
-    Attributes:
-        texts: names of text fields.
-        files: names of file fields, with the most bytes of each.
-        lists: names of fields that may be repeated; `name[]` is read as well.
-        foreign: names of other servers' fields, ignored however similar they are to one of these.
-        text_bytes: the most bytes of a text field.
-    """
+    """The fields of a form; others are ignored, or refused if their name is nearly one of these."""
 
     texts: frozenset[str]
-    files: Mapping[str, int]
-    lists: frozenset[str] = frozenset()
-    foreign: frozenset[str] = frozenset()
-    text_bytes: int = TEXT_BYTES
+    files: Mapping[str, int]  # and the most bytes of each
+    lists: frozenset[str] = frozenset()  # may be repeated; `name[]` is read as well
+    foreign: frozenset[str] = frozenset()  # other servers', ignored however similar to one of these
+    text_bytes: int = TEXT_BYTES  # the most of a text field
 
     @property
     def most_bytes(self) -> int:
@@ -62,15 +54,10 @@ class FormFields:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of a form.
-
-    Attributes:
-        data: its bytes.
-        media_type: its content type as the client sent it, without parameters.
-    """
+    """A file of a form."""
 
     data: bytes
-    media_type: str
+    media_type: str  # as the client sent it, without parameters
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,7 @@ class Reloadable(Protocol):
 
 
 class Unloading:
-    """Unloads a role's engine when it is idle, and loads it for the next request.
-
-    Attributes:
-        unloaded: whether the engine is unloaded, or not loaded yet again.
-    """
+    """Unloads a role's engine when it is idle, and loads it for the next request."""
 
     def __init__(
         self, engine: Reloadable, after_s: float, loads: Callable[[], bool] = bool
@@ -42,7 +38,7 @@ class Unloading:
 
         `engine.start` may load in the background: `loads` tells whether it still does.
         """
-        self.unloaded = False
+        self.unloaded = False  # or not loaded again yet
         self.after_s = after_s
         self._engine = engine
         self._loads = loads

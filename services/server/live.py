@@ -80,9 +80,7 @@ class Inbox:
 class LiveSession(ABC):
     """One accepted WebSocket, from its first message to its end.
 
-    Attributes:
-        inbox: what the client has sent.
-        slot: holds a slot of the role for a `with` block; raises `OverloadedError`.
+    `slot` holds a slot of the role for a `with` block, or raises `OverloadedError`.
     """
 
     def __init__(self, scope: Scope, send: Send, inbox: Inbox | None = None) -> None:

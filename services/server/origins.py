@@ -45,13 +45,11 @@ _EXPOSED: Final = (
 class Callers:
     """Who may call a role.
 
-    Attributes:
-        origins: of the pages that may, besides the server's own; `*` lets all in.
-        keyed: a key is required, which no page has by itself. Then neither origin nor name
-            matters, except that WebSockets are always checked for their page's origin.
+    Where it is `keyed`, a key is required, which no page has by itself. Then neither origin nor
+    name matters, except that WebSockets are always checked for their page's origin.
     """
 
-    origins: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()  # of pages, besides the server's own; `*` lets all in
     keyed: bool = False
 
     def around(self, app: ASGIApp) -> ASGIApp:

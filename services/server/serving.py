@@ -77,38 +77,24 @@ async def _own_metrics() -> bytes:
 class RoleApp:
     """What a role hands to its shell.
 
-    Attributes:
-        role: the role's name, a label of its metrics.
-        handlers: the table of what answers each method of each path; a handler raises
-            `ServiceError` or sends a response. Paths are templates: `{}` matches one segment and
-            `{*}` the rest, since model ids contain slashes. GET's handler answers HEAD as well.
-            Everything else is 404, or 405 if the path takes other methods.
-        limits: slots, queue and deadline.
-        slotless: the paths (templates) whose POST takes no slot, as every other does.
-        body_limit_bytes: the largest request body, and the largest message of a WebSocket.
-        body_memory_bytes: the largest total of all request bodies.
-        readiness: what `/readyz` reports; handlers refuse what they cannot answer now.
-        lifespan: entered when the process starts and left when it ends.
-        metrics: returns the text of `/metrics`.
-        sockets: the application for each WebSocket path; see `services.server.websocket`.
-        callers: which pages may call it, and by which names.
-        guard: sees the scope of each request for a path or socket of the role, and may refuse it.
-        unloading: when to unload the engine, for a role with one.
+    In `handlers` paths are templates: `{}` matches one segment and `{*}` the rest, since model ids
+    contain slashes. GET's handler answers HEAD as well. A handler raises `ServiceError` or sends a
+    response. Everything else is 404, or 405 if the path takes other methods.
     """
 
-    role: str
+    role: str  # a label of its metrics
     handlers: Handlers
     limits: Limits
-    body_limit_bytes: int
-    readiness: Callable[[], Readiness]
+    body_limit_bytes: int  # also of one message of a WebSocket
+    readiness: Callable[[], Readiness]  # handlers refuse what they cannot answer now
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
-    slotless: frozenset[str] = frozenset()
-    body_memory_bytes: int = 512 << 20
-    sockets: Mapping[str, ASGIApp] = field(default_factory=dict)
+    slotless: frozenset[str] = frozenset()  # templates whose POST takes no slot, as others do
+    body_memory_bytes: int = 512 << 20  # of all bodies
+    sockets: Mapping[str, ASGIApp] = field(default_factory=dict)  # see services.server.websocket
     callers: Callers = field(default_factory=Callers)
-    guard: Callable[[Scope], None] | None = None
+    guard: Callable[[Scope], None] | None = None  # may refuse what is for a path of the role
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
-    unloading: Unloading | None = None
+    unloading: Unloading | None = None  # of the engine, for a role with one
 
 
 class Routes:
