@@ -7,14 +7,13 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from services.hub import HubError, HubRefusalError, PackageError
+from services.hub import HubError, HubModel, HubRefusalError, PackagedModel, PackageError
 from services.tasks import in_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from services.hub import HubModel, PackagedModel
 
 Model = TypeVar("Model")
 

@@ -18,14 +18,13 @@ from itertools import count
 from struct import unpack
 from typing import TYPE_CHECKING, Any, Final
 
-from services.backends.connection import HELD_BYTES, Address, Connections, joined
+from services.backends.connection import HELD_BYTES, Address, Connection, Connections, joined
 from services.errors import BackendError, DeadlineError, ServiceError, UnavailableError
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterator
 
-    from services.backends.connection import Connection
     from services.settings.sections import AskingSettings
 
 log = logging.getLogger("bentovox.backends")

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from services.backends.backend import Call
-from services.backends.connection import joined
+from services.backends.backend import Backend, Call
+from services.backends.connection import Connection, joined
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from
 from services.openai.models import without_date
@@ -27,10 +27,6 @@ from services.openai.models import without_date
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from websockets.asyncio.client import ClientConnection
-
-    from services.backends.backend import Backend
-    from services.backends.connection import Connection
     from services.backends.pools import Pool, Pools
 
 _WHOLE_BYTES: Final = 8 << 20  # no expected answer is larger

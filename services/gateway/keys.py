@@ -32,7 +32,7 @@ from services.errors import (
     InvalidRequestError,
     TooLargeError,
 )
-from services.openai.answers import new_id
+from services.openai.answers import Call, new_id
 from services.openai.body import expect_json, whole
 from services.openai.conversation import TRANSLATES, ClientSecret, SecretBody
 from services.openai.paths import LIVE_TRANSLATION, REALTIME, TRANSLATION
@@ -41,7 +41,6 @@ from services.openai.reading import read
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from services.openai.answers import Call
     from services.settings.sections import GatewaySettings
 
 _LINE = re.compile(r"(?P<name>[\w.-]+):(?P<hash>[0-9a-f]{64})")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.errors import no_such_model
+from services.errors import NotFoundError, no_such_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
-
     from starlette.types import Receive, Scope, Send
-
-    from services.errors import NotFoundError
 
     Cards = Mapping[str, Mapping[str, object]]
     Json = Mapping[str, object] | Sequence[object]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import encode
+from services.audio.encode import Encoder, encode
 from services.openai.answers import EVENT_STREAM, chunk, event, stream_head
 
 if TYPE_CHECKING:
     from starlette.types import Send
 
-    from services.audio.encode import Encoder
     from services.audio.pcm import Samples
 
 OUTPUT_TOKENS_PER_SECOND: Final = 20

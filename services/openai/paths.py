@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from services.audio.formats import MEDIA_TYPES
@@ -21,7 +21,6 @@ from services.openai.answers import EVENT_STREAM
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pydantic import BaseModel
 
 JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from pydantic import Field
 
-from services.errors import InvalidRequestError
+from services.errors import InvalidRequestError, ServiceError
 from services.openai.answers import new_id
 from services.openai.errors import fault_of
 from services.openai.reading import Fields, parse_object, read
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from starlette.types import Scope, Send
 
     from services.audio.formats import LiveFormat
-    from services.errors import ServiceError
 
 AUDIO_CHARACTERS: Final = 15 * 1024 * 1024
 """OpenAI's limit for one `input_audio_buffer.append`."""

@@ -17,17 +17,14 @@ import time
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import yaml
 from pydantic import SecretStr
 
 from services.chat.arguments import environment, on_cpu
 from services.errors import ConfigurationError
-from services.settings import given, leaves, settings, variable
-
-if TYPE_CHECKING:
-    from services.settings import Settings
+from services.settings import Settings, given, leaves, settings, variable
 
 ROLES: Final = ("chat", "speech", "transcription", "conversation")
 """The roles that are applications; the gateway stays in front of them."""

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import DeadlineError
+from services.errors import DeadlineError, ServiceError
 from services.server.websocket import error_event
 from services.tasks import racing
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from services.errors import ServiceError
 
 HELD_CHARACTERS: Final = 256 * 1024
 """A client that is further ahead is not read until some of its messages have been taken."""

@@ -31,12 +31,11 @@ from services.errors import (
 )
 from services.openai.answers import new_id
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
-from services.server.serving import Visit
+from services.server.serving import Serving, Visit
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-    from services.server.serving import Serving
 
 log = logging.getLogger("bentovox")
 
