@@ -21,7 +21,7 @@ from services.gateway.keys import KINDS, ClientSecrets, Keys, let_in
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi
-from services.openai.answers import Handlers, document, of_models
+from services.openai.answers import document, of_models
 from services.openai.body import header
 from services.openai.paths import CLIENT_SECRETS, OPENAPI, ROUTES, SOCKETS
 from services.server import telemetry
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from services.openai.answers import Handlers
     from services.settings.sections import GatewaySettings
 
 PAGE: Final = "/playground"
