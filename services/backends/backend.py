@@ -33,7 +33,6 @@ _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Idempotent methods (RFC 9110, section 9.2.2)."""
 
 _PROBE_TIMEOUT_S: Final = 2.0
-_LONGEST_REST: Final = 8  # probe intervals
 _SLOW_PROBES: Final = 3  # in a row: the backend is stuck
 _FETCH_BYTES: Final = 8 << 20  # no readiness, list of models or metrics is longer
 
@@ -110,9 +109,7 @@ class Backend:
         self.told: frozenset[str] | None = None  # the models that it last named
         self._knows_models = False
         self._slow_probes = 0
-        self._unreachable = 0  # probes in a row
         self._timeout_s = asking.answer_timeout_s
-        self._probe_interval_s = asking.probe_interval_s
 
     def count(self, more: int) -> None:
         """Note so many requests more in flight."""
@@ -215,12 +212,6 @@ class Backend:
         self.left = True
         self.mark(ready=False)
 
-    @property
-    def rest_s(self) -> float:
-        """How long to wait before the next probe: longer for a backend that cannot be reached."""
-        longer: float = min(_LONGEST_REST, 2.0 ** max(0, self._unreachable - 1))
-        return self._probe_interval_s * longer
-
     async def _answers(self) -> bool:
         try:
             return await self._is_ready()
@@ -232,7 +223,6 @@ class Backend:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
-                self._unreachable = 0
                 self.lack = "" if status == HTTPStatus.OK else _lack(json.loads(told))
                 self.short = _short(json.loads(told)) if b'"degraded"' in told else ""
                 if status == HTTPStatus.OK and not self._knows_models:
@@ -242,7 +232,6 @@ class Backend:
                         self.told = frozenset(self.models)
                         self._knows_models = True
         except UnavailableError:
-            self._unreachable += 1
             self.lack = self.short = ""  # it may come back with what it lacked
             return False
         except (ServiceError, ValueError, LookupError, TypeError):

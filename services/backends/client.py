@@ -116,9 +116,9 @@ class Caller:
         """Yield a WebSocket to a backend, closed at the end; `target` is its path."""
         pool = self._pools.by_role[role]
         await pool.until_ready()
-        handshake = Handshake(target, [("x-request-id", self._request_id.decode("latin-1"))])
+        headers = [("x-request-id", self._request_id.decode("latin-1"))]
         try:
-            async with opened(pool, handshake) as (_, connection):
+            async with opened(pool, target, headers) as (_, connection):
                 yield connection
         except InvalidStatus as refused:
             response = refused.response
@@ -194,20 +194,17 @@ class Answer:
         return error_from(status, body, retry_after_s)
 
 
-@dataclass(frozen=True)
-class Handshake:
-    """What a WebSocket begins with: the path with its query, headers, offered subprotocols."""
-
-    target: str
-    headers: Sequence[tuple[str, str]]
-    subprotocols: Sequence[str] = ()
-
-
 @asynccontextmanager
 async def opened(
-    pool: Pool, handshake: Handshake, model: str | None = None
+    pool: Pool,
+    target: str,
+    headers: Sequence[tuple[str, str]],
+    subprotocols: Sequence[str] = (),
+    model: str | None = None,
 ) -> AsyncIterator[tuple[Backend, ClientConnection]]:
-    """Yield a backend of the pool and a connection that it has accepted; close it at the end.
+    """Yield a backend of the pool and a WebSocket that it has accepted; close it at the end.
+
+    `target` is the path with its query, and `subprotocols` are offered.
 
     Raises:
         InvalidStatus: the backend refused with an HTTP status.
@@ -215,7 +212,8 @@ async def opened(
             server.
     """
     # Another may be tried whether the first saw the handshake or not: no message has been sent.
-    async with pool.reached(lambda one: _connection(one, handshake), model) as (backend, there):
+    asked = pool.reached(lambda one: _connection(one, target, headers, subprotocols), model)
+    async with asked as (backend, there):
         try:
             yield backend, there
         finally:
@@ -223,15 +221,17 @@ async def opened(
             await asyncio.shield(there.close(_GOING_AWAY))
 
 
-async def _connection(backend: Backend, handshake: Handshake) -> ClientConnection:
+async def _connection(
+    backend: Backend, target: str, headers: Sequence[tuple[str, str]], subprotocols: Sequence[str]
+) -> ClientConnection:
     address = backend.connections.address
     timeout_s, tls = backend.connect_timeout_s, backend.connections.tls
     scheme = "wss" if address.tls else "ws"
     try:
         return await _Connect(
-            f"{scheme}://{address.authority.decode()}{address.prefix}{handshake.target}",
-            subprotocols=[Subprotocol(one) for one in handshake.subprotocols] or None,
-            additional_headers=handshake.headers,
+            f"{scheme}://{address.authority.decode()}{address.prefix}{target}",
+            subprotocols=[Subprotocol(one) for one in subprotocols] or None,
+            additional_headers=headers,
             user_agent_header=None,
             compression=None,  # an internal hop
             proxy=None,

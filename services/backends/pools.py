@@ -136,7 +136,7 @@ class Pool:
             except Exception:  # an error here would end all probes of the role
                 log.exception("backend %s: its probe failed", backend.name)
                 backend.mark(ready=False)
-            await asyncio.sleep(backend.rest_s)
+            await asyncio.sleep(self._asking.probe_interval_s)
         while backend.outstanding:  # noqa: ASYNC110  checked rarely
             await asyncio.sleep(self._asking.probe_interval_s)
         self.backends.remove(backend)

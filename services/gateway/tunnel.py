@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from services.backends.client import Handshake, opened
+from services.backends.client import opened
 from services.errors import BackendError
 from services.gateway.keys import is_key_subprotocol
 from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, end_to_end
@@ -70,7 +70,7 @@ class Tunnel:
             except ClientGoneError as exc:
                 raise HungUpError from exc
         try:
-            async with opened(pool, _handshake(scope), model) as (backend, there):
+            async with opened(pool, *_handshake(scope), model) as (backend, there):
                 await _accept(there, scope, send)
                 if session := scope.get("bentovox.session"):  # of a client secret
                     await there.send(json.dumps({"type": "session.update", "session": session}))
@@ -183,14 +183,12 @@ def _lowered(response: Response) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _handshake(scope: Any) -> Handshake:
+def _handshake(scope: Any) -> tuple[str, list[tuple[str, str]], list[str]]:
+    """Return the target, the headers and the subprotocols to ask a backend with."""
     target: str = scope["raw_path"].decode("latin-1")
     if scope["query_string"]:
         target += "?" + scope["query_string"].decode("latin-1")
     kept = end_to_end(scope["headers"], NOT_FORWARDED | _HANDSHAKE)
     kept.append((b"x-request-id", scope["bentovox.request_id"]))
-    return Handshake(
-        target,
-        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept],
-        [one for one in scope["subprotocols"] if not is_key_subprotocol(one)],
-    )
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
+    return target, headers, [one for one in scope["subprotocols"] if not is_key_subprotocol(one)]

@@ -176,15 +176,6 @@ class Serving:
         if self.app.guard is not None:
             self.app.guard(scope)
 
-    def socket(self, path: str) -> ASGIApp:
-        """Return the application for a WebSocket path; NotFoundError if there is none."""
-        app = self.app.sockets.get(path)
-        if app is None:
-            raise NotFoundError(
-                NO_SUCH_PATH.format(method="WebSocket", path=path), code="unknown_url"
-            )
-        return app
-
     async def health(self, path: str) -> tuple[int, bytes, bytes] | None:
         """Answer a health or metrics path with status, content type and body; None for others."""
         if path in ALIVE:

@@ -11,8 +11,8 @@ import logging
 import os
 import re
 import sys
+from collections import defaultdict
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -147,12 +147,8 @@ _LABELS = re.compile(_LABEL)
 _SUFFIXES = ("_bucket", "_count", "_sum")
 
 
-@dataclass
-class _Family:
-    """One family's lines: HELP and TYPE by kind, and samples."""
-
-    metadata: dict[str, str] = field(default_factory=dict)
-    samples: list[str] = field(default_factory=list)
+# By name: the lines HELP and TYPE, and those of samples.
+_Families = defaultdict[str, tuple[dict[str, str], list[str]]]
 
 
 def merge(own: bytes, of_backends: dict[str, bytes]) -> bytes:
@@ -161,27 +157,26 @@ def merge(own: bytes, of_backends: dict[str, bytes]) -> bytes:
     If a sample has that label already, from a backend's own backend, it becomes a path:
     `chat-0/chat-1`.
     """
-    families: dict[str, _Family] = {}
+    families: _Families = defaultdict(lambda: ({}, []))
     _collect(own.decode(), None, families)
     for name, text in of_backends.items():
         _collect(text.decode("utf-8", "replace"), name, families)
-    lines = (line for one in families.values() for line in (*one.metadata.values(), *one.samples))
+    lines = (line for about, samples in families.values() for line in (*about.values(), *samples))
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _collect(text: str, backend: str | None, families: dict[str, _Family]) -> None:
+def _collect(text: str, backend: str | None, families: _Families) -> None:
     declared = ""
     for line in text.splitlines():
         if metadata := _METADATA.match(line):
             declared = metadata["name"]
-            family = families.setdefault(declared, _Family())
-            family.metadata.setdefault(metadata["kind"], line)
+            families[declared][0].setdefault(metadata["kind"], line)
         elif sample := _SAMPLE.match(line):
             name = sample["name"]
             if name in {declared, *(declared + suffix for suffix in _SUFFIXES)}:
                 name = declared
             told = _labelled(sample, backend) if backend else sample[0]
-            families.setdefault(name, _Family()).samples.append(told)
+            families[name][1].append(told)
 
 
 def _labelled(sample: re.Match[str], backend: str) -> str:

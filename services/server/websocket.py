@@ -24,6 +24,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from services.errors import (
     DeadlineError,
+    NotFoundError,
     OverloadedError,
     ServiceError,
     TooLargeError,
@@ -31,7 +32,7 @@ from services.errors import (
 )
 from services.openai.answers import new_id
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
-from services.server.serving import Serving, Visit
+from services.server.serving import NO_SUCH_PATH, Serving, Visit
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -155,7 +156,10 @@ class WebSocket(Visit):
         scope, shell = self.scope, self.shell
         await self._receive()  # websocket.connect
         path: str = scope["path"]
-        app = shell.socket(path)
+        app = shell.app.sockets.get(path)
+        if app is None:
+            message = NO_SUCH_PATH.format(method="WebSocket", path=path)
+            raise NotFoundError(message, code="unknown_url")
         self._label = scope["bentovox.route"] = path
         scope["bentovox.request_id"] = self.request_id
         scope["bentovox.slot"] = shell.admission.slot

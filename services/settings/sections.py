@@ -287,7 +287,7 @@ class AskingSettings(RoleSettings):
     answer_timeout_s: float = Field(600, gt=0)
     """Longest wait for a backend's first byte; then 504."""
     probe_interval_s: float = Field(1, gt=0)
-    """Seconds between probes of a backend; those that fail are probed less often."""
+    """Seconds between probes of a backend."""
     hold_s: float = Field(0, ge=0)
     """How long a request may wait for a role without a ready backend, in seconds: one that starts,
     or scales up from zero. For each role, as many wait as `queue` says. 0: refuse at once."""

@@ -164,24 +164,6 @@ async def test_the_pool_is_seen_in_metrics(backend: Any, told: Told) -> None:
         assert (shown("not_ready"), shown("leaving")) == (1.0, 0.0)
 
 
-async def test_a_backend_out_of_reach_is_probed_less_and_less_until_it_answers(
-    backend: Any,
-) -> None:
-    (gone,) = Pool("chat", [DEAD], GatewaySettings(probe_interval_s=1)).backends
-    rests = []
-    for _ in range(6):
-        await gone.probe()
-        rests.append(gone.rest_s)
-    assert rests == [1, 2, 4, 8, 8, 8]
-    server = await backend("a")
-    server.ready = False  # it is there and on its way: no longer than need be
-    (coming,) = Pool("chat", [server.url], GatewaySettings(probe_interval_s=1)).backends
-    for _ in range(3):
-        await coming.probe()
-    assert coming.rest_s == 1
-    coming.connections.close()
-
-
 # What must not end the probes of a role
 
 
