@@ -20,12 +20,11 @@ from services.backends.client import opened
 from services.errors import BackendError
 from services.gateway.keys import is_key_subprotocol
 from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, end_to_end
-from services.openai.body import ClientGoneError, until_hangup
+from services.openai.body import until_hangup
 from services.openai.errors import normalise
 from services.openai.models import without_date
 from services.openai.paths import SOCKETS
 from services.openai.realtime import query_of
-from services.server.websocket import HungUpError
 from services.tasks import racing
 
 if TYPE_CHECKING:
@@ -59,16 +58,13 @@ class Tunnel:
         self._pools = pools
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Forward one connection until either side closes it; HungUpError if the client hung up."""
+        """Forward one connection until either side closes it."""
         query = query_of(scope)
         named = query.get("model", [""])[0]
         pool = self._pool_for(scope, query.get("intent"), named)
         model = named if named and pool.needs_model else None
         if not pool.ready:
-            try:
-                await until_hangup(receive, pool.until_ready())
-            except ClientGoneError as exc:
-                raise HungUpError from exc
+            await until_hangup(receive, pool.until_ready())
         try:
             async with opened(pool, *_handshake(scope), model) as (backend, there):
                 await _accept(there, scope, send)

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class ClientGoneError(Exception):
-    """The client hung up before its request was complete or answered."""
+    """The client has gone; there is no one to answer."""
 
 
 def header(scope: Scope, name: bytes) -> bytes:

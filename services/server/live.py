@@ -116,7 +116,7 @@ class LiveSession(ABC):
         raise DeadlineError(f"no {what} came within {within_s:g} s", code="idle_timeout")
 
     async def send(self, message: str | bytes) -> None:
-        """Send text, or bytes; wait for a client that is far behind. HungUpError if it has gone."""
+        """Send text, or bytes; wait for a client that is far behind, unless it has gone."""
         sent: dict[str, Any] = {"type": "websocket.send"}
         sent["text" if isinstance(message, str) else "bytes"] = message
         await self._asgi_send(sent)

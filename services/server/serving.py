@@ -11,12 +11,16 @@ import logging
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from services.errors import MethodNotAllowedError, NotFoundError
+from services.errors import MethodNotAllowedError, NotFoundError, ServiceError
 from services.openai import reading
+from services.openai.body import ClientGoneError
+from services.openai.errors import INTERNAL_MESSAGE
 from services.server import telemetry
 from services.server.admission import Admission, Limits
 from services.server.body import Held
@@ -38,6 +42,7 @@ READY = frozenset({"/readyz", "/health"})
 METRICS = "/metrics"
 _QUIET: Final = ALIVE | READY | {METRICS}
 
+log = logging.getLogger("bentovox")
 access_log = logging.getLogger("bentovox.access")
 
 _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -200,7 +205,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(escaped + r"\Z")
 
 
-class Visit:
+class Visit(ABC):
     """A request or a WebSocket; entered when it arrives, and left when it ends."""
 
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,6 +218,26 @@ class Visit:
         self._began = time.perf_counter()
         self._first_byte: float | None = None
         self._status = 0
+
+    async def run(self) -> None:
+        """Serve it to its end; never raises, except when cancelled."""
+        with self, suppress(ClientGoneError):
+            try:
+                await self._serve()
+            except ClientGoneError:
+                raise
+            except ServiceError as error:
+                await self._refuse(error)
+            except Exception:
+                method = self.scope.get("method", "WebSocket")
+                log.exception("request failed: %s %r", method, self.scope["path"])
+                await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
+
+    @abstractmethod
+    async def _serve(self) -> None: ...
+
+    @abstractmethod
+    async def _refuse(self, error: ServiceError) -> None: ...
 
     def __enter__(self) -> None:
         self._token = telemetry.request_id_var.set(self.request_id)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from services.errors import OverloadedError, ServiceError
 from services.openai.answers import is_of
 from services.openai.body import ClientGoneError
-from services.openai.errors import INTERNAL_MESSAGE, error_response, normalise
+from services.openai.errors import error_response, normalise
 from services.server.body import Body
 from services.server.serving import Serving, Visit
 from services.server.websocket import WebSocket
@@ -51,20 +51,11 @@ class Exchange(Visit):
         self._weight = 0  # slots held
         self._aside_s = 0.0  # without them
 
-    async def run(self) -> None:
-        """Answer the request; never raises, except when cancelled."""
-        with self:
-            try:
-                await self._answer()
-            except ClientGoneError:
-                pass  # there is nobody to answer
-            except ServiceError as error:
-                await self._refuse(error)
-            except Exception:
-                log.exception("request failed: %s %r", self.scope["method"], self.scope["path"])
-                await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
-            finally:
-                self._body.let_go()
+    async def _serve(self) -> None:
+        try:
+            await self._answer()
+        finally:
+            self._body.let_go()
 
     async def _answer(self) -> None:
         scope, shell = self.scope, self.shell

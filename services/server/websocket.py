@@ -31,6 +31,7 @@ from services.errors import (
     UnavailableError,
 )
 from services.openai.answers import new_id
+from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
 from services.server.serving import NO_SUCH_PATH, Serving, Visit
 
@@ -67,10 +68,6 @@ _CLOSE_CODES: Final[dict[type[ServiceError], int]] = {
     DeadlineError: 3008,
 }
 _EXTENSIONS: Final = "Sec-WebSocket-Extensions"
-
-
-class HungUpError(Exception):
-    """The client has gone; there is no one to send to."""
 
 
 def close_code(error: ServiceError) -> int:
@@ -138,19 +135,9 @@ class WebSocket(Visit):
 
         protocol.shutdown = drain  # type: ignore[method-assign]
 
-    async def run(self) -> None:
-        """Serve the connection to its end; never raises, except when cancelled."""
-        with self, suppress(HungUpError):
-            try:
-                await self._admit()
-                await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
-            except HungUpError:
-                raise
-            except ServiceError as error:
-                await self._refuse(error)
-            except Exception:
-                log.exception("WebSocket failed: %r", self.scope["path"])
-                await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
+    async def _serve(self) -> None:
+        await self._admit()
+        await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
 
     async def _admit(self) -> None:
         scope, shell = self.scope, self.shell
@@ -217,10 +204,10 @@ class WebSocket(Visit):
     async def send(self, message: Message) -> None:
         """ASGI send for the application; returns once the client is not far behind.
 
-        HungUpError if the client has gone, or has read nothing for `STALLED_S`.
+        ClientGoneError if the client has gone, or has read nothing for `STALLED_S`.
         """
         if self._gone:
-            raise HungUpError
+            raise ClientGoneError
         kind = message["type"]
         if kind == "websocket.accept":
             message = self._with_id(message)
@@ -248,15 +235,15 @@ class WebSocket(Visit):
             self._gone = True
             if self._uvicorn is not None:
                 self._uvicorn.transport.abort()  # with whatever is waiting to be sent
-            raise HungUpError from exc
+            raise ClientGoneError from exc
         except OSError as exc:  # ASGI's `send` raises it when the client has gone
             self._gone = True
-            raise HungUpError from exc
+            raise ClientGoneError from exc
         except RuntimeError as exc:
             if self._closed:
                 raise
             self._gone = True  # the server has closed it, for invalid UTF-8 for example
-            raise HungUpError from exc
+            raise ClientGoneError from exc
 
     def _with_id(self, message: Message) -> Message:
         headers = [

@@ -43,10 +43,10 @@ from services.errors import (
     OverloadedError,
     ServiceError,
 )
+from services.openai.body import ClientGoneError
 from services.openai.errors import kind_of
 from services.openai.speech import SessionConfig
 from services.server.live import LiveSession
-from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.engines.segments import Segmenter
 from services.speech.socket_messages import CancellableInbox, Signal, parse_message
@@ -123,7 +123,7 @@ class _Session(LiveSession):
 
         Raises:
             ServiceError: the connection cannot go on.
-            HungUpError: the client has gone.
+            ClientGoneError: the client has gone.
         """
         while (message := await self._next()) not in (None, Signal.CLOSE):
             if isinstance(message, SessionConfig):
@@ -257,7 +257,7 @@ class _Session(LiveSession):
         except InvalidRequestError as error:
             if error.code != "blank_input" or unit.made:  # nothing to say is not an error here
                 raise
-        except (ServiceError, HungUpError):
+        except (ServiceError, ClientGoneError):
             raise
         except Exception as error:
             log.exception("speech broke off after %d samples", unit.made)

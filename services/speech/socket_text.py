@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
-from services.server.websocket import HungUpError
+from services.openai.body import ClientGoneError
 from services.speech.socket_messages import Signal, parse_message
 
 if TYPE_CHECKING:
@@ -102,5 +102,5 @@ class Writing:
     async def _say(self, error: ServiceError) -> None:
         try:
             await self._tell(error)
-        except HungUpError:
+        except ClientGoneError:
             self._ended = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from services.audio.encode import encode, open_encoder, output_rate_hz
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError
-from services.server.websocket import HungUpError
+from services.openai.body import ClientGoneError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -94,7 +94,7 @@ class Unit:
                 if self._held:
                     await self._send(b"".join(self._held))
                 await self._done(error=False)
-        except HungUpError:
+        except ClientGoneError:
             raise
         except Exception:
             if self.made:

@@ -136,7 +136,7 @@ class _Talk(LiveSession):
 
         Raises:
             ServiceError: it cannot go on.
-            HungUpError: the client has gone.
+            ClientGoneError: the client has gone.
         """
         async with racing(self._transcriber.run(), self._listen()) as (hearing, listening):
             if hearing.done():

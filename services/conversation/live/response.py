@@ -15,9 +15,9 @@ from services.conversation.speech_translation.listening import is_whole
 from services.conversation.speech_translation.stages import first_fault
 from services.errors import BackendError, ServiceError
 from services.openai.answers import new_id
+from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
 from services.openai.realtime import fault_event, server_event
-from services.server.websocket import HungUpError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -133,7 +133,7 @@ class Response:
             await self._answer(caller, model)
         except Exception as error:
             cause = first_fault(error) if isinstance(error, ExceptionGroup) else error
-            if isinstance(cause, HungUpError):
+            if isinstance(cause, ClientGoneError):
                 return  # the session ends
             if not isinstance(cause, ServiceError):
                 log.exception("a response of a conversation broke off")

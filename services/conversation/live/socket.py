@@ -122,7 +122,7 @@ class _Talk(LiveSession):
 
         Raises:
             DeadlineError: it was.
-            HungUpError: the client has gone.
+            ClientGoneError: the client has gone.
         """
         try:
             await self._tell("session.created", session=self._shown())

@@ -139,7 +139,7 @@ class _Talk(LiveSession):
 
         Raises:
             DeadlineError: the client was silent for too long.
-            HungUpError: the client has gone.
+            ClientGoneError: the client has gone.
         """
         await self.send(server_event("session.created", session=self._shown()))
         speaker = Speaker(self._caller, self._settings.speech_model, self._manner)
