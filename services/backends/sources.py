@@ -272,11 +272,7 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield line
 
 
-_KINDS: Final[dict[str, Callable[[str], Source]]] = {
-    "dns": Dns,
-    "k8s": Kubernetes,
-    "ray": RayServe,
-}
+_KINDS: Final[dict[str, Callable[[str], Source]]] = {"dns": Dns, "k8s": Kubernetes, "ray": RayServe}
 
 
 def source_of(given: str) -> Source | None:

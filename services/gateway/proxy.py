@@ -77,20 +77,22 @@ class Proxy:
             model = await field_of("model", content_type, body)
         if gateway.affinity and pool.has_choice and scope["method"] == "POST":
             affinity = affinity_of(scope, content_type, body)
-        asked = pool.answering(_call(scope, body), model, affinity)
+        # The answer to HEAD has a length but no body, which the parser would wait for;
+        # uvicorn drops the body of the answer to GET.
+        method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
+        asked = pool.answering(Call(method, *asked_of(scope, NOT_FORWARDED), body), model, affinity)
         await until_hangup(receive, _carry_back(asked, scope, send))
 
 
-def _call(scope: Any, body: deque[bytes]) -> Call:
+def asked_of(scope: Any, dropped: frozenset[bytes]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Return the target and the headers to forward, with the request's id."""
     target = scope["raw_path"]
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
-    # The answer to HEAD has a length but no body, which the parser would wait for;
-    # uvicorn drops the body of the answer to GET.
-    method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
-    headers = end_to_end(scope["headers"], NOT_FORWARDED)
-    headers.append((b"x-request-id", scope["bentovox.request_id"]))
-    return Call(method, target, headers, body)
+    return target, [
+        *end_to_end(scope["headers"], dropped),
+        (b"x-request-id", scope["bentovox.request_id"]),
+    ]
 
 
 async def _carry_back(

@@ -19,7 +19,7 @@ from websockets.typing import Subprotocol
 from services.backends.client import opened
 from services.errors import BackendError
 from services.gateway.keys import is_key_subprotocol
-from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, end_to_end
+from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, asked_of, end_to_end
 from services.openai.body import until_hangup
 from services.openai.errors import normalise
 from services.openai.models import without_date
@@ -181,10 +181,10 @@ def _lowered(response: Response) -> list[tuple[bytes, bytes]]:
 
 def _handshake(scope: Any) -> tuple[str, list[tuple[str, str]], list[str]]:
     """Return the target, the headers and the subprotocols to ask a backend with."""
-    target: str = scope["raw_path"].decode("latin-1")
-    if scope["query_string"]:
-        target += "?" + scope["query_string"].decode("latin-1")
-    kept = end_to_end(scope["headers"], NOT_FORWARDED | _HANDSHAKE)
-    kept.append((b"x-request-id", scope["bentovox.request_id"]))
+    target, kept = asked_of(scope, NOT_FORWARDED | _HANDSHAKE)
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
-    return target, headers, [one for one in scope["subprotocols"] if not is_key_subprotocol(one)]
+    return (
+        target.decode("latin-1"),
+        headers,
+        [one for one in scope["subprotocols"] if not is_key_subprotocol(one)],
+    )

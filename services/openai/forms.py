@@ -141,7 +141,7 @@ class Parts:
         self._head: dict[bytes, bytes] = {}
         self._header_name = bytearray()
         self._header_value = bytearray()
-        self._parser = MultipartParser(
+        parser = MultipartParser(
             boundary,
             {
                 "on_part_begin": self._begin_part,
@@ -154,10 +154,7 @@ class Parts:
                 "on_end": self._end_form,
             },
         )
-
-    def write(self, piece: bytes) -> None:
-        """Parse the next piece; FormParserError if it is malformed, or has too much."""
-        self._parser.write(piece)
+        self.write = parser.write  # FormParserError if it is malformed, or has too much
 
     def _begin_part(self) -> None:
         self._head = {}

@@ -137,10 +137,7 @@ class Admission:
         """Return OpenAI's `x-ratelimit-*-requests` headers for the current state."""
         reset_ms = 0 if self.in_use < self.limits.now else int(self.retry_after_s() * 1000)
         return [
-            (
-                b"x-ratelimit-limit-requests",
-                str(self.limits.now + self.limits.queue).encode(),
-            ),
+            (b"x-ratelimit-limit-requests", str(self.limits.now + self.limits.queue).encode()),
             (b"x-ratelimit-remaining-requests", str(self.remaining).encode()),
             (b"x-ratelimit-reset-requests", f"{reset_ms}ms".encode()),
         ]

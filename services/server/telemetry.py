@@ -93,9 +93,7 @@ class RoleMetrics:
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._in_use = IN_USE.labels(role)
-        self._queued = QUEUED.labels(role)
-        self._rejected = REJECTED.labels(role)
+        self.rejected = REJECTED.labels(role).inc
 
     def observe(self, path: str, status: int, total_s: float, first_byte_s: float | None) -> None:
         """Count one answered request; `first_byte_s` is None if no byte of a body was sent."""
@@ -104,14 +102,10 @@ class RoleMetrics:
         if first_byte_s is not None:
             _of(FIRST_BYTE_SECONDS, self.role, path).observe(first_byte_s)
 
-    def rejected(self) -> None:
-        """Count one request refused because no slot was free."""
-        self._rejected.inc()
-
     def watch(self, admission: Admission) -> None:
         """Report the slots in use and the queue length whenever metrics are read."""
-        self._in_use.set_function(lambda: admission.in_use)
-        self._queued.set_function(lambda: admission.waiting)
+        IN_USE.labels(self.role).set_function(lambda: admission.in_use)
+        QUEUED.labels(self.role).set_function(lambda: admission.waiting)
 
     def audio_seconds(self, seconds: float, format_: str) -> None:
         """Count seconds of audio spoken in one format."""
