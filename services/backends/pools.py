@@ -261,9 +261,6 @@ class Pool:
 
         One that could not be reached in time is replaced by another one, once, unless it has
         `begun` to work.
-
-        Raises:
-            ServiceError: as for `pick`; or what `reach` raises.
         """
         backend = self.pick(model, affinity)
         backend.count(1)

@@ -118,20 +118,18 @@ class Playground:
 
     def handlers(self) -> Handlers:
         """Return what answers its paths."""
-        to_page = RedirectResponse("playground/")
-        return {("GET", "/"): to_page, ("GET", PAGE): self._page, ("GET", _FILES): self._file}
-
-    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        there = scope["bentovox.slash"]
-        answer = self._answer(scope, "index.html") if there else RedirectResponse("playground/")
-        await answer(scope, receive, send)
+        return {("GET", "/"): self._file, ("GET", PAGE): self._file, ("GET", _FILES): self._file}
 
     async def _file(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path"].removeprefix(f"{PAGE}/")
-        if name not in self._files:
+        name = scope["path"].removeprefix(PAGE)[1:]
+        if not name and (scope["path"] != PAGE or not scope["bentovox.slash"]):
+            answer: Response = RedirectResponse("playground/")
+        elif (name or "index.html") in self._files:
+            answer = self._answer(scope, name or "index.html")
+        else:
             message = NO_SUCH_PATH.format(method=scope["method"], path=scope["path"])
             raise NotFoundError(message, code="unknown_url")
-        await self._answer(scope, name)(scope, receive, send)
+        await answer(scope, receive, send)
 
     def _answer(self, scope: Scope, name: str) -> Response:
         body, tag = self._files[name]

@@ -44,9 +44,7 @@ async def pieces(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the body as it arrives; `which` explains the limit in the error.
 
-    Raises:
-        TooLargeError: it is over `most_bytes`; if its content-length says so, nothing is read.
-        ClientGoneError: the client hung up while sending it.
+    TooLargeError if it is over `most_bytes`; if its content-length says so, nothing is read.
     """
     too_large = TooLargeError(
         f"the body is over {most_bytes} bytes, more than any valid request here{which}"
@@ -76,11 +74,8 @@ async def whole(scope: Scope, receive: Receive, most_bytes: int, *, which: str =
 async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) -> Result:
     """Return the result of `work`; if the client hangs up, cancel it and wait until it has ended.
 
-    It runs in the caller's task, which is cancelled as `asyncio.timeout` does it.
-
-    Raises:
-        ClientGoneError: the client hung up first.
-        Exception: whatever `work` raises.
+    It runs in the caller's task, which is cancelled as `asyncio.timeout` does it; then
+    ClientGoneError is raised.
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  this is a coroutine

@@ -133,14 +133,7 @@ class Body:
         self._gathered.append(message)
 
     async def receive(self) -> Message:
-        """ASGI receive for the application.
-
-        Raises:
-            TooLargeError: the body is over the limit.
-            RequestTimeoutError: it arrives too slowly.
-            OverloadedError: all bodies together are too large.
-            InvalidRequestError: it is declared as gzip but is not.
-        """
+        """ASGI receive for the application; ServiceError if it is too much, too slow, or no gzip."""
         if self._gathered:
             return self._gathered.popleft()
         if self._complete:

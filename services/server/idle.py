@@ -59,9 +59,7 @@ class Unloading:
     async def loaded(self, wait_s: float) -> None:
         """Return once the engine is loaded; the caller holds a slot, so that it stays so.
 
-        Raises:
-            UnavailableError: that takes longer than `wait_s`; it goes on.
-            ServiceError: it failed.
+        UnavailableError if that takes longer than `wait_s`; it goes on.
         """
         self._used = time.monotonic()
         if not self.unloaded:

@@ -189,12 +189,9 @@ class Serving:
             return status, b"application/json", json.dumps({"status": readiness.status}).encode()
         if path in READY:
             readiness = self.readiness()
+            status = 200 if readiness.can_answer else 503
             body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
-            return (
-                200 if readiness.can_answer else 503,
-                b"application/json",
-                json.dumps(body).encode(),
-            )
+            return status, b"application/json", json.dumps(body).encode()
         if path == METRICS:
             return 200, telemetry.CONTENT_TYPE.encode(), await self.app.metrics()
         return None

@@ -78,7 +78,6 @@ LEFT_OUT = Counter(
 )
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-
 Labelled = TypeVar("Labelled", Counter, Histogram)
 
 

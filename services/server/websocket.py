@@ -167,12 +167,10 @@ class WebSocket(Visit):
             raise ServiceError(INTERNAL_MESSAGE, code="internal_error")
 
     async def receive(self) -> Message:
-        """ASGI receive for the application; limits the size of a message.
+        """ASGI receive for the application.
 
-        Raises:
-            TooLargeError: the message is over the role's limit.
-            DeadlineError: no message for `IDLE_S`, or not even a first one within `HELLO_S` after
-                it was accepted.
+        TooLargeError if the message is over the role's limit; DeadlineError if there is none for
+        `IDLE_S`, or not even a first one within `HELLO_S` after it was accepted.
         """
         message = await self._next()
         if message["type"] == "websocket.disconnect":

@@ -93,12 +93,7 @@ def variable(key: str) -> str:
 
 
 def load() -> Settings:
-    """Return the settings in force.
-
-    Raises:
-        ConfigurationError: an unknown key or profile, or an invalid value; the message is one line
-            and names the fix.
-    """
+    """Return the settings in force; ConfigurationError with one line that names the fix."""
     here = given()
     chosen = here.get(variable("profile"))
     tree: Any = {**profile(chosen.value if chosen else "demo")}
