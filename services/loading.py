@@ -22,29 +22,16 @@ _LONGEST_RETRY_S: Final = 1800.0
 
 
 class NoModelError(Exception):
-    """There is no model for now; the message says how to get one.
-
-    It `is_final` if only the operator can change that.
-    """
-
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
-        super().__init__(message)
-        self.is_final = is_final
+    """There is no model for now; the message says how to get one."""
 
 
 class Loading(ABC, Generic[Model]):
-    """Loads one model.
-
-    Attributes:
-        model: the model, once it has worked.
-        status: in one line, what is happening, or why there is no model and how to get one.
-        settled: whether there is none, and the next try is some time away.
-    """
+    """Loads one model."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self.model: Model | None = None
-        self.status = "not started"
-        self.settled = False
+        self.model: Model | None = None  # once it has worked
+        self.status = "not started"  # in one line, or why there is no model and how to get one
+        self.settled = False  # whether there is none, and the next try is some time away
         self._log = log
         self._work: asyncio.Task[None] | None = None
 
@@ -70,8 +57,6 @@ class Loading(ABC, Generic[Model]):
                 self.model = await in_daemon(self._load)
             except NoModelError as error:
                 self._settle(str(error))
-                if error.is_final:
-                    return
             except Exception as error:  # noqa: BLE001  told, and tried again
                 self._log.exception("the model could not be loaded")
                 self._settle(f"no model: {line(error)}")
@@ -124,8 +109,7 @@ def fetched(
             return instead
         raise NoModelError(
             f"no model: {hub.repository} is not whole in {hub.cache}, and downloads are off "
-            f"(HF_HUB_OFFLINE); with a network {remedy}",
-            is_final=True,
+            f"(HF_HUB_OFFLINE); with a network {remedy}"
         )
     try:
         return hub.download(tell)

@@ -133,7 +133,7 @@ class Body:
         self._gathered.append(message)
 
     async def receive(self) -> Message:
-        """ASGI receive for the application; ServiceError if it is too much, too slow, or no gzip."""
+        """ASGI receive for the application; ServiceError if it is too much, too slow or no gzip."""
         if self._gathered:
             return self._gathered.popleft()
         if self._complete:
