@@ -62,7 +62,8 @@ def by_route(handlers: Handlers) -> Callable[..., Any]:
     """Return the application that calls the handler of a request's method and route."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await handlers[scope["method"], scope["bentovox.route"]](scope, receive, send)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await handlers[method, scope["bentovox.route"]](scope, receive, send)
 
     return app
 
