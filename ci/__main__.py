@@ -14,7 +14,7 @@ from ci.terminal import result, say
 # A verb's module has `options(parser)` and `work(given)`, which returns an exit code if not 0; its
 # docstring is the verb's help. It is imported when the verb is asked for.
 VERBS: Final = {
-    "engine": ("ci.engine.command", "a throw-away docker engine, where none is installed"),
+    "engine": ("ci.engine", "a throw-away docker engine, where none is installed"),
     "base": ("ci.base", "build the shared bases, pin their digests"),
     "image": ("ci.image", "build a bento and its image"),
     "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),

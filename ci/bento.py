@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import yaml
 
-from ci import base, contexts, platforms, specs, uv
+from ci import base, build, platforms, uv
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
 from ci.terminal import say
@@ -38,13 +38,13 @@ _VERSION: Final = re.compile(rf"^version: {DRAFT}$", re.MULTILINE)
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
-    """Build a bento and return its folder and its version; see `contexts.alone`.
+    """Build a bento and return its folder and its version; see `build.alone`.
 
     Raises:
         CiError: the spec cannot be built for that platform, or BentoML refuses it.
     """
     lock = spec.lock_for(platform.name)
-    platforms.check_torch(specs.read_lock(lock), platform, lock)
+    platforms.check_torch(spec.requirements(platform.name), platform, lock)
     final = folder_of(spec, platform) / "bento"
     final.parent.mkdir(parents=True, exist_ok=True)
     say(f"Building the bento {spec.bento} for {platform.name}")
@@ -102,10 +102,10 @@ def settle(built: Path) -> str:
         script.rename(script.with_name(_SCRIPT))
     unversioned = _CREATED.sub(f"creation_time: '{_STAMP}'", described.read_text(encoding="utf-8"))
     described.write_text(unversioned, encoding="utf-8")
-    contexts.settle(built)
-    version = contexts.digest(built)
+    build.settle(built)
+    version = build.digest(built)
     described.write_text(_VERSION.sub(f"version: '{version}'", unversioned), encoding="utf-8")
-    contexts.settle(built)
+    build.settle(built)
     return version
 
 

@@ -41,14 +41,13 @@ def binary() -> str:
     return found
 
 
-def ready() -> str:
-    """Return the version of the engine; verbs call this before they begin.
+def ready() -> None:
+    """Find the engine; verbs call this before they begin.
 
     Raises:
         CiError: no engine answers, or buildx is missing.
     """
-    version = _run("version", "--format", "{{.Server.Version}}")
-    if version.returncode:
+    if _run("version", "--format", "{{.Server.Version}}").returncode:
         host = os.environ.get("DOCKER_HOST", "the default socket")
         raise CiError(
             f"no docker engine answers at {host}: start it, or on Debian as root a throw-away one "
@@ -56,7 +55,6 @@ def ready() -> str:
         )
     if _run("buildx", "version").returncode:
         raise CiError(f"{binary()} has no buildx: install the package docker-buildx")
-    return version.stdout.strip()
 
 
 def call(*arguments: str, stdin: str | None = None) -> str:
@@ -98,7 +96,7 @@ def digest(reference: str) -> str:
     return found
 
 
-def diff_ids(image: str) -> tuple[str, ...]:
+def diff_ids(image: str) -> list[str]:
     """Return the diff ids of an image's layers, here or in its registry; none if in neither."""
     known = inspect(image)
     if known is None:
@@ -106,7 +104,7 @@ def diff_ids(image: str) -> tuple[str, ...]:
         known = json.loads(said) if said else {}
         known = known.get("linux/amd64", known)  # of an image for several platforms
     root: dict[str, Any] = known.get("RootFS") or known.get("rootfs") or {}
-    return tuple(root.get("Layers") or root.get("diff_ids") or ())
+    return list(root.get("Layers") or root.get("diff_ids") or ())
 
 
 def explained(said: str, what: str) -> str:

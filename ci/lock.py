@@ -54,7 +54,7 @@ def work(given: argparse.Namespace) -> None:
             before = path.read_text(encoding="utf-8") if path.exists() else ""
             kept = "" if given.upgrade else before or served(known[platform])
             after = resolve(spec, known[platform], kept)
-            platforms.check_torch(specs.read_lock_text(after, path), known[platform], path)
+            platforms.check_torch(specs.read_lock(path, after), known[platform], path)
             if after != before:
                 changed.append(str(path.relative_to(ROOT)))
                 path.write_text(after, encoding="utf-8")

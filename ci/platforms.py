@@ -48,19 +48,31 @@ class Platform:
     @property
     def reference(self) -> str:
         """Return the image as FROM takes it: by tag, and by digest once it is pinned."""
-        return _reference(self.image, self.tag, self.digest)
+        return self._pinned("digest")
 
     @property
     def devel_reference(self) -> str:
         """Return the image that has the compilers, likewise."""
-        return _reference(self.image, self.devel_tag, self.devel_digest)
+        return self._pinned("devel_digest")
 
     @property
     def plain_reference(self) -> str:
         """Return the image for what needs no torch, likewise."""
-        if not self.plain_image:
-            return self.reference
-        return _reference(self.plain_image, self.plain_tag, self.plain_digest)
+        return self._pinned("plain_digest") if self.plain_image else self.reference
+
+    @property
+    def unpinned(self) -> dict[str, str]:
+        """Return its images by tag alone, under the key of each one's digest."""
+        images = {
+            "digest": f"{self.image}:{self.tag}",
+            "devel_digest": f"{self.image}:{self.devel_tag}",
+            "plain_digest": f"{self.plain_image}:{self.plain_tag}",
+        }
+        return {key: image for key, image in images.items() if image != ":"}
+
+    def _pinned(self, key: str) -> str:
+        digest = getattr(self, key)
+        return f"{self.unpinned[key]}@{digest}" if digest else self.unpinned[key]
 
 
 def load(table: Path = TABLE) -> dict[str, Platform]:
@@ -120,7 +132,3 @@ def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
             f"{path.name} locks torch {torch}, platforms.toml has {platform.torch} for "
             f"{platform.name}: change both together, and the image's tag with them"
         )
-
-
-def _reference(image: str, tag: str, digest: str) -> str:
-    return f"{image}:{tag}@{digest}" if digest else f"{image}:{tag}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,11 @@ def executable() -> str:
     if found is None:
         raise CiError("there is no uv: run this through nox, or `python -m pip install uv`")
     return found
+
+
+def version() -> str:
+    """Return its version."""
+    return subprocess.check_output([executable(), "--version"], text=True).split()[1]
 
 
 def wheels() -> Path | None:

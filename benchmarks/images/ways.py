@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import yaml
 
-from benchmarks.images.results import OURS, SEED, STOCK
-from ci import base, bento, build, docker, image, naming, specs
+from benchmarks.images import OURS, SEED, STOCK
+from ci import base, bento, build, docker, image, specs
 from ci.base import Base
-from ci.buildx import Options
-from ci.layers.image import BASE_NAME, PLATFORM_LAYERS
+from ci.build import Options
+from ci.layers.image import BASE_NAME
 from ci.paths import ROOT
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class To:
     reads_cache: bool = False
     writes_cache: bool = False
 
-    def caches(self, repository: str, how: str = "") -> Options:
-        """Return buildx's options for a repository's image; `how` are more of its cache's."""
-        entry = f"type=registry,ref={naming.cache(repository, 'cpu')}"
+    def options(self, name: str, how: str = "") -> Options:
+        """Return what an image's build is told; `how` are more options of its cache."""
+        entry = f"type=registry,ref={build.cache(name, 'cpu', self.registry)}"
         return Options(
             self.registry,
             push=bool(self.registry),
@@ -99,10 +99,8 @@ class Ours:
         began = time.monotonic()
         spec = specs.load(self._name)
         below = base.find(spec.base(platform.name), platform, to.registry)
-        of_base = naming.base_repository(below.stage, to.registry)
-        base_s = base.ensure(below, to.caches(of_base, _ZSTD))
-        options = to.caches(naming.repository(spec.name, to.registry), _ZSTD)
-        made = image.make(spec, platform, options)
+        base_s = base.ensure(below, to.options(f"base-{below.stage}", _ZSTD))
+        made = image.make(spec, platform, to.options(spec.name, _ZSTD))
         return _made(made.names[0], began, base_s + made.build_s)
 
 
@@ -136,7 +134,8 @@ class Stock:
         bento.run_bentoml(bentofile, self._spec, self._root, home)
         context = self._folder / "context"
         command = [sys.executable, "-c", _CONTEXT, f"{self._spec.bento}:{bento.DRAFT}", context]
-        subprocess.run(command, env={**os.environ, "BENTOML_HOME": str(home)}, check=True)
+        environ = {**os.environ, "BENTOML_HOME": str(home)}
+        subprocess.run(command, env=environ, stdout=subprocess.DEVNULL, check=True)
         dockerfile = context / "env" / "docker" / "Dockerfile"
         return _plain(began, self._spec, platform, to, dockerfile=dockerfile, context=context)
 
@@ -171,10 +170,10 @@ def _plain(
     """Build as `docker build` does by itself, with the labels that our gates read."""
     repository = f"{to.registry}/plain/{spec.name}" if to.registry else f"plain/{spec.name}"
     name = f"{repository}:{platform.name}"
-    options = to.caches(repository)
+    options = to.options(f"plain-{spec.name}")
     labels = image.labels(spec, platform, Base("", platform, ""), bento.DRAFT)
     labels[BASE_NAME] = platform.reference
-    labels[PLATFORM_LAYERS] = str(len(docker.diff_ids(platform.reference)))
+    labels["bentovox.platform-layers"] = str(len(docker.diff_ids(platform.reference)))
     kind = "type=registry" if to.registry else "type=image,unpack=true"
     kind += f",compression={to.compression}" if to.compression else ""
     build_s = build.build(

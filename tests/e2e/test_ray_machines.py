@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from ci.engine.packages import codename, unpack
+from ci.engine import codename, unpack
 from ci.errors import CiError
 from services.ray.config import VARIABLES, serve_config
 from tests.e2e.machines import Listener, Machine, Switch, lacking

@@ -21,8 +21,7 @@ import psutil
 import pytest
 
 from ci import docker
-from ci.engine.command import HOME
-from ci.engine.daemon import Engine
+from ci.engine import HOME, Engine
 from ci.paths import ROOT
 from tests.e2e.server import eventually
 from tests.engine import running as started

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.images.ways import Stock, To
 from ci import docker, platforms, specs, uv
-from ci.layers import archive
 from ci.layers.gates import GATES, Look, judge
+from ci.layers.image import on_base, read
 from ci.paths import ROOT
 from tests import standin
 
@@ -79,7 +79,7 @@ def with_torch(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def faults(name: str) -> dict[str, str]:
-    look = Look.at(archive.on_base(archive.read(name)))
+    look = Look(on_base(read(name)))
     verdicts = judge(look)
     assert len(verdicts) == len(GATES)
     return {gate: " ".join(found) for gate, found in verdicts.items() if found}
@@ -102,7 +102,8 @@ def test_plain_bento_on_a_base_with_torch_fails_by_name(
     gateway = specs.load("gateway")
     lock = tree / "lock.cpu.txt"
     lock.write_text(f"{gateway.lock_for('cpu').read_text()}torch=={TORCH}\n")
-    spec = dataclasses.replace(gateway, lock=str(lock))
+    python = {**gateway.data["python"], "requirements_txt": str(lock)}
+    spec = dataclasses.replace(gateway, data={**gateway.data, "python": python})
     made = Stock(spec, lock.name, tmp_path / "stock", tree).build(
         with_torch, To(compression="uncompressed")
     )

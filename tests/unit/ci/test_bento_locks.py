@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ci import groups, lock, platforms, specs
+from ci import base, lock, platforms, specs
 from ci.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -57,8 +57,8 @@ def test_a_package_has_one_version_on_a_platform_whatever_image_it_is_in(name: s
 @ALL
 def test_torch_is_the_platforms(name: str) -> None:
     platforms.check_torch(locked(name), platform_of(name), LOCKS[name])
-    base = specs.load(name.rpartition("-")[0]).base(platform_of(name).name)
-    assert ("torch" in locked(name)) == ("torch" in groups.load().stages[base])
+    stage = specs.load(name.rpartition("-")[0]).base(platform_of(name).name)
+    assert ("torch" in locked(name)) == ("torch" in base.groups().bases[stage])
 
 
 def test_torch_is_what_vllm_is_pinned_with() -> None:

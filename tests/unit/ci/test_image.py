@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, buildx, image, platforms, specs
+from ci import base, build, image, platforms, specs
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def test_cosyvoices_code_comes_with_the_locks_that_speak_with_it_only(
 
 def test_a_model_that_is_no_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(CiError, match=r"--bake .*/nowhere: is no folder"):
-        image.make(specs.load("chat"), CPU, buildx.Options(), bake=(tmp_path / "nowhere",))
+        image.make(specs.load("chat"), CPU, build.Options(), bake=(tmp_path / "nowhere",))
 
 
 def test_an_image_is_labelled_with_what_checks_it() -> None:
@@ -101,7 +101,6 @@ def test_an_image_without_torch_says_so() -> None:
 
 
 def test_a_job_is_told_the_name_of_an_image_that_is_kept_here() -> None:
-    spec = specs.load("gateway")
-    names = ("bentovox/gateway:cpu", "bentovox/gateway:cpu-0")
-    made = image.Image(spec, CPU, base.find("slim", CPU), "0", names, 1.0)
+    names = ["bentovox/gateway:cpu", "bentovox/gateway:cpu-0"]
+    made = image.Image(base.find("slim", CPU), names, 1.0)
     assert made.as_output(pushed=False) == {"image": "bentovox/gateway:cpu"}

@@ -53,7 +53,11 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def spec(tmp_path: Path) -> specs.Spec:
     """Return a bento of its own kind, which keeps to no other's lock."""
     path = tmp_path / "requirements.cpu.txt"
-    return specs.Spec(specs.STACK, "made", path, "x", ("cpu",), str(path), {})
+    return specs.Spec(specs.STACK, path, locked_in(str(path)))
+
+
+def locked_in(path: str) -> dict[str, object]:
+    return {"labels": {"bentovox.platforms": "cpu"}, "python": {"requirements_txt": path}}
 
 
 def wants(spec: specs.Spec, *lines: str) -> None:
@@ -97,7 +101,8 @@ def test_a_package_that_nobody_has_is_told(
 
 
 def test_a_bento_that_says_nothing_of_its_needs_is_told(spec: specs.Spec) -> None:
-    inside = dataclasses.replace(spec, lock="bentos/stack/requirements.nowhere.cpu.txt")
+    nowhere = locked_in("bentos/stack/requirements.nowhere.cpu.txt")
+    inside = dataclasses.replace(spec, data=nowhere)
     with pytest.raises(CiError, match=r"requirements\.nowhere\.cpu\.in is missing: it says what"):
         lock.resolve(inside, CPU, "")
 
