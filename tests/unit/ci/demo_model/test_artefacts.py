@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ci.demo_model.artefacts import answers_of
+from ci.demo_model.__main__ import answers_of
 from ci.demo_model.conversations import held_by_heart
 from ci.demo_model.corpus import load
 from ci.demo_model.tokenizer import CHAT_TEMPLATE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ci.demo_model.artefacts import answers_of
+from ci.demo_model.__main__ import answers_of
 from ci.demo_model.conversations import Sampler, held_by_heart
 from ci.demo_model.corpus import CORPUS, Corpus, CorpusError, load, normalised
 
