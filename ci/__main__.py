@@ -19,7 +19,6 @@ VERBS: Final = {
     "image": ("ci.image", "build a bento and its image"),
     "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),
     "tags": ("ci.tags", "the tags that an image gets"),
-    "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
     "layers": ("ci.layers.command", "show what an image's layers contain and weigh, and check it"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }

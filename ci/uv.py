@@ -1,4 +1,4 @@
-"""The uv that locks, builds and goes into the bases: the one locked for this environment."""
+"""The uv that builds and goes into the bases: the one locked for this environment."""
 
 from __future__ import annotations
 
@@ -51,11 +51,3 @@ def wheels_context(platform: Platform) -> list[str]:
     """
     folder = wheels()
     return [f"--build-context=wheels={folder}"] if folder and not platform.cuda else []
-
-
-def torch_backend() -> list[str]:
-    """Return uv's option for torch's CPU build; none if a folder or a page of wheels has it."""
-    for link in os.environ.get("UV_FIND_LINKS", "").split(","):
-        if "://" in link or (link and any(Path(link).glob("torch-*+cpu-*.whl"))):
-            return []
-    return ["--torch-backend=cpu"]
