@@ -290,15 +290,14 @@ def docs(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure the front door; or `-- kokoro`, `-- images`, ...: see `benchmarks/__main__.py`."""
-    python = environment(session, "bench")
-    if session.posargs[:1] == ["images"]:
-        builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
-        run(session, python, "-m", "benchmarks", *session.posargs, **builder)
-        return
-    pythons = {"STACK_PYTHON": str(stack(session))}
-    if session.posargs[:1] == ["ray"]:
-        pythons["RAY_PYTHON"] = str(ray_python(session))
-    run(session, python, "-m", "benchmarks", *session.posargs, **pythons)
+    which = next(iter(session.posargs), "")
+    if which == "images":
+        where = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
+    else:
+        where = {"STACK_PYTHON": str(stack(session))}
+    if which == "ray":
+        where["RAY_PYTHON"] = str(ray_python(session))
+    run(session, environment(session, "bench"), "-m", "benchmarks", *session.posargs, **where)
 
 
 @nox.session(name="cosyvoice-code", default=False)

@@ -189,21 +189,25 @@ def aims(lines: Lines) -> str:
     rows = []
     for server, aim in _AIMS.items():
         share = lines[server, MOST].share
-        verdict = "reached" if share >= aim else "missed"
         what = f"share of {PLAIN} at {MOST} concurrent"
-        rows.append(f"- {server}, {what}: {share:.3f}, aim {aim}: {verdict}.")
+        rows.append(f"- {server}, {what}: {share:.3f}, aim {aim}: {verdict(share >= aim)}.")
     added = statistics.median(lines[STACK, 1].added_ms)
     rows.append(
         f"- Added to the first event at 1 concurrent: {added:.2f} ms, aim {_ADDED_AIM_MS}: "
-        f"{'reached' if added < _ADDED_AIM_MS else 'missed'}."
+        f"{verdict(added < _ADDED_AIM_MS)}."
     )
     ours = lines[STACK, MOST].share
     for (name, concurrency), line in lines.items():
         if concurrency == MOST and name not in (PLAIN, ALONE, STACK):
-            verdict = "ahead of" if ours > line.share else "behind"
+            beside = "ahead of" if ours > line.share else "behind"
             shares = f"({ours:.3f} to {line.share:.3f})"
-            rows.append(f"- {verdict} {name} at {MOST} concurrent {shares}.")
+            rows.append(f"- {beside} {name} at {MOST} concurrent {shares}.")
     return "\n".join(rows)
+
+
+def verdict(is_reached: bool) -> str:  # noqa: FBT001
+    """Say what came of an aim."""
+    return "reached" if is_reached else "missed"
 
 
 def by_server(lines: Lines, values: Callable[[Line], list[float]]) -> dict[str, list[list[float]]]:

@@ -162,6 +162,30 @@ class Server:
         except psutil.NoSuchProcess:
             return []
 
+    def named(self) -> list[tuple[str, psutil.Process]]:
+        """Return its processes with what each is: a role, vLLM's engine, what BentoML adds."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                line = process.cmdline()
+                name = "resource tracker" if "resource_tracker" in " ".join(line) else "supervisor"
+                if "EngineCore" in " ".join(line):
+                    name = "vLLM engine"
+                elif "--service-name" in line:
+                    name = line[line.index("--service-name") + 1].replace("bentovox", "gateway")
+                found.append((name, process))
+        return found
+
+    def get(self, path: str) -> bytes:
+        """Return what it answers.
+
+        Raises:
+            OSError: it does not answer, or not with 200.
+        """
+        with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310
+            body: bytes = answer.read()
+        return body
+
     def spent_s(self, part: str = "") -> float:
         """Return the processor time of its processes so far, of those with `part` in the command.
 
@@ -181,10 +205,10 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(self.url + self.health, timeout=1) as answer:  # noqa: S310
-                return bool(answer.status == 200)
+            self.get(self.health)
         except OSError:
             return False
+        return True
 
 
 class Service(Server):

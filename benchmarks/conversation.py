@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -71,9 +72,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _talk(url: str, count: int, seconds: float, text: str) -> dict[str, Any]:
-    seen: dict[str, Any] = told(
-        python(), "-m", "benchmarks.talkers", url, str(count), str(seconds), text
-    )
+    command = (python(), "-m", "benchmarks.talkers", url, str(count), str(seconds), text)
+    seen: dict[str, Any] = told(*command)
     print(f"  {count} at once: {len(seen['answered_ms'])} turns", file=sys.stderr, flush=True)
     for error in sorted(set(seen["errors"])):
         print(f"    an error: {error}", file=sys.stderr, flush=True)
@@ -140,7 +140,7 @@ def _soaked(server: Server, seconds: float) -> tuple[dict[str, list[tuple[float,
         while not over.wait(_SAMPLE_S):
             sizes = _sizes(server)
             for name, series in memory.items():
-                series.append((time.monotonic() - began, sizes.get(name, 0) / _MIB))
+                series.append((time.monotonic() - began, sizes[name] / _MIB))
 
     sampling = threading.Thread(target=sample)
     sampling.start()
@@ -151,18 +151,13 @@ def _soaked(server: Server, seconds: float) -> tuple[dict[str, list[tuple[float,
         sampling.join()
 
 
-def _sizes(server: Server) -> dict[str, int]:
-    """Return the unshared memory of the processes of each role."""
-    sizes: dict[str, int] = {}
-    for process in server.processes():
+def _sizes(server: Server) -> Counter[str]:
+    """Return the unshared memory of the processes of each role; vLLM's engine is chat's."""
+    sizes = Counter[str]()
+    for name, process in server.named():
         with contextlib.suppress(psutil.NoSuchProcess):
-            line = process.cmdline()
-            name = line[line.index("--service-name") + 1] if "--service-name" in line else ""
-            name = {"bentovox": "gateway"}.get(name, name)
-            if "EngineCore" in " ".join(line):
-                name = "chat"
-            name = name if name in _COLORS else "the rest"
-            sizes[name] = sizes.get(name, 0) + process.memory_full_info().uss
+            role = {"vLLM engine": "chat"}.get(name, name)
+            sizes[role if role in _COLORS else "the rest"] += process.memory_full_info().uss
     return sizes
 
 

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import statistics
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from benchmarks import chat, report, speech
+from benchmarks import chat, report
 from benchmarks.contestants import python, running, told
 
-if TYPE_CHECKING:
-    import psutil
-
-_SERVICES = {"bentovox": "gateway", "chat": "chat service", "speech": "speech service"}
+_TEXT = "Bentovox serves chat and speech on your own machine. This is the second sentence."
+_FORMATS = ("pcm", "wav", "mp3", "opus", "aac", "flac")
+_TIMES = 40
+_BARE = """
+import asyncio, statistics, sys, time
+from services.engines import create
+from services.speech.engines.protocol import SynthesisRequest
+text, times = sys.argv[1], int(sys.argv[2])
+async def main():
+    engine = create("speech", "espeak")
+    await engine.start()
+    seen = []
+    for _ in range(times):
+        began = time.perf_counter()
+        frames = engine.synthesise(SynthesisRequest(text=text, voice="alloy", speed=1.0))
+        await anext(frames)
+        seen.append((time.perf_counter() - began) * 1000)
+        await frames.aclose()
+    await engine.close()
+    print(statistics.median(seen))
+asyncio.run(main())
+"""
 
 
 def main(arguments: list[str]) -> None:
@@ -23,10 +44,13 @@ def main(arguments: list[str]) -> None:
     with running(*servers):
         lines = chat.measure(servers, options.rounds)
         memory = [
-            (f"memory of the stack's {_what(one)}, after the load", one.memory_info().rss)
-            for one in stack.processes()
+            (f"memory of the stack's {name}, after the load", process.memory_info().rss)
+            for name, process in stack.named()
         ]
-        firsts_ms = speech.measure(stack_python, stack.port)
+        firsts_ms = {
+            "bare engine, first frame": told(stack_python, "-c", _BARE, _TEXT, str(_TIMES))
+        }
+        firsts_ms |= {f"front door, {one}": _first_byte_ms(stack.port, one) for one in _FORMATS}
     files = (path.lstat() for path in Path(stack_python).parents[1].rglob("*") if path.is_file())
     sizes = [*memory, ("size of the installed environment", sum(one.st_size for one in files))]
     report.write(
@@ -36,7 +60,7 @@ def main(arguments: list[str]) -> None:
         rounds=options.rounds,
         chat=chat.table(lines),
         aims=chat.aims(lines),
-        speech=speech.table(firsts_ms),
+        speech=_speech(firsts_ms),
         relay=_relays(told(stack_python, "-m", "benchmarks.relay")),
         resources=report.table(
             ("what", "figure"),
@@ -48,6 +72,28 @@ def main(arguments: list[str]) -> None:
     )
 
 
+def _first_byte_ms(port: int, name: str) -> float:
+    said = {"model": "tts-1", "voice": "alloy", "input": _TEXT, "response_format": name}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    headers = {"Content-Type": "application/json"}
+    seen = []
+    for _ in range(_TIMES):
+        began = time.perf_counter()
+        connection.request("POST", "/v1/audio/speech", json.dumps(said), headers)
+        answer = connection.getresponse()
+        answer.read(1)
+        seen.append((time.perf_counter() - began) * 1000)
+        answer.read()
+    connection.close()
+    return statistics.median(seen)
+
+
+def _speech(firsts_ms: dict[str, float]) -> str:
+    bare, *_ = firsts_ms.values()
+    rows = ((what, f"{ms:.2f}", f"{ms - bare:+.2f}") for what, ms in firsts_ms.items())
+    return report.table(("what", "median, ms", "added, ms"), rows)
+
+
 def _relays(costs_ms: dict[str, list[float]]) -> str:
     ours, *_ = costs_ms.values()
     rows = [
@@ -57,16 +103,3 @@ def _relays(costs_ms: dict[str, list[float]]) -> str:
     if "nginx" not in costs_ms:
         rows.append(("nginx", "left out: not installed", ""))
     return report.table(("relay", "ms a stream", "of the gateway's"), rows)
-
-
-def _what(process: psutil.Process) -> str:
-    line = process.cmdline()
-    text = " ".join(line)
-    if "EngineCore" in text:
-        return "vLLM engine"
-    if "--service-name" in line:
-        name = line[line.index("--service-name") + 1]
-        return _SERVICES.get(name, name)
-    if "resource_tracker" in text:
-        return "resource tracker"
-    return "supervisor" if "circus" in text or "bentoml" in text else Path(line[0]).name

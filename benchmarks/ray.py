@@ -1,14 +1,19 @@
 """Chat over Ray Serve, beside plain vLLM and the stack without Ray.
 
 Added to what `nox -s bench` measures: the processor time of a stream, of all processes of a
-contestant and of the one that relays.
+contestant and of the one that relays. `python -m benchmarks.ray PORT` is the contestant behind
+Ray's own proxy, in the environment with Ray: the replica is that of `services.ray`; only the way to
+it is another.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from typing import TYPE_CHECKING
+import signal
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import chat, report
 from benchmarks.contestants import ROOT, Server, free_port, python, running
@@ -39,7 +44,7 @@ def servers(stack_python: str, ray_python: str) -> list[Server]:
         ),
         Server(
             PROXY,
-            [ray_python, "-m", "benchmarks.peers.ray_ingress", str(proxy)],
+            [ray_python, "-m", "benchmarks.ray", str(proxy)],
             proxy,
             environment={
                 **own,
@@ -92,14 +97,11 @@ def aims(lines: chat.Lines) -> str:
     less = proxy.median("door_ms") / direct.median("door_ms")
     return (
         f"- The gateway over direct ingress, share of the stack's requests a second at "
-        f"{chat.MOST} concurrent: {share:.3f}, aim {_SHARE_AIM}: {_verdict(share, _SHARE_AIM)}.\n"
+        f"{chat.MOST} concurrent: {share:.3f}, aim {_SHARE_AIM}: "
+        f"{chat.verdict(share >= _SHARE_AIM)}.\n"
         f"- Processor time of {PROXY} a stream, over that of the gateway, at {chat.MOST} "
-        f"concurrent: {less:.1f}, aim {_CPU_AIM}: {_verdict(less, _CPU_AIM)}."
+        f"concurrent: {less:.1f}, aim {_CPU_AIM}: {chat.verdict(less >= _CPU_AIM)}."
     )
-
-
-def _verdict(value: float, aim: float) -> str:
-    return "reached" if value >= aim else "missed"
 
 
 def plot(lines: chat.Lines) -> Figure:
@@ -118,3 +120,30 @@ def plot(lines: chat.Lines) -> Figure:
     report.tidy(right, chat.REQUESTS, title=title, xlabel=said)
     report.legend(figure, left)
     return figure
+
+
+class _Replica:
+    def __serve_build_asgi_app__(self) -> Any:
+        return import_module("services.chat.service").Chat.shell()
+
+
+def serve_behind_proxy(port: int) -> None:
+    """Serve the chat role behind Ray's own proxy until SIGTERM; `servers` sets Ray's variables."""
+    import ray  # noqa: PLC0415  elsewhere there is none
+    from ray import serve  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    deployment = serve.deployment(
+        serve.ingress()(_Replica), name="Chat", max_ongoing_requests=10_000
+    )
+    ray.init("local", include_dashboard=False, log_to_driver=False)
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        serve.run(deployment.bind(), route_prefix="/", blocking=True)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    serve_behind_proxy(int(sys.argv[1]))

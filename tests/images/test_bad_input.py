@@ -164,7 +164,7 @@ def test_a_platform_that_a_bento_is_not_built_for(copy: Copy) -> None:
         (
             'base_image: "bentovox/base-slim:cpu"',
             'base_image: "debian:12\\nRUN id > /tmp/x"',
-            "docker.base_image: 'debian:12\\nRUN id > /tmp/x' is not an image's reference",
+            "docker.base_image: 'debian:12\\nRUN id > /tmp/x' is not a single plain word",
         ),
         (
             "docker:",
