@@ -54,10 +54,6 @@ def _costs(figures: Mapping[str, Any]) -> str:
             "a scrape of `/metrics`, for each backend",
             f"{metrics['ms']:.1f} ms, for the {metrics['kib']:.0f} KiB of a chat role",
         ),
-        (
-            "a pod that comes or goes, Kubernetes telling of 1000",
-            f"{figures['endpoints_ms']:.1f} ms",
-        ),
     )
     return report.table(("what", "costs a gateway"), rows)
 

@@ -92,10 +92,9 @@ def running(*processes: Server | Worker) -> Iterator[None]:
         yield
 
 
-def told(python: str, *arguments: str, **variables: str) -> Any:
+def told(python: str, *arguments: str) -> Any:
     """Run a program of another environment and return the JSON that it prints."""
-    environment = {**os.environ, **variables}
-    return json.loads(subprocess.check_output([python, *arguments], cwd=ROOT, env=environment))
+    return json.loads(subprocess.check_output([python, *arguments], cwd=ROOT))
 
 
 @dataclass

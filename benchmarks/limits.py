@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import statistics
 import sys
 import time
@@ -20,10 +19,9 @@ import httpx
 import uvloop
 
 from benchmarks import relay
-from benchmarks.contestants import Service, free_port, running, told
+from benchmarks.contestants import Service, free_port, running
 from benchmarks.load import run
 from services.backends.pools import Pool
-from services.backends.sources import Kubernetes
 from services.server.telemetry import merge, render
 from services.settings.sections import GatewaySettings
 
@@ -57,27 +55,6 @@ def merge_ms(text: bytes) -> float:
     """Return what the metrics of one backend add to the gateway's own."""
     backends = {f"chat-{number}": text for number in range(20)}
     return _best_s(lambda: merge(render(), backends), 1) * 1000 / len(backends)
-
-
-def endpoints_ms() -> float:
-    """Return what one changed pod costs where Kubernetes tells of a thousand."""
-    slices = {
-        f"chat-{one}": {
-            "ports": [{"name": "http", "port": 3000}],
-            "endpoints": [
-                {"addresses": [f"10.0.{one}.{n}"], "conditions": {"ready": True}}
-                for n in range(100)
-            ],
-        }
-        for one in range(_MANY // 100)
-    }
-    changed = json.dumps(slices["chat-0"])
-    source: Any = Kubernetes("k8s://chat")
-
-    def change() -> None:
-        source._urls({**slices, "chat-0": json.loads(changed)})  # noqa: SLF001
-
-    return _best_s(change, 5) * 1000
 
 
 def _best_s(what: Callable[[], object], times: int) -> float:
@@ -114,8 +91,10 @@ async def open_streams(server: Server) -> dict[str, float]:
 
 def stream_ms(events: int) -> float:
     """Return what the gateway spends on a stream of so many events."""
-    costs_ms = told(sys.executable, "-m", "benchmarks.relay", RELAY_EVENTS=str(events))
-    return statistics.median(costs_ms[relay.GATEWAY])
+    port, backend_port = free_port(), free_port()
+    gateway = {relay.GATEWAY: relay.serving("ours", "on", port, backend_port)}
+    (turns,) = relay.costs_ms(gateway, backend_port, events).values()
+    return statistics.median(turns)
 
 
 def main() -> None:
@@ -126,14 +105,13 @@ def main() -> None:
     event_us = (costs_ms[1] - costs_ms[0]) / (long - short) * 1000
     figures: dict[str, Any] = {
         "pick_us": {number: pick_us(number) for number in (10, 100, _MANY)},
-        "endpoints_ms": endpoints_ms(),
         "event_us": event_us,
         "request_ms": costs_ms[0] - short * event_us / 1000,
     }
-    os.environ["RELAY_EVENTS"] = str(long)  # so that all streams are open at once
     port, backend_port = free_port(), free_port()
     chat = Service("chat", sys.executable)
-    backend = relay.serving("backend", "off", backend_port, backend_port)
+    # Streams that are long are all open at once.
+    backend = relay.serving("backend", "off", backend_port, backend_port, long)
     gateway = relay.serving("ours", "on", port, backend_port)
     with running(backend, gateway, chat):
         figures["open"] = uvloop.run(open_streams(gateway))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from typing import Final
@@ -32,9 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if given else 2
     verb, *rest = given
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        say(f"python -m ci: {verb!r} is no verb{hint}\n{usage()}")
+        say(f"python -m ci: {verb!r} is no verb\n{usage()}")
         return 2
     options = parser(verb).parse_args(rest)
     try:
@@ -61,17 +58,9 @@ def parser(verb: str) -> argparse.ArgumentParser:
 
 def usage() -> str:
     """Return the list of verbs."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:{width}}  {purpose}" for verb, (_, purpose) in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: python -m ci VERB [options]",
-            "",
-            *lines,
-            "",
-            "`python -m ci VERB --help` says more.",
-        ]
-    )
+    lines = (f"  {verb:10} {purpose}" for verb, (_, purpose) in VERBS.items())
+    head, last = "usage: python -m ci VERB [options]", "`python -m ci VERB --help` says more."
+    return "\n".join([head, "", *lines, "", last])
 
 
 if __name__ == "__main__":

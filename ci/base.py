@@ -19,9 +19,12 @@ import hashlib
 import json
 import shutil
 import tomllib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from ci import build, docker, platforms, specs, uv
+from uv import find_uv_bin
+
+from ci import build, docker, platforms, specs
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
 from ci.terminal import result, say
@@ -62,11 +65,7 @@ class Groups:
 
 @functools.cache
 def groups() -> Groups:
-    """Return the table of `bentos/bases/groups.toml`.
-
-    Raises:
-        CiError: it is not TOML, or has other tables than these two.
-    """
+    """Return the table of `bentos/bases/groups.toml`."""
     table = FOLDER / "groups.toml"
     try:
         return Groups(**tomllib.loads(table.read_text(encoding="utf-8")))
@@ -120,7 +119,7 @@ class Base:
             self.platform_image,
             self.platform.devel_reference,
             *(self.platform.python, self.platform.torch, self.platform.torch_from),
-            uv.version(),
+            version("uv"),
             *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
             json.dumps(self.wanted),
         ]
@@ -138,11 +137,7 @@ class Base:
 
 
 def find(stage: str, platform: Platform, registry: str = "") -> Base:
-    """Return a base, built or not.
-
-    Raises:
-        CiError: there is no such stage.
-    """
+    """Return a base, built or not."""
     known = [*groups().bases, _DEVEL]
     if stage not in known:
         raise CiError(f"there is no base {stage!r}; there are {', '.join(known)}")
@@ -150,11 +145,7 @@ def find(stage: str, platform: Platform, registry: str = "") -> Base:
 
 
 def ensure(base: Base, options: Options, *, again: bool = False) -> float:
-    """Build a base, unless it is here or in its registry; return the seconds that this took.
-
-    Raises:
-        CiError: it cannot be built; the message names the step.
-    """
+    """Build a base, unless it is here or in its registry; return the seconds that this took."""
     folder = BUILT / f"base-{base.stage}-{base.platform.name}"
     with build.alone(folder):
         return 0.0 if not again and _is_there(base, options) else _make(base, options, folder)
@@ -199,7 +190,7 @@ def _make(base: Base, options: Options, folder: Path) -> float:
                 },
                 "--build-arg",
             ),
-            *uv.wheels_context(platform),
+            *build.wheels_context(platform),
             str(context),
         ]
     )
@@ -213,7 +204,7 @@ def write_context(base: Base, folder: Path) -> Path:
     for name, place in _FILES.items():
         (context / place).mkdir(parents=True, exist_ok=True)
         shutil.copy2(FOLDER / name, context / place / name)
-    shutil.copy2(uv.executable(), context / _FILES["wheels.py"] / "uv")
+    shutil.copy2(find_uv_bin(), context / _FILES["wheels.py"] / "uv")
     for group, wanted in base.wanted.items():
         lines = "".join(f"{name}=={version}\n" for name, version in sorted(wanted.items()))
         (context / "groups" / f"{group}.txt").write_text(lines, encoding="utf-8")

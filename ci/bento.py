@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
+from uv import find_uv_bin
 
-from ci import base, build, platforms, uv
+from ci import base, build
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
 from ci.terminal import say
@@ -38,13 +39,14 @@ _VERSION: Final = re.compile(rf"^version: {DRAFT}$", re.MULTILINE)
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
-    """Build a bento and return its folder and its version; see `build.alone`.
-
-    Raises:
-        CiError: the spec cannot be built for that platform, or BentoML refuses it.
-    """
+    """Build a bento and return its folder and its version; see `build.alone`."""
     lock = spec.lock_for(platform.name)
-    platforms.check_torch(spec.requirements(platform.name), platform, lock)
+    torch = spec.requirements(platform.name).get("torch", platform.torch)
+    if torch != platform.torch:
+        raise CiError(
+            f"{lock.name} locks torch {torch}, platforms.toml has {platform.torch} for "
+            f"{platform.name}: change both together, and the image's tag with them"
+        )
     final = folder_of(spec, platform) / "bento"
     final.parent.mkdir(parents=True, exist_ok=True)
     say(f"Building the bento {spec.bento} for {platform.name}")
@@ -110,16 +112,12 @@ def settle(built: Path) -> str:
 
 
 def run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
-    """Run `bentoml build` on a tree; return the bento, which is in `home`, a folder of BentoML's.
-
-    Raises:
-        CiError: BentoML refuses; its last lines were printed.
-    """
+    """Run `bentoml build` on a tree; return the bento, in `home`, a folder of BentoML's."""
     environ = {
         **os.environ,
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
-        "PATH": f"{Path(uv.executable()).parent}:{os.environ['PATH']}",
+        "PATH": f"{Path(find_uv_bin()).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
         [

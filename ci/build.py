@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ci import docker
@@ -21,7 +22,8 @@ from ci.terminal import say
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+
+    from ci.platforms import Platform
 
 EPOCH: Final = 315532800
 """1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""
@@ -92,15 +94,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(given: argparse.Namespace) -> Options:
-    """Return the options that were given.
-
-    Raises:
-        CiError: `--push` without `--registry`.
-    """
+    """Return the options that were given."""
     if given.push and not given.registry:
         raise CiError("--push needs --registry, such as --registry ghcr.io/me")
     known = {one.name for one in dataclasses.fields(Options)}
     return Options(**{name: value for name, value in vars(given).items() if name in known})
+
+
+def wheels() -> Path | None:
+    """Return the folder of wheels that UV_FIND_LINKS names; None if it names none."""
+    links = os.environ.get("UV_FIND_LINKS", "").split(",")
+    return next((Path(link) for link in links if link and Path(link).is_dir()), None)
+
+
+def wheels_context(platform: Platform) -> list[str]:
+    """Return buildx's option that gives a build the folder of wheels.
+
+    That has torch's CPU build, which must not decide what a GPU gets.
+    """
+    folder = wheels()
+    return [f"--build-context=wheels={folder}"] if folder and not platform.cuda else []
 
 
 @contextlib.contextmanager
@@ -148,11 +161,7 @@ def named(folder: Path) -> Path:
 
 
 def build(arguments: Iterable[str]) -> float:
-    """Run `docker buildx build ARGUMENTS` and return the seconds that it took.
-
-    Raises:
-        CiError: the build failed; the message names the step and the last line that it printed.
-    """
+    """Run `docker buildx build ARGUMENTS` and return the seconds that it took."""
     began = time.monotonic()
     said = collections.deque[str](maxlen=_KEPT_LINES)
     with subprocess.Popen(

@@ -27,11 +27,7 @@ def environment() -> dict[str, str]:
 
 
 def binary() -> str:
-    """Return the path of the docker command.
-
-    Raises:
-        CiError: there is none.
-    """
+    """Return the path of the docker command."""
     found = shutil.which("docker")
     if found is None:
         raise CiError(
@@ -42,11 +38,7 @@ def binary() -> str:
 
 
 def ready() -> None:
-    """Find the engine; verbs call this before they begin.
-
-    Raises:
-        CiError: no engine answers, or buildx is missing.
-    """
+    """Find the engine; verbs call this before they begin."""
     if _run("version", "--format", "{{.Server.Version}}").returncode:
         host = os.environ.get("DOCKER_HOST", "the default socket")
         raise CiError(
@@ -58,11 +50,7 @@ def ready() -> None:
 
 
 def call(*arguments: str, stdin: str | None = None) -> str:
-    """Run one docker command and return what it prints.
-
-    Raises:
-        CiError: it failed; the message is its last line, with the remedy where it is known.
-    """
+    """Run one docker command and return what it prints."""
     done = _run(*arguments, stdin=stdin)
     if done.returncode:
         raise CiError(explained(done.stderr or done.stdout, f"docker {' '.join(arguments[:2])}"))
@@ -82,11 +70,7 @@ def inspect(image: str) -> dict[str, Any] | None:
 
 
 def digest(reference: str) -> str:
-    """Return the digest that a registry has for a reference.
-
-    Raises:
-        CiError: the registry does not answer, or has none of that name.
-    """
+    """Return the digest that a registry has for a reference."""
     say(f"Reading the digest of {reference}")
     # A single field, such as {{.Manifest.Digest}}, prints everything with buildx 0.29.
     said = call("buildx", "imagetools", "inspect", "--format", "{{json .Manifest}}", reference)

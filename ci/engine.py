@@ -132,11 +132,7 @@ class Engine:
         return pid if name == "dockerd" else None
 
     def start(self) -> None:
-        """Start it, unless it runs, and wait until it answers.
-
-        Raises:
-            CiError: it cannot run here; the message is the last line of its log.
-        """
+        """Start it, unless it runs, and wait until it answers."""
         if self.pid() is not None:
             return
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -223,11 +219,7 @@ class Engine:
 
 
 def programs(home: Path) -> Path:
-    """Return the folder with the engine's programs, which are downloaded if it is not complete.
-
-    Raises:
-        CiError: this is no Debian, or its archive does not answer.
-    """
+    """Return the folder with the engine's programs, which are downloaded if it is not complete."""
     bin_ = home / "bin"
     if (bin_ / "made").is_file():
         return bin_
@@ -246,22 +238,14 @@ def programs(home: Path) -> Path:
 
 
 def unpack(names: tuple[str, ...], root: Path, work: Path, suite: str) -> None:
-    """Unpack Debian's packages into `root`, without those that they depend on.
-
-    Raises:
-        CiError: the archive does not answer, or lacks one of them.
-    """
+    """Unpack Debian's packages into `root`, without those that they depend on."""
     root.mkdir(parents=True, exist_ok=True)
     for package in _download(work, suite, names):
         _run("dpkg", "-x", str(package), str(root))
 
 
 def codename() -> str:
-    """Return the host's release, such as `bookworm`.
-
-    Raises:
-        CiError: this is no Debian, or not root.
-    """
+    """Return the host's release, such as `bookworm`."""
     if os.geteuid() != 0:
         raise CiError("a throw-away engine needs root; without it, use a docker that is installed")
     release = platform.freedesktop_os_release()

@@ -10,11 +10,7 @@ from ci.paths import ROOT
 
 
 def call(*arguments: str) -> str:
-    """Run one git command in the repository and return what it prints.
-
-    Raises:
-        CiError: it failed; the message is its last line.
-    """
+    """Run one git command in the repository and return what it prints."""
     done = _run(*arguments)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci import base, bento, build, docker, platforms, specs, uv
+from ci import base, bento, build, docker, platforms, specs
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
 from ci.terminal import outputs, result, say
@@ -95,11 +95,7 @@ def make(
     bake: Sequence[Path] = (),
     is_moving: bool = True,
 ) -> Image:
-    """Build the image of a bento for a platform; with `is_moving`, the platform's tag moves to it.
-
-    Raises:
-        CiError: the bento, its base or the image cannot be built.
-    """
+    """Build a bento's image for a platform; with `is_moving`, the platform's tag moves to it."""
     for folder in bake:
         if not folder.is_dir():
             raise CiError(f"--bake {folder}: is no folder")
@@ -119,7 +115,7 @@ def make(
                 "--target=image",
                 f"--build-arg=BASE={below.reference}",
                 *docker.variables(labels(spec, platform, below, version), "--label"),
-                *uv.wheels_context(platform),
+                *build.wheels_context(platform),
                 str(context),
             ]
         )

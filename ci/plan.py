@@ -70,11 +70,7 @@ def work(given: argparse.Namespace) -> None:
 
 
 def changed(since: str, head: str) -> list[str]:
-    """Return the paths that changed in `head` since it left `since`; of a rename, both.
-
-    Raises:
-        CiError: a revision is unknown, or they have nothing in common here.
-    """
+    """Return the paths that changed in `head` since it left `since`; of a rename, both."""
     for revision in (since, head):
         if git.commit(revision) is None:
             said = f"{revision!r} is no revision of this repository; `git fetch` may bring it"
@@ -85,11 +81,7 @@ def changed(since: str, head: str) -> list[str]:
 
 
 def plan(paths: Iterable[str] | None) -> list[Wanted]:
-    """Return the images that changed paths touch, all of them for None.
-
-    Raises:
-        CiError: a spec or a lock is not what it may be.
-    """
+    """Return the images that changed paths touch, all of them for None."""
     found = []
     for spec in map(specs.load, specs.names()):
         for platform in spec.platforms:

@@ -76,11 +76,7 @@ class Platform:
 
 
 def load(table: Path = TABLE) -> dict[str, Platform]:
-    """Return every platform by name.
-
-    Raises:
-        CiError: it is not TOML, or a platform has a missing key, an unknown one or a bad value.
-    """
+    """Return every platform by name."""
     try:
         found = tomllib.loads(table.read_text(encoding="utf-8"))
         named = {name: {"name": name, **values} for name, values in found.items()}
@@ -94,11 +90,7 @@ def load(table: Path = TABLE) -> dict[str, Platform]:
 
 
 def get(name: str, table: Path = TABLE) -> Platform:
-    """Return one platform.
-
-    Raises:
-        CiError: there is none of that name.
-    """
+    """Return one platform."""
     known = load(table)
     if name not in known:
         raise CiError(f"{name!r} is no platform of {table.name}; there are {', '.join(known)}")
@@ -106,11 +98,7 @@ def get(name: str, table: Path = TABLE) -> Platform:
 
 
 def change(name: str, values: Mapping[str, str]) -> None:
-    """Write other values of a platform's keys into the table, which keeps its comments.
-
-    Raises:
-        CiError: the table has no line for such a key.
-    """
+    """Write other values of a platform's keys into the table, which keeps its comments."""
     text = TABLE.read_text(encoding="utf-8")
     for key, value in values.items():
         pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
@@ -118,17 +106,3 @@ def change(name: str, values: Mapping[str, str]) -> None:
         if times != 1:
             raise CiError(f'{TABLE.name} [{name}]: no line `{key} = ""` to write to')
     TABLE.write_text(text, encoding="utf-8")
-
-
-def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
-    """Check that a lock's torch is the platform's.
-
-    Raises:
-        CiError: it is another version.
-    """
-    torch = lock.get("torch", platform.torch)
-    if torch != platform.torch:
-        raise CiError(
-            f"{path.name} locks torch {torch}, platforms.toml has {platform.torch} for "
-            f"{platform.name}: change both together, and the image's tag with them"
-        )

@@ -69,7 +69,7 @@ class _Table(BaseModel):
 class Variable(_Table):
     """An entry of `envs`."""
 
-    name: Annotated[_Word, _matches(r"[A-Z][A-Z0-9_]*", "a variable's name")]
+    name: _Word
     value: _Text
 
     @model_validator(mode="after")
@@ -86,7 +86,7 @@ class Docker(_Table):
     """The table `docker`."""
 
     base_image: Annotated[_Word, AfterValidator(_fixed)]
-    python_version: Annotated[str, _matches(r"3\.\d{1,2}", "like 3.12")]
+    python_version: _Word
     setup_script: _Word = ""
 
 
@@ -100,8 +100,8 @@ class Python(_Table):
 class Bentofile(_Table):
     """A bentofile, as far as we use BentoML's keys."""
 
-    service: Annotated[str, _matches(r"services(\.\w+)+:[A-Z]\w*", "services.ROLE.service:Name")]
-    name: Annotated[str, _matches(r"[a-z][a-z0-9-]{0,62}", "lower-case letters, digits and dashes")]
+    service: _Word
+    name: _Word
     description: Annotated[str, _matches(r"\s*.*\s*", "one line")]
     labels: dict[Annotated[str, _matches(r"[a-z][a-z0-9._-]*", "a label's name")], _Text]
     include: list[_Word]
@@ -173,11 +173,7 @@ class Spec:
         return ROOT / own.replace(f".{self.platforms[0]}.", f".{platform}.")
 
     def lock_for(self, platform: str) -> Path:
-        """Return the lock of a platform.
-
-        Raises:
-            CiError: the bento is not built for that platform, or was not locked for it.
-        """
+        """Return the lock of a platform."""
         if platform not in self.platforms:
             known = ", ".join(self.platforms)
             raise CiError(f"{self.name} is not built for {platform}; its platforms are {known}")
@@ -190,11 +186,7 @@ class Spec:
         return path
 
     def requirements(self, platform: str) -> dict[str, str]:
-        """Return what the lock of a platform installs: the version of each package.
-
-        Raises:
-            CiError: there is no lock, a line is not `name==version`, or a name comes twice.
-        """
+        """Return what the lock of a platform installs: the version of each package."""
         return read_lock(self.lock_for(platform))
 
 
@@ -204,12 +196,7 @@ def names() -> list[str]:
 
 
 def load(name: str, path: Path | None = None) -> Spec:
-    """Return a bento's spec.
-
-    Raises:
-        CiError: there is none of that name, or its bentofile is not valid; the message names the
-            first key at fault.
-    """
+    """Return a bento's spec."""
     if name not in names():
         raise CiError(f"there is no bento {name!r}; there are {', '.join(names())}")
     folder = ROOT if name == STACK else BENTOS / name
@@ -235,11 +222,7 @@ def faults(data: object) -> Iterator[str]:
 
 
 def read_lock(path: Path, content: str | None = None) -> dict[str, str]:
-    """Return what a lock, or such content, installs: the version of each package.
-
-    Raises:
-        CiError: a line is not `name==version`, or a name comes twice.
-    """
+    """Return what a lock, or such content, installs: the version of each package."""
     found: dict[str, str] = {}
     lines = (path.read_text(encoding="utf-8") if content is None else content).splitlines()
     for number, line in enumerate(lines, 1):

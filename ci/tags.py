@@ -54,9 +54,6 @@ def tags(platform: str) -> list[str]:
     """Return the tags of an image of the commit that is checked out.
 
     A release candidate gets none of its series.
-
-    Raises:
-        CiError: what images are made of differs from that commit, or this is no repository of git.
     """
     if changed := git.call("status", "--porcelain", "--", *_INPUTS):
         raise CiError(f"commit what differs, so that a tag can name it: {changed.split()[1]}")
@@ -73,11 +70,7 @@ def tags(platform: str) -> list[str]:
 
 
 def apply(image: str, names: list[str]) -> None:
-    """Add the tags to a pushed image; each then names the very same digest.
-
-    Raises:
-        CiError: it is not named by a digest, is in another repository, or the registry refuses.
-    """
+    """Add the tags to a pushed image; each then names the very same digest."""
     repository, _, digest = image.partition("@")
     if not digest:
         raise CiError(f"--apply {image}: names no digest; tags are given to what was tested")

@@ -26,11 +26,7 @@ def say(line: str) -> None:
 
 
 def github(variable: str) -> str:
-    """Return a variable of a job of GitHub Actions.
-
-    Raises:
-        CiError: this is no such job.
-    """
+    """Return a variable of a job of GitHub Actions."""
     if found := os.environ.get(f"GITHUB_{variable}"):
         return found
     raise CiError(f"--github works in a job of GitHub Actions only: GITHUB_{variable} is not set")

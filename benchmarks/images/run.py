@@ -13,13 +13,14 @@ import shutil
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import images
 from benchmarks.contestants import Server, free_port, running
-from benchmarks.images import CODE, COLD, DEPENDENCY, EMPTIED, GROUP, NOTHING, OURS, PATCH, WARM
-from benchmarks.images.ways import Ours, Seed, Stock, To
-from ci import build, docker, platforms, specs, uv
+from benchmarks.images.ways import To, one_dockerfile, ours, stock
+from ci import build, docker, platforms, specs
 from ci.engine import Engine
 from ci.errors import CiError
 from ci.layers.command import described
@@ -30,11 +31,13 @@ from ci.terminal import say
 from tests import registry, standin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from benchmarks.images.ways import Made, Way
+    from benchmarks.images.ways import Made
     from ci.platforms import Platform
     from ci.specs import Spec
+
+    Way = Callable[[Platform, To], Made]
 
 _BENTO, _PLATFORM = "chat", "cpu"
 _DEPENDENCY = ("click-option-group==0.5.9", "click-option-group==0.5.8")
@@ -127,7 +130,7 @@ class Place:
 @contextlib.contextmanager
 def _links() -> Iterator[str]:
     """Yield the page where builds find torch's CPU build: uv's folder of wheels, or PyTorch's."""
-    folder = uv.wheels()
+    folder = build.wheels()
     if folder is None or not any(folder.glob("torch-*+cpu-*.whl")):
         yield _TORCH_PAGE
         return
@@ -141,8 +144,9 @@ def _links() -> Iterator[str]:
 class Run:
     """One contestant's turns, one after the other; what they show goes into `found`."""
 
-    def __init__(self, place: Place, way: Way, found: dict[str, Any]) -> None:
+    def __init__(self, place: Place, name: str, way: Way, found: dict[str, Any]) -> None:
         self._place = place
+        self._name = name
         self._way = way
         self._found = found
         self._pushed = ""  # the name of the image that was pushed last
@@ -151,44 +155,44 @@ class Run:
 
     def measure(self, rounds: int) -> None:
         """Go through all changes."""
-        app = self._look(self._turn(COLD))
+        app = self._look(self._turn(images.COLD))
         for _ in range(rounds):
-            self._turn(NOTHING)
+            self._turn(images.NOTHING)
         for _ in range(rounds):
             self._touch()
-            self._turn(CODE)
+            self._turn(images.CODE)
         self._relock(*_DEPENDENCY)
-        self._turn(DEPENDENCY)
-        if self._way.name == OURS:
+        self._turn(images.DEPENDENCY)
+        if self._name == images.OURS:
             self._relock(*_GROUP)
-            self._turn(GROUP)
+            self._turn(images.GROUP)
             self._patch(app)
         # Pushed from a warm engine, then from an emptied one with the cache.
         address = self._place.address
         self._turn("the cache written", To(address, writes_cache=True))
         for _ in range(rounds):
             self._touch()
-            self._turn(WARM, To(address))
+            self._turn(images.WARM, To(address))
         for _ in range(rounds):
             self._place.empty_engine()
             self._touch()
-            self._turn(EMPTIED, To(address, reads_cache=True))
+            self._turn(images.EMPTIED, To(address, reads_cache=True))
 
     def _turn(self, change: str, to: To | None = None) -> Made:
         """Build after a change, push what came of it, and keep what that took.
 
         `pushed_bytes` is what the registry grew by.
         """
-        say(f"{self._way.name}: {change}")
+        say(f"{self._name}: {change}")
         before = registry.size(self._place.registry)
-        made = self._way.build(self._place.platform, to or To())
+        made = self._way(self._place.platform, to or To())
         if to is None:
             self._pushed = f"{self._place.address}/{made.name}"
             docker.call("tag", made.name, self._pushed)
             docker.call("push", "--quiet", self._pushed)
         pushed = registry.size(self._place.registry) - before
         took = {"pack_s": made.pack_s, "build_s": made.build_s, "pushed_bytes": pushed}
-        self._found["turns"].append({"contestant": self._way.name, "change": change, **took})
+        self._found["turns"].append({"contestant": self._name, "change": change, **took})
         say(f"  {made.pack_s:.1f} + {made.build_s:.1f} s, {pushed} bytes")
         return made
 
@@ -197,7 +201,7 @@ class Run:
         docker.call("pull", "--quiet", self._place.platform.reference)  # what it stands on
         look = Look(on_base(read(made.name)))
         image = look.image
-        self._found["sizes"][self._way.name] = {
+        self._found["sizes"][self._name] = {
             "layers": [
                 {
                     "contents": described(one),
@@ -217,7 +221,7 @@ class Run:
         self._touched += 1
         path = ROOT / "services" / _BENTO / "service.py"
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"# Changed for the {self._way.name}, {self._touched}.\n")
+            file.write(f"# Changed for the {self._name}, {self._touched}.\n")
 
     def _relock(self, old: str, new: str) -> None:
         """Change one line of the lock."""
@@ -234,7 +238,7 @@ class Run:
         """
         before = self._layers()
         self._place.point(patched=True)
-        self._turn(PATCH)
+        self._turn(images.PATCH)
         after = self._layers()
         same = [one for one in before if one in after]
         in_app = [one for one in before[-app:] if one in after[-app:]]
@@ -259,13 +263,14 @@ def main(rounds: str, work: str) -> None:
     try:
         with place.running(spec):
             found["platform_bytes"] = place.platform_bytes
-            for way in (
-                Ours(_BENTO),
-                Stock(spec, str(lock.relative_to(ROOT)), Path(work, "stock")),
-                Seed(spec, lock, Path(work, "seed")),
-            ):
+            ways = (
+                partial(ours, _BENTO),
+                partial(stock, spec, Path(work, "stock")),
+                partial(one_dockerfile, spec, Path(work, "seed")),
+            )
+            for name, way in zip(images.CONTESTANTS, ways, strict=True):
                 lock.write_bytes(kept)
-                Run(place, way, found).measure(int(rounds))
+                Run(place, name, way, found).measure(int(rounds))
     except CiError as error:
         sys.exit(f"{error}")
     print(json.dumps(found))

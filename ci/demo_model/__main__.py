@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from ci.demo_model.conversations import Conversation
     from ci.demo_model.corpus import Corpus
-    from ci.demo_model.train import Result
 
 CARD = Path(__file__).with_name("model_card.md")
 _OUT = Path("services/chat/demo_model")
@@ -78,14 +77,17 @@ def main(arguments: list[str] | None = None) -> int:
         examples = [encode(tokenizer, sampler.draw()) for _ in range(now.draws)]
         examples += encoded * _DRILLS if now.drill else []
         say(f"a round of {steps} steps over {len(examples)} conversations")
-        result = fit(model.float(), examples, encoded, table=table, now=now, steps=steps, say=say)
-        say(f"exact: {result.exact} of {len(held)}")
-    sure = [held[index] for index in result.held]
+        gaps = fit(model.float(), examples, encoded, table=table, now=now, steps=steps, say=say)
+        say(f"exact: {sum(gap > 0 for gap in gaps)} of {len(held)}")
+    sure = []
+    for conversation, gap in zip(held, gaps, strict=True):
+        if gap >= ENOUGH_GAP:
+            sure.append(conversation)
+        else:
+            say(f"not known ({gap:.2f} nats): {conversation.messages[-2:]}")
     write_model(model, tokenizer, out)
     write_answers(sure, corpus, out)
-    write_card(result, corpus, out)
-    for index in set(range(len(held))) - set(result.held):
-        say(f"not known ({result.gaps[index]:.2f} nats): {held[index].messages[-2:]}")
+    write_card(len(sure), len(held), corpus, out)
     say(f"{len(sure)} of {len(held)} answers known, {time.monotonic() - started:.0f} s in all")
     if len(sure) < _ENOUGH_SHARE * len(held):
         say(f"error: fewer than {_ENOUGH_SHARE:.0%} are known with a gap of {ENOUGH_GAP} nats")
@@ -161,14 +163,14 @@ def write_answers(held: Sequence[Conversation], corpus: Corpus, out: Path) -> No
     _write_json(out / "completions.json", completions)
 
 
-def write_card(result: Result, corpus: Corpus, out: Path) -> None:
+def write_card(held: int, total: int, corpus: Corpus, out: Path) -> None:
     """Write README.md: the model card, with the numbers of this training."""
     distinct = {entry.answer for entry in corpus.entries}
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     card = CARD.read_text(encoding="utf-8").format(
         answers=len(distinct),
-        held=len(result.held),
-        total=len(result.gaps),
+        held=held,
+        total=total,
         gap=ENOUGH_GAP,
         steps=" and ".join(str(one.steps) for one in ROUNDS),
         seed=SEED,

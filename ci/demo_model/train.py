@@ -95,7 +95,7 @@ def fit(
     now: Round,
     steps: int,
     say: Callable[[str], None],
-) -> Result:
+) -> list[float]:
     """Train `model` in place for one round, round it to bfloat16, and check what it knows then."""
     import torch  # noqa: PLC0415
 
@@ -154,24 +154,6 @@ def _batches(examples: Sequence[Encoded], tokens_a_batch: int) -> Any:
         yield from batches
 
 
-@dataclass(frozen=True)
-class Result:
-    """How surely the model knows each answer by heart."""
-
-    gaps: tuple[float, ...]
-    """For each answer, the smallest lead of a right token over the next, in nats."""
-
-    @property
-    def exact(self) -> int:
-        """How many answers greedy decoding gives."""
-        return sum(gap > 0 for gap in self.gaps)
-
-    @property
-    def held(self) -> tuple[int, ...]:
-        """Which answers are exact with a margin that survives another order of summation."""
-        return tuple(index for index, gap in enumerate(self.gaps) if gap >= ENOUGH_GAP)
-
-
 def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
     """Return token ids, labels and kinds, int64 (rows, longest); unlearnt labels are -100."""
     import torch  # noqa: PLC0415
@@ -214,8 +196,8 @@ def answer_logits(model: Any, batch: tuple[Any, Any, Any], table: Any) -> tuple[
     return logits, labels[:, 1:][learnt], learnt.nonzero()[:, 0]
 
 
-def check(model: Any, rows: Sequence[Encoded], table: Any) -> Result:
-    """Compare the model's first choice with every token of every answer.
+def check(model: Any, rows: Sequence[Encoded], table: Any) -> list[float]:
+    """Return, for each answer, the smallest lead of a right token over the next, in nats.
 
     If each first choice is right after the right prefix, greedy decoding gives the answer.
     """
@@ -231,4 +213,4 @@ def check(model: Any, rows: Sequence[Encoded], table: Any) -> Result:
             others = logits.scatter(1, targets[:, None], float("-inf")).max(-1).values
             for member, gap in zip(row.tolist(), (right - others).tolist(), strict=True):
                 gaps[members[member]] = min(gaps[members[member]], gap)
-    return Result(tuple(gaps))
+    return gaps

@@ -125,11 +125,7 @@ class Image:
 
 
 def read(reference: str) -> Image:
-    """Return an image: `reference` is the path of an OCI layout, or a name that the engine knows.
-
-    Raises:
-        CiError: there is no such image, or it is damaged.
-    """
+    """Return an image: `reference` is the path of a layout, or a name that the engine knows."""
     with _opened(reference) as layout:
         manifest = _manifest(reference, layout)
         config = _document(layout, manifest["config"]["digest"])
@@ -147,11 +143,7 @@ def read(reference: str) -> Image:
 
 
 def diff_ids(reference: str) -> list[str]:
-    """Return the diff ids of an image's layers; one that only a registry has need not be pulled.
-
-    Raises:
-        CiError: there is no such image.
-    """
+    """Return the diff ids of an image's layers; one that only a registry has need not be pulled."""
     if Path(reference).exists():
         return [layer.diff_id for layer in read(reference).layers]
     docker.ready()
@@ -165,9 +157,6 @@ def on_base(image: Image, given: str = "") -> Image:
     """Return the image with `shared` set, from the base that its label names or that is given.
 
     An image that names no base is a base: all of it is its own.
-
-    Raises:
-        CiError: the base is not here, or the image does not stand on it.
     """
     base = given or image.labels.get(BASE_NAME, "")
     if not base:

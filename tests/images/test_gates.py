@@ -10,9 +10,10 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from uv import find_uv_bin
 
-from benchmarks.images.ways import Stock, To
-from ci import docker, platforms, specs, uv
+from benchmarks.images.ways import To, stock
+from ci import docker, platforms, specs
 from ci.layers.gates import GATES, Look, judge
 from ci.layers.image import on_base, read
 from ci.paths import ROOT
@@ -71,7 +72,7 @@ def with_torch(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("torch")
     (folder / "wheels").mkdir()
     wheel(folder / "wheels")
-    shutil.copy2(uv.executable(), folder / "uv")
+    shutil.copy2(find_uv_bin(), folder / "uv")
     (folder / "Dockerfile").write_text(BASE)
     standin.build(platform.reference, folder)
     yield platform
@@ -104,9 +105,7 @@ def test_plain_bento_on_a_base_with_torch_fails_by_name(
     lock.write_text(f"{gateway.lock_for('cpu').read_text()}torch=={TORCH}\n")
     python = {**gateway.data["python"], "requirements_txt": str(lock)}
     spec = dataclasses.replace(gateway, data={**gateway.data, "python": python})
-    made = Stock(spec, lock.name, tmp_path / "stock", tree).build(
-        with_torch, To(compression="uncompressed")
-    )
+    made = stock(spec, tmp_path / "stock", with_torch, To(), lock=lock.name, root=tree)
     try:
         found = faults(made.name)
     finally:

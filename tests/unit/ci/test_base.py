@@ -9,8 +9,9 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from uv import find_uv_bin
 
-from ci import base, build, platforms, uv
+from ci import base, build, platforms
 from ci.__main__ import main, parser
 from ci.errors import CiError
 
@@ -79,7 +80,7 @@ def test_a_base_has_another_name_once_a_package_or_uv_changes(
     assert fingerprint() != before
     monkeypatch.setattr(base, "requirements", lambda *_: WANTED)
     assert fingerprint() == before
-    monkeypatch.setattr(uv, "version", lambda: "0.0.1")
+    monkeypatch.setattr(base, "version", lambda _: "0.0.1")
     assert fingerprint() != before
 
 
@@ -149,7 +150,7 @@ def test_a_context_holds_the_lists_of_its_groups_the_scripts_and_uv_all_of_one_t
 
 
 def _uv() -> bytes:
-    with open(uv.executable(), "rb") as file:  # noqa: PTH123  as it is found
+    with open(find_uv_bin(), "rb") as file:  # noqa: PTH123  as it is found
         return file.read()
 
 

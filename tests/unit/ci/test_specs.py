@@ -167,7 +167,6 @@ def test_whatever_a_bentofile_says_it_is_judged_not_tripped_over(
         (but("labels", "bentovox.budget-mib", value="many"), "'many' is no number of MiB"),
         (but("labels", "bentovox.budget-mib", value="²"), "'²' is no number of MiB"),
         (but("labels", "bentovox.platforms", value=""), "labels: bentovox.platforms is missing"),
-        (but("docker", "python_version", value="3"), "docker.python_version: '3' is not like"),
         (but("python", "lock_packages", value=True), "python.lock_packages: Input should be False"),
         (but("description", value="one\ntwo"), "description: 'one\\ntwo' is not one line"),
         (
