@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from benchmarks import report
-from benchmarks.contestants import ROOT, Server, free_port
+from benchmarks.contestants import ROOT, Server, Service, free_port
 from benchmarks.load import KEY, Result, run
 
 if TYPE_CHECKING:
@@ -72,19 +72,20 @@ class Line:
 
 def servers(python: str) -> list[Server]:
     """Return plain vLLM first, then ours, then the peers."""
-    plain, chat, stack, command, inner, litellm = (free_port() for _ in range(6))
-    bentoml = [python, "-m", "bentoml", "serve"]
+    plain, inner, litellm = (free_port() for _ in range(3))
+    command = Service(
+        "BentoML __command__",
+        python,
+        "benchmarks.peers.command_proxy:CommandProxy",
+        PEER_VLLM_PORT=str(inner),
+        PEER_VLLM_COMMAND=json.dumps(_vllm(python, inner)),
+    )
+    command.health = "/health"
     return [
         Server(PLAIN, _vllm(python, plain), plain, "/health"),
-        Server(ALONE, [*bentoml, "services.chat.service:Chat", f"--port={chat}"], chat),
-        Server(STACK, [*bentoml, "services.stack:Stack", f"--port={stack}"], stack),
-        Server(
-            "BentoML __command__",
-            [*bentoml, "benchmarks.peers.command_proxy:CommandProxy", f"--port={command}"],
-            command,
-            "/health",
-            {"PEER_VLLM_PORT": str(inner), "PEER_VLLM_COMMAND": json.dumps(_vllm(python, inner))},
-        ),
+        Service(ALONE, python, "services.chat.service:Chat"),
+        Service(STACK, python, "services.stack:Stack"),
+        command,
         Server(
             "LiteLLM proxy",
             [

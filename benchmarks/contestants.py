@@ -211,14 +211,14 @@ class Server:
 
 
 class Service(Server):
-    """One of our roles, served by BentoML on a free port; `settings` are its environment."""
+    """What BentoML serves on a free port: by default the role `name`, with `settings`."""
 
-    def __init__(self, role: str, python: str, **settings: str) -> None:
+    def __init__(self, name: str, python: str, service: str = "", **settings: str) -> None:
         """Take a port."""
         port = free_port()
-        service = f"services.{role}.service:{role.capitalize()}"
+        service = service or f"services.{name}.service:{name.capitalize()}"
         command = [python, "-m", "bentoml", "serve", service, f"--port={port}"]
-        super().__init__(role, command, port, environment=settings)
+        super().__init__(name, command, port, environment=settings)
 
 
 class Worker:

@@ -87,45 +87,40 @@ def _without_engines() -> Iterator[str]:
     uvicorn = [stack, "-m", "uvicorn", "--factory", "benchmarks.talkers:chat"]
     quiet = ["--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"]
     chat = Server("fake-chat", [*uvicorn, *quiet, "--lifespan=off"], port)
-    speech, hearing = _fake(stack, "speech"), _fake(stack, "transcription")
-    urls = {
-        name.upper(): json.dumps([one.url])
-        for name, one in (("chat", chat), ("speech", speech), ("transcription", hearing))
+    fake = {
+        f"BENTOVOX_{role}__{name}": value
+        for role in ("SPEECH", "TRANSCRIPTION")
+        for name, value in (("ENGINE", "fake"), ("SLOTS", "64"))
     }
-    asked = {f"BENTOVOX_CONVERSATION__{name}": url for name, url in urls.items()}
-    role = Service("conversation", stack, **asked)
-    urls["CONVERSATION"] = json.dumps([role.url])
-    door = Service("gateway", stack, **{f"BENTOVOX_GATEWAY__{name}": urls[name] for name in urls})
-    with running(chat, speech, hearing, role, door):
+    speech = Service("fake-speech", stack, "tests.fakes.services:Speech", **fake)
+    hearing = Service("fake-ear", stack, "tests.fakes.services:Transcription", **fake)
+    backends = {"CHAT": chat, "SPEECH": speech, "TRANSCRIPTION": hearing}
+    backends["CONVERSATION"] = Service("conversation", stack, **_urls("CONVERSATION", backends))
+    door = Service("gateway", stack, **_urls("GATEWAY", backends))
+    with running(*backends.values(), door):
         yield door.url
 
 
-def _fake(stack: str, role: str) -> Server:
-    port = free_port()
-    service = f"tests.fakes.services:{role.capitalize()}"
-    command = [stack, "-m", "bentoml", "serve", service, f"--port={port}"]
-    settings = {
-        f"BENTOVOX_{role.upper()}__ENGINE": "fake",
-        f"BENTOVOX_{role.upper()}__SLOTS": "64",
-    }
-    return Server(f"fake-{role}", command, port, environment=settings)
+def _urls(role: str, backends: Mapping[str, Server]) -> dict[str, str]:
+    return {f"BENTOVOX_{role}__{name}": json.dumps([one.url]) for name, one in backends.items()}
 
 
 @contextlib.contextmanager
 def _demo() -> Iterator[Server]:
     """Serve the demo's stack: espeak-ng, and a Whisper that learnt a dozen sentences."""
-    stack, port = python(), free_port()
+    stack = python()
     whisper = "from tests.whisper import trained; print(trained())"
     model = subprocess.check_output([stack, "-c", whisper], cwd=ROOT, text=True).split()[-1]
-    settings = {
-        "BENTOVOX_PROFILE": "demo",
-        "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": model,
-        "BENTOVOX_CHAT__SLOTS": "64",
-        "BENTOVOX_SPEECH__SLOTS": "64",
-        "BENTOVOX_TRANSCRIPTION__SLOTS": "64",
-    }
-    command = [stack, "-m", "bentoml", "serve", "services.stack:Stack", f"--port={port}"]
-    server = Server("stack", command, port, environment=settings)
+    server = Service(
+        "stack",
+        stack,
+        "services.stack:Stack",
+        BENTOVOX_PROFILE="demo",
+        BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=model,
+        BENTOVOX_CHAT__SLOTS="64",
+        BENTOVOX_SPEECH__SLOTS="64",
+        BENTOVOX_TRANSCRIPTION__SLOTS="64",
+    )
     with running(server):
         yield server
 

@@ -4,21 +4,18 @@ A backend works on `SLOTS` requests and lets `QUEUE` wait, the defaults of a rol
 refuses. A request takes as long as plain vLLM took beside as many others (docs/benchmarks.md: the
 first event, then 256 tokens), times an exponential variate, since answers differ in length.
 Gateways know what they have sent themselves and nothing of each other, and hear of a backend that
-ends from their own probes or when they cannot connect. `python -m benchmarks.routing` prints JSON.
+ends from their own probes or when they cannot connect.
 """
 
 from __future__ import annotations
 
 import heapq
-import json
-import logging
 import random
-import statistics
 from collections import OrderedDict, deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -193,36 +190,3 @@ class Simulation:
         server.at_work -= 1
         backend.count(-1)
         self._next(server)
-
-
-def _shown(case: Case) -> dict[str, Any]:
-    seen = Simulation(case)
-    return {
-        **asdict(case),
-        "apart": statistics.mean(seen.apart),
-        "wait_p99_ms": statistics.quantiles(seen.waits_s, n=100)[-1] * 1000,
-        "hits": seen.hit_share,
-        "refused": seen.refused / case.requests,
-        "moved": seen.moved,
-        "lost": seen.lost,
-    }
-
-
-def main() -> None:
-    """Print what came of each case."""
-    logging.disable()
-    many = (1, 4, 16)
-    cases = [Case(gateways=n, affinity=False) for n in many]
-    for subjects in (20_000, 20):
-        cases += [Case(gateways=n, subjects=subjects) for n in many]
-        cases += [Case(gateways=n, subjects=subjects, ahead=AHEAD // n) for n in many[1:]]
-    replaced = [
-        Case(gateways=4, ahead=AHEAD // 4, load=0.5, requests=200_000, replaced=share, drain_s=s)
-        for share in (0.01, 0.25)
-        for s in (0.0, 3.0)
-    ]
-    print(json.dumps({"spread": [*map(_shown, cases)], "replaced": [*map(_shown, replaced)]}))
-
-
-if __name__ == "__main__":
-    main()
