@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ from uv import find_uv_bin
 from ci import base, build
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
-from ci.terminal import say
+from ci.terminal import ran, say
 
 if TYPE_CHECKING:
     from ci.platforms import Platform
@@ -119,18 +118,9 @@ def run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
         "BENTOML_DO_NOT_TRACK": "True",
         "PATH": f"{Path(find_uv_bin()).parent}:{os.environ['PATH']}",
     }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "bentoml", "build", f"--bentofile={bentofile}"),
-            *(f"--version={DRAFT}", "--output=tag", str(context)),
-        ],
-        cwd=context,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = (f"--bentofile={bentofile}", f"--version={DRAFT}", "--output=tag", str(context))
+    command = (sys.executable, "-m", "bentoml", "build", *options)
+    done = ran(*command, cwd=context, env=environ)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         for line in said[-15:]:

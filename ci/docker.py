@@ -7,13 +7,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import CiError
-from ci.terminal import say
+from ci.terminal import last_line, ran, say
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -93,29 +93,20 @@ def diff_ids(image: str) -> list[str]:
 
 def explained(said: str, what: str) -> str:
     """Return docker's last line, with the remedy where the fault is a known one."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("Run 'docker ")]  # --help is no remedy
-    last = lines[-1] if lines else "it said nothing"
     if _FULL in said.lower():
         return (
             f"{what}: the engine's disk is full; `docker system df` shows what is on it, "
             "`docker buildx prune` and `docker image prune` free it"
         )
+    last = last_line(re.sub(r"^Run 'docker .*", "", said, flags=re.MULTILINE))  # is no remedy
     if _REFUSED in said.lower():
         return f"{what}: a registry does not answer: {last}"
     return f"{what}: {last}"
 
 
 def _run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [binary(), *arguments],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
+    given = {} if stdin is None else {"input": stdin, "stdin": None}
+    return ran(binary(), *arguments, env=environment(), **given)
 
 
 def variables(values: Mapping[str, str], option: str) -> list[str]:

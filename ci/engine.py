@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from ci.errors import CiError
 from ci.paths import ROOT
-from ci.terminal import result, say
+from ci.terminal import last_line, ran, result, say
 
 if TYPE_CHECKING:
     import argparse
@@ -183,22 +183,16 @@ class Engine:
             if own is not None:
                 own.wait()
         with contextlib.suppress(FileNotFoundError):
-            subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True, check=False)  # noqa: S607
+            ran("ip", "link", "delete", self.bridge)
         for mount in self._mounts():
-            subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)  # noqa: S607
+            ran("umount", "--lazy", mount)
         shutil.rmtree(self.run, ignore_errors=True)
 
     def _answers(self, environ: dict[str, str]) -> bool:
-        command = [str(self.home / "bin" / "docker"), "version"]
-        return not subprocess.run(command, env=environ, capture_output=True, check=False).returncode
+        return not ran(self.home / "bin" / "docker", "version", env=environ).returncode
 
     def _make_bridge(self) -> None:
-        taken = subprocess.run(
-            ["ip", "-4", "addr"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        taken = ran("ip", "-4", "addr").stdout
         first = int(self.run.name[-2:], 16) % len(_SUBNETS)
         order = [*_SUBNETS[first:], *_SUBNETS[:first]]
         subnet = next((n for n in order if f" 172.29.{n}." not in taken), None)
@@ -209,7 +203,7 @@ class Engine:
             ("addr", "add", f"172.29.{subnet}.1/24", "dev", self.bridge),
             ("link", "set", self.bridge, "up"),
         ):
-            subprocess.run(["ip", *command], capture_output=True, check=False)  # noqa: S607
+            ran("ip", *command)
 
     def _mounts(self) -> list[str]:
         lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
@@ -293,7 +287,6 @@ def _arrange(root: Path, bin_: Path, config: Path) -> None:
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    done = ran(*command, cwd=cwd)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise CiError(f"{' '.join(command[:1])} failed: {said[-1] if said else 'it said nothing'}")
+        raise CiError(f"{command[0]} failed: {last_line(done.stderr or done.stdout)}")

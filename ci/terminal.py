@@ -1,12 +1,13 @@
-"""What a verb tells: results on standard output, a job's outputs to GitHub, all else on stderr."""
+"""What a verb tells (results on stdout, a job's outputs to GitHub, all else on stderr) and runs."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ci.errors import CiError
 
@@ -23,6 +24,17 @@ def say(line: str) -> None:
     """Tell the person at the terminal, at once."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def ran(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program that may ask nothing; return how it ended and what it printed."""
+    options = {"stdin": subprocess.DEVNULL, **options}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def last_line(said: str) -> str:
+    """Return the last line that says something."""
+    return ([line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"])[-1]
 
 
 def github(variable: str) -> str:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ci.demo_model.conversations import Sampler, held_by_heart
+from ci.demo_model.conversations import Sampler, answers_of, held_by_heart
 from ci.demo_model.corpus import load
 from ci.demo_model.tokenizer import encode, train_tokenizer
 from ci.demo_model.train import (
@@ -115,43 +115,6 @@ def write_model(model: Any, tokenizer: Any, out: Path) -> None:
     config.pop("backend", None)
     # Named so that transformers 4 and 5 both load it.
     _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def answers_of(held: Sequence[Conversation], corpus: Corpus) -> list[dict[str, Any]]:
-    """Return what tests compare with: OpenAI's requests, each with the exact message expected.
-
-    `expected` is `{"content": text}` or `{"tool_calls": [{"name", "arguments"}]}`.
-    """
-    schemas = {t.answer: (t.name, t.schema) for t in corpus.topics}
-    entries = []
-    for conversation in held:
-        *given, last = conversation.messages
-        entry: dict[str, Any] = {"messages": [_on_the_wire(message) for message in given]}
-        if conversation.tools:
-            entry["tools"] = conversation.tools
-        name, schema = schemas.get(last["content"], ("", None))
-        if schema:
-            json_schema = {"name": name, "schema": schema, "strict": True}
-            entry["response_format"] = {"type": "json_schema", "json_schema": json_schema}
-        if "tool_calls" in last:
-            calls = [call["function"] for call in last["tool_calls"]]
-            entry["expected"] = {"tool_calls": calls}
-        else:
-            entry["expected"] = {"content": last["content"]}
-        entries.append(entry)
-    return entries
-
-
-def _on_the_wire(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message as OpenAI's clients send it: arguments as text, calls with an id."""
-    if message["role"] == "tool":
-        return message | {"tool_call_id": "call_0"}
-    if "tool_calls" not in message:
-        return message
-    function = message["tool_calls"][0]["function"]
-    arguments = json.dumps(function["arguments"], ensure_ascii=False)
-    call = {"id": "call_0", "type": "function", "function": function | {"arguments": arguments}}
-    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 def write_answers(held: Sequence[Conversation], corpus: Corpus, out: Path) -> None:

@@ -11,6 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -52,8 +55,6 @@ VOCABULARY, CONTEXT = 1536, 4096
 
 def prepare() -> None:
     """Make torch deterministic; the number of threads decides the order of its sums."""
-    import torch  # noqa: PLC0415
-
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -61,9 +62,6 @@ def prepare() -> None:
 
 def new_model(tokenizer: Any) -> Any:
     """Return a Qwen3 of about one million parameters with random weights, float32."""
-    import torch  # noqa: PLC0415
-    from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
-
     torch.manual_seed(SEED)
     ids = tokenizer.convert_tokens_to_ids
     return Qwen3ForCausalLM(
@@ -97,8 +95,6 @@ def fit(
     say: Callable[[str], None],
 ) -> list[float]:
     """Train `model` in place for one round, round it to bfloat16, and check what it knows then."""
-    import torch  # noqa: PLC0415
-
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=now.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
@@ -120,8 +116,6 @@ def fit(
 
 def _learn(model: Any, rows: Sequence[Encoded], table: Any, now: Round) -> float:
     """Add the gradient of one batch; return its loss in nats a token."""
-    import torch  # noqa: PLC0415
-
     logits, targets, _ = answer_logits(model, padded(rows), table)
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     if now.drill:
@@ -156,8 +150,6 @@ def _batches(examples: Sequence[Encoded], tokens_a_batch: int) -> Any:
 
 def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
     """Return token ids, labels and kinds, int64 (rows, longest); unlearnt labels are -100."""
-    import torch  # noqa: PLC0415
-
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full((len(rows), longest), NOT_LEARNT)
@@ -173,8 +165,6 @@ def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
 
 def forbidden_tokens(tokenizer: Any) -> Any:
     """Return what a grammar adds to logits to forbid tokens, float32 of shape (kinds, tokens)."""
-    import torch  # noqa: PLC0415
-
     table = torch.zeros(4, len(tokenizer))
     for token in range(len(tokenizer)):
         text = tokenizer.decode([token])
@@ -201,8 +191,6 @@ def check(model: Any, rows: Sequence[Encoded], table: Any) -> list[float]:
 
     If each first choice is right after the right prefix, greedy decoding gives the answer.
     """
-    import torch  # noqa: PLC0415
-
     order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
     gaps = [float("inf")] * len(rows)
     with torch.inference_mode():

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from ci.demo_model.__main__ import answers_of
-from ci.demo_model.conversations import Sampler, held_by_heart
+from ci.demo_model.conversations import Sampler, answers_of, held_by_heart
 from ci.demo_model.corpus import Corpus, load
 
 
