@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COUNTS: Final = (1, 20)
+_SECONDS, _MINUTES = 60, 10  # of each case, and of the soak
 _TONES: Final = "hello to all of you and to them "
 """What the fake ear reads as it is: a multiple of eight characters, as its frames are."""
 _SENTENCE: Final = "Please turn on the light in the kitchen."
@@ -44,15 +45,12 @@ _COLORS: Final = {
 
 def main(arguments: list[str]) -> None:
     """Measure, and write the page and the plot."""
-    parser = report.parser("conversation", __doc__, rounds=1)
-    parser.add_argument("--seconds", type=float, default=60, help="of each case (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=10, help="of the soak (%(default)s)")
-    options = parser.parse_args(arguments)
+    options = report.parser("conversation", __doc__, rounds=1).parse_args(arguments)
     with _without_engines() as url:
-        ours = {count: _talk(url, count, options.seconds, _TONES) for count in _COUNTS}
+        ours = {count: _talk(url, count, _SECONDS, _TONES) for count in _COUNTS}
     with _demo() as server:
-        demo = {count: _talk(server.url, count, options.seconds, _SENTENCE) for count in _COUNTS}
-        memory, soaked = _soaked(server, options.minutes * 60)
+        demo = {count: _talk(server.url, count, _SECONDS, _SENTENCE) for count in _COUNTS}
+        memory, soaked = _soaked(server, _MINUTES * 60)
     report.write(
         options.out,
         "benchmarks-conversation",
@@ -62,8 +60,8 @@ def main(arguments: list[str]) -> None:
         aim=_AIM_MS,
         aim_stopped=_AIM_STOPPED_MS,
         met=_met(ours[_COUNTS[-1]]),
-        minutes=f"{options.minutes:g}",
-        seconds=f"{options.seconds:g}",
+        minutes=_MINUTES,
+        seconds=_SECONDS,
         turns=len(soaked["answered_ms"]),
         errors=len(soaked["errors"]),
         settled=f"{_SETTLED_S / 60:g}",

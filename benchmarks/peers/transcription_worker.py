@@ -86,9 +86,9 @@ class Ours:
         """Hear them all, begun together."""
         return self._loop.run(self._turn(sounds))
 
-    def guesses(self, sound: Samples, count: int, beside: list[Samples]) -> list[float]:
+    def guesses(self, count: int, beside: list[Samples]) -> list[float]:
         """Return how long each guess took, with recordings heard beside them."""
-        return self._loop.run(self._guesses(sound, count, beside))
+        return self._loop.run(self._guesses(_sounds(_GUESSED_S, 1)[0], count, beside))
 
     async def _turn(self, sounds: list[Samples]) -> dict[str, Any]:
         began = time.perf_counter()
@@ -148,7 +148,7 @@ def main(kind: str, folder: str) -> None:
     def turn(asked: dict[str, int]) -> Any:
         sounds = _sounds(asked["duration_s"], asked["count"])
         if "guesses" in asked:
-            return contestant.guesses(_sounds(_GUESSED_S, 1)[0], asked["guesses"], sounds)
+            return contestant.guesses(asked["guesses"], sounds)
         return contestant.turn(sounds)
 
     turns.take(turn, replies)

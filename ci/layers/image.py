@@ -1,8 +1,7 @@
 """An image: its configuration, its layers and their files, read from an OCI layout.
 
-The layout is what the engine saves, an archive, or a directory. A layer's blob is read as it
-streams by, and only the list of its files is kept. Python 3.11 has no zstd, so that is left to the
-command of that name.
+The layout is what the engine saves, an archive, or a directory. Of a layer only the list of its
+files is kept. Python 3.11 has no zstd, so that is left to the command of that name.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
-import io
 import json
 import posixpath
 import re
@@ -26,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from ci import docker
 from ci.errors import CiError
-from ci.terminal import say
+from ci.terminal import last_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,8 +242,7 @@ def _fill(layer: Layer, blob: IO[bytes]) -> None:
     what = f"the layer {layer.digest[:19]}"
     try:
         with _decompressed(blob, what) as stream:
-            counted = _Counted(stream)
-            with tarfile.open(fileobj=counted, mode="r|", bufsize=_CHUNK) as archive:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as archive:
                 while (entry := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # it keeps them all
                     path = posixpath.normpath(entry.name).lstrip("/")
@@ -256,11 +253,11 @@ def _fill(layer: Layer, blob: IO[bytes]) -> None:
                         layer.removed.append(posixpath.join(folder, name.removeprefix(_WHITEOUT)))
                     elif not entry.isdir():
                         layer.files.append(File(path, entry.size, _digest(archive, entry)))
-            while counted.read(_CHUNK):
+            while stream.read(_CHUNK):
                 pass
+            layer.raw_bytes = stream.tell()
     except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
         raise CiError(f"{what} is no layer: {error}; build or pull the image again") from error
-    layer.raw_bytes = counted.count
 
 
 def _digest(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
@@ -273,46 +270,28 @@ def _digest(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
     return digest.hexdigest()
 
 
-class _Counted(io.RawIOBase):
-    """A stream that counts what was read of it."""
-
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
-        super().__init__()
-        self._stream = stream
-        self.count = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self.count += len(data)
-        return data
-
-
-@contextlib.contextmanager
-def _decompressed(blob: IO[bytes], what: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def _decompressed(blob: IO[bytes], what: str) -> IO[bytes] | gzip.GzipFile:
     head = blob.read(4)
     blob.seek(0)
     if head.startswith(b"\x1f\x8b"):
-        with gzip.open(blob) as unpacked:
-            yield unpacked
-        return
+        return gzip.open(blob)
     if head != b"\x28\xb5\x2f\xfd":
-        yield blob
-        return
+        return blob
     command = shutil.which("zstd")
     if command is None:
         raise CiError(f"{what} is compressed with zstd: install the package zstd")
-    with tempfile.TemporaryFile() as packed, tempfile.TemporaryFile() as said:
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115  the caller closes it
+    with tempfile.TemporaryFile() as packed:
         shutil.copyfileobj(blob, packed, _CHUNK)
         packed.seek(0)
-        decompress = [command, "-dcq"]
-        with subprocess.Popen(
-            decompress, stdin=packed, stdout=subprocess.PIPE, stderr=said
-        ) as process:
-            yield process.stdout  # type: ignore[misc]  # it is a pipe
-        if process.returncode:
-            said.seek(0)
-            line = said.read().decode(errors="replace").strip()
-            raise CiError(f"{what} is damaged: {line}; build or pull the image again")
+        done = subprocess.run(
+            [command, "-dcq"], stdin=packed, stdout=unpacked, stderr=subprocess.PIPE, check=False
+        )
+    if done.returncode:
+        said = last_line(done.stderr.decode(errors="replace"))
+        raise CiError(f"{what} is damaged: {said}; build or pull the image again")
+    unpacked.seek(0)
+    return unpacked
 
 
 def _directory(path: str) -> str:
