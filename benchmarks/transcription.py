@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import tempfile
+from functools import partial
 from io import BytesIO
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,7 @@ from benchmarks.contestants import ROOT, Service, Worker, in_turn, python, runni
 from benchmarks.streams import at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -106,7 +107,7 @@ def main(arguments: list[str]) -> None:
             name: Worker(kind, [*worker, kind, folder]) for name, kind in _WORKERS.items()
         }
         contestants[SERVICE] = OurService(stack_python, folder)
-        turns_of = {name: _turns_of(contestant) for name, contestant in contestants.items()}
+        turns_of = {name: partial(_turn, contestant) for name, contestant in contestants.items()}
         with running(*contestants.values()):
             turns = in_turn(turns_of, _CASES, options.rounds)
             asked = {"duration_s": 120, "guesses": 2 * options.rounds}
@@ -131,13 +132,10 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _turns_of(contestant: Any) -> Callable[[str, int], Turn]:
-    def turn(case: str, _number: int) -> Turn:
-        duration_s, count = _CASES[case]
-        taken: Turn = contestant.ask({"duration_s": duration_s, "count": count})
-        return taken
-
-    return turn
+def _turn(contestant: Any, case: str, _number: int) -> Turn:
+    duration_s, count = _CASES[case]
+    taken: Turn = contestant.ask({"duration_s": duration_s, "count": count})
+    return taken
 
 
 def _first_s(turn: Turn) -> float:

@@ -58,15 +58,10 @@ _WRAPPED: Final = {
     "iptables": "usr/sbin/xtables-nft-multi iptables",
     "ip6tables": "usr/sbin/xtables-nft-multi ip6tables",
 }
-_LINKED: Final = {
-    "dockerd": "usr/sbin/dockerd",
-    "docker-proxy": "usr/sbin/docker-proxy",
-    "containerd": "usr/bin/containerd",
-    "containerd-shim-runc-v2": "usr/bin/containerd-shim-runc-v2",
-    "docker": "usr/bin/docker",
-    "docker-registry": "usr/bin/docker-registry",
-    "mmdebstrap": "usr/bin/mmdebstrap",
-}
+_LINKED: Final = (
+    *("usr/sbin/dockerd", "usr/sbin/docker-proxy", "usr/bin/docker", "usr/bin/docker-registry"),
+    *("usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/mmdebstrap"),
+)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -268,8 +263,8 @@ def _download(folder: Path, suite: str, names: tuple[str, ...]) -> list[Path]:
 def _arrange(root: Path, bin_: Path, config: Path) -> None:
     """Link every program into `bin_`, and docker's plugins into `config`."""
     bin_.mkdir()
-    for name, target in _LINKED.items():
-        (bin_ / name).symlink_to(root / target)
+    for program in _LINKED:
+        (bin_ / Path(program).name).symlink_to(root / program)
     for name, target in _WRAPPED.items():
         libraries = root / _LIBRARIES
         (bin_ / name).write_text(

@@ -28,6 +28,7 @@ from ci.demo_model.train import (
     new_model,
     prepare,
 )
+from ci.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,22 +44,12 @@ _DRILLS = 3  # copies of every conversation to know, among the draws of a drill
 _ENOUGH_SHARE = 0.98
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the options."""
-    options = argparse.ArgumentParser(prog="python -m ci.demo_model", description=__doc__)
-    options.add_argument("--out", type=Path, default=_OUT, help="folder to write")
-    options.add_argument("--steps", type=int, help="steps of each round, for a trial")
-    return options
-
-
-def say(line: str) -> None:
-    """Print progress at once, also into a pipe."""
-    print(line, flush=True)  # noqa: T201 - a command line's output
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Train, check and write; 0 only if nearly every answer is known by heart with a margin."""
-    options = parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m ci.demo_model", description=__doc__)
+    parser.add_argument("--out", type=Path, default=_OUT, help="folder to write")
+    parser.add_argument("--steps", type=int, help="steps of each round, for a trial")
+    options = parser.parse_args()
     started = time.monotonic()
     corpus = load()
     out: Path = options.out
@@ -77,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         examples = [encode(tokenizer, sampler.draw()) for _ in range(now.draws)]
         examples += encoded * _DRILLS if now.drill else []
         say(f"a round of {steps} steps over {len(examples)} conversations")
-        gaps = fit(model.float(), examples, encoded, table=table, now=now, steps=steps, say=say)
+        gaps = fit(model.float(), examples, encoded, table=table, now=now, steps=steps)
         say(f"exact: {sum(gap > 0 for gap in gaps)} of {len(held)}")
     sure = []
     for conversation, gap in zip(held, gaps, strict=True):

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from ci.terminal import say
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 # A tokenised conversation and how each token is learnt, see `tokenizer.encode`.
 Encoded = tuple[list[int], list[int]]
@@ -92,7 +94,6 @@ def fit(
     table: Any,
     now: Round,
     steps: int,
-    say: Callable[[str], None],
 ) -> list[float]:
     """Train `model` in place for one round, round it to bfloat16, and check what it knows then."""
     model.train()
