@@ -48,7 +48,7 @@ def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]
         )
     final = folder_of(spec, platform) / "bento"
     final.parent.mkdir(parents=True, exist_ok=True)
-    say(f"Building the bento {spec.bento} for {platform.name}")
+    say(f"Building the bento {spec.data['name']} for {platform.name}")
     # Not below .nox: BentoML takes no file whose path has a hidden folder.
     with tempfile.TemporaryDirectory(prefix="bentovox-") as folder:
         bentofile = Path(folder, "bentofile.yaml")
@@ -127,5 +127,5 @@ def run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
             say(f"    | {line}")
         why = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
         last = (why or said or ["it said nothing"])[-1]
-        raise CiError(f"BentoML did not build {spec.bento}: {last}")
-    return home / "bentos" / spec.bento / DRAFT
+        raise CiError(f"BentoML did not build {spec.data['name']}: {last}")
+    return home / "bentos" / str(spec.data["name"]) / DRAFT

@@ -13,7 +13,6 @@ and firewall stay as they are; the engine has a bridge and a socket of its own.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import platform
@@ -84,32 +83,22 @@ def work(given: argparse.Namespace) -> None:
         shutil.rmtree(engine.home, ignore_errors=True)
 
 
-@dataclasses.dataclass(frozen=True)
 class Engine:
-    """An engine with its programs and images in `home`, and its socket at a short path in /run."""
+    """An engine with its programs and images in `home`.
 
-    home: Path
+    Attributes:
+        home: its folder.
+        run: the folder of its socket and its process id, in /run: a socket's path must be short.
+        bridge: the name of its network bridge.
+        host: its DOCKER_HOST.
+    """
 
-    @property
-    def run(self) -> Path:
-        """Return the folder of its socket and its process id."""
-        mark = hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:8]
-        return Path("/run", f"bentovox-{mark}")
-
-    @property
-    def bridge(self) -> str:
-        """Return the name of its network bridge."""
-        return f"bx-{self.run.name[-8:]}"
-
-    @property
-    def host(self) -> str:
-        """Return its DOCKER_HOST."""
-        return f"unix://{self.run / 'docker.sock'}"
-
-    @property
-    def log(self) -> Path:
-        """Return what the engine writes."""
-        return self.home / "dockerd.log"
+    def __init__(self, home: Path) -> None:
+        mark = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
+        self.home = home
+        self.run = Path("/run", f"bentovox-{mark}")
+        self.bridge = f"bx-{mark}"
+        self.host = f"unix://{self.run / 'docker.sock'}"
 
     def variables(self) -> dict[str, str]:
         """Return the environment in which `docker` uses this engine."""
@@ -136,7 +125,8 @@ class Engine:
         self.run.mkdir(mode=0o700)
         self._make_bridge()
         environ = {**os.environ, **self.variables()}
-        with self.log.open("wb") as log:
+        logged = self.home / "dockerd.log"
+        with logged.open("wb") as log:
             process = subprocess.Popen(
                 [
                     str(bin_ / "dockerd"),
@@ -157,8 +147,8 @@ class Engine:
         while not self._answers(environ):
             if process.poll() is not None or time.monotonic() - began > _READY_S:
                 self.stop()
-                lines = self.log.read_text(errors="replace").strip().splitlines() or ["no word"]
-                raise CiError(f"the engine did not start: {lines[-1][-300:]} ({self.log})")
+                said = last_line(logged.read_text(errors="replace"))
+                raise CiError(f"the engine did not start: {said[-300:]} ({logged})")
             time.sleep(0.1)
         _started[process.pid] = process
         say(f"A docker engine answers at {self.host}")

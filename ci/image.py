@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ci import base, bento, build, docker, platforms, specs
 from ci.errors import CiError
@@ -38,20 +38,12 @@ _MODEL: Final = "src/services/chat/demo_model"
 """The model that the repository ships; it gets a layer of its own."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """One built image: the base below it, its names, the seconds that its build took."""
 
     base: Base
     names: list[str]
     build_s: float
-
-    def as_output(self, *, pushed: bool) -> dict[str, str]:
-        """Return what a job's next steps need: the image, by its digest if it was pushed."""
-        if not pushed:
-            return {"image": self.names[0]}
-        repository, digest = self.names[0].rpartition(":")[0], docker.digest(self.names[0])
-        return {"image": f"{repository}@{digest}", "repository": repository, "digest": digest}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -82,8 +74,12 @@ def work(given: argparse.Namespace) -> None:
     options = build.options_of(given)
     is_moving = not given.only_content_tag
     made = make(spec, platform, options, bake=given.bake, is_moving=is_moving)
+    name, pushed = made.names[0], {}
+    if options.push and given.github:
+        repository, digest = name.rpartition(":")[0], docker.digest(name)
+        name, pushed = f"{repository}@{digest}", {"repository": repository, "digest": digest}
     if given.github:
-        outputs(made.as_output(pushed=options.push))
+        outputs({"image": name, **pushed})
     result(made.names[0])
 
 
@@ -126,7 +122,7 @@ def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[st
     """Return the OCI labels of an image, and ours, which its gates read."""
     standard = "org.opencontainers.image"
     return {
-        f"{standard}.title": spec.bento,
+        f"{standard}.title": spec.data["name"],
         f"{standard}.description": spec.data["description"],
         f"{standard}.version": version,
         f"{standard}.licenses": "Apache-2.0",

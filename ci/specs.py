@@ -141,16 +141,6 @@ class Spec:
     data: dict[str, Any]
 
     @property
-    def bento(self) -> str:
-        """Return BentoML's name for it."""
-        return str(self.data["name"])
-
-    @property
-    def service(self) -> str:
-        """Return `module:Name` of its service."""
-        return str(self.data["service"])
-
-    @property
     def platforms(self) -> list[str]:
         """Return those that it is built for, the bentofile's own first."""
         return str(self.data["labels"][_PLATFORMS]).split()

@@ -103,7 +103,7 @@ def stock(
     bentofile, home, context = (folder / name for name in ("bentofile.yaml", "bentoml", "context"))
     bentofile.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     bento.run_bentoml(bentofile, spec, root, home)
-    command = [sys.executable, "-c", _CONTEXT, f"{spec.bento}:{bento.DRAFT}", context]
+    command = [sys.executable, "-c", _CONTEXT, f"{spec.data['name']}:{bento.DRAFT}", context]
     environ = {**os.environ, "BENTOML_HOME": str(home)}
     subprocess.run(command, env=environ, stdout=subprocess.DEVNULL, check=True)
     dockerfile = context / "env" / "docker" / "Dockerfile"
@@ -115,7 +115,7 @@ def one_dockerfile(spec: Spec, folder: Path, platform: Platform, to: To) -> Made
     began = time.monotonic()
     _anew(folder)
     dockerfile = folder.with_suffix(".Dockerfile")
-    said = _DOCKERFILE.format(image=platform.reference, service=spec.service)
+    said = _DOCKERFILE.format(image=platform.reference, service=spec.data["service"])
     dockerfile.write_text(said, encoding="utf-8")
     shutil.copyfile(spec.lock_for(platform.name), folder / "requirements.txt")
     ignored = shutil.ignore_patterns("__pycache__")

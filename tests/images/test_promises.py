@@ -85,7 +85,7 @@ def test_the_environment_as_a_whole_is_what_is_locked(asked: Asked) -> None:
 
 
 def test_its_service_can_be_imported(asked: Asked) -> None:
-    module, _, name = asked.spec.service.partition(":")
+    module, _, name = asked.spec.data["service"].partition(":")
     code = f"import sys; sys.path.insert(0, 'src'); from {module} import {name}; print({name}.name)"
     inside(asked, "/opt/venv/bin/python", "-c", code)
 

@@ -46,7 +46,7 @@ def test_docker_means_it_in_its_variables(engine: Engine) -> None:
 def test_a_process_id_that_is_no_engines_is_none(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: str
 ) -> None:
-    monkeypatch.setattr(Engine, "run", property(lambda _self: tmp_path))
+    monkeypatch.setattr(engine, "run", tmp_path)
     assert engine.pid() is None
     (tmp_path / "docker.pid").write_text(pid)
     assert engine.pid() is None
