@@ -1,9 +1,9 @@
 """What one hop costs: processor time a stream of the gateway, beside nginx and an aiohttp relay.
 
 A backend sends 32 server-sent events, 5 ms apart, over 32 connections at once; each relay runs in a
-process of its own, whose processor time is read. `python -m benchmarks.relay` prints each one's
-turns as JSON; it needs what the gateway needs. nginx (Debian's package `nginx-light`) is left out
-where there is none.
+process of its own, whose processor time is read. `python -m benchmarks.relay`, and a number of
+events, prints each one's turns as JSON; it needs what the gateway needs. nginx (Debian's package
+`nginx-light`) is left out where there is none.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def costs_ms(
     relays: Mapping[str, Server], backend_port: int, events: int
 ) -> dict[str, list[float]]:
     """Return processor milliseconds for each stream of so many events, by relay and by turn."""
-    requests = _REQUESTS * _EVENTS // events
+    requests = max(_CONCURRENCY, _REQUESTS * _EVENTS // events)
 
     def cost_ms(server: Server) -> float:
         before_s = server.spent_s()
@@ -148,7 +148,7 @@ def costs_ms(
         return in_turn(turns, [f"{events} events"], _ROUNDS)[f"{events} events"]
 
 
-def main() -> None:
+def main(events: str = "32") -> None:
     """Print what each relay costs."""
     backend_port, *ports = (free_port() for _ in range(4))
     relays = {
@@ -157,8 +157,8 @@ def main() -> None:
     }
     if program := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
         relays[NGINX] = with_nginx(program, ports[2], backend_port)
-    print(json.dumps(costs_ms(relays, backend_port, _EVENTS)))
+    print(json.dumps(costs_ms(relays, backend_port, int(events))))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
