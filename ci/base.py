@@ -215,7 +215,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     making = verbs.add_parser("build", help="build bases, or find them built already")
-    making.add_argument("stages", nargs="+", metavar="STAGE", help=", ".join(groups().bases))
+    stages = ", ".join([*groups().bases, _DEVEL])
+    making.add_argument("stages", nargs="+", metavar="STAGE", help=stages)
     build.add_options(making)
     pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")

@@ -122,12 +122,8 @@ def table(wanted: list[Wanted]) -> str:
     """Return the images for a person."""
     if not wanted:
         return "Nothing that an image is made of changed."
-    rows = [("bento", "platform", "base", "because of"), *map(dataclasses.astuple, wanted)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    rows = [Wanted("bento", "platform", "base", "because of"), *wanted]
+    return "\n".join(f"{one.bento:13} {one.platform:8} {one.base:9} {one.because}" for one in rows)
 
 
 def _since() -> str:
