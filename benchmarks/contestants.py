@@ -170,11 +170,7 @@ class Server:
         return found
 
     def get(self, path: str) -> bytes:
-        """Return what it answers.
-
-        Raises:
-            OSError: it does not answer, or not with 200.
-        """
+        """Return what it answers; OSError if it does not, or not with 200."""
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310
             body: bytes = answer.read()
         return body

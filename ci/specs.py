@@ -113,7 +113,7 @@ class Bentofile(_Table):
     @model_validator(mode="after")
     def _has_our_labels(self) -> Self:
         for key in (_PLATFORMS, _BASE, _BUDGET):
-            if not self.labels.get(key):
+            if not self.labels.get(key, "").strip():
                 raise ValueError(f"labels: {key} is missing")
         first, *more = self.labels[_PLATFORMS].split()
         ends = ("", *(f".{platform}" for platform in (first, *more)))
