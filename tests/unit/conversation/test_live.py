@@ -714,6 +714,11 @@ async def test_an_ear_that_breaks_is_told_and_opened_again(rig: Any) -> None:
         await talk.append(spoken("lost"))
         error = (await talk.event("error"))["error"]
         assert error["message"] == one.ear.status
+        await talk.speak(spoken("lost"))  # in many pieces, of which one error tells
+        await talk.say("input_audio_buffer.commit", event_id="mine")
+        errors = [(await talk.event("error"))["error"] for _ in range(2)]
+        assert [error["message"] for error in errors] == [one.ear.status] * 2
+        assert [error["event_id"] for error in errors] == [None, "mine"]
         one.ear.ready = True
         await talk.append(spoken("hello"))
         await talk.say("input_audio_buffer.commit")
