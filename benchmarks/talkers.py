@@ -109,6 +109,8 @@ class Talker:
             self.stopped_ms.append(self._since_ms(speech_ms + _FRAME_MS, now))
         elif response["status"] == "completed" and response["output"]:
             self._item = response["output"][0]["id"], sound_ms
+        elif response["status"] == "failed":
+            self.errors.append(response["status_details"]["error"]["message"])
         if self._waits_since_ms is not None and not response["output"]:  # nothing was understood
             self._waits_since_ms = None
             self._begins.set()

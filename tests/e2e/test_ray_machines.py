@@ -322,8 +322,8 @@ def by_http(address: str) -> str:
 def name_of(command: str) -> str:
     """Return which of Ray's processes this is."""
     first = command.split(maxsplit=1)[0]
-    if first.startswith("ray"):
-        return ":".join(first.split(":")[:3])
+    if first.startswith("ray"):  # an actor at work adds its method
+        return ":".join(first.split(":")[:3]).partition(".")[0]
     named = ("dashboard.py", "monitor.py", "services.ray")
     return next((name for name in named if name in command), first.rpartition("/")[2])
 
