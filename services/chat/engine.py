@@ -17,10 +17,9 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.chat.arguments import on_cpu, parse_arguments, set_environment
+from services.chat.arguments import on_cpu, parse_arguments, resolve, set_environment
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
-from services.chat.served_model import resolve
 from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from services.chat import constraints
-from services.chat.fields import known, refuse_lost
-from services.chat.first_fault import refuse_first_fault
+from services.chat.fields import known, refuse_first_fault, refuse_lost
 from services.openai.body import expect_json, whole
 from services.openai.hangup import until_hangup
 from services.openai.refusals import refusal

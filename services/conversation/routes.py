@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from services.backends.pools import Pools
 from services.conversation.live.socket import RealtimeConversations
-from services.conversation.live_translation.socket import LiveTranslations
+from services.conversation.live.translation import LiveTranslations
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
 from services.openai.documents import document, of_models

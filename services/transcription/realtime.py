@@ -8,8 +8,7 @@ client sends
     {"type": "input_audio_buffer.commit"}              ends a turn; with server_vad, early
     {"type": "input_audio_buffer.clear"}               forgets the current turn
 
-(or transcription_session.update, from clients that were written for the beta), and gets
-session.created, session.updated, and for each turn
+and gets session.created, session.updated, and for each turn
 
     input_audio_buffer.speech_started, .speech_stopped           with server_vad
     conversation.item.input_audio_transcription.delta            while it lasts, and after
@@ -26,7 +25,7 @@ means that the client was silent for too long).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
@@ -46,7 +45,6 @@ from services.openai.realtime import (
 )
 from services.racing import racing
 from services.server.live import LiveSession
-from services.transcription.live.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
 from services.transcription.live.input_buffer import InputBuffer
 from services.transcription.live.session import Session, SessionUpdate, updated
 from services.transcription.live.transcriber import Transcriber
@@ -66,11 +64,7 @@ IDLE_S: Final = 300.0
 TURN_S: Final = 30.0
 """How long a client may be silent within a turn, during which it holds a slot."""
 
-_EVENTS: Final[dict[str, type[ClientEvent]]] = {
-    "session.update": SessionUpdate,
-    "transcription_session.update": BetaUpdate,
-    **BUFFER_EVENTS,
-}
+_EVENTS: Final[dict[str, type[ClientEvent]]] = {"session.update": SessionUpdate, **BUFFER_EVENTS}
 
 
 @dataclass(frozen=True)
@@ -183,12 +177,3 @@ class _Talk(LiveSession):
             session = updated(self._buffer.session, event.session, self._engine, self._models)
             await self._buffer.follow(session)
             await self.send(server_event("session.updated", session=session.shown()))
-        elif isinstance(event, BetaUpdate):
-            with named_as_in_the_beta():
-                session = updated(
-                    self._buffer.session, event.session.now(), self._engine, self._models
-                )
-            await self._buffer.follow(replace(session, beta=True))
-            await self.send(
-                server_event("transcription_session.updated", session=shown_in_the_beta(session))
-            )

@@ -169,8 +169,7 @@ class _Talk(LiveSession):
         session = fields.get("session")
         kind = session.get("type") if isinstance(session, dict) else None
         wants = kind == "transcription" and fields.get("type") == "session.update"
-        beta = fields.get("type") == "transcription_session.update"
-        return (wants or beta) and not (self._items or self._responses)
+        return wants and not (self._items or self._responses)
 
     async def _do(self, event: ClientEvent, fields: dict[str, Any]) -> None:
         if isinstance(event, sent.ConversationUpdate):

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import base64
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
+from services.audio.decode import excerpt
+from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.wav import to_wav
 from services.backends.client import Caller
-from services.conversation.speech_translation.answer import send_answer
 from services.conversation.speech_translation.listening import into_sentences, transcribe
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (
     AHEAD,
     SOUNDS_AHEAD,
+    Sentence,
+    Sound,
     Tally,
     fields_named,
     first_fault,
     piped,
 )
-from services.conversation.speech_translation.voice_sample import sampled
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken
 from services.errors import InvalidRequestError
+from services.languages import gap
+from services.openai.audio_stream import AudioStream
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
+from services.openai.speech import TRANSCRIPT_CHARACTERS
 from services.openai.translation import SpeechTranslationFields
 from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
     from services.backends.pools import Pools
-    from services.conversation.speech_translation.stages import Translation
+    from services.conversation.speech_translation.stages import Item, Segment, Translation
     from services.settings.sections import ConversationSettings
 
 
@@ -117,3 +125,126 @@ class SpeechTranslation:
                 await send_answer(sound, fields, tally, send)
         except ExceptionGroup as group:
             raise first_fault(group) from group
+
+
+async def send_answer(
+    items: AsyncIterator[Item],
+    asked: SpeechTranslationFields,
+    tally: Tally,
+    send: Send,
+) -> None:
+    """Send headers when the first audio arrives, then everything as it arrives, then the end.
+
+    Raises:
+        InvalidRequestError: there was nothing to translate (`no_speech`).
+        ServiceError: an earlier stage failed; if headers were sent, the answer is incomplete and
+            must not end as if it were complete.
+    """
+    encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
+    as_events = asked.stream_format == "sse"
+    stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
+    before: dict[type, str] = {}
+    async for item in items:
+        if isinstance(item, Sound):
+            await stream.feed(item.samples, sentence=item.sentence.number)
+        else:
+            kind = type(item)
+            delta = gap(before.get(kind, ""), item.text) + item.text
+            before[kind] = item.text
+            await stream.tell(_told(item, delta))
+    if not stream.samples:
+        raise InvalidRequestError(
+            "file contains no speech that could be translated", param="file", code="no_speech"
+        )
+    await stream.end(tally.input_tokens)
+
+
+def _told(item: Sentence | Translation, delta: str) -> dict[str, object]:
+    if isinstance(item, Sentence):
+        return {
+            "type": "speech.input_transcript.delta",
+            "delta": delta,
+            "sentence": item.number,
+            "start": item.start_s,
+            "end": item.end_s,
+            "language": item.language,
+        }
+    return {
+        "type": "speech.output_transcript.delta",
+        "delta": delta,
+        "sentence": item.sentence.number,
+        "language": item.language,
+    }
+
+
+SHORTEST_S: Final = 3.0
+LONGEST_S: Final = 10.0
+PATIENCE_S: Final = 60.0
+"""How much of a recording is searched for a good stretch."""
+
+_APART_S: Final = 0.5  # a longer pause ends a stretch
+_LONGEST_ALONE_S: Final = 29.0  # of one segment: the longest that speech accepts
+_MOST_RATE_HZ: Final = 24_000
+
+
+async def sampled(
+    segments: AsyncIterator[Segment],
+    recording: bytes,
+    consent: str,
+    voice: asyncio.Future[Mapping[str, Any]],
+) -> AsyncGenerator[Segment, None]:
+    """Yield the segments, and set `voice` to the fields with a sample of the speaker's voice.
+
+    They are held back until they contain a stretch of 3 to 10 s of clear speech: before that, the
+    queues between the stages could fill and block.
+    """
+    held: list[Segment] = []
+    clear: list[Segment] = []
+    async for segment in segments:
+        held.append(segment)
+        if segment.clear:
+            clear.append(segment)
+        if segment.end_s > PATIENCE_S or (clear and _seconds(_longest(clear)) >= SHORTEST_S):
+            break
+    if held:
+        voice.set_result(await _fields(recording, _longest(clear or held), consent))
+    for segment in held:
+        yield segment
+    async for segment in segments:
+        yield segment
+
+
+def _seconds(segment: Segment) -> float:
+    return segment.end_s - segment.start_s
+
+
+def _longest(segments: Sequence[Segment]) -> Segment:
+    """Return the longest stretch of consecutive segments, joined.
+
+    It is at most `LONGEST_S` long, unless a single segment is longer: its text cannot be cut.
+    """
+    stretches = []
+    for first, begin in enumerate(segments):
+        stretch = begin
+        for segment in segments[first + 1 :]:
+            apart = segment.start_s - stretch.end_s > _APART_S
+            if apart or segment.end_s - begin.start_s > LONGEST_S:
+                break
+            stretch = replace(stretch, end_s=segment.end_s, text=stretch.text + segment.text)
+        stretches.append(stretch)
+    return max(stretches, key=_seconds)
+
+
+async def _fields(recording: bytes, stretch: Segment, consent: str) -> Mapping[str, Any]:
+    end_s = min(stretch.end_s, stretch.start_s + _LONGEST_ALONE_S)
+
+    def wav() -> bytes:
+        sound = excerpt(recording, stretch.start_s, end_s, max_rate_hz=_MOST_RATE_HZ)
+        return to_wav(sound.samples, sound.sample_rate_hz)
+
+    data = base64.b64encode(await asyncio.to_thread(wav)).decode("ascii")
+    return {
+        "ref_audio": f"data:audio/wav;base64,{data}",
+        "ref_text": stretch.text.strip()[:TRANSCRIPT_CHARACTERS],
+        "consent": consent,
+    }

@@ -10,8 +10,7 @@ from services.errors import InvalidRequestError
 from services.openai.realtime import server_event
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.live.session import TURNS
-from services.transcription.live.turn import Sound, Turn
-from services.transcription.live.turn_detection import Started, Stopped, TurnDetector
+from services.transcription.live.turns import Sound, Started, Stopped, Turn, TurnDetector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -169,8 +168,9 @@ class InputBuffer:
     async def _end(self, turn: Turn) -> None:
         """Announce that the turn is complete, and let its text be finished."""
         await self._tell("committed", turn, previous_item_id=self._previous)
-        for kind in ITEM_EVENTS[turn.session.beta]:
-            await self._send(server_event(kind, previous_item_id=self._previous, item=_shown(turn)))
+        for kind in ("added", "done"):
+            event = {"previous_item_id": self._previous, "item": _shown(turn)}
+            await self._send(server_event(f"conversation.item.{kind}", **event))
         self._previous = turn.id
         self._turn = None
         turn.end()
@@ -182,13 +182,6 @@ class InputBuffer:
 
     async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
         await self._send(server_event(f"input_audio_buffer.{kind}", item_id=turn.id, **fields))
-
-
-ITEM_EVENTS: Final = {
-    False: ("conversation.item.added", "conversation.item.done"),
-    True: ("conversation.item.created",),
-}
-"""The events for a new turn, by whether the client was written for the beta."""
 
 
 def _nothing(why: str) -> InvalidRequestError:

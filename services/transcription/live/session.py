@@ -69,7 +69,6 @@ class Session(Hints):
         live_format: of the audio that comes in.
         turn_detection: what the client wants for `turns`; "default" is the model's own.
         logprobs: whether the final text comes with them.
-        beta: whether the client was written for the beta; see `services.transcription.live.beta`.
     """
 
     id: str
@@ -77,7 +76,6 @@ class Session(Hints):
     live_format: LiveFormat = "audio/pcm"
     turn_detection: Cutting | Literal["default"] | None = "default"
     logprobs: bool = False
-    beta: bool = False
 
     @property
     def turns(self) -> Cutting | None:

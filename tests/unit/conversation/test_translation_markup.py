@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.conversation.translation.html_tokens import Kind, tokens
-from services.conversation.translation.markup import planned_html
+from services.conversation.translation.markup import Kind, planned_html, tokens
 from services.conversation.translation.texts import (
     PIECE_CHARACTERS,
     Translator,

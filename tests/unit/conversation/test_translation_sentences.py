@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.conversation.speech_translation.listening import MOST_CHARACTERS, into_sentences
+from services.conversation.speech_translation.routes import _longest, sampled
 from services.conversation.speech_translation.stages import (
     Segment,
     fields_named,
     first_fault,
     piped,
 )
-from services.conversation.speech_translation.voice_sample import _longest, sampled
 from services.errors import BackendError, InvalidRequestError
 from tests.hearing_app import recording
 

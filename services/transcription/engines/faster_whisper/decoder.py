@@ -1,4 +1,4 @@
-"""How a batch of windows is decoded: language, temperature and silence, as in faster-whisper.
+"""How a batch of windows is decoded and becomes segments, as in faster-whisper.
 
 A window whose text repeats itself or is unlikely is decoded again in another batch, at a higher
 temperature.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
 from services.errors import EngineError
+from services.transcription.engines.faster_whisper.checkpoint import FRAMES_PER_S
+from services.transcription.engines.protocol import Segment, Token, Word
+from services.transcription.engines.windows import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +34,9 @@ log = logging.getLogger("bentovox.transcription")
 
 FALLBACK: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """The temperatures at which a window is decoded until the text is good enough."""
+
+_LEAST_REST: Final = 10  # frames, a tenth of a second: less is not decoded again
+_MOST_ROUNDS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Job:
     Attributes:
         requester: whose window it is.
         features: its spectrogram.
+        timeline: where its parts were in the recording.
         index: which of its requester's windows it is.
         offset: the frames of the window that were decoded before and are not in `features`.
         prefix: the tokens that the text is known to begin with.
@@ -71,6 +78,7 @@ class Job:
 
     requester: Requester
     features: Features
+    timeline: Timeline = Timeline(((0, 0),), 0)  # noqa: RUF009  frozen
     index: int = 0
     offset: int = 0
     prefix: tuple[int, ...] = ()
@@ -139,13 +147,13 @@ class Decoder:
         try:
             decoded, encoded, languages = self._decode(jobs)
         except Exception as error:
-            if len(jobs) > 1:
-                log.warning("a batch of %d windows failed and is halved", len(jobs), exc_info=error)
-                middle = len(jobs) // 2
-                self.hear(jobs[:middle])
-                self.hear(jobs[middle:])
+            if len(jobs) == 1:
+                _fail(jobs[0], error)
                 return
-            _fail(jobs[0], error)
+            log.warning("a batch of %d windows failed and is halved", len(jobs), exc_info=error)
+            middle = len(jobs) // 2
+            self.hear(jobs[:middle])
+            self.hear(jobs[middle:])
             return
         for index, (job, one) in enumerate(zip(jobs, decoded, strict=True)):
             try:
@@ -205,3 +213,81 @@ def _fail(job: Job, error: Exception) -> None:
     told = EngineError("Whisper failed", code="engine_failed")
     told.__cause__ = error
     job.requester.failed(told)
+
+
+def segments(
+    model: Checkpoint, heard: DecodedWindow, *, words: bool, logprobs: bool
+) -> tuple[list[Segment], int]:
+    """Return a window's segments, and the frame from which it has to be decoded again.
+
+    That is its last frame, unless the window ended in words without their last time.
+    """
+    job, decoded, encoded, language = heard.job, heard.decoded, heard.encoded, heard.language
+    task, timeline = job.requester.options.task, job.timeline
+    frames = job.features.shape[1]
+    if decoded.is_silence:
+        return [], frames
+    found, seek = model.split(decoded.tokens, language, task, frames)
+    if not 0 < seek <= frames - _LEAST_REST or job.rounds >= _MOST_ROUNDS:
+        count = sum(len(one["tokens"]) for one in found)
+        if 0 <= seek < frames and count < len(decoded.tokens):
+            # What follows the last time is a segment that ends with the window.
+            start = found[-1]["end"] if found else 0.0
+            end = max(frames / FRAMES_PER_S, start)
+            rest = {"seek": 0, "start": start, "end": end, "tokens": list(decoded.tokens[count:])}
+            found = [*found, rest]
+        seek = frames
+    # Judged by the model's own times: those of words may coincide where there is text.
+    found = [
+        one for one in found if one["start"] != one["end"] and model.text(one["tokens"]).strip()
+    ]
+    if words and found:
+        model.add_words(found, encoded, language, task, frames)
+        _keep_apart(found)
+    chances: Iterator[float] = iter(())
+    if logprobs:
+        spoken = [token for one in found for token in one["tokens"] if model.is_text(token)]
+        chances = iter(model.logprobs(spoken, encoded, language, task, frames))
+    offset_s = job.offset / FRAMES_PER_S
+    made = []
+    for one in found:
+        spoken = [token for token in one["tokens"] if model.is_text(token)]
+        placed = [
+            Word(*timeline.inside_s(offset_s + word["start"], offset_s + word["end"]), word["word"])
+            for word in one.get("words", ())
+        ]
+        if placed:
+            start_s, end_s = placed[0].start_s, placed[-1].end_s
+        else:
+            begin_s, stop_s = offset_s + one["start"], offset_s + one["end"]
+            if begin_s < timeline.duration_s:  # no segment ends after the audio
+                stop_s = min(stop_s, timeline.duration_s)
+            start_s, end_s = timeline.start_s(begin_s), timeline.end_s(stop_s)
+        made.append(
+            Segment(
+                start_s=start_s,
+                end_s=end_s,
+                text=model.text(spoken),
+                language=language,
+                tokens=tuple(one["tokens"]),
+                avg_logprob=decoded.avg_logprob,
+                compression_ratio=decoded.compression_ratio,
+                no_speech_prob=decoded.no_speech_prob,
+                temperature=decoded.temperature,
+                seek=round(timeline.start_s(offset_s) * FRAMES_PER_S),
+                words=placed,
+                logprobs=[
+                    Token(model.text([token]), model.data(token), chance)
+                    for token, chance in zip(spoken, chances, strict=False)
+                ],
+            )
+        )
+    return made, seek
+
+
+def _keep_apart(found: list[dict[str, Any]]) -> None:
+    """Let no word begin before the one before it ends, as the library's corrections may do."""
+    end = 0.0
+    for word in (word for one in found for word in one["words"]):
+        word["start"] = max(word["start"], end)
+        word["end"] = end = max(word["end"], word["start"])

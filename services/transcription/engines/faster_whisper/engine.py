@@ -8,36 +8,29 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from services.errors import UnavailableError
 from services.handover import Handover, in_daemon
-from services.transcription.engines.batches import Batches
-from services.transcription.engines.detector import SileroDetector
+from services.transcription.engines.batches import BatchingEngine
+from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import Decoder, Job
-from services.transcription.engines.faster_whisper.loader import Loader
-from services.transcription.engines.faster_whisper.model_source import ModelSource
+from services.transcription.engines.faster_whisper.loader import Loader, ModelSource
 from services.transcription.engines.faster_whisper.requesters import Guess, Recording
-from services.transcription.engines.protocol import (
-    check_request,
-)
+from services.transcription.engines.protocol import check_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
 
-    from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
     from services.transcription.engines.protocol import (
         GuessRequest,
         Hypothesis,
         Segment,
-        SpeechDetector,
         TranscriptionRequest,
     )
 
-_RETRY_S: Final = 10.0
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
 
 
-class FasterWhisperEngine:
+class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
     """One Whisper model; see `TranscriptionEngine` for what is promised."""
 
     name = "faster_whisper"
@@ -63,14 +56,9 @@ class FasterWhisperEngine:
         self.models: Sequence[str] = source.names
         self._batch = batch
         self._beam_size = beam_size
-        self._loader = Loader(
-            source,
-            device=device,
-            compute_type=compute_type,
-            threads=threads or len(os.sched_getaffinity(0)),
-        )
-        self._batches: Batches[Job] | None = None
-        self._active: set[Recording | Guess] = set()
+        threads = threads or len(os.sched_getaffinity(0))
+        loader = Loader(source, device=device, compute_type=compute_type, threads=threads)
+        super().__init__(loader, kind=lambda job: job.kind, most=batch)
 
     @property
     def languages(self) -> Collection[str]:
@@ -87,38 +75,6 @@ class FasterWhisperEngine:
             part in Path(name).name.lower() for name in self.models for part in _ONLY_TRANSCRIBE
         )
 
-    @property
-    def ready(self) -> bool:
-        """Whether the model is loaded and has decoded something."""
-        return self._loader.model is not None
-
-    @property
-    def status(self) -> str:
-        """What it is doing, or why there is no model and how to get one."""
-        return self._loader.status
-
-    @property
-    def settled(self) -> bool:
-        """Whether there is no model, and none is on its way."""
-        return self._loader.settled
-
-    async def start(self) -> None:
-        """Find, download and load the model in the background; returns at once."""
-        if self._batches is None:
-            self._batches = Batches(self._hear, lambda job: job.kind, self._batch)
-            self._loader.start()
-
-    async def close(self) -> None:
-        """End all work, and free the model."""
-        batches, self._batches = self._batches, None
-        if batches is None:
-            return
-        self._loader.close()
-        batches.close()
-        for requester in tuple(self._active):
-            requester.failed(UnavailableError("the transcription engine was closed"))
-        await in_daemon(batches.join)
-
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
         """Raise unless the model can do this; see `TranscriptionEngine.check`."""
         self._loaded()
@@ -127,10 +83,9 @@ class FasterWhisperEngine:
     async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
-        model, batches = self._loaded()
         # Twice as many windows as a batch: the next is cut while one is decoded.
         handover: Handover[tuple[list[Segment], bool]] = Handover()
-        hearing = Recording(model, batches, request, handover, 2 * self._batch)
+        hearing = Recording(*self._loaded(), request, handover, 2 * self._batch)
         self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))
         try:
@@ -143,7 +98,6 @@ class FasterWhisperEngine:
         finally:
             self._active.discard(hearing)
             hearing.close()
-            handover.close()
             await reading
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
@@ -157,16 +111,6 @@ class FasterWhisperEngine:
             return await guess.answer(features)
         finally:
             self._active.discard(guess)
-
-    def detector(self) -> SpeechDetector:
-        """Return a new detector."""
-        return SileroDetector()
-
-    def _loaded(self) -> tuple[Checkpoint, Batches[Job]]:
-        model, batches = self._loader.model, self._batches
-        if model is None or batches is None:
-            raise UnavailableError(self.status, retry_after_s=_RETRY_S)
-        return model, batches
 
     def _hear(self, jobs: list[Job]) -> None:
         if (model := self._loader.model) is not None:  # else `close` tells the requesters

@@ -9,16 +9,15 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.decoder import (
     FALLBACK,
     DecodedWindow,
     DecodingOptions,
     Job,
+    segments,
 )
-from services.transcription.engines.faster_whisper.segments import segments
 from services.transcription.engines.protocol import Hypothesis
-from services.transcription.engines.windows import windows
+from services.transcription.engines.windows import SileroDetector, windows
 
 if TYPE_CHECKING:
     from services.errors import ServiceError
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
         Segment,
         TranscriptionRequest,
     )
-    from services.transcription.engines.windows import Timeline, Window
+    from services.transcription.engines.windows import Window
 
 _SPEECH: Final = 0.5  # Silero's own threshold
 
@@ -65,7 +64,6 @@ class Recording:
         self.lane: Lane[Job] = batches.lane()
         self._room = threading.Semaphore(held)
         self._lock = threading.Lock()
-        self._timelines: dict[int, Timeline] = {}
         self._waiting: list[Job] = []  # for the first window
         self._telling = False  # whether that window is being decoded
         self._told = False  # whether it was
@@ -91,9 +89,9 @@ class Recording:
                     if not features.shape[1]:  # less than a hundredth of a second
                         self._room.release()
                         continue
-                    job = Job(self, features, index, tells=self._tells(window))
+                    tells = self._tells(window)
+                    job = Job(self, features, window.timeline, index, tells=tells)
                     with self._lock:
-                        self._timelines[index] = window.timeline
                         self._waiting.append(job)
                         self._put_waiting()
                     index += 1
@@ -116,13 +114,8 @@ class Recording:
     def heard(self, heard: DecodedWindow) -> None:
         """Make segments, and queue the rest of a window that was not decoded to its end."""
         job = heard.job
-        found, seek = segments(
-            self._model,
-            heard,
-            self._timelines[job.index],
-            words=self._request.words,
-            logprobs=self._request.logprobs,
-        )
+        asked = self._request
+        found, seek = segments(self._model, heard, words=asked.words, logprobs=asked.logprobs)
         with self._lock:
             if job.tells and self._telling:
                 self._telling = False
@@ -143,17 +136,14 @@ class Recording:
                 )
                 self.lane.put(rest, first=True)
             else:
-                del self._timelines[job.index]
                 self._whole.add(job.index)
             self._put_waiting()
             self._hand_over()
 
     def failed(self, error: ServiceError) -> None:
         """End with an error."""
-        self._closed = True
-        self.lane.close()
         self._handover.end(error)
-        self._room.release()
+        self.close()
 
     def _tells(self, window: Window) -> bool:
         """Return whether somebody speaks in a window, if its language depends on that."""

@@ -15,6 +15,7 @@ import asyncio
 import base64
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.encode import OUTPUT_RATE_HZ
@@ -24,9 +25,12 @@ from services.conversation.live.ear import Ear
 from services.conversation.live.settings import Answering
 from services.conversation.live.socket import IDLE_S
 from services.conversation.live.speaking import check_voice
-from services.conversation.live_translation.hearing import LONGEST_S, Hearing
-from services.conversation.live_translation.pace import MOST_LAG_S, Pace
-from services.conversation.live_translation.settings import OUTPUT, Settings
+from services.conversation.live.translation_hearing import (
+    LONGEST_S,
+    MOST_LAG_S,
+    Hearing,
+    Pace,
+)
 from services.conversation.speech_translation.listening import into_sentences
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (
@@ -39,12 +43,14 @@ from services.conversation.speech_translation.stages import (
     piped,
 )
 from services.conversation.translation.chat_model import ChatModel
-from services.conversation.translation.languages import known_or_none
-from services.errors import DeadlineError, ServiceError
+from services.conversation.translation.languages import known_code, known_or_none
+from services.errors import DeadlineError, InvalidRequestError, ServiceError
 from services.languages import gap
 from services.openai import live_translation as sent
 from services.openai.errors import error_told
 from services.openai.events import new_id
+from services.openai.live_translation import TRANSLATES, AudioFields, TargetFields
+from services.openai.reading import ignore
 from services.openai.realtime import (
     AppendEvent,
     InputFields,
@@ -65,8 +71,77 @@ if TYPE_CHECKING:
 
     from services.backends.pools import Pools
     from services.conversation.speech_translation.stages import Item, Sentence
+    from services.openai.live_translation import TranslationFields
     from services.server.admission import Admission
     from services.server.telemetry import RoleMetrics
+
+TARGET: Final = "en"
+"""The language to translate into where the client names none, as for audio/translations."""
+
+OUTPUT: Final = "session.audio.output"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force.
+
+    Attributes:
+        id: `sess_…`.
+        model: the name by which the client asked for it.
+        speech_model: that of the speech role.
+        expires_at: when it ends at the latest, in Unix time.
+        target: the code of the language to translate into.
+        voice: None for one that suits the language.
+        told: whether the client wants to know what was said.
+    """
+
+    id: str
+    model: str
+    speech_model: str
+    expires_at: int
+    target: str = TARGET
+    voice: str | None = None
+    told: bool = False
+
+    def changed(self, given: TranslationFields) -> Settings:
+        """Return the settings with everything that a client's object changes.
+
+        Raises:
+            InvalidRequestError: a language that is not known, or another model.
+        """
+        if given.model not in (None, self.model, TRANSLATES):
+            raise InvalidRequestError(
+                "session.model cannot change; name it in the URL",
+                param="session.model",
+                code="unsupported_value",
+            )
+        new: dict[str, Any] = {}
+        audio = given.audio or AudioFields()
+        if audio.input is not None and "transcription" in audio.input.model_fields_set:
+            new["told"] = audio.input.transcription is not None
+        if audio.input is not None and audio.input.noise_reduction is not None:
+            ignore("session.audio.input.noise_reduction")
+        output = audio.output or TargetFields()
+        if output.language is not None:
+            new["target"] = known_code(output.language, f"{OUTPUT}.language")
+        if output.voice is not None:
+            new["voice"] = output.voice if isinstance(output.voice, str) else output.voice.id
+        return replace(self, **new)
+
+    def shown(self, heard: Mapping[str, Any]) -> dict[str, Any]:
+        """Return OpenAI's session object; `heard` is `session.audio.input` of the ear's."""
+        transcription = heard["transcription"] if self.told else None
+        return {
+            "id": self.id,
+            "type": "translation",
+            "model": self.model,
+            "expires_at": self.expires_at,
+            "audio": {
+                "input": {"transcription": transcription, "noise_reduction": None},
+                "output": {"language": self.target, "voice": self.voice},
+            },
+        }
+
 
 LASTS_S: Final = 24 * 3600
 """How long a session may last."""
