@@ -174,7 +174,7 @@ class LiveTranslations:
             query = query_of(scope)
             named: str = query.get("model", [sent.TRANSLATES])[0]
             wanted = self._chat_model if named.startswith(sent.TRANSLATES) else named
-            model = await ChatModel.served(caller, wanted)
+            model = ChatModel(caller, await caller.card("chat", wanted))
             speaks = (await caller.card("speech", None))["id"]
             settings = Settings(new_id("sess"), named, speaks, int(time.time()) + LASTS_S)
             await accept(scope, send)

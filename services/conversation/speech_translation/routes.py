@@ -94,7 +94,8 @@ class SpeechTranslation:
         if fields.source_language is not None:
             source = known_code(fields.source_language, "source_language")
         with fields_named({"model": "chat_model"}):
-            model = await ChatModel.served(caller, fields.chat_model or self._chat_model)
+            named = fields.chat_model or self._chat_model
+            model = ChatModel(caller, await caller.card("chat", named))
         with fields_named({"model": "speech_model"}):
             speaks = (await caller.card("speech", fields.speech_model))["id"]
         heard = {
