@@ -6,7 +6,7 @@ import math
 import secrets
 from contextlib import aclosing
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.client import Question
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 
     from services.backends.client import Caller
-    from services.conversation.speech_translation.stages import Tally
 
 PATH: Final = "/v1/audio/transcriptions"
 
@@ -38,9 +37,9 @@ _CLOSING: Final = "\"'\u00bb\u201d\u2019)"
 
 
 async def transcribe(
-    caller: Caller, recording: bytes, fields: Mapping[str, str | None], tally: Tally
+    caller: Caller, recording: bytes, fields: Mapping[str, str | None], usage: dict[str, Any]
 ) -> AsyncGenerator[Segment, None]:
-    """Yield the segments of a recording as soon as each is transcribed.
+    """Yield the segments of a recording as soon as each is transcribed; fill in `usage` at the end.
 
     `fields` are those of audio/transcriptions: `model`, `prompt`, and Whisper's code as `language`.
 
@@ -64,11 +63,11 @@ async def transcribe(
     with fields_named(_NAMES):
         async with caller.answer(question) as answer, aclosing(answer.events()) as events:
             async for event in events:
-                if (segment := _read(event, tally)) is not None:
+                if (segment := _read(event, usage)) is not None:
                     yield segment
 
 
-def _read(event: Mapping[str, Any], tally: Tally) -> Segment | None:
+def _read(event: Mapping[str, Any], usage: dict[str, Any]) -> Segment | None:
     """Return the segment of an event that has one; the last has the usage."""
     try:
         if event["type"] == "transcript.text.segment":
@@ -80,7 +79,7 @@ def _read(event: Mapping[str, Any], tally: Tally) -> Segment | None:
                 clear=event["avg_logprob"] > _SURE and event["no_speech_prob"] < _SILENT,
             )
         if event["type"] == "transcript.text.done":
-            tally.input_tokens = int(event["usage"]["input_tokens"])
+            usage["input_tokens"] = int(event["usage"]["input_tokens"])
     except (LookupError, TypeError, ValueError) as exc:
         raise BackendError("The transcription service's answer cannot be read.") from exc
     return None
@@ -110,35 +109,35 @@ async def into_sentences(
     in characters, or in seconds of speech. A None stands for a pause. If several share a segment,
     its time is divided by their characters.
     """
-    number = 0
+    numbers = count()
+
+    def sentence(part: Segment) -> Sentence:
+        start_s, end_s = round(part.start_s, 2), round(part.end_s, 2)
+        return Sentence(next(numbers), start_s, end_s, part.text.strip(), part.language)
+
     open_: Segment | None = None
     async for segment in segments:
         if segment is not None and not segment.text.strip():
             continue
         if open_ is not None and (segment is None or not _goes_on(open_, segment)):
-            yield _sentence(number, open_)
-            number, open_ = number + 1, None
+            yield sentence(open_)
+            open_ = None
         if segment is None:
             continue
-        joined = segment if open_ is None else _joined(open_, segment)
-        *whole, last = _parts(joined, longest_s)
+        if open_ is not None:
+            segment = replace(open_, end_s=segment.end_s, text=open_.text + segment.text)  # noqa: PLW2901
+        *whole, open_ = _parts(segment, longest_s)
         for part in whole:
-            yield _sentence(number, part)
-            number += 1
-        open_ = last
-        if is_whole(last.text):
-            yield _sentence(number, last)
-            number, open_ = number + 1, None
+            yield sentence(part)
+        if is_whole(open_.text):
+            yield sentence(open_)
+            open_ = None
     if open_ is not None:
-        yield _sentence(number, open_)
+        yield sentence(open_)
 
 
 def _goes_on(before: Segment, segment: Segment) -> bool:
     return segment.start_s - before.end_s < PAUSE_S and segment.language == before.language
-
-
-def _joined(before: Segment, segment: Segment) -> Segment:
-    return replace(before, end_s=segment.end_s, text=before.text + segment.text)
 
 
 def is_whole(text: str) -> bool:
@@ -148,22 +147,15 @@ def is_whole(text: str) -> bool:
 
 def _parts(joined: Segment, longest_s: float) -> Iterator[Segment]:
     """Yield the sentences of a text, long ones in pieces; the last may be incomplete."""
-    text = joined.text
+    text, start_s = joined.text, joined.start_s
+    length_s = (joined.end_s - start_s) / len(text)  # of a character
     most = MOST_CHARACTERS
-    if joined.end_s - joined.start_s > longest_s:
-        most = min(most, max(1, int(len(text) * longest_s / (joined.end_s - joined.start_s))))
+    if length_s * len(text) > longest_s:
+        most = min(most, max(1, int(longest_s / length_s)))
     bounds = [match.end() for match in SENTENCE_END.finditer(text)]
     cuts = [0, *(bound for bound in bounds if text[bound:].strip()), len(text)]
-    length_s = (joined.end_s - joined.start_s) / len(text)
-    start_s = joined.start_s
     for begin, end in pairwise(cuts):
         for piece in pieces(text[begin:end], most):
             end_s = start_s + len(piece) * length_s
             yield replace(joined, start_s=start_s, end_s=end_s, text=piece)
             start_s = end_s
-
-
-def _sentence(number: int, part: Segment) -> Sentence:
-    return Sentence(
-        number, round(part.start_s, 2), round(part.end_s, 2), part.text.strip(), part.language
-    )

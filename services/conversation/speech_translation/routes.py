@@ -18,7 +18,6 @@ from services.conversation.speech_translation.stages import (
     SOUNDS_AHEAD,
     Sentence,
     Sound,
-    Tally,
     fields_named,
     first_fault,
     piped,
@@ -31,6 +30,7 @@ from services.openai.audio_stream import AudioStream
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
+from services.openai.refusals import invalid
 from services.openai.speech import TRANSCRIPT_CHARACTERS
 from services.openai.translation import SpeechTranslationFields
 from services.server.admission import Admission, Limits
@@ -43,6 +43,16 @@ if TYPE_CHECKING:
     from services.backends.pools import Pools
     from services.conversation.speech_translation.stages import Item, Segment, Translation
     from services.settings.sections import ConversationSettings
+
+
+SHORTEST_S: Final = 3.0
+LONGEST_S: Final = 10.0
+PATIENCE_S: Final = 60.0
+"""How much of a recording is searched for a good stretch."""
+
+_APART_S: Final = 0.5  # a longer pause ends a stretch
+_LONGEST_ALONE_S: Final = 29.0  # of one segment: the longest that speech accepts
+_MOST_RATE_HZ: Final = 24_000
 
 
 class SpeechTranslation:
@@ -71,121 +81,94 @@ class SpeechTranslation:
         fields = read(SpeechTranslationFields, form.texts, "the form")
         recording = form.file("file").data
         if fields.voice is not None and fields.consent is not None:
-            raise InvalidRequestError(
+            raise invalid(
+                "voice",
                 "voice and consent are two voices: a consent stands for that of the recording; "
                 "send one of them",
-                param="voice",
-                code="invalid_value",
             )
         caller = Caller(self._pools, scope["bentovox.request_id"])
-        await until_hangup(receive, self._in_turn(fields, recording, caller, send))
-
-    async def _in_turn(
-        self, fields: SpeechTranslationFields, recording: bytes, caller: Caller, send: Send
-    ) -> None:
-        async with self._admission.slot():
-            await self._translate(fields, recording, caller, send)
+        await until_hangup(receive, self._translate(fields, recording, caller, send))
 
     async def _translate(
         self, fields: SpeechTranslationFields, recording: bytes, caller: Caller, send: Send
     ) -> None:
-        target = known_code(fields.language, "language")
-        source = None
-        if fields.source_language is not None:
-            source = known_code(fields.source_language, "source_language")
-        with fields_named({"model": "chat_model"}):
-            named = fields.chat_model or self._chat_model
-            model = ChatModel(caller, await caller.card("chat", named))
-        with fields_named({"model": "speech_model"}):
-            speaks = (await caller.card("speech", fields.speech_model))["id"]
-        heard = {
-            "model": (await caller.card("transcription", fields.model))["id"],
-            "language": source and spoken(source),
-            "prompt": fields.prompt,
-        }
-        tally = Tally()
-        voice: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        if fields.consent is None:
-            named = fields.voice or await preset(caller, speaks, target)
-            voice.set_result({"voice": named})
+        async with self._admission.slot():
+            target = known_code(fields.language, "language")
+            source = None
+            if fields.source_language is not None:
+                source = known_code(fields.source_language, "source_language")
+            with fields_named({"model": "chat_model"}):
+                named = fields.chat_model or self._chat_model
+                model = ChatModel(caller, await caller.card("chat", named))
+            with fields_named({"model": "speech_model"}):
+                speaks = (await caller.card("speech", fields.speech_model))["id"]
+            heard = {
+                "model": (await caller.card("transcription", fields.model))["id"],
+                "language": source and spoken(source),
+                "prompt": fields.prompt,
+            }
+            usage: dict[str, Any] = {}
+            voice: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+            if fields.consent is None:
+                named = fields.voice or await preset(caller, speaks, target)
+                voice.set_result({"voice": named})
 
-        async def manner(_: Translation) -> Mapping[str, Any]:
-            return {"language": target, **fields.manner, **await voice}
+            async def manner(_: Translation) -> Mapping[str, Any]:
+                return {"language": target, **fields.manner, **await voice}
 
-        interpreter = Interpreter(model, source, target)
-        speaker = Speaker(caller, speaks, manner)
-        try:
-            async with asyncio.TaskGroup() as stages:
-                segments = piped(stages, transcribe(caller, recording, heard, tally), AHEAD)
-                if fields.consent is not None:
-                    sample = sampled(segments, recording, fields.consent, voice)
-                    segments = piped(stages, sample, AHEAD)
-                sentences = piped(stages, into_sentences(segments), AHEAD)
-                translated = piped(stages, interpreter.translate(sentences), AHEAD)
-                sound = piped(stages, speaker.speak(translated), SOUNDS_AHEAD)
-                await send_answer(sound, fields, tally, send)
-        except ExceptionGroup as group:
-            raise first_fault(group) from group
+            interpreter = Interpreter(model, source, target)
+            speaker = Speaker(caller, speaks, manner)
+            try:
+                async with asyncio.TaskGroup() as stages:
+                    segments = piped(stages, transcribe(caller, recording, heard, usage), AHEAD)
+                    if fields.consent is not None:
+                        sample = sampled(segments, recording, fields.consent, voice)
+                        segments = piped(stages, sample, AHEAD)
+                    sentences = piped(stages, into_sentences(segments), AHEAD)
+                    translated = piped(stages, interpreter.translate(sentences), AHEAD)
+                    sound = piped(stages, speaker.speak(translated), SOUNDS_AHEAD)
+                    await _send_answer(sound, fields, usage, send)
+            except ExceptionGroup as group:
+                raise first_fault(group) from group
 
 
-async def send_answer(
+async def _send_answer(
     items: AsyncIterator[Item],
     asked: SpeechTranslationFields,
-    tally: Tally,
+    usage: Mapping[str, Any],
     send: Send,
 ) -> None:
     """Send headers when the first audio arrives, then everything as it arrives, then the end.
 
-    Raises:
-        InvalidRequestError: there was nothing to translate (`no_speech`).
-        ServiceError: an earlier stage failed; if headers were sent, the answer is incomplete and
-            must not end as if it were complete.
+    Events are named as in OpenAI's live translation and audio/speech, and have the number of their
+    sentence. If a stage fails after the headers, the answer must not end as if it were complete.
     """
     encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
     as_events = asked.stream_format == "sse"
     stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
-    before: dict[type, str] = {}
+    before = {"input": "", "output": ""}
     async for item in items:
         if isinstance(item, Sound):
             await stream.feed(item.samples, sentence=item.sentence.number)
-        else:
-            kind = type(item)
-            delta = gap(before.get(kind, ""), item.text) + item.text
-            before[kind] = item.text
-            await stream.tell(_told(item, delta))
+            continue
+        sentence = item if isinstance(item, Sentence) else item.sentence
+        side = "input" if item is sentence else "output"
+        times = {"start": sentence.start_s, "end": sentence.end_s} if item is sentence else {}
+        await stream.tell(
+            {
+                "type": f"speech.{side}_transcript.delta",
+                "delta": gap(before[side], item.text) + item.text,
+                "sentence": sentence.number,
+                **times,
+                "language": item.language,
+            }
+        )
+        before[side] = item.text
     if not stream.samples:
         raise InvalidRequestError(
             "file contains no speech that could be translated", param="file", code="no_speech"
         )
-    await stream.end(tally.input_tokens)
-
-
-def _told(item: Sentence | Translation, delta: str) -> dict[str, object]:
-    if isinstance(item, Sentence):
-        return {
-            "type": "speech.input_transcript.delta",
-            "delta": delta,
-            "sentence": item.number,
-            "start": item.start_s,
-            "end": item.end_s,
-            "language": item.language,
-        }
-    return {
-        "type": "speech.output_transcript.delta",
-        "delta": delta,
-        "sentence": item.sentence.number,
-        "language": item.language,
-    }
-
-
-SHORTEST_S: Final = 3.0
-LONGEST_S: Final = 10.0
-PATIENCE_S: Final = 60.0
-"""How much of a recording is searched for a good stretch."""
-
-_APART_S: Final = 0.5  # a longer pause ends a stretch
-_LONGEST_ALONE_S: Final = 29.0  # of one segment: the longest that speech accepts
-_MOST_RATE_HZ: Final = 24_000
+    await stream.end(usage.get("input_tokens", 0))
 
 
 async def sampled(

@@ -12,6 +12,7 @@ from services.conversation.speech_translation.stages import Sound, Translation, 
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
+from services.openai.refusals import invalid
 from services.openai.speech import INPUT_CHARACTERS
 
 if TYPE_CHECKING:
@@ -113,19 +114,22 @@ class Speaker:
         fields = {**self._fields, **manner, "input": text}
         if not self._names_language:
             fields.pop("language", None)
+        question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
         try:
-            async with aclosing(self._asked(fields)) as sound:
-                async for samples in sound:
-                    yield samples
+            with fields_named(_NAMES):
+                async with (
+                    self._caller.answer(question) as answer,
+                    aclosing(answer.pieces()) as pieces,
+                    aclosing(from_pieces(pieces)) as sound,
+                ):
+                    async for samples in sound:
+                        yield samples
         except TooLargeError as error:
             if "ref_audio" not in fields:
                 raise
             # A sample is small enough for every service that accepts recordings at all.
-            raise InvalidRequestError(
-                "the speech service cannot speak like a recording: name a voice instead",
-                param="consent",
-                code="unsupported_parameter",
-            ) from error
+            why = "the speech service cannot speak like a recording: name a voice instead"
+            raise invalid("consent", why, "unsupported_parameter") from error
         except InvalidRequestError as error:
             if error.code == "blank_input":
                 return  # letters that cannot be spoken
@@ -139,17 +143,6 @@ class Speaker:
             async for samples in sound:
                 yield samples
 
-    async def _asked(self, fields: dict[str, Any]) -> AsyncGenerator[Samples, None]:
-        question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
-        with fields_named(_NAMES):
-            async with (
-                self._caller.answer(question) as answer,
-                aclosing(answer.pieces()) as pieces,
-                aclosing(from_pieces(pieces)) as sound,
-            ):
-                async for samples in sound:
-                    yield samples
-
 
 async def preset(caller: Caller, model: str, language: str) -> str:
     """Return the speech backend's built-in voice that fits a language best.
@@ -158,12 +151,10 @@ async def preset(caller: Caller, model: str, language: str) -> str:
         InvalidRequestError: it has none (`missing_required_parameter`).
         ServiceError: the backend failed.
     """
-    listed = await caller.json(Question("speech", "/v1/audio/voices", model=model))
-    own = [
-        card
-        for card in listed.get("data", ())
-        if isinstance(card, dict) and card.get("object") == "voice"
-    ]
+    listed = (await caller.json(Question("speech", "/v1/audio/voices", model=model))).get(
+        "data", ()
+    )
+    own = [card for card in listed if isinstance(card, dict) and card.get("object") == "voice"]
     wanted = language.lower()
 
     def fit(card: Mapping[str, Any]) -> int:
@@ -174,9 +165,8 @@ async def preset(caller: Caller, model: str, language: str) -> str:
 
     if own:
         return str(max(own, key=fit).get("id"))  # the first of those that fit best
-    raise InvalidRequestError(
+    why = (
         "the speech service has no voice of its own: name a registered one as voice, or send "
-        "consent to keep the speaker's",
-        param="voice",
-        code="missing_required_parameter",
+        "consent to keep the speaker's"
     )
+    raise invalid("voice", why, "missing_required_parameter")

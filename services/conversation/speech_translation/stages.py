@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of transcribed speech.
+    """A stretch of transcribed speech; the segments' texts, joined, are the whole transcript.
 
-    Attributes:
-        start_s: where it begins in the recording.
-        end_s: where it ends.
-        text: its transcript; the segments' texts, joined, are the whole transcript.
-        language: its code; None if the transcription does not tell.
-        clear: whether the transcription is certain.
+    `language` is None if the transcription does not tell, and `clear` if it is certain of the text.
     """
 
     start_s: float
@@ -68,13 +63,6 @@ Item: TypeAlias = Sentence | Translation | Sound
 
 Sparing: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
 """Makes the context in which a stage works on one sentence; it may swallow a `ServiceError`."""
-
-
-@dataclass
-class Tally:
-    """Counted for the `usage` of one request."""
-
-    input_tokens: int = 0
 
 
 AHEAD: Final = 2
