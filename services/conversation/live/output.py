@@ -6,8 +6,8 @@ import base64
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from services.conversation.live.asking import duration_ms
 from services.conversation.live.items import Clause, Item
-from services.conversation.live.speaking import duration_ms
 from services.openai.events import new_id
 
 if TYPE_CHECKING:

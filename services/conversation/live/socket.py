@@ -15,11 +15,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.client import Caller
+from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.items import Item, Items, item_from
 from services.conversation.live.response import Response
 from services.conversation.live.settings import Answering, Hearing, Settings
-from services.conversation.live.speaking import check_voice
 from services.errors import (
     ConflictError,
     DeadlineError,

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 from services.audio.encode import OUTPUT_RATE_HZ
 from services.audio.pcm import duration_s, to_int16
 from services.backends.client import Caller
+from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.settings import Answering
 from services.conversation.live.socket import IDLE_S
-from services.conversation.live.speaking import check_voice
 from services.conversation.live.translation_hearing import (
     LONGEST_S,
     MOST_LAG_S,
