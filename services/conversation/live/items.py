@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import ConflictError, InvalidRequestError, NotFoundError, shown
+from services.errors import ConflictError, NotFoundError, shown
 from services.openai.events import new_id
-from services.openai.refusals import missing
+from services.openai.refusals import invalid, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -112,17 +112,10 @@ class Item:
         """
         parts = self.shown.get("content") or [{}]
         if self.shown.get("role") != "assistant" or parts[0].get("type") != "output_audio":
-            raise InvalidRequestError(
-                f"item {shown(self.id)} is no answer with audio",
-                param="item_id",
-                code="invalid_value",
-            )
+            raise invalid("item_id", f"{shown(self.id)} is no answer with audio")
         if end_ms > math.ceil(self.audio_ms):
-            raise InvalidRequestError(
-                f"audio_end_ms {end_ms} is after the end of the audio, {self.audio_ms:.0f} ms",
-                param="audio_end_ms",
-                code="invalid_value",
-            )
+            why = f"{end_ms} is after the end of the audio, {self.audio_ms:.0f} ms"
+            raise invalid("audio_end_ms", why)
         ends = [*(one.start_ms for one in self.clauses[1:]), self.audio_ms]
         text = ""
         for clause, clause_end_ms in zip(self.clauses, ends, strict=True):
@@ -170,19 +163,15 @@ def item_from(fields: ItemFields, place: str) -> Item:
 def _check_part(part: dict[str, Any], kinds: tuple[str, ...], place: str) -> None:
     kind: str = part["type"]
     if kind not in kinds:
-        raise InvalidRequestError(
-            f"{place}.type {kind!r} does not fit the role; send {' or '.join(kinds)}",
-            param=f"{place}.type",
-            code="invalid_value",
-        )
+        why = f"{kind!r} does not fit the role; send {' or '.join(kinds)}"
+        raise invalid(f"{place}.type", why)
     name = "transcript" if kind.endswith("audio") else "text"
     if "audio" in part and name not in part:
-        raise InvalidRequestError(
-            f"{place}.audio: recordings are heard through input_audio_buffer.append and .commit; "
-            "an item takes their transcript",
-            param=f"{place}.audio",
-            code="unsupported_value",
+        why = (
+            "recordings are heard through input_audio_buffer.append and .commit; an item takes "
+            "their transcript"
         )
+        raise invalid(f"{place}.audio", why, "unsupported_value")
     part.pop("audio", None)
     if name not in part:
         raise missing(f"{place}.{name}")

@@ -44,7 +44,7 @@ from services.conversation.speech_translation.stages import (
 )
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, known_or_none
-from services.errors import DeadlineError, InvalidRequestError, ServiceError
+from services.errors import DeadlineError, ServiceError
 from services.languages import gap
 from services.openai import live_translation as sent
 from services.openai.errors import error_told
@@ -62,12 +62,13 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
+from services.openai.refusals import invalid
 from services.server.live import LiveSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from services.backends.pools import Pools
     from services.conversation.speech_translation.stages import Item, Sentence
@@ -75,10 +76,13 @@ if TYPE_CHECKING:
     from services.server.admission import Admission
     from services.server.telemetry import RoleMetrics
 
-TARGET: Final = "en"
-"""The language to translate into where the client names none, as for audio/translations."""
+LASTS_S: Final = 24 * 3600
+"""How long a session may last."""
 
-OUTPUT: Final = "session.audio.output"
+_OUTPUT: Final = "session.audio.output"
+_STEP_MS: Final = 200  # of `elapsed_ms`, as at OpenAI
+_SAMPLE_BYTES: Final = 2
+_NOTHING_SAID: Final = "input_audio_buffer_commit_empty"
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Settings:
     model: str
     speech_model: str
     expires_at: int
-    target: str = TARGET
+    target: str = "en"  # as for audio/translations
     voice: str | None = None
     told: bool = False
 
@@ -110,11 +114,7 @@ class Settings:
             InvalidRequestError: a language that is not known, or another model.
         """
         if given.model not in (None, self.model, TRANSLATES):
-            raise InvalidRequestError(
-                "session.model cannot change; name it in the URL",
-                param="session.model",
-                code="unsupported_value",
-            )
+            raise invalid("session.model", "cannot change; name it in the URL", "unsupported_value")
         new: dict[str, Any] = {}
         audio = given.audio or AudioFields()
         if audio.input is not None and "transcription" in audio.input.model_fields_set:
@@ -123,7 +123,7 @@ class Settings:
             ignore("session.audio.input.noise_reduction")
         output = audio.output or TargetFields()
         if output.language is not None:
-            new["target"] = known_code(output.language, f"{OUTPUT}.language")
+            new["target"] = known_code(output.language, f"{_OUTPUT}.language")
         if output.voice is not None:
             new["voice"] = output.voice if isinstance(output.voice, str) else output.voice.id
         return replace(self, **new)
@@ -143,44 +143,27 @@ class Settings:
         }
 
 
-LASTS_S: Final = 24 * 3600
-"""How long a session may last."""
+def live_translations(
+    pools: Pools, chat_model: str | None, admission: Admission, metrics: RoleMetrics
+) -> ASGIApp:
+    """Return the application of the WebSocket.
 
-_STEP_MS: Final = 200  # of `elapsed_ms`, as at OpenAI
-_SAMPLE_BYTES: Final = 2
-_NOTHING_SAID: Final = "input_audio_buffer_commit_empty"
+    It translates with the backends of `pools`, by `chat_model` or the first one served.
+    """
 
-
-class LiveTranslations:
-    """The application of the WebSocket, for `RoleApp.sockets`."""
-
-    def __init__(
-        self, pools: Pools, chat_model: str | None, admission: Admission, metrics: RoleMetrics
-    ) -> None:
-        """Translate with the backends of `pools`, by `chat_model` or the first one served."""
-        self._pools = pools
-        self._chat_model = chat_model
-        self._admission = admission
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection until it ends.
-
-        Raises:
-            ServiceError: it cannot start, or cannot go on.
-        """
-        async with self._admission.slot():
-            caller = Caller(self._pools, scope["bentovox.request_id"])
-            query = query_of(scope)
-            named: str = query.get("model", [sent.TRANSLATES])[0]
-            wanted = self._chat_model if named.startswith(sent.TRANSLATES) else named
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async with admission.slot():
+            caller = Caller(pools, scope["bentovox.request_id"])
+            named: str = query_of(scope).get("model", [TRANSLATES])[0]
+            wanted = chat_model if named.startswith(TRANSLATES) else named
             model = ChatModel(caller, await caller.card("chat", wanted))
             speaks = (await caller.card("speech", None))["id"]
             settings = Settings(new_id("sess"), named, speaks, int(time.time()) + LASTS_S)
             await accept(scope, send)
             interpreter = Interpreter(model, None, settings.target)
-            session = _Talk(caller, settings, interpreter, scope, send, metrics=self._metrics)
-            await session.serve(receive)
+            await _Talk(caller, settings, interpreter, scope, send, metrics=metrics).serve(receive)
+
+    return serve
 
 
 class _Talk(LiveSession):
@@ -210,12 +193,7 @@ class _Talk(LiveSession):
         self._paused = True
 
     async def run(self) -> None:
-        """Translate until the client closes the session, the server ends, or time is up.
-
-        Raises:
-            DeadlineError: the client was silent for too long.
-            HungUpError: the client has gone.
-        """
+        """Translate until the client closes the session, the server ends, or time is up."""
         await self.send(server_event("session.created", session=self._shown()))
         speaker = Speaker(self._caller, self._settings.speech_model, self._manner)
         try:
@@ -266,7 +244,7 @@ class _Talk(LiveSession):
     async def _update(self, given: sent.TranslationFields) -> None:
         """Change the settings, all or none of them."""
         settings = self._settings.changed(given)
-        with fields_named({"voice": f"{OUTPUT}.voice"}):
+        with fields_named({"voice": f"{_OUTPUT}.voice"}):
             if settings.voice != self._settings.voice and settings.voice is not None:
                 await check_voice(self._caller, Answering(voice=settings.voice))
             elif settings.voice is None:
