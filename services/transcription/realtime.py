@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
+from services.errors import DeadlineError, ServiceError, UnavailableError
 from services.openai.events import new_id
 from services.openai.realtime import (
     BUFFER_EVENTS,
@@ -43,6 +43,7 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
+from services.openai.refusals import invalid
 from services.racing import racing
 from services.server.live import LiveSession
 from services.transcription.live.input_buffer import InputBuffer
@@ -87,30 +88,17 @@ class RealtimeSocket:
         Raises:
             ServiceError: it cannot start, or cannot go on.
         """
-        session = Session(new_id("sess"), _wanted(scope, self.models))
+        query = query_of(scope)
+        intent = query.get("intent", ["transcription"])[0]
+        if intent != "transcription":
+            why = f"{intent!r} is not served here; connect with intent=transcription"
+            raise invalid("intent", why, "unsupported_value")
+        model = query.get("model", self.models.names)[0]
+        self.models.check(model)
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         await accept(scope, send)
-        await _Talk(self, session, scope, send).serve(receive)
-
-
-def _wanted(scope: Scope, models: Models) -> str:
-    """Return the model that the URL names, or the first one.
-
-    Raises:
-        ServiceError: the URL asks for something that is not served.
-    """
-    query = query_of(scope)
-    intent = query.get("intent", ["transcription"])[0]
-    if intent != "transcription":
-        raise InvalidRequestError(
-            f"intent {intent!r} is not served here; connect with intent=transcription",
-            param="intent",
-            code="unsupported_value",
-        )
-    model: str = query.get("model", models.names)[0]
-    models.check(model)
-    return model
+        await _Talk(self, Session(new_id("sess"), model), scope, send).serve(receive)
 
 
 class _Talk(LiveSession):
@@ -126,12 +114,7 @@ class _Talk(LiveSession):
         self._buffer = InputBuffer(socket.engine, session, self._transcriber, self.send)
 
     async def run(self) -> None:
-        """Serve the session until the server ends, or it cannot go on.
-
-        Raises:
-            ServiceError: it cannot go on.
-            HungUpError: the client has gone.
-        """
+        """Serve the session until the server ends, or it cannot go on."""
         async with racing(self._transcriber.run(), self._listen()) as (hearing, listening):
             if hearing.done():
                 await hearing
@@ -146,16 +129,15 @@ class _Talk(LiveSession):
         fault: ServiceError | None = None
         await self.send(server_event("session.created", session=self._buffer.session.shown()))
         try:
-            while (message := await self.next_message(self._patience_s)) is not None:
+            while True:
+                patience_s = TURN_S if self._buffer.speaking else IDLE_S
+                if (message := await self.next_message(patience_s)) is None:
+                    break
                 await self._answer(message)
         except DeadlineError as error:
             fault = error
         await self._buffer.finish()
         return fault
-
-    @property
-    def _patience_s(self) -> float:
-        return TURN_S if self._buffer.speaking else IDLE_S
 
     async def _answer(self, said: str | bytes) -> None:
         event_id = None

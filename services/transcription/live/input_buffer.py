@@ -73,16 +73,17 @@ class InputBuffer:
             InvalidRequestError: there is none (`input_audio_buffer_commit_empty`).
         """
         await self._take(self._decoder.finish())
-        if self._turn_detector is None:
-            heard_ms = self._turn.samples * 1000 // SAMPLE_RATE_HZ if self._turn is not None else 0
-            if heard_ms < LEAST_MS:
-                raise _nothing(
-                    f"the buffer has {heard_ms} ms of sound, at least {LEAST_MS} are needed"
-                )
-        elif self._turn is None:
-            raise _nothing("nobody is speaking, and server_vad commits what is spoken")
-        if self._turn is not None:
+        heard_ms = self._turn.samples * 1000 // SAMPLE_RATE_HZ if self._turn is not None else 0
+        by_client = self._turn_detector is None
+        if self._turn is not None and not (by_client and heard_ms < LEAST_MS):
             await self._end_here(self._turn)
+            return
+        why = "nobody is speaking, and server_vad commits what is spoken"
+        if by_client:
+            why = f"the buffer has {heard_ms} ms of sound, at least {LEAST_MS} are needed"
+        raise InvalidRequestError(
+            f"nothing to commit: {why}", code="input_audio_buffer_commit_empty"
+        )
 
     async def clear(self) -> None:
         """Forget the current turn."""
@@ -168,9 +169,16 @@ class InputBuffer:
     async def _end(self, turn: Turn) -> None:
         """Announce that the turn is complete, and let its text be finished."""
         await self._tell("committed", turn, previous_item_id=self._previous)
-        for kind in ("added", "done"):
-            event = {"previous_item_id": self._previous, "item": _shown(turn)}
-            await self._send(server_event(f"conversation.item.{kind}", **event))
+        item = {
+            "id": turn.id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": [{"type": "input_audio", "transcript": None}],
+        }
+        for kind in ("conversation.item.added", "conversation.item.done"):
+            await self._send(server_event(kind, previous_item_id=self._previous, item=item))
         self._previous = turn.id
         self._turn = None
         turn.end()
@@ -182,19 +190,3 @@ class InputBuffer:
 
     async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
         await self._send(server_event(f"input_audio_buffer.{kind}", item_id=turn.id, **fields))
-
-
-def _nothing(why: str) -> InvalidRequestError:
-    return InvalidRequestError(f"nothing to commit: {why}", code="input_audio_buffer_commit_empty")
-
-
-def _shown(turn: Turn) -> dict[str, object]:
-    """Return a turn as OpenAI's item of a user's message."""
-    return {
-        "id": turn.id,
-        "object": "realtime.item",
-        "type": "message",
-        "status": "completed",
-        "role": "user",
-        "content": [{"type": "input_audio", "transcript": None}],
-    }

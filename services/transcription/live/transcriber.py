@@ -25,7 +25,7 @@ from services.openai.realtime import server_event
 from services.racing import racing
 from services.server.websocket import HungUpError
 from services.transcription.answers import logprobs_of
-from services.transcription.engines.protocol import SAMPLE_RATE_HZ
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, GuessRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import (
-        GuessRequest,
         Token,
         TranscriptionEngine,
         TranscriptionRequest,
@@ -118,7 +117,8 @@ class _Transcript:
 
     def guess(self, sound: Samples) -> GuessRequest:
         """Return the request for the text of the current piece, as far as it is there."""
-        return self.turn.session.guess(sound, self.stable.text, self._prompt, self.language)
+        hints = self.turn.session.hints(self._prompt, self.language)
+        return GuessRequest(sound, self.stable.text, **hints)
 
     def request(self, sound: Samples) -> TranscriptionRequest:
         """Return the request for the final text of the current piece."""
