@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from services.chat.bounds import Bounds
-from services.chat.fields import FOREIGN
-from services.chat.intake import Intake
+from services.chat.intake import FOREIGN, Intake
 from services.chat.trial import Trial
 from services.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 from services.openai import reading
