@@ -135,7 +135,18 @@ class VllmServer:
         app.user_middleware = []
         app.middleware_stack = FastAPI.build_middleware_stack(app)
         await stack.enter_async_context(app.router.lifespan_context(app))
-        self._intake = self._made_intake(app)
+        model = self._engine.model_config
+        self._intake = Intake(
+            _declared_models(app),
+            Bounds.of(self.settings, model.max_model_len, multimodal=model.is_multimodal_model),
+            Trial(
+                lambda: _tokenizer_json(self._engine.get_tokenizer(), model.get_vocab_size()),
+                _parse,
+                limit_s=self.settings.grammar_s,
+                wait_s=self.settings.deadline_s,
+                waiting=max(1, self.settings.slots // 8),  # each takes a slot; there are two queues
+            ),
+        )
         stack.push_async_callback(self._intake.trial.close)
         self._app = app
         await self._engine.check_health()
@@ -147,14 +158,23 @@ class VllmServer:
         if ended := end_orphans():
             log.warning("ended engine processes that a killed worker left behind: %s", ended)
         set_environment(self.settings)
-        with _nothing_collected():
+        # Nothing is collected while so much is imported, nor later of that: so does vLLM's server.
+        gc.disable()
+        try:
             from vllm.entrypoints.launchers.api_server.app_state import init_app_state
             from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
             from vllm.entrypoints.launchers.app import build_app
 
             if on_cpu(self.settings):
-                _look_at_the_model_here()
+                # vLLM inspects the model's class in a new process, to keep CUDA out of this one.
+                # Here it is quicker to do it at once; there is no setting.
+                from vllm.model_executor.models import registry
+
+                registry._run_in_subprocess = lambda look: look()  # noqa: SLF001
             arguments = parse_arguments(self.settings, self._model)
+        finally:
+            gc.freeze()
+            gc.enable()
         where = "the CPU" if on_cpu(self.settings) else "the GPU"
         log.info("loading %s into vLLM on %s", self._model.name, where)
         engine = await stack.enter_async_context(build_async_engine_client(arguments))
@@ -163,21 +183,6 @@ class VllmServer:
         await init_app_state(engine, app.state, arguments, tasks)
         return app
 
-    def _made_intake(self, app: Any) -> Intake:
-        chat, engine = self.settings, self._engine
-        model = engine.model_config
-        return Intake(
-            _declared_models(app),
-            Bounds.of(chat, model.max_model_len, multimodal=model.is_multimodal_model),
-            Trial(
-                lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
-                _parse,
-                limit_s=chat.grammar_s,
-                wait_s=chat.deadline_s,
-                waiting=max(1, chat.slots // 8),  # each takes a slot; there are two queues
-            ),
-        )
-
     async def _watch(self) -> None:
         """End this process when the engine dies; BentoML's supervisor starts a new one."""
         while not self._engine.errored:  # noqa: ASYNC110  vLLM tells by a flag only
@@ -185,20 +190,6 @@ class VllmServer:
         log.error("the engine died; ending this worker so that it is started anew")
         self._status = "failed"
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Import with the garbage collector off, and exclude what was imported from later runs.
-
-    It would traverse all of it again and again. vLLM does the same once its server runs.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @contextmanager
@@ -247,16 +238,6 @@ class _ExitHandle:
     def should_exit(self, value: bool) -> None:
         if value:
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _look_at_the_model_here() -> None:
-    """Let vLLM inspect the model's class in this process instead of a new one, which is slow.
-
-    The new one would keep CUDA out of this process.
-    """
-    from vllm.model_executor.models import registry
-
-    registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  it has no setting
 
 
 def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
