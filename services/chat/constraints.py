@@ -135,11 +135,7 @@ def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _items(field: str, root: Any) -> int:
-    """Return the number of choices, enum values and properties of a schema.
-
-    Raises:
-        InvalidRequestError: it is nested too deeply, or refers to itself.
-    """
+    """Return the number of choices, enum values and properties of a schema."""
     count = 0
     references = _References(field, root)
     for node in nodes(field, root) if isinstance(root, dict) else ():

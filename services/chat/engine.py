@@ -61,12 +61,7 @@ class VllmServer:
         self._intake: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request that the shell has admitted.
-
-        Raises:
-            UnavailableError: the engine is not running.
-            ServiceError: the request is refused, see `Intake.take`, or the answer broke off.
-        """
+        """Answer a request that the shell has admitted."""
         self._expect_ready()
         receive = await self._intake.take(scope, receive)
         answer = Answer(send, events=scope["path"] == "/v1/responses")
@@ -271,11 +266,7 @@ def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
 
 
 def _parse(constraint: Constraint) -> None:
-    """Check that a schema can be converted, which is quick, unlike compiling it.
-
-    Raises:
-        Exception: it cannot; xgrammar's exceptions are of many types.
-    """
+    """Check that a schema can be converted, which is quick, unlike compiling it."""
     import xgrammar
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 

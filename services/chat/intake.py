@@ -119,17 +119,11 @@ _TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
 @dataclass(frozen=True)
 class Intake:
-    """What requests are checked with.
+    """What requests are checked with."""
 
-    Attributes:
-        models: vLLM's models of each path's body; other paths' fields are not checked.
-        bounds: what one request may cost.
-        trial: compiles constraints before the engine does.
-    """
-
-    models: Mapping[str, Models]
-    bounds: Bounds
-    trial: Trial
+    models: Mapping[str, Models]  # vLLM's, by path; the fields of other paths are not checked
+    bounds: Bounds  # what one request may cost
+    trial: Trial  # compiles constraints before the engine does
 
     async def take(self, scope: Any, receive: Receive) -> Receive:
         """Return a `receive` with the checked body for vLLM.

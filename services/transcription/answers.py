@@ -41,20 +41,16 @@ _SILENCE: Final = "unknown"  # the language of a recording in which nobody speak
 class Answer:
     """One answer to audio/transcriptions or audio/translations.
 
-    Attributes:
-        engine: what transcribes; its check has passed `request`, whose audio is `recording`.
-        with_segments: whether verbose_json lists segments.
-        as_events: server-sent events instead of the bare format.
-        on_audio_seconds: called once with the seconds heard.
+    The engine's check has passed `request`, whose audio is `recording`.
     """
 
     engine: TranscriptionEngine
     request: TranscriptionRequest
     recording: Decoding
     response_format: TranscriptFormat
-    with_segments: bool
-    as_events: bool
-    on_audio_seconds: Callable[[float], None]
+    with_segments: bool  # whether verbose_json lists segments
+    as_events: bool  # server-sent events instead of the bare format
+    on_audio_seconds: Callable[[float], None]  # called once with the seconds heard
 
     async def send_to(self, send: Send) -> None:
         """Send the answer: headers once the first segment is known, then each segment in turn.

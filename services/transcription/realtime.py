@@ -79,24 +79,14 @@ _EVENTS: Final[dict[str, type[ClientEvent]]] = {"session.update": SessionUpdate,
 
 @dataclass(frozen=True)
 class RealtimeSocket:
-    """The application of the WebSocket, for `RoleApp.sockets`.
+    """The application of the WebSocket, for `RoleApp.sockets`."""
 
-    Attributes:
-        engine: what transcribes; the caller starts and closes it.
-        models: the names that it answers to.
-        on_audio_seconds: called once a turn with the seconds heard.
-    """
-
-    engine: TranscriptionEngine
-    models: Models
-    on_audio_seconds: Callable[[float], None]
+    engine: TranscriptionEngine  # what transcribes; the caller starts and closes it
+    models: Models  # the names that it answers to
+    on_audio_seconds: Callable[[float], None]  # called once a turn with the seconds heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection until it ends.
-
-        Raises:
-            ServiceError: it cannot start, or cannot go on.
-        """
+        """Serve one connection until it ends."""
         query = query_of(scope)
         intent = query.get("intent", ["transcription"])[0]
         if intent != "transcription":
@@ -171,11 +161,7 @@ class _Talk(LiveSession):
 
 
 class InputBuffer:
-    """Makes turns of the incoming audio, and hands them to `transcriber`.
-
-    Attributes:
-        session: the settings in force.
-    """
+    """Makes turns of the incoming audio, and hands them to `transcriber`."""
 
     def __init__(
         self,
@@ -185,7 +171,7 @@ class InputBuffer:
         send: Callable[[str], Awaitable[None]],
     ) -> None:
         """Start a session; `send` sends an event."""
-        self.session = session
+        self.session = session  # the settings in force
         self._engine = engine
         self._transcriber = transcriber
         self._send = send

@@ -1,7 +1,8 @@
 """What a response asks of other roles: the model's words, and a voice for them.
 
 Chat streams a completion. Speech has a WebSocket that takes text as it is written: it cuts the text
-into clauses and speaks the first while the others are still to be written.
+into clauses and speaks the first while the others are still to be written. A role that cannot be
+reached, refuses or breaks off raises its `ServiceError`.
 """
 
 from __future__ import annotations
@@ -43,18 +44,13 @@ _FORMATS: Final[dict[LiveFormat, str]] = {
 class Thought:
     """What a chunk of the model's answer brings.
 
-    Attributes:
-        text: more text.
-        calls: for each piece of a call its index, id, the function's name and more arguments; the
-            first piece of a call has id and name.
-        reason: why the model ended: `stop`, `length`, `tool_calls` or `content_filter`.
-        usage: of the request and its answer, as the realtime API tells it.
+    Pieces of calls are their index, id and function's name, in the first piece, and more arguments.
     """
 
     text: str
     calls: list[tuple[int, str | None, str | None, str]]
-    reason: str | None
-    usage: dict[str, Any] | None
+    reason: str | None  # why the model ended: `stop`, `length`, `tool_calls` or `content_filter`
+    usage: dict[str, Any] | None  # of the request and its answer, as the realtime API tells it
 
 
 async def think(
@@ -63,9 +59,6 @@ async def think(
     """Yield what the model answers to `messages`.
 
     If they do not fit into its context, the older half is left out, and again until they do.
-
-    Raises:
-        ServiceError: the chat backend refused or broke off.
     """
     first = [{"role": "system", "content": answering.instructions}]
     while True:
@@ -169,11 +162,7 @@ class Mouth:
         await self._send({"type": "input.done"})
 
     async def sounds(self) -> AsyncGenerator[str | bytes, None]:
-        """Yield the text of each clause, and then its audio as it is made, until all is spoken.
-
-        Raises:
-            ServiceError: the speech backend refused or broke off.
-        """
+        """Yield the text of each clause, and then its audio as it is made, until all is spoken."""
         with suppress(ConnectionClosed):
             async for message in self._connection:
                 if isinstance(message, bytes):
@@ -195,11 +184,7 @@ class Mouth:
 
 @asynccontextmanager
 async def mouth(caller: Caller, answering: Answering) -> AsyncIterator[Mouth]:
-    """Yield a mouth for one answer; if the block is left early, the engine stops.
-
-    Raises:
-        ServiceError: no speech backend can be reached.
-    """
+    """Yield a mouth for one answer; if the block is left early, the engine stops."""
     manner = {
         "response_format": _FORMATS[answering.live_format],
         "speed": answering.speed,

@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 
 
 class Output(ABC):
-    """One item of a response while it is made.
-
-    Attributes:
-        item: the item.
-        index: its place in the response.
-        ended: whether it is complete, or was given up.
-    """
+    """One item of a response while it is made."""
 
     def __init__(self, item: Item, index: int, tell: Tell) -> None:
         """`tell` sends an event of the response, given its type and fields."""
         self.item = item
-        self.index = index
-        self.ended = False
+        self.index = index  # its place in the response
+        self.ended = False  # whether it is complete, or was given up
         self._tell = tell
 
     async def end(self, status: str) -> None:

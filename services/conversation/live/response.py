@@ -33,13 +33,7 @@ _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_
 
 
 class Response:
-    """One response of a session.
-
-    Attributes:
-        id: `resp_…`.
-        ended: whether response.done was sent.
-        in_conversation: whether its items become part of the conversation.
-    """
+    """One response of a session."""
 
     def __init__(
         self,
@@ -56,8 +50,8 @@ class Response:
         If these end within a sentence, wait `patience_s` for the rest, which cancels this response.
         """
         self.id = new_id("resp")
-        self.ended = False
-        self.in_conversation = in_conversation
+        self.ended = False  # whether response.done was sent
+        self.in_conversation = in_conversation  # whether its items become part of the conversation
         self._answering = answering
         self._items = items
         self._given = given

@@ -46,11 +46,7 @@ class Answering:
         return {"format": format_object(self.live_format), "voice": self.voice}
 
     def changed(self, given: AnswerFields, place: str) -> Answering:
-        """Return the settings with everything that a client's object at `place` changes.
-
-        Raises:
-            InvalidRequestError: a format that is not offered.
-        """
+        """Return the settings with everything that a client's object at `place` changes."""
         for name in _IGNORED:
             if getattr(given, name, None) not in _AS_NULL:
                 ignore(f"{place}.{name}")
@@ -77,19 +73,12 @@ class Answering:
 
 @dataclass(frozen=True)
 class Hearing:
-    """What the session does with what is heard, beside what the ear does.
+    """What the session does with what is heard, beside what the ear does."""
 
-    Attributes:
-        told: whether the client wants to know what the user said.
-        creates: whether the end of a turn begins a response.
-        interrupts: whether speech ends a response.
-        eagerness: of `semantic_vad`; None with `server_vad`.
-    """
-
-    told: bool = False
-    creates: bool = True
-    interrupts: bool = True
-    eagerness: Eagerness | None = None
+    told: bool = False  # whether the client wants to know what the user said
+    creates: bool = True  # whether the end of a turn begins a response
+    interrupts: bool = True  # whether speech ends a response
+    eagerness: Eagerness | None = None  # of `semantic_vad`; None with `server_vad`
 
     @property
     def patience_s(self) -> float:
@@ -123,17 +112,11 @@ class Hearing:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in force.
-
-    Attributes:
-        id: `sess_…`.
-        model: the name by which the client asked for it.
-        chat_model: that of the chat role.
-    """
+    """The settings in force."""
 
     id: str
-    model: str
-    chat_model: str
+    model: str  # the name by which the client asked for it
+    chat_model: str  # that of the chat role
     answering: Answering
     hearing: Hearing
 

@@ -87,32 +87,18 @@ _NOTHING_SAID: Final = "input_audio_buffer_commit_empty"
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in force.
-
-    Attributes:
-        id: `sess_…`.
-        model: the name by which the client asked for it.
-        speech_model: that of the speech role.
-        expires_at: when it ends at the latest, in Unix time.
-        target: the code of the language to translate into.
-        voice: None for one that suits the language.
-        told: whether the client wants to know what was said.
-    """
+    """The settings in force."""
 
     id: str
-    model: str
-    speech_model: str
-    expires_at: int
-    target: str = "en"  # as for audio/translations
-    voice: str | None = None
-    told: bool = False
+    model: str  # the name by which the client asked for it
+    speech_model: str  # that of the speech role
+    expires_at: int  # when it ends at the latest, in Unix time
+    target: str = "en"  # the language to translate into; as for audio/translations
+    voice: str | None = None  # None for one that suits the language
+    told: bool = False  # whether the client wants to know what was said
 
     def changed(self, given: TranslationFields) -> Settings:
-        """Return the settings with everything that a client's object changes.
-
-        Raises:
-            InvalidRequestError: a language that is not known, or another model.
-        """
+        """Return the settings with everything that a client's object changes."""
         if given.model not in (None, self.model, TRANSLATES):
             raise invalid("session.model", "cannot change; name it in the URL", "unsupported_value")
         new: dict[str, Any] = {}

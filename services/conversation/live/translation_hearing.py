@@ -31,14 +31,10 @@ class _Turn:
 
 
 class Hearing:
-    """Turns the ear's events into segments.
-
-    Attributes:
-        begin_s: where the audio of the ear's session begins in that of ours.
-    """
+    """Turns the ear's events into segments."""
 
     def __init__(self) -> None:
-        self.begin_s = 0.0
+        self.begin_s = 0.0  # where the audio of the ear's session begins in that of ours
         self._turns: dict[str, _Turn] = {}
         self._quiet = asyncio.Event()
         self._quiet.set()

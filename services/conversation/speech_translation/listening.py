@@ -42,9 +42,6 @@ async def transcribe(
     """Yield the segments of a recording as soon as each is transcribed; fill in `usage` at the end.
 
     `fields` are those of audio/transcriptions: `model`, `prompt`, and Whisper's code as `language`.
-
-    Raises:
-        ServiceError: the transcription backend refused or broke off.
     """
     texts = {
         **fields,

@@ -71,12 +71,7 @@ class SpeechTranslation:
         self._admission = Admission(Limits(slots, slots, conversation.deadline_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request.
-
-        Raises:
-            ServiceError: it is refused, or a backend failed.
-            ClientGoneError: the client hung up.
-        """
+        """Answer one request."""
         form = await read_form(scope, receive, self._form)
         fields = read(SpeechTranslationFields, form.texts, "the form")
         recording = form.file("file").data

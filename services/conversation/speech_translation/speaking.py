@@ -35,15 +35,13 @@ _NAMES: Final = {
 
 
 class Interpreter:
-    """Translates what one speaker says, sentence by sentence.
-
-    Attributes:
-        source: the code of the speaker's language; None for what the transcription says.
-        target: the code of the language to translate into. Both may change between sentences.
-    """
+    """Translates what one speaker says, sentence by sentence."""
 
     def __init__(self, model: ChatModel, source: str | None, target: str) -> None:
-        """Ask `model`."""
+        """Ask `model` to translate from `source`, or what the transcription says, into `target`.
+
+        Both are codes, and may change between sentences.
+        """
         self.source = source
         self.target = target
         self._model = model
@@ -55,9 +53,6 @@ class Interpreter:
         """Yield each sentence as it arrives, then its translation.
 
         Sentences that are in the target language stay as they are.
-
-        Raises:
-            ServiceError: the chat backend failed, and `sparing` let it pass.
         """
         async for sentence in sentences:
             yield sentence
@@ -94,11 +89,7 @@ class Speaker:
     async def speak(
         self, items: AsyncIterator[Sentence | Translation], sparing: Sparing = nullcontext
     ) -> AsyncGenerator[Item, None]:
-        """Yield every item, and after each translation its audio, piece by piece.
-
-        Raises:
-            ServiceError: the speech backend refused or broke off, and `sparing` let it pass.
-        """
+        """Yield every item, and after each translation its audio, piece by piece."""
         async for item in items:
             yield item
             if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):

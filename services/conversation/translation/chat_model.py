@@ -70,9 +70,6 @@ class ChatModel:
             tag: an example of the tags to be kept, if there are any.
             variant: 0 for the most likely translation; each other number is the seed of an
                 alternative.
-
-        Raises:
-            ServiceError: the backend failed, or the answer is cut off or empty.
         """
         mark = _mark(text, *(before for before, _ in former))
         system = _TRANSLATE.format(
@@ -97,11 +94,7 @@ class ChatModel:
         return said
 
     async def detect(self, text: str) -> Detection:
-        """Return the language of a text that is not blank, as LibreTranslate tells it.
-
-        Raises:
-            ServiceError: the backend failed, or the model named no language.
-        """
+        """Return the language of a text that is not blank, as LibreTranslate tells it."""
         text = text.strip()[:_DETECTED_CHARACTERS]
         mark = _mark(text)
         turns = [("system", _DETECT.format(mark=mark)), ("user", _marked(text, mark))]

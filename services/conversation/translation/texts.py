@@ -84,9 +84,6 @@ async def by_workers(jobs: Iterable[Callable[[], Awaitable[Result]]], workers: i
     """Return the result of each job, in order; if one fails, the others are cancelled.
 
     At most `workers` run at the same time; jobs that wait need no task.
-
-    Raises:
-        ServiceError: what the failed job raised.
     """
     left = enumerate(jobs)
     results: dict[int, Result] = {}
@@ -155,9 +152,6 @@ async def translated(orders: Sequence[tuple[Plan, Translate | None]], workers: i
     """Return the translation of each plan, `workers` pieces at the same time.
 
     With None instead of a translation, a text stays as it is.
-
-    Raises:
-        ServiceError: the chat backend failed.
     """
     parts = [[*plan.parts] if translate else [plan.source] for plan, translate in orders]
     places = [

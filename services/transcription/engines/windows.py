@@ -40,11 +40,7 @@ class SileroDetector:
         self._rest = np.zeros(0, dtype=np.float32)
 
     def feed(self, samples: Samples) -> Sequence[float]:
-        """Return P(speech) of each frame that is complete now; see `SpeechDetector.feed`.
-
-        Raises:
-            EngineError: the model failed.
-        """
+        """Return P(speech) of each frame that is complete now; see `SpeechDetector.feed`."""
         known = np.concatenate([self._context, self._rest, samples])
         count = (known.size - _CONTEXT) // VAD_FRAME_SAMPLES
         end = _CONTEXT + count * VAD_FRAME_SAMPLES
@@ -75,15 +71,10 @@ _LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
 
 @dataclass(frozen=True)
 class Timeline:
-    """Converts a window's times to the recording's, in whole milliseconds.
+    """Converts a window's times to the recording's, in whole milliseconds."""
 
-    Attributes:
-        parts: for each part, its first sample in the window and in the recording.
-        samples: how many the window has.
-    """
-
-    parts: tuple[tuple[int, int], ...]
-    samples: int
+    parts: tuple[tuple[int, int], ...]  # of each its first sample, in the window and the recording
+    samples: int  # how many the window has
 
     @property
     def duration_s(self) -> float:
@@ -115,15 +106,10 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Window:
-    """Samples that are decoded at once, and where in the recording each part of them was.
+    """Samples that are decoded at once, and where in the recording each part of them was."""
 
-    Attributes:
-        samples: float32 [N], at most `WINDOW_S`.
-        parts: as in `Timeline`.
-    """
-
-    samples: Samples
-    parts: tuple[tuple[int, int], ...]
+    samples: Samples  # float32 [N], at most `WINDOW_S`
+    parts: tuple[tuple[int, int], ...]  # as in `Timeline`
 
     @property
     def timeline(self) -> Timeline:

@@ -61,21 +61,13 @@ class SessionUpdate(ClientEvent):
 
 @dataclass(frozen=True)
 class Session(Hints):
-    """The settings in force.
-
-    Attributes:
-        id: `sess_…`.
-        model: the name that the client uses for the engine's model.
-        live_format: of the audio that comes in.
-        turn_detection: what the client wants for `turns`; "default" is the model's own.
-        logprobs: whether the final text comes with them.
-    """
+    """The settings in force; with `turn_detection` "default" the model decides."""
 
     id: str
-    model: str
-    live_format: LiveFormat = "audio/pcm"
+    model: str  # the name that the client uses for the engine's model
+    live_format: LiveFormat = "audio/pcm"  # of the audio that comes in
     turn_detection: Cutting | Literal["default"] | None = "default"
-    logprobs: bool = False
+    logprobs: bool = False  # whether the final text comes with them
 
     @property
     def turns(self) -> Cutting | None:

@@ -99,21 +99,13 @@ def continues(text: str, beginning: str) -> bool:
 
 @dataclass
 class _Transcript:
-    """A turn's text so far.
-
-    Attributes:
-        turn: the turn.
-        text: of the finished pieces.
-        language: once it is known; until then the session's counts.
-        logprobs: of the text, if wanted.
-        stable: text of the current piece.
-    """
+    """A turn's text so far."""
 
     turn: Turn
-    text: str = ""
-    language: str | None = None
-    logprobs: list[Token] = field(default_factory=list)
-    stable: StableText = field(default_factory=StableText)
+    text: str = ""  # of the finished pieces
+    language: str | None = None  # once it is known; until then the session's counts
+    logprobs: list[Token] = field(default_factory=list)  # of the text, if wanted
+    stable: StableText = field(default_factory=StableText)  # text of the current piece
 
     def guess(self, sound: Samples) -> GuessRequest:
         """Return the request for the text of the current piece, as far as it is there."""

@@ -45,25 +45,17 @@ class Sound:
 class Turn:
     """A turn, from its first audio to its text.
 
-    Attributes:
-        id: `item_…`.
-        session: the settings when it began.
-        start_ms: where it begins in the audio of the session.
-        audible: whether somebody has spoken in it; until then only the last `PIECE_SAMPLES` are
-            kept.
-        samples: how many have arrived in all.
-        ended: whether it is complete.
-        dropped: whether its text is not wanted any more.
+    Until it is `audible`, as somebody has spoken in it, only the last `PIECE_SAMPLES` are kept.
     """
 
     def __init__(self, session: Session, *, audible: bool, start_ms: int = 0) -> None:
         self.id = new_id("item")
-        self.session = session
-        self.start_ms = start_ms
+        self.session = session  # the settings when it began
+        self.start_ms = start_ms  # where it begins in the audio of the session
         self.audible = audible
-        self.samples = 0
-        self.ended = False
-        self.dropped = False
+        self.samples = 0  # how many have arrived in all
+        self.ended = False  # whether it is complete
+        self.dropped = False  # whether its text is not wanted any more
         self._pieces: deque[Sound] = deque()
         self._open: list[Samples] = []
         self._open_size = 0

@@ -37,21 +37,13 @@ _APPENDED: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  as faster
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a window was decoded to at one temperature.
+    """What a window was decoded to at one temperature."""
 
-    Attributes:
-        temperature: of sampling.
-        tokens: those of text and those of times.
-        text: of the tokens, without spaces around it.
-        avg_logprob: mean logarithm of the tokens' probability.
-        no_speech_prob: probability that nobody spoke.
-    """
-
-    temperature: float
-    tokens: Sequence[int]
-    text: str
-    avg_logprob: float
-    no_speech_prob: float
+    temperature: float  # of sampling
+    tokens: Sequence[int]  # those of text and those of times
+    text: str  # of the tokens, without spaces around it
+    avg_logprob: float  # mean logarithm of the tokens' probability
+    no_speech_prob: float  # probability that nobody spoke
 
     @property
     def compression_ratio(self) -> float:
@@ -79,11 +71,7 @@ class Checkpoint:
     """A model in memory; `is_multilingual` if it hears more than English."""
 
     def __init__(self, folder: Path, *, device: str, compute_type: str, threads: int) -> None:
-        """Load the model, which takes seconds.
-
-        Raises:
-            RuntimeError, ValueError: CTranslate2 cannot load it.
-        """
+        """Load the model, which takes seconds."""
         from faster_whisper import WhisperModel  # noqa: PLC0415  heavy
         from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer  # noqa: PLC0415
         from faster_whisper.transcribe import get_suppressed_tokens  # noqa: PLC0415

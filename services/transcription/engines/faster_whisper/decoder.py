@@ -41,52 +41,30 @@ _MOST_ROUNDS: Final = 8
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a request wants its windows to be decoded.
-
-    Attributes:
-        task: as in the request.
-        before: tokens of what came before.
-        languages: those to choose from.
-        temperatures: to try one after the other.
-        times: with tokens of times and a beam; otherwise greedily.
-    """
+    """How a request wants its windows to be decoded."""
 
     task: Task
-    before: tuple[int, ...]
-    languages: frozenset[str]
-    temperatures: tuple[float, ...] = FALLBACK
-    times: bool = True
+    before: tuple[int, ...]  # tokens of what came before
+    languages: frozenset[str]  # those to choose from
+    temperatures: tuple[float, ...] = FALLBACK  # to try one after the other
+    times: bool = True  # with tokens of times and a beam; otherwise greedily
 
 
 @dataclass(frozen=True)
 class Job:
-    """A window to decode.
+    """A window to decode."""
 
-    Attributes:
-        requester: whose window it is.
-        features: its spectrogram.
-        timeline: where its parts were in the recording.
-        index: which of its requester's windows it is.
-        offset: the frames of the window that were decoded before and are not in `features`.
-        prefix: the tokens that the text is known to begin with.
-        attempts: the results at lower temperatures.
-        encoded: the encoder's output, if there were such attempts.
-        rounds: how many times the end of the window was left for another round.
-        tells: whether somebody speaks in it, so that its language is the recording's.
-        language: its language, if it was decoded before.
-    """
-
-    requester: Requester
-    features: Features
+    requester: Requester  # whose window it is
+    features: Features  # its spectrogram
     timeline: Timeline = Timeline(((0, 0),), 0)  # noqa: RUF009  frozen
-    index: int = 0
-    offset: int = 0
-    prefix: tuple[int, ...] = ()
-    attempts: tuple[Decoded, ...] = ()
-    encoded: NDArray[np.float32] | None = None
-    rounds: int = 0
-    tells: bool = True
-    language: str | None = None
+    index: int = 0  # which of its requester's windows it is
+    offset: int = 0  # the frames of the window that were decoded before and are not in `features`
+    prefix: tuple[int, ...] = ()  # the tokens that the text is known to begin with
+    attempts: tuple[Decoded, ...] = ()  # the results at lower temperatures
+    encoded: NDArray[np.float32] | None = None  # the encoder's output, if there were such attempts
+    rounds: int = 0  # how many times the end of the window was left for another round
+    tells: bool = True  # whether somebody speaks in it, so that its language is the recording's
+    language: str | None = None  # its language, if it was decoded before
 
     @property
     def temperature(self) -> float:
@@ -111,17 +89,11 @@ class DecodedWindow:
 
 
 class Requester(Protocol):
-    """Whoever's windows are decoded; its methods are called from the decoding thread.
+    """Whoever's windows are decoded; its methods are called from the decoding thread."""
 
-    Attributes:
-        lane: takes its jobs.
-        options: how to decode them.
-        language: what is spoken, once that is known.
-    """
-
-    lane: Lane[Job]
-    options: DecodingOptions
-    language: str | None
+    lane: Lane[Job]  # takes its jobs
+    options: DecodingOptions  # how to decode them
+    language: str | None  # what is spoken, once that is known
 
     def heard(self, heard: DecodedWindow) -> None:
         """Take the result of a job."""

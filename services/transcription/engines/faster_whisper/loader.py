@@ -65,12 +65,7 @@ TINY_EN: Final = PackagedModel(
 
 
 class ModelSource:
-    """What the setting `model` names.
-
-    Attributes:
-        names: the names of the model, for clients.
-        repository: its id on the hub; empty for a directory.
-    """
+    """What the setting `model` names."""
 
     def __init__(self, model: str, revision: str = "", cache: Path | None = None) -> None:
         """Parse the name; nothing is looked up.
@@ -83,8 +78,8 @@ class ModelSource:
         Raises:
             ConfigurationError: it cannot be any of these.
         """
-        self.repository = _SIZES.get(model, "")
-        self.names: tuple[str, ...] = (model,)
+        self.repository = _SIZES.get(model, "")  # its id on the hub; empty for a directory
+        self.names: tuple[str, ...] = (model,)  # the names of the model, for clients
         self._directory: Path | None = None
         self._revision = revision
         self._cache = cache
@@ -196,11 +191,7 @@ class Loader(Loading[Checkpoint]):
         return model
 
     def _usable_device(self) -> str:
-        """Return the device to load the model on; "auto" becomes the CPU if cuBLAS is missing.
-
-        Raises:
-            NoModelError: the device is to be a GPU and cannot be.
-        """
+        """Return the device to load the model on; "auto" becomes the CPU if cuBLAS is missing."""
         if self._device == "cpu":
             return "cpu"
         import ctranslate2  # noqa: PLC0415  heavy
