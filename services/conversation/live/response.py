@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from services.conversation.live.asking import mouth, think
 from services.conversation.live.items import messages_of
 from services.conversation.live.output import FunctionCall, SpokenMessage, TextMessage
-from services.conversation.speech_translation.listening import is_whole
-from services.conversation.speech_translation.stages import first_fault
+from services.conversation.speech_translation.stages import first_fault, is_whole
 from services.errors import BackendError, ServiceError
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
 from services.openai.events import new_id

@@ -31,7 +31,6 @@ from services.conversation.live.translation_hearing import (
     Hearing,
     Pace,
 )
-from services.conversation.speech_translation.listening import into_sentences
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (
     AHEAD,
@@ -40,6 +39,7 @@ from services.conversation.speech_translation.stages import (
     Translation,
     fields_named,
     first_fault,
+    into_sentences,
     piped,
 )
 from services.conversation.translation.chat_model import ChatModel

@@ -11,7 +11,6 @@ from services.audio.decode import excerpt
 from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
 from services.audio.wav import to_wav
 from services.backends.client import Caller
-from services.conversation.speech_translation.listening import into_sentences, transcribe
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (
     AHEAD,
@@ -20,7 +19,9 @@ from services.conversation.speech_translation.stages import (
     Sound,
     fields_named,
     first_fault,
+    into_sentences,
     piped,
+    transcribe,
 )
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken

@@ -22,8 +22,7 @@ from services.conversation.live.translation_hearing import (
     MOST_SPEED,
     Pace,
 )
-from services.conversation.speech_translation.listening import into_sentences
-from services.conversation.speech_translation.stages import Segment
+from services.conversation.speech_translation.stages import Segment, into_sentences
 from services.openai.paths import LIVE_TRANSLATION
 from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import said
