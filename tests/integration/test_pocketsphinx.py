@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from services.audio.pcm import Samples
-    from services.transcription.engines.pocketsphinx.engine import PocketsphinxEngine
+    from services.transcription.engines.pocketsphinx import PocketsphinxEngine
 
 SENTENCE = "I would like to book a table for two people."
 VOICE = "gmw/en-US+f5"
