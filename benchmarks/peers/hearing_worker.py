@@ -18,7 +18,7 @@ import numpy as np
 
 from services.audio.resample import Resampler
 from services.engines import create
-from services.speech.engines.kokoro.source import PACKAGED
+from services.speech.engines.kokoro.model import PACKAGED
 from services.speech.engines.protocol import SynthesisRequest
 from services.transcription.engines.faster_whisper.model_source import TINY_EN
 from services.transcription.engines.protocol import (

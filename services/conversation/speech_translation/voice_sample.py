@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import excerpt
-from services.audio.wav import to_wav
+from services.audio.encode import to_wav
 from services.openai.speech import TRANSCRIPT_CHARACTERS
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from services.audio.resample import Resampler
-from services.audio.stretch import TimeStretch
+from services.audio.resample import Resampler, TimeStretch
 from services.errors import (
     ConfigurationError,
     EngineError,
@@ -32,12 +31,10 @@ from services.errors import (
     UnavailableError,
     shown,
 )
-from services.speech.engines.ahead import one_ahead
 from services.speech.engines.espeak import voices as espeak_voices
 from services.speech.engines.espeak.engine import EspeakEngine
-from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS
+from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Source
 from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
-from services.speech.engines.kokoro.source import Source
 from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of, no_such_voice
 from services.speech.engines.protocol import (
     Capability,
@@ -47,7 +44,7 @@ from services.speech.engines.protocol import (
     unsupported,
 )
 from services.speech.engines.scripts import language_by_script, plain_width
-from services.speech.engines.segments import refuse_blank, segments_as_written
+from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
