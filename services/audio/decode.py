@@ -1,4 +1,4 @@
-"""Decoding of any common audio file to mono float32, within bounds.
+"""Decoding to mono float32: any common audio file, within bounds, and live streams.
 
 Like FFmpeg's own programs, this skips bytes between two concatenated files, packets that do not
 decode, and a missing end. The frames of a file may change their rate, channels and format.
@@ -9,12 +9,15 @@ from __future__ import annotations
 import io
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
+from services.audio.formats import LIVE_RATE_HZ
+from services.audio.pcm import to_float32
+from services.audio.resample import Resampler
 from services.errors import InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
+    from services.audio.formats import LiveFormat
     from services.audio.pcm import Samples
 
 log = logging.getLogger("bentovox.audio")
@@ -39,6 +43,12 @@ _MOST_FAULTS: Final = 100  # of a container in a row, before the rest is given u
 _LEAST_MISSING_S: Final = 1.0  # encoders' own counts are off by less
 # FFmpeg's names of formats that state their length; for the others it guesses.
 _TELL_LENGTH: Final = frozenset({"aiff", "caf", "flac", "mov", "matroska", "ogg", "w64", "wav"})
+
+_LIVE_CODECS: Final[dict[LiveFormat, str]] = {
+    "audio/pcm": "pcm_s16le",
+    "audio/pcmu": "pcm_mulaw",
+    "audio/pcma": "pcm_alaw",
+}
 
 MAX_CHANNELS: Final = 8
 """FFmpeg can mix down every layout up to 7.1, but few that are larger."""
@@ -299,3 +309,42 @@ def _announced_s(container: InputContainer, stream: AudioStream) -> float:
     if container.duration is None or len(container.streams) > 1:
         return 0.0
     return container.duration / av.time_base
+
+
+class LiveDecoder:
+    """Bytes of one live stream, in a format of OpenAI's realtime API, to mono float32.
+
+    These are signed 16-bit little-endian PCM at 24 kHz, and both laws of G.711 at 8 kHz.
+    The concatenated output of `feed` and `finish` is the same however the bytes were cut, even in
+    the middle of a sample. About 1 ms is held back until more bytes or `finish`.
+
+    Attributes:
+        bytes_per_s: of the stream.
+    """
+
+    def __init__(self, live_format: LiveFormat, sample_rate_hz: int) -> None:
+        self._rate_hz = LIVE_RATE_HZ[live_format]
+        self._sample_bytes = 2 if live_format == "audio/pcm" else 1
+        self.bytes_per_s = self._rate_hz * self._sample_bytes
+        codec: Any = av.CodecContext.create(_LIVE_CODECS[live_format], "r")
+        codec.sample_rate, codec.layout = self._rate_hz, "mono"
+        self._codec = codec
+        self._to_hz = sample_rate_hz
+        self._resampler = Resampler(self._rate_hz, sample_rate_hz)
+        self._half = b""
+
+    def feed(self, data: bytes) -> Samples:
+        """Take bytes; return what is ready, float32 [N]."""
+        data = self._half + data
+        whole = len(data) - len(data) % self._sample_bytes
+        self._half = data[whole:]
+        frames = self._codec.decode(av.Packet(data[:whole])) if whole else []
+        parts = [np.zeros(0, dtype=np.int16), *(frame.to_ndarray()[0] for frame in frames)]
+        return self._resampler.feed(to_float32(np.concatenate(parts)))
+
+    def finish(self) -> Samples:
+        """Return what was held back, without half a sample; the next `feed` starts a new stream."""
+        rest = self._resampler.finish()
+        self._half = b""
+        self._resampler = Resampler(self._rate_hz, self._to_hz)
+        return rest

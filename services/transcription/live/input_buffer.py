@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from services.audio.live import LiveDecoder
+from services.audio.decode import LiveDecoder
 from services.errors import InvalidRequestError
 from services.openai.realtime import server_event
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
