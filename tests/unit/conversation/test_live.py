@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from services.audio.live import LiveDecoder
+from services.audio.decode import LiveDecoder
 from services.conversation.live import items as kept
 from services.conversation.live import socket
 from services.conversation.live.items import Clause, Item, Items, messages_of

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from services.audio.stretch import TimeStretch
+from services.audio.resample import TimeStretch
 from services.speech.engines.cosyvoice.chunks import chunks
 from services.speech.engines.cosyvoice.randomness import Sampler
 from services.speech.engines.cosyvoice.schedule import IN_TIME, PATIENCE_S, Piece
