@@ -73,7 +73,7 @@ class Ear:
         self._deaf = False
 
     async def send(self, event: dict[str, Any]) -> None:
-        """Send a client's event. Of the sound while nobody can hear, only the first piece raises."""
+        """Send a client's event; of the sound while nobody hears, only the first piece raises."""
         for again in (True, False):
             try:
                 connection = self._connection or await self._opened()
