@@ -312,11 +312,7 @@ class Pools:
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Return the cards of all models available now, by id."""
-        cards: dict[str, dict[str, Any]] = {}
-        for pool in self.by_role.values():
-            for backend in pool.backends:
-                cards.update(backend.models)
-        return cards
+        return {name: card for one in self.backends() for name, card in one.models.items()}
 
     def status(self) -> tuple[str, dict[str, str]]:
         """Return ready, degraded, starting or unavailable, and the state of each role.
@@ -340,11 +336,8 @@ class Pools:
         """Return the metrics of each ready backend, by name."""
         ready = [backend for backend in self.backends() if backend.ready]
         texts = await asyncio.gather(*(backend.metrics() for backend in ready))
-        return {
-            backend.name: text
-            for backend, text in zip(ready, texts, strict=True)
-            if text is not None
-        }
+        told = zip(ready, texts, strict=True)
+        return {backend.name: text for backend, text in told if text is not None}
 
     def backends(self) -> list[Backend]:
         """Return every backend of every role."""

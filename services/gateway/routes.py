@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import RedirectResponse, Response
 
 from services.backends.pools import Pools
-from services.errors import NotFoundError
 from services.gateway.keys import KINDS, ClientSecrets, Keys, let_in
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
@@ -27,7 +26,7 @@ from services.openai.paths import CLIENT_SECRETS, OPENAPI, ROUTES, SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
-from services.server.serving import NO_SUCH_PATH, Readiness, RoleApp
+from services.server.serving import Readiness, RoleApp, no_such_path
 from services.settings import settings
 
 if TYPE_CHECKING:
@@ -63,7 +62,10 @@ _HEADERS: Final = {
 
 def who_is_let_in() -> str:
     """Return a line about the API keys of the settings in force."""
-    return Keys.from_settings(settings().gateway).summary()
+    known = len(Keys.from_settings(settings().gateway))
+    if not known:
+        return "no API keys are set: whoever reaches the port is let in"
+    return f"API keys are required; {known} are known"
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
@@ -78,7 +80,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     ]
     described = openapi.document(pools.by_role)
     secrets = ClientSecrets(keys.signing_key())
-    page = Playground().handlers() if gateway.playground else {}
+    page = playground() if gateway.playground else {}
     keyless = {OPENAPI, *(path for _, path in page)}
 
     async def metrics() -> bytes:
@@ -106,35 +108,27 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     )
 
 
-class Playground:
-    """Serves the page from memory; 65 KB."""
+def playground() -> Handlers:
+    """Return what serves the page, from memory; 65 KB."""
+    files: dict[str, tuple[bytes, str]] = {}
+    for path in _FOLDER.iterdir():
+        body = path.read_bytes()
+        files[path.name] = body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
-    def __init__(self) -> None:
-        """Read its files."""
-        self._files: dict[str, tuple[bytes, str]] = {}
-        for path in _FOLDER.iterdir():
-            body = path.read_bytes()
-            self._files[path.name] = body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-
-    def handlers(self) -> Handlers:
-        """Return what answers its paths."""
-        return {("GET", "/"): self._file, ("GET", PAGE): self._file, ("GET", _FILES): self._file}
-
-    async def _file(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def file(scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path"].removeprefix(PAGE)[1:]
         if not name and (scope["path"] != PAGE or not scope["bentovox.slash"]):
-            answer: Response = RedirectResponse("playground/")
-        elif (name or "index.html") in self._files:
-            answer = self._answer(scope, name or "index.html")
-        else:
-            message = NO_SUCH_PATH.format(method=scope["method"], path=scope["path"])
-            raise NotFoundError(message, code="unknown_url")
+            await RedirectResponse("playground/")(scope, receive, send)
+            return
+        name = name or "index.html"
+        if name not in files:
+            raise no_such_path(scope["method"], scope["path"])
+        body, tag = files[name]
+        headers = {**_HEADERS, "etag": tag}
+        answer = Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
+        # A proxy that compresses makes the tag weak: W/"…"
+        if tag in header(scope, b"if-none-match").decode("latin-1"):
+            answer = Response(status_code=304, headers=headers)
         await answer(scope, receive, send)
 
-    def _answer(self, scope: Scope, name: str) -> Response:
-        body, tag = self._files[name]
-        headers = {**_HEADERS, "etag": tag}
-        known = header(scope, b"if-none-match").decode("latin-1")
-        if tag in known:  # a proxy that compresses makes it weak: W/"…"
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
+    return {("GET", "/"): file, ("GET", PAGE): file, ("GET", _FILES): file}

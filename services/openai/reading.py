@@ -250,16 +250,10 @@ _CODES: Final = {
     "string_too_short": "string_below_min_length",
     "greater_than_equal": "decimal_below_min_value",
     "less_than_equal": "decimal_above_max_value",
-    "string_type": "invalid_type",
-    "float_type": "invalid_type",
-    "int_type": "invalid_type",
-    "bool_type": "invalid_type",
-    "float_parsing": "invalid_type",
-    "int_parsing": "invalid_type",
-    "bool_parsing": "invalid_type",
-    "model_type": "invalid_type",
-    "model_attributes_type": "invalid_type",
 }
+
+
+_OF_TYPE: Final = re.compile(r"(string|float|int|bool)_(type|parsing)|model(_attributes)?_type")
 
 
 def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestError:
@@ -286,7 +280,7 @@ def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestErr
     return InvalidRequestError(
         f"{field}{_given(first['input'])}: {fault}",
         param=field,
-        code=_CODES.get(kind, "invalid_value"),
+        code="invalid_type" if _OF_TYPE.fullmatch(kind) else _CODES.get(kind, "invalid_value"),
     )
 
 

@@ -49,7 +49,13 @@ _SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _GONE: Final = 499
 """nginx's status for a client that hung up before there was an answer."""
 
-NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the documentation."
+
+def no_such_path(method: str, path: str) -> NotFoundError:
+    """Return the error for an unknown path."""
+    return NotFoundError(
+        f"Unknown request URL: {method} {path}. See GET /v1/models and the documentation.",
+        code="unknown_url",
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class Routes:
                     methods, path = self._paths[template], template
                     break
         if methods is None:
-            raise NotFoundError(NO_SUCH_PATH.format(method=method, path=path), code="unknown_url")
+            raise no_such_path(method, path)
         if method not in methods:
             allowed = ", ".join(sorted(methods))
             raise MethodNotAllowedError(

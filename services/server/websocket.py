@@ -24,7 +24,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from services.errors import (
     DeadlineError,
-    NotFoundError,
     OverloadedError,
     ServiceError,
     TooLargeError,
@@ -33,7 +32,7 @@ from services.errors import (
 from services.openai.answers import new_id
 from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
-from services.server.serving import NO_SUCH_PATH, Serving, Visit
+from services.server.serving import Serving, Visit, no_such_path
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -145,8 +144,7 @@ class WebSocket(Visit):
         path: str = scope["path"]
         app = shell.app.sockets.get(path)
         if app is None:
-            message = NO_SUCH_PATH.format(method="WebSocket", path=path)
-            raise NotFoundError(message, code="unknown_url")
+            raise no_such_path("WebSocket", path)
         self._label = scope["bentovox.route"] = path
         scope["bentovox.request_id"] = self.request_id
         scope["bentovox.slot"] = shell.admission.slot

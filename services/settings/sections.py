@@ -194,22 +194,9 @@ class VllmOmniSettings(Section):
     """The engine `vllm_omni`: family 3 through a vLLM-Omni server."""
 
     url: str = ""
-    """A vLLM-Omni server that runs elsewhere; empty: start one here."""
+    """Where the vLLM-Omni server is; this engine needs one, and starts none."""
     api_key: SecretStr = SecretStr("")
     """What that server was given as --api-key."""
-    model: str = "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"
-    """A hub's id, or a directory with cosyvoice3 in its name."""
-    command: list[str] = ["vllm-omni"]
-    """What starts it, from its own environment, as a JSON list."""
-    args: list[str] = []
-    """Further arguments of its `serve`, as a JSON list."""
-    trust_remote_code: bool = False
-    """Let it run Python code of the model's repository. The deploy file that vLLM-Omni has for this
-    model lets its stages do so in any case."""
-    start_timeout_s: float = Field(900, gt=0)
-    """Longest start, a download included, seconds."""
-    timeout_s: float = Field(60, gt=0)
-    """Longest gap in a server's audio, seconds."""
 
 
 class SpeechSettings(ChosenEngineSettings):
