@@ -10,9 +10,9 @@ import asyncio
 import logging
 import math
 import re
-from concurrent.futures import Future, InvalidStateError
-from contextlib import aclosing, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.transcription")
 
+_GONE: Final = UnavailableError("nobody waits any more")
 _LANGUAGE: Final = "en"
 _PAUSE_S: Final = 0.5  # ends a segment
 # The library holds Python's lock while it works, so sound is fed in short pieces, between which
@@ -135,7 +136,7 @@ class _Loader(Loading[Decoder]):
         return Decoder()
 
 
-class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
+class PocketsphinxEngine(BatchingEngine[Decoder, "tuple[_Requester, Samples]"]):
     """Hears US English without a download; see `TranscriptionEngine` for what is promised."""
 
     name = "pocketsphinx"
@@ -169,7 +170,7 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
                     cut = windows(request.audio, SileroDetector(), request.cutting)
                     with closing(cut):  # type: ignore[type-var]
                         for window in cut:
-                            said = requester.heard(window.samples).result()
+                            said = requester.heard(window.samples)
                             for segment in _segments(said, window.timeline, words=request.words):
                                 handover.put(segment)
                 except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
@@ -183,7 +184,7 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
                     async for segment in found:
                         yield segment
             finally:
-                requester.failed(UnavailableError("nobody waits any more"))
+                requester.failed(_GONE)
                 await reading
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
@@ -193,7 +194,7 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
         """
         self.check(request)
         with self._requester(urgent=True) as requester:
-            said = await asyncio.wrap_future(requester.heard(request.samples))
+            said = await in_daemon(lambda: requester.heard(request.samples))
         known = request.prefix.rstrip()
         more = [one.text for one in said[len(known.split()) :]]
         return Hypothesis(" ".join([known, *more]) if known else " ".join(more), _LANGUAGE)
@@ -207,57 +208,43 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
             yield requester
         finally:
             self._active.discard(requester)
-            requester.failed(UnavailableError("nobody waits any more"))
+            requester.failed(_GONE)
 
-    def _hear(self, jobs: list[_Job]) -> None:
+    def _hear(self, jobs: list[tuple[_Requester, Samples]]) -> None:
         model = self._loader.model
-        for job in jobs:
+        for requester, samples in jobs:
             if model is None:  # then `close` tells the requesters
                 continue
             try:
-                said = model.words(job.samples, lambda: not job.answer.done())  # noqa: B023
+                requester.answers.put(model.words(samples, lambda: requester.waits))  # noqa: B023
             except Exception as error:
                 log.exception("pocketsphinx failed")
                 failed = EngineError("pocketsphinx failed", code="engine_failed")
                 failed.__cause__ = error
-                with suppress(InvalidStateError):  # nobody waits any more
-                    job.answer.set_exception(failed)
-            else:
-                with suppress(InvalidStateError):
-                    job.answer.set_result(said)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Sound to decode, and its words once they are known."""
-
-    samples: Samples
-    answer: Future[list[Said]] = field(default_factory=Future)
+                requester.answers.put(failed)
 
 
 class _Requester:
     """Whoever waits for the decoder, with one job at a time."""
 
-    def __init__(self, lane: Lane[_Job]) -> None:
+    def __init__(self, lane: Lane[tuple[_Requester, Samples]]) -> None:
+        self.answers: SimpleQueue[list[Said] | ServiceError] = SimpleQueue()
+        self.waits = True
         self._lane = lane
-        self._job: _Job | None = None
-        self._error: ServiceError | None = None
 
-    def heard(self, samples: Samples) -> Future[list[Said]]:
-        """Return the words, once they are known."""
-        self._job = job = _Job(samples)
-        self._lane.put(job)
-        if self._error is not None:
-            self.failed(self._error)
-        return job.answer
+    def heard(self, samples: Samples) -> list[Said]:
+        """Return the words, once they are known; called in a thread."""
+        self._lane.put((self, samples))
+        answer = self.answers.get()
+        if isinstance(answer, ServiceError):
+            raise answer
+        return answer
 
     def failed(self, error: ServiceError) -> None:
         """Drop its job, also one that is being decoded, and any later one."""
-        self._error = error
+        self.waits = False
         self._lane.close()
-        if self._job is not None:
-            with suppress(InvalidStateError):
-                self._job.answer.set_exception(error)
+        self.answers.put(error)
 
 
 def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[Segment]:
