@@ -122,10 +122,7 @@ def windows(
 ) -> Iterator[Window]:
     """Yield the windows of a stream as soon as each is known; only a few are in memory.
 
-    Args:
-        audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes.
-        detector: a new one.
-        cutting: how to leave silence out; None keeps everything.
+    `audio` are mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes; the `detector` is a new one.
     """
     if cutting is None:
         yield from _whole(audio, detector)
@@ -178,7 +175,11 @@ def _speech(
                 known = speech[begin - dropped :]
                 end = begin + _best_cut(len(known), lambda low, high: known[low:high])  # noqa: B023
             if end is not None:
-                yield begin * VAD_FRAME_SAMPLES, _cut(held, begin - dropped, end - dropped)
+                first, last = (
+                    (begin - dropped) * VAD_FRAME_SAMPLES,
+                    (end - dropped) * VAD_FRAME_SAMPLES,
+                )
+                yield begin * VAD_FRAME_SAMPLES, held[first:last].copy()
                 free = end
                 begin = None if silent >= silence else end
         keep = begin if begin is not None else max(free, frame - padding)
@@ -260,10 +261,6 @@ def _blocks(audio: Iterable[Samples]) -> Iterator[Samples]:
         size -= whole
     if size:
         yield np.concatenate(held)
-
-
-def _cut(held: Samples, begin: int, end: int) -> Samples:
-    return held[begin * VAD_FRAME_SAMPLES : end * VAD_FRAME_SAMPLES].copy()
 
 
 def _frames(duration_ms: int) -> int:

@@ -18,8 +18,8 @@ from services.transcription.engines.faster_whisper.decoder import (
     FALLBACK,
     DecodedWindow,
     Decoder,
-    DecodingOptions,
     Job,
+    Requester,
     segments,
 )
 from services.transcription.engines.faster_whisper.loader import Loader, ModelSource
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
 
     from services.errors import ServiceError
-    from services.transcription.engines.batches import Batches, Lane
+    from services.transcription.engines.batches import Batches
     from services.transcription.engines.faster_whisper.checkpoint import Features
     from services.transcription.engines.protocol import GuessRequest, Segment, TranscriptionRequest
     from services.transcription.engines.windows import Window
@@ -40,7 +40,7 @@ _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
 
 
-class Recording:
+class Recording(Requester):
     """A recording at work; one thread reads it, one decodes it, the event loop takes its segments.
 
     At most `held` windows exist at a time, from their reading until their segments are taken. The
@@ -57,17 +57,11 @@ class Recording:
         handover: Handover[tuple[list[Segment], bool]],
         held: int,
     ) -> None:
-        self.options = DecodingOptions(
-            request.task,
-            tuple(model.before(request.prompt, request.keywords)),
-            frozenset(request.languages) or model.languages,
-            (request.temperature,) if request.temperature > 0 else FALLBACK,
-        )
-        self.language = request.language
-        self._model = model
+        temperatures = (request.temperature,) if request.temperature > 0 else FALLBACK
+        how = {"task": request.task, "temperatures": temperatures}
+        super().__init__(model, batches.lane(), request, **how)
         self._request = request
         self._handover = handover
-        self.lane: Lane[Job] = batches.lane()
         self._room = threading.Semaphore(held)
         self._lock = threading.Lock()
         self._waiting: list[Job] = []  # for the first window
@@ -91,7 +85,7 @@ class Recording:
                     window = None if self._closed else next(cut, None)
                     if window is None:
                         break
-                    features = self._model.features(window.samples)
+                    features = self.model.features(window.samples)
                     if not features.shape[1]:  # less than a hundredth of a second
                         self._room.release()
                         continue
@@ -121,7 +115,7 @@ class Recording:
         """Make segments, and queue the rest of a window that was not decoded to its end."""
         job = heard.job
         asked = self._request
-        found, seek = segments(self._model, heard, words=asked.words, logprobs=asked.logprobs)
+        found, seek = segments(self.model, heard, words=asked.words, logprobs=asked.logprobs)
         with self._lock:
             if job.tells and self._telling:
                 self._telling = False
@@ -179,27 +173,19 @@ class Recording:
             self._handover.end(self._error)
 
 
-class Guess:
+class Guess(Requester):
     """A guess at work: one window, without times."""
 
     def __init__(self, model: Checkpoint, batches: Batches[Job], request: GuessRequest) -> None:
-        self.options = DecodingOptions(
-            "transcribe",
-            tuple(model.before(request.prompt, request.keywords)),
-            frozenset(request.languages) or model.languages,
-            (0.0,),
-            times=False,
-        )
-        self.language = request.language
-        self._model = model
+        how = {"task": "transcribe", "temperatures": (0.0,), "times": False}
+        super().__init__(model, batches.lane(urgent=True), request, **how)
         self._request = request
-        self.lane: Lane[Job] = batches.lane(urgent=True)
         self._answer: Future[Hypothesis] = Future()
 
     async def answer(self, features: Features) -> Hypothesis:
         """Return what the window seems to say."""
         prefix = self._request.prefix
-        tokens = tuple(self._model.tokens(" " + prefix.strip())) if prefix.strip() else ()
+        tokens = tuple(self.model.tokens(" " + prefix.strip())) if prefix.strip() else ()
         self.lane.put(Job(self, features, prefix=tokens))
         try:
             return await asyncio.wrap_future(self._answer)
@@ -212,7 +198,7 @@ class Guess:
         more = ""
         if not heard.decoded.is_silence:
             tokens = heard.decoded.tokens[len(heard.job.prefix) :]
-            more = self._model.text(tokens).rstrip("\ufffd")
+            more = self.model.text(tokens).rstrip("\ufffd")
         if not prefix or prefix[-1:].isspace():
             more = more.lstrip()
         with suppress(InvalidStateError):  # nobody waits any more
