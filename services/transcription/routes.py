@@ -62,11 +62,7 @@ def handlers_of(
 ) -> Handlers:
     """Return the table of the role's paths; the caller starts and closes the engine.
 
-    Args:
-        engine: what transcribes.
-        models: the names that it answers to.
-        settings: bound the recordings.
-        on_audio_seconds: called once a request with the seconds heard.
+    It answers to `models`; `on_audio_seconds` is called once a request with the seconds heard.
     """
     form_fields = FormFields(_TEXTS, {"file": settings.body_limit_bytes}, _LISTS, _FOREIGN)
 

@@ -55,11 +55,10 @@ from services.openai.realtime import (
     AppendEvent,
     InputFields,
     accept,
-    event_id_of,
+    act_on,
     fault_event,
     parse_event,
     query_of,
-    read_fields,
     server_event,
 )
 from services.openai.refusals import invalid
@@ -177,6 +176,7 @@ class _Talk(LiveSession):
         self._ears = 0  # how often the ear was opened, as far as known
         self._heard = self._spoken = ""  # what was told last, of each transcript
         self._paused = True
+        self._closing = False
 
     async def run(self) -> None:
         """Translate until the client closes the session, the server ends, or time is up."""
@@ -205,19 +205,17 @@ class _Talk(LiveSession):
         while (said := await self.next_message(IDLE_S)) is not None:
             if time.time() >= self._settings.expires_at:
                 return
-            event_id = None
-            try:
-                fields = read_fields(said)
-                event_id = event_id_of(fields)
-                event = parse_event(fields, sent.EVENTS)
-                if isinstance(event, sent.TranslationClose):
-                    return
-                if isinstance(event, sent.TranslationUpdate):
-                    await self._update(event.session)
-                elif isinstance(event, AppendEvent):
-                    await self._append(event)
-            except ServiceError as error:
-                await self.send(fault_event(error, event_id))
+            await act_on(said, self._do, self.send)
+            if self._closing:
+                return
+
+    async def _do(self, fields: dict[str, Any]) -> None:
+        event = parse_event(fields, sent.EVENTS)
+        self._closing = isinstance(event, sent.TranslationClose)
+        if isinstance(event, sent.TranslationUpdate):
+            await self._update(event.session)
+        elif isinstance(event, AppendEvent):
+            await self._append(event)
 
     async def _append(self, event: AppendEvent) -> None:
         seconds = duration_s(len(event.data()), OUTPUT_RATE_HZ * _SAMPLE_BYTES)

@@ -47,11 +47,7 @@ class Batches(Generic[Job]):
     ) -> None:
         """Start the thread.
 
-        Args:
-            work: does a batch, and handles its results and errors itself.
-            kind: jobs of the same kind can be done together.
-            most: the most jobs of a batch.
-            clock: seconds.
+        `work` does a batch of at most `most` jobs of one `kind`, with their results and errors.
         """
         self._work = work
         self._kind = kind

@@ -70,10 +70,7 @@ class ModelSource:
     def __init__(self, model: str, revision: str = "", cache: Path | None = None) -> None:
         """Parse the name; nothing is looked up.
 
-        Args:
-            model: a size, a hub id or a directory, which need not exist yet.
-            revision: commit, tag or branch on the hub; empty for its main branch.
-            cache: folder for downloads; None for the default of Hugging Face's own tools.
+        It may be a directory that does not exist yet. `revision` and `cache` are the hub's.
 
         Raises:
             ConfigurationError: it cannot be any of these.
@@ -101,9 +98,6 @@ class ModelSource:
         """Return the model's folder, downloading what is missing, which may take minutes.
 
         A model that is complete in the cache is used without asking the hub.
-
-        Args:
-            tell: is called with the progress of a download.
 
         Raises:
             NoModelError: there is none.
