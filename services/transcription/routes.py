@@ -73,12 +73,13 @@ def handlers_of(
         recording = Decoding(data, sample_rate_hz=SAMPLE_RATE_HZ, max_seconds=most_s)
         request = _request(fields, recording)
         engine.check(request)
+        granularities = getattr(fields, "timestamp_granularities", ())
         return Answer(
             engine=engine,
             request=request,
             recording=recording,
             response_format=fields.response_format,
-            with_segments=_with_segments(fields),
+            with_segments=not granularities or "segment" in granularities,
             as_events=fields.stream,
             on_audio_seconds=on_audio_seconds,
         )
@@ -117,11 +118,6 @@ def _request(fields: AudioFields, recording: Decoding) -> TranscriptionRequest:
         cutting=cutting,
         **asked,
     )
-
-
-def _with_segments(fields: AudioFields) -> bool:
-    granularities = getattr(fields, "timestamp_granularities", ())
-    return not granularities or "segment" in granularities
 
 
 def parse_fields(model: type[Fields], form: Form) -> Fields:
