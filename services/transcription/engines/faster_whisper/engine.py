@@ -22,7 +22,7 @@ from services.transcription.engines.faster_whisper.decoder import (
     Requester,
     segments,
 )
-from services.transcription.engines.faster_whisper.loader import Loader, ModelSource
+from services.transcription.engines.faster_whisper.loader import Loader
 from services.transcription.engines.protocol import Hypothesis, check_request
 from services.transcription.engines.windows import SileroDetector, windows
 
@@ -232,12 +232,12 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
         Raises:
             ConfigurationError: `model` is not a size, a hub id or a directory.
         """
-        source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
-        self.models: Sequence[str] = source.names
+        how = {"compute_type": compute_type, "threads": threads or len(os.sched_getaffinity(0))}
+        folder = Path(cache).expanduser() if cache else None
+        loader = Loader(model, revision, folder, device=device, **how)
+        self.models: Sequence[str] = loader.names
         self._batch = batch
         self._beam_size = beam_size
-        threads = threads or len(os.sched_getaffinity(0))
-        loader = Loader(source, device=device, compute_type=compute_type, threads=threads)
         super().__init__(loader, kind=lambda job: job.kind, most=batch)
 
     @property

@@ -1,4 +1,4 @@
-"""Loading a Whisper."""
+"""Finding a Whisper in a directory or Hugging Face's cache, downloading it, and loading it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from services.transcription.engines.windows import SileroDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = logging.getLogger("bentovox.transcription")
 
 _SIZES: Final = {
     **{
@@ -51,6 +53,7 @@ _WHEEL: Final = Wheel(
     "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
 )
 _SETTING: Final = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"
+_CUDA_LIBRARIES: Final = ("libcublasLt.so.12", "libcublas.so.12")
 
 
 TINY_EN: Final = PackagedModel(
@@ -64,22 +67,59 @@ TINY_EN: Final = PackagedModel(
 """What a package index has instead of `tiny` and `tiny.en`."""
 
 
-class ModelSource:
-    """What the setting `model` names."""
+def _lacks(folder: Path) -> list[str]:
+    """Return which files of a CTranslate2 Whisper are missing in a folder."""
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if not missing and not any(folder.glob("vocabulary.*")):
+        missing = ["vocabulary.json"]
+    return missing
 
-    def __init__(self, model: str, revision: str = "", cache: Path | None = None) -> None:
-        """Parse the name; nothing is looked up.
 
-        It may be a directory that does not exist yet. `revision` and `cache` are the hub's.
+def _check(folder: Path) -> None:
+    """Raise unless a folder contains a CTranslate2 Whisper."""
+    missing = _lacks(folder)
+    if not missing:
+        return
+    if not folder.is_dir():
+        raise NoModelError(f"no model: {folder} is not a directory")
+    if (folder / "model.safetensors").is_file() or (folder / "pytorch_model.bin").is_file():
+        raise NoModelError(
+            f"no model: {folder} has PyTorch's weights; run `ct2-transformers-converter --model "
+            f"{folder} --output_dir NEW --copy_files tokenizer.json preprocessor_config.json` and "
+            f"set {_SETTING} to NEW"
+        )
+    raise NoModelError(
+        f"no model: {folder} is not a CTranslate2 Whisper: it lacks {', '.join(missing)}"
+    )
+
+
+class Loader(Loading[Checkpoint]):
+    """Finds and loads the Whisper that the setting `model` names."""
+
+    def __init__(
+        self,
+        model: str,
+        revision: str = "",
+        cache: Path | None = None,
+        *,
+        device: str = "auto",
+        **computing: Any,
+    ) -> None:
+        """Parse the name; nothing is looked up. It may be a directory that does not exist yet.
+
+        `computing` is for `Checkpoint`.
 
         Raises:
-            ConfigurationError: it cannot be any of these.
+            ConfigurationError: it is neither a directory nor a size nor an id on the hub.
         """
+        super().__init__(log)
         self.repository = _SIZES.get(model, "")  # its id on the hub; empty for a directory
         self.names: tuple[str, ...] = (model,)  # the names of the model, for clients
         self._directory: Path | None = None
         self._revision = revision
         self._cache = cache
+        self._device = device
+        self._computing = computing
         if self.repository:
             self.names = (model, self.repository)
         elif _PATH.match(model) or Path(model).is_dir():
@@ -111,66 +151,20 @@ class ModelSource:
         _check(found)
         return found
 
-
-def _lacks(folder: Path) -> list[str]:
-    """Return which files of a CTranslate2 Whisper are missing in a folder."""
-    missing = [name for name in _NEEDED if not (folder / name).is_file()]
-    if not missing and not any(folder.glob("vocabulary.*")):
-        missing = ["vocabulary.json"]
-    return missing
-
-
-def _check(folder: Path) -> None:
-    """Raise unless a folder contains a CTranslate2 Whisper."""
-    missing = _lacks(folder)
-    if not missing:
-        return
-    if not folder.is_dir():
-        raise NoModelError(f"no model: {folder} is not a directory")
-    if (folder / "model.safetensors").is_file() or (folder / "pytorch_model.bin").is_file():
-        raise NoModelError(
-            f"no model: {folder} has PyTorch's weights; run `ct2-transformers-converter --model "
-            f"{folder} --output_dir NEW --copy_files tokenizer.json preprocessor_config.json` and "
-            f"set {_SETTING} to NEW"
-        )
-    raise NoModelError(
-        f"no model: {folder} is not a CTranslate2 Whisper: it lacks {', '.join(missing)}"
-    )
-
-
-log = logging.getLogger("bentovox.transcription")
-
-_CUDA_LIBRARIES: Final = ("libcublasLt.so.12", "libcublas.so.12")
-
-
-class Loader(Loading[Checkpoint]):
-    """Loads one Whisper."""
-
-    def __init__(
-        self, source: ModelSource, *, device: str, compute_type: str, threads: int
-    ) -> None:
-        super().__init__(log)
-        self._source = source
-        self._device = device
-        self._compute_type = compute_type
-        self._threads = threads
-
     def _load(self) -> Checkpoint:
         began = time.monotonic()
         if not self.settled:
-            self._tell(f"looking for {self._source.names[0]}")
+            self._tell(f"looking for {self.names[0]}")
         # OpenMP's waiting threads spin, by default for so long that they take each other's cores as
         # soon as the machine has other work. CTranslate2's copy reads this when it is loaded.
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         SileroDetector()  # live speech needs its model at once
-        folder = self._source.find(self._tell)
+        folder = self.find(self._tell)
         device = self._usable_device()
-        self._tell(f"loading {self._source.names[0]}")
+        self._tell(f"loading {self.names[0]}")
         try:
-            model = Checkpoint(
-                folder, device=device, compute_type=self._compute_type, threads=self._threads
-            )
+            model = Checkpoint(folder, device=device, **self._computing)
         except Exception as error:
             raise NoModelError(
                 f"no model: {folder} cannot be loaded as a CTranslate2 Whisper: {line(error)}"
@@ -178,7 +172,7 @@ class Loader(Loading[Checkpoint]):
         _warm_up(model)
         log.info(
             "loaded %s on %s in %.1f s",
-            self._source.names[0],
+            self.names[0],
             model.device,
             time.monotonic() - began,
         )
