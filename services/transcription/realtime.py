@@ -29,7 +29,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from services.audio.live import LiveDecoder
+from services.audio.decode import LiveDecoder
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
 from services.openai.events import new_id
 from services.openai.realtime import (

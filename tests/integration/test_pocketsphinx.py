@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("pocketsphinx", reason="the pocketsphinx extra is not installed")
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
 
+from services.audio.encode import to_wav
 from services.audio.resample import Resampler
-from services.audio.wav import to_wav
 from services.engines import create
 from services.errors import EngineError, InvalidRequestError, UnavailableError
 from services.transcription.engines.protocol import (

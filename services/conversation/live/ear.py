@@ -41,6 +41,7 @@ HEARD: Final[dict[str, Any]] = {
 
 _SILENT: Final = "idle_timeout"
 _ANSWERING: Final = {"create_response", "interrupt_response", "idle_timeout_ms", "eagerness"}
+_SOUND: Final = "input_audio_buffer.append"
 _OURS: Final = "ear"  # the id of our own events; a client's are passed on under its ids
 
 
@@ -69,11 +70,19 @@ class Ear:
         self._connection: ClientConnection | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[dict[str, Any]] | None = None
+        self._deaf = False
 
     async def send(self, event: dict[str, Any]) -> None:
-        """Send a client's event."""
+        """Send a client's event; of the sound while nobody hears, only the first piece raises."""
         for again in (True, False):
-            connection = self._connection or await self._opened()
+            try:
+                connection = self._connection or await self._opened()
+            except ServiceError:  # a microphone goes on, with dozens of pieces a second
+                told, self._deaf = self._deaf, True
+                if told and event.get("type") == _SOUND:
+                    return
+                raise
+            self._deaf = False
             try:
                 await connection.send(json.dumps(event))
             except ConnectionClosed as exc:  # for silence, most likely: the client has waited
@@ -103,7 +112,8 @@ class Ear:
             await asyncio.gather(self._listening, return_exceptions=True)
 
     async def _opened(self) -> ClientConnection:
-        await self.close()
+        if self._listening is not None:  # it has broken, and may not have told all of that yet
+            await asyncio.wait([self._listening])
         opened: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
         self._listening = asyncio.create_task(self._listen(opened))
         self._connection = await opened

@@ -14,7 +14,7 @@ from services.conversation.speech_translation.stages import first_fault, is_whol
 from services.errors import BackendError, ServiceError
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
 from services.openai.events import new_id
-from services.openai.realtime import fault_event, server_event
+from services.openai.realtime import server_event
 from services.server.websocket import HungUpError
 
 if TYPE_CHECKING:
@@ -236,11 +236,10 @@ class Response:
             await self._send(done)
 
     async def _fail(self, error: ServiceError) -> None:
-        if not self.ended:
-            await self._send(fault_event(error))
-            fault = fault_of(error)
-            told = {name: fault[name] for name in ("type", "code", "message")}
-            await self._end("failed", error=told)
+        """Tell why in `response.done` alone: after an `error` event, Pipecat reads no more."""
+        fault = fault_of(error)
+        told = {name: fault[name] for name in ("type", "code", "message")}
+        await self._end("failed", error=told)
 
     async def _end(self, status: str, **details: Any) -> None:
         """Tell the end of what is open, and of the response."""

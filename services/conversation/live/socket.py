@@ -5,8 +5,7 @@ Events about the incoming audio go to the ear, and come from it. A response runs
 own, at most one in the conversation and a few beside it.
 
 A client's mistake is answered with an `error` event, and the session goes on. If an engine fails,
-the response ends as `failed`, after an `error` event. A session without an event for `IDLE_S` is
-closed with 3008.
+`response.done` says `failed`, and why. A session without an event for `IDLE_S` is closed with 3008.
 """
 
 from __future__ import annotations

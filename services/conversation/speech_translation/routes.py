@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import excerpt
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
-from services.audio.wav import to_wav
+from services.audio.encode import OUTPUT_RATE_HZ, open_encoder, to_wav
 from services.backends.client import Caller
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci import engine as ci_engine
 from ci.__main__ import main
-from ci.engine import packages
-from ci.engine.daemon import Engine
+from ci.engine import Engine
 from ci.errors import CiError
 from tests import standin
 
@@ -46,7 +46,7 @@ def test_docker_means_it_in_its_variables(engine: Engine) -> None:
 def test_a_process_id_that_is_no_engines_is_none(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: str
 ) -> None:
-    monkeypatch.setattr(Engine, "run", property(lambda _self: tmp_path))
+    monkeypatch.setattr(engine, "run", tmp_path)
     assert engine.pid() is None
     (tmp_path / "docker.pid").write_text(pid)
     assert engine.pid() is None
@@ -108,7 +108,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_without_root_it_is_refused_in_a_line_and_nothing_is_brought(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(packages.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(ci_engine.os, "geteuid", lambda: 1000)
     assert main(["engine", "start", "--home", str(tmp_path / "engine")]) == 1
     assert "a throw-away engine needs root; without it, use a docker that is" in said(capsys)
     assert list((tmp_path / "engine").iterdir()) == []
@@ -117,8 +117,8 @@ def test_without_root_it_is_refused_in_a_line_and_nothing_is_brought(
 def test_where_there_is_no_debian_it_is_refused_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(packages.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(packages, "_KEYRING", tmp_path / "nowhere")
+    monkeypatch.setattr(ci_engine.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(ci_engine, "_KEYRING", tmp_path / "nowhere")
     assert main(["engine", "start", "--home", str(tmp_path / "engine")]) == 1
     assert "is made of Debian's packages; here, install docker" in said(capsys)
 
@@ -126,14 +126,14 @@ def test_where_there_is_no_debian_it_is_refused_in_a_line(
 def test_programs_that_are_whole_are_not_brought_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages, "_run", lambda *_, **__: pytest.fail("it asked for packages"))
+    monkeypatch.setattr(ci_engine, "_run", lambda *_, **__: pytest.fail("it asked for packages"))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "made").touch()
-    assert packages.programs(tmp_path) == tmp_path / "bin"
+    assert ci_engine.programs(tmp_path) == tmp_path / "bin"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-@pytest.mark.skipif(not packages._KEYRING.is_file(), reason="needs Debian")
+@pytest.mark.skipif(not ci_engine._KEYRING.is_file(), reason="needs Debian")
 def test_an_archive_that_fails_is_one_line_and_is_not_taken_for_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +143,7 @@ def test_an_archive_that_fails_is_one_line_and_is_not_taken_for_whole(
     monkeypatch.setenv("PATH", str(tmp_path))
     for _ in range(2):
         with pytest.raises(CiError, match=r"^apt-get failed: E: Unable to fetch some archives$"):
-            packages.programs(tmp_path / "home")
+            ci_engine.programs(tmp_path / "home")
     assert not (tmp_path / "home" / "bin").exists()
 
 

@@ -1,4 +1,4 @@
-"""Build contexts: one time for all files, modes that any user can read."""
+"""Builds: contexts with one time for all files and modes that any user can read, names."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import contexts
-from ci.errors import CiError
+from ci import build
 from ci.paths import ROOT
 
 if TYPE_CHECKING:
@@ -28,30 +27,15 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_all_below_a_folder_has_one_time_and_any_user_can_read_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    contexts.settle(folder)
+def test_all_below_a_folder_has_one_time_and_any_user_can_read_it(folder: Path) -> None:
+    build.settle(folder)
     for path in (folder, *folder.rglob("*")):
-        assert int(path.stat().st_mtime) == contexts.EPOCH
+        assert int(path.stat().st_mtime) == build.EPOCH
     modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
     assert modes == {"context": 0o755, "inner": 0o755, "data.txt": 0o644, "run.sh": 0o755}
 
 
-def test_the_time_is_the_callers_where_it_gives_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    contexts.settle(folder)
-    assert {int(path.stat().st_mtime) for path in (folder, *folder.rglob("*"))} == {1_700_000_000}
-
-
-def test_a_context_is_named_by_all_that_an_image_gets_of_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-
+def test_a_context_is_named_by_all_that_an_image_gets_of_it(folder: Path) -> None:
     def content(path: str, text: str) -> None:
         (folder / path).write_text(text)
 
@@ -62,17 +46,16 @@ def test_a_context_is_named_by_all_that_an_image_gets_of_it(
         (folder / "other.txt").unlink,
         lambda: (folder / "run.sh").chmod(0o600),
         lambda: (folder / "run.sh").rename(folder / "inner" / "run.sh"),
-        lambda: monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000"),
     )
     names = []
     for change in changes:
         change()
-        made = contexts.named(folder)
+        made = build.named(folder)
         assert not folder.exists()
         assert list(folder.parent.iterdir()) == [made], "the one before is gone"
         names.append(made.name)
         made.rename(folder)
-        assert contexts.named(folder).name == made.name
+        assert build.named(folder).name == made.name
         made.rename(folder)
     assert names[3] == names[1]
     assert len(set(names)) == len(names) - 1
@@ -80,11 +63,11 @@ def test_a_context_is_named_by_all_that_an_image_gets_of_it(
 
 def test_a_folder_is_one_builds_at_a_time(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys; from ci import contexts\n"
-        "with contexts.alone(pathlib.Path(sys.argv[1])): print('in')"
+        "import pathlib, sys; from ci import build\n"
+        "with build.alone(pathlib.Path(sys.argv[1])): print('in')"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    with contexts.alone(tmp_path):
+    with build.alone(tmp_path):
         other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
             other.communicate(timeout=1)
@@ -92,8 +75,21 @@ def test_a_folder_is_one_builds_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "it leaves nothing there"
 
 
-@pytest.mark.parametrize("given", ["now", "", "-1", "1.5"])
-def test_a_time_that_is_no_number_is_told(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", given)
-    with pytest.raises(CiError, match=rf"SOURCE_DATE_EPOCH is '{given}': give whole seconds"):
-        contexts.epoch()
+@pytest.mark.parametrize(
+    ("registry", "expected"),
+    [
+        ("", "bentovox/chat"),
+        ("ghcr.io/me", "ghcr.io/me/bentovox/chat"),
+        ("ghcr.io/Me/", "ghcr.io/me/bentovox/chat"),
+        ("localhost:5000", "localhost:5000/bentovox/chat"),
+    ],
+)
+def test_a_bentos_repository_is_below_its_registry_in_lower_case(
+    registry: str, expected: str
+) -> None:
+    assert build.repository("chat", registry) == expected
+
+
+def test_each_platform_has_a_cache_of_its_own() -> None:
+    found = build.cache("chat", "cuda13", "ghcr.io/me")
+    assert found == "ghcr.io/me/bentovox/chat:cache-cuda13"
