@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
 
+_MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
+_MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
+_BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, whatever the sizes of the pieces
+_SILENT: Final = 0.35  # the probability of speech below which a frame belongs to a pause
+_WARM_UP_FRAMES: Final = 31  # a second
+_GOOD_PAUSE_FRAMES: Final = 8  # a quarter of a second
+_LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
 _CONTEXT: Final = 64  # samples before a frame that the model sees along with it
 _STATE: Final = (1, 1, 128)
 
@@ -58,15 +65,6 @@ class SileroDetector:
             raise EngineError("the speech detector failed", code="engine_failed") from error
         probabilities: list[float] = speech.reshape(-1).tolist()
         return probabilities
-
-
-_MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
-_MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
-_BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, whatever the sizes of the pieces
-_SILENT: Final = 0.35  # the probability of speech below which a frame belongs to a pause
-_WARM_UP_FRAMES: Final = 31  # a second
-_GOOD_PAUSE_FRAMES: Final = 8  # a quarter of a second
-_LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
 
 
 @dataclass(frozen=True)
