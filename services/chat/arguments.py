@@ -6,9 +6,8 @@ import logging
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.errors import ConfigurationError
 from services.hub import HubModel, is_hub_id
@@ -20,8 +19,7 @@ DEMO_NAME = "bentovox-demo"
 DEMO_DIRECTORY = Path(__file__).with_name("demo_model")
 
 
-@dataclass(frozen=True)
-class ServedModel:
+class ServedModel(NamedTuple):
     """What vLLM loads, a path or id, and the name that clients use."""
 
     source: str

@@ -10,14 +10,14 @@ import asyncio
 import logging
 import math
 import re
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from services.errors import EngineError, InvalidRequestError, ServiceError, UnavailableError
+from services.errors import EngineError, InvalidRequestError, ServiceError
 from services.handover import Handover, in_daemon
 from services.loading import Loading
 from services.transcription.engines.batches import BatchingEngine
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.transcription")
 
-_GONE: Final = UnavailableError("nobody waits any more")
 _LANGUAGE: Final = "en"
 _PAUSE_S: Final = 0.5  # ends a segment
 # The library holds Python's lock while it works, so sound is fed in short pieces, between which
@@ -163,29 +162,29 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "tuple[_Requester, Samples]"]):
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         handover: Handover[Segment] = Handover()
-        with self._requester() as requester:
+        requester = _Requester(self._loaded()[1].lane())
 
-            def read() -> None:
-                try:
-                    cut = windows(request.audio, SileroDetector(), request.cutting)
-                    with closing(cut):  # type: ignore[type-var]
-                        for window in cut:
-                            said = requester.heard(window.samples)
-                            for segment in _segments(said, window.timeline, words=request.words):
-                                handover.put(segment)
-                except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
-                    handover.end(error)
-                else:
-                    handover.end()
-
-            reading = asyncio.ensure_future(in_daemon(read))
+        def read() -> None:
             try:
+                cut = windows(request.audio, SileroDetector(), request.cutting)
+                with closing(cut):  # type: ignore[type-var]
+                    for samples, timeline in cut:
+                        said = requester.heard(samples)
+                        for segment in _segments(said, timeline, words=request.words):
+                            handover.put(segment)
+            except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
+                handover.end(error)
+            else:
+                handover.end()
+
+        reading = asyncio.ensure_future(in_daemon(read))
+        try:
+            with self._at_work(requester):
                 async with aclosing(handover.items()) as found:
                     async for segment in found:
                         yield segment
-            finally:
-                requester.failed(_GONE)
-                await reading
+        finally:
+            await reading
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`.
@@ -193,22 +192,11 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "tuple[_Requester, Samples]"]):
         It cannot be told how the text begins: as many words as the prefix has are left out.
         """
         self.check(request)
-        with self._requester(urgent=True) as requester:
+        with self._at_work(_Requester(self._loaded()[1].lane(urgent=True))) as requester:
             said = await in_daemon(lambda: requester.heard(request.samples))
         known = request.prefix.rstrip()
         more = [one.text for one in said[len(known.split()) :]]
         return Hypothesis(" ".join([known, *more]) if known else " ".join(more), _LANGUAGE)
-
-    @contextmanager
-    def _requester(self, *, urgent: bool = False) -> Iterator[_Requester]:
-        _, batches = self._loaded()
-        requester = _Requester(batches.lane(urgent=urgent))
-        self._active.add(requester)
-        try:
-            yield requester
-        finally:
-            self._active.discard(requester)
-            requester.failed(_GONE)
 
     def _hear(self, jobs: list[tuple[_Requester, Samples]]) -> None:
         model = self._loader.model

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
 
+    Window = tuple["Samples", "Timeline"]
+
 _MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
 _MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
 _BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, whatever the sizes of the pieces
@@ -102,24 +104,12 @@ class Timeline:
         return round(float(window_s) + (start - begin) / SAMPLE_RATE_HZ, 3)
 
 
-@dataclass(frozen=True)
-class Window:
-    """Samples that are decoded at once, and where in the recording each part of them was."""
-
-    samples: Samples  # float32 [N], at most `WINDOW_S`
-    parts: tuple[tuple[int, int], ...]  # as in `Timeline`
-
-    @property
-    def timeline(self) -> Timeline:
-        """The conversion of its times to those of the recording."""
-        return Timeline(self.parts, self.samples.size)
-
-
 def windows(
     audio: Iterable[Samples], detector: SpeechDetector, cutting: Cutting | None
 ) -> Iterator[Window]:
     """Yield the windows of a stream as soon as each is known; only a few are in memory.
 
+    They are float32 [N], at most `WINDOW_S`, each with its timeline.
     `audio` are mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes; the `detector` is a new one.
     """
     if cutting is None:
@@ -136,11 +126,11 @@ def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Windo
         held = np.concatenate([held, block])
         while held.size > _MOST:
             at = _best_cut(_MOST_FRAMES, partial(_judged, held, detector)) * VAD_FRAME_SAMPLES
-            yield Window(held[:at], ((0, start),))
+            yield held[:at], Timeline(((0, start),), at)
             held = held[at:].copy()
             start += at
     if held.size:
-        yield Window(held, ((0, start),))
+        yield held, Timeline(((0, start),), held.size)
 
 
 def _speech(
@@ -194,13 +184,13 @@ def _joined(speech: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
     size = 0
     for start, samples in speech:
         if pieces and size + samples.size > _MOST:
-            yield Window(np.concatenate(pieces), tuple(parts))
+            yield np.concatenate(pieces), Timeline(tuple(parts), size)
             parts, pieces, size = [], [], 0
         parts.append((size, start))
         pieces.append(samples)
         size += samples.size
     if pieces:
-        yield Window(np.concatenate(pieces), tuple(parts))
+        yield np.concatenate(pieces), Timeline(tuple(parts), size)
 
 
 def _judged(held: Samples, detector: SpeechDetector, low: int, high: int) -> Sequence[float]:

@@ -29,11 +29,11 @@ from services.transcription.engines.windows import SileroDetector, windows
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
 
+    from services.audio.pcm import Samples
     from services.errors import ServiceError
     from services.transcription.engines.batches import Batches
     from services.transcription.engines.faster_whisper.checkpoint import Features
     from services.transcription.engines.protocol import GuessRequest, Segment, TranscriptionRequest
-    from services.transcription.engines.windows import Window
 
 _SPEECH: Final = 0.5  # Silero's own threshold
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
@@ -85,12 +85,12 @@ class Recording(Requester):
                     window = None if self._closed else next(cut, None)
                     if window is None:
                         break
-                    features = self.model.features(window.samples)
+                    samples, timeline = window
+                    features = self.model.features(samples)
                     if not features.shape[1]:  # less than a hundredth of a second
                         self._room.release()
                         continue
-                    tells = self._tells(window)
-                    job = Job(self, features, window.timeline, index, tells=tells)
+                    job = Job(self, features, timeline, index, tells=self._tells(samples))
                     with self._lock:
                         self._waiting.append(job)
                         self._put_waiting()
@@ -145,11 +145,11 @@ class Recording(Requester):
         self._handover.end(error)
         self.close()
 
-    def _tells(self, window: Window) -> bool:
+    def _tells(self, samples: Samples) -> bool:
         """Return whether somebody speaks in a window, if its language depends on that."""
         if self.language is not None or self._request.cutting is not None:
             return True  # with cutting, windows are speech
-        return max(SileroDetector().feed(window.samples), default=0.0) >= _SPEECH
+        return max(SileroDetector().feed(samples), default=0.0) >= _SPEECH
 
     def _put_waiting(self) -> None:
         """Queue windows that need not wait for the first one."""
@@ -187,10 +187,7 @@ class Guess(Requester):
         prefix = self._request.prefix
         tokens = tuple(self.model.tokens(" " + prefix.strip())) if prefix.strip() else ()
         self.lane.put(Job(self, features, prefix=tokens))
-        try:
-            return await asyncio.wrap_future(self._answer)
-        finally:
-            self.lane.close()
+        return await asyncio.wrap_future(self._answer)
 
     def heard(self, heard: DecodedWindow) -> None:
         """Give the answer, which begins with the prefix letter for letter."""
@@ -206,6 +203,7 @@ class Guess(Requester):
 
     def failed(self, error: ServiceError) -> None:
         """Raise the error where the answer is awaited."""
+        self.lane.close()
         with suppress(InvalidStateError):
             self._answer.set_exception(error)
 
@@ -266,31 +264,25 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
         # Twice as many windows as a batch: the next is cut while one is decoded.
         handover: Handover[tuple[list[Segment], bool]] = Handover()
         hearing = Recording(*self._loaded(), request, handover, 2 * self._batch)
-        self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))
         try:
-            async with aclosing(handover.items()) as found:
-                async for segments, ends_window in found:
-                    for segment in segments:
-                        yield segment
-                    if ends_window:
-                        hearing.taken()
+            with self._at_work(hearing):
+                async with aclosing(handover.items()) as found:
+                    async for segments, ends_window in found:
+                        for segment in segments:
+                            yield segment
+                        if ends_window:
+                            hearing.taken()
         finally:
-            self._active.discard(hearing)
-            hearing.close()
             await reading
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`."""
         self.check(request)
         model, batches = self._loaded()
-        guess = Guess(model, batches, request)
-        self._active.add(guess)
-        try:
+        with self._at_work(Guess(model, batches, request)) as guess:
             features = await asyncio.to_thread(model.features, request.samples)
             return await guess.answer(features)
-        finally:
-            self._active.discard(guess)
 
     def _hear(self, jobs: list[Job]) -> None:
         if (model := self._loader.model) is not None:  # else `close` tells the requesters
