@@ -44,7 +44,7 @@ class Bare(Worker):
 
     def __init__(self, setup: Setup) -> None:
         """Name the process; `start` starts it."""
-        command = [setup.python, "-m", "benchmarks.peers.cosyvoice_bare"]
+        command = [setup.python, "-m", "benchmarks.peers.cosyvoice_upstream", "bare"]
         command += [str(setup.model), str(setup.voice), setup.transcript]
         super().__init__("cosyvoice-bare", command, {"OMP_NUM_THREADS": "1"})
 
@@ -104,8 +104,8 @@ class UpstreamServer(Server):
     def __init__(self, file: Path, setup: Setup) -> None:
         """Take a port; `file` is upstream's server.py."""
         port = free_port()
-        module = "benchmarks.peers.cosyvoice_server"
-        command = [setup.python, "-m", module, str(file), str(setup.model), str(port)]
+        module = "benchmarks.peers.cosyvoice_upstream"
+        command = [setup.python, "-m", module, "server", str(setup.model), str(file), str(port)]
         super().__init__("upstream", command, port, "/openapi.json")
         # Upstream leaves the marks around a transcript to its caller.
         self._transcript = with_mark(setup.family, setup.transcript)
