@@ -10,8 +10,8 @@ import numpy as np
 import openai
 import pytest
 
+from services.audio.encode import to_wav
 from services.audio.pcm import duration_s
-from services.audio.wav import to_wav
 from services.speech.voices import VoiceStore
 from tests.cosyvoice.speaking import SHORT, TRANSCRIPT, sound
 from tests.decoding import decode

@@ -31,12 +31,12 @@ from services.speech.engines.cosyvoice.text import (
     normalise,
     refuse_control_tokens,
 )
-from services.speech.engines.murmur import murmur
 from services.speech.engines.protocol import (
     Capability,
     SynthesisRequest,
     Voice,
     check_capabilities,
+    murmur,
 )
 
 if TYPE_CHECKING:

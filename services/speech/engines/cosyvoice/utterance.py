@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from services.audio.stretch import TimeStretch
+from services.audio.resample import TimeStretch
 from services.speech.engines.cosyvoice.flow import Part
 from services.speech.engines.cosyvoice.schedule import IN_TIME, PATIENCE_S, Piece
 from services.speech.engines.cosyvoice.tokens import Line, Sampler
