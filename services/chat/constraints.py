@@ -80,15 +80,16 @@ def find(path: str, body: Mapping[str, Any], bounds: Bounds) -> list[Constraint]
     """
     found: list[Constraint] = []
     size, items = 0, 0
+    most_bytes, most_items = bounds.chat.grammar_kib << 10, bounds.chat.grammar_items
     for field, kind, value in _given(path, body):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         size += len(text.encode("utf-8", "surrogatepass"))
-        if size > bounds.grammar_bytes:
-            raise too_many(field, f"{_BINDS} over {bounds.grammar_bytes} bytes", "GRAMMAR_KIB")
+        if size > most_bytes:
+            raise too_many(field, f"{_BINDS} over {most_bytes} bytes", "GRAMMAR_KIB")
         count = len(value) if isinstance(value, list) else _items(field, value)
         items += count
-        if items > bounds.grammar_items:
-            what = f"{_BINDS} over {bounds.grammar_items} choices, enum values and properties"
+        if items > most_items:
+            what = f"{_BINDS} over {most_items} choices, enum values and properties"
             raise too_many(field, what, "GRAMMAR_ITEMS")
         if isinstance(value, list):
             text = json.dumps({"enum": value})  # equivalent to the choices
@@ -134,11 +135,7 @@ def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _items(field: str, root: Any) -> int:
-    """Return the number of choices, enum values and properties of a schema.
-
-    Raises:
-        InvalidRequestError: it is nested too deeply, or refers to itself.
-    """
+    """Return the number of choices, enum values and properties of a schema."""
     count = 0
     references = _References(field, root)
     for node in nodes(field, root) if isinstance(root, dict) else ():

@@ -195,6 +195,13 @@ def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) 
     """
     kind = fields.get("type")
     model = kinds.get(kind) if isinstance(kind, str) else None
+    if kind == "transcription_session.update":
+        raise InvalidRequestError(
+            "type transcription_session.update went with OpenAI's beta; send session.update, with "
+            "session.type transcription",
+            param="type",
+            code="invalid_value",
+        )
     if model is None:
         raise InvalidRequestError(
             f"type is not one of {', '.join(kinds)}", param="type", code="invalid_value"

@@ -26,15 +26,16 @@ REQUESTS = st.tuples(st.integers(0, 60), st.integers(4, 120), st.integers(0, 999
 def said(prompted: int, count: int, seed: int, *, is_last: bool) -> Part:
     import torch  # noqa: PLC0415  heavy
 
-    from services.speech.engines.cosyvoice import flow, modes  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice.prompt import Features, Prompt  # noqa: PLC0415
 
     rng, torch_rng = random.Random(seed), torch.Generator().manual_seed(seed)  # noqa: S311
-    prompt = modes.Prompt(
-        flow_embedding=torch.randn(1, 192, generator=torch_rng),
-        flow_speech=torch.randint(0, 6561, (1, prompted), generator=torch_rng, dtype=torch.int32),
-        flow_mel=torch.randn(1, 2 * prompted, 80, generator=torch_rng),
+    heard = Features(
+        torch.randint(0, 6561, (1, prompted), generator=torch_rng, dtype=torch.int32),
+        torch.randn(1, 2 * prompted, 80, generator=torch_rng),
+        torch.randn(1, 192, generator=torch_rng),
     )
-    return flow.Part(prompt, [rng.randrange(6561) for _ in range(count)], is_last)
+    return flow.Part(Prompt(heard), [rng.randrange(6561) for _ in range(count)], is_last)
 
 
 def upstreams(flow: Any, one: Part, *, streaming: bool) -> Any:
@@ -44,15 +45,15 @@ def upstreams(flow: Any, one: Part, *, streaming: bool) -> Any:
     def length(of: Any) -> Any:
         return torch.tensor([of.shape[1]], dtype=torch.int32)
 
-    token, prompt = torch.tensor([one.tokens], dtype=torch.int32), one.prompt
+    token, heard = torch.tensor([one.tokens], dtype=torch.int32), one.prompt.heard
     return flow.inference(
         token=token,
         token_len=length(token),
-        prompt_token=prompt.flow_speech,
-        prompt_token_len=length(prompt.flow_speech),
-        prompt_feat=prompt.flow_mel,
-        prompt_feat_len=length(prompt.flow_mel),
-        embedding=prompt.flow_embedding,
+        prompt_token=heard.tokens,
+        prompt_token_len=length(heard.tokens),
+        prompt_feat=heard.mel,
+        prompt_feat_len=length(heard.mel),
+        embedding=heard.embedding,
         streaming=streaming,
         finalize=one.is_last,
     )[0]
@@ -94,17 +95,19 @@ def sounded(model: Checkpoint, count: int, larger: list[int]) -> torch.Tensor:
     """Return a segment's sound, where each part may be larger than upstream's by so much."""
     import torch  # noqa: PLC0415  heavy
 
-    from services.speech.engines.cosyvoice import chunks, flow  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice.tokens import Sampler  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice.utterance import Segment  # noqa: PLC0415  torch
 
     one = said(40, count, 7, is_last=True)
-    noise = random.Random(7)  # noqa: S311
-    parts, waves = chunks.chunks(model, one.prompt, noise, None), []
+    segment, waves = Segment(model, one.prompt, (), Sampler(model.lm, 7), None), []
+    segment.tokens, segment.complete = list(one.tokens), True
     for most in itertools.cycle(larger):
-        part = parts.next(list(one.tokens), complete=True, most=most)
+        part = segment.next(most)
         assert part is not None
-        parts.take(part)
+        segment.take(part)
         (mel,) = flow.mels(model.vocoder.flow, [part], streaming=True)
-        waves.append(parts.sound(mel, part))
+        waves.append(segment.sound(mel, part))
         if part.is_last:
             return torch.cat(waves, dim=1)
     raise AssertionError

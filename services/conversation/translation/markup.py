@@ -3,16 +3,20 @@
 A run of text (a paragraph, a heading, a cell) is translated as a whole, with numbered marks for its
 inline tags. If the marks do not come back in the same order and number, each text between two tags
 is translated alone. So the markup never changes, whatever the model answers.
+
+Only what decides where text begins and ends is parsed. The slices, joined, are the document again,
+however broken it is (HTML, section 13.2.5, gives every sequence a meaning).
 """
 
 from __future__ import annotations
 
 import html
 import re
+from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from services.conversation.translation.html_tokens import Kind, Token, tokens
 from services.conversation.translation.texts import (
     PIECE_CHARACTERS,
     Plan,
@@ -25,8 +29,47 @@ from services.conversation.translation.texts import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from services.conversation.translation.texts import Translator
+    from services.conversation.translation.texts import Translate
 
+
+class Kind(Enum):
+    """The kind of a slice."""
+
+    TEXT = "text"
+    OPEN = "open"
+    CLOSE = "close"
+    ALONE = "alone"  # complete: an image, a comment, an element that is not translated
+
+
+@dataclass(frozen=True)
+class Token:
+    """A slice of the document; `name` is the tag's in lower case, or empty."""
+
+    kind: Kind
+    source: str
+    name: str = ""
+
+
+_MARKUP: Final = re.compile(
+    r"<!--(?:-?>|.*?(?:--!?>|\Z))"  # an unclosed comment goes to the end
+    r"|<[!?][^>]*>|</(?![a-zA-Z])[^>]*>"
+    r"|<(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)"
+    # A quote opens a value only after `=`; with an unclosed one it is no tag.
+    r"(?P<attributes>(?:[^>=]|=\s*+(?:\"[^\"]*\"|'[^']*'|(?![\"'])))*+)>",
+    re.DOTALL,
+)
+_BEGIN: Final = re.compile(r"<(?=[!?/a-zA-Z])")
+_ATTRIBUTE: Final = re.compile(
+    r"(?P<name>[^\s\"'/=]++)(?:\s*+=\s*+(?P<value>\"[^\"]*\"|'[^']*'|[^\s]*+))?+"
+)
+_VOID: Final = frozenset(
+    "area base br col embed hr img input link meta param source track wbr".split()  # noqa: SIM905
+)
+_RAW: Final = frozenset(
+    "iframe noembed noframes noscript script style textarea xmp".split()  # noqa: SIM905
+)
+"""Elements that contain no markup (HTML, section 13.1.2); they are not translated."""
+_LEFT_ALONE: Final = frozenset({"math", "object", "svg", "template"})
 # fmt: off
 _INLINE: Final = frozenset({
     "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "br", "cite", "code", "data", "del", "dfn",
@@ -37,6 +80,69 @@ _INLINE: Final = frozenset({
 # fmt: on
 _REFERENCE: Final = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 _MOST_MARKS: Final = 40  # with more, models lose the order
+
+
+def tokens(document: str) -> Iterator[Token]:
+    """Yield the slices of a document; an element that is not translated is one slice."""
+    place = 0
+    while place < len(document):
+        begin = _BEGIN.search(document, place)
+        if begin is None:
+            yield Token(Kind.TEXT, document[place:])
+            return
+        if begin.start() > place:
+            yield Token(Kind.TEXT, document[place : begin.start()])
+        match = _MARKUP.match(document, begin.start())
+        if match is None:  # unclosed: all the rest is markup
+            yield Token(Kind.ALONE, document[begin.start() :])
+            return
+        token = _token(match)
+        place = match.end()
+        if token.kind is Kind.OPEN and _is_left_alone(token.name, match["attributes"]):
+            place = _end(document, match, token.name)
+            token = Token(Kind.ALONE, document[match.start() : place], token.name)
+        yield token
+
+
+def _token(match: re.Match[str]) -> Token:
+    name = (match["name"] or "").lower()
+    if not name:
+        return Token(Kind.ALONE, match[0])
+    if match["close"]:
+        return Token(Kind.CLOSE, match[0], name)
+    if name in _VOID or match["attributes"].endswith("/"):
+        return Token(Kind.ALONE, match[0], name)
+    return Token(Kind.OPEN, match[0], name)
+
+
+def _is_left_alone(name: str, attributes: str) -> bool:
+    return (
+        name in _RAW
+        or name in _LEFT_ALONE
+        or any(
+            one["name"].lower() == "translate" and (one["value"] or "").strip("\"'").lower() == "no"
+            for one in _ATTRIBUTE.finditer(attributes)
+        )
+    )
+
+
+def _end(document: str, opening: re.Match[str], name: str) -> int:
+    """Return where the element that `opening` begins ends; the document's end if unclosed."""
+    place, depth = opening.end(), 1
+    if name in _RAW:  # no markup inside: the first closing tag is its end
+        ending = re.compile(rf"</{re.escape(name)}(?=[\s/>])[^>]*>", re.IGNORECASE)
+        closing = ending.search(document, place)
+        return closing.end() if closing else len(document)
+    while depth:
+        begin = _BEGIN.search(document, place)
+        match = _MARKUP.match(document, begin.start()) if begin else None
+        if match is None:
+            return len(document)
+        place = match.end()
+        token = _token(match)
+        if token.name == name:
+            depth += {Kind.OPEN: 1, Kind.CLOSE: -1}.get(token.kind, 0)
+    return place
 
 
 def planned_html(document: str) -> Plan:
@@ -75,13 +181,13 @@ def _planned(run: list[Token]) -> str | Work:
 
 
 async def _run(
-    before: list[Token], inner: list[Token], after: list[Token], translator: Translator
+    before: list[Token], inner: list[Token], after: list[Token], translate: Translate
 ) -> str:
     """Return a run, translated as a whole if possible, else text by text."""
     spelling = _spelling((*before, *inner, *after))
-    whole = await _as_one(translator, inner, spelling) if len(inner) > 1 else None
+    whole = await _as_one(translate, inner, spelling) if len(inner) > 1 else None
     if whole is None:
-        whole = "".join([await _alone(translator, token, spelling) for token in inner])
+        whole = "".join([await _alone(translate, token, spelling) for token in inner])
     return _joined(before) + whole + _joined(after)
 
 
@@ -123,7 +229,7 @@ def _partners(run: Sequence[Token]) -> dict[int, int]:
 
 
 async def _as_one(
-    translator: Translator, inner: Sequence[Token], spelling: Mapping[int, str]
+    translate: Translate, inner: Sequence[Token], spelling: Mapping[int, str]
 ) -> str | None:
     """Return the texts, translated together with their marks; None if marks were changed."""
     tags = [token for token in inner if token.kind is not Kind.TEXT]
@@ -138,7 +244,7 @@ async def _as_one(
     bare = text.strip()
     if len(bare) > PIECE_CHARACTERS:
         return None
-    said = await translator.piece(bare, tag=marks[0])
+    said = await translate(bare, tag=marks[0])
     begin = text.index(bare)
     said = text[:begin] + said + text[begin + len(bare) :]
     found = re.split(rf"(</?{prefix}\d+/?>)", said)
@@ -148,13 +254,13 @@ async def _as_one(
     return parts[0] + "".join(tag.source + part for tag, part in zip(tags, parts[1:], strict=True))
 
 
-async def _alone(translator: Translator, token: Token, spelling: Mapping[int, str]) -> str:
+async def _alone(translate: Translate, token: Token, spelling: Mapping[int, str]) -> str:
     if token.kind is not Kind.TEXT:
         return token.source
     text = html.unescape(token.source)
     if not has_words(text):
         return token.source
-    (said,) = await translated([(planned(text), translator)], workers=1)
+    (said,) = await translated([(planned(text), translate)], workers=1)
     return said.translate(spelling)
 
 

@@ -11,15 +11,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from services.errors import UnavailableError
+from services.handover import in_daemon
+from services.transcription.engines.windows import SileroDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from services.loading import Loading
+
 log = logging.getLogger("bentovox.transcription")
 
 Job = TypeVar("Job")
+Model = TypeVar("Model")
+
+_RETRY_S: Final = 10.0
 
 _LIVE_S: Final = 5.0  # after urgent work, more of it is expected for so long
 _TURN_S: Final = 0.5  # for which such work may have to wait, if a job is that short
@@ -149,3 +159,63 @@ class Lane(Generic[Job]):
             self.jobs.clear()
             if self in self._waiting:
                 self._waiting.remove(self)
+
+
+class BatchingEngine(ABC, Generic[Model, Job]):
+    """What engines share that have one model, loaded in the background, and batches for it.
+
+    See `TranscriptionEngine` for what is promised.
+    """
+
+    def __init__(self, loader: Loading[Model], kind: Callable[[Job], Hashable], most: int) -> None:
+        self._loader = loader
+        self._batches: Batches[Job] | None = None
+        self._kind = kind
+        self._most = most
+        self._active: set[Any] = set()  # requesters; each has a method `failed`
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded."""
+        return self._loader.model is not None
+
+    @property
+    def status(self) -> str:
+        """What it is doing, or why there is no model and how to get one."""
+        return self._loader.status
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is no model, and none is on its way."""
+        return self._loader.settled
+
+    async def start(self) -> None:
+        """Find, download and load the model in the background; returns at once."""
+        if self._batches is None:
+            self._batches = Batches(self._hear, self._kind, self._most)
+            self._loader.start()
+
+    async def close(self) -> None:
+        """End all work, and free the model."""
+        batches, self._batches = self._batches, None
+        if batches is None:
+            return
+        self._loader.close()
+        batches.close()
+        for requester in tuple(self._active):
+            requester.failed(UnavailableError("the transcription engine was closed"))
+        await in_daemon(batches.join)
+
+    def detector(self) -> SileroDetector:
+        """Return a new detector."""
+        return SileroDetector()
+
+    def _loaded(self) -> tuple[Model, Batches[Job]]:
+        model, batches = self._loader.model, self._batches
+        if model is None or batches is None:
+            raise UnavailableError(self.status, retry_after_s=_RETRY_S)
+        return model, batches
+
+    @abstractmethod
+    def _hear(self, jobs: list[Job]) -> None:
+        """Do a batch; what it raises is logged only."""

@@ -13,17 +13,52 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    VAD_FRAME_SAMPLES,
-    WINDOW_S,
-)
+from services.errors import EngineError
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, WINDOW_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
+
+_CONTEXT: Final = 64  # samples before a frame that the model sees along with it
+_STATE: Final = (1, 1, 128)
+
+
+class SileroDetector:
+    """Tells speech from silence; see `SpeechDetector`."""
+
+    def __init__(self) -> None:
+        """Start in silence; the first one loads the model, which takes a second."""
+        from faster_whisper.vad import get_vad_model  # noqa: PLC0415  heavy
+
+        self._session = get_vad_model().session  # one for all detectors
+        self._h = np.zeros(_STATE, dtype=np.float32)
+        self._c = np.zeros(_STATE, dtype=np.float32)
+        self._context = np.zeros(_CONTEXT, dtype=np.float32)
+        self._rest = np.zeros(0, dtype=np.float32)
+
+    def feed(self, samples: Samples) -> Sequence[float]:
+        """Return P(speech) of each frame that is complete now; see `SpeechDetector.feed`."""
+        known = np.concatenate([self._context, self._rest, samples])
+        count = (known.size - _CONTEXT) // VAD_FRAME_SAMPLES
+        end = _CONTEXT + count * VAD_FRAME_SAMPLES
+        self._context, self._rest = known[end - _CONTEXT : end], known[end:]
+        if not count:
+            return []
+        frames = np.lib.stride_tricks.sliding_window_view(
+            known[:end], _CONTEXT + VAD_FRAME_SAMPLES
+        )[::VAD_FRAME_SAMPLES]
+        try:
+            speech, self._h, self._c = self._session.run(
+                None, {"input": np.ascontiguousarray(frames), "h": self._h, "c": self._c}
+            )
+        except Exception as error:
+            raise EngineError("the speech detector failed", code="engine_failed") from error
+        probabilities: list[float] = speech.reshape(-1).tolist()
+        return probabilities
+
 
 _MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
 _MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
@@ -35,29 +70,11 @@ _LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
 
 
 @dataclass(frozen=True)
-class Window:
-    """Samples that are decoded at once, and where in the recording each part of them was.
-
-    Attributes:
-        samples: float32 [N], at most `WINDOW_S`.
-        parts: for each part, its first sample in the window and in the recording.
-    """
-
-    samples: Samples
-    parts: tuple[tuple[int, int], ...]
-
-    @property
-    def timeline(self) -> Timeline:
-        """The conversion of its times to those of the recording."""
-        return Timeline(self.parts, self.samples.size)
-
-
-@dataclass(frozen=True)
 class Timeline:
-    """Converts a window's times to the recording's; see `Window`."""
+    """Converts a window's times to the recording's, in whole milliseconds."""
 
-    parts: tuple[tuple[int, int], ...]
-    samples: int
+    parts: tuple[tuple[int, int], ...]  # of each its first sample, in the window and the recording
+    samples: int  # how many the window has
 
     @property
     def duration_s(self) -> float:
@@ -84,7 +101,20 @@ class Timeline:
 
     def _at(self, window_s: float, after: int) -> float:
         begin, start = self.parts[max(after - 1, 0)]
-        return window_s + (start - begin) / SAMPLE_RATE_HZ
+        return round(float(window_s) + (start - begin) / SAMPLE_RATE_HZ, 3)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Samples that are decoded at once, and where in the recording each part of them was."""
+
+    samples: Samples  # float32 [N], at most `WINDOW_S`
+    parts: tuple[tuple[int, int], ...]  # as in `Timeline`
+
+    @property
+    def timeline(self) -> Timeline:
+        """The conversion of its times to those of the recording."""
+        return Timeline(self.parts, self.samples.size)
 
 
 def windows(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from services.transcription.engines.faster_whisper import requesters as under_test
+from services.transcription.engines.faster_whisper import engine as under_test
 from services.transcription.engines.faster_whisper.checkpoint import Decoded
 from services.transcription.engines.faster_whisper.decoder import Decoder
-from services.transcription.engines.faster_whisper.requesters import Recording
+from services.transcription.engines.faster_whisper.engine import Recording
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     VAD_FRAME_SAMPLES,

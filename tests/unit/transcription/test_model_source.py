@@ -13,8 +13,7 @@ from huggingface_hub import constants
 
 from services.errors import ConfigurationError
 from services.loading import NoModelError
-from services.transcription.engines.faster_whisper import model_source
-from services.transcription.engines.faster_whisper.model_source import ModelSource
+from services.transcription.engines.faster_whisper.loader import _SIZES, ModelSource
 from tests.fakes.hub import Hub, hub
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_sizes_are_those_of_faster_whisper() -> None:
     from faster_whisper.utils import _MODELS  # noqa: PLC0415
 
-    assert model_source._SIZES == _MODELS
+    assert _SIZES == _MODELS
 
 
 def test_a_size_goes_by_both_its_names() -> None:

@@ -1,18 +1,20 @@
-"""Family 2's vocoder, fed piece by piece: the result is that of one pass over the whole.
+"""The vocoders, fed piece by piece: the result is that of one pass over the whole.
 
-Upstream runs it on each piece with eight frames of the one before, with new noise, and cross-fades
-two sounds that differ in phase and noise; and no piece knows what follows it. Here the phase of the
-harmonics continues from piece to piece, noise belongs to its place in time, and a frame is returned
-once everything that it depends on is there.
+Upstream's of family 3 is causal. That of family 2 upstream runs on each piece with eight frames of
+the one before, with new noise, and cross-fades two sounds that differ in phase and noise; and no
+piece knows what follows it. Here the phase of the harmonics continues from piece to piece, noise
+belongs to its place in time, and a frame is returned once everything that it depends on is there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from services.speech.engines.cosyvoice.randomness import drawing_from
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # How far a frame of mel has an effect, in frames; tests/cosyvoice/test_joins.py measures it.
 PITCH_REACH: Final = 5
@@ -28,8 +30,29 @@ Upstream adds up the phase in float32 from the start; after half a minute it is 
 """
 
 
+class CausalVocoder:
+    """Makes the audio of one segment of family 3, from the beginning each time."""
+
+    def __init__(self, hift: Any) -> None:
+        """Make audio with `hift`, upstream's generator."""
+        self._hift = hift
+        self._mel = torch.zeros(1, 80, 0)
+        self._given = 0
+
+    def feed(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
+        """Return the audio [1, N] that is settled with `mel` [1, 80, T]."""
+        self._mel = torch.cat([self._mel.to(mel), mel], dim=2)
+        wave, _ = self._hift.inference(speech_feat=self._mel, finalize=last)
+        new: torch.Tensor = wave[:, self._given :]
+        self._given = wave.shape[1]
+        return new
+
+
 class Vocoder:
-    """Makes the audio of one segment; each piece costs its own frames and `AHEAD + BEHIND`."""
+    """Makes the audio of one segment of family 2.
+
+    Each piece costs its own frames and `AHEAD + BEHIND`.
+    """
 
     def __init__(self, hift: Any, seed: int) -> None:
         """Make audio with `hift`, upstream's generator, and noise that follows from `seed`.
@@ -125,3 +148,15 @@ class _Source:
         frames_hz = self._hift.sampling_rate / self._a_frame
         cycles = self._pitch[:, :frame].double().sum(dim=1, keepdim=True) / frames_hz
         return ((cycles % 1.0) * frames_hz).to(self._pitch)
+
+
+@contextmanager
+def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch's global generators, on the CPU and on `device`, draw from `seed` in the block.
+
+    Only the vocoder's thread may. No other one draws from them: family 3 has its noise since it was
+    loaded, and tokens have generators of their own.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

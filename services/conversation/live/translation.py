@@ -15,19 +15,22 @@ import asyncio
 import base64
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.encode import OUTPUT_RATE_HZ
 from services.audio.pcm import duration_s, to_int16
 from services.backends.client import Caller
+from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.settings import Answering
 from services.conversation.live.socket import IDLE_S
-from services.conversation.live.speaking import check_voice
-from services.conversation.live_translation.hearing import LONGEST_S, Hearing
-from services.conversation.live_translation.pace import MOST_LAG_S, Pace
-from services.conversation.live_translation.settings import OUTPUT, Settings
-from services.conversation.speech_translation.listening import into_sentences
+from services.conversation.live.translation_hearing import (
+    LONGEST_S,
+    MOST_LAG_S,
+    Hearing,
+    Pace,
+)
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (
     AHEAD,
@@ -36,15 +39,18 @@ from services.conversation.speech_translation.stages import (
     Translation,
     fields_named,
     first_fault,
+    into_sentences,
     piped,
 )
 from services.conversation.translation.chat_model import ChatModel
-from services.conversation.translation.languages import known_or_none
+from services.conversation.translation.languages import known_code, known_or_none
 from services.errors import DeadlineError, ServiceError
 from services.languages import gap
 from services.openai import live_translation as sent
 from services.openai.errors import error_told
 from services.openai.events import new_id
+from services.openai.live_translation import TRANSLATES, AudioFields, TargetFields
+from services.openai.reading import ignore
 from services.openai.realtime import (
     AppendEvent,
     InputFields,
@@ -56,56 +62,94 @@ from services.openai.realtime import (
     read_fields,
     server_event,
 )
+from services.openai.refusals import invalid
 from services.server.live import LiveSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from services.backends.pools import Pools
     from services.conversation.speech_translation.stages import Item, Sentence
+    from services.openai.live_translation import TranslationFields
     from services.server.admission import Admission
     from services.server.telemetry import RoleMetrics
 
 LASTS_S: Final = 24 * 3600
 """How long a session may last."""
 
+_OUTPUT: Final = "session.audio.output"
 _STEP_MS: Final = 200  # of `elapsed_ms`, as at OpenAI
 _SAMPLE_BYTES: Final = 2
 _NOTHING_SAID: Final = "input_audio_buffer_commit_empty"
 
 
-class LiveTranslations:
-    """The application of the WebSocket, for `RoleApp.sockets`."""
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force."""
 
-    def __init__(
-        self, pools: Pools, chat_model: str | None, admission: Admission, metrics: RoleMetrics
-    ) -> None:
-        """Translate with the backends of `pools`, by `chat_model` or the first one served."""
-        self._pools = pools
-        self._chat_model = chat_model
-        self._admission = admission
-        self._metrics = metrics
+    id: str
+    model: str  # the name by which the client asked for it
+    speech_model: str  # that of the speech role
+    expires_at: int  # when it ends at the latest, in Unix time
+    target: str = "en"  # the language to translate into; as for audio/translations
+    voice: str | None = None  # None for one that suits the language
+    told: bool = False  # whether the client wants to know what was said
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection until it ends.
+    def changed(self, given: TranslationFields) -> Settings:
+        """Return the settings with everything that a client's object changes."""
+        if given.model not in (None, self.model, TRANSLATES):
+            raise invalid("session.model", "cannot change; name it in the URL", "unsupported_value")
+        new: dict[str, Any] = {}
+        audio = given.audio or AudioFields()
+        if audio.input is not None and "transcription" in audio.input.model_fields_set:
+            new["told"] = audio.input.transcription is not None
+        if audio.input is not None and audio.input.noise_reduction is not None:
+            ignore("session.audio.input.noise_reduction")
+        output = audio.output or TargetFields()
+        if output.language is not None:
+            new["target"] = known_code(output.language, f"{_OUTPUT}.language")
+        if output.voice is not None:
+            new["voice"] = output.voice if isinstance(output.voice, str) else output.voice.id
+        return replace(self, **new)
 
-        Raises:
-            ServiceError: it cannot start, or cannot go on.
-        """
-        async with self._admission.slot():
-            caller = Caller(self._pools, scope["bentovox.request_id"])
-            query = query_of(scope)
-            named: str = query.get("model", [sent.TRANSLATES])[0]
-            wanted = self._chat_model if named.startswith(sent.TRANSLATES) else named
-            model = await ChatModel.served(caller, wanted)
+    def shown(self, heard: Mapping[str, Any]) -> dict[str, Any]:
+        """Return OpenAI's session object; `heard` is `session.audio.input` of the ear's."""
+        transcription = heard["transcription"] if self.told else None
+        return {
+            "id": self.id,
+            "type": "translation",
+            "model": self.model,
+            "expires_at": self.expires_at,
+            "audio": {
+                "input": {"transcription": transcription, "noise_reduction": None},
+                "output": {"language": self.target, "voice": self.voice},
+            },
+        }
+
+
+def live_translations(
+    pools: Pools, chat_model: str | None, admission: Admission, metrics: RoleMetrics
+) -> ASGIApp:
+    """Return the application of the WebSocket.
+
+    It translates with the backends of `pools`, by `chat_model` or the first one served.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async with admission.slot():
+            caller = Caller(pools, scope["bentovox.request_id"])
+            named: str = query_of(scope).get("model", [TRANSLATES])[0]
+            wanted = chat_model if named.startswith(TRANSLATES) else named
+            model = ChatModel(caller, await caller.card("chat", wanted))
             speaks = (await caller.card("speech", None))["id"]
             settings = Settings(new_id("sess"), named, speaks, int(time.time()) + LASTS_S)
             await accept(scope, send)
             interpreter = Interpreter(model, None, settings.target)
-            session = _Talk(caller, settings, interpreter, scope, send, metrics=self._metrics)
-            await session.serve(receive)
+            await _Talk(caller, settings, interpreter, scope, send, metrics=metrics).serve(receive)
+
+    return serve
 
 
 class _Talk(LiveSession):
@@ -135,12 +179,7 @@ class _Talk(LiveSession):
         self._paused = True
 
     async def run(self) -> None:
-        """Translate until the client closes the session, the server ends, or time is up.
-
-        Raises:
-            DeadlineError: the client was silent for too long.
-            HungUpError: the client has gone.
-        """
+        """Translate until the client closes the session, the server ends, or time is up."""
         await self.send(server_event("session.created", session=self._shown()))
         speaker = Speaker(self._caller, self._settings.speech_model, self._manner)
         try:
@@ -191,7 +230,7 @@ class _Talk(LiveSession):
     async def _update(self, given: sent.TranslationFields) -> None:
         """Change the settings, all or none of them."""
         settings = self._settings.changed(given)
-        with fields_named({"voice": f"{OUTPUT}.voice"}):
+        with fields_named({"voice": f"{_OUTPUT}.voice"}):
             if settings.voice != self._settings.voice and settings.voice is not None:
                 await check_voice(self._caller, Answering(voice=settings.voice))
             elif settings.voice is None:

@@ -1,7 +1,8 @@
-"""What a recording is to the model: speech tokens, a mel spectrogram and a speaker's embedding.
+"""What the two models are given beside a text's tokens: how a recording sounds, and words.
 
 The steps are those of upstream's frontend (`cosyvoice/cli/frontend.py`), but from samples instead
-of a file, and each rate is resampled from the recording itself.
+of a file, and each rate is resampled from the recording itself. The request decides which of
+upstream's modes it is: zero-shot, cross-lingual, instructions, conversion.
 """
 
 from __future__ import annotations
@@ -18,6 +19,13 @@ import torch
 from safetensors.torch import save_file
 
 from services.audio.resample import Resampler
+from services.speech.engines.cosyvoice.text import (
+    cleaned,
+    guess_language,
+    instruction,
+    normalise,
+    with_mark,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,21 +34,26 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.protocol import VoiceReference
+    from services.speech.engines.cosyvoice.text import Language
+    from services.speech.engines.protocol import (
+        ConversionRequest,
+        SynthesisRequest,
+        VoiceReference,
+    )
 
 log = logging.getLogger("bentovox.speech")
 
 _ENCODER_HZ: Final = 16_000
-_MEL_FRAMES_A_TOKEN: Final = 2  # families 2 and 3
+_MEL_FRAMES_A_TOKEN: Final = 2
 
 
 @dataclass(frozen=True)
 class Features:
-    """What is computed of a recording, once if its voice is registered.
+    """What a recording is to the model, computed once if its voice is registered.
 
     Attributes:
         tokens: speech tokens, int32 [1, T].
-        mel: float32 [1, M, 80] at the model's own rate; M is 2T for families 2 and 3.
+        mel: float32 [1, 2T, 80] at the model's own rate.
         embedding: of the speaker, float32 [1, 192].
     """
 
@@ -49,40 +62,70 @@ class Features:
     embedding: torch.Tensor
 
 
-def of(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
+@dataclass(frozen=True)
+class Prompt:
+    """What goes with a text.
+
+    Attributes:
+        heard: the recording whose voice speaks.
+        text: tokens of what is said in it, or of an instruction.
+        is_continued: whether the language model goes on after the recording, too.
+    """
+
+    heard: Features
+    text: tuple[int, ...] = ()
+    is_continued: bool = False
+
+
+def prompt_of(
+    checkpoint: Checkpoint, request: SynthesisRequest, language: Language | None
+) -> Prompt:
+    """Return what goes with the text of a request, which has a recording."""
+    reference = request.reference
+    assert reference is not None  # noqa: S101  the engine has no voices of its own
+    heard = features_of(checkpoint, reference)
+    if request.instructions:
+        told = instruction(checkpoint.family, cleaned(request.instructions).strip())
+        return Prompt(heard, tuple(checkpoint.encode(told)))
+    if reference.text is None:
+        return Prompt(heard)
+    said = normalise(reference.text, language or guess_language(reference.text))
+    text = tuple(checkpoint.encode(with_mark(checkpoint.family, said)))
+    return Prompt(heard, text, is_continued=True)
+
+
+def conversion_of(checkpoint: Checkpoint, request: ConversionRequest) -> tuple[Prompt, list[int]]:
+    """Return what goes with the speech tokens of a recording, and those tokens."""
+    samples = _resampled(request.samples, request.sample_rate_hz, _ENCODER_HZ)
+    said: list[int] = _speech_tokens(checkpoint, samples)[0].tolist()
+    return Prompt(features_of(checkpoint, request.reference)), said
+
+
+def features_of(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
     """Return a recording's features: from the voice's folder, or computed and kept there."""
     if reference.features is None:
-        return compute(checkpoint, reference)
+        return computed(checkpoint, reference)
     path = reference.features / f"cosyvoice-{checkpoint.fingerprint}.safetensors"
     found = _read(path, checkpoint.device)
     if found is None:
-        found = compute(checkpoint, reference)
+        found = computed(checkpoint, reference)
         _save(found, path)
     return found
 
 
-def compute(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
+def computed(checkpoint: Checkpoint, reference: VoiceReference) -> Features:
     """Compute the features of a recording, in some hundred milliseconds."""
     heard = _resampled(reference.samples, reference.sample_rate_hz, _ENCODER_HZ)
     own = _resampled(reference.samples, reference.sample_rate_hz, checkpoint.sample_rate_hz)
     tokens = _speech_tokens(checkpoint, heard)
     mel = checkpoint.mel(own).squeeze(0).transpose(0, 1).unsqueeze(0)
-    if checkpoint.family > 1:
-        count = min(mel.shape[1] // _MEL_FRAMES_A_TOKEN, tokens.shape[1])
-        mel, tokens = mel[:, : _MEL_FRAMES_A_TOKEN * count], tokens[:, :count]
+    count = min(mel.shape[1] // _MEL_FRAMES_A_TOKEN, tokens.shape[1])
     device = checkpoint.device
     return Features(
-        tokens.to(device).contiguous(),
-        mel.to(device).contiguous(),
+        tokens[:, :count].to(device).contiguous(),
+        mel[:, : _MEL_FRAMES_A_TOKEN * count].to(device).contiguous(),
         _embedding(checkpoint.speaker_encoder, heard).to(device),
     )
-
-
-def source_tokens(checkpoint: Checkpoint, samples: Samples, sample_rate_hz: int) -> list[int]:
-    """Return the speech tokens of a recording to convert."""
-    heard = _resampled(samples, sample_rate_hz, _ENCODER_HZ)
-    said: list[int] = _speech_tokens(checkpoint, heard)[0].tolist()
-    return said
 
 
 def _speech_tokens(checkpoint: Checkpoint, heard: torch.Tensor) -> torch.Tensor:
