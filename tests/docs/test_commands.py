@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from services.chat.arguments import DEMO_NAME
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import parser
+from services.chat.arguments import DEMO_NAME
 from services.conversation import routes as conversation
 from services.engines import create
 from services.gateway import routes as gateway
