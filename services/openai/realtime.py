@@ -30,7 +30,7 @@ from services.openai.transcription import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.types import Scope, Send
 
@@ -187,6 +187,21 @@ def event_id_of(fields: dict[str, Any]) -> str | None:
     """Return the client's id of its event, if it sent a valid one."""
     given = fields.get("event_id")
     return given if isinstance(given, str) and len(given) <= _ID_CHARACTERS else None
+
+
+async def act_on(
+    said: str | bytes,
+    act: Callable[[dict[str, Any]], Awaitable[None]],
+    send: Callable[[str], Awaitable[None]],
+) -> None:
+    """Do what a client's message says; send what is wrong with it, and the session goes on."""
+    event_id = None
+    try:
+        fields = read_fields(said)
+        event_id = event_id_of(fields)
+        await act(fields)
+    except ServiceError as error:
+        await send(fault_event(error, event_id))
 
 
 def server_event(kind: str, **fields: object) -> str:
