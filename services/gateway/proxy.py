@@ -75,7 +75,7 @@ class Proxy:
         model = affinity = None
         if pool.needs_model and scope["method"] == "POST":
             model = await field_of("model", content_type, body)
-        if gateway.affinity and pool.has_choice and scope["method"] == "POST":
+        if gateway.affinity_ahead and pool.has_choice and scope["method"] == "POST":
             affinity = affinity_of(scope, content_type, body)
         # The answer to HEAD has a length but no body, which the parser would wait for;
         # uvicorn drops the body of the answer to GET.

@@ -345,12 +345,11 @@ class GatewaySettings(AskingSettings):
     Empty here and in keys_file: open to all."""
     keys_file: str = ""
     """A file with such keys, one per line; # starts a comment."""
-    affinity: bool = True
-    """Send related requests to the same backend, where its cache helps: by x-session-id, or else
-    the beginning of the prompt, or the voice."""
     affinity_ahead: int = Field(8, ge=0)
-    """How many requests more than the least loaded backend one may have from this gateway and still
-    keep affinity. With several gateways, eight divided by their number."""
+    """Related requests go to the same backend, where its cache helps: by x-session-id, or else the
+    beginning of the prompt, or the voice. This is how many requests more than the least loaded one
+    a backend may have from this gateway and still get them; with several gateways, eight divided by
+    their number. 0: related requests go anywhere."""
     cors_origins: list[str] = []
     """Origins whose pages may call from a browser; `*` allows all."""
     playground: bool = True
