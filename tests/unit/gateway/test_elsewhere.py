@@ -93,7 +93,7 @@ async def test_one_conversation_stays_with_one_backend(backend: Any, door: Any, 
 
 async def test_affinity_can_be_switched_off(backend: Any, door: Any, http: Any) -> None:
     chats = [await backend() for _ in range(3)]
-    front = await door(chat=[one.url for one in chats], affinity=False)
+    front = await door(chat=[one.url for one in chats], affinity_ahead=0)
     pool = front.pools.by_role["chat"]
     for one, outstanding in zip(pool.backends, (2, 0, 1), strict=True):
         one.count(outstanding)
