@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
+import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from services.speech.engines.protocol import VoiceReference
+from tests.cosyvoice.speaking import apart, conversion, frames, sound, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+    from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
     from services.speech.engines.cosyvoice.flow import Part
     from tests.cosyvoice.tiny import Family
 
@@ -111,3 +118,35 @@ def sounded(model: Checkpoint, count: int, larger: list[int]) -> torch.Tensor:
         if part.is_last:
             return torch.cat(waves, dim=1)
     raise AssertionError
+
+
+async def test_what_a_batch_is_filled_up_to_is_said_instead(
+    engine_of: Callable[..., CosyVoiceEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Voices of four and five seconds, whose parts would be of 128 and 153 tokens."""
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+
+    engine = engine_of(2)
+    mels, sizes, goes = flow.mels, [], threading.Event()
+
+    def made(model: Any, batch: Any, **named: Any) -> Any:
+        sizes.append([part.size for part in batch])
+        assert goes.wait(60)
+        return mels(model, batch, **named)
+
+    def saying(voice_s: float) -> asyncio.Task[Any]:
+        voice = VoiceReference(sound(1, voice_s), 24_000)
+        nine = conversion(samples=sound(3, 9.0), reference=voice)
+        return asyncio.create_task(frames(engine, nine))
+
+    alone = [np.concatenate(await saying(voice_s)) for voice_s in (4.0, 5.0)]
+    monkeypatch.setattr(flow, "mels", made)
+    before = saying(5.0)  # it holds the flow until the others wait
+    assert await asyncio.to_thread(within, 60, lambda: sizes)
+    two = [saying(voice_s) for voice_s in (4.0, 5.0)]
+    assert await asyncio.to_thread(within, 60, lambda: engine.active == 3)
+    goes.set()
+    for one, heard in zip(alone, await asyncio.gather(*two), strict=True):
+        assert apart(np.concatenate(heard), one) < 1e-4
+    await before
+    assert [153, 153] in sizes

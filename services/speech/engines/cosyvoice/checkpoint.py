@@ -101,7 +101,7 @@ class Checkpoint:
         speaker_encoder: ONNX session, filter bank of 16 kHz audio to an embedding.
         fingerprint: differs if features were computed by other encoders.
         fp16: whether it computes in half precision.
-        tensorrt: whether the flow's estimator is TensorRT's.
+        rows: how many requests the flow takes at once; TensorRT takes one.
     """
 
     family: int
@@ -115,12 +115,7 @@ class Checkpoint:
     speaker_encoder: onnxruntime.InferenceSession
     fingerprint: str
     fp16: bool
-    tensorrt: bool
-
-    @property
-    def rows(self) -> int:
-        """Return how many requests the flow takes at once; TensorRT takes one."""
-        return 1 if self.tensorrt else 16
+    rows: int
 
     def vocoder_of(self, seed: int) -> Vocoder | CausalVocoder:
         """Return what makes the audio of one segment; `seed` is for its noise."""
@@ -198,7 +193,7 @@ def load(
         speaker_encoder=_onnx(directory / "campplus.onnx", torch.device("cpu")),
         fingerprint=_fingerprint(directory, family),
         fp16=fp16,
-        tensorrt=tensorrt,
+        rows=1 if tensorrt else 16,
     )
 
 

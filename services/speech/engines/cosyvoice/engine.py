@@ -86,7 +86,7 @@ class CosyVoiceEngine:
             ConfigurationError: upstream's code is not there, the model directory lacks a file, or
                 the file `lexicon` is none.
         """
-        del voices  # names for voices are the routes' business; this engine's are the model's
+        del voices  # names for voices are the routes' business; this engine has none
         code_root = Path(code).expanduser() if code else None
         upstream_code.find(code_root)
         self._lexicon = lexicon_in(Path(lexicon).expanduser()) if lexicon else None

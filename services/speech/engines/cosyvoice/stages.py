@@ -191,9 +191,11 @@ class Stages:
             if there is None:
                 return
             batch = together(there, self.checkpoint.rows)
+            largest = max(work.size for work in batch)
             for work in batch:
+                work.fill_up(largest)
                 work.utterance.take(work)
-        tokens = len(batch) * max(work.size for work in batch)
+        tokens = len(batch) * largest
         with contextlib.suppress(_GivenUp), self._meter.timed("flow", tokens):
             self._make_together(batch)
         self._making = []

@@ -82,11 +82,12 @@ class Segment(Line):
     def next(self, most: float) -> Part | None:
         """Return the next part, of `most` new tokens if upstream's step is less; None: too few.
 
-        A part of whole chunks ends where it likes: it changes nothing of what is heard.
+        A part of whole chunks ends where it likes: it changes nothing of what is heard. A rest that
+        is smaller than a chunk goes with the part before it.
         """
         new = len(self.tokens) - self._done
         ready = 0 if self._in_one else new - self._ahead
-        if self.complete and (ready < self._step or new <= most):
+        if self.complete and (ready < self._step or new < max(self._step, most) + self._chunk):
             return self._part(len(self.tokens), is_last=True)
         if ready < self._step:
             return None
@@ -120,6 +121,10 @@ class Work(Piece):
     segment: Segment
     part: Part
     mel: Any = None
+
+    def fill_up(self, size: int) -> None:
+        """Make the part larger, up to a batch's `size`: being filled up to it costs as much."""
+        self.part = self.segment.next(size - self.segment.before) or self.part
 
 
 class Utterance:
