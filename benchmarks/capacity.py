@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 import timeit
-from itertools import count
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -217,16 +217,9 @@ def _spread_row(case: Case) -> tuple[object, ...]:
 
 def _replaced() -> str:
     rows = []
-    for share in (0.01, 0.25):
-        for drain_s in (0.0, 3.0):
-            case = Case(
-                gateways=4,
-                ahead=AHEAD // 4,
-                load=0.5,
-                requests=200_000,
-                replaced=share,
-                drain_s=drain_s,
-            )
-            seen = Simulation(case)
-            rows.append((f"{share:.0%}", f"{drain_s:g} s", case.requests, seen.moved, seen.lost))
+    for share, drain_s in product((0.01, 0.25), (0.0, 3.0)):
+        ends = {"replaced": share, "drain_s": drain_s}
+        case = Case(gateways=4, ahead=AHEAD // 4, load=0.5, requests=200_000, **ends)
+        seen = Simulation(case)
+        rows.append((f"{share:.0%}", f"{drain_s:g} s", case.requests, seen.moved, seen.lost))
     return report.table(("end at once", "`DRAIN_S`", "requests", "sent elsewhere", "lost"), rows)

@@ -158,11 +158,8 @@ def _vllm(stack_python: str, port: int) -> list[str]:
 
 
 def _litellm_config(port: int) -> str:
-    reached = {
-        "model": f"hosted_vllm/{_NAME}",
-        "api_base": f"http://127.0.0.1:{port}/v1",
-        "api_key": "none",
-    }
+    url = f"http://127.0.0.1:{port}/v1"
+    reached = {"model": f"hosted_vllm/{_NAME}", "api_base": url, "api_key": "none"}
     config = {
         "model_list": [{"model_name": _NAME, "litellm_params": reached}],
         "litellm_settings": {"drop_params": False, "telemetry": False},

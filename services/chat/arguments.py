@@ -6,9 +6,8 @@ import logging
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.errors import ConfigurationError
 from services.hub import HubModel, is_hub_id
@@ -20,8 +19,7 @@ DEMO_NAME = "bentovox-demo"
 DEMO_DIRECTORY = Path(__file__).with_name("demo_model")
 
 
-@dataclass(frozen=True)
-class ServedModel:
+class ServedModel(NamedTuple):
     """What vLLM loads, a path or id, and the name that clients use."""
 
     source: str
@@ -67,17 +65,13 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    # fmt: off
-    arguments = [
-        "--model", model.source,
-        "--served-model-name", model.name,
-        "--dtype", chat.dtype,
-        "--shutdown-timeout", str(chat.shutdown_s),
-        # With the default, the first constraint after a start decides which library compiles all.
-        "--structured-outputs-config.backend", "xgrammar",
-    ]
-    # fmt: on
     valued = {
+        "--model": model.source,
+        "--served-model-name": model.name,
+        "--dtype": chat.dtype,
+        "--shutdown-timeout": str(chat.shutdown_s),
+        # With the default, the first constraint after a start decides which library compiles all.
+        "--structured-outputs-config.backend": "xgrammar",
         "--revision": chat.revision,
         "--max-model-len": chat.max_model_len,
         "--tensor-parallel-size": chat.tensor_parallel_size,
@@ -87,7 +81,7 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
         "--reasoning-parser": chat.reasoning_parser,
         "--distributed-executor-backend": "uni" if computes_here(chat) else "",
     }
-    arguments += [part for name, value in valued.items() if value for part in (name, str(value))]
+    arguments = [part for name, value in valued.items() if value for part in (name, str(value))]
     flags = {
         "--enforce-eager": chat.enforce_eager,
         "--trust-remote-code": chat.trust_remote_code,

@@ -79,7 +79,10 @@ class Answer:
         elif self.streams:
             body: bytes = message.get("body", b"")
             if body.startswith(_FAULT):
-                await self.break_off(_fault(body))
+                said = body.removeprefix(b"data: ").partition(b"\n")[0]
+                code = json.loads(said)["error"].get("code")
+                status = code if isinstance(code, int) and code > _OK else 500
+                await self.break_off(error_from(status, said))
                 return
             self._sent_events += 1
             if self._held:
@@ -96,23 +99,13 @@ class Answer:
         """End the answer with `error`, as an event if the stream has begun."""
         begun = self.streams and not self._held
         self.error, self._held = error, []
+        head = b""
+        event: dict[str, Any] = {"error": fault_of(error)}
+        if self._events:
+            head = b"event: error\n"
+            event = {**fault_of(error), "type": "error", "sequence_number": self._sent_events}
         if begun:
-            await self._send(chunk(self._event(error)))
-
-    def _event(self, error: ServiceError) -> bytes:
-        fault = fault_of(error)
-        if not self._events:
-            return b"data: " + json.dumps({"error": fault}).encode() + b"\n\n"
-        event = {**fault, "type": "error", "sequence_number": self._sent_events}
-        return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
-
-
-def _fault(event: bytes) -> ServiceError:
-    """Return the error of an event of vLLM's."""
-    said = event.removeprefix(b"data: ").partition(b"\n")[0]
-    code = json.loads(said)["error"].get("code")
-    status = code if isinstance(code, int) and code > _OK else 500
-    return error_from(status, said)
+            await self._send(chunk(head + b"data: " + json.dumps(event).encode() + b"\n\n"))
 
 
 class VllmServer:

@@ -47,18 +47,8 @@ _PLAIN: Final = frozenset({"str", "int", "float", "bool", "dict"})
 """How pydantic names members of a union that are not models."""
 
 _SHARED: Final = frozenset(
-    {
-        "metadata",
-        "moderation",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-        "verbosity",
-    }
+    {"metadata", "moderation", "safety_identifier", "service_tier", "store", "user", "verbosity"}
+    | {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
 )
 _OPENAIS: Final[dict[str, frozenset[str]]] = {
     "/v1/chat/completions": _SHARED

@@ -139,8 +139,12 @@ class _Process:
 
     async def ask(self, constraint: Constraint) -> str | None:
         """Return what is wrong with a constraint, or ""; None if it takes too long."""
-        asked = json.dumps({"kind": _kind(constraint), "text": constraint.text})
-        fault = None
+        kind: str = constraint.kind
+        text = constraint.text
+        lines = (re.sub(r"(#|//).*$", "", line).strip() for line in text.split("\n"))
+        if kind == "grammar" and not any("::=" in line for line in lines):
+            kind = "lark"  # as in vLLM
+        asked, fault = json.dumps({"kind": kind, "text": text}), None
         try:
             process = self._process or await self._start()
             with contextlib.suppress(TimeoutError):
@@ -201,11 +205,3 @@ async def _exchange(process: Process, line: str) -> bytes:
 
 def _refusal(constraint: Constraint, fault: str) -> InvalidRequestError:
     return invalid(constraint.field, _WHERE.sub("", fault).strip()[:500])
-
-
-def _kind(constraint: Constraint) -> str:
-    """Return the kind for xgrammar: a grammar without `::=` is in Lark's syntax, as in vLLM."""
-    if constraint.kind != "grammar":
-        return constraint.kind
-    lines = (re.sub(r"(#|//).*$", "", line).strip() for line in constraint.text.split("\n"))
-    return "grammar" if any("::=" in line for line in lines) else "lark"

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import LiveDecoder
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
@@ -38,11 +38,9 @@ from services.openai.realtime import (
     ClearEvent,
     CommitEvent,
     accept,
-    event_id_of,
-    fault_event,
+    act_on,
     parse_event,
     query_of,
-    read_fields,
     server_event,
 )
 from services.openai.refusals import invalid
@@ -132,22 +130,14 @@ class _Talk(LiveSession):
                 patience_s = TURN_S if self._buffer.speaking else IDLE_S
                 if (message := await self.next_message(patience_s)) is None:
                     break
-                await self._answer(message)
+                await act_on(message, self._do, self.send)
         except DeadlineError as error:
             fault = error
         await self._buffer.finish()
         return fault
 
-    async def _answer(self, said: str | bytes) -> None:
-        event_id = None
-        try:
-            fields = read_fields(said)
-            event_id = event_id_of(fields)
-            await self._do(parse_event(fields, _EVENTS))
-        except ServiceError as error:
-            await self.send(fault_event(error, event_id))
-
-    async def _do(self, event: ClientEvent) -> None:
+    async def _do(self, fields: dict[str, Any]) -> None:
+        event = parse_event(fields, _EVENTS)
         if isinstance(event, AppendEvent):
             await self._buffer.append(event.data())
         elif isinstance(event, CommitEvent):

@@ -62,11 +62,7 @@ def handlers_of(
 ) -> Handlers:
     """Return the table of the role's paths; the caller starts and closes the engine.
 
-    Args:
-        engine: what transcribes.
-        models: the names that it answers to.
-        settings: bound the recordings.
-        on_audio_seconds: called once a request with the seconds heard.
+    It answers to `models`; `on_audio_seconds` is called once a request with the seconds heard.
     """
     form_fields = FormFields(_TEXTS, {"file": settings.body_limit_bytes}, _LISTS, _FOREIGN)
 
@@ -77,12 +73,13 @@ def handlers_of(
         recording = Decoding(data, sample_rate_hz=SAMPLE_RATE_HZ, max_seconds=most_s)
         request = _request(fields, recording)
         engine.check(request)
+        granularities = getattr(fields, "timestamp_granularities", ())
         return Answer(
             engine=engine,
             request=request,
             recording=recording,
             response_format=fields.response_format,
-            with_segments=_with_segments(fields),
+            with_segments=not granularities or "segment" in granularities,
             as_events=fields.stream,
             on_audio_seconds=on_audio_seconds,
         )
@@ -121,11 +118,6 @@ def _request(fields: AudioFields, recording: Decoding) -> TranscriptionRequest:
         cutting=cutting,
         **asked,
     )
-
-
-def _with_segments(fields: AudioFields) -> bool:
-    granularities = getattr(fields, "timestamp_granularities", ())
-    return not granularities or "segment" in granularities
 
 
 def parse_fields(model: type[Fields], form: Form) -> Fields:

@@ -69,7 +69,11 @@ class Item:
     @property
     def pending(self) -> bool:
         """Whether the text of its audio is still to come."""
-        return self.fault is None and not self.heard.is_set() and _is_unheard(self.shown)
+        unheard = any(
+            one["type"] == "input_audio" and one.get("transcript") is None
+            for one in self.shown.get("content") or ()
+        )
+        return unheard and self.fault is None and not self.heard.is_set()
 
     @property
     def text(self) -> str:
@@ -115,11 +119,6 @@ class Item:
         parts[0]["transcript"] = text.strip()
         self.audio_ms = end_ms
         self.clauses = [one for one in self.clauses if one.start_ms < end_ms]
-
-
-def _is_unheard(shown_: dict[str, Any]) -> bool:
-    parts = shown_.get("content") or ()
-    return any(one["type"] == "input_audio" and one.get("transcript") is None for one in parts)
 
 
 def _whole_words(text: str, end: int) -> str:

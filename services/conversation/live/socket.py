@@ -34,11 +34,10 @@ from services.openai.events import new_id
 from services.openai.realtime import (
     BUFFER_EVENTS,
     accept,
-    event_id_of,
+    act_on,
     fault_event,
     parse_event,
     query_of,
-    read_fields,
     server_event,
 )
 from services.openai.refusals import invalid
@@ -107,7 +106,9 @@ class _Talk(LiveSession):
         try:
             await self._tell("session.created", session=self._shown())
             while (message := await self._next()) is not None:
-                await self._answer(message)
+                if self._ear.plain and self._lost is not None:
+                    raise self._lost  # the ear had the session's settings
+                await act_on(message, self._take, self.send)
             for response in [*self._responses]:
                 await response.join()
         finally:
@@ -123,29 +124,15 @@ class _Talk(LiveSession):
                 if not self._responses:
                     raise
 
-    async def _answer(self, said: str | bytes) -> None:
-        """Do what an event says, and tell what is wrong with it."""
-        if self._ear.plain and self._lost is not None:
-            raise self._lost  # the ear had the session's settings
-        event_id = None
-        try:
-            fields = read_fields(said)
-            event_id = event_id_of(fields)
-            if self._wants_transcription(fields):
-                self._ear.plain = True
-            if self._ear.plain:
-                await self._ear.send(fields)
-            else:
-                await self._do(parse_event(fields, _EVENTS), fields)
-        except ServiceError as error:
-            await self.send(fault_event(error, event_id))
-
-    def _wants_transcription(self, fields: dict[str, Any]) -> bool:
-        """Whether an event makes this a session of the transcription role, unchanged."""
-        session = fields.get("session")
-        kind = session.get("type") if isinstance(session, dict) else None
-        wants = kind == "transcription" and fields.get("type") == "session.update"
-        return wants and not (self._items or self._responses)
+    async def _take(self, fields: dict[str, Any]) -> None:
+        session = fields.get("session") if fields.get("type") == "session.update" else None
+        wants = isinstance(session, dict) and session.get("type") == "transcription"
+        if wants and not (self._items or self._responses):
+            self._ear.plain = True  # this is a session of the transcription role, unchanged
+        if self._ear.plain:
+            await self._ear.send(fields)
+        else:
+            await self._do(parse_event(fields, _EVENTS), fields)
 
     async def _do(self, event: ClientEvent, fields: dict[str, Any]) -> None:
         if isinstance(event, sent.ConversationUpdate):

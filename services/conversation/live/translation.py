@@ -49,17 +49,15 @@ from services.languages import gap
 from services.openai import live_translation as sent
 from services.openai.errors import error_told
 from services.openai.events import new_id
-from services.openai.live_translation import TRANSLATES, AudioFields, TargetFields
 from services.openai.reading import ignore
 from services.openai.realtime import (
     AppendEvent,
     InputFields,
     accept,
-    event_id_of,
+    act_on,
     fault_event,
     parse_event,
     query_of,
-    read_fields,
     server_event,
 )
 from services.openai.refusals import invalid
@@ -72,7 +70,6 @@ if TYPE_CHECKING:
 
     from services.backends.pools import Pools
     from services.conversation.speech_translation.stages import Item, Sentence
-    from services.openai.live_translation import TranslationFields
     from services.server.admission import Admission
     from services.server.telemetry import RoleMetrics
 
@@ -97,17 +94,17 @@ class Settings:
     voice: str | None = None  # None for one that suits the language
     told: bool = False  # whether the client wants to know what was said
 
-    def changed(self, given: TranslationFields) -> Settings:
+    def changed(self, given: sent.TranslationFields) -> Settings:
         """Return the settings with everything that a client's object changes."""
-        if given.model not in (None, self.model, TRANSLATES):
+        if given.model not in (None, self.model, sent.TRANSLATES):
             raise invalid("session.model", "cannot change; name it in the URL", "unsupported_value")
         new: dict[str, Any] = {}
-        audio = given.audio or AudioFields()
+        audio = given.audio or sent.AudioFields()
         if audio.input is not None and "transcription" in audio.input.model_fields_set:
             new["told"] = audio.input.transcription is not None
         if audio.input is not None and audio.input.noise_reduction is not None:
             ignore("session.audio.input.noise_reduction")
-        output = audio.output or TargetFields()
+        output = audio.output or sent.TargetFields()
         if output.language is not None:
             new["target"] = known_code(output.language, f"{_OUTPUT}.language")
         if output.voice is not None:
@@ -140,8 +137,8 @@ def live_translations(
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         async with admission.slot():
             caller = Caller(pools, scope["bentovox.request_id"])
-            named: str = query_of(scope).get("model", [TRANSLATES])[0]
-            wanted = chat_model if named.startswith(TRANSLATES) else named
+            named: str = query_of(scope).get("model", [sent.TRANSLATES])[0]
+            wanted = chat_model if named.startswith(sent.TRANSLATES) else named
             model = ChatModel(caller, await caller.card("chat", wanted))
             speaks = (await caller.card("speech", None))["id"]
             settings = Settings(new_id("sess"), named, speaks, int(time.time()) + LASTS_S)
@@ -177,6 +174,7 @@ class _Talk(LiveSession):
         self._ears = 0  # how often the ear was opened, as far as known
         self._heard = self._spoken = ""  # what was told last, of each transcript
         self._paused = True
+        self._closing = False
 
     async def run(self) -> None:
         """Translate until the client closes the session, the server ends, or time is up."""
@@ -205,19 +203,17 @@ class _Talk(LiveSession):
         while (said := await self.next_message(IDLE_S)) is not None:
             if time.time() >= self._settings.expires_at:
                 return
-            event_id = None
-            try:
-                fields = read_fields(said)
-                event_id = event_id_of(fields)
-                event = parse_event(fields, sent.EVENTS)
-                if isinstance(event, sent.TranslationClose):
-                    return
-                if isinstance(event, sent.TranslationUpdate):
-                    await self._update(event.session)
-                elif isinstance(event, AppendEvent):
-                    await self._append(event)
-            except ServiceError as error:
-                await self.send(fault_event(error, event_id))
+            await act_on(said, self._do, self.send)
+            if self._closing:
+                return
+
+    async def _do(self, fields: dict[str, Any]) -> None:
+        event = parse_event(fields, sent.EVENTS)
+        self._closing = isinstance(event, sent.TranslationClose)
+        if isinstance(event, sent.TranslationUpdate):
+            await self._update(event.session)
+        elif isinstance(event, AppendEvent):
+            await self._append(event)
 
     async def _append(self, event: AppendEvent) -> None:
         seconds = duration_s(len(event.data()), OUTPUT_RATE_HZ * _SAMPLE_BYTES)

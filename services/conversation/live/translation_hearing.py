@@ -1,4 +1,8 @@
-"""What the ear hears of a stream without end, as segments, while it is said."""
+"""Live translation's hearing, which makes segments of the ear's events, and its clock.
+
+A listener plays what they get without a break, in real time. A client that sends sound faster than
+somebody speaks is taken to speak in real time, too: a recording is not late.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,14 @@ if TYPE_CHECKING:
 LONGEST_S: Final = 8.0
 """Speech without the end of a sentence is cut after so long, at a clause or a word."""
 
+MOST_LAG_S: Final = 30.0
+"""A sentence that would be heard later than this is left out, and the client is told."""
+
+MOST_SPEED: Final = 1.25
+"""How fast the voice speaks at most: still easy to follow."""
+
+_WAITING_S: Final = 1.0  # of sound that a listener may have waiting before the voice is faster
+_FULL_S: Final = 6.0  # and with this much it is fastest
 _TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
 _HELD: Final = 64  # segments; then the ear is not read
 _SILENCE_MS: Final = HEARD["turn_detection"]["silence_duration_ms"]
@@ -88,16 +100,6 @@ class Hearing:
     def _settle(self) -> None:
         if not self._turns:
             self._quiet.set()
-
-
-MOST_LAG_S: Final = 30.0
-"""A sentence that would be heard later than this is left out, and the client is told."""
-
-MOST_SPEED: Final = 1.25
-"""How fast the voice speaks at most: still easy to follow."""
-
-_WAITING_S: Final = 1.0  # of sound that a listener may have waiting before the voice is faster
-_FULL_S: Final = 6.0  # and with this much it is fastest
 
 
 class Pace:

@@ -222,7 +222,11 @@ async def into_sentences(
     async for segment in segments:
         if segment is not None and not segment.text.strip():
             continue
-        if open_ is not None and (segment is None or not _goes_on(open_, segment)):
+        if open_ is not None and (
+            segment is None
+            or segment.start_s - open_.end_s >= PAUSE_S
+            or segment.language != open_.language
+        ):
             yield sentence(open_)
             open_ = None
         if segment is None:
@@ -237,10 +241,6 @@ async def into_sentences(
             open_ = None
     if open_ is not None:
         yield sentence(open_)
-
-
-def _goes_on(before: Segment, segment: Segment) -> bool:
-    return segment.start_s - before.end_s < PAUSE_S and segment.language == before.language
 
 
 def is_whole(text: str) -> bool:

@@ -62,14 +62,9 @@ class ChatModel:
     ) -> str:
         """Return the translation of a text without white space at its ends.
 
-        Args:
-            text: of about `PIECE_CHARACTERS` at most.
-            source: the code of its language; None leaves it to the model.
-            target: the code of the language to translate into.
-            former: earlier sentences and their translations, as context.
-            tag: an example of the tags to be kept, if there are any.
-            variant: 0 for the most likely translation; each other number is the seed of an
-                alternative.
+        It has about `PIECE_CHARACTERS` at most. Languages are codes; without `source` the model
+        sees for itself. `former` are earlier sentences and their translations, as context, and
+        `tag` is an example of the tags to be kept. Each `variant` but 0 is another translation.
         """
         mark = _mark(text, *(before for before, _ in former))
         system = _TRANSLATE.format(

@@ -28,16 +28,9 @@ NAMES: Final = {
 
 # Other codes: LibreTranslate's zt and pb, those that ISO 639 withdrew, Whisper's jw.
 _ALIASES: Final = {
-    "zt": "zh-Hant",
-    "zh-tw": "zh-Hant",
-    "zh-hk": "zh-Hant",
-    "zh-cn": "zh-Hans",
-    "pb": "pt-BR",
-    "iw": "he",
-    "in": "id",
-    "fil": "tl",
-    "jw": "jv",
-}
+    "zt": "zh-Hant", "zh-tw": "zh-Hant", "zh-hk": "zh-Hant", "zh-cn": "zh-Hans", "pb": "pt-BR",
+    "iw": "he", "in": "id", "fil": "tl", "jw": "jv",
+}  # fmt: skip
 _SPOKEN: Final = {"jv": "jw", "nb": "no"}
 _BY_LOWER: Final = {code.lower(): code for code in NAMES} | _ALIASES
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import html
 import re
 from dataclasses import dataclass
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from services.conversation.translation.texts import (
     PIECE_CHARACTERS,
@@ -32,13 +31,8 @@ if TYPE_CHECKING:
     from services.conversation.translation.texts import Translate
 
 
-class Kind(Enum):
-    """The kind of a slice."""
-
-    TEXT = "text"
-    OPEN = "open"
-    CLOSE = "close"
-    ALONE = "alone"  # complete: an image, a comment, an element that is not translated
+Kind: TypeAlias = Literal["text", "open", "close", "alone"]
+"""Of a slice; what is alone is an image, a comment, an element that is not translated."""
 
 
 @dataclass(frozen=True)
@@ -88,31 +82,31 @@ def tokens(document: str) -> Iterator[Token]:
     while place < len(document):
         begin = _BEGIN.search(document, place)
         if begin is None:
-            yield Token(Kind.TEXT, document[place:])
+            yield Token("text", document[place:])
             return
         if begin.start() > place:
-            yield Token(Kind.TEXT, document[place : begin.start()])
+            yield Token("text", document[place : begin.start()])
         match = _MARKUP.match(document, begin.start())
         if match is None:  # unclosed: all the rest is markup
-            yield Token(Kind.ALONE, document[begin.start() :])
+            yield Token("alone", document[begin.start() :])
             return
         token = _token(match)
         place = match.end()
-        if token.kind is Kind.OPEN and _is_left_alone(token.name, match["attributes"]):
+        if token.kind == "open" and _is_left_alone(token.name, match["attributes"]):
             place = _end(document, match, token.name)
-            token = Token(Kind.ALONE, document[match.start() : place], token.name)
+            token = Token("alone", document[match.start() : place], token.name)
         yield token
 
 
 def _token(match: re.Match[str]) -> Token:
     name = (match["name"] or "").lower()
     if not name:
-        return Token(Kind.ALONE, match[0])
+        return Token("alone", match[0])
     if match["close"]:
-        return Token(Kind.CLOSE, match[0], name)
+        return Token("close", match[0], name)
     if name in _VOID or match["attributes"].endswith("/"):
-        return Token(Kind.ALONE, match[0], name)
-    return Token(Kind.OPEN, match[0], name)
+        return Token("alone", match[0], name)
+    return Token("open", match[0], name)
 
 
 def _is_left_alone(name: str, attributes: str) -> bool:
@@ -141,7 +135,7 @@ def _end(document: str, opening: re.Match[str], name: str) -> int:
         place = match.end()
         token = _token(match)
         if token.name == name:
-            depth += {Kind.OPEN: 1, Kind.CLOSE: -1}.get(token.kind, 0)
+            depth += {"open": 1, "close": -1}.get(token.kind, 0)
     return place
 
 
@@ -155,7 +149,7 @@ def _runs(document: str) -> Iterator[list[Token]]:
     run: list[Token] = []
     for token in tokens(document):
         inline = token.name in _INLINE or token.source.startswith("<!--")
-        if token.kind is Kind.TEXT or inline:
+        if token.kind == "text" or inline:
             run.append(token)
             continue
         if run:
@@ -171,7 +165,7 @@ def _planned(run: list[Token]) -> str | Work:
     texts = [
         token.source
         for token in inner
-        if token.kind is Kind.TEXT and has_words(html.unescape(token.source))
+        if token.kind == "text" and has_words(html.unescape(token.source))
     ]
     if not texts:
         return _joined(run)
@@ -200,9 +194,9 @@ def _without_ends(run: list[Token]) -> tuple[list[Token], list[Token], list[Toke
     partners = _partners(run)
     while begin < end:
         first, last = run[begin], run[end - 1]
-        if _is_nothing(first) or (first.kind is not Kind.TEXT and begin not in partners):
+        if _is_nothing(first) or (first.kind != "text" and begin not in partners):
             begin += 1
-        elif _is_nothing(last) or (last.kind is not Kind.TEXT and end - 1 not in partners):
+        elif _is_nothing(last) or (last.kind != "text" and end - 1 not in partners):
             end -= 1
         elif partners.get(begin) == end - 1:
             begin, end = begin + 1, end - 1
@@ -212,7 +206,7 @@ def _without_ends(run: list[Token]) -> tuple[list[Token], list[Token], list[Toke
 
 
 def _is_nothing(token: Token) -> bool:
-    return token.kind is Kind.TEXT and not token.source.strip()
+    return token.kind == "text" and not token.source.strip()
 
 
 def _partners(run: Sequence[Token]) -> dict[int, int]:
@@ -220,9 +214,9 @@ def _partners(run: Sequence[Token]) -> dict[int, int]:
     found: dict[int, int] = {}
     open_: list[int] = []
     for place, token in enumerate(run):
-        if token.kind is Kind.OPEN:
+        if token.kind == "open":
             open_.append(place)
-        elif token.kind is Kind.CLOSE and open_ and run[open_[-1]].name == token.name:
+        elif token.kind == "close" and open_ and run[open_[-1]].name == token.name:
             found[place] = open_.pop()
             found[found[place]] = place
     return found
@@ -232,14 +226,14 @@ async def _as_one(
     translate: Translate, inner: Sequence[Token], spelling: Mapping[int, str]
 ) -> str | None:
     """Return the texts, translated together with their marks; None if marks were changed."""
-    tags = [token for token in inner if token.kind is not Kind.TEXT]
+    tags = [token for token in inner if token.kind != "text"]
     if len(tags) > _MOST_MARKS:
         return None
-    prefix = _prefix(token.source for token in inner if token.kind is Kind.TEXT)
+    prefix = _prefix(token.source for token in inner if token.kind == "text")
     marks = _marks(inner, prefix)
     waiting = iter(marks)
     text = "".join(
-        html.unescape(token.source) if token.kind is Kind.TEXT else next(waiting) for token in inner
+        html.unescape(token.source) if token.kind == "text" else next(waiting) for token in inner
     )
     bare = text.strip()
     if len(bare) > PIECE_CHARACTERS:
@@ -255,7 +249,7 @@ async def _as_one(
 
 
 async def _alone(translate: Translate, token: Token, spelling: Mapping[int, str]) -> str:
-    if token.kind is not Kind.TEXT:
+    if token.kind != "text":
         return token.source
     text = html.unescape(token.source)
     if not has_words(text):
@@ -279,7 +273,7 @@ def _marks(inner: Sequence[Token], prefix: str) -> list[str]:
     numbers: dict[int, int] = {}
     marks = []
     for place, token in enumerate(inner):
-        if token.kind is Kind.TEXT:
+        if token.kind == "text":
             continue
         partner = partners.get(place)
         if partner is not None and partner < place:
@@ -294,7 +288,7 @@ def _spelling(run: Sequence[Token]) -> dict[int, str]:
     """Return the reference of each character that the source writes as one, such as `&nbsp;`."""
     found = {ord("&"): "&amp;", ord("<"): "&lt;"}
     for token in run:
-        if token.kind is Kind.TEXT:
+        if token.kind == "text":
             for reference in _REFERENCE.findall(token.source):
                 read = html.unescape(reference)
                 if len(read) == 1 and not read.isalnum():

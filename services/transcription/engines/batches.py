@@ -13,21 +13,24 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from services.errors import UnavailableError
 from services.handover import in_daemon
 from services.transcription.engines.windows import SileroDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
+    from services.errors import ServiceError
     from services.loading import Loading
 
 log = logging.getLogger("bentovox.transcription")
 
 Job = TypeVar("Job")
 Model = TypeVar("Model")
+Waiting = TypeVar("Waiting", bound="Requester")
 
 _RETRY_S: Final = 10.0
 
@@ -47,11 +50,7 @@ class Batches(Generic[Job]):
     ) -> None:
         """Start the thread.
 
-        Args:
-            work: does a batch, and handles its results and errors itself.
-            kind: jobs of the same kind can be done together.
-            most: the most jobs of a batch.
-            clock: seconds.
+        `work` does a batch of at most `most` jobs of one `kind`, with their results and errors.
         """
         self._work = work
         self._kind = kind
@@ -161,6 +160,13 @@ class Lane(Generic[Job]):
                 self._waiting.remove(self)
 
 
+class Requester(Protocol):
+    """Whoever waits for jobs."""
+
+    def failed(self, error: ServiceError) -> None:
+        """Wait no more, and tell why."""
+
+
 class BatchingEngine(ABC, Generic[Model, Job]):
     """What engines share that have one model, loaded in the background, and batches for it.
 
@@ -172,7 +178,7 @@ class BatchingEngine(ABC, Generic[Model, Job]):
         self._batches: Batches[Job] | None = None
         self._kind = kind
         self._most = most
-        self._active: set[Any] = set()  # requesters; each has a method `failed`
+        self._active: set[Requester] = set()
 
     @property
     def ready(self) -> bool:
@@ -205,6 +211,16 @@ class BatchingEngine(ABC, Generic[Model, Job]):
         for requester in tuple(self._active):
             requester.failed(UnavailableError("the transcription engine was closed"))
         await in_daemon(batches.join)
+
+    @contextmanager
+    def _at_work(self, requester: Waiting) -> Iterator[Waiting]:
+        """Let a requester know when the engine is closed, or nobody waits any more."""
+        self._active.add(requester)
+        try:
+            yield requester
+        finally:
+            self._active.discard(requester)
+            requester.failed(UnavailableError("nobody waits any more"))
 
     def detector(self) -> SileroDetector:
         """Return a new detector."""

@@ -10,14 +10,14 @@ import asyncio
 import logging
 import math
 import re
-from concurrent.futures import Future, InvalidStateError
-from contextlib import aclosing, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from services.errors import EngineError, InvalidRequestError, ServiceError, UnavailableError
+from services.errors import EngineError, InvalidRequestError, ServiceError
 from services.handover import Handover, in_daemon
 from services.loading import Loading
 from services.transcription.engines.batches import BatchingEngine
@@ -135,7 +135,7 @@ class _Loader(Loading[Decoder]):
         return Decoder()
 
 
-class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
+class PocketsphinxEngine(BatchingEngine[Decoder, "tuple[_Requester, Samples]"]):
     """Hears US English without a download; see `TranscriptionEngine` for what is promised."""
 
     name = "pocketsphinx"
@@ -162,29 +162,29 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         handover: Handover[Segment] = Handover()
-        with self._requester() as requester:
+        requester = _Requester(self._loaded()[1].lane())
 
-            def read() -> None:
-                try:
-                    cut = windows(request.audio, SileroDetector(), request.cutting)
-                    with closing(cut):  # type: ignore[type-var]
-                        for window in cut:
-                            said = requester.heard(window.samples).result()
-                            for segment in _segments(said, window.timeline, words=request.words):
-                                handover.put(segment)
-                except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
-                    handover.end(error)
-                else:
-                    handover.end()
-
-            reading = asyncio.ensure_future(in_daemon(read))
+        def read() -> None:
             try:
+                cut = windows(request.audio, SileroDetector(), request.cutting)
+                with closing(cut):  # type: ignore[type-var]
+                    for samples, timeline in cut:
+                        said = requester.heard(samples)
+                        for segment in _segments(said, timeline, words=request.words):
+                            handover.put(segment)
+            except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
+                handover.end(error)
+            else:
+                handover.end()
+
+        reading = asyncio.ensure_future(in_daemon(read))
+        try:
+            with self._at_work(requester):
                 async with aclosing(handover.items()) as found:
                     async for segment in found:
                         yield segment
-            finally:
-                requester.failed(UnavailableError("nobody waits any more"))
-                await reading
+        finally:
+            await reading
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`.
@@ -192,72 +192,47 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "_Job"]):
         It cannot be told how the text begins: as many words as the prefix has are left out.
         """
         self.check(request)
-        with self._requester(urgent=True) as requester:
-            said = await asyncio.wrap_future(requester.heard(request.samples))
+        with self._at_work(_Requester(self._loaded()[1].lane(urgent=True))) as requester:
+            said = await in_daemon(lambda: requester.heard(request.samples))
         known = request.prefix.rstrip()
         more = [one.text for one in said[len(known.split()) :]]
         return Hypothesis(" ".join([known, *more]) if known else " ".join(more), _LANGUAGE)
 
-    @contextmanager
-    def _requester(self, *, urgent: bool = False) -> Iterator[_Requester]:
-        _, batches = self._loaded()
-        requester = _Requester(batches.lane(urgent=urgent))
-        self._active.add(requester)
-        try:
-            yield requester
-        finally:
-            self._active.discard(requester)
-            requester.failed(UnavailableError("nobody waits any more"))
-
-    def _hear(self, jobs: list[_Job]) -> None:
+    def _hear(self, jobs: list[tuple[_Requester, Samples]]) -> None:
         model = self._loader.model
-        for job in jobs:
+        for requester, samples in jobs:
             if model is None:  # then `close` tells the requesters
                 continue
             try:
-                said = model.words(job.samples, lambda: not job.answer.done())  # noqa: B023
+                requester.answers.put(model.words(samples, lambda: requester.waits))  # noqa: B023
             except Exception as error:
                 log.exception("pocketsphinx failed")
                 failed = EngineError("pocketsphinx failed", code="engine_failed")
                 failed.__cause__ = error
-                with suppress(InvalidStateError):  # nobody waits any more
-                    job.answer.set_exception(failed)
-            else:
-                with suppress(InvalidStateError):
-                    job.answer.set_result(said)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Sound to decode, and its words once they are known."""
-
-    samples: Samples
-    answer: Future[list[Said]] = field(default_factory=Future)
+                requester.answers.put(failed)
 
 
 class _Requester:
     """Whoever waits for the decoder, with one job at a time."""
 
-    def __init__(self, lane: Lane[_Job]) -> None:
+    def __init__(self, lane: Lane[tuple[_Requester, Samples]]) -> None:
+        self.answers: SimpleQueue[list[Said] | ServiceError] = SimpleQueue()
+        self.waits = True
         self._lane = lane
-        self._job: _Job | None = None
-        self._error: ServiceError | None = None
 
-    def heard(self, samples: Samples) -> Future[list[Said]]:
-        """Return the words, once they are known."""
-        self._job = job = _Job(samples)
-        self._lane.put(job)
-        if self._error is not None:
-            self.failed(self._error)
-        return job.answer
+    def heard(self, samples: Samples) -> list[Said]:
+        """Return the words, once they are known; called in a thread."""
+        self._lane.put((self, samples))
+        answer = self.answers.get()
+        if isinstance(answer, ServiceError):
+            raise answer
+        return answer
 
     def failed(self, error: ServiceError) -> None:
         """Drop its job, also one that is being decoded, and any later one."""
-        self._error = error
+        self.waits = False
         self._lane.close()
-        if self._job is not None:
-            with suppress(InvalidStateError):
-                self._job.answer.set_exception(error)
+        self.answers.put(error)
 
 
 def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[Segment]:

@@ -140,7 +140,6 @@ class SpeechDetector(Protocol):
         A frame has `VAD_FRAME_SAMPLES`; the rest waits for the next call. This takes well under a
         millisecond per frame, so the event loop may call it.
         """
-        ...
 
 
 class TranscriptionEngine(Protocol):
@@ -152,35 +151,28 @@ class TranscriptionEngine(Protocol):
     @property
     def languages(self) -> Collection[str]:
         """The codes of the languages that it understands."""
-        ...
 
     @property
     def translates(self) -> bool:
         """Whether it can translate into English."""
-        ...
 
     @property
     def ready(self) -> bool:
         """Whether it can transcribe now."""
-        ...
 
     @property
     def status(self) -> str:
         """`ready`, what it is doing, such as `downloading 43 %`, or why it has no model."""
-        ...
 
     @property
     def settled(self) -> bool:
         """Whether it has no model for now, so that waiting is pointless."""
-        ...
 
     async def start(self) -> None:
         """Begin to load the model, and return; `ready` says when that is done."""
-        ...
 
     async def close(self) -> None:
         """End all work."""
-        ...
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
         """Raise unless the engine can do this; the audio is not read.
@@ -189,7 +181,6 @@ class TranscriptionEngine(Protocol):
             InvalidRequestError: a language or task that the model does not support.
             UnavailableError: not ready; the message says why.
         """
-        ...
 
     def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
         """Yield segments, each as soon as it is known.
@@ -200,7 +191,6 @@ class TranscriptionEngine(Protocol):
             ServiceError: as for `check`, or raised by reading `audio`.
             EngineError: the model failed.
         """
-        ...
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
         """Return what an unfinished turn seems to say, quickly and without times.
@@ -208,11 +198,9 @@ class TranscriptionEngine(Protocol):
         Raises:
             ServiceError: as for `transcribe`.
         """
-        ...
 
     def detector(self) -> SpeechDetector:
         """Return a new detector; there may be many at a time."""
-        ...
 
 
 def check_request(

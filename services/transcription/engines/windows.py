@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
 
+    Window = tuple["Samples", "Timeline"]
+
+_MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
+_MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
+_BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, whatever the sizes of the pieces
+_SILENT: Final = 0.35  # the probability of speech below which a frame belongs to a pause
+_WARM_UP_FRAMES: Final = 31  # a second
+_GOOD_PAUSE_FRAMES: Final = 8  # a quarter of a second
+_LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
 _CONTEXT: Final = 64  # samples before a frame that the model sees along with it
 _STATE: Final = (1, 1, 128)
 
@@ -60,15 +69,6 @@ class SileroDetector:
         return probabilities
 
 
-_MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
-_MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
-_BLOCK: Final = 64 * VAD_FRAME_SAMPLES  # judged at once, whatever the sizes of the pieces
-_SILENT: Final = 0.35  # the probability of speech below which a frame belongs to a pause
-_WARM_UP_FRAMES: Final = 31  # a second
-_GOOD_PAUSE_FRAMES: Final = 8  # a quarter of a second
-_LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
-
-
 @dataclass(frozen=True)
 class Timeline:
     """Converts a window's times to the recording's, in whole milliseconds."""
@@ -104,28 +104,13 @@ class Timeline:
         return round(float(window_s) + (start - begin) / SAMPLE_RATE_HZ, 3)
 
 
-@dataclass(frozen=True)
-class Window:
-    """Samples that are decoded at once, and where in the recording each part of them was."""
-
-    samples: Samples  # float32 [N], at most `WINDOW_S`
-    parts: tuple[tuple[int, int], ...]  # as in `Timeline`
-
-    @property
-    def timeline(self) -> Timeline:
-        """The conversion of its times to those of the recording."""
-        return Timeline(self.parts, self.samples.size)
-
-
 def windows(
     audio: Iterable[Samples], detector: SpeechDetector, cutting: Cutting | None
 ) -> Iterator[Window]:
     """Yield the windows of a stream as soon as each is known; only a few are in memory.
 
-    Args:
-        audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes.
-        detector: a new one.
-        cutting: how to leave silence out; None keeps everything.
+    They are float32 [N], at most `WINDOW_S`, each with its timeline.
+    `audio` are mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes; the `detector` is a new one.
     """
     if cutting is None:
         yield from _whole(audio, detector)
@@ -141,11 +126,11 @@ def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Windo
         held = np.concatenate([held, block])
         while held.size > _MOST:
             at = _best_cut(_MOST_FRAMES, partial(_judged, held, detector)) * VAD_FRAME_SAMPLES
-            yield Window(held[:at], ((0, start),))
+            yield held[:at], Timeline(((0, start),), at)
             held = held[at:].copy()
             start += at
     if held.size:
-        yield Window(held, ((0, start),))
+        yield held, Timeline(((0, start),), held.size)
 
 
 def _speech(
@@ -178,7 +163,11 @@ def _speech(
                 known = speech[begin - dropped :]
                 end = begin + _best_cut(len(known), lambda low, high: known[low:high])  # noqa: B023
             if end is not None:
-                yield begin * VAD_FRAME_SAMPLES, _cut(held, begin - dropped, end - dropped)
+                first, last = (
+                    (begin - dropped) * VAD_FRAME_SAMPLES,
+                    (end - dropped) * VAD_FRAME_SAMPLES,
+                )
+                yield begin * VAD_FRAME_SAMPLES, held[first:last].copy()
                 free = end
                 begin = None if silent >= silence else end
         keep = begin if begin is not None else max(free, frame - padding)
@@ -195,13 +184,13 @@ def _joined(speech: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
     size = 0
     for start, samples in speech:
         if pieces and size + samples.size > _MOST:
-            yield Window(np.concatenate(pieces), tuple(parts))
+            yield np.concatenate(pieces), Timeline(tuple(parts), size)
             parts, pieces, size = [], [], 0
         parts.append((size, start))
         pieces.append(samples)
         size += samples.size
     if pieces:
-        yield Window(np.concatenate(pieces), tuple(parts))
+        yield np.concatenate(pieces), Timeline(tuple(parts), size)
 
 
 def _judged(held: Samples, detector: SpeechDetector, low: int, high: int) -> Sequence[float]:
@@ -260,10 +249,6 @@ def _blocks(audio: Iterable[Samples]) -> Iterator[Samples]:
         size -= whole
     if size:
         yield np.concatenate(held)
-
-
-def _cut(held: Samples, begin: int, end: int) -> Samples:
-    return held[begin * VAD_FRAME_SAMPLES : end * VAD_FRAME_SAMPLES].copy()
 
 
 def _frames(duration_ms: int) -> int:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
@@ -186,7 +187,8 @@ class Transcriber:
                 return False
             self._news.clear()
             await self._news.wait()
-        await self._turns[0].until_due()
+        turn = self._turns[0]
+        await turn.until(lambda: turn.due)
         return True
 
     async def _hear_unless_dropped(self, turn: Turn) -> None:
@@ -226,7 +228,7 @@ class Transcriber:
             said.stable = StableText()
             if not turn.session.logprobs:  # only the final text has them
                 await self._guess(said)
-            await turn.until_complete()
+            await turn.until(lambda: turn.complete)
             end_ms = turn.place_ms(turn.sound().size)
             piece = turn.take()
             self._room.set()
@@ -259,14 +261,14 @@ class Transcriber:
         size = FIRST_SAMPLES
         while True:
             # After two guesses at the same speech, the next one waits for more speech.
-            await turn.until_grown(size, since=before)
+            await turn.until(partial(turn.grown, size, before))
             if turn.complete:
                 return
             sound = turn.sound()
             before, seen = seen, sound.size
             began = time.monotonic()
-            work = (self._engine.guess(said.guess(sound)), turn.until_complete())
-            async with racing(*work) as (guessing, _):
+            complete = turn.until(lambda: turn.complete)
+            async with racing(self._engine.guess(said.guess(sound)), complete) as (guessing, _):
                 if not guessing.done():  # once the piece is complete, a guess is useless
                     return
                 guess = guessing.result()

@@ -13,7 +13,7 @@ from services.openai.events import new_id
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, WINDOW_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
@@ -132,23 +132,15 @@ class Turn:
         self._begin(_NOTHING)
         return piece if piece.samples.size else None
 
-    async def until_due(self) -> None:
-        """Wait until there is something to transcribe."""
-        while not self.due:
-            await self._changed()
+    def grown(self, size: int, since: int) -> bool:
+        """Whether the current piece is complete, or has `size` samples and speech after `since`."""
+        return self.complete or (self._open_size >= size and self._speech > since)
 
-    async def until_grown(self, size: int, since: int) -> None:
-        """Wait until the current piece is complete, or has `size` samples and new speech.
-
-        Speech is new after the first `since` samples.
-        """
-        while not self.complete and (self._open_size < size or self._speech <= since):
-            await self._changed()
-
-    async def until_complete(self) -> None:
-        """Wait until the current piece is complete."""
-        while not self.complete:
-            await self._changed()
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds that changes as audio arrives."""
+        while not holds():
+            self._news.clear()
+            await self._news.wait()
 
     def _begin(self, sound: Samples, speech: int = 0) -> None:
         self._open, self._open_size, self._speech = [sound], sound.size, speech
@@ -173,10 +165,6 @@ class Turn:
         ):
             return None
         return self._open_size - _TAIL + (best + _PAUSE_HOPS // 2) * _HOP
-
-    async def _changed(self) -> None:
-        self._news.clear()
-        await self._news.wait()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ temperature.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from services.errors import ServiceError
     from services.transcription.engines.batches import Lane
     from services.transcription.engines.faster_whisper.checkpoint import (
         Checkpoint,
         Decoded,
         Features,
     )
-    from services.transcription.engines.protocol import Task
+    from services.transcription.engines.protocol import Hints, Task
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -88,20 +90,26 @@ class DecodedWindow:
     language: str
 
 
-class Requester(Protocol):
+class Requester(ABC):
     """Whoever's windows are decoded; its methods are called from the decoding thread."""
 
-    lane: Lane[Job]  # takes its jobs
-    options: DecodingOptions  # how to decode them
-    language: str | None  # what is spoken, once that is known
+    def __init__(self, model: Checkpoint, lane: Lane[Job], request: Hints, **how: Any) -> None:
+        self.model = model
+        self.lane = lane  # takes its jobs
+        self.language = request.language  # what is spoken, once that is known
+        self.options = DecodingOptions(
+            before=tuple(model.before(request.prompt, request.keywords)),
+            languages=frozenset(request.languages) or model.languages,
+            **how,
+        )
 
+    @abstractmethod
     def heard(self, heard: DecodedWindow) -> None:
         """Take the result of a job."""
-        ...
 
-    def failed(self, error: EngineError) -> None:
+    @abstractmethod
+    def failed(self, error: ServiceError) -> None:
         """Learn that the model failed."""
-        ...
 
 
 class Decoder:

@@ -18,29 +18,29 @@ from services.transcription.engines.faster_whisper.decoder import (
     FALLBACK,
     DecodedWindow,
     Decoder,
-    DecodingOptions,
     Job,
+    Requester,
     segments,
 )
-from services.transcription.engines.faster_whisper.loader import Loader, ModelSource
+from services.transcription.engines.faster_whisper.loader import Loader
 from services.transcription.engines.protocol import Hypothesis, check_request
 from services.transcription.engines.windows import SileroDetector, windows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Sequence
 
+    from services.audio.pcm import Samples
     from services.errors import ServiceError
-    from services.transcription.engines.batches import Batches, Lane
+    from services.transcription.engines.batches import Batches
     from services.transcription.engines.faster_whisper.checkpoint import Features
     from services.transcription.engines.protocol import GuessRequest, Segment, TranscriptionRequest
-    from services.transcription.engines.windows import Window
 
 _SPEECH: Final = 0.5  # Silero's own threshold
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
 
 
-class Recording:
+class Recording(Requester):
     """A recording at work; one thread reads it, one decodes it, the event loop takes its segments.
 
     At most `held` windows exist at a time, from their reading until their segments are taken. The
@@ -57,17 +57,11 @@ class Recording:
         handover: Handover[tuple[list[Segment], bool]],
         held: int,
     ) -> None:
-        self.options = DecodingOptions(
-            request.task,
-            tuple(model.before(request.prompt, request.keywords)),
-            frozenset(request.languages) or model.languages,
-            (request.temperature,) if request.temperature > 0 else FALLBACK,
-        )
-        self.language = request.language
-        self._model = model
+        temperatures = (request.temperature,) if request.temperature > 0 else FALLBACK
+        how = {"task": request.task, "temperatures": temperatures}
+        super().__init__(model, batches.lane(), request, **how)
         self._request = request
         self._handover = handover
-        self.lane: Lane[Job] = batches.lane()
         self._room = threading.Semaphore(held)
         self._lock = threading.Lock()
         self._waiting: list[Job] = []  # for the first window
@@ -91,12 +85,12 @@ class Recording:
                     window = None if self._closed else next(cut, None)
                     if window is None:
                         break
-                    features = self._model.features(window.samples)
+                    samples, timeline = window
+                    features = self.model.features(samples)
                     if not features.shape[1]:  # less than a hundredth of a second
                         self._room.release()
                         continue
-                    tells = self._tells(window)
-                    job = Job(self, features, window.timeline, index, tells=tells)
+                    job = Job(self, features, timeline, index, tells=self._tells(samples))
                     with self._lock:
                         self._waiting.append(job)
                         self._put_waiting()
@@ -121,7 +115,7 @@ class Recording:
         """Make segments, and queue the rest of a window that was not decoded to its end."""
         job = heard.job
         asked = self._request
-        found, seek = segments(self._model, heard, words=asked.words, logprobs=asked.logprobs)
+        found, seek = segments(self.model, heard, words=asked.words, logprobs=asked.logprobs)
         with self._lock:
             if job.tells and self._telling:
                 self._telling = False
@@ -151,11 +145,11 @@ class Recording:
         self._handover.end(error)
         self.close()
 
-    def _tells(self, window: Window) -> bool:
+    def _tells(self, samples: Samples) -> bool:
         """Return whether somebody speaks in a window, if its language depends on that."""
         if self.language is not None or self._request.cutting is not None:
             return True  # with cutting, windows are speech
-        return max(SileroDetector().feed(window.samples), default=0.0) >= _SPEECH
+        return max(SileroDetector().feed(samples), default=0.0) >= _SPEECH
 
     def _put_waiting(self) -> None:
         """Queue windows that need not wait for the first one."""
@@ -179,32 +173,21 @@ class Recording:
             self._handover.end(self._error)
 
 
-class Guess:
+class Guess(Requester):
     """A guess at work: one window, without times."""
 
     def __init__(self, model: Checkpoint, batches: Batches[Job], request: GuessRequest) -> None:
-        self.options = DecodingOptions(
-            "transcribe",
-            tuple(model.before(request.prompt, request.keywords)),
-            frozenset(request.languages) or model.languages,
-            (0.0,),
-            times=False,
-        )
-        self.language = request.language
-        self._model = model
+        how = {"task": "transcribe", "temperatures": (0.0,), "times": False}
+        super().__init__(model, batches.lane(urgent=True), request, **how)
         self._request = request
-        self.lane: Lane[Job] = batches.lane(urgent=True)
         self._answer: Future[Hypothesis] = Future()
 
     async def answer(self, features: Features) -> Hypothesis:
         """Return what the window seems to say."""
         prefix = self._request.prefix
-        tokens = tuple(self._model.tokens(" " + prefix.strip())) if prefix.strip() else ()
+        tokens = tuple(self.model.tokens(" " + prefix.strip())) if prefix.strip() else ()
         self.lane.put(Job(self, features, prefix=tokens))
-        try:
-            return await asyncio.wrap_future(self._answer)
-        finally:
-            self.lane.close()
+        return await asyncio.wrap_future(self._answer)
 
     def heard(self, heard: DecodedWindow) -> None:
         """Give the answer, which begins with the prefix letter for letter."""
@@ -212,7 +195,7 @@ class Guess:
         more = ""
         if not heard.decoded.is_silence:
             tokens = heard.decoded.tokens[len(heard.job.prefix) :]
-            more = self._model.text(tokens).rstrip("\ufffd")
+            more = self.model.text(tokens).rstrip("\ufffd")
         if not prefix or prefix[-1:].isspace():
             more = more.lstrip()
         with suppress(InvalidStateError):  # nobody waits any more
@@ -220,6 +203,7 @@ class Guess:
 
     def failed(self, error: ServiceError) -> None:
         """Raise the error where the answer is awaited."""
+        self.lane.close()
         with suppress(InvalidStateError):
             self._answer.set_exception(error)
 
@@ -246,12 +230,12 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
         Raises:
             ConfigurationError: `model` is not a size, a hub id or a directory.
         """
-        source = ModelSource(model, revision, Path(cache).expanduser() if cache else None)
-        self.models: Sequence[str] = source.names
+        how = {"compute_type": compute_type, "threads": threads or len(os.sched_getaffinity(0))}
+        folder = Path(cache).expanduser() if cache else None
+        loader = Loader(model, revision, folder, device=device, **how)
+        self.models: Sequence[str] = loader.names
         self._batch = batch
         self._beam_size = beam_size
-        threads = threads or len(os.sched_getaffinity(0))
-        loader = Loader(source, device=device, compute_type=compute_type, threads=threads)
         super().__init__(loader, kind=lambda job: job.kind, most=batch)
 
     @property
@@ -280,31 +264,25 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
         # Twice as many windows as a batch: the next is cut while one is decoded.
         handover: Handover[tuple[list[Segment], bool]] = Handover()
         hearing = Recording(*self._loaded(), request, handover, 2 * self._batch)
-        self._active.add(hearing)
         reading = asyncio.ensure_future(in_daemon(hearing.read))
         try:
-            async with aclosing(handover.items()) as found:
-                async for segments, ends_window in found:
-                    for segment in segments:
-                        yield segment
-                    if ends_window:
-                        hearing.taken()
+            with self._at_work(hearing):
+                async with aclosing(handover.items()) as found:
+                    async for segments, ends_window in found:
+                        for segment in segments:
+                            yield segment
+                        if ends_window:
+                            hearing.taken()
         finally:
-            self._active.discard(hearing)
-            hearing.close()
             await reading
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`."""
         self.check(request)
         model, batches = self._loaded()
-        guess = Guess(model, batches, request)
-        self._active.add(guess)
-        try:
+        with self._at_work(Guess(model, batches, request)) as guess:
             features = await asyncio.to_thread(model.features, request.samples)
             return await guess.answer(features)
-        finally:
-            self._active.discard(guess)
 
     def _hear(self, jobs: list[Job]) -> None:
         if (model := self._loader.model) is not None:  # else `close` tells the requesters

