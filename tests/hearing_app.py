@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 
-from services.audio.encode import open_encoder
-from services.audio.wav import to_wav
+from services.audio.encode import open_encoder, to_wav
 from services.openai.documents import by_route
 from services.openai.models import Models
 from services.settings.sections import TRANSCRIPTION_MODELS, TranscriptionSettings

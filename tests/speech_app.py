@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 
-from services.audio.wav import to_wav
+from services.audio.encode import to_wav
 from services.errors import ServiceError
 from services.openai.documents import by_route
 from services.openai.errors import error_response

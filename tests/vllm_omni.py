@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import httpx
 import numpy as np
 
 from services.speech.engines.protocol import SynthesisRequest, VoiceReference
-from services.speech.engines.vllm_omni import keeper
+from services.speech.engines.vllm_omni import engine as omni
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -30,15 +29,13 @@ if TYPE_CHECKING:
     from services.speech.engines.protocol import SpeechEngine
 
 STAND_IN = Path(__file__).with_name("vllm_omni_server.py")
-COMMAND = (sys.executable, str(STAND_IN))
 RATE_HZ = 24_000
 CHARACTER = RATE_HZ // 10
 
 
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at servers more often, and restart them sooner."""
-    monkeypatch.setattr(keeper, "PROBE_S", 0.2)
-    monkeypatch.setattr(keeper, "BACKOFF_S", (0.05, 0.2))
+    """Look at servers more often."""
+    monkeypatch.setattr(omni, "PROBE_S", 0.2)
 
 
 def reference(length_s: float = 2.0, voice_id: str | None = None, **more: Any) -> VoiceReference:
@@ -73,14 +70,6 @@ async def until(check: Callable[[], Any], within_s: float, what: str) -> float:
     return time.monotonic() - began
 
 
-def alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
 class StandIn:
     """The stand-in and its switches."""
 
@@ -101,16 +90,25 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def server_elsewhere(home: Path) -> Iterator[str]:
-    """Run a server that is not the engine's; give its URL."""
-    port = free_port()
+def server_elsewhere(home: Path, port: int = 0) -> Iterator[str]:
+    """Run a server; give its URL."""
+    port = port or free_port()
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*COMMAND, "serve", "m", "--omni", "--host", "127.0.0.1", "--port", str(port)],
+            [
+                sys.executable,
+                str(STAND_IN),
+                "serve",
+                "m",
+                "--omni",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+            ],
             env={**os.environ, "SPEAKER_SAMPLES_DIR": str(home / "speakers")},
             stdout=log,
             stderr=log,
-            start_new_session=True,
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -124,5 +122,5 @@ def server_elsewhere(home: Path) -> Iterator[str]:
             time.sleep(0.05)
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its stage too
+        process.kill()
         process.wait(10)

@@ -3,7 +3,7 @@
 `python tests/vllm_omni_server.py serve MODEL --omni --host 127.0.0.1 --port 8091`. It follows
 the sources (`entrypoints/openai/{api_server,serving_speech,tts_adapters/cosyvoice3}.py`): fields,
 order and words of the refusals, the status before the first sample, what a dead stage does to
-`/health` and to requests, voices on disk. Like vLLM-Omni it runs a second process, its "stage".
+`/health` and to requests, voices on disk.
 
 Text sounds as with `FakeEngine`: a tone of 0.1 s for each character. `POST /stand-in` sets
 `Switches`; `GET /stand-in` reports the requests and the current state.
@@ -14,14 +14,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import contextlib
 import dataclasses
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 import uuid
 import wave
@@ -110,9 +106,7 @@ class State:
     """The process's state."""
 
     model: str
-    stage: subprocess.Popen[bytes]
     folder: Path
-    trusts_code: bool
     switches: Switches = field(default_factory=Switches)
     requests: list[dict[str, Any]] = field(default_factory=list)
     voices: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -120,6 +114,7 @@ class State:
     most_active: int = 0
     aborted: int = 0
     features_computed: int = 0
+    health_checks: int = 0
     features: set[tuple[str, int]] = field(default_factory=set)
 
 
@@ -146,6 +141,7 @@ class OmniApp:
 
     async def health(self, _: Request) -> Response:
         switches = self.state.switches
+        self.state.health_checks += 1
         if switches.dead_stage is not None and not switches.lying_health:
             return JSONResponse({"status": "unhealthy"}, 503)
         return JSONResponse({"status": "healthy"})
@@ -336,10 +332,7 @@ class OmniApp:
         state = self.state
         return JSONResponse(
             {
-                "pid": os.getpid(),
-                "stage_pid": state.stage.pid,
-                "trusts_code": state.trusts_code,
-                "folder": str(state.folder),
+                "health_checks": state.health_checks,
                 "requests": state.requests,
                 "voices": sorted(state.voices),
                 "active": state.active,
@@ -439,26 +432,10 @@ def main() -> None:
     parser.add_argument("--omni", action="store_true", required=True)
     parser.add_argument("--host", default="0.0.0.0")  # noqa: S104  vLLM's
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--trust-remote-code", action="store_true")
-    parser.add_argument("--disable-uvicorn-access-log", action="store_true")
-    parser.add_argument("--fail-while", type=Path, help="as long as this file is there")
-    parser.add_argument("--load-s", type=float, default=0.0)
-    parser.add_argument("--stubborn-stage", action="store_true")
     options = parser.parse_args()
-    sys.stdout.write(f"\x1b[36m(APIServer)\x1b[0m INFO 01-01 00:00:00 loading {options.model}\n")
-    # vLLM's stages are children in its session; this one may also ignore being asked to end.
-    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN);" if options.stubborn_stage else ""
-    code = f"import signal; {ignore} print('stage up', flush=True); signal.pause()"
-    stage = subprocess.Popen([sys.executable, "-I", "-c", code], stdout=subprocess.PIPE)
-    assert stage.stdout is not None
-    stage.stdout.readline()
-    time.sleep(options.load_s)
-    if options.fail_while and options.fail_while.exists():
-        sys.stdout.write("(StageEngineCoreProc) ERROR 01-01 00:00:00 CUDA out of memory\n")
-        sys.exit(1)
     folder = Path(os.environ["SPEAKER_SAMPLES_DIR"])  # there ~/.cache/vllm-omni/speakers if unset
     folder.mkdir(parents=True, exist_ok=True)
-    state = State(options.model, stage, folder, options.trust_remote_code)
+    state = State(options.model, folder)
     for file in folder.glob("*.json"):
         voice = json.loads(file.read_text(encoding="utf-8"))
         state.voices[voice["name"].lower()] = voice
@@ -468,14 +445,9 @@ def main() -> None:
         host=options.host,
         port=options.port,
         timeout_keep_alive=5,
-        access_log=not options.disable_uvicorn_access_log,
     )
     app.server = uvicorn.Server(config)
-    try:
-        app.server.run()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            stage.send_signal(signal.SIGTERM)
+    app.server.run()
 
 
 if __name__ == "__main__":

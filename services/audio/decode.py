@@ -1,21 +1,61 @@
-"""Decoding of any common audio file to mono float32, within bounds; broken parts are skipped."""
+"""Decoding to mono float32: any common audio file, within bounds, and live streams.
+
+Like FFmpeg's own programs, this skips bytes between two concatenated files, packets that do not
+decode, and a missing end. The frames of a file may change their rate, channels and format.
+"""
 
 from __future__ import annotations
 
+import io
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import numpy as np
 from av.error import FFmpegError
 
-from services.audio.frames import FRAME_S, Loss, frames
+from services.audio.formats import LIVE_RATE_HZ
+from services.audio.pcm import to_float32
+from services.audio.resample import Resampler
 from services.errors import InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+    from services.audio.formats import LiveFormat
     from services.audio.pcm import Samples
+
+log = logging.getLogger("bentovox.audio")
+
+# Some of FFmpeg's hundreds of formats are lists of other files and addresses to open (ffconcat,
+# hls, sdp). Only formats that contain the audio itself are read, and they may open nothing.
+_READING: Final = {
+    "format_whitelist": "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,"
+    "mpegts,ogg,w64,wav,webm,wv",
+    "protocol_whitelist": "none",
+}
+_FRAME_S: Final = 60.0  # no codec has longer frames
+_MOST_FAULTS: Final = 100  # of a container in a row, before the rest is given up
+_LEAST_MISSING_S: Final = 1.0  # encoders' own counts are off by less
+# FFmpeg's names of formats that state their length; for the others it guesses.
+_TELL_LENGTH: Final = frozenset({"aiff", "caf", "flac", "mov", "matroska", "ogg", "w64", "wav"})
+
+_LIVE_CODECS: Final[dict[LiveFormat, str]] = {
+    "audio/pcm": "pcm_s16le",
+    "audio/pcmu": "pcm_mulaw",
+    "audio/pcma": "pcm_alaw",
+}
+
+MAX_CHANNELS: Final = 8
+"""FFmpeg can mix down every layout up to 7.1, but few that are larger."""
+
+MIN_RATE_HZ: Final = 1_000
+MAX_RATE_HZ: Final = 768_000
+"""Beyond these, one frame could last for hours, or a resampler's filter take gigabytes."""
 
 
 class Decoding:
@@ -25,10 +65,8 @@ class Decoding:
     """
 
     def __init__(self, data: bytes, *, sample_rate_hz: int, max_seconds: float) -> None:
-        self._data = data
-        self._max_seconds = max_seconds
+        self._mixer = _Mixer(data, "file", max_seconds, lambda _source: sample_rate_hz)
         self._rate_hz = sample_rate_hz
-        self._mixer = _Mixer(lambda _source: sample_rate_hz)
         self._samples = 0
 
     @property
@@ -39,7 +77,7 @@ class Decoding:
     @property
     def lost_s(self) -> float:
         """How much of the file is known to be broken or missing; final once all of it is read."""
-        return self._mixer.loss.broken_s + self._mixer.loss.missing_s
+        return self._mixer.broken_s + self._mixer.missing_s
 
     def __iter__(self) -> Iterator[Samples]:
         """Yield the decoded pieces; the file's bytes are freed at its end.
@@ -48,12 +86,11 @@ class Decoding:
             TooLargeError: the file is longer than `max_seconds`.
             InvalidRequestError: not audio, or not a single sample (`invalid_audio`).
         """
-        data, self._data = self._data, b""
-        for piece in self._mixer.pieces(data, self._max_seconds, "file"):
+        for piece in self._mixer.pieces():
             self._samples += piece.size
             yield piece
         if not self._samples:
-            raise _silent("file")
+            raise _invalid("file", "contains no samples")
 
 
 @dataclass(frozen=True)
@@ -94,19 +131,15 @@ def decode_as_is(
             param=param,
             code="audio_too_large",
         )
-    mixer = _Mixer(lambda source_hz: min(source_hz, 48_000))
-    parts = list(mixer.pieces(data, max_seconds, param))
-    if not parts:
-        raise _silent(param)
-    samples, broken_s = np.concatenate(parts), mixer.loss.broken_s
-    if broken_s > samples.size / mixer.rate_hz:
-        raise InvalidRequestError(
-            f"{param} is broken: {broken_s:.1f} s of it cannot be decoded, and "
-            f"{samples.size / mixer.rate_hz:.1f} s can",
-            param=param,
-            code="invalid_audio",
+    mixer = _Mixer(data, param, max_seconds, lambda source_hz: min(source_hz, 48_000))
+    sound = mixer.decoded([*mixer.pieces()])
+    whole_s = sound.samples.size / sound.sample_rate_hz
+    if mixer.broken_s > whole_s:
+        raise _invalid(
+            param,
+            f"is broken: {mixer.broken_s:.1f} s of it cannot be decoded, and {whole_s:.1f} s can",
         )
-    return Decoded(samples, mixer.rate_hz, mixer.source_rate_hz)
+    return sound
 
 
 def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000) -> Decoded:
@@ -117,23 +150,20 @@ def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_
     Raises:
         InvalidRequestError: not audio, or no sample in that range (`invalid_audio`).
     """
-    mixer = _Mixer(lambda source_hz: min(source_hz, max_rate_hz))
-    parts = [np.zeros(0, dtype=np.float32)]
+    mixer = _Mixer(data, "file", end_s + _FRAME_S, lambda source_hz: min(source_hz, max_rate_hz))
+    parts = []
     place = 0
-    for piece in mixer.pieces(data, end_s + FRAME_S, "file"):
+    for piece in mixer.pieces():
         begin, end = int(start_s * mixer.rate_hz), int(end_s * mixer.rate_hz)
         parts.append(piece[max(0, begin - place) : max(0, end - place)])
         place += piece.size
         if place >= end:
             break
-    samples = np.concatenate(parts)
-    if not samples.size:
-        raise _silent("file")
-    return Decoded(samples, mixer.rate_hz, mixer.source_rate_hz)
+    return mixer.decoded(parts)
 
 
-def _silent(param: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{param} contains no samples", param=param, code="invalid_audio")
+def _invalid(param: str, what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{param} {what}", param=param, code="invalid_audio")
 
 
 class _Mixer:
@@ -142,19 +172,38 @@ class _Mixer:
     Attributes:
         source_rate_hz: the rate of the first frame; a header may state half of it (HE-AAC).
         rate_hz: of the pieces: `rate_for` the first frame's.
-        loss: what could not be decoded.
+        broken_s: seconds that are there but do not decode, so far.
+        missing_s: further seconds that the file announces and lacks; known at the end.
     """
 
-    def __init__(self, rate_for: Callable[[int], int]) -> None:
+    def __init__(
+        self, data: bytes, param: str, max_seconds: float, rate_for: Callable[[int], int]
+    ) -> None:
         self.source_rate_hz = self.rate_hz = 0
-        self.loss = Loss()
+        self.broken_s = self.missing_s = 0.0
+        self._data = data
+        self._param = param
+        self._max_seconds = max_seconds
         self._rate_for = rate_for
 
-    def pieces(self, data: bytes, max_seconds: float, param: str) -> Iterator[Samples]:
-        """Yield float32 [N] pieces, without broken ones."""
+    def decoded(self, parts: list[Samples]) -> Decoded:
+        """Return pieces as one sound, in which there must be a sample."""
+        samples = np.concatenate([np.zeros(0, dtype=np.float32), *parts])
+        if not samples.size:
+            raise _invalid(self._param, "contains no samples")
+        return Decoded(samples, self.rate_hz, self.source_rate_hz)
+
+    def pieces(self) -> Iterator[Samples]:
+        """Yield float32 [N] pieces, without broken ones.
+
+        Raises:
+            TooLargeError: it is longer than `max_seconds`.
+            InvalidRequestError: not audio (`invalid_audio`), or it begins with a frame of too many
+                channels or an unsupported rate.
+        """
         setup: tuple[str, str, int] | None = None
         resampler: av.AudioResampler | None = None
-        for frame in frames(data, max_seconds, param, self.loss):
+        for frame in self._frames():
             if not self.rate_hz:
                 self.source_rate_hz = frame.sample_rate
                 self.rate_hz = self._rate_for(frame.sample_rate)
@@ -178,4 +227,124 @@ class _Mixer:
             if np.isfinite(samples).all():
                 yield samples
             else:
-                self.loss.broken_s += samples.size / self.rate_hz
+                self.broken_s += samples.size / self.rate_hz
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        param, data, self._data = self._param, io.BytesIO(self._data), b""
+        seconds = 0.0
+        try:
+            with av.open(data, mode="r", container_options=_READING) as container:
+                if not container.streams.audio:
+                    raise _invalid(param, "contains no audio stream")
+                stream = container.streams.audio[0]
+                for frame in self._decodable(container, stream):
+                    if (fault := _fault(frame, param)) is not None:
+                        if not seconds:
+                            raise fault
+                        continue
+                    # Checked before resampling: one frame may last many seconds.
+                    seconds += frame.samples / frame.sample_rate
+                    if seconds > self._max_seconds:
+                        raise TooLargeError(
+                            f"{param} is longer than {self._max_seconds:g} s",
+                            param=param,
+                            code="audio_too_long",
+                        )
+                    yield frame
+                announced_s = _announced_s(container, stream)
+        except (FFmpegError, ValueError) as error:
+            raise _invalid(param, "is not audio that can be decoded") from error
+        missing_s = announced_s - seconds - self.broken_s
+        self.missing_s = missing_s if seconds and missing_s > _LEAST_MISSING_S else 0.0
+        if self.broken_s or self.missing_s:
+            log.info(
+                "of %s %.2f s were decoded, %.2f s are broken and %.2f s are missing",
+                *(param, seconds, self.broken_s, self.missing_s),
+            )
+
+    def _decodable(self, container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame]:
+        """Yield the stream's frames, reading on after what makes no sense."""
+        faults = 0
+        while faults <= _MOST_FAULTS:
+            try:
+                for packet in container.demux(stream):
+                    faults = 0
+                    try:
+                        yield from packet.decode()
+                    except (FFmpegError, ValueError):
+                        if packet.duration and packet.time_base:
+                            self.broken_s += float(packet.duration * packet.time_base)
+            except FFmpegError:
+                faults += 1
+            else:
+                return
+
+
+def _fault(frame: av.AudioFrame, param: str) -> InvalidRequestError | None:
+    """Return why a frame is not used, or None."""
+    if frame.layout.nb_channels > MAX_CHANNELS:
+        return InvalidRequestError(
+            f"{param} has {frame.layout.nb_channels} channels; at most {MAX_CHANNELS} are "
+            "mixed down",
+            param=param,
+            code="too_many_channels",
+        )
+    if not MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ:
+        return InvalidRequestError(
+            f"{param} has {frame.sample_rate} samples a second; from {MIN_RATE_HZ} to "
+            f"{MAX_RATE_HZ} are read",
+            param=param,
+            code="unsupported_sample_rate",
+        )
+    return None
+
+
+def _announced_s(container: InputContainer, stream: AudioStream) -> float:
+    """Return the length that the file states, or 0 if it states none."""
+    if not _TELL_LENGTH & set(container.format.name.split(",")):
+        return 0.0
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    # Matroska states one length for all streams, and a film may be longer than its sound.
+    if container.duration is None or len(container.streams) > 1:
+        return 0.0
+    return container.duration / av.time_base
+
+
+class LiveDecoder:
+    """Bytes of one live stream, in a format of OpenAI's realtime API, to mono float32.
+
+    These are signed 16-bit little-endian PCM at 24 kHz, and both laws of G.711 at 8 kHz.
+    The concatenated output of `feed` and `finish` is the same however the bytes were cut, even in
+    the middle of a sample. About 1 ms is held back until more bytes or `finish`.
+
+    Attributes:
+        bytes_per_s: of the stream.
+    """
+
+    def __init__(self, live_format: LiveFormat, sample_rate_hz: int) -> None:
+        self._rate_hz = LIVE_RATE_HZ[live_format]
+        self._sample_bytes = 2 if live_format == "audio/pcm" else 1
+        self.bytes_per_s = self._rate_hz * self._sample_bytes
+        codec: Any = av.CodecContext.create(_LIVE_CODECS[live_format], "r")
+        codec.sample_rate, codec.layout = self._rate_hz, "mono"
+        self._codec = codec
+        self._to_hz = sample_rate_hz
+        self._resampler = Resampler(self._rate_hz, sample_rate_hz)
+        self._half = b""
+
+    def feed(self, data: bytes) -> Samples:
+        """Take bytes; return what is ready, float32 [N]."""
+        data = self._half + data
+        whole = len(data) - len(data) % self._sample_bytes
+        self._half = data[whole:]
+        frames = self._codec.decode(av.Packet(data[:whole])) if whole else []
+        parts = [np.zeros(0, dtype=np.int16), *(frame.to_ndarray()[0] for frame in frames)]
+        return self._resampler.feed(to_float32(np.concatenate(parts)))
+
+    def finish(self) -> Samples:
+        """Return what was held back, without half a sample; the next `feed` starts a new stream."""
+        rest = self._resampler.finish()
+        self._half = b""
+        self._resampler = Resampler(self._rate_hz, self._to_hz)
+        return rest

@@ -17,6 +17,7 @@ by tests:
 from __future__ import annotations
 
 import asyncio
+import io
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -25,7 +26,7 @@ import av
 import numpy as np
 
 from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
-from services.audio.pcm import Samples, to_int16
+from services.audio.pcm import Samples, checked, to_int16
 from services.audio.resample import Resampler
 from services.errors import InvalidRequestError
 
@@ -244,3 +245,20 @@ class Encoder:
         frame.pts = self._pts
         self._pts += samples.size
         self._container.mux(self._stream.encode(frame))
+
+
+def to_wav(samples: Samples, sample_rate_hz: int) -> bytes:
+    """Return float32 [N] as a mono WAV file of floats; `decode_as_is` restores the same samples.
+
+    Raises:
+        EngineError: samples that are not mono or not finite.
+    """
+    file = io.BytesIO()
+    data = np.ascontiguousarray(checked(samples), dtype=np.float32)[np.newaxis]
+    with av.open(file, mode="w", format="wav") as container:
+        stream = container.add_stream("pcm_f32le", sample_rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray(data, format="flt", layout="mono")
+        frame.sample_rate = sample_rate_hz
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()

@@ -112,8 +112,6 @@ def _on_gpu(role: str, chosen: Settings) -> bool:
     engine = engines.get(role)
     if not engine:
         return False
-    if "url" in engine:  # a server of its own, which needs a GPU, here or there
-        return not engine["url"]
     device = engine.get("device", "cpu")
     return _on_gpu("chat", chosen) if device == "auto" else bool(device == "cuda")
 

@@ -236,30 +236,11 @@ class VllmOmniSettings(Section):
     """The engine `vllm_omni`: family 3 through a vLLM-Omni server."""
 
     url: str = Field(
-        "", description="A vLLM-Omni server that runs elsewhere; empty: start one here."
+        "", description="Where the vLLM-Omni server is; this engine needs one, and starts none."
     )
     api_key: SecretStr = Field(
         SecretStr(""), description="What that server was given as --api-key."
     )
-    model: str = Field(
-        "FunAudioLLM/Fun-CosyVoice3-0.5B-2512",
-        description="A hub's id, or a directory with cosyvoice3 in its name.",
-    )
-    command: list[str] = Field(
-        ["vllm-omni"], description="What starts it, from its own environment, as a JSON list."
-    )
-    args: list[str] = Field(
-        default_factory=list, description="Further arguments of its `serve`, as a JSON list."
-    )
-    trust_remote_code: bool = Field(
-        default=False,
-        description="Let it run Python code of the model's repository. The deploy file that "
-        "vLLM-Omni has for this model lets its stages do so in any case.",
-    )
-    start_timeout_s: float = Field(
-        900, gt=0, description="Longest start, a download included, seconds."
-    )
-    timeout_s: float = Field(60, gt=0, description="Longest gap in a server's audio, seconds.")
 
 
 class SpeechSettings(ChosenEngineSettings):

@@ -18,9 +18,8 @@ from services.server.role import role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.speech import routes
-from services.speech.built_in import BuiltInVoices
 from services.speech.socket import SpeechSocket
-from services.speech.speakers import Speakers
+from services.speech.speakers import BuiltInVoices, Speakers
 from services.speech.voices import VoiceStore
 
 if TYPE_CHECKING:

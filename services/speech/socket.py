@@ -32,17 +32,15 @@ connection goes on; it ends if there was no valid session.config yet, or if the 
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from services.errors import (
-    EngineError,
-    InvalidRequestError,
-    OverloadedError,
-    ServiceError,
-)
+from services.audio.encode import encode, open_encoder, output_rate_hz
+from services.audio.pcm import duration_s
+from services.errors import EngineError, InvalidRequestError, OverloadedError, ServiceError
 from services.openai.errors import kind_of
 from services.openai.speech import SessionConfig
 from services.racing import racing
@@ -50,16 +48,17 @@ from services.server.live import LiveSession
 from services.server.websocket import HungUpError
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.engines.segments import Segmenter
-from services.speech.socket_messages import CancellableInbox, Signal, parse_message
-from services.speech.socket_text import Writing
-from services.speech.socket_unit import Unit, event
+from services.speech.socket_text import CancellableInbox, Signal, Writing, parse_message
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
     from starlette.types import Receive, Scope, Send
 
     from services.audio.formats import OnAudioSeconds
+    from services.audio.pcm import Samples
     from services.openai.models import Models
-    from services.speech.socket_messages import ClientMessage
+    from services.speech.socket_text import ClientMessage
     from services.speech.speakers import Speakers
 
 log = logging.getLogger("bentovox.speech")
@@ -70,6 +69,10 @@ CONFIG_S: Final = 10.0
 IDLE_S: Final = 300.0
 """How long a client may send nothing between utterances; it holds no slot then."""
 
+WHOLE_BYTES: Final = 16 << 20
+"""The largest answer in one message, if `stream_audio` is false."""
+
+_BARE: Final = ("pcm", "ulaw", "alaw")  # formats without a header for the rate
 _SERVER_FAULT: Final = 500
 _ANY_TEXT: Final = "a"  # with which the rest of a request is checked before its text is there
 
@@ -116,7 +119,7 @@ class _Session(LiveSession):
         self._template = SynthesisRequest(text="", voice=None)
         self._utterance = 0
         self._sentence = 0
-        self._unit: Unit | None = None
+        self._unit: _Unit | None = None
 
     async def run(self) -> None:
         """Serve utterances until the client or the server ends the session.
@@ -138,7 +141,7 @@ class _Session(LiveSession):
             if closing:
                 return
             await self.send(
-                event(
+                _event(
                     "session.done",
                     utterance_index=self._utterance,
                     total_sentences=self._sentence,
@@ -219,12 +222,14 @@ class _Session(LiveSession):
     async def _speak(self, first: str) -> bool:
         """Speak what the client writes, until it is done; return whether it is closing."""
         assert self._config is not None  # noqa: S101  `_next` has checked
+        config = self._config
         writing = Writing(first, self.inbox, self.tell)
         try:
-            if self._config.ref_audio is None:  # the voice may have been deleted meanwhile
-                self._template = await self._speakers.request(self._config, _ANY_TEXT)
-            async with self.slot():
-                await self._say(writing, self._config)
+            if config.ref_audio is None:  # the voice may have been deleted meanwhile
+                self._template = await self._speakers.request(config, _ANY_TEXT)
+            async with self.slot(), aclosing(_units(writing, config)) as units:
+                async for text in units:
+                    await self._synthesise(text, writing, config)
         except ServiceError as error:
             if isinstance(error, OverloadedError) or kind_of(error).status >= _SERVER_FAULT:
                 raise
@@ -234,34 +239,138 @@ class _Session(LiveSession):
             raise writing.fault
         return writing.closing
 
-    async def _say(self, writing: Writing, config: SessionConfig) -> None:
-        if config.split_granularity == "none":
-            await self._synthesise(None, writing, config)
-            return
-        segmenter = Segmenter(clauses=config.split_granularity == "clause")
-        async for piece in writing:
-            for unit in segmenter.feed(piece):
-                await self._synthesise(unit, writing, config)
-        if not writing.closing:
-            for unit in segmenter.finish():
-                await self._synthesise(unit, writing, config)
-
-    async def _synthesise(self, text: str | None, writing: Writing, config: SessionConfig) -> None:
-        """Speak one unit; a `text` of None is the utterance as it is being written."""
-        unit = self._unit = Unit(self.send, config, self._utterance, self._sentence, text)
-        request = replace(self._template, text=writing if text is None else text)
+    async def _synthesise(
+        self, text: str | Writing, writing: Writing, config: SessionConfig
+    ) -> None:
+        """Speak one unit, sending every frame as it is made, until the client closes."""
+        place = {"utterance_index": self._utterance, "sentence_index": self._sentence}
+        unit = self._unit = _Unit(self.send, config, self._engine.sample_rate_hz, place)
         try:
-            async with aclosing(self._engine.synthesise(request)) as frames:
-                rate_hz = self._engine.sample_rate_hz
-                await unit.speak(frames, rate_hz, writing, self._on_audio_seconds)
-        except InvalidRequestError as error:
-            if error.code != "blank_input" or unit.made:  # nothing to say is not an error here
-                raise
-        except (ServiceError, HungUpError):
+            async with aclosing(
+                self._engine.synthesise(replace(self._template, text=text))
+            ) as said:
+                async for frame in said:
+                    if writing.closing:
+                        break
+                    await unit.feed(frame, text if isinstance(text, str) else text.text)
+            await unit.end()
+        except HungUpError:
             raise
         except Exception as error:
+            if unit.made:
+                await unit.broke_off()
+            elif isinstance(error, InvalidRequestError) and error.code == "blank_input":
+                return  # nothing to say is not an error here
+            if isinstance(error, ServiceError):
+                raise
             log.exception("speech broke off after %d samples", unit.made)
             raise EngineError(
                 f"the {self._engine.name} engine failed", code="engine_failed"
             ) from error
+        finally:
+            if unit.made:
+                seconds = duration_s(unit.made, self._engine.sample_rate_hz)
+                self._on_audio_seconds(seconds, config.response_format)
         self._sentence += unit.made > 0
+
+
+async def _units(writing: Writing, config: SessionConfig) -> AsyncGenerator[str | Writing, None]:
+    """Yield what is synthesised apart: the text as it is written, or each sentence or clause."""
+    if config.split_granularity == "none":
+        yield writing
+        return
+    segmenter = Segmenter(clauses=config.split_granularity == "clause")
+    async for piece in writing:
+        for unit in segmenter.feed(piece):
+            yield unit
+    if not writing.closing:
+        for unit in segmenter.finish():
+            yield unit
+
+
+class _Unit:
+    """One synthesis on its way to the client: audio.start, its bytes, audio.done.
+
+    Attributes:
+        made: samples so far.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[str | bytes], Awaitable[None]],
+        config: SessionConfig,
+        sample_rate_hz: int,
+        place: dict[str, int],
+    ) -> None:
+        self.made = 0
+        self._send = send
+        self._config = config
+        self._rate_hz = sample_rate_hz
+        self._place = place
+        self._encoder = open_encoder(
+            config.response_format,
+            sample_rate_hz,
+            to_hz=config.sample_rate,
+            whole_bytes=0 if config.stream_audio else WHOLE_BYTES,
+        )
+        self._open = False  # audio.start was sent, and audio.done was not
+        self._bytes = 0
+        self._held: list[bytes] = []
+
+    async def feed(self, samples: Samples, text: str) -> None:
+        """Send samples; the first ones begin the audio of `text`.
+
+        Raises:
+            InvalidRequestError: it is too much for one message.
+        """
+        if not self.made:
+            audio_format = self._config.response_format
+            rate_hz = output_rate_hz(audio_format, self._config.sample_rate)
+            rate = {"sample_rate": rate_hz} if audio_format in _BARE else {}
+            start = {"sentence_text": text, "format": audio_format, **rate}
+            await self._send(_event("audio.start", **self._place, **start))
+            self._open = True
+        self.made += samples.size
+        await encode(samples, self._rate_hz, self._encoder, self._audio)
+
+    async def end(self) -> None:
+        """Send the rest, if there was any audio."""
+        if self.made:
+            await self._audio(self._encoder.finish())
+            if self._held:
+                await self._send(b"".join(self._held))
+            await self._done(error=False)
+
+    async def broke_off(self) -> None:
+        # These fields are vLLM-Omni's: they tell clients to discard the partial audio.
+        await self._done(error=True, partial_audio=True, action="discard")
+
+    async def cancelled(self) -> None:
+        """Tell the client that it was cancelled, if audio.start was sent."""
+        if self._open:
+            self._bytes *= self._config.stream_audio  # buffered audio is not sent
+            await self._done(error=False, cancelled=True)
+
+    async def _audio(self, data: bytes) -> None:
+        if not data:
+            return
+        self._bytes += len(data)
+        if self._config.stream_audio:
+            await self._send(data)
+        elif self._bytes > WHOLE_BYTES:
+            raise InvalidRequestError(
+                f"the audio is over {WHOLE_BYTES} bytes, too much for one message; set "
+                "stream_audio to true, or choose a compressed response_format",
+                param="stream_audio",
+                code="audio_too_long",
+            )
+        else:
+            self._held.append(data)
+
+    async def _done(self, **fields: object) -> None:
+        self._open = False
+        await self._send(_event("audio.done", **self._place, total_bytes=self._bytes, **fields))
+
+
+def _event(kind: str, **fields: object) -> str:
+    return json.dumps({"type": kind, **fields})

@@ -1,19 +1,26 @@
-"""An utterance's text while its client is still writing it."""
+"""What the client of audio/speech/stream sends, with vLLM-Omni's names, and the text in it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from services.audio.encode import output_rate_hz
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
+from services.openai.bounded_json import parse_object
+from services.openai.reading import read, sift
+from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
+from services.server.live import Inbox
 from services.server.websocket import HungUpError
-from services.speech.socket_messages import Signal, parse_message
+from services.speech.engines.segments import printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from services.server.live import Inbox
-    from services.speech.socket_messages import ClientMessage
+MESSAGE_CHARACTERS: Final = 128 * 1024
+"""The most in a message without a recording: twice its texts, escaped as JSON."""
 
 UTTERANCE_CHARACTERS: Final = 32 * 1024
 """The most in one utterance, about half an hour of speech."""
@@ -21,13 +28,138 @@ UTTERANCE_CHARACTERS: Final = 32 * 1024
 TEXT_S: Final = 30.0
 """A client that sends neither text nor `input.done` for this long loses its slot."""
 
+# Fields of vLLM-Omni for other models or for unsupported features; false and null are accepted.
+_NOT_OFFERED: Final = frozenset(
+    {
+        "initial_codec_chunk_frames",
+        "max_new_tokens",
+        "non_streaming_mode",
+        "speaker_embedding",
+        "task_type",
+        "word_timestamps",
+        "x_vector_only_mode",
+    }
+)
+
+
+class Signal(Enum):
+    """A message without fields: the end of an utterance or of the session, or a change of mind."""
+
+    DONE = "input.done"
+    CANCEL = "input.cancel"
+    CLOSE = "session.close"
+
+
+ClientMessage: TypeAlias = SessionConfig | str | Signal
+"""A text is a piece of an utterance; pieces are joined without a space."""
+
+
+def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
+    """Return the parsed message; with `recordings`, it may be large enough for one.
+
+    Raises:
+        InvalidRequestError: it is not a JSON object with a known `type`, or the field in `param`
+            is invalid.
+    """
+    if isinstance(data, bytes):
+        raise InvalidRequestError(
+            "binary messages are not accepted; send JSON as text", code="invalid_message"
+        )
+    most = MESSAGE_CHARACTERS + REFERENCE_CHARACTERS * recordings
+    if len(data) > most:  # before it is parsed
+        raise InvalidRequestError(
+            f"the message has {len(data)} characters; at most {most} are accepted",
+            code="message_too_large",
+        )
+    fields = parse_object(data, "the message")
+    kind = fields.pop("type", None)
+    if kind == "session.config":
+        return _config(fields)
+    if kind == "input.text":
+        return _text(fields)
+    with suppress(ValueError):
+        signal = Signal(kind)
+        sift(fields, ())
+        return signal
+    raise InvalidRequestError(
+        "type is not one of session.config, input.text, input.done, input.cancel, session.close",
+        param="type",
+        code="invalid_value",
+    )
+
+
+def _text(fields: dict[str, Any]) -> str:
+    sift(fields, ("text",))
+    text = fields.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequestError("text is not a string", param="text", code="invalid_type")
+    if len(text) > INPUT_CHARACTERS:
+        raise InvalidRequestError(
+            f"text has {len(text)} characters; a message may have at most {INPUT_CHARACTERS}",
+            param="text",
+            code="string_above_max_length",
+        )
+    return printable(text)
+
+
+def _config(fields: dict[str, Any]) -> SessionConfig:
+    given = {name: value for name, value in fields.items() if value is not None}
+    for name in _NOT_OFFERED & given.keys():
+        if given.pop(name) is not False:
+            raise InvalidRequestError(
+                f"{name} is not supported; leave it out", param=name, code="unsupported_parameter"
+            )
+    if "voice" not in given and "speaker" in given:  # vLLM-Omni's other name for it
+        given["voice"] = given.pop("speaker")
+    config = read(SessionConfig, given, "the message")
+    output_rate_hz(config.response_format, config.sample_rate)  # refuses unsupported combinations
+    return config
+
+
+class CancellableInbox(Inbox):
+    """An inbox that notices `input.cancel`, which cancels the messages before it, on arrival.
+
+    Attributes:
+        cancelled: set while it contains an `input.cancel`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled = asyncio.Event()
+        self._cancels = 0
+
+    def put(self, message: str | bytes) -> None:
+        """Add a message."""
+        super().put(message)
+        if _is_cancel(message):
+            self._cancels += 1
+            self.cancelled.set()
+
+    def take(self) -> str | bytes:
+        """Remove and return the oldest message; there must be one."""
+        message = super().take()
+        if _is_cancel(message):
+            self._cancels -= 1
+            if not self._cancels:
+                self.cancelled.clear()
+        return message
+
+
+def _is_cancel(data: str | bytes) -> bool:
+    """Return whether a message is `input.cancel`; most need no parsing to tell."""
+    if not isinstance(data, str) or "input.cancel" not in data:
+        return False
+    try:
+        return parse_message(data) is Signal.CANCEL
+    except InvalidRequestError:
+        return False
+
 
 class Writing:
-    """The pieces of one utterance, as an async iterator.
+    """The pieces of one utterance, as an async iterator, while its client is still writing it.
 
     An unacceptable message is answered with an error event and skipped. The iterator never raises,
-    because the engine reads from it and could not handle the error; `fault` says why it ended
-    early.
+    because the engine reads from it and could not handle the error.
 
     Attributes:
         text: what came so far.
@@ -42,7 +174,7 @@ class Writing:
         self.text = ""
         self.fault: ServiceError | None = None
         self.closing = False
-        self._first: str | None = first
+        self._first = first
         self._ended = False
         self._inbox = inbox
         self._tell = tell
@@ -51,10 +183,8 @@ class Writing:
         return self
 
     async def __anext__(self) -> str:
-        if self._first is not None:
-            self.text, self._first = self._first, None
-            return self.text
-        while not self._ended:
+        piece, self._first = self._first, ""
+        while not piece and not self._ended:
             try:
                 async with asyncio.timeout(TEXT_S):
                     message = parse_message(await self._inbox.next())
@@ -67,12 +197,14 @@ class Writing:
                 )
                 self._ended = True
             except InvalidRequestError as error:
-                await self._say(error)
-            else:
-                if piece:
-                    self.text += piece
-                    return piece
-        raise StopAsyncIteration
+                try:
+                    await self._tell(error)
+                except HungUpError:
+                    self._ended = True
+        if not piece:
+            raise StopAsyncIteration
+        self.text += piece
+        return piece
 
     async def skip(self) -> None:
         """Read the rest of the utterance without speaking it."""
@@ -80,27 +212,22 @@ class Writing:
             pass
 
     def _piece(self, message: ClientMessage) -> str:
-        if isinstance(message, str):
-            if len(self.text) + len(message) > UTTERANCE_CHARACTERS:
-                raise InvalidRequestError(
-                    f"an utterance may have at most {UTTERANCE_CHARACTERS} characters; this text "
-                    "was skipped. Send input.done and begin another",
-                    param="text",
-                    code="string_above_max_length",
-                )
-            return message
+        if isinstance(message, SessionConfig):
+            raise InvalidRequestError(
+                "session.config must wait until the current utterance has ended; send input.done "
+                "first",
+                param="type",
+                code="utterance_in_progress",
+            )
         if isinstance(message, Signal):
             self.closing = message is Signal.CLOSE
             self._ended = True
             return ""
-        raise InvalidRequestError(
-            "session.config must wait until the current utterance has ended; send input.done first",
-            param="type",
-            code="utterance_in_progress",
-        )
-
-    async def _say(self, error: ServiceError) -> None:
-        try:
-            await self._tell(error)
-        except HungUpError:
-            self._ended = True
+        if len(self.text) + len(message) > UTTERANCE_CHARACTERS:
+            raise InvalidRequestError(
+                f"an utterance may have at most {UTTERANCE_CHARACTERS} characters; this text "
+                "was skipped. Send input.done and begin another",
+                param="text",
+                code="string_above_max_length",
+            )
+        return message

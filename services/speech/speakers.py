@@ -1,29 +1,140 @@
-"""Finds the voice for a request's `voice`, `ref_audio` and `consent`, and asks the engine."""
+"""Finds the voice for a request's `voice`, `ref_audio` and `consent`, and asks the engine.
+
+An engine that clones voices and has none of its own gets built-in ones, by OpenAI's names: another
+engine, whose output is free to use, says a sentence for each. The recordings become stored voices,
+without a consent, since no person is involved. That happens once: later starts find them there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from services.errors import InvalidRequestError, NotFoundError, StorageError, UnavailableError
+import numpy as np
+
+from services.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    StorageError,
+    UnavailableError,
+)
 from services.languages import tag_of
 from services.openai.reading import ignore
-from services.speech.engines.protocol import Capability, SynthesisRequest, unsupported
+from services.speech.engines.protocol import (
+    Capability,
+    SynthesisRequest,
+    VoiceReference,
+    unsupported,
+)
 from services.speech.recordings import fetch_recording
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from services.openai.speech import Manner
-    from services.speech.built_in import BuiltInVoices
-    from services.speech.engines.protocol import SpeechEngine, Voice, VoiceReference
+    from services.speech.engines.protocol import SpeechEngine, Voice
     from services.speech.voices import VoiceStore
+
+log = logging.getLogger("bentovox.speech")
 
 RefAudio = Literal["consent", "open", "off"]
 """Whether a request may bring a recording: with the id of a consent, freely, or not at all."""
 
-_WITH_RECORDINGS = frozenset({Capability.REFERENCE, Capability.CONVERSION})
+TEXT: Final = (
+    "The sun was low when we reached the village, and a light wind moved the trees. "
+    "Somebody laughed, and then it was quiet again."
+)
+"""What built-in voices say."""
+
+_POLL_S: Final = 1.0
+_RETRY_S: Final = 10.0
+
+
+class BuiltInVoices:
+    """Makes the voices that are missing, once the engine runs.
+
+    Attributes:
+        missing: the names of voices that are not there yet.
+    """
+
+    def __init__(
+        self,
+        create: Callable[[], SpeechEngine],
+        origin: str,
+        store: VoiceStore,
+        taken: Collection[str],
+    ) -> None:
+        """Store the voices of what `create` returns, except for the names in `taken`.
+
+        `origin` says what its voices are, and under which licence.
+        """
+        self.missing: frozenset[str] = frozenset()
+        self._create = create
+        self._origin = origin
+        self._store = store
+        self._taken = taken
+        self._status = "not started"
+        self._lender: SpeechEngine | None = None
+
+    async def make(self, engine: SpeechEngine) -> None:
+        """Make the voices that are missing, if `engine` needs any; errors go to the log."""
+        if Capability.REFERENCE not in engine.capabilities or engine.voices():
+            return
+        try:
+            lender = self._lender = self._create()
+            stored = {voice.name for voice in await asyncio.to_thread(self._store.voices)}
+            taken = {*stored, *self._taken}
+            wanted = [one for one in lender.voices() if one.alias_of and one.id not in taken]
+            self.missing = frozenset(voice.id for voice in wanted)
+            if wanted:
+                await self._make(wanted, lender, engine)
+        except ServiceError as error:
+            self._status = error.message
+            level = logging.INFO if isinstance(error, ConfigurationError) else logging.WARNING
+            log.log(level, "no built-in voices: %s", error.message)
+        finally:
+            self._lender = None
+
+    def expect(self, name: str) -> None:
+        """Raise if `name` is a voice that is not there yet.
+
+        Raises:
+            UnavailableError: it is; the message says what is missing.
+        """
+        if name in self.missing:
+            status = (self._lender and self._lender.lack) or self._status
+            raise UnavailableError(
+                f"The built-in voice {name} is not there yet: {status}.", retry_after_s=_RETRY_S
+            )
+
+    async def _make(self, voices: list[Voice], lender: SpeechEngine, engine: SpeechEngine) -> None:
+        self._status = f"{lender.name} is making it"
+        log.info("making %d built-in voices", len(voices))
+        await lender.start()
+        try:
+            while lender.lack or not lender.ready:  # noqa: ASYNC110  it tells by these only
+                await asyncio.sleep(_POLL_S)
+            for voice in voices:
+                request = SynthesisRequest(TEXT, voice.id)
+                async with aclosing(lender.synthesise(request)) as frames:
+                    samples = np.concatenate([frame async for frame in frames])
+                stored = await asyncio.to_thread(
+                    self._store.add_built_in,
+                    name=voice.id,
+                    origin=f"{self._origin}, voice {lender.voice(voice.alias_of or '').name}",
+                    reference=VoiceReference(samples, lender.sample_rate_hz, TEXT),
+                    language=voice.languages[0],
+                )
+                await engine.prepare(await asyncio.to_thread(self._store.reference, stored.id))
+                self.missing -= {voice.id}
+        finally:
+            await lender.close()
+        log.info("the built-in voices are there")
 
 
 @dataclass(frozen=True)
@@ -45,11 +156,7 @@ class Speakers:
     built_in: BuiltInVoices | None = None
 
     def demand_ready(self) -> None:
-        """Raise unless the engine can speak.
-
-        Raises:
-            UnavailableError: it is not ready.
-        """
+        """Raise `UnavailableError` unless the engine can speak."""
         if not self.engine.ready:
             raise UnavailableError(f"the {self.engine.name} engine is not ready", retry_after_s=1.0)
 
@@ -57,6 +164,11 @@ class Speakers:
     def takes_recordings(self) -> bool:
         """Whether a request to speak may bring a recording, with or without a consent."""
         return Capability.REFERENCE in self.engine.capabilities and self.ref_audio != "off"
+
+    @property
+    def uses_stored(self) -> bool:
+        """Whether registered voices are of use to the engine."""
+        return bool({Capability.REFERENCE, Capability.CONVERSION} & self.engine.capabilities)
 
     async def request(
         self, asked: Manner, text: str, *, one_pass: bool = False
@@ -70,25 +182,23 @@ class Speakers:
             ServiceError: as `named`, `recorded` and `SpeechEngine.check`, or BENTOVOX_STRICT
                 forbids ignored fields (`unknown_parameter`).
         """
-        voice = reference = None
+        voice: str | VoiceReference
         if asked.ref_audio is not None:
-            reference = await self.recorded(asked.ref_audio, asked.ref_text, asked.consent)
-        elif isinstance(named := await self.named(asked.voice_id), str):
-            voice = named
+            voice = await self.recorded(asked.ref_audio, asked.ref_text, asked.consent)
         else:
-            reference = named
+            voice = await self.named(asked.voice_id)
         instructions = asked.instructions or None
         if instructions and Capability.INSTRUCTIONS not in self.engine.capabilities:
             ignore("instructions")
             instructions = None
         request = SynthesisRequest(
             text=text,
-            voice=voice,
+            voice=voice if isinstance(voice, str) else None,
             speed=asked.speed,
             instructions=instructions,
             seed=asked.seed,
             language=tag_of(asked.language),
-            reference=reference,
+            reference=None if isinstance(voice, str) else voice,
             one_pass=one_pass,
         )
         self.engine.check(request)
@@ -108,16 +218,16 @@ class Speakers:
         name = self.aliases.get(name, name)
         stored = None
         try:
-            if _WITH_RECORDINGS & self.engine.capabilities:
+            if self.uses_stored:
                 stored = await asyncio.to_thread(self.store.find, name)
         except StorageError:  # the engine needs no disk for its own voices
             if self.own(name) is None:
                 raise
-        if stored is None:
-            if self.built_in is not None:
-                self.built_in.expect(name)
-            return name
-        return await asyncio.to_thread(self.store.reference, stored.id)
+        if stored is not None:
+            return await asyncio.to_thread(self.store.reference, stored.id)
+        if self.built_in is not None:
+            self.built_in.expect(name)
+        return name
 
     async def recorded(
         self, ref_audio: str, text: str | None, consent: str | None

@@ -1,6 +1,6 @@
-"""Entries on disk: folders of files, each written and removed atomically.
+"""Records on disk, each with its files in a folder that is written and removed atomically.
 
-An entry is written under a hidden name, synced, and renamed; it is renamed to a hidden name before
+A folder is written under a hidden name, synced, and renamed; it is renamed to a hidden name before
 it is removed. So a process may be killed at any moment, and several processes, also in other
 containers, may share the root: readers need no lock, and the next writer removes leftovers.
 """
@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
 import shutil
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.errors import NotFoundError, StorageError, UnavailableError
 
@@ -24,152 +27,175 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
     from pathlib import Path
 
-Item = TypeVar("Item")
-
 SETTING: Final = "BENTOVOX_SPEECH__STORE"
 """The environment variable with the root's path."""
 
-ABOUT: Final = "about.json"
-"""The file that makes a folder an entry; it is written last."""
-
+_ABOUT: Final = "about.json"  # what makes a folder an entry; it is written last
 _LOCK_WAIT_S: Final = 10.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_HIDDEN: Final = (".new-", ".gone-")
+_NEW, _GONE = ".new-", ".gone-"
+
+log = logging.getLogger("bentovox.voices")
 
 
-class Storage:
-    """The entries of one root: `<root>/<kind>/<id>/<file>`.
+class Record(BaseModel):
+    """What is known of an entry.
 
-    An id is `<prefix>_` and 32 hexadecimal digits, made here; anything else never becomes a path.
-    Files have mode 0600 and folders 0700, as they contain recordings of people.
+    Attributes:
+        id: from `Entries.new_id`.
+        created_at: seconds since 1970.
     """
 
-    def __init__(self, root: Path, kinds: Mapping[str, str]) -> None:
-        """Store entries under `root`, which the first write creates.
+    model_config = ConfigDict(frozen=True)
 
-        Args:
-            root: a folder for this store alone.
-            kinds: the folder of each kind of entry, and the prefix of its ids.
-        """
-        self._root = root
-        self._prefix = dict(kinds)
-        self._form = {
-            kind: re.compile(f"{prefix}_[0-9a-f]{{32}}") for kind, prefix in kinds.items()
-        }
+    id: str
+    created_at: int
 
-    def new_id(self, kind: str) -> str:
+
+Kind = TypeVar("Kind", bound=Record)
+Item = TypeVar("Item")
+
+
+class Entries(Generic[Kind]):
+    """All entries of a kind: `<folder>/<id>/<file>`.
+
+    An id is `<prefix>_` and 32 hexadecimal digits, made here; anything else never becomes a path.
+    Files have mode 0600 and folders 0700, as they contain recordings of people. Only who is
+    `writing` may add, replace or remove. What cannot be read raises `StorageError`.
+    """
+
+    def __init__(self, folder: Path, prefix: str, kind: type[Kind]) -> None:
+        """Keep entries in `folder`, which `writing` creates."""
+        self._folder = folder
+        self._prefix = prefix
+        self._kind = kind
+        self._form = re.compile(f"{prefix}_[0-9a-f]{{32}}")
+
+    def new_id(self) -> str:
         """Return an unused id."""
-        return f"{self._prefix[kind]}_{secrets.token_hex(16)}"
+        return f"{self._prefix}_{secrets.token_hex(16)}"
 
-    def is_id(self, text: str, *kinds: str) -> bool:
-        """Return whether `text` has the form of an id of one of these kinds, or of any kind."""
-        return any(self._form[kind].fullmatch(text) for kind in kinds or self._form)
+    def is_id(self, text: str) -> bool:
+        """Return whether `text` has the form of an id."""
+        return self._form.fullmatch(text) is not None
 
-    def path(self, kind: str, entry_id: str) -> Path:
+    def path(self, entry_id: str) -> Path:
         """Return an entry's folder; `entry_id` must be an id."""
-        if not self.is_id(entry_id, kind):
+        if not self.is_id(entry_id):
             raise ValueError("not an id")
-        return self._root / kind / entry_id
+        return self._folder / entry_id
 
-    def ids(self, kind: str) -> list[str]:
-        """Return the ids of all entries, in no order; one may be removed before it is read.
-
-        Raises:
-            StorageError: the folder cannot be read.
-        """
+    def ids(self) -> list[str]:
+        """Return the ids of all entries, in no order; one may be removed before it is read."""
         with _storage("read"):
-            return [entry.name for entry in self._folders(kind) if (entry / ABOUT).exists()]
+            return [entry.name for entry in self._entries() if (entry / _ABOUT).exists()]
 
-    def read(self, kind: str, entry_id: str, file: str) -> bytes | None:
-        """Return a file of an entry, or None if there is no such entry (any more).
-
-        Raises:
-            StorageError: it cannot be read.
-        """
-        if not self.is_id(entry_id, kind):
+    def read(self, entry_id: str, file: str) -> bytes | None:
+        """Return a file of an entry, or None if there is no such entry (any more)."""
+        if not self.is_id(entry_id):
             return None
         with _storage("read"):
             try:
-                return (self._root / kind / entry_id / file).read_bytes()
+                return (self._folder / entry_id / file).read_bytes()
             except FileNotFoundError:
                 return None
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Be the only writer of this root, among all threads and processes, in a `with` block.
+    def get(self, entry_id: str) -> Kind | None:
+        """Return the record of an entry; None without one or, with a warning, if it is damaged."""
+        data = self.read(entry_id, _ABOUT)
+        try:
+            return None if data is None else self._kind.model_validate_json(data)
+        except ValidationError:
+            log.warning("the record of %s is damaged; it is ignored", entry_id)
+            return None
 
-        Raises:
-            StorageError: the disk is full or the root cannot be written; existing entries remain.
-            UnavailableError: others kept writing for too long.
-        """
-        with _storage("written"):
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for kind in self._prefix:
-                (self._root / kind).mkdir(mode=0o700, exist_ok=True)
-            with _locked(self._root, _LOCK_WAIT_S):
-                self._sweep()
-                yield
-
-    def add(self, kind: str, entry_id: str, files: Mapping[str, bytes], *folders: str) -> None:
-        """Create an entry with files and empty folders; only while `writing`."""
-        hidden = self._root / kind / f"{_HIDDEN[0]}{entry_id}"
+    def add(self, record: Kind, files: Mapping[str, bytes], *folders: str) -> None:
+        """Create an entry with files and empty folders."""
+        hidden = self._folder / f"{_NEW}{record.id}"
         try:
             hidden.mkdir(mode=0o700)
             for folder in folders:
                 (hidden / folder).mkdir(mode=0o700)
-            for name, data in files.items():
+            for name, data in {**files, _ABOUT: _json(record)}.items():
                 _write(hidden / name, data)
             _sync(hidden)
-            hidden.rename(self._root / kind / entry_id)
+            hidden.rename(self.path(record.id))
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
-        _sync(self._root / kind)
+        _sync(self._folder)
 
-    def replace(self, kind: str, entry_id: str, file: str, data: bytes) -> None:
-        """Replace a file atomically; only while `writing`."""
-        folder = self.path(kind, entry_id)
-        fresh = folder / f"{_HIDDEN[0]}{file}"
+    def replace(self, record: Kind) -> None:
+        """Replace an entry's record atomically."""
+        folder = self.path(record.id)
+        fresh = folder / f"{_NEW}{_ABOUT}"
         try:
-            _write(fresh, data)
-            fresh.rename(folder / file)
+            _write(fresh, _json(record))
+            fresh.rename(folder / _ABOUT)
         except BaseException:
             with suppress(OSError):
                 fresh.unlink()
             raise
         _sync(folder)
 
-    def remove(self, kind: str, entry_id: str) -> None:
-        """Remove an entry and its files; only while `writing`."""
-        hidden = self._root / kind / f"{_HIDDEN[1]}{entry_id}"
-        self.path(kind, entry_id).rename(hidden)
-        _sync(self._root / kind)
+    def remove(self, entry_id: str) -> None:
+        """Remove an entry and its files."""
+        hidden = self._folder / f"{_GONE}{entry_id}"
+        self.path(entry_id).rename(hidden)
+        _sync(self._folder)
         shutil.rmtree(hidden, ignore_errors=True)  # the next sweep removes the rest
 
     def sweep(self) -> None:
-        """Remove what killed processes left behind, if the root exists and nobody is writing."""
-        if any((self._root / kind).is_dir() for kind in self._prefix):
-            with suppress(OSError, UnavailableError), _locked(self._root, 0.0):
-                self._sweep()
+        """Create the folder, or remove what killed processes left in it."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        left = [one for one in self._folder.iterdir() if one.name.startswith((_NEW, _GONE))]
+        # An engine that writes to an entry being removed may recreate it without its record.
+        left += [entry for entry in self._entries() if not (entry / _ABOUT).exists()]
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _sweep(self) -> None:
-        for kind in self._prefix:
-            left = [
-                folder
-                for folder in (self._root / kind).iterdir()
-                if folder.name.startswith(_HIDDEN)
-            ]
-            # An engine that writes to an entry being removed may recreate it without its metadata.
-            left += [entry for entry in self._folders(kind) if not (entry / ABOUT).exists()]
-            for folder in left:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _folders(self, kind: str) -> list[Path]:
+    def _entries(self) -> list[Path]:
         try:
-            folders = list((self._root / kind).iterdir())
+            return [folder for folder in self._folder.iterdir() if self.is_id(folder.name)]
         except FileNotFoundError:
             return []
-        return [folder for folder in folders if self.is_id(folder.name, kind)]
+
+
+@contextmanager
+def writing(root: Path, *kinds: Entries[Any], wait_s: float | None = None) -> Iterator[None]:
+    """Be the only writer of a root, among all threads and processes, in a `with` block.
+
+    What killed processes left behind is removed first. The lock is the kernel's, on a file: it is
+    released even if its holder is killed.
+
+    Raises:
+        StorageError: the disk is full or the root cannot be written; existing entries remain.
+        UnavailableError: others kept writing for too long.
+    """
+    with _storage("written"):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + (_LOCK_WAIT_S if wait_s is None else wait_s)
+            while not _is_locked(lock):
+                if time.monotonic() >= deadline:
+                    raise UnavailableError(
+                        "the voice store is busy; try again", code="store_busy", retry_after_s=1.0
+                    )
+                time.sleep(0.002)
+            for entries in kinds:
+                entries.sweep()
+            yield
+        finally:
+            os.close(lock)
+
+
+def _is_locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @asynccontextmanager
@@ -195,25 +221,8 @@ async def added(
         raise
 
 
-@contextmanager
-def _locked(root: Path, wait_s: float) -> Iterator[None]:
-    """Hold the root's lock file, alone among threads and processes, even if one is killed."""
-    lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    raise UnavailableError(
-                        "the voice store is busy; try again", code="store_busy", retry_after_s=1.0
-                    ) from error
-                time.sleep(0.002)
-        yield
-    finally:
-        os.close(lock)
+def _json(record: Record) -> bytes:
+    return record.model_dump_json(indent=1).encode()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,42 +1,67 @@
-"""The paths of audio/voices: the engine's voices, and those that clients register."""
+"""The paths of audio/voices and audio/voice_consents: the engine's voices, and clients' own."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
 
 from services.errors import ConflictError, InvalidRequestError, shown
+from services.openai.body import expect_json, whole
+from services.openai.documents import document
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
-from services.openai.speech import VoiceFields
+from services.openai.speech import ConsentFields, ConsentName, ConsentPage, VoiceFields
 from services.speech.engines.protocol import Capability, unsupported
-from services.speech.recordings import MAX_BYTES, read_recording
+from services.speech.recordings import MAX_BYTES, read_recording, sound_in
 from services.speech.speakers import no_consent
 from services.speech.storage import added
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.openai.documents import Call
+    from services.openai.documents import Call, Handlers
     from services.openai.forms import Upload
-    from services.openai.speech import Deleted, VoiceAnswer, VoiceList
+    from services.openai.speech import ConsentAnswer, ConsentList, Deleted, VoiceAnswer, VoiceList
     from services.speech.engines.protocol import Voice
     from services.speech.speakers import Speakers
-    from services.speech.voices import StoredVoice
+    from services.speech.voices import Consent, StoredVoice, VoiceStore
 
-_FORM: Final = FormFields(frozenset(VoiceFields.model_fields), {"audio_sample": MAX_BYTES})
+CONSENT_SECONDS: Final = 60.0
+"""The longest consent; the shortest is that of a voice."""
+
+_VOICE_FORM: Final = FormFields(frozenset(VoiceFields.model_fields), {"audio_sample": MAX_BYTES})
+_CONSENT_FORM: Final = FormFields(frozenset(ConsentFields.model_fields), {"recording": MAX_BYTES})
+_NAME_BYTES: Final = 16 * 1024  # 256 characters of at most 12 bytes each in JSON, and the rest
 
 
-class VoiceRoutes:
+def voice_handlers(speakers: Speakers) -> Handlers:
+    """Return the table of the paths of voices and consents."""
+    voices, consents = _VoiceRoutes(speakers), _ConsentRoutes(speakers.store)
+    voice, consent = "/v1/audio/voices/{}", "/v1/audio/voice_consents/{}"
+    return {
+        ("GET", "/v1/audio/voices"): document(voices.listed),
+        ("GET", "/v1/audio/speech/voices"): document(voices.listed),
+        ("POST", "/v1/audio/voices"): document(voices.added),
+        ("GET", voice): document(voices.one),
+        ("DELETE", voice): document(voices.deleted),
+        ("GET", "/v1/audio/voice_consents"): document(consents.listed),
+        ("POST", "/v1/audio/voice_consents"): document(consents.added),
+        ("GET", consent): document(consents.one),
+        ("POST", consent): document(consents.renamed),
+        ("DELETE", consent): document(consents.deleted),
+    }
+
+
+@dataclass(frozen=True)
+class _VoiceRoutes:
     """The voices of one engine and one store, as JSON."""
 
-    def __init__(self, speakers: Speakers) -> None:
-        """Serve the voices of `speakers`."""
-        self._speakers = speakers
-        self._engine = speakers.engine
-        self._store = speakers.store
+    speakers: Speakers
 
     async def listed(self, _: Call) -> VoiceList:
         """Return all voices, in the shapes of several servers.
@@ -45,14 +70,15 @@ class VoiceRoutes:
         `id` to request and a `name` to show, the same for registered voices. `uploaded_voices` is
         vLLM-Omni's, and only it lists registered voices if the engine cannot clone.
         """
-        stored = await asyncio.to_thread(self._store.voices)
-        usable = {voice.id: voice for voice in stored if self._can_clone}
-        by_name = {**usable, **{voice.name: voice for voice in usable.values()}}
-        ids = (*(voice.id for voice in self._engine.voices()), *self._speakers.aliases)
+        engine = self.speakers.engine
+        stored = await asyncio.to_thread(self.speakers.store.voices)
+        usable = stored if self.speakers.uses_stored else []
+        by_name = {name: voice for voice in usable for name in (voice.id, voice.name)}
+        ids = (*(voice.id for voice in engine.voices()), *self.speakers.aliases)
         servers = {name: told for name in ids if (told := self._servers(name, by_name))}
-        data = [*servers.values(), *(_registered(voice) for voice in usable.values())]
+        data = [*servers.values(), *map(_registered, usable)]
         names = {name: voice["name"] for name, voice in servers.items()}
-        for voice in usable.values():
+        for voice in usable:
             names.setdefault(voice.name, voice.name)
         return {
             "object": "list",
@@ -65,50 +91,70 @@ class VoiceRoutes:
         }
 
     async def one(self, call: Call) -> VoiceAnswer:
-        """Return one voice, by any name that a request may use.
-
-        Raises:
-            NotFoundError: there is no such voice (`voice_not_found`).
-        """
-        name = call.name
-        target = self._speakers.aliases.get(name, name)
-        stored = await asyncio.to_thread(self._store.find, target)
-        told = self._servers(name, {target: stored} if stored else {})
-        return told or _own(self._engine.voice(name))
+        """Return one voice, by any name that a request may use; unknown ones are refused."""
+        target = self.speakers.aliases.get(call.name, call.name)
+        stored = await asyncio.to_thread(self.speakers.store.find, target)
+        told = self._servers(call.name, {target: stored} if stored else {})
+        return told or _own(self.speakers.engine.voice(call.name))
 
     async def added(self, call: Call) -> VoiceAnswer:
         """Register a voice, have the engine prepare it, and return it.
 
-        Raises:
-            ServiceError: the engine cannot clone voices, or the form, consent or recording is not
-                acceptable; nothing was stored.
-            ClientGoneError: the client hung up; nothing was stored.
+        If anything is not acceptable, or the client hangs up, nothing was stored.
         """
-        if Capability.REFERENCE not in self._engine.capabilities:
-            raise unsupported(self._engine, "audio_sample")
-        form = await read_form(call.scope, call.receive, _FORM)
+        speakers = self.speakers
+        if Capability.REFERENCE not in speakers.engine.capabilities:
+            raise unsupported(speakers.engine, "audio_sample")
+        form = await read_form(call.scope, call.receive, _VOICE_FORM)
         fields = read(VoiceFields, form.texts)
         _check_kind(fields)
         sample = form.file("audio_sample")
         if fields.consent is None:
             raise no_consent()
-        await asyncio.to_thread(self._store.consent, fields.consent, param="consent")
-        self._check_free(fields.name)
-        self._speakers.demand_ready()
+        await asyncio.to_thread(speakers.store.consent, fields.consent, param="consent")
+        if fields.name in speakers.aliases or speakers.own(fields.name) is not None:
+            raise ConflictError(
+                f"{shown(fields.name)} is one of this server's own voices; choose another name",
+                param="name",
+                code="voice_exists",
+            )
+        speakers.demand_ready()
         work = self._register(fields, fields.consent, sample)
         return _registered(await until_hangup(call.receive, work))
 
-    async def deleted(self, call: Call) -> Deleted:
-        """Delete a registered voice, its recording and its features.
+    async def _register(self, fields: VoiceFields, consent_id: str, sample: Upload) -> StoredVoice:
+        engine, store = self.speakers.engine, self.speakers.store
+        text = fields.text or fields.ref_text or None
+        reference = await asyncio.to_thread(
+            read_recording, sample.data, param="audio_sample", text=text
+        )
+        built_in = await asyncio.to_thread(store.find, fields.name)  # which it replaces
+        add = partial(
+            store.add_voice,
+            name=fields.name,
+            consent_id=consent_id,
+            reference=reference,
+            language=fields.language,
+        )
 
-        Raises:
-            NotFoundError: no registered voice has that id.
-            InvalidRequestError: it is built in, or an alias (`voice_not_deletable`).
-        """
-        voice_id = call.name
-        servers = voice_id in self._speakers.aliases or self._speakers.own(voice_id) is not None
+        voice: StoredVoice | None = None
+        try:
+            async with added(add, lambda voice: store.delete_voice(voice.id)) as voice:
+                if built_in is not None:
+                    engine.forget(built_in.id)
+                await engine.prepare(await asyncio.to_thread(store.reference, voice.id))
+                return voice
+        except BaseException:
+            if voice is not None:
+                engine.forget(voice.id)
+            raise
+
+    async def deleted(self, call: Call) -> Deleted:
+        """Delete a registered voice, its recording and its features; refuse the server's own."""
+        speakers, voice_id = self.speakers, call.name
+        servers = voice_id in speakers.aliases or speakers.own(voice_id) is not None
         if not servers:
-            stored = await asyncio.to_thread(self._store.voice, voice_id)
+            stored = await asyncio.to_thread(speakers.store.voice, voice_id)
             servers = stored.origin is not None
         if servers:
             raise InvalidRequestError(
@@ -117,58 +163,20 @@ class VoiceRoutes:
                 param="voice",
                 code="voice_not_deletable",
             )
-        await asyncio.to_thread(self._store.delete_voice, voice_id)
-        self._engine.forget(voice_id)
+        await asyncio.to_thread(speakers.store.delete_voice, voice_id)
+        speakers.engine.forget(voice_id)
         return {"id": voice_id, "object": "audio.voice.deleted", "deleted": True}
-
-    @property
-    def _can_clone(self) -> bool:
-        return bool({Capability.REFERENCE, Capability.CONVERSION} & self._engine.capabilities)
 
     def _servers(self, name: str, stored: Mapping[str, StoredVoice]) -> VoiceAnswer | None:
         """Return what a name of the engine's or an alias stands for, or one of the `stored`."""
-        target = self._speakers.aliases.get(name, name)
+        target = self.speakers.aliases.get(name, name)
         found = stored.get(target)
         if found is not None:
             return _registered(found) if target == name else _alias(name, _registered(found))
-        if (own := self._speakers.own(name)) is not None:
+        if (own := self.speakers.own(name)) is not None:
             return _own(own)
-        own = self._speakers.own(target)
+        own = self.speakers.own(target)
         return None if own is None else _alias(name, _own(own))
-
-    def _check_free(self, name: str) -> None:
-        """Refuse the names of the server's own voices."""
-        if name in self._speakers.aliases or self._speakers.own(name) is not None:
-            raise ConflictError(
-                f"{shown(name)} is one of this server's own voices; choose another name",
-                param="name",
-                code="voice_exists",
-            )
-
-    async def _register(self, fields: VoiceFields, consent_id: str, sample: Upload) -> StoredVoice:
-        text = fields.text or fields.ref_text or None
-        reference = await asyncio.to_thread(
-            read_recording, sample.data, param="audio_sample", text=text
-        )
-        add = partial(
-            self._store.add_voice,
-            name=fields.name,
-            consent_id=consent_id,
-            reference=reference,
-            language=fields.language,
-        )
-        voice: StoredVoice | None = None
-        built_in = await asyncio.to_thread(self._store.find, fields.name)  # which it replaces
-        try:
-            async with added(add, lambda voice: self._store.delete_voice(voice.id)) as voice:
-                if built_in is not None:
-                    self._engine.forget(built_in.id)
-                await self._engine.prepare(await asyncio.to_thread(self._store.reference, voice.id))
-                return voice
-        except BaseException:
-            if voice is not None:
-                self._engine.forget(voice.id)
-            raise
 
 
 def _check_kind(fields: VoiceFields) -> None:
@@ -226,3 +234,84 @@ def _registered(voice: StoredVoice) -> VoiceAnswer:
 
 def _alias(name: str, voice: VoiceAnswer) -> VoiceAnswer:
     return {**voice, "id": name, "alias_of": voice["alias_of"] or voice["id"]}
+
+
+@dataclass(frozen=True)
+class _ConsentRoutes:
+    """The consents of one store, recordings of people who agree to be cloned, as JSON."""
+
+    store: VoiceStore
+
+    async def listed(self, call: Call) -> ConsentList:
+        """Return a page of the consents, oldest first."""
+        query = call.scope["query_string"].decode("latin-1")
+        page = read(ConsentPage, dict(parse_qsl(query, keep_blank_values=True)))
+        found = await asyncio.to_thread(self.store.consents)
+        if page.after is not None:
+            ids = [consent.id for consent in found]
+            if page.after not in ids:
+                raise InvalidRequestError(
+                    f"after {shown(page.after)} is not the id of a consent",
+                    param="after",
+                    code="invalid_value",
+                )
+            found = found[ids.index(page.after) + 1 :]
+        listed = [_consent(consent) for consent in found[: page.limit]]
+        return {
+            "object": "list",
+            "data": listed,
+            "first_id": listed[0]["id"] if listed else None,
+            "last_id": listed[-1]["id"] if listed else None,
+            "has_more": len(found) > len(listed),
+        }
+
+    async def added(self, call: Call) -> ConsentAnswer:
+        """Store a consent and return it.
+
+        If anything is not acceptable, or the client hangs up, nothing was stored.
+        """
+        form = await read_form(call.scope, call.receive, _CONSENT_FORM)
+        fields = read(ConsentFields, form.texts)
+        keeping = self._keep(fields, form.file("recording"))
+        return _consent(await until_hangup(call.receive, keeping))
+
+    async def _keep(self, fields: ConsentFields, recording: Upload) -> Consent:
+        await asyncio.to_thread(
+            sound_in, recording.data, param="recording", max_seconds=CONSENT_SECONDS
+        )
+        known = re.fullmatch(r"audio/[a-z0-9.+-]{1,64}", recording.media_type)
+        add = partial(
+            self.store.add_consent,
+            name=fields.name,
+            language=fields.language,
+            recording=recording.data,
+            media_type=recording.media_type if known else "application/octet-stream",
+        )
+        async with added(add, lambda consent: self.store.delete_consent(consent.id)) as consent:
+            return consent
+
+    async def one(self, call: Call) -> ConsentAnswer:
+        """Return one consent."""
+        return _consent(await asyncio.to_thread(self.store.consent, call.name))
+
+    async def renamed(self, call: Call) -> ConsentAnswer:
+        """Rename a consent and return it."""
+        expect_json(call.scope)
+        body = await whole(call.scope, call.receive, _NAME_BYTES)
+        name = read(ConsentName, body).name
+        return _consent(await asyncio.to_thread(self.store.rename_consent, call.name, name))
+
+    async def deleted(self, call: Call) -> Deleted:
+        """Delete a consent that no voice depends on."""
+        await asyncio.to_thread(self.store.delete_consent, call.name)
+        return {"id": call.name, "object": "audio.voice_consent", "deleted": True}
+
+
+def _consent(consent: Consent) -> ConsentAnswer:
+    return {
+        "id": consent.id,
+        "object": "audio.voice_consent",
+        "name": consent.name,
+        "language": consent.language,
+        "created_at": consent.created_at,
+    }

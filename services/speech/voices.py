@@ -6,34 +6,62 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, TypeVar
-
-from pydantic import ValidationError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from services.audio.decode import decode_as_is
+from services.audio.encode import to_wav
 from services.audio.pcm import duration_s
-from services.audio.wav import to_wav
 from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError, shown
 from services.speech.engines.protocol import VoiceReference
-from services.speech.storage import ABOUT, Storage
-from services.speech.voice_records import Consent, StoredVoice, check_name
+from services.speech.storage import Entries, Kind, Record, writing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-__all__ = ["Consent", "StoredVoice", "VoiceStore"]
-
-_CONSENT: Final = "consents"
-_VOICE: Final = "voices"
 _AUDIO: Final = "reference.wav"
 _RECORDING: Final = "recording"
 _FEATURES: Final = "features"
 _IN_MEMORY: Final = 8  # references, of at most 5.8 MB each
+_NAME_LIMIT: Final = 256
 
 _audit = logging.getLogger("bentovox.audit")
-_log = logging.getLogger("bentovox.voices")
 
-Record = TypeVar("Record", Consent, StoredVoice)
+
+class Consent(Record):
+    """Somebody's recorded consent to have their voice cloned.
+
+    Attributes:
+        name: given by the client; need not be unique.
+        language: a tag, as given by the client.
+        media_type: of the recording, as given by the client.
+    """
+
+    name: str
+    language: str
+    media_type: str
+
+
+class StoredVoice(Record):
+    """A registered voice.
+
+    Attributes:
+        name: given by the client; unique among voices.
+        consent_id: of the consent that it was registered with; None for a built-in voice.
+        text: the transcript of its recording; None if unknown.
+        language: a tag, as given by the client.
+        duration_s: of its recording.
+        origin: what spoke a built-in voice; None if a person did.
+    """
+
+    name: str
+    consent_id: str | None
+    text: str | None
+    language: str | None
+    duration_s: float
+    origin: str | None = None
 
 
 class VoiceStore:
@@ -48,11 +76,18 @@ class VoiceStore:
 
     def __init__(self, root: Path) -> None:
         """Open the store at `root`, which the first write creates."""
-        self._storage = Storage(root, {_CONSENT: "cons", _VOICE: "voice"})
+        self._root = root
+        self._consents = Entries(root / "consents", "cons", Consent)
+        self._voices = Entries(root / "voices", "voice", StoredVoice)
         self._known: dict[str, StoredVoice] = {}  # voices never change, and ids are not reused
         self._references: OrderedDict[str, VoiceReference] = OrderedDict()
         self._memory = threading.Lock()
-        self._storage.sweep()
+        if root.is_dir():  # removes what killed processes left, unless somebody is writing
+            with suppress(ServiceError), self._writing(0.0):
+                pass
+
+    def _writing(self, wait_s: float | None = None) -> AbstractContextManager[None]:
+        return writing(self._root, self._consents, self._voices, wait_s=wait_s)
 
     def add_consent(
         self, *, name: str, language: str, recording: bytes, media_type: str
@@ -64,22 +99,20 @@ class VoiceStore:
         """
         self._check_name(name)
         consent = Consent(
-            id=self._storage.new_id(_CONSENT),
+            id=self._consents.new_id(),
             name=name,
             language=language,
             created_at=int(time.time()),
             media_type=media_type,
         )
-        with self._storage.writing():
-            files = {_RECORDING: recording, ABOUT: _json(consent)}
-            self._storage.add(_CONSENT, consent.id, files)
+        with self._writing():
+            self._consents.add(consent, {_RECORDING: recording})
         _audit.info("created consent %s", consent.id)
         return consent
 
     def consents(self) -> list[Consent]:
         """Return all consents, oldest first."""
-        found = (self._read_consent(consent_id) for consent_id in self._storage.ids(_CONSENT))
-        return _in_order([consent for consent in found if consent])
+        return _in_order(map(self._consents.get, self._consents.ids()))
 
     def consent(self, consent_id: str, *, param: str | None = None) -> Consent:
         """Return one consent; `param` is the field of the request with its id, if any.
@@ -87,7 +120,7 @@ class VoiceStore:
         Raises:
             NotFoundError: no consent has that id (`consent_not_found`).
         """
-        found = self._read_consent(consent_id)
+        found = self._consents.get(consent_id)
         if found is None:
             raise NotFoundError(
                 f"there is no consent {shown(consent_id)}", param=param, code="consent_not_found"
@@ -102,9 +135,9 @@ class VoiceStore:
             NotFoundError: no consent has that id (`consent_not_found`).
         """
         self._check_name(name)
-        with self._storage.writing():
+        with self._writing():
             renamed = self.consent(consent_id).model_copy(update={"name": name})
-            self._storage.replace(_CONSENT, consent_id, ABOUT, _json(renamed))
+            self._consents.replace(renamed)
         _audit.info("renamed consent %s", consent_id)
         return renamed
 
@@ -116,7 +149,7 @@ class VoiceStore:
             ConflictError: registered voices depend on it; the message names them
                 (`consent_in_use`).
         """
-        with self._storage.writing():
+        with self._writing():
             self.consent(consent_id)
             users = [voice.id for voice in self.voices() if voice.consent_id == consent_id]
             if users:
@@ -124,7 +157,7 @@ class VoiceStore:
                     f"consent {shown(consent_id)} is used by {', '.join(users)}; delete them first",
                     code="consent_in_use",
                 )
-            self._storage.remove(_CONSENT, consent_id)
+            self._consents.remove(consent_id)
         _audit.info("deleted consent %s", consent_id)
 
     def add_voice(
@@ -138,8 +171,7 @@ class VoiceStore:
             ConflictError: a voice with that name exists (`voice_exists`).
         """
         self._check_name(name)
-        voice = self._new(name, reference, language, consent_id=consent_id)
-        with self._storage.writing():
+        with self._writing():
             self.consent(consent_id, param="consent")
             other = self._named(name)
             if other is not None and other.origin is None:
@@ -148,9 +180,9 @@ class VoiceStore:
                     param="name",
                     code="voice_exists",
                 )
-            self._write(voice, reference)
+            voice = self._add(reference, name=name, language=language, consent_id=consent_id)
             if other is not None:
-                self._storage.remove(_VOICE, other.id)
+                self._voices.remove(other.id)
         if other is not None:
             self._forget(other.id)
         _audit.info("created voice %s with consent %s", voice.id, consent_id)
@@ -160,24 +192,21 @@ class VoiceStore:
         self, *, name: str, origin: str, reference: VoiceReference, language: str
     ) -> StoredVoice:
         """Store a voice that no person has, and return it, or what has that name meanwhile."""
-        voice = self._new(name, reference, language, origin=origin)
-        with self._storage.writing():
+        with self._writing():
             other = self._named(name)
-            if other is None:
-                self._write(voice, reference)
-        return other or voice
+            return other or self._add(reference, name=name, language=language, origin=origin)
 
-    def _new(
+    def _add(
         self,
-        name: str,
         reference: VoiceReference,
-        language: str | None,
         *,
+        name: str,
+        language: str | None,
         consent_id: str | None = None,
         origin: str | None = None,
     ) -> StoredVoice:
-        return StoredVoice(
-            id=self._storage.new_id(_VOICE),
+        voice = StoredVoice(
+            id=self._voices.new_id(),
             name=name,
             consent_id=consent_id,
             text=reference.text,
@@ -186,42 +215,35 @@ class VoiceStore:
             created_at=int(time.time()),
             origin=origin,
         )
-
-    def _write(self, voice: StoredVoice, reference: VoiceReference) -> None:
-        files = {
-            _AUDIO: to_wav(reference.samples, reference.sample_rate_hz),
-            ABOUT: _json(voice),
-        }
-        self._storage.add(_VOICE, voice.id, files, _FEATURES)
-
-    def _named(self, name: str) -> StoredVoice | None:
-        return next((voice for voice in self.voices() if voice.name == name), None)
+        wav = to_wav(reference.samples, reference.sample_rate_hz)
+        self._voices.add(voice, {_AUDIO: wav}, _FEATURES)
+        return voice
 
     def voices(self) -> list[StoredVoice]:
         """Return all voices, oldest first."""
-        ids = self._storage.ids(_VOICE)
+        ids = self._voices.ids()
         with self._memory:
             known = {voice_id: self._known[voice_id] for voice_id in ids if voice_id in self._known}
         for voice_id in ids:
-            found = known.get(voice_id) or self._read_voice(voice_id)
-            if found is not None:
+            if (found := known.get(voice_id) or self._voices.get(voice_id)) is not None:
                 known[voice_id] = found
         with self._memory:
             self._known = known
             for voice_id in self._references.keys() - known.keys():
                 del self._references[voice_id]
-        return _in_order(list(known.values()))
+        return _in_order(known.values())
 
     def find(self, id_or_name: str) -> StoredVoice | None:
         """Return the voice with that id, else the one with exactly that name, else None."""
-        if self._storage.is_id(id_or_name):
-            return self._read_voice(id_or_name)
+        if self._voices.is_id(id_or_name):
+            return self._voices.get(id_or_name)
         with self._memory:
             known = next((v.id for v in self._known.values() if v.name == id_or_name), "")
-        found = self._read_voice(known)  # it may have been deleted, and another have its name
-        if found is not None:
-            return found
-        return self._named(id_or_name)
+        # The known one may have been deleted, and another have its name.
+        return self._voices.get(known) or self._named(id_or_name)
+
+    def _named(self, name: str) -> StoredVoice | None:
+        return next((voice for voice in self.voices() if voice.name == name), None)
 
     def voice(self, voice_id: str) -> StoredVoice:
         """Return one voice.
@@ -229,7 +251,7 @@ class VoiceStore:
         Raises:
             NotFoundError: no voice has that id (`voice_not_found`).
         """
-        found = self._read_voice(voice_id)
+        found = self._voices.get(voice_id)
         if found is None:
             self._forget(voice_id)
             raise _no_voice(voice_id)
@@ -249,7 +271,7 @@ class VoiceStore:
             if held is not None:
                 self._references.move_to_end(voice_id)
                 return held
-        data = self._storage.read(_VOICE, voice_id, _AUDIO)
+        data = self._voices.read(voice_id, _AUDIO)
         if data is None:
             raise _no_voice(voice_id)
         sound = decode_as_is(data, param="voice")
@@ -259,7 +281,7 @@ class VoiceStore:
             sample_rate_hz=sound.sample_rate_hz,
             text=voice.text,
             id=voice_id,
-            features=self._storage.path(_VOICE, voice_id) / _FEATURES,
+            features=self._voices.path(voice_id) / _FEATURES,
         )
         with self._memory:
             self._references[voice_id] = reference
@@ -274,9 +296,9 @@ class VoiceStore:
         Raises:
             NotFoundError: no voice has that id (`voice_not_found`).
         """
-        with self._storage.writing():
+        with self._writing():
             voice = self.voice(voice_id)
-            self._storage.remove(_VOICE, voice_id)
+            self._voices.remove(voice_id)
         self._forget(voice_id)
         _audit.info("deleted voice %s with consent %s", voice_id, voice.consent_id)
 
@@ -285,41 +307,27 @@ class VoiceStore:
             self._known.pop(voice_id, None)
             self._references.pop(voice_id, None)
 
-    def _read_consent(self, consent_id: str) -> Consent | None:
-        data = self._storage.read(_CONSENT, consent_id, ABOUT)
-        return _record(Consent, consent_id, data)
-
-    def _read_voice(self, voice_id: str) -> StoredVoice | None:
-        data = self._storage.read(_VOICE, voice_id, ABOUT)
-        return _record(StoredVoice, voice_id, data)
-
     def _check_name(self, name: str) -> None:
-        check_name(name)
-        if self._storage.is_id(name):
+        """Raise `InvalidRequestError` if a voice or consent may not be called that."""
+        if not 1 <= len(name) <= _NAME_LIMIT or not name.isprintable() or name != name.strip():
+            raise InvalidRequestError(
+                f"name must be 1 to {_NAME_LIMIT} printable characters, without a space at the "
+                "start or end",
+                param="name",
+                code="invalid_value",
+            )
+        if self._voices.is_id(name) or self._consents.is_id(name):
             raise InvalidRequestError(
                 "name must not look like an id", param="name", code="invalid_value"
             )
 
 
-def _no_voice(voice_id: str) -> ServiceError:
+def _no_voice(voice_id: str) -> NotFoundError:
     return NotFoundError(
         f"there is no registered voice {shown(voice_id)}", param="voice", code="voice_not_found"
     )
 
 
-def _json(record: Consent | StoredVoice) -> bytes:
-    return record.model_dump_json(indent=1).encode()
-
-
-def _record(kind: type[Record], item_id: str, data: bytes | None) -> Record | None:
-    """Return the record in a file; None if there is no file or, with a warning, it is damaged."""
-    try:
-        return None if data is None else kind.model_validate_json(data)
-    except ValidationError:
-        _log.warning("the record of %s is damaged; it is ignored", item_id)
-        return None
-
-
-def _in_order(records: list[Record]) -> list[Record]:
-    """Return `records`, oldest first."""
-    return sorted(records, key=lambda record: (record.created_at, record.id))
+def _in_order(records: Iterable[Kind | None]) -> list[Kind]:
+    """Return the records that are there, oldest first."""
+    return sorted(filter(None, records), key=lambda record: (record.created_at, record.id))

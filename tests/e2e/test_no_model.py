@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from services.audio.wav import to_wav
+from services.audio.encode import to_wav
 from tests.e2e.server import MODEL, Server
 from tests.whisper import PLAIN, RATE_HZ, speak
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from services.audio.encode import to_wav
 from services.audio.resample import Resampler
-from services.audio.wav import to_wav
 from tests.docs.examples import EXAMPLES, HEARING, check_example, run_example
 from tests.sounds import to_bytes
 from tests.whisper import PLAIN, RATE_HZ, speak

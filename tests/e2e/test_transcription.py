@@ -14,7 +14,7 @@ import pytest
 import srt
 import webvtt
 
-from services.audio.wav import to_wav
+from services.audio.encode import to_wav
 from tests.e2e.server import MODEL, Server, eventually
 from tests.parrot import parrot
 from tests.whisper import PLAIN as SENTENCE

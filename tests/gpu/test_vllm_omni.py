@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import signal
-import subprocess
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -23,6 +20,7 @@ from tests.hearing import HEARING_RATE_HZ, four_digits_heard
 if TYPE_CHECKING:
     from services.audio.pcm import Samples
 
+URL = os.environ.get("VLLM_OMNI_URL", "")
 SAID = "Good morning. This is how my voice sounds on an ordinary day."
 
 
@@ -30,15 +28,9 @@ def _lacking() -> str | None:
     """Return what is not there, None when all is."""
     if not Path("/dev/nvidiactl").exists():
         return "no NVIDIA GPU here: vLLM-Omni has no CPU platform"
-    if shutil.which(_command()) is None:
-        return f"{_command()} is not installed; VLLM_OMNI_COMMAND may name it"
-    if not os.environ.get("VLLM_OMNI_MODEL"):
-        return "VLLM_OMNI_MODEL names no directory with Fun-CosyVoice3's weights"
+    if not URL:
+        return "VLLM_OMNI_URL names no vLLM-Omni server on this machine"
     return None
-
-
-def _command() -> str:
-    return os.environ.get("VLLM_OMNI_COMMAND", "vllm-omni")
 
 
 pytestmark = [
@@ -71,24 +63,8 @@ async def _spoken(engine: VllmOmniEngine, request: SynthesisRequest) -> tuple[Sa
     return np.concatenate(parts), first_s
 
 
-def _kill_a_stage(engine: VllmOmniEngine) -> None:
-    """Kill a process of the server's that holds GPU memory: one of its stages."""
-    process = engine._keeper._process
-    assert process is not None
-    out = subprocess.run(
-        ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    holders = [int(line) for line in out.stdout.split()]
-    ours = [pid for pid in holders if os.getsid(pid) == process.pid]
-    os.kill(ours[-1], signal.SIGKILL)
-
-
-async def test_the_real_server_clones_streams_is_hung_up_on_and_comes_back() -> None:
-    """One test for one start, which takes minutes."""
-    engine = VllmOmniEngine(command=[_command()], model=os.environ["VLLM_OMNI_MODEL"])
+async def test_the_real_server_clones_streams_and_is_hung_up_on() -> None:
+    engine = VllmOmniEngine(url=URL)
     await engine.start()
     try:
         reference = await _recording()
@@ -109,14 +85,5 @@ async def test_the_real_server_clones_streams_is_hung_up_on_and_comes_back() -> 
         await frames.aclose()
         assert time.monotonic() - began < 0.5
         assert engine.active == 0
-
-        _kill_a_stage(engine)
-        async with asyncio.timeout(60):
-            while engine.ready:  # noqa: ASYNC110  the engine has no event for this
-                await asyncio.sleep(0.1)
-        async with asyncio.timeout(900):
-            while not engine.ready:  # noqa: ASYNC110
-                await asyncio.sleep(0.5)
-        assert (await _spoken(engine, request))[0].size
     finally:
         await engine.close()

@@ -14,16 +14,15 @@ import pytest
 
 pytest.importorskip("misaki", reason="the kokoro extra is not installed")
 
+from services.audio.encode import to_wav
 from services.audio.formats import MEDIA_TYPES
 from services.audio.resample import Resampler
-from services.audio.wav import to_wav
 from services.conversation import routes
 from services.server.shell import Shell
 from services.settings.sections import ConversationSettings
-from services.speech.engines.kokoro.model import loudness_db
-from services.speech.engines.kokoro.source import PACKAGED
+from services.speech.engines.kokoro.model import PACKAGED, loudness_db
 from services.speech.engines.protocol import SynthesisRequest
-from services.transcription.engines.faster_whisper.model_source import TINY_EN
+from services.transcription.engines.faster_whisper.loader import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from tests.hearing_app import Hearing, hearing_app
 from tests.kokoro import kokoro_engine

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from services.audio.encode import to_wav
 from services.audio.resample import Resampler
-from services.audio.wav import to_wav
-from services.transcription.engines.faster_whisper.model_source import TINY_EN
+from services.transcription.engines.faster_whisper.loader import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from tests.hearing_app import Hearing
 from tests.live_app import MANUAL, RATE_HZ, Served

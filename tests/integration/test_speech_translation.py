@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from services.audio.wav import to_wav
+from services.audio.encode import to_wav
 from services.conversation import routes
 from services.server.shell import Shell
 from services.settings.sections import ConversationSettings

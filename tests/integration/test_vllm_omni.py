@@ -6,7 +6,7 @@ import gc
 import os
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,8 +24,10 @@ from services.speech.engines.protocol import (
     SpeechEngine,
     SynthesisRequest,
 )
+from services.speech.engines.vllm_omni import client
 from services.speech.engines.vllm_omni.engine import VllmOmniEngine
 from services.speech.engines.vllm_omni.references import server_name
+from tests.ports import free_port
 from tests.vllm_omni import (
     CHARACTER,
     StandIn,
@@ -33,6 +35,7 @@ from tests.vllm_omni import (
     heard,
     hurried,
     reference,
+    server_elsewhere,
     spoken,
     until,
 )
@@ -211,22 +214,12 @@ def test_the_model_is_known_by_its_id_and_its_short_name() -> None:
     )
 
 
-def test_a_model_in_a_directory_is_known_by_its_own_name_only(tmp_path: Path) -> None:
-    (tmp_path / "Fun-CosyVoice3").mkdir()
-    engine = VllmOmniEngine(url="http://127.0.0.1:1", model=f"{tmp_path}/Fun-CosyVoice3/")
-    assert engine.models == ("Fun-CosyVoice3",)
-
-
-@pytest.mark.parametrize(
-    ("options", "param"),
-    [({"url": "gpu-box:8091"}, "url"), ({"command": ["no-such-vllm-omni"]}, "command")],
-)
-def test_settings_that_cannot_work_are_told_before_the_start(
-    options: dict[str, Any], param: str
-) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        VllmOmniEngine(**options)
-    assert caught.value.param == param
+@pytest.mark.parametrize("url", ["", "gpu-box:8091"])
+def test_without_a_url_the_error_names_the_setting_and_how_to_start_a_server(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="vllm-omni serve") as caught:
+        VllmOmniEngine(url=url)
+    assert caught.value.param == "url"
+    assert "BENTOVOX_SPEECH__VLLM_OMNI__URL" in caught.value.message
 
 
 async def test_before_the_start_and_after_the_end_it_is_unavailable(server: StandIn) -> None:
@@ -278,16 +271,16 @@ async def test_a_stream_without_a_sample_is_an_error(
         await spoken(engine, asked())
 
 
-async def test_a_server_that_falls_silent_is_unavailable(server: StandIn) -> None:
-    engine = VllmOmniEngine(url=server.url, timeout_s=0.5)
-    await engine.start()
+async def test_a_server_that_falls_silent_is_unavailable(
+    engine: VllmOmniEngine, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SILENT_S", 0.5)
     server.switch(delay_s=30)
     began = time.monotonic()
     with pytest.raises(UnavailableError) as caught:
         await spoken(engine, asked())
     assert caught.value.retry_after_s
     assert time.monotonic() - began < 2
-    await engine.close()
 
 
 async def test_hanging_up_stops_the_server_within_half_a_second(
@@ -441,31 +434,72 @@ async def test_preparing_while_the_server_is_down_leaves_it_to_the_first_use() -
     await unstarted().prepare(reference(voice_id="v"))
 
 
-# A server at a URL
+# A server that fails, and comes back
 
 
-async def test_a_server_at_a_url_is_waited_for_and_never_restarted(
-    engine: VllmOmniEngine, server: StandIn
+@pytest.mark.parametrize("lying_health", [False, True])
+async def test_a_server_without_a_live_stage_is_503_until_it_is_back(
+    engine: VllmOmniEngine, server: StandIn, *, lying_health: bool
 ) -> None:
-    pid = server.tell()["pid"]
-    server.switch(dead_stage=1)
-    with pytest.raises(EngineError):
-        await spoken(engine, asked())
-    await until(lambda: not engine.ready, 1, "it is noticed")
+    server.switch(dead_stage=1, lying_health=lying_health)
+    failed = 0
+    while engine.ready:
+        try:
+            await spoken(engine, asked())
+        except (EngineError, UnavailableError):
+            failed += 1
+        await asyncio.sleep(0.01)
+    assert failed
     with pytest.raises(UnavailableError) as caught:
         await spoken(engine, asked())
     assert caught.value.retry_after_s
     server.switch(dead_stage=None)
-    await until(lambda: engine.ready, 3, "it is back")
-    assert server.tell()["pid"] == pid
+    await until(lambda: engine.ready, 15, "it is back")
     assert heard(await spoken(engine, asked())) == "abc"
 
 
-async def test_a_url_where_nobody_listens_is_told_at_start() -> None:
-    engine = VllmOmniEngine(url="http://127.0.0.1:1", start_timeout_s=0.5)
-    with pytest.raises(ConfigurationError, match="cannot be reached"):
-        await engine.start()
-    assert not engine.ready
+async def test_a_dead_stage_is_noticed_without_a_request(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(dead_stage=0)
+    await until(lambda: not engine.ready, 10, "it is noticed")
+    assert "503" in engine.lack
+
+
+async def test_one_request_that_breaks_off_is_no_reason_to_be_down(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    server.switch(cut_after=0)
+    with pytest.raises(EngineError):
+        await spoken(engine, asked())
+    looks = server.tell()["health_checks"]
+    await until(lambda: server.tell()["health_checks"] > looks + 1, 10, "two looks at it")
+    assert engine.ready
+
+
+async def test_a_server_that_ends_fails_requests_at_once_and_knows_no_voice_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    port, ref = free_port(), reference(voice_id="v")
+    engine = VllmOmniEngine(url=f"http://127.0.0.1:{port}")
+    await engine.start()
+    assert not engine.ready, "nobody is there yet"
+    assert "cannot be reached" in engine.lack
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        with server_elsewhere(tmp_path / folder, port) as url:
+            await until(lambda: engine.ready, 15, "it is there")
+            await engine.prepare(ref)
+            assert StandIn(url).tell()["voices"] == [server_name("v")]
+            StandIn(url).switch(delay_s=0.1)
+            frames = engine.synthesise(asked("a" * 190, ref=ref))
+            await anext(frames)
+        began = time.monotonic()
+        with pytest.raises((EngineError, UnavailableError)):
+            await _take(frames, [])
+        assert time.monotonic() - began < 5
+        await until(lambda: not engine.ready, 10, "it is noticed")
+    await engine.close()
 
 
 async def test_a_server_with_another_rate_is_told_at_start(server: StandIn) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.audio.wav import to_wav
+from services.audio.encode import to_wav
 from tests.clients.conftest import recording, stack  # noqa: F401  fixtures
 from tests.contract.conftest import Stack
 from tests.e2e.conftest import answers, plain  # noqa: F401  fixtures

@@ -46,13 +46,7 @@ _OURS: Final = "ear"  # the id of our own events; a client's are passed on under
 
 
 class Ear:
-    """Opened with the first event, and again with the next one after it broke.
-
-    Attributes:
-        heard: `session.audio.input` as it is in force.
-        plain: whether the client has a transcription session, and sends its settings itself.
-        opened: how often it was opened; each time, its audio begins anew.
-    """
+    """Opened with the first event, and again with the next one after it broke."""
 
     def __init__(
         self,
@@ -66,9 +60,10 @@ class Ear:
         Shorter speech than `least_speech_ms` is none, unless the client says otherwise.
         """
         self._least = {"min_speech_duration_ms": least_speech_ms} if least_speech_ms else {}
+        # `session.audio.input` as it is in force.
         self.heard = {**HEARD, "turn_detection": {**HEARD["turn_detection"], **self._least}}
-        self.plain = False
-        self.opened = 0
+        self.plain = False  # whether it is the client's session, which sends the settings itself
+        self.opened = 0  # how often it was opened; each time, its audio begins anew
         self._caller = caller
         self._on_event = on_event
         self._on_lost = on_lost
@@ -78,11 +73,7 @@ class Ear:
         self._deaf = False
 
     async def send(self, event: dict[str, Any]) -> None:
-        """Send a client's event. Of the sound while nobody can hear, only the first piece raises.
-
-        Raises:
-            ServiceError: no transcription backend can be reached.
-        """
+        """Send a client's event; of the sound while nobody hears, only the first piece raises."""
         for again in (True, False):
             try:
                 connection = self._connection or await self._opened()
@@ -102,11 +93,7 @@ class Ear:
                 return
 
     async def follow(self, given: InputFields) -> None:
-        """Change `session.audio.input`.
-
-        Raises:
-            ServiceError: it is refused, and nothing has changed; or as for `send`.
-        """
+        """Change `session.audio.input`; if it is refused, nothing has changed."""
         if self._connection is None:
             await self._opened()
         changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": _ANSWERING})

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+
 from services.audio.formats import SPEED_RANGE
 from services.errors import InvalidRequestError
 
@@ -256,3 +258,11 @@ class SpeaksOnly:
         """Refuse; see `SpeechEngine.convert`."""
         del request
         raise unsupported(self, "file")
+
+
+def murmur(sample_rate_hz: int) -> VoiceReference:
+    """Return two seconds of a buzz at 120 Hz, to warm a model up or to try a server with."""
+    time_s = np.arange(2 * sample_rate_hz) / sample_rate_hz
+    harmonics = np.arange(1, 12)[:, np.newaxis]
+    tones = (np.sin(2 * np.pi * 120 * harmonics * time_s) / harmonics).sum(axis=0)
+    return VoiceReference((0.1 * tones).astype(np.float32), sample_rate_hz, text="Hm.")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio import pcm
+from services.audio.decode import LiveDecoder
 from services.audio.formats import LIVE_RATE_HZ
-from services.audio.live import LiveDecoder
 
 if TYPE_CHECKING:
     from services.audio.formats import LiveFormat

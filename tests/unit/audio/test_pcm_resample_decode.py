@@ -14,9 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from services.audio import pcm
 from services.audio.decode import Decoding, decode_as_is, excerpt
-from services.audio.encode import open_encoder
+from services.audio.encode import open_encoder, to_wav
 from services.audio.resample import Resampler
-from services.audio.wav import to_wav
 from services.errors import EngineError, InvalidRequestError, TooLargeError
 from tests.decoding import decode
 

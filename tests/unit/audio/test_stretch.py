@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.audio.stretch import TimeStretch
+from services.audio.resample import TimeStretch
 from services.errors import EngineError
 
 RATE_HZ = 24_000

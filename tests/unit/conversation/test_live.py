@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from services.audio.live import LiveDecoder
+from services.audio.decode import LiveDecoder
 from services.conversation.live import items as kept
 from services.conversation.live import socket
 from services.conversation.live.ear import Ear
 from services.conversation.live.items import Clause, Item, Items, messages_of
-from services.conversation.speech_translation.listening import is_whole
+from services.conversation.speech_translation.stages import is_whole
 from services.errors import InvalidRequestError
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from tests.fakes.transcription_engine import _characters

@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
+from services.audio.encode import to_wav
 from services.audio.formats import MEDIA_TYPES
-from services.audio.wav import to_wav
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.engines import create

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from services.errors import UnavailableError
-from services.speech.engines.ahead import one_ahead
-from services.speech.engines.segments import segments_as_written
+from services.speech.engines.segments import one_ahead, segments_as_written
 from tests.whisper_engine import until
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.built_in import BuiltInVoices
+from services.speech.speakers import BuiltInVoices
 from services.speech.voices import VoiceStore
 from tests.fakes.speech_engine import FakeEngine
 from tests.speech_app import Served, fault

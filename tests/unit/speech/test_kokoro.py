@@ -26,9 +26,8 @@ from services.speech.engines.espeak.library import library
 from services.speech.engines.kokoro import engine as kokoro_engine
 from services.speech.engines.kokoro.engine import KokoroEngine
 from services.speech.engines.kokoro.english import in_words
-from services.speech.engines.kokoro.model import styles_in
+from services.speech.engines.kokoro.model import REPOSITORY, REVISION, styles_in
 from services.speech.engines.kokoro.phonemes import MOST_PHONEMES, Phonemes, ids_of, in_pieces
-from services.speech.engines.kokoro.source import REPOSITORY, REVISION
 from services.speech.engines.kokoro.voices import NAMES, OPENAI_VOICES, Voices
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from tests.fakes.hub import Hub, hub

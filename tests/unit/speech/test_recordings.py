@@ -17,8 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.audio.encode import open_encoder
-from services.audio.wav import to_wav
+from services.audio.encode import open_encoder, to_wav
 from services.errors import InvalidRequestError, ServiceError, TooLargeError
 from services.speech import reference_download as download
 from services.speech.recordings import MAX_BYTES, fetch_recording, read_recording

@@ -25,11 +25,11 @@ from services.server import live
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
-from services.speech import socket, socket_text, socket_unit, speakers
+from services.speech import socket, socket_text, speakers
 from services.speech.engines.protocol import Capability, VoiceReference
 from services.speech.engines.segments import Segmenter
 from services.speech.socket import SpeechSocket
-from services.speech.socket_messages import MESSAGE_CHARACTERS, parse_message
+from services.speech.socket_text import MESSAGE_CHARACTERS, parse_message
 from services.speech.voices import VoiceStore
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
@@ -302,7 +302,7 @@ async def test_a_whole_wav_says_how_long_it_is_and_bare_samples_at_which_rate(se
 async def test_an_answer_too_large_for_one_message_is_refused(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_unit, "WHOLE_BYTES", 3 * CHARACTER_BYTES)
+    monkeypatch.setattr(socket, "WHOLE_BYTES", 3 * CHARACTER_BYTES)
     role = await served()
     async with role.talk(stream_audio=False) as talk:
         await talk.write("four", "more")

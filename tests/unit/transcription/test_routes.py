@@ -10,7 +10,7 @@ import pytest
 import srt
 import webvtt
 
-from services.audio.frames import MAX_CHANNELS
+from services.audio.decode import MAX_CHANNELS
 from services.openai.paths import MODELS, ROUTES
 from services.settings.sections import TRANSCRIPTION_MODELS
 from services.transcription.engines.protocol import (

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from services.audio.pcm import amplified, to_float32
-from services.audio.stretch import TimeStretch
+from services.audio.resample import TimeStretch
 from services.errors import EngineError, UnavailableError
 from services.speech.engines.espeak.library import library
 from services.speech.engines.espeak.voices import OPENAI_VOICES, VoiceCatalogue

@@ -15,30 +15,27 @@ import asyncio
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from services.audio.resample import Resampler
-from services.audio.stretch import TimeStretch
+from services.audio.resample import Resampler, TimeStretch
 from services.errors import (
     ConfigurationError,
     EngineError,
     InvalidRequestError,
-    ServiceError,
+    NotFoundError,
     UnavailableError,
     shown,
 )
-from services.speech.engines.ahead import one_ahead
 from services.speech.engines.espeak import voices as espeak_voices
 from services.speech.engines.espeak.engine import EspeakEngine
-from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS
+from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Source
 from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
-from services.speech.engines.kokoro.source import Source
-from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of, no_such_voice
+from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of
 from services.speech.engines.protocol import (
     Capability,
     SpeaksOnly,
@@ -47,7 +44,7 @@ from services.speech.engines.protocol import (
     unsupported,
 )
 from services.speech.engines.scripts import language_by_script, plain_width
-from services.speech.engines.segments import refuse_blank, segments_as_written
+from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -69,20 +66,6 @@ _CHARACTERS_A_S: Final = 15.0  # of English
 _CLAUSE: Final = re.compile(r"(?<=\S{3})[,;:—–،、，；：](?=\s)|[、，；：]")
 _SHORTEST_CLAUSE: Final = 20
 _RETRY_S: Final = 10.0
-
-
-class _Lead:
-    """How far what was made of a request is ahead of a listener who began with the first of it."""
-
-    ends_at: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        return self.ends_at - time.monotonic() if self.ends_at is not None else 0.0
-
-    def add(self, seconds: float) -> None:
-        now = time.monotonic()
-        self.ends_at = max(now, self.ends_at or now) + seconds
 
 
 class KokoroEngine(SpeaksOnly):
@@ -198,12 +181,10 @@ class KokoroEngine(SpeaksOnly):
         """
         found = self._voices.find(voice_id)
         if found is None and self._stand_in is not None:
-            try:
+            with suppress(NotFoundError):
                 found = self._stand_in.voice(voice_id)
-            except ServiceError:
-                found = None
         if found is None:
-            raise no_such_voice(voice_id, self._voices)
+            raise self._voices.missing(voice_id)
         return found
 
     def check(self, request: SynthesisRequest) -> None:
@@ -231,21 +212,31 @@ class KokoroEngine(SpeaksOnly):
         self.check(request)
         voice_id = self.voice(request.voice or "").id
         pause = np.zeros(0, dtype=np.float32)  # after the segment before
-        lead = _Lead()
+        heard_until: float | None = None  # by a listener who began with the first sound
 
         async def say(text: str) -> AsyncGenerator[Samples, None]:
-            nonlocal pause
+            nonlocal pause, heard_until
             async with aclosing(self._segment(voice_id, request, text)) as pieces:
                 async for piece in pieces:
                     if piece.size:
-                        lead.add((pause.size + piece.size) / SAMPLE_RATE_HZ)
+                        now = time.monotonic()
+                        seconds = (pause.size + piece.size) / SAMPLE_RATE_HZ
+                        heard_until = max(now, heard_until or now) + seconds
                         yield np.concatenate([pause, piece])
                         pause = pause[:0]
             ends = text.rstrip("\"'”’»)] ")[-1:]
             pause_s = _CLAUSE_PAUSE_S if ends in ",;:—–،、，；：" else _SENTENCE_PAUSE_S
             pause = np.zeros(round(pause_s * SAMPLE_RATE_HZ / request.speed), dtype=np.float32)
 
-        hurries = partial(self._hurries, lead, steady=request.seed is not None)
+        def hurries(text: str) -> bool:
+            """Return whether a listener would wait for a text, others' turns included."""
+            model = self._source.model
+            # With a seed only the first is hurried, so that load does not change where text is cut.
+            if heard_until is None or request.seed is not None or model is None:
+                return heard_until is None
+            made_in_s = len(text) / _CHARACTERS_A_S / model.pace
+            return heard_until - time.monotonic() < made_in_s * (1 + self._turns)
+
         texts = _in_clauses(segments_as_written(request.text), hurries)
         async with aclosing(one_ahead(texts, say, self._work)) as pieces:
             async for piece in pieces:
@@ -261,17 +252,6 @@ class KokoroEngine(SpeaksOnly):
             return self._by_espeak(self._instead(voice_id, request, text))
         mix = self._voices.spoken(voice_id, language)
         return self._by_model(model, mix, language, text, request.speed)
-
-    def _hurries(self, lead: _Lead, text: str, *, steady: bool) -> bool:
-        """Return whether a listener would wait for a text, others' turns included.
-
-        If `steady`, only the first is hurried, so that load does not change where text is cut.
-        """
-        model = self._source.model
-        if steady or model is None:
-            return lead.ends_at is None
-        made_in_s = len(text) / _CHARACTERS_A_S / model.pace
-        return lead.seconds < made_in_s * (1 + self._turns)
 
     async def _by_model(
         self, model: Model, mix: Mix, language: str, text: str, speed: float

@@ -31,18 +31,18 @@ OPENAI_VOICES: Final[dict[str, str]] = {
 }
 """OpenAI's voice names and the voice that speaks for each."""
 
-LANGUAGES: Final = {
-    "a": "en-us",
-    "b": "en-gb",
-    "e": "es",
-    "f": "fr",
-    "h": "hi",
-    "i": "it",
-    "j": "ja",
-    "p": "pt",
-    "z": "zh",
+_SPEAKERS: Final = {
+    "a": ("en-us", "an American"),
+    "b": ("en-gb", "a Briton"),
+    "e": ("es", "a speaker of Spanish"),
+    "f": ("fr", "a speaker of French"),
+    "h": ("hi", "a speaker of Hindi"),
+    "i": ("it", "a speaker of Italian"),
+    "p": ("pt", "a speaker of Portuguese"),
+    "z": ("zh", "a speaker of Chinese"),
+    "j": ("ja", "a speaker of Japanese"),
 }
-"""The language of a voice by the first letter of its id."""
+"""Who speaks, by the first letter of a voice's id: the tag of their language, and in words."""
 
 NAMES: Final = tuple(
     f"{kind}_{name}"
@@ -89,13 +89,13 @@ class Mix:
 
     @property
     def language(self) -> str:
-        """The tag of its own language."""
-        return LANGUAGES[self.first[0]]
+        """The tag of that voice's own language."""
+        return _language(self.first)
 
     @property
     def gender(self) -> Literal["female", "male"]:
         """That of its first voice."""
-        return "female" if self.first[1] == "f" else "male"
+        return _gender(self.first)
 
 
 class Voices:
@@ -115,20 +115,32 @@ class Voices:
 
     def came(self, there: Collection[str]) -> None:
         """Learn which voices came with the model; those that a request cannot name are left out."""
-        usable = (name for name in there if _PART.fullmatch(name) and name[0] in LANGUAGES)
+        usable = (name for name in there if _PART.fullmatch(name) and name[0] in _SPEAKERS)
         self.there = tuple(sorted(usable, key=lambda name: (name not in NAMES, name)))
 
     def listed(self) -> tuple[Voice, ...]:
         """Return the aliases, then the voices that are there."""
-        return (
-            *(self._voice(alias, target) for alias, target in self._aliases.values()),
-            *(self._voice(name, name) for name in self.there),
-        )
+        names = (*self._aliases, *self.there)
+        return tuple(voice for name in names if (voice := self.find(name)) is not None)
 
     def find(self, voice_id: str) -> Voice | None:
         """Return a voice by its id, an alias, or a mix; None if there is none of that name."""
-        alias, target = self._aliases.get(voice_id.lower(), (voice_id, voice_id))
-        return self._voice(alias, target) if self.mix(target) else None
+        mix = self.mix(voice_id)
+        if mix is None:
+            return None
+        name, target = self._aliases.get(voice_id.lower(), (voice_id, voice_id))
+        speaks = self._present(mix.first)
+        said = name if name == target else f"{name} ({target})"
+        if speaks != mix.first:
+            said = f"{name} ({speaks}, {_SPEAKERS[speaks[0]][1]})"
+        spoken = (mix.language, *(language for language, _ in _SPEAKERS.values()))
+        return Voice(
+            id=name,
+            name=said,
+            languages=tuple(dict.fromkeys(spoken)),
+            gender=mix.gender,
+            alias_of=target if name != target else None,
+        )
 
     def mix(self, voice_id: str) -> Mix | None:
         """Return what a voice's id or alias is made of; None if it does not name Kokoro's."""
@@ -145,46 +157,37 @@ class Voices:
             raise KeyError(voice_id)
         primary = language.partition("-")[0]
         if voice_id.lower() in self._aliases and mix.language.partition("-")[0] != primary:
-            native = self._like(mix.gender, primary)
-            if native is not None:
-                return Mix(((native, 1.0),))
+            for name in self.there:
+                if (_gender(name), _language(name).partition("-")[0]) == (mix.gender, primary):
+                    return Mix(((name, 1.0),))
         return Mix(tuple((self._present(name), weight) for name, weight in mix.parts))
 
     def _present(self, name: str) -> str:
+        """Return a voice, or one of the same gender in its place if it did not come."""
         if name in self.there:
             return name
-        gender = "female" if name[1] == "f" else "male"
-        alike = [one for one in self.there if _gender(one) == gender] or list(self.there)
-        order = [one for one in NAMES if _gender(one) == gender]
+        alike = [one for one in self.there if _gender(one) == _gender(name)] or list(self.there)
+        order = [one for one in NAMES if _gender(one) == _gender(name)]
         return alike[order.index(name) % len(alike)] if name in order else alike[0]
 
-    def _like(self, gender: str, primary: str) -> str | None:
-        return next(
-            (
-                name
-                for name in self.there
-                if _gender(name) == gender
-                and LANGUAGES.get(name[0], "").partition("-")[0] == primary
-            ),
-            None,
+    def missing(self, voice_id: str) -> NotFoundError:
+        """Return the error for a voice that neither engine has."""
+        names = [voice.id for voice in self.listed()]
+        near = difflib.get_close_matches(voice_id.lower(), names, n=1, cutoff=0.5)
+        hint = f"the nearest is {near[0]!r}" if near else "a voice is a name or a mix of names"
+        return NotFoundError(
+            f"voice {shown(voice_id)} does not exist; {hint}. GET /v1/audio/voices lists them",
+            param="voice",
+            code="voice_not_found",
         )
 
-    def _voice(self, name: str, target: str) -> Voice:
-        mix = self.mix(target)
-        assert mix is not None  # noqa: S101  its callers know
-        speaks = self._present(mix.first)
-        said = name
-        if name != target:
-            said = f"{name} ({target})"
-        if speaks != mix.first:
-            said = f"{name} ({speaks}, {_ACCENTS[speaks[0]]})"
-        return Voice(
-            id=name,
-            name=said,
-            languages=(mix.language, *(tag for tag in _SPOKEN if tag != mix.language)),
-            gender=mix.gender,
-            alias_of=target if name != target else None,
-        )
+
+def _language(name: str) -> str:
+    return _SPEAKERS[name[0]][0]
+
+
+def _gender(name: str) -> Literal["female", "male"]:
+    return "female" if name[1:2] == "f" else "male"
 
 
 def mix_of(written: str, there: Collection[str] = ()) -> Mix | None:
@@ -208,33 +211,3 @@ def mix_of(written: str, there: Collection[str] = ()) -> Mix | None:
         return None
     heaviest = sorted(weights.items(), key=lambda part: -part[1])
     return Mix(tuple((name, weight / total) for name, weight in heaviest))
-
-
-_SPOKEN: Final = ("en-us", "en-gb", "es", "fr", "hi", "it", "pt", "zh", "ja")
-_ACCENTS: Final = {
-    "a": "an American",
-    "b": "a Briton",
-    "e": "a speaker of Spanish",
-    "f": "a speaker of French",
-    "h": "a speaker of Hindi",
-    "i": "a speaker of Italian",
-    "j": "a speaker of Japanese",
-    "p": "a speaker of Portuguese",
-    "z": "a speaker of Chinese",
-}
-
-
-def _gender(name: str) -> str:
-    return "female" if name[1:2] == "f" else "male"
-
-
-def no_such_voice(voice_id: str, voices: Voices) -> NotFoundError:
-    """Return the error for a voice that neither engine has."""
-    names = [voice.id for voice in voices.listed()]
-    near = difflib.get_close_matches(voice_id.lower(), names, n=1, cutoff=0.5)
-    hint = f"the nearest is {near[0]!r}" if near else "a voice is a name or a mix of names"
-    return NotFoundError(
-        f"voice {shown(voice_id)} does not exist; {hint}. GET /v1/audio/voices lists them",
-        param="voice",
-        code="voice_not_found",
-    )

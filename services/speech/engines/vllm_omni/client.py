@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE_HZ: Final = 24_000
 
+SILENT_S: Final = 60.0
+"""A stream may be long, but not silent for this long."""
+
 _CONNECT_S: Final = 5.0
 _HEALTH: Final = aiohttp.ClientTimeout(total=5.0)
 _VOICES: Final = aiohttp.ClientTimeout(total=30.0, sock_connect=_CONNECT_S)
@@ -44,33 +47,24 @@ _WAV_RATE: Final = slice(24, 28)
 class OmniClient:
     """One vLLM-Omni server, as long as it lives at this address."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        url: str,
-        *,
-        api_key: str = "",
-        timeout_s: float = 60.0,
-    ) -> None:
-        """Ask at `url`; `timeout_s` is the longest gap in a stream."""
+    def __init__(self, session: aiohttp.ClientSession, url: str, api_key: str) -> None:
         self._session = session
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # A stream may be long, but not silent.
-        self._stream = aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=timeout_s)
 
     async def health(self) -> None:
         """Raise unless the server says that all of its stages live.
 
         Raises:
-            EngineError: its engine is dead: only a restart helps.
-            UnavailableError: it cannot be reached, or does not answer as vLLM-Omni does.
+            UnavailableError: they do not, or it cannot be reached.
         """
         async with self._answer("GET", "/health", _HEALTH) as answer:
-            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                raise EngineError("vLLM-Omni says that its engine is dead", code="engine_dead")
             if answer.status != HTTPStatus.OK:
-                raise _unavailable(f"GET /health answers {answer.status}")
+                raise UnavailableError(
+                    f"the vLLM-Omni server answers GET /health with {answer.status}: its engine "
+                    "is dead, or not there yet",
+                    retry_after_s=5.0,
+                )
 
     async def speech(self, text: str, voice: Mapping[str, str]) -> AsyncGenerator[Samples, None]:
         """Yield what is made of `text`, at most 2048 tokens of it, float32 [N] as it comes.
@@ -153,7 +147,8 @@ class OmniClient:
             "stream": True,
             "stream_format": "audio",
         }
-        async with self._answer("POST", "/v1/audio/speech", self._stream, json=body) as answer:
+        limits = aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=SILENT_S)
+        async with self._answer("POST", "/v1/audio/speech", limits, json=body) as answer:
             await _raise_for(answer)
             if not answer.content_type.startswith("audio/"):
                 raise EngineError(
@@ -174,7 +169,10 @@ class OmniClient:
             ) as answer:
                 yield answer
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            raise _unavailable(str(error) or "no word in time") from error
+            why = str(error)[:_LONGEST_MESSAGE] or "no word in time"
+            raise UnavailableError(
+                f"the vLLM-Omni server cannot be reached: {why}", retry_after_s=5.0
+            ) from error
         except aiohttp.ClientError as error:
             raise EngineError("vLLM-Omni broke off", code="engine_failed") from error
 
@@ -182,12 +180,6 @@ class OmniClient:
 def unmarked(text: str) -> str:
     """Return `text` without markers that steer the model."""
     return _MARKER.sub(" ", text)
-
-
-def _unavailable(why: str) -> UnavailableError:
-    return UnavailableError(
-        f"the vLLM-Omni server cannot be reached: {why[:_LONGEST_MESSAGE]}", retry_after_s=5.0
-    )
 
 
 async def _raise_for(answer: aiohttp.ClientResponse) -> None:

@@ -1,4 +1,4 @@
-"""Fun-CosyVoice3 through a vLLM-Omni server, one of ours or one at a URL.
+"""Fun-CosyVoice3 through a vLLM-Omni server that somebody else runs.
 
 The server makes tokens and samples; API, formats, voices, splitting and admission are ours.
 
@@ -10,98 +10,92 @@ share, so the same seed does not give the same samples.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import shutil
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from services.audio.stretch import TimeStretch
+from services.audio.resample import TimeStretch
 from services.errors import (
     ConfigurationError,
     EngineError,
     NotFoundError,
+    ServiceError,
     UnavailableError,
     shown,
 )
-from services.speech.engines.ahead import one_ahead
-from services.speech.engines.murmur import murmur
-from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
-from services.speech.engines.segments import refuse_blank, segments_as_written
+from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities, murmur
+from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
 from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
-from services.speech.engines.vllm_omni.keeper import Keeper
-from services.speech.engines.vllm_omni.process import OmniProcess
 from services.speech.engines.vllm_omni.references import References, demand_transcript, inline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping
 
     from services.audio.pcm import Samples
     from services.speech.engines.protocol import SynthesisRequest, Voice, VoiceReference
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
-MODEL = "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"
+PROBE_S: Final = 5.0
+"""Between two looks at the server; a request that fails calls for one at once."""
+
+_MODEL: Final = "FunAudioLLM/Fun-CosyVoice3-0.5B-2512"
+_FAULTS: Final = 3  # failed requests in a row that call for a trial
 
 
 class VllmOmniEngine(SpeaksOnly):
     """Speaks through vLLM-Omni; see `SpeechEngine` for what is promised.
 
-    It has no voices of its own: every request brings a recording (`reference`).
+    It has no voices of its own: every request brings a recording (`reference`). It is ready while
+    `GET /health` is 200, which in vLLM-Omni 0.30 it is not once a stage has no live replica, and
+    the server has said a word since it was last down.
     """
 
     name = "vllm_omni"
+    models = (_MODEL, _MODEL.rpartition("/")[2])
     sample_rate_hz = SAMPLE_RATE_HZ
     streams = None
-    lack = ""
     loading = False
     capabilities = frozenset({Capability.REFERENCE})
 
     def __init__(
-        self,
-        voices: Mapping[str, str] | None = None,
-        *,
-        url: str = "",
-        api_key: str = "",
-        model: str = MODEL,
-        command: Sequence[str] = ("vllm-omni",),
-        args: Sequence[str] = (),
-        trust_remote_code: bool = False,
-        start_timeout_s: float = 900.0,
-        timeout_s: float = 60.0,
+        self, voices: Mapping[str, str] | None = None, *, url: str = "", api_key: str = ""
     ) -> None:
         """Make an engine that is not started; the options are those of `VllmOmniSettings`.
 
         Raises:
-            ConfigurationError: `url` is not a URL, or the command is not installed.
+            ConfigurationError: `url` is missing or not a URL.
         """
         del voices  # names for registered voices are the voice store's business
-        short = model.rstrip("/").rpartition("/")[2]
-        # Clients need not know our directories.
-        self.models = (short,) if Path(model).is_dir() else tuple(dict.fromkeys((model, short)))
+        parts = urlsplit(url)
+        if not (parts.scheme in {"http", "https"} and parts.hostname):
+            raise ConfigurationError(
+                f"speech.vllm_omni.url {url!r} is no URL of a vLLM-Omni server. Start one on a "
+                f"machine with a GPU with `vllm-omni serve {_MODEL} --omni --port 8091`, and set "
+                "BENTOVOX_SPEECH__VLLM_OMNI__URL to where it is, such as http://gpu-box:8091 "
+                "(docs/engines/vllm-omni.md)",
+                param="url",
+            )
+        self.lack = "not started"
+        self._url = url
         self._api_key = api_key
-        self._timeout_s = timeout_s
         self._references = References()
-        args = [*(["--trust-remote-code"] if trust_remote_code else []), *args]
-        checked = [] if url else _checked_command(command)
-        self._keeper = Keeper(
-            self._trial,
-            url=_checked_url(url),
-            launch=partial(OmniProcess.launch, checked, model, args),
-            start_timeout_s=start_timeout_s,
-        )
+        self._faults = 0
+        self._alarm = asyncio.Event()  # a request failed
         self._session: aiohttp.ClientSession | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
-        """Whether the server is usable."""
-        return self._keeper.ready
+        """Whether the server was usable when it was last looked at."""
+        return not self.lack
 
     @property
     def active(self) -> int:
@@ -109,31 +103,29 @@ class VllmOmniEngine(SpeaksOnly):
         return len(self._work)
 
     async def start(self) -> None:
-        """Start the server, or wait for it, and have it say a word.
+        """Have the server say a word, and watch it from here on; one that is down is waited for.
 
         Raises:
-            ConfigurationError: it did not come up; the message ends with what it wrote last.
+            ConfigurationError: it answers, and not as it should.
         """
         # A connection for each request: uvicorn closes idle ones just when one is used again.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._session = aiohttp.ClientSession(connector=connector)
-        connect = partial(
-            OmniClient, self._session, api_key=self._api_key, timeout_s=self._timeout_s
-        )
+        self._client = OmniClient(self._session, self._url, self._api_key)
         try:
-            await self._keeper.start(connect)
-        except BaseException:
+            await self._look()
+        except ServiceError as error:
             await self.close()
-            raise
+            raise ConfigurationError(error.message) from error
+        self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Stop what is being said; a server of ours is ended."""
-        tasks = (*self._work, *self._chores)
+        """Stop what is being said; the server goes on."""
+        self.lack = "closed"
+        tasks = [*self._work, *self._chores, *([self._watching] if self._watching else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._references.close()
-        await self._keeper.close()
         if self._session is not None:
             await self._session.close()
 
@@ -186,7 +178,7 @@ class VllmOmniEngine(SpeaksOnly):
         """Drop a voice here and at the server, there as soon as it answers."""
         self._references.forget(voice_id)
         if self.ready:
-            chore = asyncio.create_task(self._references.clean(self._keeper.client))
+            chore = asyncio.create_task(self._references.clean(self._client))
             self._chores.add(chore)
             chore.add_done_callback(self._chores.discard)
 
@@ -198,8 +190,7 @@ class VllmOmniEngine(SpeaksOnly):
         self.check(request)
         reference = request.reference
         assert reference is not None  # noqa: S101  `check` demands one
-        if not self.ready:
-            raise UnavailableError("the vLLM-Omni server is not running", retry_after_s=5.0)
+        self._demand_ready()
         stretch = TimeStretch(SAMPLE_RATE_HZ, request.speed)
         say = partial(self._speak, reference)
         async with aclosing(one_ahead(segments_as_written(request.text), say, self._work)) as said:
@@ -209,41 +200,55 @@ class VllmOmniEngine(SpeaksOnly):
         if (rest := stretch.finish()).size:
             yield rest
 
+    def _demand_ready(self) -> None:
+        if not self.ready:
+            raise UnavailableError(
+                f"the vLLM-Omni server is not usable: {self.lack}", retry_after_s=PROBE_S
+            )
+
     async def _speak(self, reference: VoiceReference, text: str) -> AsyncGenerator[Samples, None]:
-        """Yield one segment, and tell the keeper how it went."""
-        client = self._keeper.client
+        """Yield one segment, and note whether the server failed."""
+        self._demand_ready()
         try:
-            async with aclosing(self._references.speak(client, text, reference)) as frames:
+            async with aclosing(self._references.speak(self._client, text, reference)) as frames:
                 async for frame in frames:
                     yield frame
         except (EngineError, UnavailableError):
-            self._keeper.fault()
+            self._faults += 1
+            self._alarm.set()
             raise
-        self._keeper.worked()
+        self._faults = 0
 
-    async def _trial(self, client: OmniClient) -> None:
-        """Have a server say a word; it may have lost the voices that it knew."""
-        await client.trial(inline(murmur(SAMPLE_RATE_HZ)))
-        self._references.server_is_new()
-        await self._references.clean(client)
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_S):
+                    await self._alarm.wait()
+            self._alarm.clear()
+            with contextlib.suppress(ServiceError):
+                await self._look()
 
+    async def _look(self) -> None:
+        """Find out whether the server is usable; `lack` says why not.
 
-def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if url and not (parts.scheme in {"http", "https"} and parts.hostname):
-        raise ConfigurationError(
-            f"speech.vllm_omni.url {url!r} is no URL such as http://gpu-box:8091", param="url"
-        )
-    return url
-
-
-def _checked_command(command: Sequence[str]) -> list[str]:
-    found = shutil.which(command[0]) if command else None
-    if found is None:
-        raise ConfigurationError(
-            f"speech.vllm_omni.command: {command[0] if command else ''!r} is not installed. "
-            "vLLM-Omni needs an environment of its own: name its vllm-omni there, or set "
-            "speech.vllm_omni.url to a running server (docs/engines/vllm-omni.md)",
-            param="command",
-        )
-    return [found, *command[1:]]
+        Raises:
+            ServiceError: it answers, and does not speak as it should.
+        """
+        was_down = not self.ready
+        try:
+            await self._client.health()
+            if was_down or self._faults >= _FAULTS:
+                self._faults = 0
+                await self._client.trial(inline(murmur(SAMPLE_RATE_HZ)))
+                self._references.server_is_new()
+                await self._references.clean(self._client)
+        except ServiceError as error:
+            if error.message != self.lack:
+                log.error("the vLLM-Omni server is down: %s", error.message)  # noqa: TRY400
+            self.lack = error.message
+            if not isinstance(error, UnavailableError):
+                raise
+        else:
+            if was_down:
+                log.info("the vLLM-Omni server is up")
+            self.lack = ""

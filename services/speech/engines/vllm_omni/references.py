@@ -35,82 +35,70 @@ class References:
 
     def __init__(self) -> None:
         """Begin with a server that keeps none."""
-        self._uploads: dict[str, asyncio.Task[bool]] = {}
+        self._kept: dict[str, bool] = {}  # False: it has refused
         self._unwanted: set[str] = set()
+        self._changing = asyncio.Lock()  # one upload or deletion at a time
 
     async def speak(
         self, client: OmniClient, text: str, reference: VoiceReference
     ) -> AsyncGenerator[Samples, None]:
         """Yield `text` in the voice of `reference`; errors are those of `OmniClient.speech`."""
         voice_id = reference.id
-        if voice_id is not None and await self._is_uploaded(client, reference, voice_id):
-            named = {"voice": server_name(voice_id)}
+        if voice_id is not None and await self._is_kept(client, reference, voice_id):
             try:
-                async with aclosing(client.speech(text, named)) as frames:
-                    async for frame in frames:
+                async with aclosing(client.speech(text, {"voice": server_name(voice_id)})) as said:
+                    async for frame in said:
                         yield frame
             except InvalidRequestError:  # before the first frame: it may have lost the voice
-                self._uploads.pop(voice_id, None)
+                self._kept.pop(voice_id, None)
             else:
                 return
         recording = await asyncio.to_thread(inline, reference)
-        async with aclosing(client.speech(text, recording)) as frames:
-            async for frame in frames:
+        async with aclosing(client.speech(text, recording)) as said:
+            async for frame in said:
                 yield frame
 
     def forget(self, voice_id: str) -> None:
         """Drop a registered voice here, and at the server with the next `clean`."""
-        self._uploads.pop(voice_id, None)
+        self._kept.pop(voice_id, None)
         self._unwanted.add(voice_id)
 
     async def clean(self, client: OmniClient) -> None:
         """Have the server delete the voices that were forgotten; what fails is tried next time."""
-        for voice_id in tuple(self._unwanted):
-            try:
-                await client.forget(server_name(voice_id))
-            except UnavailableError:
-                return
-            except ServiceError as error:
-                log.warning("vLLM-Omni keeps voice %s for now: %s", voice_id, error)
-            else:
-                self._unwanted.discard(voice_id)
+        async with self._changing:
+            for voice_id in tuple(self._unwanted):
+                try:
+                    await client.forget(server_name(voice_id))
+                except UnavailableError:
+                    return
+                except ServiceError as error:
+                    log.warning("vLLM-Omni keeps voice %s for now: %s", voice_id, error)
+                else:
+                    self._unwanted.discard(voice_id)
 
     def server_is_new(self) -> None:
         """Upload again when a voice is used next: this server may know none."""
-        self._uploads.clear()
+        self._kept.clear()
 
-    async def close(self) -> None:
-        """Stop uploading; nobody speaks any more."""
-        uploads = tuple(self._uploads.values())
-        self._uploads.clear()
-        for upload in uploads:
-            upload.cancel()
-        await asyncio.gather(*uploads, return_exceptions=True)
-
-    async def _is_uploaded(
-        self, client: OmniClient, reference: VoiceReference, voice_id: str
-    ) -> bool:
-        upload = self._uploads.get(voice_id)
-        if upload is None:
-            # One upload for all that ask at the same time; it goes on when the first one leaves.
-            upload = asyncio.create_task(self._upload(client, reference, voice_id))
-            self._uploads[voice_id] = upload
-        return await asyncio.shield(upload)
-
-    async def _upload(self, client: OmniClient, reference: VoiceReference, voice_id: str) -> bool:
-        wav = await asyncio.to_thread(_wav, reference)
-        self._unwanted.discard(voice_id)
-        try:
-            await client.upload(server_name(voice_id), wav, _transcript(reference))
-        except ServiceError as error:
-            log.warning("voice %s is sent with each request: %s", voice_id, error)
-            if isinstance(error, UnavailableError):
-                self._uploads.pop(voice_id, None)  # it did not refuse: try again
-            return False
-        if voice_id not in self._uploads:  # forgotten in the meantime
-            self._unwanted.add(voice_id)
-            await self.clean(client)
-        return True
+    async def _is_kept(self, client: OmniClient, reference: VoiceReference, voice_id: str) -> bool:
+        """Return whether the server has a voice, which is uploaded if it is new."""
+        if voice_id in self._kept:
+            return self._kept[voice_id]
+        async with self._changing:
+            if voice_id not in self._kept:
+                wav = await asyncio.to_thread(_wav, reference)
+                try:
+                    await client.upload(server_name(voice_id), wav, _transcript(reference))
+                except ServiceError as error:
+                    log.warning("voice %s is sent with each request: %s", voice_id, error)
+                    if isinstance(error, UnavailableError):  # it did not refuse: try again
+                        return False
+                    self._kept[voice_id] = False
+                else:
+                    self._kept[voice_id] = True
+                if voice_id in self._unwanted:  # forgotten meanwhile: `clean` waits to delete it
+                    return self._kept.pop(voice_id)
+            return self._kept[voice_id]
 
 
 def demand_transcript(reference: VoiceReference) -> None:
