@@ -280,3 +280,18 @@ def no_consent() -> InvalidRequestError:
         param="consent",
         code="consent_required",
     )
+
+
+def check_aliases(engine: SpeechEngine, aliases: Mapping[str, str]) -> None:
+    """Check what aliases stand for, before the engine is started.
+
+    Raises:
+        ConfigurationError: it has voices of its own, and not one of them.
+    """
+    for name, target in aliases.items() if engine.voices() else ():
+        try:
+            engine.voice(target)
+        except NotFoundError as error:
+            raise ConfigurationError(
+                f"voice {name!r} stands for {target!r}: {error.message}", param="voices"
+            ) from error

@@ -34,7 +34,7 @@ from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.references import References, demand_transcript, inline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
     from services.audio.pcm import Samples
     from services.speech.engines.protocol import SynthesisRequest, Voice, VoiceReference
@@ -63,15 +63,12 @@ class VllmOmniEngine(SpeaksOnly):
     loading = False
     capabilities = frozenset({Capability.REFERENCE})
 
-    def __init__(
-        self, voices: Mapping[str, str] | None = None, *, url: str = "", api_key: str = ""
-    ) -> None:
+    def __init__(self, *, url: str = "", api_key: str = "") -> None:
         """Make an engine that is not started; the options are those of `VllmOmniSettings`.
 
         Raises:
             ConfigurationError: `url` is missing or not a URL.
         """
-        del voices  # names for registered voices are the voice store's business
         parts = urlsplit(url)
         if not (parts.scheme in {"http", "https"} and parts.hostname):
             raise ConfigurationError(
