@@ -93,7 +93,7 @@ class _AudioRoutes:
             ClientGoneError: the client hung up, and the engine has stopped.
         """
         expect_json(scope)
-        large = self.speakers.takes_recordings
+        large = self.speakers.clones and self.speakers.ref_audio != "off"
         most_bytes = _BODY_WITH_RECORDING_BYTES if large else _BODY_BYTES
         body = read(SpeechBody, await whole(scope, receive, most_bytes))
         self.models.check(body.model)

@@ -16,7 +16,7 @@ from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.speech import ConsentFields, ConsentName, ConsentPage, VoiceFields
-from services.speech.engines.protocol import Capability, unsupported
+from services.speech.engines.protocol import unsupported
 from services.speech.recordings import MAX_BYTES, read_recording, sound_in
 from services.speech.speakers import no_consent
 from services.speech.storage import added
@@ -103,7 +103,7 @@ class _VoiceRoutes:
         If anything is not acceptable, or the client hangs up, nothing was stored.
         """
         speakers = self.speakers
-        if Capability.REFERENCE not in speakers.engine.capabilities:
+        if not speakers.clones:
             raise unsupported(speakers.engine, "audio_sample")
         form = await read_form(call.scope, call.receive, _VOICE_FORM)
         fields = read(VoiceFields, form.texts)
