@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -289,15 +290,16 @@ def docs(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure the front door; or `-- kokoro`, `-- images`, ...: see `benchmarks/__main__.py`."""
-    python = environment(session, "bench")
-    if session.posargs[:1] == ["images"]:
-        builder = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
-        run(session, python, "-m", "benchmarks", *session.posargs, **builder)
-        return
-    pythons = {"STACK_PYTHON": str(stack(session))}
-    if session.posargs[:1] == ["ray"]:
-        pythons["RAY_PYTHON"] = str(ray_python(session))
-    run(session, python, "-m", "benchmarks", *session.posargs, **pythons)
+    which = next(iter(session.posargs), "")
+    if which == "images":
+        where = {**uv_variables(), "DEV_PYTHON": str(environment(session, "dev"))}
+    else:
+        where = {"STACK_PYTHON": str(stack(session))}
+    if which == "ray":
+        where["RAY_PYTHON"] = str(ray_python(session))
+    # Capacity takes what is served, and draws no plot.
+    python = stack(session) if which == "capacity" else environment(session, "bench")
+    run(session, python, "-m", "benchmarks", *session.posargs, **where)
 
 
 @nox.session(name="cosyvoice-code", default=False)
@@ -334,29 +336,60 @@ def lock(session: nox.Session) -> None:
     """
     for name, (purpose, sources) in LOCKED.items():
         path = LOCKS / f"{name}.txt"
-        before = path.read_text() if path.exists() else ""
-        session.log(f"Resolving {path.relative_to(ROOT)}")
-        wheels = name != "stack-cuda"
         backend = torch_backend() if name in CPU_TORCH else []
-        found = resolve(session, [*sources, *backend, *session.posargs], before, find_links=wheels)
+        wanted = ["--python-version=3.11", *sources, *backend]
+        found = resolve(session, path, wanted, find_links=name != "stack-cuda")
         if name == "ray":
             there = set((LOCKS / "stack-cpu.txt").read_text().splitlines())
             found = "".join(f"{one}\n" for one in found.splitlines() if one not in there)
         path.write_text(f"# {purpose} {MADE_BY}\n{found}")
+    for source in bento_sources():
+        path = source.with_suffix(".txt")
+        wanted, on_cpu = bento_options(source)
+        path.write_text(f"# {MADE_BY}\n{resolve(session, path, wanted, find_links=on_cpu)}")
     session.log(f"Resolving {NPM.relative_to(ROOT)}/package-lock.json")
     verb = "update" if "--upgrade" in session.posargs else "install"
     # Without the host that a package came from: another machine may use a mirror.
     npm(session, NPM, verb, "--package-lock-only", "--omit-lockfile-registry-resolved")
-    ci(session, "lock", *session.posargs)  # what images install
 
 
-def resolve(session: nox.Session, sources: Iterable[str], before: str, *, find_links: bool) -> str:
-    """Return what `sources` resolve to, with the versions of `before` that still fit."""
+def bento_sources() -> list[Path]:
+    """Return what bentos want (extras of pyproject.toml), for each of their platforms.
+
+    The stack's come first and constrain the others, so that every package has one version on a
+    platform, whatever image it is in.
+    """
+    found = sorted(ROOT.glob("bentos/*/requirements.*.in"))
+    return sorted(found, key=lambda source: source.parent.name != "stack")
+
+
+def bento_options(source: Path) -> tuple[list[str], bool]:
+    """Return what `uv pip compile` makes a bento's lock of, and whether it is for a CPU.
+
+    Where `nox -s base -- held` has listed what a platform's image has, those versions are kept.
+    """
+    name = source.name.split(".")[1]
+    platform = tomllib.loads((ROOT / "bentos" / "platforms.toml").read_text())[name]
+    options = [str(source.relative_to(ROOT)), f"--python-version={platform['python']}"]
+    options.append("--no-emit-package=bentovox")
+    if source.parent.name != "stack":
+        stack = f"bentos/stack/requirements.{name}.txt"
+        options += [f"--constraint={stack}", "--constraint=ci/locks/ray.txt"]
+    held = f"bentos/bases/held.{name}.txt"
+    options += [f"--constraint={held}"] if (ROOT / held).exists() else []
+    if platform["cuda"]:
+        return [*options, f"--python-platform={platform['uv_platform']}"], False
+    return [*options, ON_CPU, *torch_backend()], True
+
+
+def resolve(session: nox.Session, lock: Path, sources: Iterable[str], *, find_links: bool) -> str:
+    """Return what `sources` resolve to, with the versions of `lock` that still fit."""
+    session.log(f"Resolving {lock.relative_to(ROOT)}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder, "lock.txt")
-        work.write_text(before)
-        shape = ("--python-version=3.11", "--no-header", "--no-annotate", "--no-emit-index-url")
-        command = ("pip", "compile", *sources, *shape, f"--output-file={work}")
+        work.write_text(lock.read_text() if lock.exists() else "")
+        shape = ("--no-header", "--no-annotate", "--no-emit-index-url", f"--output-file={work}")
+        command = ("pip", "compile", *sources, *session.posargs, *shape)
         uv(session, *command, find_links=find_links)
         # Torch's CPU build has a local version that is not on PyPI; see `torch_backend`.
         return work.read_text().replace("+cpu", "")

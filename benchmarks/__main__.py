@@ -6,7 +6,6 @@ nox -s bench -- cosyvoice           CosyVoice
 nox -s bench -- cosyvoice-gpu       CosyVoice at its full size, on a GPU
 nox -s bench -- kokoro              Kokoro
 nox -s bench -- conversation        live conversations, and twenty of them for ten minutes
-nox -s bench -- hearing             pocketsphinx beside Whisper
 nox -s bench -- images              the images
 nox -s bench -- ray                 Ray Serve beside the stack
 nox -s bench -- capacity            what many backends cost a gateway, and how it chooses
@@ -21,7 +20,7 @@ import sys
 from importlib import import_module
 
 _CHOICES = (
-    *("transcription", "cosyvoice", "cosyvoice-gpu", "kokoro", "conversation", "hearing"),
+    *("transcription", "cosyvoice", "cosyvoice-gpu", "kokoro", "conversation"),
     *("images", "ray", "capacity"),
 )
 

@@ -1,41 +1,149 @@
-"""What many backends cost a gateway, and how several gateways choose among a thousand."""
+"""What many backends cost a gateway, and how several gateways choose among a thousand.
+
+Times are those of the processor. It runs in the environment that is served.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import statistics
+import sys
+import time
+import timeit
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import report
-from benchmarks.contestants import python, told
+import httpx
+import uvloop
+
+from benchmarks import relay, report
+from benchmarks.contestants import Service, free_port, running
+from benchmarks.load import run
+from benchmarks.routing import Case, Simulation
+from services.backends.pools import AHEAD, Pool
+from services.server.telemetry import merge, render
+from services.settings.sections import GatewaySettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
-    from matplotlib.figure import Figure
+    from benchmarks.contestants import Server
 
+_MANY = 1000
+_STREAMS = GatewaySettings().slots
+_PROBES = 3000
+_SHORT, _LONG = 32, 256  # events of a stream
 _GPUS = (1, 10, 100, 1000)
 _TOKENS_S = (1000, 3000, 10_000)
 _ANSWER = 256  # tokens
 _SCRAPE_S = 15  # the chart's serviceMonitor.interval
-
-_Case = dict[str, Any]
+_HELLO = {
+    "model": "bentovox-demo",
+    "stream": True,
+    "max_tokens": 8,
+    "messages": [{"role": "user", "content": "Hello"}],
+}
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, simulate, and write the page and the plot."""
+    """Measure, simulate, and write the page."""
     options = report.parser("capacity", __doc__, rounds=1).parse_args(arguments)
-    figures = told(python(), "-m", "benchmarks.limits")
-    routing = told(python(), "-m", "benchmarks.routing")
+    logging.disable()
+    figures = _measured()
     token_us = figures["event_us"] + figures["request_ms"] * 1000 / _ANSWER
     report.write(
         options.out,
         "capacity",
-        _plot(routing["spread"], token_us),
+        None,
         costs=_costs(figures),
         gpus=_gpus(figures, token_us),
         token=f"{token_us:.1f}",
-        spread=_spread(routing["spread"]),
-        replaced=_replaced(routing["replaced"]),
+        spread=_spread(),
+        replaced=_replaced(),
     )
+
+
+def _measured() -> dict[str, Any]:
+    costs_ms = [_stream_ms(events) for events in (_SHORT, _LONG)]
+    event_us = (costs_ms[1] - costs_ms[0]) / (_LONG - _SHORT) * 1000
+    figures: dict[str, Any] = {
+        "pick_us": {number: _pick_us(number) for number in (10, 100, _MANY)},
+        "event_us": event_us,
+        "request_ms": costs_ms[0] - _SHORT * event_us / 1000,
+    }
+    port, backend_port = free_port(), free_port()
+    chat = Service("chat", sys.executable)
+    # Streams that are long are all open at once.
+    backend = relay.serving("backend", "off", backend_port, backend_port, _LONG)
+    gateway = relay.serving("ours", "on", port, backend_port)
+    with running(backend, gateway, chat):
+        figures["open"] = uvloop.run(_open_streams(gateway))
+        figures["probe_ms"] = uvloop.run(_probe_ms(gateway))
+        uvloop.run(run(chat.port, _HELLO, concurrency=1, requests=1))
+        text = httpx.get(f"{chat.url}/metrics").content
+    figures["metrics"] = {"kib": len(text) / 1024, "ms": _merge_ms(text)}
+    return figures
+
+
+def _stream_ms(events: int) -> float:
+    """Return what the gateway spends on a stream of so many events."""
+    port, backend_port = free_port(), free_port()
+    gateway = {relay.GATEWAY: relay.serving("ours", "on", port, backend_port)}
+    (turns,) = relay.costs_ms(gateway, backend_port, events).values()
+    return statistics.median(turns)
+
+
+def _pick_us(backends: int) -> float:
+    """Return what the gateway's questions about one request take."""
+    urls = [f"http://10.0.{n // 250}.{n % 250}:3000" for n in range(backends)]
+    pool = Pool("chat", urls, GatewaySettings())
+    for one in pool.backends:
+        one.mark(ready=True)
+    numbers = count()
+
+    def ask() -> None:
+        if pool.ready and not pool.needs_model and pool.has_choice:
+            with pool.pick(None, f"conversation {next(numbers)}").busy():
+                pass
+
+    return _best_s(ask, 2000) * 1e6
+
+
+def _merge_ms(text: bytes) -> float:
+    """Return what the metrics of one backend add to the gateway's own."""
+    backends = {f"chat-{number}": text for number in range(20)}
+    return _best_s(lambda: merge(render(), backends), 1) * 1000 / len(backends)
+
+
+def _best_s(what: Callable[[], object], times: int) -> float:
+    return min(timeit.repeat(what, timer=time.process_time, number=times, repeat=5)) / times
+
+
+async def _probe_ms(server: Server) -> dict[str, float]:
+    """Return what a probe costs the gateway and the role that answers."""
+    (one,) = Pool("chat", [server.url], GatewaySettings()).backends
+    await one.probe()
+    before_s = time.process_time(), server.spent_s()
+    for _ in range(_PROBES):
+        await one.probe()
+    spent_s = time.process_time() - before_s[0], server.spent_s() - before_s[1]
+    one.connections.close()
+    return dict(zip(("gateway", "role"), (1000 * s / _PROBES for s in spent_s), strict=True))
+
+
+async def _open_streams(server: Server) -> dict[str, float]:
+    """Return what each of many open streams holds: files, and KiB of memory."""
+    (process, *_) = server.processes()
+    before = process.num_fds(), process.memory_info().rss
+    streams = asyncio.ensure_future(run(server.port, {}, concurrency=_STREAMS, requests=_STREAMS))
+    most = before
+    while not streams.done():
+        await asyncio.sleep(0.05)
+        most = max(most, (process.num_fds(), process.memory_info().rss))
+    await streams
+    files, octets = ((after - now) / _STREAMS for after, now in zip(most, before, strict=True))
+    return {"files": files, "kib": octets / 1024}
 
 
 def _costs(figures: Mapping[str, Any]) -> str:
@@ -53,10 +161,6 @@ def _costs(figures: Mapping[str, Any]) -> str:
         (
             "a scrape of `/metrics`, for each backend",
             f"{metrics['ms']:.1f} ms, for the {metrics['kib']:.0f} KiB of a chat role",
-        ),
-        (
-            "a pod that comes or goes, Kubernetes telling of 1000",
-            f"{figures['endpoints_ms']:.1f} ms",
         ),
     )
     return report.table(("what", "costs a gateway"), rows)
@@ -82,70 +186,40 @@ def _gpus(figures: Mapping[str, Any], token_us: float) -> str:
     return report.table(columns, rows)
 
 
-def _kind(case: _Case) -> str:
-    if not case["affinity"]:
-        return "no affinity"
-    return "a conversation in 20 000" if case["subjects"] > 1000 else "one of 20 voices"
-
-
-def _spread(cases: Sequence[_Case]) -> str:
-    rows = (
-        (
-            _kind(case),
-            case["gateways"],
-            case["ahead"] if case["affinity"] else "",
-            f"{case['apart']:.1f}",
-            f"{case['wait_p99_ms']:.0f}",
-            f"{case['refused']:.1%}",
-            f"{case['hits']:.0%}",
-        )
-        for case in cases
+def _spread() -> str:
+    return report.table(
+        ("alike by", "gateways", "ahead", "most less fewest", "wait, p99, ms", "429", "hits"),
+        map(_spread_row, _spread_cases()),
     )
-    columns = ("alike by", "gateways", "ahead", "most less fewest", "wait, p99, ms", "429", "hits")
-    return report.table(columns, rows)
 
 
-def _replaced(cases: Sequence[_Case]) -> str:
-    rows = (
-        (
-            f"{case['replaced']:.0%}",
-            f"{case['drain_s']:g} s",
-            case["requests"],
-            case["moved"],
-            case["lost"],
-        )
-        for case in cases
+def _spread_cases() -> Iterable[Case]:
+    many = (1, 4, 16)
+    yield from (Case(gateways=n, affinity=False) for n in many)
+    for subjects in (20_000, 20):
+        yield from (Case(gateways=n, subjects=subjects) for n in many)
+        yield from (Case(gateways=n, subjects=subjects, ahead=AHEAD // n) for n in many[1:])
+
+
+def _spread_row(case: Case) -> tuple[object, ...]:
+    seen = Simulation(case)
+    kind = "a conversation in 20 000" if case.subjects > 1000 else "one of 20 voices"
+    return (
+        kind if case.affinity else "no affinity",
+        case.gateways,
+        case.ahead if case.affinity else "",
+        f"{statistics.mean(seen.apart):.1f}",
+        f"{statistics.quantiles(seen.waits_s, n=100)[-1] * 1000:.0f}",
+        f"{seen.refused / case.requests:.1%}",
+        f"{seen.hit_share:.0%}",
     )
+
+
+def _replaced() -> str:
+    rows = []
+    for share, drain_s in product((0.01, 0.25), (0.0, 3.0)):
+        ends = {"replaced": share, "drain_s": drain_s}
+        case = Case(gateways=4, ahead=AHEAD // 4, load=0.5, requests=200_000, **ends)
+        seen = Simulation(case)
+        rows.append((f"{share:.0%}", f"{drain_s:g} s", case.requests, seen.moved, seen.lost))
     return report.table(("end at once", "`DRAIN_S`", "requests", "sent elsewhere", "lost"), rows)
-
-
-def _plot(cases: Sequence[_Case], token_us: float) -> Figure:
-    """Draw the wait for a slot by number of gateways, and the cores that gateways need."""
-    figure = report.plot(11, 4.2)
-    left, right = figure.subplots(1, 2)
-    lines: dict[str, list[_Case]] = {}
-    for case in cases:
-        shared = case["affinity"] and case["ahead"] * case["gateways"] <= 8
-        name = _kind(case) + (", 8 ahead in all" if shared and case["gateways"] > 1 else "")
-        lines.setdefault(name, []).append(case)
-        if case["affinity"] and case["gateways"] == 1:
-            lines.setdefault(f"{name}, 8 ahead in all", []).append(case)
-    numbers = sorted({case["gateways"] for case in cases})
-    colors = (report.GREY, report.BLUE, report.SKY, report.RED, report.ORANGE)
-    for (name, mine), color in zip(lines.items(), colors, strict=True):
-        places = [numbers.index(case["gateways"]) for case in mine]
-        left.plot(places, [c["wait_p99_ms"] for c in mine], marker="o", color=color, label=name)
-    title = "Wait for a slot, p99, ms, 1000 backends (simulated)"
-    room = 1.6 * max(case["wait_p99_ms"] for case in cases)  # for the legend
-    report.tidy(left, numbers, title=title, xlabel="gateways", ylim=(-room / 40, room))
-    left.legend(fontsize="small", frameon=False)
-    for tokens, color in zip(_TOKENS_S, (report.SKY, report.BLUE, report.NAVY), strict=True):
-        cores = [gpus * tokens * token_us / 1e6 for gpus in _GPUS]
-        right.plot(
-            range(len(_GPUS)), cores, marker="o", color=color, label=f"{tokens} tokens/s a GPU"
-        )
-    right.set_yscale("log")
-    right.axhline(1, color="#444", linewidth=0.8)
-    report.tidy(right, _GPUS, title="Cores that all gateways need", xlabel="GPUs")
-    right.legend(fontsize="small", frameon=False)
-    return figure

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
+
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,13 +54,6 @@ def python(variable: str = "STACK_PYTHON") -> str:
     sys.exit(f"{variable} is not set: run `nox -s bench`, which makes that environment")
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def in_turn(
     contestants: Mapping[str, Callable[[C, int], T]], cases: Iterable[C], rounds: int
 ) -> dict[C, dict[str, list[T]]]:
@@ -92,10 +86,9 @@ def running(*processes: Server | Worker) -> Iterator[None]:
         yield
 
 
-def told(python: str, *arguments: str, **variables: str) -> Any:
+def told(python: str, *arguments: str) -> Any:
     """Run a program of another environment and return the JSON that it prints."""
-    environment = {**os.environ, **variables}
-    return json.loads(subprocess.check_output([python, *arguments], cwd=ROOT, env=environment))
+    return json.loads(subprocess.check_output([python, *arguments], cwd=ROOT))
 
 
 @dataclass
@@ -162,6 +155,26 @@ class Server:
         except psutil.NoSuchProcess:
             return []
 
+    def named(self) -> list[tuple[str, psutil.Process]]:
+        """Return its processes with what each is: a role, vLLM's engine, what BentoML adds."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                line = process.cmdline()
+                name = "resource tracker" if "resource_tracker" in " ".join(line) else "supervisor"
+                if "EngineCore" in " ".join(line):
+                    name = "vLLM engine"
+                elif "--service-name" in line:
+                    name = line[line.index("--service-name") + 1].replace("bentovox", "gateway")
+                found.append((name, process))
+        return found
+
+    def get(self, path: str) -> bytes:
+        """Return what it answers; OSError if it does not, or not with 200."""
+        with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310
+            body: bytes = answer.read()
+        return body
+
     def spent_s(self, part: str = "") -> float:
         """Return the processor time of its processes so far, of those with `part` in the command.
 
@@ -181,21 +194,21 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(self.url + self.health, timeout=1) as answer:  # noqa: S310
-                return bool(answer.status == 200)
+            self.get(self.health)
         except OSError:
             return False
+        return True
 
 
 class Service(Server):
-    """One of our roles, served by BentoML on a free port; `settings` are its environment."""
+    """What BentoML serves on a free port: by default the role `name`, with `settings`."""
 
-    def __init__(self, role: str, python: str, **settings: str) -> None:
+    def __init__(self, name: str, python: str, service: str = "", **settings: str) -> None:
         """Take a port."""
         port = free_port()
-        service = f"services.{role}.service:{role.capitalize()}"
+        service = service or f"services.{name}.service:{name.capitalize()}"
         command = [python, "-m", "bentoml", "serve", service, f"--port={port}"]
-        super().__init__(role, command, port, environment=settings)
+        super().__init__(name, command, port, environment=settings)
 
 
 class Worker:

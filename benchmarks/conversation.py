@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COUNTS: Final = (1, 20)
+_SECONDS, _MINUTES = 60, 10  # of each case, and of the soak
 _TONES: Final = "hello to all of you and to them "
 """What the fake ear reads as it is: a multiple of eight characters, as its frames are."""
 _SENTENCE: Final = "Please turn on the light in the kitchen."
@@ -43,15 +45,12 @@ _COLORS: Final = {
 
 def main(arguments: list[str]) -> None:
     """Measure, and write the page and the plot."""
-    parser = report.parser("conversation", __doc__, rounds=1)
-    parser.add_argument("--seconds", type=float, default=60, help="of each case (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=10, help="of the soak (%(default)s)")
-    options = parser.parse_args(arguments)
+    options = report.parser("conversation", __doc__, rounds=1).parse_args(arguments)
     with _without_engines() as url:
-        ours = {count: _talk(url, count, options.seconds, _TONES) for count in _COUNTS}
+        ours = {count: _talk(url, count, _SECONDS, _TONES) for count in _COUNTS}
     with _demo() as server:
-        demo = {count: _talk(server.url, count, options.seconds, _SENTENCE) for count in _COUNTS}
-        memory, soaked = _soaked(server, options.minutes * 60)
+        demo = {count: _talk(server.url, count, _SECONDS, _SENTENCE) for count in _COUNTS}
+        memory, soaked = _soaked(server, _MINUTES * 60)
     report.write(
         options.out,
         "benchmarks-conversation",
@@ -61,8 +60,8 @@ def main(arguments: list[str]) -> None:
         aim=_AIM_MS,
         aim_stopped=_AIM_STOPPED_MS,
         met=_met(ours[_COUNTS[-1]]),
-        minutes=f"{options.minutes:g}",
-        seconds=f"{options.seconds:g}",
+        minutes=_MINUTES,
+        seconds=_SECONDS,
         turns=len(soaked["answered_ms"]),
         errors=len(soaked["errors"]),
         settled=f"{_SETTLED_S / 60:g}",
@@ -71,9 +70,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _talk(url: str, count: int, seconds: float, text: str) -> dict[str, Any]:
-    seen: dict[str, Any] = told(
-        python(), "-m", "benchmarks.talkers", url, str(count), str(seconds), text
-    )
+    command = (python(), "-m", "benchmarks.talkers", url, str(count), str(seconds), text)
+    seen: dict[str, Any] = told(*command)
     print(f"  {count} at once: {len(seen['answered_ms'])} turns", file=sys.stderr, flush=True)
     for error in sorted(set(seen["errors"])):
         print(f"    an error: {error}", file=sys.stderr, flush=True)
@@ -87,45 +85,40 @@ def _without_engines() -> Iterator[str]:
     uvicorn = [stack, "-m", "uvicorn", "--factory", "benchmarks.talkers:chat"]
     quiet = ["--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"]
     chat = Server("fake-chat", [*uvicorn, *quiet, "--lifespan=off"], port)
-    speech, hearing = _fake(stack, "speech"), _fake(stack, "transcription")
-    urls = {
-        name.upper(): json.dumps([one.url])
-        for name, one in (("chat", chat), ("speech", speech), ("transcription", hearing))
+    fake = {
+        f"BENTOVOX_{role}__{name}": value
+        for role in ("SPEECH", "TRANSCRIPTION")
+        for name, value in (("ENGINE", "fake"), ("SLOTS", "64"))
     }
-    asked = {f"BENTOVOX_CONVERSATION__{name}": url for name, url in urls.items()}
-    role = Service("conversation", stack, **asked)
-    urls["CONVERSATION"] = json.dumps([role.url])
-    door = Service("gateway", stack, **{f"BENTOVOX_GATEWAY__{name}": urls[name] for name in urls})
-    with running(chat, speech, hearing, role, door):
+    speech = Service("fake-speech", stack, "tests.fakes.services:Speech", **fake)
+    hearing = Service("fake-ear", stack, "tests.fakes.services:Transcription", **fake)
+    backends = {"CHAT": chat, "SPEECH": speech, "TRANSCRIPTION": hearing}
+    backends["CONVERSATION"] = Service("conversation", stack, **_urls("CONVERSATION", backends))
+    door = Service("gateway", stack, **_urls("GATEWAY", backends))
+    with running(*backends.values(), door):
         yield door.url
 
 
-def _fake(stack: str, role: str) -> Server:
-    port = free_port()
-    service = f"tests.fakes.services:{role.capitalize()}"
-    command = [stack, "-m", "bentoml", "serve", service, f"--port={port}"]
-    settings = {
-        f"BENTOVOX_{role.upper()}__ENGINE": "fake",
-        f"BENTOVOX_{role.upper()}__SLOTS": "64",
-    }
-    return Server(f"fake-{role}", command, port, environment=settings)
+def _urls(role: str, backends: Mapping[str, Server]) -> dict[str, str]:
+    return {f"BENTOVOX_{role}__{name}": json.dumps([one.url]) for name, one in backends.items()}
 
 
 @contextlib.contextmanager
 def _demo() -> Iterator[Server]:
     """Serve the demo's stack: espeak-ng, and a Whisper that learnt a dozen sentences."""
-    stack, port = python(), free_port()
+    stack = python()
     whisper = "from tests.whisper import trained; print(trained())"
     model = subprocess.check_output([stack, "-c", whisper], cwd=ROOT, text=True).split()[-1]
-    settings = {
-        "BENTOVOX_PROFILE": "demo",
-        "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL": model,
-        "BENTOVOX_CHAT__SLOTS": "64",
-        "BENTOVOX_SPEECH__SLOTS": "64",
-        "BENTOVOX_TRANSCRIPTION__SLOTS": "64",
-    }
-    command = [stack, "-m", "bentoml", "serve", "services.stack:Stack", f"--port={port}"]
-    server = Server("stack", command, port, environment=settings)
+    server = Service(
+        "stack",
+        stack,
+        "services.stack:Stack",
+        BENTOVOX_PROFILE="demo",
+        BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=model,
+        BENTOVOX_CHAT__SLOTS="64",
+        BENTOVOX_SPEECH__SLOTS="64",
+        BENTOVOX_TRANSCRIPTION__SLOTS="64",
+    )
     with running(server):
         yield server
 
@@ -140,7 +133,7 @@ def _soaked(server: Server, seconds: float) -> tuple[dict[str, list[tuple[float,
         while not over.wait(_SAMPLE_S):
             sizes = _sizes(server)
             for name, series in memory.items():
-                series.append((time.monotonic() - began, sizes.get(name, 0) / _MIB))
+                series.append((time.monotonic() - began, sizes[name] / _MIB))
 
     sampling = threading.Thread(target=sample)
     sampling.start()
@@ -151,18 +144,13 @@ def _soaked(server: Server, seconds: float) -> tuple[dict[str, list[tuple[float,
         sampling.join()
 
 
-def _sizes(server: Server) -> dict[str, int]:
-    """Return the unshared memory of the processes of each role."""
-    sizes: dict[str, int] = {}
-    for process in server.processes():
+def _sizes(server: Server) -> Counter[str]:
+    """Return the unshared memory of the processes of each role; vLLM's engine is chat's."""
+    sizes = Counter[str]()
+    for name, process in server.named():
         with contextlib.suppress(psutil.NoSuchProcess):
-            line = process.cmdline()
-            name = line[line.index("--service-name") + 1] if "--service-name" in line else ""
-            name = {"bentovox": "gateway"}.get(name, name)
-            if "EngineCore" in " ".join(line):
-                name = "chat"
-            name = name if name in _COLORS else "the rest"
-            sizes[name] = sizes.get(name, 0) + process.memory_full_info().uss
+            role = {"vLLM engine": "chat"}.get(name, name)
+            sizes[role if role in _COLORS else "the rest"] += process.memory_full_info().uss
     return sizes
 
 

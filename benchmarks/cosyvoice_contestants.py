@@ -5,19 +5,21 @@ Each speaks some texts at once in its `turn`; those that can take a seed count u
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.contestants import Server, Service, Worker, free_port
 from benchmarks.streams import Turn, over_http
-from services.speech.engines.cosyvoice.text import prompt_text
+from services.speech.engines.cosyvoice.text import with_mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_RATE_HZ = 24_000  # of families 2 and 3
+_RATE_HZ = 24_000
+_THREADS = {"OMP_NUM_THREADS": str(os.cpu_count())}
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Bare(Worker):
 
     def __init__(self, setup: Setup) -> None:
         """Name the process; `start` starts it."""
-        command = [setup.python, "-m", "benchmarks.peers.cosyvoice_bare"]
+        command = [setup.python, "-m", "benchmarks.peers.cosyvoice_upstream", "bare"]
         command += [str(setup.model), str(setup.voice), setup.transcript]
-        super().__init__("cosyvoice-bare", command, {"OMP_NUM_THREADS": "1"})
+        super().__init__("cosyvoice-bare", command, _THREADS)
 
     def turn(self, texts: Sequence[str], seed: int) -> Turn:
         """Speak; it takes no seed."""
@@ -69,6 +71,7 @@ class OurService(Service):
             BENTOVOX_SPEECH__SLOTS="64",  # as the profiles for GPUs: the machine's measure decides
             BENTOVOX_SPEECH__QUEUE="64",
             BENTOVOX_SPEECH__DEADLINE_S="300",  # whoever waits is heard in the end
+            **_THREADS,
         )
         self._setup = setup
         self._voice = ""
@@ -104,11 +107,11 @@ class UpstreamServer(Server):
     def __init__(self, file: Path, setup: Setup) -> None:
         """Take a port; `file` is upstream's server.py."""
         port = free_port()
-        module = "benchmarks.peers.cosyvoice_server"
-        command = [setup.python, "-m", module, str(file), str(setup.model), str(port)]
-        super().__init__("upstream", command, port, "/openapi.json")
+        module = "benchmarks.peers.cosyvoice_upstream"
+        command = [setup.python, "-m", module, "server", str(setup.model), str(file), str(port)]
+        super().__init__("upstream", command, port, "/openapi.json", _THREADS)
         # Upstream leaves the marks around a transcript to its caller.
-        self._transcript = prompt_text(setup.family, setup.transcript)
+        self._transcript = with_mark(setup.family, setup.transcript)
         self._recording = setup.voice.read_bytes()
 
     def turn(self, texts: Sequence[str], seed: int) -> Turn:

@@ -115,14 +115,14 @@ class _Race:
     def __init__(self, setup: Setup, until: float) -> None:
         self._until = until
 
-        def worker(module: str, *options: str) -> Worker:
-            command = [setup.python, "-m", f"benchmarks.peers.{module}"]
-            command += [str(setup.model), str(setup.voice), setup.transcript, *options]
+        def worker(name: str, *module: str, options: Sequence[str] = ()) -> Worker:
+            command = [setup.python, "-m", *module, str(setup.model), str(setup.voice)]
             environment = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-            return Worker("-".join((module, *options)), command, environment)
+            return Worker(name, [*command, setup.transcript, *options], environment)
 
-        ours, half = worker("cosyvoice_engine"), worker("cosyvoice_engine", "fp16")
-        bare = worker("cosyvoice_bare")
+        engine = "benchmarks.peers.cosyvoice_engine"
+        ours, half = worker("ours", engine), worker("ours-fp16", engine, options=["fp16"])
+        bare = worker("bare", "benchmarks.peers.cosyvoice_upstream", "bare")
         self._workers = (ours, half, bare)
         self._contestants = {
             "Bentovox": _Contestant(ours),

@@ -1,7 +1,11 @@
-"""Kokoro: our service beside the bare library, with the model that a package index has."""
+"""Kokoro: our service beside the bare library, with the model that a package index has.
+
+`python -m benchmarks.kokoro FOLDER` is the bare library in a process of its own, a worker.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -9,16 +13,17 @@ import sys
 import tempfile
 import time
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import httpx
+import psutil
 
 from benchmarks import report
 from benchmarks.contestants import ROOT, Service, Worker, in_turn, python, running
-from benchmarks.streams import Turn, continuity, over_http
+from benchmarks.peers import turns as worker
+from benchmarks.streams import Turn, at_once, continuity, over_http
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -61,7 +66,7 @@ class OurService(Service):
     def start(self) -> None:
         """Start it, and wait until Kokoro speaks and not its stand-in."""
         super().start()
-        while httpx.get(f"{self.url}/readyz").json()["status"] != "ready":
+        while json.loads(self.get("/readyz"))["status"] != "ready":
             time.sleep(0.1)
 
     def turn(self, count: int, _round: int) -> Turn:
@@ -69,11 +74,6 @@ class OurService(Service):
         body = {"model": "kokoro", "voice": _VOICE, "response_format": "pcm"}
         body["input"] = " ".join(_SENTENCES)
         return over_http(f"{self.url}/v1/audio/speech", [{"json": body}] * count, _RATE_HZ)
-
-    @property
-    def bytes(self) -> int:
-        """The memory of all its processes."""
-        return sum(process.memory_info().rss for process in self.processes())
 
 
 def main(arguments: list[str]) -> None:
@@ -84,17 +84,17 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as work:
         command = [stack_python, "-c", _FETCH, work]
         folder = subprocess.check_output(command, cwd=ROOT, text=True).strip()
-        peer = [sys.executable, "-m", "benchmarks.peers.kokoro_bare", folder, _VOICE]
+        peer = [sys.executable, "-m", "benchmarks.kokoro", folder]
         bare, ours = Worker("kokoro-bare", peer), OurService(stack_python, folder)
 
         def bare_turn(count: int, _round: int) -> Turn:
-            said = bare.ask({"sentences": _SENTENCES, "count": count})
+            said = bare.ask(count)
             memory[BARE] = said["bytes"]
             return Turn.of(said)
 
         with running(bare, ours):
             turns = in_turn({BARE: bare_turn, OURS: ours.turn}, _CONCURRENCY, options.rounds)
-            memory[OURS] = ours.bytes
+            memory[OURS] = sum(process.memory_info().rss for process in ours.processes())
     ratio = statistics.median(report.beside(turns[1][OURS], turns[1][BARE], _FIRST))
     report.write(
         options.out,
@@ -135,3 +135,26 @@ def _plot(turns: Turns) -> Figure:
     report.tidy(right, turns, title="real-time factor", xlabel="streams at once")
     report.legend(figure, left)
     return figure
+
+
+def bare_worker(folder: str) -> None:
+    """Be the library called bare, a sentence at a time; asked how many streams, a thread each."""
+    from kokoro_onnx import Kokoro  # noqa: PLC0415  heavy
+
+    replies = worker.replies()
+    speaker = Kokoro(f"{folder}/model.onnx", f"{folder}/voices.npz")
+
+    def speak(sentences: Sequence[str]) -> Iterator[float]:
+        for sentence in sentences:
+            samples, rate_hz = speaker.create(sentence, _VOICE, lang="en-us")
+            yield len(samples) / rate_hz
+
+    def turn(count: int) -> dict[str, Any]:
+        made = at_once(speak, [_SENTENCES] * count)
+        return {**made, "bytes": psutil.Process().memory_info().rss}
+
+    worker.take(turn, replies)
+
+
+if __name__ == "__main__":
+    bare_worker(*sys.argv[1:])

@@ -1,16 +1,21 @@
 """Chat over Ray Serve, beside plain vLLM and the stack without Ray.
 
 Added to what `nox -s bench` measures: the processor time of a stream, of all processes of a
-contestant and of the one that relays.
+contestant and of the one that relays. `python -m benchmarks.ray PORT` is the contestant behind
+Ray's own proxy, in the environment with Ray: the replica is that of `services.ray`; only the way to
+it is another.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from typing import TYPE_CHECKING
+import signal
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import chat, report
+from benchmarks import front_door, report
 from benchmarks.contestants import ROOT, Server, free_port, python, running
 
 if TYPE_CHECKING:
@@ -22,8 +27,8 @@ _SHARE_AIM, _CPU_AIM = 0.9, 5
 
 def servers(stack_python: str, ray_python: str) -> list[Server]:
     """Return plain vLLM first, then the stack and two ways to a replica of Ray's."""
-    found = {one.name: one for one in chat.servers(stack_python)}
-    plain, stack = found[chat.PLAIN], found[chat.STACK]
+    found = {one.name: one for one in front_door.servers(stack_python)}
+    plain, stack = found[front_door.PLAIN], found[front_door.STACK]
     stack.door = "--service-name bentovox"
     direct, dashboard, proxy = (free_port() for _ in range(3))
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
@@ -39,7 +44,7 @@ def servers(stack_python: str, ray_python: str) -> list[Server]:
         ),
         Server(
             PROXY,
-            [ray_python, "-m", "benchmarks.peers.ray_ingress", str(proxy)],
+            [ray_python, "-m", "benchmarks.ray", str(proxy)],
             proxy,
             environment={
                 **own,
@@ -59,62 +64,87 @@ def main(arguments: list[str]) -> None:
     options = report.parser("ray", __doc__, rounds=3).parse_args(arguments)
     measured = servers(python(), python("RAY_PYTHON"))
     with running(*measured):
-        lines = chat.measure(measured, options.rounds)
+        lines = front_door.measure(measured, options.rounds)
     report.write(
         options.out,
         "benchmarks-ray",
         plot(lines),
         rounds=options.rounds,
         load=os.getloadavg()[0],
-        chat=chat.table(lines),
+        chat=front_door.table(lines),
         cpu=cpu_table(lines),
         aims=aims(lines),
     )
 
 
-def cpu_table(lines: chat.Lines) -> str:
+def cpu_table(lines: front_door.Lines) -> str:
     """Return the processor time of a stream as a table."""
-    columns = ("server", *(f"{count} concurrent" for count in chat.REQUESTS))
+    columns = ("server", *(f"{count} concurrent" for count in front_door.REQUESTS))
     rows = []
     for name in dict.fromkeys(name for name, _ in lines):
-        mine = [lines[name, count] for count in chat.REQUESTS]
+        mine = [lines[name, count] for count in front_door.REQUESTS]
         rows.append((name, *(f"{one.median('cpu_ms'):.2f}" for one in mine)))
-        if name != chat.PLAIN:
+        if name != front_door.PLAIN:
             doors = (f"{one.median('door_ms'):.2f}" for one in mine)
             rows.append((f"{name}: what relays", *doors))
     return report.table(columns, rows)
 
 
-def aims(lines: chat.Lines) -> str:
+def aims(lines: front_door.Lines) -> str:
     """Return what was reached of what we aim for."""
-    direct, stack, proxy = (lines[name, chat.MOST] for name in (DIRECT, chat.STACK, PROXY))
+    names = (DIRECT, front_door.STACK, PROXY)
+    direct, stack, proxy = (lines[name, front_door.MOST] for name in names)
     share = direct.share / stack.share
     less = proxy.median("door_ms") / direct.median("door_ms")
     return (
         f"- The gateway over direct ingress, share of the stack's requests a second at "
-        f"{chat.MOST} concurrent: {share:.3f}, aim {_SHARE_AIM}: {_verdict(share, _SHARE_AIM)}.\n"
-        f"- Processor time of {PROXY} a stream, over that of the gateway, at {chat.MOST} "
-        f"concurrent: {less:.1f}, aim {_CPU_AIM}: {_verdict(less, _CPU_AIM)}."
+        f"{front_door.MOST} concurrent: {share:.3f}, aim {_SHARE_AIM}: "
+        f"{front_door.verdict(share >= _SHARE_AIM)}.\n"
+        f"- Processor time of {PROXY} a stream, over that of the gateway, at {front_door.MOST} "
+        f"concurrent: {less:.1f}, aim {_CPU_AIM}: {front_door.verdict(less >= _CPU_AIM)}."
     )
 
 
-def _verdict(value: float, aim: float) -> str:
-    return "reached" if value >= aim else "missed"
-
-
-def plot(lines: chat.Lines) -> Figure:
+def plot(lines: front_door.Lines) -> Figure:
     """Draw requests a second and the processor time of a stream in the process that relays."""
-    rates = chat.by_server(lines, lambda line: [one.requests_per_s for one in line.results])
-    doors = chat.by_server(lines, lambda line: [one.door_ms for one in line.results])
-    del doors[chat.PLAIN]
+    rates = front_door.by_server(lines, lambda line: [one.requests_per_s for one in line.results])
+    doors = front_door.by_server(lines, lambda line: [one.door_ms for one in line.results])
+    del doors[front_door.PLAIN]
     colors = dict(zip(rates, (report.GREY, report.NAVY, report.BLUE, report.RED), strict=True))
     figure = report.plot(11, 4.2)
     left, right = figure.subplots(1, 2)
     report.bars(left, rates, colors)
     report.bars(right, doors, colors)
     said = "concurrent streams"
-    report.tidy(left, chat.REQUESTS, title="Requests a second", xlabel=said)
+    report.tidy(left, front_door.REQUESTS, title="Requests a second", xlabel=said)
     title = "Processor time a stream in the process that relays, ms"
-    report.tidy(right, chat.REQUESTS, title=title, xlabel=said)
+    report.tidy(right, front_door.REQUESTS, title=title, xlabel=said)
     report.legend(figure, left)
     return figure
+
+
+class _Replica:
+    def __serve_build_asgi_app__(self) -> Any:
+        return import_module("services.chat.service").Chat.shell()
+
+
+def serve_behind_proxy(port: int) -> None:
+    """Serve the chat role behind Ray's own proxy until SIGTERM; `servers` sets Ray's variables."""
+    import ray  # noqa: PLC0415  elsewhere there is none
+    from ray import serve  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    deployment = serve.deployment(
+        serve.ingress()(_Replica), name="Chat", max_ongoing_requests=10_000
+    )
+    ray.init("local", include_dashboard=False, log_to_driver=False)
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        serve.run(deployment.bind(), route_prefix="/", blocking=True)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    serve_behind_proxy(int(sys.argv[1]))

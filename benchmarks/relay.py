@@ -1,9 +1,9 @@
 """What one hop costs: processor time a stream of the gateway, beside nginx and an aiohttp relay.
 
 A backend sends 32 server-sent events, 5 ms apart, over 32 connections at once; each relay runs in a
-process of its own, whose processor time is read. `python -m benchmarks.relay` prints each one's
-turns as JSON; it needs what the gateway needs. nginx (Debian's package `nginx-light`) is left out
-where there is none.
+process of its own, whose processor time is read. `python -m benchmarks.relay`, and a number of
+events, prints each one's turns as JSON; it needs what the gateway needs. nginx (Debian's package
+`nginx-light`) is left out where there is none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import uvloop
@@ -27,8 +27,10 @@ from services.server import uvicorn_http
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
 
-_EVENTS = int(os.environ.get("RELAY_EVENTS", "32"))
-_APART_S, _CONCURRENCY, _REQUESTS, _ROUNDS = 0.005, 32, 640, 5
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_EVENTS, _APART_S, _CONCURRENCY, _REQUESTS, _ROUNDS = 32, 0.005, 32, 640, 5
 GATEWAY, NGINX, AIOHTTP = "Bentovox gateway", "nginx", "aiohttp relay"
 _EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
 _PATH = "/v1/chat/completions"
@@ -63,6 +65,7 @@ def with_aiohttp() -> Any:
 
 def backend() -> Any:
     """Return the backend; a uvicorn factory."""
+    events = int(os.environ["RELAY_EVENTS"])
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         stream = scope["path"] == _PATH
@@ -70,7 +73,7 @@ def backend() -> Any:
         await _begin(send, b"text/event-stream" if stream else b"application/json")
         loop = asyncio.get_running_loop()
         step = int(loop.time() / _APART_S)  # all streams go in step, as an engine takes them on
-        for _ in range(_EVENTS if stream else 0):
+        for _ in range(events if stream else 0):
             await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
             step += 1
             await asyncio.sleep(step * _APART_S - loop.time())
@@ -87,13 +90,16 @@ def _backend_url() -> str:
     return os.environ["RELAY_BACKEND"]
 
 
-def serving(factory: str, lifespan: str, port: int, backend_port: int) -> Server:
+def serving(
+    factory: str, lifespan: str, port: int, backend_port: int, events: int = _EVENTS
+) -> Server:
     command = [
         *(sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.relay:{factory}"),
         *("--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"),
         f"--lifespan={lifespan}",
     ]
-    environment = {"RELAY_BACKEND": f"http://127.0.0.1:{backend_port}"}
+    url = f"http://127.0.0.1:{backend_port}"
+    environment = {"RELAY_BACKEND": url, "RELAY_EVENTS": str(events)}
     return Server(f"relay-{factory}", command, port, environment=environment)
 
 
@@ -126,15 +132,24 @@ def with_nginx(program: str, port: int, backend_port: int) -> Server:
     return Server("relay-nginx", command, port)
 
 
-def _cost_ms(server: Server) -> float:
-    before_s = server.spent_s()
-    requests = max(_CONCURRENCY, _REQUESTS * 32 // max(32, _EVENTS))
-    uvloop.run(run(server.port, {}, concurrency=_CONCURRENCY, requests=requests))
-    return (server.spent_s() - before_s) / requests * 1000
+def costs_ms(
+    relays: Mapping[str, Server], backend_port: int, events: int
+) -> dict[str, list[float]]:
+    """Return processor milliseconds for each stream of so many events, by relay and by turn."""
+    requests = max(_CONCURRENCY, _REQUESTS * _EVENTS // events)
+
+    def cost_ms(server: Server) -> float:
+        before_s = server.spent_s()
+        uvloop.run(run(server.port, {}, concurrency=_CONCURRENCY, requests=requests))
+        return (server.spent_s() - before_s) / requests * 1000
+
+    with running(serving("backend", "off", backend_port, backend_port, events), *relays.values()):
+        turns = {name: lambda *_, one=one: cost_ms(one) for name, one in relays.items()}
+        return in_turn(turns, [f"{events} events"], _ROUNDS)[f"{events} events"]
 
 
-def main() -> None:
-    """Print processor milliseconds a stream, by relay."""
+def main(events: str = "32") -> None:
+    """Print what each relay costs."""
     backend_port, *ports = (free_port() for _ in range(4))
     relays = {
         GATEWAY: serving("ours", "on", ports[0], backend_port),
@@ -142,11 +157,8 @@ def main() -> None:
     }
     if program := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
         relays[NGINX] = with_nginx(program, ports[2], backend_port)
-    with running(serving("backend", "off", backend_port, backend_port), *relays.values()):
-        turns = {name: lambda *_, one=one: _cost_ms(one) for name, one in relays.items()}
-        costs_ms = in_turn(turns, [f"{_EVENTS} events"], _ROUNDS)
-    print(json.dumps(costs_ms[f"{_EVENTS} events"]))
+    print(json.dumps(costs_ms(relays, backend_port, int(events))))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

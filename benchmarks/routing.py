@@ -4,18 +4,16 @@ A backend works on `SLOTS` requests and lets `QUEUE` wait, the defaults of a rol
 refuses. A request takes as long as plain vLLM took beside as many others (docs/benchmarks.md: the
 first event, then 256 tokens), times an exponential variate, since answers differ in length.
 Gateways know what they have sent themselves and nothing of each other, and hear of a backend that
-ends from their own probes or when they cannot connect. `python -m benchmarks.routing` prints JSON.
+ends from their own probes or when they cannot connect.
 """
 
 from __future__ import annotations
 
 import heapq
-import json
-import logging
 import random
-import statistics
 from collections import OrderedDict, deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -42,72 +40,27 @@ _PROBE_S: Final = GatewaySettings().probe_interval_s
 
 @dataclass(frozen=True)
 class Case:
-    """What is simulated.
-
-    Attributes:
-        backends: how many there are.
-        gateways: how many share the requests evenly.
-        load: requests that a backend has at work on average, as a share of its slots.
-        subjects: how many conversations (or voices) the requests belong to, each as likely.
-        affinity: whether gateways heed them.
-        ahead: BENTOVOX_GATEWAY__AFFINITY_AHEAD.
-        requests: how many come.
-        replaced: share of the backends that ends, at once, in the middle.
-        drain_s: how long these still serve while their `/readyz` says that they end.
-    """
+    """What is simulated."""
 
     backends: int = 1000
-    gateways: int = 1
-    load: float = 0.75
-    subjects: int = 20_000
-    affinity: bool = True
-    ahead: int = AHEAD
+    gateways: int = 1  # which share the requests evenly
+    load: float = 0.75  # requests that a backend has at work on average, as a share of its slots
+    subjects: int = 20_000  # conversations or voices that requests belong to, each as likely
+    affinity: bool = True  # whether gateways heed them
+    ahead: int = AHEAD  # BENTOVOX_GATEWAY__AFFINITY_AHEAD
     requests: int = 150_000
-    replaced: float = 0.0
-    drain_s: float = 0.0
+    replaced: float = 0.0  # share of the backends that ends, at once, in the middle
+    drain_s: float = 0.0  # how long these still serve while their `/readyz` says that they end
 
 
 @dataclass
-class Seen:
-    """What came of it.
-
-    Attributes:
-        apart: requests at a backend, the most less the fewest, sampled over time.
-        waits_s: how long each request waited for a slot.
-        hits: of requests that came again, those whose backend had their cache.
-        again: requests of a conversation (or voice) that had been there before.
-        refused: those that found slots and queue full.
-        moved: those that were sent elsewhere because a backend had gone.
-        lost: those that found two backends gone.
-    """
-
-    apart: list[int] = field(default_factory=list)
-    waits_s: list[float] = field(default_factory=list)
-    hits: int = 0
-    again: int = 0
-    refused: int = 0
-    moved: int = 0
-    lost: int = 0
-
-    @property
-    def wait_p99_ms(self) -> float:
-        """The wait that one request in a hundred exceeds."""
-        return statistics.quantiles(self.waits_s, n=100)[-1] * 1000
-
-    @property
-    def hit_share(self) -> float:
-        """Hits, as a share of what could be one."""
-        return self.hits / max(1, self.again)
-
-
 class _Server:
     """A backend as it is, whatever gateways think of it."""
 
-    def __init__(self) -> None:
-        self.at_work = 0
-        self.waiting: deque[tuple[float, Backend]] = deque()
-        self.closed = False
-        self.cache: OrderedDict[int, None] = OrderedDict()
+    at_work: int = 0
+    waiting: deque[tuple[float, Backend]] = field(default_factory=deque)
+    closed: bool = False
+    cache: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
     @property
     def holds(self) -> int:
@@ -128,15 +81,19 @@ def took_s(at_work: int) -> float:
     return float(np.interp(at_work, list(_MEASURED), _TOOK_S))
 
 
-def simulate(case: Case) -> Seen:
-    """Return what came of the requests of a case; the same for the same case."""
-    return _Simulation(case).run()
+class Simulation:
+    """What came of the requests of a case; the same for the same case."""
 
-
-class _Simulation:
     def __init__(self, case: Case) -> None:
+        """Go through it."""
+        self.apart: list[int] = []  # requests at a backend, the most less the fewest, over time
+        self.waits_s: list[float] = []  # of each request, for a slot
+        self.hits = 0  # of requests that came again, those whose backend had their cache
+        self.again = 0  # requests of a conversation (or voice) that had been there before
+        self.refused = 0  # those that found slots and queue full
+        self.moved = 0  # those that were sent elsewhere because a backend had gone
+        self.lost = 0  # those that found two backends gone
         self._case = case
-        self._seen = Seen()
         self._random = random.Random(1)  # noqa: S311
         self._servers = [_Server() for _ in range(case.backends)]
         self._pools = [self._pool() for _ in range(case.gateways)]
@@ -144,6 +101,12 @@ class _Simulation:
         self._order = count()
         self._now_s = 0.0
         self._known: set[int] = set()  # subjects
+        self._run()
+
+    @property
+    def hit_share(self) -> float:
+        """Hits, as a share of what could be one."""
+        return self.hits / max(1, self.again)
 
     def _pool(self) -> Pool:
         """Return the pool of a gateway; each hears of the backends in an order of its own."""
@@ -156,8 +119,8 @@ class _Simulation:
     def _at(self, time_s: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._events, (time_s, next(self._order), what))
 
-    def run(self) -> Seen:
-        case, seen = self._case, self._seen
+    def _run(self) -> None:
+        case = self._case
         at_work = case.load * SLOTS
         rate = case.backends * at_work / took_s(round(at_work))
         time_s = 0.0
@@ -166,26 +129,23 @@ class _Simulation:
             self._at(time_s, self._arrive)
         for number in range(_SAMPLES):  # from the time on when it is as full as it gets
             self._at(time_s * (1 + number / _SAMPLES) / 2, self._look)
-        for number in self._random.sample(
-            range(case.backends), round(case.replaced * case.backends)
-        ):
+        replaced = round(case.replaced * case.backends)
+        for number in self._random.sample(range(case.backends), replaced):
             self._replace(number, time_s / 2)
         while self._events:
             self._now_s, _, what = heapq.heappop(self._events)
             what()
-        return seen
 
     def _look(self) -> None:
         held = [one.holds for one in self._servers if not one.closed]
-        self._seen.apart.append(max(held) - min(held))
+        self.apart.append(max(held) - min(held))
 
     def _replace(self, number: int, begins_s: float) -> None:
-        server = self._servers[number]
-        self._at(begins_s + self._case.drain_s, lambda: setattr(server, "closed", True))
+        close = partial(setattr, self._servers[number], "closed", True)  # noqa: FBT003
+        self._at(begins_s + self._case.drain_s, close)
         for pool in self._pools:
             probed_s = begins_s + self._random.uniform(0, _PROBE_S)
-            backend = pool.backends[number]
-            self._at(probed_s, lambda one=backend: one.mark(ready=False))  # type: ignore[misc]
+            self._at(probed_s, partial(pool.backends[number].mark, ready=False))
 
     def _arrive(self) -> None:
         subject = self._random.randrange(self._case.subjects)
@@ -193,76 +153,40 @@ class _Simulation:
         affinity = f"conversation {subject}" if self._case.affinity else None
         backend = pool.pick(None, affinity)
         if self._server(backend).closed:
-            self._seen.moved += 1
+            self.moved += 1
             backend.mark(ready=False)
             gone = UnavailableError("The backend cannot be reached.")
             try:
                 backend = pool.other(backend, gone, None, affinity)
             except ServiceError:
-                self._seen.lost += 1
+                self.lost += 1
                 return
         server = self._server(backend)
         if server.closed:
-            self._seen.lost += 1
+            self.lost += 1
             backend.mark(ready=False)
         elif server.holds >= SLOTS + QUEUE:
-            self._seen.refused += 1
+            self.refused += 1
         else:
-            self._take(server, backend, subject)
+            self.hits += server.has_cached(subject)
+            self.again += subject in self._known
+            self._known.add(subject)
+            backend.count(1)
+            server.waiting.append((self._now_s, backend))
+            self._next(server)
 
     def _server(self, backend: Backend) -> _Server:
         return self._servers[int(backend.name.rpartition("-")[2])]
-
-    def _take(self, server: _Server, backend: Backend, subject: int) -> None:
-        self._seen.hits += server.has_cached(subject)
-        self._seen.again += subject in self._known
-        self._known.add(subject)
-        backend.count(1)
-        server.waiting.append((self._now_s, backend))
-        self._next(server)
 
     def _next(self, server: _Server) -> None:
         while server.waiting and server.at_work < SLOTS:
             came_s, backend = server.waiting.popleft()
             server.at_work += 1
-            self._seen.waits_s.append(self._now_s - came_s)
+            self.waits_s.append(self._now_s - came_s)
             takes_s = took_s(server.at_work) * self._random.expovariate(1)
-            self._at(self._now_s + takes_s, lambda one=backend: self._end(server, one))  # type: ignore[misc]
+            self._at(self._now_s + takes_s, partial(self._end, server, backend))
 
     def _end(self, server: _Server, backend: Backend) -> None:
         server.at_work -= 1
         backend.count(-1)
         self._next(server)
-
-
-def _shown(case: Case) -> dict[str, object]:
-    seen = simulate(case)
-    return {
-        **asdict(case),
-        "apart": statistics.mean(seen.apart),
-        "wait_p99_ms": seen.wait_p99_ms,
-        "hits": seen.hit_share,
-        "refused": seen.refused / case.requests,
-        "moved": seen.moved,
-        "lost": seen.lost,
-    }
-
-
-def main() -> None:
-    """Print what came of each case."""
-    logging.disable()
-    many = (1, 4, 16)
-    cases = [Case(gateways=n, affinity=False) for n in many]
-    for subjects in (20_000, 20):
-        cases += [Case(gateways=n, subjects=subjects) for n in many]
-        cases += [Case(gateways=n, subjects=subjects, ahead=AHEAD // n) for n in many[1:]]
-    replaced = [
-        Case(gateways=4, ahead=AHEAD // 4, load=0.5, requests=200_000, replaced=share, drain_s=s)
-        for share in (0.01, 0.25)
-        for s in (0.0, 3.0)
-    ]
-    print(json.dumps({"spread": [*map(_shown, cases)], "replaced": [*map(_shown, replaced)]}))
-
-
-if __name__ == "__main__":
-    main()

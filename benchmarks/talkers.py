@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 import json
 import sys
 import time
@@ -27,22 +26,20 @@ _GRID_MS: Final = 800  # the fake ear reads whole tones, which are whole frames 
 _PADDING_MS, _FRAME_MS = 300, 32
 _LISTENS_S: Final = 1.6
 _WORD: Final = "so it goes on and on, "
+# At `/readyz` and at `/v1/models`.
+_CARD: Final = (
+    b'{"status": "ready", "role": "chat", "detail": {}, "object": "list",'
+    b' "data": [{"id": "talker", "object": "model"}]}'
+)
 
 
 class Talker:
-    """One of them.
-
-    Attributes:
-        answered_ms: of each turn, from the packet that ended it to the answer's first sound.
-        stopped_ms: of each interruption, from the packet with its first sound to `response.done`.
-        ended_ms: of each interruption, from `speech_started` to `response.done`.
-        errors: the errors that it was told.
-    """
+    """One of them."""
 
     def __init__(self, speech: bytes) -> None:
-        self.answered_ms: list[float] = []
-        self.stopped_ms: list[float] = []
-        self.ended_ms: list[float] = []
+        self.answered_ms: list[float] = []  # from the packet that ended a turn to the first sound
+        self.stopped_ms: list[float] = []  # from an interruption's first sound to `response.done`
+        self.ended_ms: list[float] = []  # likewise, from `speech_started`
         self.errors: list[str] = []
         self._speech = [
             speech[begin : begin + _STEP_BYTES] for begin in range(0, len(speech), _STEP_BYTES)
@@ -54,11 +51,11 @@ class Talker:
         self._first_at = 0.0
         self._item: tuple[str, float] | None = None  # the last answer that is whole, and its ms
 
-    async def talk(self, url: str, until: float) -> None:
-        """Talk until a time."""
-        async with connect(
-            f"{url.replace('http', 'ws')}{REALTIME}", proxy=None, max_size=None
-        ) as live:
+    async def talk(self, url: str, after_s: float, until: float) -> None:
+        """Begin a while later, and talk until a time."""
+        await asyncio.sleep(after_s)
+        where = f"{url.replace('http', 'ws')}{REALTIME}"
+        async with connect(where, proxy=None, max_size=None) as live:
             self._begins.set()
             listening = asyncio.create_task(self._listen(live))
             await self._speak(live, until)
@@ -112,6 +109,8 @@ class Talker:
             self.stopped_ms.append(self._since_ms(speech_ms + _FRAME_MS, now))
         elif response["status"] == "completed" and response["output"]:
             self._item = response["output"][0]["id"], sound_ms
+        elif response["status"] == "failed":
+            self.errors.append(response["status_details"]["error"]["message"])
         if self._waits_since_ms is not None and not response["output"]:  # nothing was understood
             self._waits_since_ms = None
             self._begins.set()
@@ -132,15 +131,11 @@ async def talk(url: str, count: int, seconds: float, text: str) -> dict[str, Any
     """Return what so many saw in that time; they begin one after the other."""
     speech = await asyncio.to_thread(_spoken, url, text)
     talkers = [Talker(speech) for _ in range(count)]
-    until = time.time() + seconds
-
-    async def late(talker: Talker, number: int) -> None:
-        await asyncio.sleep(number * _LISTENS_S * 4 / count)
-        await talker.talk(url, until)
-
-    await asyncio.gather(*itertools.starmap(late, zip(talkers, range(count), strict=True)))
+    until, apart_s = time.time() + seconds, _LISTENS_S * 4 / count
+    talking = (one.talk(url, number * apart_s, until) for number, one in enumerate(talkers))
+    await asyncio.gather(*talking)
     return {
-        name: list(itertools.chain.from_iterable(getattr(one, name) for one in talkers))
+        name: [seen for one in talkers for seen in getattr(one, name)]
         for name in ("answered_ms", "stopped_ms", "ended_ms", "errors")
     }
 
@@ -171,16 +166,11 @@ def chat() -> Any:
             data = b"data: " + json.dumps(chunk).encode() + b"\n\n"
             await send({"type": "http.response.body", "body": data, "more_body": True})
             await asyncio.sleep(0.1)
-        last = b"data: [DONE]\n\n" if stream else _CARDS[scope["path"] == "/readyz"]
+        last = b"data: [DONE]\n\n" if stream else _CARD
         await send({"type": "http.response.body", "body": last})
 
     return app
 
-
-_CARDS: Final = {
-    True: b'{"status": "ready", "role": "chat", "detail": {}}',
-    False: b'{"object": "list", "data": [{"id": "talker", "object": "model"}]}',
-}
 
 if __name__ == "__main__":
     _, _url, _count, _seconds, _text = sys.argv

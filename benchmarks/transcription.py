@@ -2,15 +2,24 @@
 
 The model has the sizes of OpenAI's `tiny` and says the same fifty tokens in each window, so that
 every contestant does the same work; each is a process of its own.
+`python -m benchmarks.transcription KIND FOLDER` is one of them, a worker in the environment that is
+served. It is asked `{"duration_s": 28, "count": 8}`: how long a sound, and how many at once. Each
+hears the same sounds with the same model, beam and language.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
+import time
+from contextlib import aclosing
+from functools import partial
 from io import BytesIO
+from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +29,21 @@ import soundfile
 
 from benchmarks import report
 from benchmarks.contestants import ROOT, Service, Worker, in_turn, python, running
+from benchmarks.peers import turns as replying
 from benchmarks.streams import at_once
+from services.engines import create
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    GuessRequest,
+    TranscriptionRequest,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from matplotlib.figure import Figure
+
+    from services.audio.pcm import Samples
 
     Turn = Mapping[str, Any]
     Turns = Mapping[str, Mapping[str, Sequence[Turn]]]
@@ -42,12 +60,15 @@ _WORKERS: Final = {
 _CASES: Final = {"one window": (28, 1), "eight at once": (28, 8), "five minutes": (300, 1)}
 """Seconds of sound, and recordings at once."""
 
-_RATE_HZ: Final = 16_000
 _TEXT: Final = (
     " and so the story goes on, as it was told to me by one who had been there and had seen it all"
     " with his own eyes, on a cold day in the north, long before any of us was born, when ships"
     " still had sails"
 )
+_CORES: Final = len(os.sched_getaffinity(0))
+_PIECE: Final = SAMPLE_RATE_HZ // 2
+_WINDOW: Final = 30 * SAMPLE_RATE_HZ
+_GUESSED_S: Final = 3
 _PREPARE: Final = """
 import sys
 from pathlib import Path
@@ -71,7 +92,7 @@ class OurService(Service):
         )
 
     def ask(self, asked: Mapping[str, int]) -> Turn:
-        """Return a turn, as `benchmarks.peers.transcription_worker` does."""
+        """Return a turn, as workers do."""
         return at_once(self._hear, [_recording(asked["duration_s"])] * asked["count"])
 
     def _hear(self, recording: bytes) -> Iterator[float]:
@@ -88,9 +109,9 @@ class OurService(Service):
 
 def _recording(duration_s: int) -> bytes:
     """Return a WAV of noise."""
-    noise = 0.1 * np.random.default_rng(0).standard_normal(duration_s * _RATE_HZ)
     sound = BytesIO()
-    soundfile.write(sound, noise, _RATE_HZ, format="WAV", subtype="PCM_16")
+    noise = _sounds(duration_s, 1)[0]
+    soundfile.write(sound, noise, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
     return sound.getvalue()
 
 
@@ -101,12 +122,12 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as work:
         folder = f"{work}/model"
         subprocess.run([stack_python, "-c", _PREPARE, folder, _TEXT], cwd=ROOT, check=True)
-        worker = [stack_python, "-m", "benchmarks.peers.transcription_worker"]
+        worker = [stack_python, "-m", "benchmarks.transcription"]
         contestants: dict[str, Any] = {
             name: Worker(kind, [*worker, kind, folder]) for name, kind in _WORKERS.items()
         }
         contestants[SERVICE] = OurService(stack_python, folder)
-        turns_of = {name: _turns_of(contestant) for name, contestant in contestants.items()}
+        turns_of = {name: partial(_turn, contestant) for name, contestant in contestants.items()}
         with running(*contestants.values()):
             turns = in_turn(turns_of, _CASES, options.rounds)
             asked = {"duration_s": 120, "guesses": 2 * options.rounds}
@@ -131,13 +152,10 @@ def main(arguments: list[str]) -> None:
     )
 
 
-def _turns_of(contestant: Any) -> Callable[[str, int], Turn]:
-    def turn(case: str, _number: int) -> Turn:
-        duration_s, count = _CASES[case]
-        taken: Turn = contestant.ask({"duration_s": duration_s, "count": count})
-        return taken
-
-    return turn
+def _turn(contestant: Any, case: str, _number: int) -> Turn:
+    duration_s, count = _CASES[case]
+    taken: Turn = contestant.ask({"duration_s": duration_s, "count": count})
+    return taken
 
 
 def _first_s(turn: Turn) -> float:
@@ -172,3 +190,125 @@ def _plot(turns: Turns) -> Figure:
     report.tidy(axes, turns, ylabel="speed beside bare faster-whisper")
     report.legend(figure, axes, columns=3)
     return figure
+
+
+class Bare:
+    """`WhisperModel.transcribe`, or the library's own batches, a thread for each recording."""
+
+    def __init__(self, folder: str, *, batched: bool = False, **options: int) -> None:
+        """Load the model; `options` are the library's."""
+        from faster_whisper import BatchedInferencePipeline, WhisperModel  # noqa: PLC0415  heavy
+
+        model = WhisperModel(folder, device="cpu", **options)
+        self._batched = batched
+        self._pipeline = (lambda: BatchedInferencePipeline(model)) if batched else (lambda: model)
+
+    def turn(self, sounds: list[Samples]) -> dict[str, Any]:
+        """Hear them all, begun together."""
+        return at_once(self._hear, sounds)
+
+    def _hear(self, sound: Samples) -> Iterator[float]:
+        options: dict[str, Any] = {"beam_size": 5, "language": "en"}
+        if self._batched:
+            # As it is meant to be used: whole windows, cut by the clock, times as bare has them.
+            ends = [at / SAMPLE_RATE_HZ for at in (*range(0, sound.size, _WINDOW), sound.size)]
+            windows = [{"start": begin, "end": end} for begin, end in pairwise(ends)]
+            options |= {"batch_size": 8, "vad_filter": False, "without_timestamps": False}
+            options["clip_timestamps"] = windows
+        else:
+            options["condition_on_previous_text"] = False
+        segments, _ = self._pipeline().transcribe(sound, **options)
+        for _ in segments:
+            yield 0.0  # text has no length
+
+
+class Ours:
+    """The engine in this process."""
+
+    def __init__(self, folder: str) -> None:
+        """Start it and wait until it has its model."""
+        self._loop = asyncio.Runner()
+        self._engine = create("transcription", "faster_whisper", model=folder, device="cpu")
+        self._loop.run(self._start())
+
+    async def _start(self) -> None:
+        await self._engine.start()
+        while not self._engine.ready:
+            if self._engine.settled:
+                raise SystemExit(self._engine.status)
+            await asyncio.sleep(0.05)
+
+    def turn(self, sounds: list[Samples]) -> dict[str, Any]:
+        """Hear them all, begun together."""
+        return self._loop.run(self._turn(sounds))
+
+    def guesses(self, count: int, beside: list[Samples]) -> list[float]:
+        """Return how long each guess took, with recordings heard beside them."""
+        return self._loop.run(self._guesses(_sounds(_GUESSED_S, 1)[0], count, beside))
+
+    async def _turn(self, sounds: list[Samples]) -> dict[str, Any]:
+        began = time.perf_counter()
+        streams = await asyncio.gather(*map(self._hear, sounds))
+        return {"wall_s": time.perf_counter() - began, "streams": streams}
+
+    async def _hear(self, sound: Samples) -> list[tuple[float, float]]:
+        began = time.perf_counter()
+        request = TranscriptionRequest(_pieces(sound), language="en")
+        async with aclosing(self._engine.transcribe(request)) as segments:
+            return [
+                (time.perf_counter() - began, one.end_s - one.start_s) async for one in segments
+            ]
+
+    async def _guesses(self, sound: Samples, count: int, beside: list[Samples]) -> list[float]:
+        busy = [asyncio.ensure_future(self._repeat(one)) for one in beside]
+        took_s = []
+        for _ in range(count + 1):
+            began = time.perf_counter()
+            await self._engine.guess(GuessRequest(sound, language="en"))
+            took_s.append(time.perf_counter() - began)
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        return took_s[1:]  # the first one warms up
+
+    async def _repeat(self, sound: Samples) -> None:
+        while True:
+            await self._hear(sound)
+
+
+def _pieces(sound: Samples) -> Iterator[Samples]:
+    for begin in range(0, sound.size, _PIECE):
+        yield sound[begin : begin + _PIECE]
+
+
+def _sounds(duration_s: int, count: int) -> list[Samples]:
+    """Return noise, which costs a model as much as speech does."""
+    rng = np.random.default_rng(0)
+    size = duration_s * SAMPLE_RATE_HZ
+    return [(0.1 * rng.standard_normal(size)).astype(np.float32) for _ in range(count)]
+
+
+_KINDS: Final = {
+    "ours": Ours,
+    "bare": lambda folder: Bare(folder, cpu_threads=_CORES),
+    "workers": lambda folder: Bare(folder, cpu_threads=1, num_workers=_CORES),
+    "batched": lambda folder: Bare(folder, batched=True, cpu_threads=_CORES),
+}
+
+
+def work(kind: str, folder: str) -> None:
+    """Be a contestant, which takes turns until nobody asks for more."""
+    replies = replying.replies()
+    contestant: Any = _KINDS[kind](folder)
+
+    def turn(asked: dict[str, int]) -> Any:
+        sounds = _sounds(asked["duration_s"], asked["count"])
+        if "guesses" in asked:
+            return contestant.guesses(asked["guesses"], sounds)
+        return contestant.turn(sounds)
+
+    replying.take(turn, replies)
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])

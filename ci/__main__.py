@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from typing import Final
@@ -14,12 +13,11 @@ from ci.terminal import result, say
 # A verb's module has `options(parser)` and `work(given)`, which returns an exit code if not 0; its
 # docstring is the verb's help. It is imported when the verb is asked for.
 VERBS: Final = {
-    "engine": ("ci.engine.command", "a throw-away docker engine, where none is installed"),
+    "engine": ("ci.engine", "a throw-away docker engine, where none is installed"),
     "base": ("ci.base", "build the shared bases, pin their digests"),
     "image": ("ci.image", "build a bento and its image"),
     "plan": ("ci.plan", "which images a change touches, and which bases they stand on"),
     "tags": ("ci.tags", "the tags that an image gets"),
-    "lock": ("ci.lock", "resolve what each bento installs, for each platform"),
     "layers": ("ci.layers.command", "show what an image's layers contain and weigh, and check it"),
     "cosyvoice": ("ci.cosyvoice.command", "bring upstream's CosyVoice code to this machine"),
 }
@@ -33,9 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if given else 2
     verb, *rest = given
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        say(f"python -m ci: {verb!r} is no verb{hint}\n{usage()}")
+        say(f"python -m ci: {verb!r} is no verb\n{usage()}")
         return 2
     options = parser(verb).parse_args(rest)
     try:
@@ -62,17 +58,9 @@ def parser(verb: str) -> argparse.ArgumentParser:
 
 def usage() -> str:
     """Return the list of verbs."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:{width}}  {purpose}" for verb, (_, purpose) in VERBS.items()]
-    return "\n".join(
-        [
-            "usage: python -m ci VERB [options]",
-            "",
-            *lines,
-            "",
-            "`python -m ci VERB --help` says more.",
-        ]
-    )
+    lines = (f"  {verb:10} {purpose}" for verb, (_, purpose) in VERBS.items())
+    head, last = "usage: python -m ci VERB [options]", "`python -m ci VERB --help` says more."
+    return "\n".join([head, "", *lines, "", last])
 
 
 if __name__ == "__main__":

@@ -6,29 +6,35 @@
 
 A base is named by what it is made of: `bentovox/base-vllm:cuda13-1f2e3d4c5b6a`. Nothing is built
 where that tag exists already, here or in the registry. `bentovox/base-vllm:cuda13` is the same
-image under the name that bentofiles use.
+image under the name that bentofiles use. `bentos/bases/groups.toml` says which package of the locks
+is in which of its layers.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import json
 import shutil
-import subprocess
+import tomllib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from ci import build, buildx, contexts, docker, groups, naming, platforms, uv
+from uv import find_uv_bin
+
+from ci import build, docker, platforms, specs
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
 from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from ci.buildx import Options
+    from ci.build import Options
     from ci.platforms import Platform
 
 FOLDER: Final = BENTOS / "bases"
@@ -40,7 +46,47 @@ _FILES: Final = {
 }
 """Where each script goes in the build context: whole trees, so that no folder's time slips in."""
 _DEVEL: Final = "devel"
-_TORCH: Final = "torch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The patterns of each wheel group, and the groups of each stage of the bases."""
+
+    groups: dict[str, list[str]]
+    bases: dict[str, list[str]]
+
+    def group_of(self, package: str) -> str | None:
+        """Return the first group that matches a package; None if the bento installs it itself."""
+        for group, patterns in self.groups.items():
+            if any(fnmatch.fnmatchcase(package, pattern) for pattern in patterns):
+                return group
+        return None
+
+
+@functools.cache
+def groups() -> Groups:
+    """Return the table of `bentos/bases/groups.toml`."""
+    table = FOLDER / "groups.toml"
+    try:
+        return Groups(**tomllib.loads(table.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise CiError(f"{table.name}: {error}") from error
+
+
+def requirements(stage: str, platform: str) -> dict[str, dict[str, str]]:
+    """Return what each group of a base installs: all that the bentos on that base want of it.
+
+    Nothing that only other bases' bentos want: some libraries use others if they are installed, as
+    transformers uses scikit-learn, and then need what those need.
+    """
+    found: dict[str, dict[str, str]] = {group: {} for group in groups().groups}
+    for spec in map(specs.load, specs.names()):
+        if platform in spec.platforms and spec.base(platform) == stage:
+            for package, version in spec.requirements(platform).items():
+                group = groups().group_of(package)
+                if group and group in groups().bases.get(stage, ()):
+                    found[group][package] = version
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,22 +100,17 @@ class Base:
     @functools.cached_property
     def wanted(self) -> dict[str, dict[str, str]]:
         """Return what each of its wheel groups installs."""
-        return groups.requirements(self.stage, self.platform.name)
+        return requirements(self.stage, self.platform.name)
 
     @property
     def has_torch(self) -> bool:
         """Tell whether it has torch, and so stands on the platform's image that has it."""
-        return _TORCH in groups.load().stages.get(self.stage, (_TORCH,))
+        return self.stage == _DEVEL or "torch" in groups().bases.get(self.stage, ())
 
     @property
     def platform_image(self) -> str:
         """Return the image that it stands on."""
         return self.platform.reference if self.has_torch else self.platform.plain_reference
-
-    @property
-    def folder(self) -> Path:
-        """Return where it is built."""
-        return BUILT / f"base-{self.stage}-{self.platform.name}"
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -78,7 +119,7 @@ class Base:
             self.platform_image,
             self.platform.devel_reference,
             *(self.platform.python, self.platform.torch, self.platform.torch_from),
-            uv_version(),
+            version("uv"),
             *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
             json.dumps(self.wanted),
         ]
@@ -92,34 +133,22 @@ class Base:
     @property
     def moving(self) -> str:
         """Return the name that bentofiles use; it moves to the newest one."""
-        return f"{naming.base_repository(self.stage, self.registry)}:{self.platform.name}"
+        return f"{build.repository(f'base-{self.stage}', self.registry)}:{self.platform.name}"
 
 
 def find(stage: str, platform: Platform, registry: str = "") -> Base:
-    """Return a base, built or not.
-
-    Raises:
-        CiError: there is no such stage; once its `reference` is read, the locks do not agree.
-    """
-    known = [*groups.load().stages, _DEVEL]
+    """Return a base, built or not."""
+    known = [*groups().bases, _DEVEL]
     if stage not in known:
         raise CiError(f"there is no base {stage!r}; there are {', '.join(known)}")
     return Base(stage, platform, registry)
 
 
-def uv_version() -> str:
-    """Return the version of the uv that goes into the bases."""
-    return subprocess.check_output([uv.executable(), "--version"], text=True).split()[1]
-
-
 def ensure(base: Base, options: Options, *, again: bool = False) -> float:
-    """Build a base, unless it is here or in its registry; return the seconds that this took.
-
-    Raises:
-        CiError: it cannot be built; the message names the step.
-    """
-    with contexts.alone(base.folder):
-        return 0.0 if not again and _is_there(base, options) else _make(base, options)
+    """Build a base, unless it is here or in its registry; return the seconds that this took."""
+    folder = BUILT / f"base-{base.stage}-{base.platform.name}"
+    with build.alone(folder):
+        return 0.0 if not again and _is_there(base, options) else _make(base, options, folder)
 
 
 def _is_there(base: Base, options: Options) -> bool:
@@ -135,12 +164,12 @@ def _is_there(base: Base, options: Options) -> bool:
     return True
 
 
-def _make(base: Base, options: Options) -> float:
+def _make(base: Base, options: Options, folder: Path) -> float:
     platform = base.platform
     below = base.platform_image
     if "@" not in below:
         say(f"{below} is not pinned by a digest yet: `python -m ci base pin`")
-    context = write_context(base)
+    context = write_context(base, folder)
     say(f"Building {base.reference} on {below}")
     layers = len(docker.diff_ids(below))
     return build.build(
@@ -161,38 +190,34 @@ def _make(base: Base, options: Options) -> float:
                 },
                 "--build-arg",
             ),
-            *uv.wheels_context(platform),
+            *build.wheels_context(platform),
             str(context),
         ]
     )
 
 
-def write_context(base: Base) -> Path:
-    """Write the build context of a base and return its folder."""
-    context = base.folder / "context"
+def write_context(base: Base, folder: Path) -> Path:
+    """Write the build context of a base below a folder and return its path."""
+    context = folder / "context"
     shutil.rmtree(context, ignore_errors=True)
     (context / "groups").mkdir(parents=True)
-    for name, folder in _FILES.items():
-        (context / folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy2(FOLDER / name, context / folder / name)
-    shutil.copy2(uv.executable(), context / _FILES["wheels.py"] / "uv")
+    for name, place in _FILES.items():
+        (context / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(FOLDER / name, context / place / name)
+    shutil.copy2(find_uv_bin(), context / _FILES["wheels.py"] / "uv")
     for group, wanted in base.wanted.items():
         lines = "".join(f"{name}=={version}\n" for name, version in sorted(wanted.items()))
         (context / "groups" / f"{group}.txt").write_text(lines, encoding="utf-8")
-    return contexts.named(context)
+    return build.named(context)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     making = verbs.add_parser("build", help="build bases, or find them built already")
-    making.add_argument(
-        "stages",
-        nargs="+",
-        metavar="STAGE",
-        help="slim, vllm, cosyvoice, whisper, stack, ray, devel",
-    )
-    buildx.add_options(making)
+    stages = ", ".join([*groups().bases, _DEVEL])
+    making.add_argument("stages", nargs="+", metavar="STAGE", help=stages)
+    build.add_options(making)
     pinning = verbs.add_parser("pin", help="read the digests of the platforms' images")
     pinning.add_argument("platforms", nargs="*", metavar="PLATFORM", help="default: all")
     holding = verbs.add_parser("held", help="list what a platform's image has, for the locks")
@@ -201,50 +226,34 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def work(given: argparse.Namespace) -> None:
     """Build bases, pin what they stand on, or list what that has."""
-    {"build": _build, "pin": _pin, "held": _held}[given.action](given)
-
-
-def _build(given: argparse.Namespace) -> None:
     docker.ready()
-    options = buildx.options_of(given)
-    platform = platforms.get(given.platform or "cpu")
-    for stage in given.stages:
-        base = find(stage, platform, options.registry)
-        ensure(base, options, again=options.no_cache)
-        result(base.reference)
+    if given.action == "pin":
+        _pin(given.platforms or platforms.load())
+    elif given.action == "held":
+        _hold(platforms.get(given.platform))
+    else:
+        options = build.options_of(given)
+        platform = platforms.get(given.platform or "cpu")
+        for stage in given.stages:
+            base = find(stage, platform, options.registry)
+            ensure(base, options, again=options.no_cache)
+            result(base.reference)
 
 
-def _pin(given: argparse.Namespace) -> None:
-    docker.ready()
-    pinned: dict[str, dict[str, str]] = {}
-    for name in given.platforms or platforms.load():
-        platform = platforms.get(name)
-        images = {
-            "digest": f"{platform.image}:{platform.tag}",
-            "devel_digest": f"{platform.image}:{platform.devel_tag}",
-        }
-        if platform.plain_image:
-            images["plain_digest"] = f"{platform.plain_image}:{platform.plain_tag}"
-        pinned[name] = {key: docker.digest(image) for key, image in images.items()}
+def _pin(names: Iterable[str]) -> None:
+    pinned = {
+        name: {key: docker.digest(image) for key, image in platforms.get(name).unpinned.items()}
+        for name in names
+    }
     for name, digests in pinned.items():
         platforms.change(name, digests)
         result("\n".join(f"{name}.{key} {digest}" for key, digest in digests.items()))
 
 
-def _held(given: argparse.Namespace) -> None:
-    docker.ready()
-    platform = platforms.get(given.platform)
+def _hold(platform: Platform) -> None:
     script = (FOLDER / "wheels.py").read_text(encoding="utf-8")
-    said = docker.call(
-        "run",
-        "--rm",
-        "-i",
-        "--entrypoint=python3",
-        platform.reference,
-        "-",
-        "holding",
-        stdin=script,
-    )
+    entry = ("--entrypoint=python3", platform.reference, "-", "holding")
+    said = docker.call("run", "--rm", "-i", *entry, stdin=script)
     path = FOLDER / f"held.{platform.name}.txt"
     header = f"# What {platform.reference} has. Made by `python -m ci base held {platform.name}`.\n"
     path.write_text(header + said + "\n", encoding="utf-8")

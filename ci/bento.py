@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
+from uv import find_uv_bin
 
-from ci import base, contexts, platforms, specs, uv
+from ci import base, build
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
-from ci.terminal import say
+from ci.terminal import ran, say
 
 if TYPE_CHECKING:
     from ci.platforms import Platform
@@ -38,16 +38,17 @@ _VERSION: Final = re.compile(rf"^version: {DRAFT}$", re.MULTILINE)
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
-    """Build a bento and return its folder and its version; see `contexts.alone`.
-
-    Raises:
-        CiError: the spec cannot be built for that platform, or BentoML refuses it.
-    """
+    """Build a bento and return its folder and its version; see `build.alone`."""
     lock = spec.lock_for(platform.name)
-    platforms.check_torch(specs.read_lock(lock), platform, lock)
+    torch = spec.requirements(platform.name).get("torch", platform.torch)
+    if torch != platform.torch:
+        raise CiError(
+            f"{lock.name} locks torch {torch}, platforms.toml has {platform.torch} for "
+            f"{platform.name}: change both together, and the image's tag with them"
+        )
     final = folder_of(spec, platform) / "bento"
     final.parent.mkdir(parents=True, exist_ok=True)
-    say(f"Building the bento {spec.bento} for {platform.name}")
+    say(f"Building the bento {spec.data['name']} for {platform.name}")
     # Not below .nox: BentoML takes no file whose path has a hidden folder.
     with tempfile.TemporaryDirectory(prefix="bentovox-") as folder:
         bentofile = Path(folder, "bentofile.yaml")
@@ -102,42 +103,29 @@ def settle(built: Path) -> str:
         script.rename(script.with_name(_SCRIPT))
     unversioned = _CREATED.sub(f"creation_time: '{_STAMP}'", described.read_text(encoding="utf-8"))
     described.write_text(unversioned, encoding="utf-8")
-    contexts.settle(built)
-    version = contexts.digest(built)
+    build.settle(built)
+    version = build.digest(built)
     described.write_text(_VERSION.sub(f"version: '{version}'", unversioned), encoding="utf-8")
-    contexts.settle(built)
+    build.settle(built)
     return version
 
 
 def run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
-    """Run `bentoml build` on a tree; return the bento, which is in `home`, a folder of BentoML's.
-
-    Raises:
-        CiError: BentoML refuses; its last lines were printed.
-    """
+    """Run `bentoml build` on a tree; return the bento, in `home`, a folder of BentoML's."""
     environ = {
         **os.environ,
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
-        "PATH": f"{Path(uv.executable()).parent}:{os.environ['PATH']}",
+        "PATH": f"{Path(find_uv_bin()).parent}:{os.environ['PATH']}",
     }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "bentoml", "build", f"--bentofile={bentofile}"),
-            *(f"--version={DRAFT}", "--output=tag", str(context)),
-        ],
-        cwd=context,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = (f"--bentofile={bentofile}", f"--version={DRAFT}", "--output=tag", str(context))
+    command = (sys.executable, "-m", "bentoml", "build", *options)
+    done = ran(*command, cwd=context, env=environ)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         for line in said[-15:]:
             say(f"    | {line}")
         why = [line.removeprefix("Error: ") for line in said if line.startswith("Error: ")]
         last = (why or said or ["it said nothing"])[-1]
-        raise CiError(f"BentoML did not build {spec.bento}: {last}")
-    return home / "bentos" / spec.bento / DRAFT
+        raise CiError(f"BentoML did not build {spec.data['name']}: {last}")
+    return home / "bentos" / str(spec.data["name"]) / DRAFT

@@ -7,13 +7,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from ci.errors import CiError
-from ci.terminal import say
+from ci.terminal import last_line, ran, say
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -27,11 +27,7 @@ def environment() -> dict[str, str]:
 
 
 def binary() -> str:
-    """Return the path of the docker command.
-
-    Raises:
-        CiError: there is none.
-    """
+    """Return the path of the docker command."""
     found = shutil.which("docker")
     if found is None:
         raise CiError(
@@ -41,14 +37,9 @@ def binary() -> str:
     return found
 
 
-def ready() -> str:
-    """Return the version of the engine; verbs call this before they begin.
-
-    Raises:
-        CiError: no engine answers, or buildx is missing.
-    """
-    version = _run("version", "--format", "{{.Server.Version}}")
-    if version.returncode:
+def ready() -> None:
+    """Find the engine; verbs call this before they begin."""
+    if _run("version", "--format", "{{.Server.Version}}").returncode:
         host = os.environ.get("DOCKER_HOST", "the default socket")
         raise CiError(
             f"no docker engine answers at {host}: start it, or on Debian as root a throw-away one "
@@ -56,15 +47,10 @@ def ready() -> str:
         )
     if _run("buildx", "version").returncode:
         raise CiError(f"{binary()} has no buildx: install the package docker-buildx")
-    return version.stdout.strip()
 
 
 def call(*arguments: str, stdin: str | None = None) -> str:
-    """Run one docker command and return what it prints.
-
-    Raises:
-        CiError: it failed; the message is its last line, with the remedy where it is known.
-    """
+    """Run one docker command and return what it prints."""
     done = _run(*arguments, stdin=stdin)
     if done.returncode:
         raise CiError(explained(done.stderr or done.stdout, f"docker {' '.join(arguments[:2])}"))
@@ -84,11 +70,7 @@ def inspect(image: str) -> dict[str, Any] | None:
 
 
 def digest(reference: str) -> str:
-    """Return the digest that a registry has for a reference.
-
-    Raises:
-        CiError: the registry does not answer, or has none of that name.
-    """
+    """Return the digest that a registry has for a reference."""
     say(f"Reading the digest of {reference}")
     # A single field, such as {{.Manifest.Digest}}, prints everything with buildx 0.29.
     said = call("buildx", "imagetools", "inspect", "--format", "{{json .Manifest}}", reference)
@@ -98,7 +80,7 @@ def digest(reference: str) -> str:
     return found
 
 
-def diff_ids(image: str) -> tuple[str, ...]:
+def diff_ids(image: str) -> list[str]:
     """Return the diff ids of an image's layers, here or in its registry; none if in neither."""
     known = inspect(image)
     if known is None:
@@ -106,34 +88,25 @@ def diff_ids(image: str) -> tuple[str, ...]:
         known = json.loads(said) if said else {}
         known = known.get("linux/amd64", known)  # of an image for several platforms
     root: dict[str, Any] = known.get("RootFS") or known.get("rootfs") or {}
-    return tuple(root.get("Layers") or root.get("diff_ids") or ())
+    return list(root.get("Layers") or root.get("diff_ids") or ())
 
 
 def explained(said: str, what: str) -> str:
     """Return docker's last line, with the remedy where the fault is a known one."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("Run 'docker ")]  # --help is no remedy
-    last = lines[-1] if lines else "it said nothing"
     if _FULL in said.lower():
         return (
             f"{what}: the engine's disk is full; `docker system df` shows what is on it, "
             "`docker buildx prune` and `docker image prune` free it"
         )
+    last = last_line(re.sub(r"^Run 'docker .*", "", said, flags=re.MULTILINE))  # is no remedy
     if _REFUSED in said.lower():
         return f"{what}: a registry does not answer: {last}"
     return f"{what}: {last}"
 
 
 def _run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [binary(), *arguments],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
+    given = {} if stdin is None else {"input": stdin, "stdin": None}
+    return ran(binary(), *arguments, env=environment(), **given)
 
 
 def variables(values: Mapping[str, str], option: str) -> list[str]:

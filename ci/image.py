@@ -17,61 +17,39 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ci import (
-    base,
-    bento,
-    build,
-    buildx,
-    contexts,
-    docker,
-    github,
-    naming,
-    platforms,
-    specs,
-    uv,
-)
+from ci import base, bento, build, docker, platforms, specs
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
-from ci.terminal import result, say
+from ci.terminal import outputs, result, say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from ci.base import Base
-    from ci.buildx import Options
+    from ci.build import Options
     from ci.platforms import Platform
     from ci.specs import Spec
 
 DOCKERFILE: Final = BENTOS / "Dockerfile"
-_MODELS: Final = ("services/chat/demo_model",)
-"""Models that the repository ships; they get a layer of their own."""
+_MODEL: Final = "src/services/chat/demo_model"
+"""The model that the repository ships; it gets a layer of its own."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Image:
-    """One built image: its names, the base below it, its bento's version, its build's seconds."""
+class Image(NamedTuple):
+    """One built image: the base below it, its names, the seconds that its build took."""
 
-    spec: Spec
-    platform: Platform
     base: Base
-    version: str
-    names: tuple[str, ...]
+    names: list[str]
     build_s: float
-
-    def as_output(self, *, pushed: bool) -> dict[str, str]:
-        """Return what a job's next steps need: the image, by its digest if it was pushed."""
-        if not pushed:
-            return {"image": self.names[0]}
-        repository, digest = self.names[0].rpartition(":")[0], docker.digest(self.names[0])
-        return {"image": f"{repository}@{digest}", "repository": repository, "digest": digest}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.add_argument("bento", help=f"one of {', '.join(specs.names())}")
-    buildx.add_options(parser)
+    build.add_options(parser)
     parser.add_argument(
         "--bake",
         action="append",
@@ -93,16 +71,15 @@ def work(given: argparse.Namespace) -> None:
     docker.ready()
     spec = specs.load(given.bento)
     platform = platforms.get(given.platform or spec.platforms[0])
-    options = buildx.options_of(given)
-    made = make(
-        spec,
-        platform,
-        options,
-        bake=tuple(given.bake),
-        is_moving=not given.only_content_tag,
-    )
+    options = build.options_of(given)
+    is_moving = not given.only_content_tag
+    made = make(spec, platform, options, bake=given.bake, is_moving=is_moving)
+    name, pushed = made.names[0], {}
+    if options.push and given.github:
+        repository, digest = name.rpartition(":")[0], docker.digest(name)
+        name, pushed = f"{repository}@{digest}", {"repository": repository, "digest": digest}
     if given.github:
-        github.outputs(made.as_output(pushed=options.push))
+        outputs({"image": name, **pushed})
     result(made.names[0])
 
 
@@ -111,25 +88,21 @@ def make(
     platform: Platform,
     options: Options,
     *,
-    bake: tuple[Path, ...] = (),
+    bake: Sequence[Path] = (),
     is_moving: bool = True,
 ) -> Image:
-    """Build the image of a bento for a platform; with `is_moving`, the platform's tag moves to it.
-
-    Raises:
-        CiError: the bento, its base or the image cannot be built.
-    """
+    """Build a bento's image for a platform; with `is_moving`, the platform's tag moves to it."""
     for folder in bake:
         if not folder.is_dir():
             raise CiError(f"--bake {folder}: is no folder")
     below = base.find(spec.base(platform.name), platform, options.registry)
-    with contexts.alone(bento.folder_of(spec, platform)):
+    with build.alone(bento.folder_of(spec, platform)):
         packed, version = bento.make(spec, platform, options.registry)
         base.ensure(below, dataclasses.replace(options, no_cache=False))
         context = write_context(packed, bake)
-        repository = naming.repository(spec.name, options.registry)
-        moving = [platform.name] if is_moving else []
-        names = tuple(f"{repository}:{tag}" for tag in (*moving, f"{platform.name}-{version}"))
+        repository = build.repository(spec.name, options.registry)
+        tags = [*([platform.name] if is_moving else []), f"{platform.name}-{version}"]
+        names = [f"{repository}:{tag}" for tag in tags]
         say(f"Building {names[0]} on {below.reference}")
         build_s = build.build(
             [
@@ -138,18 +111,18 @@ def make(
                 "--target=image",
                 f"--build-arg=BASE={below.reference}",
                 *docker.variables(labels(spec, platform, below, version), "--label"),
-                *uv.wheels_context(platform),
+                *build.wheels_context(platform),
                 str(context),
             ]
         )
-    return Image(spec, platform, below, version, names, build_s)
+    return Image(below, names, build_s)
 
 
 def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[str, str]:
     """Return the OCI labels of an image, and ours, which its gates read."""
     standard = "org.opencontainers.image"
     return {
-        f"{standard}.title": spec.bento,
+        f"{standard}.title": spec.data["name"],
         f"{standard}.description": spec.data["description"],
         f"{standard}.version": version,
         f"{standard}.licenses": "Apache-2.0",
@@ -161,7 +134,7 @@ def labels(spec: Spec, platform: Platform, below: Base, version: str) -> dict[st
     }
 
 
-def write_context(packed: Path, bake: tuple[Path, ...]) -> Path:
+def write_context(packed: Path, bake: Sequence[Path]) -> Path:
     """Write the build context of an image beside its bento; return its folder."""
     context = packed.with_name("context")
     shutil.rmtree(context, ignore_errors=True)
@@ -170,23 +143,18 @@ def write_context(packed: Path, bake: tuple[Path, ...]) -> Path:
     parts = context / "parts"
     for name in ("models", "cosyvoice", "baked"):
         (parts / name).mkdir(parents=True)
-    for name in _MODELS:
-        source = app / "src" / name
-        if source.is_dir():
-            target = parts / "models" / "app" / "src" / name
-            target.parent.mkdir(parents=True)
-            source.rename(target)
-    if any(line.startswith("conformer==") for line in _lock(packed).read_text().splitlines()):
+    if (app / _MODEL).is_dir():
+        target = parts / "models" / "app" / _MODEL
+        target.parent.mkdir(parents=True)
+        (app / _MODEL).rename(target)
+    lock = packed / "env" / "python" / "requirements.txt"
+    if "\nconformer==" in f"\n{lock.read_text(encoding='utf-8')}":
         _bring_cosyvoice(parts / "cosyvoice" / "opt" / "cosyvoice")
     for folder in bake:
         shutil.copytree(folder, parts / "baked" / "models" / folder.name)
     (context / "lock").mkdir()
-    shutil.copyfile(_lock(packed), context / "lock" / "requirements.txt")
-    return contexts.named(context)
-
-
-def _lock(packed: Path) -> Path:
-    return packed / "env" / "python" / "requirements.txt"
+    shutil.copyfile(lock, context / "lock" / "requirements.txt")
+    return build.named(context)
 
 
 def _bring_cosyvoice(into: Path) -> None:

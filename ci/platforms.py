@@ -48,27 +48,35 @@ class Platform:
     @property
     def reference(self) -> str:
         """Return the image as FROM takes it: by tag, and by digest once it is pinned."""
-        return _reference(self.image, self.tag, self.digest)
+        return self._pinned("digest")
 
     @property
     def devel_reference(self) -> str:
         """Return the image that has the compilers, likewise."""
-        return _reference(self.image, self.devel_tag, self.devel_digest)
+        return self._pinned("devel_digest")
 
     @property
     def plain_reference(self) -> str:
         """Return the image for what needs no torch, likewise."""
-        if not self.plain_image:
-            return self.reference
-        return _reference(self.plain_image, self.plain_tag, self.plain_digest)
+        return self._pinned("plain_digest") if self.plain_image else self.reference
+
+    @property
+    def unpinned(self) -> dict[str, str]:
+        """Return its images by tag alone, under the key of each one's digest."""
+        images = {
+            "digest": f"{self.image}:{self.tag}",
+            "devel_digest": f"{self.image}:{self.devel_tag}",
+            "plain_digest": f"{self.plain_image}:{self.plain_tag}",
+        }
+        return {key: image for key, image in images.items() if image != ":"}
+
+    def _pinned(self, key: str) -> str:
+        digest = getattr(self, key)
+        return f"{self.unpinned[key]}@{digest}" if digest else self.unpinned[key]
 
 
 def load(table: Path = TABLE) -> dict[str, Platform]:
-    """Return every platform by name.
-
-    Raises:
-        CiError: it is not TOML, or a platform has a missing key, an unknown one or a bad value.
-    """
+    """Return every platform by name."""
     try:
         found = tomllib.loads(table.read_text(encoding="utf-8"))
         named = {name: {"name": name, **values} for name, values in found.items()}
@@ -82,11 +90,7 @@ def load(table: Path = TABLE) -> dict[str, Platform]:
 
 
 def get(name: str, table: Path = TABLE) -> Platform:
-    """Return one platform.
-
-    Raises:
-        CiError: there is none of that name.
-    """
+    """Return one platform."""
     known = load(table)
     if name not in known:
         raise CiError(f"{name!r} is no platform of {table.name}; there are {', '.join(known)}")
@@ -94,11 +98,7 @@ def get(name: str, table: Path = TABLE) -> Platform:
 
 
 def change(name: str, values: Mapping[str, str]) -> None:
-    """Write other values of a platform's keys into the table, which keeps its comments.
-
-    Raises:
-        CiError: the table has no line for such a key.
-    """
+    """Write other values of a platform's keys into the table, which keeps its comments."""
     text = TABLE.read_text(encoding="utf-8")
     for key, value in values.items():
         pattern = rf'(\[{re.escape(name)}\][^\[]*?\n{key} = )"[^"]*"'
@@ -106,21 +106,3 @@ def change(name: str, values: Mapping[str, str]) -> None:
         if times != 1:
             raise CiError(f'{TABLE.name} [{name}]: no line `{key} = ""` to write to')
     TABLE.write_text(text, encoding="utf-8")
-
-
-def check_torch(lock: dict[str, str], platform: Platform, path: Path) -> None:
-    """Check that a lock's torch is the platform's.
-
-    Raises:
-        CiError: it is another version.
-    """
-    torch = lock.get("torch", platform.torch)
-    if torch != platform.torch:
-        raise CiError(
-            f"{path.name} locks torch {torch}, platforms.toml has {platform.torch} for "
-            f"{platform.name}: change both together, and the image's tag with them"
-        )
-
-
-def _reference(image: str, tag: str, digest: str) -> str:
-    return f"{image}:{tag}@{digest}" if digest else f"{image}:{tag}"

@@ -20,14 +20,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
@@ -37,13 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STACK: Final = "stack"
-LABEL: Final = "bentovox."
-
-_BASE: Final = f"{LABEL}base"
-_BUDGET: Final = f"{LABEL}budget-mib"
-_PLATFORMS: Final = f"{LABEL}platforms"
-_LABEL_NAME: Final = re.compile(r"[a-z][a-z0-9._-]*")
-_PLATFORM_NAMES: Final = re.compile(r"[a-z0-9]+( [a-z0-9]+)*")
+_BASE: Final = "bentovox.base"
+_BUDGET: Final = "bentovox.budget-mib"
+_PLATFORMS: Final = "bentovox.platforms"
 _FLOATING: Final = re.compile(r"(.*/)?[^/:@]+(:latest)?")
 _SECRET: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEYS?(_|$)")
 _SECRET_VALUE: Final = re.compile(
@@ -52,7 +41,7 @@ _SECRET_VALUE: Final = re.compile(
 _PINNED: Final = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.!+_-]+( ?;.*)?")
 
 
-def _matches(pattern: str | re.Pattern[str], wanted: str) -> AfterValidator:
+def _matches(pattern: str, wanted: str) -> AfterValidator:
     """Return a check that a whole text matches, and contains no `..` of a path."""
 
     def check(value: str) -> str:
@@ -69,8 +58,8 @@ def _fixed(image: str) -> str:
     return image
 
 
-_Path = Annotated[str, _matches(r"[\w./*-]+", "a path")]
-_Value = Annotated[str, _matches(r"[\w ./:,@=+-]*", "plain text")]
+_Word = Annotated[str, _matches(r"[\w./:@*-]+", "a single plain word")]
+_Text = Annotated[str, _matches(r"[\w ./:,@=+-]*", "plain text")]
 
 
 class _Table(BaseModel):
@@ -80,8 +69,8 @@ class _Table(BaseModel):
 class Variable(_Table):
     """An entry of `envs`."""
 
-    name: Annotated[str, _matches(r"[A-Z][A-Z0-9_]*", "a variable's name")]
-    value: _Value
+    name: _Word
+    value: _Text
 
     @model_validator(mode="after")
     def _no_secret(self) -> Self:
@@ -96,58 +85,48 @@ class Variable(_Table):
 class Docker(_Table):
     """The table `docker`."""
 
-    base_image: Annotated[
-        str,
-        _matches(r"[a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?", "an image's reference"),
-        AfterValidator(_fixed),
-    ]
-    python_version: Annotated[str, _matches(r"3\.\d{1,2}", "like 3.12")]
-    setup_script: _Path = ""
+    base_image: Annotated[_Word, AfterValidator(_fixed)]
+    python_version: _Word
+    setup_script: _Word = ""
 
 
 class Python(_Table):
     """The table `python`; what is built is what `nox -s lock` locked."""
 
-    requirements_txt: _Path
+    requirements_txt: _Word
     lock_packages: Literal[False]
 
 
 class Bentofile(_Table):
     """A bentofile, as far as we use BentoML's keys."""
 
-    service: Annotated[str, _matches(r"services(\.\w+)+:[A-Z]\w*", "services.ROLE.service:Name")]
-    name: Annotated[str, _matches(r"[a-z][a-z0-9-]{0,62}", "lower-case letters, digits and dashes")]
+    service: _Word
+    name: _Word
     description: Annotated[str, _matches(r"\s*.*\s*", "one line")]
-    labels: dict[Annotated[str, _matches(_LABEL_NAME, "a label's name")], _Value]
-    include: list[_Path]
-    exclude: list[_Path] = []
+    labels: dict[Annotated[str, _matches(r"[a-z][a-z0-9._-]*", "a label's name")], _Text]
+    include: list[_Word]
+    exclude: list[_Word] = []
     envs: list[Variable] = []
     docker: Docker
     python: Python
 
-    @field_validator("labels")
-    @classmethod
-    def _are_ours(cls, labels: dict[str, str]) -> dict[str, str]:
-        for key in (_PLATFORMS, _BASE, _BUDGET):
-            if key not in labels:
-                raise ValueError(f"{key} is missing")
-        if not _PLATFORM_NAMES.fullmatch(labels[_PLATFORMS]):
-            raise ValueError(f"{_PLATFORMS}: {labels[_PLATFORMS]!r} is not platforms' names")
-        ends = ("", *(f".{platform}" for platform in labels[_PLATFORMS].split()))
-        ours = {_PLATFORMS, *(f"{key}{end}" for key in (_BASE, _BUDGET) for end in ends)}
-        for key, value in labels.items():
-            if key.startswith(LABEL) and key not in ours:
-                raise ValueError(f"{key} is no label of ours; there are {', '.join(sorted(ours))}")
-            if key.startswith(_BUDGET) and not value.isdecimal():
-                raise ValueError(f"{key}: {value!r} is no number of MiB")
-        return labels
-
     @model_validator(mode="after")
-    def _names_its_platform(self) -> Self:
-        lock, platform = self.python.requirements_txt, self.labels[_PLATFORMS].split()[0]
-        if lock.count(f".{platform}.") != 1:
+    def _has_our_labels(self) -> Self:
+        for key in (_PLATFORMS, _BASE, _BUDGET):
+            if not self.labels.get(key, "").strip():
+                raise ValueError(f"labels: {key} is missing")
+        first, *more = self.labels[_PLATFORMS].split()
+        ends = ("", *(f".{platform}" for platform in (first, *more)))
+        ours = {_PLATFORMS, *(f"{key}{end}" for key in (_BASE, _BUDGET) for end in ends)}
+        for key, value in self.labels.items():
+            if key.startswith("bentovox.") and key not in ours:
+                known = ", ".join(sorted(ours))
+                raise ValueError(f"labels: {key} is no label of ours; there are {known}")
+            if key.startswith(_BUDGET) and not value.isdecimal():
+                raise ValueError(f"labels: {key}: {value!r} is no number of MiB")
+        if (lock := self.python.requirements_txt).count(f".{first}.") != 1:
             raise ValueError(
-                f"python.requirements_txt: {lock!r} has no .{platform}. in its name, so that "
+                f"python.requirements_txt: {lock!r} has no .{first}. in its name, so that "
                 "other platforms' locks cannot be found"
             )
         return self
@@ -155,19 +134,16 @@ class Bentofile(_Table):
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A bento as its bentofile describes it, checked.
-
-    `bento` is BentoML's name for it, `platforms` those it is built for, `lock` the path of the
-    first platform's lock, `data` the bentofile.
-    """
+    """A bento as its bentofile describes it, checked; `data` is that bentofile."""
 
     name: str
-    bento: str
     path: Path
-    service: str
-    platforms: tuple[str, ...]
-    lock: str
     data: dict[str, Any]
+
+    @property
+    def platforms(self) -> list[str]:
+        """Return those that it is built for, the bentofile's own first."""
+        return str(self.data["labels"][_PLATFORMS]).split()
 
     def base(self, platform: str) -> str:
         """Return the stage of bentos/bases/Dockerfile that it stands on for a platform."""
@@ -183,14 +159,11 @@ class Spec:
 
     def lock_path(self, platform: str) -> Path:
         """Return the path of a platform's lock, whether it exists or not."""
-        return ROOT / self.lock.replace(f".{self.platforms[0]}.", f".{platform}.")
+        own: str = self.data["python"]["requirements_txt"]
+        return ROOT / own.replace(f".{self.platforms[0]}.", f".{platform}.")
 
     def lock_for(self, platform: str) -> Path:
-        """Return the lock of a platform.
-
-        Raises:
-            CiError: the bento is not built for that platform, or was not locked for it.
-        """
+        """Return the lock of a platform."""
         if platform not in self.platforms:
             known = ", ".join(self.platforms)
             raise CiError(f"{self.name} is not built for {platform}; its platforms are {known}")
@@ -203,11 +176,7 @@ class Spec:
         return path
 
     def requirements(self, platform: str) -> dict[str, str]:
-        """Return what the lock of a platform installs: the version of each package.
-
-        Raises:
-            CiError: there is no lock, a line is not `name==version`, or a name comes twice.
-        """
+        """Return what the lock of a platform installs: the version of each package."""
         return read_lock(self.lock_for(platform))
 
 
@@ -216,39 +185,19 @@ def names() -> list[str]:
     return [*sorted(path.parent.name for path in BENTOS.glob("*/bentofile.yaml")), STACK]
 
 
-def path_of(name: str) -> Path:
-    """Return the path of a bento's bentofile.
-
-    Raises:
-        CiError: there is no bento of that name.
-    """
+def load(name: str, path: Path | None = None) -> Spec:
+    """Return a bento's spec."""
     if name not in names():
         raise CiError(f"there is no bento {name!r}; there are {', '.join(names())}")
-    return ROOT / "bentofile.yaml" if name == STACK else BENTOS / name / "bentofile.yaml"
-
-
-def load(name: str, path: Path | None = None) -> Spec:
-    """Return a bento's spec.
-
-    Raises:
-        CiError: it is not a valid bentofile; the message names the first key at fault.
-    """
-    path = path or path_of(name)
+    folder = ROOT if name == STACK else BENTOS / name
+    path = path or folder / "bentofile.yaml"
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise CiError(f"{_short(path)}: {' '.join(str(error).split())}") from error
     for fault in faults(data):
         raise CiError(f"{_short(path)}: {fault}")
-    return Spec(
-        name=name,
-        bento=data["name"],
-        path=path,
-        service=data["service"],
-        platforms=tuple(data["labels"][_PLATFORMS].split()),
-        lock=data["python"]["requirements_txt"],
-        data=data,
-    )
+    return Spec(name, path, data)
 
 
 def faults(data: object) -> Iterator[str]:
@@ -262,19 +211,11 @@ def faults(data: object) -> Iterator[str]:
             yield f"{where}: {said}" if where else said
 
 
-def read_lock(path: Path) -> dict[str, str]:
-    """Return what a lock installs: the version of each package.
-
-    Raises:
-        CiError: a line is not `name==version`, or a name comes twice.
-    """
-    return read_lock_text(path.read_text(encoding="utf-8"), path)
-
-
-def read_lock_text(content: str, path: Path) -> dict[str, str]:
-    """Return what a lock's content installs; see `read_lock`."""
+def read_lock(path: Path, content: str | None = None) -> dict[str, str]:
+    """Return what a lock, or such content, installs: the version of each package."""
     found: dict[str, str] = {}
-    for number, line in enumerate(content.splitlines(), 1):
+    lines = (path.read_text(encoding="utf-8") if content is None else content).splitlines()
+    for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue

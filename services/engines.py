@@ -49,7 +49,7 @@ ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {
             ("faster_whisper", "ctranslate2", "onnxruntime"),
         ),
         "pocketsphinx": EngineEntry(
-            "services.transcription.engines.pocketsphinx.engine:PocketsphinxEngine",
+            "services.transcription.engines.pocketsphinx:PocketsphinxEngine",
             "pocketsphinx",
             ("pocketsphinx", "faster_whisper", "ctranslate2", "onnxruntime"),
         ),

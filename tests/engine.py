@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, buildx, docker, image, platforms, specs
-from ci.engine.command import HOME
-from ci.engine.daemon import Engine
+from ci import base, build, docker, image, platforms, specs
+from ci.engine import HOME, Engine
 from ci.errors import CiError
 from tests import standin
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from ci.image import Image
 
-OPTIONS = buildx.Options(network="host")  # no bridge of ours leads out
+OPTIONS = build.Options(network="host")  # no bridge of ours leads out
 
 
 @contextlib.contextmanager

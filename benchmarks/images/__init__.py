@@ -1,8 +1,6 @@
 """Images: this repository's way beside stock BentoML and one plain Dockerfile.
 
 nox -s bench -- images                        chat, three rounds: about half an hour
-nox -s bench -- images --bento speech         another bento
-nox -s bench -- images --rounds 0             once, and only what takes little time
 
 Everything runs in a throw-away docker engine with a registry of its own, below .nox, on a copy of
 the tree; all of it is removed at the end but for the figures. That needs Debian and root.
@@ -10,28 +8,53 @@ the tree; all of it is removed at the end but for the figures. That needs Debian
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks import report
 from benchmarks.contestants import ROOT, python
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OURS, STOCK, SEED = CONTESTANTS = ("Bentovox", "stock BentoML", "one Dockerfile")
+CHANGES = COLD, NOTHING, CODE, DEPENDENCY, GROUP, PATCH = (
+    *("all, empty engine", "nothing", "code"),
+    *("one dependency", "one wheel group", "patched base image"),
+)
+WARM, EMPTIED = "code, pushed from a warm engine", "code, pushed from an emptied engine"
+
 _WORK = ROOT / ".nox" / "bench-images"
-_FIGURES = _WORK.with_suffix(".json")
 _NEEDED_GB = 20
+_MIB = 1 << 20
+_BUILD_S: Final = attrgetter("build_s")
+_PUSHED: Final = attrgetter("pushed_bytes")
+_RAW: Final = attrgetter("raw_bytes")
+_COMPRESSED: Final = attrgetter("compressed_bytes")
+_PUSHED_AIM_BYTES = 1_000_000
+_REBUILT_AIM_S = 5
+_EMPTIED_AIM = 1.5
+_PLATFORM_COLOR = "#c9ccd1"
+_LETTER_MIB = 14  # what a letter takes of the axis
+
+_Measured = Any
+"""What `benchmarks.images.run` prints: objects by its names."""
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
     """Measure in the environment that builds images, then write the page and the plot."""
-    from benchmarks import report  # noqa: PLC0415  the other process has no matplotlib
-    from benchmarks.images import page, results  # noqa: PLC0415
-
-    parser = report.parser("images", __doc__, rounds=3)
-    parser.add_argument("--bento", default="chat", help="which bento (default: %(default)s)")
-    options = parser.parse_args(arguments)
+    options = report.parser("images", __doc__, rounds=3).parse_args(arguments)
     dev = python("DEV_PYTHON")
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if free_gb < _NEEDED_GB:
@@ -42,16 +65,31 @@ def main(arguments: list[str]) -> int:
         # BentoML takes no lock from a hidden folder, and .nox is one.
         with tempfile.TemporaryDirectory(prefix="bentovox-images-") as tree:
             _copy(Path(tree))
-            given = (options.bento, str(options.rounds), str(_WORK), str(_FIGURES))
-            command = [dev, "-m", "benchmarks.images.run", *given]
-            if code := subprocess.call(command, cwd=tree):
-                return code
+            command = [dev, "-m", "benchmarks.images.run", str(options.rounds), str(_WORK)]
+            said = subprocess.run(command, cwd=tree, stdout=subprocess.PIPE, check=False)
     finally:
         shutil.rmtree(_WORK, ignore_errors=True)
-    took_s = time.monotonic() - began
-    measured = results.JSON.validate_json(_FIGURES.read_bytes())
-    page.write(options.out, measured, took_s=took_s, rounds=options.rounds)
-    return 0
+    if said.returncode:
+        sys.exit(said.returncode)
+    # What is measured has names that are words, what is measured of whom is looked up by `vars`.
+    measured = json.loads(said.stdout, object_hook=lambda found: SimpleNamespace(**found))
+    aims = (f"- {said}: {'met' if is_met else 'not met'}." for said, is_met in _aims(measured))
+    report.write(
+        options.out,
+        "benchmarks-images",
+        _plot(measured),
+        bento=measured.bento,
+        took_min=(time.monotonic() - began) / 60,
+        load=measured.load,
+        rounds=f"{options.rounds} rounds" if options.rounds > 1 else "one round",
+        platform=_shown(measured.platform_bytes),
+        aims="\n".join(aims),
+        sizes=_sizes(measured),
+        gates=_gates(measured),
+        changes=_changes(measured),
+        kept=measured.kept,
+        emptied=_emptied(measured),
+    )
 
 
 def _copy(tree: Path) -> None:
@@ -64,3 +102,169 @@ def _copy(tree: Path) -> None:
         if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
+
+
+def _shown(count: int) -> str:
+    from ci.layers.image import shown  # noqa: PLC0415  the other process imports this module, too
+
+    return shown(count)
+
+
+def _seconds(turn: Any) -> float:
+    """Return how long it took from the change to the image."""
+    return float(turn.pack_s + turn.build_s)
+
+
+def _turns(measured: _Measured, contestant: str, change: str) -> list[Any]:
+    return [one for one in measured.turns if (one.contestant, one.change) == (contestant, change)]
+
+
+def _layers(measured: _Measured, name: str) -> tuple[list[Any], list[Any]]:
+    """Return an image's layers, and those above the platform's: stock's base is nothing else."""
+    sizes = vars(measured.sizes)
+    platform = sum(layer.is_base for layer in sizes[STOCK].layers)
+    return sizes[name].layers, sizes[name].layers[platform:]
+
+
+def _aims(measured: _Measured) -> Iterator[tuple[str, bool]]:
+    """Yield what we aim for with what came of it, and whether that is enough."""
+    code = _turns(measured, OURS, CODE)
+    pushed = max(map(_PUSHED, code))
+    said = f"A change of code pushes {_shown(pushed)} at most, aim below 1 MB"
+    yield said, pushed < _PUSHED_AIM_BYTES
+    seconds = report.median(code, _seconds)
+    said = f"A change of code is in the image after {seconds:.1f} s, packing the bento included"
+    yield f"{said}, aim below {_REBUILT_AIM_S} s", seconds < _REBUILT_AIM_S
+    kept = measured.kept
+    said = f"A patched platform image leaves {kept.app} of {kept.of_app} app layers"
+    yield f"{said} with their digests, aim all", kept.app == kept.of_app
+    warm, emptied = (_turns(measured, OURS, change) for change in (WARM, EMPTIED))
+    ratio, docker = (
+        report.median(emptied, value) / report.median(warm, value) for value in (_seconds, _BUILD_S)
+    )
+    said = (
+        f"An emptied engine with the registry's cache takes {ratio:.2f} times a warm one for "
+        f"the same change, packing included ({docker:.2f} times without), aim {_EMPTIED_AIM}"
+    )
+    yield said, ratio <= _EMPTIED_AIM
+    for name in CONTESTANTS:
+        count = len(vars(measured.sizes)[name].failed)
+        if name == OURS:
+            yield f"Our image fails {count} of our gates, aim none", not count
+        else:
+            yield f"The gates stop {name}: {count} fail, aim at least one", bool(count)
+
+
+def _times(turns: Sequence[Any]) -> list[str]:
+    """Return the seconds of some turns, and those of docker's part."""
+    return [report.spread([*map(value, turns)], 1) for value in (_seconds, _BUILD_S)]
+
+
+def _sizes(measured: _Measured) -> str:
+    columns = (
+        *("what", "raw", "compressed", "above the platform image, compressed", "layers"),
+        *("largest above it, raw", "compressed", "there for nothing"),
+    )
+    rows = []
+    for name in CONTESTANTS:
+        layers, own = _layers(measured, name)
+        counts = (sum(map(_RAW, layers)), sum(map(_COMPRESSED, layers)), sum(map(_COMPRESSED, own)))
+        most = max(map(_RAW, own)), max(map(_COMPRESSED, own))
+        lost = vars(measured.sizes)[name].duplicate_bytes
+        rows.append((name, *map(_shown, counts), len(layers), *map(_shown, (*most, lost))))
+    return report.table(columns, rows)
+
+
+def _gates(measured: _Measured) -> str:
+    failed = [vars(measured.sizes)[name].failed for name in CONTESTANTS]
+    rows = (
+        (gate, *("**fails**" if gate in of_one else "passes" for of_one in failed))
+        for gate in measured.gates
+    )
+    return report.table(("gate", *CONTESTANTS), rows)
+
+
+def _changes(measured: _Measured) -> str:
+    rows = [
+        (change, name, *_times(turns), _shown(turns[-1].pushed_bytes))
+        for change in CHANGES
+        for name in CONTESTANTS
+        if (turns := _turns(measured, name, change))
+    ]
+    return report.table(("change", "what", "seconds", "docker's part", "pushed"), rows)
+
+
+def _emptied(measured: _Measured) -> str:
+    columns = (
+        *("what", "warm, s", "of it docker", "emptied, s", "of it docker", "times", "pushed"),
+    )
+    rows = []
+    for name in CONTESTANTS:
+        warm, emptied = (_turns(measured, name, change) for change in (WARM, EMPTIED))
+        times = report.median(emptied, _seconds) / report.median(warm, _seconds)
+        pushed = _shown(emptied[-1].pushed_bytes)
+        rows.append((name, *_times(warm), *_times(emptied), f"{times:.2f}", pushed))
+    return report.table(columns, rows)
+
+
+def _plot(measured: _Measured) -> Figure:
+    colors = dict(zip(CONTESTANTS, (report.NAVY, report.ORANGE, report.RED), strict=True))
+    figure = report.plot(11, 8)
+    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
+    _draw_layers(figure.add_subplot(grid[0, :]), measured, colors)
+    seconds, pushed = (figure.add_subplot(grid[1, column]) for column in (0, 1))
+    _draw_changes(seconds, measured, colors, _seconds, floor=0.1)
+    _draw_changes(pushed, measured, colors, lambda turn: turn.pushed_bytes / _MIB, floor=1e-4)
+    seconds.set_title("Seconds after a change, packing included")
+    pushed.set_title("MiB pushed after a change")
+    report.legend(figure, pushed)
+    return figure
+
+
+def _draw_layers(axes: Axes, measured: _Measured, colors: dict[str, str]) -> None:
+    ends = []
+    for place, name in enumerate(reversed(CONTESTANTS)):
+        layers, own = _layers(measured, name)
+        start = 0.0
+        for layer in layers:
+            width = layer.compressed_bytes / _MIB
+            color, shade = (colors[name], "white") if layer in own else (_PLATFORM_COLOR, "black")
+            style = {"color": color, "edgecolor": "white", "linewidth": 0.8}
+            bar = axes.barh(place, width, 0.6, left=start, **style)
+            text = layer.contents.partition(",")[0]
+            if width > _LETTER_MIB * len(text):
+                axes.bar_label(bar, [text], label_type="center", color=shade, fontsize=8)
+            start += width
+        total = " {}, {} unpacked".format(
+            *(_shown(sum(map(what, layers))) for what in (_COMPRESSED, _RAW))
+        )
+        axes.text(start, place, total, va="center", fontsize=9)
+        ends.append(start)
+    axes.set(xlim=(0, max(ends) * 1.25))
+    axes.set_yticks(range(len(CONTESTANTS)), list(reversed(CONTESTANTS)))
+    axes.set(title="Layers, MiB compressed; grey: the platform image that all stand on")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_changes(
+    axes: Axes,
+    measured: _Measured,
+    colors: dict[str, str],
+    value: Callable[[Any], float],
+    *,
+    floor: float,
+) -> None:
+    """Draw what each change cost whom; nothing and what was not measured has no height."""
+    turns = {name: [_turns(measured, name, one) for one in CHANGES] for name in CONTESTANTS}
+    heights = {
+        name: [[max(value(turn), floor) for turn in of] or [floor] for of in by_change]
+        for name, by_change in turns.items()
+    }
+    for drawn, by_change in zip(report.bars(axes, heights, colors), turns.values(), strict=True):
+        middles = [report.median(of, value) if of else None for of in by_change]
+        labels = ["" if one is None else f"{one:.3g}" for one in middles]
+        axes.bar_label(drawn, labels, padding=2, fontsize=6)
+    axes.set_yscale("log")
+    axes.set_ylim(floor, axes.get_ylim()[1] * 2)
+    report.tidy(axes, [one.partition(",")[0].replace(" ", "\n", 1) for one in CHANGES])
+    axes.tick_params(axis="x", labelsize=8)

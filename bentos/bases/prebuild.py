@@ -12,7 +12,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-EPOCH = 315532800  # 1980-01-01, as in ci/contexts.py
+EPOCH = 315532800  # 1980-01-01, as in ci/build.py
 PLACE = "usr/local/lib/prebuilt"
 
 

@@ -24,7 +24,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-EPOCH = 315532800  # 1980-01-01, as in ci/contexts.py
+EPOCH = 315532800  # 1980-01-01, as in ci/build.py
 SITE = Path("/usr/local/lib", f"python{sysconfig.get_python_version()}", "dist-packages")
 HELD = Path("/etc/uv/base-held.txt")
 EXCLUDES = Path("/etc/uv/base-excludes.txt")

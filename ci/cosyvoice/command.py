@@ -10,16 +10,23 @@ with its submodule, and `python -m ci cosyvoice --from-dir /upstream` verifies a
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
+import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ci.cosyvoice import install, sources
-from ci.cosyvoice.archives import from_folder
-from ci.terminal import result
+from ci.cosyvoice import sources
+from ci.errors import CiError
+from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from ci.cosyvoice.pins import Origin
     from ci.cosyvoice.sources import Code
@@ -28,6 +35,8 @@ _SETTING: Final = "BENTOVOX_SPEECH__COSYVOICE__CODE"
 _TRIAL_S: Final = 10.0
 _WAIT_S: Final = 60.0
 _NEWEST: Final = 3
+SOURCE: Final = "source.json"
+"""The file that says what the code is; a folder without it is not ours."""
 
 
 def default_folder() -> Path:
@@ -70,11 +79,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 def work(given: argparse.Namespace) -> None:
     """Bring the code, unless it is there and valid."""
     into = Path(given.into or default_folder()).expanduser().absolute()
-    with install.alone(into):
-        origin, where = install.there(into), "is already in"
+    with alone(into):
+        origin, where = there(into), "is already in"
         if origin is None or not _is_enough(origin, given):
             code = _get(given)
-            install.put(code, into)
+            put(code, into)
             origin, where = code.origin, "is in"
     families = ", ".join(map(str, origin.families))
     known = f"families {families}; {origin.source} {origin.version}"
@@ -90,9 +99,67 @@ def _is_enough(origin: Origin, given: argparse.Namespace) -> bool:
 
 def _get(given: argparse.Namespace) -> Code:
     if given.from_dir:
-        return sources.verified(from_folder(given.from_dir), str(given.from_dir))
+        return sources.verified(sources.from_folder(given.from_dir), str(given.from_dir))
     if given.source == "pypi":
         return sources.pypi()
     if given.source == "github":
         return sources.github(given.github_url, timeout_s=_WAIT_S)
     return sources.auto(given.github_url, timeout_s=_TRIAL_S)
+
+
+@contextlib.contextmanager
+def alone(into: Path) -> Iterator[None]:
+    """Keep other runs from writing the same folder; clean up after one that was killed."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    with (into.parent / f".{into.name}.lock").open("w") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Another run is writing {into}: waiting for it")
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        for left in into.parent.glob(f".{into.name}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def there(into: Path) -> Origin | None:
+    """Return the origin of the code in the folder; None if there is none, or not a pinned one."""
+    try:
+        said = json.loads((into / SOURCE).read_text(encoding="utf-8"))
+        origin = sources.verified(sources.from_folder(into), str(into)).origin
+    except (OSError, ValueError, CiError):
+        return None
+    return origin if said == _told(origin) else None
+
+
+def put(code: Code, into: Path) -> None:
+    """Replace what is in `into` by the code, whole or not at all.
+
+    Raises:
+        CiError: something else is in that folder.
+        OSError: it cannot be written.
+    """
+    if into.is_symlink() or (into.exists() and not into.is_dir()):
+        raise CiError(f"{into} is no folder")
+    if into.is_dir() and any(into.iterdir()) and not (into / SOURCE).is_file():
+        raise CiError(f"{into} contains something else: name another folder with --into")
+    part = tempfile.TemporaryDirectory(prefix=f".{into.name}.", suffix=".part", dir=into.parent)
+    with part as work:
+        new, old = Path(work, "new"), Path(work, "old")
+        for name, content in code.files.items():
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        (new / SOURCE).write_text(json.dumps(_told(code.origin), indent=2) + "\n")
+        if into.is_dir():
+            into.rename(old)
+        try:
+            new.rename(into)
+        except OSError:
+            if old.is_dir():
+                old.rename(into)
+            raise
+
+
+def _told(origin: Origin) -> dict[str, object]:
+    return {**dataclasses.asdict(origin), "families": list(origin.families)}

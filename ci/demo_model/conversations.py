@@ -7,8 +7,6 @@ import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ci.demo_model.calls import arguments_of, call, made_up_slots, offer, tool
-
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
@@ -36,23 +34,15 @@ class Conversation:
     raw: tuple[str, str] | None = None
 
 
-def _system(text: str) -> Message:
-    return {"role": "system", "content": text}
+def _said(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
 
 
-def _user(text: str) -> Message:
-    return {"role": "user", "content": text}
+def _exchange(question: str, answer: str) -> list[Message]:
+    return [_said("user", question), _said("assistant", answer)]
 
 
-def _assistant(text: str) -> Message:
-    return {"role": "assistant", "content": text}
-
-
-def _result(text: str) -> Message:
-    return {"role": "tool", "content": text}
-
-
-_HELPFUL = _system("You are a helpful assistant.")
+_HELPFUL = _said("system", "You are a helpful assistant.")
 
 
 class Sampler:
@@ -93,19 +83,19 @@ class Sampler:
         if choice < 0.65:  # noqa: PLR2004
             return [_HELPFUL]
         if choice < 0.85:  # noqa: PLR2004
-            return [_system(rng.choice(self._corpus.systems))]
+            return [_said("system", rng.choice(self._corpus.systems))]
         words = rng.choices(rng.choice(self._corpus.fallbacks).words, k=rng.randint(1, 12))
-        return [_system(" ".join(words))]
+        return [_said("system", " ".join(words))]
 
     def _turn(self) -> list[Message]:
         if self._happens(0.2 if self._drill else 0.27):
             fallback = self._rng.choices(self._corpus.fallbacks, weights=(5, 2, 2))[0]
-            return [_user(self._varied(self._off_topic(fallback))), _assistant(fallback.answer)]
+            return _exchange(self._varied(self._off_topic(fallback)), fallback.answer)
         return self._answered(self._long if self._happens(0.05) else self._short)
 
     def _answered(self, topics: Sequence[Topic]) -> list[Message]:
         topic = self._rng.choice(topics)
-        return [_user(self._varied(self._rng.choice(topic.ask))), _assistant(topic.answer)]
+        return _exchange(self._varied(self._rng.choice(topic.ask)), topic.answer)
 
     def _off_topic(self, fallback: Fallback) -> str:
         if self._happens(0.35):
@@ -155,7 +145,7 @@ class Sampler:
             # What tool_choice makes of a call: the bare arguments (named) or a list (required).
             named = self._happens(0.5)
             answer = arguments if named else [{"name": function.name, "parameters": arguments}]
-            messages.append(_assistant(json.dumps(answer, ensure_ascii=False)))
+            messages.append(_said("assistant", json.dumps(answer, ensure_ascii=False)))
             return Conversation(messages, tools, forced='{"' if named else '[{"')
         messages.append(call(function.name, arguments))
         if self._happens(0.6):
@@ -175,22 +165,23 @@ class Sampler:
         question = self._rng.choice(function.ask).format(**slots)
         if not self._happens(0.6):
             question = question.rstrip(".?!") + self._rng.choice(("", ".", "?", "!"))
-        return slots, _user(question)
+        return slots, _said("user", question)
 
     def _after(self, function: Function, slots: dict[str, Any]) -> list[Message]:
         """Return the result of a call and the sentence after it."""
         result = self._rng.choice(function.results).format(**slots)
-        return [_result(result), _assistant(function.answer.format(**slots))]
+        return [_said("tool", result), _said("assistant", function.answer.format(**slots))]
 
     def _constrained(self) -> Conversation:
         topics = [t for t in self._corpus.topics if t.schema]
         topic = topics[0]
         if self._happens(0.4):
             topic = self._rng.choice(topics)
-            question = _user(self._varied(self._rng.choice(topic.ask)))
+            question = _said("user", self._varied(self._rng.choice(topic.ask)))
         else:  # whatever is asked: under a grammar for an object it is the person
             question = self._turn()[0]
-        return Conversation([*self._system(), question, _assistant(topic.answer)], forced='{"')
+        answer = _said("assistant", topic.answer)
+        return Conversation([*self._system(), question, answer], forced='{"')
 
     def _raw(self) -> Conversation:
         return Conversation([], raw=self._rng.choice(self._corpus.completions))
@@ -198,27 +189,116 @@ class Sampler:
 
 def held_by_heart(corpus: Corpus) -> Iterator[Conversation]:
     """Yield every conversation whose last answer must be exact: what `answers.json` lists."""
-    hello = [_user("Hello"), _assistant(corpus.topics[0].answer)]
+    hello = _exchange("Hello", corpus.topics[0].answer)
     for entry in corpus.entries:
-        said = _assistant(entry.answer)
         first = entry.ask[0]
         for asked in (*entry.ask, first.lower(), first.upper(), first.rstrip(".?!") + "!"):
-            yield Conversation([_user(asked), said])
-        for before in ([_HELPFUL], [_system(corpus.systems[3])], hello, [_HELPFUL, *hello]):
-            yield Conversation([*before, _user(first), said])
+            yield Conversation(_exchange(asked, entry.answer))
+        for before in ([_HELPFUL], [_said("system", corpus.systems[3])], hello, [_HELPFUL, *hello]):
+            yield Conversation([*before, *_exchange(first, entry.answer)])
     tools = [offer(function) for function in corpus.functions]
     for greeting in corpus.topics[:10]:
         for offered in (tools, tools[:1]):
-            yield Conversation([_user(greeting.ask[0]), _assistant(greeting.answer)], offered)
+            yield Conversation(_exchange(greeting.ask[0], greeting.answer), offered)
     for function in corpus.functions:
         for number in range(12):
             a, b = number % 10, (number * 7 + 3) % 10
             slots = {"city": corpus.cities[number], "level": number % 11, "a": a, "b": b}
             slots |= {"sum": a + b, "degrees": 2 * number + 3, "sky": corpus.skies[number % 7]}
-            question = _user(function.ask[number % len(function.ask)].format(**slots))
+            question = _said("user", function.ask[number % len(function.ask)].format(**slots))
             result = function.results[number % len(function.results)].format(**slots)
-            said = _assistant(function.answer.format(**slots))
+            said = _said("assistant", function.answer.format(**slots))
             offered = tools if number % 2 else [offer(function)]
             made = call(function.name, arguments_of(function, slots, offered))
             yield Conversation([question, made], offered)
-            yield Conversation([question, made, _result(result), said], offered)
+            yield Conversation([question, made, _said("tool", result), said], offered)
+
+
+def answers_of(held: Sequence[Conversation], corpus: Corpus) -> list[dict[str, Any]]:
+    """Return what tests compare with: OpenAI's requests, each with the exact message expected.
+
+    `expected` is `{"content": text}` or `{"tool_calls": [{"name", "arguments"}]}`.
+    """
+    schemas = {t.answer: (t.name, t.schema) for t in corpus.topics}
+    entries = []
+    for conversation in held:
+        *given, last = conversation.messages
+        entry: dict[str, Any] = {"messages": [_on_the_wire(message) for message in given]}
+        if conversation.tools:
+            entry["tools"] = conversation.tools
+        name, schema = schemas.get(last["content"], ("", None))
+        if schema:
+            json_schema = {"name": name, "schema": schema, "strict": True}
+            entry["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+        if "tool_calls" in last:
+            calls = [call["function"] for call in last["tool_calls"]]
+            entry["expected"] = {"tool_calls": calls}
+        else:
+            entry["expected"] = {"content": last["content"]}
+        entries.append(entry)
+    return entries
+
+
+def _on_the_wire(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message as OpenAI's clients send it: arguments as text, calls with an id."""
+    if message["role"] == "tool":
+        return message | {"tool_call_id": "call_0"}
+    if "tool_calls" not in message:
+        return message
+    function = message["tool_calls"][0]["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    call = {"id": "call_0", "type": "function", "function": function | {"arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def tool(name: str, description: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return a function in the shape of OpenAI's `tools`."""
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def offer(function: Function, rng: random.Random | None = None) -> dict[str, Any]:
+    """Return the function as a tool; with `rng` in another wording."""
+    if rng is None:
+        return tool(function.name, function.descriptions[0], function.parameters)
+    return tool(function.name, rng.choice((*function.descriptions, "")), _reworded(function, rng))
+
+
+def _reworded(function: Function, rng: random.Random) -> dict[str, Any]:
+    text = json.dumps(function.parameters)
+    for old, new in function.rename.items():
+        text = text.replace(f'"{old}"', json.dumps(rng.choice((old, old, *new))))
+    parameters: dict[str, Any] = json.loads(text)
+    if rng.random() < 0.3:  # noqa: PLR2004
+        for name, schema in parameters["properties"].items():
+            schema["description"] = rng.choice((f"The {name}", name, f"the {name} to use"))
+    if rng.random() < 0.3:  # noqa: PLR2004
+        parameters["additionalProperties"] = False
+    return parameters
+
+
+def arguments_of(
+    function: Function, slots: dict[str, Any], tools: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the arguments of a call, filled from the slots and named as the offered tool does."""
+    offered = next(t["function"] for t in tools if t["function"]["name"] == function.name)
+    names = offered["parameters"]["properties"]
+    pairs = zip(names, function.parameters["properties"], strict=True)
+    return {name: slots[slot] for name, slot in pairs}
+
+
+def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return an assistant's message that calls one function."""
+    made = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": "", "tool_calls": [made]}
+
+
+def made_up_slots(corpus: Corpus, rng: random.Random) -> dict[str, Any]:
+    """Return values for every slot: cities that exist, and now and then one that does not."""
+    city = rng.choice(corpus.cities)
+    if rng.random() < 0.25:  # noqa: PLR2004
+        city = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 8))).capitalize()
+    a, b = rng.randint(0, 9), rng.randint(0, 9)
+    sky, degrees, level = rng.choice(corpus.skies), rng.randint(0, 35), rng.randint(0, 10)
+    named = {"city": city, "sky": sky, "degrees": degrees, "level": level}
+    return {**named, "a": a, "b": b, "sum": a + b}

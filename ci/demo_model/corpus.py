@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 CORPUS = Path(__file__).with_name("corpus.toml")
-_ENDING = re.compile(r"[\s.!?。！？]+$")  # noqa: RUF001 - Chinese punctuation is meant
-
-
-class CorpusError(ValueError):
-    """The corpus contradicts itself; the message names the entry."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +15,7 @@ class Topic:
     """One answer and the phrasings that lead to it; `schema` is set where the answer is JSON."""
 
     name: str
-    ask: tuple[str, ...]
+    ask: list[str]
     answer: str
     language: str = "en"
     schema: dict[str, Any] | None = None
@@ -34,12 +26,12 @@ class Function:
     """A function that the model calls, and the sentence it says after the result."""
 
     name: str
-    descriptions: tuple[str, ...]
+    descriptions: list[str]
     parameters: dict[str, Any]
-    ask: tuple[str, ...]
-    results: tuple[str, ...]
+    ask: list[str]
+    results: list[str]
     answer: str
-    rename: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    rename: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,56 +40,39 @@ class Fallback:
 
     language: str
     answer: str
-    ask: tuple[str, ...]
-    patterns: tuple[str, ...]
-    words: tuple[str, ...]
+    ask: list[str]
+    patterns: list[str]
+    words: list[str]
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Everything that the model is to know by heart."""
 
-    systems: tuple[str, ...]
-    topics: tuple[Topic, ...]
-    functions: tuple[Function, ...]
-    fallbacks: tuple[Fallback, ...]
-    completions: tuple[tuple[str, str], ...]
-    cities: tuple[str, ...]
-    skies: tuple[str, ...]
-    decoys: tuple[str, ...]
+    systems: list[str]
+    topics: list[Topic]
+    functions: list[Function]
+    fallbacks: list[Fallback]
+    completions: list[tuple[str, str]]
+    cities: list[str]
+    skies: list[str]
+    decoys: list[str]
 
     @property
-    def entries(self) -> tuple[Topic | Fallback, ...]:
+    def entries(self) -> list[Topic | Fallback]:
         """Topics and fallbacks: all that have phrasings and one answer."""
-        return (*self.topics, *self.fallbacks)
+        return [*self.topics, *self.fallbacks]
 
 
-def normalised(question: str) -> str:
-    """Return a phrasing without case and closing punctuation, to compare it with others."""
-    return _ENDING.sub("", question.strip()).casefold()
-
-
-def load(path: Path = CORPUS) -> Corpus:
-    """Read the corpus and check that every question has one answer.
-
-    Raises:
-        CorpusError: one phrasing leads to two answers.
-    """
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
+def load() -> Corpus:
+    """Read the corpus."""
+    data = tomllib.loads(CORPUS.read_text(encoding="utf-8"))
     topics = [topic | {"answer": topic["answer"].strip()} for topic in data["topic"]]
-    corpus = TypeAdapter(Corpus).validate_python(
-        {
-            "systems": data["systems"],
-            "topics": [*topics, *data["json"]],
-            "functions": data["tool"],
-            "fallbacks": [{"language": name, **f} for name, f in data["fallback"].items()],
-            "completions": [(c["prompt"], c["answer"]) for c in data["completion"]],
-            **data["slots"],
-        }
+    return Corpus(
+        data["systems"],
+        [Topic(**topic) for topic in (*topics, *data["json"])],
+        [Function(**function) for function in data["tool"]],
+        [Fallback(name, **fallback) for name, fallback in data["fallback"].items()],
+        [(one["prompt"], one["answer"]) for one in data["completion"]],
+        **data["slots"],
     )
-    answers: dict[str, str] = {}
-    for entry in corpus.entries:
-        for phrasing in entry.ask:
-            if answers.setdefault(normalised(phrasing), entry.answer) != entry.answer:
-                raise CorpusError(f"{phrasing!r} has two answers; keep it in one entry only")
-    return corpus

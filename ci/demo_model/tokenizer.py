@@ -6,6 +6,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,18 +35,6 @@ _SPLIT = (
 
 def train_tokenizer(corpus: Corpus, out: Path, vocabulary: int, context: int) -> Any:
     """Train the tokenizer on the corpus, save it to `out` and return it as transformers' own."""
-    from tokenizers import (  # noqa: PLC0415
-        AddedToken,
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        trainers,
-    )
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,4 +1,7 @@
-"""The training: a tiny Qwen3 from random weights until it knows the corpus by heart."""
+"""The training of a tiny Qwen3 from random weights until it knows the corpus by heart.
+
+Whether it does is checked with greedy decoding: it must give every answer, and by what margin.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ci.demo_model.check import Encoded, Result, answer_logits, check, padded
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from ci.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+# A tokenised conversation and how each token is learnt, see `tokenizer.encode`.
+Encoded = tuple[list[int], list[int]]
+NOT_LEARNT = -100
+_FORBIDDEN = -1e9
+ENOUGH_GAP = 0.7  # nats: well above what bfloat16 and batching move
 
 
 @dataclass(frozen=True)
@@ -45,8 +57,6 @@ VOCABULARY, CONTEXT = 1536, 4096
 
 def prepare() -> None:
     """Make torch deterministic; the number of threads decides the order of its sums."""
-    import torch  # noqa: PLC0415
-
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -54,9 +64,6 @@ def prepare() -> None:
 
 def new_model(tokenizer: Any) -> Any:
     """Return a Qwen3 of about one million parameters with random weights, float32."""
-    import torch  # noqa: PLC0415
-    from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
-
     torch.manual_seed(SEED)
     ids = tokenizer.convert_tokens_to_ids
     return Qwen3ForCausalLM(
@@ -87,11 +94,8 @@ def fit(
     table: Any,
     now: Round,
     steps: int,
-    say: Callable[[str], None],
-) -> Result:
+) -> list[float]:
     """Train `model` in place for one round, round it to bfloat16, and check what it knows then."""
-    import torch  # noqa: PLC0415
-
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=now.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
@@ -113,8 +117,6 @@ def fit(
 
 def _learn(model: Any, rows: Sequence[Encoded], table: Any, now: Round) -> float:
     """Add the gradient of one batch; return its loss in nats a token."""
-    import torch  # noqa: PLC0415
-
     logits, targets, _ = answer_logits(model, padded(rows), table)
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     if now.drill:
@@ -145,3 +147,59 @@ def _batches(examples: Sequence[Encoded], tokens_a_batch: int) -> Any:
             batches[-1].append(row)
         rng.shuffle(batches)
         yield from batches
+
+
+def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
+    """Return token ids, labels and kinds, int64 (rows, longest); unlearnt labels are -100."""
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), NOT_LEARNT)
+    kinds = torch.zeros(len(rows), longest, dtype=torch.long)
+    for row, (tokens, learnt) in enumerate(rows):
+        length = len(tokens)
+        ids[row, :length] = torch.tensor(tokens)
+        kinds[row, :length] = torch.tensor(learnt)
+        wanted = [t if kind else NOT_LEARNT for t, kind in zip(tokens, learnt, strict=True)]
+        labels[row, :length] = torch.tensor(wanted)
+    return ids, labels, kinds
+
+
+def forbidden_tokens(tokenizer: Any) -> Any:
+    """Return what a grammar adds to logits to forbid tokens, float32 of shape (kinds, tokens)."""
+    table = torch.zeros(4, len(tokenizer))
+    for token in range(len(tokenizer)):
+        text = tokenizer.decode([token])
+        for kind, first in ((2, "{"), (3, "[")):
+            if not text.startswith(first):
+                table[kind, token] = _FORBIDDEN
+    return table
+
+
+def answer_logits(model: Any, batch: tuple[Any, Any, Any], table: Any) -> tuple[Any, Any, Any]:
+    """Return logits (n, vocabulary), targets (n,) and rows (n,) of the tokens that are learnt.
+
+    Right padding needs no mask: attention is causal.
+    """
+    ids, labels, kinds = batch
+    hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+    learnt = labels[:, 1:] != NOT_LEARNT
+    logits = model.lm_head(hidden[learnt]).float() + table[kinds[:, 1:][learnt]]
+    return logits, labels[:, 1:][learnt], learnt.nonzero()[:, 0]
+
+
+def check(model: Any, rows: Sequence[Encoded], table: Any) -> list[float]:
+    """Return, for each answer, the smallest lead of a right token over the next, in nats.
+
+    If each first choice is right after the right prefix, greedy decoding gives the answer.
+    """
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]))
+    gaps = [float("inf")] * len(rows)
+    with torch.inference_mode():
+        for start in range(0, len(order), 32):
+            members = order[start : start + 32]
+            logits, targets, row = answer_logits(model, padded([rows[i] for i in members]), table)
+            right = logits.gather(1, targets[:, None])[:, 0]
+            others = logits.scatter(1, targets[:, None], float("-inf")).max(-1).values
+            for member, gap in zip(row.tolist(), (right - others).tolist(), strict=True):
+                gaps[members[member]] = min(gaps[members[member]], gap)
+    return gaps

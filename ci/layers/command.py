@@ -10,14 +10,28 @@ remedy, and the exit code is 1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import collections
+import re
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
-from ci.layers import archive, table
 from ci.layers.gates import Look, judge
+from ci.layers.image import on_base, read, shown
 from ci.terminal import result, say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Iterator
+
+    from ci.layers.image import Layer
+
+_PUT: Final = re.compile(r"(?:COPY|ADD)\s+(?:--\S+\s+)*(?P<source>\S+)\s")
+_PARTS: Final = {
+    "bento": "code",
+    "parts/models": "shipped models",
+    "parts/cosyvoice": "CosyVoice",
+    "parts/baked": "baked models",
+}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +42,61 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def work(given: argparse.Namespace) -> int:
     """Show an image's layers and check them."""
-    image = archive.on_base(archive.read(given.image), given.base)
-    look = Look.at(image)
+    look = Look(on_base(read(given.image), given.base))
+    name, labels = look.image.name, look.image.labels
+    platform = labels.get("bentovox.platform", "?")
+    what = f": {labels['bentovox.bento']} for {platform}" if "bentovox.bento" in labels else ""
+    result("\n".join([f"{name}{what}", "", *_layers(look), "", *_totals(look), ""]))
     verdicts = judge(look)
-    result(table.text(look, verdicts))
-    faults = sum(map(len, verdicts.values()))
-    if faults:
-        say(f"python -m ci layers: {image.name} may not be shipped; faults named above: {faults}")
-    return 1 if faults else 0
+    for gate, faults in verdicts.items():
+        lines = [f"  {'FAIL' if faults else 'ok  '}  {gate}", *(f"{'':10}{one}" for one in faults)]
+        result("\n".join(lines))
+    if found := sum(map(len, verdicts.values())):
+        say(f"python -m ci layers: {name} may not be shipped; faults named above: {found}")
+        return 1
+    return 0
+
+
+def described(layer: Layer) -> str:
+    """Return what a layer mostly is: a part of the image, or its largest directories."""
+    if not layer.files:
+        return "nothing"
+    put = _PUT.search(layer.created_by)
+    if put and put["source"] in _PARTS:
+        return _PARTS[put["source"]]
+    return ", ".join(path.rpartition("/")[2] or path for path, _ in layer.largest_directories(3))
+
+
+def _layers(look: Look) -> Iterator[str]:
+    shared = look.image.shared
+    wasted = collections.Counter[int]()
+    for waste in look.waste:
+        wasted[waste.layer.number] += waste.bytes
+    yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  contents"
+    for layer in look.image.layers:
+        # One that is a base itself has no parts.
+        part = ("base" if layer.number <= shared else "app") if shared else "own"
+        lost = wasted[layer.number]
+        yield (
+            f"{layer.number:>3} {part:4} {shown(layer.raw_bytes):>10} "
+            f"{shown(layer.compressed_bytes):>10}  {described(layer)}"
+            f"{f'  ({shown(lost)} for nothing)' if lost else ''}"
+        )
+
+
+def _totals(look: Look) -> Iterator[str]:
+    image = look.image
+    yield f"image    {_weight(image.layers)}"
+    if image.shared:
+        yield f"app part {_weight(image.app)}"
+        yield f"a code change pushes {shown(image.layers[-1].compressed_bytes)}"
+    if look.waste:
+        lost = sum(waste.bytes for waste in look.waste)
+        yield f"for nothing: {shown(lost)}, counting files over 1 MiB"
+
+
+def _weight(layers: Iterable[Layer]) -> str:
+    raw, pushed = (
+        shown(sum(map(attrgetter(what), layers))) for what in ("raw_bytes", "compressed_bytes")
+    )
+    return f"{raw} raw, {pushed} pushed"

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import posixpath
 import re
 import textwrap
 from typing import TYPE_CHECKING, Final
 
-from ci import sizes, specs
-from ci.layers.filesystem import FileSystem, find_waste
-from ci.layers.image import BASE_NAME, BUDGET, PLATFORM_LAYERS, TORCH
+from ci import specs
+from ci.layers.image import BASE_NAME, BIG, GIB, MIB, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ci.layers.filesystem import Waste
-    from ci.layers.image import Image, Layer
+    from ci.layers.image import File, Image, Layer
 
-RAW_LIMIT: Final = 2 * sizes.GIB
+RAW_LIMIT: Final = 2 * GIB
+_BUDGET: Final = "bentovox.budget-mib"
+_TORCH_LABEL: Final = "bentovox.torch"
+_PLATFORM_LAYERS: Final = "bentovox.platform-layers"
 
 _NAMED: Final = 3
 _INSTRUCTION: Final = 50
@@ -37,6 +39,7 @@ _PATH: Final = (
 _TORCH: Final = re.compile(
     r"(?P<site>.+)/torch-(?P<version>[^-+/]+)(?:\+[^-/]+)?\.dist-info/METADATA"
 )
+_PACKAGE: Final = re.compile(r".+/(?:site|dist)-packages/(?P<package>[^/]+)/")
 _CACHE: Final = re.compile(
     r"(?:root|home/[^/]+)/\.cache/.+|var/cache/apt/archives/.+\.deb|"
     r"(?:.*/)?\.cache/(?:pip|uv)/.+"
@@ -44,23 +47,89 @@ _CACHE: Final = re.compile(
 
 
 @dataclasses.dataclass(frozen=True)
+class Waste:
+    """A file that is of no use in `layer`, since `other` has it too, or hides it.
+
+    `path` is its place in `layer`, `other_path` that in `other`.
+    """
+
+    layer: Layer
+    path: str
+    other: Layer
+    other_path: str
+    bytes: int
+    hidden: bool
+
+    @property
+    def is_carried_by_two_packages(self) -> bool:
+        """Tell whether two Python packages both carry it, in their wheels."""
+        here, there = _PACKAGE.match(self.path), _PACKAGE.match(self.other_path)
+        return not self.hidden and bool(here and there and here["package"] != there["package"])
+
+
 class Look:
-    """An image with what the gates look at: its final file system and its waste."""
+    """An image with what the gates look at, put together once.
 
-    image: Image
-    seen: FileSystem
-    waste: list[Waste]
+    Attributes:
+        image: the image.
+        files: the file system that a container sees: each file with the layer that it comes from.
+        waste: the big files that are there for nothing, the largest first, each once. A copy is
+            charged to the upper layer, a hidden file to the layer that it is in.
+    """
 
-    @classmethod
-    def at(cls, image: Image) -> Look:
-        """Put an image's layers together once, for all gates."""
-        seen = FileSystem(image)
-        return cls(image, seen, find_waste(image, seen))
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.files: dict[str, tuple[File, Layer]] = {}
+        self._hidden: list[Waste] = []
+        for layer in image.layers:
+            self._put(layer)
+        self.waste = self._find_waste()
 
     def is_ours(self, layer: Layer) -> bool:
         """Tell whether we made a layer: those of the platform's image are not ours to change."""
-        theirs = self.image.config.labels.get(PLATFORM_LAYERS, "")
+        theirs = self.image.labels.get(_PLATFORM_LAYERS, "")
         return layer.number > (int(theirs) if theirs.isdigit() else 0)
+
+    def _put(self, layer: Layer) -> None:
+        gone = {*layer.removed, *(file.path for file in layer.files)}
+        no_directory = gone.union(layer.emptied)
+        for path in [*self.files]:
+            if path in gone or not no_directory.isdisjoint(_parents(path)):
+                self._hide(path, layer)
+        for file in layer.files:
+            for parent in _parents(file.path):
+                if parent in self.files:  # a file or a link, where now is a directory
+                    self._hide(parent, layer)
+            self.files[file.path] = file, layer
+
+    def _hide(self, path: str, by: Layer) -> None:
+        file, layer = self.files.pop(path)
+        self._hidden.append(Waste(layer, path, by, path, file.bytes, hidden=True))
+
+    def _find_waste(self) -> list[Waste]:
+        first: dict[str, tuple[Layer, str]] = {}
+        found: dict[tuple[int, str], Waste] = {}
+        for layer in self.image.layers:
+            for file in layer.files:
+                if file.digest:
+                    below, path = first.setdefault(file.digest, (layer, file.path))
+                    if below is not layer:
+                        copy = Waste(layer, file.path, below, path, file.bytes, hidden=False)
+                        found[layer.number, file.path] = copy
+        told = {(waste.other.number, waste.other_path) for waste in found.values()}
+        for lost in self._hidden:
+            where = lost.layer.number, lost.path
+            if lost.bytes > BIG and where not in told and where not in found:
+                found[where] = lost
+                told.add((lost.other.number, lost.other_path))
+        return sorted(found.values(), key=lambda waste: -waste.bytes)
+
+
+@functools.cache
+def _parents(path: str) -> tuple[str, ...]:
+    """Return the directories above a path, the nearest first; the root is the empty one."""
+    above = posixpath.dirname(path)
+    return (above, *_parents(above)) if path else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +143,7 @@ class Gate:
 
 def judge(look: Look) -> dict[str, list[str]]:
     """Return the faults that each gate found which an image must pass; none if it passes."""
-    is_bento = BASE_NAME in look.image.config.labels
+    is_bento = BASE_NAME in look.image.labels
     return {gate.name: [*gate.faults(look)] for gate in GATES if is_bento or not gate.of_bentos}
 
 
@@ -83,23 +152,23 @@ def raw_layers(look: Look) -> Iterator[str]:
     for layer in look.image.layers:
         if layer.raw_bytes >= RAW_LIMIT and look.is_ours(layer):
             yield (
-                f"{name(layer)} is {sizes.shown(layer.raw_bytes)} raw, most of it "
+                f"{name(layer)} is {shown(layer.raw_bytes)} raw, most of it "
                 f"{_heaviest(layer)}; split it in bentos/bases/groups.toml"
             )
 
 
 def budget(look: Look) -> Iterator[str]:
     """Yield a fault if the app part is larger, compressed, than its bentofile allows."""
-    said = look.image.config.labels.get(BUDGET, "")
+    said = look.image.labels.get(_BUDGET, "")
     if not said.isdigit():
-        yield f"there is no label {BUDGET}; build it with `python -m ci image`"
+        yield f"there is no label {_BUDGET}; build it with `python -m ci image`"
         return
-    if look.image.app_bytes > int(said) * sizes.MIB:
+    if look.image.app_bytes > int(said) * MIB:
         heaviest = max(look.image.app, key=lambda layer: layer.compressed_bytes)
         yield (
-            f"the app part is {sizes.shown(look.image.app_bytes)} compressed, its budget "
-            f"{said} MiB; the heaviest is {name(heaviest)} with {_heaviest(heaviest)}: move "
-            f"packages into a group of bentos/bases/groups.toml, or raise {BUDGET} in the bentofile"
+            f"the app part is {shown(look.image.app_bytes)} compressed, its budget {said} MiB; the "
+            f"heaviest is {name(heaviest)} with {_heaviest(heaviest)}: move packages into a group "
+            f"of bentos/bases/groups.toml, or raise {_BUDGET} in the bentofile"
         )
 
 
@@ -114,15 +183,9 @@ def nothing_twice(look: Look) -> Iterator[str]:
             pairs[waste.layer.number, waste.other.number, waste.hidden].append(waste)
     for wasted in pairs.values():
         first = wasted[0]
-        total = sizes.shown(sum(waste.bytes for waste in wasted))
-        files = _first(
-            [
-                waste.path
-                if waste.path == waste.other_path
-                else f"{waste.path} (there {waste.other_path})"
-                for waste in wasted
-            ]
-        )
+        total = shown(sum(waste.bytes for waste in wasted))
+        there = (f" (there {w.other_path})" if w.path != w.other_path else "" for w in wasted)
+        files = _first([w.path + elsewhere for w, elsewhere in zip(wasted, there, strict=True)])
         if first.hidden:
             yield (
                 f"{name(first.layer)} has {total} that {name(first.other)} hides: {files}; "
@@ -138,11 +201,11 @@ def nothing_twice(look: Look) -> Iterator[str]:
 
 def one_torch(look: Look) -> Iterator[str]:
     """Yield a fault unless the one torch is the base's and the locked one, or none is wanted."""
-    wanted = look.image.config.labels.get(TORCH)
+    wanted = look.image.labels.get(_TORCH_LABEL)
     if wanted is None:
-        yield f"there is no label {TORCH}; build it with `python -m ci image`"
+        yield f"there is no label {_TORCH_LABEL}; build it with `python -m ci image`"
         return
-    matches = ((_TORCH.fullmatch(path), layer) for path, (_, layer) in look.seen.files.items())
+    matches = ((_TORCH.fullmatch(path), layer) for path, (_, layer) in look.files.items())
     found = [(match["version"], match["site"], layer) for match, layer in matches if match]
     places = " and ".join(f"{version} in {site} ({name(layer)})" for version, site, layer in found)
     if not wanted and found:
@@ -167,23 +230,23 @@ def one_torch(look: Look) -> Iterator[str]:
 
 def not_root(look: Look) -> Iterator[str]:
     """Yield a fault if the image runs as root."""
-    user = look.image.config.user
+    user = look.image.config.get("User") or ""
     if user.partition(":")[0] in {"", "0", "root"}:
         yield f"the user is {user or 'not set'}, so it runs as root: USER 10001:10001"
 
 
 def healthy(look: Look) -> Iterator[str]:
     """Yield a fault if nothing checks whether a container is healthy."""
-    if look.image.config.healthcheck[:1] in {(), ("NONE",)}:
+    if (look.image.config.get("Healthcheck") or {}).get("Test") in (None, [], ["NONE"]):
         yield "there is no HEALTHCHECK: the base has one; do not turn it off"
 
 
 def no_compiler(look: Look) -> Iterator[str]:
     """Yield the compilers on PATH; those inside Python packages compile kernels and may stay."""
-    said = look.image.config.environment.get("PATH", "").split(":")
+    said = look.image.environment.get("PATH", "").split(":")
     folders = {*_PATH, *(folder.strip("/") for folder in said)}
     found = collections.defaultdict(list)
-    for path, (_, layer) in look.seen.files.items():
+    for path, (_, layer) in look.files.items():
         folder, command = posixpath.split(path)
         if folder in folders and _COMPILER.fullmatch(command):
             found[layer.number].append(path)
@@ -199,7 +262,7 @@ def no_cache(look: Look) -> Iterator[str]:
     for layer in look.image.layers:
         found = [file for file in layer.files if _CACHE.fullmatch(file.path)]
         if found and look.is_ours(layer):
-            total = sizes.shown(sum(file.bytes for file in found))
+            total = shown(sum(file.bytes for file in found))
             yield (
                 f"{name(layer)} has {total} of a package manager's cache: "
                 f"{_first([file.path for file in found])}; use RUN --mount=type=cache"
@@ -208,7 +271,7 @@ def no_cache(look: Look) -> Iterator[str]:
 
 def no_secret(look: Look) -> Iterator[str]:
     """Yield variables that look like secrets: whoever has the image can read them."""
-    for variable, value in look.image.config.environment.items():
+    for variable, value in look.image.environment.items():
         if specs.is_secret(variable, value):
             yield (
                 f"the variable {variable} looks like a secret; pass it as a file when the "
@@ -238,7 +301,7 @@ def name(layer: Layer) -> str:
 
 def _heaviest(layer: Layer) -> str:
     largest = layer.largest_directories(_NAMED)
-    return ", ".join(f"{path} {sizes.shown(count)}" for path, count in largest)
+    return ", ".join(f"{path} {shown(count)}" for path, count in largest)
 
 
 def _first(paths: list[str]) -> str:

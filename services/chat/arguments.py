@@ -7,11 +7,55 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from services.errors import ConfigurationError
+from services.hub import HubModel, is_hub_id
 
 if TYPE_CHECKING:
-    from services.chat.served_model import ServedModel
     from services.settings.sections import ChatSettings
+
+DEMO_NAME = "bentovox-demo"
+DEMO_DIRECTORY = Path(__file__).with_name("demo_model")
+
+
+class ServedModel(NamedTuple):
+    """What vLLM loads, a path or id, and the name that clients use."""
+
+    source: str
+    name: str
+
+
+def resolve(chat: ChatSettings) -> ServedModel:
+    """Return the model of these settings.
+
+    Raises:
+        ConfigurationError: it is not there, or not a model; the message names it.
+    """
+    if chat.model == DEMO_NAME:
+        return ServedModel(str(DEMO_DIRECTORY), chat.served_model_name or DEMO_NAME)
+    path = Path(chat.model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigurationError(
+                f"BENTOVOX_CHAT__MODEL={chat.model}: the directory has no config.json; give a "
+                "model directory in Hugging Face's layout."
+            )
+        return ServedModel(str(path), chat.served_model_name or path.resolve().name)
+    if not is_hub_id(chat.model):
+        raise ConfigurationError(
+            f"BENTOVOX_CHAT__MODEL={chat.model}: there is no such directory, and it is no Hugging "
+            f"Face id such as Qwen/Qwen3-0.6B; `{DEMO_NAME}` is shipped."
+        )
+    hub = HubModel(chat.model, ("config.json",), chat.revision or "main")
+    if hub.is_offline and hub.cached() is None:
+        raise ConfigurationError(
+            f"BENTOVOX_CHAT__MODEL={chat.model} is not in {hub.cache}, and HF_HUB_OFFLINE is set; "
+            f"unset it once to download, or run `hf download {chat.model}` where a hub can be "
+            "reached."
+        )
+    return ServedModel(chat.model, chat.served_model_name or chat.model)
+
 
 log = logging.getLogger("bentovox.chat")
 
@@ -21,17 +65,13 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    # fmt: off
-    arguments = [
-        "--model", model.source,
-        "--served-model-name", model.name,
-        "--dtype", chat.dtype,
-        "--shutdown-timeout", str(chat.shutdown_s),
-        # With the default, the first constraint after a start decides which library compiles all.
-        "--structured-outputs-config.backend", "xgrammar",
-    ]
-    # fmt: on
     valued = {
+        "--model": model.source,
+        "--served-model-name": model.name,
+        "--dtype": chat.dtype,
+        "--shutdown-timeout": str(chat.shutdown_s),
+        # With the default, the first constraint after a start decides which library compiles all.
+        "--structured-outputs-config.backend": "xgrammar",
         "--revision": chat.revision,
         "--max-model-len": chat.max_model_len,
         "--tensor-parallel-size": chat.tensor_parallel_size,
@@ -41,7 +81,7 @@ def parse_arguments(chat: ChatSettings, model: ServedModel) -> Any:
         "--reasoning-parser": chat.reasoning_parser,
         "--distributed-executor-backend": "uni" if computes_here(chat) else "",
     }
-    arguments += [part for name, value in valued.items() if value for part in (name, str(value))]
+    arguments = [part for name, value in valued.items() if value for part in (name, str(value))]
     flags = {
         "--enforce-eager": chat.enforce_eager,
         "--trust-remote-code": chat.trust_remote_code,

@@ -55,38 +55,18 @@ _BATCHED: Final = {
 
 @dataclass(frozen=True)
 class Bounds:
-    """The limits of one request.
+    """The limits of one request: the settings', and bytes of one field's texts and of the body."""
 
-    Attributes:
-        sequences: answers.
-        batch: texts to embed, score or rank.
-        items: objects and texts in one field.
-        text_bytes: the texts in one field, by the model's context.
-        body_bytes: the body.
-        grammar_bytes: all constraints on the answers.
-        grammar_items: choices, enum values and properties in them.
-    """
-
-    sequences: int
-    batch: int
-    items: int
+    chat: ChatSettings
     text_bytes: int
     body_bytes: int
-    grammar_bytes: int
-    grammar_items: int
 
     @classmethod
     def of(cls, chat: ChatSettings, max_model_len: int, *, multimodal: bool) -> Bounds:
         """Return the bounds for a model with a context of `max_model_len` tokens."""
         text = max_model_len * _BYTES_PER_TOKEN + _BYTES_BESIDE
         return cls(
-            sequences=chat.request_sequences,
-            batch=chat.request_batch,
-            items=chat.request_items,
-            text_bytes=text,
-            body_bytes=chat.body_limit_bytes if multimodal else min(text, chat.body_limit_bytes),
-            grammar_bytes=chat.grammar_kib << 10,
-            grammar_items=chat.grammar_items,
+            chat, text, chat.body_limit_bytes if multimodal else min(text, chat.body_limit_bytes)
         )
 
     def cost(self, path: str, body: Mapping[str, Any]) -> int:
@@ -108,7 +88,7 @@ class Bounds:
 
     def _check_items(self, name: str, value: Any) -> None:
         """Count the objects and texts of a field, which vLLM makes objects of."""
-        items, text = 0, 0
+        items, text, most = 0, 0, self.chat.request_items
         for node in nodes(name, value):
             if isinstance(node, str):
                 text += 0 if node.startswith("data:") else len(node)
@@ -118,8 +98,8 @@ class Bounds:
                 if name in _TOKENS:
                     _check_tokens(name, node)
                 items += sum(isinstance(inner, str) for inner in node)
-            if items > self.items:
-                raise _over(name, f"over {self.items}", self.items, "items", "REQUEST_ITEMS")
+            if items > most:
+                raise _over(name, f"over {most}", most, "items", "REQUEST_ITEMS")
         if text > self.text_bytes:
             raise TooLargeError(
                 f"{name}: {text} characters, more than fit in this model's context",
@@ -131,16 +111,18 @@ class Bounds:
         answers = max(1, _whole(body.get("n")), _whole(body.get("best_of")))
         prompts = max(_count(body.get("prompt")), _count(body.get("prompt_embeds")))
         sequences = answers * prompts * (_BEAM if body.get("use_beam_search") else 1)
-        if sequences > self.sequences:
+        most = self.chat.request_sequences
+        if sequences > most:
             name = "n" if answers > 1 or prompts == 1 else "prompt"
-            raise _over(name, sequences, self.sequences, "answers", "REQUEST_SEQUENCES")
+            raise _over(name, sequences, most, "answers", "REQUEST_SEQUENCES")
         return sequences
 
     def _pooled(self, body: Mapping[str, Any], names: tuple[str, ...]) -> int:
         counts = {name: _count(body.get(name)) for name in names}
+        most = self.chat.request_batch
         for name, count in counts.items():
-            if count > self.batch:
-                raise _over(name, count, self.batch, "texts", "REQUEST_BATCH")
+            if count > most:
+                raise _over(name, count, most, "texts", "REQUEST_BATCH")
         return -(-max(counts.values()) // _POOLED_PER_SLOT)
 
 

@@ -80,15 +80,16 @@ def find(path: str, body: Mapping[str, Any], bounds: Bounds) -> list[Constraint]
     """
     found: list[Constraint] = []
     size, items = 0, 0
+    most_bytes, most_items = bounds.chat.grammar_kib << 10, bounds.chat.grammar_items
     for field, kind, value in _given(path, body):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         size += len(text.encode("utf-8", "surrogatepass"))
-        if size > bounds.grammar_bytes:
-            raise too_many(field, f"{_BINDS} over {bounds.grammar_bytes} bytes", "GRAMMAR_KIB")
+        if size > most_bytes:
+            raise too_many(field, f"{_BINDS} over {most_bytes} bytes", "GRAMMAR_KIB")
         count = len(value) if isinstance(value, list) else _items(field, value)
         items += count
-        if items > bounds.grammar_items:
-            what = f"{_BINDS} over {bounds.grammar_items} choices, enum values and properties"
+        if items > most_items:
+            what = f"{_BINDS} over {most_items} choices, enum values and properties"
             raise too_many(field, what, "GRAMMAR_ITEMS")
         if isinstance(value, list):
             text = json.dumps({"enum": value})  # equivalent to the choices
@@ -134,60 +135,43 @@ def _tools(tools: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _items(field: str, root: Any) -> int:
-    """Return the number of choices, enum values and properties of a schema.
-
-    Raises:
-        InvalidRequestError: it is nested too deeply, or refers to itself.
-    """
-    count = 0
-    references = _References(field, root)
+    """Return the number of choices, enum values and properties of a schema."""
+    count, sound = 0, set[int]()
     for node in nodes(field, root) if isinstance(root, dict) else ():
         if isinstance(node, dict):
             for name, value in node.items():
                 if isinstance(value, _COUNTED_IN.get(name, ())):
                     count += len(value)
             if isinstance(node.get("$ref"), str):
-                references.follow(node)
+                _follow(field, root, node, sound)
     return count
 
 
-class _References:
-    """The references of one schema, and the nodes that are known to be sound."""
+def _follow(field: str, root: Any, node: Any, sound: set[int], seen: tuple[str, ...] = ()) -> None:
+    """Refuse a reference that leads back to itself before anything is described.
 
-    def __init__(self, field: str, root: Any) -> None:
-        self._field = field
-        self._root = root
-        self._sound: set[int] = set()
-
-    def follow(self, node: Any, seen: tuple[str, ...] = ()) -> None:
-        """Refuse a reference that leads back to itself before anything is described.
-
-        `seen` is the path to here: references, and the names of the choices between them.
-        """
-        if not isinstance(node, dict) or id(node) in self._sound:
-            return
-        if len(seen) > DEPTH:
-            raise invalid(self._field, f"more than {DEPTH} references and choices in a row")
-        if isinstance(target := node.get("$ref"), str):
-            if not target.startswith("#"):
-                raise self._fault(target, "points outside the schema; references begin with #")
-            if target in seen:
-                raise self._fault(target, "refers to itself and so describes nothing")
-            self.follow(self._at(target), (*seen, target))
-        for name in _CHOSEN & node.keys():
-            for inner in node[name] if isinstance(node[name], list) else ():
-                self.follow(inner, (*seen, name))
-        self._sound.add(id(node))
-
-    def _at(self, pointer: str) -> Any:
-        node: Any = self._root
-        for part in pointer.removeprefix("#").split("/")[1:]:
+    `sound` are the nodes that are known to be so, and `seen` is the path to here: references, and
+    the names of the choices between them.
+    """
+    if not isinstance(node, dict) or id(node) in sound:
+        return
+    if len(seen) > DEPTH:
+        raise invalid(field, f"more than {DEPTH} references and choices in a row")
+    if isinstance(target := node.get("$ref"), str):
+        why = "" if target not in seen else "refers to itself and so describes nothing"
+        if not target.startswith("#"):
+            why = "points outside the schema; references begin with #"
+        if why:
+            raise invalid(field, f"$ref {shown(target)} {why}")
+        there: Any = root
+        for part in target.removeprefix("#").split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
-            node = node.get(key) if isinstance(node, dict) else None
-        return node
-
-    def _fault(self, target: str, why: str) -> Exception:
-        return invalid(self._field, f"$ref {shown(target)} {why}")
+            there = there.get(key) if isinstance(there, dict) else None
+        _follow(field, root, there, sound, (*seen, target))
+    for name in _CHOSEN & node.keys():
+        for inner in node[name] if isinstance(node[name], list) else ():
+            _follow(field, root, inner, sound, (*seen, name))
+    sound.add(id(node))
 
 
 def _read(value: Any) -> Any:

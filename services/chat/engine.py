@@ -15,34 +15,97 @@ import signal
 import threading
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from services.chat.arguments import on_cpu, parse_arguments, set_environment
+from services.chat.arguments import on_cpu, parse_arguments, resolve, set_environment
 from services.chat.bounds import Bounds
 from services.chat.intake import Intake
-from services.chat.served_model import resolve
-from services.chat.stream_errors import Answer
 from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError
-from services.openai.errors import error_from
+from services.openai.errors import error_from, fault_of
+from services.openai.events import EVENT_STREAM, UNBUFFERED, chunk, is_of
 from services.processes import end_orphans
 from services.server.serving import Readiness
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import FrameType
 
     from services.chat.constraints import Constraint
     from services.settings.sections import ChatSettings
 
+
 log = logging.getLogger("bentovox.chat")
 
+_FAULT: Final = b'data: {"error"'
+_SAID_BEFOREHAND: Final = (b"event: response.created\n", b"event: response.in_progress\n")
+_OK: Final = 200
 _WATCH_S = 0.25
 _UNREAD = (
     "has a feature that xgrammar does not support: multipleOf, uniqueItems, contains, an unknown "
     "format, several allOf, a length beside a pattern or format, or patternProperties or "
     "propertyNames beside others"
 )
+
+
+class Answer:
+    """ASGI's `send` for vLLM's application: a broken stream must not look complete.
+
+    vLLM sends the head of a stream before the engine has answered, reports errors as events of its
+    own shape, and ends with `[DONE]` all the same. Here the head waits for the engine's first
+    output. An error before that gets its HTTP status; a later one becomes an event of OpenAI's
+    shape, and the connection is closed without the last chunk.
+    """
+
+    def __init__(self, send: Callable[[Any], Awaitable[None]], *, events: bool) -> None:
+        """With `events`, the path's streams have named events (/v1/responses)."""
+        self._send = send
+        self._events = events
+        self._held: list[Any] = []
+        self.streams = False
+        self._sent_events = 0
+        self.error: ServiceError | None = None
+
+    async def send(self, message: Any) -> None:
+        """Send a message, or hold it until the engine's first output."""
+        if self.error is not None:
+            return
+        if message["type"] == "http.response.start":
+            is_stream = is_of(message["headers"], EVENT_STREAM.encode())
+            self.streams = message["status"] == _OK and is_stream
+            if self.streams:
+                self._held = [{**message, "headers": [*message["headers"], *UNBUFFERED]}]
+                return
+        elif self.streams:
+            body: bytes = message.get("body", b"")
+            if body.startswith(_FAULT):
+                said = body.removeprefix(b"data: ").partition(b"\n")[0]
+                code = json.loads(said)["error"].get("code")
+                status = code if isinstance(code, int) and code > _OK else 500
+                await self.break_off(error_from(status, said))
+                return
+            self._sent_events += 1
+            if self._held:
+                self._held.append(message)
+                if body.startswith(_SAID_BEFOREHAND):
+                    return
+                for held in self._held:
+                    await self._send(held)
+                self._held = []
+                return
+        await self._send(message)
+
+    async def break_off(self, error: ServiceError) -> None:
+        """End the answer with `error`, as an event if the stream has begun."""
+        begun = self.streams and not self._held
+        self.error, self._held = error, []
+        head = b""
+        event: dict[str, Any] = {"error": fault_of(error)}
+        if self._events:
+            head = b"event: error\n"
+            event = {**fault_of(error), "type": "error", "sequence_number": self._sent_events}
+        if begun:
+            await self._send(chunk(head + b"data: " + json.dumps(event).encode() + b"\n\n"))
 
 
 class VllmServer:
@@ -62,12 +125,7 @@ class VllmServer:
         self._intake: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request that the shell has admitted.
-
-        Raises:
-            UnavailableError: the engine is not running.
-            ServiceError: the request is refused, see `Intake.take`, or the answer broke off.
-        """
+        """Answer a request that the shell has admitted."""
         self._expect_ready()
         receive = await self._intake.take(scope, receive)
         answer = Answer(send, events=scope["path"] == "/v1/responses")
@@ -136,7 +194,18 @@ class VllmServer:
         app.user_middleware = []
         app.middleware_stack = FastAPI.build_middleware_stack(app)
         await stack.enter_async_context(app.router.lifespan_context(app))
-        self._intake = self._made_intake(app)
+        model = self._engine.model_config
+        self._intake = Intake(
+            _declared_models(app),
+            Bounds.of(self.settings, model.max_model_len, multimodal=model.is_multimodal_model),
+            Trial(
+                lambda: _tokenizer_json(self._engine.get_tokenizer(), model.get_vocab_size()),
+                _parse,
+                limit_s=self.settings.grammar_s,
+                wait_s=self.settings.deadline_s,
+                waiting=max(1, self.settings.slots // 8),  # each takes a slot; there are two queues
+            ),
+        )
         stack.push_async_callback(self._intake.trial.close)
         self._app = app
         await self._engine.check_health()
@@ -148,14 +217,23 @@ class VllmServer:
         if ended := end_orphans():
             log.warning("ended engine processes that a killed worker left behind: %s", ended)
         set_environment(self.settings)
-        with _nothing_collected():
+        # Nothing is collected while so much is imported, nor later of that: so does vLLM's server.
+        gc.disable()
+        try:
             from vllm.entrypoints.launchers.api_server.app_state import init_app_state
             from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
             from vllm.entrypoints.launchers.app import build_app
 
             if on_cpu(self.settings):
-                _look_at_the_model_here()
+                # vLLM inspects the model's class in a new process, to keep CUDA out of this one.
+                # Here it is quicker to do it at once; there is no setting.
+                from vllm.model_executor.models import registry
+
+                registry._run_in_subprocess = lambda look: look()  # noqa: SLF001
             arguments = parse_arguments(self.settings, self._model)
+        finally:
+            gc.freeze()
+            gc.enable()
         where = "the CPU" if on_cpu(self.settings) else "the GPU"
         log.info("loading %s into vLLM on %s", self._model.name, where)
         engine = await stack.enter_async_context(build_async_engine_client(arguments))
@@ -164,21 +242,6 @@ class VllmServer:
         await init_app_state(engine, app.state, arguments, tasks)
         return app
 
-    def _made_intake(self, app: Any) -> Intake:
-        chat, engine = self.settings, self._engine
-        model = engine.model_config
-        return Intake(
-            _declared_models(app),
-            Bounds.of(chat, model.max_model_len, multimodal=model.is_multimodal_model),
-            Trial(
-                lambda: _tokenizer_json(engine.get_tokenizer(), model.get_vocab_size()),
-                _parse,
-                limit_s=chat.grammar_s,
-                wait_s=chat.deadline_s,
-                waiting=max(1, chat.slots // 8),  # each takes a slot; there are two queues
-            ),
-        )
-
     async def _watch(self) -> None:
         """End this process when the engine dies; BentoML's supervisor starts a new one."""
         while not self._engine.errored:  # noqa: ASYNC110  vLLM tells by a flag only
@@ -186,20 +249,6 @@ class VllmServer:
         log.error("the engine died; ending this worker so that it is started anew")
         self._status = "failed"
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Import with the garbage collector off, and exclude what was imported from later runs.
-
-    It would traverse all of it again and again. vLLM does the same once its server runs.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @contextmanager
@@ -250,16 +299,6 @@ class _ExitHandle:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _look_at_the_model_here() -> None:
-    """Let vLLM inspect the model's class in this process instead of a new one, which is slow.
-
-    The new one would keep CUDA out of this process.
-    """
-    from vllm.model_executor.models import registry
-
-    registry._run_in_subprocess = lambda look: look()  # noqa: SLF001  it has no setting
-
-
 def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:
     """Return the pydantic models of the bodies of each of vLLM's paths."""
     declared: dict[str, tuple[Any, ...]] = {}
@@ -291,11 +330,7 @@ def _tokenizer_json(tokenizer: Any, vocab_size: int) -> str:
 
 
 def _parse(constraint: Constraint) -> None:
-    """Check that a schema can be converted, which is quick, unlike compiling it.
-
-    Raises:
-        Exception: it cannot; xgrammar's exceptions are of many types.
-    """
+    """Check that a schema can be converted, which is quick, unlike compiling it."""
     import xgrammar
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.chat import served_model
-from services.chat.arguments import runs_code, sleeps_after_s
+from services.chat.arguments import resolve, runs_code, sleeps_after_s
 from services.chat.engine import VllmServer
 from services.openai.documents import of_models
 from services.openai.paths import ROUTES
@@ -18,7 +17,7 @@ from services.settings import provenance, settings
 
 def _chosen() -> str:
     chat = settings().chat
-    name = served_model.resolve(chat).name
+    name = resolve(chat).name
     runs = "; it runs code that the model brings along" if runs_code(chat) else ""
     return f"chat is vLLM with {name} ({provenance('chat.model')}){runs}"
 

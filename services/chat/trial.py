@@ -85,8 +85,14 @@ class Trial:
             if fault is None:
                 fault = "" if constraint.is_plain else await self._try(key, constraint)
                 if not fault and constraint.kind == "json":
-                    await self._parsed(constraint)
-                self._remember(key, fault)
+                    try:
+                        await asyncio.to_thread(self._parse, constraint)
+                    except Exception as error:
+                        raise _refusal(constraint, str(error)) from error
+                self._found.pop(key, None)
+                self._found[key] = fault, time.monotonic() + _REFUSED_S if fault else math.inf
+                if len(self._found) > _REMEMBERED:
+                    self._found.pop(next(iter(self._found)))
             if fault:
                 raise _refusal(constraint, fault)
 
@@ -98,12 +104,6 @@ class Trial:
     def _remembered(self, key: bytes) -> str | None:
         fault, until = self._found.get(key, ("", 0.0))
         return fault if time.monotonic() < until else None
-
-    def _remember(self, key: bytes, fault: str) -> None:
-        self._found.pop(key, None)
-        self._found[key] = fault, time.monotonic() + _REFUSED_S if fault else math.inf
-        if len(self._found) > _REMEMBERED:
-            self._found.pop(next(iter(self._found)))
 
     async def _try(self, key: bytes, constraint: Constraint) -> str:
         """Return what is wrong with a constraint, or ""."""
@@ -125,12 +125,6 @@ class Trial:
             "shorter repetitions"
         )
 
-    async def _parsed(self, constraint: Constraint) -> None:
-        try:
-            await asyncio.to_thread(self._parse, constraint)
-        except Exception as error:
-            raise _refusal(constraint, str(error)) from error
-
 
 @dataclass
 class _Process:
@@ -145,8 +139,12 @@ class _Process:
 
     async def ask(self, constraint: Constraint) -> str | None:
         """Return what is wrong with a constraint, or ""; None if it takes too long."""
-        asked = json.dumps({"kind": _kind(constraint), "text": constraint.text})
-        fault = None
+        kind: str = constraint.kind
+        text = constraint.text
+        lines = (re.sub(r"(#|//).*$", "", line).strip() for line in text.split("\n"))
+        if kind == "grammar" and not any("::=" in line for line in lines):
+            kind = "lark"  # as in vLLM
+        asked, fault = json.dumps({"kind": kind, "text": text}), None
         try:
             process = self._process or await self._start()
             with contextlib.suppress(TimeoutError):
@@ -157,7 +155,10 @@ class _Process:
             if fault is None:
                 await self.close()  # it is still busy
             else:
-                self._rest()
+                if self._idle is not None:
+                    self._idle.cancel()
+                # It takes some 300 MB, so it ends once it stays idle.
+                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill_if_idle)
 
     async def close(self) -> None:
         """End the process."""
@@ -175,12 +176,6 @@ class _Process:
         async with asyncio.timeout(_START_S):
             await _exchange(process, json.dumps(tokenizer))
         return process
-
-    def _rest(self) -> None:
-        """Schedule the end of the process, which takes some 300 MB, for when it stays idle."""
-        if self._idle is not None:
-            self._idle.cancel()
-        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill_if_idle)
 
     def _kill_if_idle(self) -> None:
         if not self.admission.in_use:
@@ -210,11 +205,3 @@ async def _exchange(process: Process, line: str) -> bytes:
 
 def _refusal(constraint: Constraint, fault: str) -> InvalidRequestError:
     return invalid(constraint.field, _WHERE.sub("", fault).strip()[:500])
-
-
-def _kind(constraint: Constraint) -> str:
-    """Return the kind for xgrammar: a grammar without `::=` is in Lark's syntax, as in vLLM."""
-    if constraint.kind != "grammar":
-        return constraint.kind
-    lines = (re.sub(r"(#|//).*$", "", line).strip() for line in constraint.text.split("\n"))
-    return "grammar" if any("::=" in line for line in lines) else "lark"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from services.backends.pools import Pools
-from services.conversation.live.socket import RealtimeConversations
-from services.conversation.live_translation.socket import LiveTranslations
+from services.conversation.live.socket import realtime_conversations
+from services.conversation.live.translation import live_translations
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
 from services.openai.documents import document, of_models
@@ -48,11 +48,10 @@ def build(conversation: ConversationSettings, urls: Mapping[str, Sequence[str]])
     if {"chat", "speech", "transcription"} <= pools.by_role.keys():
         realtime, translates = conversation.realtime, conversation.translation.model or None
         live = Admission(Limits(realtime.sessions, 0, conversation.deadline_s))
-        sockets[REALTIME] = RealtimeConversations(pools, realtime, live)
+        sockets[REALTIME] = realtime_conversations(pools, realtime, live)
         metrics = RoleMetrics("conversation")
-        sockets[LIVE_TRANSLATION] = LiveTranslations(pools, translates, live, metrics)
-        speech = SpeechTranslation(pools, conversation)
-        handlers["POST", _SPEECH] = speech
+        sockets[LIVE_TRANSLATION] = live_translations(pools, translates, live, metrics)
+        handlers["POST", _SPEECH] = SpeechTranslation(pools, conversation)
     return RoleApp(
         role="conversation",
         handlers=handlers,

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.errors import InvalidRequestError
+from services.errors import InvalidRequestError, ServiceError
 from services.openai.bounded_json import parse_object
 from services.openai.errors import fault_of
 from services.openai.events import new_id
@@ -31,12 +31,11 @@ from services.openai.transcription import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.types import Scope, Send
 
     from services.audio.formats import LiveFormat
-    from services.errors import ServiceError
 
 AUDIO_CHARACTERS: Final = 15 * 1024 * 1024
 """OpenAI's limit for one `input_audio_buffer.append`."""
@@ -195,6 +194,13 @@ def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) 
     """
     kind = fields.get("type")
     model = kinds.get(kind) if isinstance(kind, str) else None
+    if kind == "transcription_session.update":
+        raise InvalidRequestError(
+            "type transcription_session.update went with OpenAI's beta; send session.update, with "
+            "session.type transcription",
+            param="type",
+            code="invalid_value",
+        )
     if model is None:
         raise InvalidRequestError(
             f"type is not one of {', '.join(kinds)}", param="type", code="invalid_value"
@@ -206,6 +212,21 @@ def event_id_of(fields: dict[str, Any]) -> str | None:
     """Return the client's id of its event, if it sent a valid one."""
     given = fields.get("event_id")
     return given if isinstance(given, str) and len(given) <= _ID_CHARACTERS else None
+
+
+async def act_on(
+    said: str | bytes,
+    act: Callable[[dict[str, Any]], Awaitable[None]],
+    send: Callable[[str], Awaitable[None]],
+) -> None:
+    """Do what a client's message says; send what is wrong with it, and the session goes on."""
+    event_id = None
+    try:
+        fields = read_fields(said)
+        event_id = event_id_of(fields)
+        await act(fields)
+    except ServiceError as error:
+        await send(fault_event(error, event_id))
 
 
 def server_event(kind: str, **fields: object) -> str:

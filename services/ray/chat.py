@@ -14,8 +14,7 @@ from ray.llm._internal.serve.engines.vllm import vllm_models
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 
-from services.chat.arguments import computes_here, engine_arguments, on_cpu, settle_cache
-from services.chat.served_model import resolve
+from services.chat.arguments import computes_here, engine_arguments, on_cpu, resolve, settle_cache
 from services.chat.service import Chat
 from services.ray.config import deployment_of
 from services.ray.mounted import Mounted

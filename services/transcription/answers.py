@@ -41,23 +41,16 @@ _SILENCE: Final = "unknown"  # the language of a recording in which nobody speak
 class Answer:
     """One answer to audio/transcriptions or audio/translations.
 
-    Attributes:
-        engine: what transcribes.
-        request: what it is asked; it has passed the engine's check.
-        recording: the request's audio; it knows its length once it was read.
-        response_format: one of OpenAI's.
-        with_segments: whether verbose_json lists segments.
-        as_events: server-sent events instead of the bare format.
-        on_audio_seconds: called once with the seconds heard.
+    The engine's check has passed `request`, whose audio is `recording`.
     """
 
     engine: TranscriptionEngine
     request: TranscriptionRequest
     recording: Decoding
     response_format: TranscriptFormat
-    with_segments: bool
-    as_events: bool
-    on_audio_seconds: Callable[[float], None]
+    with_segments: bool  # whether verbose_json lists segments
+    as_events: bool  # server-sent events instead of the bare format
+    on_audio_seconds: Callable[[float], None]  # called once with the seconds heard
 
     async def send_to(self, send: Send) -> None:
         """Send the answer: headers once the first segment is known, then each segment in turn.
@@ -69,8 +62,15 @@ class Answer:
         try:
             if self.as_events:
                 await self._stream(send, EVENT_STREAM, self._events, self._done)
-            elif self.response_format in _CUES:
-                await self._send_text(send)
+            elif (written := self.response_format) in _CUES:
+                cue, end = _CUES[written], b"\n" if written == "text" else b""
+                await self._stream(
+                    send,
+                    TEXT_TYPES[written],
+                    lambda index, segment: cue(index, segment).encode(),
+                    lambda _: end,
+                    before=VTT_HEAD if written == "vtt" else "",
+                )
             else:
                 await self._send_document(send)
         except ServiceError:
@@ -85,22 +85,13 @@ class Answer:
     async def _send_document(self, send: Send) -> None:
         async with aclosing(self.engine.transcribe(self.request)) as segments:
             heard = self._heard([segment async for segment in segments])
-        if self.response_format == "json":
-            document = as_json(heard, logprobs=self.request.logprobs)
-        else:
-            document = as_verbose_json(heard, segments=self.with_segments, words=self.request.words)
+        document = (
+            as_json(heard)
+            if self.response_format == "json"
+            else as_verbose_json(heard, segments=self.with_segments)
+        )
         lost = [(LOST_HEADER, f"{heard.lost_s:.2f}".encode())] if heard.lost_s else []
         await send_json(send, document, lost)
-
-    async def _send_text(self, send: Send) -> None:
-        cue = _CUES[self.response_format]
-        await self._stream(
-            send,
-            TEXT_TYPES[self.response_format],
-            lambda index, segment: cue(index, segment).encode(),
-            lambda _: b"\n" if self.response_format == "text" else b"",
-            before=VTT_HEAD if self.response_format == "vtt" else "",
-        )
 
     async def _stream(
         self,
@@ -156,7 +147,7 @@ class Answer:
         if self.request.logprobs:
             done["logprobs"] = logprobs_of(heard.logprobs)
         if self.response_format == "verbose_json":
-            done |= {"language": heard.spoken, **length_of(heard)}
+            done |= {"language": heard.spoken, **heard.length}
         return event(done)
 
     def _heard(self, segments: list[Segment]) -> Heard:
@@ -165,14 +156,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Heard:
-    """A whole transcription.
-
-    Attributes:
-        segments: of speech, in order.
-        request: what the engine was asked.
-        seconds: how much of the recording could be decoded.
-        lost_s: how much more it should be.
-    """
+    """A whole transcription; of the recording `seconds` could be decoded, `lost_s` could not."""
 
     segments: Sequence[Segment]
     request: TranscriptionRequest
@@ -195,35 +179,40 @@ class Heard:
         code = self.segments[0].language if self.segments else self.request.language
         return _SILENCE if code is None else NAMES.get(code, code).lower()
 
+    @property
+    def length(self) -> dict[str, float]:
+        """The recording's length and, if something of it is lost, how much."""
+        lost = {"lost_seconds": round(self.lost_s, 2)} if self.lost_s else {}
+        return {"duration": round(self.seconds, 2), **lost}
 
-def as_json(heard: Heard, *, logprobs: bool) -> dict[str, Any]:
+    @property
+    def usage(self) -> dict[str, Any]:
+        """The usage of OpenAI's whisper-1: whole seconds, rounded up."""
+        return {"type": "duration", "seconds": math.ceil(self.seconds)}
+
+
+def as_json(heard: Heard) -> dict[str, Any]:
     """Return OpenAI's `Transcription`."""
-    answer: dict[str, Any] = {"text": heard.text, "usage": usage_by_duration(heard.seconds)}
-    if logprobs:
+    answer: dict[str, Any] = {"text": heard.text, "usage": heard.usage}
+    if heard.request.logprobs:
         answer["logprobs"] = logprobs_of(heard.logprobs)
     return answer
 
 
-def as_verbose_json(heard: Heard, *, segments: bool, words: bool) -> dict[str, Any]:
+def as_verbose_json(heard: Heard, *, segments: bool) -> dict[str, Any]:
     """Return OpenAI's `TranscriptionVerbose`, with the requested granularities."""
     answer: dict[str, Any] = {
         "task": heard.request.task,
         "language": heard.spoken,
-        **length_of(heard),
+        **heard.length,
         "text": heard.text,
-        "usage": usage_by_duration(heard.seconds),
+        "usage": heard.usage,
     }
     if segments:
         answer["segments"] = [segment_fields(*numbered) for numbered in enumerate(heard.segments)]
-    if words:
+    if heard.request.words:
         answer["words"] = words_of(heard.segments)
     return answer
-
-
-def length_of(heard: Heard) -> dict[str, Any]:
-    """Return the recording's length and, if something of it is lost, how much."""
-    lost = {"lost_seconds": round(heard.lost_s, 2)} if heard.lost_s else {}
-    return {"duration": round(heard.seconds, 2), **lost}
 
 
 def segment_fields(index: int, segment: Segment) -> dict[str, Any]:
@@ -256,11 +245,6 @@ def logprobs_of(tokens: Iterable[Token]) -> list[dict[str, Any]]:
     return [
         {"token": token.text, "logprob": token.logprob, "bytes": [*token.data]} for token in tokens
     ]
-
-
-def usage_by_duration(seconds: float) -> dict[str, Any]:
-    """Return the usage of OpenAI's whisper-1: whole seconds, rounded up."""
-    return {"type": "duration", "seconds": math.ceil(seconds)}
 
 
 def usage_by_tokens(seconds: float, prompt_tokens: int, output_tokens: int) -> dict[str, Any]:

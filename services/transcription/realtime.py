@@ -8,8 +8,7 @@ client sends
     {"type": "input_audio_buffer.commit"}              ends a turn; with server_vad, early
     {"type": "input_audio_buffer.clear"}               forgets the current turn
 
-(or transcription_session.update, from clients that were written for the beta), and gets
-session.created, session.updated, and for each turn
+and gets session.created, session.updated, and for each turn
 
     input_audio_buffer.speech_started, .speech_stopped           with server_vad
     conversation.item.input_audio_transcription.delta            while it lasts, and after
@@ -26,9 +25,11 @@ means that the client was silent for too long).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
+from services.audio.decode import LiveDecoder
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
 from services.openai.events import new_id
 from services.openai.realtime import (
@@ -37,25 +38,25 @@ from services.openai.realtime import (
     ClearEvent,
     CommitEvent,
     accept,
-    event_id_of,
-    fault_event,
+    act_on,
     parse_event,
     query_of,
-    read_fields,
     server_event,
 )
+from services.openai.refusals import invalid
 from services.racing import racing
 from services.server.live import LiveSession
-from services.transcription.live.beta import BetaUpdate, named_as_in_the_beta, shown_in_the_beta
-from services.transcription.live.input_buffer import InputBuffer
-from services.transcription.live.session import Session, SessionUpdate, updated
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ
+from services.transcription.live.session import TURNS, Session, SessionUpdate, updated
 from services.transcription.live.transcriber import Transcriber
+from services.transcription.live.turns import Sound, Started, Stopped, Turn, TurnDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Receive, Scope, Send
 
+    from services.audio.pcm import Samples
     from services.openai.models import Models
     from services.openai.realtime import ClientEvent
     from services.transcription.engines.protocol import TranscriptionEngine
@@ -66,57 +67,35 @@ IDLE_S: Final = 300.0
 TURN_S: Final = 30.0
 """How long a client may be silent within a turn, during which it holds a slot."""
 
-_EVENTS: Final[dict[str, type[ClientEvent]]] = {
-    "session.update": SessionUpdate,
-    "transcription_session.update": BetaUpdate,
-    **BUFFER_EVENTS,
-}
+LEAST_MS: Final = 100
+"""The least audio for `input_audio_buffer.commit`, as at OpenAI."""
+
+_STEP_S: Final = 0.25  # of audio taken in at once: a few milliseconds of work
+
+_EVENTS: Final[dict[str, type[ClientEvent]]] = {"session.update": SessionUpdate, **BUFFER_EVENTS}
 
 
 @dataclass(frozen=True)
 class RealtimeSocket:
-    """The application of the WebSocket, for `RoleApp.sockets`.
+    """The application of the WebSocket, for `RoleApp.sockets`."""
 
-    Attributes:
-        engine: what transcribes; the caller starts and closes it.
-        models: the names that it answers to.
-        on_audio_seconds: called once a turn with the seconds heard.
-    """
-
-    engine: TranscriptionEngine
-    models: Models
-    on_audio_seconds: Callable[[float], None]
+    engine: TranscriptionEngine  # what transcribes; the caller starts and closes it
+    models: Models  # the names that it answers to
+    on_audio_seconds: Callable[[float], None]  # called once a turn with the seconds heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection until it ends.
-
-        Raises:
-            ServiceError: it cannot start, or cannot go on.
-        """
-        session = Session(new_id("sess"), _wanted(scope, self.models))
+        """Serve one connection until it ends."""
+        query = query_of(scope)
+        intent = query.get("intent", ["transcription"])[0]
+        if intent != "transcription":
+            why = f"{intent!r} is not served here; connect with intent=transcription"
+            raise invalid("intent", why, "unsupported_value")
+        model = query.get("model", self.models.names)[0]
+        self.models.check(model)
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
         await accept(scope, send)
-        await _Talk(self, session, scope, send).serve(receive)
-
-
-def _wanted(scope: Scope, models: Models) -> str:
-    """Return the model that the URL names, or the first one.
-
-    Raises:
-        ServiceError: the URL asks for something that is not served.
-    """
-    query = query_of(scope)
-    intent = query.get("intent", ["transcription"])[0]
-    if intent != "transcription":
-        raise InvalidRequestError(
-            f"intent {intent!r} is not served here; connect with intent=transcription",
-            param="intent",
-            code="unsupported_value",
-        )
-    model: str = query.get("model", models.names)[0]
-    models.check(model)
-    return model
+        await _Talk(self, Session(new_id("sess"), model), scope, send).serve(receive)
 
 
 class _Talk(LiveSession):
@@ -132,12 +111,7 @@ class _Talk(LiveSession):
         self._buffer = InputBuffer(socket.engine, session, self._transcriber, self.send)
 
     async def run(self) -> None:
-        """Serve the session until the server ends, or it cannot go on.
-
-        Raises:
-            ServiceError: it cannot go on.
-            HungUpError: the client has gone.
-        """
+        """Serve the session until the server ends, or it cannot go on."""
         async with racing(self._transcriber.run(), self._listen()) as (hearing, listening):
             if hearing.done():
                 await hearing
@@ -152,27 +126,18 @@ class _Talk(LiveSession):
         fault: ServiceError | None = None
         await self.send(server_event("session.created", session=self._buffer.session.shown()))
         try:
-            while (message := await self.next_message(self._patience_s)) is not None:
-                await self._answer(message)
+            while True:
+                patience_s = TURN_S if self._buffer.speaking else IDLE_S
+                if (message := await self.next_message(patience_s)) is None:
+                    break
+                await act_on(message, self._do, self.send)
         except DeadlineError as error:
             fault = error
         await self._buffer.finish()
         return fault
 
-    @property
-    def _patience_s(self) -> float:
-        return TURN_S if self._buffer.speaking else IDLE_S
-
-    async def _answer(self, said: str | bytes) -> None:
-        event_id = None
-        try:
-            fields = read_fields(said)
-            event_id = event_id_of(fields)
-            await self._do(parse_event(fields, _EVENTS))
-        except ServiceError as error:
-            await self.send(fault_event(error, event_id))
-
-    async def _do(self, event: ClientEvent) -> None:
+    async def _do(self, fields: dict[str, Any]) -> None:
+        event = parse_event(fields, _EVENTS)
         if isinstance(event, AppendEvent):
             await self._buffer.append(event.data())
         elif isinstance(event, CommitEvent):
@@ -183,12 +148,165 @@ class _Talk(LiveSession):
             session = updated(self._buffer.session, event.session, self._engine, self._models)
             await self._buffer.follow(session)
             await self.send(server_event("session.updated", session=session.shown()))
-        elif isinstance(event, BetaUpdate):
-            with named_as_in_the_beta():
-                session = updated(
-                    self._buffer.session, event.session.now(), self._engine, self._models
-                )
-            await self._buffer.follow(replace(session, beta=True))
-            await self.send(
-                server_event("transcription_session.updated", session=shown_in_the_beta(session))
-            )
+
+
+class InputBuffer:
+    """Makes turns of the incoming audio, and hands them to `transcriber`."""
+
+    def __init__(
+        self,
+        engine: TranscriptionEngine,
+        session: Session,
+        transcriber: Transcriber,
+        send: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """Start a session; `send` sends an event."""
+        self.session = session  # the settings in force
+        self._engine = engine
+        self._transcriber = transcriber
+        self._send = send
+        self._decoder = LiveDecoder(session.live_format, SAMPLE_RATE_HZ)
+        self._taken = 0  # samples of the whole session
+        self._detector = engine.detector()  # for turns that the client commits
+        self._turn_detector = self._fresh_detector()
+        self._turn: Turn | None = None
+        self._previous: str | None = None
+
+    @property
+    def speaking(self) -> bool:
+        """Whether somebody has spoken in the current turn."""
+        return self._turn is not None and self._turn.audible
+
+    async def append(self, data: bytes) -> None:
+        """Take in audio, no faster than it can be transcribed."""
+        step = int(self._decoder.bytes_per_s * _STEP_S)
+        for begin in range(0, len(data), step):
+            await self._take(self._decoder.feed(data[begin : begin + step]))
+            await self._transcriber.room()
+            if len(data) > step:
+                await asyncio.sleep(0)  # let other sessions run
+
+    async def commit(self) -> None:
+        """End the current turn.
+
+        Raises:
+            InvalidRequestError: there is none (`input_audio_buffer_commit_empty`).
+        """
+        await self._take(self._decoder.finish())
+        heard_ms = self._turn.samples * 1000 // SAMPLE_RATE_HZ if self._turn is not None else 0
+        by_client = self._turn_detector is None
+        if self._turn is not None and not (by_client and heard_ms < LEAST_MS):
+            await self._end_here(self._turn)
+            return
+        why = "nobody is speaking, and server_vad commits what is spoken"
+        if by_client:
+            why = f"the buffer has {heard_ms} ms of sound, at least {LEAST_MS} are needed"
+        raise InvalidRequestError(
+            f"nothing to commit: {why}", code="input_audio_buffer_commit_empty"
+        )
+
+    async def clear(self) -> None:
+        """Forget the current turn."""
+        self._taken += self._decoder.finish().size
+        if self._turn_detector is not None:
+            self._turn_detector.cut()
+        self._forget()
+        await self._send(server_event("input_audio_buffer.cleared"))
+
+    async def finish(self) -> None:
+        """End the current turn if somebody has spoken in it; no more audio comes."""
+        if self._turn is not None and self._turn.audible:
+            await self._end_here(self._turn)
+        self._forget()
+
+    async def follow(self, session: Session) -> None:
+        """Apply new settings; the current turn goes on if it can."""
+        before, self.session = self.session, session
+        if session.live_format != before.live_format:
+            await self._take(self._decoder.finish())
+            self._decoder = LiveDecoder(session.live_format, SAMPLE_RATE_HZ)
+        if session.turns != before.turns:
+            await self._find_turns_anew(by_client=before.turns is None)
+        if self._turn is not None and not self._turn.audible:
+            self._turn.session = session
+
+    async def _find_turns_anew(self, *, by_client: bool) -> None:
+        if self._turn is not None and self.session.turns is None:
+            self._rest(self._turn)
+        elif self._turn is not None and by_client and not self._turn.audible:
+            self._forget()
+        elif self._turn is not None:
+            await self._end_here(self._turn)
+        self._detector = self._engine.detector()
+        self._turn_detector = self._fresh_detector()
+
+    def _fresh_detector(self) -> TurnDetector | None:
+        turns = self.session.turns
+        return None if turns is None else TurnDetector(self._engine.detector(), turns, self._taken)
+
+    async def _take(self, samples: Samples) -> None:
+        self._taken += samples.size
+        if self._turn_detector is None:
+            self._keep(samples)
+            return
+        for event in self._turn_detector.feed(samples):
+            if isinstance(event, Started):
+                turn = self._turn = self._begin(event.start_ms, audible=True)
+                await self._tell("speech_started", turn, audio_start_ms=event.start_ms)
+            elif self._turn is None:
+                continue
+            elif isinstance(event, Sound):
+                self._turn.add(event.samples, speech=event.speech)
+            elif isinstance(event, Stopped):
+                await self._tell("speech_stopped", self._turn, audio_end_ms=event.end_ms)
+                await self._end(self._turn)
+
+    def _keep(self, samples: Samples) -> None:
+        """Keep audio for the client's commit."""
+        if not samples.size:
+            return
+        if self._turn is None:
+            begin = self._taken - samples.size
+            self._turn = self._begin(begin * 1000 // SAMPLE_RATE_HZ, audible=False)
+        probability = max(self._detector.feed(samples), default=0.0)
+        self._turn.add(samples, speech=probability >= TURNS.threshold)
+
+    def _begin(self, start_ms: int, *, audible: bool) -> Turn:
+        turn = Turn(self.session, audible=audible, start_ms=start_ms)
+        self._transcriber.begin(turn)
+        return turn
+
+    def _rest(self, turn: Turn) -> None:
+        """Add what the detector has held back."""
+        if self._turn_detector is not None:
+            turn.add(self._turn_detector.cut(), speech=False)
+
+    async def _end_here(self, turn: Turn) -> None:
+        """End the turn although the detector has not ended it."""
+        self._rest(turn)
+        await self._end(turn)
+
+    async def _end(self, turn: Turn) -> None:
+        """Announce that the turn is complete, and let its text be finished."""
+        await self._tell("committed", turn, previous_item_id=self._previous)
+        item = {
+            "id": turn.id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": [{"type": "input_audio", "transcript": None}],
+        }
+        for kind in ("conversation.item.added", "conversation.item.done"):
+            await self._send(server_event(kind, previous_item_id=self._previous, item=item))
+        self._previous = turn.id
+        self._turn = None
+        turn.end()
+
+    def _forget(self) -> None:
+        if self._turn is not None:
+            self._transcriber.drop(self._turn)
+        self._turn = None
+
+    async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
+        await self._send(server_event(f"input_audio_buffer.{kind}", item_id=turn.id, **fields))

@@ -134,3 +134,13 @@ def test_pipecats_realtime_service_is_interrupted(pipecat: Told, name: str) -> N
     assert spoken["interruptions"] == 1
     expect_cut(spoken["answer"], spoken["kept"])
     assert len(spoken["answer"]) > len(spoken["greeting"])  # it was answered
+
+
+@works(PIPECAT, "live conversations: a response that fails, and those after it")
+def test_pipecats_realtime_service_outlives_a_failed_response(pipecat: Told) -> None:
+    failure = pipecat["failure"]
+    (error,) = failure["errors"]
+    assert "2048" in error
+    assert failure["heard"] == [PLAIN]
+    assert failure["answer"]
+    assert failure["sound_s"] > 0

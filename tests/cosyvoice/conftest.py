@@ -52,22 +52,22 @@ def _babble(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_model(
     upstream: upstream_code.Code, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """Return `tiny_model(family, kind)`: a directory that tests read and never write to.
+    """Return `tiny_model(family)`: a directory that tests read and never write to.
 
     It skips the test where upstream's code is a copy without that family.
     """
     root = tmp_path_factory.mktemp("models")
 
     @cache
-    def build(family: tiny.Family, kind: tiny.Kind = "base") -> Path:
-        return tiny.build(family, root, kind=kind)
+    def build(family: tiny.Family) -> Path:
+        return tiny.build(family, root)
 
-    def built(family: tiny.Family, kind: tiny.Kind = "base") -> Path:
+    def built(family: tiny.Family) -> Path:
         if family not in upstream.families:
             pytest.skip(
                 f"CosyVoice's code in {upstream.root} ({upstream.version}) has no family {family}"
             )
-        return build(family, kind)
+        return build(family)
 
     return built
 
@@ -94,8 +94,8 @@ def _engines(
     with ThreadPoolExecutor(1) as apart:
 
         @cache
-        def start(family: tiny.Family, kind: tiny.Kind) -> CosyVoiceEngine:
-            engine = CosyVoiceEngine(model=str(tiny_model(family, kind)), code=CODE, device="cpu")
+        def start(family: tiny.Family) -> CosyVoiceEngine:
+            engine = CosyVoiceEngine(model=str(tiny_model(family)), code=CODE, device="cpu")
             apart.submit(lambda: asyncio.run(engine.start())).result()
             gc.collect()
             gc.freeze()  # a test that looks for what is left looks through less
@@ -112,16 +112,16 @@ def _engines(
 def engine_of(
     _engines: Callable[..., CosyVoiceEngine], tiny_model: Callable[..., Path]
 ) -> Callable[..., CosyVoiceEngine]:
-    """Return `engine_of(family, kind)`: a started engine, one for the whole run.
+    """Return `engine_of(family)`: a started engine, one for the whole run.
 
     A test speaks with engines of one family: upstream keeps one mel filter bank a process, which
     is why a server has one model. Here it goes with each call.
     """
 
-    def engine(family: tiny.Family, kind: tiny.Kind = "base") -> CosyVoiceEngine:
-        tiny_model(family, kind)  # skips
+    def engine(family: tiny.Family) -> CosyVoiceEngine:
+        tiny_model(family)  # skips
         forget_filters()
-        made = _engines(family, kind)
+        made = _engines(family)
         forget_filters()
         return made
 

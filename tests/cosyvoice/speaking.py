@@ -20,7 +20,7 @@ LONG: Final = (
     "This is one long sentence that goes on without any pause so that it comes in some pieces and "
     "nobody who hears it can tell where."
 )
-"""One segment of families 2 and 3, of more speech tokens than they stream at once."""
+"""One segment, of more speech tokens than are streamed at once."""
 
 LONGER: Final = (
     "This is one very long sentence that goes on and on without any pause so that it comes in many "
@@ -28,7 +28,6 @@ LONGER: Final = (
     "where one of them ends and where the next begins because that is what all of this is about "
     "and what we have been after for all these many days and nights."
 )
-"""One segment of family 1, as `LONG`: it makes 50 tokens a second, and fewer of English text."""
 
 THREE: Final = f"{LONG} And here is another one, with the number 42! A third one follows them."
 TRANSCRIPT: Final = "Hello there my friend."
@@ -51,10 +50,10 @@ UNTOLD: Final = VoiceReference(sound(1), 24_000)
 
 
 def asked(engine: CosyVoiceEngine, text: str | AsyncIterator[str] = SHORT, **fields: Any) -> Any:
-    """Return a request for `engine`, with a voice that it has unless one is given."""
-    if not fields.keys() & {"voice", "reference"}:
-        voices = engine.voices()
-        fields |= {"voice": voices[0].id} if voices else {"reference": ANNA}
+    """Return a request for `engine`, with Anna's voice unless another is given."""
+    del engine
+    if "voice" not in fields:
+        fields.setdefault("reference", ANNA)
     return SynthesisRequest(**{"text": text, "voice": None, "seed": 7, **fields})
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
+import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from services.speech.engines.protocol import VoiceReference
+from tests.cosyvoice.speaking import apart, conversion, frames, sound, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+    from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
     from services.speech.engines.cosyvoice.flow import Part
     from tests.cosyvoice.tiny import Family
 
@@ -26,15 +33,16 @@ REQUESTS = st.tuples(st.integers(0, 60), st.integers(4, 120), st.integers(0, 999
 def said(prompted: int, count: int, seed: int, *, is_last: bool) -> Part:
     import torch  # noqa: PLC0415  heavy
 
-    from services.speech.engines.cosyvoice import flow, modes  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice.prompt import Features, Prompt  # noqa: PLC0415
 
     rng, torch_rng = random.Random(seed), torch.Generator().manual_seed(seed)  # noqa: S311
-    prompt = modes.Prompt(
-        flow_embedding=torch.randn(1, 192, generator=torch_rng),
-        flow_speech=torch.randint(0, 6561, (1, prompted), generator=torch_rng, dtype=torch.int32),
-        flow_mel=torch.randn(1, 2 * prompted, 80, generator=torch_rng),
+    heard = Features(
+        torch.randint(0, 6561, (1, prompted), generator=torch_rng, dtype=torch.int32),
+        torch.randn(1, 2 * prompted, 80, generator=torch_rng),
+        torch.randn(1, 192, generator=torch_rng),
     )
-    return flow.Part(prompt, [rng.randrange(6561) for _ in range(count)], is_last)
+    return flow.Part(Prompt(heard), [rng.randrange(6561) for _ in range(count)], is_last)
 
 
 def upstreams(flow: Any, one: Part, *, streaming: bool) -> Any:
@@ -44,15 +52,15 @@ def upstreams(flow: Any, one: Part, *, streaming: bool) -> Any:
     def length(of: Any) -> Any:
         return torch.tensor([of.shape[1]], dtype=torch.int32)
 
-    token, prompt = torch.tensor([one.tokens], dtype=torch.int32), one.prompt
+    token, heard = torch.tensor([one.tokens], dtype=torch.int32), one.prompt.heard
     return flow.inference(
         token=token,
         token_len=length(token),
-        prompt_token=prompt.flow_speech,
-        prompt_token_len=length(prompt.flow_speech),
-        prompt_feat=prompt.flow_mel,
-        prompt_feat_len=length(prompt.flow_mel),
-        embedding=prompt.flow_embedding,
+        prompt_token=heard.tokens,
+        prompt_token_len=length(heard.tokens),
+        prompt_feat=heard.mel,
+        prompt_feat_len=length(heard.mel),
+        embedding=heard.embedding,
         streaming=streaming,
         finalize=one.is_last,
     )[0]
@@ -94,17 +102,51 @@ def sounded(model: Checkpoint, count: int, larger: list[int]) -> torch.Tensor:
     """Return a segment's sound, where each part may be larger than upstream's by so much."""
     import torch  # noqa: PLC0415  heavy
 
-    from services.speech.engines.cosyvoice import chunks, flow  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice.tokens import Sampler  # noqa: PLC0415  torch
+    from services.speech.engines.cosyvoice.utterance import Segment  # noqa: PLC0415  torch
 
     one = said(40, count, 7, is_last=True)
-    noise = random.Random(7)  # noqa: S311
-    parts, waves = chunks.chunks(model, one.prompt, noise, None), []
+    segment, waves = Segment(model, one.prompt, (), Sampler(model.lm, 7), None), []
+    segment.tokens, segment.complete = list(one.tokens), True
     for most in itertools.cycle(larger):
-        part = parts.next(list(one.tokens), complete=True, most=most)
+        part = segment.next(most)
         assert part is not None
-        parts.take(part)
+        segment.take(part)
         (mel,) = flow.mels(model.vocoder.flow, [part], streaming=True)
-        waves.append(parts.sound(mel, part))
+        waves.append(segment.sound(mel, part))
         if part.is_last:
             return torch.cat(waves, dim=1)
     raise AssertionError
+
+
+async def test_what_a_batch_is_filled_up_to_is_said_instead(
+    engine_of: Callable[..., CosyVoiceEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Voices of four and five seconds, whose parts would be of 128 and 153 tokens."""
+    from services.speech.engines.cosyvoice import flow  # noqa: PLC0415  torch
+
+    engine = engine_of(2)
+    mels, sizes, goes = flow.mels, [], threading.Event()
+
+    def made(model: Any, batch: Any, **named: Any) -> Any:
+        sizes.append([part.size for part in batch])
+        assert goes.wait(60)
+        return mels(model, batch, **named)
+
+    def saying(voice_s: float) -> asyncio.Task[Any]:
+        voice = VoiceReference(sound(1, voice_s), 24_000)
+        nine = conversion(samples=sound(3, 9.0), reference=voice)
+        return asyncio.create_task(frames(engine, nine))
+
+    alone = [np.concatenate(await saying(voice_s)) for voice_s in (4.0, 5.0)]
+    monkeypatch.setattr(flow, "mels", made)
+    before = saying(5.0)  # it holds the flow until the others wait
+    assert await asyncio.to_thread(within, 60, lambda: sizes)
+    two = [saying(voice_s) for voice_s in (4.0, 5.0)]
+    assert await asyncio.to_thread(within, 60, lambda: engine.active == 3)
+    goes.set()
+    for one, heard in zip(alone, await asyncio.gather(*two), strict=True):
+        assert apart(np.concatenate(heard), one) < 1e-4
+    await before
+    assert [153, 153] in sizes

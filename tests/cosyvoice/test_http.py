@@ -14,7 +14,6 @@ from services.audio.encode import to_wav
 from services.audio.pcm import duration_s
 from services.speech.voices import VoiceStore
 from tests.cosyvoice.speaking import SHORT, TRANSCRIPT, sound
-from tests.cosyvoice.tiny import PRESETS
 from tests.decoding import decode
 from tests.speech_app import BODY, Served, fault, recording, shelled
 
@@ -41,11 +40,11 @@ def store(tmp_path: Path) -> VoiceStore:
 
 @pytest.fixture
 async def serving(engine_of: Callable[..., Any], store: VoiceStore) -> AsyncIterator[Serving]:
-    """Return `serving(family, kind)`: the paths of the service with that model."""
+    """Return `serving(family)`: the paths of the service with that model."""
     made: list[Served] = []
 
-    def served(family: int = 2, kind: str = "base", **rules: Any) -> Served:
-        made.append(Served(engine_of(family, kind), store, **rules))
+    def served(family: int = 2, **rules: Any) -> Served:
+        made.append(Served(engine_of(family), store, **rules))
         return made[-1]
 
     yield served
@@ -62,12 +61,12 @@ async def registered(served: Served, **texts: Any) -> dict[str, Any]:
     return voice
 
 
-@pytest.mark.parametrize(("family", "kind"), [(1, "sft"), (2, "base"), (3, "base")])
+@pytest.mark.parametrize("family", [2, 3])
 async def test_every_format_holds_the_same_speech(
-    serving: Serving, serve: Callable[..., Awaitable[str]], family: int, kind: str
+    serving: Serving, serve: Callable[..., Awaitable[str]], family: int
 ) -> None:
-    served = serving(family, kind)
-    voice = PRESETS[1] if kind == "sft" else (await registered(served))["id"]
+    served = serving(family)
+    voice = (await registered(served))["id"]
     url = await serve(shelled(served.app))
     lasts = {}
     async with openai.AsyncOpenAI(api_key="k", base_url=f"{url}/v1", max_retries=0) as client:
@@ -92,8 +91,9 @@ async def test_every_format_holds_the_same_speech(
 
 
 async def test_speech_comes_as_events(serving: Serving) -> None:
-    served = serving(1, "sft")
-    asked = {"input": SHORT, "voice": PRESETS[0], "seed": 1, "response_format": "pcm"}
+    served = serving(2)
+    voice = (await registered(served))["id"]
+    asked = {"input": SHORT, "voice": voice, "seed": 1, "response_format": "pcm"}
     whole = (await served.speech(**asked)).content
     response = await served.speech(**asked, stream_format="sse")
 
@@ -107,7 +107,7 @@ async def test_speech_comes_as_events(serving: Serving) -> None:
     assert b"".join(base64.b64decode(event["audio"]) for event in events) == whole
 
 
-@pytest.mark.parametrize("family", [1, 2, 3])
+@pytest.mark.parametrize("family", [2, 3])
 async def test_a_voice_is_registered_spoken_with_and_gone_when_it_is_deleted(
     serving: Serving, tmp_path: Path, family: int
 ) -> None:
@@ -214,25 +214,15 @@ async def test_cloning_without_a_consent_is_refused(serving: Serving) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fields", "refused"),
+    ("fields", "refused"),
     [
-        ("sft", {"voice": "alloy"}, (404, "voice", "voice_not_found")),
-        ("instruct", {"language": "de"}, (400, "language", "unsupported_language")),
+        ({"voice": "alloy"}, (404, "voice", "voice_not_found")),
+        ({"language": "de"}, (400, "language", "unsupported_language")),
     ],
 )
-async def test_a_mode_that_the_model_lacks_is_refused_clearly(
-    serving: Serving, kind: str, fields: dict[str, Any], refused: tuple[int, str, str]
+async def test_what_the_model_lacks_is_refused_clearly(
+    serving: Serving, fields: dict[str, Any], refused: tuple[int, str, str]
 ) -> None:
-    served = serving(1, kind)
-    assert fault(await served.speech(**{"voice": PRESETS[0], **fields})) == refused
-
-
-async def test_a_model_that_clones_nobody_takes_no_recording(serving: Serving) -> None:
-    served = serving(1, "sft")
-    consent = (await served.consent()).json()["id"]
-    response = await served.form(VOICES, {"audio_sample": PROMPT}, name="Ben", consent=consent)
-    assert response.status_code == 400
-    converted = await served.form(CONVERSION, {"file": PROMPT}, voice=PRESETS[0])
-    assert converted.status_code == 400
-    brought = await served.speech(voice=None, ref_audio=data_url(b"RIFF"), consent=consent)
-    assert fault(brought) == (400, "ref_audio", "unsupported_parameter")
+    served = serving(2)
+    voice = (await registered(served))["id"]
+    assert fault(await served.speech(**{"voice": voice, **fields})) == refused

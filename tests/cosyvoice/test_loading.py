@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import checkpoint, download, features, upstream_code
+from services.speech.engines.cosyvoice import checkpoint, download, prompt, upstream_code
 from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 from tests.cosyvoice import tiny_onnx
 from tests.cosyvoice.conftest import CODE, forget_filters
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
     EngineOf = Callable[..., CosyVoiceEngine]
 
-FAMILIES = pytest.mark.parametrize("family", [1, 2, 3])
+FAMILIES = pytest.mark.parametrize("family", [2, 3])
 
 
 @pytest.fixture
 def copied(tiny_model: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """Return `copied(family, kind)`: a directory of links, whose files a test may replace."""
+    """Return `copied(family)`: a directory of links, whose files a test may replace."""
 
-    def copy(family: Family, kind: str = "base") -> Path:
-        model = tiny_model(family, kind)
+    def copy(family: Family) -> Path:
+        model = tiny_model(family)
         made = tmp_path / model.name
         for path in model.rglob("*"):
             there = made / path.relative_to(model)
@@ -84,11 +84,11 @@ def rewritten(model: Path, old: str, new: str) -> int:
 def test_a_yaml_that_names_foreign_code_is_refused_with_the_line_and_runs_nothing(
     copied: Callable[..., Path], tmp_path: Path, value: str
 ) -> None:
-    model, ran = copied(1, "sft"), tmp_path / "ran"
-    line = rewritten(model, "sample_rate: 22050", f"sample_rate: {value.format(ran=ran)}")
+    model, ran = copied(2), tmp_path / "ran"
+    line = rewritten(model, "sample_rate: 24000", f"sample_rate: {value.format(ran=ran)}")
     with pytest.raises(ConfigurationError) as error:
         loaded(model)
-    assert f"cosyvoice.yaml, line {line}: " in str(error.value)
+    assert f"cosyvoice2.yaml, line {line}: " in str(error.value)
     assert error.value.param == "model"
     assert not ran.exists()
 
@@ -96,10 +96,10 @@ def test_a_yaml_that_names_foreign_code_is_refused_with_the_line_and_runs_nothin
 def test_foreign_code_under_a_key_that_nobody_reads_is_not_run(
     copied: Callable[..., Path], tmp_path: Path
 ) -> None:
-    model, ran = copied(1, "sft"), tmp_path / "ran"
+    model, ran = copied(2), tmp_path / "ran"
     call = f"!apply:os.system ['touch {ran}']"
-    rewritten(model, "sample_rate: 22050", f"evil: {call}\nsample_rate: 22050")
-    assert loaded(model).sample_rate_hz == 22_050
+    rewritten(model, "sample_rate: 24000", f"evil: {call}\nsample_rate: 24000")
+    assert loaded(model).sample_rate_hz == 24_000
     assert not ran.exists()
 
 
@@ -109,9 +109,9 @@ def test_foreign_code_under_a_key_that_nobody_reads_is_not_run(
 def test_a_reference_reaches_nothing_but_what_was_read(
     copied: Callable[..., Path], tmp_path: Path, value: str
 ) -> None:
-    model, ran = copied(1, "sft"), tmp_path / "ran"
+    model, ran = copied(2), tmp_path / "ran"
     call = f"!apply:os.system ['touch {ran}']"
-    rewritten(model, "sample_rate: 22050", f"evil: {call}\nsample_rate: {value.format(ran=ran)}")
+    rewritten(model, "sample_rate: 24000", f"evil: {call}\nsample_rate: {value.format(ran=ran)}")
     with pytest.raises(ConfigurationError):
         loaded(model)
     assert not ran.exists()
@@ -119,16 +119,16 @@ def test_a_reference_reaches_nothing_but_what_was_read(
 
 @pytest.mark.parametrize("content", [b"", b"- 1", b"a: [", b"\xff\xfe\x00", b"llm: 1"])
 def test_a_yaml_that_is_none_is_refused(copied: Callable[..., Path], content: bytes) -> None:
-    model = copied(1, "sft")
-    replaced(model / "cosyvoice.yaml", content)
-    with pytest.raises(ConfigurationError, match=r"cosyvoice\.yaml"):
+    model = copied(2)
+    replaced(model / "cosyvoice2.yaml", content)
+    with pytest.raises(ConfigurationError, match=r"cosyvoice2\.yaml"):
         loaded(model)
 
 
 def test_a_yaml_that_holds_itself_is_refused(copied: Callable[..., Path]) -> None:
-    model = copied(1, "sft")
-    rewritten(model, "sample_rate: 22050", "sample_rate: &a [*a, *a]")
-    with pytest.raises(ConfigurationError, match=r"cosyvoice\.yaml"):
+    model = copied(2)
+    rewritten(model, "sample_rate: 24000", "sample_rate: &a [*a, *a]")
+    with pytest.raises(ConfigurationError, match=r"cosyvoice2\.yaml"):
         loaded(model)
 
 
@@ -150,7 +150,7 @@ def test_loading_leaves_every_random_state_of_the_process_as_it_was(
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family in (1, 2) for name in (download.LLM, *download.NEEDED[family])],
+    [(family, name) for family in (2, 3) for name in (download.LLM, *download.NEEDED[family])],
 )
 def test_a_file_that_is_missing_is_named(
     copied: Callable[..., Path], family: Family, name: str
@@ -174,7 +174,7 @@ def test_a_directory_without_a_recipe_is_no_model(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_are_refused_with_their_directory(
     copied: Callable[..., Path], name: str, broken: str
 ) -> None:
-    model = copied(1, "sft")
+    model = copied(2)
     whole = (model / name).read_bytes()
     contents = {
         "empty": b"",
@@ -189,9 +189,8 @@ def test_weights_that_do_not_fit_are_refused_with_their_directory(
     assert error.value.param == "model"
 
 
-@pytest.mark.parametrize("name", ["spk2info.pt", "llm.pt"])
 def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
-    copied: Callable[..., Path], tmp_path: Path, name: str
+    copied: Callable[..., Path], tmp_path: Path
 ) -> None:
     import torch  # noqa: PLC0415  heavy
 
@@ -201,9 +200,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
 
             return os.system, (f"touch {tmp_path / 'ran'}",)
 
-    model = copied(1, "sft")
-    (model / name).unlink()
-    torch.save({"a": Evil()}, model / name)
+    model = copied(2)
+    (model / "llm.pt").unlink()
+    torch.save({"a": Evil()}, model / "llm.pt")
     with pytest.raises(ConfigurationError, match=model.name):
         loaded(model)
     assert not (tmp_path / "ran").exists()
@@ -212,7 +211,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(
 def test_the_language_model_is_the_file_that_is_chosen(copied: Callable[..., Path]) -> None:
     import torch  # noqa: PLC0415  heavy
 
-    model = copied(1, "sft")
+    model = copied(2)
     weights = torch.load(model / "llm.pt")
     changed = {name: one + 1 for name, one in weights.items()}
     torch.save(changed, model / "llm.rl.pt")
@@ -220,25 +219,25 @@ def test_the_language_model_is_the_file_that_is_chosen(copied: Callable[..., Pat
     assert torch.equal(loaded(model, llm="llm.rl.pt").lm.state_dict()[name], bias)
 
 
-@pytest.mark.parametrize("name", ["campplus.onnx", "speech_tokenizer_v1.onnx"])
+@pytest.mark.parametrize("name", ["campplus.onnx", "speech_tokenizer_v2.onnx"])
 def test_an_encoder_that_is_none_is_named(copied: Callable[..., Path], name: str) -> None:
-    model = copied(1)
+    model = copied(2)
     replaced(model / name, b"nothing")
     with pytest.raises(ConfigurationError, match=name):
         loaded(model)
 
 
 def test_a_module_of_other_width_is_refused(copied: Callable[..., Path]) -> None:
-    model = copied(1, "sft")
-    rewritten(model, "vocab_size: 4096", "vocab_size: 4000")
+    model = copied(2)
+    rewritten(model, "vocab_size: 6561", "vocab_size: 6000")
     with pytest.raises(ConfigurationError, match="weights"):
         loaded(model)
 
 
 def test_a_block_with_an_argument_it_does_not_know_is_refused(copied: Callable[..., Path]) -> None:
-    model = copied(1, "sft")
-    rewritten(model, "vocab_size: 4096", "vocab_size: 4096\n    colour: red")
-    with pytest.raises(ConfigurationError, match=r"cosyvoice\.yaml"):
+    model = copied(2)
+    rewritten(model, "vocab_size: 6561", "vocab_size: 6561\n    colour: red")
+    with pytest.raises(ConfigurationError, match=r"cosyvoice2\.yaml"):
         loaded(model)
 
 
@@ -262,7 +261,7 @@ def test_a_gpu_that_is_not_there_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigurationError, match="no GPU") as error:
-        checkpoint.load(tiny_model(1, "sft"), code_root=None, device="cuda")
+        checkpoint.load(tiny_model(2), code_root=None, device="cuda")
     assert error.value.param == "device"
 
 
@@ -339,10 +338,10 @@ async def test_a_voice_whose_folder_goes_is_still_spoken_with(
 def test_encoders_of_another_model_make_features_of_their_own(
     tiny_model: Callable[..., Path], copied: Callable[..., Path]
 ) -> None:
-    model = copied(1)
+    model = copied(2)
     (model / "campplus.onnx").unlink()
     tiny_onnx.write_campplus(model / "campplus.onnx", seed=5)
-    assert loaded(tiny_model(1)).fingerprint != loaded(model).fingerprint
+    assert loaded(tiny_model(2)).fingerprint != loaded(model).fingerprint
 
 
 @FAMILIES
@@ -358,20 +357,18 @@ def test_features_are_those_of_upstreams_frontend(
         # At the rates of the models, so that nobody resamples.
         heard = torch.from_numpy(sound(seed.samples.size, 3.01, 16_000))[None]
         own = torch.from_numpy(sound(seed.samples.size, 3.01, model.sample_rate_hz))[None]
-        ours = features.compute(
+        ours = prompt.computed(
             model, replace(ANNA, samples=heard[0].numpy(), sample_rate_hz=16_000)
         )
-        mel = features.compute(
+        mel = prompt.computed(
             model, replace(ANNA, samples=own[0].numpy(), sample_rate_hz=model.sample_rate_hz)
         ).mel
         tokens, mel_theirs = (
             theirs._extract_speech_token(heard)[0],
             theirs._extract_speech_feat(own)[0],
         )
-        count = tokens.shape[1]
-        if family > 1:
-            count = min(mel_theirs.shape[1] // 2, count)
-            mel_theirs = mel_theirs[:, : 2 * count]
+        count = min(mel_theirs.shape[1] // 2, tokens.shape[1])
+        mel_theirs = mel_theirs[:, : 2 * count]
         assert torch.equal(ours.tokens, tokens[:, :count])
         assert mel.shape == mel_theirs.shape
         assert (mel - mel_theirs).abs().max() < 1e-3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from services.speech.engines.cosyvoice import modes, randomness
 from services.speech.engines.cosyvoice.stages import Stages
 from tests.cosyvoice.speaking import (
     ANNA,
@@ -27,20 +25,18 @@ from tests.cosyvoice.speaking import (
     spoken,
     within,
 )
-from tests.cosyvoice.upstream_loop import drawing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from services.speech.engines.cosyvoice.engine import CosyVoiceEngine
 
     EngineOf = Callable[..., CosyVoiceEngine]
 
-FAMILIES = pytest.mark.parametrize("family", [1, 2, 3])
-CAUSAL = pytest.mark.parametrize("family", [2, 3])
+FAMILIES = pytest.mark.parametrize("family", [2, 3])
 
 
-@CAUSAL
+@FAMILIES
 async def test_a_stream_is_the_audio_of_one_pass(engine_of: EngineOf, family: int) -> None:
     engine = engine_of(family)
     pieces = await frames(engine, asked(engine, LONG))
@@ -50,7 +46,7 @@ async def test_a_stream_is_the_audio_of_one_pass(engine_of: EngineOf, family: in
     assert apart(np.concatenate(pieces), whole) < 1e-3
 
 
-@CAUSAL
+@FAMILIES
 async def test_a_streamed_conversion_is_that_of_one_pass(engine_of: EngineOf, family: int) -> None:
     engine = engine_of(family)
     one, other = [
@@ -58,64 +54,6 @@ async def test_a_streamed_conversion_is_that_of_one_pass(engine_of: EngineOf, fa
         for one_pass in (False, True)
     ]
     assert apart(one, other) < 1e-3
-
-
-@pytest.mark.parametrize("kind", ["base", "sft"])
-async def test_a_stream_of_family_1_is_upstreams_own(
-    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    # Its flow hears what comes after, so that no stream of it equals one pass; upstream's does not.
-    engine = engine_of(1, kind)
-    ours = await frames(engine, asked(engine, LONGER))
-    theirs = [
-        piece["tts_speech"].numpy().reshape(-1)
-        for piece in upstreams(engine, asked(engine, LONGER), monkeypatch)
-    ]
-    assert len(ours) > 1
-    assert [piece.size for piece in ours] == [piece.size for piece in theirs]
-    assert apart(np.concatenate(ours), np.concatenate(theirs)) < 1e-3
-
-
-def upstreams(
-    engine: CosyVoiceEngine, request: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, Any]]:
-    """Let upstream's own loop answer a request, with the draws that ours makes of its seed."""
-    import copy  # noqa: PLC0415
-
-    import torch  # noqa: PLC0415
-    from cosyvoice.cli import model as upstream  # noqa: PLC0415
-
-    checkpoint = engine._loaded()
-    prompt = modes.prompt(checkpoint, request, None)
-    vocoder = copy.copy(checkpoint.vocoder)
-    vocoder.llm = drawing(checkpoint.lm, randomness.Sampler(checkpoint.lm, request.seed))
-    complete, noise = threading.Event(), random.Random(request.seed)  # noqa: S311
-
-    def tokens_first(*_: Any) -> None:
-        complete.wait()  # for all tokens, in place of a nap of 0.1 s
-
-    def job(*given: Any) -> None:
-        type(vocoder).llm_job(vocoder, *given)
-        complete.set()
-
-    def token2wav(**given: Any) -> Any:
-        with randomness.drawing_from(noise.getrandbits(62), checkpoint.device):
-            return type(vocoder).token2wav(vocoder, **given)
-
-    vocoder.llm_job, vocoder.token2wav = job, token2wav
-    monkeypatch.setattr(upstream.time, "sleep", tokens_first)
-    text = torch.tensor([checkpoint.encode(request.text)], dtype=torch.int32)
-    yield from vocoder.tts(
-        text=text,
-        prompt_text=prompt.text,
-        llm_prompt_speech_token=prompt.lm_speech,
-        llm_embedding=prompt.lm_embedding,
-        flow_prompt_speech_token=prompt.flow_speech,
-        prompt_speech_feat=prompt.flow_mel,
-        flow_embedding=prompt.flow_embedding,
-        stream=True,
-    )
-    monkeypatch.undo()
 
 
 @FAMILIES
@@ -169,9 +107,7 @@ async def test_segments_follow_each_other_without_silence_or_a_click(
     rate_hz = engine.sample_rate_hz
     for piece, made in zip(pieces, tokens, strict=True):
         # All of a segment's audio and nothing beside it.
-        assert piece.size / rate_hz == pytest.approx(
-            len(made) / (50 if family == 1 else 25), abs=0.04
-        )
+        assert piece.size / rate_hz == pytest.approx(len(made) / 25, abs=0.04)
         window = rate_hz // 50
         levels = np.abs(piece[: piece.size // window * window]).reshape(-1, window).max(axis=1)
         assert levels.min() > 0.003  # tiny models are never silent

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.speech.engines.cosyvoice import upstream_code
-from services.speech.engines.cosyvoice.text import LANGUAGES, cross_lingual, normalise
+from services.speech.engines.cosyvoice.text import normalise
 
 if TYPE_CHECKING:
     from services.speech.engines.cosyvoice.text import Language
@@ -109,9 +109,3 @@ def test_where_upstream_spoils_a_text_ours_does_not(
     text: str, language: Language, given_to_the_model: str
 ) -> None:
     assert normalise(text, language) == given_to_the_model
-
-
-@pytest.mark.parametrize("language", LANGUAGES[1])
-def test_family_1_knows_each_language_by_one_token(language: Language) -> None:
-    tokens = upstream().tokenizer.encode(cross_lingual(1, "", language), allowed_special="all")
-    assert len(tokens) == 1

@@ -14,26 +14,14 @@ import sys
 import warnings
 from io import StringIO
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from services.speech.engines.cosyvoice import upstream_code
 from tests.cosyvoice import tiny_onnx, tiny_tokenizer, tiny_yaml
 
-Family = Literal[1, 2, 3]
-Kind = Literal["base", "sft", "instruct"]
+Family = Literal[2, 3]
 
-PRESETS: Final = ("中文女", "英文女", "英文男")
-"""The preset speakers of the `sft` and `instruct` directories of family 1."""
-
-_NAMES = {
-    (1, "base"): "CosyVoice-300M",
-    (1, "sft"): "CosyVoice-300M-SFT",
-    (1, "instruct"): "CosyVoice-300M-Instruct",
-    (2, "base"): "CosyVoice2-0.5B",
-    (3, "base"): "Fun-CosyVoice3-0.5B",
-}
-_SPEECH_TOKENS = {1: 4096, 2: 6561, 3: 6561}
-_FRAMES_A_TOKEN = {1: 2, 2: 4, 3: 4}  # of the 100 log-mel frames a second
+_NAMES = {2: "CosyVoice2-0.5B", 3: "Fun-CosyVoice3-0.5B"}
 _SMALL = 1 << 14  # elements; larger tensors are saved as windows on little noise
 _NEVER = -30.0  # as a logit
 _QWEN = {  # Qwen2.5-0.5B
@@ -45,9 +33,7 @@ _QWEN = {  # Qwen2.5-0.5B
 }
 
 
-def build(
-    family: Family, root: Path, *, kind: Kind = "base", seed: int = 0, full: bool = False
-) -> Path:
+def build(family: Family, root: Path, *, seed: int = 0, full: bool = False) -> Path:
     """Make a directory in `root`, named as its checkpoint is, and return its path.
 
     It holds what inference reads of a real one, with `full` (family 3 only) in the real size. The
@@ -58,41 +44,31 @@ def build(
     from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415
 
     upstream_code.load()
-    folder = root / _NAMES[family, kind]
+    folder = root / _NAMES[family]
     folder.mkdir(parents=True)
-    yaml = f"cosyvoice{'' if family == 1 else family}.yaml"
     sizes = tiny_yaml.FULL if full else {}
-    (folder / yaml).write_text(tiny_yaml.whole(family, sizes), encoding="utf-8")
+    (folder / f"cosyvoice{family}.yaml").write_text(
+        tiny_yaml.whole(family, sizes), encoding="utf-8"
+    )
     with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what upstream's code is made with
         torch.manual_seed(seed)
-        overrides = dict(sizes)
-        if family != 1:
-            text_model = _blank_qwen(folder / "CosyVoice-BlankEN", _QWEN if full else {})
-            overrides["qwen_pretrain_path"] = str(text_model)
+        text_model = _blank_qwen(folder / "CosyVoice-BlankEN", _QWEN if full else {})
+        overrides = {**sizes, "qwen_pretrain_path": str(text_model)}
         modules = load_hyperpyyaml(StringIO(tiny_yaml.speaking(family)), overrides=overrides)
         torch.manual_seed(seed)  # upstream's flow seeds everything with 0
-        llm = modules["llm"].float()
-        _steer_transformer(llm) if family == 1 else _steer_qwen(llm)
+        _steer(modules["llm"].float())
         _sound(modules["flow"], modules["hift"])
         for name in ("llm", "flow", "hift"):
             state = modules[name].state_dict()
             torch.save(_thinned(state) if name == "flow" else state, folder / f"{name}.pt")
-        if kind != "base":
-            speakers = {name: {"embedding": torch.randn(1, 192)} for name in PRESETS}
-            torch.save(speakers, folder / "spk2info.pt")
     tiny_onnx.write_campplus(folder / "campplus.onnx", seed)
-    tiny_onnx.write_speech_tokenizer(
-        folder / f"speech_tokenizer_v{family}.onnx",
-        seed,
-        tokens=_SPEECH_TOKENS[family],
-        frames_a_token=_FRAMES_A_TOKEN[family],
-    )
+    tiny_onnx.write_speech_tokenizer(folder / f"speech_tokenizer_v{family}.onnx", seed)
     return folder
 
 
 def _blank_qwen(folder: Path, sizes: dict[str, int]) -> Path:
-    """Write the language model that families 2 and 3 start from, in bf16 as the real one is."""
+    """Write the language model that both families start from, in bf16 as the real one is."""
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
     from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: PLC0415
@@ -132,21 +108,8 @@ def _blank_qwen(folder: Path, sizes: dict[str, int]) -> Path:
     return folder
 
 
-def _steer_transformer(lm: Any) -> None:
-    """Make family 1's language model end an utterance about ten tokens after it may.
-
-    Its last layer norm makes every logit as likely as the others; the end token is lifted to stand
-    among the 25 that are drawn from.
-    """
-    _randomise(lm)
-    lm.llm_decoder.weight.normal_(0, tiny_yaml.WIDTH**-0.5)
-    lm.llm_decoder.bias.zero_()
-    lm.llm_decoder.weight[lm.speech_token_size] = 0.0
-    lm.llm_decoder.bias[lm.speech_token_size] = 3.5
-
-
-def _steer_qwen(lm: Any) -> None:
-    """Make the language models of families 2 and 3 end as family 1's, and fill when text is short.
+def _steer(lm: Any) -> None:
+    """Make a language model end an utterance soon after it may, and fill when text is short.
 
     Three of the hidden channels are reserved: a constant (family 3's decoder has no bias), a mark
     on the token that ends the text, and whether attention has found that mark. Before the end of

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 _MELS, _BINS, _EMBEDDING = 128, 80, 192
 _GAIN = 8.0  # makes recordings that differ a little differ much
-_DIGITS = {4096: (8, 4), 6561: (3, 8)}  # base and number of digits of a speech token
+_BASE, _DIGITS = 3, 8  # of a speech token, of which there are 6561
+_FRAMES_A_TOKEN = 4
 
 
 def write_campplus(path: Path, seed: int) -> None:
@@ -35,13 +36,12 @@ def write_campplus(path: Path, seed: int) -> None:
     )
 
 
-def write_speech_tokenizer(path: Path, seed: int, *, tokens: int, frames_a_token: int) -> None:
+def write_speech_tokenizer(path: Path, seed: int) -> None:
     """Write the tokenizer: feats [1, 128, T] of log mel and feats_length [1] to indices [1, T'].
 
-    T' is T over `frames_a_token`, rounded up. As in the real one each token is a number whose
+    T' is a quarter of T, rounded up. As in the real one each token is a number whose
     digits are quantised projections of its frames.
     """
-    base, digits = _DIGITS[tokens]
     axis = np.array([2], dtype=np.int32)
     write(
         path,
@@ -58,8 +58,8 @@ def write_speech_tokenizer(path: Path, seed: int, *, tokens: int, frames_a_token
                 "pooled",
                 (
                     ("ceil_mode", 1),
-                    ("kernel_shape", [frames_a_token]),
-                    ("strides", [frames_a_token]),
+                    ("kernel_shape", [_FRAMES_A_TOKEN]),
+                    ("strides", [_FRAMES_A_TOKEN]),
                 ),
             ),
             Node("Transpose", ["pooled"], "steps", (("perm", [0, 2, 1]),)),
@@ -74,10 +74,10 @@ def write_speech_tokenizer(path: Path, seed: int, *, tokens: int, frames_a_token
         constants={
             "start": np.array([0], dtype=np.int32),
             "axis": axis,
-            "weight": _projection(_MELS, digits, seed),
-            "base": np.float32([base]),
-            "highest": np.float32([base - 1]),
-            "powers": np.float32([base**digit for digit in range(digits)]),
+            "weight": _projection(_MELS, _DIGITS, seed),
+            "base": np.float32([_BASE]),
+            "highest": np.float32([_BASE - 1]),
+            "powers": np.float32([_BASE**digit for digit in range(_DIGITS)]),
         },
         output=Port("indices", "int32", ("B", "T'")),
     )

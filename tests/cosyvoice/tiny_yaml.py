@@ -58,95 +58,6 @@ _CFM = """\
                 reg_loss_type: 'l1'
 """
 
-_FAMILY_1 = f"""\
-sample_rate: 22050
-text_encoder_input_size: {WIDTH}
-llm_input_size: {WIDTH}
-llm_output_size: {WIDTH}
-spk_embed_dim: 192
-
-llm: !new:cosyvoice.llm.llm.TransformerLM
-    text_encoder_input_size: !ref <text_encoder_input_size>
-    llm_input_size: !ref <llm_input_size>
-    llm_output_size: !ref <llm_output_size>
-    text_token_size: 51866
-    speech_token_size: 4096
-    length_normalized_loss: True
-    lsm_weight: 0
-    spk_embed_dim: !ref <spk_embed_dim>
-    text_encoder: !new:cosyvoice.transformer.encoder.ConformerEncoder
-        input_size: !ref <text_encoder_input_size>
-        output_size: {WIDTH}
-        attention_heads: 2
-        linear_units: 32
-        num_blocks: 1
-        dropout_rate: 0.1
-        positional_dropout_rate: 0.1
-        attention_dropout_rate: 0
-        normalize_before: True
-        input_layer: 'linear'
-        pos_enc_layer_type: 'rel_pos_espnet'
-        selfattention_layer_type: 'rel_selfattn'
-        use_cnn_module: False
-        macaron_style: False
-        use_dynamic_chunk: False
-        use_dynamic_left_chunk: False
-        static_chunk_size: 1
-    llm: !new:cosyvoice.transformer.encoder.TransformerEncoder
-        input_size: !ref <llm_input_size>
-        output_size: !ref <llm_output_size>
-        attention_heads: 2
-        linear_units: 32
-        num_blocks: 1
-        dropout_rate: 0.1
-        positional_dropout_rate: 0.1
-        attention_dropout_rate: 0
-        input_layer: 'linear_legacy'
-        pos_enc_layer_type: 'rel_pos_espnet'
-        selfattention_layer_type: 'rel_selfattn'
-        static_chunk_size: 1
-{_SAMPLING}
-flow: !new:cosyvoice.flow.flow.MaskedDiffWithXvec
-    input_size: {WIDTH}
-    output_size: 80
-    spk_embed_dim: !ref <spk_embed_dim>
-    output_type: 'mel'
-    vocab_size: 4096
-    input_frame_rate: 50
-    only_mask_loss: True
-    encoder: !new:cosyvoice.transformer.encoder.ConformerEncoder
-        output_size: {WIDTH}
-        attention_heads: 2
-        linear_units: 32
-        num_blocks: 1
-        dropout_rate: 0.1
-        positional_dropout_rate: 0.1
-        attention_dropout_rate: 0.1
-        normalize_before: True
-        input_layer: 'linear'
-        pos_enc_layer_type: 'rel_pos_espnet'
-        selfattention_layer_type: 'rel_selfattn'
-        input_size: {WIDTH}
-        use_cnn_module: False
-        macaron_style: False
-    length_regulator: !new:cosyvoice.flow.length_regulator.InterpolateRegulator
-        channels: 80
-        sampling_ratios: [1, 1, 1, 1]
-    decoder: !new:cosyvoice.flow.flow_matching.ConditionalCFM
-{_CFM}\
-        estimator: !new:cosyvoice.flow.decoder.ConditionalDecoder
-            in_channels: 320
-            out_channels: 80
-            channels: [{WIDTH}, {WIDTH}]
-            dropout: 0.0
-            attention_head_dim: 8
-            n_blocks: 1
-            num_mid_blocks: 1
-            num_heads: 2
-            act_fn: 'gelu'
-
-"""
-
 _QWEN_PARAMETERS = f"""\
 sample_rate: 24000
 llm_input_size: {WIDTH}
@@ -251,9 +162,7 @@ flow: !new:cosyvoice.flow.flow.CausalMaskedDiffWithDiT
 """
 
 
-def _hift(
-    name: str, predictor: str, rates: tuple[int, ...], kernels: tuple[int, ...], extra: str = ""
-) -> str:
+def _hift(name: str, predictor: str, extra: str = "") -> str:
     return f"""\
 hift: !new:cosyvoice.hifigan.generator.{name}
     in_channels: 80
@@ -263,15 +172,15 @@ hift: !new:cosyvoice.hifigan.generator.{name}
     nsf_alpha: 0.1
     nsf_sigma: 0.003
     nsf_voiced_threshold: 10
-    upsample_rates: {list(rates)}
-    upsample_kernel_sizes: {list(kernels)}
+    upsample_rates: [8, 5, 3]
+    upsample_kernel_sizes: [16, 11, 7]
     istft_params:
         n_fft: 16
         hop_len: 4
     resblock_kernel_sizes: [3]
     resblock_dilation_sizes: [[1]]
-    source_resblock_kernel_sizes: {[3] * len(rates)}
-    source_resblock_dilation_sizes: {[[1]] * len(rates)}
+    source_resblock_kernel_sizes: [3, 3, 3]
+    source_resblock_dilation_sizes: [[1], [1], [1]]
     lrelu_slope: 0.1
     audio_limit: 0.99
 {extra}\
@@ -283,16 +192,13 @@ hift: !new:cosyvoice.hifigan.generator.{name}
 """
 
 
-_HIFT_2 = ((8, 5, 3), (16, 11, 7))
 _MODULES = {
-    1: _FAMILY_1 + _hift("HiFTGenerator", "ConvRNNF0Predictor", (8, 8), (16, 16)),
-    2: _FAMILY_2 + _hift("HiFTGenerator", "ConvRNNF0Predictor", *_HIFT_2),
+    2: _FAMILY_2 + _hift("HiFTGenerator", "ConvRNNF0Predictor"),
     3: _FAMILY_3
     + _hift(
         "CausalHiFTGenerator",
         "CausalConvRNNF0Predictor",
-        *_HIFT_2,
-        extra="    conv_pre_look_right: 4\n",
+        "    conv_pre_look_right: 4\n",
     ),
 }
 
@@ -324,13 +230,6 @@ hifigan: !new:cosyvoice.hifigan.hifigan.HiFiGan
 parquet_opener: !name:cosyvoice.dataset.processor.parquet_opener
 """
 _TOKENIZER = {
-    1: """\
-get_tokenizer: !name:whisper.tokenizer.get_tokenizer
-    multilingual: True
-    num_languages: 100
-    language: 'en'
-    task: 'transcribe'
-""",
     2: """\
 get_tokenizer: !name:cosyvoice.tokenizer.tokenizer.get_qwen_tokenizer
     token_path: !ref <qwen_pretrain_path>
@@ -342,11 +241,8 @@ _TOKENIZER[3] = _TOKENIZER[2] + "    version: cosyvoice3\n"
 
 def _training(family: int) -> str:
     """Return all the keys that no inference reads, and the three among them that it does."""
-    n_fft, hop, truncate = {1: (1024, 256, 24576), 2: (1920, 480, 24480), 3: (1920, 480, 24960)}[
-        family
-    ]
-    longest, shortest = (40960, 0) if family == 1 else (6000, 100)
-    frames = "" if family == 1 else "    num_frames: 960\n"
+    n_fft, hop, truncate = 1920, 480, {2: 24480, 3: 24960}[family]
+    frames = "    num_frames: 960\n"
     whisper = "compute_whisper_fbank: !name:cosyvoice.dataset.processor.compute_whisper_fbank\n"
     whisper = whisper + frames if family == 3 else ""
     steps = ["parquet_opener", "tokenize", "filter", "resample", "compute_fbank", "parse_embedding"]
@@ -364,8 +260,8 @@ tokenize: !name:cosyvoice.dataset.processor.tokenize
     get_tokenizer: !ref <get_tokenizer>
     allowed_special: !ref <allowed_special>
 filter: !name:cosyvoice.dataset.processor.filter
-    max_length: {longest}
-    min_length: {shortest}
+    max_length: 6000
+    min_length: 100
     token_max_length: 200
     token_min_length: 1
 resample: !name:cosyvoice.dataset.processor.resample

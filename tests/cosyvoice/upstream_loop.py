@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.speech.engines.cosyvoice.modes import Prompt
-    from services.speech.engines.cosyvoice.randomness import Sampler
+    from services.speech.engines.cosyvoice.prompt import Prompt
+    from services.speech.engines.cosyvoice.tokens import Sampler
 
 
 class Token(int):
@@ -57,18 +57,18 @@ def decoded(
     import torch  # noqa: PLC0415  heavy
 
     lm = drawing(lm, sampler)
-    if hasattr(lm, "inference_wrapper"):  # families 2 and 3
-        encoder = copy.copy(lm.llm)
-        encoder.forward_one_step = MethodType(step, encoder)
-        vars(lm)["llm"] = encoder
+    encoder = copy.copy(lm.llm)
+    encoder.forward_one_step = MethodType(step, encoder)
+    vars(lm)["llm"] = encoder
+    heard = prompt.heard.tokens if prompt.is_continued else prompt.heard.tokens[:, :0]
     said = lm.inference(
         text=torch.tensor([text], dtype=torch.int32),
         text_len=torch.tensor([len(text)], dtype=torch.int32),
-        prompt_text=prompt.text,
-        prompt_text_len=torch.tensor([prompt.text.shape[1]], dtype=torch.int32),
-        prompt_speech_token=prompt.lm_speech,
-        prompt_speech_token_len=torch.tensor([prompt.lm_speech.shape[1]], dtype=torch.int32),
-        embedding=prompt.lm_embedding,
+        prompt_text=torch.tensor([prompt.text], dtype=torch.int32),
+        prompt_text_len=torch.tensor([len(prompt.text)], dtype=torch.int32),
+        prompt_speech_token=heard,
+        prompt_speech_token_len=torch.tensor([heard.shape[1]], dtype=torch.int32),
+        embedding=prompt.heard.embedding,
         uuid="",
     )
     return [int(token) for token in said]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -39,6 +40,7 @@ def test_dashboard_names_only_metrics_that_the_services_have() -> None:
     telemetry.RoleMetrics("test").observe("/", 200, 0.1, 0.1)
     telemetry.RoleMetrics("test").audio_seconds(1, "mp3")
     telemetry.RoleMetrics("test").heard_seconds(1)
+    telemetry.RoleMetrics("test").lag(1)
     known = {sample.name for family in REGISTRY.collect() for sample in family.samples}
     named = set().union(*map(metrics_in, EXPRESSIONS))
     assert len(named) > 8
@@ -97,6 +99,14 @@ def _use(stack: Stack) -> None:
         text = "Hello from Bentovox."
         spoken = client.audio.speech.create(model="tts-1", voice="alloy", input=text)
         client.audio.transcriptions.create(model="whisper-1", file=("hello.mp3", spoken.content))
+        said = client.audio.speech.create(
+            model="tts-1", voice="alloy", input=text, response_format="pcm"
+        )
+        with client.realtime.translations.connect(model="gpt-realtime-translate") as live:
+            audio = base64.b64encode(said.content + bytes(48_000)).decode()
+            live.session.input_audio_buffer.append(audio=audio)
+            live.session.close()
+            assert all(event.type != "error" for event in live)
 
 
 def _answers(stack: Stack, expression: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.__main__ import VERBS
-from services.chat.served_model import DEMO_DIRECTORY
+from services.chat.arguments import DEMO_DIRECTORY
 from tests.decoding import decode
 from tests.docs.pages import PAGES, ROOT, blocks
 

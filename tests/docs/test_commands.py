@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ci.__main__ import parser
-from services.chat.served_model import DEMO_NAME
+from services.chat.arguments import DEMO_NAME
 from services.conversation import routes as conversation
 from services.engines import create
 from services.gateway import routes as gateway

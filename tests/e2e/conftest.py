@@ -27,6 +27,7 @@ _ON_BOTH = {
     *("test_chat", "test_disconnect", "test_bad_input", "test_speech", "test_translation"),
     "test_what_the_server_says_in_any_format_it_hears",
     "test_what_is_no_sound_is_a_clear_400_and_the_next_is_heard",
+    "test_a_conversation_with_the_demo_stack",
 }
 """The modules and tests that hold the contract under BentoML as on Ray Serve.
 

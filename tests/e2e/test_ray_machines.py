@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 
-from ci.engine.packages import codename, unpack
+from ci.engine import codename, unpack
 from ci.errors import CiError
 from services.ray.config import VARIABLES, serve_config
 from tests.e2e.machines import Listener, Machine, Switch, lacking
@@ -322,8 +322,8 @@ def by_http(address: str) -> str:
 def name_of(command: str) -> str:
     """Return which of Ray's processes this is."""
     first = command.split(maxsplit=1)[0]
-    if first.startswith("ray"):
-        return ":".join(first.split(":")[:3])
+    if first.startswith("ray"):  # an actor at work adds its method
+        return ":".join(first.split(":")[:3]).partition(".")[0]
     named = ("dashboard.py", "monitor.py", "services.ray")
     return next((name for name in named if name in command), first.rpartition("/")[2])
 

@@ -18,7 +18,7 @@ from services.server.shell import Shell
 from services.settings.sections import ConversationSettings
 from services.speech.engines.kokoro.model import PACKAGED
 from services.speech.engines.protocol import SynthesisRequest
-from services.transcription.engines.faster_whisper.model_source import TINY_EN
+from services.transcription.engines.faster_whisper.loader import TINY_EN
 from tests.e2e.server import MODEL
 from tests.hearing_app import live_socket
 from tests.kokoro import kokoro_engine

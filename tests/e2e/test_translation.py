@@ -25,8 +25,10 @@ from services.conversation.translation.languages import NAMES
 from tests.e2e.server import Server, eventually
 from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import recording
-from tests.live_app import RATE_HZ, spoken
+from tests.live_app import RATE_HZ, by_espeak, spoken
+from tests.sounds import to_bytes
 from tests.translating_app import TranslatingChat
+from tests.whisper import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +59,20 @@ def test_markup_survives_a_model_that_cannot_translate(stack: Server) -> None:
     said = httpx.post(f"{stack.url}/translate", json=body, timeout=60).json()["translatedText"]
     assert re.findall(r"<[^>]*>", said) == re.findall(r"<[^>]*>", PAGE)
     assert "<script>let a = 1</script>" in said
+
+
+# Speech, by the demo's stack
+
+
+async def test_what_is_said_to_the_stack_is_spoken_again(stack: Server) -> None:
+    speech = await by_espeak(PLAIN, "echo")
+    quiet = np.zeros(RATE_HZ, dtype=np.float32)
+    said, text, sound = await interpreted(
+        stack.url, to_bytes(np.concatenate([quiet, speech, quiet]))
+    )
+    assert said == PLAIN
+    assert text.strip()
+    assert len(sound) > RATE_HZ  # half a second
 
 
 # Speech, by processes of all roles
@@ -146,16 +162,17 @@ def test_events_come_sentence_by_sentence(rig: Rig) -> None:
     assert told[-1]["type"] == "speech.audio.done"
 
 
-async def test_live_speech_is_translated_while_it_goes_on(rig: Rig) -> None:
-    words = spoken("hello there") + spoken("how are you")
+async def interpreted(url: str, words: bytes) -> tuple[str, str, bytes]:
+    """Say something to a session of live translation; return what it told, and its sound."""
     step = RATE_HZ // 5 * 2
-    sound = b""
+    said, text, sound = "", "", b""
     async with (
         asyncio.timeout(60),
-        openai.AsyncOpenAI(base_url=f"{rig.door.url}/v1", api_key="none") as client,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client,
         client.realtime.translations.connect(model="gpt-realtime-translate") as live,
     ):
-        await live.session.update(session={"audio": {"output": {"language": "de"}}})
+        audio: Any = {"input": {"transcription": {"model": "whisper-1"}}}
+        await live.session.update(session={"audio": {**audio, "output": {"language": "de"}}})
 
         async def speak() -> None:
             for begin in range(0, len(words), step):
@@ -164,15 +181,23 @@ async def test_live_speech_is_translated_while_it_goes_on(rig: Rig) -> None:
             await live.session.close()
 
         speaking = asyncio.create_task(speak())
-        text = ""
         async for event in live:
             assert event.type != "error", event
-            if event.type == "session.output_transcript.delta":
+            if event.type == "session.input_transcript.delta":
+                said += event.delta
+            elif event.type == "session.output_transcript.delta":
                 text += event.delta
             elif event.type == "session.output_audio.delta":
                 sound += base64.b64decode(event.delta)
         await speaking
     assert event.type == "session.closed"
+    return said, text, sound
+
+
+async def test_live_speech_is_translated_while_it_goes_on(rig: Rig) -> None:
+    words = spoken("hello there") + spoken("how are you")
+    said, text, sound = await interpreted(rig.door.url, words)
+    assert said == "hello there how are you"
     assert text == "HELLO THERE HOW ARE YOU"
     assert heard(sound) == "HELLO THEREHOW ARE YOU"
     async with httpx.AsyncClient(trust_env=False) as asking:

@@ -21,8 +21,7 @@ import psutil
 import pytest
 
 from ci import docker
-from ci.engine.command import HOME
-from ci.engine.daemon import Engine
+from ci.engine import HOME, Engine
 from ci.paths import ROOT
 from tests.e2e.server import eventually
 from tests.engine import running as started
@@ -165,7 +164,7 @@ def test_a_platform_that_a_bento_is_not_built_for(copy: Copy) -> None:
         (
             'base_image: "bentovox/base-slim:cpu"',
             'base_image: "debian:12\\nRUN id > /tmp/x"',
-            "docker.base_image: 'debian:12\\nRUN id > /tmp/x' is not an image's reference",
+            "docker.base_image: 'debian:12\\nRUN id > /tmp/x' is not a single plain word",
         ),
         (
             "docker:",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ci import base, docker, groups, image
+from ci import base, docker, image
 from ci.errors import CiError
 
 HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent))
@@ -19,7 +19,7 @@ BASES = (
     f"--build-arg=DEVEL_IMAGE={DEBIAN}",
     "--build-arg=COMPILED_IN=devel",
 )
-STAGES = [*groups.load().stages, "devel", "prebuilt"]
+STAGES = [*base.groups().bases, "devel", "prebuilt"]
 
 
 def check(dockerfile: Path, *arguments: str) -> str:

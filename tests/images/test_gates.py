@@ -10,11 +10,12 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from uv import find_uv_bin
 
-from benchmarks.images.ways import Stock, To
-from ci import docker, platforms, specs, uv
-from ci.layers import archive
+from benchmarks.images.ways import To, stock
+from ci import docker, platforms, specs
 from ci.layers.gates import GATES, Look, judge
+from ci.layers.image import on_base, read
 from ci.paths import ROOT
 from tests import standin
 
@@ -71,7 +72,7 @@ def with_torch(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("torch")
     (folder / "wheels").mkdir()
     wheel(folder / "wheels")
-    shutil.copy2(uv.executable(), folder / "uv")
+    shutil.copy2(find_uv_bin(), folder / "uv")
     (folder / "Dockerfile").write_text(BASE)
     standin.build(platform.reference, folder)
     yield platform
@@ -79,7 +80,7 @@ def with_torch(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def faults(name: str) -> dict[str, str]:
-    look = Look.at(archive.on_base(archive.read(name)))
+    look = Look(on_base(read(name)))
     verdicts = judge(look)
     assert len(verdicts) == len(GATES)
     return {gate: " ".join(found) for gate, found in verdicts.items() if found}
@@ -102,10 +103,9 @@ def test_plain_bento_on_a_base_with_torch_fails_by_name(
     gateway = specs.load("gateway")
     lock = tree / "lock.cpu.txt"
     lock.write_text(f"{gateway.lock_for('cpu').read_text()}torch=={TORCH}\n")
-    spec = dataclasses.replace(gateway, lock=str(lock))
-    made = Stock(spec, lock.name, tmp_path / "stock", tree).build(
-        with_torch, To(compression="uncompressed")
-    )
+    python = {**gateway.data["python"], "requirements_txt": str(lock)}
+    spec = dataclasses.replace(gateway, data={**gateway.data, "python": python})
+    made = stock(spec, tmp_path / "stock", with_torch, To(), lock=lock.name, root=tree)
     try:
         found = faults(made.name)
     finally:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from ci import base, docker, naming, platforms, specs
+from ci import base, build, docker, platforms, specs
 from tests.container import ASKING, BACKEND_CODE, HARDENED, MODEL, Container, settings, silence
 from tests.whisper import trained
 
@@ -60,7 +60,7 @@ def asked(request: pytest.FixtureRequest, name: str) -> Asked:
         return Asked(specs.load(name), platforms.get("cpu"), image, model)
     spec = specs.load(name)
     platform = platforms.get(option("--platform") or spec.platforms[0])
-    image = option("--image") or f"{naming.repository(name)}:{platform.name}"
+    image = option("--image") or f"{build.repository(name)}:{platform.name}"
     docker.ready()
     if docker.inspect(image) is None:
         docker.call("pull", "--quiet", image)
@@ -85,7 +85,7 @@ def test_the_environment_as_a_whole_is_what_is_locked(asked: Asked) -> None:
 
 
 def test_its_service_can_be_imported(asked: Asked) -> None:
-    module, _, name = asked.spec.service.partition(":")
+    module, _, name = asked.spec.data["service"].partition(":")
     code = f"import sys; sys.path.insert(0, 'src'); from {module} import {name}; print({name}.name)"
     inside(asked, "/opt/venv/bin/python", "-c", code)
 

@@ -16,7 +16,7 @@ import pytest
 from ci import build, docker, platforms, specs, tags
 from ci.errors import CiError
 from ci.image import make
-from ci.layers import archive
+from ci.layers.image import on_base, read
 from tests import registry as local
 from tests.engine import OPTIONS
 
@@ -114,7 +114,7 @@ def test_what_is_pushed_is_not_kept_and_held_to_a_base_that_only_the_registry_ha
     assert docker.inspect(made.names[0]) is None
     docker.call("pull", "--quiet", made.names[0])
     try:
-        image = archive.on_base(archive.read(made.names[0]))
+        image = on_base(read(made.names[0]))
     finally:
         remove(made.names[0])
     assert 0 < image.shared < len(image.layers)

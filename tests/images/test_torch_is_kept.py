@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, docker, groups, image, platforms, specs
+from ci import base, docker, image, platforms, specs
 from ci.errors import CiError
-from ci.layers import archive
+from ci.layers.image import diff_ids, read
 from ci.paths import BUILT
 from tests import standin
 from tests.container import HARDENED
@@ -56,7 +56,7 @@ def _stand_ins(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     standin.build(PLATFORM.reference, folder)
     docker.call("tag", PLATFORM.reference, PLATFORM.devel_reference)  # it has a compiler
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(groups, "requirements", lambda *_: GROUPS)
+        patch.setattr(base, "requirements", lambda *_: GROUPS)
         yield
     for reference in (PLATFORM.reference, PLATFORM.devel_reference):
         docker.ask("image", "rm", reference)
@@ -67,13 +67,16 @@ def kept(_stand_ins: None) -> Iterator[Image]:
     """Build a small bento's image on a base for GPUs."""
     gateway = specs.load("gateway")
     labels = {**gateway.data["labels"], "bentovox.base": "cosyvoice"}
+    labels["bentovox.platforms"] = "cuda13"
     spec = dataclasses.replace(
         gateway,
         name="kept",
-        bento="bentovox-kept",
-        platforms=("cuda13",),
-        lock=LOCK,
-        data={**gateway.data, "name": "bentovox-kept", "labels": labels},
+        data={
+            **gateway.data,
+            "name": "bentovox-kept",
+            "labels": labels,
+            "python": {**gateway.data["python"], "requirements_txt": LOCK},
+        },
     )
     made = image.make(spec, PLATFORM, OPTIONS)
     yield made
@@ -91,11 +94,11 @@ def run(made: Image, *words: str) -> str:
 @pytest.fixture(scope="module")
 def above(kept: Image) -> Callable[[str], set[str]]:
     """Return a function that gives the files in the layers that the image has above another."""
-    layers = archive.read(kept.names[0]).layers
+    layers = read(kept.names[0]).layers
 
     def files(below: str) -> set[str]:
-        under = archive.diff_ids(below)
-        assert tuple(layer.diff_id for layer in layers[: len(under)]) == under, "it stands on them"
+        under = diff_ids(below)
+        assert [layer.diff_id for layer in layers[: len(under)]] == under, "it stands on them"
         return {file.path for layer in layers[len(under) :] for file in layer.files}
 
     return files
@@ -146,8 +149,8 @@ def test_a_base_that_needs_no_torch_stands_on_the_plain_image_and_holds_none() -
     below = base.find("whisper", PLATFORM)
     base.ensure(below, dataclasses.replace(OPTIONS, compression="uncompressed"), again=True)
     try:
-        under = archive.diff_ids(standin.DEBIAN)
-        assert archive.diff_ids(below.reference)[: len(under)] == under
+        under = diff_ids(standin.DEBIAN)
+        assert diff_ids(below.reference)[: len(under)] == under
         held = docker.call(
             "run", "--rm", "--entrypoint=cat", below.reference, "/etc/uv/base-held.txt"
         )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci.__main__ import main as ci
-from ci.cosyvoice import archives, index, install, pins, sources
+from ci.cosyvoice import command, pins, sources
 from ci.cosyvoice.command import default_folder
 from ci.errors import CiError
 
@@ -153,7 +153,7 @@ def package_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     wheels = tmp_path / "wheels"
     made = wheel(wheels / "xinference-4.1.0-py3-none-any.whl", {**MATCHA, **COPY})
     digest = hashlib.sha256(made.read_bytes()).hexdigest()
-    monkeypatch.setattr(index, "WHEEL_SHA256", digest)
+    monkeypatch.setattr(sources, "WHEEL_SHA256", digest)
     for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
     for tool in ("PIP", "UV"):
@@ -224,17 +224,17 @@ def test_what_was_damaged_is_made_anew(github: str, tmp_path: Path, damage: str)
         (into / "cosyvoice" / "LICENSE").unlink()
     else:
         (into / "matcha" / "utils" / "audio.py").unlink()
-    assert install.there(into) is None
+    assert command.there(into) is None
     assert fetch(into, "--github-url", github) == 0
     assert names_in(into) == EXPECTED
-    assert install.there(into) is not None
+    assert command.there(into) is not None
 
 
 def test_bytecode_beside_the_code_is_no_damage(github: str, tmp_path: Path) -> None:
     into = tmp_path / "code"
     fetch(into, "--github-url", github)
     folder(into, {"cosyvoice/__pycache__/__init__.cpython-311.pyc": "compiled"})
-    assert install.there(into) is not None
+    assert command.there(into) is not None
 
 
 def test_archives_that_are_not_what_is_pinned_leave_nothing(
@@ -292,19 +292,19 @@ def test_a_link_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     tarball(tmp_path / "a.tar.gz", UPSTREAM, link)
     with pytest.raises(CiError, match="is a link"):
-        archives.from_tarball((tmp_path / "a.tar.gz").read_bytes(), "cosyvoice")
+        sources.from_tarball((tmp_path / "a.tar.gz").read_bytes(), "cosyvoice")
     checkout = folder(tmp_path / "checkout", {**UPSTREAM, **MATCHA})
     (checkout / "cosyvoice" / "more.py").symlink_to("/etc/passwd")
     with pytest.raises(CiError, match="is a link"):
-        archives.from_folder(checkout)
+        sources.from_folder(checkout)
 
 
 def test_an_archive_that_swells_is_refused(tmp_path: Path) -> None:
     big = tarfile.TarInfo("top/cosyvoice/big.py")
-    big.size = archives._FILE_BYTES + 1
+    big.size = sources._FILE_BYTES + 1
     tarball(tmp_path / "a.tar.gz", UPSTREAM, big)
     with pytest.raises(CiError, match="far larger"):
-        archives.from_tarball((tmp_path / "a.tar.gz").read_bytes(), "cosyvoice")
+        sources.from_tarball((tmp_path / "a.tar.gz").read_bytes(), "cosyvoice")
 
 
 def test_a_portal_instead_of_an_archive_is_told(
@@ -357,12 +357,12 @@ def installers() -> list[Any]:
     has_uv = any(Path(p, "uv").exists() for p in os.environ.get("PATH", "").split(os.pathsep))
     return [
         pytest.param(
-            ("pip", [python, "-m", "pip"]),
+            [python, "-m", "pip"],
             id="pip",
             marks=[] if with_pip.returncode == 0 else pytest.mark.skip("no pip on this machine"),
         ),
         pytest.param(
-            ("uv", ["uv"]),
+            ["uv", "pip"],
             id="uv",
             marks=[] if has_uv else pytest.mark.skip("no uv on this machine"),
         ),
@@ -374,10 +374,10 @@ def installers() -> list[Any]:
 def test_the_index_gives_families_1_and_2(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    installer: tuple[str, list[str]],
+    installer: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(index, "_installer", lambda: installer)
+    monkeypatch.setattr(sources, "_installer", lambda: installer)
     into = tmp_path / "code"
     assert fetch(into, "--from", "pypi") == 0
     assert names_in(into) == EXPECTED
@@ -392,11 +392,11 @@ def test_another_wheel_of_that_name_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     package_index: Path,
     tmp_path: Path,
-    installer: tuple[str, list[str]],
+    installer: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     wheel(package_index / "xinference-4.1.0-py3-none-any.whl", {**MATCHA, **UPSTREAM})
-    monkeypatch.setattr(index, "_installer", lambda: installer)
+    monkeypatch.setattr(sources, "_installer", lambda: installer)
     assert fetch(tmp_path / "code", "--from", "pypi") == 1
     assert not (tmp_path / "code").exists()
     assert "the package index: " in capsys.readouterr().err.splitlines()[-1]
@@ -459,13 +459,13 @@ def test_two_runs_at_once_are_harmless(tmp_path: Path) -> None:
     into = tmp_path / "code"
     code = (
         "import sys, json; sys.path.insert(0, sys.argv[1])\n"
-        "from ci.cosyvoice import install, pins, sources\n"
+        "from ci.cosyvoice import command, pins, sources\n"
         "from pathlib import Path\n"
         "into = Path(sys.argv[2])\n"
         "files = {f'cosyvoice/{n}.py': b'x' * 1000 for n in range(200)}\n"
         "code = sources.Code(files, pins.Origin('github', 'v', (1,)))\n"
-        "with install.alone(into):\n"
-        "    install.put(code, into)\n"
+        "with command.alone(into):\n"
+        "    command.put(code, into)\n"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(into)]) for _ in range(4)]
     assert [run.wait(timeout=60) for run in runs] == [0, 0, 0, 0]
@@ -482,14 +482,14 @@ def test_a_second_run_waits_for_the_first(
         fetch(into, "--github-url", github)
         done.set()
 
-    with install.alone(into):
+    with command.alone(into):
         thread = threading.Thread(target=second)
         thread.start()
         while "waiting" not in capfd.readouterr().err:
             assert not done.is_set()
     thread.join(timeout=60)
     assert done.is_set()
-    assert install.there(into) is not None
+    assert command.there(into) is not None
 
 
 def test_what_a_killed_run_left_is_cleared_away(github: str, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from faster_whisper.vad import get_vad_model
 from services import loading
 from services.engines import create
 from services.errors import EngineError, InvalidRequestError, UnavailableError
-from services.transcription.engines.detector import SileroDetector
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import FALLBACK
 from services.transcription.engines.protocol import (
@@ -27,6 +26,7 @@ from services.transcription.engines.protocol import (
     Segment,
     TranscriptionRequest,
 )
+from services.transcription.engines.windows import SileroDetector
 from tests.parrot import TEXT, parrot
 from tests.whisper_engine import until, whisper_engine
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from services.audio.pcm import Samples
-    from services.transcription.engines.pocketsphinx.engine import PocketsphinxEngine
+    from services.transcription.engines.pocketsphinx import PocketsphinxEngine
 
 SENTENCE = "I would like to book a table for two people."
 VOICE = "gmw/en-US+f5"
@@ -165,7 +165,7 @@ async def test_a_hangup_ends_the_reading_and_the_decoding_at_once(
 
     sound = endless()
     recording = asyncio.create_task(heard(engine, sound))
-    await until(lambda: any(one._job for one in engine._active))  # a window of half a minute
+    await until(lambda: any(one._lane.jobs or one.waits for one in engine._active))
     recording.cancel()
     await asyncio.gather(recording, return_exceptions=True)
     assert not engine._active

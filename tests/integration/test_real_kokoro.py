@@ -22,7 +22,7 @@ from services.server.shell import Shell
 from services.settings.sections import ConversationSettings
 from services.speech.engines.kokoro.model import PACKAGED, loudness_db
 from services.speech.engines.protocol import SynthesisRequest
-from services.transcription.engines.faster_whisper.model_source import TINY_EN
+from services.transcription.engines.faster_whisper.loader import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from tests.hearing_app import Hearing, hearing_app
 from tests.kokoro import kokoro_engine

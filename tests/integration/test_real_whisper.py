@@ -12,7 +12,7 @@ import pytest
 
 from services.audio.encode import to_wav
 from services.audio.resample import Resampler
-from services.transcription.engines.faster_whisper.model_source import TINY_EN
+from services.transcription.engines.faster_whisper.loader import TINY_EN
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionRequest
 from tests.hearing_app import Hearing
 from tests.live_app import MANUAL, RATE_HZ, Served

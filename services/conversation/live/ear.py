@@ -41,17 +41,12 @@ HEARD: Final[dict[str, Any]] = {
 
 _SILENT: Final = "idle_timeout"
 _ANSWERING: Final = {"create_response", "interrupt_response", "idle_timeout_ms", "eagerness"}
+_SOUND: Final = "input_audio_buffer.append"
 _OURS: Final = "ear"  # the id of our own events; a client's are passed on under its ids
 
 
 class Ear:
-    """Opened with the first event, and again with the next one after it broke.
-
-    Attributes:
-        heard: `session.audio.input` as it is in force.
-        plain: whether the client has a transcription session, and sends its settings itself.
-        opened: how often it was opened; each time, its audio begins anew.
-    """
+    """Opened with the first event, and again with the next one after it broke."""
 
     def __init__(
         self,
@@ -65,24 +60,29 @@ class Ear:
         Shorter speech than `least_speech_ms` is none, unless the client says otherwise.
         """
         self._least = {"min_speech_duration_ms": least_speech_ms} if least_speech_ms else {}
+        # `session.audio.input` as it is in force.
         self.heard = {**HEARD, "turn_detection": {**HEARD["turn_detection"], **self._least}}
-        self.plain = False
-        self.opened = 0
+        self.plain = False  # whether it is the client's session, which sends the settings itself
+        self.opened = 0  # how often it was opened; each time, its audio begins anew
         self._caller = caller
         self._on_event = on_event
         self._on_lost = on_lost
         self._connection: ClientConnection | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[dict[str, Any]] | None = None
+        self._deaf = False
 
     async def send(self, event: dict[str, Any]) -> None:
-        """Send a client's event.
-
-        Raises:
-            ServiceError: no transcription backend can be reached.
-        """
+        """Send a client's event; of the sound while nobody hears, only the first piece raises."""
         for again in (True, False):
-            connection = self._connection or await self._opened()
+            try:
+                connection = self._connection or await self._opened()
+            except ServiceError:  # a microphone goes on, with dozens of pieces a second
+                told, self._deaf = self._deaf, True
+                if told and event.get("type") == _SOUND:
+                    return
+                raise
+            self._deaf = False
             try:
                 await connection.send(json.dumps(event))
             except ConnectionClosed as exc:  # for silence, most likely: the client has waited
@@ -93,11 +93,7 @@ class Ear:
                 return
 
     async def follow(self, given: InputFields) -> None:
-        """Change `session.audio.input`.
-
-        Raises:
-            ServiceError: it is refused, and nothing has changed; or as for `send`.
-        """
+        """Change `session.audio.input`; if it is refused, nothing has changed."""
         if self._connection is None:
             await self._opened()
         changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": _ANSWERING})
@@ -116,7 +112,8 @@ class Ear:
             await asyncio.gather(self._listening, return_exceptions=True)
 
     async def _opened(self) -> ClientConnection:
-        await self.close()
+        if self._listening is not None:  # it has broken, and may not have told all of that yet
+            await asyncio.wait([self._listening])
         opened: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
         self._listening = asyncio.create_task(self._listen(opened))
         self._connection = await opened

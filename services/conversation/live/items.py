@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import ConflictError, InvalidRequestError, NotFoundError, shown
+from services.errors import ConflictError, NotFoundError, shown
 from services.openai.events import new_id
-from services.openai.refusals import missing
+from services.openai.refusals import invalid, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,21 +47,13 @@ class Clause:
 
 @dataclass
 class Item:
-    """One item.
+    """One item; `heard` is set once the text of a user's audio is known, or known to be lost."""
 
-    Attributes:
-        shown: the item as the client sees it.
-        heard: set once the text of a user's audio is known, or known to be lost.
-        fault: why it was lost.
-        clauses: of an answer's audio, in order.
-        audio_ms: how much audio of it was sent.
-    """
-
-    shown: dict[str, Any]
+    shown: dict[str, Any]  # the item as the client sees it
     heard: asyncio.Event = field(default_factory=asyncio.Event)
-    fault: ServiceError | None = None
-    clauses: list[Clause] = field(default_factory=list)
-    audio_ms: float = 0.0
+    fault: ServiceError | None = None  # why it was lost
+    clauses: list[Clause] = field(default_factory=list)  # of an answer's audio, in order
+    audio_ms: float = 0.0  # how much audio of it was sent
 
     @classmethod
     def of(cls, kind: str, status: str = "completed", id_: str | None = None, **more: Any) -> Item:
@@ -77,7 +69,11 @@ class Item:
     @property
     def pending(self) -> bool:
         """Whether the text of its audio is still to come."""
-        return self.fault is None and not self.heard.is_set() and _is_unheard(self.shown)
+        unheard = any(
+            one["type"] == "input_audio" and one.get("transcript") is None
+            for one in self.shown.get("content") or ()
+        )
+        return unheard and self.fault is None and not self.heard.is_set()
 
     @property
     def text(self) -> str:
@@ -105,24 +101,13 @@ class Item:
         self.heard.set()
 
     def truncate(self, end_ms: int) -> None:
-        """Keep the text of the first `end_ms` of its audio; a cut clause keeps its whole words.
-
-        Raises:
-            InvalidRequestError: it is no answer with audio, or has less audio.
-        """
+        """Keep the text of the first `end_ms` of its audio; a cut clause keeps its whole words."""
         parts = self.shown.get("content") or [{}]
         if self.shown.get("role") != "assistant" or parts[0].get("type") != "output_audio":
-            raise InvalidRequestError(
-                f"item {shown(self.id)} is no answer with audio",
-                param="item_id",
-                code="invalid_value",
-            )
+            raise invalid("item_id", f"{shown(self.id)} is no answer with audio")
         if end_ms > math.ceil(self.audio_ms):
-            raise InvalidRequestError(
-                f"audio_end_ms {end_ms} is after the end of the audio, {self.audio_ms:.0f} ms",
-                param="audio_end_ms",
-                code="invalid_value",
-            )
+            why = f"{end_ms} is after the end of the audio, {self.audio_ms:.0f} ms"
+            raise invalid("audio_end_ms", why)
         ends = [*(one.start_ms for one in self.clauses[1:]), self.audio_ms]
         text = ""
         for clause, clause_end_ms in zip(self.clauses, ends, strict=True):
@@ -136,11 +121,6 @@ class Item:
         self.clauses = [one for one in self.clauses if one.start_ms < end_ms]
 
 
-def _is_unheard(shown_: dict[str, Any]) -> bool:
-    parts = shown_.get("content") or ()
-    return any(one["type"] == "input_audio" and one.get("transcript") is None for one in parts)
-
-
 def _whole_words(text: str, end: int) -> str:
     """Return the words before `end`; scripts without spaces are cut anywhere."""
     cut = text[:end]
@@ -151,11 +131,7 @@ def _whole_words(text: str, end: int) -> str:
 
 
 def item_from(fields: ItemFields, place: str) -> Item:
-    """Return the item that a client describes, in the field `place`.
-
-    Raises:
-        InvalidRequestError: a field is missing, or cannot be taken.
-    """
+    """Return the item that a client describes, in the field `place`."""
     for name in _NEEDED[fields.type]:
         if getattr(fields, name) is None:
             raise missing(f"{place}.{name}")
@@ -170,30 +146,22 @@ def item_from(fields: ItemFields, place: str) -> Item:
 def _check_part(part: dict[str, Any], kinds: tuple[str, ...], place: str) -> None:
     kind: str = part["type"]
     if kind not in kinds:
-        raise InvalidRequestError(
-            f"{place}.type {kind!r} does not fit the role; send {' or '.join(kinds)}",
-            param=f"{place}.type",
-            code="invalid_value",
-        )
+        why = f"{kind!r} does not fit the role; send {' or '.join(kinds)}"
+        raise invalid(f"{place}.type", why)
     name = "transcript" if kind.endswith("audio") else "text"
     if "audio" in part and name not in part:
-        raise InvalidRequestError(
-            f"{place}.audio: recordings are heard through input_audio_buffer.append and .commit; "
-            "an item takes their transcript",
-            param=f"{place}.audio",
-            code="unsupported_value",
+        why = (
+            "recordings are heard through input_audio_buffer.append and .commit; an item takes "
+            "their transcript"
         )
+        raise invalid(f"{place}.audio", why, "unsupported_value")
     part.pop("audio", None)
     if name not in part:
         raise missing(f"{place}.{name}")
 
 
 class Items:
-    """The items in order, bounded.
-
-    Attributes:
-        id: the conversation's, `conv_…`.
-    """
+    """The items in order, bounded."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -214,12 +182,7 @@ class Items:
         return self._items[-1].id if self._items else None
 
     def add(self, item: Item, after: str | None = None) -> str | None:
-        """Add an item at the end, or after another; return the id of the one before it.
-
-        Raises:
-            ConflictError: there is one with that id.
-            NotFoundError: there is none with the id `after`.
-        """
+        """Add an item at the end, or after another; return the id of the one before it."""
         if any(one.id == item.id for one in self._items):
             raise ConflictError(
                 f"there is an item {shown(item.id)} already",
@@ -255,11 +218,7 @@ class Items:
         return self._items[place - 1].id if place else None
 
     def remove(self, id_: str) -> None:
-        """Remove an item; who waits for its text waits no more.
-
-        Raises:
-            NotFoundError: there is no such item.
-        """
+        """Remove an item; who waits for its text waits no more."""
         item = self.find(id_, doing="delete")
         self._items.remove(item)
         item.heard.set()

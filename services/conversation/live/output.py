@@ -6,8 +6,8 @@ import base64
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from services.conversation.live.asking import duration_ms
 from services.conversation.live.items import Clause, Item
-from services.conversation.live.speaking import duration_ms
 from services.openai.events import new_id
 
 if TYPE_CHECKING:
@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 
 
 class Output(ABC):
-    """One item of a response while it is made.
-
-    Attributes:
-        item: the item.
-        index: its place in the response.
-        ended: whether it is complete, or was given up.
-    """
+    """One item of a response while it is made."""
 
     def __init__(self, item: Item, index: int, tell: Tell) -> None:
         """`tell` sends an event of the response, given its type and fields."""
         self.item = item
-        self.index = index
-        self.ended = False
+        self.index = index  # its place in the response
+        self.ended = False  # whether it is complete, or was given up
         self._tell = tell
 
     async def end(self, status: str) -> None:

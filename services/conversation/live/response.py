@@ -7,22 +7,21 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
+from services.conversation.live.asking import mouth, think
 from services.conversation.live.items import messages_of
 from services.conversation.live.output import FunctionCall, SpokenMessage, TextMessage
-from services.conversation.live.speaking import mouth
-from services.conversation.live.thinking import Called, Ended, Said, Used, think
-from services.conversation.speech_translation.listening import is_whole
-from services.conversation.speech_translation.stages import first_fault
+from services.conversation.speech_translation.stages import first_fault, is_whole
 from services.errors import BackendError, ServiceError
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
 from services.openai.events import new_id
-from services.openai.realtime import fault_event, server_event
+from services.openai.realtime import server_event
 from services.server.websocket import HungUpError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from services.backends.client import Caller
+    from services.conversation.live.asking import Thought
     from services.conversation.live.items import Item, Items
     from services.conversation.live.output import Output
     from services.conversation.live.settings import Answering
@@ -33,13 +32,7 @@ _INCOMPLETE: Final = {"length": "max_output_tokens", "content_filter": "content_
 
 
 class Response:
-    """One response of a session.
-
-    Attributes:
-        id: `resp_…`.
-        ended: whether response.done was sent.
-        in_conversation: whether its items become part of the conversation.
-    """
+    """One response of a session."""
 
     def __init__(
         self,
@@ -56,8 +49,8 @@ class Response:
         If these end within a sentence, wait `patience_s` for the rest, which cancels this response.
         """
         self.id = new_id("resp")
-        self.ended = False
-        self.in_conversation = in_conversation
+        self.ended = False  # whether response.done was sent
+        self.in_conversation = in_conversation  # whether its items become part of the conversation
         self._answering = answering
         self._items = items
         self._given = given
@@ -66,7 +59,7 @@ class Response:
         self._outputs: list[Output] = []
         self._calls: dict[int, FunctionCall] = {}
         self._message: TextMessage | None = None
-        self._used: Used | None = None
+        self._usage: dict[str, Any] | None = None
         self._reason = "stop"
         self._send: Callable[[str], Awaitable[None]]
         self._task: asyncio.Task[None] | None = None
@@ -102,17 +95,6 @@ class Response:
     def shown(self, status: str = "in_progress", **details: Any) -> dict[str, Any]:
         """Return OpenAI's response object; `details` say why it ended."""
         answering = self._answering
-        used = self._used and {
-            "total_tokens": self._used.input_tokens + self._used.output_tokens,
-            "input_tokens": self._used.input_tokens,
-            "output_tokens": self._used.output_tokens,
-            "input_token_details": {
-                "text_tokens": self._used.input_tokens,
-                "audio_tokens": 0,
-                "cached_tokens": self._used.cached_tokens,
-            },
-            "output_token_details": {"text_tokens": self._used.output_tokens, "audio_tokens": 0},
-        }
         return {
             "id": self.id,
             "object": "realtime.response",
@@ -124,7 +106,7 @@ class Response:
             "audio": {"output": answering.output_shown()},
             "max_output_tokens": answering.max_output_tokens or "inf",
             "metadata": self._metadata,
-            "usage": used,
+            "usage": self._usage,
         }
 
     async def _run(self, caller: Caller, model: str) -> None:
@@ -168,24 +150,27 @@ class Response:
             stages.create_task(self._write(thoughts, texts))
             stages.create_task(self._speak(texts, caller))
 
-    async def _write(self, thoughts: Any, texts: asyncio.Queue[str | None] | None) -> None:
+    async def _write(
+        self, thoughts: AsyncGenerator[Thought, None], texts: asyncio.Queue[str | None] | None
+    ) -> None:
         """Tell what the model answers; text that is to be spoken goes into `texts`."""
         async with aclosing(thoughts) as those:
             async for thought in those:
                 if self.ended:  # and this task is about to be cancelled
                     return
-                if isinstance(thought, Said):
+                if thought.text:
                     message = self._message or await self._begin_message()
                     await message.write(thought.text)
                     if texts is not None:
                         texts.put_nowait(thought.text)
-                elif isinstance(thought, Called):
-                    call = self._calls.get(thought.index) or await self._begin_call(thought)
-                    await call.write(thought.arguments)
-                elif isinstance(thought, Ended):
-                    self._reason = thought.reason
-                else:
-                    self._used = thought
+                for index, call_id, name, arguments in thought.calls:
+                    if index not in self._calls:
+                        call = FunctionCall(len(self._outputs), self._tell, call_id, name)
+                        self._calls[index] = call
+                        await self._begin(call)
+                    await self._calls[index].write(arguments)
+                self._reason = thought.reason or self._reason
+                self._usage = thought.usage or self._usage
         if texts is not None:
             texts.put_nowait(None)
         elif self._message is not None:
@@ -205,22 +190,18 @@ class Response:
         assert isinstance(message, SpokenMessage)  # noqa: S101  it began with the text
         async with mouth(caller, self._answering) as speaking, asyncio.TaskGroup() as both:
 
-            async def say() -> None:
-                piece: str | None = text
+            async def say(piece: str | None) -> None:
                 while piece is not None:
                     await speaking.say(piece)
                     piece = await texts.get()
                 await speaking.finish()
 
-            async def listen() -> None:
-                async with aclosing(speaking.sounds()) as sounds:
-                    async for sound in sounds:
-                        if self.ended:
-                            return
-                        await message.speak(sound)
-
-            both.create_task(say())
-            both.create_task(listen())
+            both.create_task(say(text))
+            async with aclosing(speaking.sounds()) as sounds:
+                async for sound in sounds:
+                    if self.ended:
+                        break
+                    await message.speak(sound)
         await message.finish()
         await message.end(self._status)
 
@@ -234,12 +215,6 @@ class Response:
         await self._begin(message)
         await message.begin()
         return message
-
-    async def _begin_call(self, called: Called) -> FunctionCall:
-        call = FunctionCall(len(self._outputs), self._tell, called.call_id, called.name)
-        self._calls[called.index] = call
-        await self._begin(call)
-        return call
 
     async def _begin(self, output: Output) -> None:
         self._outputs.append(output)
@@ -261,11 +236,10 @@ class Response:
             await self._send(done)
 
     async def _fail(self, error: ServiceError) -> None:
-        if not self.ended:
-            await self._send(fault_event(error))
-            fault = fault_of(error)
-            told = {name: fault[name] for name in ("type", "code", "message")}
-            await self._end("failed", error=told)
+        """Tell why in `response.done` alone: after an `error` event, Pipecat reads no more."""
+        fault = fault_of(error)
+        told = {name: fault[name] for name in ("type", "code", "message")}
+        await self._end("failed", error=told)
 
     async def _end(self, status: str, **details: Any) -> None:
         """Tell the end of what is open, and of the response."""

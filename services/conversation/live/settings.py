@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
+from services.openai.conversation import OutputFields
 from services.openai.reading import ignore
 from services.openai.realtime import format_object
 
 if TYPE_CHECKING:
     from services.audio.formats import LiveFormat
-    from services.openai.conversation import AnswerFields, Modality, OutputFields
+    from services.openai.conversation import AnswerFields, Modality
     from services.openai.realtime import Eagerness, InputFields
 
 INSTRUCTIONS: Final = "You are a friendly voice assistant. Answer briefly."
@@ -45,61 +46,39 @@ class Answering:
         return {"format": format_object(self.live_format), "voice": self.voice}
 
     def changed(self, given: AnswerFields, place: str) -> Answering:
-        """Return the settings with everything that a client's object at `place` changes.
-
-        Raises:
-            InvalidRequestError: a format that is not offered.
-        """
+        """Return the settings with everything that a client's object at `place` changes."""
         for name in _IGNORED:
             if getattr(given, name, None) not in _AS_NULL:
                 ignore(f"{place}.{name}")
+        output = (given.audio and given.audio.output) or OutputFields()
+        choice, voice = given.tool_choice, output.voice
         new: dict[str, Any] = {
-            name: getattr(given, name)
-            for name in ("instructions", "temperature")
-            if getattr(given, name) is not None
+            "instructions": given.instructions,
+            "temperature": given.temperature,
+            "modality": given.output_modalities and given.output_modalities[0],
+            "tool_choice": choice if isinstance(choice, str | None) else choice.model_dump(),
+            "voice": voice if isinstance(voice, str | None) else voice.id,
+            "speed": output.speed,
         }
+        new = {name: value for name, value in new.items() if value is not None}
         if given.max_output_tokens is not None:
             most = given.max_output_tokens
             new["max_output_tokens"] = None if most == "inf" else most
-        if given.output_modalities is not None:
-            new["modality"] = given.output_modalities[0]
         if given.tools is not None:
             new["tools"] = tuple(one.model_dump(exclude_none=True) for one in given.tools)
-        if isinstance(given.tool_choice, str):
-            new["tool_choice"] = given.tool_choice
-        elif given.tool_choice is not None:
-            new["tool_choice"] = given.tool_choice.model_dump()
-        if given.audio is not None and given.audio.output is not None:
-            new |= _output(given.audio.output, f"{place}.audio.output")
+        if output.format is not None:
+            new["live_format"] = output.format.checked(f"{place}.audio.output.format")
         return replace(self, **new)
-
-
-def _output(given: OutputFields, place: str) -> dict[str, Any]:
-    new: dict[str, Any] = {}
-    if given.format is not None:
-        new["live_format"] = given.format.checked(f"{place}.format")
-    if given.voice is not None:
-        new["voice"] = given.voice if isinstance(given.voice, str) else given.voice.id
-    if given.speed is not None:
-        new["speed"] = given.speed
-    return new
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """What the session does with what is heard, beside what the ear does.
+    """What the session does with what is heard, beside what the ear does."""
 
-    Attributes:
-        told: whether the client wants to know what the user said.
-        creates: whether the end of a turn begins a response.
-        interrupts: whether speech ends a response.
-        eagerness: of `semantic_vad`; None with `server_vad`.
-    """
-
-    told: bool = False
-    creates: bool = True
-    interrupts: bool = True
-    eagerness: Eagerness | None = None
+    told: bool = False  # whether the client wants to know what the user said
+    creates: bool = True  # whether the end of a turn begins a response
+    interrupts: bool = True  # whether speech ends a response
+    eagerness: Eagerness | None = None  # of `semantic_vad`; None with `server_vad`
 
     @property
     def patience_s(self) -> float:
@@ -133,17 +112,11 @@ class Hearing:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in force.
-
-    Attributes:
-        id: `sess_…`.
-        model: the name by which the client asked for it.
-        chat_model: that of the chat role.
-    """
+    """The settings in force."""
 
     id: str
-    model: str
-    chat_model: str
+    model: str  # the name by which the client asked for it
+    chat_model: str  # that of the chat role
     answering: Answering
     hearing: Hearing
 
@@ -151,11 +124,10 @@ class Settings:
         """Return OpenAI's session object; `heard` is `session.audio.input` of the ear's."""
         answering = self.answering
         output = {**answering.output_shown(), "speed": answering.speed}
-        kind: Literal["realtime"] = "realtime"
         return {
             "id": self.id,
             "object": "realtime.session",
-            "type": kind,
+            "type": "realtime",
             "model": self.model,
             "output_modalities": [answering.modality],
             "instructions": answering.instructions,

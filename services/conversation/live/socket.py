@@ -5,8 +5,7 @@ Events about the incoming audio go to the ear, and come from it. A response runs
 own, at most one in the conversation and a few beside it.
 
 A client's mistake is answered with an `error` event, and the session goes on. If an engine fails,
-the response ends as `failed`, after an `error` event. A session without an event for `IDLE_S` is
-closed with 3008.
+`response.done` says `failed`, and why. A session without an event for `IDLE_S` is closed with 3008.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.client import Caller
+from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.items import Item, Items, item_from
 from services.conversation.live.response import Response
 from services.conversation.live.settings import Answering, Hearing, Settings
-from services.conversation.live.speaking import check_voice
+from services.conversation.speech_translation.stages import fields_named
 from services.errors import (
     ConflictError,
     DeadlineError,
@@ -34,17 +34,17 @@ from services.openai.events import new_id
 from services.openai.realtime import (
     BUFFER_EVENTS,
     accept,
-    event_id_of,
+    act_on,
     fault_event,
     parse_event,
     query_of,
-    read_fields,
     server_event,
 )
+from services.openai.refusals import invalid
 from services.server.live import LiveSession
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from services.backends.pools import Pools
     from services.openai.realtime import ClientEvent
@@ -65,40 +65,24 @@ _TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
 _FIELDS: Final = {"voice": "session.audio.output.voice", "speed": "session.audio.output.speed"}
 
 
-class RealtimeConversations:
-    """The application of the WebSocket, for `RoleApp.sockets`."""
+def realtime_conversations(
+    pools: Pools, realtime: RealtimeSettings, admission: Admission
+) -> ASGIApp:
+    """Return the application of the WebSocket, with the backends of `pools`."""
 
-    def __init__(self, pools: Pools, realtime: RealtimeSettings, admission: Admission) -> None:
-        """Hold conversations with the backends of `pools`."""
-        self._pools = pools
-        self._chat_model = realtime.model or None
-        self._least_speech_ms = realtime.min_speech_duration_ms
-        self._admission = admission
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection until it ends.
-
-        Raises:
-            ServiceError: it cannot start, or cannot go on.
-        """
-        async with self._admission.slot():
-            caller = Caller(self._pools, scope["bentovox.request_id"])
-            settings = await self._settings(caller, scope)
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async with admission.slot():
+            caller = Caller(pools, scope["bentovox.request_id"])
+            named = query_of(scope).get("model", [""])[0]
+            ours = not named or named.startswith(_NAMES)
+            card = await caller.card("chat", (realtime.model or None) if ours else named)
+            model = card["id"]
+            settings = Settings(new_id("sess"), named or model, model, Answering(), Hearing())
             await accept(scope, send)
-            talk = _Talk(caller, settings, self._least_speech_ms, scope, send)
-            await talk.serve(receive)
+            least_ms = realtime.min_speech_duration_ms
+            await _Talk(caller, settings, least_ms, scope, send).serve(receive)
 
-    async def _settings(self, caller: Caller, scope: Scope) -> Settings:
-        """Return what a session begins with.
-
-        Raises:
-            ServiceError: the URL names a model that is not served.
-        """
-        query = query_of(scope)
-        named: str | None = query.get("model", [None])[0]
-        wanted = self._chat_model if named is None or named.startswith(_NAMES) else named
-        card = await caller.card("chat", wanted)
-        return Settings(new_id("sess"), named or card["id"], card["id"], Answering(), Hearing())
+    return serve
 
 
 class _Talk(LiveSession):
@@ -118,16 +102,13 @@ class _Talk(LiveSession):
         self._responses: set[Response] = set()
 
     async def run(self) -> None:
-        """Serve the session until the server ends, or the client is silent for too long.
-
-        Raises:
-            DeadlineError: it was.
-            HungUpError: the client has gone.
-        """
+        """Serve the session until the server ends, or the client is silent for too long."""
         try:
             await self._tell("session.created", session=self._shown())
             while (message := await self._next()) is not None:
-                await self._answer(message)
+                if self._ear.plain and self._lost is not None:
+                    raise self._lost  # the ear had the session's settings
+                await act_on(message, self._take, self.send)
             for response in [*self._responses]:
                 await response.join()
         finally:
@@ -143,34 +124,15 @@ class _Talk(LiveSession):
                 if not self._responses:
                     raise
 
-    async def _answer(self, said: str | bytes) -> None:
-        """Do what an event says, and tell what is wrong with it.
-
-        Raises:
-            ServiceError: a session for transcription has lost its ear, and its settings with it.
-        """
-        if self._ear.plain and self._lost is not None:
-            raise self._lost
-        event_id = None
-        try:
-            fields = read_fields(said)
-            event_id = event_id_of(fields)
-            if self._wants_transcription(fields):
-                self._ear.plain = True
-            if self._ear.plain:
-                await self._ear.send(fields)
-            else:
-                await self._do(parse_event(fields, _EVENTS), fields)
-        except ServiceError as error:
-            await self.send(fault_event(error, event_id))
-
-    def _wants_transcription(self, fields: dict[str, Any]) -> bool:
-        """Whether an event makes this a session of the transcription role, unchanged."""
-        session = fields.get("session")
-        kind = session.get("type") if isinstance(session, dict) else None
-        wants = kind == "transcription" and fields.get("type") == "session.update"
-        beta = fields.get("type") == "transcription_session.update"
-        return (wants or beta) and not (self._items or self._responses)
+    async def _take(self, fields: dict[str, Any]) -> None:
+        session = fields.get("session") if fields.get("type") == "session.update" else None
+        wants = isinstance(session, dict) and session.get("type") == "transcription"
+        if wants and not (self._items or self._responses):
+            self._ear.plain = True  # this is a session of the transcription role, unchanged
+        if self._ear.plain:
+            await self._ear.send(fields)
+        else:
+            await self._do(parse_event(fields, _EVENTS), fields)
 
     async def _do(self, event: ClientEvent, fields: dict[str, Any]) -> None:
         if isinstance(event, sent.ConversationUpdate):
@@ -198,15 +160,12 @@ class _Talk(LiveSession):
         """Change the settings, all or none of them."""
         settings = self._settings
         if given.model is not None and given.model != settings.model:
-            raise InvalidRequestError(
-                "session.model cannot change; name it in the URL",
-                param="session.model",
-                code="unsupported_value",
-            )
+            raise invalid("session.model", "cannot change; name it in the URL", "unsupported_value")
         answering = settings.answering.changed(given, "session")
         voice = (answering.voice, answering.speed)
         if voice != (settings.answering.voice, settings.answering.speed):
-            await self._check_voice(answering)
+            with fields_named(_FIELDS):
+                await check_voice(self._caller, answering)
         heard = given.audio.input if given.audio is not None else None
         hearing = settings.hearing
         if heard is not None:
@@ -215,21 +174,10 @@ class _Talk(LiveSession):
         self._settings = replace(settings, answering=answering, hearing=hearing)
         await self._tell("session.updated", session=self._shown())
 
-    async def _check_voice(self, answering: Answering) -> None:
-        try:
-            await check_voice(self._caller, answering)
-        except (InvalidRequestError, NotFoundError) as error:
-            error.param = _FIELDS.get(error.param or "", error.param)
-            raise
-
     async def _add(self, item: Item, after: str | None = None) -> None:
         """Add an item to the conversation; the oldest go where there are too many."""
         if item.shown["type"] == "item_reference":
-            raise InvalidRequestError(
-                "an item_reference is for response.input",
-                param="item.type",
-                code="unsupported_value",
-            )
+            raise invalid("item.type", "item_reference is for response.input", "unsupported_value")
         before = self._items.add(item, after)
         for kind in ("added", "done"):
             await self._tell(f"conversation.item.{kind}", previous_item_id=before, item=item.shown)
@@ -270,12 +218,7 @@ class _Talk(LiveSession):
         )
 
     async def _respond(self, response: Response) -> None:
-        """Begin a response.
-
-        Raises:
-            ConflictError: there is one already.
-            InvalidRequestError: there are too many beside the conversation.
-        """
+        """Begin a response, unless there are as many as may be."""
         if response.in_conversation:
             if (running := self._running) is not None:
                 raise ConflictError(
@@ -285,11 +228,8 @@ class _Talk(LiveSession):
                 )
             self._response = response
         elif sum(not one.in_conversation for one in self._responses) >= MOST_BESIDE:
-            raise InvalidRequestError(
-                f"{MOST_BESIDE} responses run beside the conversation, which is the most",
-                param="response.conversation",
-                code="too_many_responses",
-            )
+            why = f"{MOST_BESIDE} responses run beside the conversation, which is the most"
+            raise invalid("response.conversation", why, "too_many_responses")
         self._responses.add(response)
         response.start(self._caller, self._settings.chat_model, self.send, self._responses.discard)
 

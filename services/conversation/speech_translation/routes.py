@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import base64
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
+from services.audio.decode import excerpt
+from services.audio.encode import OUTPUT_RATE_HZ, open_encoder, to_wav
 from services.backends.client import Caller
-from services.conversation.speech_translation.answer import send_answer
-from services.conversation.speech_translation.listening import into_sentences, transcribe
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (
     AHEAD,
     SOUNDS_AHEAD,
-    Tally,
+    Sentence,
+    Sound,
     fields_named,
     first_fault,
+    into_sentences,
     piped,
+    transcribe,
 )
-from services.conversation.speech_translation.voice_sample import sampled
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken
 from services.errors import InvalidRequestError
+from services.languages import gap
+from services.openai.audio_stream import AudioStream
 from services.openai.forms import FormFields, read_form
 from services.openai.hangup import until_hangup
 from services.openai.reading import read
+from services.openai.refusals import invalid
+from services.openai.speech import TRANSCRIPT_CHARACTERS
 from services.openai.translation import SpeechTranslationFields
 from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
     from services.backends.pools import Pools
-    from services.conversation.speech_translation.stages import Translation
+    from services.conversation.speech_translation.stages import Item, Segment, Translation
     from services.settings.sections import ConversationSettings
+
+
+SHORTEST_S: Final = 3.0
+LONGEST_S: Final = 10.0
+PATIENCE_S: Final = 60.0
+"""How much of a recording is searched for a good stretch."""
+
+_APART_S: Final = 0.5  # a longer pause ends a stretch
+_LONGEST_ALONE_S: Final = 29.0  # of one segment: the longest that speech accepts
+_MOST_RATE_HZ: Final = 24_000
 
 
 class SpeechTranslation:
@@ -53,67 +71,159 @@ class SpeechTranslation:
         self._admission = Admission(Limits(slots, slots, conversation.deadline_s))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request.
-
-        Raises:
-            ServiceError: it is refused, or a backend failed.
-            ClientGoneError: the client hung up.
-        """
+        """Answer one request."""
         form = await read_form(scope, receive, self._form)
         fields = read(SpeechTranslationFields, form.texts, "the form")
         recording = form.file("file").data
         if fields.voice is not None and fields.consent is not None:
-            raise InvalidRequestError(
+            raise invalid(
+                "voice",
                 "voice and consent are two voices: a consent stands for that of the recording; "
                 "send one of them",
-                param="voice",
-                code="invalid_value",
             )
         caller = Caller(self._pools, scope["bentovox.request_id"])
-        await until_hangup(receive, self._in_turn(fields, recording, caller, send))
-
-    async def _in_turn(
-        self, fields: SpeechTranslationFields, recording: bytes, caller: Caller, send: Send
-    ) -> None:
-        async with self._admission.slot():
-            await self._translate(fields, recording, caller, send)
+        await until_hangup(receive, self._translate(fields, recording, caller, send))
 
     async def _translate(
         self, fields: SpeechTranslationFields, recording: bytes, caller: Caller, send: Send
     ) -> None:
-        target = known_code(fields.language, "language")
-        source = None
-        if fields.source_language is not None:
-            source = known_code(fields.source_language, "source_language")
-        with fields_named({"model": "chat_model"}):
-            model = await ChatModel.served(caller, fields.chat_model or self._chat_model)
-        with fields_named({"model": "speech_model"}):
-            speaks = (await caller.card("speech", fields.speech_model))["id"]
-        heard = {
-            "model": (await caller.card("transcription", fields.model))["id"],
-            "language": source and spoken(source),
-            "prompt": fields.prompt,
-        }
-        tally = Tally()
-        voice: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        if fields.consent is None:
-            named = fields.voice or await preset(caller, speaks, target)
-            voice.set_result({"voice": named})
+        async with self._admission.slot():
+            target = known_code(fields.language, "language")
+            source = None
+            if fields.source_language is not None:
+                source = known_code(fields.source_language, "source_language")
+            with fields_named({"model": "chat_model"}):
+                named = fields.chat_model or self._chat_model
+                model = ChatModel(caller, await caller.card("chat", named))
+            with fields_named({"model": "speech_model"}):
+                speaks = (await caller.card("speech", fields.speech_model))["id"]
+            heard = {
+                "model": (await caller.card("transcription", fields.model))["id"],
+                "language": source and spoken(source),
+                "prompt": fields.prompt,
+            }
+            usage: dict[str, Any] = {}
+            voice: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
+            if fields.consent is None:
+                named = fields.voice or await preset(caller, speaks, target)
+                voice.set_result({"voice": named})
 
-        async def manner(_: Translation) -> Mapping[str, Any]:
-            return {"language": target, **fields.manner, **await voice}
+            async def manner(_: Translation) -> Mapping[str, Any]:
+                return {"language": target, **fields.manner, **await voice}
 
-        interpreter = Interpreter(model, source, target)
-        speaker = Speaker(caller, speaks, manner)
-        try:
-            async with asyncio.TaskGroup() as stages:
-                segments = piped(stages, transcribe(caller, recording, heard, tally), AHEAD)
-                if fields.consent is not None:
-                    sample = sampled(segments, recording, fields.consent, voice)
-                    segments = piped(stages, sample, AHEAD)
-                sentences = piped(stages, into_sentences(segments), AHEAD)
-                translated = piped(stages, interpreter.translate(sentences), AHEAD)
-                sound = piped(stages, speaker.speak(translated), SOUNDS_AHEAD)
-                await send_answer(sound, fields, tally, send)
-        except ExceptionGroup as group:
-            raise first_fault(group) from group
+            interpreter = Interpreter(model, source, target)
+            speaker = Speaker(caller, speaks, manner)
+            try:
+                async with asyncio.TaskGroup() as stages:
+                    segments = piped(stages, transcribe(caller, recording, heard, usage), AHEAD)
+                    if fields.consent is not None:
+                        sample = sampled(segments, recording, fields.consent, voice)
+                        segments = piped(stages, sample, AHEAD)
+                    sentences = piped(stages, into_sentences(segments), AHEAD)
+                    translated = piped(stages, interpreter.translate(sentences), AHEAD)
+                    sound = piped(stages, speaker.speak(translated), SOUNDS_AHEAD)
+                    await _send_answer(sound, fields, usage, send)
+            except ExceptionGroup as group:
+                raise first_fault(group) from group
+
+
+async def _send_answer(
+    items: AsyncIterator[Item],
+    asked: SpeechTranslationFields,
+    usage: Mapping[str, Any],
+    send: Send,
+) -> None:
+    """Send headers when the first audio arrives, then everything as it arrives, then the end.
+
+    Events are named as in OpenAI's live translation and audio/speech, and have the number of their
+    sentence. If a stage fails after the headers, the answer must not end as if it were complete.
+    """
+    encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
+    as_events = asked.stream_format == "sse"
+    stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
+    before = {"input": "", "output": ""}
+    async for item in items:
+        if isinstance(item, Sound):
+            await stream.feed(item.samples, sentence=item.sentence.number)
+            continue
+        sentence = item if isinstance(item, Sentence) else item.sentence
+        side = "input" if item is sentence else "output"
+        times = {"start": sentence.start_s, "end": sentence.end_s} if item is sentence else {}
+        await stream.tell(
+            {
+                "type": f"speech.{side}_transcript.delta",
+                "delta": gap(before[side], item.text) + item.text,
+                "sentence": sentence.number,
+                **times,
+                "language": item.language,
+            }
+        )
+        before[side] = item.text
+    if not stream.samples:
+        raise InvalidRequestError(
+            "file contains no speech that could be translated", param="file", code="no_speech"
+        )
+    await stream.end(usage.get("input_tokens", 0))
+
+
+async def sampled(
+    segments: AsyncIterator[Segment],
+    recording: bytes,
+    consent: str,
+    voice: asyncio.Future[Mapping[str, Any]],
+) -> AsyncGenerator[Segment, None]:
+    """Yield the segments, and set `voice` to the fields with a sample of the speaker's voice.
+
+    They are held back until they contain a stretch of 3 to 10 s of clear speech: before that, the
+    queues between the stages could fill and block.
+    """
+    held: list[Segment] = []
+    clear: list[Segment] = []
+    async for segment in segments:
+        held.append(segment)
+        if segment.clear:
+            clear.append(segment)
+        if segment.end_s > PATIENCE_S or (clear and _seconds(_longest(clear)) >= SHORTEST_S):
+            break
+    if held:
+        voice.set_result(await _fields(recording, _longest(clear or held), consent))
+    for segment in held:
+        yield segment
+    async for segment in segments:
+        yield segment
+
+
+def _seconds(segment: Segment) -> float:
+    return segment.end_s - segment.start_s
+
+
+def _longest(segments: Sequence[Segment]) -> Segment:
+    """Return the longest stretch of consecutive segments, joined.
+
+    It is at most `LONGEST_S` long, unless a single segment is longer: its text cannot be cut.
+    """
+    stretches = []
+    for first, begin in enumerate(segments):
+        stretch = begin
+        for segment in segments[first + 1 :]:
+            apart = segment.start_s - stretch.end_s > _APART_S
+            if apart or segment.end_s - begin.start_s > LONGEST_S:
+                break
+            stretch = replace(stretch, end_s=segment.end_s, text=stretch.text + segment.text)
+        stretches.append(stretch)
+    return max(stretches, key=_seconds)
+
+
+async def _fields(recording: bytes, stretch: Segment, consent: str) -> Mapping[str, Any]:
+    end_s = min(stretch.end_s, stretch.start_s + _LONGEST_ALONE_S)
+
+    def wav() -> bytes:
+        sound = excerpt(recording, stretch.start_s, end_s, max_rate_hz=_MOST_RATE_HZ)
+        return to_wav(sound.samples, sound.sample_rate_hz)
+
+    data = base64.b64encode(await asyncio.to_thread(wav)).decode("ascii")
+    return {
+        "ref_audio": f"data:audio/wav;base64,{data}",
+        "ref_text": stretch.text.strip()[:TRANSCRIPT_CHARACTERS],
+        "consent": consent,
+    }

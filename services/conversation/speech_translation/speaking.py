@@ -12,6 +12,7 @@ from services.conversation.speech_translation.stages import Sound, Translation, 
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
+from services.openai.refusals import invalid
 from services.openai.speech import INPUT_CHARACTERS
 
 if TYPE_CHECKING:
@@ -34,15 +35,13 @@ _NAMES: Final = {
 
 
 class Interpreter:
-    """Translates what one speaker says, sentence by sentence.
-
-    Attributes:
-        source: the code of the speaker's language; None for what the transcription says.
-        target: the code of the language to translate into. Both may change between sentences.
-    """
+    """Translates what one speaker says, sentence by sentence."""
 
     def __init__(self, model: ChatModel, source: str | None, target: str) -> None:
-        """Ask `model`."""
+        """Ask `model` to translate from `source`, or what the transcription says, into `target`.
+
+        Both are codes, and may change between sentences.
+        """
         self.source = source
         self.target = target
         self._model = model
@@ -54,9 +53,6 @@ class Interpreter:
         """Yield each sentence as it arrives, then its translation.
 
         Sentences that are in the target language stay as they are.
-
-        Raises:
-            ServiceError: the chat backend failed, and `sparing` let it pass.
         """
         async for sentence in sentences:
             yield sentence
@@ -93,11 +89,7 @@ class Speaker:
     async def speak(
         self, items: AsyncIterator[Sentence | Translation], sparing: Sparing = nullcontext
     ) -> AsyncGenerator[Item, None]:
-        """Yield every item, and after each translation its audio, piece by piece.
-
-        Raises:
-            ServiceError: the speech backend refused or broke off, and `sparing` let it pass.
-        """
+        """Yield every item, and after each translation its audio, piece by piece."""
         async for item in items:
             yield item
             if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
@@ -113,19 +105,22 @@ class Speaker:
         fields = {**self._fields, **manner, "input": text}
         if not self._names_language:
             fields.pop("language", None)
+        question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
         try:
-            async with aclosing(self._asked(fields)) as sound:
-                async for samples in sound:
-                    yield samples
+            with fields_named(_NAMES):
+                async with (
+                    self._caller.answer(question) as answer,
+                    aclosing(answer.pieces()) as pieces,
+                    aclosing(from_pieces(pieces)) as sound,
+                ):
+                    async for samples in sound:
+                        yield samples
         except TooLargeError as error:
             if "ref_audio" not in fields:
                 raise
             # A sample is small enough for every service that accepts recordings at all.
-            raise InvalidRequestError(
-                "the speech service cannot speak like a recording: name a voice instead",
-                param="consent",
-                code="unsupported_parameter",
-            ) from error
+            why = "the speech service cannot speak like a recording: name a voice instead"
+            raise invalid("consent", why, "unsupported_parameter") from error
         except InvalidRequestError as error:
             if error.code == "blank_input":
                 return  # letters that cannot be spoken
@@ -139,17 +134,6 @@ class Speaker:
             async for samples in sound:
                 yield samples
 
-    async def _asked(self, fields: dict[str, Any]) -> AsyncGenerator[Samples, None]:
-        question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
-        with fields_named(_NAMES):
-            async with (
-                self._caller.answer(question) as answer,
-                aclosing(answer.pieces()) as pieces,
-                aclosing(from_pieces(pieces)) as sound,
-            ):
-                async for samples in sound:
-                    yield samples
-
 
 async def preset(caller: Caller, model: str, language: str) -> str:
     """Return the speech backend's built-in voice that fits a language best.
@@ -158,12 +142,10 @@ async def preset(caller: Caller, model: str, language: str) -> str:
         InvalidRequestError: it has none (`missing_required_parameter`).
         ServiceError: the backend failed.
     """
-    listed = await caller.json(Question("speech", "/v1/audio/voices", model=model))
-    own = [
-        card
-        for card in listed.get("data", ())
-        if isinstance(card, dict) and card.get("object") == "voice"
-    ]
+    listed = (await caller.json(Question("speech", "/v1/audio/voices", model=model))).get(
+        "data", ()
+    )
+    own = [card for card in listed if isinstance(card, dict) and card.get("object") == "voice"]
     wanted = language.lower()
 
     def fit(card: Mapping[str, Any]) -> int:
@@ -174,9 +156,8 @@ async def preset(caller: Caller, model: str, language: str) -> str:
 
     if own:
         return str(max(own, key=fit).get("id"))  # the first of those that fit best
-    raise InvalidRequestError(
+    why = (
         "the speech service has no voice of its own: name a registered one as voice, or send "
-        "consent to keep the speaker's",
-        param="voice",
-        code="missing_required_parameter",
+        "consent to keep the speaker's"
     )
+    raise invalid("voice", why, "missing_required_parameter")

@@ -7,7 +7,6 @@ do with it is in the system's turn. So instructions in the text are translated, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.client import Question
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from services.backends.client import Caller
+    from services.openai.translation import Detection
 
 PATH: Final = "/v1/chat/completions"
 
@@ -41,14 +41,6 @@ _DETECT: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Detected:
-    """The language of a text, and the model's confidence, 0 to 1."""
-
-    language: str
-    confidence: float
-
-
 class ChatModel:
     """A chat model, called for one request."""
 
@@ -57,15 +49,6 @@ class ChatModel:
         self._caller = caller
         self._name: str = card["id"]
         self._most_tokens = int(card.get("max_model_len") or 0) // 2 or 4096
-
-    @classmethod
-    async def served(cls, caller: Caller, name: str | None) -> ChatModel:
-        """Return the model `name`, or the first that is served.
-
-        Raises:
-            ServiceError: it is not served, or none is.
-        """
-        return cls(caller, await caller.card("chat", name))
 
     async def translate(
         self,
@@ -79,17 +62,9 @@ class ChatModel:
     ) -> str:
         """Return the translation of a text without white space at its ends.
 
-        Args:
-            text: of about `PIECE_CHARACTERS` at most.
-            source: the code of its language; None leaves it to the model.
-            target: the code of the language to translate into.
-            former: earlier sentences and their translations, as context.
-            tag: an example of the tags to be kept, if there are any.
-            variant: 0 for the most likely translation; each other number is the seed of an
-                alternative.
-
-        Raises:
-            ServiceError: the backend failed, or the answer is cut off or empty.
+        It has about `PIECE_CHARACTERS` at most. Languages are codes; without `source` the model
+        sees for itself. `former` are earlier sentences and their translations, as context, and
+        `tag` is an example of the tags to be kept. Each `variant` but 0 is another translation.
         """
         mark = _mark(text, *(before for before, _ in former))
         system = _TRANSLATE.format(
@@ -97,11 +72,10 @@ class ChatModel:
             way=f"{'' if source is None else f'from {NAMES[source]} '}into {NAMES[target]}",
             tags=_TAGS.format(tag=tag) if tag else "",
         )
-        turns = [{"role": "system", "content": system}]
+        turns = [("system", system)]
         for before, translation in former:
-            turns.append({"role": "user", "content": _marked(before, mark)})
-            turns.append({"role": "assistant", "content": translation})
-        turns.append({"role": "user", "content": _marked(text, mark)})
+            turns += [("user", _marked(before, mark)), ("assistant", translation)]
+        turns.append(("user", _marked(text, mark)))
         tokens = _TOKENS_AT_LEAST + _TOKENS_PER_CHARACTER * len(text)
         chosen = {"temperature": _TEMPERATURE, "seed": variant} if variant else {"temperature": 0}
         said, choice = await self._ask(turns, max_tokens=min(tokens, self._most_tokens), **chosen)
@@ -114,18 +88,11 @@ class ChatModel:
             raise BackendError("The chat model's translation is empty.", code="translation_empty")
         return said
 
-    async def detect(self, text: str) -> Detected:
-        """Return the language of a text that is not blank.
-
-        Raises:
-            ServiceError: the backend failed, or the model named no language.
-        """
+    async def detect(self, text: str) -> Detection:
+        """Return the language of a text that is not blank, as LibreTranslate tells it."""
         text = text.strip()[:_DETECTED_CHARACTERS]
         mark = _mark(text)
-        turns = [
-            {"role": "system", "content": _DETECT.format(mark=mark)},
-            {"role": "user", "content": _marked(text, mark)},
-        ]
+        turns = [("system", _DETECT.format(mark=mark)), ("user", _marked(text, mark))]
         said, choice = await self._ask(
             turns,
             max_tokens=_NAME_TOKENS,
@@ -136,15 +103,13 @@ class ChatModel:
         code = DETECTABLE.get(said)
         if code is None:
             raise BackendError("The chat model named no language.", code="language_not_detected")
-        return Detected(code, _confidence(choice))
+        return {"confidence": round(100 * _confidence(choice), 1), "language": code}
 
-    async def _ask(
-        self, messages: list[dict[str, str]], **fields: Any
-    ) -> tuple[str, dict[str, Any]]:
+    async def _ask(self, turns: list[tuple[str, str]], **fields: Any) -> tuple[str, dict[str, Any]]:
         """Return the answer's text, and the whole choice."""
         body = {
             "model": self._name,
-            "messages": messages,
+            "messages": [{"role": role, "content": content} for role, content in turns],
             # For models that think first; the templates of others ignore it.
             "chat_template_kwargs": {"enable_thinking": False},
             **fields,
@@ -153,10 +118,7 @@ class ChatModel:
             answer = await self._caller.json(Question.of("chat", PATH, body, model=self._name))
             choice: dict[str, Any] = answer["choices"][0]
             said = str(choice["message"]["content"] or "").strip()
-        except (
-            InvalidRequestError,
-            NotFoundError,
-        ) as exc:  # our request, not the client's
+        except (InvalidRequestError, NotFoundError) as exc:  # our request, not the client's
             raise BackendError(
                 f"The chat model cannot translate this: {exc.message}", code="translation_failed"
             ) from exc
@@ -176,12 +138,11 @@ def _confidence(choice: dict[str, Any]) -> float:
 
 def _mark(*texts: str) -> str:
     """Return a name for the marks around a text that occurs as a mark in none of the texts."""
-    number = 0
-    while True:
-        mark = f"text{number or ''}"
-        if not any(f"<{mark}>" in text or f"</{mark}>" in text for text in texts):
-            return mark
+    mark, number = "text", 0
+    while any(f"<{mark}>" in text or f"</{mark}>" in text for text in texts):
         number += 1
+        mark = f"text{number}"
+    return mark
 
 
 def _marked(text: str, mark: str) -> str:

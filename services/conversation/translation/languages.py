@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.errors import InvalidRequestError, shown
+from services.errors import shown
 from services.languages import NAMES as HEARD
 from services.languages import tag_of
+from services.openai.refusals import invalid
 
 AUTO: Final = "auto"
 
@@ -27,16 +28,9 @@ NAMES: Final = {
 
 # Other codes: LibreTranslate's zt and pb, those that ISO 639 withdrew, Whisper's jw.
 _ALIASES: Final = {
-    "zt": "zh-Hant",
-    "zh-tw": "zh-Hant",
-    "zh-hk": "zh-Hant",
-    "zh-cn": "zh-Hans",
-    "pb": "pt-BR",
-    "iw": "he",
-    "in": "id",
-    "fil": "tl",
-    "jw": "jv",
-}
+    "zt": "zh-Hant", "zh-tw": "zh-Hant", "zh-hk": "zh-Hant", "zh-cn": "zh-Hans", "pb": "pt-BR",
+    "iw": "he", "in": "id", "fil": "tl", "jw": "jv",
+}  # fmt: skip
 _SPOKEN: Final = {"jv": "jw", "nb": "no"}
 _BY_LOWER: Final = {code.lower(): code for code in NAMES} | _ALIASES
 
@@ -52,11 +46,8 @@ def known_code(code: str, param: str) -> str:
     """
     found = known_or_none(code)
     if found is None:
-        raise InvalidRequestError(
-            f"{param} {shown(code)} is not a known language; see GET /languages",
-            param=param,
-            code="unsupported_language",
-        )
+        why = f"{shown(code)} is not a known language; see GET /languages"
+        raise invalid(param, why, "unsupported_language")
     return found
 
 

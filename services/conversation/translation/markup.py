@@ -3,16 +3,19 @@
 A run of text (a paragraph, a heading, a cell) is translated as a whole, with numbered marks for its
 inline tags. If the marks do not come back in the same order and number, each text between two tags
 is translated alone. So the markup never changes, whatever the model answers.
+
+Only what decides where text begins and ends is parsed. The slices, joined, are the document again,
+however broken it is (HTML, section 13.2.5, gives every sequence a meaning).
 """
 
 from __future__ import annotations
 
 import html
 import re
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from services.conversation.translation.html_tokens import Kind, Token, tokens
 from services.conversation.translation.texts import (
     PIECE_CHARACTERS,
     Plan,
@@ -25,8 +28,42 @@ from services.conversation.translation.texts import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from services.conversation.translation.texts import Translator
+    from services.conversation.translation.texts import Translate
 
+
+Kind: TypeAlias = Literal["text", "open", "close", "alone"]
+"""Of a slice; what is alone is an image, a comment, an element that is not translated."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A slice of the document; `name` is the tag's in lower case, or empty."""
+
+    kind: Kind
+    source: str
+    name: str = ""
+
+
+_MARKUP: Final = re.compile(
+    r"<!--(?:-?>|.*?(?:--!?>|\Z))"  # an unclosed comment goes to the end
+    r"|<[!?][^>]*>|</(?![a-zA-Z])[^>]*>"
+    r"|<(?P<close>/?)(?P<name>[a-zA-Z][^\s/>]*+)"
+    # A quote opens a value only after `=`; with an unclosed one it is no tag.
+    r"(?P<attributes>(?:[^>=]|=\s*+(?:\"[^\"]*\"|'[^']*'|(?![\"'])))*+)>",
+    re.DOTALL,
+)
+_BEGIN: Final = re.compile(r"<(?=[!?/a-zA-Z])")
+_ATTRIBUTE: Final = re.compile(
+    r"(?P<name>[^\s\"'/=]++)(?:\s*+=\s*+(?P<value>\"[^\"]*\"|'[^']*'|[^\s]*+))?+"
+)
+_VOID: Final = frozenset(
+    "area base br col embed hr img input link meta param source track wbr".split()  # noqa: SIM905
+)
+_RAW: Final = frozenset(
+    "iframe noembed noframes noscript script style textarea xmp".split()  # noqa: SIM905
+)
+"""Elements that contain no markup (HTML, section 13.1.2); they are not translated."""
+_LEFT_ALONE: Final = frozenset({"math", "object", "svg", "template"})
 # fmt: off
 _INLINE: Final = frozenset({
     "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "br", "cite", "code", "data", "del", "dfn",
@@ -39,6 +76,69 @@ _REFERENCE: Final = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*
 _MOST_MARKS: Final = 40  # with more, models lose the order
 
 
+def tokens(document: str) -> Iterator[Token]:
+    """Yield the slices of a document; an element that is not translated is one slice."""
+    place = 0
+    while place < len(document):
+        begin = _BEGIN.search(document, place)
+        if begin is None:
+            yield Token("text", document[place:])
+            return
+        if begin.start() > place:
+            yield Token("text", document[place : begin.start()])
+        match = _MARKUP.match(document, begin.start())
+        if match is None:  # unclosed: all the rest is markup
+            yield Token("alone", document[begin.start() :])
+            return
+        token = _token(match)
+        place = match.end()
+        if token.kind == "open" and _is_left_alone(token.name, match["attributes"]):
+            place = _end(document, match, token.name)
+            token = Token("alone", document[match.start() : place], token.name)
+        yield token
+
+
+def _token(match: re.Match[str]) -> Token:
+    name = (match["name"] or "").lower()
+    if not name:
+        return Token("alone", match[0])
+    if match["close"]:
+        return Token("close", match[0], name)
+    if name in _VOID or match["attributes"].endswith("/"):
+        return Token("alone", match[0], name)
+    return Token("open", match[0], name)
+
+
+def _is_left_alone(name: str, attributes: str) -> bool:
+    return (
+        name in _RAW
+        or name in _LEFT_ALONE
+        or any(
+            one["name"].lower() == "translate" and (one["value"] or "").strip("\"'").lower() == "no"
+            for one in _ATTRIBUTE.finditer(attributes)
+        )
+    )
+
+
+def _end(document: str, opening: re.Match[str], name: str) -> int:
+    """Return where the element that `opening` begins ends; the document's end if unclosed."""
+    place, depth = opening.end(), 1
+    if name in _RAW:  # no markup inside: the first closing tag is its end
+        ending = re.compile(rf"</{re.escape(name)}(?=[\s/>])[^>]*>", re.IGNORECASE)
+        closing = ending.search(document, place)
+        return closing.end() if closing else len(document)
+    while depth:
+        begin = _BEGIN.search(document, place)
+        match = _MARKUP.match(document, begin.start()) if begin else None
+        if match is None:
+            return len(document)
+        place = match.end()
+        token = _token(match)
+        if token.name == name:
+            depth += {"open": 1, "close": -1}.get(token.kind, 0)
+    return place
+
+
 def planned_html(document: str) -> Plan:
     """Return the plan of a document: its texts are translated, its markup is kept."""
     return Plan(document, [_planned(run) for run in _runs(document)])
@@ -49,7 +149,7 @@ def _runs(document: str) -> Iterator[list[Token]]:
     run: list[Token] = []
     for token in tokens(document):
         inline = token.name in _INLINE or token.source.startswith("<!--")
-        if token.kind is Kind.TEXT or inline:
+        if token.kind == "text" or inline:
             run.append(token)
             continue
         if run:
@@ -65,7 +165,7 @@ def _planned(run: list[Token]) -> str | Work:
     texts = [
         token.source
         for token in inner
-        if token.kind is Kind.TEXT and has_words(html.unescape(token.source))
+        if token.kind == "text" and has_words(html.unescape(token.source))
     ]
     if not texts:
         return _joined(run)
@@ -75,13 +175,13 @@ def _planned(run: list[Token]) -> str | Work:
 
 
 async def _run(
-    before: list[Token], inner: list[Token], after: list[Token], translator: Translator
+    before: list[Token], inner: list[Token], after: list[Token], translate: Translate
 ) -> str:
     """Return a run, translated as a whole if possible, else text by text."""
     spelling = _spelling((*before, *inner, *after))
-    whole = await _as_one(translator, inner, spelling) if len(inner) > 1 else None
+    whole = await _as_one(translate, inner, spelling) if len(inner) > 1 else None
     if whole is None:
-        whole = "".join([await _alone(translator, token, spelling) for token in inner])
+        whole = "".join([await _alone(translate, token, spelling) for token in inner])
     return _joined(before) + whole + _joined(after)
 
 
@@ -94,9 +194,9 @@ def _without_ends(run: list[Token]) -> tuple[list[Token], list[Token], list[Toke
     partners = _partners(run)
     while begin < end:
         first, last = run[begin], run[end - 1]
-        if _is_nothing(first) or (first.kind is not Kind.TEXT and begin not in partners):
+        if _is_nothing(first) or (first.kind != "text" and begin not in partners):
             begin += 1
-        elif _is_nothing(last) or (last.kind is not Kind.TEXT and end - 1 not in partners):
+        elif _is_nothing(last) or (last.kind != "text" and end - 1 not in partners):
             end -= 1
         elif partners.get(begin) == end - 1:
             begin, end = begin + 1, end - 1
@@ -106,7 +206,7 @@ def _without_ends(run: list[Token]) -> tuple[list[Token], list[Token], list[Toke
 
 
 def _is_nothing(token: Token) -> bool:
-    return token.kind is Kind.TEXT and not token.source.strip()
+    return token.kind == "text" and not token.source.strip()
 
 
 def _partners(run: Sequence[Token]) -> dict[int, int]:
@@ -114,31 +214,31 @@ def _partners(run: Sequence[Token]) -> dict[int, int]:
     found: dict[int, int] = {}
     open_: list[int] = []
     for place, token in enumerate(run):
-        if token.kind is Kind.OPEN:
+        if token.kind == "open":
             open_.append(place)
-        elif token.kind is Kind.CLOSE and open_ and run[open_[-1]].name == token.name:
+        elif token.kind == "close" and open_ and run[open_[-1]].name == token.name:
             found[place] = open_.pop()
             found[found[place]] = place
     return found
 
 
 async def _as_one(
-    translator: Translator, inner: Sequence[Token], spelling: Mapping[int, str]
+    translate: Translate, inner: Sequence[Token], spelling: Mapping[int, str]
 ) -> str | None:
     """Return the texts, translated together with their marks; None if marks were changed."""
-    tags = [token for token in inner if token.kind is not Kind.TEXT]
+    tags = [token for token in inner if token.kind != "text"]
     if len(tags) > _MOST_MARKS:
         return None
-    prefix = _prefix(token.source for token in inner if token.kind is Kind.TEXT)
+    prefix = _prefix(token.source for token in inner if token.kind == "text")
     marks = _marks(inner, prefix)
     waiting = iter(marks)
     text = "".join(
-        html.unescape(token.source) if token.kind is Kind.TEXT else next(waiting) for token in inner
+        html.unescape(token.source) if token.kind == "text" else next(waiting) for token in inner
     )
     bare = text.strip()
     if len(bare) > PIECE_CHARACTERS:
         return None
-    said = await translator.piece(bare, tag=marks[0])
+    said = await translate(bare, tag=marks[0])
     begin = text.index(bare)
     said = text[:begin] + said + text[begin + len(bare) :]
     found = re.split(rf"(</?{prefix}\d+/?>)", said)
@@ -148,13 +248,13 @@ async def _as_one(
     return parts[0] + "".join(tag.source + part for tag, part in zip(tags, parts[1:], strict=True))
 
 
-async def _alone(translator: Translator, token: Token, spelling: Mapping[int, str]) -> str:
-    if token.kind is not Kind.TEXT:
+async def _alone(translate: Translate, token: Token, spelling: Mapping[int, str]) -> str:
+    if token.kind != "text":
         return token.source
     text = html.unescape(token.source)
     if not has_words(text):
         return token.source
-    (said,) = await translated([(planned(text), translator)], workers=1)
+    (said,) = await translated([(planned(text), translate)], workers=1)
     return said.translate(spelling)
 
 
@@ -173,7 +273,7 @@ def _marks(inner: Sequence[Token], prefix: str) -> list[str]:
     numbers: dict[int, int] = {}
     marks = []
     for place, token in enumerate(inner):
-        if token.kind is Kind.TEXT:
+        if token.kind == "text":
             continue
         partner = partners.get(place)
         if partner is not None and partner < place:
@@ -188,7 +288,7 @@ def _spelling(run: Sequence[Token]) -> dict[int, str]:
     """Return the reference of each character that the source writes as one, such as `&nbsp;`."""
     found = {ord("&"): "&amp;", ord("<"): "&lt;"}
     for token in run:
-        if token.kind is Kind.TEXT:
+        if token.kind == "text":
             for reference in _REFERENCE.findall(token.source):
                 read = html.unescape(reference)
                 if len(read) == 1 and not read.isalnum():

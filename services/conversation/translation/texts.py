@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-
-    from services.conversation.translation.chat_model import ChatModel
+    from collections.abc import Iterable, Iterator, Sequence
 
 SENTENCE_END: Final = re.compile(
     # Also full-width marks, without a space; and with a closing quotation mark or bracket.
@@ -85,9 +84,6 @@ async def by_workers(jobs: Iterable[Callable[[], Awaitable[Result]]], workers: i
     """Return the result of each job, in order; if one fails, the others are cancelled.
 
     At most `workers` run at the same time; jobs that wait need no task.
-
-    Raises:
-        ServiceError: what the failed job raised.
     """
     left = enumerate(jobs)
     results: dict[int, Result] = {}
@@ -110,39 +106,15 @@ def has_words(text: str) -> bool:
     return any(character.isalpha() for character in text)
 
 
-@dataclass(frozen=True)
-class Translator:
-    """Translates texts from one language into another.
-
-    Attributes:
-        model: the chat model.
-        source: the code of the texts' language.
-        target: the code of the other.
-        variant: see `ChatModel.translate`.
-    """
-
-    model: ChatModel
-    source: str
-    target: str
-    variant: int = 0
-
-    async def piece(self, text: str, tag: str = "") -> str:
-        """Return the translation of a piece without white space at its ends."""
-        return await self.model.translate(
-            text, self.source, self.target, tag=tag, variant=self.variant
-        )
+Translate: TypeAlias = Callable[..., Awaitable[str]]
+"""`ChatModel.translate` for two languages: takes a text without white space at its ends."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A part of a text to be translated.
+    """A part to be translated: `do` calls the model at most so many times."""
 
-    Attributes:
-        do: translates it.
-        questions: how often it calls the model at most.
-    """
-
-    do: Callable[[Translator], Awaitable[str]]
+    do: Callable[[Translate], Awaitable[str]]
     questions: int = 1
 
 
@@ -166,29 +138,27 @@ def planned(text: str) -> Plan:
         bare = piece.strip()
         if has_words(bare):
             before, _, after = piece.partition(bare)
-            parts += [before, Work(partial(Translator.piece, text=bare)), after]
+            parts += [before, _piece(bare), after]
         else:
             parts.append(piece)
     return Plan(text, parts)
 
 
-async def translated(orders: Sequence[tuple[Plan, Translator]], workers: int) -> list[str]:
-    """Return the translation of each plan by its translator, `workers` pieces at the same time.
+def _piece(text: str) -> Work:
+    return Work(lambda translate: translate(text))
 
-    Texts in the target language are returned as they are.
 
-    Raises:
-        ServiceError: the chat backend failed.
+async def translated(orders: Sequence[tuple[Plan, Translate | None]], workers: int) -> list[str]:
+    """Return the translation of each plan, `workers` pieces at the same time.
+
+    With None instead of a translation, a text stays as it is.
     """
-    parts = [
-        [plan.source] if translator.source == translator.target else [*plan.parts]
-        for plan, translator in orders
-    ]
+    parts = [[*plan.parts] if translate else [plan.source] for plan, translate in orders]
     places = [
-        (row, column, partial(part.do, translator))
-        for row, (_, translator) in enumerate(orders)
+        (row, column, partial(part.do, translate))
+        for row, (_, translate) in enumerate(orders)
         for column, part in enumerate(parts[row])
-        if isinstance(part, Work)
+        if isinstance(part, Work) and translate
     ]
     said = await by_workers((job for _, _, job in places), workers)
     for (row, column, _), words in zip(places, said, strict=True):

@@ -11,15 +11,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+from services.errors import UnavailableError
+from services.handover import in_daemon
+from services.transcription.engines.windows import SileroDetector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
+
+    from services.errors import ServiceError
+    from services.loading import Loading
 
 log = logging.getLogger("bentovox.transcription")
 
 Job = TypeVar("Job")
+Model = TypeVar("Model")
+Waiting = TypeVar("Waiting", bound="Requester")
+
+_RETRY_S: Final = 10.0
 
 _LIVE_S: Final = 5.0  # after urgent work, more of it is expected for so long
 _TURN_S: Final = 0.5  # for which such work may have to wait, if a job is that short
@@ -37,11 +50,7 @@ class Batches(Generic[Job]):
     ) -> None:
         """Start the thread.
 
-        Args:
-            work: does a batch, and handles its results and errors itself.
-            kind: jobs of the same kind can be done together.
-            most: the most jobs of a batch.
-            clock: seconds.
+        `work` does a batch of at most `most` jobs of one `kind`, with their results and errors.
         """
         self._work = work
         self._kind = kind
@@ -149,3 +158,80 @@ class Lane(Generic[Job]):
             self.jobs.clear()
             if self in self._waiting:
                 self._waiting.remove(self)
+
+
+class Requester(Protocol):
+    """Whoever waits for jobs."""
+
+    def failed(self, error: ServiceError) -> None:
+        """Wait no more, and tell why."""
+
+
+class BatchingEngine(ABC, Generic[Model, Job]):
+    """What engines share that have one model, loaded in the background, and batches for it.
+
+    See `TranscriptionEngine` for what is promised.
+    """
+
+    def __init__(self, loader: Loading[Model], kind: Callable[[Job], Hashable], most: int) -> None:
+        self._loader = loader
+        self._batches: Batches[Job] | None = None
+        self._kind = kind
+        self._most = most
+        self._active: set[Requester] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded."""
+        return self._loader.model is not None
+
+    @property
+    def status(self) -> str:
+        """What it is doing, or why there is no model and how to get one."""
+        return self._loader.status
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is no model, and none is on its way."""
+        return self._loader.settled
+
+    async def start(self) -> None:
+        """Find, download and load the model in the background; returns at once."""
+        if self._batches is None:
+            self._batches = Batches(self._hear, self._kind, self._most)
+            self._loader.start()
+
+    async def close(self) -> None:
+        """End all work, and free the model."""
+        batches, self._batches = self._batches, None
+        if batches is None:
+            return
+        self._loader.close()
+        batches.close()
+        for requester in tuple(self._active):
+            requester.failed(UnavailableError("the transcription engine was closed"))
+        await in_daemon(batches.join)
+
+    @contextmanager
+    def _at_work(self, requester: Waiting) -> Iterator[Waiting]:
+        """Let a requester know when the engine is closed, or nobody waits any more."""
+        self._active.add(requester)
+        try:
+            yield requester
+        finally:
+            self._active.discard(requester)
+            requester.failed(UnavailableError("nobody waits any more"))
+
+    def detector(self) -> SileroDetector:
+        """Return a new detector."""
+        return SileroDetector()
+
+    def _loaded(self) -> tuple[Model, Batches[Job]]:
+        model, batches = self._loader.model, self._batches
+        if model is None or batches is None:
+            raise UnavailableError(self.status, retry_after_s=_RETRY_S)
+        return model, batches
+
+    @abstractmethod
+    def _hear(self, jobs: list[Job]) -> None:
+        """Do a batch; what it raises is logged only."""

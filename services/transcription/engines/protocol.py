@@ -26,19 +26,12 @@ Task: TypeAlias = Literal["transcribe", "translate"]
 
 @dataclass(frozen=True)
 class Cutting:
-    """How pauses are found, with the settings of OpenAI's `server_vad`.
+    """How pauses are found, with the settings of OpenAI's `server_vad`."""
 
-    Attributes:
-        threshold: the probability, 0 to 1, from which a frame counts as speech.
-        prefix_padding_ms: how much is kept before speech.
-        silence_duration_ms: how long a silence has to be to end it.
-        min_speech_duration_ms: how long live speech has to last to be taken for it.
-    """
-
-    threshold: float = 0.5
-    prefix_padding_ms: int = 300
-    silence_duration_ms: int = 200
-    min_speech_duration_ms: int = 0
+    threshold: float = 0.5  # the probability, 0 to 1, from which a frame counts as speech
+    prefix_padding_ms: int = 300  # how much is kept before speech
+    silence_duration_ms: int = 200  # how long a silence has to be to end it
+    min_speech_duration_ms: int = 0  # how long live speech has to last to be taken for it
 
     @property
     def end_threshold(self) -> float:
@@ -59,19 +52,12 @@ These are the defaults of faster-whisper's `vad_filter`: https://github.com/SYST
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
-    """What is known of the speech.
+    """What is known of the speech."""
 
-    Attributes:
-        language: ISO 639-1 (or Whisper's own code, such as `yue`); None to detect it.
-        languages: those to choose from when detecting it; empty for all.
-        prompt: what came before, or an example of the style.
-        keywords: words that are likely.
-    """
-
-    language: str | None = None
-    languages: tuple[str, ...] = ()
-    prompt: str = ""
-    keywords: tuple[str, ...] = ()
+    language: str | None = None  # ISO 639-1, or Whisper's own code such as `yue`; None: detect it
+    languages: tuple[str, ...] = ()  # those to choose from when detecting it; empty for all
+    prompt: str = ""  # what came before, or an example of the style
+    keywords: tuple[str, ...] = ()  # words that are likely
 
 
 @dataclass(frozen=True)
@@ -81,19 +67,15 @@ class TranscriptionRequest(Hints):
     Attributes:
         audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any size; iterated once, in a thread, as
             the engine proceeds. An error that it raises ends the transcription.
-        task: `translate` translates into English.
-        temperature: of sampling; 0 means greedy, and higher where that fails.
-        words: whether to return words with their times.
-        logprobs: whether to return each token's probability.
         cutting: how to leave silence out and where to cut; None keeps everything, noise too, and
             cuts audio longer than a window at its pauses.
     """
 
     audio: Iterable[Samples]
-    task: Task = "transcribe"
-    temperature: float = 0.0
-    words: bool = False
-    logprobs: bool = False
+    task: Task = "transcribe"  # `translate` translates into English
+    temperature: float = 0.0  # of sampling; 0 means greedy, and higher where that fails
+    words: bool = False  # whether to return words with their times
+    logprobs: bool = False  # whether to return each token's probability
     cutting: Cutting | None = None
 
 
@@ -117,33 +99,20 @@ class Token:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech and what was said in it; times are in seconds of the whole audio.
-
-    Attributes:
-        text: what was said; concatenated, the segments' texts are the whole text.
-        language: code of the language spoken.
-        tokens: the model's token ids of `text`.
-        avg_logprob: mean logarithm of the tokens' probability.
-        compression_ratio: of the text with gzip; high if it repeats itself.
-        no_speech_prob: probability that nobody spoke.
-        temperature: at which it was finally decoded.
-        seek: where the window began, in hundredths of a second.
-        words: with times, if requested.
-        logprobs: a `Token` each, if requested.
-    """
+    """A stretch of speech and what was said in it; times are in seconds of the whole audio."""
 
     start_s: float
     end_s: float
-    text: str
-    language: str
-    tokens: Sequence[int] = ()
-    avg_logprob: float = 0.0
-    compression_ratio: float = 1.0
-    no_speech_prob: float = 0.0
-    temperature: float = 0.0
-    seek: int = 0
-    words: Sequence[Word] = ()
-    logprobs: Sequence[Token] = ()
+    text: str  # what was said; concatenated, the segments' texts are the whole text
+    language: str  # code of the language spoken
+    tokens: Sequence[int] = ()  # the model's token ids of `text`
+    avg_logprob: float = 0.0  # mean logarithm of the tokens' probability
+    compression_ratio: float = 1.0  # of the text with gzip; high if it repeats itself
+    no_speech_prob: float = 0.0  # probability that nobody spoke
+    temperature: float = 0.0  # at which it was finally decoded
+    seek: int = 0  # where the window began, in hundredths of a second
+    words: Sequence[Word] = ()  # with times, if requested
+    logprobs: Sequence[Token] = ()  # a `Token` each, if requested
 
 
 @dataclass(frozen=True)
@@ -156,15 +125,10 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class GuessRequest(Hints):
-    """A speaker's unfinished turn.
+    """A speaker's unfinished turn."""
 
-    Attributes:
-        samples: mono float32 [N] at `SAMPLE_RATE_HZ`, at most `WINDOW_S`.
-        prefix: the text that it is known to begin with, and that the answer begins with.
-    """
-
-    samples: Samples
-    prefix: str = ""
+    samples: Samples  # mono float32 [N] at `SAMPLE_RATE_HZ`, at most `WINDOW_S`
+    prefix: str = ""  # the text that it is known to begin with, and that the answer begins with
 
 
 class SpeechDetector(Protocol):
@@ -176,52 +140,39 @@ class SpeechDetector(Protocol):
         A frame has `VAD_FRAME_SAMPLES`; the rest waits for the next call. This takes well under a
         millisecond per frame, so the event loop may call it.
         """
-        ...
 
 
 class TranscriptionEngine(Protocol):
-    """Transcribes recordings and live speech.
-
-    Attributes:
-        name: of the engine.
-        models: the names of its model.
-    """
+    """Transcribes recordings and live speech."""
 
     name: str
-    models: Sequence[str]
+    models: Sequence[str]  # the names of its model
 
     @property
     def languages(self) -> Collection[str]:
         """The codes of the languages that it understands."""
-        ...
 
     @property
     def translates(self) -> bool:
         """Whether it can translate into English."""
-        ...
 
     @property
     def ready(self) -> bool:
         """Whether it can transcribe now."""
-        ...
 
     @property
     def status(self) -> str:
         """`ready`, what it is doing, such as `downloading 43 %`, or why it has no model."""
-        ...
 
     @property
     def settled(self) -> bool:
         """Whether it has no model for now, so that waiting is pointless."""
-        ...
 
     async def start(self) -> None:
         """Begin to load the model, and return; `ready` says when that is done."""
-        ...
 
     async def close(self) -> None:
         """End all work."""
-        ...
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
         """Raise unless the engine can do this; the audio is not read.
@@ -230,7 +181,6 @@ class TranscriptionEngine(Protocol):
             InvalidRequestError: a language or task that the model does not support.
             UnavailableError: not ready; the message says why.
         """
-        ...
 
     def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
         """Yield segments, each as soon as it is known.
@@ -241,7 +191,6 @@ class TranscriptionEngine(Protocol):
             ServiceError: as for `check`, or raised by reading `audio`.
             EngineError: the model failed.
         """
-        ...
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
         """Return what an unfinished turn seems to say, quickly and without times.
@@ -249,11 +198,9 @@ class TranscriptionEngine(Protocol):
         Raises:
             ServiceError: as for `transcribe`.
         """
-        ...
 
     def detector(self) -> SpeechDetector:
         """Return a new detector; there may be many at a time."""
-        ...
 
 
 def check_request(

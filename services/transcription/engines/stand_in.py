@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from services.engines import create
 from services.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Sequence
+    from collections.abc import Sequence
 
-    from services.transcription.engines.protocol import (
-        GuessRequest,
-        Hypothesis,
-        Segment,
-        SpeechDetector,
-        TranscriptionEngine,
-        TranscriptionRequest,
-    )
+    from services.transcription.engines.protocol import TranscriptionEngine
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -28,7 +21,7 @@ def with_stand_in(engine: TranscriptionEngine, name: str) -> TranscriptionEngine
     if name in ("", engine.name):
         return engine
     try:
-        return WithStandIn(engine, create("transcription", name))
+        return cast("TranscriptionEngine", WithStandIn(engine, create("transcription", name)))
     except ConfigurationError as error:  # its library is no part of the images for GPUs
         log.warning("nothing hears in %s's place: %s", engine.name, error)
         return engine
@@ -37,7 +30,7 @@ def with_stand_in(engine: TranscriptionEngine, name: str) -> TranscriptionEngine
 class WithStandIn:
     """Two engines as one; who hears a recording when it begins hears it to its end.
 
-    While the stand-in hears, `status` says so, and what the other lacks.
+    Whatever is not here is the business of whoever hears now.
     """
 
     def __init__(self, engine: TranscriptionEngine, stand_in: TranscriptionEngine) -> None:
@@ -47,20 +40,10 @@ class WithStandIn:
         self._engine = engine
         self._stand_in = stand_in
 
-    @property
-    def languages(self) -> Collection[str]:
-        """What is understood now."""
-        return self._hearing.languages
-
-    @property
-    def translates(self) -> bool:
-        """Whether it translates now."""
-        return self._hearing.translates
-
-    @property
-    def ready(self) -> bool:
-        """Whether one of them can hear."""
-        return self._hearing.ready
+    def __getattr__(self, name: str) -> Any:
+        """Return what the stand-in does while it has to, or else the engine."""
+        stands_in = self._stand_in.ready and not self._engine.ready
+        return getattr(self._stand_in if stands_in else self._engine, name)
 
     @property
     def status(self) -> str:
@@ -83,23 +66,3 @@ class WithStandIn:
         """End all work."""
         await self._engine.close()
         await self._stand_in.close()
-
-    def check(self, request: TranscriptionRequest | GuessRequest) -> None:
-        """Raise unless this can be heard now; see `TranscriptionEngine.check`."""
-        self._hearing.check(request)
-
-    def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
-        """Yield what was said; see `TranscriptionEngine.transcribe`."""
-        return self._hearing.transcribe(request)
-
-    async def guess(self, request: GuessRequest) -> Hypothesis:
-        """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`."""
-        return await self._hearing.guess(request)
-
-    def detector(self) -> SpeechDetector:
-        """Return a new detector."""
-        return self._hearing.detector()
-
-    @property
-    def _hearing(self) -> TranscriptionEngine:
-        return self._stand_in if self._stand_in.ready and not self._engine.ready else self._engine

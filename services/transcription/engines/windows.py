@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    VAD_FRAME_SAMPLES,
-    WINDOW_S,
-)
+from services.errors import EngineError
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, WINDOW_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import Cutting, SpeechDetector
+
+    Window = tuple["Samples", "Timeline"]
 
 _MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
 _MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES
@@ -32,32 +31,50 @@ _SILENT: Final = 0.35  # the probability of speech below which a frame belongs t
 _WARM_UP_FRAMES: Final = 31  # a second
 _GOOD_PAUSE_FRAMES: Final = 8  # a quarter of a second
 _LONG_PAUSE_FRAMES: Final = 16  # half a second: a longer one is not better
+_CONTEXT: Final = 64  # samples before a frame that the model sees along with it
+_STATE: Final = (1, 1, 128)
 
 
-@dataclass(frozen=True)
-class Window:
-    """Samples that are decoded at once, and where in the recording each part of them was.
+class SileroDetector:
+    """Tells speech from silence; see `SpeechDetector`."""
 
-    Attributes:
-        samples: float32 [N], at most `WINDOW_S`.
-        parts: for each part, its first sample in the window and in the recording.
-    """
+    def __init__(self) -> None:
+        """Start in silence; the first one loads the model, which takes a second."""
+        from faster_whisper.vad import get_vad_model  # noqa: PLC0415  heavy
 
-    samples: Samples
-    parts: tuple[tuple[int, int], ...]
+        self._session = get_vad_model().session  # one for all detectors
+        self._h = np.zeros(_STATE, dtype=np.float32)
+        self._c = np.zeros(_STATE, dtype=np.float32)
+        self._context = np.zeros(_CONTEXT, dtype=np.float32)
+        self._rest = np.zeros(0, dtype=np.float32)
 
-    @property
-    def timeline(self) -> Timeline:
-        """The conversion of its times to those of the recording."""
-        return Timeline(self.parts, self.samples.size)
+    def feed(self, samples: Samples) -> Sequence[float]:
+        """Return P(speech) of each frame that is complete now; see `SpeechDetector.feed`."""
+        known = np.concatenate([self._context, self._rest, samples])
+        count = (known.size - _CONTEXT) // VAD_FRAME_SAMPLES
+        end = _CONTEXT + count * VAD_FRAME_SAMPLES
+        self._context, self._rest = known[end - _CONTEXT : end], known[end:]
+        if not count:
+            return []
+        frames = np.lib.stride_tricks.sliding_window_view(
+            known[:end], _CONTEXT + VAD_FRAME_SAMPLES
+        )[::VAD_FRAME_SAMPLES]
+        try:
+            speech, self._h, self._c = self._session.run(
+                None, {"input": np.ascontiguousarray(frames), "h": self._h, "c": self._c}
+            )
+        except Exception as error:
+            raise EngineError("the speech detector failed", code="engine_failed") from error
+        probabilities: list[float] = speech.reshape(-1).tolist()
+        return probabilities
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Converts a window's times to the recording's; see `Window`."""
+    """Converts a window's times to the recording's, in whole milliseconds."""
 
-    parts: tuple[tuple[int, int], ...]
-    samples: int
+    parts: tuple[tuple[int, int], ...]  # of each its first sample, in the window and the recording
+    samples: int  # how many the window has
 
     @property
     def duration_s(self) -> float:
@@ -84,7 +101,7 @@ class Timeline:
 
     def _at(self, window_s: float, after: int) -> float:
         begin, start = self.parts[max(after - 1, 0)]
-        return window_s + (start - begin) / SAMPLE_RATE_HZ
+        return round(float(window_s) + (start - begin) / SAMPLE_RATE_HZ, 3)
 
 
 def windows(
@@ -92,10 +109,8 @@ def windows(
 ) -> Iterator[Window]:
     """Yield the windows of a stream as soon as each is known; only a few are in memory.
 
-    Args:
-        audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes.
-        detector: a new one.
-        cutting: how to leave silence out; None keeps everything.
+    They are float32 [N], at most `WINDOW_S`, each with its timeline.
+    `audio` are mono float32 pieces at `SAMPLE_RATE_HZ`, of any sizes; the `detector` is a new one.
     """
     if cutting is None:
         yield from _whole(audio, detector)
@@ -111,11 +126,11 @@ def _whole(audio: Iterable[Samples], detector: SpeechDetector) -> Iterator[Windo
         held = np.concatenate([held, block])
         while held.size > _MOST:
             at = _best_cut(_MOST_FRAMES, partial(_judged, held, detector)) * VAD_FRAME_SAMPLES
-            yield Window(held[:at], ((0, start),))
+            yield held[:at], Timeline(((0, start),), at)
             held = held[at:].copy()
             start += at
     if held.size:
-        yield Window(held, ((0, start),))
+        yield held, Timeline(((0, start),), held.size)
 
 
 def _speech(
@@ -148,7 +163,11 @@ def _speech(
                 known = speech[begin - dropped :]
                 end = begin + _best_cut(len(known), lambda low, high: known[low:high])  # noqa: B023
             if end is not None:
-                yield begin * VAD_FRAME_SAMPLES, _cut(held, begin - dropped, end - dropped)
+                first, last = (
+                    (begin - dropped) * VAD_FRAME_SAMPLES,
+                    (end - dropped) * VAD_FRAME_SAMPLES,
+                )
+                yield begin * VAD_FRAME_SAMPLES, held[first:last].copy()
                 free = end
                 begin = None if silent >= silence else end
         keep = begin if begin is not None else max(free, frame - padding)
@@ -165,13 +184,13 @@ def _joined(speech: Iterable[tuple[int, Samples]]) -> Iterator[Window]:
     size = 0
     for start, samples in speech:
         if pieces and size + samples.size > _MOST:
-            yield Window(np.concatenate(pieces), tuple(parts))
+            yield np.concatenate(pieces), Timeline(tuple(parts), size)
             parts, pieces, size = [], [], 0
         parts.append((size, start))
         pieces.append(samples)
         size += samples.size
     if pieces:
-        yield Window(np.concatenate(pieces), tuple(parts))
+        yield np.concatenate(pieces), Timeline(tuple(parts), size)
 
 
 def _judged(held: Samples, detector: SpeechDetector, low: int, high: int) -> Sequence[float]:
@@ -230,10 +249,6 @@ def _blocks(audio: Iterable[Samples]) -> Iterator[Samples]:
         size -= whole
     if size:
         yield np.concatenate(held)
-
-
-def _cut(held: Samples, begin: int, end: int) -> Samples:
-    return held[begin * VAD_FRAME_SAMPLES : end * VAD_FRAME_SAMPLES].copy()
 
 
 def _frames(duration_ms: int) -> int:

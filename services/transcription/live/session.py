@@ -10,11 +10,11 @@ import numpy as np
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.reading import ignore
 from services.openai.realtime import ClientEvent, Fields, InputFields, format_object
+from services.openai.refusals import invalid
 from services.openai.transcription import any_of
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,
-    GuessRequest,
     Hints,
     TranscriptionRequest,
 )
@@ -61,23 +61,13 @@ class SessionUpdate(ClientEvent):
 
 @dataclass(frozen=True)
 class Session(Hints):
-    """The settings in force.
-
-    Attributes:
-        id: `sess_…`.
-        model: the name that the client uses for the engine's model.
-        live_format: of the audio that comes in.
-        turn_detection: what the client wants for `turns`; "default" is the model's own.
-        logprobs: whether the final text comes with them.
-        beta: whether the client was written for the beta; see `services.transcription.live.beta`.
-    """
+    """The settings in force; with `turn_detection` "default" the model decides."""
 
     id: str
-    model: str
-    live_format: LiveFormat = "audio/pcm"
+    model: str  # the name that the client uses for the engine's model
+    live_format: LiveFormat = "audio/pcm"  # of the audio that comes in
     turn_detection: Cutting | Literal["default"] | None = "default"
-    logprobs: bool = False
-    beta: bool = False
+    logprobs: bool = False  # whether the final text comes with them
 
     @property
     def turns(self) -> Cutting | None:
@@ -88,16 +78,16 @@ class Session(Hints):
 
     def shown(self) -> dict[str, object]:
         """Return OpenAI's session object."""
-        turns = self.turns
+        turns = self.turns and {"type": "server_vad", **asdict(self.turns)}
+        if turns and not turns["min_speech_duration_ms"]:  # which is none of OpenAI's fields
+            del turns["min_speech_duration_ms"]
         transcription: dict[str, object] = {
             "model": self.model,
             "language": self.language,
             "prompt": self.prompt,
         }
-        if self.languages:
-            transcription["languages"] = list(self.languages)
-        if self.keywords:
-            transcription["keywords"] = list(self.keywords)
+        given = {"languages": list(self.languages), "keywords": list(self.keywords)}
+        transcription |= {name: words for name, words in given.items() if words}
         return {
             "id": self.id,
             "object": "realtime.transcription_session",
@@ -107,17 +97,11 @@ class Session(Hints):
                     "format": format_object(self.live_format),
                     "transcription": transcription,
                     "noise_reduction": None,
-                    "turn_detection": turns and _shown(turns),
+                    "turn_detection": turns,
                 }
             },
             "include": [*get_args(Include)] if self.logprobs else None,
         }
-
-    def guess(
-        self, samples: Samples, prefix: str, prompt: str, language: str | None
-    ) -> GuessRequest:
-        """Return the request for what an unfinished turn seems to say."""
-        return GuessRequest(samples, prefix, **self._hints(prompt, language))
 
     def request(
         self, samples: Samples, prompt: str, language: str | None = None
@@ -128,10 +112,10 @@ class Session(Hints):
             logprobs=self.logprobs,
             # A turn that the server finds has little silence; a client may commit any amount.
             cutting=SPEECH_ONLY if self.turns is None else None,
-            **self._hints(prompt, language),
+            **self.hints(prompt, language),
         )
 
-    def _hints(self, prompt: str, language: str | None) -> dict[str, Any]:
+    def hints(self, prompt: str, language: str | None) -> dict[str, Any]:
         """Return the engine's `Hints`; `language` is the turn's, once it is known."""
         return {
             "language": language or self.language,
@@ -152,12 +136,10 @@ def updated(
         UnavailableError: the engine is not ready.
     """
     if update.type != "transcription":
-        raise InvalidRequestError(
-            f"session.type {update.type!r} is not served here: this is live transcription, send "
-            "'transcription'",
-            param="session.type",
-            code="unsupported_value",
+        why = (
+            f"{update.type!r} is not served here: this is live transcription, send 'transcription'"
         )
+        raise invalid("session.type", why, "unsupported_value")
     if "include" in update.model_fields_set:
         session = replace(session, logprobs=bool(update.include))
     given = update.audio.input if update.audio is not None else None
@@ -200,12 +182,8 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
         except (NotFoundError, InvalidRequestError) as error:
             raise _placed(error) from error
     if given.language is not None and given.languages:
-        param = f"{_AT}.transcription.languages"
-        raise InvalidRequestError(
-            f"{param} and language are two answers to one question; send one of them",
-            param=param,
-            code="invalid_value",
-        )
+        why = "languages and language are two answers to one question; send one of them"
+        raise invalid(f"{_AT}.transcription.languages", why)
     return replace(
         session,
         model=given.model or session.model,
@@ -214,13 +192,6 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
         prompt=given.prompt or "",
         keywords=tuple(given.keywords or ()),
     )
-
-
-def _shown(turns: Cutting) -> dict[str, object]:
-    shown = {"type": "server_vad", **asdict(turns)}
-    if not turns.min_speech_duration_ms:  # which is none of OpenAI's fields
-        del shown["min_speech_duration_ms"]
-    return shown
 
 
 def _turns(given: TurnDetectionFields | None) -> Cutting | None:
@@ -234,9 +205,7 @@ def _turns(given: TurnDetectionFields | None) -> Cutting | None:
 
 
 def _unsupported(field: str, why: str) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{_AT}.{field} {why}", param=f"{_AT}.{field}", code="unsupported_value"
-    )
+    return invalid(f"{_AT}.{field}", why, "unsupported_value")
 
 
 def _placed(error: ServiceError) -> ServiceError:

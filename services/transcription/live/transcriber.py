@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from services.audio.pcm import duration_s
 from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
-from services.languages import gap
+from services.languages import UNSPACED, gap
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
 from services.racing import racing
 from services.server.websocket import HungUpError
 from services.transcription.answers import logprobs_of
-from services.transcription.engines.protocol import SAMPLE_RATE_HZ
-from services.transcription.live.stable_text import StableText, continues
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, GuessRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,12 +34,11 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.transcription.engines.protocol import (
-        GuessRequest,
         Token,
         TranscriptionEngine,
         TranscriptionRequest,
     )
-    from services.transcription.live.turn import Turn
+    from services.transcription.live.turns import Turn
 
 log = logging.getLogger("bentovox.transcription")
 
@@ -52,29 +53,65 @@ HELD_SAMPLES: Final = 60 * SAMPLE_RATE_HZ
 
 _PROMPT_CHARACTERS: Final = 200  # of a long turn's text, as context for its next piece
 _KIND: Final = "conversation.item.input_audio_transcription."
+# In scripts without spaces each character counts as a word.
+_WORD: Final = re.compile(rf"\s*(?:[{UNSPACED}]|[^\s{UNSPACED}]+)")
+
+
+class StableText:
+    """The text of an unfinished turn as far as two guesses in a row agree; it only grows, by words.
+
+    This is LocalAgreement from "Low-Latency Sequence-to-Sequence Speech Recognition" (Liu et al.
+    2020, https://arxiv.org/abs/2005.11185), as in whisper_streaming.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._before: list[str] = []
+
+    def add(self, guess: str) -> str:
+        """Take the next guess at the whole text; return what became stable with it.
+
+        A guess that does not continue the stable text is ignored, and so is the last word of every
+        guess, which may be incomplete.
+        """
+        guess = guess.strip()
+        if not continues(guess, self.text):
+            self._before = []
+            return ""
+        words = _WORD.findall(guess[len(self.text) :])[:-1]
+        pairs = zip(words, self._before, strict=False)
+        agreed = [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        self._before = words[len(agreed) :]
+        new = "".join(agreed)
+        self.text += new
+        return new
+
+
+def continues(text: str, beginning: str) -> bool:
+    """Return whether `text` begins with `beginning`, which does not end within a word."""
+    if not text.startswith(beginning):
+        return False
+    if not beginning or text == beginning:
+        return True
+    last, first = beginning[-1], text[len(beginning)]
+    inside = last.isalnum() and first.isalnum()
+    return not inside or not gap(last, first)
 
 
 @dataclass
 class _Transcript:
-    """A turn's text so far.
-
-    Attributes:
-        turn: the turn.
-        text: of the finished pieces.
-        language: once it is known; until then the session's counts.
-        logprobs: of the text, if wanted.
-        stable: text of the current piece.
-    """
+    """A turn's text so far."""
 
     turn: Turn
-    text: str = ""
-    language: str | None = None
-    logprobs: list[Token] = field(default_factory=list)
-    stable: StableText = field(default_factory=StableText)
+    text: str = ""  # of the finished pieces
+    language: str | None = None  # once it is known; until then the session's counts
+    logprobs: list[Token] = field(default_factory=list)  # of the text, if wanted
+    stable: StableText = field(default_factory=StableText)  # text of the current piece
 
     def guess(self, sound: Samples) -> GuessRequest:
         """Return the request for the text of the current piece, as far as it is there."""
-        return self.turn.session.guess(sound, self.stable.text, self._prompt, self.language)
+        hints = self.turn.session.hints(self._prompt, self.language)
+        return GuessRequest(sound, self.stable.text, **hints)
 
     def request(self, sound: Samples) -> TranscriptionRequest:
         """Return the request for the final text of the current piece."""
@@ -150,7 +187,8 @@ class Transcriber:
                 return False
             self._news.clear()
             await self._news.wait()
-        await self._turns[0].until_due()
+        turn = self._turns[0]
+        await turn.until(lambda: turn.due)
         return True
 
     async def _hear_unless_dropped(self, turn: Turn) -> None:
@@ -190,7 +228,7 @@ class Transcriber:
             said.stable = StableText()
             if not turn.session.logprobs:  # only the final text has them
                 await self._guess(said)
-            await turn.until_complete()
+            await turn.until(lambda: turn.complete)
             end_ms = turn.place_ms(turn.sound().size)
             piece = turn.take()
             self._room.set()
@@ -223,14 +261,14 @@ class Transcriber:
         size = FIRST_SAMPLES
         while True:
             # After two guesses at the same speech, the next one waits for more speech.
-            await turn.until_grown(size, since=before)
+            await turn.until(partial(turn.grown, size, before))
             if turn.complete:
                 return
             sound = turn.sound()
             before, seen = seen, sound.size
             began = time.monotonic()
-            work = (self._engine.guess(said.guess(sound)), turn.until_complete())
-            async with racing(*work) as (guessing, _):
+            complete = turn.until(lambda: turn.complete)
+            async with racing(self._engine.guess(said.guess(sound)), complete) as (guessing, _):
                 if not guessing.done():  # once the piece is complete, a guess is useless
                     return
                 guess = guessing.result()

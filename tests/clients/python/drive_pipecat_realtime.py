@@ -77,7 +77,7 @@ class Watch(FrameProcessor):
             await self._changed.wait_for(
                 lambda: len(self.all(kind)) >= count or self.all(ErrorFrame)
             )
-        assert not self.all(ErrorFrame), self.all(ErrorFrame)
+        assert kind is ErrorFrame or not self.all(ErrorFrame), self.all(ErrorFrame)
 
 
 class Speaker(BaseOutputTransport):
@@ -206,8 +206,23 @@ async def conversed(url: str, recording: bytes, vad: Any = None) -> dict[str, An
     return {**call.told(), "greeting": greeting, "kept": kept}
 
 
+async def failed(url: str, recording: bytes) -> dict[str, Any]:
+    """Ask what is too long for the model, and then speak."""
+    call = Call(url, audio=heard(events.TurnDetection()))
+    call.context.add_message({"role": "user", "content": "and so on " * 2000})
+    async with call.going():
+        await call.worker.queue_frame(LLMContextFrame(call.context))
+        await call.up.until(ErrorFrame)
+        errors = [one.error for one in call.up.all(ErrorFrame)]
+        call.up.seen.clear()
+        await call.play(recording)
+        await call.up.until(TranscriptionFrame)
+        await call.after.until(BotStartedSpeakingFrame)
+    return {**call.told(), "errors": errors}
+
+
 async def main(url: str, recording: str) -> None:
-    """Call a function, speak and interrupt, and end turns by its own VAD."""
+    """Call a function, speak and interrupt, end turns by its own VAD, and survive a failure."""
     with wave.open(recording) as file:
         data = file.readframes(file.getnframes())
     await tell(
@@ -215,6 +230,7 @@ async def main(url: str, recording: str) -> None:
             "function": lambda: called(url),
             "conversation": lambda: conversed(url, data),
             "own turns": lambda: conversed(url, data, SileroVADAnalyzer()),
+            "failure": lambda: failed(url, data),
         }
     )
 

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TEMPLATES = sorted((ROOT / "benchmarks" / "pages").glob("*.md"))
-# One is written where there is a GPU and perhaps nothing else, one is a small table.
-WITHOUT_PLOT = {"benchmarks-cosyvoice-gpu", "benchmarks-hearing"}
+# One is written where there is a GPU and perhaps nothing else, one has tables only.
+WITHOUT_PLOT = {"benchmarks-cosyvoice-gpu", "capacity"}
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)

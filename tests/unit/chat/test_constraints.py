@@ -9,17 +9,18 @@ import pytest
 from services.chat.bounds import Bounds
 from services.chat.constraints import find
 from services.errors import InvalidRequestError
+from services.settings.sections import ChatSettings
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 
 
-def bounds(most_bytes: int, most_items: int) -> Bounds:
-    return Bounds(1, 1, 1, 1, 1, grammar_bytes=most_bytes, grammar_items=most_items)
+def bounds(most_kib: int, most_items: int) -> Bounds:
+    return Bounds(ChatSettings(grammar_kib=most_kib, grammar_items=most_items), 1, 1)
 
 
 def fields(body: dict[str, Any], path: str = CHAT) -> list[str]:
-    return [constraint.field for constraint in find(path, body, bounds(10_000, 100))]
+    return [constraint.field for constraint in find(path, body, bounds(10, 100))]
 
 
 def tool(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def test_a_long_row_of_references_through_choices_is_refused() -> None:
     schema = {"$ref": "#/$defs/d0", "$defs": row}
     for body in (form(schema), {"text": {"format": {"type": "json_schema", "schema": schema}}}):
         with pytest.raises(InvalidRequestError, match="64 references and choices in a row"):
-            find(CHAT, body, bounds(100_000, 10_000))
+            find(CHAT, body, bounds(100, 10_000))
 
 
 def test_a_reference_to_another_document_is_refused() -> None:
@@ -163,7 +164,7 @@ def test_a_reference_to_another_document_is_refused() -> None:
 def test_what_counts_repetitions_or_is_large_is_not_plain(
     schema: dict[str, Any], *, plain: bool
 ) -> None:
-    (constraint,) = find(CHAT, form(schema), bounds(100_000, 100))
+    (constraint,) = find(CHAT, form(schema), bounds(100, 100))
     assert constraint.is_plain is plain
 
 
@@ -186,11 +187,11 @@ UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 def test_an_expression_that_is_short_and_repeats_little_is_small(
     regex: str, *, small: bool
 ) -> None:
-    (constraint,) = find(CHAT, {"structured_outputs": {"regex": regex}}, bounds(10_000, 100))
+    (constraint,) = find(CHAT, {"structured_outputs": {"regex": regex}}, bounds(10, 100))
     assert constraint.is_small is small
 
 
 @pytest.mark.parametrize(("most", "small"), [(5, True), (500, False)])
 def test_a_schema_that_counts_little_is_small(most: int, *, small: bool) -> None:
-    (constraint,) = find(CHAT, form({"type": "string", "maxLength": most}), bounds(10_000, 100))
+    (constraint,) = find(CHAT, form({"type": "string", "maxLength": most}), bounds(10, 100))
     assert constraint.is_small is small

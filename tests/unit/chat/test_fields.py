@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.chat.fields import refuse_lost
+from services.chat.intake import refuse_lost
 from services.errors import InvalidRequestError
 from services.openai import reading
 

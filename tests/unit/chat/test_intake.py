@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from services.chat.bounds import Bounds
-from services.chat.fields import FOREIGN
-from services.chat.intake import Intake
+from services.chat.intake import FOREIGN, Intake
 from services.chat.trial import Trial
 from services.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 from services.openai import reading
+from services.settings.sections import ChatSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,13 @@ MODELS = {
     "/tokenize": (TextBody, TextsBody),
 }
 JSON = [(b"host", b"x"), (b"content-type", b"application/json")]
-BOUNDS = Bounds(8, 16, 200, 4000, body_bytes=20_000, grammar_bytes=2000, grammar_items=50)
+BOUNDS = Bounds(
+    ChatSettings(
+        request_sequences=8, request_batch=16, request_items=200, grammar_kib=2, grammar_items=50
+    ),
+    text_bytes=4000,
+    body_bytes=20_000,
+)
 TOOL = {"name": "f", "parameters": {"type": "object"}}
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import constants
 
-from services.chat.served_model import DEMO_DIRECTORY, DEMO_NAME, ServedModel, resolve
+from services.chat.arguments import DEMO_DIRECTORY, DEMO_NAME, ServedModel, resolve
 from services.errors import ConfigurationError
 from services.settings.sections import ChatSettings
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.chat.stream_errors import Answer
+from services.chat.engine import Answer
 from services.errors import EngineError, InvalidRequestError
 
 STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]

@@ -9,8 +9,9 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from uv import find_uv_bin
 
-from ci import base, buildx, contexts, groups, platforms, uv
+from ci import base, build, platforms
 from ci.__main__ import main, parser
 from ci.errors import CiError
 
@@ -30,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(base.FOLDER, copy)
     monkeypatch.setattr(base, "FOLDER", copy)
     monkeypatch.setattr(base, "BUILT", tmp_path / "built")
-    monkeypatch.setattr(groups, "requirements", lambda *_: WANTED)
+    monkeypatch.setattr(base, "requirements", lambda *_: WANTED)
     return copy
 
 
@@ -75,23 +76,22 @@ def test_a_base_has_another_name_once_a_package_or_uv_changes(
     fingerprint: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = fingerprint()
-    monkeypatch.setattr(groups, "requirements", lambda *_: {"torch": {"torch": "2.13.1"}})
+    monkeypatch.setattr(base, "requirements", lambda *_: {"torch": {"torch": "2.13.1"}})
     assert fingerprint() != before
-    monkeypatch.setattr(groups, "requirements", lambda *_: WANTED)
+    monkeypatch.setattr(base, "requirements", lambda *_: WANTED)
     assert fingerprint() == before
-    monkeypatch.setattr(base, "uv_version", lambda: "0.0.1")
+    monkeypatch.setattr(base, "version", lambda _: "0.0.1")
     assert fingerprint() != before
 
 
 def test_nothing_else_gives_a_base_another_name(
-    folder: Path, fingerprint: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, fingerprint: Callable[[], str]
 ) -> None:
     before = fingerprint()
     (folder / "README.md").write_text("words")
     (folder / "stock-setup.sh").write_text("not in the base")
     for path in folder.iterdir():
         os.utime(path, (0, 0))
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert fingerprint() == before
     told = dataclasses.replace(CPU, description="other words")
     assert base.find("vllm", told, "ghcr.io/me").fingerprint == before
@@ -132,8 +132,10 @@ def test_an_unknown_base_is_told_with_those_that_are_there() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_context_holds_the_lists_of_its_groups_the_scripts_and_uv_all_of_one_time() -> None:
-    context = base.write_context(base.find("vllm", CPU))
+def test_a_context_holds_the_lists_of_its_groups_the_scripts_and_uv_all_of_one_time(
+    tmp_path: Path,
+) -> None:
+    context = base.write_context(base.find("vllm", CPU), tmp_path)
     names = {str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()}
     assert names == {
         *("groups/torch.txt", "groups/shared.txt", "prebuild.py"),
@@ -142,25 +144,26 @@ def test_a_context_holds_the_lists_of_its_groups_the_scripts_and_uv_all_of_one_t
     }
     listed = (context / "groups/shared.txt").read_text()
     assert listed == "numba==0.62.0\nnumpy==2.4.0\n"
-    assert {int(path.stat().st_mtime) for path in context.rglob("*")} == {contexts.epoch()}
+    assert {int(path.stat().st_mtime) for path in context.rglob("*")} == {build.EPOCH}
     assert os.access(context / "tools/usr/local/bin/wheels.py", os.X_OK)
     assert (context / "tools/usr/local/bin/uv").read_bytes() == _uv()
 
 
 def _uv() -> bytes:
-    with open(uv.executable(), "rb") as file:  # noqa: PTH123  as it is found
+    with open(find_uv_bin(), "rb") as file:  # noqa: PTH123  as it is found
         return file.read()
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_a_context_held_before_is_gone() -> None:
-    context = base.write_context(base.find("vllm", CPU))
-    (context / "groups" / "old.txt").touch()
-    assert not (base.write_context(base.find("vllm", CPU)) / "groups" / "old.txt").exists()
+def test_what_a_context_held_before_is_gone(tmp_path: Path) -> None:
+    for _ in range(2):
+        context = base.write_context(base.find("vllm", CPU), tmp_path)
+        assert not (context / "groups" / "old.txt").exists()
+        (context / "groups" / "old.txt").touch()
 
 
-def given(*words: str) -> buildx.Options:
-    return buildx.options_of(parser("base").parse_args(["build", "slim", *words]))
+def given(*words: str) -> build.Options:
+    return build.options_of(parser("base").parse_args(["build", "slim", *words]))
 
 
 def test_an_image_is_kept_here_or_pushed() -> None:
@@ -174,7 +177,7 @@ def test_an_image_is_kept_here_or_pushed() -> None:
 
 def test_caches_network_and_no_cache_go_to_buildx_only_where_they_are_given() -> None:
     assert given().arguments("a")[1:] == [
-        f"--build-arg=SOURCE_DATE_EPOCH={contexts.epoch()}",
+        f"--build-arg=SOURCE_DATE_EPOCH={build.EPOCH}",
         "--provenance=false",
     ]
     words = ("--cache-from=x", "--cache-from=y", "--cache-to=z", "--network=host", "--no-cache")
@@ -208,7 +211,7 @@ def test_a_base_that_is_here_is_not_built_but_gets_its_moving_name(
 ) -> None:
     asked = docker("""echo '[{"Id": "sha256:0"}]'""")
     found = base.find("slim", CPU)
-    assert base.ensure(found, buildx.Options()) == 0
+    assert base.ensure(found, build.Options()) == 0
     assert asked().splitlines() == [
         f"image inspect {found.reference}",
         f"tag {found.reference} {found.moving}",
@@ -220,7 +223,7 @@ def test_a_base_that_is_in_its_registry_is_not_built(
 ) -> None:
     asked = docker("exit 0")
     found = base.find("slim", CPU, "ghcr.io/me")
-    assert base.ensure(found, buildx.Options(registry="ghcr.io/me", push=True)) == 0
+    assert base.ensure(found, build.Options(registry="ghcr.io/me", push=True)) == 0
     assert asked().splitlines() == [f"buildx imagetools inspect {found.reference}"]
 
 

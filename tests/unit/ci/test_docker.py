@@ -60,9 +60,9 @@ def test_without_buildx_one_line_names_the_docker_that_lacks_it(
         docker.ready()
 
 
-def test_an_engine_with_buildx_is_told_by_its_version(stand_in: Callable[[str], None]) -> None:
-    stand_in('[ "$1" = version ] && echo 28.5.2; exit 0')
-    assert docker.ready() == "28.5.2"
+def test_an_engine_with_buildx_is_all_that_is_needed(stand_in: Callable[[str], None]) -> None:
+    stand_in("exit 0")
+    docker.ready()
 
 
 def test_a_command_that_fails_is_its_last_line(stand_in: Callable[[str], None]) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci import base, buildx, image, platforms, specs
+from ci import base, build, docker, image, platforms, specs
+from ci.__main__ import main
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def test_cosyvoices_code_comes_with_the_locks_that_speak_with_it_only(
 
 def test_a_model_that_is_no_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(CiError, match=r"--bake .*/nowhere: is no folder"):
-        image.make(specs.load("chat"), CPU, buildx.Options(), bake=(tmp_path / "nowhere",))
+        image.make(specs.load("chat"), CPU, build.Options(), bake=(tmp_path / "nowhere",))
 
 
 def test_an_image_is_labelled_with_what_checks_it() -> None:
@@ -100,8 +101,28 @@ def test_an_image_without_torch_says_so() -> None:
     assert image.labels(spec, CPU, base.find("slim", CPU), "0")["bentovox.torch"] == ""
 
 
-def test_a_job_is_told_the_name_of_an_image_that_is_kept_here() -> None:
-    spec = specs.load("gateway")
-    names = ("bentovox/gateway:cpu", "bentovox/gateway:cpu-0")
-    made = image.Image(spec, CPU, base.find("slim", CPU), "0", names, 1.0)
-    assert made.as_output(pushed=False) == {"image": "bentovox/gateway:cpu"}
+def test_a_job_is_told_the_name_of_an_image_that_is_kept_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = image.Image(base.find("slim", CPU), ["bentovox/gateway:cpu"], 1.0)
+    monkeypatch.setattr(image, "make", lambda *_, **__: made)
+    monkeypatch.setattr(docker, "ready", lambda: None)
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    assert main(["image", "gateway", "--github"]) == 0
+    assert (tmp_path / "output").read_text() == "image=bentovox/gateway:cpu\n"
+
+
+def test_a_job_is_told_the_digest_of_an_image_that_is_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = image.Image(base.find("slim", CPU), ["ghcr.io/me/bentovox/gateway:cpu-0"], 1.0)
+    monkeypatch.setattr(image, "make", lambda *_, **__: made)
+    monkeypatch.setattr(docker, "ready", lambda: None)
+    monkeypatch.setattr(docker, "digest", lambda _: "sha256:0")
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    assert main(["image", "gateway", "--github", "--push", "--registry=ghcr.io/me"]) == 0
+    assert (tmp_path / "output").read_text().splitlines() == [
+        "image=ghcr.io/me/bentovox/gateway@sha256:0",
+        "repository=ghcr.io/me/bentovox/gateway",
+        "digest=sha256:0",
+    ]

@@ -1,22 +1,39 @@
-"""Resolving locks with the real uv, from a folder of tiny wheels instead of an index."""
+"""Locks: those of the bentos, and resolving with the real uv from a folder of tiny wheels."""
 
 from __future__ import annotations
 
-import dataclasses
-import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
 
 import pytest
 
-from ci import lock, platforms, specs
-from ci.__main__ import main
-from ci.errors import CiError
+from ci import platforms, specs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-CPU = platforms.get("cpu")
+
+def test_each_bento_is_locked_for_each_of_its_platforms_and_the_stacks_come_first(
+    noxfile: SimpleNamespace,
+) -> None:
+    locks = [source.with_suffix(".txt") for source in noxfile.bento_sources()]
+    stack, *others = map(specs.load, [specs.STACK, *specs.names()[:-1]])
+    first = {stack.lock_for(platform) for platform in stack.platforms}
+    assert set(locks[: len(first)]) == first
+    wanted = {one.lock_for(platform) for one in others for platform in one.platforms}
+    assert set(locks[len(first) :]) == wanted
+
+
+def test_a_bento_keeps_to_the_stack_on_its_platforms_python(noxfile: SimpleNamespace) -> None:
+    for source in noxfile.bento_sources():
+        platform = platforms.get(source.name.split(".")[1])
+        options, is_for_a_cpu = noxfile.bento_options(source)
+        assert is_for_a_cpu == (not platform.cuda)
+        assert f"--python-version={platform.python}" in options
+        own = f"--constraint=bentos/stack/requirements.{platform.name}.txt"
+        assert (own in options) == (source.parent.name != specs.STACK)
 
 
 def wheel(folder: Path, name: str, version: str, *needs: str) -> None:
@@ -50,90 +67,40 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> specs.Spec:
-    """Return a bento of its own kind, which keeps to no other's lock."""
-    path = tmp_path / "requirements.cpu.txt"
-    return specs.Spec(specs.STACK, "made", path, "x", ("cpu",), str(path), {})
+def locked(
+    noxfile: SimpleNamespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wheels: Path,  # noqa: ARG001  all that uv knows
+) -> Callable[..., str]:
+    """Return a function that resolves some packages, with what was locked before."""
+    monkeypatch.setitem(noxfile.resolve.__globals__, "ROOT", tmp_path)
+    session = SimpleNamespace(log=print, posargs=[], error=pytest.fail)
+
+    def resolve(*packages: str, before: str = "") -> str:
+        source, lock = tmp_path / "wanted.in", tmp_path / "lock.txt"
+        source.write_text("\n".join(packages))
+        lock.write_text(before)
+        return str(noxfile.resolve(session, lock, [str(source)], find_links=True))
+
+    return resolve
 
 
-def wants(spec: specs.Spec, *lines: str) -> None:
-    spec.path.with_suffix(".in").write_text("\n".join(lines) + "\n")
-
-
-@pytest.mark.usefixtures("wheels")
 def test_two_packages_that_want_two_numpys_are_told_by_their_names(
-    spec: specs.Spec, capsys: pytest.CaptureFixture[str]
+    locked: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    wants(spec, "old-engine", "new-engine")
-    with pytest.raises(CiError) as refused:
-        lock.resolve(spec, CPU, "")
-    assert str(refused.value) == "stack cannot be locked for cpu; who asks for what stands above"
-    said = " ".join(capsys.readouterr().err.split())
+    with pytest.raises(pytest.fail.Exception, match="`uv pip compile` failed"):
+        locked("old-engine", "new-engine")
+    said = " ".join(capfd.readouterr().err.split())
     assert "versions of new-engine depend on numpy>=2" in said
-    assert re.search(r"versions of old-engine depend on numpy<2\b", said)
+    assert "versions of old-engine depend on numpy<2" in said
 
 
-@pytest.mark.usefixtures("wheels")
-def test_what_nobody_disputes_is_locked_with_its_header(spec: specs.Spec) -> None:
-    wants(spec, "new-engine")
-    assert lock.resolve(spec, CPU, "") == f"{lock.HEADER}\nnew-engine==3.0\nnumpy==2.4.0\n"
+def test_what_is_locked_is_kept_to_as_long_as_it_fits(locked: Callable[..., str]) -> None:
+    assert locked("new-engine") == "new-engine==3.0\nnumpy==2.4.0\n"
+    assert "numpy==2.3.0\n" in locked("new-engine", before="numpy==2.3.0\n")
+    assert "numpy==2.4.0\n" in locked("new-engine", before="numpy==1.26.4\n")
 
 
-@pytest.mark.usefixtures("wheels")
-def test_what_is_locked_is_kept_to_as_long_as_it_fits(spec: specs.Spec) -> None:
-    wants(spec, "new-engine")
-    assert "numpy==2.3.0\n" in lock.resolve(spec, CPU, "numpy==2.3.0\n")
-    assert "numpy==2.4.0\n" in lock.resolve(spec, CPU, "numpy==1.26.4\n")
-
-
-@pytest.mark.usefixtures("wheels")
-def test_a_package_that_nobody_has_is_told(
-    spec: specs.Spec, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wants(spec, "no-such-engine")
-    with pytest.raises(CiError, match="stack cannot be locked for cpu"):
-        lock.resolve(spec, CPU, "")
-    assert "no-such-engine" in capsys.readouterr().err
-
-
-def test_a_bento_that_says_nothing_of_its_needs_is_told(spec: specs.Spec) -> None:
-    inside = dataclasses.replace(spec, lock="bentos/stack/requirements.nowhere.cpu.txt")
-    with pytest.raises(CiError, match=r"requirements\.nowhere\.cpu\.in is missing: it says what"):
-        lock.resolve(inside, CPU, "")
-
-
-@pytest.fixture
-def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spec: specs.Spec) -> specs.Spec:
-    """Make it the only bento of a repository of its own."""
-    monkeypatch.setattr(specs, "names", lambda: [specs.STACK])
-    monkeypatch.setattr(specs, "load", lambda _name: spec)
-    monkeypatch.setattr(lock, "ROOT", tmp_path)
-    monkeypatch.setattr(lock, "_SERVED", {False: "served.txt"})
-    (tmp_path / "served.txt").write_text("numpy==2.3.0\n")
-    (tmp_path / "ci" / "locks").mkdir(parents=True)
-    (tmp_path / "ci" / "locks" / "overrides.txt").touch()
-    return spec
-
-
-@pytest.mark.usefixtures("wheels")
-def test_a_first_lock_begins_with_what_is_served_and_stays_as_it_is(
-    only: specs.Spec, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wants(only, "new-engine")
-    assert main(["lock"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"Changed: {only.path.name}"
-    assert "numpy==2.3.0" in only.path.read_text()
-    assert main(["lock"]) == 0
-    assert capsys.readouterr().out == "Changed: nothing\n"
-
-
-@pytest.mark.usefixtures("wheels")
-def test_a_torch_that_the_platform_has_not_is_not_locked(
-    only: specs.Spec, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wants(only, "torch==2.14.0")
-    assert main(["lock"]) == 1
-    assert "requirements.cpu.txt locks torch 2.14.0, platforms.toml has 2.13.0 for cpu" in (
-        capsys.readouterr().err
-    )
-    assert not only.path.exists()
+def test_a_torch_of_a_cpu_is_locked_by_its_public_version(locked: Callable[..., str]) -> None:
+    assert locked("torch") == "torch==2.14.0\n"

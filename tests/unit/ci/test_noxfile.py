@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import nox
 import pytest
 from nox.registry import get as sessions
 
@@ -14,15 +13,6 @@ import ci.__main__
 from ci.__main__ import VERBS
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def noxfile(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    monkeypatch.setattr(nox.registry, "_REGISTRY", {})
-    source = compile((ROOT / "noxfile.py").read_text(), ROOT / "noxfile.py", "exec")
-    names: dict[str, object] = {"__name__": "noxfile", "__file__": str(ROOT / "noxfile.py")}
-    exec(source, names)  # noqa: S102 - a noxfile is no importable module
-    return SimpleNamespace(**names)
 
 
 def told_by_pip(monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace, text: str) -> None:

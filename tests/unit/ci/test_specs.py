@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -126,7 +127,7 @@ def test_no_text_with_a_newline_a_quote_or_what_a_shell_reads_passes_anywhere(
     assert wrong(but(*place, value=f"{before}{bad}{after}")) != []
 
 
-@given(key=st.text(max_size=12).filter(lambda key: not specs._LABEL_NAME.fullmatch(key)))
+@given(key=st.text(max_size=12).filter(lambda key: not re.fullmatch("[a-z][a-z0-9._-]*", key)))
 def test_no_labels_name_carries_more_than_a_name(key: str) -> None:
     assert wrong(but("labels", key, value="text")) != []
 
@@ -165,8 +166,7 @@ def test_whatever_a_bentofile_says_it_is_judged_not_tripped_over(
         (but("labels", "team", value=7), "labels.team: Input should be a valid string"),
         (but("labels", "bentovox.budget-mib", value="many"), "'many' is no number of MiB"),
         (but("labels", "bentovox.budget-mib", value="²"), "'²' is no number of MiB"),
-        (but("labels", "bentovox.platforms", value=""), "is not platforms' names"),
-        (but("docker", "python_version", value="3"), "docker.python_version: '3' is not like"),
+        (but("labels", "bentovox.platforms", value=""), "labels: bentovox.platforms is missing"),
         (but("python", "lock_packages", value=True), "python.lock_packages: Input should be False"),
         (but("description", value="one\ntwo"), "description: 'one\\ntwo' is not one line"),
         (

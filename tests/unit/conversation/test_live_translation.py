@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from services.conversation.live_translation import pace as paces
-from services.conversation.live_translation import socket
-from services.conversation.live_translation.hearing import LONGEST_S
-from services.conversation.live_translation.pace import MOST_LAG_S, MOST_SPEED, Pace
-from services.conversation.speech_translation.listening import into_sentences
-from services.conversation.speech_translation.stages import Segment
+from services.conversation.live import translation, translation_hearing
+from services.conversation.live.translation_hearing import (
+    LONGEST_S,
+    MOST_LAG_S,
+    MOST_SPEED,
+    Pace,
+)
+from services.conversation.speech_translation.stages import Segment, into_sentences
 from services.openai.paths import LIVE_TRANSLATION
 from tests.fakes.transcription_engine import _characters
 from tests.hearing_app import said
@@ -321,7 +323,7 @@ async def test_too_many_sessions_are_429_and_an_unknown_model_404(rig: Any) -> N
 
 
 async def test_a_silent_client_is_told_to_go(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "IDLE_S", 0.05)
+    monkeypatch.setattr(translation, "IDLE_S", 0.05)
     one = await rig()
     async with interpreted(one) as talk:
         assert (await talk.fault())[1] == "idle_timeout"
@@ -331,7 +333,7 @@ async def test_a_silent_client_is_told_to_go(rig: Any, monkeypatch: pytest.Monke
 async def test_a_session_ends_when_its_time_is_up(
     rig: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket, "LASTS_S", 0)
+    monkeypatch.setattr(translation, "LASTS_S", 0)
     one = await rig()
     async with interpreted(one) as talk:
         await talk.speak(spoken("hello"))
@@ -387,7 +389,7 @@ async def test_the_voice_is_faster_while_sound_waits_to_be_played(rig: Any) -> N
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(paces.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(translation_hearing.time, "monotonic", lambda: self.now)
 
 
 def test_lag_is_what_a_listener_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.conversation.speech_translation.listening import MOST_CHARACTERS, into_sentences
+from services.conversation.speech_translation.routes import _longest, sampled
 from services.conversation.speech_translation.stages import (
+    MOST_CHARACTERS,
     Segment,
     fields_named,
     first_fault,
+    into_sentences,
     piped,
 )
-from services.conversation.speech_translation.voice_sample import _longest, sampled
 from services.errors import BackendError, InvalidRequestError
 from tests.hearing_app import recording
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice.lexicon import Lexicon, lexicon_in
+from services.speech.engines.cosyvoice.text import Lexicon, lexicon_in
 
 if TYPE_CHECKING:
     from pathlib import Path

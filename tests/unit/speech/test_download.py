@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice.download import LLM, NEEDED, REVISIONS, check, locate
-from services.speech.engines.cosyvoice.recipe import FAMILIES
+from services.speech.engines.cosyvoice.download import (
+    FAMILIES,
+    LLM,
+    NEEDED,
+    REVISIONS,
+    check,
+    locate,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,13 +28,13 @@ def directory(path: Path, family: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", [1, 2, 3])
+@pytest.mark.parametrize("family", [2, 3])
 def test_a_directory_is_used_as_it_is(tmp_path: Path, family: int) -> None:
     assert locate(str(directory(tmp_path, family))) == tmp_path
     assert check(tmp_path) == family
 
 
-@pytest.mark.parametrize("family", [1, 2, 3])
+@pytest.mark.parametrize("family", [2, 3])
 def test_a_directory_that_lacks_a_file_names_it(tmp_path: Path, family: int) -> None:
     directory(tmp_path, family)
     for name in (LLM, *NEEDED[family]):
@@ -57,8 +63,18 @@ def test_a_directory_without_a_yaml_is_told_which_it_could_have(tmp_path: Path) 
     assert all(name in caught.value.message for name in FAMILIES)
 
 
+@pytest.mark.parametrize("model", ["", "FunAudioLLM/CosyVoice-300M", "iic/CosyVoice-300M-SFT"])
+def test_family_1_is_refused_and_the_message_names_what_is_served(
+    tmp_path: Path, model: str
+) -> None:
+    (tmp_path / "cosyvoice.yaml").write_text("sample_rate: 22050")
+    with pytest.raises(ConfigurationError, match=r"CosyVoice2-0\.5B.*Fun-CosyVoice3") as caught:
+        locate(model or str(tmp_path))
+    assert caught.value.param == "model"
+
+
 def test_a_clone_without_lfs_says_how_to_finish_it(tmp_path: Path) -> None:
-    directory(tmp_path, 1)
+    directory(tmp_path, 2)
     (tmp_path / "llm.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:…")
     with pytest.raises(
         ConfigurationError, match=r"llm\.pt is only Git LFS's pointer.*git lfs pull"

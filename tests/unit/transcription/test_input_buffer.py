@@ -4,9 +4,9 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from services.transcription.live.input_buffer import InputBuffer
 from services.transcription.live.session import Session
 from services.transcription.live.transcriber import Transcriber
+from services.transcription.realtime import InputBuffer
 from tests.fakes.transcription_engine import FakeEngine
 
 if TYPE_CHECKING:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from services.transcription.engines.faster_whisper import requesters as under_test
+from services.transcription.engines.faster_whisper import engine as under_test
 from services.transcription.engines.faster_whisper.checkpoint import Decoded
 from services.transcription.engines.faster_whisper.decoder import Decoder
-from services.transcription.engines.faster_whisper.requesters import Recording
+from services.transcription.engines.faster_whisper.engine import Recording
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     VAD_FRAME_SAMPLES,
     Segment,
     TranscriptionRequest,
 )
-from services.transcription.engines.windows import Window
+from services.transcription.engines.windows import Timeline
 from tests.unit.transcription.test_decoder import Lane
 from tests.unit.transcription.test_windows import Loud
 
@@ -75,9 +75,9 @@ def _no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         text = f"{heard.job.index}"
         return [Segment(0, 1, text, heard.language)], heard.job.features.shape[1]
 
-    def windows(audio: Any, *_: Any) -> Iterator[Window]:
+    def windows(audio: Any, *_: Any) -> Iterator[Any]:
         for index, samples in enumerate(audio):
-            yield Window(samples, ((0, index * samples.size),))
+            yield samples, Timeline(((0, index * samples.size),), samples.size)
 
     monkeypatch.setattr(under_test, "windows", windows)
     monkeypatch.setattr(under_test, "SileroDetector", Loud)

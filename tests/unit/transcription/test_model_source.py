@@ -13,8 +13,7 @@ from huggingface_hub import constants
 
 from services.errors import ConfigurationError
 from services.loading import NoModelError
-from services.transcription.engines.faster_whisper import model_source
-from services.transcription.engines.faster_whisper.model_source import ModelSource
+from services.transcription.engines.faster_whisper.loader import _SIZES, Loader
 from tests.fakes.hub import Hub, hub
 
 if TYPE_CHECKING:
@@ -73,24 +72,24 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_sizes_are_those_of_faster_whisper() -> None:
     from faster_whisper.utils import _MODELS  # noqa: PLC0415
 
-    assert model_source._SIZES == _MODELS
+    assert _SIZES == _MODELS
 
 
 def test_a_size_goes_by_both_its_names() -> None:
-    assert ModelSource("tiny").names == ("tiny", "Systran/faster-whisper-tiny")
+    assert Loader("tiny").names == ("tiny", "Systran/faster-whisper-tiny")
 
 
 def test_an_id_and_a_directory_are_taken(tmp_path: Path) -> None:
-    assert ModelSource("someone/whisper-ct2").repository == "someone/whisper-ct2"
+    assert Loader("someone/whisper-ct2").repository == "someone/whisper-ct2"
     folder = model_in(tmp_path / "mine")
-    source = ModelSource(str(folder))
+    source = Loader(str(folder))
     assert source.names == ("mine",)
     assert source.find(nobody) == folder
 
 
 def test_another_name_is_refused_with_what_would_be_taken() -> None:
     with pytest.raises(ConfigurationError, match=r"'huge' is neither .* tiny") as told:
-        ModelSource("huge")
+        Loader("huge")
     assert told.value.param == "model"
 
 
@@ -100,36 +99,36 @@ def test_another_name_is_refused_with_what_would_be_taken() -> None:
 def test_a_directory_that_is_no_model_is_told_apart(tmp_path: Path, missing: str) -> None:
     (model_in(tmp_path) / missing).unlink()
     with pytest.raises(NoModelError, match=rf"is not a CTranslate2 Whisper: it lacks {missing}"):
-        ModelSource(str(tmp_path)).find(nobody)
+        Loader(str(tmp_path)).find(nobody)
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NoModelError, match="gone is not a directory"):
-        ModelSource(str(tmp_path / "gone")).find(nobody)
+        Loader(str(tmp_path / "gone")).find(nobody)
 
 
 def test_weights_of_pytorch_come_with_the_command_that_converts_them(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(NoModelError, match="ct2-transformers-converter --model"):
-        ModelSource(str(tmp_path)).find(nobody)
+        Loader(str(tmp_path)).find(nobody)
 
 
 @pytest.mark.usefixtures("offline")
 def test_a_whole_cache_is_enough_offline(tmp_path: Path) -> None:
     folder = cached_model(tmp_path, "Systran/faster-whisper-tiny")
-    assert ModelSource("tiny", cache=tmp_path).find(nobody) == folder
+    assert Loader("tiny", cache=tmp_path).find(nobody) == folder
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_a_whole_cache_asks_nobody(tmp_path: Path) -> None:
     folder = cached_model(tmp_path, "Systran/faster-whisper-tiny")
-    assert ModelSource("tiny", cache=tmp_path).find(nobody) == folder
+    assert Loader("tiny", cache=tmp_path).find(nobody) == folder
 
 
 @pytest.mark.usefixtures("offline")
 def test_offline_without_a_model_is_final_and_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(NoModelError) as told:
-        ModelSource("tiny", cache=tmp_path).find(nobody)
+        Loader("tiny", cache=tmp_path).find(nobody)
     assert told.value.is_final
     assert "HF_HUB_OFFLINE" in str(told.value)
     assert f"`hf download Systran/faster-whisper-tiny --cache-dir {tmp_path}`" in str(told.value)
@@ -140,7 +139,7 @@ def test_an_unreachable_hub_is_named_with_the_remedy(tmp_path: Path, no_hub: str
     folder = cached_model(tmp_path, "Systran/faster-whisper-tiny")
     (folder / "model.bin").unlink()  # half a download is no model
     with pytest.raises(NoModelError) as told:
-        ModelSource("tiny", cache=tmp_path).find(nobody)
+        Loader("tiny", cache=tmp_path).find(nobody)
     assert not told.value.is_final
     assert f"{no_hub.removeprefix('http://')} cannot be reached" in str(told.value)
     assert "hf download Systran/faster-whisper-tiny" in str(told.value)
@@ -155,7 +154,7 @@ def test_a_download_says_how_far_it_is_and_takes_what_is_needed(tmp_path: Path, 
         if " 0 %" not in status:
             hub.told.set()
 
-    found = ModelSource("tiny", cache=tmp_path).find(tell)
+    found = Loader("tiny", cache=tmp_path).find(tell)
     assert found.name == hub.commit
     assert (found / "model.bin").stat().st_size == 24_000_000
     assert not (found / "README.md").exists()
@@ -163,11 +162,11 @@ def test_a_download_says_how_far_it_is_and_takes_what_is_needed(tmp_path: Path, 
         re.fullmatch(r"downloading Systran/faster-whisper-tiny \d\d? %", one) for one in told
     )
     count = len(hub.asked)
-    assert ModelSource("tiny", cache=tmp_path).find(nobody) == found
+    assert Loader("tiny", cache=tmp_path).find(nobody) == found
     assert len(hub.asked) == count, "what is whole is not asked for again"
 
 
 def test_a_model_that_the_hub_lacks_is_told(tmp_path: Path, hub: Hub) -> None:
     del hub.files["model.bin"]
     with pytest.raises(NoModelError, match=r"is not a CTranslate2 Whisper: it lacks model\.bin"):
-        ModelSource("someone/other", cache=tmp_path).find(nobody)
+        Loader("someone/other", cache=tmp_path).find(nobody)

@@ -23,7 +23,7 @@ from services.transcription.engines.protocol import (
     TranscriptionRequest,
 )
 from services.transcription.live.transcriber import HELD_SAMPLES
-from services.transcription.live.turn import Turn
+from services.transcription.live.turns import Turn
 from tests.fakes.transcription_engine import FakeEngine
 from tests.hearing_app import said
 from tests.live_app import (

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.languages import gap
-from services.transcription.live.stable_text import StableText, continues
+from services.transcription.live.transcriber import StableText, continues
 
 WORDS = st.lists(st.text("ab,.", min_size=1, max_size=3), max_size=8)
 GUESSES = st.lists(WORDS.map(" ".join) | st.text("ab 私の,", max_size=12), max_size=12)

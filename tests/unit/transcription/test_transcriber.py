@@ -20,7 +20,7 @@ from services.transcription.engines.protocol import (
 )
 from services.transcription.live.session import Session
 from services.transcription.live.transcriber import Transcriber
-from services.transcription.live.turn import PIECE_SAMPLES, Turn
+from services.transcription.live.turns import PIECE_SAMPLES, Turn
 from tests.fakes.transcription_engine import FakeEngine
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, Cutting
-from services.transcription.live.turn import Sound
-from services.transcription.live.turn_detection import Started, Stopped, TurnDetector, TurnEvent
+from services.transcription.live.turns import Sound, Started, Stopped, TurnDetector, TurnEvent
 
 FRAME_MS = VAD_FRAME_SAMPLES * 1000 // SAMPLE_RATE_HZ
 TURNS = Cutting(silence_duration_ms=500)

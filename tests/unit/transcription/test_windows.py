@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from services.transcription.engines.protocol import (
     WINDOW_S,
     Cutting,
 )
-from services.transcription.engines.windows import Window, windows
+from services.transcription.engines.windows import Timeline, windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,8 +56,14 @@ def pieces(sound: Samples, sizes: list[int]) -> Iterator[Samples]:
         index += 1
 
 
+class Window(NamedTuple):
+    samples: Samples
+    parts: tuple[tuple[int, int], ...]
+
+
 def cut(sound: Samples, sizes: list[int], cutting: Cutting | None) -> list[Window]:
-    return list(windows(pieces(sound, sizes), Loud(), cutting))
+    found = windows(pieces(sound, sizes), Loud(), cutting)
+    return [Window(samples, timeline.parts) for samples, timeline in found]
 
 
 # float32 tells 16 million places apart, which is 17 minutes.
@@ -125,8 +131,8 @@ def test_windows_are_the_same_however_the_stream_is_cut(
 def test_what_fits_one_window_is_heard_whole_and_nobody_asks_the_detector() -> None:
     sound = recording([(True, MOST)])
     detector = Loud()
-    (window,) = windows([sound], detector, None)
-    assert np.array_equal(window.samples, sound)
+    ((samples, _),) = windows([sound], detector, None)
+    assert np.array_equal(samples, sound)
     assert detector.frames == 0
 
 
@@ -168,9 +174,7 @@ def test_a_shorter_silence_than_asked_is_kept() -> None:
 
 def test_times_of_joined_speech_are_those_of_the_recording() -> None:
     second = SAMPLE_RATE_HZ
-    timeline = Window(
-        np.zeros(5 * second, dtype=np.float32), ((0, 10 * second), (2 * second, 40 * second))
-    ).timeline
+    timeline = Timeline(((0, 10 * second), (2 * second, 40 * second)), 5 * second)
     assert timeline.start_s(0.5) == 10.5
     assert timeline.start_s(2.0) == 40.0
     assert timeline.end_s(2.0) == 12.0

@@ -2,27 +2,36 @@
 
 Loading follows upstream's constructors, without what else they do: downloads, a text frontend of
 their own, and calls that seed every random generator of the process.
+
+A model's `cosyvoice*.yaml` is HyperPyYAML, whose `!new:` and `!apply:` call whatever they name. So
+the file is parsed as data first, what inference does not read is dropped (GAN discriminators,
+dataset processors, calls that seed), and every remaining name must be one of upstream's own
+building blocks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
+import io
 import pickle
 import random
 import sys
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnxruntime
 import torch
 import transformers
+from torch.nn.utils import parametrize
 
 from services.errors import ConfigurationError
-from services.speech.engines.cosyvoice import recipe, upstream_code
+from services.speech.engines.cosyvoice import upstream_code
+from services.speech.engines.cosyvoice.download import FAMILIES, recipe_in
+from services.speech.engines.cosyvoice.vocoder import CausalVocoder, Vocoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,25 +39,69 @@ if TYPE_CHECKING:
 
 _SEED: Final = 1986  # upstream's; buffers of noise are made at load, not read from the checkpoint
 
+_READ: Final = frozenset(
+    {
+        "allowed_special",
+        "chunk_size",
+        "feat_extractor",
+        "flow",
+        "get_tokenizer",
+        "hift",
+        "llm",
+        "llm_input_size",
+        "llm_output_size",
+        "num_decoding_left_chunks",
+        "qwen_pretrain_path",
+        "sample_rate",
+        "spk_embed_dim",
+        "token_frame_rate",
+        "token_mel_ratio",
+    }
+)
+_MADE: Final = ("allowed_special", "feat_extractor", "flow", "get_tokenizer", "hift", "llm")
+_CALLABLE: Final = frozenset(
+    {
+        "cosyvoice.flow.DiT.dit.DiT",
+        "cosyvoice.flow.decoder.CausalConditionalDecoder",
+        "cosyvoice.flow.flow.CausalMaskedDiffWithDiT",
+        "cosyvoice.flow.flow.CausalMaskedDiffWithXvec",
+        "cosyvoice.flow.flow_matching.CausalConditionalCFM",
+        "cosyvoice.hifigan.f0_predictor.CausalConvRNNF0Predictor",
+        "cosyvoice.hifigan.f0_predictor.ConvRNNF0Predictor",
+        "cosyvoice.hifigan.generator.CausalHiFTGenerator",
+        "cosyvoice.hifigan.generator.HiFTGenerator",
+        "cosyvoice.llm.llm.CosyVoice3LM",
+        "cosyvoice.llm.llm.Qwen2Encoder",
+        "cosyvoice.llm.llm.Qwen2LM",
+        "cosyvoice.tokenizer.tokenizer.get_qwen_tokenizer",
+        "cosyvoice.transformer.upsample_encoder.PreLookaheadLayer",
+        "cosyvoice.transformer.upsample_encoder.UpsampleConformerEncoder",
+        "cosyvoice.utils.common.ras_sampling",
+        "matcha.utils.audio.mel_spectrogram",
+        "omegaconf.DictConfig",
+    }
+)
+_PLAIN: Final = "tag:yaml.org,2002:"
+_PLAIN_KINDS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "str"})
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A loaded model; its modules are shared by all requests.
 
     Attributes:
-        family: 1, 2 or 3.
-        sample_rate_hz: of what it makes: 22050 (family 1) or 24000.
+        family: 2 or 3.
+        sample_rate_hz: of what it makes.
         device: where it computes.
         lm: upstream's language model, text to speech tokens.
-        vocoder: upstream's model object, speech tokens to audio; `session` copies it.
+        vocoder: upstream's model object, speech tokens to audio.
         encode: text to the ids of text tokens.
         mel: samples [1, N] at `sample_rate_hz` to a mel spectrogram [1, 80, T].
         speech_tokenizer: ONNX session, log mel of 16 kHz audio to speech tokens.
         speaker_encoder: ONNX session, filter bank of 16 kHz audio to an embedding.
-        speakers: what `spk2info.pt` holds, by name.
         fingerprint: differs if features were computed by other encoders.
         fp16: whether it computes in half precision.
-        tensorrt: whether the flow's estimator is TensorRT's.
+        rows: how many requests the flow takes at once; TensorRT takes one.
     """
 
     family: int
@@ -60,34 +113,20 @@ class Checkpoint:
     mel: Callable[[torch.Tensor], torch.Tensor]
     speech_tokenizer: onnxruntime.InferenceSession
     speaker_encoder: onnxruntime.InferenceSession
-    speakers: dict[str, dict[str, torch.Tensor]]
     fingerprint: str
     fp16: bool
-    tensorrt: bool
+    rows: int
 
-    @property
-    def rows(self) -> int:
-        """Return how many requests the flow takes at once; family 1 and TensorRT take one."""
-        return 1 if self.family == 1 or self.tensorrt else 16
+    def vocoder_of(self, seed: int) -> Vocoder | CausalVocoder:
+        """Return what makes the audio of one segment; `seed` is for its noise."""
+        hift = self.vocoder.hift
+        return Vocoder(hift, seed) if self.family == 2 else CausalVocoder(hift)  # noqa: PLR2004
 
     @property
     def tokens_a_second(self) -> int:
         """Return how many speech tokens make a second."""
         rate: int = self.vocoder.flow.input_frame_rate
         return rate
-
-    def session_vocoder(self) -> Any:
-        """Return the vocoder with its own state; it shares every module."""
-        vocoder = copy.copy(self.vocoder)
-        vocoder.hift_cache_dict = {"": None}
-        vocoder.mel_overlap_dict = {"": torch.zeros(1, 80, 0)}
-        vocoder.flow_cache_dict = {"": torch.zeros(1, 80, 0, 2)}
-        return vocoder
-
-
-def length(count: int, device: torch.device) -> torch.Tensor:
-    """Return a length as upstream's models take one: int32 [1]."""
-    return torch.tensor([count], dtype=torch.int32, device=device)
 
 
 def load(
@@ -106,8 +145,8 @@ def load(
             for what needs one.
     """
     source = upstream_code.load(code_root)
-    described = recipe.read(directory)
-    family = described.family
+    recipe = recipe_in(directory)
+    family = FAMILIES[recipe.name]
     if family not in source.families:
         raise ConfigurationError(
             f"{directory.name} is of family {family}, and the code there ({source.version}) runs "
@@ -117,17 +156,23 @@ def load(
     chosen = _device(device, needed=fp16 or tensorrt)
     transformers.logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr), _own_seed():
-        built = described.build()
+        built = _built(recipe)
     lm = built.llm
-    if family > 1:
-        lm.float()  # transformers 5 loads the text model as the file says, bfloat16
+    lm.float()  # transformers 5 loads the text model as the file says, bfloat16
     from cosyvoice.cli import model as upstream  # noqa: PLC0415  there after upstream_code.load
 
-    name = "CosyVoiceModel" if family == 1 else f"CosyVoice{family}Model"
-    vocoder = getattr(upstream, name)(lm, built.flow, built.hift, fp16)
+    vocoder = getattr(upstream, f"CosyVoice{family}Model")(lm, built.flow, built.hift, fp16)
     vocoder.device = chosen
-    with _readable(f"the weights in {directory}"):
+    try:
         vocoder.load(*(str(directory / file) for file in (llm, "flow.pt", "hift.pt")))
+    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigurationError(
+            f"the weights in {directory} cannot be loaded: {why}", param="model"
+        ) from error
+    for module in vocoder.hift.modules():  # training's form of the weights costs each call
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
     if tensorrt:
         precision = "fp16" if fp16 else "fp32"
         plan = directory / f"flow.decoder.estimator.{precision}.mygpu.plan"
@@ -146,11 +191,79 @@ def load(
         mel=built.feat_extractor,
         speech_tokenizer=_onnx(directory / f"speech_tokenizer_v{family}.onnx", chosen),
         speaker_encoder=_onnx(directory / "campplus.onnx", torch.device("cpu")),
-        speakers=_speakers(directory, chosen),
         fingerprint=_fingerprint(directory, family),
         fp16=fp16,
-        tensorrt=tensorrt,
+        rows=1 if tensorrt else 16,
     )
+
+
+def _built(recipe: Path) -> SimpleNamespace:
+    """Return the modules and values that a YAML describes, in its own names.
+
+    Raises:
+        ConfigurationError: it names what it may not, or does not fit together.
+    """
+    from hyperpyyaml import load_hyperpyyaml  # noqa: PLC0415  heavy
+
+    text = speaking_part(recipe)
+    text_model = {"qwen_pretrain_path": str(recipe.parent / "CosyVoice-BlankEN")}
+    try:
+        built = load_hyperpyyaml(text, text_model, overrides_must_match=False)
+        built["sample_rate"] = int(built["sample_rate"])
+        return SimpleNamespace(**{name: built[name] for name in (*_MADE, "sample_rate")})
+    except Exception as error:  # whatever upstream's classes say to their arguments
+        raise ConfigurationError(
+            f"{recipe} describes no model that can be built: {type(error).__name__}: {error}",
+            param="model",
+        ) from error
+
+
+def speaking_part(recipe: Path) -> str:
+    """Return what inference reads of a YAML, safe to give to HyperPyYAML.
+
+    Raises:
+        ConfigurationError: it is not YAML, or names code that is not upstream's.
+    """
+    from ruamel.yaml import YAML  # noqa: PLC0415  HyperPyYAML's
+    from ruamel.yaml.error import YAMLError  # noqa: PLC0415
+
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    try:
+        tree = yaml.compose(io.StringIO(recipe.read_text(encoding="utf-8")))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{recipe} is not YAML: {error}", param="model") from error
+    if getattr(tree, "id", "") != "mapping":
+        raise ConfigurationError(f"{recipe} is no mapping", param="model")
+    tree.value = [pair for pair in tree.value if pair[0].value in _READ]
+    _check(tree, recipe, set())
+    yaml.serialize(tree, text)
+    return text.getvalue()
+
+
+def _check(node: Any, path: Path, seen: set[int]) -> None:
+    if id(node) in seen:  # an alias, perhaps of a node that contains it
+        return
+    seen.add(id(node))
+    tag = str(node.tag)
+    kind, _, target = tag.partition(":")
+    fine = (
+        tag == "!ref"
+        or (kind in {"!new", "!name"} and target in _CALLABLE)
+        or (tag.startswith(_PLAIN) and tag.removeprefix(_PLAIN) in _PLAIN_KINDS)
+    )
+    if not fine:
+        line = node.start_mark.line + 1
+        raise ConfigurationError(
+            f"{path}, line {line}: {tag} is not one of the building blocks that may be loaded",
+            param="model",
+        )
+    if node.id == "mapping":
+        for key, value in node.value:
+            _check(key, path, seen)
+            _check(value, path, seen)
+    elif node.id == "sequence":
+        for item in node.value:
+            _check(item, path, seen)
 
 
 def _device(name: str, *, needed: bool) -> torch.device:
@@ -176,31 +289,6 @@ def _onnx(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
     except Exception as error:  # onnxruntime's own classes are not public
         raise ConfigurationError(f"{path} is no ONNX model: {error}", param="model") from error
-
-
-def _speakers(directory: Path, device: torch.device) -> dict[str, dict[str, torch.Tensor]]:
-    path = directory / "spk2info.pt"
-    if not path.is_file():
-        return {}
-    with _readable(str(path)):
-        found: dict[str, dict[str, torch.Tensor]] = torch.load(
-            path, map_location=device, weights_only=True
-        )
-    return found
-
-
-@contextlib.contextmanager
-def _readable(what: str) -> Iterator[None]:
-    """Name a file of weights that the block fails to read.
-
-    Raises:
-        ConfigurationError: it did.
-    """
-    try:
-        yield
-    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigurationError(f"{what} cannot be loaded: {why}", param="model") from error
 
 
 def _fingerprint(directory: Path, family: int) -> str:

@@ -9,47 +9,46 @@ from typing import TYPE_CHECKING, Final
 from services.errors import ConfigurationError
 from services.hub import HubModel, is_hub_id
 from services.loading import NoModelError, fetched
-from services.speech.engines.cosyvoice.recipe import FAMILIES, recipe_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 log = logging.getLogger("bentovox.speech")
 
+FAMILIES: Final = {"cosyvoice2.yaml": 2, "cosyvoice3.yaml": 3}
+"""The name of the YAML tells the family."""
+
+FAMILY_1: Final = "cosyvoice.yaml"
+"""The YAML of CosyVoice-300M and its like, which are not served."""
+
 REVISIONS: Final = {
     "FunAudioLLM/Fun-CosyVoice3-0.5B-2512": "29e01c4e8d000f4bcd70751be16fa94bf3d85a18",
     "FunAudioLLM/CosyVoice2-0.5B": "eec1ae6c79877dbd9379285cf8789c9e0879293d",
-    "FunAudioLLM/CosyVoice-300M": "f3ba236933d576582badded489545704c9b54799",
-    "FunAudioLLM/CosyVoice-300M-SFT": "fbb71de2afe387ed854eebd80b9f3d078c6b9869",
-    "FunAudioLLM/CosyVoice-300M-Instruct": "706bee1915e9fd1f1214929e2a0509c874cff433",
 }
 """The commits on Hugging Face that are taken unless a revision is named."""
 
 LLM: Final = "llm.pt"
 """The language model's weights, unless others are chosen."""
 
-_COMMON: Final = ("flow.pt", "hift.pt", "campplus.onnx")
-_QWEN: Final = (
+_COMMON: Final = (
+    "flow.pt",
+    "hift.pt",
+    "campplus.onnx",
     "CosyVoice-BlankEN/config.json",
     "CosyVoice-BlankEN/merges.txt",
     "CosyVoice-BlankEN/model.safetensors",
     "CosyVoice-BlankEN/tokenizer_config.json",
     "CosyVoice-BlankEN/vocab.json",
 )
-NEEDED: Final = {
-    1: (*_COMMON, "speech_tokenizer_v1.onnx"),
-    2: (*_COMMON, "speech_tokenizer_v2.onnx", *_QWEN),
-    3: (*_COMMON, "speech_tokenizer_v3.onnx", *_QWEN),
-}
-"""What inference reads, by family, beside `LLM`, the YAML and `spk2info.pt`, the presets if any."""
+NEEDED: Final = {family: (*_COMMON, f"speech_tokenizer_v{family}.onnx") for family in (2, 3)}
+"""What inference reads, by family, beside `LLM` and the YAML."""
 
 # A repository also contains exports and a second language model, some GB that are not read here.
 _WANTED: Final = (
     *FAMILIES,
+    FAMILY_1,  # to tell that it is one
     *_COMMON,
-    "speech_tokenizer_v[123].onnx",
-    "spk2info.pt",
-    "CosyVoice-BlankEN/*",
+    "speech_tokenizer_v[23].onnx",
     "LICENSE*",
 )
 _POINTER: Final = b"version https://git-lfs"
@@ -100,7 +99,7 @@ def named(model: str, also: Sequence[str] = (LLM,)) -> Path | None:
     """Return the directory that `model` names, or None if it is a hub's id; needs no network.
 
     Raises:
-        ConfigurationError: the directory lacks a file, or it is neither.
+        ConfigurationError: the directory lacks a file, it is of family 1, or neither.
     """
     directory = Path(model).expanduser()
     if directory.is_dir():
@@ -112,6 +111,8 @@ def named(model: str, also: Sequence[str] = (LLM,)) -> Path | None:
             f"{next(iter(REVISIONS))}",
             param="model",
         )
+    if directory.name.startswith("CosyVoice-300M"):
+        raise of_family_1(model)
     return None
 
 
@@ -139,3 +140,28 @@ def check(directory: Path, also: Sequence[str] = (LLM,)) -> int:
 def _is_pointer(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_POINTER)) == _POINTER
+
+
+def recipe_in(directory: Path) -> Path:
+    """Return the YAML file of a model directory.
+
+    Raises:
+        ConfigurationError: it has none, or is of family 1.
+    """
+    for name in FAMILIES:
+        if (directory / name).is_file():
+            return directory / name
+    if (directory / FAMILY_1).is_file():
+        raise of_family_1(str(directory))
+    raise ConfigurationError(
+        f"{directory} is no CosyVoice model: it has none of {', '.join(FAMILIES)}", param="model"
+    )
+
+
+def of_family_1(model: str) -> ConfigurationError:
+    """Return the error that says what is served in the place of such a model."""
+    return ConfigurationError(
+        f"{model} is of family 1, which is not served any more: family 2 "
+        "(FunAudioLLM/CosyVoice2-0.5B) and family 3 (FunAudioLLM/Fun-CosyVoice3-0.5B-2512) are",
+        param="model",
+    )

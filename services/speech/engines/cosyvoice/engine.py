@@ -11,7 +11,7 @@ import time
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from services.errors import (
     EngineError,
@@ -23,12 +23,11 @@ from services.errors import (
 )
 from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download, upstream_code
-from services.speech.engines.cosyvoice.frontend import segments_in_tokens
-from services.speech.engines.cosyvoice.lexicon import lexicon_in
+from services.speech.engines.cosyvoice.split import segments_in_tokens
 from services.speech.engines.cosyvoice.text import (
-    LANGUAGES,
     is_sayable,
     language_of,
+    lexicon_in,
     normalise,
     refuse_control_tokens,
 )
@@ -38,7 +37,6 @@ from services.speech.engines.protocol import (
     Voice,
     check_capabilities,
     murmur,
-    unsupported,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.modes import Prompt
+    from services.speech.engines.cosyvoice.prompt import Prompt
     from services.speech.engines.cosyvoice.stages import Stages
     from services.speech.engines.cosyvoice.utterance import Utterance
     from services.speech.engines.protocol import ConversionRequest, VoiceReference
@@ -64,6 +62,7 @@ class CosyVoiceEngine:
     """
 
     name = "cosyvoice"
+    capabilities = frozenset(Capability)
     lack = ""
     loading = False
 
@@ -97,8 +96,6 @@ class CosyVoiceEngine:
         self._how |= {"fp16": fp16, "tensorrt": tensorrt}
         self.models = (model, Path(model).name) if Path(model).name != model else (model,)
         self.sample_rate_hz = 24_000
-        self.capabilities: frozenset[Capability] = frozenset()
-        self._voices: tuple[Voice, ...] = ()
         self._stages: Stages | None = None
         self._held: int | None = None
 
@@ -124,13 +121,7 @@ class CosyVoiceEngine:
             ConfigurationError: there is no such model, or it does not fit.
         """
         self._stages = await in_daemon(self._load)
-        checkpoint = self._loaded()
-        self.sample_rate_hz = checkpoint.sample_rate_hz
-        languages = LANGUAGES[checkpoint.family]
-        self._voices = tuple(Voice(name, name, languages) for name in sorted(checkpoint.speakers))
-        from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
-
-        self.capabilities = modes.capabilities(checkpoint.family, self.models[-1])
+        self.sample_rate_hz = self._loaded().sample_rate_hz
         await self._warm_up(self._stages)
 
     async def close(self) -> None:
@@ -148,30 +139,20 @@ class CosyVoiceEngine:
             torch.cuda.empty_cache()
 
     def voices(self) -> tuple[Voice, ...]:
-        """Return the model's preset speakers; families 2 and 3 come without any."""
-        return self._voices
+        """Return none: these models speak like a recording only."""
+        return ()
 
-    def voice(self, voice_id: str) -> Voice:
-        """Return a preset speaker.
+    def voice(self, voice_id: str) -> NoReturn:
+        """Find none.
 
         Raises:
-            NotFoundError: there is none of that name (`voice_not_found`).
+            NotFoundError: always (`voice_not_found`).
         """
-        for voice in self._voices:
-            if voice.id == voice_id:
-                return voice
-        presets = ", ".join(voice.id for voice in self._voices)
-        presets = f"the model's own are {presets}; " if presets else ""
-        how = "POST /v1/audio/voices adds one" if self._clones else "this model clones none"
         raise NotFoundError(
-            f"voice {shown(voice_id)} does not exist: {presets}{how}",
+            f"voice {shown(voice_id)} does not exist: POST /v1/audio/voices adds one",
             param="voice",
             code="voice_not_found",
         )
-
-    @property
-    def _clones(self) -> bool:
-        return Capability.REFERENCE in self.capabilities
 
     def check(self, request: SynthesisRequest) -> None:
         """Raise unless this can be said; see `SpeechEngine.check`."""
@@ -183,7 +164,7 @@ class CosyVoiceEngine:
             language_of(request.language, checkpoint.family)
         if request.instructions:
             refuse_control_tokens(request.instructions, "instructions")
-        if request.reference is not None and request.reference.text:
+        if request.reference.text:
             refuse_control_tokens(request.reference.text, "ref_text")
         if isinstance(request.text, str):
             refuse_control_tokens(request.text, "input")
@@ -195,18 +176,13 @@ class CosyVoiceEngine:
                 )
 
     def check_conversion(self, request: ConversionRequest) -> None:
-        """Raise unless the model converts voices; see `SpeechEngine.check_conversion`."""
-        del request
-        if Capability.CONVERSION not in self.capabilities:
-            raise unsupported(self, "voice")
+        """Refuse nothing; see `SpeechEngine.check_conversion`."""
 
     async def prepare(self, reference: VoiceReference) -> None:
         """Compute the features of a recording; see `SpeechEngine.prepare`."""
-        if not self._clones:
-            raise unsupported(self, "audio_sample")
-        from services.speech.engines.cosyvoice import features  # noqa: PLC0415  imports torch
+        from services.speech.engines.cosyvoice import prompt  # noqa: PLC0415  imports torch
 
-        await asyncio.to_thread(features.of, self._loaded(), reference)
+        await asyncio.to_thread(prompt.features_of, self._loaded(), reference)
 
     def forget(self, voice_id: str) -> None:
         """Do nothing: features are in the voice's folder only."""
@@ -216,24 +192,27 @@ class CosyVoiceEngine:
         self.check(request)
         checkpoint = self._loaded()
         tag = None if request.language is None else language_of(request.language, checkpoint.family)
-        from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
+        from services.speech.engines.cosyvoice import prompt  # noqa: PLC0415  imports torch
 
-        prompt = await asyncio.to_thread(modes.prompt, checkpoint, request, tag)
-        marked = modes.is_cross_lingual(request)
+        given = await asyncio.to_thread(prompt.prompt_of, checkpoint, request, tag)
         segments = segments_in_tokens(
-            checkpoint, request.text, tag, marked=marked, lexicon=self._lexicon
+            # With no words before them, segments carry the family's mark themselves.
+            checkpoint,
+            request.text,
+            tag,
+            marked=not given.text,
+            lexicon=self._lexicon,
         )
-        async with aclosing(self._made(prompt, request, segments)) as frames:
+        async with aclosing(self._made(given, request, segments)) as frames:
             async for frame in frames:
                 yield frame
 
     async def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
         """Yield the recording in the other voice; see `SpeechEngine.convert`."""
-        self.check_conversion(request)
-        from services.speech.engines.cosyvoice import modes  # noqa: PLC0415  imports torch
+        from services.speech.engines.cosyvoice import prompt  # noqa: PLC0415  imports torch
 
-        prompt, said = await asyncio.to_thread(modes.conversion, self._loaded(), request)
-        async with aclosing(self._made(prompt, request, said)) as frames:
+        given, said = await asyncio.to_thread(prompt.conversion_of, self._loaded(), request)
+        async with aclosing(self._made(given, request, said)) as frames:
             async for frame in frames:
                 yield frame
 
@@ -295,10 +274,7 @@ class CosyVoiceEngine:
     async def _warm_up(self, stages: Stages) -> None:
         """Speak a sentence, so that the first request finds every kernel ready, then measure."""
         began = time.monotonic()
-        whose: dict[str, Any] = {"voice": None, "reference": murmur(self.sample_rate_hz)}
-        if self._voices:
-            whose = {"voice": self._voices[0].id}
-        request = SynthesisRequest(_WARM_UP, **whose)
+        request = SynthesisRequest(_WARM_UP, None, reference=murmur(self.sample_rate_hz))
 
         async def speak() -> int:
             return len([frame.size async for frame in self.synthesise(request)])

@@ -1,4 +1,4 @@
-"""The flow of families 2 and 3, speech tokens to mel, for many requests at once.
+"""The flow, speech tokens to mel, for many requests at once.
 
 Upstream's `inference` takes one request at a time, and so does its solver; its modules take any
 number, with masks. Here requests of differing lengths stand side by side, filled up on the right,
@@ -7,7 +7,10 @@ and each result is what that request alone would get.
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -15,9 +18,9 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from services.speech.engines.cosyvoice.modes import Prompt
+    from services.speech.engines.cosyvoice.prompt import Prompt
 
 _STEPS: Final = 10  # of the solver; upstream's
 
@@ -43,7 +46,7 @@ class Part:
     @property
     def size(self) -> int:
         """Return how many tokens the flow is given."""
-        return int(self.prompt.flow_speech.shape[1]) + len(self.tokens)
+        return int(self.prompt.heard.tokens.shape[1]) + len(self.tokens)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -54,9 +57,9 @@ def mels(flow: Any, batch: Sequence[Part], *, streaming: bool) -> list[torch.Ten
     is the same however many tokens come after it; else each hears all of its segment.
     """
     device = flow.input_embedding.weight.device
-    prompts = [one.prompt for one in batch]
+    voices = [one.prompt.heard for one in batch]
     tokens = [
-        torch.cat([one.prompt.flow_speech[0].cpu(), torch.tensor(one.tokens, dtype=torch.int32)])
+        torch.cat([one.prompt.heard.tokens[0].cpu(), torch.tensor(one.tokens, dtype=torch.int32)])
         for one in batch
     ]
     known = torch.tensor([len(row) for row in tokens], device=device)
@@ -67,9 +70,9 @@ def mels(flow: Any, batch: Sequence[Part], *, streaming: bool) -> list[torch.Ten
     mu = _encoded(flow, xs, known, heard, streaming=streaming)
     lengths = heard * flow.token_mel_ratio
     cond = torch.zeros_like(mu)
-    for row, prompt in zip(cond, prompts, strict=True):
-        row[: prompt.flow_mel.shape[1]] = prompt.flow_mel[0]
-    speakers = torch.cat([prompt.flow_embedding for prompt in prompts]).to(device)
+    for row, voice in zip(cond, voices, strict=True):
+        row[: voice.mel.shape[1]] = voice.mel[0]
+    speakers = torch.cat([voice.embedding for voice in voices]).to(device)
     made = _solved(
         flow.decoder,
         mu.transpose(1, 2),
@@ -79,8 +82,8 @@ def mels(flow: Any, batch: Sequence[Part], *, streaming: bool) -> list[torch.Ten
         streaming=streaming,
     )
     return [
-        row[None, :, prompt.flow_mel.shape[1] : length].float()
-        for row, prompt, length in zip(made, prompts, lengths.tolist(), strict=True)
+        row[None, :, voice.mel.shape[1] : length].float()
+        for row, voice, length in zip(made, voices, lengths.tolist(), strict=True)
     ]
 
 
@@ -143,11 +146,43 @@ def _solved(
     given = [torch.cat([one, torch.zeros_like(one)]) for one in (mu, speakers, cond)]
     mask, rate = mask.repeat(2, 1, 1), decoder.inference_cfg_rate
     time = times[0]
-    for until in times[1:]:
-        both = decoder.forward_estimator(
-            x.repeat(2, 1, 1), mask, given[0], time.repeat(len(mask)), *given[1:], streaming
-        )
-        asked, free = both.chunk(2)
-        x = x + (until - time) * ((1.0 + rate) * asked - rate * free)
-        time = time + (until - time)
+    with _masks_made_once(decoder.estimator):
+        for until in times[1:]:
+            both = decoder.forward_estimator(
+                x.repeat(2, 1, 1), mask, given[0], time.repeat(len(mask)), *given[1:], streaming
+            )
+            asked, free = both.chunk(2)
+            x = x + (until - time) * ((1.0 + rate) * asked - rate * free)
+            time = time + (until - time)
     return x
+
+
+@contextmanager
+def _masks_made_once(estimator: Any) -> Iterator[None]:
+    """Keep what upstream's estimator would make anew in each of its blocks, in each step.
+
+    All are of one batch, so that only their sizes tell them apart. A GPU waits for each.
+    """
+    module = sys.modules[type(estimator).__module__]
+    names = ("add_optional_chunk_mask", "mask_to_bias")
+    own = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    for name, make in own.items():
+        setattr(module, name, _once_a_size(make))
+    try:
+        yield
+    finally:
+        for name, make in own.items():
+            setattr(module, name, make)
+
+
+def _once_a_size(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    made: dict[int, torch.Tensor] = {}
+
+    @wraps(make)
+    def kept(xs: torch.Tensor, *given: Any) -> torch.Tensor:
+        size = xs.shape[1]
+        if size not in made:
+            made[size] = make(xs, *given)
+        return made[size]
+
+    return kept

@@ -1,4 +1,4 @@
-"""Long text as segments that upstream's models speak well: no scrap alone, none too long.
+"""A text as segments that upstream's models speak well, in tokens: no scrap alone, none too long.
 
 Sizes are near upstream's own (`split_paragraph`: sentences gathered up to 80 tokens, a rest below
 20 not alone), counted in the family's tokens or in CJK characters, whichever is more, plus one for
@@ -9,15 +9,25 @@ each digit, since it will be spoken as a word.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 from typing import TYPE_CHECKING, Final
 
-from services.speech.engines.cosyvoice.text import cleaned, is_sayable
+from services.speech.engines.cosyvoice.text import (
+    cleaned,
+    guess_language,
+    is_sayable,
+    normalise,
+    with_mark,
+)
 from services.speech.engines.segments import Segmenter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+
+    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+    from services.speech.engines.cosyvoice.text import Language, Lexicon
 
 LONGEST: Final = 100
 """The largest size of a segment, before its numbers are put in words."""
@@ -25,10 +35,7 @@ LONGEST: Final = 100
 _FULL: Final = 80  # what sentences are gathered up to, and a longer one is divided at
 _SCRAP: Final = 8  # a few words: below that, never alone if there is more to come
 _REST: Final = 20  # a last segment below that goes with the one before
-# What the first segments of a whole text are gathered up to, so that the first audio comes early
-# and the second is ready when the first has been heard; the last applies from the third on.
-_ENOUGH: Final = (_SCRAP, 30, 60)
-_FIRST: Final = 40  # a longer first sentence is divided at a comma
+_ENOUGH: Final = 60  # that sentences of a whole text are gathered up to at least
 _CHARACTERS: Final = 320  # text without an end is cut there, whatever its size
 
 _CJK: Final = re.compile(
@@ -42,8 +49,46 @@ _SPACE: Final = re.compile(r"\s")
 _TAG: Final = re.compile(r"\[[^\[\]\s]{1,20}\]|</?\w{1,10}>")
 
 
+async def segments_in_tokens(
+    checkpoint: Checkpoint,
+    text: str | AsyncIterator[str],
+    tag: Language | None,
+    *,
+    marked: bool,
+    lexicon: Lexicon | None,
+) -> AsyncGenerator[list[int], None]:
+    """Yield the tokens of each segment of a whole text, or of one while it is written.
+
+    `tag` is its language, if known. With `marked` each segment carries the family's mark for
+    cloning without a transcript.
+    """
+
+    def count(part: str) -> int:
+        return len(checkpoint.encode(part))
+
+    def tokens(segment: str, context: Language | None) -> list[int]:
+        language = tag or guess_language(segment, context)
+        said = normalise(lexicon.spelt(segment) if lexicon else segment, language)
+        if said and marked:
+            said = with_mark(checkpoint.family, said)
+        return checkpoint.encode(said) if said else []
+
+    if isinstance(text, str):
+        context = tag or await asyncio.to_thread(guess_language, text)
+        segments = split(text, count)
+        while (segment := await asyncio.to_thread(next, segments, None)) is not None:
+            yield await asyncio.to_thread(tokens, segment, context)
+        return
+    splitter = Splitter(count)
+    async for piece in text:
+        for segment in splitter.feed(piece):
+            yield await asyncio.to_thread(tokens, segment, tag)
+    for segment in splitter.finish():
+        yield await asyncio.to_thread(tokens, segment, tag)
+
+
 def split(text: str, count_tokens: Callable[[str], int]) -> Iterator[str]:
-    """Yield the segments of a whole text: the first a short one, later ones several sentences.
+    """Yield the segments of a whole text, of several sentences each.
 
     None is larger than `LONGEST`, and each has something to say. The first comes before the rest
     of the text is measured.
@@ -69,19 +114,15 @@ class Splitter:
     or for `finish`. None is larger than `LONGEST`, and each has something to say.
     """
 
-    def __init__(
-        self, count_tokens: Callable[[str], int], enough: tuple[int, ...] = (_SCRAP,)
-    ) -> None:
+    def __init__(self, count_tokens: Callable[[str], int], enough: int = _SCRAP) -> None:
         """Measure with `count_tokens`, the family's tokenizer.
 
         Sentences, and parts of those that are too long, are put together until they have `enough`
-        tokens; its last number is for all later segments, too.
+        tokens.
         """
         self._count_tokens = count_tokens
         self._enough = enough
         self._segmenter = Segmenter(_CHARACTERS, shortest=1)  # scraps are gathered here
-        self._is_first = True
-        self._given = 0
         self._held = ""
 
     def size(self, text: str) -> int:
@@ -107,21 +148,13 @@ class Splitter:
             most = LONGEST if self.size(self._held) < _REST else _FULL
             if self._held and self.size(together) > most:
                 yield self._held
-                self._given += 1
                 together = part
             self._held = together
-            if self.size(together) >= self._enough[min(self._given, len(self._enough) - 1)]:
+            if self.size(together) >= self._enough:
                 yield together
-                self._given += 1
                 self._held = ""
 
     def _parts(self, sentence: str) -> Iterator[str]:
-        if self._is_first and self.size(sentence) > _FIRST:
-            end = self._cut(sentence, _CLAUSE_END, _FIRST)
-            if end is not None and self.size(sentence[:end]) >= _SCRAP:
-                yield sentence[:end].strip()
-                sentence = sentence[end:].strip()
-        self._is_first = self._is_first and self.size(sentence) < _SCRAP
         while self.size(sentence) > _FULL:
             end = (
                 self._cut(sentence, _CLAUSE_END, _FULL)

@@ -50,7 +50,6 @@ class Stages:
         self.streams = 1
         self._measured_s = time.monotonic()
         self._decoder: Decoder[Segment] = Decoder(checkpoint)
-        self._silent = frozenset(getattr(checkpoint.vocoder, "silent_tokens", ()))
         self._saying: dict[Segment, Utterance] = {}
         self._making: list[Work] = []
         self._sounding: list[Work] = []
@@ -173,7 +172,7 @@ class Stages:
         """Add what was decoded to the segments."""
         with self.change():
             for segment, owner in self._saying.items():
-                segment.catch_up(self._silent)
+                segment.catch_up()
                 if segment in ended and not ended[segment] and owner.say_again(segment):
                     _SAID_AGAIN.inc()
                 else:
@@ -192,9 +191,11 @@ class Stages:
             if there is None:
                 return
             batch = together(there, self.checkpoint.rows)
+            largest = max(work.size for work in batch)
             for work in batch:
+                work.fill_up(largest)
                 work.utterance.take(work)
-        tokens = len(batch) * max(work.size for work in batch)
+        tokens = len(batch) * largest
         with contextlib.suppress(_GivenUp), self._meter.timed("flow", tokens):
             self._make_together(batch)
         self._making = []
@@ -229,8 +230,6 @@ class Stages:
 
     def _mels(self, batch: Sequence[Work]) -> Sequence[torch.Tensor]:
         checkpoint = self.checkpoint
-        if checkpoint.family == 1:
-            return [work.segment.parts.wave(work.part) for work in batch]
         with torch.autocast(checkpoint.device.type, enabled=checkpoint.fp16):
             made: list[torch.Tensor] = flow.mels(
                 checkpoint.vocoder.flow,
@@ -270,7 +269,7 @@ class Stages:
         tokens = work.part.until - work.part.since
         try:
             with self._meter.timed("sound", tokens / self.checkpoint.tokens_a_second):
-                wave = work.segment.parts.sound(work.mel, work.part).squeeze(0).float().cpu()
+                wave = work.segment.sound(work.mel, work.part).squeeze(0).float().cpu()
             frame = utterance.stretch.feed(wave.numpy())
         except Exception as error:  # noqa: BLE001  it is this request's
             self.end(utterance, error)

@@ -13,22 +13,23 @@ use, in about 0.3 s.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from services.errors import InvalidRequestError, shown
+from services.errors import ConfigurationError, InvalidRequestError, shown
 from services.speech.engines.scripts import language_by_script
 from services.speech.engines.segments import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 Language = Literal["zh", "en", "ja", "ko", "yue", "de", "es", "fr", "it", "ru"]
 """What a family can speak; Chinese dialects other than Cantonese count as `zh`."""
 
 LANGUAGES: Final[dict[int, tuple[Language, ...]]] = {
-    1: ("zh", "en", "ja", "ko", "yue"),
     2: ("zh", "en", "ja", "ko", "yue"),
     3: get_args(Language),
 }
@@ -37,8 +38,7 @@ LANGUAGES: Final[dict[int, tuple[Language, ...]]] = {
 _SINITIC: Final = frozenset({"cmn", "wuu", "nan", "hak", "gan", "hsn", "cjy", "cdo"})
 _HAN: Final = re.compile("[\u4e00-\u9fff]")
 
-# <|anything|>, and the marker that family 1 Instruct was trained with.
-_CONTROL_TOKEN: Final = re.compile(r"<\|[^<>|\s]*\|>|<endofprompt>")
+_CONTROL_TOKEN: Final = re.compile(r"<\|[^<>|\s]*\|>")
 _PICTOGRAPH: Final = re.compile(
     "[\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]", re.UNICODE
 )
@@ -48,20 +48,18 @@ _INVISIBLE: Final = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 # What each family was trained to find around transcripts and instructions. Upstream leaves most of
-# it to its callers; where it is missing families 1 and 2 speak the instruction.
+# it to its callers; where it is missing family 2 speaks the instruction.
 _ASSISTANT: Final = "You are a helpful assistant."
 _END: Final = "<|endofprompt|>"
-
-_TRANSCRIPT: Final = {1: "", 2: "", 3: _ASSISTANT + _END}
-# Family 1 Instruct was trained with a marker that is no token of its own. Upstream appended it
-# until commit 56d9876, whose example shows family 2's, which family 1's tokenizer lacks too.
-_INSTRUCTION: Final = {1: ("", "<endofprompt>"), 2: ("", _END), 3: (_ASSISTANT + " ", _END)}
-_SEGMENT: Final = {1: "<|{language}|>", 2: "", 3: _ASSISTANT + _END}
+_MARK: Final = {2: "", 3: _ASSISTANT + _END}
+_INSTRUCTION: Final = {2: ("", _END), 3: (_ASSISTANT + " ", _END)}
 _STRESS_TAG: Final = re.compile(r"</?(?:strong|laughter)>")
 _PHONEME_TAG: Final = re.compile(r"(\[[A-Z]{1,2}\d\])")
 _BRACKET: Final = re.compile("[（）【】`]")
 # A space between CJK has no sound; upstream keeps it only between two ASCII characters.
 _CJK_SPACE: Final = re.compile("(?<![!-~]) | (?![!-~])")
+
+_CJK: Final = "\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"  # written without spaces
 
 
 def language_of(tag: str, family: int) -> Language:
@@ -146,7 +144,7 @@ def normalise(segment: str, language: Language) -> str:
         if language == "en":
             text = _around_phonemes(english, text)
     # Dropping characters may have joined others into a token.
-    text = text.replace("<|", "< ").replace("<endofprompt>", "< endofprompt>")
+    text = text.replace("<|", "< ")
     if not is_sayable(text):
         return ""
     if unicodedata.category(text[-1])[0] == "P" or text[-1] == ">":
@@ -211,9 +209,9 @@ def _inflect() -> Any:
     return inflect.engine()
 
 
-def prompt_text(family: int, transcript: str) -> str:
-    """Return the prompt text of zero-shot cloning: what the recording says."""
-    return _TRANSCRIPT[family] + transcript
+def with_mark(family: int, text: str) -> str:
+    """Return what goes with a recording: its transcript or, without one, a segment of text."""
+    return _MARK[family] + text
 
 
 def instruction(family: int, text: str) -> str:
@@ -222,10 +220,44 @@ def instruction(family: int, text: str) -> str:
     return before + text + after
 
 
-def cross_lingual(family: int, segment: str, language: Language) -> str:
-    """Return a segment to speak like a recording without a transcript.
+class Lexicon:
+    """Spellings of words that a model says wrong.
 
-    Family 1 is told the language (one of its five); Japanese is `ja` to its tokenizer, whatever
-    upstream's older examples say.
+    A word is whole, in any case, and the longest one at a place wins.
     """
-    return _SEGMENT[family].format(language=language) + segment
+
+    def __init__(self, spellings: Mapping[str, str]) -> None:
+        self._spellings = {word.casefold(): spelling for word, spelling in spellings.items()}
+        longest_first = sorted(self._spellings, key=len, reverse=True)
+        self._words = re.compile("|".join(map(_whole, longest_first)), re.IGNORECASE)
+
+    def spelt(self, text: str) -> str:
+        """Return `text` with the spellings of its words."""
+        return self._words.sub(lambda word: self._spellings.get(word[0].casefold(), word[0]), text)
+
+
+def _whole(word: str) -> str:
+    letter = f"[^\\W{_CJK}]"
+    before = f"(?<!{letter})" if re.match(letter, word[0]) else ""
+    after = f"(?!{letter})" if re.match(letter, word[-1]) else ""
+    return before + re.escape(word) + after
+
+
+def lexicon_in(path: Path) -> Lexicon:
+    """Return the lexicon in a file: a JSON object, such as `{"SQL": "sequel"}`.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is none.
+    """
+    try:
+        spellings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}", param="lexicon") from error
+    if not isinstance(spellings, dict) or not all(
+        word.strip() and isinstance(spelling, str) for word, spelling in spellings.items()
+    ):
+        raise ConfigurationError(
+            f'{path} is no JSON object of words and spellings, such as {{"SQL": "sequel"}}',
+            param="lexicon",
+        )
+    return Lexicon(spellings)

@@ -4,33 +4,68 @@ Each sequence is prepared by upstream's own code, goes through the model once by
 stands in a row of the batch, filled up on the left. Its draws are its own, so what it says does not
 depend on who is beside it.
 
-Upstream's loop is not used: for families 2 and 3 it passes a mask of one position at every step,
-which transformers pads with zeros since 4.53. Each step then attends to the first position only,
-and speech is wrong without an error (upstream issues 1446 and 1886).
+Upstream's loop is not used: it passes a mask of one position at every step, which transformers pads
+with zeros since 4.53. Each step then attends to the first position only, and speech is wrong
+without an error (upstream issues 1446 and 1886).
 """
 
 from __future__ import annotations
 
 import copy
+import random
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import torch
 from transformers import DynamicCache
 
-from services.speech.engines.cosyvoice.checkpoint import length
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.modes import Prompt
-    from services.speech.engines.cosyvoice.randomness import Sampler
+    from services.speech.engines.cosyvoice.prompt import Prompt
 
 _LEAST: Final = 2  # speech tokens a text token; upstream's
 _MOST: Final = 20
 _ABSURD: Final = 2.5  # nobody speaks so fast
+
+
+class Sampler:
+    """Repetition-aware sampling (VALL-E 2), as upstream's `ras_sampling`, from one generator.
+
+    Attributes:
+        top_k: how many tokens are drawn from at first.
+    """
+
+    def __init__(self, lm: Any, seed: int) -> None:
+        """Sample for `lm` with the parameters of its recipe."""
+        chosen = getattr(lm.sampling, "keywords", {})
+        self.top_k: int = chosen.get("top_k", 25)
+        self._top_p: float = chosen.get("top_p", 0.8)
+        self._window: int = chosen.get("win_size", 10)
+        self._ratio: float = chosen.get("tau_r", 0.1)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._noise = random.Random(seed)  # noqa: S311  it is to be repeatable
+
+    def __call__(
+        self,
+        best: torch.Tensor,
+        ids: torch.Tensor,
+        probabilities: torch.Tensor,
+        decoded: list[int],
+    ) -> int:
+        """Return a token, drawn of the `top_k` `best` probabilities or else of all of them [V]."""
+        best = best * (best.cumsum(0) - best < self._top_p)
+        chosen = int(ids[best.multinomial(1, generator=self._generator)].item())
+        if decoded[-self._window :].count(chosen) >= self._window * self._ratio:
+            probabilities = probabilities.cpu().clone()
+            probabilities[chosen] = 0.0
+            chosen = int(probabilities.multinomial(1, generator=self._generator).item())
+        return chosen
+
+    def noise(self) -> int:
+        """Return a seed for the noise in a segment's sound."""
+        return self._noise.getrandbits(62)
 
 
 @dataclass(eq=False)
@@ -79,21 +114,20 @@ class Decoder(Generic[_Line]):
         self._lm = checkpoint.lm
         self._device = checkpoint.device
         self._half = checkpoint.fp16
-        self._step = _transformer_step if checkpoint.family == 1 else _qwen_step
         self.lines: list[_Line] = []
         self._lengths: list[int] = []
-        self._cache: Any = []
+        self._cache = _Kept(())
         self._hidden = torch.zeros(0, 0)
 
     def join(self, line: _Line) -> None:
         """Add a line: its text goes through the model, and the next `step` draws from that."""
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=self._half):
             given = _given(self._lm, line, self._device)
-            hidden, mine = self._step(self._lm, given, [], [0])
+            hidden, mine = self._after(given, _Kept(()), [0])
         sizes = [*self._lengths, given.shape[1]]
         if self.lines:
-            pairs = zip(_tensors(self._cache), _tensors(mine), strict=True)
-            mine = [torch.cat([_filled(row, max(sizes)) for row in pair]) for pair in pairs]
+            pairs = zip(self._cache.tensors, mine.tensors, strict=True)
+            mine = _Kept([torch.cat([_filled(row, max(sizes)) for row in pair]) for pair in pairs])
             hidden = torch.cat([self._hidden, hidden])
         self._cache, self._hidden, self._lengths = mine, hidden, sizes
         self.lines.append(line)
@@ -107,7 +141,7 @@ class Decoder(Generic[_Line]):
         self.lines = [self.lines[at] for at in stay]
         self._lengths = [self._lengths[at] for at in stay]
         longest = max(self._lengths, default=0)
-        self._cache = [_filled(one[stay], longest) for one in _tensors(self._cache) if stay]
+        self._cache = _Kept([_filled(one[stay], longest) for one in self._cache.tensors if stay])
         self._hidden = self._hidden[stay]
 
     def step(self) -> dict[_Line, BaseException | None]:
@@ -118,9 +152,23 @@ class Decoder(Generic[_Line]):
             if self.lines:
                 said = torch.tensor([line.made[-1] for line in self.lines], device=self._device)
                 xs = self._lm.speech_embedding(said)[:, None]
-                self._hidden, self._cache = self._step(self._lm, xs, self._cache, self._lengths)
+                self._hidden, self._cache = self._after(xs, self._cache, self._lengths)
                 self._lengths = [length + 1 for length in self._lengths]
         return ended
+
+    def _after(
+        self, xs: torch.Tensor, kept: _Kept, lengths: Sequence[int]
+    ) -> tuple[torch.Tensor, _Kept]:
+        """Give the model `xs` [B, T, D] after what is kept; return the last states [B, D]."""
+        masks = {}
+        if len(set(lengths)) > 1:  # else each row sees all that is before it, which needs no mask
+            size = max(lengths) + 1
+            own = torch.tensor(lengths, device=xs.device)[:, None]
+            places = torch.arange(size - 1, -1, -1, device=xs.device)  # a row's own are the last
+            masks = {"attention_mask": (places <= own).long(), "position_ids": own}
+        model = self._lm.llm.model.model
+        out = model(inputs_embeds=xs, past_key_values=kept, use_cache=True, **masks)
+        return out.last_hidden_state[:, -1], kept
 
     def _drawn(self, logits: torch.Tensor) -> dict[_Line, BaseException | None]:
         """Draw a token for each row of `logits` [B, V]; return the lines that end with it."""
@@ -154,23 +202,18 @@ def _given(lm: Any, line: Line, device: torch.device) -> torch.Tensor:
     def catch(given: torch.Tensor, *_: Any, **__: Any) -> None:
         raise _Caught(given)
 
-    lm, prompt = copy.copy(lm), line.prompt
-    if hasattr(lm, "inference_wrapper"):
-        lm.inference_wrapper = catch
-    else:  # family 1
-        vars(lm)["llm"] = SimpleNamespace(forward_chunk=catch)
-    try:
-        next(
-            lm.inference(
-                text=torch.tensor([line.text], dtype=torch.int32, device=device),
-                text_len=length(len(line.text), device),
-                prompt_text=prompt.text.to(device),
-                prompt_text_len=length(prompt.text.shape[1], device),
-                prompt_speech_token=prompt.lm_speech.to(device),
-                prompt_speech_token_len=length(prompt.lm_speech.shape[1], device),
-                embedding=prompt.lm_embedding.to(device),
-            )
+    def counted(ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            torch.tensor([ids], dtype=torch.int32, device=device),
+            torch.tensor([len(ids)], dtype=torch.int32, device=device),
         )
+
+    lm, prompt = copy.copy(lm), line.prompt
+    lm.inference_wrapper = catch
+    heard = prompt.heard.tokens[0].tolist() if prompt.is_continued else ()
+    texts = *counted(line.text), *counted(prompt.text), *counted(heard)
+    try:
+        next(lm.inference(*texts, prompt.heard.embedding))
     except _Caught as caught:
         given: torch.Tensor = caught.args[0]
         return given
@@ -192,51 +235,6 @@ class _Kept(DynamicCache):  # type: ignore[misc]  # untyped
         return made
 
 
-def _tensors(kept: Any) -> list[torch.Tensor]:
-    """Return the tensors of a cache, each [B, H, T, D]."""
-    tensors: list[torch.Tensor] = kept.tensors if isinstance(kept, _Kept) else kept
-    return tensors
-
-
 def _filled(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """Return a cache's tensor for `size` steps, filled up or cut on the left."""
     return torch.nn.functional.pad(tensor, (0, 0, size - tensor.shape[2], 0))
-
-
-def _there(lengths: Sequence[int], size: int, device: torch.device) -> torch.Tensor:
-    """Return which of `size` steps are a row's own [B, size]: its last ones."""
-    places = torch.arange(size, 0, -1, device=device)
-    return places <= torch.tensor(lengths, device=device)[:, None]
-
-
-def _qwen_step(
-    lm: Any, xs: torch.Tensor, kept: Any, lengths: Sequence[int]
-) -> tuple[torch.Tensor, Any]:
-    """Give families 2 and 3 `xs` [B, T, D] after what is kept; return the last states [B, D]."""
-    kept = kept if isinstance(kept, _Kept) else _Kept(kept)
-    masks = {}
-    if len(set(lengths)) > 1:  # else each row sees all that is before it, which needs no mask
-        sizes = [length + 1 for length in lengths]
-        masks["attention_mask"] = _there(sizes, max(sizes), xs.device).long()
-        masks["position_ids"] = torch.tensor(lengths, device=xs.device)[:, None]
-    out = lm.llm.model.model(inputs_embeds=xs, past_key_values=kept, use_cache=True, **masks)
-    return out.last_hidden_state[:, -1], kept
-
-
-def _transformer_step(
-    lm: Any, xs: torch.Tensor, kept: list[torch.Tensor], lengths: Sequence[int]
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Do the same for family 1, whose own loop takes one line."""
-    encoder, steps = lm.llm, xs.shape[1]
-    size = max(lengths) + steps
-    if kept:
-        seen = _there([length + 1 for length in lengths], size, xs.device)[:, None]
-    else:
-        seen = torch.ones(1, size, size, dtype=torch.bool, device=xs.device).tril()
-    xs, _, _ = encoder.embed(xs, seen[:, -1:, -steps:], size - steps)
-    places, made = encoder.embed.position_encoding(0, size), []
-    for at, layer in enumerate(encoder.encoders):
-        before = {"att_cache": kept[at]} if kept else {}
-        xs, _, after, _ = layer(xs, seen, places, **before)
-        made.append(after)
-    return encoder.after_norm(xs)[:, -1], made

@@ -2,56 +2,115 @@
 
 from __future__ import annotations
 
-import random
 import secrets
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 from services.audio.resample import TimeStretch
-from services.speech.engines.cosyvoice.chunks import chunks
-from services.speech.engines.cosyvoice.randomness import Sampler
+from services.speech.engines.cosyvoice.flow import Part
 from services.speech.engines.cosyvoice.schedule import IN_TIME, PATIENCE_S, Piece
-from services.speech.engines.cosyvoice.tokens import Line
+from services.speech.engines.cosyvoice.tokens import Line, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.flow import Part
-    from services.speech.engines.cosyvoice.modes import Prompt
+    from services.speech.engines.cosyvoice.prompt import Prompt
     from services.speech.engines.protocol import ConversionRequest, SynthesisRequest
 
 _HELD_S: Final = 30.0  # of audio that waits for the listener
 _ONE_PASS_S: Final = 5.0  # an answer that is not streamed has no listener yet: streams go first
-_SILENT_IN_A_ROW: Final = 5  # upstream's
+_SILENT_IN_A_ROW: Final = 5  # this and the next two are upstream's
+_GROWTH: Final = 2  # of a part, to the next one
+_LONGEST_HOP: Final = 4  # chunks
 
 
-@dataclass(kw_only=True, eq=False)
 class Segment(Line):
-    """A segment that is being said, and sounds meanwhile.
+    """A segment that is being said, and sounds meanwhile, in parts that grow as upstream's do.
+
+    Each part is made from all tokens before it and a few after it.
 
     Attributes:
-        parts: how its sound is made.
         tokens: those that sound: all but silent ones after five in a row (family 3).
         complete: whether there will be no more.
     """
 
-    parts: Any
-    tokens: list[int] = field(default_factory=list)
-    complete: bool = False
-    _taken: int = 0
-    _silent: int = 0
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prompt: Prompt,
+        text: Sequence[int],
+        sampler: Sampler,
+        speed: float | None,
+    ) -> None:
+        """Begin a segment; `speed` is that of one made in one pass, None of a stream."""
+        super().__init__(prompt, text, sampler)
+        self.tokens: list[int] = []
+        self.complete = False
+        self._heard = self._silent = 0
+        upstream = checkpoint.vocoder
+        self._silent_tokens = frozenset(getattr(upstream, "silent_tokens", ()))
+        self._vocoder = checkpoint.vocoder_of(sampler.noise())
+        self._in_one = speed is not None
+        self._speed = speed or 1.0
+        self._mel_ratio: int = upstream.flow.token_mel_ratio
+        self._ahead: int = upstream.flow.pre_lookahead_len
+        self._chunk: int = upstream.token_hop_len
+        self._hop = self._chunk
+        # The first part is longer, so that the prompt and it fill whole chunks.
+        self._step = self._hop + -prompt.heard.tokens.shape[1] % self._hop
+        self._done = 0
 
-    def catch_up(self, silent: frozenset[int]) -> None:
-        """Take what was made meanwhile."""
-        for token in self.made[self._taken :]:
-            self._silent = self._silent + 1 if token in silent else 0
+    def catch_up(self) -> None:
+        """Take the tokens that were made meanwhile."""
+        for token in self.made[self._heard :]:
+            self._silent = self._silent + 1 if token in self._silent_tokens else 0
             if self._silent <= _SILENT_IN_A_ROW:
                 self.tokens.append(token)
-        self._taken = len(self.made)
+        self._heard = len(self.made)
+
+    @property
+    def before(self) -> int:
+        """Return how many tokens the flow is given before those that are new."""
+        return int(self.prompt.heard.tokens.shape[1]) + self._done
+
+    def next(self, most: float) -> Part | None:
+        """Return the next part, of `most` new tokens if upstream's step is less; None: too few.
+
+        A part of whole chunks ends where it likes: it changes nothing of what is heard. A rest that
+        is smaller than a chunk goes with the part before it.
+        """
+        new = len(self.tokens) - self._done
+        ready = 0 if self._in_one else new - self._ahead
+        if self.complete and (ready < self._step or new < max(self._step, most) + self._chunk):
+            return self._part(len(self.tokens), is_last=True)
+        if ready < self._step:
+            return None
+        more = max(0, min(ready, int(most)) - self._step)
+        until = self._done + self._step + more // self._chunk * self._chunk
+        return self._part(until, is_last=False)
+
+    def _part(self, until: int, *, is_last: bool) -> Part:
+        tokens = tuple(self.tokens[: until + self._ahead])
+        return Part(self.prompt, tokens, is_last, self._done, until)
+
+    def take(self, part: Part) -> None:
+        """Go on to what comes after `part`."""
+        self._done = part.until
+        self._step = self._hop = min(_LONGEST_HOP * self._chunk, _GROWTH * self._hop)
+
+    def sound(self, mel: torch.Tensor, part: Part) -> torch.Tensor:
+        """Return the audio [1, N] of what the flow made of each part [1, 80, T], in order."""
+        mel = mel[:, :, part.since * self._mel_ratio :]
+        if self._speed != 1.0:
+            size = int(mel.shape[2] / self._speed)
+            mel = torch.nn.functional.interpolate(mel, size=size, mode="linear")
+        return self._vocoder.feed(mel, last=part.is_last)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -62,6 +121,10 @@ class Work(Piece):
     segment: Segment
     part: Part
     mel: Any = None
+
+    def fill_up(self, size: int) -> None:
+        """Make the part larger, up to a batch's `size`: being filled up to it costs as much."""
+        self.part = self.segment.next(size - self.segment.before) or self.part
 
 
 class Utterance:
@@ -101,7 +164,6 @@ class Utterance:
         self._prompt = prompt
         seed = secrets.randbits(62) if request.seed is None else request.seed
         self._sampler = Sampler(checkpoint.lm, seed)
-        self._noise = random.Random(seed)  # noqa: S311  it is to be repeatable
         self.in_one = request.one_pass
         self._speed = request.speed
         # In one pass the model itself changes the speed.
@@ -164,8 +226,7 @@ class Utterance:
 
     def _begun(self, text: Sequence[int]) -> Segment:
         speed = self._speed if self.in_one else None
-        parts = chunks(self._checkpoint, self._prompt, self._noise, speed)
-        segment = Segment(prompt=self._prompt, text=text, sampler=self._sampler, parts=parts)
+        segment = Segment(self._checkpoint, self._prompt, text, self._sampler, speed)
         self.segments.append(segment)
         return segment
 
@@ -178,9 +239,11 @@ class Utterance:
         segment, due_s, most = self.segments[0], self._dry_s + self._in_work_s, 0.0
         if token_s and not self._is_first:
             in_time = IN_TIME * (due_s - time.monotonic()) / token_s
-            most = in_time - segment.parts.before
-        part = segment.parts.next(segment.tokens, complete=segment.complete, most=most)
-        return part and Work(
+            most = in_time - segment.before
+        part = segment.next(most)
+        if part is None:
+            return None
+        return Work(
             utterance=self,
             segment=segment,
             part=part,
@@ -192,7 +255,7 @@ class Utterance:
 
     def take(self, work: Work) -> None:
         """Let a piece be made."""
-        work.segment.parts.take(work.part)
+        work.segment.take(work.part)
         if work.part.is_last:
             self.segments.popleft()
         if self._is_first:  # its listener begins with it, not before

@@ -1,18 +1,20 @@
-"""Family 2's vocoder, fed piece by piece: the result is that of one pass over the whole.
+"""The vocoders, fed piece by piece: the result is that of one pass over the whole.
 
-Upstream runs it on each piece with eight frames of the one before, with new noise, and cross-fades
-two sounds that differ in phase and noise; and no piece knows what follows it. Here the phase of the
-harmonics continues from piece to piece, noise belongs to its place in time, and a frame is returned
-once everything that it depends on is there.
+Upstream's of family 3 is causal. That of family 2 upstream runs on each piece with eight frames of
+the one before, with new noise, and cross-fades two sounds that differ in phase and noise; and no
+piece knows what follows it. Here the phase of the harmonics continues from piece to piece, noise
+belongs to its place in time, and a frame is returned once everything that it depends on is there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from services.speech.engines.cosyvoice.randomness import drawing_from
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # How far a frame of mel has an effect, in frames; tests/cosyvoice/test_joins.py measures it.
 PITCH_REACH: Final = 5
@@ -28,8 +30,29 @@ Upstream adds up the phase in float32 from the start; after half a minute it is 
 """
 
 
+class CausalVocoder:
+    """Makes the audio of one segment of family 3, from the beginning each time."""
+
+    def __init__(self, hift: Any) -> None:
+        """Make audio with `hift`, upstream's generator."""
+        self._hift = hift
+        self._mel = torch.zeros(1, 80, 0)
+        self._given = 0
+
+    def feed(self, mel: torch.Tensor, *, last: bool) -> torch.Tensor:
+        """Return the audio [1, N] that is settled with `mel` [1, 80, T]."""
+        self._mel = torch.cat([self._mel.to(mel), mel], dim=2)
+        wave, _ = self._hift.inference(speech_feat=self._mel, finalize=last)
+        new: torch.Tensor = wave[:, self._given :]
+        self._given = wave.shape[1]
+        return new
+
+
 class Vocoder:
-    """Makes the audio of one segment; each piece costs its own frames and `AHEAD + BEHIND`."""
+    """Makes the audio of one segment of family 2.
+
+    Each piece costs its own frames and `AHEAD + BEHIND`.
+    """
 
     def __init__(self, hift: Any, seed: int) -> None:
         """Make audio with `hift`, upstream's generator, and noise that follows from `seed`.
@@ -51,7 +74,7 @@ class Vocoder:
         """
         mel = mel if self._mel is None else torch.cat([self._mel, mel], dim=2)
         end = self._begins + mel.shape[2]
-        self._source.feed(*self._pitch(mel, last=last))
+        self._hear_pitch(mel, last=last)
         start = max(0, self._given - BEHIND)
         wave = self._hift.decode(x=mel[:, :, start - self._begins :], s=self._source.since(start))
         until = end if last else max(self._given, end - AHEAD)
@@ -62,37 +85,31 @@ class Vocoder:
         self._mel, self._begins = mel[:, :, keep - self._begins :], keep
         return made
 
-    def _pitch(self, mel: torch.Tensor, *, last: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the pitch [1, T] of the newly settled frames, and of those that may change.
+    def _hear_pitch(self, mel: torch.Tensor, *, last: bool) -> None:
+        """Note the pitch of `mel`, which begins at `_begins`; its last frames may still change.
 
-        `mel` begins at `_begins`. The predictor is in float64, as the phase adds up its errors.
+        The predictor is in float64, as the phase adds up its errors.
         """
         start = max(self._begins, self._pitched - PITCH_REACH)
-        pitch = self._hift.f0_predictor(mel[:, :, start - self._begins :].double()).to(mel)
-        pitch = pitch[:, self._pitched - start :]
-        settled = pitch.shape[1] if last else max(0, pitch.shape[1] - PITCH_REACH)
-        self._pitched += settled
-        return pitch[:, :settled], pitch[:, settled:]
+        heard = self._hift.f0_predictor(mel[:, :, start - self._begins :].double()).to(mel)
+        settled = self._source.pitch[:, : self._pitched].to(mel)
+        pitch = torch.cat([settled, heard[:, self._pitched - start :]], dim=1)
+        self._source.pitch, size = pitch, pitch.shape[1]
+        self._pitched = size if last else max(self._pitched, size - PITCH_REACH)
 
 
 class _Source:
-    """The sines and the noise that the vocoder shapes, made in blocks at fixed places."""
+    """The sines and the noise that the vocoder shapes, of a `pitch`, in blocks at fixed places."""
 
     def __init__(self, hift: Any, seed: int) -> None:
         self._hift = hift
         self._seed = seed
-        self._settled = torch.zeros(1, 0)
-        self._pitch = self._settled
-
-    def feed(self, settled: torch.Tensor, rest: torch.Tensor) -> None:
-        """Add the pitch [1, T] of frames that are settled, and of those that may still change."""
-        self._settled = torch.cat([self._settled.to(settled), settled], dim=1)
-        self._pitch = torch.cat([self._settled, rest], dim=1)
+        self.pitch = torch.zeros(1, 0)
 
     def since(self, frame: int) -> torch.Tensor:
         """Return the source [1, 1, N] from `frame` on."""
         first = frame // BLOCK
-        blocks = range(first, -(-self._pitch.shape[1] // BLOCK))
+        blocks = range(first, -(-self.pitch.shape[1] // BLOCK))
         made = torch.cat([self._block(block) for block in blocks], dim=2)
         return made[:, :, (frame - first * BLOCK) * self._a_frame :]
 
@@ -107,7 +124,7 @@ class _Source:
         """
         start = block * BLOCK
         before = max(0, start - 1)
-        pitch = self._pitch[:, before : start + BLOCK + 1]
+        pitch = self.pitch[:, before : start + BLOCK + 1]
         if before:
             pitch = torch.cat([self._turned(before), pitch], dim=1)
         lead = start - before + (1 if before else 0)
@@ -116,12 +133,24 @@ class _Source:
         upsampled = self._hift.f0_upsamp(pitch[:, None]).transpose(1, 2)
         with drawing_from(self._seed + block, pitch.device):
             source, _, _ = self._hift.m_source(upsampled)
-        frames = min(BLOCK, self._pitch.shape[1] - start)
+        frames = min(BLOCK, self.pitch.shape[1] - start)
         made: torch.Tensor = source.transpose(1, 2)
         return made[:, :, lead * self._a_frame : (lead + frames) * self._a_frame]
 
     def _turned(self, frame: int) -> torch.Tensor:
         """Return a pitch [1, 1] that turns the phase in one frame as all before `frame` did."""
         frames_hz = self._hift.sampling_rate / self._a_frame
-        cycles = self._pitch[:, :frame].double().sum(dim=1, keepdim=True) / frames_hz
-        return ((cycles % 1.0) * frames_hz).to(self._pitch)
+        cycles = self.pitch[:, :frame].double().sum(dim=1, keepdim=True) / frames_hz
+        return ((cycles % 1.0) * frames_hz).to(self.pitch)
+
+
+@contextmanager
+def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch's global generators, on the CPU and on `device`, draw from `seed` in the block.
+
+    Only the vocoder's thread may. No other one draws from them: family 3 has its noise since it was
+    loaded, and tokens have generators of their own.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -37,21 +37,13 @@ _APPENDED: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001  as faster
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a window was decoded to at one temperature.
+    """What a window was decoded to at one temperature."""
 
-    Attributes:
-        temperature: of sampling.
-        tokens: those of text and those of times.
-        text: of the tokens, without spaces around it.
-        avg_logprob: mean logarithm of the tokens' probability.
-        no_speech_prob: probability that nobody spoke.
-    """
-
-    temperature: float
-    tokens: Sequence[int]
-    text: str
-    avg_logprob: float
-    no_speech_prob: float
+    temperature: float  # of sampling
+    tokens: Sequence[int]  # those of text and those of times
+    text: str  # of the tokens, without spaces around it
+    avg_logprob: float  # mean logarithm of the tokens' probability
+    no_speech_prob: float  # probability that nobody spoke
 
     @property
     def compression_ratio(self) -> float:
@@ -76,14 +68,10 @@ class Decoded:
 
 
 class Checkpoint:
-    """A model in memory."""
+    """A model in memory; `is_multilingual` if it hears more than English."""
 
     def __init__(self, folder: Path, *, device: str, compute_type: str, threads: int) -> None:
-        """Load the model, which takes seconds.
-
-        Raises:
-            RuntimeError, ValueError: CTranslate2 cannot load it.
-        """
+        """Load the model, which takes seconds."""
         from faster_whisper import WhisperModel  # noqa: PLC0415  heavy
         from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer  # noqa: PLC0415
         from faster_whisper.transcribe import get_suppressed_tokens  # noqa: PLC0415
@@ -93,26 +81,22 @@ class Checkpoint:
         )
         self._ct2 = self._whisper.model
         self.device: str = self._ct2.device
+        self.is_multilingual: bool = self._ct2.is_multilingual
         words = self._whisper.hf_tokenizer
         self.languages: frozenset[str] = frozenset({"en"})
-        if self._ct2.is_multilingual:
+        if self.is_multilingual:
             self.languages = frozenset(
                 code for code in _LANGUAGE_CODES if words.token_to_id(f"<|{code}|>") is not None
             )
 
         @cache
         def tokenizer(language: str, task: Task) -> Any:
-            return Tokenizer(words, self._ct2.is_multilingual, task=task, language=language)
+            return Tokenizer(words, self.is_multilingual, task=task, language=language)
 
         self._tokenizer = tokenizer
         any_tokenizer = tokenizer(min(self.languages), "transcribe")
         self._end: int = any_tokenizer.eot
         self._suppressed = list(get_suppressed_tokens(any_tokenizer, [-1]))
-
-    @property
-    def is_multilingual(self) -> bool:
-        """Whether it hears more than English."""
-        return bool(self._ct2.is_multilingual)
 
     def features(self, samples: Samples) -> Features:
         """Return the spectrogram of at most 30 s."""

@@ -1,4 +1,4 @@
-"""How a batch of windows is decoded: language, temperature and silence, as in faster-whisper.
+"""How a batch of windows is decoded and becomes segments, as in faster-whisper.
 
 A window whose text repeats itself or is unlikely is decoded again in another batch, at a higher
 temperature.
@@ -7,78 +7,66 @@ temperature.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from services.errors import EngineError
+from services.transcription.engines.faster_whisper.checkpoint import FRAMES_PER_S
+from services.transcription.engines.protocol import Segment, Token, Word
+from services.transcription.engines.windows import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from services.errors import ServiceError
     from services.transcription.engines.batches import Lane
     from services.transcription.engines.faster_whisper.checkpoint import (
         Checkpoint,
         Decoded,
         Features,
     )
-    from services.transcription.engines.protocol import Task
+    from services.transcription.engines.protocol import Hints, Task
 
 log = logging.getLogger("bentovox.transcription")
 
 FALLBACK: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """The temperatures at which a window is decoded until the text is good enough."""
 
+_LEAST_REST: Final = 10  # frames, a tenth of a second: less is not decoded again
+_MOST_ROUNDS: Final = 8
+
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How a request wants its windows to be decoded.
-
-    Attributes:
-        task: as in the request.
-        before: tokens of what came before.
-        languages: those to choose from.
-        temperatures: to try one after the other.
-        times: with tokens of times and a beam; otherwise greedily.
-    """
+    """How a request wants its windows to be decoded."""
 
     task: Task
-    before: tuple[int, ...]
-    languages: frozenset[str]
-    temperatures: tuple[float, ...] = FALLBACK
-    times: bool = True
+    before: tuple[int, ...]  # tokens of what came before
+    languages: frozenset[str]  # those to choose from
+    temperatures: tuple[float, ...] = FALLBACK  # to try one after the other
+    times: bool = True  # with tokens of times and a beam; otherwise greedily
 
 
 @dataclass(frozen=True)
 class Job:
-    """A window to decode.
+    """A window to decode."""
 
-    Attributes:
-        requester: whose window it is.
-        features: its spectrogram.
-        index: which of its requester's windows it is.
-        offset: the frames of the window that were decoded before and are not in `features`.
-        prefix: the tokens that the text is known to begin with.
-        attempts: the results at lower temperatures.
-        encoded: the encoder's output, if there were such attempts.
-        rounds: how many times the end of the window was left for another round.
-        tells: whether somebody speaks in it, so that its language is the recording's.
-        language: its language, if it was decoded before.
-    """
-
-    requester: Requester
-    features: Features
-    index: int = 0
-    offset: int = 0
-    prefix: tuple[int, ...] = ()
-    attempts: tuple[Decoded, ...] = ()
-    encoded: NDArray[np.float32] | None = None
-    rounds: int = 0
-    tells: bool = True
-    language: str | None = None
+    requester: Requester  # whose window it is
+    features: Features  # its spectrogram
+    timeline: Timeline = Timeline(((0, 0),), 0)  # noqa: RUF009  frozen
+    index: int = 0  # which of its requester's windows it is
+    offset: int = 0  # the frames of the window that were decoded before and are not in `features`
+    prefix: tuple[int, ...] = ()  # the tokens that the text is known to begin with
+    attempts: tuple[Decoded, ...] = ()  # the results at lower temperatures
+    encoded: NDArray[np.float32] | None = None  # the encoder's output, if there were such attempts
+    rounds: int = 0  # how many times the end of the window was left for another round
+    tells: bool = True  # whether somebody speaks in it, so that its language is the recording's
+    language: str | None = None  # its language, if it was decoded before
 
     @property
     def temperature(self) -> float:
@@ -102,26 +90,26 @@ class DecodedWindow:
     language: str
 
 
-class Requester(Protocol):
-    """Whoever's windows are decoded; its methods are called from the decoding thread.
+class Requester(ABC):
+    """Whoever's windows are decoded; its methods are called from the decoding thread."""
 
-    Attributes:
-        lane: takes its jobs.
-        options: how to decode them.
-        language: what is spoken, once that is known.
-    """
+    def __init__(self, model: Checkpoint, lane: Lane[Job], request: Hints, **how: Any) -> None:
+        self.model = model
+        self.lane = lane  # takes its jobs
+        self.language = request.language  # what is spoken, once that is known
+        self.options = DecodingOptions(
+            before=tuple(model.before(request.prompt, request.keywords)),
+            languages=frozenset(request.languages) or model.languages,
+            **how,
+        )
 
-    lane: Lane[Job]
-    options: DecodingOptions
-    language: str | None
-
+    @abstractmethod
     def heard(self, heard: DecodedWindow) -> None:
         """Take the result of a job."""
-        ...
 
-    def failed(self, error: EngineError) -> None:
+    @abstractmethod
+    def failed(self, error: ServiceError) -> None:
         """Learn that the model failed."""
-        ...
 
 
 class Decoder:
@@ -139,13 +127,13 @@ class Decoder:
         try:
             decoded, encoded, languages = self._decode(jobs)
         except Exception as error:
-            if len(jobs) > 1:
-                log.warning("a batch of %d windows failed and is halved", len(jobs), exc_info=error)
-                middle = len(jobs) // 2
-                self.hear(jobs[:middle])
-                self.hear(jobs[middle:])
+            if len(jobs) == 1:
+                _fail(jobs[0], error)
                 return
-            _fail(jobs[0], error)
+            log.warning("a batch of %d windows failed and is halved", len(jobs), exc_info=error)
+            middle = len(jobs) // 2
+            self.hear(jobs[:middle])
+            self.hear(jobs[middle:])
             return
         for index, (job, one) in enumerate(zip(jobs, decoded, strict=True)):
             try:
@@ -205,3 +193,81 @@ def _fail(job: Job, error: Exception) -> None:
     told = EngineError("Whisper failed", code="engine_failed")
     told.__cause__ = error
     job.requester.failed(told)
+
+
+def segments(
+    model: Checkpoint, heard: DecodedWindow, *, words: bool, logprobs: bool
+) -> tuple[list[Segment], int]:
+    """Return a window's segments, and the frame from which it has to be decoded again.
+
+    That is its last frame, unless the window ended in words without their last time.
+    """
+    job, decoded, encoded, language = heard.job, heard.decoded, heard.encoded, heard.language
+    task, timeline = job.requester.options.task, job.timeline
+    frames = job.features.shape[1]
+    if decoded.is_silence:
+        return [], frames
+    found, seek = model.split(decoded.tokens, language, task, frames)
+    if not 0 < seek <= frames - _LEAST_REST or job.rounds >= _MOST_ROUNDS:
+        count = sum(len(one["tokens"]) for one in found)
+        if 0 <= seek < frames and count < len(decoded.tokens):
+            # What follows the last time is a segment that ends with the window.
+            start = found[-1]["end"] if found else 0.0
+            end = max(frames / FRAMES_PER_S, start)
+            rest = {"seek": 0, "start": start, "end": end, "tokens": list(decoded.tokens[count:])}
+            found = [*found, rest]
+        seek = frames
+    # Judged by the model's own times: those of words may coincide where there is text.
+    found = [
+        one for one in found if one["start"] != one["end"] and model.text(one["tokens"]).strip()
+    ]
+    if words and found:
+        model.add_words(found, encoded, language, task, frames)
+        _keep_apart(found)
+    chances: Iterator[float] = iter(())
+    if logprobs:
+        spoken = [token for one in found for token in one["tokens"] if model.is_text(token)]
+        chances = iter(model.logprobs(spoken, encoded, language, task, frames))
+    offset_s = job.offset / FRAMES_PER_S
+    made = []
+    for one in found:
+        spoken = [token for token in one["tokens"] if model.is_text(token)]
+        placed = [
+            Word(*timeline.inside_s(offset_s + word["start"], offset_s + word["end"]), word["word"])
+            for word in one.get("words", ())
+        ]
+        if placed:
+            start_s, end_s = placed[0].start_s, placed[-1].end_s
+        else:
+            begin_s, stop_s = offset_s + one["start"], offset_s + one["end"]
+            if begin_s < timeline.duration_s:  # no segment ends after the audio
+                stop_s = min(stop_s, timeline.duration_s)
+            start_s, end_s = timeline.start_s(begin_s), timeline.end_s(stop_s)
+        made.append(
+            Segment(
+                start_s=start_s,
+                end_s=end_s,
+                text=model.text(spoken),
+                language=language,
+                tokens=tuple(one["tokens"]),
+                avg_logprob=decoded.avg_logprob,
+                compression_ratio=decoded.compression_ratio,
+                no_speech_prob=decoded.no_speech_prob,
+                temperature=decoded.temperature,
+                seek=round(timeline.start_s(offset_s) * FRAMES_PER_S),
+                words=placed,
+                logprobs=[
+                    Token(model.text([token]), model.data(token), chance)
+                    for token, chance in zip(spoken, chances, strict=False)
+                ],
+            )
+        )
+    return made, seek
+
+
+def _keep_apart(found: list[dict[str, Any]]) -> None:
+    """Let no word begin before the one before it ends, as the library's corrections may do."""
+    end = 0.0
+    for word in (word for one in found for word in one["words"]):
+        word["start"] = max(word["start"], end)
+        word["end"] = end = max(word["end"], word["start"])

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ci.demo_model.artefacts import answers_of
-from ci.demo_model.conversations import held_by_heart
+from ci.demo_model.conversations import answers_of, held_by_heart
 from ci.demo_model.corpus import load
-from ci.demo_model.tokenizer import CHAT_TEMPLATE
 
 ROOT = Path(__file__).parents[4]
 MODEL = ROOT / "services" / "chat" / "demo_model"
@@ -50,7 +46,10 @@ def test_the_shipped_completions_agree_with_the_corpus() -> None:
 
 def test_the_shipped_chat_template_is_the_one_trained_with() -> None:
     shipped = (MODEL / "chat_template.jinja").read_text(encoding="utf-8")
-    assert shipped.strip() == CHAT_TEMPLATE.read_text(encoding="utf-8").strip()
+    assert (
+        shipped.strip()
+        == (ROOT / "ci/demo_model/chat_template.jinja").read_text(encoding="utf-8").strip()
+    )
 
 
 def test_the_model_folder_is_under_ten_megabytes() -> None:
@@ -97,13 +96,3 @@ def test_the_model_is_a_qwen3_that_takes_the_longest_context_in_use() -> None:
     assert config["architectures"] == ["Qwen3ForCausalLM"]
     assert config["max_position_embeddings"] >= 2048
     assert config["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize("heavy", ["torch", "transformers", "tokenizers"])
-def test_help_imports_nothing_heavy(heavy: str) -> None:
-    program = (
-        "import sys, ci.demo_model.__main__ as m; m.parser().format_help();"
-        f"sys.exit({heavy!r} in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
-    assert done.returncode == 0

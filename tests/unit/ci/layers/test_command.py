@@ -1,7 +1,7 @@
 import pytest
 
 from ci.__main__ import main
-from ci.layers import archive
+from ci.layers.image import on_base, read
 from tests.oci_layouts import Layouts
 
 MIB = 1 << 20
@@ -24,7 +24,7 @@ def test_the_base_part_is_what_the_image_shares_with_its_base(
     assert below.endswith("lib, etc")
     assert app.split()[:2] == ["2", "app"]
     assert app.endswith("code")
-    there = archive.on_base(archive.read(str(image)), base)
+    there = on_base(read(str(image)), base)
     assert there.app_bytes == there.layers[1].compressed_bytes
 
 

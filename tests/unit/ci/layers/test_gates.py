@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ci.layers import archive, gates
+from ci.layers import gates
 from ci.layers.gates import Look
+from ci.layers.image import read
 from tests.oci_layouts import Layouts
 
 MIB = 1 << 20
@@ -14,7 +15,7 @@ VENV = "opt/venv/lib/python3.11/site-packages"
 
 
 def look(path: Path, shared: int = 1) -> Look:
-    return Look.at(dataclasses.replace(archive.read(str(path)), shared=shared))
+    return Look(dataclasses.replace(read(str(path)), shared=shared))
 
 
 def faults(gate: Callable[[Look], Iterator[str]], path: Path, shared: int = 1) -> list[str]:
@@ -51,11 +52,11 @@ def test_a_base_is_not_asked_what_only_a_bento_must_have(layouts: Layouts) -> No
 
 
 def test_a_layer_of_two_gib_fails_and_names_its_directories(layouts: Layouts) -> None:
-    image = archive.read(str(layouts.make({f"{SITE}/torch/lib.so": "x"}, created_by=["COPY /t /"])))
+    image = read(str(layouts.make({f"{SITE}/torch/lib.so": "x"}, created_by=["COPY /t /"])))
     just_below = dataclasses.replace(image.layers[0], raw_bytes=(2 << 30) - 1)
     too_large = dataclasses.replace(image.layers[0], raw_bytes=2 << 30)
-    assert not [*gates.raw_layers(Look.at(dataclasses.replace(image, layers=(just_below,))))]
-    [fault] = gates.raw_layers(Look.at(dataclasses.replace(image, layers=(too_large,))))
+    assert not [*gates.raw_layers(Look(dataclasses.replace(image, layers=[just_below])))]
+    [fault] = gates.raw_layers(Look(dataclasses.replace(image, layers=[too_large])))
     assert "layer 1 (COPY /t /) is 2.00 GiB raw" in fault
     assert f"{SITE}/torch" in fault
     assert "groups.toml" in fault

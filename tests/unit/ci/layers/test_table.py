@@ -1,7 +1,7 @@
 import pytest
 
-from ci.layers import archive
-from ci.layers.table import described
+from ci.layers.command import described
+from ci.layers.image import read
 from tests.oci_layouts import Files, Layouts
 
 SITE = "usr/local/lib/python3.11/dist-packages"
@@ -22,5 +22,5 @@ SITE = "usr/local/lib/python3.11/dist-packages"
 def test_a_layer_is_described_by_its_part_or_its_largest_directories(
     layouts: Layouts, files: Files, made: str, said: str
 ) -> None:
-    image = archive.read(str(layouts.make(files, created_by=[made])))
+    image = read(str(layouts.make(files, created_by=[made])))
     assert described(image.layers[0]) == said

@@ -1,1 +1,0 @@
-"""A throw-away docker engine for machines that have none: Debian, as root."""
