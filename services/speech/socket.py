@@ -93,11 +93,7 @@ class SpeechSocket:
     on_audio_seconds: OnAudioSeconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection to its end.
-
-        Raises:
-            ServiceError: it cannot go on.
-        """
+        """Serve one connection to its end."""
         self.speakers.demand_ready()
         await send({"type": "websocket.accept"})
         await _Session(self, scope, send).serve(receive)
@@ -122,12 +118,7 @@ class _Session(LiveSession):
         self._unit: _Unit | None = None
 
     async def run(self) -> None:
-        """Serve utterances until the client or the server ends the session.
-
-        Raises:
-            ServiceError: the connection cannot go on.
-            HungUpError: the client has gone.
-        """
+        """Serve utterances until the client or the server ends the session."""
         cut_off = False  # by an `input.cancel`, up to which text is dropped
         while (message := await self._next()) not in (None, Signal.CLOSE):
             if isinstance(message, SessionConfig):
@@ -155,12 +146,7 @@ class _Session(LiveSession):
         self._sentence = 0
 
     async def _next(self) -> ClientMessage | None:
-        """Return the next valid message; None when the server ends.
-
-        Raises:
-            InvalidRequestError: the first is not a valid session.config.
-            DeadlineError: nothing came for too long.
-        """
+        """Return the next valid message, the first a session.config; None when the server ends."""
         configured = self._config is not None
         waiting = (IDLE_S,) if configured else (CONFIG_S, "session.config")
         while (message := await self.next_message(*waiting)) is not None:
@@ -291,11 +277,7 @@ class _Unit:
         self._held: list[bytes] = []
 
     async def feed(self, samples: Samples, text: str) -> None:
-        """Send samples; the first ones begin the audio of `text`.
-
-        Raises:
-            InvalidRequestError: it is too much for one message.
-        """
+        """Send samples; the first ones begin the audio of `text`."""
         if not self.made:
             audio_format = self._config.response_format
             rate_hz = output_rate_hz(audio_format, self._config.sample_rate)

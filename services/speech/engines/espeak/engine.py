@@ -96,11 +96,7 @@ class EspeakEngine(SpeaksOnly):
         return self._catalogue.voices()
 
     def voice(self, voice_id: str) -> Voice:
-        """Return any `<language>[+variant]` or alias.
-
-        Raises:
-            NotFoundError: no such voice (`voice_not_found`).
-        """
+        """Return any `<language>[+variant]` or alias; see `SpeechEngine.voice`."""
         return self._catalogue.find(voice_id)
 
     def check(self, request: SynthesisRequest) -> None:

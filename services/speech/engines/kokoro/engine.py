@@ -160,11 +160,7 @@ class KokoroEngine(SpeaksOnly):
         return self._voices.listed()
 
     def voice(self, voice_id: str) -> Voice:
-        """Return a voice, one of OpenAI's names, a mix, or one of espeak-ng's.
-
-        Raises:
-            NotFoundError: no such voice (`voice_not_found`).
-        """
+        """Return a voice, one of OpenAI's names, a mix, or one of espeak-ng's."""
         found = self._voices.find(voice_id)
         if found is None and self._stand_in is not None:
             with suppress(NotFoundError):

@@ -131,11 +131,7 @@ class VllmOmniEngine(SpeaksOnly):
         return ()
 
     def voice(self, voice_id: str) -> Voice:
-        """Refuse: there is none.
-
-        Raises:
-            NotFoundError: always (`voice_not_found`); the message says how to add a voice.
-        """
+        """Refuse: there is none, and the message says how to add one."""
         raise NotFoundError(
             f"voice {shown(voice_id)} does not exist: the vllm_omni engine speaks only like a "
             "recording. Register one with POST /v1/audio/voices and name it, or send ref_audio "
@@ -226,11 +222,7 @@ class VllmOmniEngine(SpeaksOnly):
                 await self._look()
 
     async def _look(self) -> None:
-        """Find out whether the server is usable; `lack` says why not.
-
-        Raises:
-            ServiceError: it answers, and does not speak as it should.
-        """
+        """Note whether the server is usable; raise if it answers and does not speak as it must."""
         was_down = not self.ready
         try:
             await self._client.health()
