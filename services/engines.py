@@ -61,8 +61,7 @@ ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {
 def create(role: str, name: str, **options: Any) -> Any:
     """Return a new engine of `role`, not started; `options` go to its constructor.
 
-    It is a `SpeechEngine` or a `TranscriptionEngine`. Every speech engine takes `voices`, a mapping
-    of further voice names to its own voices.
+    It is a `SpeechEngine` or a `TranscriptionEngine`.
 
     Raises:
         ConfigurationError: there is no such engine, or its library is not installed; the message
