@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from services.errors import UnavailableError
-from services.handover import in_daemon
+from services.tasks import in_daemon
 from services.transcription.engines.windows import SileroDetector
 
 if TYPE_CHECKING:
