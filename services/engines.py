@@ -55,9 +55,8 @@ ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {
 def create(role: str, name: str, **options: Any) -> Any:
     """Return a new engine of `role`, not started; `options` go to its constructor.
 
-    It is a `SpeechEngine` or a `TranscriptionEngine`. Every speech engine takes `voices`, a mapping
-    of further voice names to its own voices. ConfigurationError if there is no such engine, or its
-    library is not installed; the message says what to set or install.
+    It is a `SpeechEngine` or a `TranscriptionEngine`. ConfigurationError if there is no such
+    engine, or its library is not installed; the message says what to set or install.
     """
     engines = ENGINES[role]
     entry = engines.get(name)

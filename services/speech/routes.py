@@ -84,14 +84,9 @@ class _AudioRoutes:
     on_audio_seconds: OnAudioSeconds
 
     async def speak(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer POST /v1/audio/speech.
-
-        Raises:
-            ServiceError: the request will not do, or the engine failed.
-            ClientGoneError: the client hung up, and the engine has stopped.
-        """
+        """Answer POST /v1/audio/speech; when the client hangs up, the engine stops."""
         expect_json(scope)
-        large = self.speakers.takes_recordings
+        large = self.speakers.clones and self.speakers.ref_audio != "off"
         most_bytes = _BODY_WITH_RECORDING_BYTES if large else _BODY_BYTES
         body = read(SpeechBody, await whole(scope, receive, most_bytes))
         self.models.check(body.model)
@@ -105,12 +100,7 @@ class _AudioRoutes:
         await until_hangup(receive, work())
 
     async def convert(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer POST /v1/audio/voice-conversion.
-
-        Raises:
-            ServiceError: the request will not do, or the engine failed.
-            ClientGoneError: the client hung up, and the engine has stopped.
-        """
+        """Answer POST /v1/audio/voice-conversion; when the client hangs up, the engine stops."""
         engine = self.speakers.engine
         if Capability.CONVERSION not in engine.capabilities:
             raise unsupported(engine, "file")
@@ -177,9 +167,8 @@ class _AudioRoutes:
     ) -> None:
         """Send headers once there is a first frame, then every frame made of the field `param`.
 
-        Raises:
-            ServiceError: the engine failed, or made nothing. If headers were sent already, the
-                answer is incomplete and the connection must not end as if it were complete.
+        If this raises after the headers, the answer is incomplete, and the connection must not end
+        as if it were complete.
         """
         engine, rate_hz = self.speakers.engine, self.speakers.engine.sample_rate_hz
         self.speakers.demand_ready()

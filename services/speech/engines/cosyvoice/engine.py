@@ -40,7 +40,7 @@ from services.speech.engines.protocol import (
 from services.tasks import Handover, in_daemon
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
@@ -68,7 +68,6 @@ class CosyVoiceEngine:
 
     def __init__(
         self,
-        voices: Mapping[str, str] | None = None,
         *,
         model: str,
         revision: str = "",
@@ -86,7 +85,6 @@ class CosyVoiceEngine:
             ConfigurationError: upstream's code is not there, the model directory lacks a file, or
                 the file `lexicon` is none.
         """
-        del voices  # names for voices are the routes' business; this engine has none
         code_root = Path(code).expanduser() if code else None
         upstream_code.find(code_root)
         self._lexicon = lexicon_in(Path(lexicon).expanduser()) if lexicon else None
