@@ -1,7 +1,7 @@
 """CosyVoice: our service beside the bare upstream call and upstream's own server.
 
-Everything runs upstream's code on tiny random weights that are made here, with as many torch
-threads in each process as there are cores: what torch does unless told otherwise.
+Everything runs upstream's code on tiny random weights that are made here, with one torch thread a
+process.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Each speaks some texts at once in its `turn`; those that can take a seed count u
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _RATE_HZ = 24_000
-_THREADS = {"OMP_NUM_THREADS": str(os.cpu_count())}
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Bare(Worker):
         """Name the process; `start` starts it."""
         command = [setup.python, "-m", "benchmarks.peers.cosyvoice_upstream", "bare"]
         command += [str(setup.model), str(setup.voice), setup.transcript]
-        super().__init__("cosyvoice-bare", command, _THREADS)
+        super().__init__("cosyvoice-bare", command, {"OMP_NUM_THREADS": "1"})
 
     def turn(self, texts: Sequence[str], seed: int) -> Turn:
         """Speak; it takes no seed."""
@@ -71,7 +69,6 @@ class OurService(Service):
             BENTOVOX_SPEECH__SLOTS="64",  # as the profiles for GPUs: the machine's measure decides
             BENTOVOX_SPEECH__QUEUE="64",
             BENTOVOX_SPEECH__DEADLINE_S="300",  # whoever waits is heard in the end
-            **_THREADS,
         )
         self._setup = setup
         self._voice = ""
@@ -109,7 +106,7 @@ class UpstreamServer(Server):
         port = free_port()
         module = "benchmarks.peers.cosyvoice_upstream"
         command = [setup.python, "-m", module, "server", str(setup.model), str(file), str(port)]
-        super().__init__("upstream", command, port, "/openapi.json", _THREADS)
+        super().__init__("upstream", command, port, "/openapi.json")
         # Upstream leaves the marks around a transcript to its caller.
         self._transcript = with_mark(setup.family, setup.transcript)
         self._recording = setup.voice.read_bytes()

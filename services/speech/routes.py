@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Final
 from services.audio.encode import open_encoder
 from services.audio.pcm import duration_s
 from services.errors import EngineError, InvalidRequestError, ServiceError, shown
+from services.openai.answers import document, of_models
 from services.openai.audio_stream import AudioStream, audio_tokens
-from services.openai.body import expect_json, whole
-from services.openai.documents import document, of_models
+from services.openai.body import expect_json, until_hangup, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
-from services.openai.reading import read
-from services.openai.refusals import missing
+from services.openai.reading import missing, read
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields, SpeechBody, check_alone
 from services.speech.engines.protocol import Capability, ConversionRequest, unsupported
 from services.speech.recordings import MAX_BYTES, read_recording, sound_in
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
     from services.audio.formats import OnAudioSeconds
     from services.audio.pcm import Samples
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
     from services.openai.forms import Form
     from services.openai.models import Models
     from services.speech.engines.protocol import VoiceReference

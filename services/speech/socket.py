@@ -41,14 +41,14 @@ from typing import TYPE_CHECKING, Final
 from services.audio.encode import encode, open_encoder, output_rate_hz
 from services.audio.pcm import duration_s
 from services.errors import EngineError, InvalidRequestError, OverloadedError, ServiceError
+from services.openai.body import ClientGoneError
 from services.openai.errors import kind_of
 from services.openai.speech import SessionConfig
-from services.racing import racing
 from services.server.live import LiveSession
-from services.server.websocket import HungUpError
 from services.speech.engines.protocol import SynthesisRequest
 from services.speech.engines.segments import Segmenter
 from services.speech.socket_text import CancellableInbox, Signal, Writing, parse_message
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -213,7 +213,7 @@ class _Session(LiveSession):
                         break
                     await unit.feed(frame, text if isinstance(text, str) else text.text)
             await unit.end()
-        except HungUpError:
+        except ClientGoneError:
             raise
         except Exception as error:
             if unit.made:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from services.errors import ConflictError, InvalidRequestError, shown
-from services.openai.body import expect_json, whole
-from services.openai.documents import document
+from services.openai.answers import document
+from services.openai.body import expect_json, until_hangup, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.speech import ConsentFields, ConsentName, ConsentPage, VoiceFields
 from services.speech.engines.protocol import unsupported
@@ -24,7 +23,7 @@ from services.speech.storage import added
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.openai.documents import Call, Handlers
+    from services.openai.answers import Call, Handlers
     from services.openai.forms import Upload
     from services.openai.speech import ConsentAnswer, ConsentList, Deleted, VoiceAnswer, VoiceList
     from services.speech.engines.protocol import Voice

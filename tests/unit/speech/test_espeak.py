@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from contextlib import aclosing
@@ -67,6 +68,19 @@ async def test_speed_scales_the_duration(engine: EspeakEngine, speed: float) -> 
     text = f"{TEXT} {TEXT}"
     ratio = len(await spoken(engine, text)) / len(await spoken(engine, text, speed=speed))
     assert ratio == pytest.approx(speed, rel=0.08)
+
+
+async def test_texts_of_other_lengths_leave_nothing_behind(engine: EspeakEngine) -> None:
+    """ctypes keeps each type that is made, such as an array of a certain length."""
+
+    def types() -> int:
+        return sum(isinstance(one, type) for one in gc.get_objects())
+
+    await spoken(engine, "Hello.")
+    before = types()
+    for length in range(2, 12):
+        await spoken(engine, "Hello" + " again" * length)
+    assert types() - before < 5
 
 
 async def test_frames_come_before_a_long_text_is_done(engine: EspeakEngine) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from services.audio.formats import MEDIA_TYPES
 from services.errors import ConfigurationError, EngineError
-from services.openai.hangup import ClientGoneError
+from services.openai.body import ClientGoneError
 from services.openai.paths import MODELS, ROUTES
 from services.openai.reading import watch
 from services.settings.sections import SPEECH_MODELS

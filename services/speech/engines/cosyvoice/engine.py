@@ -21,7 +21,6 @@ from services.errors import (
     UnavailableError,
     shown,
 )
-from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download, upstream_code
 from services.speech.engines.cosyvoice.split import segments_in_tokens
 from services.speech.engines.cosyvoice.text import (
@@ -38,6 +37,7 @@ from services.speech.engines.protocol import (
     check_capabilities,
     murmur,
 )
+from services.tasks import Handover, in_daemon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

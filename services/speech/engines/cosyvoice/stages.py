@@ -195,7 +195,7 @@ class Stages:
             for work in batch:
                 work.fill_up(largest)
                 work.utterance.take(work)
-        tokens = len(batch) * largest
+        tokens = len(batch) * max(work.part.size for work in batch)
         with contextlib.suppress(_GivenUp), self._meter.timed("flow", tokens):
             self._make_together(batch)
         self._making = []

@@ -151,7 +151,8 @@ class EspeakLibrary:
     def _take(self, samples: Any, count: int, _events: int | None) -> int:
         """Called by espeak for each frame; 0 has it go on."""
         if count and samples:
-            self._said.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+            # numpy's `as_array` would make a type for each length, which ctypes keeps forever.
+            self._said.append(np.frombuffer(ctypes.string_at(samples, 2 * count), np.int16))
         return 0
 
     def _list(self, spec: Any) -> list[EspeakVoice]:

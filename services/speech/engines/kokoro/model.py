@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from services.audio.pcm import amplified
 from services.errors import ConfigurationError
-from services.hub import HubModel, is_hub_id
+from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import Loading, NoModelError, fetched, line
-from services.packages import PackagedModel, Wheel
 from services.speech.engines.kokoro.phonemes import ids_of
 from services.speech.engines.kokoro.voices import Mix
 
