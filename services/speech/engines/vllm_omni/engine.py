@@ -108,9 +108,11 @@ class VllmOmniEngine(SpeaksOnly):
         self._client.open()
         try:
             await self._look()
-        except ServiceError as error:
+        except BaseException as error:
             await self.close()
-            raise ConfigurationError(error.message) from error
+            if isinstance(error, ServiceError):
+                raise ConfigurationError(error.message) from error
+            raise
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
