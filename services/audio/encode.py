@@ -208,11 +208,7 @@ class Encoder:
             self._stream.bit_rate = min(codec.bit_rate, most)
 
     def feed(self, samples: Samples) -> bytes:
-        """Take float32 [N] at the rate given to `open_encoder`; return the bytes that are ready.
-
-        Raises:
-            EngineError: samples that are not mono or not finite.
-        """
+        """Take float32 [N] at the rate given to `open_encoder`; return the bytes that are ready."""
         self._encode(self._resampler.feed(samples))
         if len(self._sink.written) <= self._room:
             return b""
@@ -244,11 +240,7 @@ class Encoder:
 
 
 def to_wav(samples: Samples, sample_rate_hz: int) -> bytes:
-    """Return float32 [N] as a mono WAV file of floats; `decode_as_is` restores the same samples.
-
-    Raises:
-        EngineError: samples that are not mono or not finite.
-    """
+    """Return float32 [N] as a mono WAV file of floats; `decode_as_is` restores the same samples."""
     file = io.BytesIO()
     with av.open(file, mode="w", format="wav") as container:
         stream = container.add_stream("pcm_f32le", sample_rate_hz, layout="mono")

@@ -54,11 +54,7 @@ def amplified(samples: Samples, gain_db: float) -> Samples:
 
 
 def to_int16(samples: Samples) -> NDArray[np.int16]:
-    """Convert float32 [N] to int16 [N], rounding to nearest and clipping at full scale.
-
-    Raises:
-        EngineError: as for `checked`.
-    """
+    """Convert float32 [N] to int16 [N], rounding to nearest and clipping at full scale."""
     scaled = np.rint(checked(samples) * np.float32(_FULL_SCALE))
     whole: NDArray[np.int16] = np.clip(scaled, -_FULL_SCALE, _HIGHEST).astype(np.int16)
     return whole

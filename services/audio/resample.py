@@ -46,11 +46,7 @@ class Resampler:
         self._swr = None if from_hz == to_hz else av.AudioResampler("flt", "mono", to_hz)
 
     def feed(self, samples: Samples) -> Samples:
-        """Take float32 [N] at `from_hz`; return what is ready, float32 [M] at `to_hz`.
-
-        Raises:
-            EngineError: samples that are not mono or not finite.
-        """
+        """Take float32 [N] at `from_hz`; return what is ready, float32 [M] at `to_hz`."""
         samples = checked(samples)
         if self._swr is None or not samples.size:
             return samples
@@ -120,11 +116,7 @@ class TimeStretch:
         return graph
 
     def feed(self, samples: Samples) -> Samples:
-        """Take float32 [N]; return what is ready, float32 [M].
-
-        Raises:
-            EngineError: samples that are not mono or not finite.
-        """
+        """Take float32 [N]; return what is ready, float32 [M]."""
         samples = checked(samples)
         if self._graph is None or not samples.size:
             return samples

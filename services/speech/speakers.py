@@ -101,11 +101,7 @@ class BuiltInVoices:
             self._lender = None
 
     def expect(self, name: str) -> None:
-        """Raise if `name` is a voice that is not there yet.
-
-        Raises:
-            UnavailableError: it is; the message says what is missing.
-        """
+        """Raise `UnavailableError` if `name` is a voice that is not there yet, and say why."""
         if name in self.missing:
             status = (self._lender and self._lender.lack) or self._status
             raise UnavailableError(

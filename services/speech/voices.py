@@ -71,7 +71,8 @@ class VoiceStore:
     read at once. Writes are atomic, even if a process is killed.
 
     Every method raises `StorageError` if the folder is full or cannot be read or written; what was
-    there before stays readable.
+    there before stays readable. An id that does not exist is a `NotFoundError` (`consent_not_found`
+    or `voice_not_found`), a name that is not allowed an `InvalidRequestError`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -92,11 +93,7 @@ class VoiceStore:
     def add_consent(
         self, *, name: str, language: str, recording: bytes, media_type: str
     ) -> Consent:
-        """Store a consent and its recording, unchanged.
-
-        Raises:
-            InvalidRequestError: the name is not allowed.
-        """
+        """Store a consent and its recording, unchanged."""
         self._check_name(name)
         consent = Consent(
             id=self._consents.new_id(),
@@ -115,11 +112,7 @@ class VoiceStore:
         return _in_order(map(self._consents.get, self._consents.ids()))
 
     def consent(self, consent_id: str, *, param: str | None = None) -> Consent:
-        """Return one consent; `param` is the field of the request with its id, if any.
-
-        Raises:
-            NotFoundError: no consent has that id (`consent_not_found`).
-        """
+        """Return one consent; `param` is the field of the request with its id, if any."""
         found = self._consents.get(consent_id)
         if found is None:
             raise NotFoundError(
@@ -128,12 +121,7 @@ class VoiceStore:
         return found
 
     def rename_consent(self, consent_id: str, name: str) -> Consent:
-        """Rename a consent and return it.
-
-        Raises:
-            InvalidRequestError: the name is not allowed.
-            NotFoundError: no consent has that id (`consent_not_found`).
-        """
+        """Rename a consent and return it."""
         self._check_name(name)
         with self._writing():
             renamed = self.consent(consent_id).model_copy(update={"name": name})
@@ -145,7 +133,6 @@ class VoiceStore:
         """Delete a consent and its recording.
 
         Raises:
-            NotFoundError: no consent has that id (`consent_not_found`).
             ConflictError: registered voices depend on it; the message names them
                 (`consent_in_use`).
         """
@@ -166,8 +153,6 @@ class VoiceStore:
         """Store a voice and its recording, sample for sample, in place of a built-in of that name.
 
         Raises:
-            InvalidRequestError: the name is not allowed.
-            NotFoundError: there is no such consent (`consent_not_found`, `param` is `consent`).
             ConflictError: a voice with that name exists (`voice_exists`).
         """
         self._check_name(name)
@@ -246,11 +231,7 @@ class VoiceStore:
         return next((voice for voice in self.voices() if voice.name == name), None)
 
     def voice(self, voice_id: str) -> StoredVoice:
-        """Return one voice.
-
-        Raises:
-            NotFoundError: no voice has that id (`voice_not_found`).
-        """
+        """Return one voice."""
         found = self._voices.get(voice_id)
         if found is None:
             self._forget(voice_id)
@@ -261,9 +242,6 @@ class VoiceStore:
         """Return a voice's recording, with read-only samples, and the folder for its features.
 
         The folder exists as long as the voice: whoever writes in it must not create it.
-
-        Raises:
-            NotFoundError: no voice has that id (`voice_not_found`).
         """
         voice = self.voice(voice_id)
         with self._memory:
@@ -291,11 +269,7 @@ class VoiceStore:
         return reference
 
     def delete_voice(self, voice_id: str) -> None:
-        """Delete a voice, its recording and its features.
-
-        Raises:
-            NotFoundError: no voice has that id (`voice_not_found`).
-        """
+        """Delete a voice, its recording and its features."""
         with self._writing():
             voice = self.voice(voice_id)
             self._voices.remove(voice_id)

@@ -25,8 +25,8 @@ from services.speech.engines.protocol import (
     SynthesisRequest,
 )
 from services.speech.engines.vllm_omni import client
+from services.speech.engines.vllm_omni.client import server_name
 from services.speech.engines.vllm_omni.engine import VllmOmniEngine
-from services.speech.engines.vllm_omni.references import server_name
 from tests.ports import free_port
 from tests.vllm_omni import (
     CHARACTER,
@@ -395,7 +395,7 @@ async def test_a_forgotten_voice_is_deleted_at_the_server(
     engine.forget("never-there")
     await until(lambda: not engine._chores, 2, "the deletion is done")
     assert server.tell()["voices"] == []
-    assert engine._references._unwanted == set()
+    assert engine._client._unwanted == set()
 
 
 async def test_a_server_that_keeps_no_voices_gets_the_recording_each_time(

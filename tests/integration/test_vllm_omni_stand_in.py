@@ -7,7 +7,7 @@ import aiohttp
 import httpx
 import pytest
 
-from services.speech.engines.vllm_omni.references import inline
+from services.speech.engines.vllm_omni.client import inline
 from tests.vllm_omni import reference
 
 if TYPE_CHECKING:

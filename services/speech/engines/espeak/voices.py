@@ -100,9 +100,13 @@ class VoiceCatalogue:
         tag, plus, variant = voice_id.partition("+")
         own = self._by_tag.get(tag.lower())
         if own is None or (plus and variant.lower() not in self._variants):
+            names = [*self._aliases, *self._languages]
+            if own is not None:
+                names = [f"{own}+{one}" for one in self._variants]
+            near = difflib.get_close_matches(voice_id.lower(), names, n=1, cutoff=0.5)
+            hint = f"the nearest is {near[0]!r}" if near else "a voice is <language>[+variant]"
             raise NotFoundError(
-                f"voice {shown(voice_id)} does not exist; {self._nearest(tag, variant, own)}. "
-                "GET /v1/audio/voices lists them",
+                f"voice {shown(voice_id)} does not exist; {hint}. GET /v1/audio/voices lists them",
                 param="voice",
                 code="voice_not_found",
             )
@@ -141,16 +145,6 @@ class VoiceCatalogue:
                 code="unsupported_language",
             )
         return own
-
-    def _nearest(self, tag: str, variant: str, own: str | None) -> str:
-        if own is not None:
-            near = difflib.get_close_matches(variant.lower(), self._variants, n=1, cutoff=0)
-            return f"the nearest is {f'{own}+{near[0]}'!r}"
-        names = [*self._aliases, *self._languages]
-        near = difflib.get_close_matches(tag.lower(), names, n=1, cutoff=0.5)
-        return (
-            f"the nearest is {near[0]!r}" if near else "a voice is <language>[+variant] or a name"
-        )
 
     def _voice(self, own: str, variant: str) -> Voice:
         plain = self._languages[own]

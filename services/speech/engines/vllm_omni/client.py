@@ -3,12 +3,20 @@
 From the source of vLLM-Omni 0.30.0: raw audio needs `stream_format: "audio"` (`stream` alone gives
 events); a stream with a `speed` other than 1 is refused; the status is sent before the first sample
 is made, so a stage that dies breaks the body off after a 200.
+
+It takes recordings to speak like in two ways: as a data URL in each request, from which it computes
+the voice's features every time, or uploaded once and called by a name, whose features it keeps.
+Registered voices are uploaded if the server allows it; everything else goes inline.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
+import hashlib
 import json
+import logging
 import re
 from contextlib import aclosing
 from http import HTTPStatus
@@ -16,11 +24,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from services.audio.encode import open_encoder
 from services.audio.pcm import from_pieces
 from services.errors import (
     EngineError,
     InvalidRequestError,
     OverloadedError,
+    ServiceError,
     UnavailableError,
 )
 
@@ -28,6 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from services.audio.pcm import Samples
+    from services.speech.engines.protocol import VoiceReference
+
+log = logging.getLogger("bentovox.speech.vllm_omni")
 
 SAMPLE_RATE_HZ: Final = 24_000
 
@@ -40,17 +53,32 @@ _VOICES: Final = aiohttp.ClientTimeout(total=30.0, sock_connect=_CONNECT_S)
 _LONGEST_MESSAGE: Final = 300
 _MARKER: Final = re.compile(r"<\|[^|<>]*\|>")  # such as <|endofprompt|>, which steers the model
 _PARAMS: Final = frozenset({"input", "ref_audio", "ref_text"})
+_MOST_BYTES: Final = 16 << 20  # of a recording, so that its header states its length
 _WAV_HEADER_BYTES: Final = 44
 _WAV_RATE: Final = slice(24, 28)
 
 
 class OmniClient:
-    """One vLLM-Omni server, as long as it lives at this address."""
+    """One vLLM-Omni server, and which registered voices it keeps."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, api_key: str) -> None:
-        self._session = session
+    def __init__(self, url: str, api_key: str) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._session: aiohttp.ClientSession | None = None
+        self._kept: dict[str, bool] = {}  # False: it has refused
+        self._unwanted: set[str] = set()
+        self._changing = asyncio.Lock()  # one upload or deletion at a time
+
+    def open(self) -> None:
+        """Be able to ask, from the event loop on which `close` is called."""
+        # A connection for each request: uvicorn closes idle ones just when one is used again.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        self._session = aiohttp.ClientSession(connector=connector)
+
+    async def close(self) -> None:
+        """Drop all connections."""
+        if self._session is not None:
+            await self._session.close()
 
     async def health(self) -> None:
         """Raise `UnavailableError` unless the server says that all of its stages live."""
@@ -62,16 +90,30 @@ class OmniClient:
                     retry_after_s=5.0,
                 )
 
-    async def speech(self, text: str, voice: Mapping[str, str]) -> AsyncGenerator[Samples, None]:
-        """Yield what is made of `text`, at most 2048 tokens of it, float32 [N] as it comes.
-
-        `voice` are the fields of the request that say how.
+    async def speak(self, text: str, reference: VoiceReference) -> AsyncGenerator[Samples, None]:
+        """Yield `text`, at most 2048 tokens of it, in the voice of `reference`: float32 [N].
 
         Raises:
             InvalidRequestError: the server refuses the text or the recording.
             EngineError: it failed, broke off, or made no sample.
             UnavailableError: it cannot be reached, or fell silent.
         """
+        voice_id = reference.id
+        if voice_id is not None and await self._is_kept(reference, voice_id):
+            try:
+                async with aclosing(self._speech(text, {"voice": server_name(voice_id)})) as said:
+                    async for frame in said:
+                        yield frame
+            except InvalidRequestError:  # before the first frame: it may have lost the voice
+                self._kept.pop(voice_id, None)
+            else:
+                return
+        recording = await asyncio.to_thread(inline, reference)
+        async with aclosing(self._speech(text, recording)) as said:
+            async for frame in said:
+                yield frame
+
+    async def _speech(self, text: str, voice: Mapping[str, str]) -> AsyncGenerator[Samples, None]:
         is_silent = True
         async with (
             aclosing(self._pieces(text, voice, "pcm")) as pieces,
@@ -99,31 +141,66 @@ class OmniClient:
                 code="engine_failed",
             )
 
-    async def upload(self, name: str, wav: bytes, text: str) -> None:
-        """Have the server keep a recording as the voice `name`, instead of an older one.
+    def server_is_new(self) -> None:
+        """Upload again when a voice is used next: this server may know none."""
+        self._kept.clear()
 
-        It may refuse this one (`InvalidRequestError`), or any (`EngineError`).
-        """
+    def forget(self, voice_id: str) -> None:
+        """Drop a registered voice here, and at the server with the next `clean`."""
+        self._kept.pop(voice_id, None)
+        self._unwanted.add(voice_id)
+
+    async def clean(self) -> None:
+        """Have the server delete the voices that were forgotten; what fails is tried next time."""
+        async with self._changing:
+            for voice_id in tuple(self._unwanted):
+                path = f"/v1/audio/voices/{server_name(voice_id)}"
+                try:
+                    async with self._answer("DELETE", path, _VOICES) as answer:
+                        if answer.status != HTTPStatus.NOT_FOUND:
+                            await _raise_for(answer)
+                except UnavailableError:
+                    return
+                except ServiceError as error:
+                    log.warning("vLLM-Omni keeps voice %s for now: %s", voice_id, error)
+                else:
+                    self._unwanted.discard(voice_id)
+
+    async def _is_kept(self, reference: VoiceReference, voice_id: str) -> bool:
+        """Return whether the server has a voice, which is uploaded if it is new."""
+        if voice_id in self._kept:
+            return self._kept[voice_id]
+        async with self._changing:
+            if voice_id not in self._kept:
+                try:
+                    await self._upload(reference, server_name(voice_id))
+                except ServiceError as error:
+                    log.warning("voice %s is sent with each request: %s", voice_id, error)
+                    if isinstance(error, UnavailableError):  # it did not refuse: try again
+                        return False
+                    self._kept[voice_id] = False
+                else:
+                    self._kept[voice_id] = True
+                if voice_id in self._unwanted:  # forgotten meanwhile: `clean` waits to delete it
+                    return self._kept.pop(voice_id)
+            return self._kept[voice_id]
+
+    async def _upload(self, reference: VoiceReference, name: str) -> None:
+        wav = await asyncio.to_thread(_wav, reference)
         form = aiohttp.FormData()
         form.add_field("name", name)
         form.add_field("consent", "bentovox")  # consents are kept in our own store
-        form.add_field("ref_text", text)
+        form.add_field("ref_text", transcript(reference))
         form.add_field("audio_sample", wav, filename="voice.wav", content_type="audio/wav")
         async with self._answer("POST", "/v1/audio/voices", _VOICES, data=form) as answer:
             await _raise_for(answer)
-
-    async def forget(self, name: str) -> None:
-        """Have the server delete a voice; one that it does not know counts as deleted."""
-        async with self._answer("DELETE", f"/v1/audio/voices/{name}", _VOICES) as answer:
-            if answer.status != HTTPStatus.NOT_FOUND:
-                await _raise_for(answer)
 
     async def _pieces(
         self, text: str, voice: Mapping[str, str], audio_format: str
     ) -> AsyncGenerator[bytes, None]:
         body = {
             **voice,
-            "input": unmarked(text),
+            "input": _unmarked(text),
             "response_format": audio_format,
             "stream": True,
             "stream_format": "audio",
@@ -144,6 +221,7 @@ class OmniClient:
         self, method: str, path: str, limits: aiohttp.ClientTimeout, **body: Any
     ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Yield the answer; leaving before its end drops the connection, which aborts the work."""
+        assert self._session is not None  # noqa: S101  it is open
         try:
             async with self._session.request(
                 method, self._url + path, headers=self._headers, timeout=limits, **body
@@ -158,7 +236,31 @@ class OmniClient:
             raise EngineError("vLLM-Omni broke off", code="engine_failed") from error
 
 
-def unmarked(text: str) -> str:
+def server_name(voice_id: str) -> str:
+    """Return the server's name of a registered voice: it knows no upper case and no slashes."""
+    return f"bentovox-{hashlib.sha256(voice_id.encode()).hexdigest()[:32]}"
+
+
+def inline(reference: VoiceReference) -> dict[str, str]:
+    """Return the fields of a request that carries a recording."""
+    url = f"data:audio/wav;base64,{base64.b64encode(_wav(reference)).decode()}"
+    return {"ref_audio": url, "ref_text": transcript(reference)}
+
+
+def _wav(reference: VoiceReference) -> bytes:
+    """Return a recording as 16-bit mono WAV at the model's 24 kHz."""
+    encoder = open_encoder(
+        "wav", reference.sample_rate_hz, to_hz=SAMPLE_RATE_HZ, whole_bytes=_MOST_BYTES
+    )
+    return encoder.feed(reference.samples) + encoder.finish()
+
+
+def transcript(reference: VoiceReference) -> str:
+    """Return what is said in a recording, empty if that is unknown."""
+    return _unmarked(reference.text or "").strip()
+
+
+def _unmarked(text: str) -> str:
     """Return `text` without markers that steer the model."""
     return _MARKER.sub(" ", text)
 

@@ -17,12 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from services.audio.resample import TimeStretch
 from services.errors import (
     ConfigurationError,
     EngineError,
+    InvalidRequestError,
     NotFoundError,
     ServiceError,
     UnavailableError,
@@ -30,8 +29,12 @@ from services.errors import (
 )
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities, murmur
 from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
-from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
-from services.speech.engines.vllm_omni.references import References, demand_transcript, inline
+from services.speech.engines.vllm_omni.client import (
+    SAMPLE_RATE_HZ,
+    OmniClient,
+    inline,
+    transcript,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -79,12 +82,9 @@ class VllmOmniEngine(SpeaksOnly):
                 param="url",
             )
         self.lack = "not started"
-        self._url = url
-        self._api_key = api_key
-        self._references = References()
+        self._client = OmniClient(url, api_key)
         self._faults = 0
         self._alarm = asyncio.Event()  # a request failed
-        self._session: aiohttp.ClientSession | None = None
         self._watching: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
@@ -105,15 +105,14 @@ class VllmOmniEngine(SpeaksOnly):
         Raises:
             ConfigurationError: it answers, and not as it should.
         """
-        # A connection for each request: uvicorn closes idle ones just when one is used again.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector)
-        self._client = OmniClient(self._session, self._url, self._api_key)
+        self._client.open()
         try:
             await self._look()
-        except ServiceError as error:
+        except BaseException as error:
             await self.close()
-            raise ConfigurationError(error.message) from error
+            if isinstance(error, ServiceError):
+                raise ConfigurationError(error.message) from error
+            raise
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
@@ -123,8 +122,7 @@ class VllmOmniEngine(SpeaksOnly):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     def voices(self) -> tuple[Voice, ...]:
         """Return none: all voices are registered ones, and those the voice store lists."""
@@ -146,7 +144,7 @@ class VllmOmniEngine(SpeaksOnly):
         if request.reference is None:
             self.voice(request.voice or "")
         else:
-            demand_transcript(request.reference)
+            _demand_transcript(request.reference)
         refuse_blank(request.text)
 
     async def prepare(self, reference: VoiceReference) -> None:
@@ -159,7 +157,7 @@ class VllmOmniEngine(SpeaksOnly):
                 recording.
             EngineError: the server failed.
         """
-        demand_transcript(reference)
+        _demand_transcript(reference)
         try:
             async with aclosing(self._speak(reference, "Hello.")) as frames:
                 async for _ in frames:
@@ -169,9 +167,9 @@ class VllmOmniEngine(SpeaksOnly):
 
     def forget(self, voice_id: str) -> None:
         """Drop a voice here and at the server, there as soon as it answers."""
-        self._references.forget(voice_id)
+        self._client.forget(voice_id)
         if self.ready:
-            chore = asyncio.create_task(self._references.clean(self._client))
+            chore = asyncio.create_task(self._client.clean())
             self._chores.add(chore)
             chore.add_done_callback(self._chores.discard)
 
@@ -203,7 +201,7 @@ class VllmOmniEngine(SpeaksOnly):
         """Yield one segment, and note whether the server failed."""
         self._demand_ready()
         try:
-            async with aclosing(self._references.speak(self._client, text, reference)) as frames:
+            async with aclosing(self._client.speak(text, reference)) as frames:
                 async for frame in frames:
                     yield frame
         except (EngineError, UnavailableError):
@@ -229,8 +227,8 @@ class VllmOmniEngine(SpeaksOnly):
             if was_down or self._faults >= _FAULTS:
                 self._faults = 0
                 await self._client.trial(inline(murmur(SAMPLE_RATE_HZ)))
-                self._references.server_is_new()
-                await self._references.clean(self._client)
+                self._client.server_is_new()
+                await self._client.clean()
         except ServiceError as error:
             if error.message != self.lack:
                 log.error("the vLLM-Omni server is down: %s", error.message)  # noqa: TRY400
@@ -241,3 +239,14 @@ class VllmOmniEngine(SpeaksOnly):
             if was_down:
                 log.info("the vLLM-Omni server is up")
             self.lack = ""
+
+
+def _demand_transcript(reference: VoiceReference) -> None:
+    """Raise `InvalidRequestError` if a recording comes without its transcript."""
+    if not transcript(reference):
+        raise InvalidRequestError(
+            "ref_text is needed: the vllm_omni engine clones a voice only with what is said in "
+            "its recording",
+            param="ref_text",
+            code="missing_required_parameter",
+        )
