@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from services.backends.pools import AHEAD, Pool
-from services.errors import ServiceError, UnavailableError
+from services.errors import ServiceError
 from services.settings.sections import GatewaySettings, RoleSettings
 
 if TYPE_CHECKING:
@@ -155,9 +155,8 @@ class Simulation:
         if self._server(backend).closed:
             self.moved += 1
             backend.mark(ready=False)
-            gone = UnavailableError("The backend cannot be reached.")
             try:
-                backend = pool.other(backend, gone, None, affinity)
+                backend = pool.pick(None, affinity, besides=backend)
             except ServiceError:
                 self.lost += 1
                 return

@@ -2,7 +2,7 @@
 
 The model has the sizes of OpenAI's `tiny` and says the same fifty tokens in each window, so that
 every contestant does the same work; each is a process of its own.
-`python -m benchmarks.transcription KIND FOLDER` is one of them, a worker in the environment that is
+`python -m benchmarks.transcription NAME FOLDER` is one of them, a worker in the environment that is
 served. It is asked `{"duration_s": 28, "count": 8}`: how long a sound, and how many at once. Each
 hears the same sounds with the same model, beam and language.
 """
@@ -51,12 +51,6 @@ if TYPE_CHECKING:
 
 _TOOK: Final = itemgetter("wall_s")
 BARE, OURS, SERVICE = "faster-whisper", "Bentovox engine", "Bentovox over HTTP"
-_WORKERS: Final = {
-    BARE: "bare",
-    OURS: "ours",
-    "faster-whisper, a worker a core": "workers",
-    "faster-whisper, its own batches": "batched",
-}
 _CASES: Final = {"one window": (28, 1), "eight at once": (28, 8), "five minutes": (300, 1)}
 """Seconds of sound, and recordings at once."""
 
@@ -124,7 +118,7 @@ def main(arguments: list[str]) -> None:
         subprocess.run([stack_python, "-c", _PREPARE, folder, _TEXT], cwd=ROOT, check=True)
         worker = [stack_python, "-m", "benchmarks.transcription"]
         contestants: dict[str, Any] = {
-            name: Worker(kind, [*worker, kind, folder]) for name, kind in _WORKERS.items()
+            name: Worker(name, [*worker, name, folder]) for name in _WORKERS
         }
         contestants[SERVICE] = OurService(stack_python, folder)
         turns_of = {name: partial(_turn, contestant) for name, contestant in contestants.items()}
@@ -288,18 +282,22 @@ def _sounds(duration_s: int, count: int) -> list[Samples]:
     return [(0.1 * rng.standard_normal(size)).astype(np.float32) for _ in range(count)]
 
 
-_KINDS: Final = {
-    "ours": Ours,
-    "bare": lambda folder: Bare(folder, cpu_threads=_CORES),
-    "workers": lambda folder: Bare(folder, cpu_threads=1, num_workers=_CORES),
-    "batched": lambda folder: Bare(folder, batched=True, cpu_threads=_CORES),
+_WORKERS: Final = {
+    BARE: lambda folder: Bare(folder, cpu_threads=_CORES),
+    OURS: Ours,
+    "faster-whisper, a worker a core": lambda folder: Bare(
+        folder, cpu_threads=1, num_workers=_CORES
+    ),
+    "faster-whisper, its own batches": lambda folder: Bare(
+        folder, batched=True, cpu_threads=_CORES
+    ),
 }
 
 
-def work(kind: str, folder: str) -> None:
+def work(name: str, folder: str) -> None:
     """Be a contestant, which takes turns until nobody asks for more."""
     replies = replying.replies()
-    contestant: Any = _KINDS[kind](folder)
+    contestant: Any = _WORKERS[name](folder)
 
     def turn(asked: dict[str, int]) -> Any:
         sounds = _sounds(asked["duration_s"], asked["count"])

@@ -12,17 +12,11 @@ from services.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """Where an engine is, and what it needs.
+    """Where an engine is, and what it needs."""
 
-    Attributes:
-        target: `module:Class`.
-        extra: our extra that installs its library; None if none is needed.
-        libraries: packages that it imports only when it starts.
-    """
-
-    target: str
-    extra: str | None
-    libraries: tuple[str, ...] = ()
+    target: str  # module:Class
+    extra: str | None  # ours, which installs its library; None if none is needed
+    libraries: tuple[str, ...] = ()  # imported only when it starts
 
 
 ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {
@@ -61,12 +55,8 @@ ENGINES: Final[dict[str, dict[str, EngineEntry]]] = {
 def create(role: str, name: str, **options: Any) -> Any:
     """Return a new engine of `role`, not started; `options` go to its constructor.
 
-    It is a `SpeechEngine` or a `TranscriptionEngine`. Every speech engine takes `voices`, a mapping
-    of further voice names to its own voices.
-
-    Raises:
-        ConfigurationError: there is no such engine, or its library is not installed; the message
-            says what to set or install.
+    It is a `SpeechEngine` or a `TranscriptionEngine`. ConfigurationError if there is no such
+    engine, or its library is not installed; the message says what to set or install.
     """
     engines = ENGINES[role]
     entry = engines.get(name)

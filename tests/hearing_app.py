@@ -8,20 +8,19 @@ import httpx
 import numpy as np
 
 from services.audio.encode import open_encoder, to_wav
-from services.openai.documents import by_route
 from services.openai.models import Models
 from services.settings.sections import TRANSCRIPTION_MODELS, TranscriptionSettings
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.realtime import RealtimeSocket
 from services.transcription.routes import handlers_of
-from tests.speech_app import shelled
+from tests.speech_app import by_route, shelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.audio.formats import AudioFormat
     from services.audio.pcm import Samples
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
     from tests.fakes.transcription_engine import FakeEngine
 
 

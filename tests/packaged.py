@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.packages import PackageError
+from services.hub import PackageError
 
 if TYPE_CHECKING:
-    from services.packages import PackagedModel
+    from services.hub import PackagedModel
 
 
 def packaged(model: PackagedModel) -> Path:

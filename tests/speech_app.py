@@ -10,9 +10,8 @@ import numpy as np
 
 from services.audio.encode import to_wav
 from services.errors import ServiceError
-from services.openai.documents import by_route
+from services.openai.body import ClientGoneError
 from services.openai.errors import error_response
-from services.openai.hangup import ClientGoneError
 from services.openai.models import Models
 from services.openai.paths import MODELS, ROUTES
 from services.server.serving import Routes
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.audio.formats import OnAudioSeconds
+    from services.openai.answers import Handlers
     from tests.fakes.speech_engine import FakeEngine
 
 _ROUTES = Routes([*ROUTES["speech"], *ROUTES["transcription"], *MODELS])
@@ -56,6 +56,16 @@ def app_of(
     """Return the speech role's routes before an engine."""
     speakers = speakers_of(engine, store, **rules)
     return by_route(handlers_of(speakers, models_of(engine), on_audio_seconds))
+
+
+def by_route(handlers: Handlers) -> Callable[..., Any]:
+    """Return the application that calls the handler of a request's method and route."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await handlers[method, scope["bentovox.route"]](scope, receive, send)
+
+    return app
 
 
 def shelled(app: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,7 +26,6 @@ from ci.demo_model.train import (
     fit,
     forbidden_tokens,
     new_model,
-    prepare,
 )
 from ci.terminal import say
 
@@ -57,7 +56,6 @@ def main() -> int:
     tokenizer = train_tokenizer(corpus, out, VOCABULARY, CONTEXT)
     held = list(held_by_heart(corpus))
     encoded = [encode(tokenizer, conversation) for conversation in held]
-    prepare()
     model = new_model(tokenizer)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{parameters:,} parameters, {len(tokenizer)} tokens, {len(held)} answers to learn")

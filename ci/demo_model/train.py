@@ -55,15 +55,14 @@ SEED, THREADS = 7, 2
 VOCABULARY, CONTEXT = 1536, 4096
 
 
-def prepare() -> None:
-    """Make torch deterministic; the number of threads decides the order of its sums."""
+def new_model(tokenizer: Any) -> Any:
+    """Return a Qwen3 of about one million parameters with random weights, float32.
+
+    Torch is made deterministic; the number of threads decides the order of its sums.
+    """
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(mode=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
-
-
-def new_model(tokenizer: Any) -> Any:
-    """Return a Qwen3 of about one million parameters with random weights, float32."""
     torch.manual_seed(SEED)
     ids = tokenizer.convert_tokens_to_ids
     return Qwen3ForCausalLM(

@@ -194,13 +194,7 @@ class _Mixer:
         return Decoded(samples, self.rate_hz, self.source_rate_hz)
 
     def pieces(self) -> Iterator[Samples]:
-        """Yield float32 [N] pieces, without broken ones.
-
-        Raises:
-            TooLargeError: it is longer than `max_seconds`.
-            InvalidRequestError: not audio (`invalid_audio`), or it begins with a frame of too many
-                channels or an unsupported rate.
-        """
+        """Yield float32 [N] pieces, without broken ones; raises as `decode_as_is`."""
         setup: tuple[str, str, int] | None = None
         resampler: av.AudioResampler | None = None
         for frame in self._frames():

@@ -27,7 +27,7 @@ import numpy as np
 
 from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
 from services.audio.pcm import Samples, checked, to_int16
-from services.audio.resample import Resampler
+from services.audio.resample import Resampler, frame_of
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -238,11 +238,7 @@ class Encoder:
         data: Any = (
             to_int16(samples) if self._sample_format == "s16" else np.clip(samples, -1.0, 1.0)
         )
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(data)[np.newaxis], format=self._sample_format, layout="mono"
-        )
-        frame.sample_rate = self._to_hz
-        frame.pts = self._pts
+        frame = frame_of(data, self._to_hz, self._pts, self._sample_format)
         self._pts += samples.size
         self._container.mux(self._stream.encode(frame))
 
@@ -254,11 +250,8 @@ def to_wav(samples: Samples, sample_rate_hz: int) -> bytes:
         EngineError: samples that are not mono or not finite.
     """
     file = io.BytesIO()
-    data = np.ascontiguousarray(checked(samples), dtype=np.float32)[np.newaxis]
     with av.open(file, mode="w", format="wav") as container:
         stream = container.add_stream("pcm_f32le", sample_rate_hz, layout="mono")
-        frame = av.AudioFrame.from_ndarray(data, format="flt", layout="mono")
-        frame.sample_rate = sample_rate_hz
-        container.mux(stream.encode(frame))
+        container.mux(stream.encode(frame_of(checked(samples), sample_rate_hz)))
         container.mux(stream.encode(None))
     return file.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import numpy as np
@@ -11,10 +11,23 @@ from av.filter import Graph
 
 from services.audio.pcm import Samples, checked
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _BLOCKS_PER_SECOND: Final = 100
 _FADE_S: Final = 0.005
 _EMPTY: Final = np.zeros(0, dtype=np.float32)
 _EMPTY.setflags(write=False)
+
+
+def frame_of(
+    samples: NDArray[Any], sample_rate_hz: int, pts: int = 0, sample_format: str = "flt"
+) -> av.AudioFrame:
+    """Return mono samples [N] as FFmpeg takes them."""
+    data = np.ascontiguousarray(samples)[np.newaxis]
+    frame = av.AudioFrame.from_ndarray(data, format=sample_format, layout="mono")
+    frame.sample_rate, frame.pts = sample_rate_hz, pts
+    return frame
 
 
 class Resampler:
@@ -41,10 +54,7 @@ class Resampler:
         samples = checked(samples)
         if self._swr is None or not samples.size:
             return samples
-        data = np.ascontiguousarray(samples, dtype=np.float32)[np.newaxis]
-        frame = av.AudioFrame.from_ndarray(data, format="flt", layout="mono")
-        frame.sample_rate = self.from_hz
-        frame.pts = self._fed
+        frame = frame_of(samples, self.from_hz, self._fed)
         self._fed += samples.size
         return self._joined(self._swr.resample(frame))
 
@@ -142,12 +152,8 @@ class TimeStretch:
         return last
 
     def _push(self, graph: Graph, samples: Samples) -> Samples:
-        data: Any = np.ascontiguousarray(samples, dtype=np.float32)[np.newaxis]
-        frame = av.AudioFrame.from_ndarray(data, format="flt", layout="mono")
-        frame.sample_rate = self.sample_rate_hz
-        frame.pts = self._pushed
+        graph.push(frame_of(samples, self.sample_rate_hz, self._pushed))
         self._pushed += samples.size
-        graph.push(frame)
         parts = [_EMPTY]
         while True:
             try:

@@ -1,22 +1,30 @@
-"""One server of a role: whether it is ready, what it serves, and how it is asked."""
+"""One server of a role: whether it is ready, what it serves, how it is asked; and who is next.
+
+A choice costs little more among a thousand than among two. Affinity is rendezvous hashing: each
+pair of an affinity and a backend has a weight, and the greatest wins. The weight is how closely a
+place of the backend follows a place of the affinity on a circle, so that the greatest is found by
+bisection (multi-probe consistent hashing, arXiv 1505.00062).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from contextlib import contextmanager
+from bisect import bisect_left, insort
+from hashlib import blake2b
+from http import HTTPStatus
+from itertools import count
+from struct import unpack
 from typing import TYPE_CHECKING, Any, Final
 
-from services.backends.address import Address
-from services.backends.connection import HELD_BYTES, Connections, joined
+from services.backends.connection import HELD_BYTES, Address, Connection, Connections, joined
 from services.errors import BackendError, DeadlineError, ServiceError, UnavailableError
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterator
 
-    from services.backends.connection import Connection
     from services.settings.sections import AskingSettings
 
 log = logging.getLogger("bentovox.backends")
@@ -25,18 +33,18 @@ _REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Idempotent methods (RFC 9110, section 9.2.2)."""
 
 _PROBE_TIMEOUT_S: Final = 2.0
-_LONGEST_REST: Final = 8  # probe intervals
 _SLOW_PROBES: Final = 3  # in a row: the backend is stuck
 _FETCH_BYTES: Final = 8 << 20  # no readiness, list of models or metrics is longer
-_OK: Final = 200
+
+_PLACES: Final = 8
+"""Of each affinity and each backend: backends then differ by a tenth in what prefers them."""
+
+_CIRCLE: Final = 1 << 64
+_tickets = count()
 
 
 class Call:
-    """One request to a backend.
-
-    Attributes:
-        begun: whether a backend may have seen part of it.
-    """
+    """One request to a backend."""
 
     def __init__(
         self,
@@ -50,7 +58,7 @@ class Call:
         length = sum(map(len, self._body))
         self.is_large = length > HELD_BYTES
         self.is_repeatable = method in _REPEATABLE and not self.is_large
-        self.begun = False
+        self.begun = False  # else a backend may have seen part of it
         self._method, self._target = method, target
         if length or method == b"POST":
             headers = [*headers, (b"content-length", b"%d" % length)]
@@ -94,55 +102,28 @@ class Backend:
         self.outstanding = 0
         self.ready = False
         self.on_change: Callable[[Backend], None] = _nothing  # of whether or for what it is asked
-        self.on_count: Callable[[Backend], None] = _nothing  # of its requests in flight
+        self.choice: Choice | None = None  # where it is, while it is ready
         self.lack = ""  # what it says it needs to become ready
         self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
         self.told: frozenset[str] | None = None  # the models that it last named
         self._knows_models = False
         self._slow_probes = 0
-        self._unreachable = 0  # probes in a row
         self._timeout_s = asking.answer_timeout_s
-        self._probe_interval_s = asking.probe_interval_s
-
-    @contextmanager
-    def busy(self) -> Iterator[Backend]:
-        """Count one more request in flight."""
-        self.count(1)
-        try:
-            yield self
-        finally:
-            self.count(-1)
 
     def count(self, more: int) -> None:
         """Note so many requests more in flight."""
         self.outstanding += more
-        self.on_count(self)
+        if self.choice is not None:
+            self.choice.count(self)
 
     async def ask(self, call: Call) -> Connection:
-        """Send a request and return its connection once the answer's head is there; then `done`.
+        """Send a request and return its connection once the answer's head is there.
 
         A repeatable one is sent again if a kept connection broke: the backend either closed it just
-        as it was used or died while working, and nobody can tell which.
-
-        Raises:
-            UnavailableError: the backend cannot be reached.
-            BackendError: it broke off.
-            DeadlineError: it did not answer in time.
+        as it was used or died while working, and nobody can tell which. Raises UnavailableError,
+        BackendError or DeadlineError.
         """
-        self.count(1)
-        try:
-            return await self._asked(call)
-        except BaseException:
-            self.count(-1)
-            raise
-
-    def done(self, connection: Connection) -> None:
-        """Keep the connection for the next request; drop it if the answer was not read in full."""
-        self.connections.give_back(connection)
-        self.count(-1)
-
-    async def _asked(self, call: Call) -> Connection:
         try:
             connection, used = await self.connections.take()
             try:
@@ -181,11 +162,7 @@ class Backend:
         return connection
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer, whole.
-
-        Raises:
-            ServiceError: the backend cannot be reached, broke off, or answers far too much.
-        """
+        """GET a small answer, whole; ServiceError if it is far too much, or broken off."""
         connection, _ = await self.connections.take()
         await self._send(connection, Call(b"GET", path.encode(), []), None)
         try:
@@ -200,7 +177,7 @@ class Backend:
                 status, text = await self.fetch("/metrics")
         except (TimeoutError, ServiceError):
             return None
-        return text if status == _OK else None
+        return text if status == HTTPStatus.OK else None
 
     async def probe(self) -> None:
         """Ask whether the backend is ready and, if it has just become so, for its models."""
@@ -231,12 +208,6 @@ class Backend:
         self.left = True
         self.mark(ready=False)
 
-    @property
-    def rest_s(self) -> float:
-        """How long to wait before the next probe: longer for a backend that cannot be reached."""
-        longer: float = min(_LONGEST_REST, 2.0 ** max(0, self._unreachable - 1))
-        return self._probe_interval_s * longer
-
     async def _answers(self) -> bool:
         try:
             return await self._is_ready()
@@ -248,22 +219,76 @@ class Backend:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
-                self._unreachable = 0
-                self.lack = "" if status == _OK else _lack(json.loads(told))
+                self.lack = "" if status == HTTPStatus.OK else _lack(json.loads(told))
                 self.short = _short(json.loads(told)) if b'"degraded"' in told else ""
-                if status == _OK and not self._knows_models:
+                if status == HTTPStatus.OK and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
-                    if models_status == _OK:
+                    if models_status == HTTPStatus.OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
                         self.told = frozenset(self.models)
                         self._knows_models = True
         except UnavailableError:
-            self._unreachable += 1
             self.lack = self.short = ""  # it may come back with what it lacked
             return False
         except (ServiceError, ValueError, LookupError, TypeError):
             return False
-        return status == _OK
+        return status == HTTPStatus.OK
+
+
+class Choice:
+    """The ready backends that serve the same models."""
+
+    def __init__(self) -> None:
+        # By requests in flight; of those with as many, the one that has waited longest is first.
+        self._order: list[tuple[int, int, Backend]] = []
+        self._entry_of: dict[Backend, tuple[int, int, Backend]] = {}
+        self._circle: list[tuple[int, str, Backend]] = []
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def join(self, backend: Backend) -> None:
+        """Let it take requests."""
+        backend.choice = self
+        self._put(backend)
+        for place in places(backend.url):
+            insort(self._circle, (place, backend.name, backend))
+
+    def leave(self, backend: Backend) -> None:
+        """Let it take no more."""
+        backend.choice = None
+        self._take(backend)
+        for place in places(backend.url):
+            del self._circle[bisect_left(self._circle, (place, backend.name))]
+
+    def count(self, backend: Backend) -> None:
+        """Note how many requests it has in flight now."""
+        self._take(backend)
+        self._put(backend)
+
+    def _put(self, backend: Backend) -> None:
+        entry = self._entry_of[backend] = backend.outstanding, next(_tickets), backend
+        insort(self._order, entry)
+
+    def _take(self, backend: Backend) -> None:
+        del self._order[bisect_left(self._order, self._entry_of.pop(backend))]
+
+    def least(self, besides: Backend | None) -> Backend | None:
+        """Return the one with the fewest requests in flight; None if there is none."""
+        return next((backend for *_, backend in self._order if backend is not besides), None)
+
+    def preferred(self, affinity: str) -> Iterator[tuple[int, str, Backend]]:
+        """Yield the first for each place of an affinity, and how far behind that place it is."""
+        for place in places(affinity):
+            at = bisect_left(self._circle, (place,)) % len(self._circle)
+            found, name, backend = self._circle[at]
+            yield (found - place) % _CIRCLE, name, backend
+
+
+def places(text: str) -> tuple[int, ...]:
+    """Return its places on the circle."""
+    digest = blake2b(text.encode(errors="replace"), digest_size=8 * _PLACES).digest()
+    return unpack(f"<{_PLACES}Q", digest)
 
 
 def _nothing(_backend: Backend) -> None:

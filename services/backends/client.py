@@ -1,21 +1,25 @@
 """Calls from one role to another for one request; the answer is read whole or as it arrives.
 
 Cancelling a call drops the connection, which the backend takes for a client's hang-up, and stops.
+WebSockets have `websockets` as the client.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from websockets.exceptions import InvalidStatus
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
 
-from services.backends.backend import Call
-from services.backends.connection import joined
-from services.backends.sockets import Handshake, opened
+from services.backends.backend import Backend, Call
+from services.backends.connection import Connection, joined
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from
 from services.openai.models import without_date
@@ -23,35 +27,27 @@ from services.openai.models import without_date
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-    from websockets.asyncio.client import ClientConnection
-
-    from services.backends.connection import Connection
-    from services.backends.pools import Pools
+    from services.backends.pools import Pool, Pools
 
 _WHOLE_BYTES: Final = 8 << 20  # no expected answer is larger
 _ERROR_BYTES: Final = 1 << 20
 _EVENT_BYTES: Final = 8 << 20
-_ERROR_FROM: Final = 400
 _END: Final = b"[DONE]"
+_MESSAGE_LIMIT_BYTES: Final = 64 << 20
+_HELD_FRAMES: Final = 4
+_CLOSE_S: Final = 2.0
+_GOING_AWAY: Final = 1001
 
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask.
-
-    Attributes:
-        role: whose backend is asked.
-        path: of the endpoint.
-        body: the whole body, in parts that need not be joined; None makes it a GET.
-        content_type: of the body.
-        model: ask only a backend that serves it; None takes any.
-    """
+    """What to ask."""
 
     role: str
     path: str
-    body: Sequence[bytes] | None = None
+    body: Sequence[bytes] | None = None  # in parts that need not be joined; None makes it a GET
     content_type: str = "application/json"
-    model: str | None = None
+    model: str | None = None  # ask only a backend that serves it; None takes any
 
     @classmethod
     def of(cls, role: str, path: str, fields: dict[str, Any], model: str | None = None) -> Question:
@@ -70,11 +66,8 @@ class Caller:
     async def card(self, role: str, model: str | None = None) -> dict[str, Any]:
         """Return the card of a model that the role serves now: `model`, or the first one listed.
 
-        Waits for a role without a ready backend, as long as settings allow.
-
-        Raises:
-            NotFoundError: no ready backend serves `model`.
-            UnavailableError: no backend is ready, or its models are not known yet.
+        Waits for a role without a ready backend, as long as settings allow. Raises NotFoundError or
+        UnavailableError.
         """
         pool = self._pools.by_role[role]
         await pool.until_ready()
@@ -88,20 +81,9 @@ class Caller:
         raise UnavailableError(f"The {role} service has not told its models yet.", retry_after_s=2)
 
     async def json(self, question: Question) -> dict[str, Any]:
-        """Return the whole answer, a JSON object.
-
-        Raises:
-            ServiceError: as for `answer`; or the answer is not a JSON object.
-        """
+        """Return the whole answer, a JSON object; raises as `answer` does."""
         async with self.answer(question) as answer:
-            body = await joined(answer.pieces(), _WHOLE_BYTES)
-        try:
-            parsed = json.loads(body)
-        except ValueError as exc:
-            raise _nonsense(question) from exc
-        if not isinstance(parsed, dict):
-            raise _nonsense(question)
-        return parsed
+            return answer.parsed(await joined(answer.pieces(), _WHOLE_BYTES))
 
     @asynccontextmanager
     async def answer(self, question: Question) -> AsyncIterator[Answer]:
@@ -122,22 +104,18 @@ class Caller:
         call = Call(method, question.path.encode(), headers, deque(question.body or ()))
         async with pool.answering(call, question.model) as connection:
             answer = Answer(connection, question, self._pools.answer_timeout_s)
-            if connection.status >= _ERROR_FROM:
+            if connection.status >= HTTPStatus.BAD_REQUEST:
                 raise await answer.refusal()
             yield answer
 
     @asynccontextmanager
     async def socket(self, role: str, target: str) -> AsyncIterator[ClientConnection]:
-        """Yield a WebSocket to a backend, which is closed at the end; `target` is its path.
-
-        Raises:
-            ServiceError: no backend is ready, or it refused; as for `answer`.
-        """
+        """Yield a WebSocket to a backend, closed at the end; `target` is its path."""
         pool = self._pools.by_role[role]
         await pool.until_ready()
-        handshake = Handshake(target, [("x-request-id", self._request_id.decode("latin-1"))])
+        headers = [("x-request-id", self._request_id.decode("latin-1"))]
         try:
-            async with opened(pool, handshake) as (_, connection):
+            async with opened(pool, target, headers) as (_, connection):
                 yield connection
         except InvalidStatus as refused:
             response = refused.response
@@ -152,27 +130,17 @@ class Answer:
         self._question = question
         self._timeout_s = timeout_s
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
-        Raises:
-            BackendError: it broke off before its end.
-            DeadlineError: it was silent for too long.
+        BackendError if it breaks off before its end, DeadlineError if it is silent for too long.
         """
-        try:
-            async with aclosing(self._connection.pieces(self._timeout_s)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        except TimeoutError as exc:
-            raise DeadlineError(
-                f"The {self._question.role} service did not answer within {self._timeout_s:g} s."
-            ) from exc
+        return self._connection.pieces(self._timeout_s)
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.
 
-        Raises:
-            ServiceError: as for `pieces`; or an event is an error, whose message it has.
+        Raises as `pieces` does; and if an event is an error, that.
         """
         rest = bytearray()
         async with aclosing(self.pieces()) as pieces:
@@ -187,20 +155,27 @@ class Answer:
                     if data and data != _END:
                         yield self._event(data)
                 if len(rest) > _EVENT_BYTES:
-                    raise _nonsense(self._question)
+                    raise self._nonsense()
 
     def _event(self, data: bytes) -> dict[str, Any]:
-        try:
-            event = json.loads(data)
-        except ValueError as exc:
-            raise _nonsense(self._question) from exc
-        if not isinstance(event, dict):
-            raise _nonsense(self._question)
+        event = self.parsed(data)
         if event.get("type") == "error" or "error" in event:
             # The head said 200, so this is not the client's fault.
-            status = 500
-            raise error_from(status, data)
+            raise error_from(HTTPStatus.INTERNAL_SERVER_ERROR, data)
         return event
+
+    def parsed(self, data: bytes) -> dict[str, Any]:
+        """Return the JSON object in `data`, or raise BackendError."""
+        try:
+            found = json.loads(data)
+        except ValueError as exc:
+            raise self._nonsense() from exc
+        if not isinstance(found, dict):
+            raise self._nonsense()
+        return found
+
+    def _nonsense(self) -> BackendError:
+        return BackendError(f"The {self._question.role} service's answer cannot be read.")
 
     async def refusal(self) -> Exception:
         """Return the backend's refusal as the error that it was there."""
@@ -216,5 +191,66 @@ class Answer:
         return error_from(status, body, retry_after_s)
 
 
-def _nonsense(question: Question) -> BackendError:
-    return BackendError(f"The {question.role} service's answer cannot be read.")
+@asynccontextmanager
+async def opened(
+    pool: Pool,
+    target: str,
+    headers: Sequence[tuple[str, str]],
+    subprotocols: Sequence[str] = (),
+    model: str | None = None,
+) -> AsyncIterator[tuple[Backend, ClientConnection]]:
+    """Yield a backend of the pool and a WebSocket that it has accepted; close it at the end.
+
+    `target` is the path with its query, and `subprotocols` are offered. InvalidStatus if the
+    backend refused with an HTTP status.
+    """
+    # Another may be tried whether the first saw the handshake or not: no message has been sent.
+    asked = pool.reached(lambda one: _connection(one, target, headers, subprotocols), model)
+    async with asked as (backend, there):
+        try:
+            yield backend, there
+        finally:
+            # Shielded, since the backend must stop its work even if this task is cancelled.
+            await asyncio.shield(there.close(_GOING_AWAY))
+
+
+async def _connection(
+    backend: Backend, target: str, headers: Sequence[tuple[str, str]], subprotocols: Sequence[str]
+) -> ClientConnection:
+    address = backend.connections.address
+    timeout_s, tls = backend.connect_timeout_s, backend.connections.tls
+    scheme = "wss" if address.tls else "ws"
+    try:
+        return await _Connect(
+            f"{scheme}://{address.authority.decode()}{address.prefix}{target}",
+            subprotocols=[Subprotocol(one) for one in subprotocols] or None,
+            additional_headers=headers,
+            user_agent_header=None,
+            compression=None,  # an internal hop
+            proxy=None,
+            open_timeout=timeout_s,
+            close_timeout=_CLOSE_S,
+            ping_interval=None,  # its timeout would end connections of clients that read slowly
+            max_size=_MESSAGE_LIMIT_BYTES,
+            max_queue=_HELD_FRAMES,
+            **({"unix": True, "path": address.path} if address.path else {"ssl": tls}),
+        )
+    except TimeoutError as exc:
+        raise DeadlineError(
+            f"The {backend.role} service did not accept the connection within {timeout_s:g} s.",
+            retry_after_s=2,
+        ) from exc
+    except OSError as exc:
+        backend.mark(ready=False)  # until the next probe
+        raise UnavailableError("The backend cannot be reached.", retry_after_s=2) from exc
+    except InvalidStatus:
+        raise
+    except (InvalidHandshake, EOFError) as exc:
+        raise BackendError("The backend broke off the handshake.") from exc
+
+
+class _Connect(connect):
+    """A connection that follows no redirects: the operator says where backends are."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc

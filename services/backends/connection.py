@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections to backends, over TCP, TLS or a Unix socket.
+"""Where a backend listens, and HTTP/1.1 connections to it, over TCP, TLS or a Unix socket.
 
 A general client turns each streamed token into an object, a queue entry and a task switch; at 7000
 tokens a second that is most of a core. Here the bytes go from the socket's callback to a sink
@@ -14,18 +14,18 @@ import socket
 import ssl
 from collections import deque
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import httptools
 
-from services.errors import BackendError, DeadlineError, UnavailableError
+from services.errors import BackendError, ConfigurationError, DeadlineError, UnavailableError
 from services.server.uvicorn_http import KEEP_ALIVE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
-
-    from services.backends.address import Address
 
 HELD_BYTES = 64 * 1024
 """The most of a body that waits here; for an answer, reading then pauses."""
@@ -45,11 +45,58 @@ _IDLE_S = KEEP_ALIVE_S / 2  # so that no backend closes one just as it is used
 _JUST_USED_S = 4.0  # only a dying server closes a connection so soon
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a backend listens.
+
+    `path` is set for a Unix socket; `prefix` is what stands before the path of every request.
+    """
+
+    host: str
+    port: int
+    path: str | None
+    tls: bool
+    prefix: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read `http://host:port`, `https://host:port/prefix` or BentoML's `file:///path/to.sock`.
+
+        ConfigurationError for any other form.
+        """
+        parts = urlsplit(url)
+        if parts.scheme in {"file", "unix"}:
+            return cls("localhost", 0, unquote(parts.path), tls=False)
+        try:
+            port = -1 if parts.port == 0 else parts.port
+        except ValueError:
+            port = -1
+        rest = parts.query or parts.fragment or parts.username
+        known = parts.scheme in {"http", "https", "tcp"} and parts.hostname
+        if not known or parts.hostname is None or rest or port == -1:
+            raise ConfigurationError(
+                f"backend {url!r} is no URL such as http://speech:3000 or https://host:443."
+            )
+        tls = parts.scheme == "https"
+        prefix = parts.path.rstrip("/")
+        return cls(parts.hostname, port or (443 if tls else 80), None, tls, prefix)
+
+    @property
+    def authority(self) -> bytes:
+        """Return the value of the Host header, RFC 9110, section 7.2."""
+        if self.path is not None:
+            return b"localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = self.port == (443 if self.tls else 80)
+        return (host if usual else f"{host}:{self.port}").encode()
+
+
 class Connection(asyncio.Protocol):
     """One connection, one exchange at a time."""
 
+    transport: asyncio.Transport
+
     def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
         self.idle_since = 0.0
         self.closed = False
         self.on_lost: Callable[[], None] | None = None  # set while idle
@@ -68,38 +115,27 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._until_close = False
         self._parser = httptools.HttpResponseParser(self)
-        self._head: asyncio.Future[None] | None = None
-        self._ended: asyncio.Future[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._head: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
 
     def send(self, data: bytes, rest: Iterator[bytes] | None = None) -> None:
         """Begin an exchange with a request's bytes; `rest` follows as the backend takes it."""
         self._begin()
-        loop = asyncio.get_running_loop()
-        self._head = loop.create_future()
-        self._ended = loop.create_future()
-        self._write(data)
+        if not self.closed:
+            self.transport.write(data)
         if rest is not None:
-            self._pouring = loop.create_task(self._pour(rest))
+            self._pouring = asyncio.ensure_future(self._pour(rest))
 
     async def _pour(self, rest: Iterator[bytes]) -> None:
         await self._room.wait()
         for piece in rest:
-            self._write(piece)
+            self.transport.write(piece)
             await self._room.wait()
         self._pouring = None
 
-    def _write(self, data: bytes) -> None:
-        if self.transport is not None and not self.closed:
-            self.transport.write(data)
-
     async def head(self, timeout_s: float | None = None) -> None:
-        """Wait for `status` and `headers`.
-
-        Raises:
-            BackendError: the connection broke before.
-            TimeoutError: they did not come within `timeout_s`.
-        """
-        assert self._head is not None  # noqa: S101  send() comes first
+        """Wait for `status` and `headers`; BackendError if it broke before, or TimeoutError."""
         if timeout_s is None:
             await self._head
             return
@@ -111,12 +147,7 @@ class Connection(asyncio.Protocol):
             late.cancel()
 
     async def ended(self) -> None:
-        """Wait until the whole body has gone to the sink.
-
-        Raises:
-            BackendError: the connection broke before.
-        """
-        assert self._ended is not None  # noqa: S101  send() comes first
+        """Wait until the whole body has gone to the sink; BackendError if the connection broke."""
         await self._ended
 
     def flow_to(self, sink: Callable[[bytes], None]) -> None:
@@ -128,59 +159,52 @@ class Connection(asyncio.Protocol):
     async def pieces(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
-        Raises:
-            BackendError: it broke off before its end.
-            TimeoutError: nothing came for `silence_s`.
+        BackendError if it breaks off before its end, DeadlineError if it is silent for `silence_s`.
         """
-        held: deque[bytes] = deque()
+        arrived: asyncio.Queue[bytes] = asyncio.Queue()
         held_bytes = 0
-        news = asyncio.Event()
 
         def sink(piece: bytes) -> None:
             nonlocal held_bytes
-            held.append(piece)
+            arrived.put_nowait(piece)
             held_bytes += len(piece)
             if held_bytes > HELD_BYTES:
                 self.pause()
-            news.set()
 
         self.flow_to(sink)
-        end = asyncio.ensure_future(self.ended())
-        end.add_done_callback(lambda _: news.set())
+        self._ended.add_done_callback(lambda _: arrived.put_nowait(b""))
         try:
             while True:
-                while held:
-                    piece = held.popleft()
-                    held_bytes -= len(piece)
-                    if held_bytes <= HELD_BYTES // 2:
-                        self.resume()
-                    yield piece
-                if end.done():
+                try:
+                    async with asyncio.timeout(silence_s if arrived.empty() else None):
+                        piece = await arrived.get()
+                except TimeoutError as exc:
+                    raise DeadlineError(f"The backend was silent for {silence_s:g} s.") from exc
+                if not piece:
                     break
-                news.clear()
-                async with asyncio.timeout(silence_s):
-                    await news.wait()
-            await end  # raises if it broke off
+                held_bytes -= len(piece)
+                if held_bytes <= HELD_BYTES // 2:
+                    self.resume()
+                yield piece
+            await self._ended  # raises if it broke off
         finally:
-            end.cancel()
             self.resume()  # it may be reused
 
     def pause(self) -> None:
         """Stop reading: the sink is slower than the backend."""
-        if self.transport is not None and not self.closed:
+        if not self.closed:
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """Resume reading."""
-        if self.transport is not None and not self.closed:
+        if not self.closed:
             self.transport.resume_reading()
 
     def abort(self, error: Exception | None = None) -> None:
         """Drop the connection; the backend sees a client that hung up."""
         self._fail(error or BackendError("The exchange was given up."))
         self._close()
-        if self.transport is not None:
-            self.transport.abort()
+        self.transport.abort()
 
     def _close(self) -> None:
         self.closed = True
@@ -233,11 +257,7 @@ class Connection(asyncio.Protocol):
 
     # httptools
     def on_message_begin(self) -> None:
-        """Refuse an unrequested answer: it would be taken for the answer to the next request.
-
-        Raises:
-            BackendError: the answer to this request is complete already.
-        """
+        """Refuse an unrequested answer: it would be taken for the answer to the next request."""
         if self.complete:
             raise BackendError("The backend sent more than one answer.")
 
@@ -254,7 +274,7 @@ class Connection(asyncio.Protocol):
         self.status = status
         framed = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
         self._until_close = not framed and status not in _BODILESS
-        if self._head is not None and not self._head.done():
+        if not self._head.done():
             self._head.set_result(None)
 
     def on_body(self, body: bytes) -> None:
@@ -272,7 +292,7 @@ class Connection(asyncio.Protocol):
 
     def _complete(self) -> None:
         self.complete = True
-        if self._ended is not None and not self._ended.done():
+        if not self._ended.done():
             self._ended.set_result(None)
 
     @property
@@ -287,18 +307,13 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         for future in (self._head, self._ended):
-            if future is not None and not future.done():
+            if not future.done():
                 future.set_exception(error)
                 future.exception()  # marked as seen: nobody may be waiting any more
 
 
 async def joined(pieces: AsyncGenerator[bytes, None], most_bytes: int) -> bytes:
-    """Return a whole body.
-
-    Raises:
-        BackendError: it is over `most_bytes`, or as for `Connection.pieces`.
-        TimeoutError: as for `Connection.pieces`.
-    """
+    """Return a whole body; BackendError if it is over `most_bytes`."""
     body = bytearray()
     async with aclosing(pieces):
         async for piece in pieces:
@@ -333,16 +348,14 @@ class Connections:
     async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
         """Return a connection and whether it has served before.
 
-        Raises:
-            UnavailableError: the backend cannot be reached.
-            DeadlineError: it did not accept in time.
+        UnavailableError if the backend cannot be reached, DeadlineError if not in time.
         """
         now = asyncio.get_running_loop().time()
         while self._idle and not fresh:
             connection = self._idle.pop()
             connection.on_lost = None
-            fresh_enough = now - connection.idle_since < _IDLE_S
-            if fresh_enough and not connection.closed and connection.is_quiet():
+            recent = now - connection.idle_since < _IDLE_S
+            if recent and not connection.closed and connection.is_quiet():
                 return connection, True
             connection.abort()
         return await self._connect(), False

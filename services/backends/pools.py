@@ -7,22 +7,19 @@ import logging
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from services.backends.backend import Backend, not_ready
-from services.backends.choice import Choice
-from services.backends.sources import source_of
+from services.backends.backend import Backend, Call, Choice, not_ready
+from services.backends.sources import Source, source_of
 from services.errors import DeadlineError, ServiceError, UnavailableError, no_such_model
 from services.openai.models import without_date
 from services.server import telemetry
 from services.server.uvicorn_http import Draining
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from services.backends.backend import Call
     from services.backends.connection import Connection
-    from services.backends.sources import Source
     from services.settings.sections import AskingSettings
 
 log = logging.getLogger("bentovox.backends")
@@ -32,7 +29,6 @@ AHEAD: Final = 8
 
 Of this process: gateways do not know of each other's requests, so several share it out.
 """
-
 
 _STRICT: Final = frozenset({"chat"})
 """Roles that refuse a model that they do not serve; the others take any name."""
@@ -46,6 +42,7 @@ _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
     "not_ready": lambda one: not one.ready and not one.left,
     "leaving": lambda one: one.left,
 }
+Reached = TypeVar("Reached")
 
 
 class Pool:
@@ -60,7 +57,6 @@ class Pool:
         self.waiting = 0
         self._became_ready = asyncio.Event()
         self._choices: dict[frozenset[str], Choice] = {}  # by the models they serve
-        self._choice_of: dict[Backend, Choice] = {}
         self._coming: set[Backend] = set()  # not ready, and not leaving
         self._show()
         self._asking = asking
@@ -76,7 +72,7 @@ class Pool:
         names = {backend.name for backend in self.backends}
         number = next(n for n in count() if f"{self.role}-{n}" not in names)
         backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
-        backend.on_change, backend.on_count = self._sort, self._recount
+        backend.on_change = self._sort
         self.backends.append(backend)
         self._coming.add(backend)
         return backend
@@ -84,23 +80,17 @@ class Pool:
     def _sort(self, backend: Backend) -> None:
         """Put a backend among those that serve the same, and none that is not ready."""
         models = frozenset(backend.models)
-        here = self._choice_of.get(backend)
+        here = backend.choice
         there = self._choices.setdefault(models, Choice()) if backend.ready else None
         if there is here is not None:
             return
         (self._coming.discard if backend.ready or backend.left else self._coming.add)(backend)
         if here is not None:
             here.leave(backend)
-            del self._choice_of[backend]
         if there is not None:
             there.join(backend)
-            self._choice_of[backend] = there
             self._became_ready.set()
         self._choices = {kind: one for kind, one in self._choices.items() if one}
-
-    def _recount(self, backend: Backend) -> None:
-        if (choice := self._choice_of.get(backend)) is not None:
-            choice.count(backend)
 
     def _show(self) -> None:
         """Report the backends and the waiting requests whenever metrics are read."""
@@ -146,7 +136,7 @@ class Pool:
             except Exception:  # an error here would end all probes of the role
                 log.exception("backend %s: its probe failed", backend.name)
                 backend.mark(ready=False)
-            await asyncio.sleep(backend.rest_s)
+            await asyncio.sleep(self._asking.probe_interval_s)
         while backend.outstanding:  # noqa: ASYNC110  checked rarely
             await asyncio.sleep(self._asking.probe_interval_s)
         self.backends.remove(backend)
@@ -243,7 +233,7 @@ class Pool:
         A server that was told to end holds nobody: another one may answer.
         """
         asking = self._asking
-        if self.lack or self.waiting >= asking.hold_requests or not asking.hold_s:
+        if self.lack or self.waiting >= asking.queue or not asking.hold_s:
             return
         self.waiting += 1
         try:
@@ -259,45 +249,53 @@ class Pool:
             self.waiting -= 1
 
     @asynccontextmanager
+    async def reached(
+        self,
+        reach: Callable[[Backend], Awaitable[Reached]],
+        model: str | None = None,
+        affinity: str | None = None,
+        *,
+        begun: Callable[[], bool] = bool,
+    ) -> AsyncIterator[tuple[Backend, Reached]]:
+        """Yield a backend and what `reach` returned for it, and count that as a request in flight.
+
+        One that could not be reached in time is replaced by another one, once, unless it has
+        `begun` to work.
+        """
+        backend = self.pick(model, affinity)
+        backend.count(1)
+        try:
+            try:
+                found = await reach(backend)
+            except (DeadlineError, UnavailableError) as error:
+                if begun():
+                    raise
+                try:
+                    other = self.pick(model, affinity, besides=backend)
+                except ServiceError:
+                    raise error from None
+                backend.count(-1)
+                backend = other
+                backend.count(1)
+                found = await reach(backend)
+            yield backend, found
+        finally:
+            backend.count(-1)
+
+    @asynccontextmanager
     async def answering(
         self, call: Call, model: str | None = None, affinity: str | None = None
     ) -> AsyncIterator[Connection]:
         """Send a request to a backend, and yield its connection once the answer's head is there.
 
-        A request that certainly reached no backend is sent to another one, once.
-
-        Raises:
-            ServiceError: as for `pick` and `Backend.ask`.
+        The connection is kept for the next request if the answer is read in full.
         """
-        backend = self.pick(model, affinity)
-        try:
-            connection = await backend.ask(call)
-        except (DeadlineError, UnavailableError) as error:
-            if call.begun:
-                raise
-            backend = self.other(backend, error, model, affinity)
-            connection = await backend.ask(call)
-        try:
-            yield connection
-        finally:
-            backend.done(connection)
-
-    def other(
-        self,
-        failed: Backend,
-        error: ServiceError,
-        model: str | None,
-        affinity: str | None = None,
-    ) -> Backend:
-        """Return the backend to ask instead of one that could not be reached.
-
-        Raises:
-            ServiceError: `error`, if there is no other.
-        """
-        try:
-            return self.pick(model, affinity, besides=failed)
-        except ServiceError:
-            raise error from None
+        asked = self.reached(lambda one: one.ask(call), model, affinity, begun=lambda: call.begun)
+        async with asked as (backend, connection):
+            try:
+                yield connection
+            finally:
+                backend.connections.give_back(connection)
 
 
 class Pools:
@@ -314,11 +312,7 @@ class Pools:
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Return the cards of all models available now, by id."""
-        cards: dict[str, dict[str, Any]] = {}
-        for pool in self.by_role.values():
-            for backend in pool.backends:
-                cards.update(backend.models)
-        return cards
+        return {name: card for one in self.backends() for name, card in one.models.items()}
 
     def status(self) -> tuple[str, dict[str, str]]:
         """Return ready, degraded, starting or unavailable, and the state of each role.
@@ -342,11 +336,8 @@ class Pools:
         """Return the metrics of each ready backend, by name."""
         ready = [backend for backend in self.backends() if backend.ready]
         texts = await asyncio.gather(*(backend.metrics() for backend in ready))
-        return {
-            backend.name: text
-            for backend, text in zip(ready, texts, strict=True)
-            if text is not None
-        }
+        told = zip(ready, texts, strict=True)
+        return {backend.name: text for backend, text in told if text is not None}
 
     def backends(self) -> list[Backend]:
         """Return every backend of every role."""

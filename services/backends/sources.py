@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from services.backends.address import Address
 from services.backends.backend import Call
-from services.backends.connection import Connections, joined
+from services.backends.connection import Address, Connections, joined
 from services.errors import BackendError, ConfigurationError, ServiceError
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ _RESOLVE_S: Final = 5.0
 """How often names are resolved: the lifetime of answers from Kubernetes' DNS."""
 
 
-_AGAIN_S: Final = 2.0
 _ANSWER_S: Final = 5.0
 _ANSWER_BYTES: Final = 256 << 20  # ten thousand replicas with all that Kubernetes tells of each
 _WATCH_S: Final = 240  # then the API ends a watch, and slices are listed again
@@ -42,16 +40,7 @@ _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _SERVICE: Final = re.compile(
     r"k8s://(?P<name>[a-z0-9-]+)(\.(?P<space>[a-z0-9-]+))?(:(?P<port>[a-z0-9-]+))?"
 )
-_NONSENSE: Final = (
-    AttributeError,
-    LookupError,
-    OSError,
-    ServiceError,
-    TimeoutError,
-    TypeError,
-    ValueError,
-)
-_APPLICATIONS: Final = "/api/serve/applications/"
+_NONSENSE: Final = (AttributeError, LookupError, OSError, ServiceError, TypeError, ValueError)
 
 
 class Source:
@@ -60,7 +49,7 @@ class Source:
     is_sure = True
     """Whether a backend that it no longer reports has gone, even if it still answers probes."""
 
-    _again_s = _AGAIN_S
+    _again_s = 2.0
     _trouble = "it did not tell its backends"
 
     def __init__(self, given: str) -> None:
@@ -71,16 +60,21 @@ class Source:
         """Yield the current URLs, at first and whenever they may have changed."""
         while True:
             try:
-                urls = await self._current()
+                async with aclosing(self._told()) as told:
+                    begun = False
+                    async for urls in told:
+                        if begun:  # who may list may not be allowed to watch
+                            self._note(None)
+                        begun = True
+                        yield urls
+                self._note(None)
             except _NONSENSE as error:
                 self._note(f"{self._trouble} ({error})")
-            else:
-                self._note(None)
-                yield urls
+            # Even an API that ends each watch at once must not be asked without a pause.
             await asyncio.sleep(self._again_s)
 
-    async def _current(self) -> frozenset[str]:
-        """Return the current URLs, for a source that is asked again and again."""
+    def _told(self) -> AsyncGenerator[frozenset[str], None]:
+        """Yield the current URLs, and again while the source tells of changes; then it is asked."""
         raise NotImplementedError
 
     def _note(self, trouble: str | None) -> None:
@@ -99,11 +93,7 @@ class Dns(Source):
     _trouble = "the name has no address"
 
     def __init__(self, given: str) -> None:
-        """Read the name and the port.
-
-        Raises:
-            ConfigurationError: one of them is missing, or there is something else.
-        """
+        """Read the name and the port, or raise ConfigurationError."""
         super().__init__(given)
         address = Address.parse(given.replace("dns://", "http://", 1))
         if urlsplit(given).port is None or address.prefix:
@@ -112,16 +102,10 @@ class Dns(Source):
             )
         self._name, self._port = address.host, address.port
 
-    async def _current(self) -> frozenset[str]:
-        """Resolve the name.
-
-        Raises:
-            OSError: it has no address.
-            UnicodeError: it is none: "a..b", or a label of 64 letters.
-        """
+    async def _told(self) -> AsyncGenerator[frozenset[str], None]:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self._name, self._port, type=socket.SOCK_STREAM)
-        return frozenset(_url(str(one[4][0]), self._port) for one in found)
+        yield frozenset(_url(str(one[4][0]), self._port) for one in found)
 
 
 class Kubernetes(Source):
@@ -132,11 +116,12 @@ class Kubernetes(Source):
     is a number or a name, by default the first port of a slice.
     """
 
-    def __init__(self, given: str, account: Path = _ACCOUNT, api: str | None = None) -> None:
-        """Read the Service's name; `account` is the folder mounted into a pod, `api` its API's URL.
+    _trouble = "Kubernetes' API did not tell its endpoints"
 
-        Raises:
-            ConfigurationError: it does not name a Service.
+    def __init__(self, given: str, account: Path = _ACCOUNT, api: str | None = None) -> None:
+        """Read the Service's name, or raise ConfigurationError.
+
+        `account` is the folder mounted into a pod, `api` its API's URL.
         """
         super().__init__(given)
         found = _SERVICE.fullmatch(given)
@@ -150,26 +135,7 @@ class Kubernetes(Source):
         self._account = account
         self._api = api
 
-    async def changes(self) -> AsyncGenerator[frozenset[str], None]:
-        """Yield the addresses at first and after each change."""
-        loop = asyncio.get_running_loop()
-        while True:
-            again_s = loop.time() + _AGAIN_S
-            listed = False
-            try:
-                async with aclosing(self._watched()) as watched:
-                    async for urls in watched:
-                        if listed:  # who may list may not be allowed to watch
-                            self._note(None)
-                        listed = True
-                        yield urls
-            except _NONSENSE as error:
-                self._note(f"Kubernetes' API did not tell its endpoints ({error})")
-                again_s = loop.time() + _AGAIN_S
-            # Even an API that ends each watch at once must not be asked without a pause.
-            await asyncio.sleep(again_s - loop.time())
-
-    async def _watched(self) -> AsyncGenerator[frozenset[str], None]:
+    async def _told(self) -> AsyncGenerator[frozenset[str], None]:
         """List the slices, then follow their changes until the API ends the watch."""
         api = _Api(self._api or _in_cluster(), self._account)
         space = self._namespace or (self._account / "namespace").read_text().strip()
@@ -219,11 +185,7 @@ class RayServe(Source):
     is_sure = False
 
     def __init__(self, given: str) -> None:
-        """Read the dashboard's address and the application's name.
-
-        Raises:
-            ConfigurationError: one of them is missing.
-        """
+        """Read the dashboard's address and the application's name, or raise ConfigurationError."""
         super().__init__(given)
         parts = urlsplit(given)
         self._app = parts.path.strip("/")
@@ -236,10 +198,9 @@ class RayServe(Source):
         Address.parse(f"http://{parts.netloc}")  # refuses what is no port
         self._api = _Api(f"http://{parts.netloc if parts.port else f'{parts.netloc}:8265'}")
 
-    async def _current(self) -> frozenset[str]:
-        """Ask the head."""
-        told = await self._api.json(_APPLICATIONS)
-        return frozenset(
+    async def _told(self) -> AsyncGenerator[frozenset[str], None]:
+        told = await self._api.json("/api/serve/applications/")
+        yield frozenset(
             _url(self._local or target["ip"], target["port"]) + group["route_prefix"].rstrip("/")
             for group in told["target_groups"]
             if group["app_name"] == self._app and group["protocol"] == "HTTP"
@@ -263,12 +224,7 @@ class _Api:
         return json.loads(await joined(self.pieces(path, _ANSWER_S), _ANSWER_BYTES))
 
     async def pieces(self, path: str, silence_s: float) -> AsyncGenerator[bytes, None]:
-        """Yield the body of an answer as it arrives.
-
-        Raises:
-            ServiceError: it cannot be reached, broke off, or refused.
-            TimeoutError: it was silent for too long.
-        """
+        """Yield the body of an answer as it arrives, or raise ServiceError or TimeoutError."""
         headers = [(b"accept", b"application/json")]
         if token := self._token():
             headers.append((b"authorization", b"Bearer " + token.encode()))
@@ -300,11 +256,7 @@ class _Api:
 
 
 def _in_cluster() -> str:
-    """Return the URL of the API of the cluster that this pod runs in.
-
-    Raises:
-        BackendError: this is not a pod.
-    """
+    """Return the URL of the API of the cluster that this pod runs in."""
     host, port = (os.environ.get(f"KUBERNETES_SERVICE_{one}") for one in ("HOST", "PORT"))
     if not host or not port:
         raise BackendError("this process runs in no pod")
@@ -320,18 +272,13 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield line
 
 
-_KINDS: Final[dict[str, Callable[[str], Source]]] = {
-    "dns": Dns,
-    "k8s": Kubernetes,
-    "ray": RayServe,
-}
+_KINDS: Final[dict[str, Callable[[str], Source]]] = {"dns": Dns, "k8s": Kubernetes, "ray": RayServe}
 
 
 def source_of(given: str) -> Source | None:
     """Return the source that `given` names; None if it is a backend's own URL.
 
-    Raises:
-        ConfigurationError: it is neither.
+    ConfigurationError if it is neither.
     """
     kind = _KINDS.get(given.partition("://")[0])
     if kind is not None:
@@ -342,11 +289,7 @@ def source_of(given: str) -> Source | None:
 
 
 def _url(host: str, port: int) -> str:
-    """Return the URL of a backend.
-
-    Raises:
-        ConfigurationError: it has no such host or port.
-    """
+    """Return the URL of a backend; ConfigurationError if it has no such host or port."""
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     Address.parse(url)
     return url

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import TooLargeError
-from services.openai.refusals import invalid
+from services.openai.reading import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from services.chat.bounds import DEPTH, nodes, too_many
 from services.errors import shown
-from services.openai.refusals import invalid
+from services.openai.reading import invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

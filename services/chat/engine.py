@@ -22,8 +22,8 @@ from services.chat.bounds import Bounds
 from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError
+from services.openai.answers import EVENT_STREAM, UNBUFFERED, chunk, is_of
 from services.openai.errors import error_from, fault_of
-from services.openai.events import EVENT_STREAM, UNBUFFERED, chunk, is_of
 from services.processes import end_orphans
 from services.server.serving import Readiness
 

@@ -21,10 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.chat import constraints
 from services.errors import InvalidRequestError, shown
-from services.openai.body import expect_json, whole
-from services.openai.hangup import until_hangup
-from services.openai.reading import ignore, sift
-from services.openai.refusals import invalid, refusal
+from services.openai.body import expect_json, until_hangup, whole
+from services.openai.reading import ignore, invalid, refusal, sift
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.chat.arguments import resolve, runs_code, sleeps_after_s
 from services.chat.engine import VllmServer
-from services.openai.documents import of_models
+from services.openai.answers import of_models
 from services.openai.paths import ROUTES
 from services.server.admission import Limits
 from services.server.idle import Unloading

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from services.errors import EngineError, OverloadedError
-from services.openai.refusals import invalid
+from services.openai.reading import invalid
 from services.server.admission import Admission, Limits
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from services.conversation.live.socket import realtime_conversations
 from services.conversation.live.translation import live_translations
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.conversation.translation.routes import Translation
-from services.openai.documents import document, of_models
+from services.openai.answers import document, of_models
 from services.openai.paths import LIVE_TRANSLATION, REALTIME
 from services.server.admission import Admission, Limits
 from services.server.serving import Readiness, RoleApp

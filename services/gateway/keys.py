@@ -1,35 +1,68 @@
-"""API keys: stored as SHA-256 hashes, compared in constant time.
+"""Who is let in: API keys, and client secrets made of them.
 
-They are sent as bearer tokens or as `x-api-key`. Browsers cannot set headers of a WebSocket; there
-the key may be a subprotocol, as in OpenAI's API: `openai-insecure-api-key.YOUR_KEY`. It is not
-forwarded.
+Keys are stored as SHA-256 hashes, compared in constant time. They are sent as bearer tokens or as
+`x-api-key`. Browsers cannot set headers of a WebSocket; there the key may be a subprotocol, as in
+OpenAI's API: `openai-insecure-api-key.YOUR_KEY`. It is not forwarded. A key is 256 random bits, so
+one round of SHA-256 is enough: a slow hash would only protect what can be guessed.
+`python -m services.gateway.keys NAME` makes one.
 
-A key is 256 random bits, so one round of SHA-256 is enough: a slow hash would only protect what can
-be guessed. `python -m services.gateway.keys NAME` makes one.
+Client secrets are for browsers, for minutes and one purpose; POST /v1/realtime/client_secrets and
+its like make them. A secret has the time of its end and the settings of a session, signed by
+HMAC-SHA-256. So the gateway keeps none, and any gateway with the same keys accepts it. It opens the
+path of its kind of session and nothing else, and the session begins with its settings.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import AuthenticationError, ConfigurationError
-from services.openai.paths import TRANSLATION
+from services.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidRequestError,
+    TooLargeError,
+)
+from services.openai.answers import Call, new_id
+from services.openai.body import expect_json, whole
+from services.openai.conversation import TRANSLATES, ClientSecret, SecretBody
+from services.openai.paths import LIVE_TRANSLATION, REALTIME, TRANSLATION
+from services.openai.reading import read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from services.settings.sections import GatewaySettings
 
 _LINE = re.compile(r"(?P<name>[\w.-]+):(?P<hash>[0-9a-f]{64})")
 _SUBPROTOCOL = "openai-insecure-api-key."
 _HINT = "make one with `python -m services.gateway.keys NAME`"
+
+PREFIX: Final = b"ek_"
+SESSION_BYTES: Final = 4096
+"""The largest settings: a secret is sent in a header."""
+
+_BODY_BYTES: Final = 64 << 10
+_DEFAULT_S: Final = 600
+_SIGNATURE_BYTES: Final = 32
+
+KINDS: Final[dict[str, dict[str, dict[str, object]]]] = {
+    REALTIME: {
+        "realtime": {"object": "realtime.session"},
+        "transcription": {"object": "realtime.transcription_session"},
+    },
+    LIVE_TRANSLATION: {"translation": {"model": TRANSLATES, "audio": {}}},
+}
+"""The types of session by path, the default first, and what is shown beside its settings."""
 
 
 def is_key_subprotocol(name: str) -> bool:
@@ -66,11 +99,7 @@ class Keys:
 
     @classmethod
     def from_settings(cls, gateway: GatewaySettings) -> Keys:
-        """Read the keys in the environment and in the keys file.
-
-        Raises:
-            ConfigurationError: the file is missing, or a line is not `name:hash`.
-        """
+        """Read the keys in the environment and in the keys file, or raise ConfigurationError."""
         lines = gateway.keys.get_secret_value().replace(",", "\n").splitlines()
         if gateway.keys_file:
             path = Path(gateway.keys_file).expanduser()
@@ -83,9 +112,8 @@ class Keys:
                 ) from exc
         return cls(_parse(lines))
 
-    def __bool__(self) -> bool:
-        """Return whether there are any, so that requests need one."""
-        return bool(self._hashes)
+    def __len__(self) -> int:
+        return len(self._hashes)
 
     def signing_key(self) -> bytes:
         """Return a secret that servers with the same keys share; without keys a random one."""
@@ -93,18 +121,8 @@ class Keys:
             return secrets.token_bytes(32)
         return hashlib.sha256(b"client secrets" + b"".join(sorted(self._hashes.values()))).digest()
 
-    def summary(self) -> str:
-        """Return a line that says who is let in."""
-        if not self._hashes:
-            return "no API keys are set: whoever reaches the port is let in"
-        return f"API keys are required; {len(self._hashes)} are known"
-
     def check(self, key: bytes | None) -> None:
-        """Check that the key is known.
-
-        Raises:
-            AuthenticationError: no key, or an unknown one.
-        """
+        """Check that the key is known, or raise AuthenticationError."""
         if not self._hashes or (key is not None and self._knows(key)):
             return
         raise AuthenticationError(
@@ -135,6 +153,74 @@ def _parse(lines: Iterable[str]) -> dict[str, bytes]:
             raise ConfigurationError(f"two API keys are named {match['name']!r}.")
         hashes[match["name"]] = bytes.fromhex(match["hash"])
     return hashes
+
+
+class ClientSecrets:
+    """Makes secrets, and reads them again."""
+
+    def __init__(self, signing_key: bytes) -> None:
+        """Sign with this key."""
+        self._signing_key = signing_key
+
+    async def create(self, path: str, call: Call) -> ClientSecret:
+        """Return the answer, with a secret for the sessions at `path`."""
+        expect_json(call.scope)
+        body = read(SecretBody, await whole(call.scope, call.receive, _BODY_BYTES))
+        kinds = KINDS[path]
+        session = {"type": next(iter(kinds)), **(body.session or {})}
+        kind = session["type"]
+        if not isinstance(kind, str) or kind not in kinds:
+            raise InvalidRequestError(
+                f"session.type is not {' or '.join(kinds)}",
+                param="session.type",
+                code="invalid_value",
+            )
+        lasts_s = body.expires_after.seconds if body.expires_after is not None else _DEFAULT_S
+        expires_at = int(time.time()) + lasts_s
+        payload = json.dumps([expires_at, session], separators=(",", ":")).encode()
+        if len(payload) > SESSION_BYTES:
+            raise TooLargeError(
+                f"session is over {SESSION_BYTES} bytes; send the rest with session.update",
+                param="session",
+            )
+        signed = base64.urlsafe_b64encode(self._signature(payload) + payload)
+        value = PREFIX + signed.rstrip(b"=")  # which no subprotocol may contain
+        shown = {"id": new_id("sess"), "expires_at": expires_at, **kinds[kind], **session}
+        return {"value": value.decode(), "expires_at": expires_at, "session": shown}
+
+    def session(self, secret: bytes, path: str) -> dict[str, Any]:
+        """Return the settings in a secret; AuthenticationError if it is not valid here and now."""
+        try:
+            data = base64.urlsafe_b64decode(secret[len(PREFIX) :] + b"==")
+        except ValueError:
+            data = b""
+        signature, payload = data[:_SIGNATURE_BYTES], data[_SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(payload)):
+            raise AuthenticationError("This client secret is not one of this server's.")
+        expires_at, session = json.loads(payload)
+        if time.time() >= expires_at:
+            raise AuthenticationError("This client secret has expired; create another.")
+        if session["type"] not in KINDS[path]:
+            raise AuthenticationError("This client secret is for another kind of session.")
+        return dict(session)
+
+    def _signature(self, payload: bytes) -> bytes:
+        return hmac.digest(self._signing_key, payload, "sha256")
+
+
+def let_in(scope: Any, keys: Keys, secrets: ClientSecrets, keyless: Collection[str]) -> None:
+    """Let a request or a WebSocket in; a client secret's settings go into `bentovox.session`.
+
+    `keyless` are the paths (templates) that need no key. One in a body is checked with the body.
+    """
+    if scope["bentovox.route"] in keyless or has_key_in_body(scope):
+        return
+    key = key_of(scope)
+    is_realtime = scope["type"] == "websocket" and scope["path"] in KINDS
+    if is_realtime and key is not None and key.startswith(PREFIX):
+        scope["bentovox.session"] = secrets.session(key, scope["path"])
+    else:
+        keys.check(key)
 
 
 def main() -> int:

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from services.backends.backend import Call
-from services.gateway.affinity import affinity_of
-from services.gateway.body_field import field_of
-from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
-from services.gateway.keys import has_key_in_body
-from services.openai.body import header, pieces
-from services.openai.hangup import until_hangup
+from services.gateway.body import affinity_of, field_of
+from services.gateway.keys import Keys, has_key_in_body
+from services.openai.body import header, pieces, until_hangup
 from services.server.writer import direct_writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractAsyncContextManager
 
     from services.backends.connection import Connection
     from services.backends.pools import Pool
-    from services.gateway.keys import Keys
     from services.settings.sections import GatewaySettings
 
 _UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender sent no key in a header
+_OF_A_HOP: Final = frozenset(  # RFC 9110, section 7.6.1
+    b"connection keep-alive proxy-authenticate proxy-connection te trailer transfer-encoding "
+    b"upgrade".split()
+)
+# What the gateway sets itself. The client's key stays here, and the origin of its page, which was
+# checked.
+NOT_FORWARDED: Final = _OF_A_HOP.union(
+    b"host origin proxy-authorization expect authorization x-api-key content-length "
+    b"x-request-id x-forwarded-for x-forwarded-proto x-forwarded-host".split()
+)
+NOT_RETURNED: Final = _OF_A_HOP | {b"date", b"server"}
+_USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
+
+
+def end_to_end(
+    headers: list[tuple[bytes, bytes]], dropped: frozenset[bytes]
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers to forward: without `dropped` and those that Connection lists."""
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in _USUAL_CONNECTION:
+            dropped |= {token.strip().lower() for token in value.split(b",")}
+    return [pair for pair in headers if pair[0] not in dropped]
 
 
 class Proxy:
@@ -37,12 +54,7 @@ class Proxy:
         self._gateway = gateway
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request.
-
-        Raises:
-            ServiceError: there is no backend or no such model, it does not answer in time, or it
-                breaks off.
-        """
+        """Answer one request, or raise ServiceError."""
         pool = self._pools[scope["bentovox.route"]]
         # As a rule it has arrived: the shell waits for it before it gives a slot.
         content_type = header(scope, b"content-type")
@@ -63,22 +75,24 @@ class Proxy:
         model = affinity = None
         if pool.needs_model and scope["method"] == "POST":
             model = await field_of("model", content_type, body)
-        if gateway.affinity and pool.has_choice and scope["method"] == "POST":
+        if gateway.affinity_ahead and pool.has_choice and scope["method"] == "POST":
             affinity = affinity_of(scope, content_type, body)
-        asked = pool.answering(_call(scope, body), model, affinity)
+        # The answer to HEAD has a length but no body, which the parser would wait for;
+        # uvicorn drops the body of the answer to GET.
+        method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
+        asked = pool.answering(Call(method, *asked_of(scope, NOT_FORWARDED), body), model, affinity)
         await until_hangup(receive, _carry_back(asked, scope, send))
 
 
-def _call(scope: Any, body: deque[bytes]) -> Call:
+def asked_of(scope: Any, dropped: frozenset[bytes]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Return the target and the headers to forward, with the request's id."""
     target = scope["raw_path"]
     if scope["query_string"]:
         target += b"?" + scope["query_string"]
-    # The answer to HEAD has a length but no body, which the parser would wait for;
-    # uvicorn drops the body of the answer to GET.
-    method = b"GET" if scope["method"] == "HEAD" else scope["method"].encode()
-    headers = end_to_end(scope["headers"], NOT_FORWARDED)
-    headers.append((b"x-request-id", scope["bentovox.request_id"]))
-    return Call(method, target, headers, body)
+    return target, [
+        *end_to_end(scope["headers"], dropped),
+        (b"x-request-id", scope["bentovox.request_id"]),
+    ]
 
 
 async def _carry_back(

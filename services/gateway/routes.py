@@ -1,39 +1,71 @@
-"""The gateway's application: its paths, who answers each, and who may call them."""
+"""The gateway's application: its paths, who answers each, and who may call them.
+
+One is the playground: a page on which a person tries what the server can do. Its files are in the
+folder `playground`. They refer to each other and to the API by relative URLs, so that it also works
+where a proxy serves the gateway under a path.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from starlette.responses import RedirectResponse, Response
 
 from services.backends.pools import Pools
-from services.gateway.client_secrets import KINDS, PREFIX, ClientSecrets
-from services.gateway.keys import Keys, has_key_in_body, key_of
-from services.gateway.page import Playground
+from services.gateway.keys import KINDS, ClientSecrets, Keys, let_in
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi
-from services.openai.documents import document, of_models
+from services.openai.answers import document, of_models
+from services.openai.body import header
 from services.openai.paths import CLIENT_SECRETS, OPENAPI, ROUTES, SOCKETS
 from services.server import telemetry
 from services.server.admission import Limits
 from services.server.origins import Callers
-from services.server.serving import Readiness, RoleApp
+from services.server.serving import Readiness, RoleApp, no_such_path
 from services.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from starlette.types import Receive, Scope, Send
+
+    from services.openai.answers import Handlers
     from services.settings.sections import GatewaySettings
+
+PAGE: Final = "/playground"
+_FILES: Final = f"{PAGE}/{{}}"
+_FOLDER: Final = Path(__file__).with_name("playground")
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Everything comes from here, and nothing is inline; blobs are sounds that were made in the page.
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "cache-control": "no-cache",  # asked again each time, and then 304
+    "content-security-policy": _POLICY,
+    "permissions-policy": "microphone=(self)",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 
 
 def who_is_let_in() -> str:
-    """Return a line about the API keys of the settings in force.
-
-    Raises:
-        ConfigurationError: they cannot be read.
-    """
-    return Keys.from_settings(settings().gateway).summary()
+    """Return a line about the API keys of the settings in force."""
+    known = len(Keys.from_settings(settings().gateway))
+    if not known:
+        return "no API keys are set: whoever reaches the port is let in"
+    return f"API keys are required; {known} are known"
 
 
 def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> RoleApp:
@@ -48,18 +80,8 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
     ]
     described = openapi.document(pools.by_role)
     secrets = ClientSecrets(keys.signing_key())
-    page = Playground().handlers() if gateway.playground else {}
+    page = playground() if gateway.playground else {}
     keyless = {OPENAPI, *(path for _, path in page)}
-
-    def guard(scope: Any) -> None:
-        if scope["bentovox.route"] in keyless or has_key_in_body(scope):
-            return
-        key = key_of(scope)
-        is_realtime = scope["type"] == "websocket" and scope["path"] in KINDS
-        if is_realtime and key is not None and key.startswith(PREFIX):
-            scope["bentovox.session"] = secrets.session(key, scope["path"])
-        else:
-            keys.check(key)
 
     async def metrics() -> bytes:
         told = await pools.metrics()
@@ -81,6 +103,32 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         readiness=lambda: Readiness(*pools.status()),
         lifespan=pools.probing,
         callers=Callers(tuple(gateway.cors_origins), keyed=bool(keys)),
-        guard=guard,
+        guard=partial(let_in, keys=keys, secrets=secrets, keyless=keyless),
         metrics=metrics,
     )
+
+
+def playground() -> Handlers:
+    """Return what serves the page, from memory; 65 KB."""
+    files: dict[str, tuple[bytes, str]] = {}
+    for path in _FOLDER.iterdir():
+        body = path.read_bytes()
+        files[path.name] = body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+    async def file(scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"].removeprefix(PAGE)[1:]
+        if not name and (scope["path"] != PAGE or not scope["bentovox.slash"]):
+            await RedirectResponse("playground/")(scope, receive, send)
+            return
+        name = name or "index.html"
+        if name not in files:
+            raise no_such_path(scope["method"], scope["path"])
+        body, tag = files[name]
+        headers = {**_HEADERS, "etag": tag}
+        answer = Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
+        # A proxy that compresses makes the tag weak: W/"…"
+        if tag in header(scope, b"if-none-match").decode("latin-1"):
+            answer = Response(status_code=304, headers=headers)
+        await answer(scope, receive, send)
+
+    return {("GET", "/"): file, ("GET", PAGE): file, ("GET", _FILES): file}

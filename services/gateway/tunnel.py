@@ -10,22 +10,22 @@ import asyncio
 import json
 import logging
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from services.backends.sockets import Handshake, opened
+from services.backends.client import opened
 from services.errors import BackendError
-from services.gateway.headers import NOT_FORWARDED, NOT_RETURNED, end_to_end
 from services.gateway.keys import is_key_subprotocol
+from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, asked_of, end_to_end
+from services.openai.body import until_hangup
 from services.openai.errors import normalise
-from services.openai.hangup import ClientGoneError, until_hangup
 from services.openai.models import without_date
 from services.openai.paths import SOCKETS
-from services.racing import racing
-from services.server.websocket import HungUpError
+from services.openai.realtime import query_of
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,19 +38,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentovox.gateway")
 
-# Set anew by the handshake of each hop.
-_HANDSHAKE: Final = frozenset(
-    {
-        b"sec-websocket-accept",
-        b"sec-websocket-extensions",
-        b"sec-websocket-key",
-        b"sec-websocket-protocol",
-        b"sec-websocket-version",
-        b"user-agent",
-    }
+_HANDSHAKE: Final = frozenset(  # set anew by the handshake of each hop
+    b"sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-protocol "
+    b"sec-websocket-version user-agent".split()
 )
 _OF_THE_BODY: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
-_ERROR_FROM: Final = 400
 _QUIET_S: Final = 20.0
 """A backend silent for so long is pinged, and given up if it stays silent for as long again."""
 
@@ -66,20 +58,15 @@ class Tunnel:
         self._pools = pools
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Forward one connection until either side closes it.
-
-        Raises:
-            ServiceError: no backend accepts it, or the backend breaks off.
-            HungUpError: the client hung up.
-        """
-        pool = self._pool_for(scope)
+        """Forward one connection until either side closes it."""
+        query = query_of(scope)
+        named = query.get("model", [""])[0]
+        pool = self._pool_for(scope, query.get("intent"), named)
+        model = named if named and pool.needs_model else None
         if not pool.ready:
-            try:
-                await until_hangup(receive, pool.until_ready())
-            except ClientGoneError as exc:
-                raise HungUpError from exc
+            await until_hangup(receive, pool.until_ready())
         try:
-            async with opened(pool, _handshake(scope), _model_of(scope, pool)) as (backend, there):
+            async with opened(pool, *_handshake(scope), model) as (backend, there):
                 await _accept(there, scope, send)
                 if session := scope.get("bentovox.session"):  # of a client secret
                     await there.send(json.dumps({"type": "session.update", "session": session}))
@@ -87,7 +74,7 @@ class Tunnel:
         except InvalidStatus as refused:
             await _pass_on(refused, send)
 
-    def _pool_for(self, scope: Any) -> Pool:
+    def _pool_for(self, scope: Any, intent: list[str] | None, model: str) -> Pool:
         """Return the pool of the role that serves the path.
 
         Two serve realtime sessions: transcription those with that intent, or with a model that
@@ -98,11 +85,9 @@ class Tunnel:
         if len(pools) == 1:
             return pools[0]
         transcription, conversation = pools
-        query = parse_qs(scope["query_string"].decode("latin-1"))
-        model = without_date(query.get("model", [""])[0])
-        named = any(model in backend.models for backend in transcription.backends)
+        named = any(without_date(model) in one.models for one in transcription.backends)
         kind = scope.get("bentovox.session", {}).get("type")
-        wanted = query.get("intent") == ["transcription"] or named or kind == "transcription"
+        wanted = intent == ["transcription"] or named or kind == "transcription"
         return transcription if wanted else conversation
 
 
@@ -119,12 +104,7 @@ async def _accept(connection: ClientConnection, scope: Any, send: Any) -> None:
 
 
 async def _carry(backend: Backend, connection: ClientConnection, receive: Any, send: Any) -> None:
-    """Forward both ways until either side closes.
-
-    Raises:
-        BackendError: the backend broke off.
-        HungUpError: the client hung up.
-    """
+    """Forward both ways until either side closes."""
     both = _to_backend(receive, connection), _to_client(connection, send)
     try:
         async with racing(*both) as (there, back):
@@ -177,13 +157,9 @@ def _broke_off() -> BackendError:
 
 
 async def _pass_on(refused: InvalidStatus, send: Any) -> None:
-    """Answer with the backend's error, in OpenAI's shape.
-
-    Raises:
-        BackendError: it is not an error, such as a redirect.
-    """
+    """Answer with the backend's error, in OpenAI's shape."""
     response = refused.response
-    if response.status_code < _ERROR_FROM:
+    if response.status_code < HTTPStatus.BAD_REQUEST:
         raise BackendError("The backend did not accept the WebSocket.") from refused
     headers = end_to_end(_lowered(response), NOT_RETURNED | _HANDSHAKE | _OF_THE_BODY)
     start = {
@@ -203,22 +179,12 @@ def _lowered(response: Response) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _model_of(scope: Any, pool: Pool) -> str | None:
-    """Return the query's `model`, as in OpenAI's realtime API, if the backend depends on it."""
-    if not pool.needs_model:
-        return None
-    found = parse_qs(scope["query_string"].decode("latin-1")).get("model")
-    return found[0] if found else None
-
-
-def _handshake(scope: Any) -> Handshake:
-    target: str = scope["raw_path"].decode("latin-1")
-    if scope["query_string"]:
-        target += "?" + scope["query_string"].decode("latin-1")
-    kept = end_to_end(scope["headers"], NOT_FORWARDED | _HANDSHAKE)
-    kept.append((b"x-request-id", scope["bentovox.request_id"]))
-    return Handshake(
-        target,
-        [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept],
+def _handshake(scope: Any) -> tuple[str, list[tuple[str, str]], list[str]]:
+    """Return the target, the headers and the subprotocols to ask a backend with."""
+    target, kept = asked_of(scope, NOT_FORWARDED | _HANDSHAKE)
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
+    return (
+        target.decode("latin-1"),
+        headers,
         [one for one in scope["subprotocols"] if not is_key_subprotocol(one)],
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Final
 
-from services.audio.encode import encode
-from services.openai.events import EVENT_STREAM, chunk, event, stream_head
+from services.audio.encode import Encoder, encode
+from services.openai.answers import EVENT_STREAM, chunk, event, stream_head
 
 if TYPE_CHECKING:
     from starlette.types import Send
 
-    from services.audio.encode import Encoder
     from services.audio.pcm import Samples
 
 OUTPUT_TOKENS_PER_SECOND: Final = 20
@@ -31,12 +30,7 @@ def audio_tokens(sample_count: int, sample_rate_hz: int) -> int:
 
 
 class AudioStream:
-    """An answer of audio, whose headers are sent with the first of it.
-
-    Attributes:
-        begun: whether headers were sent.
-        samples: how many it got.
-    """
+    """An answer of audio, whose headers are sent with the first of it: then it has `begun`."""
 
     def __init__(
         self, send: Send, encoder: Encoder, sample_rate_hz: int, *, as_events: bool

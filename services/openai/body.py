@@ -1,16 +1,23 @@
-"""Reading a request's body: bounded, and stopped when the client hangs up."""
+"""What a client still sends once its request is begun: a body, which is bounded, or its hang-up."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
 
 from services.errors import TooLargeError, UnsupportedMediaError
-from services.openai.hangup import ClientGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Coroutine
 
     from starlette.types import Receive, Scope
+
+
+Result = TypeVar("Result")
+
+
+class ClientGoneError(Exception):
+    """The client has gone; there is no one to answer."""
 
 
 def header(scope: Scope, name: bytes) -> bytes:
@@ -19,11 +26,7 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 def expect_json(scope: Scope) -> None:
-    """Check that the request's content type is JSON.
-
-    Raises:
-        UnsupportedMediaError: it is not.
-    """
+    """Check that the request's content type is JSON, or raise UnsupportedMediaError."""
     given = header(scope, b"content-type")
     if given.split(b";")[0].strip().lower() != b"application/json":
         raise not_read(given, "application/json")
@@ -41,9 +44,7 @@ async def pieces(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the body as it arrives; `which` explains the limit in the error.
 
-    Raises:
-        TooLargeError: it is over `most_bytes`; if its content-length says so, nothing is read.
-        ClientGoneError: the client hung up while sending it.
+    TooLargeError if it is over `most_bytes`; if its content-length says so, nothing is read.
     """
     too_large = TooLargeError(
         f"the body is over {most_bytes} bytes, more than any valid request here{which}"
@@ -66,10 +67,43 @@ async def pieces(
 
 
 async def whole(scope: Scope, receive: Receive, most_bytes: int, *, which: str = "") -> bytes:
-    """Return the whole body; `which` explains the limit in the error.
-
-    Raises:
-        TooLargeError: it is over `most_bytes`.
-        ClientGoneError: the client hung up while sending it.
-    """
+    """Return the whole body; as for `pieces`."""
     return b"".join([piece async for piece in pieces(scope, receive, most_bytes, which=which)])
+
+
+async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) -> Result:
+    """Return the result of `work`; if the client hangs up, cancel it and wait until it has ended.
+
+    It runs in the caller's task, which is cancelled as `asyncio.timeout` does it; then
+    ClientGoneError is raised.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  this is a coroutine
+    before = task.cancelling()
+    gone = False
+
+    def cancel(watching: asyncio.Task[None]) -> None:
+        nonlocal gone
+        if task.cancelling() == before:  # else it is ending already, and is left to do so
+            gone = task.cancel()
+        if not watching.cancelled():
+            watching.exception()  # marked as seen: whoever cannot be read from has gone, too
+
+    watching = asyncio.ensure_future(_hangup(receive))
+    watching.add_done_callback(cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not gone or task.cancelling() > before + 1:
+            raise  # somebody else has cancelled it
+        raise ClientGoneError from None
+    finally:
+        watching.remove_done_callback(cancel)
+        watching.cancel()
+        if gone:
+            task.uncancel()
+
+
+async def _hangup(receive: Receive) -> None:
+    while not (await receive())["type"].endswith(".disconnect"):  # HTTP's or a WebSocket's
+        pass

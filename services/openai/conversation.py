@@ -1,7 +1,8 @@
-"""Client events of realtime sessions of type `realtime`: conversations.
+"""Client events of live conversations and of live translations.
 
 Names are those of openai-python, `openai/types/realtime/`. `temperature` is gone from OpenAI's
-newest API and still accepted here.
+newest API and still accepted here. Ours are a translation's voice, and what its `transcription` has
+beside the model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from services.openai.realtime import ClientEvent, Fields, FormatFields, InputFields
+from services.openai.reading import Fields
+from services.openai.realtime import (
+    AppendEvent,
+    ClientEvent,
+    FormatFields,
+    InputFields,
+    TranscriptionFields,
+)
 from services.openai.speech import Id, VoiceId
 
 TEXT_CHARACTERS: Final = 256 * 1024
@@ -201,3 +209,63 @@ EVENTS: Final[dict[str, type[ClientEvent]]] = {
     "output_audio_buffer.clear": OutputClear,
 }
 """The events beside those about the incoming audio."""
+
+
+# Live translation
+
+TRANSLATES: Final = "gpt-realtime-translate"
+"""How OpenAI's model is called; it stands for the one that is served."""
+
+
+class NoiseFields(Fields):
+    """`session.audio.input.noise_reduction`."""
+
+    type: Literal["near_field", "far_field"]
+    strength: Annotated[float, Field(ge=0)] | None = None
+
+
+class SourceFields(Fields):
+    """`session.audio.input`; null turns either off."""
+
+    noise_reduction: NoiseFields | None = None
+    transcription: TranscriptionFields | None = None
+
+
+class TargetFields(Fields):
+    """`session.audio.output`."""
+
+    language: Annotated[str, Field(min_length=1, max_length=32)] | None = None
+    voice: Id | VoiceId | None = None
+
+
+class TranslationSoundFields(Fields):
+    """`session.audio`."""
+
+    input: SourceFields | None = None
+    output: TargetFields | None = None
+
+
+class TranslationFields(Fields):
+    """`session` of a `session.update`; fields that are left out do not change."""
+
+    type: Literal["translation"] | None = None
+    model: Id | None = None
+    audio: TranslationSoundFields | None = None
+
+
+class TranslationUpdate(ClientEvent):
+    """`session.update`."""
+
+    session: TranslationFields
+
+
+class TranslationClose(ClientEvent):
+    """`session.close`: translate what was heard, then end."""
+
+
+TRANSLATION_EVENTS: Final[dict[str, type[ClientEvent]]] = {
+    "session.update": TranslationUpdate,
+    "session.input_audio_buffer.append": AppendEvent,
+    "session.close": TranslationClose,
+}
+"""All events of a live translation."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import responses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -40,43 +39,45 @@ class Error(TypedDict):
     error: Fault
 
 
-@dataclass(frozen=True)
-class ErrorKind:
+class ErrorKind(NamedTuple):
     """How one class of error looks on the wire."""
 
     status: int
-    type: str
     code: str | None = None
+
+    @property
+    def type(self) -> str:
+        """OpenAI's `type`, which goes by the status."""
+        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return "requests"
+        ours = self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return "server_error" if ours else "invalid_request_error"
 
 
 ERROR_TABLE: dict[type[errors.ServiceError], ErrorKind] = {
-    errors.InvalidRequestError: ErrorKind(400, "invalid_request_error"),
-    errors.AuthenticationError: ErrorKind(401, "invalid_request_error", "invalid_api_key"),
-    errors.PermissionDeniedError: ErrorKind(403, "invalid_request_error", "permission_denied"),
-    errors.NotFoundError: ErrorKind(404, "invalid_request_error", "not_found"),
-    errors.MethodNotAllowedError: ErrorKind(405, "invalid_request_error", "method_not_allowed"),
-    errors.RequestTimeoutError: ErrorKind(408, "invalid_request_error", "request_timeout"),
-    errors.ConflictError: ErrorKind(409, "invalid_request_error", "conflict"),
-    errors.TooLargeError: ErrorKind(413, "invalid_request_error", "request_too_large"),
-    errors.UnsupportedMediaError: ErrorKind(
-        415, "invalid_request_error", "unsupported_content_type"
-    ),
-    errors.OverloadedError: ErrorKind(429, "requests", "rate_limit_exceeded"),
-    errors.EngineError: ErrorKind(500, "server_error", "engine_error"),
-    errors.BackendError: ErrorKind(502, "server_error", "bad_gateway"),
-    errors.UnavailableError: ErrorKind(503, "server_error", "service_unavailable"),
-    errors.DeadlineError: ErrorKind(504, "server_error", "deadline_exceeded"),
-    errors.StorageError: ErrorKind(507, "server_error", "storage_failed"),
+    errors.InvalidRequestError: ErrorKind(400),
+    errors.AuthenticationError: ErrorKind(401, "invalid_api_key"),
+    errors.PermissionDeniedError: ErrorKind(403, "permission_denied"),
+    errors.NotFoundError: ErrorKind(404, "not_found"),
+    errors.MethodNotAllowedError: ErrorKind(405, "method_not_allowed"),
+    errors.RequestTimeoutError: ErrorKind(408, "request_timeout"),
+    errors.ConflictError: ErrorKind(409, "conflict"),
+    errors.TooLargeError: ErrorKind(413, "request_too_large"),
+    errors.UnsupportedMediaError: ErrorKind(415, "unsupported_content_type"),
+    errors.OverloadedError: ErrorKind(429, "rate_limit_exceeded"),
+    errors.EngineError: ErrorKind(500, "engine_error"),
+    errors.BackendError: ErrorKind(502, "bad_gateway"),
+    errors.UnavailableError: ErrorKind(503, "service_unavailable"),
+    errors.DeadlineError: ErrorKind(504, "deadline_exceeded"),
+    errors.StorageError: ErrorKind(507, "storage_failed"),
 }
-"""Status, OpenAI's `type` and the default `code` of each error (SDK: openai/_exceptions.py)."""
+"""Status and default `code` of each error (SDK: openai/_exceptions.py)."""
 
-_TYPE_BY_STATUS = {kind.status: kind.type for kind in ERROR_TABLE.values()}
-_CODE_BY_STATUS = {kind.status: kind.code for kind in ERROR_TABLE.values()}
 _CLASS_BY_TYPE = {
     "invalid_request_error": errors.InvalidRequestError,
     "requests": errors.OverloadedError,
 }
-_CLASS_BY_STATUS = {kind.status: error for error, kind in ERROR_TABLE.items()}
+_BY_STATUS = {kind.status: (error, kind) for error, kind in ERROR_TABLE.items()}
 
 
 def kind_of(error: errors.ServiceError) -> ErrorKind:
@@ -84,7 +85,7 @@ def kind_of(error: errors.ServiceError) -> ErrorKind:
     for cls in type(error).__mro__:
         if cls in ERROR_TABLE:
             return ERROR_TABLE[cls]
-    return ErrorKind(500, "server_error")
+    return ErrorKind(500)
 
 
 def fault_of(error: errors.ServiceError) -> Fault:
@@ -95,7 +96,11 @@ def fault_of(error: errors.ServiceError) -> Fault:
 
 def error_body(message: str, type_: str, param: str | None, code: str | None) -> bytes:
     """Return OpenAI's error object as JSON."""
-    error: Error = {"error": _fault(message, type_, param, code)}
+    return _as_json(_fault(message, type_, param, code))
+
+
+def _as_json(fault: Fault) -> bytes:
+    error: Error = {"error": fault}
     return json.dumps(error, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
@@ -113,20 +118,15 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def error_response(
-    error: errors.ServiceError,
-) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+def error_response(error: errors.ServiceError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Return status, headers and body for `error`.
 
     If the error says when to try again, both headers that OpenAI's SDKs obey are set:
     `retry-after` in whole seconds, and `retry-after-ms`.
     """
     kind = kind_of(error)
-    body = error_body(error.message, kind.type, error.param, error.code or kind.code)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
+    body = _as_json(fault_of(error))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.retry_after_s is not None:
         headers += [
             (b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()),
@@ -157,15 +157,13 @@ def normalise(status: int, body: bytes) -> bytes:
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         proper, fallback = True, responses.get(status, f"HTTP status {status}")
     message, param, code = _words(fault) if proper else ("", None, None)
+    kind = _BY_STATUS[status][1] if status in _BY_STATUS else ErrorKind(status)
     if not isinstance(code, str) or code.isdigit():
-        code = _CODE_BY_STATUS.get(status)
-    type_ = _TYPE_BY_STATUS.get(
-        status,
-        "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error",
-    )
+        code = kind.code
     if status == HTTPStatus.NOT_FOUND and param == "model":
         code = "model_not_found"  # as OpenAI does; vLLM only sends 404
-    return error_body(message or fallback, type_, param if isinstance(param, str) else None, code)
+    param = param if isinstance(param, str) else None
+    return error_body(message or fallback, kind.type, param, code)
 
 
 def error_from(status: int, body: bytes, retry_after_s: float | None = None) -> errors.ServiceError:
@@ -176,8 +174,8 @@ def error_from(status: int, body: bytes, retry_after_s: float | None = None) -> 
     fault = json.loads(normalise(status, body))["error"]
     ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     fallback = errors.BackendError if ours else errors.InvalidRequestError
-    kind = _CLASS_BY_STATUS.get(status, fallback)
-    error = kind(fault["message"])
+    cls = _BY_STATUS[status][0] if status in _BY_STATUS else fallback
+    error = cls(fault["message"])
     error.param, error.code, error.retry_after_s = fault["param"], fault["code"], retry_after_s
     return error
 

@@ -36,21 +36,13 @@ _ENCODINGS: Final = (b"", b"7bit", b"8bit", b"binary")
 
 @dataclass(frozen=True)
 class FormFields:
-    """The fields of a form; others are ignored, or refused if their name is nearly one of these.
-
-    Attributes:
-        texts: names of text fields.
-        files: names of file fields, with the most bytes of each.
-        lists: names of fields that may be repeated; `name[]` is read as well.
-        foreign: names of other servers' fields, ignored however similar they are to one of these.
-        text_bytes: the most bytes of a text field.
-    """
+    """The fields of a form; others are ignored, or refused if their name is nearly one of these."""
 
     texts: frozenset[str]
-    files: Mapping[str, int]
-    lists: frozenset[str] = frozenset()
-    foreign: frozenset[str] = frozenset()
-    text_bytes: int = TEXT_BYTES
+    files: Mapping[str, int]  # and the most bytes of each
+    lists: frozenset[str] = frozenset()  # may be repeated; `name[]` is read as well
+    foreign: frozenset[str] = frozenset()  # other servers', ignored however similar to one of these
+    text_bytes: int = TEXT_BYTES  # the most of a text field
 
     @property
     def most_bytes(self) -> int:
@@ -62,15 +54,10 @@ class FormFields:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of a form.
-
-    Attributes:
-        data: its bytes.
-        media_type: its content type as the client sent it, without parameters.
-    """
+    """A file of a form."""
 
     data: bytes
-    media_type: str
+    media_type: str  # as the client sent it, without parameters
 
 
 @dataclass(frozen=True)
@@ -82,11 +69,7 @@ class Form:
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def file(self, name: str) -> Upload:
-        """Return a required file.
-
-        Raises:
-            InvalidRequestError: it is missing (`missing_required_parameter`).
-        """
+        """Return a required file, or raise InvalidRequestError."""
         if name not in self.files:
             raise InvalidRequestError(
                 f"missing required parameter: {name!r}, a file",
@@ -150,9 +133,7 @@ class Parts:
         """For each part, call `begin` with its name (None without one) and its headers.
 
         Then `data` with a buffer and the start and end of the part's bytes in it, then `end`.
-
-        Raises:
-            FormParserError: the boundary is empty or too long.
+        FormParserError if the boundary is empty or too long.
         """
         self.ended = False
         self._begin = begin
@@ -160,7 +141,7 @@ class Parts:
         self._head: dict[bytes, bytes] = {}
         self._header_name = bytearray()
         self._header_value = bytearray()
-        self._parser = MultipartParser(
+        parser = MultipartParser(
             boundary,
             {
                 "on_part_begin": self._begin_part,
@@ -173,14 +154,7 @@ class Parts:
                 "on_end": self._end_form,
             },
         )
-
-    def write(self, piece: bytes) -> None:
-        """Parse the next piece.
-
-        Raises:
-            FormParserError: it is malformed, or has too many parts or headers, or too long ones.
-        """
-        self._parser.write(piece)
+        self.write = parser.write  # FormParserError if it is malformed, or has too much
 
     def _begin_part(self) -> None:
         self._head = {}

@@ -62,12 +62,7 @@ class Models:
         self._created = int(time.time())
 
     def check(self, name: str) -> None:
-        """Check that a model is served under this name, or under this name without its date.
-
-        Raises:
-            NotFoundError: it is not (`model_not_found`).
-            InvalidRequestError: it is OpenAI's that tells speakers apart (`unsupported_value`).
-        """
+        """Check that a model is served under this name, or under this name without its date."""
         named = without_date(name)
         if name in self.names or named in self.names:
             return

@@ -11,12 +11,10 @@ from typing_extensions import is_typeddict
 
 from services import __version__
 from services.openai.errors import Error
-from services.openai.paths import API, JSON, MODELS_API, OWN_API
+from services.openai.paths import API, JSON, MODELS_API, OWN_API, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-
-    from services.openai.paths import Operation
 
     Json = dict[str, Any]
 

@@ -11,17 +11,16 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from services.audio.formats import MEDIA_TYPES
 from services.openai import conversation, models, speech, transcription, translation
-from services.openai.events import EVENT_STREAM
+from services.openai.answers import EVENT_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pydantic import BaseModel
 
 JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"
@@ -29,27 +28,16 @@ FORM: Final = "multipart/form-data"
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of a path.
+    """One method of a path; bodies and answers by media type."""
 
-    Attributes:
-        at: the method and the path.
-        summary: a sentence for the document.
-        answers: the type of the answer by media type.
-        reads: the type of the body by media type.
-        files: the file fields of a form; the first is required.
-        query: the model of the query.
-        keyless: whether no API key is needed.
-        failing: the status, with the same body, if the role cannot work.
-    """
-
-    at: str
+    at: str  # the method and the path
     summary: str
     answers: Mapping[str, Any]
     reads: Mapping[str, Any] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # of a form; the first is required
     query: type[BaseModel] | None = None
     keyless: bool = False
-    failing: str = ""
+    failing: str = ""  # the status, with the same body, if the role cannot work
 
 
 class _ChatBody(TypedDict):

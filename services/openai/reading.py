@@ -5,6 +5,9 @@ not be ignored silently. Any other unknown field is dropped and listed in the an
 `x-ignored-fields` header and in the log, since clients send many fields that are meant for other
 servers. `BENTOVOX_STRICT` refuses them all. A field that is null counts as not sent
 (docs/decisions/0026).
+
+The number of names and items in JSON is bounded before it is parsed: a megabyte of text is parsed
+in a millisecond; a megabyte of empty lists or unknown names would block the event loop for seconds.
 """
 
 from __future__ import annotations
@@ -12,21 +15,17 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 from urllib.parse import quote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.errors import InvalidRequestError
-from services.openai.bounded_json import check_size, parse
-from services.openai.refusals import refusal
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 log = logging.getLogger("bentovox")
 
@@ -38,6 +37,20 @@ NEARLY: Final = 0.8
 
 _SHOWN_CHARACTERS: Final = 64
 _HEADER_BYTES: Final = 1024
+
+
+class Fields(BaseModel):
+    """What a client sends as JSON; types are strict: a speed of "1.0" is refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class LaxFields(Fields):
+    """What comes as a form, or as if it did: numbers may be text."""
+
+    model_config = ConfigDict(strict=False)
 
 
 @dataclass
@@ -64,11 +77,7 @@ def watch(*, strict: bool) -> Ignored:
 
 
 def ignore(name: str) -> None:
-    """Note that a field is ignored.
-
-    Raises:
-        InvalidRequestError: `strict` is set, or there are too many.
-    """
+    """Note that a field is ignored; InvalidRequestError if `strict`, or if there are too many."""
     ignored = _ignored.get()
     if ignored is None or name in ignored.names:
         return
@@ -91,8 +100,7 @@ def ignore(name: str) -> None:
 def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> None:
     """Note that `name`, a field of the object at `place`, is not among `known`.
 
-    Raises:
-        InvalidRequestError: it is nearly one of them, or as for `ignore`.
+    InvalidRequestError if it is nearly one of them, or as for `ignore`.
     """
     close = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], known, n=1, cutoff=NEARLY)
     full = f"{place}.{name}" if place else name
@@ -106,11 +114,7 @@ def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> Non
 
 
 def sift(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return the fields of `given` that are in `known`.
-
-    Raises:
-        InvalidRequestError: as for `ignore_unknown`.
-    """
+    """Return the fields of `given` that are in `known`; the others as for `ignore_unknown`."""
     for name in given.keys() - set(known):
         ignore_unknown(name, known)
     return {name: value for name, value in given.items() if name in known}
@@ -171,3 +175,121 @@ def _known(given: Mapping[str, Any], model: type[BaseModel], place: str = "") ->
 
 def _shown(name: str) -> str:
     return name[:_SHOWN_CHARACTERS]
+
+
+# Bounded JSON
+
+MOST_NAMES: Final = 10_000
+MOST_MARKS: Final = 200_000
+
+_NAME: Final = re.compile(rb'"\s*:')
+_MARKS: Final = (b'"', b",", b"[", b"{")
+
+
+def check_size(data: bytes | str, what: str) -> None:
+    """Check that the document has no more names or items than any request needs.
+
+    Punctuation inside strings counts as well: the bounds are far above what a text has.
+    """
+    if len(data) < MOST_NAMES:
+        return
+    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    marks = sum(raw.count(mark) for mark in _MARKS)
+    if marks > MOST_MARKS or sum(1 for _ in _NAME.finditer(raw)) > MOST_NAMES:
+        raise InvalidRequestError(
+            f"{what} has over {MOST_NAMES} names or {MOST_MARKS} marks of JSON, more than any "
+            "valid request here",
+            code="too_many_fields",
+        )
+
+
+def parse(data: bytes | str, what: str) -> Any:
+    """Return the value of a JSON document; InvalidRequestError if it is malformed or too much."""
+    check_size(data, what)
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise InvalidRequestError(f"{what} is nested too deeply", code="invalid_json") from error
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"{what} is not valid JSON: {error}", code="invalid_json"
+        ) from error
+
+
+def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
+    """Return the fields of a JSON object; InvalidRequestError if it is none."""
+    fields = parse(data, what)
+    if not isinstance(fields, dict):
+        raise InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
+    return fields
+
+
+# Errors for invalid fields, with OpenAI's codes
+
+
+def invalid(field: str, why: str, code: str = "invalid_value") -> InvalidRequestError:
+    """Return the error for a field, with the reason."""
+    return InvalidRequestError(f"{field}: {why}", param=field, code=code)
+
+
+def missing(field: str) -> InvalidRequestError:
+    """Return the error for a missing field."""
+    return InvalidRequestError(
+        f"missing required parameter: {field!r}", param=field, code="missing_required_parameter"
+    )
+
+
+# How pydantic names the members of a union in the location of an error.
+_UNION: Final = re.compile(
+    r"constrained-\w+|VoiceId|ChoiceFields|str|int|list\[str\]|literal\[.*\]"
+)
+# pydantic's type of an error -> OpenAI's code
+_CODES: Final = {
+    "missing": "missing_required_parameter",
+    "string_too_long": "string_above_max_length",
+    "string_too_short": "string_below_min_length",
+    "greater_than_equal": "decimal_below_min_value",
+    "less_than_equal": "decimal_above_max_value",
+}
+
+
+_OF_TYPE: Final = re.compile(r"(string|float|int|bool)_(type|parsing)|model(_attributes)?_type")
+
+
+def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestError:
+    """Turn pydantic's first error into a sentence with the field and what is accepted.
+
+    `what` is named if the error is in no field.
+    """
+    first: Any = error.errors(include_url=False)[0]
+    kind: str = first["type"]
+    if kind == "json_invalid":
+        return InvalidRequestError(
+            f"{what} is not valid JSON: {first['ctx']['error']}", code="invalid_json"
+        )
+    fault: str = first["msg"][0].lower() + first["msg"][1:]
+    if not first["loc"]:
+        if kind == "string_unicode":  # in the name of a field
+            return InvalidRequestError(f"{what}: {fault}", code="invalid_value")
+        return InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
+    place = [str(part) for part in first["loc"] if not _UNION.fullmatch(str(part))]
+    field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"
+    field = field[:_SHOWN_CHARACTERS]
+    if kind == "missing":
+        return missing(field)
+    return InvalidRequestError(
+        f"{field}{_given(first['input'])}: {fault}",
+        param=field,
+        code="invalid_type" if _OF_TYPE.fullmatch(kind) else _CODES.get(kind, "invalid_value"),
+    )
+
+
+def _given(value: object) -> str:
+    """Return a small value as text, and nothing for a large one."""
+    if isinstance(value, str):
+        shown = len(value) <= _SHOWN_CHARACTERS
+    elif isinstance(value, int):
+        shown = value.bit_length() <= _SHOWN_CHARACTERS
+    else:
+        shown = isinstance(value, float)
+    return f" {value!r}" if shown else ""

@@ -12,13 +12,12 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import parse_qs
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.errors import InvalidRequestError, ServiceError
-from services.openai.bounded_json import parse_object
+from services.openai.answers import new_id
 from services.openai.errors import fault_of
-from services.openai.events import new_id
-from services.openai.reading import read
+from services.openai.reading import Fields, parse_object, read
 from services.openai.transcription import (
     MOST_KEYWORDS,
     MOST_LANGUAGES,
@@ -57,14 +56,6 @@ async def accept(scope: Scope, send: Send) -> None:
     await send({"type": "websocket.accept", "subprotocol": _SUBPROTOCOL if offered else None})
 
 
-class Fields(BaseModel):
-    """Fields of a client's event, with strict types."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
 class ClientEvent(Fields):
     """The fields of every client event."""
 
@@ -78,11 +69,7 @@ class AppendEvent(ClientEvent):
     audio: Annotated[str, Field(max_length=AUDIO_CHARACTERS)]
 
     def data(self) -> bytes:
-        """Return the bytes.
-
-        Raises:
-            InvalidRequestError: it is not base64.
-        """
+        """Return the bytes; InvalidRequestError if it is not base64."""
         try:
             return base64.b64decode(self.audio, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -114,11 +101,7 @@ class FormatFields(Fields):
     rate: Literal[24000] | None = None
 
     def checked(self, param: str) -> LiveFormat:
-        """Return the format.
-
-        Raises:
-            InvalidRequestError: a rate for a format whose rate is fixed.
-        """
+        """Return the format; InvalidRequestError for a rate that it has not."""
         if self.rate is not None and self.type != "audio/pcm":
             raise InvalidRequestError(
                 f"{param}.rate is for audio/pcm only; {self.type} always has 8000 Hz, leave it out",
@@ -174,11 +157,7 @@ def format_object(live_format: LiveFormat) -> dict[str, object]:
 
 
 def read_fields(data: str | bytes) -> dict[str, Any]:
-    """Return the fields of a client's message.
-
-    Raises:
-        InvalidRequestError: it is binary, or not a JSON object.
-    """
+    """Return the fields of a client's message; InvalidRequestError if it is no JSON object."""
     if isinstance(data, bytes):
         raise InvalidRequestError(
             "binary messages are not accepted; send JSON as text", code="invalid_message"
@@ -187,11 +166,7 @@ def read_fields(data: str | bytes) -> dict[str, Any]:
 
 
 def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) -> ClientEvent:
-    """Return the event as one of `kinds`, chosen by its `type`.
-
-    Raises:
-        InvalidRequestError: the type is unknown, or a field, which is `param`, is invalid.
-    """
+    """Return the event as one of `kinds`, chosen by its `type`, or raise InvalidRequestError."""
     kind = fields.get("type")
     model = kinds.get(kind) if isinstance(kind, str) else None
     if kind == "transcription_session.update":

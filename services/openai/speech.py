@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, NotRequired, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from services.audio.formats import SPEED_RANGE, AudioFormat, SampleRate
 from services.errors import InvalidRequestError
 from services.openai.models import Named
-from services.openai.refusals import missing
+from services.openai.reading import Fields, LaxFields, missing
 
 INPUT_CHARACTERS: Final = 4096
 """OpenAI's limit for `input` and `instructions`."""
@@ -38,11 +38,7 @@ def _rate(text: str) -> int | str:
 
 
 def check_alone(field: str, given: str | None) -> None:
-    """Refuse a field that needs `ref_audio`, in a request without one.
-
-    Raises:
-        InvalidRequestError: the field was given (`invalid_value`).
-    """
+    """Refuse a field that needs `ref_audio`, in a request without one."""
     if given is not None:
         raise InvalidRequestError(
             f"{field} needs ref_audio, which is missing; leave it out",
@@ -51,24 +47,18 @@ def check_alone(field: str, given: str | None) -> None:
         )
 
 
-class VoiceId(BaseModel):
+class VoiceId(Fields):
     """A voice as an object, as OpenAI sends custom voices."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    id: Annotated[str, Field(min_length=1, max_length=256)]
+    id: Id
 
 
-class Manner(BaseModel):
+class Manner(Fields):
     """How to speak: the fields of a request and of a live session.
 
     `language`, `seed`, `ref_audio` and `ref_text` are named as in vLLM-Omni; `consent` is the id of
-    the consent to clone the voice of `ref_audio`. Types are strict: a speed of "1.0" is refused.
+    the consent to clone the voice of `ref_audio`.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
     voice: Id | VoiceId | None = None
     instructions: Annotated[str, Field(max_length=INPUT_CHARACTERS)] | None = None
@@ -122,16 +112,10 @@ class SessionConfig(Manner):
     split_granularity: Literal["none", "sentence", "clause"] = "none"
 
 
-class SpeechFields(BaseModel):
-    """The text fields of a form. Numbers arrive as text, so types are lax."""
+class SpeechFields(LaxFields):
+    """The text fields of a form."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        str_strip_whitespace=True,
-    )
+    model_config = ConfigDict(str_strip_whitespace=True)
 
 
 class ConversionFields(SpeechFields):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from services.languages import code_of
+from services.openai.reading import LaxFields
 
 TranscriptFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
@@ -49,15 +50,11 @@ def any_of(codes: tuple[str | None, ...]) -> tuple[str, ...]:
     return () if None in codes else tuple(filter(None, codes))
 
 
-class AudioFields(BaseModel):
-    """The text fields of a form. Numbers arrive as text, so types are lax.
+class AudioFields(LaxFields):
+    """The text fields of a form.
 
     `vad_filter` is what faster-whisper and other servers call skipping what is not speech.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
 
     model: ModelName
     prompt: Prompt = ""
@@ -67,10 +64,8 @@ class AudioFields(BaseModel):
     vad_filter: bool = True
 
 
-class ServerVad(BaseModel):
+class ServerVad(LaxFields):
     """How pauses are detected: OpenAI's VadConfig."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     type: Literal["server_vad"]
     threshold: Threshold = 0.5

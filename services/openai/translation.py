@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from services.audio.formats import AudioFormat
+from services.openai.reading import LaxFields
 from services.openai.speech import INPUT_CHARACTERS, Id, SpeechFields, Speed
 from services.openai.transcription import Prompt
 
@@ -16,10 +17,8 @@ MOST_ALTERNATIVES: Final = 10
 _Code = Annotated[str, Field(min_length=1, max_length=32)]
 
 
-class TranslationBody(BaseModel):
-    """What LibreTranslate's bodies have in common. Numbers may be text, as in forms."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+class TranslationBody(LaxFields):
+    """What LibreTranslate's bodies have in common."""
 
     api_key: Annotated[str, Field(max_length=256)] = ""
 

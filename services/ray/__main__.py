@@ -32,8 +32,16 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from services.errors import ConfigurationError
-from services.ray.config import VARIABLES, backends, is_local, serve_config
-from services.ray.deploy import deploy, read_config, until_answers, until_running
+from services.ray.config import (
+    VARIABLES,
+    backends,
+    deploy,
+    is_local,
+    read_config,
+    serve_config,
+    until_answers,
+    until_running,
+)
 from services.server.role import preflight
 from services.settings import settings, variable
 
@@ -63,16 +71,16 @@ def main() -> int:
         os.environ.setdefault(name, value)  # Ray reads them when it is imported
     try:
         _read_token()
+        config = read_config(asked.file) if asked.file else serve_config()
         if asked.verb == "config":
-            sys.stdout.write(yaml.safe_dump(serve_config(), sort_keys=False))
+            sys.stdout.write(yaml.safe_dump(config, sort_keys=False))
         elif asked.verb == "deploy":
-            config = _config(asked.file)
             deploy(config)
             until_running(config)
         elif asked.verb == "head":
-            _head(_config(asked.file))
+            _head(config)
         else:
-            return _here(asked.host, asked.port or settings().ray.api_port)
+            return _here(config, asked.host, asked.port or settings().ray.api_port)
     except ConfigurationError as error:
         sys.stderr.write(f"bentovox: {error.message}\n")
         return 1
@@ -89,7 +97,7 @@ def _read_token() -> None:
         raise ConfigurationError(f"RAY_AUTH_TOKEN_PATH={path}: {exc.strerror}.") from exc
 
 
-def _here(host: str, port: int) -> int:
+def _here(config: dict[str, Any], host: str, port: int) -> int:
     """Run everything on this machine; return the gateway's exit code."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(_TOKEN))
     if not is_local(settings().ray.head_host):
@@ -99,16 +107,12 @@ def _here(host: str, port: int) -> int:
         )
     with _ray():
         try:
-            _start(serve_config())
+            _start(config)
             return _gateway(host, port)
         finally:
             from ray import serve
 
             serve.shutdown()
-
-
-def _config(file: str | None) -> dict[str, Any]:
-    return read_config(file) if file else serve_config()
 
 
 def _head(config: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from ray.serve.llm.deployment import LLMServer
 from services.chat.arguments import computes_here, engine_arguments, on_cpu, resolve, settle_cache
 from services.chat.service import Chat
 from services.ray.config import deployment_of
-from services.ray.mounted import Mounted
+from services.ray.replica import Mounted
 from services.settings import settings
 
 _ALMOST_NONE: Final = 0.001  # on a CPU the ranks are the replica's own processes, counted with it
@@ -46,7 +46,7 @@ class ChatServer(LLMServer):  # type: ignore[misc]  # Ray ships no types that my
         await super().check_health()
 
 
-def build_chat(args: dict[str, Any]) -> Any:
+def build(args: dict[str, Any]) -> Any:
     """Return chat's application, whose replicas have what `args` and the settings ask for."""
     chat = settings().chat
     model = resolve(chat)

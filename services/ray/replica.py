@@ -6,27 +6,56 @@ worker does around it, Ray's replica does here.
 
 from __future__ import annotations
 
+import asyncio
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
-from ray import serve
+from services.ray.config import deployment_of, prefix_of
 
-from services.ray.config import deployment_of
-from services.ray.mounted import Mounted
+if TYPE_CHECKING:
+    from services.server.shell import Shell
 
-_SERVICES: Final = {
-    "speech": "services.speech.service:Speech",
-    "transcription": "services.transcription.service:Transcription",
-    "conversation": "services.conversation.service:Conversation",
-}
+
+class Mounted:
+    """A role behind its prefix: Ray routes by it, and leaves it in the path."""
+
+    def __init__(self, shell: Shell, role: str) -> None:
+        self._shell = shell
+        self._prefix = prefix_of(role)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection's scope.
+
+        Ray cancels what it calls when a client hangs up. vLLM's handlers would leave the engine at
+        work then: so the role goes on, sees the hang-up in `receive`, and ends its work itself.
+        """
+        if scope["type"] == "lifespan":
+            await self._shell(scope, receive, send)
+            return
+        if scope["path"].startswith(f"{self._prefix}/"):
+            scope["path"] = scope["path"].removeprefix(self._prefix)
+            scope["raw_path"] = scope["raw_path"].removeprefix(self._prefix.encode())
+            scope["root_path"] = ""
+        serving = asyncio.create_task(self._shell(scope, receive, send))
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            await asyncio.wait([serving])
+            raise
+
+    def check_health(self) -> None:
+        """Tell Ray, by an error, to replace a replica whose engine has died."""
+        readiness = self._shell.app.readiness()
+        if readiness.status == "failed":
+            raise RuntimeError(str(readiness.detail))
 
 
 class _Replica:
     """One replica of a role."""
 
     def __init__(self, role: str) -> None:
-        module, _, name = _SERVICES[role].partition(":")
-        self._app = Mounted(getattr(import_module(module), name).shell(), role)
+        service = getattr(import_module(f"services.{role}.service"), deployment_of(role))
+        self._app = Mounted(service.shell(), role)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
@@ -37,9 +66,7 @@ class _Replica:
 
 def build(args: dict[str, Any]) -> Any:
     """Return the application of the role that `args` names; its options are the Serve config's."""
-    role = args["role"]
-    if role == "chat":
-        from services.ray.chat import build_chat  # imports vLLM
+    from ray import serve
 
-        return build_chat(args)
+    role = args["role"]
     return serve.deployment(serve.ingress()(_Replica), name=deployment_of(role)).bind(role)

@@ -89,11 +89,7 @@ class Admission:
         return not self._queue(weight) and self._fits(weight)
 
     async def acquire(self, weight: int = 1) -> None:
-        """Take `weight` slots, waiting in the queue for at most the deadline.
-
-        Raises:
-            OverloadedError: the queue is full, or the deadline passed before they were free.
-        """
+        """Take `weight` slots, after the queue if need be; OverloadedError past its bounds."""
         if self.has_room(weight):
             self._take(weight)
             return
@@ -124,11 +120,7 @@ class Admission:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a slot for a block, after waiting in the queue if need be.
-
-        Raises:
-            OverloadedError: as for `acquire`.
-        """
+        """Hold a slot for a block, after waiting in the queue if need be."""
         await self.acquire()
         began = time.monotonic()
         try:
@@ -145,10 +137,7 @@ class Admission:
         """Return OpenAI's `x-ratelimit-*-requests` headers for the current state."""
         reset_ms = 0 if self.in_use < self.limits.now else int(self.retry_after_s() * 1000)
         return [
-            (
-                b"x-ratelimit-limit-requests",
-                str(self.limits.now + self.limits.queue).encode(),
-            ),
+            (b"x-ratelimit-limit-requests", str(self.limits.now + self.limits.queue).encode()),
             (b"x-ratelimit-remaining-requests", str(self.remaining).encode()),
             (b"x-ratelimit-reset-requests", f"{reset_ms}ms".encode()),
         ]

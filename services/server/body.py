@@ -6,6 +6,8 @@ A role reads it with `services.openai.body`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import threading
 import time
 import zlib
 from collections import deque
@@ -13,18 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 from services.errors import (
     InvalidRequestError,
+    OverloadedError,
     RequestTimeoutError,
     ServiceError,
     TooLargeError,
     UnsupportedMediaError,
 )
-from services.openai.hangup import ClientGoneError
+from services.openai.body import ClientGoneError
 from services.server.uvicorn_http import has_arrived
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
-
-    from services.server.memory import Held
 
 SILENCE_S: Final = 30.0
 """A client whose body pauses for this long is refused."""
@@ -37,6 +38,44 @@ FREE_BYTES: Final = 64 * 1024
 
 _INFLATED_BYTES: Final = 256 * 1024  # in one piece
 _MEMBERS: Final = 64
+_TRIMMED_BYTES: Final = 32 << 20
+
+
+class Held:
+    """The total size of all request bodies in a role, in bytes."""
+
+    def __init__(self, limit_bytes: int, role: str = "") -> None:
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self._setting = f"BENTOVOX_{role.upper()}__BODY_MEMORY_MIB"
+        self._most_bytes = 0
+
+    def take(self, count: int) -> None:
+        """Count bytes as held from now on, or raise OverloadedError and count nothing."""
+        if self.bytes + count > self.limit_bytes:
+            raise OverloadedError(
+                f"Request bodies hold all of the {self.limit_bytes} bytes that they may take "
+                f"together ({self._setting}). Please try again later.",
+                retry_after_s=2,
+            )
+        self.bytes += count
+        self._most_bytes = max(self._most_bytes, self.bytes)
+
+    def give_back(self, count: int) -> None:
+        """Count bytes as free again; after a large total, memory goes back to the system."""
+        self.bytes -= count
+        if not self.bytes and self._most_bytes >= _TRIMMED_BYTES:
+            self._most_bytes = 0
+            threading.Thread(target=trim, daemon=True).start()
+
+
+def trim() -> None:
+    """Make the C library return free pages, of which pieces of bodies leave its heap full.
+
+    It runs without the GIL; musl has no such function.
+    """
+    if (trim_ := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim_(0)
 
 
 class Body:
@@ -59,12 +98,7 @@ class Body:
         self._inflater: _Inflater | None = None
 
     def check_head(self) -> None:
-        """Check what the headers say about the body.
-
-        Raises:
-            TooLargeError: they announce more than the limit.
-            UnsupportedMediaError: it is compressed in an unsupported way.
-        """
+        """Check what the headers say about the body: its length, and how it is compressed."""
         headers: list[tuple[bytes, bytes]] = self._scope["headers"]
         coding = b""
         for name, value in headers:
@@ -86,12 +120,7 @@ class Body:
         self._scope["headers"] = [pair for pair in headers if pair[0] not in about]
 
     async def gather(self) -> None:
-        """Read the whole body; `receive` then returns it.
-
-        Raises:
-            ServiceError: as for `receive`.
-            ClientGoneError: the client hung up.
-        """
+        """Read the whole body, which `receive` then returns; raises ClientGoneError."""
         while not self._complete:
             message = await self._next()
             if message["type"] == "http.disconnect":
@@ -104,14 +133,7 @@ class Body:
         self._gathered.append(message)
 
     async def receive(self) -> Message:
-        """ASGI receive for the application.
-
-        Raises:
-            TooLargeError: the body is over the limit.
-            RequestTimeoutError: it arrives too slowly.
-            OverloadedError: all bodies together are too large.
-            InvalidRequestError: it is declared as gzip but is not.
-        """
+        """ASGI receive for the application; ServiceError if it is too much, too slow or no gzip."""
         if self._gathered:
             return self._gathered.popleft()
         if self._complete:
@@ -190,11 +212,7 @@ class _Inflater:
         self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
     def next(self) -> Message:
-        """Return the next piece.
-
-        Raises:
-            InvalidRequestError: it is not gzip, or is cut off.
-        """
+        """Return the next piece; InvalidRequestError if it is not gzip, or is cut off."""
         try:
             piece = self._inflate.decompress(self.waiting, _INFLATED_BYTES)
         except zlib.error as exc:

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from services.errors import DeadlineError
-from services.racing import racing
+from services.errors import DeadlineError, ServiceError
 from services.server.websocket import error_event
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from services.errors import ServiceError
 
 HELD_CHARACTERS: Final = 256 * 1024
 """A client that is further ahead is not read until some of its messages have been taken."""
@@ -44,11 +43,7 @@ class Inbox:
         return len(self._messages)
 
     async def fill(self, receive: Receive) -> None:
-        """Read messages until the client hangs up.
-
-        Raises:
-            ServiceError: whatever `receive` refuses.
-        """
+        """Read messages until the client hangs up, or raise what `receive` refuses."""
         while (message := await receive())["type"] == "websocket.receive":
             data = message.get("bytes")
             self.put(message["text"] if data is None else data)
@@ -84,9 +79,7 @@ class Inbox:
 class LiveSession(ABC):
     """One accepted WebSocket, from its first message to its end.
 
-    Attributes:
-        inbox: what the client has sent.
-        slot: holds a slot of the role for a `with` block; raises `OverloadedError`.
+    `slot` holds a slot of the role for a `with` block, or raises `OverloadedError`.
     """
 
     def __init__(self, scope: Scope, send: Send, inbox: Inbox | None = None) -> None:
@@ -98,30 +91,18 @@ class LiveSession(ABC):
         self._asgi_send = send
 
     async def serve(self, receive: Receive) -> None:
-        """Run the session until it ends or the client hangs up.
-
-        Raises:
-            ServiceError: it cannot go on.
-        """
+        """Run the session until it ends or the client hangs up; a ServiceError ends it."""
         async with racing(self.inbox.fill(receive), self.run()) as (reading, running):
             await (running if running.done() else reading)
 
     @abstractmethod
     async def run(self) -> None:
-        """Talk with the client until there is nothing more to say.
-
-        Raises:
-            ServiceError: the session cannot go on.
-            HungUpError: the client has gone.
-        """
+        """Talk with the client until there is nothing more to say; may raise ServiceError."""
 
     async def next_message(self, within_s: float, what: str = "message") -> str | bytes | None:
         """Return the client's next message; None when the server shuts down.
 
-        Messages that arrived before are returned first.
-
-        Raises:
-            DeadlineError: no `what` arrived within `within_s`.
+        Messages that arrived before are returned first. DeadlineError if no `what` arrived in time.
         """
         # Even if there is one already: other clients need a turn beside one that is far ahead.
         async with racing(self.inbox.filled(), self._draining.wait(), within_s=within_s):
@@ -135,11 +116,7 @@ class LiveSession(ABC):
         raise DeadlineError(f"no {what} came within {within_s:g} s", code="idle_timeout")
 
     async def send(self, message: str | bytes) -> None:
-        """Send text, or bytes; wait for a client that is far behind.
-
-        Raises:
-            HungUpError: the client has gone.
-        """
+        """Send text, or bytes; wait for a client that is far behind, unless it has gone."""
         sent: dict[str, Any] = {"type": "websocket.send"}
         sent["text" if isinstance(message, str) else "bytes"] = message
         await self._asgi_send(sent)

@@ -45,13 +45,11 @@ _EXPOSED: Final = (
 class Callers:
     """Who may call a role.
 
-    Attributes:
-        origins: of the pages that may, besides the server's own; `*` lets all in.
-        keyed: a key is required, which no page has by itself. Then neither origin nor name
-            matters, except that WebSockets are always checked for their page's origin.
+    Where it is `keyed`, a key is required, which no page has by itself. Then neither origin nor
+    name matters, except that WebSockets are always checked for their page's origin.
     """
 
-    origins: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()  # of pages, besides the server's own; `*` lets all in
     keyed: bool = False
 
     def around(self, app: ASGIApp) -> ASGIApp:
@@ -93,18 +91,16 @@ class Callers:
                 "operator has to name in BENTOVOX_HOSTS what it may be called, or set API keys.",
                 code="host_not_allowed",
             )
-        if origin and (is_socket or scope["method"] not in _SAFE):
-            self._check_origin(_shown(origin), host)
-
-    def _check_origin(self, origin: str, host: bytes) -> None:
-        own = origin.partition("://")[2].lower().encode() == host.lower()
-        if own or origin in self.origins or _ANY in self.origins:
+        own = origin.partition(b"://")[2].lower() == host.lower()
+        shown = _shown(origin)
+        if not origin or own or shown in self.origins or _ANY in self.origins:
             return
-        raise PermissionDeniedError(
-            f"Pages of {origin!r} may not call this server; its operator can allow them in "
-            "BENTOVOX_GATEWAY__CORS_ORIGINS.",
-            code="origin_not_allowed",
-        )
+        if is_socket or scope["method"] not in _SAFE:
+            raise PermissionDeniedError(
+                f"Pages of {shown!r} may not call this server; its operator can allow them in "
+                "BENTOVOX_GATEWAY__CORS_ORIGINS.",
+                code="origin_not_allowed",
+            )
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from services import processes, settings
 from services.errors import ConfigurationError
-from services.server import logging, uvicorn_http
+from services.server import telemetry, uvicorn_http
 from services.server.shell import Shell
 
 if TYPE_CHECKING:
@@ -52,16 +52,14 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
     def shell(self, bento: Starlette | None = None, *, access: bool = True, **parts: Any) -> Shell:
         """Return the role in its shell, in a process that is prepared for it.
 
-        Args:
-            bento: BentoML's own application, where BentoML serves.
-            access: whether this process may log a line for each request.
-            parts: what the role's `build` takes.
+        `bento` is BentoML's own application, where BentoML serves; without `access` no line is
+        logged for each request; `parts` are what the role's `build` takes.
         """
         _allow_many_files()
         chosen = settings.settings()
         uvicorn_http.install(chosen.drain_s)
         log = chosen.log
-        logging.configure(self.name, level=log.level, access=log.access and access)
+        telemetry.configure_log(self.name, level=log.level, access=log.access and access)
         build: Callable[..., RoleApp] = self.inner.build
         return Shell(build(**parts), bento, strict=chosen.strict, hosts=chosen.hosts)
 
@@ -69,13 +67,10 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
 def role(
     name: str, build: Callable[..., RoleApp], *checks: Callable[[], str], **others: Role
 ) -> Role:
-    """Return a role's service.
+    """Return a role's service, whose worker process calls `build`.
 
-    Args:
-        name: of the service.
-        build: returns the role's application; called in the worker process.
-        checks: what `preflight` runs before any process starts.
-        others: the services that are started beside it.
+    `checks` are what `preflight` runs before any process starts, `others` the services that are
+    started beside it.
     """
     members: dict[str, Any] = {key: bentoml.depends(other) for key, other in others.items()}
     members["build"] = staticmethod(build)

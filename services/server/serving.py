@@ -1,23 +1,29 @@
-"""A role as it is served: what it hands to its shell, and what its requests share.
+"""A role as it is served: what it hands to its shell, what its visits share and have in common.
 
-The role's own application sees a request only after it was let in here: its path exists, its
-sender may call it, and it has a slot if the path takes one.
+A visit is a request or a WebSocket. The role's own application sees it only after it was let in:
+its path exists, its sender may call it, and it has a slot if the path takes one.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
+import time
+from abc import ABC, abstractmethod
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from services.errors import MethodNotAllowedError, NotFoundError
-from services.openai.documents import by_route
+from services.errors import MethodNotAllowedError, NotFoundError, ServiceError
+from services.openai import reading
+from services.openai.body import ClientGoneError
+from services.openai.errors import INTERNAL_MESSAGE
 from services.server import telemetry
 from services.server.admission import Admission, Limits
-from services.server.idle import Idle, Unloading
-from services.server.memory import Held
+from services.server.body import Held
 from services.server.origins import Callers
 from services.server.uvicorn_http import Draining
 
@@ -25,15 +31,31 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.types import ASGIApp, Scope
+    from starlette.applications import Starlette
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
+    from services.server.idle import Unloading
 
 ALIVE = frozenset({"/livez", "/healthz"})
 READY = frozenset({"/readyz", "/health"})
 METRICS = "/metrics"
+_QUIET: Final = ALIVE | READY | {METRICS}
 
-NO_SUCH_PATH = "Unknown request URL: {method} {path}. See GET /v1/models and the documentation."
+log = logging.getLogger("bentovox")
+access_log = logging.getLogger("bentovox.access")
+
+_SAFE_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_GONE: Final = 499
+"""nginx's status for a client that hung up before there was an answer."""
+
+
+def no_such_path(method: str, path: str) -> NotFoundError:
+    """Return the error for an unknown path."""
+    return NotFoundError(
+        f"Unknown request URL: {method} {path}. See GET /v1/models and the documentation.",
+        code="unknown_url",
+    )
 
 
 @dataclass(frozen=True)
@@ -66,38 +88,24 @@ async def _own_metrics() -> bytes:
 class RoleApp:
     """What a role hands to its shell.
 
-    Attributes:
-        role: the role's name, a label of its metrics.
-        handlers: the table of what answers each method of each path; a handler raises
-            `ServiceError` or sends a response. Paths are templates: `{}` matches one segment and
-            `{*}` the rest, since model ids contain slashes. GET's handler answers HEAD as well.
-            Everything else is 404, or 405 if the path takes other methods.
-        limits: slots, queue and deadline.
-        slotless: the paths (templates) whose POST takes no slot, as every other does.
-        body_limit_bytes: the largest request body, and the largest message of a WebSocket.
-        body_memory_bytes: the largest total of all request bodies.
-        readiness: what `/readyz` reports; handlers refuse what they cannot answer now.
-        lifespan: entered when the process starts and left when it ends.
-        metrics: returns the text of `/metrics`.
-        sockets: the application for each WebSocket path; see `services.server.websocket`.
-        callers: which pages may call it, and by which names.
-        guard: sees the scope of each request for a path or socket of the role, and may refuse it.
-        unloading: when to unload the engine, for a role with one.
+    In `handlers` paths are templates: `{}` matches one segment and `{*}` the rest, since model ids
+    contain slashes. GET's handler answers HEAD as well. A handler raises `ServiceError` or sends a
+    response. Everything else is 404, or 405 if the path takes other methods.
     """
 
-    role: str
+    role: str  # a label of its metrics
     handlers: Handlers
     limits: Limits
-    body_limit_bytes: int
-    readiness: Callable[[], Readiness]
+    body_limit_bytes: int  # also of one message of a WebSocket
+    readiness: Callable[[], Readiness]  # handlers refuse what they cannot answer now
     lifespan: Callable[[], AbstractAsyncContextManager[object]]
-    slotless: frozenset[str] = frozenset()
-    body_memory_bytes: int = 512 << 20
-    sockets: Mapping[str, ASGIApp] = field(default_factory=dict)
+    slotless: frozenset[str] = frozenset()  # templates whose POST takes no slot, as others do
+    body_memory_bytes: int = 512 << 20  # of all bodies
+    sockets: Mapping[str, ASGIApp] = field(default_factory=dict)  # see services.server.websocket
     callers: Callers = field(default_factory=Callers)
-    guard: Callable[[Scope], None] | None = None
+    guard: Callable[[Scope], None] | None = None  # may refuse what is for a path of the role
     metrics: Callable[[], Awaitable[bytes]] = _own_metrics
-    unloading: Unloading | None = None
+    unloading: Unloading | None = None  # of the engine, for a role with one
 
 
 class Routes:
@@ -111,12 +119,7 @@ class Routes:
         self._templates = [(_pattern(path), path) for path in self._paths if "{" in path]
 
     def find(self, method: str, path: str) -> str:
-        """Return the template of `path`.
-
-        Raises:
-            NotFoundError: no such path.
-            MethodNotAllowedError: the path takes other methods.
-        """
+        """Return the template of `path`, or raise NotFoundError or MethodNotAllowedError."""
         methods = self._paths.get(path)
         if methods is None or "{" in path:
             methods = None
@@ -125,7 +128,7 @@ class Routes:
                     methods, path = self._paths[template], template
                     break
         if methods is None:
-            raise NotFoundError(NO_SUCH_PATH.format(method=method, path=path), code="unknown_url")
+            raise no_such_path(method, path)
         if method not in methods:
             allowed = ", ".join(sorted(methods))
             raise MethodNotAllowedError(
@@ -137,13 +140,21 @@ class Routes:
 class Serving:
     """A role's application, and what its requests and WebSockets share."""
 
-    def __init__(self, app: RoleApp, *, strict: bool = False, hosts: Sequence[str] = ()) -> None:
-        """Serve `app`.
+    def __init__(
+        self,
+        app: RoleApp,
+        bento: Starlette | None = None,
+        *,
+        strict: bool = False,
+        hosts: Sequence[str] = (),
+    ) -> None:
+        """Serve `app`; of `bento`, BentoML's own application, only the lifespan is used.
 
         `strict` refuses what `services.openai.reading` would ignore; `hosts` are the public names
         of the server.
         """
         self.app = app
+        self.bento = bento
         self.strict = strict
         self._hosts = hosts
         self.admission = Admission(app.limits)
@@ -151,56 +162,30 @@ class Serving:
         self.metrics = telemetry.RoleMetrics(app.role)
         self.metrics.watch(self.admission)
         self.open_sockets = 0
-        self.idle = (
-            Idle(app.role, app.unloading, self._is_busy, app.limits.deadline_s)
-            if app.unloading and app.unloading.after_s
-            else None
-        )
         self.route = Routes(app.handlers).find
-        self.answer = by_route(app.handlers)
 
     def readiness(self) -> Readiness:
         """Return whether the role can answer now."""
         if Draining.begun:
             return _DRAINING
-        return _IDLE if self.idle and self.idle.unloaded else self.app.readiness()
+        unloading = self.app.unloading
+        return _IDLE if unloading and unloading.unloaded else self.app.readiness()
 
     async def loaded(self) -> None:
-        """Return once the engine is loaded, if it was idle; the caller holds a slot.
+        """Return once the engine is loaded, if it was idle; the caller holds a slot."""
+        if self.app.unloading:
+            await self.app.unloading.loaded(self.app.limits.deadline_s)
 
-        Raises:
-            UnavailableError: that takes longer than a request may wait.
-        """
-        if self.idle:
-            await self.idle.loaded()
-
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Return whether the engine has work, is on its way, or failed."""
         busy = self.admission.in_use or self.admission.waiting or self.open_sockets
         return bool(busy) or not self.app.readiness().can_answer
 
     def check(self, scope: Scope) -> None:
-        """Let a request or a WebSocket for one of the role's paths pass.
-
-        Raises:
-            ServiceError: its sender may not call the role.
-        """
+        """Let a request or a WebSocket pass, or raise because its sender may not call the role."""
         self.app.callers.check(scope, self._hosts)
         if self.app.guard is not None:
             self.app.guard(scope)
-
-    def socket(self, path: str) -> ASGIApp:
-        """Return the application for a WebSocket path.
-
-        Raises:
-            NotFoundError: no such path, or it is for HTTP only.
-        """
-        app = self.app.sockets.get(path)
-        if app is None:
-            raise NotFoundError(
-                NO_SUCH_PATH.format(method="WebSocket", path=path), code="unknown_url"
-            )
-        return app
 
     async def health(self, path: str) -> tuple[int, bytes, bytes] | None:
         """Answer a health or metrics path with status, content type and body; None for others."""
@@ -210,12 +195,9 @@ class Serving:
             return status, b"application/json", json.dumps({"status": readiness.status}).encode()
         if path in READY:
             readiness = self.readiness()
+            status = 200 if readiness.can_answer else 503
             body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
-            return (
-                200 if readiness.can_answer else 503,
-                b"application/json",
-                json.dumps(body).encode(),
-            )
+            return status, b"application/json", json.dumps(body).encode()
         if path == METRICS:
             return 200, telemetry.CONTENT_TYPE.encode(), await self.app.metrics()
         return None
@@ -224,3 +206,61 @@ class Serving:
 def _pattern(template: str) -> re.Pattern[str]:
     escaped = re.escape(template).replace(r"\{\}", "[^/]+").replace(r"\{\*\}", ".+")
     return re.compile(escaped + r"\Z")
+
+
+class Visit(ABC):
+    """A request or a WebSocket; entered when it arrives, and left when it ends."""
+
+    def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
+        self.shell = shell
+        self.scope = scope
+        self.request_id = _request_id(scope)
+        self._receive = receive
+        self._send = send
+        self._label = "other"  # the path's template, once it is known
+        self._began = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status = 0
+
+    async def run(self) -> None:
+        """Serve it to its end; never raises, except when cancelled."""
+        with self, suppress(ClientGoneError):
+            try:
+                await self._serve()
+            except ClientGoneError:
+                raise
+            except ServiceError as error:
+                await self._refuse(error)
+            except Exception:
+                method = self.scope.get("method", "WebSocket")
+                log.exception("request failed: %s %r", method, self.scope["path"])
+                await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
+
+    @abstractmethod
+    async def _serve(self) -> None: ...
+
+    @abstractmethod
+    async def _refuse(self, error: ServiceError) -> None: ...
+
+    def __enter__(self) -> None:
+        self._token = telemetry.request_id_var.set(self.request_id)
+        self._ignored = reading.watch(strict=self.shell.strict)
+
+    def __exit__(self, *_: object) -> None:
+        total_s = time.perf_counter() - self._began
+        first_byte_s = None if self._first_byte is None else self._first_byte - self._began
+        status = self._status or _GONE
+        self.shell.metrics.observe(self._label, status, total_s, first_byte_s)
+        if access_log.isEnabledFor(logging.INFO) and self._label not in _QUIET:
+            method = self.scope.get("method", "WS")
+            path = self.scope.get("raw_path", b"-").decode("ascii", "replace")
+            access_log.info("%s %s %d %.1fms", method, path, status, total_s * 1000)
+        telemetry.request_id_var.reset(self._token)
+
+
+def _request_id(scope: Scope) -> bytes:
+    """Return the client's `x-request-id` if it is safe to repeat, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return bytes(value)
+    return b"req_" + os.urandom(16).hex().encode()

@@ -1,14 +1,18 @@
-"""Prometheus metrics of every role.
+"""What operators see of every role: Prometheus metrics, and a log.
 
 A role's `/metrics` covers its own process, including vLLM's families; the gateway adds those of its
-backends, each sample labelled with its backend.
+backends, each sample labelled with its backend. The log goes to standard error, one line per event,
+with the request's id.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from dataclasses import dataclass, field
+import sys
+from collections import defaultdict
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -74,7 +78,6 @@ LEFT_OUT = Counter(
 )
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-
 Labelled = TypeVar("Labelled", Counter, Histogram)
 
 
@@ -89,9 +92,7 @@ class RoleMetrics:
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._in_use = IN_USE.labels(role)
-        self._queued = QUEUED.labels(role)
-        self._rejected = REJECTED.labels(role)
+        self.rejected = REJECTED.labels(role).inc
 
     def observe(self, path: str, status: int, total_s: float, first_byte_s: float | None) -> None:
         """Count one answered request; `first_byte_s` is None if no byte of a body was sent."""
@@ -100,14 +101,10 @@ class RoleMetrics:
         if first_byte_s is not None:
             _of(FIRST_BYTE_SECONDS, self.role, path).observe(first_byte_s)
 
-    def rejected(self) -> None:
-        """Count one request refused because no slot was free."""
-        self._rejected.inc()
-
     def watch(self, admission: Admission) -> None:
         """Report the slots in use and the queue length whenever metrics are read."""
-        self._in_use.set_function(lambda: admission.in_use)
-        self._queued.set_function(lambda: admission.waiting)
+        IN_USE.labels(self.role).set_function(lambda: admission.in_use)
+        QUEUED.labels(self.role).set_function(lambda: admission.waiting)
 
     def audio_seconds(self, seconds: float, format_: str) -> None:
         """Count seconds of audio spoken in one format."""
@@ -143,12 +140,8 @@ _LABELS = re.compile(_LABEL)
 _SUFFIXES = ("_bucket", "_count", "_sum")
 
 
-@dataclass
-class _Family:
-    """One family's lines: HELP and TYPE by kind, and samples."""
-
-    metadata: dict[str, str] = field(default_factory=dict)
-    samples: list[str] = field(default_factory=list)
+# By name: the lines HELP and TYPE, and those of samples.
+_Families = defaultdict[str, tuple[dict[str, str], list[str]]]
 
 
 def merge(own: bytes, of_backends: dict[str, bytes]) -> bytes:
@@ -157,27 +150,26 @@ def merge(own: bytes, of_backends: dict[str, bytes]) -> bytes:
     If a sample has that label already, from a backend's own backend, it becomes a path:
     `chat-0/chat-1`.
     """
-    families: dict[str, _Family] = {}
+    families: _Families = defaultdict(lambda: ({}, []))
     _collect(own.decode(), None, families)
     for name, text in of_backends.items():
         _collect(text.decode("utf-8", "replace"), name, families)
-    lines = (line for one in families.values() for line in (*one.metadata.values(), *one.samples))
+    lines = (line for about, samples in families.values() for line in (*about.values(), *samples))
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _collect(text: str, backend: str | None, families: dict[str, _Family]) -> None:
+def _collect(text: str, backend: str | None, families: _Families) -> None:
     declared = ""
     for line in text.splitlines():
         if metadata := _METADATA.match(line):
             declared = metadata["name"]
-            family = families.setdefault(declared, _Family())
-            family.metadata.setdefault(metadata["kind"], line)
+            families[declared][0].setdefault(metadata["kind"], line)
         elif sample := _SAMPLE.match(line):
             name = sample["name"]
             if name in {declared, *(declared + suffix for suffix in _SUFFIXES)}:
                 name = declared
             told = _labelled(sample, backend) if backend else sample[0]
-            families.setdefault(name, _Family()).samples.append(told)
+            families[name][1].append(told)
 
 
 def _labelled(sample: re.Match[str], backend: str) -> str:
@@ -189,3 +181,30 @@ def _labelled(sample: re.Match[str], backend: str) -> str:
         backend = f"{backend}/{way[len(key) : -1]}"
     listed = ",".join([f'{key}{backend}"', *labels])
     return f"{sample['name']}{{{listed}}} {sample['value']}"
+
+
+request_id_var: ContextVar[bytes] = ContextVar("request_id", default=b"-")
+
+
+class _RequestId(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id_var.get().decode()
+        return True
+
+
+def configure_log(role: str, *, level: str = "INFO", access: bool = True) -> None:
+    """Send `bentovox` loggers to standard error as `time level [role] [request id] message`."""
+    logger = logging.getLogger("bentovox")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_RequestId())
+    handler.setFormatter(
+        logging.Formatter(
+            f"%(asctime)s %(levelname)-7s [{role}] [%(request_id)s] %(message)s",
+            "%Y-%m-%dT%H:%M:%S%z",
+        )
+    )
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(level)
+    logging.getLogger("bentovox.access").setLevel(level if access else "WARNING")
+    logging.getLogger("bentovox.audit").setLevel("INFO")  # kept whatever the level

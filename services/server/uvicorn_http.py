@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from services.openai.errors import error_body
-from services.server.gathering import Gathering
+from services.server.writer import Gathering
 
 if TYPE_CHECKING:
     import socket
@@ -198,7 +198,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """Stop checking."""
-        self._stop_write_check()
+        if self._write_check is not None:
+            self._write_check.cancel()
         super().resume_writing()
 
     def _watch_writing(self) -> None:
@@ -252,14 +253,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _stop_write_check(self) -> None:
-        if self._write_check is not None:
-            self._write_check.cancel()
-            self._write_check = None
-
     def _stop_clocks(self) -> None:
         self._stop_deadline()
-        self._stop_write_check()
+        if self._write_check is not None:
+            self._write_check.cancel()
 
 
 _REFUSALS: Final = {

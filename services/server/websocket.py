@@ -17,7 +17,10 @@ import json
 import logging
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from services.errors import (
     DeadlineError,
@@ -26,15 +29,14 @@ from services.errors import (
     TooLargeError,
     UnavailableError,
 )
+from services.openai.answers import new_id
+from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
-from services.openai.events import new_id
-from services.server.uvicorn_socket import UvicornSocket
-from services.server.visit import Visit
+from services.server.serving import Serving, Visit, no_such_path
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-    from services.server.serving import Serving
 
 log = logging.getLogger("bentovox")
 
@@ -46,6 +48,9 @@ STALLED_S: Final = 60.0
 
 HELLO_S: Final = 60.0
 """A connection is closed if its client has sent nothing by then."""
+
+DRAIN_S: Final = 15.0
+"""How long an open one may go on after shutdown begins."""
 
 IDLE_S: Final = 900.0
 """A connection without a message in either direction for this long is closed."""
@@ -61,12 +66,7 @@ _CLOSE_CODES: Final[dict[type[ServiceError], int]] = {
     UnavailableError: 1013,
     DeadlineError: 3008,
 }
-_SWITCHED: Final = 101
-_SERVER_FAULT: Final = 500
-
-
-class HungUpError(Exception):
-    """The client has gone; there is no one to send to."""
+_EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 
 
 def close_code(error: ServiceError) -> int:
@@ -74,7 +74,7 @@ def close_code(error: ServiceError) -> int:
     for kind, code in _CLOSE_CODES.items():
         if isinstance(error, kind):
             return code
-    return _INTERNAL if kind_of(error).status >= _SERVER_FAULT else _POLICY
+    return _INTERNAL if kind_of(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR else _POLICY
 
 
 def error_event(error: ServiceError) -> str:
@@ -98,34 +98,53 @@ class WebSocket(Visit):
         self._heard = False
         self._last_message = self._began
         self._draining = asyncio.Event()
-        self._server = UvicornSocket(
-            send,
-            message_limit_bytes=shell.app.body_limit_bytes,
-            on_shutdown=self._draining.set,
-        )
+        protocol = getattr(send, "__self__", None)
+        self._uvicorn = protocol if isinstance(protocol, WebSocketsSansIOProtocol) else None
+        if self._uvicorn is not None:
+            self._set_up(self._uvicorn)
 
-    async def run(self) -> None:
-        """Serve the connection to its end; never raises, except when cancelled."""
-        with self, suppress(HungUpError):
-            await self._serve()
+    def _set_up(self, protocol: WebSocketsSansIOProtocol) -> None:
+        """Set what is beyond ASGI, before the connection is accepted; BentoML has no option for it.
+
+        - A message over the role's limit is refused by the parser before it is in memory.
+        - Nothing is compressed: audio hardly shrinks, and each piece would cost the event loop
+          time.
+        - Pings keep the connection alive for proxies in between, without a deadline for the pong: a
+          client that plays audio as it reads answers only after reading everything sent before, and
+          would be cut off after 20 s. Who reads nothing at all is dropped after `STALLED_S`.
+        - At shutdown the application is told to end first; uvicorn would close at once.
+        """
+        protocol.conn.max_message_size = self.shell.app.body_limit_bytes
+        protocol.conn.extensions = []
+        if _EXTENSIONS in protocol.response.headers:
+            del protocol.response.headers[_EXTENSIONS]
+        protocol.ping_timeout = None
+        cut = protocol.shutdown
+
+        def cut_if_open() -> None:
+            if not (protocol.disconnected or protocol.transport.is_closing()):
+                cut()
+
+        def drain() -> None:
+            if not protocol.handshake_complete or protocol.close_sent:
+                cut()
+                return
+            self._draining.set()
+            asyncio.get_running_loop().call_later(DRAIN_S, cut_if_open)
+
+        protocol.shutdown = drain  # type: ignore[method-assign]
 
     async def _serve(self) -> None:
-        try:
-            await self._admit()
-            await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
-        except HungUpError:
-            raise
-        except ServiceError as error:
-            await self._refuse(error)
-        except Exception:
-            log.exception("WebSocket failed: %r", self.scope["path"])
-            await self._refuse(ServiceError(INTERNAL_MESSAGE, code="internal_error"))
+        await self._admit()
+        await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
 
     async def _admit(self) -> None:
         scope, shell = self.scope, self.shell
         await self._receive()  # websocket.connect
         path: str = scope["path"]
-        app = shell.socket(path)
+        app = shell.app.sockets.get(path)
+        if app is None:
+            raise no_such_path("WebSocket", path)
         self._label = scope["bentovox.route"] = path
         scope["bentovox.request_id"] = self.request_id
         scope["bentovox.slot"] = shell.admission.slot
@@ -146,12 +165,10 @@ class WebSocket(Visit):
             raise ServiceError(INTERNAL_MESSAGE, code="internal_error")
 
     async def receive(self) -> Message:
-        """ASGI receive for the application; limits the size of a message.
+        """ASGI receive for the application.
 
-        Raises:
-            TooLargeError: the message is over the role's limit.
-            DeadlineError: no message for `IDLE_S`, or not even a first one within `HELLO_S` after
-                it was accepted.
+        TooLargeError if the message is over the role's limit; DeadlineError if there is none for
+        `IDLE_S`, or not even a first one within `HELLO_S` after it was accepted.
         """
         message = await self._next()
         if message["type"] == "websocket.disconnect":
@@ -183,15 +200,14 @@ class WebSocket(Visit):
     async def send(self, message: Message) -> None:
         """ASGI send for the application; returns once the client is not far behind.
 
-        Raises:
-            HungUpError: the client has gone, or has read nothing for `STALLED_S`.
+        ClientGoneError if the client has gone, or has read nothing for `STALLED_S`.
         """
         if self._gone:
-            raise HungUpError
+            raise ClientGoneError
         kind = message["type"]
         if kind == "websocket.accept":
             message = self._with_id(message)
-            self._accepted, self._status = True, _SWITCHED
+            self._accepted, self._status = True, HTTPStatus.SWITCHING_PROTOCOLS
             self._last_message = time.perf_counter()
         elif kind == "websocket.http.response.start":
             message = self._with_id(message)
@@ -203,8 +219,8 @@ class WebSocket(Visit):
             self._last_message = time.perf_counter()
         if kind == "websocket.close":
             self._closed = True
-        elif kind == "websocket.http.response.body" and not message.get("more_body", False):
-            self._server.refused()
+        elif kind == "websocket.http.response.body" and self._uvicorn is not None:
+            self._uvicorn.handshake_complete = True  # else uvicorn would log an error
 
     async def _deliver(self, message: Message) -> None:
         try:
@@ -213,16 +229,17 @@ class WebSocket(Visit):
         except TimeoutError as exc:
             log.warning("a WebSocket's client took nothing for %g s: dropped", STALLED_S)
             self._gone = True
-            self._server.drop()
-            raise HungUpError from exc
+            if self._uvicorn is not None:
+                self._uvicorn.transport.abort()  # with whatever is waiting to be sent
+            raise ClientGoneError from exc
         except OSError as exc:  # ASGI's `send` raises it when the client has gone
             self._gone = True
-            raise HungUpError from exc
+            raise ClientGoneError from exc
         except RuntimeError as exc:
             if self._closed:
                 raise
             self._gone = True  # the server has closed it, for invalid UTF-8 for example
-            raise HungUpError from exc
+            raise ClientGoneError from exc
 
     def _with_id(self, message: Message) -> Message:
         headers = [

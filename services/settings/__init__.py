@@ -14,16 +14,10 @@ import os
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from services.errors import ConfigurationError
 from services.settings.sections import (
@@ -43,42 +37,21 @@ if TYPE_CHECKING:
 
 PREFIX = "BENTOVOX_"
 _PROFILES = Path(__file__).with_name("profiles.toml")
-_MOVED = {
-    "gateway.translation.slots": "conversation.slots",
-    "gateway.translation.queue": "conversation.queue",
-    "gateway.translation": "conversation.translation",
-}
-"""Former keys, or beginnings of keys, and their present ones; the first match counts."""
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All settings of all roles."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_file=".env",
-        extra="ignore",  # `load` refuses unknown keys and names the nearest one
-        frozen=True,
-    )
-
-    profile: str = Field("demo", description="A profile of services/settings/profiles.toml.")
-    strict: bool = Field(
-        default=False,
-        description="Refuse unknown fields, which are else ignored and named in x-ignored-fields.",
-    )
-    hosts: list[str] = Field(
-        default_factory=list,
-        description="Public names by which the server may be called where it asks for no key, as a "
-        "JSON list; `*` allows all.",
-    )
-    drain_s: float = Field(
-        0,
-        ge=0,
-        le=20,
-        description="Seconds for which a server that is told to end serves on and says `draining` "
-        "at /readyz, so that gateways and load balancers turn to others first.",
-    )
+    profile: str = "demo"
+    """A profile of services/settings/profiles.toml."""
+    strict: bool = False
+    """Refuse unknown fields, which are else ignored and named in x-ignored-fields."""
+    hosts: list[str] = Field([])
+    """Public names by which the server may be called where it asks for no key, as a JSON list; `*`
+    allows all."""
+    drain_s: float = Field(0, ge=0, le=20)
+    """Seconds for which a server that is told to end serves on and says `draining` at /readyz, so
+    that gateways and load balancers turn to others first."""
     chat: ChatSettings = ChatSettings()
     speech: SpeechSettings = SpeechSettings()
     transcription: TranscriptionSettings = TranscriptionSettings()
@@ -87,35 +60,6 @@ class Settings(BaseSettings):
     ray: RaySettings = RaySettings()
     log: LogSettings = LogSettings()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: environment, `.env`, profile."""
-        del init_settings, file_secret_settings
-        for source in (env_settings, dotenv_settings):
-            if isinstance(source, EnvSettingsSource):
-                source.env_vars = {
-                    name.lower(): one.value for name, one in _ours(source.env_vars).items()
-                }
-        return env_settings, dotenv_settings, _ProfileSource(settings_cls)
-
-
-class _ProfileSource(PydanticBaseSettingsSource):
-    """The values of the chosen profile."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # the base class requires it; __call__ returns all at once
-
-    def __call__(self) -> dict[str, Any]:
-        name = self.current_state.get("profile", "demo")
-        return {key: value for key, value in profile(str(name)).items() if key != "description"}
-
 
 def profiles() -> dict[str, dict[str, Any]]:
     """Return every profile by name."""
@@ -123,11 +67,7 @@ def profiles() -> dict[str, dict[str, Any]]:
 
 
 def profile(name: str) -> dict[str, Any]:
-    """Return one profile's values as a tree.
-
-    Raises:
-        ConfigurationError: there is no profile of that name.
-    """
+    """Return one profile's values as a tree; ConfigurationError if there is no such profile."""
     known = profiles()
     if name not in known:
         raise ConfigurationError(
@@ -153,23 +93,21 @@ def variable(key: str) -> str:
 
 
 def load() -> Settings:
-    """Return the settings in force.
-
-    Raises:
-        ConfigurationError: an unknown key or profile, or an invalid value; the message is one line
-            and names the fix.
-    """
-    for source, found in _given().items():
-        for name, one in found.items():
-            _check(name, one, source)
+    """Return the settings in force; ConfigurationError with one line that names the fix."""
+    here = given()
+    chosen = here.get(variable("profile"))
+    tree: Any = {**profile(chosen.value if chosen else "demo")}
+    del tree["description"]
+    for name, one in here.items():
+        tree = _over(tree, _branch(name, one))
     try:
-        return Settings()
+        return Settings.model_validate(tree)
     except ValidationError as exc:
         fault = exc.errors()[0]
         place = ".".join(str(part) for part in fault["loc"])  # includes the index in a list
         key = next((key for key, _ in leaves() if f"{place}.".startswith(f"{key}.")), place)
         name = variable(key)
-        name = given()[name].name if name in given() else name
+        name = here[name].name if name in here else name
         raise ConfigurationError(f"{name}: {fault['msg']}.") from exc
 
 
@@ -180,48 +118,41 @@ def settings() -> Settings:
 
 
 class Given(NamedTuple):
-    """A value, and the name that it was given by."""
+    """A value, the name that it was given by, and where."""
 
-    name: str
     value: str
+    name: str
+    source: str
 
 
 def given() -> dict[str, Given]:
-    """Return what is set, by variable, whatever name it was given by."""
-    by_source = reversed(_given().values())
-    return {name: one for found in by_source for name, one in found.items()}
+    """Return what is set, by variable, whatever name it was given by; the environment wins.
+
+    ConfigurationError if a source gives a setting two values, by two names.
+    """
+    return _ours(dotenv_values(".env"), ".env") | _ours(os.environ, "environment")
 
 
 def provenance(key: str) -> str:
     """Return where the value of a dotted key comes from: a variable, `.env`, a profile, default."""
     name = variable(key)
-    for source, found in _given().items():
-        for other, one in found.items():
-            if other == name or other.startswith(name + "__"):
-                return f"{source} {one.name if other == name else name}"
+    for other, one in given().items():
+        if other == name or other.startswith(name + "__"):
+            return f"{one.source} {one.name if other == name else name}"
     node: Any = profile(settings().profile)
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return "default" if node is None else f"profile {settings().profile}"
 
 
-def _given() -> dict[str, dict[str, Given]]:
-    """Return our variables from each source, by precedence.
-
-    Raises:
-        ConfigurationError: a source gives a setting two values, by two names.
-    """
-    return {"environment": _ours(os.environ), ".env": _ours(dotenv_values(".env"))}
-
-
-def _ours(names: Mapping[str, str | None]) -> dict[str, Given]:
+def _ours(names: Mapping[str, str | None], source: str) -> dict[str, Given]:
     found: dict[str, Given] = {}
     for given_name, value in names.items():
         name = given_name.upper()
         key = DOCUMENTED.get(name)
         if not (key or name.startswith(PREFIX)):
             continue
-        one = Given(name, value or "")
+        one = Given(value or "", name, source)
         there = found.setdefault(variable(key) if key else name, one)
         if there.value != one.value:
             raise ConfigurationError(
@@ -231,32 +162,36 @@ def _ours(names: Mapping[str, str | None]) -> dict[str, Given]:
     return found
 
 
-def _check(name: str, given_as: Given, source: str) -> None:
-    known = {variable(key): str(field.annotation) for key, field in leaves()}
-    for known_name, annotation in known.items():
-        if name == known_name:
-            if annotation.startswith(("dict", "list")):
-                _check_json(name, given_as.value)
-            return
-        if name.startswith(known_name + "__") and annotation.startswith("dict"):
-            return
-    now = name
-    for old, new in _MOVED.items():
-        now = now.replace(variable(old), variable(new))
-    raise ConfigurationError(
-        f"{name} ({source}) is not a setting{_nearest(now, known)}; "
-        "`python -m services.settings` lists them all."
-    )
-
-
-def _check_json(name: str, value: str) -> None:
-    try:
-        json.loads(value)
-    except ValueError as exc:
+def _branch(name: str, one: Given) -> Any:
+    """Return the tree of one variable: of a setting, or of one entry of a table."""
+    known = {variable(key): (key, field.annotation) for key, field in leaves()}
+    whole = next((k for k in known if name == k or name.startswith(f"{k}__")), "")
+    key, kind = known.get(whole, ("", str))
+    entry = name.removeprefix(whole).lower().split("__")[1:]
+    if not key or (entry and get_origin(kind) is not dict):
         raise ConfigurationError(
-            f'{name}={value!r} is not JSON; a list looks like ["a", "b"], '
-            'a table like {"a": "b"}.'
-        ) from exc
+            f"{name} ({one.source}) is not a setting{_nearest(name, known)}; "
+            "`python -m services.settings` lists them all."
+        )
+    value: Any = one.value
+    if get_origin(kind) in {dict, list} and not (entry and get_args(kind)[1] is str):
+        try:
+            value = json.loads(value)
+        except ValueError as exc:
+            raise ConfigurationError(
+                f'{name}={value!r} is not JSON; a list looks like ["a", "b"], '
+                'a table like {"a": "b"}.'
+            ) from exc
+    for part in reversed([*key.split("."), *entry]):
+        value = {part: value}
+    return value
+
+
+def _over(below: Any, above: Any) -> Any:
+    """Return `above`, and where both are tables, also what only `below` has."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {name: _over(below.get(name), one) for name, one in above.items()}
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -115,9 +115,6 @@ class _SystemResolver(AbstractResolver):
         pass  # the threads are shared
 
 
-_SYSTEM: Final = _SystemResolver()
-
-
 @dataclass(frozen=True)
 class Downloads:
     """How files are downloaded: https on port 443, public addresses, limits on size and time.
@@ -136,7 +133,7 @@ class Downloads:
     max_bytes: int
     timeout_s: float = 10.0
     allowed: Callable[[Address], bool] = is_public
-    resolver: AbstractResolver = _SYSTEM
+    resolver: AbstractResolver = field(default_factory=_SystemResolver)
     tls: ssl.SSLContext | None = None
 
     async def fetch(self, url: str) -> bytes:

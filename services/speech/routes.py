@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Final
 from services.audio.encode import open_encoder
 from services.audio.pcm import duration_s
 from services.errors import EngineError, InvalidRequestError, ServiceError, shown
+from services.openai.answers import document, of_models
 from services.openai.audio_stream import AudioStream, audio_tokens
-from services.openai.body import expect_json, whole
-from services.openai.documents import document, of_models
+from services.openai.body import expect_json, until_hangup, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
-from services.openai.reading import read
-from services.openai.refusals import missing
+from services.openai.reading import missing, read
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields, SpeechBody, check_alone
 from services.speech.engines.protocol import Capability, ConversionRequest, unsupported
 from services.speech.recordings import MAX_BYTES, read_recording, sound_in
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
     from services.audio.formats import OnAudioSeconds
     from services.audio.pcm import Samples
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
     from services.openai.forms import Form
     from services.openai.models import Models
     from services.speech.engines.protocol import VoiceReference
@@ -86,14 +84,9 @@ class _AudioRoutes:
     on_audio_seconds: OnAudioSeconds
 
     async def speak(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer POST /v1/audio/speech.
-
-        Raises:
-            ServiceError: the request will not do, or the engine failed.
-            ClientGoneError: the client hung up, and the engine has stopped.
-        """
+        """Answer POST /v1/audio/speech; when the client hangs up, the engine stops."""
         expect_json(scope)
-        large = self.speakers.takes_recordings
+        large = self.speakers.clones and self.speakers.ref_audio != "off"
         most_bytes = _BODY_WITH_RECORDING_BYTES if large else _BODY_BYTES
         body = read(SpeechBody, await whole(scope, receive, most_bytes))
         self.models.check(body.model)
@@ -107,12 +100,7 @@ class _AudioRoutes:
         await until_hangup(receive, work())
 
     async def convert(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer POST /v1/audio/voice-conversion.
-
-        Raises:
-            ServiceError: the request will not do, or the engine failed.
-            ClientGoneError: the client hung up, and the engine has stopped.
-        """
+        """Answer POST /v1/audio/voice-conversion; when the client hangs up, the engine stops."""
         engine = self.speakers.engine
         if Capability.CONVERSION not in engine.capabilities:
             raise unsupported(engine, "file")
@@ -179,9 +167,8 @@ class _AudioRoutes:
     ) -> None:
         """Send headers once there is a first frame, then every frame made of the field `param`.
 
-        Raises:
-            ServiceError: the engine failed, or made nothing. If headers were sent already, the
-                answer is incomplete and the connection must not end as if it were complete.
+        If this raises after the headers, the answer is incomplete, and the connection must not end
+        as if it were complete.
         """
         engine, rate_hz = self.speakers.engine, self.speakers.engine.sample_rate_hz
         self.speakers.demand_ready()

@@ -19,7 +19,7 @@ from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.speech import routes
 from services.speech.socket import SpeechSocket
-from services.speech.speakers import BuiltInVoices, Speakers
+from services.speech.speakers import BuiltInVoices, Speakers, check_aliases
 from services.speech.voices import VoiceStore
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ _KOKORO: Final = "made by Kokoro-82M (Apache-2.0)"
 
 
 def _engine(speech: SpeechSettings) -> SpeechEngine:
-    engine: SpeechEngine = create("speech", speech.engine, voices=speech.voices, **speech.options)
+    engine: SpeechEngine = create("speech", speech.engine, **speech.options)
+    check_aliases(engine, speech.voices)
     return engine
 
 

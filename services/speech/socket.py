@@ -41,14 +41,14 @@ from typing import TYPE_CHECKING, Final
 from services.audio.encode import encode, open_encoder, output_rate_hz
 from services.audio.pcm import duration_s
 from services.errors import EngineError, InvalidRequestError, OverloadedError, ServiceError
+from services.openai.body import ClientGoneError
 from services.openai.errors import kind_of
 from services.openai.speech import SessionConfig
-from services.racing import racing
 from services.server.live import LiveSession
-from services.server.websocket import HungUpError
-from services.speech.engines.protocol import Capability, SynthesisRequest
+from services.speech.engines.protocol import SynthesisRequest
 from services.speech.engines.segments import Segmenter
 from services.speech.socket_text import CancellableInbox, Signal, Writing, parse_message
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -93,11 +93,7 @@ class SpeechSocket:
     on_audio_seconds: OnAudioSeconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection to its end.
-
-        Raises:
-            ServiceError: it cannot go on.
-        """
+        """Serve one connection to its end."""
         self.speakers.demand_ready()
         await send({"type": "websocket.accept"})
         await _Session(self, scope, send).serve(receive)
@@ -122,90 +118,53 @@ class _Session(LiveSession):
         self._unit: _Unit | None = None
 
     async def run(self) -> None:
-        """Serve utterances until the client or the server ends the session.
-
-        Raises:
-            ServiceError: the connection cannot go on.
-            HungUpError: the client has gone.
-        """
+        """Serve utterances until the client or the server ends the session."""
+        cut_off = False  # by an `input.cancel`, up to which text is dropped
         while (message := await self._next()) not in (None, Signal.CLOSE):
             if isinstance(message, SessionConfig):
                 await self._configure(message)
-                continue
-            if message in ("", Signal.CANCEL):  # nothing is left to cancel
-                continue
-            self._sentence = 0
-            closing = cancelled = False
-            if isinstance(message, str):
-                closing, cancelled = await self._speak_unless_cancelled(message)
-            if closing:
-                return
-            await self.send(
-                _event(
-                    "session.done",
-                    utterance_index=self._utterance,
-                    total_sentences=self._sentence,
-                    **({"cancelled": True} if cancelled else {}),
-                )
-            )
-            self._utterance += 1
+            elif message is Signal.DONE and not cut_off:
+                await self._end_utterance()
+            elif isinstance(message, str) and message and not cut_off:
+                # In this order, as the second may take the message that the first waits for.
+                async with racing(self.inbox.cancelled.wait(), self._speak(message)) as (_, said):
+                    cut_off = not said.done()
+                    if not cut_off and said.result():
+                        return
+                if not cut_off:
+                    await self._end_utterance()
+                elif self._unit is not None:
+                    await self._unit.cancelled()
+            if cut_off and not self.inbox.cancelled.is_set():
+                await self._end_utterance(cancelled=True)
+                cut_off = False
+
+    async def _end_utterance(self, **more: bool) -> None:
+        place = {"utterance_index": self._utterance, "total_sentences": self._sentence}
+        await self.send(_event("session.done", **place, **more))
+        self._utterance += 1
+        self._sentence = 0
 
     async def _next(self) -> ClientMessage | None:
-        """Return the next valid message; None when the server ends.
-
-        Raises:
-            InvalidRequestError: the first is not a valid session.config.
-            DeadlineError: nothing came for too long.
-        """
-        while True:
-            if self._config is None:
-                message = await self.next_message(CONFIG_S, "session.config")
-            else:
-                message = await self.next_message(IDLE_S)
-            if message is None:
-                return None
+        """Return the next valid message, the first a session.config; None when the server ends."""
+        configured = self._config is not None
+        waiting = (IDLE_S,) if configured else (CONFIG_S, "session.config")
+        while (message := await self.next_message(*waiting)) is not None:
             try:
-                parsed = self._parsed(message)
+                parsed = parse_message(message, recordings=self._speakers.clones)
             except InvalidRequestError as error:
-                if self._config is None:
+                if not configured:
                     raise
                 await self.tell(error)
                 continue
-            if self._config is None and not isinstance(parsed, SessionConfig):
+            if not configured and not isinstance(parsed, SessionConfig):
                 raise InvalidRequestError(
                     "the first message must be session.config",
                     param="type",
                     code="session_not_configured",
                 )
             return parsed
-
-    def _parsed(self, message: str | bytes) -> ClientMessage:
-        recordings = Capability.REFERENCE in self._engine.capabilities
-        return parse_message(message, recordings=recordings)
-
-    async def _speak_unless_cancelled(self, first: str) -> tuple[bool, bool]:
-        """Speak an utterance; return whether the client is closing and whether it cancelled."""
-        # In this order, as the second may take the message that the first waits for.
-        async with racing(self.inbox.cancelled.wait(), self._speak(first)) as (_, speaking):
-            if speaking.done():
-                return speaking.result(), False
-        if self._unit is not None:
-            await self._unit.cancelled()
-        return await self._drop_cancelled(), True
-
-    async def _drop_cancelled(self) -> bool:
-        """Skip text up to the client's `input.cancel`; return whether it is closing."""
-        while self.inbox.cancelled.is_set():
-            try:
-                message = self._parsed(self.inbox.take())
-            except InvalidRequestError as error:
-                await self.tell(error)
-                continue
-            if isinstance(message, SessionConfig):
-                await self._configure(message)
-            elif message is Signal.CLOSE:
-                return True
-        return False
+        return None
 
     async def _configure(self, config: SessionConfig) -> None:
         try:
@@ -254,7 +213,7 @@ class _Session(LiveSession):
                         break
                     await unit.feed(frame, text if isinstance(text, str) else text.text)
             await unit.end()
-        except HungUpError:
+        except ClientGoneError:
             raise
         except Exception as error:
             if unit.made:
@@ -318,11 +277,7 @@ class _Unit:
         self._held: list[bytes] = []
 
     async def feed(self, samples: Samples, text: str) -> None:
-        """Send samples; the first ones begin the audio of `text`.
-
-        Raises:
-            InvalidRequestError: it is too much for one message.
-        """
+        """Send samples; the first ones begin the audio of `text`."""
         if not self.made:
             audio_format = self._config.response_format
             rate_hz = output_rate_hz(audio_format, self._config.sample_rate)

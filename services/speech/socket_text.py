@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from services.audio.encode import output_rate_hz
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
-from services.openai.bounded_json import parse_object
-from services.openai.reading import read, sift
+from services.openai.body import ClientGoneError
+from services.openai.reading import parse_object, read, sift
 from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
 from services.server.live import Inbox
-from services.server.websocket import HungUpError
 from services.speech.engines.segments import printable
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ class Writing:
             except InvalidRequestError as error:
                 try:
                     await self._tell(error)
-                except HungUpError:
+                except ClientGoneError:
                     self._ended = True
         if not piece:
             raise StopAsyncIteration

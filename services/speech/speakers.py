@@ -161,14 +161,14 @@ class Speakers:
             raise UnavailableError(f"the {self.engine.name} engine is not ready", retry_after_s=1.0)
 
     @property
-    def takes_recordings(self) -> bool:
-        """Whether a request to speak may bring a recording, with or without a consent."""
-        return Capability.REFERENCE in self.engine.capabilities and self.ref_audio != "off"
+    def clones(self) -> bool:
+        """Whether the engine speaks like a recording."""
+        return Capability.REFERENCE in self.engine.capabilities
 
     @property
     def uses_stored(self) -> bool:
         """Whether registered voices are of use to the engine."""
-        return bool({Capability.REFERENCE, Capability.CONVERSION} & self.engine.capabilities)
+        return self.clones or Capability.CONVERSION in self.engine.capabilities
 
     async def request(
         self, asked: Manner, text: str, *, one_pass: bool = False
@@ -240,7 +240,7 @@ class Speakers:
             NotFoundError: there is no such consent.
             TooLargeError: the recording is too long or too large.
         """
-        if Capability.REFERENCE not in self.engine.capabilities:
+        if not self.clones:
             raise unsupported(self.engine, "ref_audio")
         await self.permit(consent)
         return await fetch_recording(ref_audio, text=text or None)
@@ -280,3 +280,18 @@ def no_consent() -> InvalidRequestError:
         param="consent",
         code="consent_required",
     )
+
+
+def check_aliases(engine: SpeechEngine, aliases: Mapping[str, str]) -> None:
+    """Check what aliases stand for, before the engine is started.
+
+    Raises:
+        ConfigurationError: it has voices of its own, and not one of them.
+    """
+    for name, target in aliases.items() if engine.voices() else ():
+        try:
+            engine.voice(target)
+        except NotFoundError as error:
+            raise ConfigurationError(
+                f"voice {name!r} stands for {target!r}: {error.message}", param="voices"
+            ) from error

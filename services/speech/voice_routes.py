@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from services.errors import ConflictError, InvalidRequestError, shown
-from services.openai.body import expect_json, whole
-from services.openai.documents import document
+from services.openai.answers import document
+from services.openai.body import expect_json, until_hangup, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
 from services.openai.reading import read
 from services.openai.speech import ConsentFields, ConsentName, ConsentPage, VoiceFields
-from services.speech.engines.protocol import Capability, unsupported
+from services.speech.engines.protocol import unsupported
 from services.speech.recordings import MAX_BYTES, read_recording, sound_in
 from services.speech.speakers import no_consent
 from services.speech.storage import added
@@ -24,7 +23,7 @@ from services.speech.storage import added
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from services.openai.documents import Call, Handlers
+    from services.openai.answers import Call, Handlers
     from services.openai.forms import Upload
     from services.openai.speech import ConsentAnswer, ConsentList, Deleted, VoiceAnswer, VoiceList
     from services.speech.engines.protocol import Voice
@@ -95,7 +94,7 @@ class _VoiceRoutes:
         target = self.speakers.aliases.get(call.name, call.name)
         stored = await asyncio.to_thread(self.speakers.store.find, target)
         told = self._servers(call.name, {target: stored} if stored else {})
-        return told or _own(self.speakers.engine.voice(call.name))
+        return told or _own(self.speakers.engine.voice(target))
 
     async def added(self, call: Call) -> VoiceAnswer:
         """Register a voice, have the engine prepare it, and return it.
@@ -103,7 +102,7 @@ class _VoiceRoutes:
         If anything is not acceptable, or the client hangs up, nothing was stored.
         """
         speakers = self.speakers
-        if Capability.REFERENCE not in speakers.engine.capabilities:
+        if not speakers.clones:
             raise unsupported(speakers.engine, "audio_sample")
         form = await read_form(call.scope, call.receive, _VOICE_FORM)
         fields = read(VoiceFields, form.texts)
@@ -171,12 +170,14 @@ class _VoiceRoutes:
         """Return what a name of the engine's or an alias stands for, or one of the `stored`."""
         target = self.speakers.aliases.get(name, name)
         found = stored.get(target)
-        if found is not None:
-            return _registered(found) if target == name else _alias(name, _registered(found))
-        if (own := self.speakers.own(name)) is not None:
-            return _own(own)
-        own = self.speakers.own(target)
-        return None if own is None else _alias(name, _own(own))
+        told = _registered(found) if found else None
+        if told is None and (own := self.speakers.own(target)) is not None:
+            told = _own(own)
+        if told is None and (own := self.speakers.own(name)) is not None:
+            return _own(own)  # what the alias stands for is not registered yet
+        if told is None or target == name:
+            return told
+        return {**told, "id": name, "alias_of": told["alias_of"] or told["id"]}
 
 
 def _check_kind(fields: VoiceFields) -> None:
@@ -230,10 +231,6 @@ def _registered(voice: StoredVoice) -> VoiceAnswer:
         "gender": None,
         "alias_of": None,
     }
-
-
-def _alias(name: str, voice: VoiceAnswer) -> VoiceAnswer:
-    return {**voice, "id": name, "alias_of": voice["alias_of"] or voice["id"]}
 
 
 @dataclass(frozen=True)

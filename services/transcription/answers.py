@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import EngineError, ServiceError
 from services.languages import NAMES
-from services.openai.documents import send_json
-from services.openai.events import EVENT_STREAM, chunk, event, stream_head
+from services.openai.answers import EVENT_STREAM, chunk, event, send_json, stream_head
 from services.openai.transcription import TEXT_TYPES
 
 if TYPE_CHECKING:

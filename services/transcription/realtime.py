@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from services.audio.decode import LiveDecoder
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
-from services.openai.events import new_id
+from services.openai.answers import new_id
+from services.openai.reading import invalid
 from services.openai.realtime import (
     BUFFER_EVENTS,
     AppendEvent,
@@ -43,9 +44,8 @@ from services.openai.realtime import (
     query_of,
     server_event,
 )
-from services.openai.refusals import invalid
-from services.racing import racing
 from services.server.live import LiveSession
+from services.tasks import racing
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
 from services.transcription.live.session import TURNS, Session, SessionUpdate, updated
 from services.transcription.live.transcriber import Transcriber

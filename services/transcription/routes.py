@@ -12,11 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from services.audio.decode import Decoding
-from services.openai.documents import of_models
+from services.openai.answers import of_models
+from services.openai.body import until_hangup
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
-from services.openai.reading import read
-from services.openai.refusals import invalid
+from services.openai.reading import invalid, read
 from services.openai.transcription import (
     AudioFields,
     ServerVad,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from services.openai.documents import Handlers
+    from services.openai.answers import Handlers
     from services.openai.forms import Form
     from services.openai.models import Models
     from services.settings.sections import TranscriptionSettings

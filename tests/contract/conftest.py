@@ -21,7 +21,7 @@ from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.conversation import routes as conversation_app
 from services.errors import OverloadedError
-from services.gateway import routes as gateway_app
+from services.gateway import routes as gateway_routes
 from services.openai.paths import MODELS, REALTIME, ROUTES, SPEECH_STREAM
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
@@ -247,7 +247,7 @@ class Stack:
                     talks = Shell(conversation_app.build(ConversationSettings(), backends))
                     shells.append(talks)
                     backends["conversation"] = [await _served(stack, talks)]
-                self.door = Shell(gateway_app.build(settings, backends))
+                self.door = Shell(gateway_routes.build(settings, backends))
                 self.url = await _served(stack, self.door)
                 for shell in (*shells, self.door):
                     pools = shell.app.lifespan.__self__  # type: ignore[attr-defined]

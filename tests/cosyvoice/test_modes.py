@@ -166,8 +166,6 @@ async def test_pieces_come_before_the_whole_is_made(engine_of: EngineOf, family:
         ({"instructions": "a<|endofprompt|>"}, "instructions", "control_token"),
         ({"reference": replace(ANNA, text="<|im_start|>")}, "ref_text", "control_token"),
         ({"language": "tlh"}, "language", "unsupported_language"),
-        ({"speed": 0.2}, "speed", "invalid_value"),
-        ({"speed": 4.1}, "speed", "invalid_value"),
     ],
 )
 async def test_what_cannot_be_said_is_refused_before_any_audio(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.openai.errors import ERROR_TABLE
-from services.server.uvicorn_socket import DRAIN_S
+from services.server.websocket import DRAIN_S
 from services.settings.sections import ChatSettings, GatewaySettings, TranscriptionSettings
 from tests.deploy.deployment import CPU, GPU, OURS, PROFILES, RAY, ROOT, SOURCE, example
 

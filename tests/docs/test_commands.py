@@ -26,7 +26,7 @@ from ci.__main__ import parser
 from services.chat.arguments import DEMO_NAME
 from services.conversation import routes as conversation
 from services.engines import create
-from services.gateway import routes as gateway
+from services.gateway import routes as gateway_routes
 from services.gateway.keys import _LINE
 from services.openai.paths import REALTIME, SPEECH_STREAM
 from services.server.admission import Limits
@@ -253,7 +253,7 @@ async def _stack(
     }
     asking = conversation.build(ConversationSettings(probe_interval_s=0.05), backends)
     backends["conversation"] = [await serve(Shell(asking), lifespan=True)]
-    front = Shell(gateway.build(GatewaySettings(probe_interval_s=0.05), backends))
+    front = Shell(gateway_routes.build(GatewaySettings(probe_interval_s=0.05), backends))
     url = await serve(front, lifespan=True)
     async with asyncio.timeout(10):
         while not front.app.readiness().can_answer:  # noqa: ASYNC110  probes tell nobody

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services import settings
-from services.gateway import routes as gateway
+from services.gateway import routes as gateway_routes
+from services.openai.paths import ROUTES
 from services.settings.sections import GatewaySettings
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, codes, links, named
 
@@ -91,8 +92,8 @@ def test_every_architecture_page_and_decision_is_linked() -> None:
 
 def test_readme_names_every_path_of_the_front_door() -> None:
     readme = " ".join(codes(ROOT / "README.md"))
-    backends = {role: ["http://a"] for role in gateway.ROUTES}
-    shell = gateway.build(GatewaySettings(playground=False), backends)
+    backends = {role: ["http://a"] for role in ROUTES}
+    shell = gateway_routes.build(GatewaySettings(playground=False), backends)
     for path in [
         "/playground/",
         *(path for _, path in shell.handlers),

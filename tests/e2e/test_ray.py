@@ -81,7 +81,7 @@ def test_a_head_without_a_gpu_plans_a_bundle_for_each_rank() -> None:
         "vllm.platforms._current_platform = UnspecifiedPlatform()  # as on such a machine\n"
         "ray.get_runtime_context = lambda: types.SimpleNamespace(runtime_env={})\n"
         "from services.ray.config import serve_config\n"
-        "from services.ray.replica import build\n"
+        "from services.ray.chat import build\n"
         "chat = serve_config()['applications'][0]\n"
         "made = build(chat['args'])._bound_deployment._replica_config\n"
         "print(json.dumps(made.placement_group_bundles))\n"

@@ -85,7 +85,7 @@ class Cluster:
             RAY_AUTH_TOKEN=token,
             RAY_HEAD_HOST=self.head.address,
             RAY_REDIS_ADDRESS=f"{self.front.address}:6379",
-            BENTOVOX_GATEWAY__AFFINITY="false",
+            BENTOVOX_GATEWAY__AFFINITY_AHEAD="0",
             **VARIABLES,
             **{
                 f"BENTOVOX_GATEWAY__{role.upper()}": json.dumps(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from services.errors import EngineError, UnavailableError
-from services.handover import Handover, in_daemon
+from services.tasks import Handover, in_daemon
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     VAD_FRAME_SAMPLES,

@@ -401,7 +401,7 @@ def test_settings_arrive_as_they_were_given() -> None:
         "BENTOVOX_CONVERSATION__TRANSLATION__TOTAL_LIMIT": (3_000_000, "3000000"),
         "BENTOVOX_CHAT__SLOTS": (8, "8"),
         "BENTOVOX_GATEWAY__CONNECT_TIMEOUT_S": (0.5, "0.5"),
-        "BENTOVOX_GATEWAY__AFFINITY": (False, "false"),
+        "BENTOVOX_GATEWAY__PLAYGROUND": (False, "false"),
         "BENTOVOX_PROFILE": ("cpu", "cpu"),
     }
     settings = {name: value for name, (value, _) in given.items()}

@@ -181,7 +181,6 @@ def unstarted() -> VllmOmniEngine:
         (asked(instructions="softly"), "instructions", "unsupported_parameter"),
         (asked(seed=1), "seed", "unsupported_parameter"),
         (asked(language="en"), "language", "unsupported_parameter"),
-        (asked(speed=5.0), "speed", "invalid_value"),
         (asked("  …"), "input", "blank_input"),
         (asked(ref=reference(text=None)), "ref_text", "missing_required_parameter"),
         (asked(ref=reference(text=" ")), "ref_text", "missing_required_parameter"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.conversation import routes as conversation_app
-from services.gateway import routes
+from services.gateway import routes as gateway_routes
 from services.server.shell import Shell
 from services.settings.sections import ConversationSettings, GatewaySettings
 
@@ -181,7 +181,7 @@ async def door(
             for one in asked[0].backends():
                 await one.probe()
             backends["conversation"] = [await serve(Shell(role))]
-        shell = Shell(routes.build(gateway, backends))
+        shell = Shell(gateway_routes.build(gateway, backends))
         doors.append(Door(shell, await serve(wrap(shell)), asked))
         await doors[-1].probe()
         return doors[-1]

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.hub import HubModel
+from services.hub import HubModel, PackagedModel, PackageError, Wheel
 from services.loading import NoModelError, fetched
-from services.packages import PackagedModel, PackageError, Wheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -118,11 +118,6 @@ def test_one_entry_of_a_table_may_stand_alone(env: Any) -> None:
         ("PROFIL", "BENTOVOX_PROFILE"),
         ("CHAT_MODEL", "BENTOVOX_CHAT__MODEL"),
         ("CHAT__ARGS__0", "BENTOVOX_CHAT__ARGS"),
-        # Where they are now, which other names are nearer to.
-        ("GATEWAY__TRANSLATION__MODEL", "BENTOVOX_CONVERSATION__TRANSLATION__MODEL"),
-        ("GATEWAY__TRANSLATION__PARALLEL", "BENTOVOX_CONVERSATION__TRANSLATION__PARALLEL"),
-        ("GATEWAY__TRANSLATION__SLOTS", "BENTOVOX_CONVERSATION__SLOTS"),
-        ("GATEWAY__TRANSLATION__QUEUE", "BENTOVOX_CONVERSATION__QUEUE"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest(env: Any, name: str, nearest: str) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from services.errors import ConflictError, NotFoundError, shown
-from services.openai.events import new_id
-from services.openai.refusals import invalid, missing
+from services.openai.answers import new_id
+from services.openai.reading import invalid, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.conversation.live.asking import duration_ms
 from services.conversation.live.items import Clause, Item
-from services.openai.events import new_id
+from services.openai.answers import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

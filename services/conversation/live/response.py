@@ -12,10 +12,10 @@ from services.conversation.live.items import messages_of
 from services.conversation.live.output import FunctionCall, SpokenMessage, TextMessage
 from services.conversation.speech_translation.stages import first_fault, is_whole
 from services.errors import BackendError, ServiceError
+from services.openai.answers import new_id
+from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
-from services.openai.events import new_id
 from services.openai.realtime import server_event
-from services.server.websocket import HungUpError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -115,7 +115,7 @@ class Response:
             await self._answer(caller, model)
         except Exception as error:
             cause = first_fault(error) if isinstance(error, ExceptionGroup) else error
-            if isinstance(cause, HungUpError):
+            if isinstance(cause, ClientGoneError):
                 return  # the session ends
             if not isinstance(cause, ServiceError):
                 log.exception("a response of a conversation broke off")

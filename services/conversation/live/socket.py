@@ -29,8 +29,9 @@ from services.errors import (
     shown,
 )
 from services.openai import conversation as sent
+from services.openai.answers import new_id
 from services.openai.errors import error_told
-from services.openai.events import new_id
+from services.openai.reading import invalid
 from services.openai.realtime import (
     BUFFER_EVENTS,
     accept,
@@ -40,7 +41,6 @@ from services.openai.realtime import (
     query_of,
     server_event,
 )
-from services.openai.refusals import invalid
 from services.server.live import LiveSession
 
 if TYPE_CHECKING:

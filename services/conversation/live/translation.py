@@ -46,10 +46,10 @@ from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, known_or_none
 from services.errors import DeadlineError, ServiceError
 from services.languages import gap
-from services.openai import live_translation as sent
+from services.openai import conversation as sent
+from services.openai.answers import new_id
 from services.openai.errors import error_told
-from services.openai.events import new_id
-from services.openai.reading import ignore
+from services.openai.reading import ignore, invalid
 from services.openai.realtime import (
     AppendEvent,
     InputFields,
@@ -60,7 +60,6 @@ from services.openai.realtime import (
     query_of,
     server_event,
 )
-from services.openai.refusals import invalid
 from services.server.live import LiveSession
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class Settings:
         if given.model not in (None, self.model, sent.TRANSLATES):
             raise invalid("session.model", "cannot change; name it in the URL", "unsupported_value")
         new: dict[str, Any] = {}
-        audio = given.audio or sent.AudioFields()
+        audio = given.audio or sent.TranslationSoundFields()
         if audio.input is not None and "transcription" in audio.input.model_fields_set:
             new["told"] = audio.input.transcription is not None
         if audio.input is not None and audio.input.noise_reduction is not None:
@@ -208,7 +207,7 @@ class _Talk(LiveSession):
                 return
 
     async def _do(self, fields: dict[str, Any]) -> None:
-        event = parse_event(fields, sent.EVENTS)
+        event = parse_event(fields, sent.TRANSLATION_EVENTS)
         self._closing = isinstance(event, sent.TranslationClose)
         if isinstance(event, sent.TranslationUpdate):
             await self._update(event.session)

@@ -27,10 +27,9 @@ from services.conversation.translation.languages import known_code, spoken
 from services.errors import InvalidRequestError
 from services.languages import gap
 from services.openai.audio_stream import AudioStream
+from services.openai.body import until_hangup
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
-from services.openai.reading import read
-from services.openai.refusals import invalid
+from services.openai.reading import invalid, read
 from services.openai.speech import TRANSCRIPT_CHARACTERS
 from services.openai.translation import SpeechTranslationFields
 from services.server.admission import Admission, Limits

@@ -12,7 +12,7 @@ from services.conversation.speech_translation.stages import Sound, Translation, 
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
-from services.openai.refusals import invalid
+from services.openai.reading import invalid
 from services.openai.speech import INPUT_CHARACTERS
 
 if TYPE_CHECKING:

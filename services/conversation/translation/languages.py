@@ -7,7 +7,7 @@ from typing import Final
 from services.errors import shown
 from services.languages import NAMES as HEARD
 from services.languages import tag_of
-from services.openai.refusals import invalid
+from services.openai.reading import invalid
 
 AUTO: Final = "auto"
 

@@ -24,11 +24,10 @@ from services.conversation.translation.texts import (
     translated,
 )
 from services.errors import InvalidRequestError, TooLargeError
-from services.openai.body import header, not_read, whole
+from services.openai.body import header, not_read, until_hangup, whole
 from services.openai.forms import FormFields, read_form
-from services.openai.hangup import until_hangup
+from services.openai.reading import invalid
 from services.openai.reading import read as validated
-from services.openai.refusals import invalid
 from services.openai.translation import DetectBody, TranslateBody, TranslationBody
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from services.backends.pools import Pools
     from services.conversation.translation.texts import Plan, Translate
-    from services.openai.documents import Call
+    from services.openai.answers import Call
     from services.openai.translation import Detection, LanguageAnswer, Translated
     from services.settings.sections import TranslationSettings
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from services.audio.formats import SPEED_RANGE
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class SynthesisRequest:
     Attributes:
         text: all of it, or pieces as they come.
         voice: the id of one of the engine's voices, or an alias; None with `reference`.
-        speed: 1.0 is the voice's own; the duration is about 1/speed.
+        speed: 1.0 is the voice's own; the duration is about 1/speed; within `SPEED_RANGE`.
         instructions: how to say it, in words.
         seed: the same seed on the same request gives the same samples.
         language: a tag; None leaves it to the voice.
@@ -162,9 +161,8 @@ class SpeechEngine(Protocol):
 
         Raises:
             NotFoundError: no such voice.
-            InvalidRequestError: blank text, an unknown language, a speed out of range, or a field
-                that this engine lacks (`unsupported_parameter`). `param` is the field's name in
-                POST /v1/audio/speech.
+            InvalidRequestError: blank text, an unknown language, or a field that this engine lacks
+                (`unsupported_parameter`). `param` is the field's name in POST /v1/audio/speech.
         """
 
     async def prepare(self, reference: VoiceReference) -> None:
@@ -213,16 +211,8 @@ def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
     """Refuse what `engine` lacks: nothing is ignored silently.
 
     Raises:
-        InvalidRequestError: a field is set and not supported (`unsupported_parameter`), or the
-            speed is out of range (`invalid_value`).
+        InvalidRequestError: a field is set and not supported (`unsupported_parameter`).
     """
-    low, high = SPEED_RANGE
-    if not low <= request.speed <= high:
-        raise InvalidRequestError(
-            f"speed {request.speed:g} is not between {low} and {high}",
-            param="speed",
-            code="invalid_value",
-        )
     asked = (
         (Capability.INSTRUCTIONS, "instructions", request.instructions is not None),
         (Capability.LANGUAGE, "language", request.language is not None),

@@ -5,66 +5,43 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
-
-@dataclass(frozen=True)
-class _Script:
-    """A script and its languages.
-
-    Attributes:
-        letters: ranges of its characters, for a regular expression.
-        languages: primary tags of the languages written in it, the likeliest first.
-        marks: letters that only one of them has.
-        shortest: how many letters in a row make a word, not a symbol such as π.
-    """
-
-    letters: str
-    languages: tuple[str, ...]
-    marks: tuple[tuple[str, str], ...] = ()
-    shortest: int = 2
-
-
-_SCRIPTS: Final = {
-    "han": _Script(
-        "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af", ("cmn", "yue", "ja"), (), 1
-    ),
-    "kana": _Script("\u3040-\u30ff", ("ja",), (), 1),
-    "hangul": _Script("\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3", ("ko",), (), 1),
-    "cyrillic": _Script(
-        "\u0400-\u052f",
-        ("ru", "uk", "be", "bg", "mk", "sr", "kk", "ky", "tt", "ba", "cv", "nog"),
-        (("be", "ўЎ"), ("uk", "їЇєЄґҐіІ"), ("mk", "ѓЃќЌѕЅ"), ("sr", "ђЂћЋџЏљЉњЊјЈ")),
-    ),
-    "arabic": _Script(
-        "\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefc",
-        ("ar", "fa", "ur", "sd", "ug"),
-        (("ur", "ٹڈڑےں"), ("fa", "پچژگکی")),
-    ),
-    "greek": _Script("\u0370-\u03ff\u1f00-\u1fff", ("el", "grc")),
-    "hebrew": _Script("\u0590-\u05ff\ufb1d-\ufb4f", ("he",)),
-    "armenian": _Script("\u0530-\u058f", ("hy", "hyw")),
-    "georgian": _Script("\u10a0-\u10ff", ("ka",)),
-    "ethiopic": _Script("\u1200-\u139f", ("am", "ti")),
-    "thai": _Script("\u0e00-\u0e7f", ("th",)),
-    "myanmar": _Script("\u1000-\u109f", ("my", "shn")),
-    "devanagari": _Script("\u0900-\u097f", ("hi", "mr", "ne", "kok", "sd")),
-    "bengali": _Script("\u0980-\u09ff", ("bn", "as", "bpy")),
-    "gurmukhi": _Script("\u0a00-\u0a7f", ("pa",)),
-    "gujarati": _Script("\u0a80-\u0aff", ("gu",)),
-    "oriya": _Script("\u0b00-\u0b7f", ("or",)),
-    "tamil": _Script("\u0b80-\u0bff", ("ta",)),
-    "telugu": _Script("\u0c00-\u0c7f", ("te",)),
-    "kannada": _Script("\u0c80-\u0cff", ("kn",)),
-    "malayalam": _Script("\u0d00-\u0d7f", ("ml",)),
-    "sinhala": _Script("\u0d80-\u0dff", ("si",)),
+_KANA: Final = ("ja",)
+# By the first word of a letter's name in Unicode: tags of the languages, the likeliest first.
+_LANGUAGES: Final[dict[str, tuple[str, ...]]] = {
+    "CJK": ("cmn", "yue", "ja"),
+    "HIRAGANA": _KANA,
+    "KATAKANA": _KANA,
+    "KATAKANA-HIRAGANA": _KANA,
+    "HANGUL": ("ko",),
+    "CYRILLIC": ("ru", "uk", "be", "bg", "mk", "sr", "kk", "ky", "tt", "ba", "cv", "nog"),
+    "ARABIC": ("ar", "fa", "ur", "sd", "ug"),
+    "GREEK": ("el", "grc"),
+    "HEBREW": ("he",),
+    "ARMENIAN": ("hy", "hyw"),
+    "GEORGIAN": ("ka",),
+    "ETHIOPIC": ("am", "ti"),
+    "THAI": ("th",),
+    "MYANMAR": ("my", "shn"),
+    "DEVANAGARI": ("hi", "mr", "ne", "kok", "sd"),
+    "BENGALI": ("bn", "as", "bpy"),
+    "GURMUKHI": ("pa",),
+    "GUJARATI": ("gu",),
+    "ORIYA": ("or",),
+    "TAMIL": ("ta",),
+    "TELUGU": ("te",),
+    "KANNADA": ("kn",),
+    "MALAYALAM": ("ml",),
+    "SINHALA": ("si",),
 }
-_WORD: Final = re.compile(
-    "|".join(
-        f"(?P<{name}>[{script.letters}]{{{script.shortest},}})" for name, script in _SCRIPTS.items()
-    )
-)
+_SYLLABIC: Final = frozenset({("cmn", "yue", "ja"), _KANA, ("ko",)})
+# Letters that only one of a script's languages has.
+_MARKS: Final = {
+    "ru": (("be", "ўЎ"), ("uk", "їЇєЄґҐіІ"), ("mk", "ѓЃќЌѕЅ"), ("sr", "ђЂћЋџЏљЉњЊјЈ")),
+    "ar": (("ur", "ٹڈڑےں"), ("fa", "پچژگکی")),
+}
 _FULL_WIDTH: Final = re.compile("[\uff01-\uffef]+")
 
 
@@ -75,18 +52,28 @@ def language_by_script(text: str, own: str) -> str | None:
     Latin ones spell others letter by letter. Kana among Chinese characters is Japanese, unless it
     is less than a tenth of them.
     """
-    found: Counter[str] = Counter()
-    for word in _WORD.finditer(text):
-        found[word.lastgroup or ""] += len(word.group())
+    if text.isascii():
+        return None
+    found: Counter[tuple[str, ...]] = Counter()
+    for languages, run in groupby(text, _languages):
+        length = len([*run])
+        # One letter is a word only where letters are syllables: π is a symbol.
+        if languages and (length > 1 or languages in _SYLLABIC):
+            found[languages] += length
     if not found:
         return None
-    found["kana"] *= 10  # but a word quoted in Chinese
+    found[_KANA] *= 10  # but a word quoted in Chinese
     best = found.most_common(1)[0][0]
-    script = _SCRIPTS[best]
-    if own.partition("-")[0] in script.languages:
+    if own.partition("-")[0] in best:
         return None
-    marked = (tag for tag, letters in script.marks if any(letter in text for letter in letters))
-    return next(marked, script.languages[0])
+    marked = (tag for tag, marks in _MARKS.get(best[0], ()) if any(one in text for one in marks))
+    return next(marked, best[0])
+
+
+def _languages(letter: str) -> tuple[str, ...]:
+    if letter.isascii():
+        return ()
+    return _LANGUAGES.get(unicodedata.name(letter, "").partition(" ")[0], ())
 
 
 def plain_width(text: str) -> str:

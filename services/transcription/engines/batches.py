@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from services.errors import UnavailableError
-from services.handover import in_daemon
+from services.tasks import in_daemon
 from services.transcription.engines.windows import SileroDetector
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ log = logging.getLogger("bentovox.transcription")
 
 Job = TypeVar("Job")
 Model = TypeVar("Model")
-Waiting = TypeVar("Waiting", bound="Requester")
+Waiter = TypeVar("Waiter", bound="Waiting")
 
 _RETRY_S: Final = 10.0
 
@@ -160,7 +160,7 @@ class Lane(Generic[Job]):
                 self._waiting.remove(self)
 
 
-class Requester(Protocol):
+class Waiting(Protocol):
     """Whoever waits for jobs."""
 
     def failed(self, error: ServiceError) -> None:
@@ -178,7 +178,7 @@ class BatchingEngine(ABC, Generic[Model, Job]):
         self._batches: Batches[Job] | None = None
         self._kind = kind
         self._most = most
-        self._active: set[Requester] = set()
+        self._active: set[Waiting] = set()
 
     @property
     def ready(self) -> bool:
@@ -213,7 +213,7 @@ class BatchingEngine(ABC, Generic[Model, Job]):
         await in_daemon(batches.join)
 
     @contextmanager
-    def _at_work(self, requester: Waiting) -> Iterator[Waiting]:
+    def _at_work(self, requester: Waiter) -> Iterator[Waiter]:
         """Let a requester know when the engine is closed, or nobody waits any more."""
         self._active.add(requester)
         try:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from services.errors import EngineError, InvalidRequestError, ServiceError
-from services.handover import Handover, in_daemon
 from services.loading import Loading
+from services.tasks import Handover, in_daemon
 from services.transcription.engines.batches import BatchingEngine
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from services.errors import InvalidRequestError, NotFoundError
-from services.openai.reading import ignore
-from services.openai.realtime import ClientEvent, Fields, InputFields, format_object
-from services.openai.refusals import invalid
+from services.openai.reading import Fields, ignore, invalid
+from services.openai.realtime import ClientEvent, InputFields, format_object
 from services.openai.transcription import any_of
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final
 from services.audio.pcm import duration_s
 from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
 from services.languages import UNSPACED, gap
+from services.openai.body import ClientGoneError
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
-from services.racing import racing
-from services.server.websocket import HungUpError
+from services.tasks import racing
 from services.transcription.answers import logprobs_of
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, GuessRequest
 
@@ -170,7 +170,7 @@ class Transcriber:
         Raises:
             OverloadedError: there is no slot.
             UnavailableError: the engine is no longer ready.
-            HungUpError: the client has gone.
+            ClientGoneError: the client has gone.
         """
         while await self._due():
             async with self._slot():
@@ -205,7 +205,7 @@ class Transcriber:
     async def _hear(self, turn: Turn) -> None:
         try:
             await self._say(turn)
-        except (HungUpError, OverloadedError):
+        except (ClientGoneError, OverloadedError):
             raise
         except ServiceError as error:
             await self._failed(turn, error)

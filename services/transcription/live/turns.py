@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
-from services.openai.events import new_id
+from services.openai.answers import new_id
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, WINDOW_S
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from services.backends import pools as pools_module
-from services.backends.backend import Backend, Call
-from services.backends.choice import places
+from services.backends.backend import Backend, Call, places
 from services.backends.pools import AHEAD, Pool, Pools
 from services.errors import BackendError, UnavailableError
 from services.settings.sections import GatewaySettings
@@ -121,12 +120,14 @@ async def test_one_that_comes_back_while_it_leaves_is_a_new_backend(
     async with pools.probing():
         told.say(server.url)
         await until(lambda: ready(chat) == [server.url])
-        with chat.backends[0].busy():
-            told.say()
-            await until(lambda: not ready(chat))
-            told.say(server.url)
-            await until(lambda: ready(chat) == [server.url])
-            assert [one.name for one in chat.backends] == ["chat-0", "chat-1"]
+        first = chat.backends[0]
+        first.count(1)
+        told.say()
+        await until(lambda: not ready(chat))
+        told.say(server.url)
+        await until(lambda: ready(chat) == [server.url])
+        assert [one.name for one in chat.backends] == ["chat-0", "chat-1"]
+        first.count(-1)
         await until(lambda: [one.name for one in chat.backends] == ["chat-1"])
 
 
@@ -161,24 +162,6 @@ async def test_the_pool_is_seen_in_metrics(backend: Any, told: Told) -> None:
         told.say(server.url, DEAD)
         await until(lambda: shown("ready") == 1.0)
         assert (shown("not_ready"), shown("leaving")) == (1.0, 0.0)
-
-
-async def test_a_backend_out_of_reach_is_probed_less_and_less_until_it_answers(
-    backend: Any,
-) -> None:
-    (gone,) = Pool("chat", [DEAD], GatewaySettings(probe_interval_s=1)).backends
-    rests = []
-    for _ in range(6):
-        await gone.probe()
-        rests.append(gone.rest_s)
-    assert rests == [1, 2, 4, 8, 8, 8]
-    server = await backend("a")
-    server.ready = False  # it is there and on its way: no longer than need be
-    (coming,) = Pool("chat", [server.url], GatewaySettings(probe_interval_s=1)).backends
-    for _ in range(3):
-        await coming.probe()
-    assert coming.rest_s == 1
-    coming.connections.close()
 
 
 # What must not end the probes of a role
@@ -477,7 +460,7 @@ async def test_requests_wait_for_a_role_that_starts_and_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [{}, {"hold_s": 30, "hold_requests": 1}, {"hold_s": 0.01}], ids=["off", "full", "late"]
+    "rules", [{}, {"hold_s": 30, "queue": 1}, {"hold_s": 0.01}], ids=["off", "full", "late"]
 )
 async def test_none_waits_longer_than_it_may(rules: dict[str, Any]) -> None:
     pool = Pool("chat", [DEAD], GatewaySettings(**rules))
@@ -510,8 +493,8 @@ async def test_what_a_role_is_asked_for_is_what_is_at_work_and_what_waits() -> N
     pool = Pool("speech", [DEAD], GatewaySettings(hold_s=30))
     waiting = asyncio.ensure_future(pool.until_ready())
     await asyncio.sleep(0)
-    with pool.backends[0].busy():
-        asked = REGISTRY.get_sample_value("bentovox_asked_requests", {"asked": "speech"})
+    pool.backends[0].count(1)
+    asked = REGISTRY.get_sample_value("bentovox_asked_requests", {"asked": "speech"})
     assert asked == 2.0
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.backends import sources
 from services.backends.sources import Dns, Kubernetes, RayServe, source_of
 from services.errors import ConfigurationError
-from services.racing import racing
+from services.tasks import racing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +185,7 @@ def account(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(Kubernetes, "_again_s", 0.01)
 
 
 async def test_pods_come_and_go_as_their_slices_say(serve: Any, account: Path) -> None:
@@ -271,7 +270,7 @@ async def test_outside_a_pod_it_says_so(caplog: pytest.LogCaptureFixture, accoun
 async def test_an_api_that_ends_each_watch_at_once_is_asked_again_after_a_pause(
     serve: Any, account: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_AGAIN_S", 0.2)
+    monkeypatch.setattr(Kubernetes, "_again_s", 0.2)
     api = Api(pods("a", "10.0.0.1"))
     for _ in range(1000):
         api.events.put_nowait(None)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Any
+import json
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from websockets.exceptions import InvalidStatus
 from services.audio.decode import LiveDecoder
 from services.conversation.live import items as kept
 from services.conversation.live import socket
+from services.conversation.live.ear import Ear
 from services.conversation.live.items import Clause, Item, Items, messages_of
 from services.conversation.speech_translation.stages import is_whole
 from services.errors import InvalidRequestError
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from services.audio.formats import LiveFormat
+    from services.errors import ServiceError
     from tests.live_app import Talk
 
 TEXT = {"output_modalities": ["text"]}
@@ -726,6 +732,45 @@ async def test_an_ear_that_breaks_is_told_and_opened_again(rig: Any) -> None:
         await talk.until("conversation.item.done")
         await talk.say("response.create")
         assert told(await talk.until("response.done"), "output_text").strip() == "hello"
+
+
+class Line:
+    """A connection to an ear that breaks at the first sound."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    async def send(self, text: str) -> None:
+        event = json.loads(text)
+        updates = event["type"] == "session.update"
+        self._events.put_nowait({**event, "type": "session.updated"} if updates else None)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while (event := await self._events.get()) is not None:
+            yield json.dumps(event)
+
+
+async def test_a_broken_ear_tells_all_of_it_before_it_is_opened_again() -> None:
+    """Whoever waits for a transcript would else wait forever."""
+
+    @asynccontextmanager
+    async def line(*_: str) -> AsyncIterator[Line]:
+        yield Line()
+
+    breaks, told = asyncio.Event(), asyncio.Event()
+
+    async def lost(_: ServiceError) -> None:
+        breaks.set()
+        for _ in range(10):  # to a client that reads slowly
+            await asyncio.sleep(0)
+        told.set()
+
+    ear = Ear(cast("Any", SimpleNamespace(socket=line)), AsyncMock(), lost)
+    await ear.send({"type": "input_audio_buffer.append"})
+    await breaks.wait()
+    await ear.send({"type": "input_audio_buffer.append"})
+    assert told.is_set()
+    await ear.close()
 
 
 async def test_a_client_that_hangs_up_stops_everything(rig: Any) -> None:

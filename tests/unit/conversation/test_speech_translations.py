@@ -17,7 +17,7 @@ from services.audio.formats import MEDIA_TYPES
 from services.backends.pools import Pools
 from services.conversation.speech_translation.routes import SpeechTranslation
 from services.engines import create
-from services.openai.hangup import ClientGoneError
+from services.openai.body import ClientGoneError
 from services.settings.sections import (
     ConversationSettings,
     TranslationSettings,

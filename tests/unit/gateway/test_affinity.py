@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.affinity import affinity_of
+from services.gateway.body import affinity_of
 
 JSON = b"application/json"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import InvalidRequestError
-from services.gateway.body_field import field_of
+from services.gateway.body import field_of
 from services.openai import forms
 
 JSON = b"application/json"

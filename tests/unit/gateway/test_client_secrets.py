@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from websockets.exceptions import InvalidStatus
 
-from services.gateway import client_secrets
+from services.gateway import keys
 from tests.talking_app import Rig
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ async def test_a_secret_is_for_one_kind_of_session(rig: Rig) -> None:
 async def test_a_secret_expires(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     response = await asked(rig, {"expires_after": {"anchor": "created_at", "seconds": 10}})
     made = response.json()
-    monkeypatch.setattr(client_secrets.time, "time", lambda: made["expires_at"] - 1)
+    monkeypatch.setattr(keys.time, "time", lambda: made["expires_at"] - 1)
     async with rig.talk(key=made["value"]):
         pass
-    monkeypatch.setattr(client_secrets.time, "time", lambda: made["expires_at"])
+    monkeypatch.setattr(keys.time, "time", lambda: made["expires_at"])
     assert await refused(rig, made["value"]) == 401
 
 

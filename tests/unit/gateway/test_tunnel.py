@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve as serve_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from services.backends import sockets
+from services.backends import client as calls
 from services.errors import EngineError, OverloadedError
 from services.gateway import tunnel
 from services.openai.paths import MODELS
@@ -422,7 +422,7 @@ async def test_a_backend_that_falls_silent_for_good_is_given_up(
     backend: Any, door: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tunnel, "_QUIET_S", 0.05)
-    monkeypatch.setattr(sockets, "_CLOSE_S", 0.05)
+    monkeypatch.setattr(calls, "_CLOSE_S", 0.05)
 
     async def silent(request: Any, writer: Any) -> None:
         writer.write(_accepted(request))
@@ -463,7 +463,7 @@ async def test_a_client_that_vanishes_ends_the_backends_work(behind: Any, door: 
 async def test_a_slow_client_slows_the_backend(
     behind: Any, door: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "_CLOSE_S", 0.05)
+    monkeypatch.setattr(calls, "_CLOSE_S", 0.05)
     sent = 0
     piece = bytes(1 << 16)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from services.errors import InvalidRequestError, ServiceError, TooLargeError, UnsupportedMediaError
 from services.openai import reading
+from services.openai.body import ClientGoneError
 from services.openai.forms import TEXT_BYTES, Form, FormFields, read_form
-from services.openai.hangup import ClientGoneError
 
 FIELDS = FormFields(frozenset({"name", "text"}), {"file": 1000})
 TYPE = b"multipart/form-data; boundary=xYz"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.openai.hangup import ClientGoneError, until_hangup
+from services.openai.body import ClientGoneError, until_hangup
 
 
 class Client:

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from pydantic import SecretStr, ValidationError
 
 from services.audio.formats import MEDIA_TYPES
-from services.gateway import routes
+from services.gateway import routes as gateway_routes
 from services.openai.openapi import document
 from services.openai.paths import (
     CLIENT_SECRETS,
@@ -40,7 +40,7 @@ def template(path: str) -> str:
 @pytest.mark.parametrize("roles", [["speech"], ["chat"], ["chat", "speech"], [*ROUTES]])
 def test_what_is_documented_is_what_the_door_opens(roles: list[str]) -> None:
     api = GatewaySettings(playground=False)  # a page, and no part of it
-    shell = routes.build(api, {role: ["http://127.0.0.1:1"] for role in roles})
+    shell = gateway_routes.build(api, {role: ["http://127.0.0.1:1"] for role in roles})
     health = {"/livez", "/readyz", "/metrics"}
     opened = {path.replace("{*}", "{}") for _, path in shell.handlers} | health
     assert {template(path) for path in document(roles)["paths"]} == opened
@@ -119,7 +119,7 @@ def test_every_reference_leads_somewhere() -> None:
 async def test_it_is_served_without_a_key_and_for_the_roles_behind_the_door(serve: Any) -> None:
 
     gateway = GatewaySettings(keys=SecretStr("anna:" + "0a" * 32))
-    url = await serve(Shell(routes.build(gateway, {"speech": ["http://127.0.0.1:1"]})))
+    url = await serve(Shell(gateway_routes.build(gateway, {"speech": ["http://127.0.0.1:1"]})))
     async with httpx.AsyncClient(base_url=url) as client:
         response = await client.get(OPENAPI)
         assert (await client.get("/v1/models")).status_code == 401

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from services.errors import InvalidRequestError
-from services.openai.bounded_json import MOST_MARKS, MOST_NAMES, parse
-from services.openai.reading import MOST_IGNORED, ignore, read, sift, watch
+from services.openai.reading import (
+    MOST_IGNORED,
+    MOST_MARKS,
+    MOST_NAMES,
+    ignore,
+    parse,
+    read,
+    sift,
+    watch,
+)
 
 
 class _Inner(BaseModel):

@@ -14,9 +14,8 @@ import pytest
 
 from services import settings as module
 from services.errors import ConfigurationError
-from services.ray import deploy as deploying
-from services.ray.config import serve_config
-from services.ray.deploy import deploy, read_config, until_answers, until_running
+from services.ray import config as deploying
+from services.ray.config import deploy, read_config, serve_config, until_answers, until_running
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # bentoml's own, as it is imported

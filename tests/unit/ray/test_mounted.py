@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.ray.mounted import Mounted
+from services.ray.replica import Mounted
 from services.server.serving import Readiness
 
 

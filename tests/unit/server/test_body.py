@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from services.errors import OverloadedError, RequestTimeoutError
-from services.server.body import RATE_BYTES_S, SILENCE_S, Body
-from services.server.memory import Held
+from services.server.body import RATE_BYTES_S, SILENCE_S, Body, Held
 
 
 class Clock:

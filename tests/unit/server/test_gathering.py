@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from services.server.gathering import MOST_BYTES, Gathering
+from services.server.writer import MOST_BYTES, Gathering
 
 
 class Bare:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.server.logging import configure, request_id_var
+from services.server.telemetry import configure_log as configure
+from services.server.telemetry import request_id_var
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

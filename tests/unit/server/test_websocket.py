@@ -23,7 +23,7 @@ from services.errors import (
     TooLargeError,
     UnavailableError,
 )
-from services.server import uvicorn_socket, websocket
+from services.server import websocket
 from services.server.admission import Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.shell import Shell
@@ -355,7 +355,7 @@ async def test_at_shutdown_the_application_may_finish_and_1012_follows(serve: An
 
 
 async def test_who_does_not_finish_is_cut_off(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uvicorn_socket, "DRAIN_S", 0.01)
+    monkeypatch.setattr(websocket, "DRAIN_S", 0.01)
     app = Watching(shell().app)
     async with at(await serve(app)) as client:
         app.seen[0].shutdown()

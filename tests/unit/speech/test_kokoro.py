@@ -15,7 +15,6 @@ pytest.importorskip("misaki", reason="the kokoro extra is not installed")
 pytest.importorskip("espeakng_loader", reason="the espeak extra is not installed")
 
 from services.errors import (
-    ConfigurationError,
     EngineError,
     InvalidRequestError,
     NotFoundError,
@@ -105,7 +104,7 @@ async def test_espeak_speaks_until_the_model_is_there(engine: KokoroEngine) -> N
 async def test_without_espeak_and_model_it_is_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kokoro_engine, "_espeak", lambda _: None)
+    monkeypatch.setattr(kokoro_engine, "_espeak", lambda: None)
     engine = KokoroEngine(model=str(tmp_path / "none"))
     await engine.start()
     await until(lambda: not engine.loading)
@@ -245,10 +244,6 @@ async def test_it_starts_again_after_it_was_closed(engine: KokoroEngine) -> None
     assert len(await spoken(engine, "Hello there.")) > RATE // 4
 
 
-def voices(**aliases: str) -> Voices:
-    return Voices({**OPENAI_VOICES, **aliases})
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")
 @pytest.mark.parametrize(
     ("text", "language", "said"),
@@ -290,7 +285,7 @@ def test_there_are_54_voices_and_openais_names_are_13_of_them() -> None:
     ],
 )
 def test_a_mix_is_written_as_in_kokoro_fastapi(name: str, parts: dict[str, float]) -> None:
-    mix = voices().mix(name)
+    mix = Voices().mix(name)
     assert mix is not None
     assert dict(mix.parts) == pytest.approx(parts)
 
@@ -303,8 +298,8 @@ def test_a_mix_is_written_as_in_kokoro_fastapi(name: str, parts: dict[str, float
     ],
 )
 def test_what_is_no_mix_is_no_voice(name: str) -> None:
-    assert voices().mix(name) is None
-    assert voices().find(name) is None
+    assert Voices().mix(name) is None
+    assert Voices().find(name) is None
 
 
 async def test_an_unknown_voice_names_the_nearest(engine: KokoroEngine) -> None:
@@ -312,19 +307,8 @@ async def test_an_unknown_voice_names_the_nearest(engine: KokoroEngine) -> None:
         engine.voice("af_hart")
 
 
-async def test_a_name_may_stand_for_a_mix_or_a_voice_of_espeaks_and_must_exist() -> None:
-    names = {"house": "af_heart(2)+am_adam", "alloy": "de+f2"}
-    engine = KokoroEngine(names, model="some/model")
-    assert engine.voice("house").alias_of == "af_heart(2)+am_adam"
-    assert engine.voice("alloy").alias_of == "de+f2"
-    listed = [voice.id for voice in engine.voices()]
-    assert len(listed) == len(set(listed)) == 13 + 1 + 54
-    with pytest.raises(ConfigurationError, match="af_nobody"):
-        KokoroEngine({"house": "af_nobody"}, model="some/model")
-
-
 def test_voices_that_did_not_come_are_spoken_by_those_that_did_and_the_card_says_so() -> None:
-    known = voices()
+    known = Voices()
     known.came(["af", "jf_alpha", "jf_nezumi", "jm_kumo", "x_one"])  # the hub has an `af`
     assert known.spoken("alloy", "en-us").first.startswith("jf_")
     assert known.spoken("onyx", "en-us").first == "jm_kumo"

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.audio.formats import MEDIA_TYPES
-from services.errors import EngineError
-from services.openai.hangup import ClientGoneError
+from services.errors import ConfigurationError, EngineError
+from services.openai.body import ClientGoneError
 from services.openai.paths import MODELS, ROUTES
 from services.openai.reading import watch
 from services.settings.sections import SPEECH_MODELS
 from services.speech.engines.protocol import Capability, SynthesisRequest
 from services.speech.routes import handlers_of
+from services.speech.speakers import check_aliases
 from tests.decoding import decode
 from tests.fakes.speech_engine import CHARACTER_S, FakeEngine
 from tests.sounds import FORMATS
@@ -418,3 +419,22 @@ async def test_a_client_that_hangs_up_in_its_request_gets_nothing() -> None:
     with pytest.raises(ClientGoneError):
         await app_of(FakeEngine())(exchange.scope, exchange.receive, exchange.send)
     assert exchange.sent == []
+
+
+async def test_a_name_of_the_operators_speaks_and_is_listed_with_what_it_stands_for() -> None:
+    served = Served(FakeEngine(), aliases={"boss": "echo"})
+    await served.engine.start()
+    async with served.client:
+        assert (await served.speech(voice="boss")).status_code == 200
+        listed = (await served.client.get("/v1/audio/voices")).json()["data"]
+    assert served.engine.requests[-1].voice == "echo"  # type: ignore[union-attr]
+    assert [(voice["id"], voice["alias_of"]) for voice in listed][-1] == ("boss", "echo")
+
+
+def test_a_name_for_no_voice_is_a_configuration_error_unless_one_may_be_registered() -> None:
+    engine = FakeEngine()
+    check_aliases(engine, {"boss": "echo"})
+    with pytest.raises(ConfigurationError, match="'boss' stands for"):
+        check_aliases(engine, {"boss": "nobody"})
+    engine._voices = ()
+    check_aliases(engine, {"boss": "nobody"})

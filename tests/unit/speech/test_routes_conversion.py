@@ -9,7 +9,7 @@ import pytest
 
 from services.audio.formats import MEDIA_TYPES
 from services.errors import EngineError
-from services.openai.hangup import ClientGoneError
+from services.openai.body import ClientGoneError
 from services.speech.engines.protocol import Capability, ConversionRequest
 from services.speech.voices import VoiceStore
 from tests.decoding import decode

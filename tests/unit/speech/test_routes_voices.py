@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from services.errors import EngineError, InvalidRequestError
-from services.openai.hangup import ClientGoneError
+from services.openai.body import ClientGoneError
 from services.speech.engines.protocol import Capability
 from services.speech.voices import VoiceStore
 from tests.fakes.speech_engine import FakeEngine

@@ -126,10 +126,9 @@ def test_a_whole_cache_asks_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_offline_without_a_model_is_final_and_says_what_to_run(tmp_path: Path) -> None:
+def test_offline_without_a_model_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(NoModelError) as told:
         Loader("tiny", cache=tmp_path).find(nobody)
-    assert told.value.is_final
     assert "HF_HUB_OFFLINE" in str(told.value)
     assert f"`hf download Systran/faster-whisper-tiny --cache-dir {tmp_path}`" in str(told.value)
     assert "\n" not in str(told.value)
@@ -140,7 +139,6 @@ def test_an_unreachable_hub_is_named_with_the_remedy(tmp_path: Path, no_hub: str
     (folder / "model.bin").unlink()  # half a download is no model
     with pytest.raises(NoModelError) as told:
         Loader("tiny", cache=tmp_path).find(nobody)
-    assert not told.value.is_final
     assert f"{no_hub.removeprefix('http://')} cannot be reached" in str(told.value)
     assert "hf download Systran/faster-whisper-tiny" in str(told.value)
     assert "BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL" in str(told.value)

@@ -21,7 +21,6 @@ from services.errors import (
     UnavailableError,
     shown,
 )
-from services.handover import Handover, in_daemon
 from services.speech.engines.cosyvoice import download, upstream_code
 from services.speech.engines.cosyvoice.split import segments_in_tokens
 from services.speech.engines.cosyvoice.text import (
@@ -38,9 +37,10 @@ from services.speech.engines.protocol import (
     check_capabilities,
     murmur,
 )
+from services.tasks import Handover, in_daemon
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
     from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
@@ -68,7 +68,6 @@ class CosyVoiceEngine:
 
     def __init__(
         self,
-        voices: Mapping[str, str] | None = None,
         *,
         model: str,
         revision: str = "",
@@ -86,7 +85,6 @@ class CosyVoiceEngine:
             ConfigurationError: upstream's code is not there, the model directory lacks a file, or
                 the file `lexicon` is none.
         """
-        del voices  # names for voices are the routes' business; this engine has none
         code_root = Path(code).expanduser() if code else None
         upstream_code.find(code_root)
         self._lexicon = lexicon_in(Path(lexicon).expanduser()) if lexicon else None

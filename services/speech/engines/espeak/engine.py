@@ -23,13 +23,13 @@ from services.audio.pcm import amplified, to_float32
 from services.audio.resample import TimeStretch
 from services.errors import EngineError, UnavailableError
 from services.speech.engines.espeak.library import library
-from services.speech.engines.espeak.voices import OPENAI_VOICES, VoiceCatalogue
+from services.speech.engines.espeak.voices import VoiceCatalogue
 from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
 from services.speech.engines.scripts import plain_width
 from services.speech.engines.segments import refuse_blank, segments_as_written
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Iterator
 
     from numpy.typing import NDArray
 
@@ -54,20 +54,16 @@ class EspeakEngine(SpeaksOnly):
     loading = False
     capabilities = frozenset({Capability.LANGUAGE})
 
-    def __init__(self, voices: Mapping[str, str] | None = None) -> None:
-        """Load the library; `voices` maps further names to voices and overrides OpenAI's.
+    def __init__(self) -> None:
+        """Load the library.
 
         Raises:
             ImportError: espeakng-loader is not installed.
-            ConfigurationError: it cannot be loaded, or `voices` names a voice that does not exist.
+            ConfigurationError: it cannot be loaded.
         """
         self._library = library()
         self.sample_rate_hz = self._library.sample_rate_hz
-        self._catalogue = VoiceCatalogue(
-            self._library.voices(),
-            self._library.variants(),
-            {**OPENAI_VOICES, **(voices or {})},
-        )
+        self._catalogue = VoiceCatalogue(self._library.voices(), self._library.variants())
         self._thread: ThreadPoolExecutor | None = None
         self._segments = 0
 
@@ -100,11 +96,7 @@ class EspeakEngine(SpeaksOnly):
         return self._catalogue.voices()
 
     def voice(self, voice_id: str) -> Voice:
-        """Return any `<language>[+variant]` or alias.
-
-        Raises:
-            NotFoundError: no such voice (`voice_not_found`).
-        """
+        """Return any `<language>[+variant]` or alias; see `SpeechEngine.voice`."""
         return self._catalogue.find(voice_id)
 
     def check(self, request: SynthesisRequest) -> None:

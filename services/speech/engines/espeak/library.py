@@ -53,18 +53,11 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class EspeakVoice:
-    """A voice or variant file of espeak-ng.
+    """A voice or variant file of espeak-ng."""
 
-    Attributes:
-        name: such as `English (America)`.
-        identifier: path of the file below the data's voices, such as `gmw/en-US` or `!v/f3`.
-        languages: its tags, the first one its own.
-        gender: if the file says so.
-    """
-
-    name: str
-    identifier: str
-    languages: tuple[str, ...]
+    name: str  # such as `English (America)`
+    identifier: str  # the file's path below the data's voices, such as `gmw/en-US` or `!v/f3`
+    languages: tuple[str, ...]  # its tags, the first one its own
     gender: Literal["female", "male"] | None
 
 
@@ -128,14 +121,10 @@ class EspeakLibrary:
         return " ".join(said).strip()
 
     def speak(self, text: str, *, voice: str, words_per_minute: int) -> NDArray[np.int16]:
-        """Return `text` as speech, int16 [N], with the pause after a sentence.
+        """Return `text`, without NUL, as speech, int16 [N], with the pause after a sentence.
 
         Blocks its thread, a millisecond or two for a second of speech; several threads take turns.
-
-        Args:
-            text: without NUL.
-            voice: identifier of a voice, with `+NAME` for a variant.
-            words_per_minute: 175 is the voice's own.
+        `voice` is an identifier, with `+NAME` for a variant; its own pace is 175 words a minute.
 
         Raises:
             EngineError: espeak-ng refused.
@@ -162,7 +151,8 @@ class EspeakLibrary:
     def _take(self, samples: Any, count: int, _events: int | None) -> int:
         """Called by espeak for each frame; 0 has it go on."""
         if count and samples:
-            self._said.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+            # numpy's `as_array` would make a type for each length, which ctypes keeps forever.
+            self._said.append(np.frombuffer(ctypes.string_at(samples, 2 * count), np.int16))
         return 0
 
     def _list(self, spec: Any) -> list[EspeakVoice]:

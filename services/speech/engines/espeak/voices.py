@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from services.errors import ConfigurationError, InvalidRequestError, NotFoundError, shown
+from services.errors import InvalidRequestError, NotFoundError, shown
 from services.speech.engines.protocol import Voice
 from services.speech.engines.scripts import language_by_script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from services.speech.engines.espeak.library import EspeakVoice
 
@@ -55,20 +56,11 @@ class VoiceCatalogue:
     """Finds the espeak voice for what a request names.
 
     A voice is `<language>[+variant]`: a tag that espeak-ng lists, in any case (`en-us`, `pt-BR`),
-    and one of its variants (`f3`, `Marco`). Aliases are other names for such voices.
+    and one of its variants (`f3`, `Marco`). OpenAI's names are other names for such voices.
     """
 
-    def __init__(
-        self,
-        voices: Iterable[EspeakVoice],
-        variants: Iterable[EspeakVoice],
-        aliases: Mapping[str, str],
-    ) -> None:
-        """Index what espeak-ng lists.
-
-        Raises:
-            ConfigurationError: an alias for a voice that does not exist.
-        """
+    def __init__(self, voices: Iterable[EspeakVoice], variants: Iterable[EspeakVoice]) -> None:
+        """Index what espeak-ng lists."""
         self._languages: dict[str, EspeakVoice] = {}
         self._aliases: dict[str, Voice] = {}
         by_tag: dict[str, str] = {}
@@ -88,20 +80,10 @@ class VoiceCatalogue:
         self._voices = [
             self._voice(own, variant) for own in self._languages for variant in _LISTED_VARIANTS
         ]
-        for alias, target in aliases.items():
-            try:
-                voice_of_alias = self.find(target)
-            except NotFoundError as error:
-                raise ConfigurationError(
-                    f"voice {alias!r} stands for {target!r}, which does not exist", param="voices"
-                ) from error
-            self._aliases[alias.lower()] = Voice(
-                id=alias,
-                name=f"{alias} ({voice_of_alias.name})",
-                languages=voice_of_alias.languages,
-                gender=voice_of_alias.gender,
-                alias_of=voice_of_alias.id,
-            )
+        for alias, target in OPENAI_VOICES.items():
+            found = self.find(target)
+            name = f"{alias} ({found.name})"
+            self._aliases[alias] = replace(found, id=alias, name=name, alias_of=found.id)
 
     def voices(self) -> tuple[Voice, ...]:
         """Return the aliases, then every language plain, with `+f3` and with `+m3`."""

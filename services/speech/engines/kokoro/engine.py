@@ -24,7 +24,6 @@ import numpy as np
 
 from services.audio.resample import Resampler, TimeStretch
 from services.errors import (
-    ConfigurationError,
     EngineError,
     InvalidRequestError,
     NotFoundError,
@@ -35,7 +34,7 @@ from services.speech.engines.espeak import voices as espeak_voices
 from services.speech.engines.espeak.engine import EspeakEngine
 from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Source
 from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
-from services.speech.engines.kokoro.voices import OPENAI_VOICES, Voices, mix_of
+from services.speech.engines.kokoro.voices import Voices
 from services.speech.engines.protocol import (
     Capability,
     SpeaksOnly,
@@ -47,7 +46,7 @@ from services.speech.engines.scripts import language_by_script, plain_width
 from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable
 
     from services.audio.pcm import Samples
     from services.speech.engines.kokoro.model import Model
@@ -77,7 +76,6 @@ class KokoroEngine(SpeaksOnly):
 
     def __init__(
         self,
-        voices: Mapping[str, str] | None = None,
         *,
         model: str,
         file: str = "onnx/model_quantized.onnx",
@@ -87,23 +85,11 @@ class KokoroEngine(SpeaksOnly):
     ) -> None:
         """Check that it can work; nothing heavy is loaded before `start`.
 
-        `voices` maps further names to voices or mixes, and overrides OpenAI's.
-
         Raises:
-            ConfigurationError: `model` is neither a directory nor a hub's id, or `voices` names a
-                voice that does not exist.
+            ConfigurationError: `model` is neither a directory nor a hub's id.
         """
-        aliases = {**OPENAI_VOICES, **(voices or {})}
-        self._espeaks = {name: one for name, one in aliases.items() if mix_of(one) is None}
-        self._stand_in = _espeak(self._espeaks)
-        if self._espeaks and self._stand_in is None:
-            name, target = next(iter(self._espeaks.items()))
-            raise ConfigurationError(
-                f"voice {name!r} stands for {target!r}, which does not exist", param="voices"
-            )
-        self._voices = Voices(
-            {name: one for name, one in aliases.items() if name not in self._espeaks}
-        )
+        self._stand_in = _espeak()
+        self._voices = Voices()
         self._source = Source(
             self._voices, model, file=file, revision=revision, cache=cache, threads=threads
         )
@@ -171,14 +157,10 @@ class KokoroEngine(SpeaksOnly):
 
     def voices(self) -> tuple[Voice, ...]:
         """Return OpenAI's names and the model's voices; all of espeak-ng's are found, too."""
-        return (*self._voices.listed(), *(self.voice(name) for name in self._espeaks))
+        return self._voices.listed()
 
     def voice(self, voice_id: str) -> Voice:
-        """Return a voice, an alias, a mix, or one of espeak-ng's.
-
-        Raises:
-            NotFoundError: no such voice (`voice_not_found`).
-        """
+        """Return a voice, one of OpenAI's names, a mix, or one of espeak-ng's."""
         found = self._voices.find(voice_id)
         if found is None and self._stand_in is not None:
             with suppress(NotFoundError):
@@ -314,14 +296,10 @@ class KokoroEngine(SpeaksOnly):
         return replace(request, text=text, voice=voice_id, seed=None)
 
 
-def _espeak(voices: Mapping[str, str]) -> EspeakEngine | None:
-    """Return espeak-ng with further names for its voices; None where it is not installed.
-
-    Raises:
-        ConfigurationError: `voices` names one that does not exist.
-    """
+def _espeak() -> EspeakEngine | None:
+    """Return espeak-ng; None where it is not installed."""
     try:
-        return EspeakEngine(voices)
+        return EspeakEngine()
     except ImportError:
         return None
 

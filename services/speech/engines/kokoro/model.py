@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from services.audio.pcm import amplified
 from services.errors import ConfigurationError
-from services.hub import HubModel, is_hub_id
+from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import Loading, NoModelError, fetched, line
-from services.packages import PackagedModel, Wheel
 from services.speech.engines.kokoro.phonemes import ids_of
 from services.speech.engines.kokoro.voices import Mix
 
@@ -100,12 +99,7 @@ class Model:
     """
 
     def __init__(self, graph: Path, styles: Mapping[str, Style], threads: int) -> None:
-        """Load the graph, which takes a second.
-
-        Raises:
-            ValueError: it is not Kokoro's, or there are no voices.
-            Exception: onnxruntime's, if it cannot be read.
-        """
+        """Load the graph, which takes a second; raises if it is not Kokoro's."""
         import onnxruntime  # noqa: PLC0415  heavy
 
         options = onnxruntime.SessionOptions()
@@ -144,18 +138,10 @@ class Model:
         self.say(_SAMPLE, mix, 1.0)
 
     def say(self, phonemes: str, mix: Mix, speed: float, run: Any = None) -> Samples:
-        """Return phonemes as speech, float32 [N], without the silence around it.
+        """Return 1 to 509 phonemes as speech, float32 [N], without the silence around it.
 
-        All voices are equally loud; the first use of one takes a run more.
-
-        Args:
-            phonemes: 1 to 509 of Kokoro's.
-            mix: voices that are there.
-            speed: within `SPEEDS`.
-            run: onnxruntime's `RunOptions`, whose `terminate` ends it at once.
-
-        Raises:
-            Exception: onnxruntime's, or it was stopped.
+        All voices are equally loud; the first use of one takes a run more. `terminate` of `run`,
+        onnxruntime's `RunOptions`, ends it at once, with an exception.
         """
         gain_db = self._gain_db(mix, run)
         return amplified(self._say(phonemes, mix, speed, run), gain_db)
@@ -191,9 +177,7 @@ class Model:
 def styles_in(folder: Path) -> dict[str, Style]:
     """Read a folder's voices: `voices/*.bin`, as on the hub, or `voices*.npz`, as in kokoro-onnx.
 
-    Raises:
-        ValueError: a file does not contain a voice.
-        OSError: a file cannot be read.
+    Raises `ValueError` if a file does not contain a voice.
     """
     found: dict[str, Any] = {
         path.stem: np.fromfile(path, dtype="<f4") for path in (folder / "voices").glob("*.bin")

@@ -12,7 +12,7 @@ from services.errors import NotFoundError, shown
 from services.speech.engines.protocol import Voice
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
 OPENAI_VOICES: Final[dict[str, str]] = {
     "alloy": "af_heart",
@@ -108,10 +108,8 @@ class Voices:
         there: the names of those that speak.
     """
 
-    def __init__(self, aliases: Mapping[str, str]) -> None:
-        """Take further names, each for a voice or a mix."""
+    def __init__(self) -> None:
         self.there: tuple[str, ...] = NAMES
-        self._aliases = {alias.lower(): (alias, target) for alias, target in aliases.items()}
 
     def came(self, there: Collection[str]) -> None:
         """Learn which voices came with the model; those that a request cannot name are left out."""
@@ -119,16 +117,17 @@ class Voices:
         self.there = tuple(sorted(usable, key=lambda name: (name not in NAMES, name)))
 
     def listed(self) -> tuple[Voice, ...]:
-        """Return the aliases, then the voices that are there."""
-        names = (*self._aliases, *self.there)
+        """Return OpenAI's names, then the voices that are there."""
+        names = (*OPENAI_VOICES, *self.there)
         return tuple(voice for name in names if (voice := self.find(name)) is not None)
 
     def find(self, voice_id: str) -> Voice | None:
-        """Return a voice by its id, an alias, or a mix; None if there is none of that name."""
+        """Return a voice by its id, OpenAI's name, or a mix; None if there is none of that name."""
         mix = self.mix(voice_id)
         if mix is None:
             return None
-        name, target = self._aliases.get(voice_id.lower(), (voice_id, voice_id))
+        target = OPENAI_VOICES.get(voice_id.lower(), voice_id)
+        name = voice_id if target == voice_id else voice_id.lower()
         speaks = self._present(mix.first)
         said = name if name == target else f"{name} ({target})"
         if speaks != mix.first:
@@ -143,20 +142,19 @@ class Voices:
         )
 
     def mix(self, voice_id: str) -> Mix | None:
-        """Return what a voice's id or alias is made of; None if it does not name Kokoro's."""
-        _, target = self._aliases.get(voice_id.lower(), ("", voice_id))
-        return mix_of(target, self.there)
+        """Return what a voice is made of; None if it is not Kokoro's."""
+        return mix_of(OPENAI_VOICES.get(voice_id.lower(), voice_id), self.there)
 
     def spoken(self, voice_id: str, language: str) -> Mix:
         """Return the voices that speak: those that are there.
 
-        An alias speaks another language with a voice of that language, if one is there.
+        OpenAI's names speak another language with a voice of that language, if one is there.
         """
         mix = self.mix(voice_id)
         if mix is None:
             raise KeyError(voice_id)
         primary = language.partition("-")[0]
-        if voice_id.lower() in self._aliases and mix.language.partition("-")[0] != primary:
+        if voice_id.lower() in OPENAI_VOICES and mix.language.partition("-")[0] != primary:
             for name in self.there:
                 if (_gender(name), _language(name).partition("-")[0]) == (mix.gender, primary):
                     return Mix(((name, 1.0),))

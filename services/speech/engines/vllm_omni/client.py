@@ -53,11 +53,7 @@ class OmniClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def health(self) -> None:
-        """Raise unless the server says that all of its stages live.
-
-        Raises:
-            UnavailableError: they do not, or it cannot be reached.
-        """
+        """Raise `UnavailableError` unless the server says that all of its stages live."""
         async with self._answer("GET", "/health", _HEALTH) as answer:
             if answer.status != HTTPStatus.OK:
                 raise UnavailableError(
@@ -69,9 +65,7 @@ class OmniClient:
     async def speech(self, text: str, voice: Mapping[str, str]) -> AsyncGenerator[Samples, None]:
         """Yield what is made of `text`, at most 2048 tokens of it, float32 [N] as it comes.
 
-        Args:
-            text: what to say.
-            voice: the fields of the request that say how, from `References`.
+        `voice` are the fields of the request that say how.
 
         Raises:
             InvalidRequestError: the server refuses the text or the recording.
@@ -90,12 +84,7 @@ class OmniClient:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
 
     async def trial(self, voice: Mapping[str, str]) -> None:
-        """Have it say a word, which loads what is loaded late.
-
-        Raises:
-            EngineError: it made no audio, or audio of another model's sample rate.
-            ServiceError: as `speech`.
-        """
+        """Have it say a word, which loads what is loaded late, in Fun-CosyVoice3's sample rate."""
         head = b""
         async with aclosing(self._pieces("Hello.", voice, "wav")) as pieces:
             async for piece in pieces:
@@ -113,10 +102,7 @@ class OmniClient:
     async def upload(self, name: str, wav: bytes, text: str) -> None:
         """Have the server keep a recording as the voice `name`, instead of an older one.
 
-        Raises:
-            InvalidRequestError: it refuses this one.
-            EngineError: it keeps no voices, or failed.
-            UnavailableError: it cannot be reached.
+        It may refuse this one (`InvalidRequestError`), or any (`EngineError`).
         """
         form = aiohttp.FormData()
         form.add_field("name", name)
@@ -127,12 +113,7 @@ class OmniClient:
             await _raise_for(answer)
 
     async def forget(self, name: str) -> None:
-        """Have the server delete a voice; one that it does not know counts as deleted.
-
-        Raises:
-            EngineError: it did not.
-            UnavailableError: it cannot be reached.
-        """
+        """Have the server delete a voice; one that it does not know counts as deleted."""
         async with self._answer("DELETE", f"/v1/audio/voices/{name}", _VOICES) as answer:
             if answer.status != HTTPStatus.NOT_FOUND:
                 await _raise_for(answer)

@@ -34,7 +34,7 @@ from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient
 from services.speech.engines.vllm_omni.references import References, demand_transcript, inline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
     from services.audio.pcm import Samples
     from services.speech.engines.protocol import SynthesisRequest, Voice, VoiceReference
@@ -63,15 +63,12 @@ class VllmOmniEngine(SpeaksOnly):
     loading = False
     capabilities = frozenset({Capability.REFERENCE})
 
-    def __init__(
-        self, voices: Mapping[str, str] | None = None, *, url: str = "", api_key: str = ""
-    ) -> None:
+    def __init__(self, *, url: str = "", api_key: str = "") -> None:
         """Make an engine that is not started; the options are those of `VllmOmniSettings`.
 
         Raises:
             ConfigurationError: `url` is missing or not a URL.
         """
-        del voices  # names for registered voices are the voice store's business
         parts = urlsplit(url)
         if not (parts.scheme in {"http", "https"} and parts.hostname):
             raise ConfigurationError(
@@ -134,11 +131,7 @@ class VllmOmniEngine(SpeaksOnly):
         return ()
 
     def voice(self, voice_id: str) -> Voice:
-        """Refuse: there is none.
-
-        Raises:
-            NotFoundError: always (`voice_not_found`); the message says how to add a voice.
-        """
+        """Refuse: there is none, and the message says how to add one."""
         raise NotFoundError(
             f"voice {shown(voice_id)} does not exist: the vllm_omni engine speaks only like a "
             "recording. Register one with POST /v1/audio/voices and name it, or send ref_audio "
@@ -229,11 +222,7 @@ class VllmOmniEngine(SpeaksOnly):
                 await self._look()
 
     async def _look(self) -> None:
-        """Find out whether the server is usable; `lack` says why not.
-
-        Raises:
-            ServiceError: it answers, and does not speak as it should.
-        """
+        """Note whether the server is usable; raise if it answers and does not speak as it must."""
         was_down = not self.ready
         try:
             await self._client.health()

@@ -102,11 +102,7 @@ class References:
 
 
 def demand_transcript(reference: VoiceReference) -> None:
-    """Raise if a recording comes without its transcript.
-
-    Raises:
-        InvalidRequestError: it does (`missing_required_parameter`).
-    """
+    """Raise `InvalidRequestError` if a recording comes without its transcript."""
     if not _transcript(reference):
         raise InvalidRequestError(
             "ref_text is needed: the vllm_omni engine clones a voice only with what is said in "

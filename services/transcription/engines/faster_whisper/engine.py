@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from services.handover import Handover, in_daemon
+from services.tasks import Handover, in_daemon
 from services.transcription.engines.batches import BatchingEngine
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.faster_whisper.decoder import (

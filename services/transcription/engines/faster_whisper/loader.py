@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from services.errors import ConfigurationError
-from services.hub import HubModel, is_hub_id
+from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import Loading, NoModelError, fetched, line
-from services.packages import PackagedModel, Wheel
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.windows import SileroDetector
 

@@ -1,24 +1,38 @@
-"""Finds one field in a body: the model, or an API key."""
+"""What the gateway reads of a body: one field, or which requests belong together.
+
+The field is the model, or an API key. Related requests go to the same backend, which has their
+prompt or voice cached.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Final
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from services.openai.body import header
 from services.openai.forms import Parts
-from services.openai.refusals import refusal
+from services.openai.reading import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _NAME_BYTES: Final = 1024
 _MOST_PAIRS: Final = 1024  # in a form; no form here has so many
 _AT_ONCE_BYTES: Final = 1 << 20  # of a form, before other requests get a turn
+_CHARACTERS: Final = 2048
+"""Of a prompt's beginning: a system prompt, or a conversation's first user message."""
+
+_READ_BYTES: Final = 64 * 1024
+"""How much of a body is read, apart from images: all 16 MiB could take the event loop seconds."""
+
+_IMAGE: Final = b";base64,"
 
 
 class _Body(BaseModel):
@@ -35,10 +49,7 @@ async def field_of(
 ) -> str | None:
     """Return the `model` or `api_key` of a JSON body, a form, or a query instead of a body.
 
-    None if there is none. The backend checks the rest.
-
-    Raises:
-        InvalidRequestError: it is not JSON, or nested too deeply.
+    None if there is none. InvalidRequestError if it is not JSON; the backend checks the rest.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
@@ -105,3 +116,55 @@ class _Reader:
     def end(self) -> None:
         if self._held is not None and self._held.strip():
             self.found = self._held.decode("utf-8", "replace").strip()
+
+
+def affinity_of(scope: Any, content_type: bytes, body: Sequence[bytes]) -> str | None:
+    """Return a text that is the same for requests that share a cache; None if there is none.
+
+    It is the header `x-session-id`, else for speech the voice, else the beginning of the prompt up
+    to the first user message. Of a long body only the beginning counts.
+    """
+    if session := header(scope, b"x-session-id"):
+        return session.decode("latin-1")
+    if not content_type.lower().startswith(b"application/json"):
+        return None
+    try:
+        asked = from_json(_beginning(b"".join(body)), allow_partial="trailing-strings")
+    except ValueError:
+        return None  # the backend reports what is wrong
+    if not isinstance(asked, dict):
+        return None
+    if (voice := asked.get("voice")) is not None:
+        return json.dumps(voice)[:_CHARACTERS]
+    prompt = [asked.get(name) for name in ("messages", "instructions", "prompt", "input")]
+    return "\n".join(_texts(prompt))[:_CHARACTERS] or None
+
+
+def _beginning(body: bytes) -> bytes:
+    """Return the first bytes of a body without its images, cut between two characters."""
+    if len(body) <= _READ_BYTES:
+        return body
+    kept, at = bytearray(), 0
+    while (room := _READ_BYTES - len(kept)) > 0:
+        image = body.find(_IMAGE, at, at + room)
+        if image < 0:
+            kept += body[at : at + room]
+            break
+        kept += body[at : image + len(_IMAGE)]
+        at = body.find(b'"', image)
+        if at < 0:
+            break
+    return kept.decode(errors="ignore").encode()
+
+
+def _texts(part: Any) -> Iterator[str]:
+    """Yield the texts up to the first user message."""
+    if isinstance(part, str):
+        yield part[:_CHARACTERS]
+    elif isinstance(part, dict):
+        yield from _texts(part.get("content", part.get("text")))
+    elif isinstance(part, list | tuple):
+        for one in part:
+            yield from _texts(one)
+            if isinstance(one, dict) and one.get("role") == "user":
+                break

@@ -1,38 +1,22 @@
-"""Answers that are one JSON document, and the table of handlers that a role answers from."""
+"""Answers: one JSON document or a stream of events; and the table of handlers that give them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.errors import no_such_model
+from services.errors import NotFoundError, no_such_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
-
     from starlette.types import Receive, Scope, Send
-
-    from services.errors import NotFoundError
 
     Cards = Mapping[str, Mapping[str, object]]
     Json = Mapping[str, object] | Sequence[object]
     Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
     Handlers = dict[tuple[str, str], Handler]
-
-
-def by_route(handlers: Handlers) -> Handler:
-    """Return the application that calls the handler of a request's method and template.
-
-    The shell has found the template. GET's handler answers HEAD as well.
-    """
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        await handlers[method, scope["bentovox.route"]](scope, receive, send)
-
-    return app
 
 
 @dataclass(frozen=True)
@@ -94,3 +78,37 @@ async def send_json(send: Send, answer: Json, more: Iterable[tuple[bytes, bytes]
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+EVENT_STREAM = "text/event-stream"
+
+UNBUFFERED = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+"""The headers of every stream: without the second, nginx buffers it."""
+
+
+def event(fields: dict[str, object]) -> bytes:
+    """Return one server-sent event with `fields` as JSON."""
+    return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"
+
+
+def is_of(headers: Iterable[tuple[bytes, bytes]], media_type: bytes) -> bool:
+    """Return whether the content type in `headers` begins with `media_type`."""
+    return any(
+        name.lower() == b"content-type" and value.startswith(media_type) for name, value in headers
+    )
+
+
+def stream_head(media_type: str) -> dict[str, object]:
+    """Return the ASGI message that begins a streamed answer."""
+    headers = [(b"content-type", media_type.encode()), *UNBUFFERED]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def chunk(data: bytes) -> dict[str, object]:
+    """Return the ASGI message of a piece of a body that is not the last."""
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+def new_id(kind: str) -> str:
+    """Return a fresh id, such as `item_…`."""
+    return f"{kind}_{uuid.uuid4().hex[:24]}"

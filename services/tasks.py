@@ -1,15 +1,16 @@
-"""Hands items from a thread to the event loop."""
+"""Work beside the event loop's own: threads that hand it something, and tasks that race."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 
 Item = TypeVar("Item")
 
@@ -71,3 +72,21 @@ async def in_daemon(work: Callable[[], Any]) -> Any:
 
     threading.Thread(target=run, name=work.__qualname__, daemon=True).start()
     return await done
+
+
+@asynccontextmanager
+async def racing(
+    *work: Coroutine[Any, Any, Any], within_s: float | None = None
+) -> AsyncIterator[list[asyncio.Task[Any]]]:
+    """Yield the tasks of `work` once one has ended, or after `within_s`.
+
+    At the end of the block, tasks still running are cancelled and awaited.
+    """
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.wait(tasks, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
