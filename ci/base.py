@@ -22,8 +22,6 @@ import tomllib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from uv import find_uv_bin
-
 from ci import build, docker, platforms, specs
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
@@ -198,6 +196,8 @@ def _make(base: Base, options: Options, folder: Path) -> float:
 
 def write_context(base: Base, folder: Path) -> Path:
     """Write the build context of a base below a folder and return its path."""
+    from uv import find_uv_bin  # noqa: PLC0415  only the environment `dev` has it
+
     context = folder / "context"
     shutil.rmtree(context, ignore_errors=True)
     (context / "groups").mkdir(parents=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
-from uv import find_uv_bin
 
 from ci import base, build
 from ci.errors import CiError
@@ -112,6 +111,8 @@ def settle(built: Path) -> str:
 
 def run_bentoml(bentofile: Path, spec: Spec, context: Path, home: Path) -> Path:
     """Run `bentoml build` on a tree; return the bento, in `home`, a folder of BentoML's."""
+    from uv import find_uv_bin  # noqa: PLC0415  only the environment `dev` has it
+
     environ = {
         **os.environ,
         "BENTOML_HOME": str(home),
