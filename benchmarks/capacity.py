@@ -11,24 +11,20 @@ import statistics
 import sys
 import time
 import timeit
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count, product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import uvloop
 
 from benchmarks import relay, report
-from benchmarks.contestants import Service, free_port, running
+from benchmarks.contestants import Server, Service, free_port, running
 from benchmarks.load import run
 from benchmarks.routing import Case, Simulation
 from services.backends.pools import AHEAD, Pool
 from services.server.telemetry import merge, render
 from services.settings.sections import GatewaySettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from benchmarks.contestants import Server
 
 _MANY = 1000
 _STREAMS = GatewaySettings().slots

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -18,8 +19,6 @@ from benchmarks import report
 from benchmarks.contestants import ROOT, Server, Service, free_port, python, running, told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from matplotlib.figure import Figure
 
 _COUNTS: Final = (1, 20)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -18,17 +19,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import report
-from benchmarks.contestants import ROOT, in_turn, python, running
+from benchmarks.contestants import ROOT, Server, Worker, in_turn, python, running
 from benchmarks.cosyvoice_contestants import Bare, OurService, Setup, UpstreamServer
-from benchmarks.streams import continuity
+from benchmarks.streams import Turn, continuity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from matplotlib.figure import Figure
-
-    from benchmarks.contestants import Server, Worker
-    from benchmarks.streams import Turn
 
     Turns = Mapping[int, Mapping[str, Sequence[Turn]]]
     """By how many streams, and by contestant."""

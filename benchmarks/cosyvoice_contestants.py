@@ -6,16 +6,14 @@ Each speaks some texts at once in its `turn`; those that can take a seed count u
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from benchmarks.contestants import Server, Service, Worker, free_port
 from benchmarks.streams import Turn, over_http
 from services.speech.engines.cosyvoice.text import with_mark
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 _RATE_HZ = 24_000
 

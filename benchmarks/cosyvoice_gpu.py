@@ -13,20 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from benchmarks import report
 from benchmarks.contestants import Worker
 from benchmarks.cosyvoice import prepared
+from benchmarks.cosyvoice_contestants import Setup
 from benchmarks.streams import Turn, continuity
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchmarks.cosyvoice_contestants import Setup
 
 _TEXT: Final = (
     "Early in the morning the harbour is so quiet that one hears the ropes of the boats and, far "

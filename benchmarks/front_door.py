@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -19,8 +20,6 @@ from benchmarks.contestants import ROOT, Server, Service, free_port, python, run
 from benchmarks.load import KEY, Result, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from matplotlib.figure import Figure
 
     Lines = Mapping[tuple[str, int], "Line"]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,8 +24,6 @@ from benchmarks.peers import turns as worker
 from benchmarks.streams import Turn, at_once, continuity, over_http
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from matplotlib.figure import Figure
 
     Turns = Mapping[int, Mapping[str, Sequence[Turn]]]

@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import uvloop
@@ -26,9 +27,6 @@ from services.gateway.routes import build
 from services.server import uvicorn_http
 from services.server.shell import Shell
 from services.settings.sections import GatewaySettings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _EVENTS, _APART_S, _CONCURRENCY, _REQUESTS, _ROUNDS = 32, 0.005, 32, 640, 5
 GATEWAY, NGINX, AIOHTTP = "Bentovox gateway", "nginx", "aiohttp relay"

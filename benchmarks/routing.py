@@ -12,21 +12,18 @@ from __future__ import annotations
 import heapq
 import random
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
+from services.backends.backend import Backend
 from services.backends.pools import AHEAD, Pool
 from services.errors import ServiceError
 from services.settings.sections import GatewaySettings, RoleSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from services.backends.backend import Backend
 
 SLOTS: Final = RoleSettings().slots
 QUEUE: Final = RoleSettings().queue

@@ -12,6 +12,7 @@ is in which of its layers.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import fnmatch
 import functools
@@ -19,21 +20,17 @@ import hashlib
 import json
 import shutil
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from ci import build, docker, platforms, specs
+from ci.build import Options
 from ci.errors import CiError
 from ci.paths import BENTOS, BUILT
+from ci.platforms import Platform
 from ci.terminal import result, say
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from ci.build import Options
-    from ci.platforms import Platform
 
 FOLDER: Final = BENTOS / "bases"
 _FILES: Final = {

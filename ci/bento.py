@@ -13,18 +13,16 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import yaml
 
 from ci import base, build
 from ci.errors import CiError
 from ci.paths import BUILT, ROOT
+from ci.platforms import Platform
+from ci.specs import Spec
 from ci.terminal import ran, say
-
-if TYPE_CHECKING:
-    from ci.platforms import Platform
-    from ci.specs import Spec
 
 DRAFT: Final = "draft"
 """The version of a bento until its content is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
 import contextlib
 import dataclasses
@@ -12,18 +13,14 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ci import docker
 from ci.errors import CiError
+from ci.platforms import Platform
 from ci.terminal import say
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from ci.platforms import Platform
 
 EPOCH: Final = 315532800
 """1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""

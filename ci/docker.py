@@ -7,14 +7,12 @@ import json
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 from ci.errors import CiError
 from ci.terminal import last_line, ran, say
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Mapping
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FULL = os.strerror(errno.ENOSPC).lower()

@@ -12,6 +12,7 @@ and firewall stay as they are; the engine has a bridge and a socket of its own.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -22,14 +23,11 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ci.errors import CiError
 from ci.paths import ROOT
 from ci.terminal import last_line, ran, result, say
-
-if TYPE_CHECKING:
-    import argparse
 
 _CHECKOUT: Final = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
 HOME: Final = Path("/var/cache/bentovox", f"engine-{_CHECKOUT}")

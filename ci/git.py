@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+import subprocess
 
 from ci.errors import CiError
 from ci.paths import ROOT
 from ci.terminal import last_line, ran
-
-if TYPE_CHECKING:
-    import subprocess
 
 
 def call(*arguments: str) -> str:

@@ -12,26 +12,23 @@ some with --bake.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ci import base, bento, build, docker, platforms, specs
+from ci.base import Base
+from ci.build import Options
 from ci.errors import CiError
 from ci.paths import BENTOS, ROOT
+from ci.platforms import Platform
+from ci.specs import Spec
 from ci.terminal import outputs, result, say
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from ci.base import Base
-    from ci.build import Options
-    from ci.platforms import Platform
-    from ci.specs import Spec
 
 DOCKERFILE: Final = BENTOS / "Dockerfile"
 _MODEL: Final = "src/services/chat/demo_model"

@@ -13,24 +13,21 @@ and `matrix`, `bases` and `any` become the step's outputs.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pathspec
 
 from ci import build, git, platforms, specs
 from ci.errors import CiError
 from ci.paths import ROOT
+from ci.specs import Spec
 from ci.terminal import github, outputs, result
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Iterator
-
-    from ci.specs import Spec
 
 _OF_ALL: Final = re.compile(
     r"bentos/(Dockerfile|platforms\.toml|bases/.*)|ci/\w+\.py|tests/(container\.py|images/.*)"

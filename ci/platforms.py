@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ci.errors import CiError
 from ci.paths import BENTOS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 TABLE: Final = BENTOS / "platforms.toml"
 _Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64})?$")]

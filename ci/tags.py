@@ -12,15 +12,13 @@ an image that was tested by its digest.
 
 from __future__ import annotations
 
+import argparse
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ci import build, docker, git, platforms, specs
 from ci.errors import CiError
 from ci.terminal import result, say
-
-if TYPE_CHECKING:
-    import argparse
 
 DEFAULT_BRANCH: Final = "main"
 _INPUTS: Final = ("LICENSE", "bentofile.yaml", "bentos", "ci", "services")

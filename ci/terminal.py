@@ -6,13 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ci.errors import CiError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def result(text: str) -> None:

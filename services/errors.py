@@ -6,10 +6,8 @@ to HTTP. A message names the field, the value and what would be accepted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
+from typing import Final
 
 _SHOWN_CHARACTERS: Final = 64
 

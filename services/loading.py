@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Generic, TypeVar
 
 from services.hub import HubError, HubModel, HubRefusalError, PackagedModel, PackageError
 from services.tasks import in_daemon
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
 
 Model = TypeVar("Model")
 

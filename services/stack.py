@@ -7,18 +7,14 @@ started here stays idle; so if every role runs elsewhere, serve `services.gatewa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from services.chat.service import Chat
 from services.conversation.service import Conversation
 from services.gateway import routes
 from services.server.role import beside, role
+from services.server.serving import RoleApp
 from services.settings import settings
 from services.speech.service import Speech
 from services.transcription.service import Transcription
-
-if TYPE_CHECKING:
-    from services.server.serving import RoleApp
 
 
 def build() -> RoleApp:

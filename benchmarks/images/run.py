@@ -13,13 +13,14 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks import images
 from benchmarks.contestants import Server, free_port, running
-from benchmarks.images.ways import To, one_dockerfile, ours, stock
+from benchmarks.images.ways import Made, To, one_dockerfile, ours, stock
 from ci import build, docker, platforms, specs
 from ci.engine import Engine
 from ci.errors import CiError
@@ -27,17 +28,13 @@ from ci.layers.command import described
 from ci.layers.gates import GATES, Look, judge
 from ci.layers.image import on_base, read
 from ci.paths import ROOT
+from ci.platforms import Platform
+from ci.specs import Spec
 from ci.terminal import say
 from tests import registry, standin
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+Way = Callable[[Platform, To], Made]
 
-    from benchmarks.images.ways import Made
-    from ci.platforms import Platform
-    from ci.specs import Spec
-
-    Way = Callable[[Platform, To], Made]
 
 _BENTO, _PLATFORM = "chat", "cpu"
 _DEPENDENCY = ("click-option-group==0.5.9", "click-option-group==0.5.8")

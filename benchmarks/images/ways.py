@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -19,12 +20,8 @@ from ci.base import Base
 from ci.build import Options
 from ci.layers.image import BASE_NAME
 from ci.paths import ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ci.platforms import Platform
-    from ci.specs import Spec
+from ci.platforms import Platform
+from ci.specs import Spec
 
 _CONTEXT = """
 import shutil, sys

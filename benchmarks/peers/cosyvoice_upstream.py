@@ -11,10 +11,11 @@ from __future__ import annotations
 import runpy
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -27,9 +28,6 @@ from services.speech.engines.cosyvoice import upstream_code
 from services.speech.engines.cosyvoice.download import check, recipe_in
 from services.speech.engines.cosyvoice.text import with_mark
 from tests.cosyvoice.upstream_loop import without_mask
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _FRONTEND_HZ = 16_000
 _VOICE = "bench"

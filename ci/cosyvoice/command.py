@@ -10,6 +10,7 @@ with its submodule, and `python -m ci cosyvoice --from-dir /upstream` verifies a
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -17,19 +18,15 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ci.cosyvoice import sources
+from ci.cosyvoice.pins import Origin
+from ci.cosyvoice.sources import Code
 from ci.errors import CiError
 from ci.terminal import result, say
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from ci.cosyvoice.pins import Origin
-    from ci.cosyvoice.sources import Code
 
 _SETTING: Final = "BENTOVOX_SPEECH__COSYVOICE__CODE"
 _TRIAL_S: Final = 10.0

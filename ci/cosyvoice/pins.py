@@ -7,12 +7,10 @@ was compressed anew, a checkout, or a copy made before.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Final
 
 Files = dict[str, bytes]
 """Contents by path, such as `cosyvoice/llm/llm.py`."""

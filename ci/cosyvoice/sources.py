@@ -22,7 +22,7 @@ import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, Final
 
 from ci.cosyvoice.pins import (
     COSYVOICE,
@@ -32,16 +32,13 @@ from ci.cosyvoice.pins import (
     WHEEL,
     WHEEL_SHA256,
     WHEEL_VERSION,
+    Files,
+    Origin,
     is_kept,
     tree_hash,
 )
 from ci.errors import CiError
 from ci.terminal import say
-
-if TYPE_CHECKING:
-    from typing import IO
-
-    from ci.cosyvoice.pins import Files, Origin
 
 GITHUB: Final = "https://github.com"
 _ARCHIVES: Final = {

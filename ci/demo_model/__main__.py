@@ -10,11 +10,12 @@ import json
 import random
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ci.demo_model.conversations import Sampler, answers_of, held_by_heart
-from ci.demo_model.corpus import load
+from ci.demo_model.conversations import Conversation, Sampler, answers_of, held_by_heart
+from ci.demo_model.corpus import Corpus, load
 from ci.demo_model.tokenizer import encode, train_tokenizer
 from ci.demo_model.train import (
     CONTEXT,
@@ -28,12 +29,6 @@ from ci.demo_model.train import (
     new_model,
 )
 from ci.terminal import say
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ci.demo_model.conversations import Conversation
-    from ci.demo_model.corpus import Corpus
 
 CARD = Path(__file__).with_name("model_card.md")
 _OUT = Path("services/chat/demo_model")

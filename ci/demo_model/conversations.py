@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import string
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import random
-    from collections.abc import Iterator, Sequence
-
-    from ci.demo_model.corpus import Corpus, Fallback, Function, Topic
+from ci.demo_model.corpus import Corpus, Fallback, Function, Topic
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]]

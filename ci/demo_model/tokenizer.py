@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenizers import (
     AddedToken,
@@ -18,10 +19,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ci.demo_model.corpus import Corpus
+from ci.demo_model.corpus import Corpus
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

@@ -8,16 +8,14 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ci.terminal import say
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # A tokenised conversation and how each token is learnt, see `tokenizer.encode`.
 Encoded = tuple[list[int], list[int]]

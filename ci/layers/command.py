@@ -10,20 +10,16 @@ remedy, and the exit code is 1.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import re
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ci.layers.gates import Look, judge
-from ci.layers.image import on_base, read, shown
+from ci.layers.image import Layer, on_base, read, shown
 from ci.terminal import result, say
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Iterator
-
-    from ci.layers.image import Layer
 
 _PUT: Final = re.compile(r"(?:COPY|ADD)\s+(?:--\S+\s+)*(?P<source>\S+)\s")
 _PARTS: Final = {

@@ -12,15 +12,11 @@ import functools
 import posixpath
 import re
 import textwrap
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from ci import specs
-from ci.layers.image import BASE_NAME, BIG, GIB, MIB, shown
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from ci.layers.image import File, Image, Layer
+from ci.layers.image import BASE_NAME, BIG, GIB, MIB, File, Image, Layer, shown
 
 RAW_LIMIT: Final = 2 * GIB
 _BUDGET: Final = "bentovox.budget-mib"

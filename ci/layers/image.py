@@ -19,17 +19,16 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 from ci import docker
 from ci.errors import CiError
 from ci.terminal import last_line, say
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+Layout = Callable[[str], IO[bytes] | None]
 
-    Layout = Callable[[str], IO[bytes] | None]
 
 BASE_NAME: Final = "org.opencontainers.image.base.name"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30

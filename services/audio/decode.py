@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,19 +16,15 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from services.audio.formats import LIVE_RATE_HZ
-from services.audio.pcm import to_float32
+from services.audio.formats import LIVE_RATE_HZ, LiveFormat
+from services.audio.pcm import Samples, to_float32
 from services.audio.resample import Resampler
 from services.errors import InvalidRequestError, TooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-    from services.audio.formats import LiveFormat
-    from services.audio.pcm import Samples
 
 log = logging.getLogger("bentovox.audio")
 

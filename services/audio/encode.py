@@ -19,8 +19,9 @@ from __future__ import annotations
 import asyncio
 import io
 import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Any, Final, get_args
 
 import av
 import numpy as np
@@ -29,9 +30,6 @@ from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
 from services.audio.pcm import Samples, checked, to_int16
 from services.audio.resample import Resampler, frame_of
 from services.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 OUTPUT_RATE_HZ: Final = 24_000
 TELEPHONE_RATE_HZ: Final = 8_000

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.errors import EngineError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
 
 Samples = NDArray[np.float32]
 """Mono float32 samples, shape [N], full scale -1.0..1.0."""

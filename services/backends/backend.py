@@ -12,20 +12,17 @@ import asyncio
 import json
 import logging
 from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from http import HTTPStatus
 from itertools import count
 from struct import unpack
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from services.backends.connection import HELD_BYTES, Address, Connection, Connections, joined
 from services.errors import BackendError, DeadlineError, ServiceError, UnavailableError
-
-if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Callable, Iterator
-
-    from services.settings.sections import AskingSettings
+from services.settings.sections import AskingSettings
 
 log = logging.getLogger("bentovox.backends")
 

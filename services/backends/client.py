@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -20,14 +21,10 @@ from websockets.typing import Subprotocol
 
 from services.backends.backend import Backend, Call
 from services.backends.connection import Connection, joined
+from services.backends.pools import Pool, Pools
 from services.errors import BackendError, DeadlineError, UnavailableError
 from services.openai.errors import error_from
 from services.openai.models import without_date
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-
-    from services.backends.pools import Pool, Pools
 
 _WHOLE_BYTES: Final = 8 << 20  # no expected answer is larger
 _ERROR_BYTES: Final = 1 << 20

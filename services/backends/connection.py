@@ -13,19 +13,16 @@ import select
 import socket
 import ssl
 from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import httptools
 
 from services.errors import BackendError, ConfigurationError, DeadlineError, UnavailableError
 from services.server.uvicorn_http import KEEP_ALIVE_S
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
 
 HELD_BYTES = 64 * 1024
 """The most of a body that waits here; for an answer, reading then pauses."""

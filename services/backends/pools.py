@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from services.backends.backend import Backend, Call, Choice, not_ready
+from services.backends.connection import Connection
 from services.backends.sources import Source, source_of
 from services.errors import DeadlineError, ServiceError, UnavailableError, no_such_model
 from services.openai.models import without_date
 from services.server import telemetry
 from services.server.uvicorn_http import Draining
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-
-    from services.backends.connection import Connection
-    from services.settings.sections import AskingSettings
+from services.settings.sections import AskingSettings
 
 log = logging.getLogger("bentovox.backends")
 

@@ -13,18 +13,16 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from services.backends.backend import Call
 from services.backends.connection import Address, Connections, joined
 from services.errors import BackendError, ConfigurationError, ServiceError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
 log = logging.getLogger("bentovox.backends")
 

@@ -7,13 +7,11 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from services.errors import ConfigurationError
 from services.hub import HubModel, is_hub_id
-
-if TYPE_CHECKING:
-    from services.settings.sections import ChatSettings
+from services.settings.sections import ChatSettings
 
 DEMO_NAME = "bentovox-demo"
 DEMO_DIRECTORY = Path(__file__).with_name("demo_model")

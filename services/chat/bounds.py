@@ -6,17 +6,13 @@ event loop, which takes about 0.3 ms for each item of /v1/responses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from services.errors import TooLargeError
+from services.errors import InvalidRequestError, TooLargeError
 from services.openai.reading import invalid
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from services.errors import InvalidRequestError
-    from services.settings.sections import ChatSettings
+from services.settings.sections import ChatSettings
 
 DEPTH: Final = 64
 _BYTES_PER_TOKEN: Final = 16

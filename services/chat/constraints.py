@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from services.chat.bounds import DEPTH, nodes, too_many
+from services.chat.bounds import DEPTH, Bounds, nodes, too_many
 from services.errors import shown
 from services.openai.reading import invalid
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from services.chat.bounds import Bounds
 
 Kind = Literal["json", "regex", "grammar", "structural_tag"]
 

@@ -14,11 +14,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from types import FrameType
+from typing import Any, Final
 
 from services.chat.arguments import on_cpu, parse_arguments, resolve, set_environment
 from services.chat.bounds import Bounds
+from services.chat.constraints import Constraint
 from services.chat.intake import Intake
 from services.chat.trial import Trial
 from services.errors import ServiceError, UnavailableError
@@ -26,14 +29,7 @@ from services.openai.answers import EVENT_STREAM, UNBUFFERED, chunk, is_of
 from services.openai.errors import error_from, fault_of
 from services.processes import end_orphans
 from services.server.serving import Readiness
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-    from types import FrameType
-
-    from services.chat.constraints import Constraint
-    from services.settings.sections import ChatSettings
-
+from services.settings.sections import ChatSettings
 
 log = logging.getLogger("bentovox.chat")
 

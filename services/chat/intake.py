@@ -13,27 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.types import Receive
 
 from services.chat import constraints
+from services.chat.bounds import Bounds
+from services.chat.trial import Trial
 from services.errors import InvalidRequestError, shown
 from services.openai.body import expect_json, until_hangup, whole
 from services.openai.reading import ignore, invalid, refusal, sift
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+Models = tuple[type[BaseModel], ...]
 
-    from pydantic import BaseModel
-    from starlette.types import Receive
-
-    from services.chat.bounds import Bounds
-    from services.chat.trial import Trial
-
-    Models = tuple[type[BaseModel], ...]
 
 _SMALL_BYTES: Final = 4096
 _WHICH: Final = ": it depends on the model's context and BENTOVOX_CHAT__BODY_LIMIT_MIB"

@@ -17,20 +17,16 @@ import math
 import re
 import sys
 import time
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from services.errors import EngineError, OverloadedError
+from services.chat.constraints import Constraint
+from services.errors import EngineError, InvalidRequestError, OverloadedError
 from services.openai.reading import invalid
 from services.server.admission import Admission, Limits
-
-if TYPE_CHECKING:
-    from asyncio.subprocess import Process
-    from collections.abc import Callable, Sequence
-
-    from services.chat.constraints import Constraint
-    from services.errors import InvalidRequestError
 
 _SCRIPT: Final = Path(__file__).with_name("trial_process.py")
 _START_S: Final = 60.0

@@ -12,13 +12,11 @@ import os
 import random
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import xgrammar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _PARSE_S = 0.5
 _STEPS = 256

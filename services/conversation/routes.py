@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from starlette.types import ASGIApp
 
 from services.backends.pools import Pools
 from services.conversation.live.socket import realtime_conversations
@@ -14,13 +17,7 @@ from services.openai.paths import LIVE_TRANSLATION, REALTIME
 from services.server.admission import Admission, Limits
 from services.server.serving import Readiness, RoleApp
 from services.server.telemetry import RoleMetrics
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from starlette.types import ASGIApp
-
-    from services.settings.sections import ConversationSettings
+from services.settings.sections import ConversationSettings
 
 _SPEECH: Final = "/v1/audio/speech-translations"
 _ALONE: Final = Readiness(

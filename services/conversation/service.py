@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from services.backends.sources import source_of
 from services.conversation import routes
 from services.server.role import beside, role
+from services.server.serving import RoleApp
 from services.settings import settings
-
-if TYPE_CHECKING:
-    from services.server.serving import RoleApp
 
 
 def _urls() -> dict[str, list[str]]:

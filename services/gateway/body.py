@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,9 +20,6 @@ from python_multipart.multipart import parse_options_header
 from services.openai.body import header
 from services.openai.forms import Parts
 from services.openai.reading import refusal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 _NAME_BYTES: Final = 1024
 _MOST_PAIRS: Final = 1024  # in a form; no form here has so many

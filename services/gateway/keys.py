@@ -23,8 +23,9 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from services.errors import (
     AuthenticationError,
@@ -37,11 +38,7 @@ from services.openai.body import expect_json, whole
 from services.openai.conversation import TRANSLATES, ClientSecret, SecretBody
 from services.openai.paths import LIVE_TRANSLATION, REALTIME, TRANSLATION
 from services.openai.reading import read
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from services.settings.sections import GatewaySettings
+from services.settings.sections import GatewaySettings
 
 _LINE = re.compile(r"(?P<name>[\w.-]+):(?P<hash>[0-9a-f]{64})")
 _SUBPROTOCOL = "openai-insecure-api-key."

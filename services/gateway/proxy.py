@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from services.backends.backend import Call
+from services.backends.connection import Connection
+from services.backends.pools import Pool
 from services.gateway.body import affinity_of, field_of
 from services.gateway.keys import Keys, has_key_in_body
 from services.openai.body import header, pieces, until_hangup
 from services.server.writer import direct_writer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from services.backends.connection import Connection
-    from services.backends.pools import Pool
-    from services.settings.sections import GatewaySettings
+from services.settings.sections import GatewaySettings
 
 _UNKNOWN_BYTES: Final = 1 << 20  # of a body whose sender sent no key in a header
 _OF_A_HOP: Final = frozenset(  # RFC 9110, section 7.6.1

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from services.backends.pools import Pools
 from services.gateway.keys import KINDS, ClientSecrets, Keys, let_in
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi
-from services.openai.answers import document, of_models
+from services.openai.answers import Handlers, document, of_models
 from services.openai.body import header
 from services.openai.paths import CLIENT_SECRETS, OPENAPI, ROUTES, SOCKETS
 from services.server import telemetry
@@ -28,14 +30,7 @@ from services.server.admission import Limits
 from services.server.origins import Callers
 from services.server.serving import Readiness, RoleApp, no_such_path
 from services.settings import settings
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from starlette.types import Receive, Scope, Send
-
-    from services.openai.answers import Handlers
-    from services.settings.sections import GatewaySettings
+from services.settings.sections import GatewaySettings
 
 PAGE: Final = "/playground"
 _FILES: Final = f"{PAGE}/{{}}"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from services.backends.sources import source_of
 from services.errors import ConfigurationError
 from services.gateway import routes
 from services.server.role import role
+from services.server.serving import RoleApp
 from services.settings import settings
-
-if TYPE_CHECKING:
-    from services.server.serving import RoleApp
 
 
 def _check_backends() -> str:

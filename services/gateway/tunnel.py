@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
+from services.backends.backend import Backend
 from services.backends.client import opened
+from services.backends.pools import Pool
 from services.errors import BackendError
 from services.gateway.keys import is_key_subprotocol
 from services.gateway.proxy import NOT_FORWARDED, NOT_RETURNED, asked_of, end_to_end
@@ -26,15 +31,6 @@ from services.openai.models import without_date
 from services.openai.paths import SOCKETS
 from services.openai.realtime import query_of
 from services.tasks import racing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from websockets.asyncio.client import ClientConnection
-    from websockets.http11 import Response
-
-    from services.backends.backend import Backend
-    from services.backends.pools import Pool
 
 log = logging.getLogger("bentovox.gateway")
 

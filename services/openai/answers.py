@@ -6,17 +6,16 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
 
 from services.errors import NotFoundError, no_such_model
 
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
-    Cards = Mapping[str, Mapping[str, object]]
-    Json = Mapping[str, object] | Sequence[object]
-    Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
-    Handlers = dict[tuple[str, str], Handler]
+Cards = Mapping[str, Mapping[str, object]]
+Json = Mapping[str, object] | Sequence[object]
+Handler = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+Handlers = dict[tuple[str, str], Handler]
 
 
 @dataclass(frozen=True)

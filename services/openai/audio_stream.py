@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from starlette.types import Send
 
 from services.audio.encode import Encoder, encode
+from services.audio.pcm import Samples
 from services.openai.answers import EVENT_STREAM, chunk, event, stream_head
-
-if TYPE_CHECKING:
-    from starlette.types import Send
-
-    from services.audio.pcm import Samples
 
 OUTPUT_TOKENS_PER_SECOND: Final = 20
 """How `usage` counts audio, since the engines' own tokens are not comparable.

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncGenerator, Coroutine
+from typing import TypeVar
+
+from starlette.types import Receive, Scope
 
 from services.errors import TooLargeError, UnsupportedMediaError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
-
-    from starlette.types import Receive, Scope
-
 
 Result = TypeVar("Result")
 

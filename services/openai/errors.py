@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.client import responses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import with_config
 from typing_extensions import TypedDict
 
 from services import errors
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _MESSAGE_CHARACTERS = 2000
 _PARAM_CHARACTERS = 128

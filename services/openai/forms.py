@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.types import Receive, Scope
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, pieces
 from services.openai.reading import ignore, ignore_unknown
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from starlette.types import Receive, Scope
 
 TEXT_BYTES: Final = 8 * 1024
 """The most bytes of a text field; its schema limits characters further."""

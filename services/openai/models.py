@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Final, Literal, NotRequired
+from collections.abc import Iterable
+from typing import Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from services.errors import InvalidRequestError, NotFoundError, shown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class ModelCard(TypedDict):

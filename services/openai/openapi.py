@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 from typing_extensions import is_typeddict
@@ -13,10 +14,8 @@ from services import __version__
 from services.openai.errors import Error
 from services.openai.paths import API, JSON, MODELS_API, OWN_API, Operation
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+Json = dict[str, Any]
 
-    Json = dict[str, Any]
 
 _FILE: Final = {"type": "string", "contentMediaType": "application/octet-stream"}
 _SEGMENT: Final = {"type": "string", "minLength": 1, "maxLength": 256}

@@ -8,8 +8,9 @@ have only their required fields.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Final, NotRequired
+from typing import Annotated, Any, Final, NotRequired
 
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -17,10 +18,6 @@ from typing_extensions import TypedDict
 from services.audio.formats import MEDIA_TYPES
 from services.openai import conversation, models, speech, transcription, translation
 from services.openai.answers import EVENT_STREAM
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
 
 JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"

@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import parse_qs
 
 from pydantic import Field
+from starlette.types import Scope, Send
 
+from services.audio.formats import LiveFormat
 from services.errors import InvalidRequestError, ServiceError
 from services.openai.answers import new_id
 from services.openai.errors import fault_of
@@ -28,13 +31,6 @@ from services.openai.transcription import (
     Threshold,
     VadMilliseconds,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from starlette.types import Scope, Send
-
-    from services.audio.formats import LiveFormat
 
 AUDIO_CHARACTERS: Final = 15 * 1024 * 1024
 """OpenAI's limit for one `input_audio_buffer.append`."""

@@ -25,9 +25,10 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import yaml
 
@@ -44,9 +45,6 @@ from services.ray.config import (
 )
 from services.server.role import preflight
 from services.settings import settings, variable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _TOKEN: Final = 32  # bytes; Ray refuses short ones
 _LOOK_S: Final = 1.0

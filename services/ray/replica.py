@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from services.ray.config import deployment_of, prefix_of
-
-if TYPE_CHECKING:
-    from services.server.shell import Shell
+from services.server.shell import Shell
 
 
 class Mounted:

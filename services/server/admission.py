@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from services.errors import OverloadedError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
 
 _SMOOTHING = 0.2
 _FIRST_GUESS_S = 1.0

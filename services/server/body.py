@@ -11,7 +11,9 @@ import threading
 import time
 import zlib
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from starlette.types import Message, Receive, Scope
 
 from services.errors import (
     InvalidRequestError,
@@ -23,9 +25,6 @@ from services.errors import (
 )
 from services.openai.body import ClientGoneError
 from services.server.uvicorn_http import has_arrived
-
-if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope
 
 SILENCE_S: Final = 30.0
 """A client whose body pauses for this long is refused."""

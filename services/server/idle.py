@@ -6,13 +6,11 @@ import asyncio
 import gc
 import logging
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from services.errors import UnavailableError
 from services.server.body import trim
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger("bentovox")
 

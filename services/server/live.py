@@ -11,18 +11,15 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
 
 from services.errors import DeadlineError, ServiceError
 from services.server.websocket import error_event
 from services.tasks import racing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from starlette.types import Receive, Scope, Send
-
 
 HELD_CHARACTERS: Final = 256 * 1024
 """A client that is further ahead is not read until some of its messages have been taken."""

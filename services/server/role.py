@@ -14,7 +14,8 @@ import os
 import resource
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import bentoml
 import click
@@ -22,19 +23,14 @@ import psutil
 from _bentoml_sdk import Service
 from _bentoml_sdk.images import Image
 from bentoml._internal.configuration.containers import BentoMLContainer
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from services import processes, settings
 from services.errors import ConfigurationError
 from services.server import telemetry, uvicorn_http
+from services.server.serving import RoleApp
 from services.server.shell import Shell
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.applications import Starlette
-    from starlette.types import ASGIApp
-
-    from services.server.serving import RoleApp
 
 _FILES = 65_536
 

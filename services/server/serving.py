@@ -13,29 +13,25 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.errors import MethodNotAllowedError, NotFoundError, ServiceError
 from services.openai import reading
+from services.openai.answers import Handlers
 from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE
 from services.server import telemetry
 from services.server.admission import Admission, Limits
 from services.server.body import Held
+from services.server.idle import Unloading
 from services.server.origins import Callers
 from services.server.uvicorn_http import Draining
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from starlette.applications import Starlette
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from services.openai.answers import Handlers
-    from services.server.idle import Unloading
 
 ALIVE = frozenset({"/livez", "/healthz"})
 READY = frozenset({"/readyz", "/health"})

@@ -11,9 +11,11 @@ import asyncio
 import gc
 import logging
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+
+from starlette.types import Message, Receive, Scope, Send
 
 from services.errors import OverloadedError, ServiceError
 from services.openai.answers import is_of
@@ -23,11 +25,6 @@ from services.server.body import Body
 from services.server.serving import Serving, Visit
 from services.server.websocket import WebSocket
 from services.tasks import racing
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from starlette.types import Message, Receive, Scope, Send
 
 log = logging.getLogger("bentovox")
 

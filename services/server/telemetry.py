@@ -14,7 +14,7 @@ import sys
 from collections import defaultdict
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 # BentoML has every process write each number to shared files, so that workers can answer for each
 # other. A role of ours has one worker, and vLLM updates several numbers per token. This must happen
@@ -30,8 +30,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-if TYPE_CHECKING:
-    from services.server.admission import Admission
+from services.server.admission import Admission
 
 _LAGS = (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 30, 60)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import httptools
 from uvicorn import Server
@@ -29,9 +30,6 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from services.openai.errors import error_body
 from services.server.writer import Gathering
-
-if TYPE_CHECKING:
-    import socket
 
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 128

@@ -18,8 +18,9 @@ import logging
 import time
 from contextlib import suppress
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from services.errors import (
@@ -33,10 +34,6 @@ from services.openai.answers import new_id
 from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE, error_response, fault_of, kind_of
 from services.server.serving import Serving, Visit, no_such_path
-
-if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
-
 
 log = logging.getLogger("bentovox")
 

@@ -13,12 +13,10 @@ head and end still go through `send`, so that uvicorn's state stays right.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MOST_BYTES: Final = 16 * 1024
 """So much is written at once: flow control has to know of it."""

@@ -12,9 +12,10 @@ import difflib
 import json
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, Field, ValidationError
@@ -31,9 +32,6 @@ from services.settings.sections import (
     SpeechSettings,
     TranscriptionSettings,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 PREFIX = "BENTOVOX_"
 _PROFILES = Path(__file__).with_name("profiles.toml")

@@ -6,19 +6,16 @@ import asyncio
 import binascii
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
-from services.audio.decode import decode_as_is
+from services.audio.decode import Decoded, decode_as_is
 from services.audio.pcm import duration_s
 from services.errors import InvalidRequestError, TooLargeError
 from services.speech.engines.protocol import VoiceReference
 from services.speech.reference_download import Downloads
-
-if TYPE_CHECKING:
-    from services.audio.decode import Decoded
 
 MAX_BYTES: Final = 10 * 1024 * 1024
 MIN_SECONDS: Final = 1.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -17,11 +19,8 @@ from yarl import URL
 
 from services.errors import InvalidRequestError, TooLargeError
 
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
+Address = IPv4Address | IPv6Address
 
-    Address = IPv4Address | IPv6Address
 
 _LOOKUPS: Final = ThreadPoolExecutor(4, "lookup")
 _MOST_ADDRESSES: Final = 8

@@ -9,35 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
 
 from services.audio.encode import open_encoder
-from services.audio.pcm import duration_s
+from services.audio.formats import OnAudioSeconds
+from services.audio.pcm import Samples, duration_s
 from services.errors import EngineError, InvalidRequestError, ServiceError, shown
-from services.openai.answers import document, of_models
+from services.openai.answers import Handlers, document, of_models
 from services.openai.audio_stream import AudioStream, audio_tokens
 from services.openai.body import expect_json, until_hangup, whole
-from services.openai.forms import FormFields, read_form
+from services.openai.forms import Form, FormFields, read_form
+from services.openai.models import Models
 from services.openai.reading import missing, read
 from services.openai.speech import REFERENCE_CHARACTERS, ConversionFields, SpeechBody, check_alone
-from services.speech.engines.protocol import Capability, ConversionRequest, unsupported
+from services.speech.engines.protocol import (
+    Capability,
+    ConversionRequest,
+    VoiceReference,
+    unsupported,
+)
 from services.speech.recordings import MAX_BYTES, read_recording, sound_in
+from services.speech.speakers import Speakers
 from services.speech.voice_routes import voice_handlers
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from starlette.types import Receive, Scope, Send
-
-    from services.audio.formats import OnAudioSeconds
-    from services.audio.pcm import Samples
-    from services.openai.answers import Handlers
-    from services.openai.forms import Form
-    from services.openai.models import Models
-    from services.speech.engines.protocol import VoiceReference
-    from services.speech.speakers import Speakers
 
 log = logging.getLogger("bentovox.speech")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from services.engines import create
 from services.openai.models import Models
@@ -17,17 +18,12 @@ from services.server.idle import Unloading
 from services.server.role import role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
+from services.settings.sections import SpeechSettings
 from services.speech import routes
+from services.speech.engines.protocol import SpeechEngine
 from services.speech.socket import SpeechSocket
 from services.speech.speakers import BuiltInVoices, Speakers, check_aliases
 from services.speech.voices import VoiceStore
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from services.settings.sections import SpeechSettings
-    from services.speech.engines.protocol import SpeechEngine
-
 
 log = logging.getLogger("bentovox.speech")
 

@@ -34,32 +34,33 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
 
 from services.audio.encode import encode, open_encoder, output_rate_hz
-from services.audio.pcm import duration_s
+from services.audio.formats import OnAudioSeconds
+from services.audio.pcm import Samples, duration_s
 from services.errors import EngineError, InvalidRequestError, OverloadedError, ServiceError
 from services.openai.body import ClientGoneError
 from services.openai.errors import kind_of
+from services.openai.models import Models
 from services.openai.speech import SessionConfig
 from services.server.live import LiveSession
 from services.speech.engines.protocol import SynthesisRequest
 from services.speech.engines.segments import Segmenter
-from services.speech.socket_text import CancellableInbox, Signal, Writing, parse_message
+from services.speech.socket_text import (
+    CancellableInbox,
+    ClientMessage,
+    Signal,
+    Writing,
+    parse_message,
+)
+from services.speech.speakers import Speakers
 from services.tasks import racing
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
-
-    from starlette.types import Receive, Scope, Send
-
-    from services.audio.formats import OnAudioSeconds
-    from services.audio.pcm import Samples
-    from services.openai.models import Models
-    from services.speech.socket_text import ClientMessage
-    from services.speech.speakers import Speakers
 
 log = logging.getLogger("bentovox.speech")
 

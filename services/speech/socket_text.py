@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from services.audio.encode import output_rate_hz
 from services.errors import DeadlineError, InvalidRequestError, ServiceError
@@ -14,9 +15,6 @@ from services.openai.reading import parse_object, read, sift
 from services.openai.speech import INPUT_CHARACTERS, REFERENCE_CHARACTERS, SessionConfig
 from services.server.live import Inbox
 from services.speech.engines.segments import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 MESSAGE_CHARACTERS: Final = 128 * 1024
 """The most in a message without a recording: twice its texts, escaped as JSON."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -25,20 +26,17 @@ from services.errors import (
 )
 from services.languages import tag_of
 from services.openai.reading import ignore
+from services.openai.speech import Manner
 from services.speech.engines.protocol import (
     Capability,
+    SpeechEngine,
     SynthesisRequest,
+    Voice,
     VoiceReference,
     unsupported,
 )
 from services.speech.recordings import fetch_recording
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-
-    from services.openai.speech import Manner
-    from services.speech.engines.protocol import SpeechEngine, Voice
-    from services.speech.voices import VoiceStore
+from services.speech.voices import VoiceStore
 
 log = logging.getLogger("bentovox.speech")
 

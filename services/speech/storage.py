@@ -16,16 +16,14 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.errors import NotFoundError, StorageError, UnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-    from pathlib import Path
 
 SETTING: Final = "BENTOVOX_SPEECH__STORE"
 """The environment variable with the root's path."""

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import parse_qsl
 
 from services.errors import ConflictError, InvalidRequestError, shown
-from services.openai.answers import document
+from services.openai.answers import Call, Handlers, document
 from services.openai.body import expect_json, until_hangup, whole
-from services.openai.forms import FormFields, read_form
+from services.openai.forms import FormFields, Upload, read_form
 from services.openai.reading import read
-from services.openai.speech import ConsentFields, ConsentName, ConsentPage, VoiceFields
-from services.speech.engines.protocol import unsupported
+from services.openai.speech import (
+    ConsentAnswer,
+    ConsentFields,
+    ConsentList,
+    ConsentName,
+    ConsentPage,
+    Deleted,
+    VoiceAnswer,
+    VoiceFields,
+    VoiceList,
+)
+from services.speech.engines.protocol import Voice, unsupported
 from services.speech.recordings import MAX_BYTES, read_recording, sound_in
-from services.speech.speakers import no_consent
+from services.speech.speakers import Speakers, no_consent
 from services.speech.storage import added
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from services.openai.answers import Call, Handlers
-    from services.openai.forms import Upload
-    from services.openai.speech import ConsentAnswer, ConsentList, Deleted, VoiceAnswer, VoiceList
-    from services.speech.engines.protocol import Voice
-    from services.speech.speakers import Speakers
-    from services.speech.voices import Consent, StoredVoice, VoiceStore
+from services.speech.voices import Consent, StoredVoice, VoiceStore
 
 CONSENT_SECONDS: Final = 60.0
 """The longest consent; the shortest is that of a voice."""

@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Final
 
 from services.audio.decode import decode_as_is
 from services.audio.encode import to_wav
@@ -15,11 +17,6 @@ from services.audio.pcm import duration_s
 from services.errors import ConflictError, InvalidRequestError, NotFoundError, ServiceError, shown
 from services.speech.engines.protocol import VoiceReference
 from services.speech.storage import Entries, Kind, Record, writing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
 _AUDIO: Final = "reference.wav"
 _RECORDING: Final = "recording"

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from starlette.types import Send
+
 from services.errors import EngineError, ServiceError
 from services.languages import NAMES
 from services.openai.answers import EVENT_STREAM, chunk, event, send_json, stream_head
-from services.openai.transcription import TEXT_TYPES
+from services.openai.transcription import TEXT_TYPES, TranscriptFormat
+from services.transcription.engines.protocol import (
+    Segment,
+    Token,
+    TranscriptionEngine,
+    TranscriptionRequest,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from starlette.types import Send
-
     from services.audio.decode import Decoding
-    from services.openai.transcription import TranscriptFormat
-    from services.transcription.engines.protocol import (
-        Segment,
-        Token,
-        TranscriptionEngine,
-        TranscriptionRequest,
-    )
 
 LOST_HEADER: Final = b"x-audio-lost-seconds"
 """Says, with json and verbose_json, how much of the recording is broken or missing."""

@@ -26,17 +26,23 @@ means that the client was silent for too long).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
 
 from services.audio.decode import LiveDecoder
+from services.audio.pcm import Samples
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
 from services.openai.answers import new_id
+from services.openai.models import Models
 from services.openai.reading import invalid
 from services.openai.realtime import (
     BUFFER_EVENTS,
     AppendEvent,
     ClearEvent,
+    ClientEvent,
     CommitEvent,
     accept,
     act_on,
@@ -46,20 +52,10 @@ from services.openai.realtime import (
 )
 from services.server.live import LiveSession
 from services.tasks import racing
-from services.transcription.engines.protocol import SAMPLE_RATE_HZ
+from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionEngine
 from services.transcription.live.session import TURNS, Session, SessionUpdate, updated
 from services.transcription.live.transcriber import Transcriber
 from services.transcription.live.turns import Sound, Started, Stopped, Turn, TurnDetector
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from starlette.types import Receive, Scope, Send
-
-    from services.audio.pcm import Samples
-    from services.openai.models import Models
-    from services.openai.realtime import ClientEvent
-    from services.transcription.engines.protocol import TranscriptionEngine
 
 IDLE_S: Final = 300.0
 """How long a client may be silent between turns, when it holds no slot."""

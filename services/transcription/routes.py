@@ -8,13 +8,17 @@ segment is known.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
+
+from starlette.types import Receive, Scope, Send
 
 from services.audio.decode import Decoding
-from services.openai.answers import of_models
+from services.openai.answers import Handlers, of_models
 from services.openai.body import until_hangup
-from services.openai.forms import FormFields, read_form
+from services.openai.forms import Form, FormFields, read_form
+from services.openai.models import Models
 from services.openai.reading import invalid, read
 from services.openai.transcription import (
     AudioFields,
@@ -22,25 +26,15 @@ from services.openai.transcription import (
     TranscriptionFields,
     TranslationFields,
 )
+from services.settings.sections import TranscriptionSettings
 from services.transcription.answers import Answer
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
     SPEECH_ONLY,
     Cutting,
+    TranscriptionEngine,
     TranscriptionRequest,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from starlette.types import Receive, Scope, Send
-
-    from services.openai.answers import Handlers
-    from services.openai.forms import Form
-    from services.openai.models import Models
-    from services.settings.sections import TranscriptionSettings
-    from services.transcription.engines.protocol import TranscriptionEngine
-
 
 _STRATEGY: Final = "chunking_strategy"
 _SPEAKERS: Final = frozenset({"known_speaker_names", "known_speaker_references"})

@@ -6,8 +6,8 @@ how far that is, or how to get one, and who hears meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from services.engines import create
 from services.openai.models import Models
@@ -19,13 +19,9 @@ from services.server.role import role
 from services.server.serving import Readiness, RoleApp
 from services.settings import provenance, settings
 from services.transcription import routes
+from services.transcription.engines.protocol import TranscriptionEngine
 from services.transcription.engines.stand_in import with_stand_in
 from services.transcription.realtime import RealtimeSocket
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from services.transcription.engines.protocol import TranscriptionEngine
 
 
 def _engine() -> TranscriptionEngine:

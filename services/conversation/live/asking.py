@@ -8,28 +8,22 @@ reached, refuses or breaks off raises its `ServiceError`.
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from services.audio.formats import LIVE_RATE_HZ
-from services.backends.client import Question
+from services.audio.formats import LIVE_RATE_HZ, LiveFormat
+from services.backends.client import Caller, Question
+from services.conversation.live.settings import Answering
 from services.conversation.translation.chat_model import PATH
 from services.errors import BackendError, InvalidRequestError, TooLargeError
 from services.openai.errors import error_told
 from services.openai.paths import SPEECH_STREAM
 from services.openai.speech import INPUT_CHARACTERS
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-
-    from websockets.asyncio.client import ClientConnection
-
-    from services.audio.formats import LiveFormat
-    from services.backends.client import Caller
-    from services.conversation.live.settings import Answering
 
 _TOO_LONG: Final = "context_length_exceeded"
 _PROMPT: Final = ("input_text", "input_tokens")  # vLLM's names for a prompt that is too long

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from services.backends.client import Caller
 from services.conversation.live.settings import SEMANTIC
 from services.errors import BackendError, ServiceError
 from services.openai.errors import error_told
 from services.openai.paths import REALTIME
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from websockets.asyncio.client import ClientConnection
-
-    from services.backends.client import Caller
-    from services.openai.realtime import InputFields
+from services.openai.realtime import InputFields
 
 HEARD: Final[dict[str, Any]] = {
     "format": {"type": "audio/pcm", "rate": 24_000},

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from services.errors import ConflictError, NotFoundError, shown
+from services.errors import ConflictError, NotFoundError, ServiceError, shown
 from services.openai.answers import new_id
+from services.openai.conversation import ItemFields
 from services.openai.reading import invalid, missing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from services.errors import ServiceError
-    from services.openai.conversation import ItemFields
 
 MOST_ITEMS: Final = 1000
 MOST_CHARACTERS: Final = 1 << 20

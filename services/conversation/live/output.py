@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import base64
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+from services.audio.formats import LiveFormat
 from services.conversation.live.asking import duration_ms
 from services.conversation.live.items import Clause, Item
 from services.openai.answers import new_id
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from services.audio.formats import LiveFormat
-
-    Tell = Callable[..., Awaitable[None]]
+Tell = Callable[..., Awaitable[None]]
 
 
 class Output(ABC):

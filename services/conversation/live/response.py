@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from services.conversation.live.asking import mouth, think
-from services.conversation.live.items import messages_of
-from services.conversation.live.output import FunctionCall, SpokenMessage, TextMessage
+from services.backends.client import Caller
+from services.conversation.live.asking import Thought, mouth, think
+from services.conversation.live.items import Item, Items, messages_of
+from services.conversation.live.output import FunctionCall, Output, SpokenMessage, TextMessage
+from services.conversation.live.settings import Answering
 from services.conversation.speech_translation.stages import first_fault, is_whole
 from services.errors import BackendError, ServiceError
 from services.openai.answers import new_id
 from services.openai.body import ClientGoneError
 from services.openai.errors import INTERNAL_MESSAGE, fault_of
 from services.openai.realtime import server_event
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-
-    from services.backends.client import Caller
-    from services.conversation.live.asking import Thought
-    from services.conversation.live.items import Item, Items
-    from services.conversation.live.output import Output
-    from services.conversation.live.settings import Answering
 
 log = logging.getLogger("bentovox.conversation")
 

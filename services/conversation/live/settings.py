@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from services.openai.conversation import OutputFields
+from services.audio.formats import LiveFormat
+from services.openai.conversation import AnswerFields, Modality, OutputFields
 from services.openai.reading import ignore
-from services.openai.realtime import format_object
-
-if TYPE_CHECKING:
-    from services.audio.formats import LiveFormat
-    from services.openai.conversation import AnswerFields, Modality
-    from services.openai.realtime import Eagerness, InputFields
+from services.openai.realtime import Eagerness, InputFields, format_object
 
 INSTRUCTIONS: Final = "You are a friendly voice assistant. Answer briefly."
 """What a model is told where the client sets no instructions; the demo model was trained on it."""

@@ -11,9 +11,12 @@ A client's mistake is answered with an `error` event, and the session goes on. I
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.backends.client import Caller
+from services.backends.pools import Pools
 from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.items import Item, Items, item_from
@@ -34,6 +37,7 @@ from services.openai.errors import error_told
 from services.openai.reading import invalid
 from services.openai.realtime import (
     BUFFER_EVENTS,
+    ClientEvent,
     accept,
     act_on,
     fault_event,
@@ -41,15 +45,9 @@ from services.openai.realtime import (
     query_of,
     server_event,
 )
+from services.server.admission import Admission
 from services.server.live import LiveSession
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from services.backends.pools import Pools
-    from services.openai.realtime import ClientEvent
-    from services.server.admission import Admission
-    from services.settings.sections import RealtimeSettings
+from services.settings.sections import RealtimeSettings
 
 IDLE_S: Final = 300.0
 """How long a client may send nothing while nothing is said."""

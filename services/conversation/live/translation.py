@@ -14,13 +14,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.audio.encode import OUTPUT_RATE_HZ
 from services.audio.pcm import duration_s, to_int16
 from services.backends.client import Caller
+from services.backends.pools import Pools
 from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.settings import Answering
@@ -35,6 +39,8 @@ from services.conversation.speech_translation.speaking import Interpreter, Speak
 from services.conversation.speech_translation.stages import (
     AHEAD,
     SOUNDS_AHEAD,
+    Item,
+    Sentence,
     Sound,
     Translation,
     fields_named,
@@ -60,17 +66,9 @@ from services.openai.realtime import (
     query_of,
     server_event,
 )
+from services.server.admission import Admission
 from services.server.live import LiveSession
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from services.backends.pools import Pools
-    from services.conversation.speech_translation.stages import Item, Sentence
-    from services.server.admission import Admission
-    from services.server.telemetry import RoleMetrics
+from services.server.telemetry import RoleMetrics
 
 LASTS_S: Final = 24 * 3600
 """How long a session may last."""

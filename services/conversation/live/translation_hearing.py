@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from services.conversation.live.ear import HEARD
 from services.conversation.speech_translation.stages import Segment
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
 
 LONGEST_S: Final = 8.0
 """Speech without the end of a sentence is cut after so long, at a clause or a word."""

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
 
 from services.audio.decode import excerpt
 from services.audio.encode import OUTPUT_RATE_HZ, open_encoder, to_wav
 from services.backends.client import Caller
+from services.backends.pools import Pools
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
 from services.conversation.speech_translation.stages import (
     AHEAD,
     SOUNDS_AHEAD,
+    Item,
+    Segment,
     Sentence,
     Sound,
+    Translation,
     fields_named,
     first_fault,
     into_sentences,
@@ -33,16 +40,7 @@ from services.openai.reading import invalid, read
 from services.openai.speech import TRANSCRIPT_CHARACTERS
 from services.openai.translation import SpeechTranslationFields
 from services.server.admission import Admission, Limits
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-
-    from starlette.types import Receive, Scope, Send
-
-    from services.backends.pools import Pools
-    from services.conversation.speech_translation.stages import Item, Segment, Translation
-    from services.settings.sections import ConversationSettings
-
+from services.settings.sections import ConversationSettings
 
 SHORTEST_S: Final = 3.0
 LONGEST_S: Final = 10.0

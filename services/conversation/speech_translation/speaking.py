@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from services.audio.pcm import from_pieces
-from services.backends.client import Question
-from services.conversation.speech_translation.stages import Sound, Translation, fields_named
+from services.audio.pcm import Samples, from_pieces
+from services.backends.client import Caller, Question
+from services.conversation.speech_translation.stages import (
+    Item,
+    Sentence,
+    Sound,
+    Sparing,
+    Translation,
+    fields_named,
+)
+from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.reading import invalid
 from services.openai.speech import INPUT_CHARACTERS
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-
-    from services.audio.pcm import Samples
-    from services.backends.client import Caller
-    from services.conversation.speech_translation.stages import Item, Sentence, Sparing
-    from services.conversation.translation.chat_model import ChatModel
 
 CONTEXT: Final = 3
 """How many earlier sentences go along as context."""

@@ -8,21 +8,18 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from services.backends.client import Question
+from services.backends.client import Caller, Question
 from services.conversation.translation.texts import SENTENCE_END, pieces
 from services.errors import BackendError, ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-
     from services.audio.pcm import Samples
-    from services.backends.client import Caller
 
 PATH: Final = "/v1/audio/transcriptions"
 

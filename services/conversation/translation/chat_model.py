@@ -7,17 +7,13 @@ do with it is in the system's turn. So instructions in the text are translated, 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from services.backends.client import Question
+from services.backends.client import Caller, Question
 from services.conversation.translation.languages import DETECTABLE, NAMES
 from services.errors import BackendError, InvalidRequestError, NotFoundError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from services.backends.client import Caller
-    from services.openai.translation import Detection
+from services.openai.translation import Detection
 
 PATH: Final = "/v1/chat/completions"
 

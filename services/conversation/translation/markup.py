@@ -12,24 +12,20 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from services.conversation.translation.texts import (
     PIECE_CHARACTERS,
     Plan,
+    Translate,
     Work,
     has_words,
     planned,
     translated,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from services.conversation.translation.texts import Translate
-
 
 Kind: TypeAlias = Literal["text", "open", "close", "alone"]
 """Of a slice; what is alone is an image, a comment, an element that is not translated."""

@@ -8,36 +8,40 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import parse_qs
 
 from python_multipart.multipart import parse_options_header
+from starlette.types import Receive, Scope
 
 from services.backends.client import Caller
+from services.backends.pools import Pools
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import AUTO, NAMES, known_code
 from services.conversation.translation.markup import planned_html
 from services.conversation.translation.texts import (
+    Plan,
+    Translate,
     by_workers,
     has_words,
     planned,
     translated,
 )
 from services.errors import InvalidRequestError, TooLargeError
+from services.openai.answers import Call
 from services.openai.body import header, not_read, until_hangup, whole
 from services.openai.forms import FormFields, read_form
 from services.openai.reading import invalid
 from services.openai.reading import read as validated
-from services.openai.translation import DetectBody, TranslateBody, TranslationBody
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope
-
-    from services.backends.pools import Pools
-    from services.conversation.translation.texts import Plan, Translate
-    from services.openai.answers import Call
-    from services.openai.translation import Detection, LanguageAnswer, Translated
-    from services.settings.sections import TranslationSettings
+from services.openai.translation import (
+    DetectBody,
+    Detection,
+    LanguageAnswer,
+    TranslateBody,
+    Translated,
+    TranslationBody,
+)
+from services.settings.sections import TranslationSettings
 
 _PLANNED_HERE: Final = 4000
 """More characters are planned in a thread, since that takes more than a few milliseconds."""

@@ -13,18 +13,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
-from services.errors import UnavailableError
+from services.errors import ServiceError, UnavailableError
+from services.loading import Loading
 from services.tasks import in_daemon
 from services.transcription.engines.windows import SileroDetector
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
-
-    from services.errors import ServiceError
-    from services.loading import Loading
 
 log = logging.getLogger("bentovox.transcription")
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import re
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -17,29 +18,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from services.audio.pcm import Samples
 from services.errors import EngineError, InvalidRequestError, ServiceError
 from services.loading import Loading
 from services.tasks import Handover, in_daemon
-from services.transcription.engines.batches import BatchingEngine
+from services.transcription.engines.batches import BatchingEngine, Lane
 from services.transcription.engines.protocol import (
     SAMPLE_RATE_HZ,
+    GuessRequest,
     Hypothesis,
     Segment,
     TranscriptionRequest,
     Word,
     check_request,
 )
-from services.transcription.engines.windows import SileroDetector, windows
+from services.transcription.engines.windows import SileroDetector, Timeline, windows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-
     from numpy.typing import NDArray
 
-    from services.audio.pcm import Samples
-    from services.transcription.engines.batches import Lane
-    from services.transcription.engines.protocol import GuessRequest
-    from services.transcription.engines.windows import Timeline
 
 log = logging.getLogger("bentovox.transcription")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
-
     from services.audio.pcm import Samples
 
 SAMPLE_RATE_HZ: Final = 16_000

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 from services.engines import create
 from services.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from services.transcription.engines.protocol import TranscriptionEngine
+from services.transcription.engines.protocol import TranscriptionEngine
 
 log = logging.getLogger("bentovox.transcription")
 

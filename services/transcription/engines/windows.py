@@ -7,22 +7,25 @@ cut, longer audio is cut in the best pause. With it, silence is left out and spe
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
+from services.audio.pcm import Samples
 from services.errors import EngineError
-from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, WINDOW_S
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    VAD_FRAME_SAMPLES,
+    WINDOW_S,
+    Cutting,
+    SpeechDetector,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+Window = tuple["Samples", "Timeline"]
 
-    from services.audio.pcm import Samples
-    from services.transcription.engines.protocol import Cutting, SpeechDetector
-
-    Window = tuple["Samples", "Timeline"]
 
 _MOST: Final = int(WINDOW_S * SAMPLE_RATE_HZ)
 _MOST_FRAMES: Final = _MOST // VAD_FRAME_SAMPLES

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from services.errors import InvalidRequestError, NotFoundError
+from services.audio.formats import LiveFormat
+from services.audio.pcm import Samples
+from services.errors import InvalidRequestError, NotFoundError, ServiceError
+from services.openai.models import Models
 from services.openai.reading import Fields, ignore, invalid
-from services.openai.realtime import ClientEvent, InputFields, format_object
+from services.openai.realtime import (
+    ClientEvent,
+    InputFields,
+    TranscriptionFields,
+    TurnDetectionFields,
+    format_object,
+)
 from services.openai.transcription import any_of
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
     Cutting,
     Hints,
+    TranscriptionEngine,
     TranscriptionRequest,
 )
-
-if TYPE_CHECKING:
-    from services.audio.formats import LiveFormat
-    from services.audio.pcm import Samples
-    from services.errors import ServiceError
-    from services.openai.models import Models
-    from services.openai.realtime import TranscriptionFields, TurnDetectionFields
-    from services.transcription.engines.protocol import TranscriptionEngine
 
 TURNS: Final = Cutting(silence_duration_ms=500)
 """How turns are found by default, as at OpenAI."""

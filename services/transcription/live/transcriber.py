@@ -12,13 +12,14 @@ import logging
 import re
 import time
 from collections import deque
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from services.audio.pcm import duration_s
+from services.audio.pcm import Samples, duration_s
 from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
 from services.languages import UNSPACED, gap
 from services.openai.body import ClientGoneError
@@ -26,19 +27,14 @@ from services.openai.errors import fault_of
 from services.openai.realtime import server_event
 from services.tasks import racing
 from services.transcription.answers import logprobs_of
-from services.transcription.engines.protocol import SAMPLE_RATE_HZ, GuessRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
-
-    from services.audio.pcm import Samples
-    from services.transcription.engines.protocol import (
-        Token,
-        TranscriptionEngine,
-        TranscriptionRequest,
-    )
-    from services.transcription.live.turns import Turn
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    GuessRequest,
+    Token,
+    TranscriptionEngine,
+    TranscriptionRequest,
+)
+from services.transcription.live.turns import Turn
 
 log = logging.getLogger("bentovox.transcription")
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
+from services.audio.pcm import Samples
 from services.openai.answers import new_id
-from services.transcription.engines.protocol import SAMPLE_RATE_HZ, VAD_FRAME_SAMPLES, WINDOW_S
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from services.audio.pcm import Samples
-    from services.transcription.engines.protocol import Cutting, SpeechDetector
-    from services.transcription.live.session import Session
+from services.transcription.engines.protocol import (
+    SAMPLE_RATE_HZ,
+    VAD_FRAME_SAMPLES,
+    WINDOW_S,
+    Cutting,
+    SpeechDetector,
+)
+from services.transcription.live.session import Session
 
 PIECE_SAMPLES: Final = int((WINDOW_S - 2) * SAMPLE_RATE_HZ)
 """Longer turns are transcribed in pieces; a guess sees at most one, and the step it came in."""

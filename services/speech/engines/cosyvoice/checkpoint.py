@@ -17,10 +17,12 @@ import io
 import pickle
 import random
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
@@ -32,10 +34,6 @@ from services.errors import ConfigurationError
 from services.speech.engines.cosyvoice import upstream_code
 from services.speech.engines.cosyvoice.download import FAMILIES, recipe_in
 from services.speech.engines.cosyvoice.vocoder import CausalVocoder, Vocoder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 _SEED: Final = 1986  # upstream's; buffers of noise are made at load, not read from the checkpoint
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from services.errors import ConfigurationError
 from services.hub import HubModel, is_hub_id
 from services.loading import NoModelError, fetched
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 log = logging.getLogger("bentovox.speech")
 

@@ -8,11 +8,13 @@ import logging
 import os
 import signal
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
+from services.audio.pcm import Samples
 from services.errors import (
     EngineError,
     InvalidRequestError,
@@ -32,22 +34,20 @@ from services.speech.engines.cosyvoice.text import (
 )
 from services.speech.engines.protocol import (
     Capability,
+    ConversionRequest,
     SynthesisRequest,
     Voice,
+    VoiceReference,
     check_capabilities,
     murmur,
 )
 from services.tasks import Handover, in_daemon
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from services.audio.pcm import Samples
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
     from services.speech.engines.cosyvoice.prompt import Prompt
     from services.speech.engines.cosyvoice.stages import Stages
     from services.speech.engines.cosyvoice.utterance import Utterance
-    from services.speech.engines.protocol import ConversionRequest, VoiceReference
 
 log = logging.getLogger("bentovox.speech")
 

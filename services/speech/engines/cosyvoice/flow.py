@@ -8,19 +8,17 @@ and each result is what that request alone would get.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from services.speech.engines.cosyvoice.prompt import Prompt
+from services.speech.engines.cosyvoice.prompt import Prompt
 
 _STEPS: Final = 10  # of the solver; upstream's
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,7 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from services.audio.resample import Resampler
+from services.speech.engines.cosyvoice.checkpoint import Checkpoint
 from services.speech.engines.cosyvoice.text import (
+    Language,
     cleaned,
     guess_language,
     instruction,
@@ -28,13 +31,9 @@ from services.speech.engines.cosyvoice.text import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnxruntime
 
     from services.audio.pcm import Samples
-    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.text import Language
     from services.speech.engines.protocol import (
         ConversionRequest,
         SynthesisRequest,

@@ -9,14 +9,12 @@ import statistics
 import time
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 _LIKE: Final = 0.75
 """A batch is filled up to its largest piece: none is smaller than this part of another."""

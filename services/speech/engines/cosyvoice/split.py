@@ -12,9 +12,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from services.speech.engines.cosyvoice.text import (
+    Language,
+    Lexicon,
     cleaned,
     guess_language,
     is_sayable,
@@ -24,10 +27,7 @@ from services.speech.engines.cosyvoice.text import (
 from services.speech.engines.segments import Segmenter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-
     from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.text import Language, Lexicon
 
 LONGEST: Final = 100
 """The largest size of a segment, before its numbers are put in words."""

@@ -10,21 +10,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import torch
 from prometheus_client import Counter
 
 from services.speech.engines.cosyvoice import flow
+from services.speech.engines.cosyvoice.checkpoint import Checkpoint
 from services.speech.engines.cosyvoice.schedule import Meter, streams_held, together
 from services.speech.engines.cosyvoice.tokens import Decoder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.utterance import Segment, Utterance, Work
-
+from services.speech.engines.cosyvoice.utterance import Segment, Utterance, Work
 
 _MEASURED_FOR_S: Final = 60.0
 _SAID_AGAIN: Final = Counter(

@@ -16,15 +16,13 @@ import functools
 import json
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
 from services.errors import ConfigurationError, InvalidRequestError, shown
 from services.speech.engines.scripts import language_by_script
 from services.speech.engines.segments import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 Language = Literal["zh", "en", "ja", "ko", "yue", "de", "es", "fr", "it", "ru"]
 """What a family can speak; Chinese dialects other than Cantonese count as `zh`."""

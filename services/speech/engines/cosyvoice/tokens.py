@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 from transformers import DynamicCache
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.prompt import Prompt
+from services.speech.engines.cosyvoice.checkpoint import Checkpoint
+from services.speech.engines.cosyvoice.prompt import Prompt
 
 _LEAST: Final = 2  # speech tokens a text token; upstream's
 _MOST: Final = 20

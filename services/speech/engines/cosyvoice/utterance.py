@@ -5,22 +5,21 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from services.audio.resample import TimeStretch
+from services.speech.engines.cosyvoice.checkpoint import Checkpoint
 from services.speech.engines.cosyvoice.flow import Part
+from services.speech.engines.cosyvoice.prompt import Prompt
 from services.speech.engines.cosyvoice.schedule import IN_TIME, PATIENCE_S, Piece
 from services.speech.engines.cosyvoice.tokens import Line, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from services.audio.pcm import Samples
-    from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-    from services.speech.engines.cosyvoice.prompt import Prompt
     from services.speech.engines.protocol import ConversionRequest, SynthesisRequest
 
 _HELD_S: Final = 30.0  # of audio that waits for the listener

@@ -8,13 +8,11 @@ belongs to its place in time, and a frame is returned once everything that it de
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # How far a frame of mel has an effect, in frames; tests/cosyvoice/test_joins.py measures it.
 PITCH_REACH: Final = 5

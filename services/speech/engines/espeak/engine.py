@@ -12,6 +12,7 @@ oscillators keep their state between utterances, and two runs of one text differ
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -19,22 +20,24 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.audio.pcm import amplified, to_float32
+from services.audio.pcm import Samples, amplified, to_float32
 from services.audio.resample import TimeStretch
 from services.errors import EngineError, UnavailableError
 from services.speech.engines.espeak.library import library
 from services.speech.engines.espeak.voices import VoiceCatalogue
-from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities
+from services.speech.engines.protocol import (
+    Capability,
+    SpeaksOnly,
+    SynthesisRequest,
+    Voice,
+    check_capabilities,
+)
 from services.speech.engines.scripts import plain_width
 from services.speech.engines.segments import refuse_blank, segments_as_written
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
-
     from numpy.typing import NDArray
 
-    from services.audio.pcm import Samples
-    from services.speech.engines.protocol import SynthesisRequest, Voice
 
 _SILENCE: Final = 8  # of 32768: a sample no louder belongs to a pause
 _FRAME_S: Final = 0.2

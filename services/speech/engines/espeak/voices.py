@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from services.errors import InvalidRequestError, NotFoundError, shown
+from services.speech.engines.espeak.library import EspeakVoice
 from services.speech.engines.protocol import Voice
 from services.speech.engines.scripts import language_by_script
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from services.speech.engines.espeak.library import EspeakVoice
 
 OPENAI_VOICES: Final[dict[str, str]] = {
     # No two share pitch, timbre and accent; a test measures it. Pipecat knows only these names.

@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from services.audio.pcm import Samples
 from services.audio.resample import Resampler, TimeStretch
 from services.errors import (
     EngineError,
@@ -32,26 +34,19 @@ from services.errors import (
 )
 from services.speech.engines.espeak import voices as espeak_voices
 from services.speech.engines.espeak.engine import EspeakEngine
-from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Source
+from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Model, Source
 from services.speech.engines.kokoro.phonemes import Phonemes, in_pieces
-from services.speech.engines.kokoro.voices import Voices
+from services.speech.engines.kokoro.voices import Mix, Voices
 from services.speech.engines.protocol import (
     Capability,
     SpeaksOnly,
     SynthesisRequest,
+    Voice,
     check_capabilities,
     unsupported,
 )
 from services.speech.engines.scripts import language_by_script, plain_width
 from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
-
-    from services.audio.pcm import Samples
-    from services.speech.engines.kokoro.model import Model
-    from services.speech.engines.kokoro.voices import Mix
-    from services.speech.engines.protocol import Voice
 
 Work = TypeVar("Work")
 

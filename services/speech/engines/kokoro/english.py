@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+Spoken = str | Mapping[str, str | None]
+"""Phonemes; or those of each role of the word, `DEFAULT` among them."""
 
-    Spoken = str | Mapping[str, str | None]
-    """Phonemes; or those of each role of the word, `DEFAULT` among them."""
 
 PUNCTUATION: Final = frozenset(';:,.!?—…"()“”')
 """The marks that Kokoro knows."""

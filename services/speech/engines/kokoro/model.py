@@ -8,24 +8,19 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.audio.pcm import amplified
+from services.audio.pcm import Samples, amplified
 from services.errors import ConfigurationError
 from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import Loading, NoModelError, fetched, line
 from services.speech.engines.kokoro.phonemes import ids_of
-from services.speech.engines.kokoro.voices import Mix
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from services.audio.pcm import Samples
-    from services.speech.engines.kokoro.voices import Voices
+from services.speech.engines.kokoro.voices import Mix, Voices
 
 log = logging.getLogger("bentovox.speech")
 

@@ -9,13 +9,11 @@ import re
 import tempfile
 import threading
 import unicodedata
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from services.speech.engines.kokoro.english import PUNCTUATION, English
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 MOST_PHONEMES: Final = 509
 """The most that the model takes at once: its context without the two at the ends, less one."""

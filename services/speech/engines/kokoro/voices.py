@@ -5,14 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from services.errors import NotFoundError, shown
 from services.speech.engines.protocol import Voice
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 OPENAI_VOICES: Final[dict[str, str]] = {
     "alloy": "af_heart",

@@ -18,14 +18,15 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiohttp
 
 from services.audio.encode import open_encoder
-from services.audio.pcm import from_pieces
+from services.audio.pcm import Samples, from_pieces
 from services.errors import (
     EngineError,
     InvalidRequestError,
@@ -33,12 +34,7 @@ from services.errors import (
     ServiceError,
     UnavailableError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
-
-    from services.audio.pcm import Samples
-    from services.speech.engines.protocol import VoiceReference
+from services.speech.engines.protocol import VoiceReference
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
+from services.audio.pcm import Samples
 from services.audio.resample import TimeStretch
 from services.errors import (
     ConfigurationError,
@@ -27,7 +29,15 @@ from services.errors import (
     UnavailableError,
     shown,
 )
-from services.speech.engines.protocol import Capability, SpeaksOnly, check_capabilities, murmur
+from services.speech.engines.protocol import (
+    Capability,
+    SpeaksOnly,
+    SynthesisRequest,
+    Voice,
+    VoiceReference,
+    check_capabilities,
+    murmur,
+)
 from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
 from services.speech.engines.vllm_omni.client import (
     SAMPLE_RATE_HZ,
@@ -35,12 +45,6 @@ from services.speech.engines.vllm_omni.client import (
     inline,
     transcript,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from services.audio.pcm import Samples
-    from services.speech.engines.protocol import SynthesisRequest, Voice, VoiceReference
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 

@@ -6,19 +6,17 @@ Its methods may be called from any thread; CTranslate2 releases the GIL while it
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from services.audio.pcm import Samples
-    from services.transcription.engines.protocol import Task
+from services.audio.pcm import Samples
+from services.transcription.engines.protocol import Task
 
 Features = NDArray[np.float32]
 """A log-Mel spectrogram, [mels, frames of 10 ms]."""

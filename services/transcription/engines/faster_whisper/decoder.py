@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from services.errors import EngineError
-from services.transcription.engines.faster_whisper.checkpoint import FRAMES_PER_S
-from services.transcription.engines.protocol import Segment, Token, Word
+from services.errors import EngineError, ServiceError
+from services.transcription.engines.batches import Lane
+from services.transcription.engines.faster_whisper.checkpoint import (
+    FRAMES_PER_S,
+    Checkpoint,
+    Decoded,
+    Features,
+)
+from services.transcription.engines.protocol import Hints, Segment, Task, Token, Word
 from services.transcription.engines.windows import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
-
     from numpy.typing import NDArray
 
-    from services.errors import ServiceError
-    from services.transcription.engines.batches import Lane
-    from services.transcription.engines.faster_whisper.checkpoint import (
-        Checkpoint,
-        Decoded,
-        Features,
-    )
-    from services.transcription.engines.protocol import Hints, Task
 
 log = logging.getLogger("bentovox.transcription")
 

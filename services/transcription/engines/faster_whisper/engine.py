@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import AsyncGenerator, Collection, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
+from services.audio.pcm import Samples
+from services.errors import ServiceError
 from services.tasks import Handover, in_daemon
-from services.transcription.engines.batches import BatchingEngine
-from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
+from services.transcription.engines.batches import Batches, BatchingEngine
+from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
 from services.transcription.engines.faster_whisper.decoder import (
     FALLBACK,
     DecodedWindow,
@@ -23,17 +26,14 @@ from services.transcription.engines.faster_whisper.decoder import (
     segments,
 )
 from services.transcription.engines.faster_whisper.loader import Loader
-from services.transcription.engines.protocol import Hypothesis, check_request
+from services.transcription.engines.protocol import (
+    GuessRequest,
+    Hypothesis,
+    Segment,
+    TranscriptionRequest,
+    check_request,
+)
 from services.transcription.engines.windows import SileroDetector, windows
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Sequence
-
-    from services.audio.pcm import Samples
-    from services.errors import ServiceError
-    from services.transcription.engines.batches import Batches
-    from services.transcription.engines.faster_whisper.checkpoint import Features
-    from services.transcription.engines.protocol import GuessRequest, Segment, TranscriptionRequest
 
 _SPEECH: Final = 0.5  # Silero's own threshold
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")

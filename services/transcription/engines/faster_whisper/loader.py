@@ -7,9 +7,10 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,9 +19,6 @@ from services.hub import HubModel, PackagedModel, Wheel, is_hub_id
 from services.loading import Loading, NoModelError, fetched, line
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint
 from services.transcription.engines.windows import SileroDetector
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger("bentovox.transcription")
 
