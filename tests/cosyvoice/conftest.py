@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,10 +43,11 @@ def upstream() -> upstream_code.Code:
 
 @pytest.fixture(autouse=True)
 def _babble(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tiny models speak as fast as they like."""
+    """Let tiny models speak as fast or as slowly as they like."""
     from services.speech.engines.cosyvoice import tokens  # noqa: PLC0415  torch
 
     monkeypatch.setattr(tokens, "_ABSURD", 0)
+    monkeypatch.setattr(tokens, "_OFF_PACE", math.inf)
 
 
 @pytest.fixture(scope="session")

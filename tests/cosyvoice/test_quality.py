@@ -9,8 +9,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.speech.engines.cosyvoice import tokens
+from services.speech.engines.cosyvoice.prompt import Prompt
 from services.speech.engines.cosyvoice.text import Lexicon
-from tests.cosyvoice.speaking import LONG, SHORT, apart, spoken
+from services.speech.engines.protocol import VoiceReference
+from tests.cosyvoice.speaking import LONG, SHORT, UNTOLD, apart, sound, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,41 @@ async def test_a_segment_of_absurd_length_is_said_again_once_and_counted(
     assert counted() == before + 1
     assert heard.size / engine.sample_rate_hz == pytest.approx(len(second) / 25, abs=0.04)
     np.testing.assert_array_equal(heard, await spoken(engine, one_pass=True))
+
+
+@FAMILIES
+async def test_a_segment_at_another_pace_than_the_recordings_is_said_again(
+    engine_of: EngineOf, decoded: Any, monkeypatch: pytest.MonkeyPatch, family: int
+) -> None:
+    engine = engine_of(family)
+    monkeypatch.setattr(tokens, "_OFF_PACE", 0.01)  # none is the recording's
+    said = decoded(engine)
+    told = VoiceReference(sound(1), 24_000, text=LONG)
+    await spoken(engine, LONG, reference=told, one_pass=True)
+    assert len(said) == 2
+    await spoken(engine, LONG, reference=UNTOLD, one_pass=True)
+    await spoken(
+        engine, LONG, reference=VoiceReference(sound(1), 24_000, text="Hi."), one_pass=True
+    )
+    assert len(said) == 4
+
+
+@pytest.mark.parametrize(
+    ("made", "wrong"), [(33, True), (34, False), (60, False), (108, False), (109, True)]
+)
+def test_half_a_text_and_one_said_twice_are_told_by_the_recordings_pace(
+    monkeypatch: pytest.MonkeyPatch, made: int, *, wrong: bool
+) -> None:
+    monkeypatch.setattr(tokens, "_OFF_PACE", 1.8)
+
+    def line(pace: float, size: int = 10) -> tokens.Line:
+        given: Any = Prompt(None, pace=pace)  # type: ignore[arg-type]
+        sampler: Any = None
+        return tokens.Line(given, range(size), sampler, [0] * made)
+
+    assert line(6.0).is_absurd is wrong
+    assert not line(0.0).is_absurd
+    assert not line(made / 4, size=7).is_absurd  # too short a text to tell
 
 
 @FAMILIES

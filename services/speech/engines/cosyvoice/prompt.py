@@ -45,6 +45,9 @@ log = logging.getLogger("bentovox.speech")
 _ENCODER_HZ: Final = 16_000
 _MEL_FRAMES_A_TOKEN: Final = 2
 
+TELLING: Final = 8
+"""So many tokens of text have a pace."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -69,11 +72,13 @@ class Prompt:
         heard: the recording whose voice speaks.
         text: tokens of what is said in it, or of an instruction.
         is_continued: whether the language model goes on after the recording, too.
+        pace: speech tokens a text token in the recording; 0: unknown.
     """
 
     heard: Features
     text: tuple[int, ...] = ()
     is_continued: bool = False
+    pace: float = 0.0
 
 
 def prompt_of(
@@ -90,7 +95,9 @@ def prompt_of(
         return Prompt(heard)
     said = normalise(reference.text, language or guess_language(reference.text))
     text = tuple(checkpoint.encode(with_mark(checkpoint.family, said)))
-    return Prompt(heard, text, is_continued=True)
+    count = len(checkpoint.encode(said))
+    pace = heard.tokens.shape[1] / count if count >= TELLING else 0.0
+    return Prompt(heard, text, is_continued=True, pace=pace)
 
 
 def conversion_of(checkpoint: Checkpoint, request: ConversionRequest) -> tuple[Prompt, list[int]]:

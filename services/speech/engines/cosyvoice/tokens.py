@@ -21,11 +21,12 @@ import torch
 from transformers import DynamicCache
 
 from services.speech.engines.cosyvoice.checkpoint import Checkpoint
-from services.speech.engines.cosyvoice.prompt import Prompt
+from services.speech.engines.cosyvoice.prompt import TELLING, Prompt
 
 _LEAST: Final = 2  # speech tokens a text token; upstream's
 _MOST: Final = 20
 _ABSURD: Final = 2.5  # nobody speaks so fast
+_OFF_PACE: Final = 1.8  # times the recording's pace: said twice, or half of it
 
 
 class Sampler:
@@ -94,8 +95,15 @@ class Line:
 
     @property
     def is_absurd(self) -> bool:
-        """Return whether, now that it has ended, its text cannot take so short or so long."""
-        return self.is_endless or len(self.made) < _ABSURD * len(self.text)
+        """Return whether, now that it has ended, its text cannot take so short or so long.
+
+        At twice the recording's pace half of the text is missing, and at half of it the text was
+        said twice, or the recording's before it.
+        """
+        usual = len(self.text) * self.prompt.pace
+        off = not usual / _OFF_PACE <= len(self.made) <= usual * _OFF_PACE
+        told = usual > 0 and len(self.text) >= TELLING
+        return self.is_endless or len(self.made) < _ABSURD * len(self.text) or (told and off)
 
 
 _Line = TypeVar("_Line", bound=Line)
