@@ -27,7 +27,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urljoin, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 log = logging.getLogger("bentovox.hub")
 
@@ -272,11 +272,25 @@ def _bytes_of(wheel: Wheel, index: str, tell: Callable[[str], None]) -> bytearra
 
 
 def _opened(url: str, index: str) -> Any:
-    """Open a URL, on the index's own host with the credentials in its address."""
+    return build_opener(_Redirects(index)).open(_request(url, index), timeout=_SILENCE_S)
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows an index to other hosts without its credentials, which the base class would send."""
+
+    def __init__(self, index: str) -> None:
+        self._index = index
+
+    def redirect_request(self, *about: Any) -> Request:
+        return _request(about[-1], self._index)
+
+
+def _request(url: str, index: str) -> Request:
+    """Ask for a URL, on the index's own host with the credentials in its address."""
     parts, known = urlsplit(url), urlsplit(index)
     place = parts.netloc.rpartition("@")[2]
     asked = Request(parts._replace(netloc=place, fragment="").geturl())  # noqa: S310  the operator's
     if known.username and (parts.scheme, place) == (known.scheme, known.netloc.rpartition("@")[2]):
         secret = f"{unquote(known.username)}:{unquote(known.password or '')}"
         asked.add_header("authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
-    return urlopen(asked, timeout=_SILENCE_S)  # noqa: S310
+    return asked

@@ -132,7 +132,7 @@ class Answer:
 
         BackendError if it breaks off before its end, DeadlineError if it is silent for too long.
         """
-        return self._connection.pieces(self._timeout_s)
+        return self._connection.pieces(self._timeout_s, f"The {self._question.role} service")
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the JSON object of each server-sent event, down to `[DONE]` or the end.

@@ -153,10 +153,13 @@ class Connection(asyncio.Protocol):
             sink(self.pending.popleft())
         self.sink = sink
 
-    async def pieces(self, silence_s: float | None = None) -> AsyncGenerator[bytes, None]:
+    async def pieces(
+        self, silence_s: float | None = None, who: str = "The backend"
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the body as it arrives; while nobody takes it, the backend is not read.
 
-        BackendError if it breaks off before its end, DeadlineError if it is silent for `silence_s`.
+        BackendError if it breaks off before its end, DeadlineError if it is silent for `silence_s`;
+        that calls it `who`.
         """
         arrived: asyncio.Queue[bytes] = asyncio.Queue()
         held_bytes = 0
@@ -176,7 +179,7 @@ class Connection(asyncio.Protocol):
                     async with asyncio.timeout(silence_s if arrived.empty() else None):
                         piece = await arrived.get()
                 except TimeoutError as exc:
-                    raise DeadlineError(f"The backend was silent for {silence_s:g} s.") from exc
+                    raise DeadlineError(f"{who} was silent for {silence_s:g} s.") from exc
                 if not piece:
                     break
                 held_bytes -= len(piece)

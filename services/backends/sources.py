@@ -56,7 +56,9 @@ class Source:
 
     async def changes(self) -> AsyncGenerator[frozenset[str], None]:
         """Yield the current URLs, at first and whenever they may have changed."""
+        loop = asyncio.get_running_loop()
         while True:
+            again_s = loop.time() + self._again_s
             try:
                 async with aclosing(self._told()) as told:
                     begun = False
@@ -68,8 +70,9 @@ class Source:
                 self._note(None)
             except _NONSENSE as error:
                 self._note(f"{self._trouble} ({error})")
-            # Even an API that ends each watch at once must not be asked without a pause.
-            await asyncio.sleep(self._again_s)
+            # Even an API that ends each watch at once must not be asked without a pause. But after
+            # a long watch nothing should happen unseen.
+            await asyncio.sleep(again_s - loop.time())
 
     def _told(self) -> AsyncGenerator[frozenset[str], None]:
         """Yield the current URLs, and again while the source tells of changes; then it is asked."""

@@ -58,9 +58,9 @@ class Tunnel:
         query = query_of(scope)
         named = query.get("model", [""])[0]
         pool = self._pool_for(scope, query.get("intent"), named)
-        model = named if named and pool.needs_model else None
         if not pool.ready:
             await until_hangup(receive, pool.until_ready())
+        model = named if named and pool.needs_model else None
         try:
             async with opened(pool, *_handshake(scope), model) as (backend, there):
                 await _accept(there, scope, send)

@@ -34,6 +34,7 @@ from services.settings.sections import (
 )
 
 PREFIX = "BENTOVOX_"
+_HERE = "environment"
 _PROFILES = Path(__file__).with_name("profiles.toml")
 
 
@@ -96,7 +97,8 @@ def load() -> Settings:
     chosen = here.get(variable("profile"))
     tree: Any = {**profile(chosen.value if chosen else "demo")}
     del tree["description"]
-    for name, one in here.items():
+    # One entry of a table counts more than the whole table from the same source.
+    for name, one in sorted(here.items(), key=lambda item: (item[1].source == _HERE, item[0])):
         tree = _over(tree, _branch(name, one))
     try:
         return Settings.model_validate(tree)
@@ -128,7 +130,7 @@ def given() -> dict[str, Given]:
 
     ConfigurationError if a source gives a setting two values, by two names.
     """
-    return _ours(dotenv_values(".env"), ".env") | _ours(os.environ, "environment")
+    return _ours(dotenv_values(".env"), ".env") | _ours(os.environ, _HERE)
 
 
 def provenance(key: str) -> str:

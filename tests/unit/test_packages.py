@@ -48,6 +48,7 @@ class Index(ThreadingHTTPServer):
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.elsewhere = ""  # where its files are, if not here
         index = self
 
         class Answer(BaseHTTPRequestHandler):
@@ -55,6 +56,12 @@ class Index(ThreadingHTTPServer):
                 index.asked.append((self.path, self.headers.get("authorization", "")))
                 name = self.path.rpartition("/")[2]
                 body = files.get(name)
+                if index.elsewhere and self.path.startswith("/files/"):
+                    self.send_response(302)
+                    self.send_header("location", f"{index.elsewhere}/moved{self.path}")
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+                    return
                 if self.path.startswith("/simple/"):
                     links = (f'<a href="../../files/{one}#sha256=0">{one}</a>' for one in files)
                     body = "<br>".join(links).encode()
@@ -127,6 +134,23 @@ def test_an_index_is_asked_with_the_credentials_of_its_address(
     model().download(tmp_path, nobody)
     secret = base64.b64encode(b"anna:p@ss").decode()
     assert index.asked[0] == ("/simple/some-model-1/", f"Basic {secret}")
+
+
+def test_credentials_follow_a_redirect_to_the_same_host_only(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Index(dict(FILES))
+    threading.Thread(target=there.serve_forever, daemon=True).start()
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://anna:secret@{index.url}")
+    try:
+        for server, is_known in ((there, False), (index, True)):
+            index.elsewhere = f"http://{server.url.removesuffix('/simple')}"
+            model().download(tmp_path / str(is_known), nobody)
+            moved = [secret for path, secret in server.asked if path.startswith("/moved/")]
+            assert [bool(secret) for secret in moved] == [is_known] * 2
+    finally:
+        there.shutdown()
+        there.server_close()
 
 
 @pytest.mark.usefixtures("index")

@@ -106,6 +106,15 @@ def test_one_entry_of_a_table_may_stand_alone(env: Any) -> None:
     assert provenance("speech.voices").startswith("environment")
 
 
+def test_an_entry_wins_over_its_table_and_the_environment_over_both_in_dotenv(
+    env: Any, tmp_path: Path
+) -> None:
+    env(SPEECH__VOICES__NOVA="one", SPEECH__VOICES='{"nova": "other", "echo": "en"}')
+    assert load().speech.voices == {"nova": "one", "echo": "en"}
+    (tmp_path / ".env").write_text("BENTOVOX_SPEECH__VOICES__ECHO=de\n")
+    assert load().speech.voices == {"nova": "one", "echo": "en"}
+
+
 # What is refused
 
 

@@ -139,7 +139,7 @@ async def test_a_silent_backend_is_late(backend: Any, caller: Any) -> None:
     with pytest.raises(errors.DeadlineError):
         await asks.json(ASK)
     chat.says(chunked(b"data: {}\n\n", end=False))
-    with pytest.raises(errors.DeadlineError):
+    with pytest.raises(errors.DeadlineError, match="The chat service was silent"):
         await events(asks)
 
 

@@ -283,6 +283,26 @@ async def test_an_api_that_ends_each_watch_at_once_is_asked_again_after_a_pause(
     assert len(api.asked) <= 8
 
 
+async def test_after_a_long_watch_the_slices_are_listed_at_once(
+    serve: Any, account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep, slept = asyncio.sleep, []
+
+    async def noted(delay: float, *about: Any) -> None:
+        slept.append(delay)
+        await sleep(delay, *about)
+
+    api = Api(pods("a", "10.0.0.1"))
+    source = Kubernetes("k8s://speech:http", account, await serve(api))
+    async with asyncio.timeout(10), aclosing(source.changes()) as changes:
+        await anext(changes)
+        await sleep(2 * Kubernetes._again_s)
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        api.events.put_nowait(None)
+        await anext(changes)
+    assert slept[-1] <= 0
+
+
 async def test_a_watch_that_is_refused_is_told_once_and_the_list_is_still_read(
     serve: Any, account: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

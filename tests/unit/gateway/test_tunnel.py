@@ -296,6 +296,24 @@ async def test_the_querys_model_decides_where_backends_differ(behind: Any, door:
     assert fault(refused.value) == (404, "model_not_found")
 
 
+async def test_the_querys_model_decides_after_waiting_for_backends_too(
+    behind: Any, door: Any
+) -> None:
+    one, two = await behind("a"), await behind("b")
+    front = await door(speech=[one.url, two.url], hold_s=3600)
+    backends = front.pools.backends()
+    cards = [dict(back.models) for back in backends]
+    for back in backends:
+        back.mark(ready=False)
+    opening = asyncio.ensure_future(at(front.url, f"{PATH}?model=b").__aenter__())
+    await until(lambda: front.pools.by_role["speech"].waiting == 1)
+    for back, models in zip(backends, cards, strict=True):  # both, before it goes on
+        back.models = models
+        back.mark(ready=True)
+    await (await opening).close()
+    assert (len(one.scopes), len(two.scopes)) == (0, 1)
+
+
 async def test_without_a_ready_backend_it_is_503_before_accept(behind: Any, door: Any) -> None:
     back = await behind()
     front = await door(speech=[back.url])
