@@ -175,9 +175,6 @@ class CosyVoiceEngine:
                     code="blank_input",
                 )
 
-    def check_conversion(self, request: ConversionRequest) -> None:
-        """Refuse nothing; see `SpeechEngine.check_conversion`."""
-
     async def prepare(self, reference: VoiceReference) -> None:
         """Compute the features of a recording; see `SpeechEngine.prepare`."""
         from services.speech.engines.cosyvoice import prompt  # noqa: PLC0415  imports torch
