@@ -259,7 +259,13 @@ class Speakers:
             raise no_consent()
 
     def stands_for(self, name: str) -> str:
-        """Return what an alias stands for, in any case as engines' own names; else the name."""
+        """Return what an alias stands for, else the name itself.
+
+        Engines find their own names in any case, so aliases are, too; those of registered voices
+        are exact.
+        """
+        if name in self.aliases or self.uses_stored:
+            return self.aliases.get(name, name)
         found = (to for alias, to in self.aliases.items() if alias.lower() == name.lower())
         return next(found, name)
 
