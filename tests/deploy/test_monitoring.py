@@ -14,6 +14,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from services.server import telemetry
+from services.server.admission import Admission, Limits
 from tests.deploy.deployment import SOURCE
 from tests.integration import test_helm_chart as chart
 
@@ -41,6 +42,7 @@ def test_dashboard_names_only_metrics_that_the_services_have() -> None:
     telemetry.RoleMetrics("test").audio_seconds(1, "mp3")
     telemetry.RoleMetrics("test").heard_seconds(1)
     telemetry.RoleMetrics("test").lag(1)
+    telemetry.RoleMetrics("test").watch(Admission(Limits(1, 0, 1)))
     known = {sample.name for family in REGISTRY.collect() for sample in family.samples}
     named = set().union(*map(metrics_in, EXPRESSIONS))
     assert len(named) > 8
