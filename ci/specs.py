@@ -209,11 +209,10 @@ def faults(data: object) -> Iterator[str]:
             yield f"{where}: {said}" if where else said
 
 
-def read_lock(path: Path, content: str | None = None) -> dict[str, str]:
-    """Return what a lock, or such content, installs: the version of each package."""
+def read_lock(path: Path) -> dict[str, str]:
+    """Return what a lock installs: the version of each package."""
     found: dict[str, str] = {}
-    lines = (path.read_text(encoding="utf-8") if content is None else content).splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue

@@ -255,9 +255,10 @@ def _run(*command: str) -> None:
         CiError: it failed; the message is the line in which it says what went wrong.
     """
     quietly = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_COMPILE": "1"}
+    plainly = {"PIP_USER": "0", "UV_PYTHON": sys.executable}  # `--target` excludes `--user`
     done = subprocess.run(
         command,
-        env={**os.environ, **quietly, "UV_PYTHON": sys.executable},
+        env={**os.environ, **quietly, **plainly},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

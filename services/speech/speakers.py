@@ -209,7 +209,7 @@ class Speakers:
             UnavailableError: it is built in, and not there yet.
             StorageError: the store cannot be read, and the engine has no such voice itself.
         """
-        name = self.aliases.get(name, name)
+        name = self.stands_for(name)
         stored = None
         try:
             if self.uses_stored:
@@ -257,6 +257,17 @@ class Speakers:
             await asyncio.to_thread(self.store.consent, consent, param="consent")
         elif self.ref_audio == "consent":
             raise no_consent()
+
+    def stands_for(self, name: str) -> str:
+        """Return what an alias stands for, else the name itself.
+
+        Engines find their own names in any case, so aliases are, too; those of registered voices
+        are exact.
+        """
+        if name in self.aliases or self.uses_stored:
+            return self.aliases.get(name, name)
+        found = (to for alias, to in self.aliases.items() if alias.lower() == name.lower())
+        return next(found, name)
 
     def own(self, name: str) -> Voice | None:
         """Return the engine's voice of that name, if there is one."""

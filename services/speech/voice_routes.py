@@ -93,7 +93,7 @@ class _VoiceRoutes:
 
     async def one(self, call: Call) -> VoiceAnswer:
         """Return one voice, by any name that a request may use; unknown ones are refused."""
-        target = self.speakers.aliases.get(call.name, call.name)
+        target = self.speakers.stands_for(call.name)
         stored = await asyncio.to_thread(self.speakers.store.find, target)
         told = self._servers(call.name, {target: stored} if stored else {})
         return told or _own(self.speakers.engine.voice(target))
@@ -113,9 +113,10 @@ class _VoiceRoutes:
         if fields.consent is None:
             raise no_consent()
         await asyncio.to_thread(speakers.store.consent, fields.consent, param="consent")
-        if fields.name in speakers.aliases or speakers.own(fields.name) is not None:
+        name = fields.name
+        if speakers.stands_for(name) != name or speakers.own(name) is not None:
             raise ConflictError(
-                f"{shown(fields.name)} is one of this server's own voices; choose another name",
+                f"{shown(name)} is one of this server's own voices; choose another name",
                 param="name",
                 code="voice_exists",
             )
@@ -153,7 +154,7 @@ class _VoiceRoutes:
     async def deleted(self, call: Call) -> Deleted:
         """Delete a registered voice, its recording and its features; refuse the server's own."""
         speakers, voice_id = self.speakers, call.name
-        servers = voice_id in speakers.aliases or speakers.own(voice_id) is not None
+        servers = speakers.stands_for(voice_id) != voice_id or speakers.own(voice_id) is not None
         if not servers:
             stored = await asyncio.to_thread(speakers.store.voice, voice_id)
             servers = stored.origin is not None
@@ -170,11 +171,13 @@ class _VoiceRoutes:
 
     def _servers(self, name: str, stored: Mapping[str, StoredVoice]) -> VoiceAnswer | None:
         """Return what a name of the engine's or an alias stands for, or one of the `stored`."""
-        target = self.speakers.aliases.get(name, name)
+        target = self.speakers.stands_for(name)
         found = stored.get(target)
         told = _registered(found) if found else None
         if told is None and (own := self.speakers.own(target)) is not None:
             told = _own(own)
+            if target != name:
+                told["name"] = f"{name} ({own.name})"
         if told is None and (own := self.speakers.own(name)) is not None:
             return _own(own)  # what the alias stands for is not registered yet
         if told is None or target == name:

@@ -378,6 +378,7 @@ def test_the_index_gives_families_1_and_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sources, "_installer", lambda: installer)
+    monkeypatch.setenv("PIP_USER", "1")  # as .ci/run has it where Debian has no venv
     into = tmp_path / "code"
     assert fetch(into, "--from", "pypi") == 0
     assert names_in(into) == EXPECTED

@@ -465,6 +465,18 @@ async def test_a_dead_stage_is_noticed_without_a_request(
     assert "503" in engine.lack
 
 
+async def test_a_look_that_fails_in_an_unexpected_way_is_not_the_last_one(
+    engine: VllmOmniEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("of a library")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._client, "health", broken)
+        await until(lambda: not engine.ready, 10, "it is noticed")
+    await until(lambda: engine.ready, 10, "it is looked at again")
+
+
 async def test_one_request_that_breaks_off_is_no_reason_to_be_down(
     engine: VllmOmniEngine, server: StandIn
 ) -> None:

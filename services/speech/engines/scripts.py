@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Final
 
 _KANA: Final = ("ja",)
+_ARABIC: Final = ("ar", "fa", "ur", "sd", "ug")
 # By the first word of a letter's name in Unicode: tags of the languages, the likeliest first.
 _LANGUAGES: Final[dict[str, tuple[str, ...]]] = {
     "CJK": ("cmn", "yue", "ja"),
@@ -17,7 +18,9 @@ _LANGUAGES: Final[dict[str, tuple[str, ...]]] = {
     "KATAKANA-HIRAGANA": _KANA,
     "HANGUL": ("ko",),
     "CYRILLIC": ("ru", "uk", "be", "bg", "mk", "sr", "kk", "ky", "tt", "ba", "cv", "nog"),
-    "ARABIC": ("ar", "fa", "ur", "sd", "ug"),
+    "ARABIC": _ARABIC,
+    "ARABIC-INDIC": _ARABIC,  # digits, as the next
+    "EXTENDED": _ARABIC,
     "GREEK": ("el", "grc"),
     "HEBREW": ("he",),
     "ARMENIAN": ("hy", "hyw"),

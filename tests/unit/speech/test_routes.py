@@ -429,6 +429,21 @@ async def test_a_name_of_the_operators_speaks_and_is_listed_with_what_it_stands_
         listed = (await served.client.get("/v1/audio/voices")).json()["data"]
     assert served.engine.requests[-1].voice == "echo"  # type: ignore[union-attr]
     assert [(voice["id"], voice["alias_of"]) for voice in listed][-1] == ("boss", "echo")
+    assert listed[-1]["name"].startswith("boss (")
+
+
+async def test_a_name_of_the_operators_is_known_in_any_case_like_the_engines_own() -> None:
+    # A registered voice's name is exact, so where there are some, aliases are, too.
+    engine = without(FakeEngine(), Capability.REFERENCE, Capability.CONVERSION)
+    served = Served(engine, aliases={"Boss": "echo"})
+    await served.engine.start()
+    async with served.client:
+        assert (await served.speech(voice="bOSS")).status_code == 200
+        told = (await served.client.get("/v1/audio/voices/boss")).json()
+        refused = await served.client.delete("/v1/audio/voices/BOSS")
+    assert served.engine.requests[-1].voice == "echo"  # type: ignore[union-attr]
+    assert (told["id"], told["alias_of"]) == ("boss", "echo")
+    assert fault(refused) == (400, "voice", "voice_not_deletable")
 
 
 def test_a_name_for_no_voice_is_a_configuration_error_unless_one_may_be_registered() -> None:

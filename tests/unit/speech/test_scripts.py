@@ -15,6 +15,7 @@ from services.speech.engines.scripts import language_by_script, plain_width
         ("日语里的の字在中文里到处都能看到，意思是的。", "cmn"),
         ("안녕하세요", "ko"),
         ("مرحبا بالعالم", "ar"),
+        ("٢٠٢٤", "ar"),
         ("پنجره را ببند", "fa"),
         ("یہ ٹھیک ہے", "ur"),
         ("Привет, мир", "ru"),

@@ -220,8 +220,13 @@ class VllmOmniEngine(SpeaksOnly):
                 async with asyncio.timeout(PROBE_S):
                     await self._alarm.wait()
             self._alarm.clear()
-            with contextlib.suppress(ServiceError):
+            try:
                 await self._look()
+            except ServiceError:
+                continue
+            except Exception:  # whatever it is, the next look may succeed
+                log.exception("the vLLM-Omni server cannot be looked at")
+                self.lack = "it cannot be looked at"
 
     async def _look(self) -> None:
         """Note whether the server is usable; raise if it answers and does not speak as it must."""
