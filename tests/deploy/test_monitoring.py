@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 import yaml
 from prometheus_client import REGISTRY
 
@@ -75,6 +76,7 @@ def test_provisioned_paths_and_names_are_those_of_the_compose_file() -> None:
     assert {"prometheus", "gateway"} <= services.keys()
 
 
+@pytest.mark.filterwarnings("ignore:connect:DeprecationWarning")  # openai's own use of websockets
 def test_prometheus_has_an_answer_to_every_question_of_dashboard_and_chart(stack: Stack) -> None:
     deployment = stack.deployment
     deployment.shell("sed -i 's/: 1[05]s/: 1s/' monitoring/prometheus.yml")  # not to wait a minute
