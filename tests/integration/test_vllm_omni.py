@@ -496,6 +496,7 @@ async def test_a_server_that_ends_fails_requests_at_once_and_knows_no_voice_when
     await engine.start()
     assert not engine.ready, "nobody is there yet"
     assert "cannot be reached" in engine.lack
+    assert "127.0.0.1" not in engine.lack  # clients read it
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         with server_elsewhere(tmp_path / folder, port) as url:

@@ -224,9 +224,8 @@ class OmniClient:
             ) as answer:
                 yield answer
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            why = str(error)[:_LONGEST_MESSAGE] or "no word in time"
             raise UnavailableError(
-                f"the vLLM-Omni server cannot be reached: {why}", retry_after_s=5.0
+                "the vLLM-Omni server cannot be reached", retry_after_s=5.0
             ) from error
         except aiohttp.ClientError as error:
             raise EngineError("vLLM-Omni broke off", code="engine_failed") from error

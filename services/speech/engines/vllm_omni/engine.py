@@ -240,7 +240,8 @@ class VllmOmniEngine(SpeaksOnly):
                 await self._client.clean()
         except ServiceError as error:
             if error.message != self.lack:
-                log.error("the vLLM-Omni server is down: %s", error.message)  # noqa: TRY400
+                why = error.__cause__ or error.message  # it has the address, for the log only
+                log.error("the vLLM-Omni server is down: %s", why)  # noqa: TRY400
             self.lack = error.message
             if not isinstance(error, UnavailableError):
                 raise
