@@ -1,9 +1,8 @@
 """One server of a role: whether it is ready, what it serves, how it is asked; and who is next.
 
-A choice costs little more among a thousand than among two. Affinity is rendezvous hashing: each
-pair of an affinity and a backend has a weight, and the greatest wins. The weight is how closely a
-place of the backend follows a place of the affinity on a circle, so that the greatest is found by
-bisection (multi-probe consistent hashing, arXiv 1505.00062).
+Affinity is rendezvous hashing: each pair of an affinity and a backend has a weight, the greatest
+wins. It is how closely a place of the backend follows a place of the affinity on a circle,
+and found by bisection, also among a thousand (multi-probe consistent hashing, arXiv 1505.00062).
 """
 
 from __future__ import annotations
@@ -26,16 +25,10 @@ from services.settings.sections import AskingSettings
 
 log = logging.getLogger("bentovox.backends")
 
-_REPEATABLE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""Idempotent methods (RFC 9110, section 9.2.2)."""
-
 _PROBE_TIMEOUT_S: Final = 2.0
 _SLOW_PROBES: Final = 3  # in a row: the backend is stuck
 _FETCH_BYTES: Final = 8 << 20  # no readiness, list of models or metrics is longer
-
-_PLACES: Final = 8
-"""Of each affinity and each backend: backends then differ by a tenth in what prefers them."""
-
+_PLACES: Final = 8  # of each affinity and backend: what prefers them then differs by a tenth
 _CIRCLE: Final = 1 << 64
 _tickets = count()
 
@@ -51,10 +44,9 @@ class Call:
         body: deque[bytes] | None = None,
     ) -> None:
         """Build a request; a large `body` is removed from its deque as it is sent."""
-        self._body = body or ()
+        self._body = body or deque[bytes]()
         length = sum(map(len, self._body))
         self.is_large = length > HELD_BYTES
-        self.is_repeatable = method in _REPEATABLE and not self.is_large
         self.begun = False  # else a backend may have seen part of it
         self._method, self._target = method, target
         if length or method == b"POST":
@@ -77,9 +69,8 @@ class Call:
             connection.send(b"".join((head, *self._body)))
 
     def _taken(self) -> Iterator[bytes]:
-        body: Any = self._body
-        while body:
-            piece = body.popleft()
+        while self._body:
+            piece = self._body.popleft()
             for at in range(0, len(piece), HELD_BYTES):
                 yield piece[at : at + HELD_BYTES]
 
@@ -87,7 +78,15 @@ class Call:
 class Backend:
     """One server of a role."""
 
-    def __init__(self, role: str, name: str, url: str, asking: AskingSettings) -> None:
+    def __init__(
+        self,
+        role: str,
+        name: str,
+        url: str,
+        asking: AskingSettings,
+        on_change: Callable[[Backend], None],
+    ) -> None:
+        """`on_change` is called when whether or for what it is asked may have changed."""
         self.role = role
         self.name = name
         self.url = url
@@ -98,13 +97,13 @@ class Backend:
         )
         self.outstanding = 0
         self.ready = False
-        self.on_change: Callable[[Backend], None] = _nothing  # of whether or for what it is asked
+        self._on_change = on_change
         self.choice: Choice | None = None  # where it is, while it is ready
         self.lack = ""  # what it says it needs to become ready
         self.short = ""  # what it says it does, being ready, for want of something
         self.models: dict[str, dict[str, Any]] = {}
         self.told: frozenset[str] | None = None  # the models that it last named
-        self._knows_models = False
+        self._knows_models = False  # since it became ready
         self._slow_probes = 0
         self._timeout_s = asking.answer_timeout_s
 
@@ -117,21 +116,11 @@ class Backend:
     async def ask(self, call: Call) -> Connection:
         """Send a request and return its connection once the answer's head is there.
 
-        A repeatable one is sent again if a kept connection broke: the backend either closed it just
-        as it was used or died while working, and nobody can tell which. Raises UnavailableError,
-        BackendError or DeadlineError.
+        UnavailableError, BackendError or DeadlineError if the backend cannot be reached, breaks off
+        or is late. Nothing is sent twice: nobody can tell whether it died while working.
         """
         try:
-            connection, used = await self.connections.take()
-            try:
-                return await self._send(connection, call, self._timeout_s)
-            except BackendError:
-                if not (used and call.is_repeatable):
-                    raise
-            # If it died, its supervisor's socket would let the request wait for the next process.
-            if not await self._answers():
-                raise not_ready(self.role, self.lack)
-            connection, _ = await self.connections.take(fresh=True)
+            connection = await self.connections.take()
             return await self._send(connection, call, self._timeout_s)
         except UnavailableError:
             self.mark(ready=False)  # until the next probe
@@ -160,7 +149,7 @@ class Backend:
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
         """GET a small answer, whole; ServiceError if it is far too much, or broken off."""
-        connection, _ = await self.connections.take()
+        connection = await self.connections.take()
         await self._send(connection, Call(b"GET", path.encode(), []), None)
         try:
             return connection.status, await joined(connection.pieces(), _FETCH_BYTES)
@@ -180,13 +169,12 @@ class Backend:
         """Ask whether the backend is ready and, if it has just become so, for its models."""
         try:
             self.mark(ready=await self._is_ready())
+            self._slow_probes = 0
         except TimeoutError:
             # One slow answer does not mean it died: a dying process drops its connections.
             self._slow_probes += 1
             if not self.ready or self._slow_probes >= _SLOW_PROBES:
                 self.mark(ready=False)
-        else:
-            self._slow_probes = 0
 
     def mark(self, *, ready: bool) -> None:
         """Record whether requests can be sent here."""
@@ -197,7 +185,7 @@ class Backend:
             self.models = {}  # it may come back with different ones
             self._knows_models = False
         self.ready = ready
-        self.on_change(self)
+        self._on_change(self)
 
     def leave(self) -> None:
         """Take no more requests; those in flight go on."""
@@ -205,31 +193,27 @@ class Backend:
         self.left = True
         self.mark(ready=False)
 
-    async def _answers(self) -> bool:
-        try:
-            return await self._is_ready()
-        except TimeoutError:
-            return False
-
     async def _is_ready(self) -> bool:
-        """Ask for readiness and, if unknown, the models; TimeoutError if slow."""
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 status, told = await self.fetch("/readyz")
-                self.lack = "" if status == HTTPStatus.OK else _lack(json.loads(told))
-                self.short = _short(json.loads(told)) if b'"degraded"' in told else ""
-                if status == HTTPStatus.OK and not self._knows_models:
+                ready = status == HTTPStatus.OK
+                self.lack = "" if ready else _lack(json.loads(told))
+                self.short = _lack(json.loads(told)) if b'"degraded"' in told else ""
+                if ready and not self._knows_models:
                     models_status, body = await self.fetch("/v1/models")
                     if models_status == HTTPStatus.OK:
                         self.models = {card["id"]: card for card in json.loads(body)["data"]}
                         self.told = frozenset(self.models)
                         self._knows_models = True
+                return ready
+        except TimeoutError:
+            raise
         except UnavailableError:
             self.lack = self.short = ""  # it may come back with what it lacked
-            return False
-        except (ServiceError, ValueError, LookupError, TypeError):
-            return False
-        return status == HTTPStatus.OK
+        except Exception as error:  # noqa: BLE001  an error here would end all probes of the role
+            log.debug("backend %s: %r instead of its readiness", self.name, error)
+        return False
 
 
 class Choice:
@@ -271,7 +255,7 @@ class Choice:
         del self._order[bisect_left(self._order, self._entry_of.pop(backend))]
 
     def least(self, besides: Backend | None) -> Backend | None:
-        """Return the one with the fewest requests in flight; None if there is none."""
+        """Return the one with the fewest requests in flight, if any."""
         return next((backend for *_, backend in self._order if backend is not besides), None)
 
     def preferred(self, affinity: str) -> Iterator[tuple[int, str, Backend]]:
@@ -288,10 +272,6 @@ def places(text: str) -> tuple[int, ...]:
     return unpack(f"<{_PLACES}Q", digest)
 
 
-def _nothing(_backend: Backend) -> None:
-    """Do nothing."""
-
-
 def not_ready(role: str, lack: str = "") -> UnavailableError:
     """Return the error for a role without a ready backend; `lack` is what it says it needs."""
     if lack:
@@ -300,14 +280,11 @@ def not_ready(role: str, lack: str = "") -> UnavailableError:
 
 
 def _lack(told: dict[str, Any]) -> str:
-    """Return what a backend says it lacks, or an empty text if it is only starting."""
+    """Return what a backend says it lacks, also of its engine while another stands in for it."""
+    detail = told["detail"]
+    if told["status"] == "degraded":
+        return str(detail.get("engine", ""))
     if told["status"] != "unavailable":
         return ""
-    detail = told["detail"]
     given = detail.values() if isinstance(detail, dict) else [detail]
     return ", ".join(str(one) for one in given) or "unavailable"
-
-
-def _short(told: dict[str, Any]) -> str:
-    """Return what a backend says of its engine if that does with less than it should have."""
-    return str(told["detail"].get("engine", "")) if told["status"] == "degraded" else ""

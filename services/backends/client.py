@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -73,7 +73,7 @@ class Caller:
             return backend.models.get(model) or backend.models[without_date(model)]
         if pool.needs_model:  # always the same one, not that of the least busy backend
             backend = next(one for one in pool.backends if one.ready)
-        for card in backend.models.values():
+        if card := next(iter(backend.models.values()), None):
             return card
         raise UnavailableError(f"The {role} service has not told its models yet.", retry_after_s=2)
 
@@ -86,11 +86,8 @@ class Caller:
     async def answer(self, question: Question) -> AsyncIterator[Answer]:
         """Ask, and yield the answer once its head is there; the unread rest is dropped.
 
-        Raises:
-            ServiceError: no backend is ready, or it refused; then with its own status, message,
-                param and code.
-            BackendError: it broke off or answered nonsense.
-            DeadlineError: it did not answer in time.
+        BackendError if it broke off, DeadlineError if it did not answer in time; if it refused,
+        that error with its own status, message, param and code.
         """
         pool = self._pools.by_role[question.role]
         await pool.until_ready()
@@ -149,43 +146,31 @@ class Answer:
                     data = b"\n".join(
                         line[5:].strip() for line in block.split(b"\n") if line[:5] == b"data:"
                     )
-                    if data and data != _END:
-                        yield self._event(data)
+                    if not data or data == _END:
+                        continue
+                    event = self.parsed(data)
+                    if event.get("type") == "error" or "error" in event:
+                        # The head said 200, so this is not the client's fault.
+                        raise error_from(HTTPStatus.INTERNAL_SERVER_ERROR, data)
+                    yield event
                 if len(rest) > _EVENT_BYTES:
-                    raise self._nonsense()
-
-    def _event(self, data: bytes) -> dict[str, Any]:
-        event = self.parsed(data)
-        if event.get("type") == "error" or "error" in event:
-            # The head said 200, so this is not the client's fault.
-            raise error_from(HTTPStatus.INTERNAL_SERVER_ERROR, data)
-        return event
+                    raise BackendError(f"An event is over {_EVENT_BYTES} bytes.")
 
     def parsed(self, data: bytes) -> dict[str, Any]:
         """Return the JSON object in `data`, or raise BackendError."""
-        try:
+        found = None
+        with suppress(ValueError):
             found = json.loads(data)
-        except ValueError as exc:
-            raise self._nonsense() from exc
         if not isinstance(found, dict):
-            raise self._nonsense()
+            raise BackendError(f"The {self._question.role} service's answer cannot be read.")
         return found
-
-    def _nonsense(self) -> BackendError:
-        return BackendError(f"The {self._question.role} service's answer cannot be read.")
 
     async def refusal(self) -> Exception:
         """Return the backend's refusal as the error that it was there."""
-        status = self._connection.status
         body = await joined(self.pieces(), _ERROR_BYTES)
-        headers = dict(self._connection.headers)
-        wait_ms, wait_s = headers.get(b"retry-after-ms", b""), headers.get(b"retry-after", b"")
-        retry_after_s = None
-        if wait_ms.isdigit():
-            retry_after_s = int(wait_ms) / 1000
-        elif wait_s.isdigit():
-            retry_after_s = float(wait_s)
-        return error_from(status, body, retry_after_s)
+        wait_ms = dict(self._connection.headers).get(b"retry-after-ms", b"")
+        retry_after_s = int(wait_ms) / 1000 if wait_ms.isdigit() else None
+        return error_from(self._connection.status, body, retry_after_s)
 
 
 @asynccontextmanager

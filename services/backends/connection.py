@@ -24,17 +24,15 @@ import httptools
 from services.errors import BackendError, ConfigurationError, DeadlineError, UnavailableError
 from services.server.uvicorn_http import KEEP_ALIVE_S
 
-HELD_BYTES = 64 * 1024
-"""The most of a body that waits here; for an answer, reading then pauses."""
+HELD_BYTES = 64 * 1024  # the most of a body that waits here; for an answer, reading then pauses
 
+# A machine that is gone closes nothing: its streams end after a minute or two and free slots.
 _KEEP_ALIVE = (
     (socket.TCP_KEEPIDLE, 30),
     (socket.TCP_KEEPINTVL, 10),
     (socket.TCP_KEEPCNT, 3),
     (socket.TCP_USER_TIMEOUT, 60_000),  # for what was sent; keep-alive is for silence
 )
-"""A machine that is gone closes nothing: its streams end after a minute or two and free slots."""
-
 _IDLE_LIMIT = 256
 _FINAL = 200  # statuses below are interim
 _BODILESS = frozenset({204, 304})
@@ -44,16 +42,13 @@ _JUST_USED_S = 4.0  # only a dying server closes a connection so soon
 
 @dataclass(frozen=True)
 class Address:
-    """Where a backend listens.
-
-    `path` is set for a Unix socket; `prefix` is what stands before the path of every request.
-    """
+    """Where a backend listens."""
 
     host: str
     port: int
-    path: str | None
+    path: str | None  # of a Unix socket
     tls: bool
-    prefix: str = ""
+    prefix: str = ""  # stands before the path of every request
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -64,27 +59,23 @@ class Address:
         parts = urlsplit(url)
         if parts.scheme in {"file", "unix"}:
             return cls("localhost", 0, unquote(parts.path), tls=False)
+        tls = parts.scheme == "https"
         try:
-            port = -1 if parts.port == 0 else parts.port
+            port = parts.port if parts.port is not None else 443 if tls else 80
         except ValueError:
-            port = -1
+            port = 0
         rest = parts.query or parts.fragment or parts.username
-        known = parts.scheme in {"http", "https", "tcp"} and parts.hostname
-        if not known or parts.hostname is None or rest or port == -1:
+        if parts.scheme not in {"http", "https"} or not parts.hostname or rest or not port:
             raise ConfigurationError(
                 f"backend {url!r} is no URL such as http://speech:3000 or https://host:443."
             )
-        tls = parts.scheme == "https"
-        prefix = parts.path.rstrip("/")
-        return cls(parts.hostname, port or (443 if tls else 80), None, tls, prefix)
+        return cls(parts.hostname, port, None, tls, parts.path.rstrip("/"))
 
     @property
     def authority(self) -> bytes:
         """Return the value of the Host header, RFC 9110, section 7.2."""
-        if self.path is not None:
-            return b"localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        usual = self.port == (443 if self.tls else 80)
+        usual = self.path is not None or self.port == (443 if self.tls else 80)
         return (host if usual else f"{host}:{self.port}").encode()
 
 
@@ -144,7 +135,7 @@ class Connection(asyncio.Protocol):
             late.cancel()
 
     async def ended(self) -> None:
-        """Wait until the whole body has gone to the sink; BackendError if the connection broke."""
+        """Wait until the whole body has gone to the sink; BackendError if it breaks off."""
         await self._ended
 
     def flow_to(self, sink: Callable[[bytes], None]) -> None:
@@ -196,7 +187,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Resume reading."""
+        """Read again."""
         if not self.closed:
             self.transport.resume_reading()
 
@@ -239,9 +230,7 @@ class Connection(asyncio.Protocol):
         if self._until_close and not self.complete:
             self._complete()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the exchange in progress."""
-        del exc
+    def connection_lost(self, _: Exception | None) -> None:
         self._close()
         self._fail(BackendError("The backend closed the connection before it had answered."))
         if self.on_lost is not None:
@@ -252,7 +241,6 @@ class Connection(asyncio.Protocol):
         self._room.clear()
 
     def resume_writing(self) -> None:
-        """Resume sending."""
         self._room.set()
 
     # httptools
@@ -262,7 +250,6 @@ class Connection(asyncio.Protocol):
             raise BackendError("The backend sent more than one answer.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect a header."""
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -278,7 +265,6 @@ class Connection(asyncio.Protocol):
             self._head.set_result(None)
 
     def on_body(self, body: bytes) -> None:
-        """Pass a piece of the body on."""
         if self.sink is not None:
             self.sink(body)
         else:
@@ -297,11 +283,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether another exchange may follow on this connection.
-
-        Not if the answer came before the whole request was sent: the backend would read the rest of
-        that as the next request.
-        """
+        """Whether another exchange may follow; the rest of a request would be taken for it."""
         asked = self._pouring is None
         return self.complete and asked and self._keep_alive and not self.closed
 
@@ -335,8 +317,7 @@ class Connections:
     ) -> None:
         """Keep connections to `address`; `on_death` is called when one just used is dropped.
 
-        A server closes connections that have been idle for long. It drops one that was used a
-        moment ago only when its process ends.
+        A server closes those that have been idle for long; others only when its process ends.
         """
         self.address = address
         self._on_death = on_death
@@ -345,20 +326,17 @@ class Connections:
         self._closed = False
         self.tls = (tls or ssl.create_default_context()) if address.tls else None
 
-    async def take(self, *, fresh: bool = False) -> tuple[Connection, bool]:
-        """Return a connection and whether it has served before.
-
-        UnavailableError if the backend cannot be reached, DeadlineError if not in time.
-        """
+    async def take(self) -> Connection:
+        """Return a connection; UnavailableError or DeadlineError if there is none in time."""
         now = asyncio.get_running_loop().time()
-        while self._idle and not fresh:
+        while self._idle:
             connection = self._idle.pop()
             connection.on_lost = None
             recent = now - connection.idle_since < _IDLE_S
             if recent and not connection.closed and connection.is_quiet():
-                return connection, True
+                return connection
             connection.abort()
-        return await self._connect(), False
+        return await self._connect()
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next exchange, or close it if it cannot be reused."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
@@ -22,16 +22,9 @@ from services.settings.sections import AskingSettings
 log = logging.getLogger("bentovox.backends")
 
 AHEAD: Final = 8
-"""How many requests more than the least loaded backend one may have and still keep affinity.
+"""How many requests more than the least loaded backend one may have and still keep affinity."""
 
-Of this process: gateways do not know of each other's requests, so several share it out.
-"""
-
-_STRICT: Final = frozenset({"chat"})
-"""Roles that refuse a model that they do not serve; the others take any name."""
-
-_AGAIN_S: Final = 2.0  # after a source failed in a way that it does not expect itself
-
+_STRICT: Final = frozenset({"chat"})  # roles that refuse a model that they do not serve
 _LOOK_S: Final = 1.0  # how often a waiting request looks whether the server was told to end
 
 _STATES: Final[dict[str, Callable[[Backend], bool]]] = {
@@ -59,8 +52,7 @@ class Pool:
         self._asking = asking
         self._sources: list[Source] = []
         for given in urls:
-            source = source_of(given)
-            if source is None:
+            if (source := source_of(given)) is None:
                 self._join(given)
             else:
                 self._sources.append(source)
@@ -68,8 +60,7 @@ class Pool:
     def _join(self, url: str) -> Backend:
         names = {backend.name for backend in self.backends}
         number = next(n for n in count() if f"{self.role}-{n}" not in names)
-        backend = Backend(self.role, f"{self.role}-{number}", url, self._asking)
-        backend.on_change = self._sort
+        backend = Backend(self.role, f"{self.role}-{number}", url, self._asking, self._sort)
         self.backends.append(backend)
         self._coming.add(backend)
         return backend
@@ -111,28 +102,18 @@ class Pool:
 
     async def _follow(self, source: Source, tasks: asyncio.TaskGroup) -> None:
         known: dict[str, Backend] = {}
-        while True:
-            try:
-                async with aclosing(source.changes()) as changes:
-                    async for urls in changes:
-                        for url in urls - known.keys():
-                            known[url] = self._join(url)
-                            tasks.create_task(self._probe(known[url]))
-                        for url in known.keys() - urls:
-                            if source.is_sure or not known[url].ready:
-                                known.pop(url).leave()
-            except Exception:  # an error here would end all probes of the role
-                log.exception("%s failed; its backends stay as they are", source.given)
-            await asyncio.sleep(_AGAIN_S)
+        async for urls in source.changes():
+            for url in urls - known.keys():
+                known[url] = self._join(url)
+                tasks.create_task(self._probe(known[url]))
+            for url in known.keys() - urls:
+                if source.is_sure or not known[url].ready:
+                    known.pop(url).leave()
 
     async def _probe(self, backend: Backend) -> None:
         """Probe a backend while it is in the pool; remove it when its last stream has ended."""
         while not backend.left:
-            try:
-                await backend.probe()
-            except Exception:  # an error here would end all probes of the role
-                log.exception("backend %s: its probe failed", backend.name)
-                backend.mark(ready=False)
+            await backend.probe()
             await asyncio.sleep(self._asking.probe_interval_s)
         while backend.outstanding:  # noqa: ASYNC110  checked rarely
             await asyncio.sleep(self._asking.probe_interval_s)
@@ -147,7 +128,7 @@ class Pool:
     @property
     def holds(self) -> bool:
         """Whether requests may wait for the role, as when it has been scaled to zero."""
-        return self._asking.hold_s > 0
+        return self._asking.hold_s > 0 < self._asking.queue
 
     @property
     def state(self) -> str:
@@ -162,14 +143,12 @@ class Pool:
     @property
     def settled(self) -> bool:
         """Whether there is nothing to wait for: each backend is ready or says that it cannot be."""
-        if not self.backends:
-            return self.holds
-        return all(one.ready or one.lack for one in self.backends)
+        return all(one.ready or one.lack for one in self.backends) if self.backends else self.holds
 
     @property
     def lack(self) -> str:
         """What the backends lack, as reported by the first that lacks anything."""
-        return next((backend.lack for backend in self.backends if backend.lack), "")
+        return next((one.lack for one in self.backends if one.lack), "")
 
     @property
     def needs_model(self) -> bool:
@@ -194,24 +173,17 @@ class Pool:
 
         It is the one with the fewest requests in flight among those with `model`; for one of
         OpenAI's dated names, the name without the date matches too. Requests with the same
-        `affinity` go to the same backend, which has their prompt or voice cached, unless it has
-        over `ahead` requests more than the least loaded one. Then they go to the next in an order
-        that depends on the affinity, and to the least loaded one after the last.
+        `affinity` go to the same backend, unless it has over `ahead` requests more than the least
+        loaded one; then to the next in an order that depends on the affinity.
 
-        Raises:
-            UnavailableError: none is ready, apart from `besides`; or none of the ready ones serves
-                the model, but one that is not ready may.
-            NotFoundError: none serves the model.
+        UnavailableError if none is ready besides `besides`, or only one that is not may serve the
+        model; NotFoundError if none serves it.
         """
-        if not self._choices:
-            raise not_ready(self.role, self.lack)
         choices = list(self._choices.values())
-        if model is not None:
+        if model is not None and choices:
             names = {model, without_date(model)}
             choices = [one for models, one in self._choices.items() if names & models]
-            if not choices:
-                if any(one.told is None or names & one.told for one in self._coming):
-                    raise not_ready(self.role, self.lack)
+            if not (choices or any(one.told is None or names & one.told for one in self._coming)):
                 raise no_such_model(model)
         idle = [one for choice in choices if (one := choice.least(besides))]
         if not idle:
@@ -229,19 +201,17 @@ class Pool:
 
         A server that was told to end holds nobody: another one may answer.
         """
-        asking = self._asking
-        if self.lack or self.waiting >= asking.queue or not asking.hold_s:
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._asking.hold_s
+        if self.lack or self.waiting >= self._asking.queue:
             return
         self.waiting += 1
         try:
-            async with asyncio.timeout(asking.hold_s):
-                while not (self.ready or Draining.begun):
-                    self._became_ready.clear()
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK_S):
-                            await self._became_ready.wait()
-        except TimeoutError:
-            pass
+            while not (self.ready or Draining.begun) and (left_s := end_s - loop.time()) > 0:
+                self._became_ready.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, _LOOK_S)):
+                        await self._became_ready.wait()
         finally:
             self.waiting -= 1
 
@@ -272,8 +242,8 @@ class Pool:
                 except ServiceError:
                     raise error from None
                 backend.count(-1)
+                other.count(1)
                 backend = other
-                backend.count(1)
                 found = await reach(backend)
             yield backend, found
         finally:
@@ -314,9 +284,8 @@ class Pools:
     def status(self) -> tuple[str, dict[str, str]]:
         """Return ready, degraded, starting or unavailable, and the state of each role.
 
-        It is starting until every role has been ready once or has said what it lacks. After that
-        the door stays open as long as any role answers: the crash of one must not take the others
-        away.
+        It is starting until every role has been ready once or has said what it lacks; after that,
+        the crash of one must not take the others away.
         """
         states = {role: pool.state for role, pool in self.by_role.items()}
         ready = sum(pool.ready for pool in self.by_role.values())

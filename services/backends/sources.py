@@ -22,13 +22,9 @@ from urllib.parse import urlsplit
 
 from services.backends.backend import Call
 from services.backends.connection import Address, Connections, joined
-from services.errors import BackendError, ConfigurationError, ServiceError
+from services.errors import BackendError, ConfigurationError
 
 log = logging.getLogger("bentovox.backends")
-
-_RESOLVE_S: Final = 5.0
-"""How often names are resolved: the lifetime of answers from Kubernetes' DNS."""
-
 
 _ANSWER_S: Final = 5.0
 _ANSWER_BYTES: Final = 256 << 20  # ten thousand replicas with all that Kubernetes tells of each
@@ -38,15 +34,12 @@ _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _SERVICE: Final = re.compile(
     r"k8s://(?P<name>[a-z0-9-]+)(\.(?P<space>[a-z0-9-]+))?(:(?P<port>[a-z0-9-]+))?"
 )
-_NONSENSE: Final = (AttributeError, LookupError, OSError, ServiceError, TypeError, ValueError)
 
 
 class Source:
     """Something that knows a role's backends."""
 
-    is_sure = True
-    """Whether a backend that it no longer reports has gone, even if it still answers probes."""
-
+    is_sure = True  # whether what it no longer reports has gone, even if it still answers probes
     _again_s = 2.0
     _trouble = "it did not tell its backends"
 
@@ -55,7 +48,7 @@ class Source:
         self._failing = False
 
     async def changes(self) -> AsyncGenerator[frozenset[str], None]:
-        """Yield the current URLs, at first and whenever they may have changed."""
+        """Yield the current URLs, at first and whenever they may have changed; never raises."""
         loop = asyncio.get_running_loop()
         while True:
             again_s = loop.time() + self._again_s
@@ -68,7 +61,7 @@ class Source:
                         begun = True
                         yield urls
                 self._note(None)
-            except _NONSENSE as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, the pool goes on
                 self._note(f"{self._trouble} ({error})")
             # Even an API that ends each watch at once must not be asked without a pause. But after
             # a long watch nothing should happen unseen.
@@ -90,7 +83,7 @@ class Source:
 class Dns(Source):
     """`dns://name:port`: every address of the name, over plain HTTP."""
 
-    _again_s = _RESOLVE_S
+    _again_s = 5.0  # the lifetime of answers from Kubernetes' DNS
     _trouble = "the name has no address"
 
     def __init__(self, given: str) -> None:
@@ -202,7 +195,7 @@ class RayServe(Source):
     async def _told(self) -> AsyncGenerator[frozenset[str], None]:
         told = await self._api.json("/api/serve/applications/")
         yield frozenset(
-            _url(self._local or target["ip"], target["port"]) + group["route_prefix"].rstrip("/")
+            _url(self._local or target["ip"], target["port"], group["route_prefix"])
             for group in told["target_groups"]
             if group["app_name"] == self._app and group["protocol"] == "HTTP"
             for target in group["targets"]
@@ -229,7 +222,7 @@ class _Api:
         headers = [(b"accept", b"application/json")]
         if token := self._token():
             headers.append((b"authorization", b"Bearer " + token.encode()))
-        connection, _ = await self._connections.take(fresh=True)
+        connection = await self._connections.take()
         try:
             call = Call(b"GET", path.encode(), headers)
             call.send(connection, self._connections.address)
@@ -273,24 +266,22 @@ async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield line
 
 
-_KINDS: Final[dict[str, Callable[[str], Source]]] = {"dns": Dns, "k8s": Kubernetes, "ray": RayServe}
-
-
 def source_of(given: str) -> Source | None:
     """Return the source that `given` names; None if it is a backend's own URL.
 
     ConfigurationError if it is neither.
     """
-    kind = _KINDS.get(given.partition("://")[0])
-    if kind is not None:
+    kinds: dict[str, Callable[[str], Source]] = {"dns": Dns, "k8s": Kubernetes, "ray": RayServe}
+    if kind := kinds.get(given.partition("://")[0]):
         return kind(given)
     if Address.parse(given).prefix:
         raise ConfigurationError(f"backend {given!r} has a path; leave it out.")
     return None
 
 
-def _url(host: str, port: int) -> str:
-    """Return the URL of a backend; ConfigurationError if it has no such host or port."""
+def _url(host: str, port: int, prefix: str = "") -> str:
+    """Return the URL of a backend; ConfigurationError if it cannot be one."""
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url += prefix.rstrip("/")
     Address.parse(url)
     return url

@@ -1,15 +1,14 @@
 """Who is let in: API keys, and client secrets made of them.
 
-Keys are stored as SHA-256 hashes, compared in constant time. They are sent as bearer tokens or as
-`x-api-key`. Browsers cannot set headers of a WebSocket; there the key may be a subprotocol, as in
-OpenAI's API: `openai-insecure-api-key.YOUR_KEY`. It is not forwarded. A key is 256 random bits, so
-one round of SHA-256 is enough: a slow hash would only protect what can be guessed.
-`python -m services.gateway.keys NAME` makes one.
+Keys are stored as SHA-256 hashes; one round is enough for 256 random bits. They are sent as bearer
+tokens, as `x-api-key`, or by browsers, which cannot set headers of a WebSocket, as a subprotocol
+like in OpenAI's API: `openai-insecure-api-key.YOUR_KEY`. `python -m services.gateway.keys NAME`
+makes one.
 
-Client secrets are for browsers, for minutes and one purpose; POST /v1/realtime/client_secrets and
-its like make them. A secret has the time of its end and the settings of a session, signed by
-HMAC-SHA-256. So the gateway keeps none, and any gateway with the same keys accepts it. It opens the
-path of its kind of session and nothing else, and the session begins with its settings.
+Client secrets are for browsers, for minutes and one kind of session; POST
+/v1/realtime/client_secrets and its like make them. A secret has the time of its end and the
+settings of a session, signed by HMAC-SHA-256. So the gateway keeps none, and any gateway with the
+same keys accepts it.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ _SUBPROTOCOL = "openai-insecure-api-key."
 _HINT = "make one with `python -m services.gateway.keys NAME`"
 
 PREFIX: Final = b"ek_"
-SESSION_BYTES: Final = 4096
-"""The largest settings: a secret is sent in a header."""
-
+SESSION_BYTES: Final = 4096  # the largest settings: a secret is sent in a header
 _BODY_BYTES: Final = 64 << 10
 _DEFAULT_S: Final = 600
 _SIGNATURE_BYTES: Final = 32
@@ -120,20 +117,18 @@ class Keys:
 
     def check(self, key: bytes | None) -> None:
         """Check that the key is known, or raise AuthenticationError."""
-        if not self._hashes or (key is not None and self._knows(key)):
+        if not self._hashes:
             return
-        raise AuthenticationError(
-            "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
-            if key is None
-            else "Incorrect API key provided. Ask the operator of this server for a key."
-        )
-
-    def _knows(self, key: bytes) -> bool:
+        if key is None:
+            raise AuthenticationError(
+                "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`."
+            )
         digest = hashlib.sha256(key).digest()
-        known = False
-        for candidate in self._hashes.values():  # all of them, so that the time reveals nothing
-            known |= hmac.compare_digest(digest, candidate)
-        return known
+        # All of them, so that the time reveals nothing.
+        if not sum([hmac.compare_digest(digest, one) for one in self._hashes.values()]):
+            raise AuthenticationError(
+                "Incorrect API key provided. Ask the operator of this server for a key."
+            )
 
 
 def _parse(lines: Iterable[str]) -> dict[str, bytes]:

@@ -1,8 +1,7 @@
 """The gateway's application: its paths, who answers each, and who may call them.
 
-One is the playground: a page on which a person tries what the server can do. Its files are in the
-folder `playground`. They refer to each other and to the API by relative URLs, so that it also works
-where a proxy serves the gateway under a path.
+One is the playground, a page in the folder `playground`. Its files refer to each other and to the
+API by relative URLs, so that it also works where a proxy serves the gateway under a path.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
-from websockets.typing import Subprotocol
 
 from services.backends.backend import Backend
 from services.backends.client import opened
@@ -39,11 +38,10 @@ _HANDSHAKE: Final = frozenset(  # set anew by the handshake of each hop
     b"sec-websocket-version user-agent".split()
 )
 _OF_THE_BODY: Final = frozenset({b"content-type", b"content-length", b"content-encoding"})
-_QUIET_S: Final = 20.0
-"""A backend silent for so long is pinged, and given up if it stays silent for as long again."""
-
+_QUIET_S: Final = 20.0  # then a backend is pinged, and after as long again given up
 _NORMAL: Final = 1000
 _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.4.1
+_BROKE_OFF: Final = "The backend broke off the connection."
 
 
 class Tunnel:
@@ -88,12 +86,9 @@ class Tunnel:
 
 
 async def _accept(connection: ClientConnection, scope: Any, send: Any) -> None:
-    subprotocol = connection.subprotocol
-    if subprotocol is None:
-        # Browsers close the connection if none of the offered ones is accepted.
-        subprotocol = next(
-            (Subprotocol(one) for one in scope["subprotocols"] if is_key_subprotocol(one)), None
-        )
+    # Browsers close the connection if none of the offered ones is accepted.
+    keys = filter(is_key_subprotocol, scope["subprotocols"])
+    subprotocol = connection.subprotocol or next(keys, None)
     assert connection.response is not None  # noqa: S101  the handshake is done
     headers = end_to_end(_lowered(connection.response), NOT_RETURNED | _HANDSHAKE)
     await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
@@ -133,14 +128,14 @@ async def _to_client(connection: ClientConnection, send: Any) -> None:
                 data = await connection.recv()
         except TimeoutError as exc:
             if pong is not None and not pong.done():
-                raise _broke_off() from exc
+                raise BackendError(_BROKE_OFF) from exc
             with suppress(ConnectionClosed):  # the next `recv` raises it
                 pong = asyncio.ensure_future(await connection.ping())
             continue
         except ConnectionClosed as exc:
             code = _NORMAL if connection.close_code == 1005 else connection.close_code  # noqa: PLR2004
             if code is None or code in _NEVER_SENT:
-                raise _broke_off() from exc
+                raise BackendError(_BROKE_OFF) from exc
             reason = connection.close_reason or ""
             await send({"type": "websocket.close", "code": code, "reason": reason})
             return
@@ -148,23 +143,16 @@ async def _to_client(connection: ClientConnection, send: Any) -> None:
         await send({"type": "websocket.send", kind: data})
 
 
-def _broke_off() -> BackendError:
-    return BackendError("The backend broke off the connection.")
-
-
 async def _pass_on(refused: InvalidStatus, send: Any) -> None:
     """Answer with the backend's error, in OpenAI's shape."""
     response = refused.response
     if response.status_code < HTTPStatus.BAD_REQUEST:
         raise BackendError("The backend did not accept the WebSocket.") from refused
+    status = response.status_code
     headers = end_to_end(_lowered(response), NOT_RETURNED | _HANDSHAKE | _OF_THE_BODY)
-    start = {
-        "type": "websocket.http.response.start",
-        "status": response.status_code,
-        "headers": [*headers, (b"content-type", b"application/json")],
-    }
-    body = normalise(response.status_code, bytes(response.body))
-    await send(start)
+    headers.append((b"content-type", b"application/json"))
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    body = normalise(status, bytes(response.body))
     await send({"type": "websocket.http.response.body", "body": body})
 
 
@@ -179,8 +167,5 @@ def _handshake(scope: Any) -> tuple[str, list[tuple[str, str]], list[str]]:
     """Return the target, the headers and the subprotocols to ask a backend with."""
     target, kept = asked_of(scope, NOT_FORWARDED | _HANDSHAKE)
     headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]
-    return (
-        target.decode("latin-1"),
-        headers,
-        [one for one in scope["subprotocols"] if not is_key_subprotocol(one)],
-    )
+    offered = [one for one in scope["subprotocols"] if not is_key_subprotocol(one)]
+    return target.decode("latin-1"), headers, offered

@@ -38,34 +38,25 @@ class Limits:
         return min(self.slots, self.streams() or self.slots)
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """A request in a queue."""
-
-    granted: asyncio.Future[None]
-    weight: int
-
-
 class Admission:
     """Slots with a bounded queue; belongs to one event loop.
 
     Heavy requests, which take several slots, get at most half of the slots and half of the queue
-    together: however much a few callers ask for, others have the rest. Light ones may overtake
-    waiting heavy ones, but not take the slots reserved for the first of those.
+    together: however much a few callers ask for, others have the rest. Who waits for that half is
+    passed by those behind.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_use = 0
         self._heavy_in_use = 0
-        self._light: deque[_Turn] = deque()
-        self._heavy: deque[_Turn] = deque()
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()  # weights, and their turns
         self._mean_hold_s = _FIRST_GUESS_S
 
     @property
     def waiting(self) -> int:
         """How many requests are in the queue."""
-        return len(self._light) + len(self._heavy)
+        return len(self._queue)
 
     @property
     def remaining(self) -> int:
@@ -83,30 +74,35 @@ class Admission:
 
     def has_room(self, weight: int = 1) -> bool:
         """Whether `weight` slots could be taken without waiting."""
-        return not self._queue(weight) and self._fits(weight)
+        free = self._allows(weight) and self.in_use + weight <= self.limits.now
+        return free and not any(self._allows(other) for other, _ in self._queue)
 
     async def acquire(self, weight: int = 1) -> None:
         """Take `weight` slots, after the queue if need be; OverloadedError past its bounds."""
         if self.has_room(weight):
             self._take(weight)
             return
-        queue = self._queue(weight)
-        places = self.limits.queue // 2 if queue is self._heavy else self.limits.queue
-        if self.waiting >= self.limits.queue or len(queue) >= places:
+        heavy = sum(other > 1 for other, _ in self._queue) if weight > 1 else 0
+        if self.waiting >= self.limits.queue or (weight > 1 and heavy >= self.limits.queue // 2):
             raise self._overloaded("every slot is taken and the queue is full")
-        turn = _Turn(asyncio.get_running_loop().create_future(), weight)
-        queue.append(turn)
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn = weight, granted
+        self._queue.append(turn)
         try:
             async with asyncio.timeout(self.limits.deadline_s):
-                await turn.granted
+                try:
+                    await granted
+                except asyncio.CancelledError:
+                    if turn in self._queue:
+                        self._queue.remove(turn)
+                        self._grant()  # slots may have been kept for it
+                    elif not granted.cancelled():
+                        self.release(weight)  # granted in the same moment: pass it on
+                    raise
         except TimeoutError as exc:
-            self._give_up(turn)
             raise self._overloaded(
                 f"no slot became free within {self.limits.deadline_s:g} s"
             ) from exc
-        except asyncio.CancelledError:
-            self._give_up(turn)
-            raise
 
     def release(self, weight: int = 1) -> None:
         """Free slots and grant them to the next in the queue."""
@@ -139,18 +135,9 @@ class Admission:
             (b"x-ratelimit-reset-requests", f"{reset_ms}ms".encode()),
         ]
 
-    def _queue(self, weight: int) -> deque[_Turn]:
-        return self._heavy if weight > 1 else self._light
-
-    def _fits(self, weight: int) -> bool:
-        if weight > 1:
-            return self._may_be_heavy(weight) and self.in_use + weight <= self.limits.now
-        first = self._heavy[0].weight if self._heavy else 0
-        due = first if first and self._may_be_heavy(first) else 0
-        return self.in_use + 1 + due <= self.limits.now
-
-    def _may_be_heavy(self, weight: int) -> bool:
-        return self._heavy_in_use + weight <= self.limits.now // 2
+    def _allows(self, weight: int) -> bool:
+        """Whether the half for heavy requests has room, or `weight` is light."""
+        return weight == 1 or self._heavy_in_use + weight <= self.limits.now // 2
 
     def _take(self, weight: int) -> None:
         self.in_use += weight
@@ -158,23 +145,17 @@ class Admission:
             self._heavy_in_use += weight
 
     def _grant(self) -> None:
-        """Grant what fits, first come first served among the heavy and among the light."""
-        for queue in (self._heavy, self._light):
-            while queue:
-                turn = queue[0]
-                if not turn.granted.done():
-                    if not self._fits(turn.weight):
-                        break
-                    self._take(turn.weight)
-                    turn.granted.set_result(None)
-                queue.popleft()
-
-    def _give_up(self, turn: _Turn) -> None:
-        if turn.granted.done() and not turn.granted.cancelled():
-            self.release(turn.weight)  # granted in the same moment: pass it on
-        elif turn in self._queue(turn.weight):
-            self._queue(turn.weight).remove(turn)
-            self._grant()  # slots may have been kept for it
+        """Grant what fits, first come first served."""
+        for turn in list(self._queue):
+            weight, granted = turn
+            if not self._allows(weight):
+                continue
+            if self.in_use + weight > self.limits.now:
+                break
+            self._queue.remove(turn)
+            if not granted.done():  # else its client gave up just now
+                self._take(weight)
+                granted.set_result(None)
 
     def _overloaded(self, why: str) -> OverloadedError:
         return OverloadedError(

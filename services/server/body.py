@@ -23,18 +23,12 @@ from services.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
-from services.openai.body import ClientGoneError
+from services.openai.body import ClientGoneError, header
 from services.server.uvicorn_http import has_arrived
 
-SILENCE_S: Final = 30.0
-"""A client whose body pauses for this long is refused."""
-
-RATE_BYTES_S: Final = 1024
-"""The minimum average rate once `SILENCE_S` have passed: a tenth of a slow phone's uplink."""
-
-FREE_BYTES: Final = 64 * 1024
-"""Of each body; only what exceeds it counts as held, so small requests pass even at the limit."""
-
+SILENCE_S: Final = 30.0  # a client whose body pauses for this long is refused
+RATE_BYTES_S: Final = 1024  # on average after that: a tenth of a slow phone's uplink
+FREE_BYTES: Final = 64 * 1024  # of each body is not held, so small requests pass at the limit
 _INFLATED_BYTES: Final = 256 * 1024  # in one piece
 _MEMBERS: Final = 64
 _TRIMMED_BYTES: Final = 32 << 20
@@ -98,14 +92,10 @@ class Body:
 
     def check_head(self) -> None:
         """Check what the headers say about the body: its length, and how it is compressed."""
-        headers: list[tuple[bytes, bytes]] = self._scope["headers"]
-        coding = b""
-        for name, value in headers:
-            if name == b"content-length" and value.isdigit():
-                if int(value) > self._limit_bytes:
-                    raise self._over_limit()
-            elif name == b"content-encoding":
-                coding = value.strip().lower()
+        length = header(self._scope, b"content-length")
+        if length.isdigit() and int(length) > self._limit_bytes:
+            raise self._over_limit()
+        coding = header(self._scope, b"content-encoding").strip().lower()
         if coding in {b"", b"identity"}:
             return
         if coding not in {b"gzip", b"x-gzip"}:
@@ -116,7 +106,7 @@ class Body:
         self._inflater = _Inflater()
         # The application sees the body uncompressed.
         about = {b"content-encoding", b"content-length"}
-        self._scope["headers"] = [pair for pair in headers if pair[0] not in about]
+        self._scope["headers"] = [one for one in self._scope["headers"] if one[0] not in about]
 
     async def gather(self) -> None:
         """Read the whole body, which `receive` then returns; raises ClientGoneError."""
@@ -135,11 +125,9 @@ class Body:
         """ASGI receive for the application; ServiceError if it is too much, too slow or no gzip."""
         if self._gathered:
             return self._gathered.popleft()
-        if self._complete:
-            return await self._receive()
-        return await self._next()
+        return await (self._receive() if self._complete else self._next())
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Drop what was gathered and count it as free again."""
         self._gathered.clear()
         if self._held_bytes:

@@ -19,19 +19,15 @@ _LOAD_POLL_S: Final = 0.05
 _RETRY_S: Final = 5.0
 
 
-class Reloadable(Protocol):
-    """What can be unloaded and loaded again: every engine."""
-
-    async def close(self) -> None: ...  # noqa: D102
-    async def start(self) -> None: ...  # noqa: D102
+class _Engine(Protocol):
+    async def close(self) -> None: ...
+    async def start(self) -> None: ...
 
 
 class Unloading:
     """Unloads a role's engine when it is idle, and loads it for the next request."""
 
-    def __init__(
-        self, engine: Reloadable, after_s: float, loads: Callable[[], bool] = bool
-    ) -> None:
+    def __init__(self, engine: _Engine, after_s: float, loads: Callable[[], bool] = bool) -> None:
         """Unload after so many seconds without work; 0 means never.
 
         `engine.start` may load in the background: `loads` tells whether it still does.

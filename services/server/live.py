@@ -1,9 +1,8 @@
 """The base of every live session: a client that talks over a WebSocket for as long as it likes.
 
-A role's session is a `LiveSession`. It reads its client ahead, within a limit, so that it notices
-a hang-up while the engine is working. It waits for the client's next message, the server's
-shutdown or a deadline, whichever comes first, and holds a slot only while there is work. Whatever
-it raises becomes an error and a close code in `services.server.websocket`.
+It reads its client ahead, within a limit, so that it notices a hang-up while the engine is working,
+and holds a slot only while there is work. What it raises becomes an error and a close code in
+`services.server.websocket`.
 """
 
 from __future__ import annotations
@@ -21,9 +20,7 @@ from services.errors import DeadlineError, ServiceError
 from services.server.websocket import error_event
 from services.tasks import racing
 
-HELD_CHARACTERS: Final = 256 * 1024
-"""A client that is further ahead is not read until some of its messages have been taken."""
-
+HELD_CHARACTERS: Final = 256 * 1024  # a client that is further ahead is not read for now
 _MESSAGE: Final = 64  # what an empty one weighs
 
 
@@ -97,9 +94,9 @@ class LiveSession(ABC):
         """Talk with the client until there is nothing more to say; may raise ServiceError."""
 
     async def next_message(self, within_s: float, what: str = "message") -> str | bytes | None:
-        """Return the client's next message; None when the server shuts down.
+        """Return the client's next message; None when the server shuts down and none is left.
 
-        Messages that arrived before are returned first. DeadlineError if no `what` arrived in time.
+        DeadlineError if no `what` arrived in time.
         """
         # Even if there is one already: other clients need a turn beside one that is far ahead.
         async with racing(self.inbox.filled(), self._draining.wait(), within_s=within_s):

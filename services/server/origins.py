@@ -20,6 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Scope
 
 from services.errors import PermissionDeniedError
+from services.openai.body import header
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # RFC 9110, section 9.2.1
 _PRIVATE: Final = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".svc")
@@ -69,19 +70,13 @@ class Callers:
     def check(self, scope: Scope, hosts: Sequence[str]) -> None:
         """Let a request or a WebSocket pass; `hosts` are the public names of the server.
 
-        Raises:
-            PermissionDeniedError: a page of another origin (`origin_not_allowed`), or an unknown
-                name for the server (`host_not_allowed`).
+        PermissionDeniedError for a page of another origin (`origin_not_allowed`), or an unknown
+        name of the server (`host_not_allowed`).
         """
         is_socket = scope["type"] == "websocket"
         if self.keyed and not is_socket:
             return
-        host = origin = b""
-        for name, value in scope["headers"]:
-            if name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = value
+        host, origin = header(scope, b"host"), header(scope, b"origin")
         if not self.keyed and host and not _is_known(host, tuple(hosts)):
             raise PermissionDeniedError(
                 f"This server is not known as {_shown(host)!r}. It asks for no key, so its "

@@ -1,14 +1,11 @@
 """A role as a BentoML service whose HTTP is entirely ours.
 
-BentoML provides processes, workers, GPUs, dependencies, start and stop hooks, building and
-packaging. Its own HTTP layers are left out: its timeout does not answer in OpenAI's shape and
-leaves a timer behind for each request, its limits do not apply to mounted applications, and its
-tracing costs 1.5 ms per stream (docs/decisions/0002). It gets the application from `to_asgi` only.
+BentoML provides processes, workers, GPUs, dependencies, hooks and packaging. Its HTTP layers are
+left out: they answer in another shape and cost 1.5 ms per stream (docs/decisions/0002).
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import resource
@@ -48,8 +45,8 @@ class Role(Service):  # type: ignore[misc]  # bentoml ships no types that mypy i
     def shell(self, bento: Starlette | None = None, *, access: bool = True, **parts: Any) -> Shell:
         """Return the role in its shell, in a process that is prepared for it.
 
-        `bento` is BentoML's own application, where BentoML serves; without `access` no line is
-        logged for each request; `parts` are what the role's `build` takes.
+        `bento` is BentoML's own application, where BentoML serves; `access` logs a line for each
+        request; `parts` are what the role's `build` takes.
         """
         _allow_many_files()
         chosen = settings.settings()
@@ -65,8 +62,7 @@ def role(
 ) -> Role:
     """Return a role's service, whose worker process calls `build`.
 
-    `checks` are what `preflight` runs before any process starts, `others` the services that are
-    started beside it.
+    `checks` are run by `preflight`; `others` are started beside it.
     """
     members: dict[str, Any] = {key: bentoml.depends(other) for key, other in others.items()}
     members["build"] = staticmethod(build)
@@ -87,9 +83,7 @@ def beside(name: str) -> list[str]:
 def preflight(*checks: Callable[[], str]) -> None:
     """Run a role's checks before any process starts; print what each reports as chosen.
 
-    If one fails, exit with a one-line error and a non-zero code.
-
-    A worker that fails at start would be restarted for ever.
+    If one fails, exit with one line and a non-zero code: a worker would be restarted for ever.
     """
     try:
         settings.settings()
@@ -121,20 +115,17 @@ def _check_port() -> None:
         try:
             probe.bind((host, port))
         except OSError as exc:
-            if exc.errno == errno.EADDRINUSE:
-                raise ConfigurationError(
-                    f"port {port} on {host} is taken; stop what listens there or choose another "
-                    "with --port."
-                ) from exc
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {exc.strerror}.") from exc
+            raise ConfigurationError(
+                f"cannot listen on {host}:{port}: {exc.strerror}; set another --port or --host."
+            ) from exc
 
 
 @functools.cache
 def _refuse_at_the_end() -> None:
     """Have BentoML's supervisor close its listening sockets once it is told to end.
 
-    It would hold them until the last worker has ended. Until then the kernel would accept
-    connections that nobody reads, and clients would wait instead of asking elsewhere.
+    It would hold them until the last worker has ended, and clients would wait on connections that
+    nobody reads instead of asking elsewhere.
     """
     from bentoml._internal.utils.circus import Arbiter  # noqa: PLC0415  no worker needs it
 

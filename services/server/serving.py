@@ -1,7 +1,6 @@
 """A role as it is served: what it hands to its shell, what its visits share and have in common.
 
-A visit is a request or a WebSocket. The role's own application sees it only after it was let in:
-its path exists, its sender may call it, and it has a slot if the path takes one.
+A visit is a request or a WebSocket. The role's own application sees it only after it was let in.
 """
 
 from __future__ import annotations
@@ -58,9 +57,8 @@ def no_such_path(method: str, path: str) -> NotFoundError:
 class Readiness:
     """Whether a role can answer now, and in a few words what it is doing.
 
-    `status` is ready, degraded, idle, starting, unavailable, failed or draining; only the first
-    three can answer. An idle role loads its engine for the next request. An unavailable one runs
-    but will not become ready by itself; `detail` says what is missing.
+    `status` is ready, degraded, idle (loads its engine for the next request), starting, unavailable
+    (will not become ready by itself; `detail` says what is missing), failed or draining.
     """
 
     status: str
@@ -109,22 +107,19 @@ class Routes:
 
     def __init__(self, routes: Iterable[tuple[str, str]]) -> None:
         """Take methods and templates, as in `RoleApp.handlers`."""
-        self._paths: dict[str, set[str]] = defaultdict(set)
-        for method, path in routes:
-            self._paths[path] |= {"GET", "HEAD"} if method == "GET" else {method}
-        self._templates = [(_pattern(path), path) for path in self._paths if "{" in path]
+        self._methods: dict[str, set[str]] = defaultdict(set)  # by template
+        for method, template in routes:
+            self._methods[template] |= {"GET", "HEAD"} if method == "GET" else {method}
+        self._patterns = {_pattern(one): one for one in self._methods if "{" in one}
 
     def find(self, method: str, path: str) -> str:
         """Return the template of `path`, or raise NotFoundError or MethodNotAllowedError."""
-        methods = self._paths.get(path)
-        if methods is None or "{" in path:
-            methods = None
-            for pattern, template in self._templates:
-                if pattern.match(path):
-                    methods, path = self._paths[template], template
-                    break
-        if methods is None:
-            raise no_such_path(method, path)
+        if path not in self._methods or "{" in path:
+            found = (one for pattern, one in self._patterns.items() if pattern.match(path))
+            if (template := next(found, None)) is None:
+                raise no_such_path(method, path)
+            path = template
+        methods = self._methods[path]
         if method not in methods:
             allowed = ", ".join(sorted(methods))
             raise MethodNotAllowedError(
@@ -146,8 +141,7 @@ class Serving:
     ) -> None:
         """Serve `app`; of `bento`, BentoML's own application, only the lifespan is used.
 
-        `strict` refuses what `services.openai.reading` would ignore; `hosts` are the public names
-        of the server.
+        `strict` refuses fields that would be ignored; `hosts` are the server's public names.
         """
         self.app = app
         self.bento = bento
@@ -185,18 +179,19 @@ class Serving:
 
     async def health(self, path: str) -> tuple[int, bytes, bytes] | None:
         """Answer a health or metrics path with status, content type and body; None for others."""
+        body: dict[str, object]
         if path in ALIVE:
-            readiness = self.app.readiness()
-            status = 500 if readiness.status == "failed" else 200
-            return status, b"application/json", json.dumps({"status": readiness.status}).encode()
-        if path in READY:
+            told = self.app.readiness().status
+            status, body = 500 if told == "failed" else 200, {"status": told}
+        elif path in READY:
             readiness = self.readiness()
             status = 200 if readiness.can_answer else 503
             body = {"status": readiness.status, "role": self.app.role, "detail": readiness.detail}
-            return status, b"application/json", json.dumps(body).encode()
-        if path == METRICS:
+        elif path == METRICS:
             return 200, telemetry.CONTENT_TYPE.encode(), await self.app.metrics()
-        return None
+        else:
+            return None
+        return status, b"application/json", json.dumps(body).encode()
 
 
 def _pattern(template: str) -> re.Pattern[str]:

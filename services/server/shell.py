@@ -1,8 +1,7 @@
 """The shell around every role: one ASGI layer between uvicorn and the role's own routes.
 
 It gives each request an id, refuses what is too large or too much, answers the health and metrics
-paths, turns every error (ours, the framework's, a library's) into OpenAI's error object, and
-keeps the metrics.
+paths, turns every error into OpenAI's error object, and keeps the metrics.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from http import HTTPStatus
 
 from starlette.types import Message, Receive, Scope, Send
@@ -29,12 +28,9 @@ from services.tasks import racing
 log = logging.getLogger("bentovox")
 
 _ERROR_BODY_LIMIT_BYTES = 1 << 20
-# The shell sets these itself and replaces those of an inner answer.
-_OWN_HEADERS = frozenset({b"x-request-id", b"openai-processing-ms", b"server", b"date"})
-# These describe the body of an inner error, which is rewritten.
-_REPLACED = frozenset(
-    {b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"}
-)
+# Of an inner answer; set here instead, or about the body of an error, which is rewritten.
+_OWN_HEADERS = frozenset(b"x-request-id openai-processing-ms server date".split())
+_REPLACED = frozenset(b"content-type content-length content-encoding transfer-encoding".split())
 
 
 class Exchange(Visit):
@@ -49,12 +45,6 @@ class Exchange(Visit):
         self._aside_s = 0.0  # without them
 
     async def _serve(self) -> None:
-        try:
-            await self._answer()
-        finally:
-            self._body.let_go()
-
-    async def _answer(self) -> None:
         scope, shell = self.scope, self.shell
         method: str = scope["method"]
         path: str = scope["path"]
@@ -71,11 +61,14 @@ class Exchange(Visit):
         scope["bentovox.send"] = self._send
         scope["bentovox.on_first_byte"] = self._on_first_byte
         shell.check(scope)
-        self._body.check_head()
-        if not self._takes_slot:
-            await self._hand_over()
-            return
-        await self._body.gather()  # a slot is for work: slow senders keep nobody out
+        with closing(self._body):
+            self._body.check_head()
+            await (self._work() if self._takes_slot else self._hand_over())
+
+    async def _work(self) -> None:
+        """Answer in a slot, once the body is there: slow senders keep nobody out."""
+        scope, shell = self.scope, self.shell
+        await self._body.gather()
         scope["bentovox.weigh"] = self._weigh
         scope["bentovox.aside"] = self._aside
         try:
@@ -143,11 +136,17 @@ class Exchange(Visit):
             await self._start(message)
             return
         body: bytes = message.get("body", b"")
-        if self._held_start is not None:
+        if (start := self._held_start) is not None:
             if len(self._held_body) < _ERROR_BODY_LIMIT_BYTES:
                 self._held_body += body
             if not message.get("more_body", False):
-                await self._send_held(self._held_start)
+                self._held_start = None
+                told = start.get("headers", ())
+                encoded = any(name.lower() == b"content-encoding" for name, _ in told)
+                told = [pair for pair in told if pair[0].lower() not in _REPLACED]
+                told.append((b"content-type", b"application/json"))
+                shown = normalise(start["status"], b"" if encoded else bytes(self._held_body))
+                await self._whole(start["status"], told, shown)
             return
         if body:
             self._on_first_byte()
@@ -158,10 +157,7 @@ class Exchange(Visit):
             self._first_byte = time.perf_counter()
 
     async def _start(self, message: Message) -> None:
-        if (
-            self._body.fault is not None
-            and message["status"] != HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        ):
+        if self._body.fault and message["status"] != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             raise self._body.fault  # an application swallowed it
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
         if message["status"] >= HTTPStatus.BAD_REQUEST and not is_of(headers, b"audio/"):
@@ -180,13 +176,6 @@ class Exchange(Visit):
         if self._takes_slot and not any(name == b"x-ratelimit-limit-requests" for name, _ in kept):
             kept += self.shell.admission.headers()
         await self._send({"type": "http.response.start", "status": status, "headers": kept})
-
-    async def _send_held(self, start: Message) -> None:
-        self._held_start = None
-        headers = [pair for pair in start.get("headers", ()) if pair[0].lower() not in _REPLACED]
-        encoded = any(name.lower() == b"content-encoding" for name, _ in start.get("headers", ()))
-        body = normalise(start["status"], b"" if encoded else bytes(self._held_body))
-        await self._whole(start["status"], [*headers, (b"content-type", b"application/json")], body)
 
     async def _whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         headers = [pair for pair in headers if pair[0] != b"content-length"]

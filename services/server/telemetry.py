@@ -185,17 +185,16 @@ def _labelled(sample: re.Match[str], backend: str) -> str:
 request_id_var: ContextVar[bytes] = ContextVar("request_id", default=b"-")
 
 
-class _RequestId(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id_var.get().decode()
-        return True
+def _with_request_id(record: logging.LogRecord) -> bool:
+    record.request_id = request_id_var.get().decode()
+    return True
 
 
 def configure_log(role: str, *, level: str = "INFO", access: bool = True) -> None:
     """Send `bentovox` loggers to standard error as `time level [role] [request id] message`."""
     logger = logging.getLogger("bentovox")
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_RequestId())
+    handler.addFilter(_with_request_id)
     handler.setFormatter(
         logging.Formatter(
             f"%(asctime)s %(levelname)-7s [{role}] [%(request_id)s] %(message)s",

@@ -34,18 +34,11 @@ from services.server.writer import Gathering
 HEAD_BYTES: Final = 64 * 1024
 HEAD_FIELDS: Final = 128
 HEAD_S: Final = 15.0
-KEEP_ALIVE_S: Final = 75.0
-"""As in nginx; clients that pool connections must give them up sooner."""
-
-LINGER_S: Final = 30.0
-"""How long the body of a refused request may go on."""
-
+KEEP_ALIVE_S: Final = 75.0  # as in nginx; clients that pool connections give them up sooner
+LINGER_S: Final = 30.0  # how long the body of a refused request may go on
 WRITE_CHECK_S: Final = 30.0
-WRITE_RATE_BYTES_S: Final = 256
-"""How fast a client must read a waiting answer, on average over `WRITE_CHECK_S`."""
-
-_LOOK_S: Final = 0.1
-"""How often a draining server looks whether it is told a second time (SIGINT) to end at once."""
+WRITE_RATE_BYTES_S: Final = 256  # so fast a client must read what waits, averaged over that time
+_LOOK_S: Final = 0.1  # how often a draining server looks whether SIGINT tells it to end at once
 
 _END: Final = b"\r\n\r\n"
 _BEGINNINGS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
@@ -85,7 +78,6 @@ class BoundedHttp(HttpToolsProtocol):
         )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop every timer."""
         self._stop_clocks()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -150,18 +142,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     # Parser callbacks
     def on_message_begin(self) -> None:
-        """Begin a head."""
         self._in_head = True
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a field, or a trailer."""
         if len(self.headers) >= HEAD_FIELDS:
             raise _TooManyFieldsError
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin the request."""
         self._head = None
         self._in_head = False
         self._left_bytes = _length_of(self.headers)
@@ -172,12 +161,10 @@ class BoundedHttp(HttpToolsProtocol):
             _end_by_closing(self.cycle)
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a piece of the body."""
         self._unseen_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Get ready for the next head."""
         self._head = bytearray()
         self._stop_deadline()
         super().on_message_complete()
@@ -192,25 +179,23 @@ class BoundedHttp(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Check from now on whether the client reads what is waiting for it."""
         super().pause_writing()
-        self._watch_writing()
+        self._check_writing(None)
 
     def resume_writing(self) -> None:
-        """Stop checking."""
         if self._write_check is not None:
             self._write_check.cancel()
         super().resume_writing()
 
-    def _watch_writing(self) -> None:
+    def _check_writing(self, before_bytes: int | None) -> None:
         waiting_bytes = self.transport.get_write_buffer_size()
-        self._write_check = self.loop.call_later(WRITE_CHECK_S, self._check_writing, waiting_bytes)
-
-    def _check_writing(self, before_bytes: int) -> None:
-        taken_bytes = before_bytes - self.transport.get_write_buffer_size()
-        if 0 <= taken_bytes < WRITE_CHECK_S * WRITE_RATE_BYTES_S:
+        if (
+            before_bytes is not None
+            and 0 <= before_bytes - waiting_bytes < WRITE_CHECK_S * WRITE_RATE_BYTES_S
+        ):
             self.logger.warning("a client took too little of its answer: dropped")
             self.transport.abort()
             return
-        self._watch_writing()
+        self._write_check = self.loop.call_later(WRITE_CHECK_S, self._check_writing, waiting_bytes)
 
     def _too_slow(self) -> None:
         self._deadline = None
@@ -257,7 +242,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._write_check.cancel()
 
 
-_REFUSALS: Final = {
+_REFUSALS: Final = {  # the code and the message of each status
     HTTPStatus.BAD_REQUEST: ("invalid_http", "The request is not valid HTTP/1.1."),
     HTTPStatus.REQUEST_TIMEOUT: (
         "request_timeout",
@@ -268,7 +253,6 @@ _REFUSALS: Final = {
         f"The request's head is larger than {HEAD_BYTES} bytes or {HEAD_FIELDS} fields.",
     ),
 }
-"""The code and the message of each status."""
 
 
 def _without_upgrade(head: bytes) -> bytes:
@@ -280,13 +264,11 @@ def _without_upgrade(head: bytes) -> bytes:
 
 def _length_of(headers: list[tuple[bytes, bytes]]) -> int | None:
     """Return the length of a body, or None if it is chunked."""
-    length = 0
-    for name, value in headers:
-        if name == b"transfer-encoding":
-            return None
-        if name == b"content-length" and value.strip().isdigit():
-            length = int(value)
-    return length
+    found = dict(headers)
+    if b"transfer-encoding" in found:
+        return None
+    length = found.get(b"content-length", b"0").strip()
+    return int(length) if length.isdigit() else 0
 
 
 def _end_by_closing(cycle: Any) -> None:
@@ -317,8 +299,8 @@ class Draining:
 def install(drain_s: float = 0) -> None:
     """Make uvicorn apply these limits to every connection that it accepts from now on.
 
-    For `drain_s` after it was told to end, it goes on as before, except that `/readyz` says so.
-    Otherwise a request at that moment would find the port closed, or its connection closing.
+    For `drain_s` after it was told to end it goes on as before, and only `/readyz` says so:
+    otherwise a request at that moment would find its connection closing.
     """
     auto.AutoHTTPProtocol = BoundedHttp
     end = Server.shutdown

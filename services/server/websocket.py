@@ -1,13 +1,11 @@
 """One WebSocket in a role's shell, from its handshake to its close.
 
-This is to a WebSocket what `Exchange` is to an HTTP request. Before it is accepted a connection is
-refused with HTTP, in OpenAI's error shape; after that with an `error` event and a close code. The
-application sees ASGI's events, except `websocket.connect`, which the shell handles.
+Before it is accepted a connection is refused with HTTP, in OpenAI's error shape; after that with an
+`error` event and a close code. The application sees ASGI's events, except `websocket.connect`.
 
 A connection takes no slot by being open. Its application takes one with `scope["bentovox.slot"]`
 while there is work to do: a conversation is mostly idle, and an idle one should keep nobody out.
-`OPEN_LIMIT` bounds the open ones, and none is accepted while the role is full, since a client
-would give up its handshake before the queue moved.
+None is accepted while the role is full: its client would give up before the queue moved.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ from services.errors import (
     OverloadedError,
     ServiceError,
     TooLargeError,
-    UnavailableError,
 )
 from services.openai.answers import new_id
 from services.openai.body import ClientGoneError
@@ -37,41 +34,26 @@ from services.server.serving import Serving, Visit, no_such_path
 
 log = logging.getLogger("bentovox")
 
-OPEN_LIMIT: Final = 1024
-"""The most open connections in a role."""
+OPEN_LIMIT: Final = 1024  # open connections in a role
+STALLED_S: Final = 60.0  # a client that reads nothing for this long is dropped
+HELLO_S: Final = 60.0  # a connection is closed if its client has sent nothing by then
+IDLE_S: Final = 900.0  # likewise, after that, without a message in either direction
+DRAIN_S: Final = 15.0  # how long an open one may go on after shutdown begins
 
-STALLED_S: Final = 60.0
-"""A client that reads nothing for this long is dropped."""
-
-HELLO_S: Final = 60.0
-"""A connection is closed if its client has sent nothing by then."""
-
-DRAIN_S: Final = 15.0
-"""How long an open one may go on after shutdown begins."""
-
-IDLE_S: Final = 900.0
-"""A connection without a message in either direction for this long is closed."""
-
-NORMAL: Final = 1000
-SERVICE_RESTART: Final = 1012
+_NORMAL: Final = 1000
+_SERVICE_RESTART: Final = 1012
 _POLICY: Final = 1008
 _INTERNAL: Final = 1011
-# IANA's WebSocket Close Code Number Registry.
-_CLOSE_CODES: Final[dict[type[ServiceError], int]] = {
-    TooLargeError: 1009,
-    OverloadedError: 1013,
-    UnavailableError: 1013,
-    DeadlineError: 3008,
-}
+_CODES: Final = {413: 1009, 429: 1013, 503: 1013, 504: 3008}
+"""By the status of an error; IANA's WebSocket Close Code Number Registry."""
+
 _EXTENSIONS: Final = "Sec-WebSocket-Extensions"
 
 
-def close_code(error: ServiceError) -> int:
-    """Return the close code for `error`."""
-    for kind, code in _CLOSE_CODES.items():
-        if isinstance(error, kind):
-            return code
-    return _INTERNAL if kind_of(error).status >= HTTPStatus.INTERNAL_SERVER_ERROR else _POLICY
+def _close_code(error: ServiceError) -> int:
+    status = kind_of(error).status
+    ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return _CODES.get(status, _INTERNAL if ours else _POLICY)
 
 
 def error_event(error: ServiceError) -> str:
@@ -85,7 +67,7 @@ def error_event(error: ServiceError) -> str:
 
 
 class WebSocket(Visit):
-    """One WebSocket, from its handshake to its close."""
+    """What `Exchange` is to an HTTP request."""
 
     def __init__(self, shell: Serving, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(shell, scope, receive, send)
@@ -132,10 +114,6 @@ class WebSocket(Visit):
         protocol.shutdown = drain  # type: ignore[method-assign]
 
     async def _serve(self) -> None:
-        await self._admit()
-        await self._close(SERVICE_RESTART if self._draining.is_set() else NORMAL)
-
-    async def _admit(self) -> None:
         scope, shell = self.scope, self.shell
         await self._receive()  # websocket.connect
         path: str = scope["path"]
@@ -147,8 +125,7 @@ class WebSocket(Visit):
         scope["bentovox.slot"] = shell.admission.slot
         scope["bentovox.draining"] = self._draining
         shell.check(scope)
-        admission = shell.admission
-        if not admission.remaining:
+        if not shell.admission.remaining:
             raise self._overloaded("every slot is taken and the queue is full")
         if shell.open_sockets >= OPEN_LIMIT:
             raise self._overloaded(f"{OPEN_LIMIT} connections are open")
@@ -160,6 +137,7 @@ class WebSocket(Visit):
             shell.open_sockets -= 1
         if not (self._accepted or self._status or self._gone):
             raise ServiceError(INTERNAL_MESSAGE, code="internal_error")
+        await self._close(_SERVICE_RESTART if self._draining.is_set() else _NORMAL)
 
     async def receive(self) -> Message:
         """ASGI receive for the application.
@@ -229,13 +207,10 @@ class WebSocket(Visit):
             if self._uvicorn is not None:
                 self._uvicorn.transport.abort()  # with whatever is waiting to be sent
             raise ClientGoneError from exc
-        except OSError as exc:  # ASGI's `send` raises it when the client has gone
-            self._gone = True
-            raise ClientGoneError from exc
-        except RuntimeError as exc:
-            if self._closed:
-                raise
-            self._gone = True  # the server has closed it, for invalid UTF-8 for example
+        except (OSError, RuntimeError) as exc:
+            if self._closed and isinstance(exc, RuntimeError):
+                raise  # the application goes on after its end
+            self._gone = True  # or the server has closed it, for invalid UTF-8 for example
             raise ClientGoneError from exc
 
     def _with_id(self, message: Message) -> Message:
@@ -257,7 +232,7 @@ class WebSocket(Visit):
                 return
             self._status = kind_of(error).status
             await self.send({"type": "websocket.send", "text": error_event(error)})
-            await self._close(close_code(error), error.code or kind_of(error).code or "")
+            await self._close(_close_code(error), error.code or kind_of(error).code or "")
             return
         status, headers, body = error_response(error)
         if "websocket.http.response" in self.scope.get("extensions", {}):
@@ -268,7 +243,7 @@ class WebSocket(Visit):
             await self.send({"type": "websocket.http.response.body", "body": body})
         else:
             self._status = status
-            await self.send({"type": "websocket.close", "code": close_code(error)})
+            await self.send({"type": "websocket.close", "code": _close_code(error)})
 
     def _overloaded(self, why: str) -> OverloadedError:
         return OverloadedError(

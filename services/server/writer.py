@@ -1,9 +1,7 @@
 """How bytes get to a client of uvicorn at the least price: gathered, and past ASGI's `send`.
 
 A system call, and the waking of the reader, is most of what a streamed event costs. So what is
-written within one turn of the event loop goes out in one call. The head of an answer and its first
-events are as a rule written in one turn, and so are the last one and the end; and those of many
-streams go out one after the other, so that a reader finds more at once.
+written within one turn of the event loop goes out in one call.
 
 `send` is a coroutine in every layer, at a cost for each token. If the server is uvicorn and the
 answer is chunked, the bytes of a stream go to its transport with the same framing; the answer's
@@ -18,8 +16,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-MOST_BYTES: Final = 16 * 1024
-"""So much is written at once: flow control has to know of it."""
+MOST_BYTES: Final = 16 * 1024  # so much is written at once: flow control has to know of it
 
 
 class Gathering:
@@ -67,10 +64,10 @@ class DirectWriter:
         on_pause: Callable[[], None],
         on_resume: Callable[[], None],
     ) -> None:
-        self._on_pause = on_pause
-        self._on_resume = on_resume
         self._cycle = cycle
         self._on_first: Callable[[], None] | None = on_first
+        self._on_pause = on_pause
+        self._on_resume = on_resume
         self._resuming: asyncio.Task[None] | None = None
 
     def write(self, data: bytes) -> None:

@@ -35,7 +35,6 @@ from services.settings.sections import (
 
 PREFIX = "BENTOVOX_"
 _HERE = "environment"
-_PROFILES = Path(__file__).with_name("profiles.toml")
 
 
 class Settings(Section):
@@ -62,7 +61,7 @@ class Settings(Section):
 
 def profiles() -> dict[str, dict[str, Any]]:
     """Return every profile by name."""
-    return tomllib.loads(_PROFILES.read_text(encoding="utf-8"))
+    return tomllib.loads(Path(__file__).with_name("profiles.toml").read_text(encoding="utf-8"))
 
 
 def profile(name: str) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def profile(name: str) -> dict[str, Any]:
     known = profiles()
     if name not in known:
         raise ConfigurationError(
-            f"BENTOVOX_PROFILE={name!r} is no profile{_nearest(name, known)}; "
+            f"BENTOVOX_PROFILE={name!r} is no profile{_nearest(name, [*known])}; "
             f"there are {', '.join(sorted(known))}."
         )
     return known[name]
@@ -169,8 +168,10 @@ def _branch(name: str, one: Given) -> Any:
     key, kind = known.get(whole, ("", str))
     entry = name.removeprefix(whole).lower().split("__")[1:]
     if not key or (entry and get_origin(kind) is not dict):
+        elsewhere = f"__{name.partition('__')[2]}"  # the same setting, of another role
+        alike = [one for one in known if one.endswith(elsewhere)] or [*known]
         raise ConfigurationError(
-            f"{name} ({one.source}) is not a setting{_nearest(name, known)}; "
+            f"{name} ({one.source}) is not a setting{_nearest(name, alike)}; "
             "`python -m services.settings` lists them all."
         )
     value: Any = one.value
@@ -194,6 +195,6 @@ def _over(below: Any, above: Any) -> Any:
     return below | {name: _over(below.get(name), one) for name, one in above.items()}
 
 
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -36,17 +36,12 @@ def table() -> list[dict[str, str]]:
 
 def main() -> int:
     """Print the settings in force."""
-    parser = argparse.ArgumentParser(prog="python -m services.settings", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print as JSON")
-    as_json: bool = parser.parse_args().json
+    argparse.ArgumentParser(prog="python -m services.settings", description=__doc__).parse_args()
     try:
         rows = table()
     except ConfigurationError as error:
         print(f"bentovox: {error.message}", file=sys.stderr)  # noqa: T201
         return 2
-    if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))  # noqa: T201
-        return 0
     for row in rows:
         print(f"{row['variable']} = {row['value']}")  # noqa: T201
         print(f"    {row['description']}  ({row['source']})")  # noqa: T201

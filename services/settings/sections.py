@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 SPEECH_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
-"""OpenAI's names, which any engine answers to, so that clients need not change."""
-
-_MIB = 1 << 20
-
 TRANSCRIPTION_MODELS: Final = (
     "whisper-1",
     "gpt-transcribe",
@@ -23,13 +18,7 @@ TRANSCRIPTION_MODELS: Final = (
 )
 """OpenAI's names, which any engine answers to, so that clients need not change."""
 
-
-def _named(folder: str) -> str:
-    if not folder.strip():
-        raise PydanticCustomError(
-            "empty", "it is empty; name a folder, or leave the setting out to have the usual one"
-        )
-    return folder
+_MIB = 1 << 20
 
 
 class Section(BaseModel):
@@ -213,7 +202,9 @@ class SpeechSettings(ChosenEngineSettings):
     voices: dict[str, str] = {}
     """OpenAI's or your own voice names, and the voice each stands for: one of the engine's, or a
     registered one's name or id."""
-    store: Annotated[str, AfterValidator(_named)] = "~/.local/share/bentovox/voices"
+    store: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = (
+        "~/.local/share/bentovox/voices"
+    )
     """Folder of registered voices and consents; several containers may share it."""
     ref_audio: Literal["consent", "open", "off"] = "consent"
     """A request's own recording to speak like: with the id of a consent, freely, or not at all."""
@@ -277,7 +268,8 @@ class AskingSettings(RoleSettings):
     """Seconds between probes of a backend."""
     hold_s: float = Field(0, ge=0)
     """How long a request may wait for a role without a ready backend, in seconds: one that starts,
-    or scales up from zero. For each role, as many wait as `queue` says. 0: refuse at once."""
+    or scales up from zero. For each role, as many wait as `queue` says: with 0 none does, and
+    nothing wakes a role that was scaled to zero. 0: refuse at once."""
 
     @property
     def backends(self) -> dict[str, list[str]]:

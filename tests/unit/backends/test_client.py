@@ -143,30 +143,6 @@ async def test_a_silent_backend_is_late(backend: Any, caller: Any) -> None:
         await events(asks)
 
 
-async def test_a_get_that_met_a_closing_connection_is_asked_again_and_a_post_never(
-    backend: Any, caller: Any
-) -> None:
-    chat = await backend()
-    chat.says(answer(b"{}"))
-    asks = await caller(chat.url)
-    hits = 0
-
-    async def once_closed(_request: Any, writer: Any) -> None:
-        nonlocal hits
-        hits += 1
-        if hits == 1:
-            writer.close()
-        else:
-            writer.write(answer(b'{"again": 1}'))
-
-    chat.answer = once_closed
-    assert await asks.json(Question("chat", "/v1/audio/voices")) == {"again": 1}
-    hits = 0
-    with pytest.raises(errors.BackendError):
-        await asks.json(ASK)
-    assert hits == 1
-
-
 async def test_a_large_question_arrives_whole(backend: Any, caller: Any) -> None:
     chat = await backend()
     chat.says(answer(b"{}"))

@@ -386,38 +386,15 @@ async def test_head_is_answered_with_the_length_and_no_body(
 # Faults of the backend
 
 
-def closing_the_first(chat: Any) -> Callable[..., Awaitable[None]]:
-    """Return a backend's answer: the first request meets a connection that is being closed."""
-    asked = 0
-
-    async def answer(request: Any, writer_: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            writer_.close()
-        else:
-            await chat.hello(request, writer_)
-
-    return answer
-
-
-async def test_a_get_that_met_a_closing_connection_is_sent_once_more(
-    backend: Any, door: Any, http: Any
-) -> None:
-    speech = await backend()
-    front = await door(speech=[speech.url])
-    speech.answer = closing_the_first(speech)
-    response = await http.get(front.url + "/v1/audio/voices")
-    assert (response.status_code, response.content) == (200, b"hello")
-    assert len(speech.requests) == 2
-    assert front.pools.by_role["speech"].ready
-
-
-async def test_a_post_is_never_sent_twice(backend: Any, door: Any, http: Any) -> None:
+async def test_nothing_is_sent_twice(backend: Any, door: Any, http: Any) -> None:
     """Its worker may have begun before it died; another process would do it all again."""
     chat = await backend()
     front = await door(chat=[chat.url])
-    chat.answer = closing_the_first(chat)
+
+    async def closes(_request: Any, writer_: asyncio.StreamWriter) -> None:
+        writer_.close()
+
+    chat.answer = closes
     response = await http.post(front.url + CHAT, content=BODY)
     assert fault(response) == (502, "bad_gateway")
     assert len(chat.requests) == 1

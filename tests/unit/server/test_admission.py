@@ -239,6 +239,23 @@ async def test_a_heavy_request_is_not_kept_out_by_light_ones_for_ever() -> None:
         one.cancel()
 
 
+async def test_light_requests_that_came_first_are_not_passed_by_a_heavy_one() -> None:
+    gate = admission(slots=4, queue=9)
+    for _ in range(4):
+        await gate.acquire()
+    light = asyncio.create_task(gate.acquire())
+    await turns()
+    heavy = asyncio.create_task(gate.acquire(2))
+    await turns()
+    gate.release()
+    await turns()
+    assert (light.done(), heavy.done()) == (True, False)
+    gate.release()
+    gate.release()
+    await turns()
+    assert heavy.done()
+
+
 async def test_who_gives_up_a_heavy_request_lets_the_light_ones_in() -> None:
     gate = admission(slots=4, queue=9)
     for _ in range(4):

@@ -73,7 +73,7 @@ async def test_what_all_bodies_hold_is_one_sum_and_is_given_back(clock: Clock) -
     await bodies[0].gather()
     with pytest.raises(OverloadedError):
         await bodies[1].gather()
-    bodies[1].let_go()
+    bodies[1].close()
     assert held.bytes > 700_000
-    bodies[0].let_go()
+    bodies[0].close()
     assert held.bytes == 0
