@@ -98,8 +98,8 @@ async def _carry_back(
     async with asked as connection:
         headers = end_to_end(connection.headers, NOT_RETURNED)
         await send({"type": "http.response.start", "status": connection.status, "headers": headers})
-        if (writer := direct_writer(scope, connection.pause, connection.resume)) is not None:
-            connection.flow_to(writer.write)
+        if (write := direct_writer(scope, connection.pause, connection.resume)) is not None:
+            connection.flow_to(write)
             await connection.ended()
         else:
             async with aclosing(connection.pieces()) as body:

@@ -54,45 +54,13 @@ class Gathering:
         return getattr(self.bare, name)
 
 
-class DirectWriter:
-    """The body of one chunked answer, written without a coroutine."""
-
-    def __init__(
-        self,
-        cycle: RequestResponseCycle,
-        on_first: Callable[[], None],
-        on_pause: Callable[[], None],
-        on_resume: Callable[[], None],
-    ) -> None:
-        self._cycle = cycle
-        self._on_first: Callable[[], None] | None = on_first
-        self._on_pause = on_pause
-        self._on_resume = on_resume
-        self._resuming: asyncio.Task[None] | None = None
-
-    def write(self, data: bytes) -> None:
-        """Send a piece of the body; tell when the client reads too slowly, and when no more."""
-        cycle = self._cycle
-        if cycle.disconnected or not data:
-            return
-        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        if self._on_first is not None:
-            self._on_first()
-            self._on_first = None
-        if cycle.flow.write_paused and self._resuming is None:
-            self._on_pause()
-            self._resuming = asyncio.ensure_future(self._resume())
-
-    async def _resume(self) -> None:
-        await self._cycle.flow.drain()
-        self._resuming = None
-        self._on_resume()
-
-
 def direct_writer(
     scope: Any, on_pause: Callable[[], None], on_resume: Callable[[], None]
-) -> DirectWriter | None:
-    """Return the writer for a request whose answer has begun, or None if `send` must do."""
+) -> Callable[[bytes], None] | None:
+    """Return what sends a piece of the body of an answer that has begun, without a coroutine.
+
+    It tells when the client reads too slowly, and when no more. None if ASGI's `send` must do.
+    """
     cycle = getattr(scope.get("bentovox.send"), "__self__", None)
     if (
         not isinstance(cycle, RequestResponseCycle)
@@ -102,4 +70,25 @@ def direct_writer(
         or cycle.scope["method"] == "HEAD"
     ):
         return None
-    return DirectWriter(cycle, scope["bentovox.on_first_byte"], on_pause, on_resume)
+    on_first: Callable[[], None] | None = scope["bentovox.on_first_byte"]
+    resuming: asyncio.Task[None] | None = None
+
+    async def resume() -> None:
+        nonlocal resuming
+        await cycle.flow.drain()
+        resuming = None
+        on_resume()
+
+    def write(data: bytes) -> None:
+        nonlocal resuming, on_first
+        if cycle.disconnected or not data:
+            return
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if on_first is not None:
+            on_first()
+            on_first = None
+        if cycle.flow.write_paused and resuming is None:
+            on_pause()
+            resuming = asyncio.ensure_future(resume())
+
+    return write

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
-from services.server import writer
+from services.gateway import proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -269,16 +269,17 @@ async def test_each_piece_leaves_before_the_next_is_made(
 
 
 @pytest.fixture
-def writers(monkeypatch: pytest.MonkeyPatch) -> list[writer.DirectWriter]:
+def writers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the direct writers that the front door makes, as it makes them."""
-    made: list[writer.DirectWriter] = []
-    init = writer.DirectWriter.__init__
+    made: list[Any] = []
+    direct_writer = proxy.direct_writer
 
-    def noting(self: writer.DirectWriter, *arguments: Any) -> None:
-        init(self, *arguments)
-        made.append(self)
+    def noting(*arguments: Any) -> Any:
+        write = direct_writer(*arguments)
+        made.extend([write] if write else [])
+        return write
 
-    monkeypatch.setattr(writer.DirectWriter, "__init__", noting)
+    monkeypatch.setattr(proxy, "direct_writer", noting)
     return made
 
 
