@@ -85,11 +85,14 @@ def has_key_in_body(scope: Any) -> bool:
 
 
 class Keys:
-    """The known keys. If there are none, everybody is let in."""
+    """The known keys, and the secrets made of them. If there are no keys, everybody is let in."""
 
     def __init__(self, hashes: dict[str, bytes]) -> None:
         """Store the SHA-256 digest of each key by the name of its owner."""
         self._hashes = hashes
+        known = b"client secrets" + b"".join(sorted(hashes.values()))
+        # Servers with the same keys share it.
+        self._signing_key = hashlib.sha256(known).digest() if hashes else secrets.token_bytes(32)
 
     @classmethod
     def from_settings(cls, gateway: GatewaySettings) -> Keys:
@@ -109,12 +112,6 @@ class Keys:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def signing_key(self) -> bytes:
-        """Return a secret that servers with the same keys share; without keys a random one."""
-        if not self._hashes:
-            return secrets.token_bytes(32)
-        return hashlib.sha256(b"client secrets" + b"".join(sorted(self._hashes.values()))).digest()
-
     def check(self, key: bytes | None) -> None:
         """Check that the key is known, or raise AuthenticationError."""
         if not self._hashes:
@@ -130,31 +127,20 @@ class Keys:
                 "Incorrect API key provided. Ask the operator of this server for a key."
             )
 
+    def let_in(self, scope: Any, keyless: Collection[str]) -> None:
+        """Let a request or a WebSocket in; a client secret's settings go into `bentovox.session`.
 
-def _parse(lines: Iterable[str]) -> dict[str, bytes]:
-    hashes: dict[str, bytes] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        match = _LINE.fullmatch(text)
-        if match is None:
-            # The line itself is not shown: it may be an unhashed key.
-            raise ConfigurationError(f"API key {number} is not `name:sha256-hash`; {_HINT}.")
-        if match["name"] in hashes:
-            raise ConfigurationError(f"two API keys are named {match['name']!r}.")
-        hashes[match["name"]] = bytes.fromhex(match["hash"])
-    return hashes
+        `keyless` are the paths (templates) that need no key. One in a body is checked with it.
+        """
+        if scope["bentovox.route"] in keyless or has_key_in_body(scope):
+            return
+        key, path = key_of(scope), scope["path"]
+        if scope["type"] == "websocket" and path in KINDS and key and key.startswith(PREFIX):
+            scope["bentovox.session"] = self._session(key, path)
+        else:
+            self.check(key)
 
-
-class ClientSecrets:
-    """Makes secrets, and reads them again."""
-
-    def __init__(self, signing_key: bytes) -> None:
-        """Sign with this key."""
-        self._signing_key = signing_key
-
-    async def create(self, path: str, call: Call) -> ClientSecret:
+    async def secret(self, path: str, call: Call) -> ClientSecret:
         """Return the answer, with a secret for the sessions at `path`."""
         expect_json(call.scope)
         body = read(SecretBody, await whole(call.scope, call.receive, _BODY_BYTES))
@@ -180,7 +166,7 @@ class ClientSecrets:
         shown = {"id": new_id("sess"), "expires_at": expires_at, **kinds[kind], **session}
         return {"value": value.decode(), "expires_at": expires_at, "session": shown}
 
-    def session(self, secret: bytes, path: str) -> dict[str, Any]:
+    def _session(self, secret: bytes, path: str) -> dict[str, Any]:
         """Return the settings in a secret; AuthenticationError if it is not valid here and now."""
         try:
             data = base64.urlsafe_b64decode(secret[len(PREFIX) :] + b"==")
@@ -200,19 +186,20 @@ class ClientSecrets:
         return hmac.digest(self._signing_key, payload, "sha256")
 
 
-def let_in(scope: Any, keys: Keys, secrets: ClientSecrets, keyless: Collection[str]) -> None:
-    """Let a request or a WebSocket in; a client secret's settings go into `bentovox.session`.
-
-    `keyless` are the paths (templates) that need no key. One in a body is checked with the body.
-    """
-    if scope["bentovox.route"] in keyless or has_key_in_body(scope):
-        return
-    key = key_of(scope)
-    is_realtime = scope["type"] == "websocket" and scope["path"] in KINDS
-    if is_realtime and key is not None and key.startswith(PREFIX):
-        scope["bentovox.session"] = secrets.session(key, scope["path"])
-    else:
-        keys.check(key)
+def _parse(lines: Iterable[str]) -> dict[str, bytes]:
+    hashes: dict[str, bytes] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None:
+            # The line itself is not shown: it may be an unhashed key.
+            raise ConfigurationError(f"API key {number} is not `name:sha256-hash`; {_HINT}.")
+        if match["name"] in hashes:
+            raise ConfigurationError(f"two API keys are named {match['name']!r}.")
+        hashes[match["name"]] = bytes.fromhex(match["hash"])
+    return hashes
 
 
 def main() -> int:

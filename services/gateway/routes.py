@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from services.backends.pools import Pools
-from services.gateway.keys import KINDS, ClientSecrets, Keys, let_in
+from services.gateway.keys import KINDS, Keys
 from services.gateway.proxy import Proxy
 from services.gateway.tunnel import Tunnel
 from services.openai import openapi
@@ -73,7 +73,6 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         path for path, roles in SOCKETS.items() if not pools.by_role.keys().isdisjoint(roles)
     ]
     described = openapi.document(pools.by_role)
-    secrets = ClientSecrets(keys.signing_key())
     page = playground() if gateway.playground else {}
     keyless = {OPENAPI, *(path for _, path in page)}
 
@@ -84,7 +83,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
 
     handlers = of_models(pools.models)
     for path in KINDS:
-        handlers["POST", f"{path}/{CLIENT_SECRETS}"] = document(partial(secrets.create, path))
+        handlers["POST", f"{path}/{CLIENT_SECRETS}"] = document(partial(keys.secret, path))
     handlers["GET", OPENAPI] = document(lambda _: described)
     handlers |= dict.fromkeys(routes, proxy) | page
     return RoleApp(
@@ -97,7 +96,7 @@ def build(gateway: GatewaySettings, backends: Mapping[str, Sequence[str]]) -> Ro
         readiness=lambda: Readiness(*pools.status()),
         lifespan=pools.probing,
         callers=Callers(tuple(gateway.cors_origins), keyed=bool(keys)),
-        guard=partial(let_in, keys=keys, secrets=secrets, keyless=keyless),
+        guard=partial(keys.let_in, keyless=keyless),
         metrics=metrics,
     )
 
