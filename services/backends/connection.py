@@ -84,10 +84,10 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[Connection], None]) -> None:
         self.idle_since = 0.0
         self.closed = False
-        self.on_lost: Callable[[], None] | None = None  # set while idle
+        self._on_lost = on_lost
         self._room = asyncio.Event()
         self._room.set()
         self._news = select.poll()
@@ -233,8 +233,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._close()
         self._fail(BackendError("The backend closed the connection before it had answered."))
-        if self.on_lost is not None:
-            self.on_lost()
+        self._on_lost(self)
 
     def pause_writing(self) -> None:
         """Hold back the rest of the request: the backend is slower than we are."""
@@ -331,7 +330,6 @@ class Connections:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            connection.on_lost = None
             recent = now - connection.idle_since < _IDLE_S
             if recent and not connection.closed and connection.is_quiet():
                 return connection
@@ -342,7 +340,6 @@ class Connections:
         """Keep a connection for the next exchange, or close it if it cannot be reused."""
         if connection.reusable and len(self._idle) < _IDLE_LIMIT and not self._closed:
             connection.idle_since = asyncio.get_running_loop().time()
-            connection.on_lost = partial(self._lost, connection)
             self._idle.append(connection)
         else:
             connection.abort()
@@ -351,29 +348,24 @@ class Connections:
         """Close the idle connections, and keep none from now on."""
         self._closed = True
         while self._idle:
-            connection = self._idle.pop()
-            connection.on_lost = None
-            connection.abort()
+            self._idle.pop().abort()
 
     def _lost(self, connection: Connection) -> None:
-        idle_s = asyncio.get_running_loop().time() - connection.idle_since
-        if idle_s < _JUST_USED_S:
-            self._on_death()
+        if connection in self._idle:
+            self._idle.remove(connection)
+            if asyncio.get_running_loop().time() - connection.idle_since < _JUST_USED_S:
+                self._on_death()
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
-        address = self.address
+        made, address = partial(Connection, self._lost), self.address
         try:
             async with asyncio.timeout(self._timeout_s):
                 if address.path is not None:
-                    _, protocol = await loop.create_unix_connection(Connection, address.path)
+                    _, protocol = await loop.create_unix_connection(made, address.path)
                 else:
                     _, protocol = await loop.create_connection(
-                        Connection,
-                        address.host,
-                        address.port,
-                        ssl=self.tls,
-                        server_hostname=address.host if self.tls else None,
+                        made, address.host, address.port, ssl=self.tls
                     )
         except TimeoutError as exc:
             raise DeadlineError(

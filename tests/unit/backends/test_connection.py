@@ -95,7 +95,7 @@ async def test_a_connection_that_the_backend_closed_is_not_used_again(backend: A
     await exchange(mine)
     server.drop_connections()
     async with asyncio.timeout(1):
-        while not mine._idle[0].closed:  # noqa: ASYNC110
+        while mine._idle:  # noqa: ASYNC110
             await asyncio.sleep(0)
     await exchange(mine)
     assert server.connections == 2
