@@ -14,6 +14,7 @@ import ipaddress
 import json
 import os
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydantic import SecretStr
 
 from services.chat.arguments import environment, on_cpu
 from services.errors import ConfigurationError
-from services.settings import Settings, given, leaves, settings, variable
+from services.settings import Settings, given, leaves, over, settings, variable
 
 ROLES: Final = ("chat", "speech", "transcription", "conversation")
 """The roles that are applications; the gateway stays in front of them."""
@@ -104,10 +105,7 @@ def _options(role: str, chosen: Settings) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": _CPUS}
         | ({"num_gpus": 1} if _on_gpu(role, chosen) else {}),
     }
-    for name, value in ray.options.get(role, {}).items():
-        there = found.get(name)
-        found[name] = there | value if isinstance(there, dict) else value
-    return found
+    return dict(over(found, ray.options.get(role, {})))
 
 
 def _on_gpu(role: str, chosen: Settings) -> bool:
@@ -117,11 +115,7 @@ def _on_gpu(role: str, chosen: Settings) -> bool:
         return float(asked) > 0
     if role == "chat":
         return bool(chosen.ray.accelerator_type) or not on_cpu(chosen.chat)
-    engines = {"speech": chosen.speech.options, "transcription": chosen.transcription.options}
-    engine = engines.get(role)
-    if not engine:
-        return False
-    device = engine.get("device", "cpu")
+    device = getattr(getattr(chosen, role), "options", {}).get("device")
     return _on_gpu("chat", chosen) if device == "auto" else bool(device == "cuda")
 
 
@@ -133,12 +127,10 @@ def backends(chosen: Settings) -> dict[str, list[str]]:
 
 def is_local(host: str) -> bool:
     """Return whether a host is this machine only."""
-    if host == "localhost":
-        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host == "localhost"
 
 
 def _environment(role: str, chosen: Settings) -> dict[str, str]:
@@ -179,7 +171,7 @@ def read_config(path: str) -> dict[str, Any]:
     except (UnicodeDecodeError, yaml.YAMLError) as exc:
         raise ConfigurationError(f"{path} is no YAML.") from exc
     applications = config.get("applications") if isinstance(config, dict) else None
-    if not (isinstance(applications, list) and applications):
+    if not applications or not isinstance(applications, list):
         raise ConfigurationError(
             f"{path} has no applications; `python -m services.ray config` prints such a file."
         )
@@ -197,15 +189,12 @@ def deploy(config: dict[str, Any]) -> None:
 def until_answers(within_s: float) -> None:
     """Wait until the head's API answers; ConfigurationError if it does not in that time."""
     end_s = time.monotonic() + within_s
-    while True:
-        try:
+    while time.monotonic() < end_s:
+        with suppress(ConfigurationError):
             _ask("GET")
-        except ConfigurationError:
-            if time.monotonic() > end_s:
-                raise
-        else:
             return
         time.sleep(_AGAIN_S)
+    _ask("GET")
 
 
 def until_running(config: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ def load() -> Settings:
     del tree["description"]
     # One entry of a table counts more than the whole table from the same source.
     for name, one in sorted(here.items(), key=lambda item: (item[1].source == _HERE, item[0])):
-        tree = _over(tree, _branch(name, one))
+        tree = over(tree, _branch(name, one))
     try:
         return Settings.model_validate(tree)
     except ValidationError as exc:
@@ -188,11 +188,11 @@ def _branch(name: str, one: Given) -> Any:
     return value
 
 
-def _over(below: Any, above: Any) -> Any:
+def over(below: Any, above: Any) -> Any:
     """Return `above`, and where both are tables, also what only `below` has."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    return below | {name: _over(below.get(name), one) for name, one in above.items()}
+    return below | {name: over(below.get(name), one) for name, one in above.items()}
 
 
 def _nearest(name: str, known: list[str]) -> str:
