@@ -41,7 +41,6 @@ class Source:
 
     is_sure = True  # whether what it no longer reports has gone, even if it still answers probes
     _again_s = 2.0
-    _trouble = "it did not tell its backends"
 
     def __init__(self, given: str) -> None:
         self.given = given
@@ -62,7 +61,7 @@ class Source:
                         yield urls
                 self._note(None)
             except Exception as error:  # noqa: BLE001  whatever it is, the pool goes on
-                self._note(f"{self._trouble} ({error})")
+                self._note(error)
             # Even an API that ends each watch at once must not be asked without a pause. But after
             # a long watch nothing should happen unseen.
             await asyncio.sleep(again_s - loop.time())
@@ -71,20 +70,19 @@ class Source:
         """Yield the current URLs, and again while the source tells of changes; then it is asked."""
         raise NotImplementedError
 
-    def _note(self, trouble: str | None) -> None:
-        """Log when the source starts to fail and when it recovers; None means no trouble."""
-        if trouble and not self._failing:
-            log.warning("%s: %s; its backends stay as they are", self.given, trouble)
-        elif self._failing and not trouble:
+    def _note(self, error: Exception | None) -> None:
+        """Log when the source starts to fail and when it recovers."""
+        if error and not self._failing:
+            log.warning("%s tells no backends (%s); they stay as they are", self.given, error)
+        elif self._failing and not error:
             log.info("%s answers again", self.given)
-        self._failing = bool(trouble)
+        self._failing = bool(error)
 
 
 class Dns(Source):
     """`dns://name:port`: every address of the name, over plain HTTP."""
 
     _again_s = 5.0  # the lifetime of answers from Kubernetes' DNS
-    _trouble = "the name has no address"
 
     def __init__(self, given: str) -> None:
         """Read the name and the port, or raise ConfigurationError."""
@@ -109,8 +107,6 @@ class Kubernetes(Source):
     and watch them. A terminating pod is left out at once, before it disappears from DNS. The port
     is a number or a name, by default the first port of a slice.
     """
-
-    _trouble = "Kubernetes' API did not tell its endpoints"
 
     def __init__(self, given: str, account: Path = _ACCOUNT, api: str | None = None) -> None:
         """Read the Service's name, or raise ConfigurationError.
@@ -238,14 +234,11 @@ class _Api:
 
     def _token(self) -> str:
         """Return the current token: Kubernetes replaces it every hour."""
-        if self._account is None:
-            if token := os.environ.get("RAY_AUTH_TOKEN"):
-                return token
-            path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.devnull))
-        else:
-            path = self._account / "token"
+        if self._account is None and (token := os.environ.get("RAY_AUTH_TOKEN")):
+            return token
+        of_ray = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.devnull))
         with suppress(FileNotFoundError):
-            return path.read_text().strip()
+            return (self._account / "token" if self._account else of_ray).read_text().strip()
         return ""
 
 

@@ -18,7 +18,8 @@ TRANSCRIPTION_MODELS: Final = (
 )
 """OpenAI's names, which any engine answers to, so that clients need not change."""
 
-_MIB = 1 << 20
+_MIB: Final = 1 << 20
+_ASKED: Final = ("chat", "speech", "transcription", "conversation")
 
 
 class Section(BaseModel):
@@ -274,7 +275,7 @@ class AskingSettings(RoleSettings):
     @property
     def backends(self) -> dict[str, list[str]]:
         """Return the URLs of each role."""
-        return {"chat": self.chat, "speech": self.speech, "transcription": self.transcription}
+        return {role: getattr(self, role) for role in _ASKED if hasattr(self, role)}
 
 
 class TranslationSettings(Section):
@@ -352,11 +353,6 @@ class GatewaySettings(AskingSettings):
     def json_limit_bytes(self) -> int:
         """Return the largest body that is not a form, in bytes."""
         return int(min(self.json_limit_mib, self.body_limit_mib) * _MIB)
-
-    @property
-    def backends(self) -> dict[str, list[str]]:
-        """Return the URLs of each role."""
-        return {**super().backends, "conversation": self.conversation}
 
 
 class RaySettings(Section):

@@ -259,7 +259,7 @@ async def test_a_source_that_fails_unexpectedly_is_asked_again_and_its_backends_
     async with pools.probing():
         await until(lambda: ready(chat) == [one.url, two.url])
         assert len(chat.backends) == 2
-    assert "dns://chat:1: it did not tell its backends" in caplog.text
+    assert "dns://chat:1 tells no backends" in caplog.text
 
 
 async def test_nothing_is_left_of_backends_that_come_and_go(backend: Any, told: Told) -> None:
