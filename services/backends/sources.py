@@ -222,8 +222,7 @@ class _Api:
         try:
             call = Call(b"GET", path.encode(), headers)
             call.send(connection, self._connections.address)
-            async with asyncio.timeout(_ANSWER_S):
-                await connection.head()
+            await connection.head(_ANSWER_S)
             if connection.status != HTTPStatus.OK:
                 raise BackendError(f"status {connection.status}")
             async with aclosing(connection.pieces(silence_s)) as pieces:

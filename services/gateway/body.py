@@ -76,14 +76,29 @@ def _of_pairs(field: str, text: bytes) -> str | None:
 
 
 async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | None:
+    value: bytearray | None = None  # of the part that is read now, if it is the one
+    found: str | None = None
+
+    def begin(name: str | None, _: Mapping[bytes, bytes]) -> None:
+        nonlocal value
+        value = bytearray() if name == field else None
+
+    def data(data: bytes, start: int, end: int) -> None:
+        if value is not None:
+            value.extend(data[start : min(end, start + _NAME_BYTES - len(value))])
+
+    def end() -> None:
+        nonlocal found
+        if value is not None and value.strip():
+            found = value.decode("utf-8", "replace").strip()
+
     read_bytes = 0
-    reader = _Reader(field)
     try:
-        parts = Parts(boundary, reader.begin, reader.data, reader.end)
+        parts = Parts(boundary, begin, data, end)
         for piece in body:
             parts.write(piece)
-            if reader.found is not None:
-                return reader.found
+            if found is not None:
+                return found
             read_bytes += len(piece)
             if read_bytes >= _AT_ONCE_BYTES:
                 read_bytes = 0
@@ -91,26 +106,6 @@ async def _of_form(field: str, boundary: bytes, body: Sequence[bytes]) -> str | 
     except FormParserError:
         return None  # the backend will refuse it
     return None
-
-
-class _Reader:
-    """Keeps the part called `field`, and nothing of the others."""
-
-    def __init__(self, field: str) -> None:
-        self.found: str | None = None
-        self._field = field
-        self._held: bytearray | None = None
-
-    def begin(self, name: str | None, _: Mapping[bytes, bytes]) -> None:
-        self._held = bytearray() if name == self._field else None
-
-    def data(self, data: bytes, start: int, end: int) -> None:
-        if self._held is not None:
-            self._held += data[start : min(end, start + _NAME_BYTES - len(self._held))]
-
-    def end(self) -> None:
-        if self._held is not None and self._held.strip():
-            self.found = self._held.decode("utf-8", "replace").strip()
 
 
 def affinity_of(scope: Any, content_type: bytes, body: Sequence[bytes]) -> str | None:

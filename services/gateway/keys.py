@@ -22,7 +22,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,7 +107,18 @@ class Keys:
                     f"BENTOVOX_GATEWAY__KEYS_FILE={path}: {exc.strerror}; {_HINT} and write the "
                     "line it prints into that file."
                 ) from exc
-        return cls(_parse(lines))
+        hashes: dict[str, bytes] = {}
+        for number, line in enumerate(lines, 1):
+            if not (text := line.partition("#")[0].strip()):
+                continue
+            match = _LINE.fullmatch(text)
+            if match is None:
+                # The line itself is not shown: it may be an unhashed key.
+                raise ConfigurationError(f"API key {number} is not `name:sha256-hash`; {_HINT}.")
+            if match["name"] in hashes:
+                raise ConfigurationError(f"two API keys are named {match['name']!r}.")
+            hashes[match["name"]] = bytes.fromhex(match["hash"])
+        return cls(hashes)
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -184,22 +195,6 @@ class Keys:
 
     def _signature(self, payload: bytes) -> bytes:
         return hmac.digest(self._signing_key, payload, "sha256")
-
-
-def _parse(lines: Iterable[str]) -> dict[str, bytes]:
-    hashes: dict[str, bytes] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        match = _LINE.fullmatch(text)
-        if match is None:
-            # The line itself is not shown: it may be an unhashed key.
-            raise ConfigurationError(f"API key {number} is not `name:sha256-hash`; {_HINT}.")
-        if match["name"] in hashes:
-            raise ConfigurationError(f"two API keys are named {match['name']!r}.")
-        hashes[match["name"]] = bytes.fromhex(match["hash"])
-    return hashes
 
 
 def main() -> int:

@@ -285,7 +285,7 @@ async def test_a_connection_used_while_its_backend_goes_is_closed(backend: Any) 
     server = await backend("a")
     (one,) = Pool("chat", [server.url], GatewaySettings()).backends
     connection = await one.connections.take()
-    await one._send(connection, Call(b"GET", b"/metrics", []), None)
+    await one._send(connection, Call(b"GET", b"/metrics", []))
     assert [piece async for piece in connection.pieces()]
     one.connections.close()
     one.connections.give_back(connection)
