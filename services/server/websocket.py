@@ -25,7 +25,6 @@ from services.errors import (
     DeadlineError,
     OverloadedError,
     ServiceError,
-    TooLargeError,
 )
 from services.openai.answers import new_id
 from services.openai.body import ClientGoneError
@@ -142,34 +141,22 @@ class WebSocket(Visit):
     async def receive(self) -> Message:
         """ASGI receive for the application.
 
-        TooLargeError if the message is over the role's limit; DeadlineError if there is none for
-        `IDLE_S`, or not even a first one within `HELLO_S` after it was accepted.
+        DeadlineError if there is no message for `IDLE_S`, or not even a first one within `HELLO_S`
+        after it was accepted.
         """
-        message = await self._next()
-        if message["type"] == "websocket.disconnect":
-            self._gone = True
-            return message
-        limit = self.shell.app.body_limit_bytes
-        size = len(message.get("bytes") or b"") or len(message.get("text") or "")
-        if size > limit:  # usually the parser has refused it already
-            raise TooLargeError(f"The message is larger than the limit of {limit} bytes.")
-        return message
-
-    async def _next(self) -> Message:
-        if not self._accepted:  # it may only hang up; its turn to speak has not begun
-            return await self._receive()
         while True:
             quiet_s = IDLE_S if self._heard else HELLO_S
             left_s = self._last_message + quiet_s - time.perf_counter()
-            if left_s <= 0:
+            if self._accepted and left_s <= 0:
                 raise DeadlineError(
                     f"No message was exchanged for {quiet_s:g} s.", code="idle_timeout"
                 )
             with suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(left_s if self._accepted else None):
                     message = await self._receive()
                 self._heard = True
                 self._last_message = time.perf_counter()
+                self._gone = message["type"] == "websocket.disconnect"
                 return message
 
     async def send(self, message: Message) -> None:
@@ -235,15 +222,11 @@ class WebSocket(Visit):
             await self._close(_close_code(error), error.code or kind_of(error).code or "")
             return
         status, headers, body = error_response(error)
-        if "websocket.http.response" in self.scope.get("extensions", {}):
-            if isinstance(error, OverloadedError):
-                headers = [*headers, *self.shell.admission.headers()]
-            start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
-            await self.send(start)
-            await self.send({"type": "websocket.http.response.body", "body": body})
-        else:
-            self._status = status
-            await self.send({"type": "websocket.close", "code": _close_code(error)})
+        if isinstance(error, OverloadedError):
+            headers = [*headers, *self.shell.admission.headers()]
+        start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
+        await self.send(start)
+        await self.send({"type": "websocket.http.response.body", "body": body})
 
     def _overloaded(self, why: str) -> OverloadedError:
         return OverloadedError(
