@@ -42,7 +42,6 @@ class Exchange(Visit):
         self._held_start: Message | None = None
         self._held_body = bytearray()
         self._weight = 0  # slots held
-        self._aside_s = 0.0  # without them
 
     async def _serve(self) -> None:
         scope, shell = self.scope, self.shell
@@ -78,7 +77,7 @@ class Exchange(Visit):
                 await shell.loaded()
                 await self._hand_over()
             finally:
-                shell.admission.note_hold(time.monotonic() - began - self._aside_s)
+                shell.admission.note_hold(time.monotonic() - began)
         finally:
             shell.admission.release(self._weight)
             self._weight = 0
@@ -108,11 +107,7 @@ class Exchange(Visit):
         """Hold no slots during the block, and take them again after it; for a long wait."""
         weight, self._weight = self._weight, 0
         self.shell.admission.release(weight)
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._aside_s += time.monotonic() - began
+        yield
         await self._acquire(weight)
 
     async def _acquire(self, weight: int) -> None:
@@ -162,8 +157,8 @@ class Exchange(Visit):
         headers: list[tuple[bytes, bytes]] = list(message.get("headers", ()))
         if message["status"] >= HTTPStatus.BAD_REQUEST and not is_of(headers, b"audio/"):
             self._held_start = message
-            return
-        await self._send_start(message["status"], headers)
+        else:
+            await self._send_start(message["status"], headers)
 
     async def _send_start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status = status
