@@ -278,10 +278,10 @@ def not_ready(role: str, lack: str = "") -> UnavailableError:
 
 def _lack(told: dict[str, Any]) -> str:
     """Return what a backend says it lacks, also of its engine while another stands in for it."""
-    detail = told["detail"]
     if told["status"] == "degraded":
-        return str(detail.get("engine", ""))
+        return str(told["detail"].get("engine", ""))
     if told["status"] != "unavailable":
         return ""
+    detail = told["detail"]
     given = detail.values() if isinstance(detail, dict) else [detail]
     return ", ".join(str(one) for one in given) or "unavailable"
