@@ -217,10 +217,17 @@ TRANSLATES: Final = "gpt-realtime-translate"
 """How OpenAI's model is called; it stands for the one that is served."""
 
 
+class NoiseFields(Fields):
+    """`session.audio.input.noise_reduction`."""
+
+    type: Literal["near_field", "far_field"]
+    strength: Annotated[float, Field(ge=0)] | None = None
+
+
 class SourceFields(Fields):
     """`session.audio.input`; null turns either off."""
 
-    noise_reduction: object = None
+    noise_reduction: NoiseFields | None = None
     transcription: TranscriptionFields | None = None
 
 

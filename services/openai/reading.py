@@ -258,8 +258,6 @@ def refusal(error: ValidationError, what: str = "the body") -> InvalidRequestErr
         )
     fault: str = first["msg"][0].lower() + first["msg"][1:]
     if not first["loc"]:
-        if kind == "string_unicode":  # in the name of a field
-            return InvalidRequestError(f"{what}: {fault}", code="invalid_value")
         return InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
     place = [str(part) for part in first["loc"] if not _UNION.fullmatch(str(part))]
     field = ".".join(place) if place[0] != "voice" or place[1:] == ["id"] else "voice"

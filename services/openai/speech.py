@@ -135,8 +135,8 @@ class ConversionFields(SpeechFields):
 class VoiceFields(SpeechFields):
     """The form of POST /v1/audio/voices, beside its file `audio_sample`.
 
-    `text` is the sample's transcript; vLLM-Omni calls it `ref_text`. OpenAI's voices of type
-    `prompt` are not supported.
+    `text` is the sample's transcript; vLLM-Omni calls it `ref_text`. `prompt`, `model` and
+    `script_hint` belong to OpenAI's voices of type `prompt`, which are not supported.
     """
 
     name: _Label
@@ -145,6 +145,9 @@ class VoiceFields(SpeechFields):
     text: _Transcript | None = None
     ref_text: _Transcript | None = None
     language: _Tag | None = None
+    prompt: str | None = None
+    model: str | None = None
+    script_hint: str | None = None
 
 
 class ConsentFields(SpeechFields):
