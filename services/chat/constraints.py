@@ -23,6 +23,11 @@ _PLAIN_ITEMS: Final = 200
 _COUNTED: Final = re.compile(
     r'"(?:min|max)(?:Length|Items|Properties|Contains)"|"pattern(?:Properties)?"|"format"'
 )
+_SMALL_CHARACTERS: Final = 512
+_SMALL_REPETITIONS: Final = 32
+_REPEATED: Final = re.compile(
+    r'(?:\{|"(?:min|max)(?:Length|Items|Properties|Contains)": |~ *)(\d+)?(?:(?:,|\.\.) *(\d+))?'
+)
 _CHOSEN: Final = frozenset({"anyOf", "oneOf", "allOf"})
 _COUNTED_IN: Final[dict[str, Any]] = {
     **dict.fromkeys(("enum", "prefixItems", *_CHOSEN), list),
@@ -54,11 +59,20 @@ class Constraint:
             and not _COUNTED.search(self.text)
         )
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it probably compiles in a second or two."""
+        if len(self.text) > _SMALL_CHARACTERS or "){" in self.text:
+            return False
+        counts = [max(int(n or 0) for n in found) for found in _REPEATED.findall(self.text)]
+        return sum(counts) <= _SMALL_REPETITIONS
+
 
 def find(path: str, body: Mapping[str, Any], bounds: Bounds) -> list[Constraint]:
     """Return the constraints on the answer to `body`.
 
-    InvalidRequestError if they are too large, nested too deeply, or refer to themselves.
+    Raises:
+        InvalidRequestError: they are too large, nested too deeply, or refer to themselves.
     """
     found: list[Constraint] = []
     size, items = 0, 0

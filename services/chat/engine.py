@@ -195,7 +195,7 @@ class VllmServer:
                 _parse,
                 limit_s=self.settings.grammar_s,
                 wait_s=self.settings.deadline_s,
-                waiting=max(1, self.settings.slots // 4),  # each takes a slot
+                waiting=max(1, self.settings.slots // 8),  # each takes a slot; there are two queues
             ),
         )
         stack.push_async_callback(self._intake.trial.close)

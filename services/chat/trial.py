@@ -3,7 +3,8 @@
 xgrammar cannot be interrupted, and a short expression can keep it busy for minutes, in threads of
 the engine that everybody's JSON mode needs as well. So whatever does not certainly compile quickly
 is first compiled, and applied to some tokens, in a process that is killed if it takes too long.
-There are two, so that one long compilation does not hold up the next. Results are remembered.
+Small constraints have their own process, so that they do not wait behind large ones. Results are
+remembered.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from services.server.admission import Admission, Limits
 _SCRIPT: Final = Path(__file__).with_name("trial_process.py")
 _START_S: Final = 60.0
 _IDLE_S: Final = 60.0
-_PROCESSES: Final = 2
+_SMALL_S: Final = 3.0
+"""The time limit for a small one, which is then tried among the large ones."""
+
 _REMEMBERED: Final = 4096
 _REFUSED_S: Final = 600.0
 """How long a fault is remembered; the machine may have been busy."""
@@ -55,21 +58,22 @@ class Trial:
     ) -> None:
         """Compile for `tokenizer`, which returns the model's, serialised by xgrammar.
 
-        `parse` raises at once for a malformed schema. A queue has room for `waiting` requests,
-        which wait at most `wait_s`.
+        `parse` raises at once for a malformed schema. Each process has a queue of `waiting`
+        requests, which wait at most `wait_s`.
         """
         self._parse = parse
         self._limit_s = limit_s
-        self._processes = [_Process(tokenizer, command, limit_s) for _ in range(_PROCESSES)]
-        self._free = [*self._processes]
-        self._admission = Admission(Limits(_PROCESSES, waiting, wait_s))
+        limits = Limits(1, waiting, wait_s)
+        self._small = _Process(tokenizer, command, min(_SMALL_S, limit_s), Admission(limits))
+        self._large = _Process(tokenizer, command, limit_s, Admission(limits))
         self._found: dict[bytes, tuple[str, float]] = {}
 
     async def check(self, constraints: Sequence[Constraint]) -> None:
         """Check that each of them compiles in time.
 
-        InvalidRequestError if one does not; OverloadedError if too many requests wait, or this one
-        has waited for too long.
+        Raises:
+            InvalidRequestError: one does not; `param` is its field.
+            OverloadedError: too many requests wait, or this one has waited for too long.
         """
         for constraint in constraints:
             key = hashlib.sha256(f"{constraint.kind} {constraint.text}".encode()).digest()
@@ -89,9 +93,9 @@ class Trial:
                 raise _refusal(constraint, fault)
 
     async def close(self) -> None:
-        """End the processes."""
-        for process in self._processes:
-            await process.close()
+        """End both processes."""
+        await self._small.close()
+        await self._large.close()
 
     def _remembered(self, key: bytes) -> str | None:
         fault, until = self._found.get(key, ("", 0.0))
@@ -99,22 +103,19 @@ class Trial:
 
     async def _try(self, key: bytes, constraint: Constraint) -> str:
         """Return what is wrong with a constraint, or ""."""
-        try:
-            async with self._admission.slot():
-                found = self._remembered(key)  # another request may have tried it meanwhile
-                if found is None:
-                    process = self._free.pop()
-                    try:
+        for process in (self._small, self._large) if constraint.is_small else (self._large,):
+            try:
+                async with process.admission.slot():
+                    found = self._remembered(key)  # another request may have tried it meanwhile
+                    if found is None:
                         found = await process.ask(constraint)
-                    finally:
-                        self._free.append(process)
-        except OverloadedError as error:
-            raise OverloadedError(
-                f"{constraint.field}: those of other requests are being compiled",
-                retry_after_s=self._limit_s,
-            ) from error
-        if found is not None:
-            return found
+            except OverloadedError as error:
+                raise OverloadedError(
+                    f"{constraint.field}: those of other requests are being compiled",
+                    retry_after_s=process.limit_s,
+                ) from error
+            if found is not None:
+                return found
         return (
             f"takes over {self._limit_s:g} s to compile (BENTOVOX_CHAT__GRAMMAR_S); use fewer or "
             "shorter repetitions"
@@ -128,6 +129,7 @@ class _Process:
     tokenizer: Callable[[], str]
     command: Sequence[str]
     limit_s: float
+    admission: Admission
     _process: Process | None = None
     _idle: asyncio.TimerHandle | None = None
 
@@ -139,8 +141,6 @@ class _Process:
         if kind == "grammar" and not any("::=" in line for line in lines):
             kind = "lark"  # as in vLLM
         asked, fault = json.dumps({"kind": kind, "text": text}), None
-        if self._idle is not None:
-            self._idle.cancel()
         try:
             process = self._process or await self._start()
             with contextlib.suppress(TimeoutError):
@@ -150,8 +150,11 @@ class _Process:
         finally:
             if fault is None:
                 await self.close()  # it is still busy
-            else:  # it takes some 300 MB, so it ends once it stays idle
-                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill)
+            else:
+                if self._idle is not None:
+                    self._idle.cancel()
+                # It takes some 300 MB, so it ends once it stays idle.
+                self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill_if_idle)
 
     async def close(self) -> None:
         """End the process."""
@@ -169,6 +172,10 @@ class _Process:
         async with asyncio.timeout(_START_S):
             await _exchange(process, json.dumps(tokenizer))
         return process
+
+    def _kill_if_idle(self) -> None:
+        if not self.admission.in_use:
+            self._kill()
 
     def _kill(self) -> Process | None:
         if self._idle is not None:

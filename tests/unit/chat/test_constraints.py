@@ -166,3 +166,32 @@ def test_what_counts_repetitions_or_is_large_is_not_plain(
 ) -> None:
     (constraint,) = find(CHAT, form(schema), bounds(100, 100))
     assert constraint.is_plain is plain
+
+
+UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+@pytest.mark.parametrize(
+    ("regex", "small"),
+    [
+        ("[a-z]{3}2345", True),
+        (r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}", True),
+        (UUID, True),
+        (".{0,500}x", False),
+        ("a{400,}", False),
+        ("(a{9}b){9}", False),
+        ("a" * 600, False),
+        ("a{" + "9" * 5000 + "}", False),
+    ],
+)
+def test_an_expression_that_is_short_and_repeats_little_is_small(
+    regex: str, *, small: bool
+) -> None:
+    (constraint,) = find(CHAT, {"structured_outputs": {"regex": regex}}, bounds(10, 100))
+    assert constraint.is_small is small
+
+
+@pytest.mark.parametrize(("most", "small"), [(5, True), (500, False)])
+def test_a_schema_that_counts_little_is_small(most: int, *, small: bool) -> None:
+    (constraint,) = find(CHAT, form({"type": "string", "maxLength": most}), bounds(10, 100))
+    assert constraint.is_small is small

@@ -1,4 +1,4 @@
-"""Trial compilation in its own processes: limited in time, two at once, cached, cancelled alone."""
+"""Trial compilation in its own process: limited in time, one at a time, cached, cancelled alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def regex(text: str) -> Constraint:
     return Constraint("structured_outputs.regex", "regex", text, 0)
 
 
-HANGING = regex("hang"), regex("hang ")
+def large(text: str) -> Constraint:
+    return regex(text + " " * 600)
 
 
 def trying(
@@ -100,6 +101,31 @@ def test_one_that_was_given_up_holds_nobody_up() -> None:
     trying(work)
 
 
+def test_they_are_tried_one_at_a_time_and_those_that_wait_too_long_are_told() -> None:
+    async def work(trial: Trial) -> None:
+        first = asyncio.create_task(trial.check([regex("hang")]))
+        await asyncio.sleep(0)  # until it waits for the process
+        with pytest.raises(OverloadedError) as refused:
+            await trial.check([regex("a")])
+        assert refused.value.retry_after_s
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    trying(work)
+
+
+def test_what_has_passed_is_not_tried_again_and_what_is_plain_never() -> None:
+    async def work(trial: Trial) -> None:
+        await trial.check([regex("a")])
+        first = asyncio.create_task(trial.check([regex("hang")]))
+        await asyncio.sleep(0)  # until it waits for the process
+        await trial.check([regex("a"), Constraint("response_format", "json", "{}", 0)])
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    trying(work)
+
+
 def test_a_process_that_ends_is_our_fault_and_is_started_anew() -> None:
     async def work(trial: Trial) -> None:
         with pytest.raises(EngineError):
@@ -122,47 +148,41 @@ async def held_up(trial: Trial, *constraints: Constraint) -> AsyncIterator[None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_one_that_takes_long_does_not_hold_up_the_next() -> None:
+def test_a_small_one_does_not_wait_behind_large_ones() -> None:
     async def work(trial: Trial) -> None:
-        async with held_up(trial, regex("hang")):
+        async with held_up(trial, *(large("hang" + " " * n) for n in range(20))):
             await trial.check([regex("a")])
-
-    trying(work)
-
-
-def test_they_are_tried_two_at_a_time_and_those_that_wait_too_long_are_told() -> None:
-    async def work(trial: Trial) -> None:
-        async with held_up(trial, *HANGING):
-            with pytest.raises(OverloadedError) as refused:
-                await trial.check([regex("a")])
-            assert refused.value.retry_after_s
-
-    trying(work)
-
-
-def test_what_has_passed_is_not_tried_again_and_what_is_plain_never() -> None:
-    async def work(trial: Trial) -> None:
-        await trial.check([regex("a")])
-        async with held_up(trial, *HANGING):
-            await trial.check([regex("a"), Constraint("response_format", "json", "{}", 0)])
 
     trying(work)
 
 
 def test_no_more_wait_than_may_and_the_next_is_told_at_once() -> None:
     async def work(trial: Trial) -> None:
-        async with held_up(trial, *HANGING, regex("a"), regex("b")):
+        async with held_up(trial, large("hang"), large("a"), large("b")):
             with pytest.raises(OverloadedError) as refused:
-                await trial.check([regex("c")])
+                await trial.check([large("c")])
             assert refused.value.retry_after_s
 
     trying(work, wait_s=600, waiting=2)
 
 
+def test_a_small_one_that_takes_long_is_tried_among_the_large_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.chat.trial._SMALL_S", 0.1)
+
+    async def work(trial: Trial) -> None:
+        async with held_up(trial, large("hang")):
+            with pytest.raises(OverloadedError):
+                await trial.check([regex("hang")])
+
+    trying(work)
+
+
 def test_what_was_refused_is_refused_again_without_another_trial() -> None:
     async def work(trial: Trial) -> None:
         refused = await fault(trial, "bad"), await fault(trial, "hang")
-        async with held_up(trial, regex("hang "), regex(" hang")):
+        async with held_up(trial, regex("hang "), large("hang")):
             assert (await fault(trial, "bad"), await fault(trial, "hang")) == refused
 
     trying(work, limit_s=1)
