@@ -142,7 +142,7 @@ class SecretBody(Fields):
 
 
 class ClientSecret(TypedDict):
-    """Its answer."""
+    """A client secret, and the session that it opens."""
 
     value: str
     expires_at: int
