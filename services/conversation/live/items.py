@@ -53,23 +53,16 @@ class Item:
 
     @classmethod
     def of(cls, kind: str, status: str = "completed", id_: str | None = None, **more: Any) -> Item:
-        """Return an item of a type, with a fresh id unless it has one."""
+        """Return an item whose text is known, of a type, with a fresh id unless it has one."""
         own = {"id": id_ or new_id("item"), "object": "realtime.item", "type": kind}
-        return cls({**own, "status": status, **more})
+        item = cls({**own, "status": status, **more})
+        item.heard.set()
+        return item
 
     @property
     def id(self) -> str:
         """Its id."""
         return str(self.shown["id"])
-
-    @property
-    def pending(self) -> bool:
-        """Whether the text of its audio is still to come."""
-        unheard = any(
-            one["type"] == "input_audio" and one.get("transcript") is None
-            for one in self.shown.get("content") or ()
-        )
-        return unheard and self.fault is None and not self.heard.is_set()
 
     @property
     def text(self) -> str:

@@ -9,16 +9,10 @@ import numpy as np
 
 from services.audio.formats import LiveFormat
 from services.audio.pcm import Samples
-from services.errors import InvalidRequestError, NotFoundError, ServiceError
+from services.errors import InvalidRequestError, NotFoundError
+from services.openai import realtime
 from services.openai.models import Models
 from services.openai.reading import Fields, ignore, invalid
-from services.openai.realtime import (
-    ClientEvent,
-    InputFields,
-    TranscriptionFields,
-    TurnDetectionFields,
-    format_object,
-)
 from services.openai.transcription import any_of
 from services.transcription.engines.protocol import (
     SPEECH_ONLY,
@@ -43,7 +37,7 @@ _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms",
 class AudioFields(Fields):
     """`session.audio`."""
 
-    input: InputFields | None = None
+    input: realtime.InputFields | None = None
 
 
 class SessionFields(Fields):
@@ -54,7 +48,7 @@ class SessionFields(Fields):
     include: list[Include] | None = None
 
 
-class SessionUpdate(ClientEvent):
+class SessionUpdate(realtime.ClientEvent):
     """`session.update`."""
 
     session: SessionFields
@@ -95,13 +89,22 @@ class Session(Hints):
             "type": "transcription",
             "audio": {
                 "input": {
-                    "format": format_object(self.live_format),
+                    "format": realtime.format_object(self.live_format),
                     "transcription": transcription,
                     "noise_reduction": None,
                     "turn_detection": turns,
                 }
             },
             "include": [*get_args(Include)] if self.logprobs else None,
+        }
+
+    def hints(self, prompt: str, language: str | None) -> dict[str, Any]:
+        """Return the engine's `Hints`; `language` is the turn's, once it is known."""
+        return {
+            "language": language or self.language,
+            "languages": () if language else self.languages,
+            "prompt": prompt,
+            "keywords": self.keywords,
         }
 
     def request(
@@ -115,15 +118,6 @@ class Session(Hints):
             cutting=SPEECH_ONLY if self.turns is None else None,
             **self.hints(prompt, language),
         )
-
-    def hints(self, prompt: str, language: str | None) -> dict[str, Any]:
-        """Return the engine's `Hints`; `language` is the turn's, once it is known."""
-        return {
-            "language": language or self.language,
-            "languages": () if language else self.languages,
-            "prompt": prompt,
-            "keywords": self.keywords,
-        }
 
 
 def updated(
@@ -143,45 +137,34 @@ def updated(
         raise invalid("session.type", why, "unsupported_value")
     if "include" in update.model_fields_set:
         session = replace(session, logprobs=bool(update.include))
-    given = update.audio.input if update.audio is not None else None
-    if given is None:
-        return session
-    named = given.model_fields_set
+    given = (update.audio and update.audio.input) or realtime.InputFields()
     if given.format is not None:
         session = replace(session, live_format=given.format.checked(f"{_AT}.format"))
-    if "turn_detection" in named:
+    if "turn_detection" in given.model_fields_set:
         session = replace(session, turn_detection=_turns(given.turn_detection))
-    if given.transcription is not None:
-        session = _transcribing(session, given.transcription, models)
-    elif "transcription" in named:
+    if given.transcription is None and "transcription" in given.model_fields_set:
         raise _unsupported("transcription", "cannot be off in a session that does nothing else")
-    try:
-        engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
-    except InvalidRequestError as error:
-        raise _placed(error) from error
-    _note_ignored(given)
-    return session
-
-
-def _note_ignored(given: InputFields) -> None:
-    """Note the options that do nothing here: nobody answers, and audio is heard as it comes."""
-    ignored = {"noise_reduction": given.noise_reduction}
     if given.transcription is not None:
-        ignored["transcription.delay"] = given.transcription.delay
-    if given.turn_detection is not None:
-        for name in _ANSWERING:
-            ignored[f"turn_detection.{name}"] = getattr(given.turn_detection, name)
+        session = _transcribing(session, given.transcription)
+    try:
+        models.check(session.model)
+        engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
+    except (NotFoundError, InvalidRequestError) as error:
+        param = error.param and f"{_AT}.transcription.{error.param}"
+        raise type(error)(error.message, param=param, code=error.code) from error
+    # Nobody answers here, and audio is heard as it comes.
+    ignored = {
+        "noise_reduction": given.noise_reduction,
+        "transcription.delay": given.transcription and given.transcription.delay,
+        **{f"turn_detection.{one}": getattr(given.turn_detection, one, None) for one in _ANSWERING},
+    }
     for name, value in ignored.items():
         if value is not None and value is not False:
             ignore(f"{_AT}.{name}")
+    return session
 
 
-def _transcribing(session: Session, given: TranscriptionFields, models: Models) -> Session:
-    if given.model is not None:
-        try:
-            models.check(given.model)
-        except (NotFoundError, InvalidRequestError) as error:
-            raise _placed(error) from error
+def _transcribing(session: Session, given: realtime.TranscriptionFields) -> Session:
     if given.language is not None and given.languages:
         why = "languages and language are two answers to one question; send one of them"
         raise invalid(f"{_AT}.transcription.languages", why)
@@ -195,7 +178,7 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
     )
 
 
-def _turns(given: TurnDetectionFields | None) -> Cutting | None:
+def _turns(given: realtime.TurnDetectionFields | None) -> Cutting | None:
     if given is None:
         return None
     if given.type != "server_vad":
@@ -207,9 +190,3 @@ def _turns(given: TurnDetectionFields | None) -> Cutting | None:
 
 def _unsupported(field: str, why: str) -> InvalidRequestError:
     return invalid(f"{_AT}.{field}", why, "unsupported_value")
-
-
-def _placed(error: ServiceError) -> ServiceError:
-    """Return the error with its field's place in a `session.update`."""
-    param = error.param and f"{_AT}.transcription.{error.param}"
-    return type(error)(error.message, param=param, code=error.code)

@@ -11,16 +11,15 @@ import asyncio
 import logging
 import re
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from typing import Final
 
 from services.audio.pcm import Samples, duration_s
-from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
+from services.errors import EngineError, ServiceError, UnavailableError
 from services.languages import UNSPACED, gap
 from services.openai.body import ClientGoneError
 from services.openai.errors import fault_of
@@ -119,7 +118,7 @@ class _Transcript:
 
 
 class Transcriber:
-    """Transcribes the turns given to `begin`, with a slot while there is one."""
+    """Transcribes the turns given to `begin`, each in a task and in their order."""
 
     def __init__(
         self,
@@ -132,27 +131,41 @@ class Transcriber:
         self._send = send
         self._slot = slot
         self._on_audio_seconds = on_audio_seconds
-        self._turns: deque[Turn] = deque()
-        self._news = asyncio.Event()
+        self._group: asyncio.TaskGroup
+        self._turns: dict[Turn, asyncio.Task[None]] = {}
+        self._order = asyncio.Lock()
         self._room = asyncio.Event()
-        self._finishing = False
-        self._work: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Transcribe during the block, which ends with the last turn.
+
+        Raises:
+            OverloadedError: there is no slot.
+            UnavailableError: the engine is no longer ready.
+            ClientGoneError: the client has gone.
+        """
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                yield
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     def begin(self, turn: Turn) -> None:
         """Transcribe this turn after those before it; its audio may still be arriving."""
-        self._turns.append(turn)
-        self._news.set()
+
+        def gone(_: object) -> None:
+            del self._turns[turn]
+            turn.drop()
+            self._room.set()
+
+        self._turns[turn] = self._group.create_task(self._hear(turn))
+        self._turns[turn].add_done_callback(gone)
 
     def drop(self, turn: Turn) -> None:
         """Stop transcribing this turn; no more events are sent for it."""
-        turn.drop()
-        if self._work is not None and self._turns[0] is turn:
-            self._work.cancel()
-
-    def finish(self) -> None:
-        """Let `run` return after the turns that were begun."""
-        self._finishing = True
-        self._news.set()
+        if turn in self._turns:
+            self._turns[turn].cancel()
 
     async def room(self) -> None:
         """Wait until no more than `HELD_SAMPLES` wait to be transcribed."""
@@ -160,63 +173,23 @@ class Transcriber:
             self._room.clear()
             await self._room.wait()
 
-    async def run(self) -> None:
-        """Transcribe turns until `finish`.
-
-        Raises:
-            OverloadedError: there is no slot.
-            UnavailableError: the engine is no longer ready.
-            ClientGoneError: the client has gone.
-        """
-        while await self._due():
-            async with self._slot():
-                while self._turns and self._turns[0].due:
-                    if not self._turns[0].dropped:
-                        await self._hear_unless_dropped(self._turns[0])
-                    self._turns.popleft()
-                    self._room.set()
-
-    async def _due(self) -> bool:
-        """Wait until there is something to transcribe; False if there will be nothing."""
-        while not self._turns:
-            if self._finishing:
-                return False
-            self._news.clear()
-            await self._news.wait()
-        turn = self._turns[0]
-        await turn.until(lambda: turn.due)
-        return True
-
-    async def _hear_unless_dropped(self, turn: Turn) -> None:
-        self._work = asyncio.ensure_future(self._hear(turn))
-        try:
-            await self._work
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not turn.dropped or (task is not None and task.cancelling()):
-                raise
-        finally:
-            self._work = None
-
     async def _hear(self, turn: Turn) -> None:
-        try:
-            await self._say(turn)
-        except (ClientGoneError, OverloadedError):
-            raise
-        except ServiceError as error:
-            await self._failed(turn, error)
-            if isinstance(error, UnavailableError):
-                raise
-        except Exception:
-            log.exception("live transcription broke off after %d samples", turn.samples)
-            engine = self._engine.name
-            await self._failed(
-                turn, EngineError(f"the {engine} engine failed", code="engine_failed")
-            )
-
-    async def _failed(self, turn: Turn, error: ServiceError) -> None:
-        turn.drop()
-        await self._tell("failed", turn, error=fault_of(error))
+        async with self._order:
+            await turn.until(lambda: turn.audible or turn.ended)
+            async with self._slot():
+                try:
+                    await self._say(turn)
+                except ClientGoneError:
+                    raise
+                except ServiceError as error:
+                    await self._tell("failed", turn, error=fault_of(error))
+                    if isinstance(error, UnavailableError):
+                        raise
+                except Exception:
+                    log.exception("live transcription broke off after %d samples", turn.samples)
+                    name = self._engine.name
+                    failed = EngineError(f"the {name} engine failed", code="engine_failed")
+                    await self._tell("failed", turn, error=fault_of(failed))
 
     async def _say(self, turn: Turn) -> None:
         said = _Transcript(turn)
