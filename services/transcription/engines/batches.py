@@ -265,8 +265,14 @@ async def cut(
         window = next(found, None)
         return None if window is None else made(*window)
 
+    reading: asyncio.Future[Made | None] | None = None
     try:
-        while (one := await in_daemon(read)) is not None:
+        while True:
+            reading = asyncio.ensure_future(in_daemon(read))
+            if (one := await asyncio.shield(reading)) is None:
+                return
             yield one
     finally:
         closed = True
+        if reading is not None:  # nobody is to read the recording any more
+            await asyncio.gather(reading, return_exceptions=True)
