@@ -19,16 +19,8 @@ import numpy as np
 from services.audio.pcm import Samples
 from services.errors import InvalidRequestError
 from services.loading import Loading
+from services.transcription.engines import protocol
 from services.transcription.engines.batches import BatchingEngine, cut
-from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    GuessRequest,
-    Hypothesis,
-    Segment,
-    TranscriptionRequest,
-    Word,
-    check_request,
-)
 from services.transcription.engines.windows import SileroDetector, Timeline
 
 if TYPE_CHECKING:
@@ -41,11 +33,11 @@ _LANGUAGE: Final = "en"
 _PAUSE_S: Final = 0.5  # ends a segment
 # The library holds Python's lock while it works, so sound is fed in short pieces, between which
 # others get their turn.
-_PIECE: Final = SAMPLE_RATE_HZ // 25  # takes it some 10 ms
+_PIECE: Final = protocol.SAMPLE_RATE_HZ // 25  # takes it some 10 ms
 _LEVEL: Final = 0.7  # of the loudest sample
 # The model knows recorded speech, which is never as quiet as a synthetic voice's pauses.
 _NOISE: Final = 0.002
-_MEASURED: Final = 5 * SAMPLE_RATE_HZ
+_MEASURED: Final = 5 * protocol.SAMPLE_RATE_HZ
 _MEASURINGS: Final = 3  # each brings the mean half of the way or more
 _WORD: Final = re.compile(r"[a-z'.-]+")  # fillers are <sil> and [NOISE]
 _FRAMES_PER_S: Final = 100
@@ -147,18 +139,20 @@ class PocketsphinxEngine(BatchingEngine[Decoder, _Job, list[Said]]):
         """Make it; nothing is loaded before `start`."""
         super().__init__("pocketsphinx", _Loader(log), lambda _: None, 1)
 
-    def check(self, request: TranscriptionRequest | GuessRequest) -> None:
+    def check(self, request: protocol.TranscriptionRequest | protocol.GuessRequest) -> None:
         """Raise unless it can do this; see `TranscriptionEngine.check`."""
         self._loaded()
-        check_request(self, request)
-        if isinstance(request, TranscriptionRequest) and request.logprobs:
+        protocol.check_request(self, request)
+        if isinstance(request, protocol.TranscriptionRequest) and request.logprobs:
             raise InvalidRequestError(
                 "include logprobs: pocketsphinx has no tokens; leave it out",
                 param="include",
                 code="unsupported_value",
             )
 
-    async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
+    async def transcribe(
+        self, request: protocol.TranscriptionRequest
+    ) -> AsyncGenerator[protocol.Segment, None]:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         lane = object()
@@ -168,7 +162,7 @@ class PocketsphinxEngine(BatchingEngine[Decoder, _Job, list[Said]]):
                 for segment in _segments(said, timeline, words=request.words):
                     yield segment
 
-    async def guess(self, request: GuessRequest) -> Hypothesis:
+    async def guess(self, request: protocol.GuessRequest) -> protocol.Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`.
 
         It cannot be told how the text begins: as many words as the prefix has are left out.
@@ -177,7 +171,7 @@ class PocketsphinxEngine(BatchingEngine[Decoder, _Job, list[Said]]):
         said = await self._said(request.samples, object(), urgent=True)
         known = request.prefix.rstrip()
         more = [one.text for one in said[len(known.split()) :]]
-        return Hypothesis(" ".join([known, *more]) if known else " ".join(more), _LANGUAGE)
+        return protocol.Hypothesis(" ".join([known, *more]) if known else " ".join(more), _LANGUAGE)
 
     async def _said(self, samples: Samples, lane: object, *, urgent: bool = False) -> list[Said]:
         job = _Job(samples)
@@ -190,7 +184,7 @@ class PocketsphinxEngine(BatchingEngine[Decoder, _Job, list[Said]]):
         return [model.words(job.samples, lambda: job.wanted) for job in jobs]  # noqa: B023
 
 
-def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[Segment]:
+def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[protocol.Segment]:
     """Yield a window's segments, cut at pauses, at their times in the recording."""
     placed = [(one, *timeline.inside_s(one.start_s, one.end_s)) for one in said]
     begin = 0
@@ -198,8 +192,8 @@ def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[
         if index < len(placed) and placed[index][1] - placed[index - 1][2] < _PAUSE_S:
             continue
         part, begin = placed[begin:index], index
-        found = [Word(start, end, f" {one.text}") for one, start, end in part]
-        yield Segment(
+        found = [protocol.Word(start, end, f" {one.text}") for one, start, end in part]
+        yield protocol.Segment(
             start_s=found[0].start_s,
             end_s=found[-1].end_s,
             text="".join(word.text for word in found),

@@ -14,15 +14,9 @@ from services.openai import realtime
 from services.openai.models import Models
 from services.openai.reading import Fields, ignore, invalid
 from services.openai.transcription import any_of
-from services.transcription.engines.protocol import (
-    SPEECH_ONLY,
-    Cutting,
-    Hints,
-    TranscriptionEngine,
-    TranscriptionRequest,
-)
+from services.transcription.engines import protocol
 
-TURNS: Final = Cutting(silence_duration_ms=500)
+TURNS: Final = protocol.Cutting(silence_duration_ms=500)
 """How turns are found by default, as at OpenAI."""
 
 Include = Literal["item.input_audio_transcription.logprobs"]
@@ -55,17 +49,17 @@ class SessionUpdate(realtime.ClientEvent):
 
 
 @dataclass(frozen=True)
-class Session(Hints):
+class Session(protocol.Hints):
     """The settings in force; with `turn_detection` "default" the model decides."""
 
     id: str
     model: str  # the name that the client uses for the engine's model
     live_format: LiveFormat = "audio/pcm"  # of the audio that comes in
-    turn_detection: Cutting | Literal["default"] | None = "default"
+    turn_detection: protocol.Cutting | Literal["default"] | None = "default"
     logprobs: bool = False  # whether the final text comes with them
 
     @property
-    def turns(self) -> Cutting | None:
+    def turns(self) -> protocol.Cutting | None:
         """How turns are found; None if the client commits them itself."""
         if self.turn_detection == "default":
             return None if self.model.startswith(_CLIENTS_COMMIT) else TURNS
@@ -109,19 +103,19 @@ class Session(Hints):
 
     def request(
         self, samples: Samples, prompt: str, language: str | None = None
-    ) -> TranscriptionRequest:
+    ) -> protocol.TranscriptionRequest:
         """Return the request for the final text of some samples."""
-        return TranscriptionRequest(
+        return protocol.TranscriptionRequest(
             [samples],
             logprobs=self.logprobs,
             # A turn that the server finds has little silence; a client may commit any amount.
-            cutting=SPEECH_ONLY if self.turns is None else None,
+            cutting=protocol.SPEECH_ONLY if self.turns is None else None,
             **self.hints(prompt, language),
         )
 
 
 def updated(
-    session: Session, update: SessionFields, engine: TranscriptionEngine, models: Models
+    session: Session, update: SessionFields, engine: protocol.TranscriptionEngine, models: Models
 ) -> Session:
     """Return the session with everything that `update` changes.
 
@@ -178,7 +172,7 @@ def _transcribing(session: Session, given: realtime.TranscriptionFields) -> Sess
     )
 
 
-def _turns(given: realtime.TurnDetectionFields | None) -> Cutting | None:
+def _turns(given: realtime.TurnDetectionFields | None) -> protocol.Cutting | None:
     if given is None:
         return None
     if given.type != "server_vad":

@@ -26,24 +26,18 @@ from services.openai.errors import fault_of
 from services.openai.realtime import server_event
 from services.tasks import racing
 from services.transcription.answers import logprobs_of
-from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    GuessRequest,
-    Token,
-    TranscriptionEngine,
-    TranscriptionRequest,
-)
+from services.transcription.engines import protocol
 from services.transcription.live.turns import Turn
 
 log = logging.getLogger("bentovox.transcription")
 
-FIRST_SAMPLES: Final = SAMPLE_RATE_HZ
+FIRST_SAMPLES: Final = protocol.SAMPLE_RATE_HZ
 """How much of a piece is needed for the first guess; guesses at less are arbitrary."""
 
-GUESS_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)
+GUESS_SAMPLES: Final = int(0.4 * protocol.SAMPLE_RATE_HZ)
 """How much more is needed for the next guess."""
 
-HELD_SAMPLES: Final = 60 * SAMPLE_RATE_HZ
+HELD_SAMPLES: Final = 60 * protocol.SAMPLE_RATE_HZ
 """How far a session may be ahead of the engine before its client is not read any further."""
 
 _PROMPT_CHARACTERS: Final = 200  # of a long turn's text, as context for its next piece
@@ -100,15 +94,15 @@ class _Transcript:
     turn: Turn
     text: str = ""  # of the finished pieces
     language: str | None = None  # once it is known; until then the session's counts
-    logprobs: list[Token] = field(default_factory=list)  # of the text, if wanted
+    logprobs: list[protocol.Token] = field(default_factory=list)  # of the text, if wanted
     stable: StableText = field(default_factory=StableText)  # text of the current piece
 
-    def guess(self, sound: Samples) -> GuessRequest:
+    def guess(self, sound: Samples) -> protocol.GuessRequest:
         """Return the request for the text of the current piece, as far as it is there."""
         hints = self.turn.session.hints(self._prompt, self.language)
-        return GuessRequest(sound, self.stable.text, **hints)
+        return protocol.GuessRequest(sound, self.stable.text, **hints)
 
-    def request(self, sound: Samples) -> TranscriptionRequest:
+    def request(self, sound: Samples) -> protocol.TranscriptionRequest:
         """Return the request for the final text of the current piece."""
         return self.turn.session.request(sound, self._prompt, self.language)
 
@@ -122,7 +116,7 @@ class Transcriber:
 
     def __init__(
         self,
-        engine: TranscriptionEngine,
+        engine: protocol.TranscriptionEngine,
         send: Callable[[str], Awaitable[None]],
         slot: Callable[[], AbstractAsyncContextManager[None]],
         on_audio_seconds: Callable[[float], None],
@@ -212,7 +206,7 @@ class Transcriber:
                 more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
                 await self._tell("delta", turn, delta=lead + rest, audio_end_ms=end_ms, **more)
             said.text += gap(said.text, text) + text
-        seconds = duration_s(turn.samples, SAMPLE_RATE_HZ)
+        seconds = duration_s(turn.samples, protocol.SAMPLE_RATE_HZ)
         more = {"logprobs": logprobs_of(said.logprobs)} if turn.session.logprobs else {}
         self._on_audio_seconds(seconds)
         await self._tell(
@@ -242,7 +236,7 @@ class Transcriber:
                     return
                 guess = guessing.result()
             # Guessing takes at most half the time: if guesses queued up, all would be late.
-            took = int((time.monotonic() - began) * SAMPLE_RATE_HZ)
+            took = int((time.monotonic() - began) * protocol.SAMPLE_RATE_HZ)
             size = seen + max(GUESS_SAMPLES, 2 * took)
             is_first = not said.stable.text
             if new := said.stable.add(guess.text):
@@ -251,11 +245,11 @@ class Transcriber:
                 end_ms = turn.place_ms(before)  # both guesses had heard it
                 await self._tell("delta", turn, delta=lead + new, audio_end_ms=end_ms)
 
-    async def _final(self, said: _Transcript, piece: Samples) -> tuple[str, list[Token]]:
+    async def _final(self, said: _Transcript, piece: Samples) -> tuple[str, list[protocol.Token]]:
         """Return the text of a piece, which begins with its stable text, and its tokens."""
         stable = said.stable.text
         texts: list[str] = []
-        logprobs: list[Token] = []
+        logprobs: list[protocol.Token] = []
         async with aclosing(self._engine.transcribe(said.request(piece))) as segments:
             async for segment in segments:
                 texts.append(segment.text)

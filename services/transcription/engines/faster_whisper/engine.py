@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
@@ -14,8 +13,8 @@ from typing import Final, Literal
 import numpy as np
 
 from services.audio.pcm import Samples
-from services.errors import EngineError, ServiceError
 from services.tasks import Handover
+from services.transcription.engines import protocol
 from services.transcription.engines.batches import Batches, BatchingEngine, cut
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
 from services.transcription.engines.faster_whisper.decoder import (
@@ -27,16 +26,7 @@ from services.transcription.engines.faster_whisper.decoder import (
     segments,
 )
 from services.transcription.engines.faster_whisper.loader import Loader
-from services.transcription.engines.protocol import (
-    GuessRequest,
-    Hypothesis,
-    Segment,
-    TranscriptionRequest,
-    check_request,
-)
 from services.transcription.engines.windows import SileroDetector, Timeline
-
-log = logging.getLogger("bentovox.transcription")
 
 _MOST_ROUNDS: Final = 9  # for the end of a window that is left for another one
 _SPEECH: Final = 0.5  # Silero's own threshold
@@ -57,11 +47,11 @@ class Recording:
         self,
         model: Checkpoint,
         batches: Batches[Job, DecodedWindow],
-        request: TranscriptionRequest,
+        request: protocol.TranscriptionRequest,
         held: int,
     ) -> None:
         """Begin to read."""
-        self.windows: Handover[Handover[Segment]] = Handover()
+        self.windows: Handover[Handover[protocol.Segment]] = Handover()
         self.room = asyncio.Semaphore(held)  # to be released for each window that was taken
         self._model = model
         self._batches = batches
@@ -100,7 +90,7 @@ class Recording:
                     if not features.shape[1]:  # less than a hundredth of a second
                         continue
                     await self.room.acquire()
-                    window: Handover[Segment] = Handover()
+                    window: Handover[protocol.Segment] = Handover()
                     self.windows.put(window)
                     job = replace(common, features=features)
                     hearing = self._hear(job, timeline, window, speech=speech)
@@ -113,7 +103,7 @@ class Recording:
             self.windows.end()
 
     async def _hear(
-        self, job: Job, timeline: Timeline, window: Handover[Segment], *, speech: bool
+        self, job: Job, timeline: Timeline, window: Handover[protocol.Segment], *, speech: bool
     ) -> None:
         """Hand over the segments of a window, and what it was not decoded to the end of, again."""
         whole, offset = job.features, 0
@@ -146,14 +136,10 @@ class Recording:
                     break
                 job = replace(job, features=whole[:, offset:], language=heard.language)
                 heard = None
-            window.end()
-        except ServiceError as error:
+        except Exception as error:  # noqa: BLE001  raised where the segments are awaited
             window.end(error)
-        except Exception as error:
-            log.exception("Whisper failed")
-            failed = EngineError("Whisper failed", code="engine_failed")
-            failed.__cause__ = error
-            window.end(failed)
+        else:
+            window.end()
 
     async def _decoded(self, job: Job, *, again: bool) -> DecodedWindow:
         asked = self._request.temperature
@@ -209,12 +195,14 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job, DecodedWindow]):
             part in Path(name).name.lower() for name in self.models for part in _ONLY_TRANSCRIBE
         )
 
-    def check(self, request: TranscriptionRequest | GuessRequest) -> None:
+    def check(self, request: protocol.TranscriptionRequest | protocol.GuessRequest) -> None:
         """Raise unless the model can do this; see `TranscriptionEngine.check`."""
         self._loaded()
-        check_request(self, request)
+        protocol.check_request(self, request)
 
-    async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
+    async def transcribe(
+        self, request: protocol.TranscriptionRequest
+    ) -> AsyncGenerator[protocol.Segment, None]:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         # Twice as many windows as a batch: the next is cut while one is decoded.
@@ -227,7 +215,7 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job, DecodedWindow]):
         finally:
             await hearing.close()
 
-    async def guess(self, request: GuessRequest) -> Hypothesis:
+    async def guess(self, request: protocol.GuessRequest) -> protocol.Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`."""
         self.check(request)
         model, batches = self._loaded()
@@ -246,7 +234,7 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job, DecodedWindow]):
             more = model.text(heard.decoded.tokens[len(job.prefix) :]).rstrip("\ufffd")
         if not prefix or prefix[-1:].isspace():
             more = more.lstrip()
-        return Hypothesis(prefix + more.rstrip(), heard.language)
+        return protocol.Hypothesis(prefix + more.rstrip(), heard.language)
 
     def _hear(self, model: Checkpoint, jobs: list[Job]) -> list[DecodedWindow]:
         return decode(model, self._beam_size, jobs)
