@@ -52,9 +52,8 @@ class Answer:
     async def send_to(self, send: Send) -> None:
         """Send the answer: headers once the first segment is known, then each segment in turn.
 
-        Raises:
-            ServiceError: the recording or the engine failed. If headers are out already, the
-                answer is incomplete, and the connection must not end as if it were whole.
+        ServiceError if the recording or the engine failed. If headers are out already, the answer
+        is incomplete, and the connection must not end as if it were whole.
         """
         try:
             async with aclosing(self.engine.transcribe(self.request)) as segments:

@@ -87,24 +87,18 @@ class _Talk(LiveSession):
 
     async def run(self) -> None:
         """Serve the session until the server ends, or it cannot go on."""
+        fault: ServiceError | None = None
         async with self._transcriber.working():
-            fault = await self._listen()
+            shown = self._buffer.session.shown()
+            await self.send(realtime.server_event("session.created", session=shown))
+            try:
+                while (message := await self.next_message(self._buffer.patience_s)) is not None:
+                    await realtime.act_on(message, self._do, self.send)
+            except DeadlineError as error:
+                fault = error
+            await self._buffer.finish()
         if fault is not None:
             raise fault
-
-    async def _listen(self) -> ServiceError | None:
-        """Handle the client's messages; return what ended that, None if the server is ending."""
-        fault: ServiceError | None = None
-        await self.send(
-            realtime.server_event("session.created", session=self._buffer.session.shown())
-        )
-        try:
-            while (message := await self.next_message(self._buffer.patience_s)) is not None:
-                await realtime.act_on(message, self._do, self.send)
-        except DeadlineError as error:
-            fault = error
-        await self._buffer.finish()
-        return fault
 
     async def _do(self, fields: dict[str, Any]) -> None:
         event = realtime.parse_event(fields, _EVENTS)
@@ -157,11 +151,7 @@ class InputBuffer:
                 await asyncio.sleep(0)  # let other sessions run
 
     async def commit(self) -> None:
-        """End the current turn.
-
-        Raises:
-            InvalidRequestError: there is none (`input_audio_buffer_commit_empty`).
-        """
+        """End the current turn; InvalidRequestError if there is none."""
         await self._take(self._decoder.finish())
         heard_ms = self._turn.samples * 1000 // SAMPLE_RATE_HZ if self._turn is not None else 0
         by_client = self._turn_detector is None

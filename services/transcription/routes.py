@@ -108,11 +108,7 @@ def _request(fields: AudioFields, recording: Decoding) -> protocol.Transcription
 
 
 def parse_fields(model: type[Fields], form: Form) -> Fields:
-    """Return a form's fields as `model`.
-
-    Raises:
-        InvalidRequestError: a field is invalid, or contradicts another; `param` names it.
-    """
+    """Return a form's fields, or raise InvalidRequestError; `param` names the one at fault."""
     given: dict[str, Any] = {**form.texts, **form.lists}
     named = next((name for name in sorted(_SPEAKERS) if name in given), "")
     if given.get("response_format") == "diarized_json":

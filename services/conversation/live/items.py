@@ -186,11 +186,9 @@ class Items:
         return self._items[place - 1].id if place else None
 
     def find(self, id_: str, param: str = "item_id", doing: str = "") -> Item:
-        """Return an item.
+        """Return an item, or raise NotFoundError.
 
-        Raises:
-            NotFoundError: there is no such item; the field `param` named it, of an event that is
-                `doing` something with items, as `retrieve` is.
+        The field `param` named it, of an event that is `doing` something with items: `retrieve`.
         """
         for item in reversed(self._items):
             if item.id == id_:

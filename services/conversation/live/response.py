@@ -102,12 +102,13 @@ class Response:
             if not isinstance(cause, ServiceError):
                 log.exception("a response of a conversation broke off")
                 cause = BackendError(INTERNAL_MESSAGE, code="internal_error")
-            await self._fail(cause)
+            # Told in `response.done` alone: after an `error` event, Pipecat reads no more.
+            fault = fault_of(cause)
+            told = {name: fault[name] for name in ("type", "code", "message")}
+            await self._end("failed", error=told)
         else:
-            if why := _INCOMPLETE.get(self._reason):
-                await self._end("incomplete", reason=why)
-            else:
-                await self._end("completed")
+            why = _INCOMPLETE.get(self._reason)
+            await self._end(self._status, **({"reason": why} if why else {}))
 
     async def _answer(self) -> None:
         heard = list(self._items if self._given is None else self._given)
@@ -210,12 +211,6 @@ class Response:
             before = self._items.before(item)
             done = server_event("conversation.item.done", previous_item_id=before, item=item.shown)
             await self._send(done)
-
-    async def _fail(self, error: ServiceError) -> None:
-        """Tell why in `response.done` alone: after an `error` event, Pipecat reads no more."""
-        fault = fault_of(error)
-        told = {name: fault[name] for name in ("type", "code", "message")}
-        await self._end("failed", error=told)
 
     async def _end(self, status: str, **details: Any) -> None:
         """Tell the end of what is open, and of the response."""

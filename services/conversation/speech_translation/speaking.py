@@ -123,9 +123,7 @@ async def _say(caller: Caller, fields: dict[str, Any]) -> AsyncGenerator[Samples
 async def preset(caller: Caller, model: str, language: str) -> str:
     """Return the speech backend's built-in voice that fits a language best.
 
-    Raises:
-        InvalidRequestError: it has none (`missing_required_parameter`).
-        ServiceError: the backend failed.
+    InvalidRequestError (`missing_required_parameter`) if it has none.
     """
     listed = (await caller.json(Question("speech", "/v1/audio/voices", model=model))).get(
         "data", ()

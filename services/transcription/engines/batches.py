@@ -71,11 +71,7 @@ class Batches(Generic[Job, Result]):
     ) -> Result:
         """Return the result of a job; those of a lane are begun in order, or this one `first`.
 
-        Cancelling it drops the job.
-
-        Raises:
-            EngineError: the work failed.
-            UnavailableError: `close` was called.
+        Cancelling it drops the job. EngineError if the work failed, UnavailableError on `close`.
         """
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if self._closed:

@@ -119,10 +119,8 @@ def updated(
 ) -> Session:
     """Return the session with everything that `update` changes.
 
-    Raises:
-        InvalidRequestError: something that this server or the engine does not support.
-        NotFoundError: a model that is not served.
-        UnavailableError: the engine is not ready.
+    InvalidRequestError for what is not supported, NotFoundError for a model that is not served,
+    UnavailableError if the engine is not ready.
     """
     if update.type != "transcription":
         why = (

@@ -134,10 +134,8 @@ class Transcriber:
     async def working(self) -> AsyncIterator[None]:
         """Transcribe during the block, which ends with the last turn.
 
-        Raises:
-            OverloadedError: there is no slot.
-            UnavailableError: the engine is no longer ready.
-            ClientGoneError: the client has gone.
+        OverloadedError if there is no slot, UnavailableError if the engine is no longer ready, and
+        ClientGoneError break it off.
         """
         try:
             async with asyncio.TaskGroup() as self._group:

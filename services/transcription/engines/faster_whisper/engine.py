@@ -167,10 +167,9 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job, DecodedWindow]):
         batch: int = 8,
         beam_size: int = 5,
     ) -> None:
-        """Check that it can work; nothing heavy is imported or loaded before `start`.
+        """Raise ConfigurationError unless `model` is a size, a hub id or a directory.
 
-        Raises:
-            ConfigurationError: `model` is not a size, a hub id or a directory.
+        Nothing heavy is imported or loaded before `start`.
         """
         how = {"compute_type": compute_type, "threads": threads or len(os.sched_getaffinity(0))}
         folder = Path(cache).expanduser() if cache else None
