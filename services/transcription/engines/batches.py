@@ -88,6 +88,13 @@ class Batches(Generic[Job, Result]):
         finally:
             self._answers.discard(answer)
 
+    def failed(self, error: Exception) -> EngineError:
+        """Log why a job failed; return the error for whoever waits for it."""
+        log.error("%s failed", self._name, exc_info=error)
+        failed = EngineError(f"{self._name} failed", code="engine_failed")
+        failed.__cause__ = error
+        return failed
+
     async def close(self) -> None:
         """Let nobody wait any more, and return once the current batch is finished."""
         self._closed = True
@@ -108,7 +115,10 @@ class Batches(Generic[Job, Result]):
 
     async def _do(self, batch: list[Asked[Job, Result]]) -> None:
         began = self._clock()
-        results = await in_daemon(lambda: self._results([job for job, _ in batch]))
+        try:
+            results = await in_daemon(lambda: self._results([job for job, _ in batch]))
+        except Exception as error:  # noqa: BLE001  no thread, most likely; later ones may get one
+            results = [self.failed(error)] * len(batch)
         if not self._was_urgent:
             job_s = (self._clock() - began) / len(batch)
             self._job_s += (job_s - self._job_s) * (0.5 if self._job_s else 1.0)
@@ -131,10 +141,7 @@ class Batches(Generic[Job, Result]):
             return [error] * len(jobs)
         except Exception as error:
             if len(jobs) == 1:
-                log.exception("%s failed", self._name)
-                failed = EngineError(f"{self._name} failed", code="engine_failed")
-                failed.__cause__ = error
-                return [failed]
+                return [self.failed(error)]
             log.warning("a batch of %d failed and is halved", len(jobs), exc_info=error)
             middle = len(jobs) // 2
             return [*self._results(jobs[:middle]), *self._results(jobs[middle:])]

@@ -232,3 +232,19 @@ async def test_closing_lets_nobody_wait_and_begins_no_other_batch(worker: Worker
     assert len(worker.done) == 1
     with pytest.raises(UnavailableError):
         await batches.done("b", ("file", "b", 0))
+
+
+async def test_a_thread_that_cannot_be_started_fails_its_batch_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    batches: Batches[Job, Job] = Batches("it", worker, lambda job: job[0], 4)
+    with monkeypatch.context() as patched:
+        patched.setattr("services.transcription.engines.batches.in_daemon", no_thread)
+        with pytest.raises(EngineError, match="it failed"):
+            await batches.done("a", ("file", "a", 0))
+    worker.go.release()
+    assert await batches.done("a", ("file", "a", 1)) == ("file", "a", 1)
+    await batches.close()

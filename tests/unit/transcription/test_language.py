@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
+from services.errors import EngineError
 from services.transcription.engines import batches
 from services.transcription.engines.faster_whisper import engine as under_test
 from services.transcription.engines.faster_whisper.checkpoint import Decoded
@@ -174,3 +175,16 @@ async def test_the_first_text_waits_for_nothing_but_its_own_window(
         f"{index} from {offset}" for index in range(3) for offset in (0, 50)
     ]
     assert model.decoded[0] == 1
+
+
+async def test_segments_that_cannot_be_made_are_an_engine_error_in_their_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("no segments can be made of this")
+
+    monkeypatch.setattr(under_test, "segments", broken)
+    with pytest.raises(EngineError, match="Whisper failed") as told:
+        await heard([FRENCH] * 3, 8)
+    assert isinstance(told.value.__cause__, ValueError)
+    assert "no segments can be made of this" in caplog.text

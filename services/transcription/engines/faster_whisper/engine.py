@@ -13,6 +13,7 @@ from typing import Final, Literal
 import numpy as np
 
 from services.audio.pcm import Samples
+from services.errors import ServiceError
 from services.tasks import Handover
 from services.transcription.engines import protocol
 from services.transcription.engines.batches import Batches, BatchingEngine, cut
@@ -137,7 +138,7 @@ class Recording:
                 job = replace(job, features=whole[:, offset:], language=heard.language)
                 heard = None
         except Exception as error:  # noqa: BLE001  raised where the segments are awaited
-            window.end(error)
+            window.end(error if isinstance(error, ServiceError) else self._batches.failed(error))
         else:
             window.end()
 
