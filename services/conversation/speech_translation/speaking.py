@@ -9,14 +9,7 @@ from typing import Any, Final
 
 from services.audio.pcm import Samples, from_pieces
 from services.backends.client import Caller, Question
-from services.conversation.speech_translation.stages import (
-    Item,
-    Sentence,
-    Sound,
-    Sparing,
-    Translation,
-    fields_named,
-)
+from services.conversation.speech_translation import stages
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
@@ -36,27 +29,27 @@ _NAMES: Final = {
 
 
 async def interpreted(
-    sentences: AsyncIterator[Sentence],
+    sentences: AsyncIterator[stages.Sentence],
     model: ChatModel,
     languages: Callable[[], tuple[str | None, str]],
-    sparing: Sparing = nullcontext,
-) -> AsyncGenerator[Sentence | Translation, None]:
+    sparing: stages.Sparing = nullcontext,
+) -> AsyncGenerator[stages.Sentence | stages.Translation, None]:
     """Yield each sentence as it arrives, then its translation by `model`.
 
     `languages` returns the codes of the source, None for what the transcription says, and of the
     target. Sentences that are in the target language stay as they are.
     """
-    former: deque[Translation] = deque(maxlen=CONTEXT)
+    former: deque[stages.Translation] = deque(maxlen=CONTEXT)
 
-    async def translated(sentence: Sentence) -> Translation:
+    async def translated(sentence: stages.Sentence) -> stages.Translation:
         source, target = languages()
         source = source or known_or_none(sentence.language)
         text = sentence.text
         if not has_words(text) or (source is not None and spoken(source) == spoken(target)):
-            return Translation(sentence, text, target)
+            return stages.Translation(sentence, text, target)
         before = [(one.sentence.text, one.text) for one in former if one.language == target]
         said = await model.translate(text, source, target, former=before)
-        former.append(Translation(sentence, said, target))
+        former.append(stages.Translation(sentence, said, target))
         return former[-1]
 
     async for sentence in sentences:
@@ -66,12 +59,12 @@ async def interpreted(
 
 
 async def spoken_aloud(
-    items: AsyncIterator[Sentence | Translation],
+    items: AsyncIterator[stages.Sentence | stages.Translation],
     caller: Caller,
     model: str,
-    manner: Callable[[Translation], Awaitable[Mapping[str, Any]]],
-    sparing: Sparing = nullcontext,
-) -> AsyncGenerator[Item, None]:
+    manner: Callable[[stages.Translation], Awaitable[Mapping[str, Any]]],
+    sparing: stages.Sparing = nullcontext,
+) -> AsyncGenerator[stages.Item, None]:
     """Yield every item, and after each translation its audio, piece by piece.
 
     `manner` returns the fields of audio/speech that say by whom it is spoken, and how.
@@ -79,7 +72,7 @@ async def spoken_aloud(
     names_language = True
     async for item in items:
         yield item
-        if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
+        if not isinstance(item, stages.Translation) or not any(map(str.isalnum, item.text)):
             continue
         async with sparing():
             fields = {"model": model, "response_format": "pcm", **await manner(item)}
@@ -90,7 +83,7 @@ async def spoken_aloud(
                 try:
                     async with aclosing(_say(caller, {**fields, "input": left[0]})) as sound:
                         async for samples in sound:
-                            yield Sound(item.sentence, samples)
+                            yield stages.Sound(item.sentence, samples)
                 except InvalidRequestError as error:
                     refused = (error.param, error.code) == ("language", "unsupported_parameter")
                     if refused and "language" in fields:
@@ -104,7 +97,7 @@ async def spoken_aloud(
 async def _say(caller: Caller, fields: dict[str, Any]) -> AsyncGenerator[Samples, None]:
     question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
     try:
-        with fields_named(_NAMES):
+        with stages.fields_named(_NAMES):
             async with (
                 caller.answer(question) as answer,
                 aclosing(answer.pieces()) as pieces,
