@@ -132,7 +132,7 @@ class _Talk(LiveSession):
             item = self._items.find(event.item_id, doing="retrieve")
             await self._tell("conversation.item.retrieved", item=item.shown)
         elif isinstance(event, sent.ItemDelete):
-            self._items.remove(event.item_id)
+            self._items.delete(event.item_id)
             await self._tell("conversation.item.deleted", item_id=event.item_id)
         elif isinstance(event, sent.ItemTruncate):
             await self._truncate(event)
