@@ -39,11 +39,8 @@ def sound_in(
 ) -> Decoded:
     """Return what is in an audio file, mono at its own rate or 48 kHz, whichever is lower.
 
-    Takes tens of milliseconds, so call it in a thread. A codec's padding is cut off.
-
-    Raises:
-        TooLargeError: over `max_bytes` (`audio_too_large`) or `max_seconds` (`audio_too_long`).
-        InvalidRequestError: not audio (`invalid_audio`), or too short (`audio_too_short`).
+    Takes tens of milliseconds, so call it in a thread. A codec's padding is cut off. Raises as
+    `decode_as_is`, or InvalidRequestError if it is too short (`audio_too_short`).
     """
     sound = decode_as_is(
         data, max_seconds=max_seconds + _PADDING_S, max_bytes=max_bytes, param=param
@@ -62,10 +59,8 @@ def sound_in(
 def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReference:
     """Return the recording of a voice; `text` is its transcript, if known.
 
-    Raises:
-        TooLargeError: over 10 MiB or 30 s, as `sound_in`.
-        InvalidRequestError: as `sound_in`, or under 16 kHz (`unsupported_sample_rate`) or under
-            -60 dBFS (`silent_audio`).
+    Raises as `sound_in`, or InvalidRequestError if it is under 16 kHz (`unsupported_sample_rate`)
+    or under -60 dBFS (`silent_audio`).
     """
     sound = sound_in(data, param=param)
     if sound.source_rate_hz < MIN_RATE_HZ:
@@ -90,10 +85,8 @@ async def fetch_recording(
 ) -> VoiceReference:
     """Return the recording in a data URL or behind an https URL.
 
-    Raises:
-        TooLargeError: as for `read_recording`.
-        InvalidRequestError: as for `read_recording` and `Downloads.fetch`, or a data URL is not
-            base64 of an `audio/…` type (`invalid_data_url`).
+    Raises as `read_recording` and `Downloads.fetch`, or InvalidRequestError if a data URL is not
+    base64 of an `audio/…` type (`invalid_data_url`).
     """
     scheme = ref_audio[:6].lower()
     if scheme.startswith("data:"):

@@ -54,9 +54,7 @@ ClientMessage: TypeAlias = SessionConfig | str | Signal
 def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
     """Return the parsed message; with `recordings`, it may be large enough for one.
 
-    Raises:
-        InvalidRequestError: it is not a JSON object with a known `type`, or the field in `param`
-            is invalid.
+    InvalidRequestError if it is not a JSON object with a known `type` and valid fields.
     """
     if isinstance(data, bytes):
         raise InvalidRequestError(
@@ -114,15 +112,11 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
 
 
 class CancellableInbox(Inbox):
-    """An inbox that notices `input.cancel`, which cancels the messages before it, on arrival.
-
-    Attributes:
-        cancelled: set while it contains an `input.cancel`.
-    """
+    """An inbox that notices `input.cancel`, which cancels the messages before it, on arrival."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cancelled = asyncio.Event()
+        self.cancelled = asyncio.Event()  # set while it contains an `input.cancel`
         self._cancels = 0
 
     def put(self, message: str | bytes) -> None:
@@ -157,20 +151,15 @@ class Writing:
 
     An unacceptable message is answered with an error event and skipped. The iterator never raises,
     because the engine reads from it and could not handle the error.
-
-    Attributes:
-        text: what came so far.
-        fault: the error that ended the utterance early, to raise once the text before it is spoken.
-        closing: whether the client ended the session.
     """
 
     def __init__(
         self, first: str, inbox: Inbox, tell: Callable[[ServiceError], Awaitable[None]]
     ) -> None:
         """Begin with the utterance's first piece; `tell` sends an error event."""
-        self.text = ""
-        self.fault: ServiceError | None = None
-        self.closing = False
+        self.text = ""  # what came so far
+        self.fault: ServiceError | None = None  # to raise once the text before it is spoken
+        self.closing = False  # whether the client ended the session
         self._first = first
         self._ended = False
         self._inbox = inbox

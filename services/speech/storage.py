@@ -37,17 +37,12 @@ log = logging.getLogger("bentovox.voices")
 
 
 class Record(BaseModel):
-    """What is known of an entry.
-
-    Attributes:
-        id: from `Entries.new_id`.
-        created_at: seconds since 1970.
-    """
+    """What is known of an entry."""
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    created_at: int
+    id: str  # from `Entries.new_id`
+    created_at: int  # seconds since 1970
 
 
 Kind = TypeVar("Kind", bound=Record)
@@ -92,11 +87,9 @@ class Entries(Generic[Kind]):
         """Return a file of an entry, or None if there is no such entry (any more)."""
         if not self.is_id(entry_id):
             return None
-        with _storage("read"):
-            try:
-                return (self._folder / entry_id / file).read_bytes()
-            except FileNotFoundError:
-                return None
+        with _storage("read"), suppress(FileNotFoundError):
+            return (self._folder / entry_id / file).read_bytes()
+        return None
 
     def get(self, entry_id: str) -> Kind | None:
         """Return the record of an entry; None without one or, with a warning, if it is damaged."""
@@ -118,9 +111,8 @@ class Entries(Generic[Kind]):
                 _write(hidden / name, data)
             _sync(hidden)
             hidden.rename(self.path(record.id))
-        except BaseException:
+        finally:
             shutil.rmtree(hidden, ignore_errors=True)
-            raise
         _sync(self._folder)
 
     def replace(self, record: Kind) -> None:
@@ -130,10 +122,8 @@ class Entries(Generic[Kind]):
         try:
             _write(fresh, _json(record))
             fresh.rename(folder / _ABOUT)
-        except BaseException:
-            with suppress(OSError):
-                fresh.unlink()
-            raise
+        finally:
+            fresh.unlink(missing_ok=True)
         _sync(folder)
 
     def remove(self, entry_id: str) -> None:
@@ -153,34 +143,24 @@ class Entries(Generic[Kind]):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _entries(self) -> list[Path]:
-        try:
+        with suppress(FileNotFoundError):
             return [folder for folder in self._folder.iterdir() if self.is_id(folder.name)]
-        except FileNotFoundError:
-            return []
+        return []
 
 
 @contextmanager
-def writing(root: Path, *kinds: Entries[Any], wait_s: float | None = None) -> Iterator[None]:
+def writing(root: Path, *kinds: Entries[Any]) -> Iterator[None]:
     """Be the only writer of a root, among all threads and processes, in a `with` block.
 
     What killed processes left behind is removed first. The lock is the kernel's, on a file: it is
-    released even if its holder is killed.
-
-    Raises:
-        StorageError: the disk is full or the root cannot be written; existing entries remain.
-        UnavailableError: others kept writing for too long.
+    released even if its holder is killed. StorageError if the disk is full or the root cannot be
+    written, UnavailableError if others kept writing for too long.
     """
     with _storage("written"):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + (_LOCK_WAIT_S if wait_s is None else wait_s)
-            while not _is_locked(lock):
-                if time.monotonic() >= deadline:
-                    raise UnavailableError(
-                        "the voice store is busy; try again", code="store_busy", retry_after_s=1.0
-                    )
-                time.sleep(0.002)
+            _lock(lock, time.monotonic() + _LOCK_WAIT_S)
             for entries in kinds:
                 entries.sweep()
             yield
@@ -188,12 +168,16 @@ def writing(root: Path, *kinds: Entries[Any], wait_s: float | None = None) -> It
             os.close(lock)
 
 
-def _is_locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(lock: int, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise UnavailableError(
+                    "the voice store is busy; try again", code="store_busy", retry_after_s=1.0
+                ) from error
+        time.sleep(0.002)
 
 
 @asynccontextmanager
@@ -204,9 +188,6 @@ async def added(
 
     A thread cannot be cancelled, so if this is, even before `add` has returned, it waits for `add`
     and undoes it.
-
-    Raises:
-        Exception: whatever `add`, `remove` or the block raises.
     """
     adding = asyncio.ensure_future(asyncio.to_thread(add))
     try:

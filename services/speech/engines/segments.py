@@ -9,12 +9,10 @@ import re
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from services.audio.pcm import Samples
 from services.errors import InvalidRequestError, UnavailableError
-
-if TYPE_CHECKING:
-    from services.audio.pcm import Samples
 
 SEGMENT_CHARACTERS: Final = 200
 """The longest segment; text without any punctuation is cut at a space before it."""
@@ -65,11 +63,7 @@ def is_speakable(text: str) -> bool:
 
 
 def refuse_blank(text: str | AsyncIterator[str]) -> None:
-    """Raise if a whole text contains nothing to say; one that is still being written may.
-
-    Raises:
-        InvalidRequestError: `blank_input`.
-    """
+    """Raise `blank_input` if a whole text has nothing to say; one still being written may."""
     if isinstance(text, str) and not is_speakable(text):
         raise InvalidRequestError(
             "input holds nothing to say: a letter, a digit or a symbol is expected",
@@ -144,9 +138,11 @@ class Segmenter:
         return space if space >= self._longest // 4 else self._longest
 
 
-async def segments_as_written(text: str | AsyncIterator[str]) -> AsyncGenerator[str, None]:
+async def segments_as_written(
+    text: str | AsyncIterator[str], segmenter: Segmenter | None = None
+) -> AsyncGenerator[str, None]:
     """Yield the segments of a whole text, or of one while it is written."""
-    segmenter = Segmenter()
+    segmenter = segmenter or Segmenter()
     if isinstance(text, str):
         for segment in segmenter.feed(text):
             yield segment
@@ -166,16 +162,9 @@ async def one_ahead(
     """Yield what `say` makes of each segment, while the next one is made already.
 
     So no gap is heard between two segments, and no more than two wait for a slow listener. Closing
-    it stops the work at once.
-
-    Args:
-        segments: the text; it is closed at the end.
-        say: yields the frames of one segment.
-        work: has the task that makes them, as long as it runs; cancelling the task ends the speech.
-
-    Raises:
-        UnavailableError: the task was cancelled: half a text must not pass for a whole one.
-        Exception: whatever `segments` or `say` raises, after the frames before it.
+    it stops the work at once, and closes `segments`. `work` has the task that makes the frames, as
+    long as it runs; cancelling that ends the speech with UnavailableError, as half a text must not
+    pass for a whole one. What `segments` or `say` raises comes after the frames before it.
     """
     made: asyncio.Queue[Samples | None] = asyncio.Queue()  # None: the end of a segment, or of all
     room = asyncio.Semaphore(1)
