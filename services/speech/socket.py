@@ -130,6 +130,7 @@ class _Session(LiveSession):
         await self.send(_event("session.done", **place, **more))
         self._utterance += 1
         self._sentence = 0
+        self._unit = None  # it and the session hold each other
 
     async def _next(self) -> str | Signal | None:
         """Return the next text or signal, None when the server ends; apply configurations.
