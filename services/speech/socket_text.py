@@ -117,22 +117,18 @@ class CancellableInbox(Inbox):
     def __init__(self) -> None:
         super().__init__()
         self.cancelled = asyncio.Event()  # set while it contains an `input.cancel`
-        self._cancels = 0
 
     def put(self, message: str | bytes) -> None:
         """Add a message."""
         super().put(message)
         if _is_cancel(message):
-            self._cancels += 1
             self.cancelled.set()
 
     def take(self) -> str | bytes:
         """Remove and return the oldest message; there must be one."""
         message = super().take()
-        if _is_cancel(message):
-            self._cancels -= 1
-            if not self._cancels:
-                self.cancelled.clear()
+        if _is_cancel(message) and not any(map(_is_cancel, self._messages)):
+            self.cancelled.clear()
         return message
 
 
