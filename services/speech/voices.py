@@ -190,7 +190,9 @@ class VoiceStore:
         """Return the voice with that id, else the one with exactly that name, else None."""
         if self._voices.is_id(id_or_name):
             return self._voices.get(id_or_name)
-        return self._named(id_or_name)
+        known = next((one.id for one in list(self._known.values()) if one.name == id_or_name), "")
+        # The known one may have been deleted, and another have its name.
+        return self._voices.get(known) or self._named(id_or_name)
 
     def _named(self, name: str) -> StoredVoice | None:
         return next((voice for voice in self.voices() if voice.name == name), None)
