@@ -58,9 +58,6 @@ from services.tasks import racing
 
 log = logging.getLogger("bentovox.speech")
 
-CONFIG_S: Final = 10.0
-"""How long to wait for the first session.config."""
-
 IDLE_S: Final = 300.0
 """How long a client may send nothing between utterances; it holds no slot then."""
 
@@ -138,8 +135,7 @@ class _Session(LiveSession):
         The first must be one. Later mistakes are told, and leave the one before in force.
         """
         while True:
-            waiting = (IDLE_S,) if self._config is not None else (CONFIG_S, "session.config")
-            if (message := await self.next_message(*waiting)) is None:
+            if (message := await self.next_message(IDLE_S)) is None:
                 return None
             try:
                 parsed = parse_message(message, recordings=self._speakers.clones)
