@@ -140,13 +140,8 @@ class Speakers:
 
     @property
     def clones(self) -> bool:
-        """Whether the engine speaks like a recording."""
+        """Whether the engine speaks like a recording, such as a registered voice's."""
         return Capability.REFERENCE in self.engine.capabilities
-
-    @property
-    def uses_stored(self) -> bool:
-        """Whether registered voices are of use to the engine."""
-        return self.clones or Capability.CONVERSION in self.engine.capabilities
 
     async def request(
         self, asked: Manner, text: str, *, one_pass: bool = False
@@ -189,7 +184,7 @@ class Speakers:
         name = self.stands_for(name)
         stored = None
         try:
-            if self.uses_stored:
+            if self.clones:
                 stored = await asyncio.to_thread(self.store.find, name)
         except StorageError:  # the engine needs no disk for its own voices
             if self.own(name) is None:
@@ -236,7 +231,7 @@ class Speakers:
         Engines find their own names in any case, so aliases are, too; those of registered voices
         are exact.
         """
-        if name in self.aliases or self.uses_stored:
+        if name in self.aliases or self.clones:
             return self.aliases.get(name, name)
         found = (to for alias, to in self.aliases.items() if alias.lower() == name.lower())
         return next(found, name)

@@ -73,7 +73,7 @@ class _VoiceRoutes:
         """
         engine = self.speakers.engine
         stored = await asyncio.to_thread(self.speakers.store.voices)
-        usable = stored if self.speakers.uses_stored else []
+        usable = stored if self.speakers.clones else []
         by_name = {name: voice for voice in usable for name in (voice.id, voice.name)}
         ids = (*(voice.id for voice in engine.voices()), *self.speakers.aliases)
         servers = {name: told for name in ids if (told := self._servers(name, by_name))}
