@@ -88,13 +88,8 @@ async def fetch_recording(
     Raises as `read_recording` and `Downloads.fetch`, or InvalidRequestError if a data URL is not
     base64 of an `audio/…` type (`invalid_data_url`).
     """
-    scheme = ref_audio[:6].lower()
-    if scheme.startswith("data:"):
+    if ref_audio[:5].lower() == "data:":
         return await asyncio.to_thread(_read_data_url, ref_audio, text)
-    if not scheme.startswith("https:"):
-        raise InvalidRequestError(
-            "ref_audio must be a data: URL or an https: URL", param=_PARAM, code="url_not_allowed"
-        )
     data = await downloads.fetch(ref_audio)
     return await asyncio.to_thread(read_recording, data, param=_PARAM, text=text)
 

@@ -199,28 +199,22 @@ class Downloads:
 
 def _checked(text: str, base: URL | None = None) -> URL:
     """Return the URL to request next, if it is allowed."""
+    if not 0 < len(text) <= _LONGEST_URL:
+        raise _not_allowed()
     try:
         url = URL(text) if base is None else base.join(URL(text))
-        host, port = url.host, url.port
+        credentials = (url.user, url.password) != (None, None)
+        if url.scheme != "https" or not url.host or url.port != _PORT or credentials:
+            raise _not_allowed()
     except ValueError as error:
         raise _not_allowed() from error
-    if (
-        not text
-        or len(text) > _LONGEST_URL
-        or url.scheme != "https"
-        or not host
-        or port != _PORT
-        or url.user is not None
-        or url.password is not None
-    ):
-        raise _not_allowed()
     return url
 
 
 def _not_allowed() -> InvalidRequestError:
     return InvalidRequestError(
-        f"ref_audio must be, and be redirected to, https URLs only, at port {_PORT}, without "
-        f"credentials, of at most {_LONGEST_URL} characters",
+        "ref_audio must be a data URL or an https URL, redirected to https URLs only, at port "
+        f"{_PORT}, without credentials, of at most {_LONGEST_URL} characters",
         param=_PARAM,
         code="url_not_allowed",
     )
