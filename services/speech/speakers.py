@@ -50,35 +50,25 @@ _POLL_S: Final = 1.0
 _RETRY_S: Final = 10.0
 
 
+@dataclass
 class BuiltInVoices:
     """Makes the voices that are missing, once the engine runs."""
 
-    def __init__(
-        self,
-        create: Callable[[], SpeechEngine],
-        origin: str,
-        store: VoiceStore,
-        taken: Collection[str],
-    ) -> None:
-        """Store the voices of what `create` returns, except for the names in `taken`.
-
-        `origin` says what its voices are, and under which licence.
-        """
-        self.missing: frozenset[str] = frozenset()  # the names of voices that are not there yet
-        self._create = create
-        self._origin = origin
-        self._store = store
-        self._taken = taken
-        self._status = ""
+    create: Callable[[], SpeechEngine]  # returns the engine that lends its voices
+    origin: str  # what these are, and under which licence
+    store: VoiceStore
+    taken: Collection[str]  # names to leave out
+    missing: frozenset[str] = frozenset()  # names of voices that are not there yet
+    _status: str = ""
 
     async def make(self, engine: SpeechEngine) -> None:
         """Make the voices that are missing, if `engine` needs any; errors go to the log."""
         if Capability.REFERENCE not in engine.capabilities or engine.voices():
             return
         try:
-            lender = self._create()
-            stored = {voice.name for voice in await asyncio.to_thread(self._store.voices)}
-            taken = {*stored, *self._taken}
+            lender = self.create()
+            stored = {voice.name for voice in await asyncio.to_thread(self.store.voices)}
+            taken = {*stored, *self.taken}
             wanted = [one for one in lender.voices() if one.alias_of and one.id not in taken]
             self.missing = frozenset(voice.id for voice in wanted)
             if wanted:
@@ -110,13 +100,13 @@ class BuiltInVoices:
                 async with aclosing(lender.synthesise(request)) as frames:
                     samples = np.concatenate([frame async for frame in frames])
                 stored = await asyncio.to_thread(
-                    self._store.add_voice,
+                    self.store.add_voice,
                     name=voice.id,
                     reference=VoiceReference(samples, lender.sample_rate_hz, TEXT),
                     language=voice.languages[0],
-                    origin=f"{self._origin}, voice {lender.voice(voice.alias_of or '').name}",
+                    origin=f"{self.origin}, voice {lender.voice(voice.alias_of or '').name}",
                 )
-                await engine.prepare(await asyncio.to_thread(self._store.reference, stored.id))
+                await engine.prepare(await asyncio.to_thread(self.store.reference, stored.id))
                 self.missing -= {voice.id}
         finally:
             await lender.close()

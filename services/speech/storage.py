@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -49,34 +50,33 @@ Kind = TypeVar("Kind", bound=Record)
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
 class Entries(Generic[Kind]):
     """All entries of a kind: `<folder>/<id>/<file>`.
 
     An id is `<prefix>_` and 32 hexadecimal digits, made here; anything else never becomes a path.
     Files have mode 0600 and folders 0700, as they contain recordings of people. Only who is
-    `writing` may add, replace or remove. What cannot be read raises `StorageError`.
+    `writing`, which creates the folder, may add, replace or remove. What cannot be read raises
+    `StorageError`.
     """
 
-    def __init__(self, folder: Path, prefix: str, kind: type[Kind]) -> None:
-        """Keep entries in `folder`, which `writing` creates."""
-        self._folder = folder
-        self._prefix = prefix
-        self._kind = kind
-        self._form = re.compile(f"{prefix}_[0-9a-f]{{32}}")
+    folder: Path
+    prefix: str
+    kind: type[Kind]
 
     def new_id(self) -> str:
         """Return an unused id."""
-        return f"{self._prefix}_{secrets.token_hex(16)}"
+        return f"{self.prefix}_{secrets.token_hex(16)}"
 
     def is_id(self, text: str) -> bool:
         """Return whether `text` has the form of an id."""
-        return self._form.fullmatch(text) is not None
+        return re.fullmatch(f"{self.prefix}_[0-9a-f]{{32}}", text) is not None
 
     def path(self, entry_id: str) -> Path:
         """Return an entry's folder; `entry_id` must be an id."""
         if not self.is_id(entry_id):
             raise ValueError("not an id")
-        return self._folder / entry_id
+        return self.folder / entry_id
 
     def ids(self) -> list[str]:
         """Return the ids of all entries, in no order; one may be removed before it is read."""
@@ -88,21 +88,21 @@ class Entries(Generic[Kind]):
         if not self.is_id(entry_id):
             return None
         with _storage("read"), suppress(FileNotFoundError):
-            return (self._folder / entry_id / file).read_bytes()
+            return (self.folder / entry_id / file).read_bytes()
         return None
 
     def get(self, entry_id: str) -> Kind | None:
         """Return the record of an entry; None without one or, with a warning, if it is damaged."""
         data = self.read(entry_id, _ABOUT)
         try:
-            return None if data is None else self._kind.model_validate_json(data)
+            return None if data is None else self.kind.model_validate_json(data)
         except ValidationError:
             log.warning("the record of %s is damaged; it is ignored", entry_id)
             return None
 
     def add(self, record: Kind, files: Mapping[str, bytes], *folders: str) -> None:
         """Create an entry with files and empty folders."""
-        hidden = self._folder / f"{_NEW}{record.id}"
+        hidden = self.folder / f"{_NEW}{record.id}"
         try:
             hidden.mkdir(mode=0o700)
             for folder in folders:
@@ -113,7 +113,7 @@ class Entries(Generic[Kind]):
             hidden.rename(self.path(record.id))
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
-        _sync(self._folder)
+        _sync(self.folder)
 
     def replace(self, record: Kind) -> None:
         """Replace an entry's record atomically."""
@@ -128,15 +128,15 @@ class Entries(Generic[Kind]):
 
     def remove(self, entry_id: str) -> None:
         """Remove an entry and its files."""
-        hidden = self._folder / f"{_GONE}{entry_id}"
+        hidden = self.folder / f"{_GONE}{entry_id}"
         self.path(entry_id).rename(hidden)
-        _sync(self._folder)
+        _sync(self.folder)
         shutil.rmtree(hidden, ignore_errors=True)  # the next sweep removes the rest
 
     def sweep(self) -> None:
         """Create the folder, or remove what killed processes left in it."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        left = [one for one in self._folder.iterdir() if one.name.startswith((_NEW, _GONE))]
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        left = [one for one in self.folder.iterdir() if one.name.startswith((_NEW, _GONE))]
         # An engine that writes to an entry being removed may recreate it without its record.
         left += [entry for entry in self._entries() if not (entry / _ABOUT).exists()]
         for folder in left:
@@ -144,7 +144,7 @@ class Entries(Generic[Kind]):
 
     def _entries(self) -> list[Path]:
         with suppress(FileNotFoundError):
-            return [folder for folder in self._folder.iterdir() if self.is_id(folder.name)]
+            return [folder for folder in self.folder.iterdir() if self.is_id(folder.name)]
         return []
 
 
