@@ -36,7 +36,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -223,49 +223,45 @@ class _Session(LiveSession):
         self._sentence += unit.made > 0
 
 
+@dataclass
 class _Unit:
     """One synthesis on its way to the client: audio.start, its bytes, audio.done."""
 
-    def __init__(
-        self,
-        send: Callable[[str | bytes], Awaitable[None]],
-        config: SessionConfig,
-        sample_rate_hz: int,
-        place: dict[str, int],
-    ) -> None:
-        self.made = 0  # samples so far
-        self._send = send
-        self._config = config
-        self._rate_hz = sample_rate_hz
-        self._place = place
+    send: Callable[[str | bytes], Awaitable[None]]
+    config: SessionConfig
+    sample_rate_hz: int
+    place: dict[str, int]
+    made: int = 0  # samples so far
+    _open: bool = False  # audio.start was sent, and audio.done was not
+    _bytes: int = 0
+    _held: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         self._encoder = open_encoder(
-            config.response_format,
-            sample_rate_hz,
-            to_hz=config.sample_rate,
-            whole_bytes=0 if config.stream_audio else WHOLE_BYTES,
+            self.config.response_format,
+            self.sample_rate_hz,
+            to_hz=self.config.sample_rate,
+            whole_bytes=0 if self.config.stream_audio else WHOLE_BYTES,
         )
-        self._open = False  # audio.start was sent, and audio.done was not
-        self._bytes = 0
-        self._held: list[bytes] = []
 
     async def feed(self, samples: Samples, text: str) -> None:
         """Send samples; the first ones begin the audio of `text`."""
         if not self.made:
-            audio_format = self._config.response_format
-            rate_hz = output_rate_hz(audio_format, self._config.sample_rate)
+            audio_format = self.config.response_format
+            rate_hz = output_rate_hz(audio_format, self.config.sample_rate)
             rate = {"sample_rate": rate_hz} if audio_format in _BARE else {}
             start = {"sentence_text": text, "format": audio_format, **rate}
-            await self._send(_event("audio.start", **self._place, **start))
+            await self.send(_event("audio.start", **self.place, **start))
             self._open = True
         self.made += samples.size
-        await encode(samples, self._rate_hz, self._encoder, self._audio)
+        await encode(samples, self.sample_rate_hz, self._encoder, self._audio)
 
     async def end(self) -> None:
         """Send the rest, if there was any audio."""
         if self.made:
             await self._audio(self._encoder.finish())
             if self._held:
-                await self._send(b"".join(self._held))
+                await self.send(b"".join(self._held))
             await self._done(error=False)
 
     async def broke_off(self) -> None:
@@ -275,15 +271,15 @@ class _Unit:
     async def cancelled(self) -> None:
         """Tell the client that it was cancelled, if audio.start was sent."""
         if self._open:
-            self._bytes *= self._config.stream_audio  # buffered audio is not sent
+            self._bytes *= self.config.stream_audio  # buffered audio is not sent
             await self._done(error=False, cancelled=True)
 
     async def _audio(self, data: bytes) -> None:
         if not data:
             return
         self._bytes += len(data)
-        if self._config.stream_audio:
-            await self._send(data)
+        if self.config.stream_audio:
+            await self.send(data)
         elif self._bytes > WHOLE_BYTES:
             raise InvalidRequestError(
                 f"the audio is over {WHOLE_BYTES} bytes, too much for one message; set "
@@ -296,7 +292,7 @@ class _Unit:
 
     async def _done(self, **fields: object) -> None:
         self._open = False
-        await self._send(_event("audio.done", **self._place, total_bytes=self._bytes, **fields))
+        await self.send(_event("audio.done", **self.place, total_bytes=self._bytes, **fields))
 
 
 def _event(kind: str, **fields: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
@@ -142,6 +143,7 @@ def _is_cancel(data: str | bytes) -> bool:
         return False
 
 
+@dataclass
 class Writing:
     """The pieces of one utterance, as an async iterator, while its client is still writing it.
 
@@ -149,27 +151,23 @@ class Writing:
     because the engine reads from it and could not handle the error.
     """
 
-    def __init__(
-        self, first: str, inbox: Inbox, tell: Callable[[ServiceError], Awaitable[None]]
-    ) -> None:
-        """Begin with the utterance's first piece; `tell` sends an error event."""
-        self.text = ""  # what came so far
-        self.fault: ServiceError | None = None  # to raise once the text before it is spoken
-        self.closing = False  # whether the client ended the session
-        self._first = first
-        self._ended = False
-        self._inbox = inbox
-        self._tell = tell
+    first: str  # the first piece
+    inbox: Inbox
+    tell: Callable[[ServiceError], Awaitable[None]]  # sends an error event
+    text: str = ""  # what came so far
+    fault: ServiceError | None = None  # to raise once the text before it is spoken
+    closing: bool = False  # whether the client ended the session
+    _ended: bool = False
 
     def __aiter__(self) -> Writing:
         return self
 
     async def __anext__(self) -> str:
-        piece, self._first = self._first, ""
+        piece, self.first = self.first, ""
         while not piece and not self._ended:
             try:
                 async with asyncio.timeout(TEXT_S):
-                    message = parse_message(await self._inbox.next())
+                    message = parse_message(await self.inbox.next())
                     if message is Signal.CANCEL:
                         await asyncio.Future()  # whoever watches for it ends this utterance
                 piece = self._piece(message)
@@ -180,7 +178,7 @@ class Writing:
                 self._ended = True
             except InvalidRequestError as error:
                 try:
-                    await self._tell(error)
+                    await self.tell(error)
                 except ClientGoneError:
                     self._ended = True
         if not piece:
