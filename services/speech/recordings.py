@@ -35,16 +35,13 @@ def sound_in(
     param: str,
     min_seconds: float = MIN_SECONDS,
     max_seconds: float = MAX_SECONDS,
-    max_bytes: int = MAX_BYTES,
 ) -> Decoded:
     """Return what is in an audio file, mono at its own rate or 48 kHz, whichever is lower.
 
     Takes tens of milliseconds, so call it in a thread. A codec's padding is cut off. Raises as
     `decode_as_is`, or InvalidRequestError if it is too short (`audio_too_short`).
     """
-    sound = decode_as_is(
-        data, max_seconds=max_seconds + _PADDING_S, max_bytes=max_bytes, param=param
-    )
+    sound = decode_as_is(data, max_seconds=max_seconds + _PADDING_S, param=param)
     samples = sound.samples[: int(max_seconds * sound.sample_rate_hz)]
     seconds = duration_s(samples.size, sound.sample_rate_hz)
     if seconds < min_seconds:

@@ -41,7 +41,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from services.audio.encode import encode, open_encoder, output_rate_hz
+from services.audio.encode import Encoder, encode, output_rate_hz
 from services.audio.formats import OnAudioSeconds
 from services.audio.pcm import Samples, duration_s
 from services.errors import EngineError, InvalidRequestError, OverloadedError, ServiceError
@@ -237,7 +237,7 @@ class _Unit:
     _held: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._encoder = open_encoder(
+        self._encoder = Encoder(
             self.config.response_format,
             self.sample_rate_hz,
             to_hz=self.config.sample_rate,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from services.audio.decode import excerpt
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder, to_wav
+from services.audio.encode import OUTPUT_RATE_HZ, Encoder, to_wav
 from services.backends.client import Caller
 from services.backends.pools import Pools
 from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
@@ -135,7 +135,7 @@ async def _send_answer(
     Events are named as in OpenAI's live translation and audio/speech, and have the number of their
     sentence. If a stage fails after the headers, the answer must not end as if it were complete.
     """
-    encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
+    encoder = Encoder(asked.response_format, OUTPUT_RATE_HZ)
     as_events = asked.stream_format == "sse"
     stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
     before = {"input": "", "output": ""}
