@@ -38,11 +38,8 @@ def sound_in(
 ) -> Decoded:
     """Return what is in an audio file, mono at its own rate or 48 kHz, whichever is lower.
 
-    Takes tens of milliseconds, so call it in a thread. A codec's padding is cut off.
-
-    Raises:
-        TooLargeError: over `max_seconds` (`audio_too_long`).
-        InvalidRequestError: not audio (`invalid_audio`), or too short (`audio_too_short`).
+    Takes tens of milliseconds, so call it in a thread. A codec's padding is cut off. Raises as
+    `decode_as_is`, or InvalidRequestError if it is too short (`audio_too_short`).
     """
     sound = decode_as_is(data, max_seconds=max_seconds + _PADDING_S, param=param)
     samples = sound.samples[: int(max_seconds * sound.sample_rate_hz)]
@@ -59,10 +56,8 @@ def sound_in(
 def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReference:
     """Return the recording of a voice; `text` is its transcript, if known.
 
-    Raises:
-        TooLargeError: over 30 s, as `sound_in`.
-        InvalidRequestError: as `sound_in`, or under 16 kHz (`unsupported_sample_rate`) or under
-            -60 dBFS (`silent_audio`).
+    Raises as `sound_in`, or InvalidRequestError if it is under 16 kHz (`unsupported_sample_rate`)
+    or under -60 dBFS (`silent_audio`).
     """
     sound = sound_in(data, param=param)
     if sound.source_rate_hz < MIN_RATE_HZ:
@@ -87,18 +82,11 @@ async def fetch_recording(
 ) -> VoiceReference:
     """Return the recording in a data URL or behind an https URL.
 
-    Raises:
-        TooLargeError: as for `read_recording`.
-        InvalidRequestError: as for `read_recording` and `Downloads.fetch`, or a data URL is not
-            base64 of an `audio/…` type (`invalid_data_url`).
+    Raises as `read_recording` and `Downloads.fetch`, or InvalidRequestError if a data URL is not
+    base64 of an `audio/…` type (`invalid_data_url`).
     """
-    scheme = ref_audio[:6].lower()
-    if scheme.startswith("data:"):
+    if ref_audio[:5].lower() == "data:":
         return await asyncio.to_thread(_read_data_url, ref_audio, text)
-    if not scheme.startswith("https:"):
-        raise InvalidRequestError(
-            "ref_audio must be a data: URL or an https: URL", param=_PARAM, code="url_not_allowed"
-        )
     data = await downloads.fetch(ref_audio)
     return await asyncio.to_thread(read_recording, data, param=_PARAM, text=text)
 

@@ -57,11 +57,7 @@ _FORM: Final = FormFields(
 def handlers_of(speakers: Speakers, models: Models, on_audio_seconds: OnAudioSeconds) -> Handlers:
     """Return the table of the role's paths; the caller starts and closes the speakers' engine.
 
-    Args:
-        speakers: the voices, and the engine.
-        models: the model names to accept.
-        on_audio_seconds: called once for each request that made audio, with its duration in
-            seconds and its format, even if the client hung up.
+    `on_audio_seconds` is called once for each request that made audio, even if the client hung up.
     """
     audio = _AudioRoutes(speakers, models, on_audio_seconds)
     return {

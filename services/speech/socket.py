@@ -34,9 +34,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -51,21 +51,12 @@ from services.openai.models import Models
 from services.openai.speech import SessionConfig
 from services.server.live import LiveSession
 from services.speech.engines.protocol import SynthesisRequest
-from services.speech.engines.segments import Segmenter
-from services.speech.socket_text import (
-    CancellableInbox,
-    ClientMessage,
-    Signal,
-    Writing,
-    parse_message,
-)
+from services.speech.engines.segments import Segmenter, segments_as_written
+from services.speech.socket_text import CancellableInbox, Signal, Writing, parse_message
 from services.speech.speakers import Speakers
 from services.tasks import racing
 
 log = logging.getLogger("bentovox.speech")
-
-CONFIG_S: Final = 10.0
-"""How long to wait for the first session.config."""
 
 IDLE_S: Final = 300.0
 """How long a client may send nothing between utterances; it holds no slot then."""
@@ -80,18 +71,11 @@ _ANY_TEXT: Final = "a"  # with which the rest of a request is checked before its
 
 @dataclass(frozen=True)
 class SpeechSocket:
-    """The application of the WebSocket, for `RoleApp.sockets`.
+    """The application of the WebSocket, for `RoleApp.sockets`."""
 
-    Attributes:
-        speakers: the voices, and the engine, which the caller starts and closes.
-        models: the model names to accept.
-        on_audio_seconds: called once for each synthesis, with its duration in seconds and its
-            format.
-    """
-
-    speakers: Speakers
+    speakers: Speakers  # and the engine, which the caller starts and closes
     models: Models
-    on_audio_seconds: OnAudioSeconds
+    on_audio_seconds: OnAudioSeconds  # called once for each synthesis that made audio
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection to its end."""
@@ -122,9 +106,7 @@ class _Session(LiveSession):
         """Serve utterances until the client or the server ends the session."""
         cut_off = False  # by an `input.cancel`, up to which text is dropped
         while (message := await self._next()) not in (None, Signal.CLOSE):
-            if isinstance(message, SessionConfig):
-                await self._configure(message)
-            elif message is Signal.DONE and not cut_off:
+            if message is Signal.DONE and not cut_off:
                 await self._end_utterance()
             elif isinstance(message, str) and message and not cut_off:
                 # In this order, as the second may take the message that the first waits for.
@@ -147,38 +129,33 @@ class _Session(LiveSession):
         self._sentence = 0
         self._unit = None  # it and the session hold each other
 
-    async def _next(self) -> ClientMessage | None:
-        """Return the next valid message, the first a session.config; None when the server ends."""
-        configured = self._config is not None
-        waiting = (IDLE_S,) if configured else (CONFIG_S, "session.config")
-        while (message := await self.next_message(*waiting)) is not None:
+    async def _next(self) -> str | Signal | None:
+        """Return the next text or signal, None when the server ends; apply configurations.
+
+        The first must be one. Later mistakes are told, and leave the one before in force.
+        """
+        while True:
+            if (message := await self.next_message(IDLE_S)) is None:
+                return None
             try:
                 parsed = parse_message(message, recordings=self._speakers.clones)
-            except InvalidRequestError as error:
-                if not configured:
+                if isinstance(parsed, SessionConfig):
+                    if parsed.model is not None:
+                        self._models.check(parsed.model)
+                    self._template = await self._speakers.request(parsed, _ANY_TEXT)
+                    self._config = parsed
+                elif self._config is not None:
+                    return parsed
+                else:
+                    raise InvalidRequestError(
+                        "the first message must be session.config",
+                        param="type",
+                        code="session_not_configured",
+                    )
+            except ServiceError as error:
+                if self._config is None:
                     raise
                 await self.tell(error)
-                continue
-            if not configured and not isinstance(parsed, SessionConfig):
-                raise InvalidRequestError(
-                    "the first message must be session.config",
-                    param="type",
-                    code="session_not_configured",
-                )
-            return parsed
-        return None
-
-    async def _configure(self, config: SessionConfig) -> None:
-        try:
-            if config.model is not None:
-                self._models.check(config.model)
-            template = await self._speakers.request(config, _ANY_TEXT)
-        except ServiceError as error:
-            if self._config is None:
-                raise
-            await self.tell(error)
-            return
-        self._config, self._template = config, template
 
     async def _speak(self, first: str) -> bool:
         """Speak what the client writes, until it is done; return whether it is closing."""
@@ -188,9 +165,11 @@ class _Session(LiveSession):
         try:
             if config.ref_audio is None:  # the voice may have been deleted meanwhile
                 self._template = await self._speakers.request(config, _ANY_TEXT)
-            async with self.slot(), aclosing(_units(writing, config)) as units:
-                async for text in units:
-                    await self._synthesise(text, writing, config)
+            async with self.slot():
+                if config.split_granularity == "none":
+                    await self._synthesise(writing, writing, config)
+                else:
+                    await self._synthesise_apart(writing, config)
         except ServiceError as error:
             if isinstance(error, OverloadedError) or kind_of(error).status >= _SERVER_FAULT:
                 raise
@@ -199,6 +178,15 @@ class _Session(LiveSession):
         if writing.fault is not None:
             raise writing.fault
         return writing.closing
+
+    async def _synthesise_apart(self, writing: Writing, config: SessionConfig) -> None:
+        """Speak each sentence or clause by itself."""
+        segmenter = Segmenter(clauses=config.split_granularity == "clause")
+        async with aclosing(segments_as_written(writing, segmenter)) as units:
+            async for text in units:
+                if writing.closing:
+                    break
+                await self._synthesise(text, writing, config)
 
     async def _synthesise(
         self, text: str | Writing, writing: Writing, config: SessionConfig
@@ -235,67 +223,45 @@ class _Session(LiveSession):
         self._sentence += unit.made > 0
 
 
-async def _units(writing: Writing, config: SessionConfig) -> AsyncGenerator[str | Writing, None]:
-    """Yield what is synthesised apart: the text as it is written, or each sentence or clause."""
-    if config.split_granularity == "none":
-        yield writing
-        return
-    segmenter = Segmenter(clauses=config.split_granularity == "clause")
-    async for piece in writing:
-        for unit in segmenter.feed(piece):
-            yield unit
-    if not writing.closing:
-        for unit in segmenter.finish():
-            yield unit
-
-
+@dataclass
 class _Unit:
-    """One synthesis on its way to the client: audio.start, its bytes, audio.done.
+    """One synthesis on its way to the client: audio.start, its bytes, audio.done."""
 
-    Attributes:
-        made: samples so far.
-    """
+    send: Callable[[str | bytes], Awaitable[None]]
+    config: SessionConfig
+    sample_rate_hz: int
+    place: dict[str, int]
+    made: int = 0  # samples so far
+    _open: bool = False  # audio.start was sent, and audio.done was not
+    _bytes: int = 0
+    _held: list[bytes] = field(default_factory=list)
 
-    def __init__(
-        self,
-        send: Callable[[str | bytes], Awaitable[None]],
-        config: SessionConfig,
-        sample_rate_hz: int,
-        place: dict[str, int],
-    ) -> None:
-        self.made = 0
-        self._send = send
-        self._config = config
-        self._rate_hz = sample_rate_hz
-        self._place = place
+    def __post_init__(self) -> None:
         self._encoder = Encoder(
-            config.response_format,
-            sample_rate_hz,
-            to_hz=config.sample_rate,
-            whole_bytes=0 if config.stream_audio else WHOLE_BYTES,
+            self.config.response_format,
+            self.sample_rate_hz,
+            to_hz=self.config.sample_rate,
+            whole_bytes=0 if self.config.stream_audio else WHOLE_BYTES,
         )
-        self._open = False  # audio.start was sent, and audio.done was not
-        self._bytes = 0
-        self._held: list[bytes] = []
 
     async def feed(self, samples: Samples, text: str) -> None:
         """Send samples; the first ones begin the audio of `text`."""
         if not self.made:
-            audio_format = self._config.response_format
-            rate_hz = output_rate_hz(audio_format, self._config.sample_rate)
+            audio_format = self.config.response_format
+            rate_hz = output_rate_hz(audio_format, self.config.sample_rate)
             rate = {"sample_rate": rate_hz} if audio_format in _BARE else {}
             start = {"sentence_text": text, "format": audio_format, **rate}
-            await self._send(_event("audio.start", **self._place, **start))
+            await self.send(_event("audio.start", **self.place, **start))
             self._open = True
         self.made += samples.size
-        await encode(samples, self._rate_hz, self._encoder, self._audio)
+        await encode(samples, self.sample_rate_hz, self._encoder, self._audio)
 
     async def end(self) -> None:
         """Send the rest, if there was any audio."""
         if self.made:
             await self._audio(self._encoder.finish())
             if self._held:
-                await self._send(b"".join(self._held))
+                await self.send(b"".join(self._held))
             await self._done(error=False)
 
     async def broke_off(self) -> None:
@@ -305,15 +271,15 @@ class _Unit:
     async def cancelled(self) -> None:
         """Tell the client that it was cancelled, if audio.start was sent."""
         if self._open:
-            self._bytes *= self._config.stream_audio  # buffered audio is not sent
+            self._bytes *= self.config.stream_audio  # buffered audio is not sent
             await self._done(error=False, cancelled=True)
 
     async def _audio(self, data: bytes) -> None:
         if not data:
             return
         self._bytes += len(data)
-        if self._config.stream_audio:
-            await self._send(data)
+        if self.config.stream_audio:
+            await self.send(data)
         elif self._bytes > WHOLE_BYTES:
             raise InvalidRequestError(
                 f"the audio is over {WHOLE_BYTES} bytes, too much for one message; set "
@@ -326,7 +292,7 @@ class _Unit:
 
     async def _done(self, **fields: object) -> None:
         self._open = False
-        await self._send(_event("audio.done", **self._place, total_bytes=self._bytes, **fields))
+        await self.send(_event("audio.done", **self.place, total_bytes=self._bytes, **fields))
 
 
 def _event(kind: str, **fields: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
@@ -54,9 +55,7 @@ ClientMessage: TypeAlias = SessionConfig | str | Signal
 def parse_message(data: str | bytes, *, recordings: bool = False) -> ClientMessage:
     """Return the parsed message; with `recordings`, it may be large enough for one.
 
-    Raises:
-        InvalidRequestError: it is not a JSON object with a known `type`, or the field in `param`
-            is invalid.
+    InvalidRequestError if it is not a JSON object with a known `type` and valid fields.
     """
     if isinstance(data, bytes):
         raise InvalidRequestError(
@@ -114,31 +113,23 @@ def _config(fields: dict[str, Any]) -> SessionConfig:
 
 
 class CancellableInbox(Inbox):
-    """An inbox that notices `input.cancel`, which cancels the messages before it, on arrival.
-
-    Attributes:
-        cancelled: set while it contains an `input.cancel`.
-    """
+    """An inbox that notices `input.cancel`, which cancels the messages before it, on arrival."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cancelled = asyncio.Event()
-        self._cancels = 0
+        self.cancelled = asyncio.Event()  # set while it contains an `input.cancel`
 
     def put(self, message: str | bytes) -> None:
         """Add a message."""
         super().put(message)
         if _is_cancel(message):
-            self._cancels += 1
             self.cancelled.set()
 
     def take(self) -> str | bytes:
         """Remove and return the oldest message; there must be one."""
         message = super().take()
-        if _is_cancel(message):
-            self._cancels -= 1
-            if not self._cancels:
-                self.cancelled.clear()
+        if _is_cancel(message) and not any(map(_is_cancel, self._messages)):
+            self.cancelled.clear()
         return message
 
 
@@ -152,39 +143,31 @@ def _is_cancel(data: str | bytes) -> bool:
         return False
 
 
+@dataclass
 class Writing:
     """The pieces of one utterance, as an async iterator, while its client is still writing it.
 
     An unacceptable message is answered with an error event and skipped. The iterator never raises,
     because the engine reads from it and could not handle the error.
-
-    Attributes:
-        text: what came so far.
-        fault: the error that ended the utterance early, to raise once the text before it is spoken.
-        closing: whether the client ended the session.
     """
 
-    def __init__(
-        self, first: str, inbox: Inbox, tell: Callable[[ServiceError], Awaitable[None]]
-    ) -> None:
-        """Begin with the utterance's first piece; `tell` sends an error event."""
-        self.text = ""
-        self.fault: ServiceError | None = None
-        self.closing = False
-        self._first = first
-        self._ended = False
-        self._inbox = inbox
-        self._tell = tell
+    first: str  # the first piece
+    inbox: Inbox
+    tell: Callable[[ServiceError], Awaitable[None]]  # sends an error event
+    text: str = ""  # what came so far
+    fault: ServiceError | None = None  # to raise once the text before it is spoken
+    closing: bool = False  # whether the client ended the session
+    _ended: bool = False
 
     def __aiter__(self) -> Writing:
         return self
 
     async def __anext__(self) -> str:
-        piece, self._first = self._first, ""
+        piece, self.first = self.first, ""
         while not piece and not self._ended:
             try:
                 async with asyncio.timeout(TEXT_S):
-                    message = parse_message(await self._inbox.next())
+                    message = parse_message(await self.inbox.next())
                     if message is Signal.CANCEL:
                         await asyncio.Future()  # whoever watches for it ends this utterance
                 piece = self._piece(message)
@@ -195,7 +178,7 @@ class Writing:
                 self._ended = True
             except InvalidRequestError as error:
                 try:
-                    await self._tell(error)
+                    await self.tell(error)
                 except ClientGoneError:
                     self._ended = True
         if not piece:

@@ -40,9 +40,6 @@ from services.speech.voices import VoiceStore
 
 log = logging.getLogger("bentovox.speech")
 
-RefAudio = Literal["consent", "open", "off"]
-"""Whether a request may bring a recording: with the id of a consent, freely, or not at all."""
-
 TEXT: Final = (
     "The sun was low when we reached the village, and a light wind moved the trees. "
     "Somebody laughed, and then it was quiet again."
@@ -53,40 +50,25 @@ _POLL_S: Final = 1.0
 _RETRY_S: Final = 10.0
 
 
+@dataclass
 class BuiltInVoices:
-    """Makes the voices that are missing, once the engine runs.
+    """Makes the voices that are missing, once the engine runs."""
 
-    Attributes:
-        missing: the names of voices that are not there yet.
-    """
-
-    def __init__(
-        self,
-        create: Callable[[], SpeechEngine],
-        origin: str,
-        store: VoiceStore,
-        taken: Collection[str],
-    ) -> None:
-        """Store the voices of what `create` returns, except for the names in `taken`.
-
-        `origin` says what its voices are, and under which licence.
-        """
-        self.missing: frozenset[str] = frozenset()
-        self._create = create
-        self._origin = origin
-        self._store = store
-        self._taken = taken
-        self._status = "not started"
-        self._lender: SpeechEngine | None = None
+    create: Callable[[], SpeechEngine]  # returns the engine that lends its voices
+    origin: str  # what these are, and under which licence
+    store: VoiceStore
+    taken: Collection[str]  # names to leave out
+    missing: frozenset[str] = frozenset()  # names of voices that are not there yet
+    _status: str = ""
 
     async def make(self, engine: SpeechEngine) -> None:
         """Make the voices that are missing, if `engine` needs any; errors go to the log."""
         if Capability.REFERENCE not in engine.capabilities or engine.voices():
             return
         try:
-            lender = self._lender = self._create()
-            stored = {voice.name for voice in await asyncio.to_thread(self._store.voices)}
-            taken = {*stored, *self._taken}
+            lender = self.create()
+            stored = {voice.name for voice in await asyncio.to_thread(self.store.voices)}
+            taken = {*stored, *self.taken}
             wanted = [one for one in lender.voices() if one.alias_of and one.id not in taken]
             self.missing = frozenset(voice.id for voice in wanted)
             if wanted:
@@ -95,36 +77,36 @@ class BuiltInVoices:
             self._status = error.message
             level = logging.INFO if isinstance(error, ConfigurationError) else logging.WARNING
             log.log(level, "no built-in voices: %s", error.message)
-        finally:
-            self._lender = None
 
     def expect(self, name: str) -> None:
         """Raise `UnavailableError` if `name` is a voice that is not there yet, and say why."""
         if name in self.missing:
-            status = (self._lender and self._lender.lack) or self._status
             raise UnavailableError(
-                f"The built-in voice {name} is not there yet: {status}.", retry_after_s=_RETRY_S
+                f"The built-in voice {name} is not there yet: {self._status}.",
+                retry_after_s=_RETRY_S,
             )
 
     async def _make(self, voices: list[Voice], lender: SpeechEngine, engine: SpeechEngine) -> None:
-        self._status = f"{lender.name} is making it"
+        self._status = making = f"{lender.name} is making it"
         log.info("making %d built-in voices", len(voices))
         await lender.start()
         try:
-            while lender.lack or not lender.ready:  # noqa: ASYNC110  it tells by these only
+            while lender.lack or not lender.ready:
+                self._status = lender.lack or making
                 await asyncio.sleep(_POLL_S)
+            self._status = making
             for voice in voices:
                 request = SynthesisRequest(TEXT, voice.id)
                 async with aclosing(lender.synthesise(request)) as frames:
                     samples = np.concatenate([frame async for frame in frames])
                 stored = await asyncio.to_thread(
-                    self._store.add_built_in,
+                    self.store.add_voice,
                     name=voice.id,
-                    origin=f"{self._origin}, voice {lender.voice(voice.alias_of or '').name}",
                     reference=VoiceReference(samples, lender.sample_rate_hz, TEXT),
                     language=voice.languages[0],
+                    origin=f"{self.origin}, voice {lender.voice(voice.alias_of or '').name}",
                 )
-                await engine.prepare(await asyncio.to_thread(self._store.reference, stored.id))
+                await engine.prepare(await asyncio.to_thread(self.store.reference, stored.id))
                 self.missing -= {voice.id}
         finally:
             await lender.close()
@@ -133,21 +115,13 @@ class BuiltInVoices:
 
 @dataclass(frozen=True)
 class Speakers:
-    """Every voice that a request may name, and the rule for recordings that it brings.
-
-    Attributes:
-        engine: it has voices of its own.
-        store: the registered voices and the consents.
-        aliases: more names, each for a registered voice (id or name) or one of the engine's.
-        ref_audio: the rule for recordings sent with a request.
-        built_in: what gives an engine voices that has none of its own.
-    """
+    """Every voice that a request may name, and the rule for recordings that it brings."""
 
     engine: SpeechEngine
     store: VoiceStore
-    aliases: Mapping[str, str]
-    ref_audio: RefAudio
-    built_in: BuiltInVoices | None = None
+    aliases: Mapping[str, str]  # names for registered voices (ids or names) or the engine's
+    ref_audio: Literal["consent", "open", "off"]  # may a request bring a recording?
+    built_in: BuiltInVoices | None = None  # for an engine without voices of its own
 
     def demand_ready(self) -> None:
         """Raise `UnavailableError` unless the engine can speak."""
@@ -156,13 +130,8 @@ class Speakers:
 
     @property
     def clones(self) -> bool:
-        """Whether the engine speaks like a recording."""
+        """Whether the engine speaks like a recording, such as a registered voice's."""
         return Capability.REFERENCE in self.engine.capabilities
-
-    @property
-    def uses_stored(self) -> bool:
-        """Whether registered voices are of use to the engine."""
-        return self.clones or Capability.CONVERSION in self.engine.capabilities
 
     async def request(
         self, asked: Manner, text: str, *, one_pass: bool = False
@@ -170,11 +139,8 @@ class Speakers:
         """Return what the engine is to say and how, which it has checked.
 
         Instructions are ignored if it cannot follow any: the spoken text does not depend on them,
-        and clients send them to every model.
-
-        Raises:
-            ServiceError: as `named`, `recorded` and `SpeechEngine.check`, or BENTOVOX_STRICT
-                forbids ignored fields (`unknown_parameter`).
+        and clients send them to every model. Raises as `named`, `recorded`, `SpeechEngine.check`
+        and `ignore`.
         """
         voice: str | VoiceReference
         if asked.ref_audio is not None:
@@ -202,17 +168,13 @@ class Speakers:
         """Return the voice called `name`: aliases come first, then the store, then the engine.
 
         A registered voice is returned as its recording, any other as a name of the engine's, whose
-        check refuses one that it does not know.
-
-        Raises:
-            NotFoundError: the voice was deleted meanwhile (`voice_not_found`).
-            UnavailableError: it is built in, and not there yet.
-            StorageError: the store cannot be read, and the engine has no such voice itself.
+        check refuses one that it does not know. UnavailableError if it is built in and not there
+        yet, StorageError if the store cannot be read and the engine has no such voice itself.
         """
         name = self.stands_for(name)
         stored = None
         try:
-            if self.uses_stored:
+            if self.clones:
                 stored = await asyncio.to_thread(self.store.find, name)
         except StorageError:  # the engine needs no disk for its own voices
             if self.own(name) is None:
@@ -228,11 +190,8 @@ class Speakers:
     ) -> VoiceReference:
         """Return the voice recorded in `ref_audio`, a data URL or an https URL.
 
-        Raises:
-            InvalidRequestError: the engine cannot clone voices, or `permit` refuses (both before
-                anything is fetched), or the recording is not acceptable.
-            NotFoundError: there is no such consent.
-            TooLargeError: the recording is too long or too large.
+        InvalidRequestError if the engine cannot clone voices; else as `permit`, before anything is
+        fetched, and as `fetch_recording`.
         """
         if not self.clones:
             raise unsupported(self.engine, "ref_audio")
@@ -242,10 +201,8 @@ class Speakers:
     async def permit(self, consent: str | None) -> None:
         """Raise unless a request may bring a recording with this consent, or without one.
 
-        Raises:
-            InvalidRequestError: recordings are turned off (`unsupported_parameter`), or need a
-                consent (`consent_required`).
-            NotFoundError: there is no such consent (`consent_not_found`).
+        InvalidRequestError if recordings are turned off (`unsupported_parameter`) or need a consent
+        (`consent_required`), NotFoundError if there is no such consent (`consent_not_found`).
         """
         if self.ref_audio == "off":
             raise InvalidRequestError(
@@ -264,7 +221,7 @@ class Speakers:
         Engines find their own names in any case, so aliases are, too; those of registered voices
         are exact.
         """
-        if name in self.aliases or self.uses_stored:
+        if name in self.aliases or self.clones:
             return self.aliases.get(name, name)
         found = (to for alias, to in self.aliases.items() if alias.lower() == name.lower())
         return next(found, name)
@@ -275,6 +232,10 @@ class Speakers:
             return self.engine.voice(name)
         except NotFoundError:
             return None
+
+    def is_servers(self, name: str) -> bool:
+        """Return whether a name is an alias, or a voice of the engine's own."""
+        return self.stands_for(name) != name or self.own(name) is not None
 
 
 def no_consent() -> InvalidRequestError:
@@ -288,11 +249,7 @@ def no_consent() -> InvalidRequestError:
 
 
 def check_aliases(engine: SpeechEngine, aliases: Mapping[str, str]) -> None:
-    """Check what aliases stand for, before the engine is started.
-
-    Raises:
-        ConfigurationError: it has voices of its own, and not one of them.
-    """
+    """Raise ConfigurationError if an alias stands for no voice of an engine that has its own."""
     for name, target in aliases.items() if engine.voices() else ():
         try:
             engine.voice(target)

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -37,51 +38,45 @@ log = logging.getLogger("bentovox.voices")
 
 
 class Record(BaseModel):
-    """What is known of an entry.
-
-    Attributes:
-        id: from `Entries.new_id`.
-        created_at: seconds since 1970.
-    """
+    """What is known of an entry."""
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    created_at: int
+    id: str  # from `Entries.new_id`
+    created_at: int  # seconds since 1970
 
 
 Kind = TypeVar("Kind", bound=Record)
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True)
 class Entries(Generic[Kind]):
     """All entries of a kind: `<folder>/<id>/<file>`.
 
     An id is `<prefix>_` and 32 hexadecimal digits, made here; anything else never becomes a path.
     Files have mode 0600 and folders 0700, as they contain recordings of people. Only who is
-    `writing` may add, replace or remove. What cannot be read raises `StorageError`.
+    `writing`, which creates the folder, may add, replace or remove. What cannot be read raises
+    `StorageError`.
     """
 
-    def __init__(self, folder: Path, prefix: str, kind: type[Kind]) -> None:
-        """Keep entries in `folder`, which `writing` creates."""
-        self._folder = folder
-        self._prefix = prefix
-        self._kind = kind
-        self._form = re.compile(f"{prefix}_[0-9a-f]{{32}}")
+    folder: Path
+    prefix: str
+    kind: type[Kind]
 
     def new_id(self) -> str:
         """Return an unused id."""
-        return f"{self._prefix}_{secrets.token_hex(16)}"
+        return f"{self.prefix}_{secrets.token_hex(16)}"
 
     def is_id(self, text: str) -> bool:
         """Return whether `text` has the form of an id."""
-        return self._form.fullmatch(text) is not None
+        return re.fullmatch(f"{self.prefix}_[0-9a-f]{{32}}", text) is not None
 
     def path(self, entry_id: str) -> Path:
         """Return an entry's folder; `entry_id` must be an id."""
         if not self.is_id(entry_id):
             raise ValueError("not an id")
-        return self._folder / entry_id
+        return self.folder / entry_id
 
     def ids(self) -> list[str]:
         """Return the ids of all entries, in no order; one may be removed before it is read."""
@@ -92,24 +87,22 @@ class Entries(Generic[Kind]):
         """Return a file of an entry, or None if there is no such entry (any more)."""
         if not self.is_id(entry_id):
             return None
-        with _storage("read"):
-            try:
-                return (self._folder / entry_id / file).read_bytes()
-            except FileNotFoundError:
-                return None
+        with _storage("read"), suppress(FileNotFoundError):
+            return (self.folder / entry_id / file).read_bytes()
+        return None
 
     def get(self, entry_id: str) -> Kind | None:
         """Return the record of an entry; None without one or, with a warning, if it is damaged."""
         data = self.read(entry_id, _ABOUT)
         try:
-            return None if data is None else self._kind.model_validate_json(data)
+            return None if data is None else self.kind.model_validate_json(data)
         except ValidationError:
             log.warning("the record of %s is damaged; it is ignored", entry_id)
             return None
 
     def add(self, record: Kind, files: Mapping[str, bytes], *folders: str) -> None:
         """Create an entry with files and empty folders."""
-        hidden = self._folder / f"{_NEW}{record.id}"
+        hidden = self.folder / f"{_NEW}{record.id}"
         try:
             hidden.mkdir(mode=0o700)
             for folder in folders:
@@ -118,10 +111,9 @@ class Entries(Generic[Kind]):
                 _write(hidden / name, data)
             _sync(hidden)
             hidden.rename(self.path(record.id))
-        except BaseException:
+        finally:
             shutil.rmtree(hidden, ignore_errors=True)
-            raise
-        _sync(self._folder)
+        _sync(self.folder)
 
     def replace(self, record: Kind) -> None:
         """Replace an entry's record atomically."""
@@ -130,57 +122,45 @@ class Entries(Generic[Kind]):
         try:
             _write(fresh, _json(record))
             fresh.rename(folder / _ABOUT)
-        except BaseException:
-            with suppress(OSError):
-                fresh.unlink()
-            raise
+        finally:
+            fresh.unlink(missing_ok=True)
         _sync(folder)
 
     def remove(self, entry_id: str) -> None:
         """Remove an entry and its files."""
-        hidden = self._folder / f"{_GONE}{entry_id}"
+        hidden = self.folder / f"{_GONE}{entry_id}"
         self.path(entry_id).rename(hidden)
-        _sync(self._folder)
+        _sync(self.folder)
         shutil.rmtree(hidden, ignore_errors=True)  # the next sweep removes the rest
 
     def sweep(self) -> None:
         """Create the folder, or remove what killed processes left in it."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        left = [one for one in self._folder.iterdir() if one.name.startswith((_NEW, _GONE))]
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        left = [one for one in self.folder.iterdir() if one.name.startswith((_NEW, _GONE))]
         # An engine that writes to an entry being removed may recreate it without its record.
         left += [entry for entry in self._entries() if not (entry / _ABOUT).exists()]
         for folder in left:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _entries(self) -> list[Path]:
-        try:
-            return [folder for folder in self._folder.iterdir() if self.is_id(folder.name)]
-        except FileNotFoundError:
-            return []
+        with suppress(FileNotFoundError):
+            return [folder for folder in self.folder.iterdir() if self.is_id(folder.name)]
+        return []
 
 
 @contextmanager
-def writing(root: Path, *kinds: Entries[Any], wait_s: float | None = None) -> Iterator[None]:
+def writing(root: Path, *kinds: Entries[Any]) -> Iterator[None]:
     """Be the only writer of a root, among all threads and processes, in a `with` block.
 
     What killed processes left behind is removed first. The lock is the kernel's, on a file: it is
-    released even if its holder is killed.
-
-    Raises:
-        StorageError: the disk is full or the root cannot be written; existing entries remain.
-        UnavailableError: others kept writing for too long.
+    released even if its holder is killed. StorageError if the disk is full or the root cannot be
+    written, UnavailableError if others kept writing for too long.
     """
     with _storage("written"):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            deadline = time.monotonic() + (_LOCK_WAIT_S if wait_s is None else wait_s)
-            while not _is_locked(lock):
-                if time.monotonic() >= deadline:
-                    raise UnavailableError(
-                        "the voice store is busy; try again", code="store_busy", retry_after_s=1.0
-                    )
-                time.sleep(0.002)
+            _lock(lock, time.monotonic() + _LOCK_WAIT_S)
             for entries in kinds:
                 entries.sweep()
             yield
@@ -188,12 +168,16 @@ def writing(root: Path, *kinds: Entries[Any], wait_s: float | None = None) -> It
             os.close(lock)
 
 
-def _is_locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(lock: int, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise UnavailableError(
+                    "the voice store is busy; try again", code="store_busy", retry_after_s=1.0
+                ) from error
+        time.sleep(0.002)
 
 
 @asynccontextmanager
@@ -204,9 +188,6 @@ async def added(
 
     A thread cannot be cancelled, so if this is, even before `add` has returned, it waits for `add`
     and undoes it.
-
-    Raises:
-        Exception: whatever `add`, `remove` or the block raises.
     """
     adding = asyncio.ensure_future(asyncio.to_thread(add))
     try:

@@ -73,7 +73,7 @@ class _VoiceRoutes:
         """
         engine = self.speakers.engine
         stored = await asyncio.to_thread(self.speakers.store.voices)
-        usable = stored if self.speakers.uses_stored else []
+        usable = stored if self.speakers.clones else []
         by_name = {name: voice for voice in usable for name in (voice.id, voice.name)}
         ids = (*(voice.id for voice in engine.voices()), *self.speakers.aliases)
         servers = {name: told for name in ids if (told := self._servers(name, by_name))}
@@ -113,10 +113,9 @@ class _VoiceRoutes:
         if fields.consent is None:
             raise no_consent()
         await asyncio.to_thread(speakers.store.consent, fields.consent, param="consent")
-        name = fields.name
-        if speakers.stands_for(name) != name or speakers.own(name) is not None:
+        if speakers.is_servers(fields.name):
             raise ConflictError(
-                f"{shown(name)} is one of this server's own voices; choose another name",
+                f"{shown(fields.name)} is one of this server's own voices; choose another name",
                 param="name",
                 code="voice_exists",
             )
@@ -154,11 +153,10 @@ class _VoiceRoutes:
     async def deleted(self, call: Call) -> Deleted:
         """Delete a registered voice, its recording and its features; refuse the server's own."""
         speakers, voice_id = self.speakers, call.name
-        servers = speakers.stands_for(voice_id) != voice_id or speakers.own(voice_id) is not None
-        if not servers:
-            stored = await asyncio.to_thread(speakers.store.voice, voice_id)
-            servers = stored.origin is not None
-        if servers:
+        if (
+            speakers.is_servers(voice_id)
+            or (await asyncio.to_thread(speakers.store.voice, voice_id)).origin is not None
+        ):
             raise InvalidRequestError(
                 f"voice {shown(voice_id)} belongs to the server; only registered voices "
                 "can be deleted",
@@ -171,16 +169,18 @@ class _VoiceRoutes:
 
     def _servers(self, name: str, stored: Mapping[str, StoredVoice]) -> VoiceAnswer | None:
         """Return what a name of the engine's or an alias stands for, or one of the `stored`."""
-        target = self.speakers.stands_for(name)
-        found = stored.get(target)
-        told = _registered(found) if found else None
-        if told is None and (own := self.speakers.own(target)) is not None:
+        speakers = self.speakers
+        target = speakers.stands_for(name)
+        if (found := stored.get(target)) is not None:
+            told = _registered(found)
+        elif (own := speakers.own(target)) is not None:
             told = _own(own)
             if target != name:
                 told["name"] = f"{name} ({own.name})"
-        if told is None and (own := self.speakers.own(name)) is not None:
-            return _own(own)  # what the alias stands for is not registered yet
-        if told is None or target == name:
+        else:  # what an alias stands for is not registered yet
+            own = speakers.own(name)
+            return _own(own) if own else None
+        if target == name:
             return told
         return {**told, "id": name, "alias_of": told["alias_of"] or told["id"]}
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -28,37 +27,22 @@ _audit = logging.getLogger("bentovox.audit")
 
 
 class Consent(Record):
-    """Somebody's recorded consent to have their voice cloned.
+    """Somebody's recorded consent to have their voice cloned, as the client described it."""
 
-    Attributes:
-        name: given by the client; need not be unique.
-        language: a tag, as given by the client.
-        media_type: of the recording, as given by the client.
-    """
-
-    name: str
-    language: str
-    media_type: str
+    name: str  # need not be unique
+    language: str  # a tag
+    media_type: str  # of the recording
 
 
 class StoredVoice(Record):
-    """A registered voice.
+    """A registered voice, or a built-in one."""
 
-    Attributes:
-        name: given by the client; unique among voices.
-        consent_id: of the consent that it was registered with; None for a built-in voice.
-        text: the transcript of its recording; None if unknown.
-        language: a tag, as given by the client.
-        duration_s: of its recording.
-        origin: what spoke a built-in voice; None if a person did.
-    """
-
-    name: str
-    consent_id: str | None
-    text: str | None
-    language: str | None
-    duration_s: float
-    origin: str | None = None
+    name: str  # unique among voices
+    consent_id: str | None  # of the consent that it was registered with; None if it is built in
+    text: str | None  # the transcript of its recording; None if unknown
+    language: str | None  # a tag, as given by the client
+    duration_s: float  # of its recording
+    origin: str | None = None  # what spoke a built-in voice; None if a person did
 
 
 class VoiceStore:
@@ -78,14 +62,13 @@ class VoiceStore:
         self._consents = Entries(root / "consents", "cons", Consent)
         self._voices = Entries(root / "voices", "voice", StoredVoice)
         self._known: dict[str, StoredVoice] = {}  # voices never change, and ids are not reused
-        self._references: OrderedDict[str, VoiceReference] = OrderedDict()
-        self._memory = threading.Lock()
-        if root.is_dir():  # removes what killed processes left, unless somebody is writing
-            with suppress(ServiceError), self._writing(0.0):
+        self._references = lru_cache(_IN_MEMORY)(self._read_reference)
+        if root.is_dir():  # removes what killed processes left
+            with suppress(ServiceError), self._writing():
                 pass
 
-    def _writing(self, wait_s: float | None = None) -> AbstractContextManager[None]:
-        return writing(self._root, self._consents, self._voices, wait_s=wait_s)
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self._root, self._consents, self._voices)
 
     def add_consent(
         self, *, name: str, language: str, recording: bytes, media_type: str
@@ -129,9 +112,7 @@ class VoiceStore:
     def delete_consent(self, consent_id: str) -> None:
         """Delete a consent and its recording.
 
-        Raises:
-            ConflictError: registered voices depend on it; the message names them
-                (`consent_in_use`).
+        ConflictError if registered voices depend on it; the message names them (`consent_in_use`).
         """
         with self._writing():
             self.consent(consent_id)
@@ -145,48 +126,23 @@ class VoiceStore:
         _audit.info("deleted consent %s", consent_id)
 
     def add_voice(
-        self, *, name: str, consent_id: str, reference: VoiceReference, language: str | None
-    ) -> StoredVoice:
-        """Store a voice and its recording, sample for sample, in place of a built-in of that name.
-
-        Raises:
-            ConflictError: a voice with that name exists (`voice_exists`).
-        """
-        self._check_name(name)
-        with self._writing():
-            self.consent(consent_id, param="consent")
-            other = self._named(name)
-            if other is not None and other.origin is None:
-                raise ConflictError(
-                    f"there is a voice named {shown(name)}; delete it first or choose another name",
-                    param="name",
-                    code="voice_exists",
-                )
-            voice = self._add(reference, name=name, language=language, consent_id=consent_id)
-            if other is not None:
-                self._voices.remove(other.id)
-        if other is not None:
-            self._forget(other.id)
-        _audit.info("created voice %s with consent %s", voice.id, consent_id)
-        return voice
-
-    def add_built_in(
-        self, *, name: str, origin: str, reference: VoiceReference, language: str
-    ) -> StoredVoice:
-        """Store a voice that no person has, and return it, or what has that name meanwhile."""
-        with self._writing():
-            other = self._named(name)
-            return other or self._add(reference, name=name, language=language, origin=origin)
-
-    def _add(
         self,
-        reference: VoiceReference,
         *,
         name: str,
+        reference: VoiceReference,
         language: str | None,
         consent_id: str | None = None,
         origin: str | None = None,
     ) -> StoredVoice:
+        """Store a voice and its recording, sample for sample; it has a consent or an origin.
+
+        A registered voice takes the place of a built-in one of its name, but one that is built in
+        gives way: what has the name already is returned.
+
+        Raises:
+            ConflictError: a registered voice with that name exists (`voice_exists`).
+        """
+        self._check_name(name)
         voice = StoredVoice(
             id=self._voices.new_id(),
             name=name,
@@ -198,29 +154,43 @@ class VoiceStore:
             origin=origin,
         )
         wav = to_wav(reference.samples, reference.sample_rate_hz)
-        self._voices.add(voice, {_AUDIO: wav}, _FEATURES)
+        with self._writing():
+            if consent_id is not None:
+                self.consent(consent_id, param="consent")
+            other = self._named(name)
+            if other is not None and origin is not None:
+                return other
+            if other is not None and other.origin is None:
+                raise ConflictError(
+                    f"there is a voice named {shown(name)}; delete it first or choose another name",
+                    param="name",
+                    code="voice_exists",
+                )
+            self._voices.add(voice, {_AUDIO: wav}, _FEATURES)
+            if other is not None:
+                self._voices.remove(other.id)
+        if other is not None:
+            self._forget(other.id)
+        if consent_id is not None:
+            _audit.info("created voice %s with consent %s", voice.id, consent_id)
         return voice
 
     def voices(self) -> list[StoredVoice]:
         """Return all voices, oldest first."""
-        ids = self._voices.ids()
-        with self._memory:
-            known = {voice_id: self._known[voice_id] for voice_id in ids if voice_id in self._known}
-        for voice_id in ids:
-            if (found := known.get(voice_id) or self._voices.get(voice_id)) is not None:
+        before, known = self._known, {}
+        for voice_id in self._voices.ids():
+            if (found := before.get(voice_id) or self._voices.get(voice_id)) is not None:
                 known[voice_id] = found
-        with self._memory:
-            self._known = known
-            for voice_id in self._references.keys() - known.keys():
-                del self._references[voice_id]
+        self._known = known
+        if before.keys() - known.keys():
+            self._references.cache_clear()  # also of those that another process has deleted
         return _in_order(known.values())
 
     def find(self, id_or_name: str) -> StoredVoice | None:
         """Return the voice with that id, else the one with exactly that name, else None."""
         if self._voices.is_id(id_or_name):
             return self._voices.get(id_or_name)
-        with self._memory:
-            known = next((v.id for v in self._known.values() if v.name == id_or_name), "")
+        known = next((one.id for one in list(self._known.values()) if one.name == id_or_name), "")
         # The known one may have been deleted, and another have its name.
         return self._voices.get(known) or self._named(id_or_name)
 
@@ -240,30 +210,23 @@ class VoiceStore:
 
         The folder exists as long as the voice: whoever writes in it must not create it.
         """
-        voice = self.voice(voice_id)
-        with self._memory:
-            held = self._references.get(voice_id)
-            if held is not None:
-                self._references.move_to_end(voice_id)
-                return held
-        data = self._voices.read(voice_id, _AUDIO)
+        reference = self._references(self._known.get(voice_id) or self.voice(voice_id))
+        self._known[voice_id] = self.voice(voice_id)  # drops it from memory if it was deleted
+        return reference
+
+    def _read_reference(self, voice: StoredVoice) -> VoiceReference:
+        data = self._voices.read(voice.id, _AUDIO)
         if data is None:
-            raise _no_voice(voice_id)
+            raise _no_voice(voice.id)
         sound = decode_as_is(data, param="voice")
         sound.samples.setflags(write=False)
-        reference = VoiceReference(
+        return VoiceReference(
             samples=sound.samples,
             sample_rate_hz=sound.sample_rate_hz,
             text=voice.text,
-            id=voice_id,
-            features=self._voices.path(voice_id) / _FEATURES,
+            id=voice.id,
+            features=self._voices.path(voice.id) / _FEATURES,
         )
-        with self._memory:
-            self._references[voice_id] = reference
-            if len(self._references) > _IN_MEMORY:
-                self._references.popitem(last=False)
-        self.voice(voice_id)  # drops it from memory if it was deleted meanwhile
-        return reference
 
     def delete_voice(self, voice_id: str) -> None:
         """Delete a voice, its recording and its features."""
@@ -274,9 +237,8 @@ class VoiceStore:
         _audit.info("deleted voice %s with consent %s", voice_id, voice.consent_id)
 
     def _forget(self, voice_id: str) -> None:
-        with self._memory:
-            self._known.pop(voice_id, None)
-            self._references.pop(voice_id, None)
+        self._known.pop(voice_id, None)
+        self._references.cache_clear()
 
     def _check_name(self, name: str) -> None:
         """Raise `InvalidRequestError` if a voice or consent may not be called that."""

@@ -178,10 +178,10 @@ async def test_closing_ends_the_computation(engine: KokoroEngine) -> None:
     whole_s = time.perf_counter() - began
     frames = engine.synthesise(SynthesisRequest(" ".join(TEXTS), "alloy"))
     first = asyncio.ensure_future(anext(frames))
-    await until(lambda: engine.active > 0)
+    await until(lambda: bool(engine._work))
     first.cancel()
     began = time.perf_counter()
-    await until(lambda: engine.active == 0)
+    await until(lambda: not engine._work)
     assert time.perf_counter() - began < whole_s / 2
 
 

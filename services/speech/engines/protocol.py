@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import difflib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from services.audio.pcm import Samples
-from services.errors import InvalidRequestError
+from services.errors import InvalidRequestError, NotFoundError, shown
 
 
 class Capability(StrEnum):
@@ -26,82 +27,45 @@ class Capability(StrEnum):
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice that an engine speaks with.
+    """A voice that an engine speaks with."""
 
-    Attributes:
-        id: what a request names.
-        name: what a person reads.
-        languages: tags of the languages it speaks, the native one first.
-        gender: if the engine knows.
-        alias_of: the id of the voice behind a name such as `alloy`.
-    """
-
-    id: str
-    name: str
-    languages: tuple[str, ...]
-    gender: Literal["female", "male"] | None = None
-    alias_of: str | None = None
+    id: str  # what a request names
+    name: str  # what a person reads
+    languages: tuple[str, ...]  # tags of those it speaks, the native one first
+    gender: Literal["female", "male"] | None = None  # if the engine knows
+    alias_of: str | None = None  # the id of the voice behind a name such as `alloy`
 
 
 @dataclass(frozen=True)
 class VoiceReference:
-    """A recording to speak like, for engines with `Capability.REFERENCE`.
+    """A recording to speak like, for engines with `Capability.REFERENCE`."""
 
-    Attributes:
-        samples: mono float32 [N], full scale -1.0..1.0; 1 to 30 s.
-        sample_rate_hz: of `samples`, 16 to 48 kHz.
-        text: its transcript; None if unknown (cross-lingual cloning).
-        id: of the registered voice that it belongs to; None for a recording sent with a request.
-        features: that voice's folder for what an engine computes; it is deleted with the voice.
-    """
-
-    samples: Samples
-    sample_rate_hz: int
-    text: str | None = None
-    id: str | None = None
-    features: Path | None = None
+    samples: Samples  # mono float32 [N], full scale -1.0..1.0; 1 to 30 s
+    sample_rate_hz: int  # 16 to 48 kHz
+    text: str | None = None  # its transcript; None if unknown (cross-lingual cloning)
+    id: str | None = None  # of the registered voice; None if it came with a request
+    features: Path | None = None  # that voice's folder for what an engine computes of it
 
 
 @dataclass(frozen=True)
 class SynthesisRequest:
-    """One utterance to make.
+    """One utterance to make."""
 
-    Attributes:
-        text: all of it, or pieces as they come.
-        voice: the id of one of the engine's voices, or an alias; None with `reference`.
-        speed: 1.0 is the voice's own; the duration is about 1/speed; within `SPEED_RANGE`.
-        instructions: how to say it, in words.
-        seed: the same seed on the same request gives the same samples.
-        language: a tag; None leaves it to the voice.
-        reference: a recording to speak like, instead of one of the engine's voices.
-        one_pass: make each segment in one pass over all of it, instead of in pieces that come
-            sooner; engines without that distinction ignore it.
-    """
-
-    text: str | AsyncIterator[str]
-    voice: str | None
-    speed: float = 1.0
-    instructions: str | None = None
-    seed: int | None = None
-    language: str | None = None
+    text: str | AsyncIterator[str]  # all of it, or pieces as they come
+    voice: str | None  # the id of one of the engine's voices, or an alias; None with `reference`
+    speed: float = 1.0  # the duration is about 1/speed; within `SPEED_RANGE`
+    instructions: str | None = None  # how to say it, in words
+    seed: int | None = None  # the same seed on the same request gives the same samples
+    language: str | None = None  # a tag; None leaves it to the voice
     reference: VoiceReference | None = None
-    one_pass: bool = False
+    one_pass: bool = False  # each segment in one pass, not in pieces that come sooner, if it can
 
 
 @dataclass(frozen=True)
 class ConversionRequest:
-    """A recording to say again with another voice.
+    """A recording to say again with another voice; the rest as for `SynthesisRequest`."""
 
-    Attributes:
-        samples: mono float32 [N], N > 0, full scale -1.0..1.0.
-        sample_rate_hz: of `samples`.
-        reference: the voice to say it with.
-        speed: 1.0 is the recording's own; the duration is about 1/speed.
-        seed: the same seed on the same request gives the same samples.
-        one_pass: as for `SynthesisRequest`.
-    """
-
-    samples: Samples
+    samples: Samples  # mono float32 [N], N > 0, full scale -1.0..1.0
     sample_rate_hz: int
     reference: VoiceReference
     speed: float = 1.0
@@ -118,7 +82,6 @@ class SpeechEngine(Protocol):
         sample_rate_hz: of every frame; known once it has started.
         capabilities: what it can do beyond speaking a text with a voice; likewise.
         ready: True from the end of `start` until `close` or a crash.
-        active: how many syntheses are being worked on; 0 soon after a cancel.
         streams: how many syntheses it makes faster than they play, if it knows.
         lack: what it lacks, and what speaks in its stead; empty if it is whole.
         loading: whether what it lacks is on its way.
@@ -135,8 +98,6 @@ class SpeechEngine(Protocol):
     @property
     def ready(self) -> bool: ...  # noqa: D102
     @property
-    def active(self) -> int: ...  # noqa: D102
-    @property
     def streams(self) -> int | None: ...  # noqa: D102
     @property
     def lack(self) -> str: ...  # noqa: D102
@@ -147,11 +108,7 @@ class SpeechEngine(Protocol):
         """Return every voice to list, in a stable order."""
 
     def voice(self, voice_id: str) -> Voice:
-        """Return one voice, which need not be among `voices`.
-
-        Raises:
-            NotFoundError: no such voice (`voice_not_found`); the message names the nearest.
-        """
+        """Return one voice, which need not be among `voices`; else NotFoundError."""
 
     def check(self, request: SynthesisRequest) -> None:
         """Raise unless `synthesise` can do this; takes microseconds and runs no model.
@@ -166,8 +123,7 @@ class SpeechEngine(Protocol):
         """Compute and keep what `synthesise` needs of a recording, so that its first use is quick.
 
         Raises:
-            InvalidRequestError: the recording cannot be cloned, or the engine lacks
-                `Capability.REFERENCE` (`unsupported_parameter`).
+            InvalidRequestError: the recording cannot be cloned, or the engine clones none.
             EngineError: the engine failed.
         """
 
@@ -175,18 +131,13 @@ class SpeechEngine(Protocol):
         """Drop what is in memory of a registered voice; its folder is already deleted."""
 
     def convert(self, request: ConversionRequest) -> AsyncGenerator[Samples, None]:
-        """Yield the recording in the other voice; promises and errors are those of `synthesise`.
+        """Yield the recording in the other voice, as `synthesise` yields speech.
 
-        Raises:
-            InvalidRequestError: always without `Capability.CONVERSION` (`unsupported_parameter`).
+        InvalidRequestError without `Capability.CONVERSION` (`unsupported_parameter`).
         """
 
     async def start(self) -> None:
-        """Load and warm up; `ready` is True when it returns.
-
-        Raises:
-            ConfigurationError: it cannot work with these settings.
-        """
+        """Load and warm up; ConfigurationError if it cannot work with these settings."""
 
     async def close(self) -> None:
         """Stop all work and free what was loaded."""
@@ -205,19 +156,15 @@ class SpeechEngine(Protocol):
 
 
 def check_capabilities(engine: SpeechEngine, request: SynthesisRequest) -> None:
-    """Refuse what `engine` lacks: nothing is ignored silently.
-
-    Raises:
-        InvalidRequestError: a field is set and not supported (`unsupported_parameter`).
-    """
+    """Refuse what `engine` lacks (`unsupported_parameter`): nothing is ignored silently."""
     asked = (
-        (Capability.INSTRUCTIONS, "instructions", request.instructions is not None),
-        (Capability.LANGUAGE, "language", request.language is not None),
-        (Capability.REFERENCE, "ref_audio", request.reference is not None),
-        (Capability.SEED, "seed", request.seed is not None),
+        (Capability.INSTRUCTIONS, "instructions", request.instructions),
+        (Capability.LANGUAGE, "language", request.language),
+        (Capability.REFERENCE, "ref_audio", request.reference),
+        (Capability.SEED, "seed", request.seed),
     )
-    for capability, param, is_asked in asked:
-        if is_asked and capability not in engine.capabilities:
+    for capability, param, given in asked:
+        if given is not None and capability not in engine.capabilities:
             raise unsupported(engine, param)
 
 
@@ -227,6 +174,22 @@ def unsupported(engine: SpeechEngine, param: str) -> InvalidRequestError:
         f"{param} is not supported by the {engine.name} engine; leave it out",
         param=param,
         code="unsupported_parameter",
+    )
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return a hint at the name that is most like one that is not `known`, or `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"the nearest is {near[0]!r}" if near else otherwise
+
+
+def no_voice(voice_id: str, known: Iterable[str], otherwise: str) -> NotFoundError:
+    """Return the error for a voice that an engine lacks, with a hint as from `nearest`."""
+    return NotFoundError(
+        f"voice {shown(voice_id)} does not exist; {nearest(voice_id.lower(), known, otherwise)}. "
+        "GET /v1/audio/voices lists them",
+        param="voice",
+        code="voice_not_found",
     )
 
 

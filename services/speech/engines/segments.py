@@ -9,17 +9,15 @@ import re
 import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import Final
 
+from services.audio.pcm import Samples
 from services.errors import InvalidRequestError, UnavailableError
-
-if TYPE_CHECKING:
-    from services.audio.pcm import Samples
 
 SEGMENT_CHARACTERS: Final = 200
 """The longest segment; text without any punctuation is cut at a space before it."""
 
-_SHORTEST: Final = 12
 # A sentence ends at closing punctuation before a space, at full-width punctuation, or at a blank
 # line. Possessive, and with one character of look-ahead, so that a piece of a stream never ends
 # a sentence that the next piece would have ended otherwise.
@@ -65,11 +63,7 @@ def is_speakable(text: str) -> bool:
 
 
 def refuse_blank(text: str | AsyncIterator[str]) -> None:
-    """Raise if a whole text contains nothing to say; one that is still being written may.
-
-    Raises:
-        InvalidRequestError: `blank_input`.
-    """
+    """Raise `blank_input` if a whole text has nothing to say; one still being written may."""
     if isinstance(text, str) and not is_speakable(text):
         raise InvalidRequestError(
             "input holds nothing to say: a letter, a digit or a symbol is expected",
@@ -78,25 +72,14 @@ def refuse_blank(text: str | AsyncIterator[str]) -> None:
         )
 
 
+@dataclass
 class Segmenter:
     """Gives the same segments however the text arrives, stripped; those that say nothing go."""
 
-    def __init__(
-        self,
-        longest: int = SEGMENT_CHARACTERS,
-        *,
-        shortest: int = _SHORTEST,
-        clauses: bool = False,
-    ) -> None:
-        """Make segments of at most `longest` characters, which is at least 16.
-
-        A sentence of less than `shortest` characters goes with the next one; a clause is a segment
-        however short, if `clauses` is true.
-        """
-        self._ends = _UNIT_END if clauses else _SENTENCE_END
-        self._longest = longest
-        self._shortest = shortest
-        self._text = ""
+    longest: int = SEGMENT_CHARACTERS  # of a segment, at least 16
+    shortest: int = 12  # a shorter sentence goes with the next one
+    clauses: bool = False  # is a clause a segment, too, however short?
+    _text: str = ""
 
     def feed(self, text: str) -> list[str]:
         """Take more text; return the segments that are complete now."""
@@ -126,27 +109,30 @@ class Segmenter:
     def _end(self) -> int | None:
         """Return where the first segment ends; None while more text could change that."""
         text = self._text
-        for match in self._ends.finditer(text, 0, self._longest + 1):
+        ends = _UNIT_END if self.clauses else _SENTENCE_END
+        for match in ends.finditer(text, 0, self.longest + 1):
             end = match.end()
             if match.lastgroup == "clause":
                 return end
-            if end >= self._shortest and not _ABBREVIATION.search(
+            if end >= self.shortest and not _ABBREVIATION.search(
                 text, max(end - _LONGEST_ABBREVIATION, 0), end
             ):
                 return end
-        if len(text) <= self._longest:
+        if len(text) <= self.longest:
             return None
-        window = text[: self._longest]
+        window = text[: self.longest]
         clauses = [match.end() for match in _CLAUSE_END.finditer(window)]
-        if clauses and clauses[-1] >= self._longest // 4:
+        if clauses and clauses[-1] >= self.longest // 4:
             return clauses[-1]
         space = max(window.rfind(" "), window.rfind("\n"))
-        return space if space >= self._longest // 4 else self._longest
+        return space if space >= self.longest // 4 else self.longest
 
 
-async def segments_as_written(text: str | AsyncIterator[str]) -> AsyncGenerator[str, None]:
+async def segments_as_written(
+    text: str | AsyncIterator[str], segmenter: Segmenter | None = None
+) -> AsyncGenerator[str, None]:
     """Yield the segments of a whole text, or of one while it is written."""
-    segmenter = Segmenter()
+    segmenter = segmenter or Segmenter()
     if isinstance(text, str):
         for segment in segmenter.feed(text):
             yield segment
@@ -166,16 +152,9 @@ async def one_ahead(
     """Yield what `say` makes of each segment, while the next one is made already.
 
     So no gap is heard between two segments, and no more than two wait for a slow listener. Closing
-    it stops the work at once.
-
-    Args:
-        segments: the text; it is closed at the end.
-        say: yields the frames of one segment.
-        work: has the task that makes them, as long as it runs; cancelling the task ends the speech.
-
-    Raises:
-        UnavailableError: the task was cancelled: half a text must not pass for a whole one.
-        Exception: whatever `segments` or `say` raises, after the frames before it.
+    it stops the work at once, and closes `segments`. `work` has the task that makes the frames, as
+    long as it runs; cancelling that ends the speech with UnavailableError, as half a text must not
+    pass for a whole one. What `segments` or `say` raises comes after the frames before it.
     """
     made: asyncio.Queue[Samples | None] = asyncio.Queue()  # None: the end of a segment, or of all
     room = asyncio.Semaphore(1)

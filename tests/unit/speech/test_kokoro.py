@@ -85,9 +85,7 @@ def model(engine: KokoroEngine) -> FakeModel:
 
 async def spoken(engine: KokoroEngine, text: Any, voice: str = "alloy", **more: Any) -> Any:
     request = SynthesisRequest(text, voice, **more)
-    frames = [frame async for frame in engine.synthesise(request)]
-    assert max(map(len, frames)) <= RATE // 5
-    return np.concatenate(frames)
+    return np.concatenate([frame async for frame in engine.synthesise(request)])
 
 
 async def test_espeak_speaks_until_the_model_is_there(engine: KokoroEngine) -> None:
@@ -196,7 +194,7 @@ async def test_closing_stops_the_work_even_while_it_computes(
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    await until(lambda: engine.active == 0)
+    await until(lambda: not engine._work)
     model.may.set()
     assert len(await spoken(engine, "This is the next one.")) == RATE // 2
 
@@ -207,7 +205,7 @@ async def test_closing_the_engine_ends_who_speaks_and_who_waits(
     model.may.clear()
     requests = [asyncio.ensure_future(spoken(engine, "This is a sentence.")) for _ in range(3)]
     await until(lambda: bool(model.said))
-    await until(lambda: engine.active >= 2)
+    await until(lambda: len(engine._work) >= 2)
     await engine.close()
     async with asyncio.timeout(10):
         ends = await asyncio.gather(*requests, return_exceptions=True)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from services.speech.speakers import RefAudio
 
 NOWHERE = "cons_" + "0" * 32
 
@@ -33,7 +32,7 @@ ANNA = data_url(RECORDING)
 async def serving(tmp_path: Path) -> AsyncIterator[Callable[..., Served]]:
     made: list[Served] = []
 
-    def serve(ref_audio: RefAudio = "consent", **aliases: str) -> Served:
+    def serve(ref_audio: str = "consent", **aliases: str) -> Served:
         store = VoiceStore(tmp_path / "store")
         engine = FakeEngine()
         engine.ready = True

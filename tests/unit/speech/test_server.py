@@ -53,9 +53,12 @@ async def test_a_client_that_hangs_up_stops_espeak() -> None:
         async with client.stream("POST", "/v1/audio/speech", json=body) as response:
             await anext(response.aiter_raw())
         began = time.perf_counter()
-        while engine.active or len(asyncio.all_tasks()) > 4:
+        while len(asyncio.all_tasks()) > 4:
             await asyncio.sleep(0.005)
             assert time.perf_counter() - began < 10  # it would wait for its reader for ever
+        assert engine._thread is not None
+        async with asyncio.timeout(10):
+            await asyncio.wrap_future(engine._thread.submit(int))
 
 
 async def test_a_failure_in_the_middle_is_not_taken_for_the_end() -> None:

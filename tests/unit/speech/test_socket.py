@@ -652,15 +652,6 @@ async def _survives(said: list[str | bytes], *, configured: bool) -> None:
 # Silence, hang-up, slots
 
 
-async def test_a_client_that_never_configures_is_closed_with_3008(
-    served: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(socket, "CONFIG_S", 0.02)
-    async with (await served()).talk(voice=None) as talk:
-        assert (await talk.fault())[1] == "idle_timeout"
-        assert await talk.close_code() == 3008
-
-
 async def test_silence_between_utterances_is_closed_with_3008(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,7 @@ def test_few_recordings_are_held_in_memory(tmp_path: Path) -> None:
     store = VoiceStore(tmp_path)
     for number in range(12):
         store.reference(with_voice(store, str(number)).id)
-    assert len(store._references) == 8
+    assert store._references.cache_info().currsize == 8
 
 
 # What goes
@@ -167,7 +167,7 @@ def test_what_another_process_deletes_is_gone_here_too(tmp_path: Path) -> None:
     assert here.voices() == []
     with pytest.raises(NotFoundError):
         here.reference(made.id)
-    assert not here._references
+    assert not here._references.cache_info().currsize
 
 
 def test_a_name_that_another_process_gives_to_another_voice_is_that_voices(tmp_path: Path) -> None:

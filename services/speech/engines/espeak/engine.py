@@ -12,13 +12,14 @@ oscillators keep their state between utterances, and two runs of one text differ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.audio.pcm import Samples, amplified, to_float32
 from services.audio.resample import TimeStretch
@@ -35,12 +36,7 @@ from services.speech.engines.protocol import (
 from services.speech.engines.scripts import plain_width
 from services.speech.engines.segments import refuse_blank, segments_as_written
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
 _SILENCE: Final = 8  # of 32768: a sample no louder belongs to a pause
-_FRAME_S: Final = 0.2
 _NORMAL_WPM: Final = 175  # speed 1.0
 # Where espeak-ng's rate scales the duration within 4 %. Below 80 it has no effect, and from 300 to
 # 450 it drops pauses (12 % too short); `TimeStretch` does the rest.
@@ -58,27 +54,16 @@ class EspeakEngine(SpeaksOnly):
     capabilities = frozenset({Capability.LANGUAGE})
 
     def __init__(self) -> None:
-        """Load the library.
-
-        Raises:
-            ImportError: espeakng-loader is not installed.
-            ConfigurationError: it cannot be loaded.
-        """
+        """Load the library, as `EspeakLibrary`."""
         self._library = library()
         self.sample_rate_hz = self._library.sample_rate_hz
         self._catalogue = VoiceCatalogue(self._library.voices(), self._library.variants())
         self._thread: ThreadPoolExecutor | None = None
-        self._segments = 0
 
     @property
     def ready(self) -> bool:
         """Whether `start` is done and `close` was not called."""
         return self._thread is not None
-
-    @property
-    def active(self) -> int:
-        """Segments that are being made or wait for the thread."""
-        return self._segments
 
     async def start(self) -> None:
         """Start the thread and say one word, which reads the data from disk."""
@@ -113,7 +98,7 @@ class EspeakEngine(SpeaksOnly):
         return self._library.phonemes(text, self._catalogue.identifier(self.voice(language), None))
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
-        """Yield frames of up to 200 ms; see `SpeechEngine.synthesise`."""
+        """Yield each segment once it is said; see `SpeechEngine.synthesise`."""
         self.check(request)
         voice = self.voice(request.voice or "")
         gain_db = self._catalogue.gain_db(voice)
@@ -130,23 +115,16 @@ class EspeakEngine(SpeaksOnly):
                 sounding = np.flatnonzero((said > _SILENCE) | (said < -_SILENCE))
                 end = int(sounding[-1]) + 1 if sounding.size else 0
                 pause = said[end:]
-                for frame in self._frames(stretch.feed(to_float32(said[:end]))):
+                if (frame := stretch.feed(to_float32(said[:end]))).size:
                     yield amplified(frame, gain_db)
-        for frame in self._frames(stretch.finish()):
+        if (frame := stretch.finish()).size:
             yield amplified(frame, gain_db)
-
-    def _frames(self, samples: Samples) -> Iterator[Samples]:
-        step = int(self.sample_rate_hz * _FRAME_S)
-        return (samples[begin : begin + step] for begin in range(0, samples.size, step))
 
     async def _said(self, text: str, voice: str, words_per_minute: int) -> NDArray[np.int16]:
         if self._thread is None:
             raise UnavailableError("the espeak engine is not running", retry_after_s=1.0)
         speak = partial(self._library.speak, text, voice=voice, words_per_minute=words_per_minute)
-        self._segments += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, speak)
         except Exception as error:
             raise EngineError("espeak-ng failed", code="engine_failed") from error
-        finally:
-            self._segments -= 1

@@ -11,14 +11,12 @@ import threading
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.errors import ConfigurationError, EngineError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _AUDIO_OUTPUT_SYNCHRONOUS: Final = 2
 _DONT_EXIT: Final = 0x8000
@@ -67,9 +65,7 @@ class EspeakLibrary:
     def __init__(self) -> None:
         """Load and initialise espeak-ng with the data that comes with it.
 
-        Raises:
-            ImportError: espeakng-loader is not installed.
-            ConfigurationError: it is installed and cannot be loaded.
+        ImportError if espeakng-loader is not installed, ConfigurationError if it cannot be loaded.
         """
         import espeakng_loader  # noqa: PLC0415  only who chose this engine pays for it
 
@@ -102,11 +98,7 @@ class EspeakLibrary:
         return self._list(ctypes.byref(_Voice(languages=ctypes.addressof(tag))))
 
     def phonemes(self, text: str, voice: str) -> str:
-        """Return a text's phonemes in IPA, without punctuation; `^` ties letters of one sound.
-
-        Raises:
-            EngineError: there is no such voice.
-        """
+        """Return a text's phonemes in IPA, without punctuation; `^` ties letters of one sound."""
         data = ctypes.create_string_buffer(text.encode())
         rest = ctypes.c_void_p(ctypes.addressof(data))
         said = []
@@ -125,9 +117,7 @@ class EspeakLibrary:
 
         Blocks its thread, a millisecond or two for a second of speech; several threads take turns.
         `voice` is an identifier, with `+NAME` for a variant; its own pace is 175 words a minute.
-
-        Raises:
-            EngineError: espeak-ng refused.
+        EngineError if espeak-ng refuses.
         """
         data = text.encode()
         with self._lock:

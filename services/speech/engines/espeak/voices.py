@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from services.errors import InvalidRequestError, NotFoundError, shown
+from services.errors import InvalidRequestError, shown
 from services.speech.engines.espeak.library import EspeakVoice
-from services.speech.engines.protocol import Voice
+from services.speech.engines.protocol import Voice, nearest, no_voice
 from services.speech.engines.scripts import language_by_script
 
 OPENAI_VOICES: Final[dict[str, str]] = {
@@ -87,11 +86,7 @@ class VoiceCatalogue:
         return (*self._aliases.values(), *self._voices)
 
     def find(self, voice_id: str) -> Voice:
-        """Return the voice called `voice_id`.
-
-        Raises:
-            NotFoundError: no such voice (`voice_not_found`).
-        """
+        """Return the voice called `voice_id`, or raise NotFoundError."""
         if (alias := self._aliases.get(voice_id.lower())) is not None:
             return alias
         tag, plus, variant = voice_id.partition("+")
@@ -100,13 +95,7 @@ class VoiceCatalogue:
             names = [*self._aliases, *self._languages]
             if own is not None:
                 names = [f"{own}+{one}" for one in self._variants]
-            near = difflib.get_close_matches(voice_id.lower(), names, n=1, cutoff=0.5)
-            hint = f"the nearest is {near[0]!r}" if near else "a voice is <language>[+variant]"
-            raise NotFoundError(
-                f"voice {shown(voice_id)} does not exist; {hint}. GET /v1/audio/voices lists them",
-                param="voice",
-                code="voice_not_found",
-            )
+            raise no_voice(voice_id, names, "a voice is <language>[+variant]")
         return self._voice(own, variant)
 
     def gain_db(self, voice: Voice) -> float:
@@ -118,9 +107,7 @@ class VoiceCatalogue:
         """Return what espeak-ng calls the voice, speaking `language` if one is given.
 
         Otherwise it speaks its own, or that of `text` if it is written in another script.
-
-        Raises:
-            InvalidRequestError: no such language (`unsupported_language`).
+        InvalidRequestError if there is no such language (`unsupported_language`).
         """
         own, _, variant = (voice.alias_of or voice.id).partition("+")
         if language is not None:
@@ -134,8 +121,7 @@ class VoiceCatalogue:
         wanted = tag.lower().replace("_", "-")
         own = self._by_tag.get(wanted) or self._by_tag.get(wanted.partition("-")[0])
         if own is None:
-            nearest = difflib.get_close_matches(wanted, self._by_tag, n=1, cutoff=0.5)
-            hint = f"the nearest is {nearest[0]!r}" if nearest else "a tag such as 'en-us' is"
+            hint = nearest(wanted, self._by_tag, "a tag such as 'en-us' is")
             raise InvalidRequestError(
                 f"language {shown(tag)} is not one that espeak speaks; {hint}",
                 param="language",

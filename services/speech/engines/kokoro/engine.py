@@ -25,13 +25,7 @@ import numpy as np
 
 from services.audio.pcm import Samples
 from services.audio.resample import Resampler, TimeStretch
-from services.errors import (
-    EngineError,
-    InvalidRequestError,
-    NotFoundError,
-    UnavailableError,
-    shown,
-)
+from services.errors import EngineError, InvalidRequestError, NotFoundError, UnavailableError, shown
 from services.speech.engines.espeak import voices as espeak_voices
 from services.speech.engines.espeak.engine import EspeakEngine
 from services.speech.engines.kokoro.model import SAMPLE_RATE_HZ, SPEEDS, Model, Source
@@ -43,6 +37,7 @@ from services.speech.engines.protocol import (
     SynthesisRequest,
     Voice,
     check_capabilities,
+    no_voice,
     unsupported,
 )
 from services.speech.engines.scripts import language_by_script, plain_width
@@ -51,7 +46,6 @@ from services.speech.engines.segments import one_ahead, refuse_blank, segments_a
 Work = TypeVar("Work")
 
 _CAPABILITIES: Final = frozenset({Capability.LANGUAGE, Capability.SEED})
-_FRAME: Final = SAMPLE_RATE_HZ // 5
 _SENTENCE_PAUSE_S: Final = 0.3
 _CLAUSE_PAUSE_S: Final = 0.1
 # Whose listener would have to wait for a long sentence gets it clause by clause.
@@ -69,25 +63,11 @@ class KokoroEngine(SpeaksOnly):
     models = ("kokoro",)
     sample_rate_hz = SAMPLE_RATE_HZ
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        file: str = "onnx/model_quantized.onnx",
-        revision: str = "",
-        cache: str = "",
-        threads: int = 0,
-    ) -> None:
-        """Check that it can work; nothing heavy is loaded before `start`.
-
-        Raises:
-            ConfigurationError: `model` is neither a directory nor a hub's id.
-        """
+    def __init__(self, **options: Any) -> None:
+        """Check the options, those of `Source`; nothing heavy is loaded before `start`."""
         self._stand_in = _espeak()
         self._voices = Voices()
-        self._source = Source(
-            self._voices, model, file=file, revision=revision, cache=cache, threads=threads
-        )
+        self._source = Source(self._voices, **options)
         self._phonemes = Phonemes(self._stand_in.phonemes if self._stand_in else None)
         self._thread: ThreadPoolExecutor | None = None
         self._work: set[asyncio.Task[None]] = set()
@@ -124,11 +104,6 @@ class KokoroEngine(SpeaksOnly):
         model = self._source.model
         return model.streams if model else None
 
-    @property
-    def active(self) -> int:
-        """Requests whose speech is being made."""
-        return len(self._work)
-
     async def start(self) -> None:
         """Start the stand-in, and find, download and load the model in the background."""
         if self._stand_in is not None:
@@ -161,7 +136,8 @@ class KokoroEngine(SpeaksOnly):
             with suppress(NotFoundError):
                 found = self._stand_in.voice(voice_id)
         if found is None:
-            raise self._voices.missing(voice_id)
+            names = [voice.id for voice in self._voices.listed()]
+            raise no_voice(voice_id, names, "a voice is a name or a mix of names")
         return found
 
     def check(self, request: SynthesisRequest) -> None:
@@ -183,9 +159,7 @@ class KokoroEngine(SpeaksOnly):
                 raise unsupported(self._stand_in, "seed")
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
-        """Yield frames of up to 200 ms; see `SpeechEngine.synthesise`."""
-        if self._thread is None:
-            raise UnavailableError("the kokoro engine is not running", retry_after_s=_RETRY_S)
+        """Yield each segment, or clause, once it is said; see `SpeechEngine.synthesise`."""
         self.check(request)
         voice_id = self.voice(request.voice or "").id
         pause = np.zeros(0, dtype=np.float32)  # after the segment before
@@ -217,8 +191,7 @@ class KokoroEngine(SpeaksOnly):
         texts = _in_clauses(segments_as_written(request.text), hurries)
         async with aclosing(one_ahead(texts, say, self._work)) as pieces:
             async for piece in pieces:
-                for begin in range(0, piece.size, _FRAME):
-                    yield piece[begin : begin + _FRAME]
+                yield piece
 
     def _segment(
         self, voice_id: str, request: SynthesisRequest, text: str

@@ -87,11 +87,7 @@ _MARGIN: Final = 4  # blocks kept around what sounds
 
 
 class Model:
-    """A graph in memory with the voices that lie beside it; one thread at a time may use it.
-
-    Attributes:
-        pace: how many seconds of speech it has recently made in a second.
-    """
+    """A graph in memory with the voices that lie beside it; one thread at a time may use it."""
 
     def __init__(self, graph: Path, styles: Mapping[str, Style], threads: int) -> None:
         """Load the graph, which takes a second; raises if it is not Kokoro's."""
@@ -113,12 +109,7 @@ class Model:
             raise ValueError("there are no voices")
         self._styles = styles
         self._gains_db: dict[Mix, float] = {}
-        self.pace = 0.0
-
-    @property
-    def voices(self) -> tuple[str, ...]:
-        """The names of the voices that are there."""
-        return tuple(self._styles)
+        self.pace = 0.0  # how many seconds of speech it has recently made in a second
 
     @property
     def streams(self) -> int:
@@ -127,7 +118,7 @@ class Model:
 
     def warm_up(self) -> None:
         """Speak twice: the first run finds out how much memory it takes, the second its pace."""
-        mix = Mix(((self.voices[0], 1.0),))
+        mix = Mix(((next(iter(self._styles)), 1.0),))
         self._gain_db(mix, None)
         self.pace = 0.0
         self.say(_SAMPLE, mix, 1.0)
@@ -214,12 +205,18 @@ class Source(Loading[Model]):
     """Loads the model that the setting `model` names."""
 
     def __init__(
-        self, voices: Voices, model: str, *, file: str, revision: str, cache: str, threads: int
+        self,
+        voices: Voices,
+        *,
+        model: str,
+        file: str = "onnx/model_quantized.onnx",
+        revision: str = "",
+        cache: str = "",
+        threads: int = 0,
     ) -> None:
         """Parse the settings; nothing is looked up. `voices` learns which ones came with the model.
 
-        Raises:
-            ConfigurationError: `model` is neither a directory nor a hub's id.
+        ConfigurationError if `model` is neither a directory nor a hub's id.
         """
         super().__init__(log)
         self._voices = voices
@@ -260,7 +257,7 @@ class Source(Loading[Model]):
             raise NoModelError(f"no model: {folder} is not Kokoro's: {line(error)}") from error
         log.info(
             "loaded %s with %d voices in %.1f s; speaks %.1f times as fast as it plays",
-            *(graph, len(model.voices), time.monotonic() - began, model.pace),
+            *(graph, len(self._voices.there), time.monotonic() - began, model.pace),
         )
         return model
 

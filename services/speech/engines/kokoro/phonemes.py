@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-import threading
 import unicodedata
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from typing import Final
 
@@ -64,14 +64,13 @@ _MARKS: Final = re.compile("([" + re.escape("".join(PUNCTUATION)) + "¡¿«»]+)
 
 
 class Phonemes:
-    """Makes phonemes; its methods may be called from any thread."""
+    """Makes phonemes, in one thread."""
 
     def __init__(self, espeak: Callable[[str, str], str] | None) -> None:
         """Take espeak-ng's phonemes of a text in a language; None where it is not installed."""
         self._espeak = espeak
-        self._readers: dict[str, Callable[[str], str]] = {}
         self._eastern = {tag for tag, needs in _EASTERN.items() if all(map(find_spec, needs))}
-        self._lock = threading.RLock()
+        self._reader = cache(self._load)
 
     def language(self, tag: str) -> str | None:
         """Return what `of` calls the language of a tag; None if Kokoro cannot speak it here."""
@@ -87,43 +86,36 @@ class Phonemes:
     def of(self, text: str, language: str) -> str:
         """Return the phonemes of a sentence; empty if there is nothing to say."""
         text = unicodedata.normalize("NFC", text)
-        reader = self._reader(language)
-        return "".join(phoneme for phoneme in reader(text) if phoneme in _VOCABULARY).strip()
+        said = self._reader(language)(text)
+        return "".join(phoneme for phoneme in said if phoneme in _VOCABULARY).strip()
 
     def clear(self) -> None:
         """Free the dictionaries; they are read again when they are needed."""
-        with self._lock:
-            self._readers.clear()
-
-    def _reader(self, language: str) -> Callable[[str], str]:
-        with self._lock:
-            if language not in self._readers:
-                self._readers[language] = self._load(language)
-            return self._readers[language]
+        self._reader.cache_clear()
 
     def _load(self, language: str) -> Callable[[str], str]:
-        if language in _BY_ESPEAK:
-            return lambda text: self._foreign(text, _BY_ESPEAK[language])
+        espeak, british = self._espeak, language == "en-gb"
         if language in _EASTERN:
             return _eastern(language, self._reader("en-us"))
-        espeak, british = self._espeak, language == "en-gb"
-        unknown = None
-        if espeak is not None:
-            unknown = lambda word: _english(espeak(word, language), british=british)  # noqa: E731
-        return English(british=british, unknown=unknown)
+        if espeak is None:
+            return English(british=british, unknown=None)
+        if language in _BY_ESPEAK:
+            return lambda text: _foreign(text, lambda part: espeak(part, _BY_ESPEAK[language]))
+        return English(
+            british=british, unknown=lambda word: _english(espeak(word, language), british=british)
+        )
 
-    def _foreign(self, text: str, tag: str) -> str:
-        if self._espeak is None:
-            raise ValueError(f"{tag} needs espeak-ng")
-        parts = []
-        for part in _MARKS.split(text):
-            if _MARKS.fullmatch(part):
-                parts.append(part.replace("«", "“").replace("»", "”"))
-            elif part.strip():
-                said = _replaced(self._espeak(part, tag), _IN_KOKOROS)
-                before = " " if part[0].isspace() else ""
-                parts.append(f"{before}{said}{' ' if part[-1].isspace() else ''}")
-        return " ".join("".join(parts).split())
+
+def _foreign(text: str, espeak: Callable[[str], str]) -> str:
+    parts = []
+    for part in _MARKS.split(text):
+        if _MARKS.fullmatch(part):
+            parts.append(part.replace("«", "“").replace("»", "”"))
+        elif part.strip():
+            said = _replaced(espeak(part), _IN_KOKOROS)
+            before = " " if part[0].isspace() else ""
+            parts.append(f"{before}{said}{' ' if part[-1].isspace() else ''}")
+    return " ".join("".join(parts).split())
 
 
 def _eastern(language: str, english: Callable[[str], str]) -> Callable[[str], str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from services.errors import NotFoundError, shown
 from services.speech.engines.protocol import Voice
 
 OPENAI_VOICES: Final[dict[str, str]] = {
@@ -101,13 +99,10 @@ class Voices:
 
     Before the model is there, they are those of Kokoro-82M 1.0; then those that came with it. One
     that did not come is spoken by one that did, of the same gender, and its name says so.
-
-    Attributes:
-        there: the names of those that speak.
     """
 
     def __init__(self) -> None:
-        self.there: tuple[str, ...] = NAMES
+        self.there: tuple[str, ...] = NAMES  # those that speak
 
     def came(self, there: Collection[str]) -> None:
         """Learn which voices came with the model; those that a request cannot name are left out."""
@@ -140,8 +135,26 @@ class Voices:
         )
 
     def mix(self, voice_id: str) -> Mix | None:
-        """Return what a voice is made of; None if it is not Kokoro's."""
-        return mix_of(OPENAI_VOICES.get(voice_id.lower(), voice_id), self.there)
+        """Return what a voice is made of, written as in Kokoro-FastAPI; None if it is not Kokoro's.
+
+        Such as `af_heart(2)+af_bella`.
+        """
+        parts = _SIGNS.split(OPENAI_VOICES.get(voice_id.lower(), voice_id))
+        if len(parts) > 2 * _MOST_PARTS:
+            return None
+        weights: dict[str, float] = {}
+        for sign, part in zip(("+", *parts[1::2]), parts[::2], strict=True):
+            found = _PART.fullmatch(part)
+            name = found[1].lower() if found else ""
+            if found is None or (name not in NAMES and name not in self.there):
+                return None
+            weight = float(found[2] or 1) * (1 if sign == "+" else -1)
+            weights[name] = weights.get(name, 0.0) + weight
+        total = sum(abs(weight) for weight in weights.values())
+        if not total or not math.isfinite(total):
+            return None
+        heaviest = sorted(weights.items(), key=lambda part: -part[1])
+        return Mix(tuple((name, weight / total) for name, weight in heaviest))
 
     def spoken(self, voice_id: str, language: str) -> Mix:
         """Return the voices that speak: those that are there.
@@ -166,17 +179,6 @@ class Voices:
         order = [one for one in NAMES if _gender(one) == _gender(name)]
         return alike[order.index(name) % len(alike)] if name in order else alike[0]
 
-    def missing(self, voice_id: str) -> NotFoundError:
-        """Return the error for a voice that neither engine has."""
-        names = [voice.id for voice in self.listed()]
-        near = difflib.get_close_matches(voice_id.lower(), names, n=1, cutoff=0.5)
-        hint = f"the nearest is {near[0]!r}" if near else "a voice is a name or a mix of names"
-        return NotFoundError(
-            f"voice {shown(voice_id)} does not exist; {hint}. GET /v1/audio/voices lists them",
-            param="voice",
-            code="voice_not_found",
-        )
-
 
 def _language(name: str) -> str:
     return _SPEAKERS[name[0]][0]
@@ -184,26 +186,3 @@ def _language(name: str) -> str:
 
 def _gender(name: str) -> Literal["female", "male"]:
     return "female" if name[1:2] == "f" else "male"
-
-
-def mix_of(written: str, there: Collection[str] = ()) -> Mix | None:
-    """Return the mix that is written as in Kokoro-FastAPI; None if it is none.
-
-    Such as `af_heart(2)+af_bella`. `there` are names that are known besides `NAMES`.
-    """
-    parts = _SIGNS.split(written)
-    if len(parts) > 2 * _MOST_PARTS:
-        return None
-    weights: dict[str, float] = {}
-    for sign, part in zip(("+", *parts[1::2]), parts[::2], strict=True):
-        found = _PART.fullmatch(part)
-        name = found[1].lower() if found else ""
-        if found is None or (name not in NAMES and name not in there):
-            return None
-        weight = float(found[2] or 1) * (1 if sign == "+" else -1)
-        weights[name] = weights.get(name, 0.0) + weight
-    total = sum(abs(weight) for weight in weights.values())
-    if not total or not math.isfinite(total):
-        return None
-    heaviest = sorted(weights.items(), key=lambda part: -part[1])
-    return Mix(tuple((name, weight / total) for name, weight in heaviest))

@@ -34,7 +34,7 @@ from services.errors import (
     ServiceError,
     UnavailableError,
 )
-from services.speech.engines.protocol import VoiceReference
+from services.speech.engines.protocol import VoiceReference, murmur
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
@@ -50,7 +50,6 @@ _LONGEST_MESSAGE: Final = 300
 _MARKER: Final = re.compile(r"<\|[^|<>]*\|>")  # such as <|endofprompt|>, which steers the model
 _PARAMS: Final = frozenset({"input", "ref_audio", "ref_text"})
 _MOST_BYTES: Final = 16 << 20  # of a recording, so that its header states its length
-_WAV_HEADER_BYTES: Final = 44
 _WAV_RATE: Final = slice(24, 28)
 
 
@@ -89,10 +88,8 @@ class OmniClient:
     async def speak(self, text: str, reference: VoiceReference) -> AsyncGenerator[Samples, None]:
         """Yield `text`, at most 2048 tokens of it, in the voice of `reference`: float32 [N].
 
-        Raises:
-            InvalidRequestError: the server refuses the text or the recording.
-            EngineError: it failed, broke off, or made no sample.
-            UnavailableError: it cannot be reached, or fell silent.
+        InvalidRequestError is the server's refusal; EngineError if it failed, broke off or made no
+        sample, UnavailableError if it cannot be reached or fell silent.
         """
         voice_id = reference.id
         if voice_id is not None and await self._is_kept(reference, voice_id):
@@ -121,13 +118,17 @@ class OmniClient:
         if is_silent:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
 
-    async def trial(self, voice: Mapping[str, str]) -> None:
-        """Have it say a word, which loads what is loaded late, in Fun-CosyVoice3's sample rate."""
+    async def trial(self) -> None:
+        """Have it say a word, which loads what is loaded late, in Fun-CosyVoice3's sample rate.
+
+        A server that was away may know no voice any more: they are uploaded again when they are
+        used next.
+        """
         head = b""
-        async with aclosing(self._pieces("Hello.", voice, "wav")) as pieces:
-            async for piece in pieces:
-                head = (head + piece)[:_WAV_HEADER_BYTES]
-        if not head.startswith(b"RIFF") or len(head) < _WAV_HEADER_BYTES:
+        async with aclosing(self._pieces("Hello.", inline(murmur(SAMPLE_RATE_HZ)), "wav")) as said:
+            async for piece in said:
+                head = (head + piece)[: _WAV_RATE.stop]
+        if not head.startswith(b"RIFF") or len(head) < _WAV_RATE.stop:
             raise EngineError("vLLM-Omni made no audio", code="engine_failed")
         rate_hz = int.from_bytes(head[_WAV_RATE], "little")
         if rate_hz != SAMPLE_RATE_HZ:
@@ -136,9 +137,6 @@ class OmniClient:
                 f"{SAMPLE_RATE_HZ}: is it another model?",
                 code="engine_failed",
             )
-
-    def server_is_new(self) -> None:
-        """Upload again when a voice is used next: this server may know none."""
         self._kept.clear()
 
     def forget(self, voice_id: str) -> None:
@@ -170,16 +168,12 @@ class OmniClient:
             if voice_id not in self._kept:
                 try:
                     await self._upload(reference, server_name(voice_id))
+                    self._kept[voice_id] = True
                 except ServiceError as error:
                     log.warning("voice %s is sent with each request: %s", voice_id, error)
-                    if isinstance(error, UnavailableError):  # it did not refuse: try again
-                        return False
-                    self._kept[voice_id] = False
-                else:
-                    self._kept[voice_id] = True
-                if voice_id in self._unwanted:  # forgotten meanwhile: `clean` waits to delete it
-                    return self._kept.pop(voice_id)
-            return self._kept[voice_id]
+                    if not isinstance(error, UnavailableError):  # else it has not refused
+                        self._kept[voice_id] = False
+            return self._kept.get(voice_id, False)
 
     async def _upload(self, reference: VoiceReference, name: str) -> None:
         wav = await asyncio.to_thread(_wav, reference)
@@ -261,32 +255,26 @@ def _unmarked(text: str) -> str:
 
 
 async def _raise_for(answer: aiohttp.ClientResponse) -> None:
-    """Raise what a status other than 2xx means.
+    """Raise what a status other than 2xx means, in the words of OpenAI's error object if it is one.
 
     A 400 is about what the client sent: the rest of the request is ours.
     """
-    status = answer.status
-    if status < HTTPStatus.MULTIPLE_CHOICES:
+    if answer.status < HTTPStatus.MULTIPLE_CHOICES:
         return
-    message, param = await _error_of(answer)
-    said = f"vLLM-Omni answers {status}: {message}"
-    if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}:
-        raise InvalidRequestError(message, param=param, code="engine_refused")
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise OverloadedError(said, retry_after_s=1.0)
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        raise UnavailableError(said, retry_after_s=5.0)
-    raise EngineError(said, code="engine_failed")
-
-
-async def _error_of(answer: aiohttp.ClientResponse) -> tuple[str, str | None]:
-    """Return the message and the field at fault of an error in OpenAI's form, or of any other."""
-    data = await answer.content.read(1 << 16)
-    text = data.decode("utf-8", "replace")
+    text = (await answer.content.read(1 << 16)).decode("utf-8", "replace")
     param = None
     with contextlib.suppress(ValueError, TypeError, KeyError):
         error = json.loads(text)["error"]
         text = str(error["message"])
         named = str(error.get("param") or "").rpartition(".")[2]
         param = named if named in _PARAMS else None
-    return " ".join(text.split())[:_LONGEST_MESSAGE], param
+    text = " ".join(text.split())[:_LONGEST_MESSAGE]
+    said = f"vLLM-Omni answers {answer.status}: {text}"
+    match answer.status:
+        case HTTPStatus.BAD_REQUEST | HTTPStatus.UNPROCESSABLE_ENTITY:
+            raise InvalidRequestError(text, param=param, code="engine_refused")
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            raise OverloadedError(said, retry_after_s=1.0)
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            raise UnavailableError(said, retry_after_s=5.0)
+    raise EngineError(said, code="engine_failed")

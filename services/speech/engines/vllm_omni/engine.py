@@ -10,10 +10,9 @@ share, so the same seed does not give the same samples.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
@@ -36,15 +35,9 @@ from services.speech.engines.protocol import (
     Voice,
     VoiceReference,
     check_capabilities,
-    murmur,
 )
 from services.speech.engines.segments import one_ahead, refuse_blank, segments_as_written
-from services.speech.engines.vllm_omni.client import (
-    SAMPLE_RATE_HZ,
-    OmniClient,
-    inline,
-    transcript,
-)
+from services.speech.engines.vllm_omni.client import SAMPLE_RATE_HZ, OmniClient, transcript
 
 log = logging.getLogger("bentovox.speech.vllm_omni")
 
@@ -73,8 +66,7 @@ class VllmOmniEngine(SpeaksOnly):
     def __init__(self, *, url: str = "", api_key: str = "") -> None:
         """Make an engine that is not started; the options are those of `VllmOmniSettings`.
 
-        Raises:
-            ConfigurationError: `url` is missing or not a URL.
+        ConfigurationError if `url` is missing or not a URL.
         """
         parts = urlsplit(url)
         if not (parts.scheme in {"http", "https"} and parts.hostname):
@@ -88,26 +80,20 @@ class VllmOmniEngine(SpeaksOnly):
         self.lack = "not started"
         self._client = OmniClient(url, api_key)
         self._faults = 0
-        self._alarm = asyncio.Event()  # a request failed
-        self._watching: asyncio.Task[None] | None = None
-        self._work: set[asyncio.Task[None]] = set()
-        self._chores: set[asyncio.Task[None]] = set()
+        self._forgot = False  # a voice that the server may still have
+        self._alarm = asyncio.Event()  # calls for a look
+        self._work: set[asyncio.Task[None]] = set()  # what is said
+        self._watching: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
         """Whether the server was usable when it was last looked at."""
         return not self.lack
 
-    @property
-    def active(self) -> int:
-        """Syntheses that the server works on, or whose text is not all there yet."""
-        return len(self._work)
-
     async def start(self) -> None:
         """Have the server say a word, and watch it from here on; one that is down is waited for.
 
-        Raises:
-            ConfigurationError: it answers, and not as it should.
+        ConfigurationError if it answers, and not as it should.
         """
         self._client.open()
         try:
@@ -117,12 +103,12 @@ class VllmOmniEngine(SpeaksOnly):
             if isinstance(error, ServiceError):
                 raise ConfigurationError(error.message) from error
             raise
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = {asyncio.create_task(self._watch())}
 
     async def close(self) -> None:
         """Stop what is being said; the server goes on."""
         self.lack = "closed"
-        tasks = [*self._work, *self._chores, *([self._watching] if self._watching else ())]
+        tasks = self._work | self._watching
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -155,11 +141,6 @@ class VllmOmniEngine(SpeaksOnly):
         """Upload a registered voice and have it say a word, which computes its features.
 
         If the server is down, or keeps no voices, that is left to the first use.
-
-        Raises:
-            InvalidRequestError: the transcript is missing (`ref_text`), or the server refuses the
-                recording.
-            EngineError: the server failed.
         """
         _demand_transcript(reference)
         try:
@@ -172,10 +153,8 @@ class VllmOmniEngine(SpeaksOnly):
     def forget(self, voice_id: str) -> None:
         """Drop a voice here and at the server, there as soon as it answers."""
         self._client.forget(voice_id)
-        if self.ready:
-            chore = asyncio.create_task(self._client.clean())
-            self._chores.add(chore)
-            chore.add_done_callback(self._chores.discard)
+        self._forgot = True
+        self._alarm.set()
 
     async def synthesise(self, request: SynthesisRequest) -> AsyncGenerator[Samples, None]:
         """Yield frames as the server makes them; see `SpeechEngine.synthesise`.
@@ -185,7 +164,6 @@ class VllmOmniEngine(SpeaksOnly):
         self.check(request)
         reference = request.reference
         assert reference is not None  # noqa: S101  `check` demands one
-        self._demand_ready()
         stretch = TimeStretch(SAMPLE_RATE_HZ, request.speed)
         say = partial(self._speak, reference)
         async with aclosing(one_ahead(segments_as_written(request.text), say, self._work)) as said:
@@ -195,15 +173,12 @@ class VllmOmniEngine(SpeaksOnly):
         if (rest := stretch.finish()).size:
             yield rest
 
-    def _demand_ready(self) -> None:
+    async def _speak(self, reference: VoiceReference, text: str) -> AsyncGenerator[Samples, None]:
+        """Yield one segment, and note whether the server failed."""
         if not self.ready:
             raise UnavailableError(
                 f"the vLLM-Omni server is not usable: {self.lack}", retry_after_s=PROBE_S
             )
-
-    async def _speak(self, reference: VoiceReference, text: str) -> AsyncGenerator[Samples, None]:
-        """Yield one segment, and note whether the server failed."""
-        self._demand_ready()
         try:
             async with aclosing(self._client.speak(text, reference)) as frames:
                 async for frame in frames:
@@ -216,14 +191,14 @@ class VllmOmniEngine(SpeaksOnly):
 
     async def _watch(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_S):
                     await self._alarm.wait()
             self._alarm.clear()
             try:
                 await self._look()
             except ServiceError:
-                continue
+                continue  # it is noted
             except Exception:  # whatever it is, the next look may succeed
                 log.exception("the vLLM-Omni server cannot be looked at")
                 self.lack = "it cannot be looked at"
@@ -235,8 +210,9 @@ class VllmOmniEngine(SpeaksOnly):
             await self._client.health()
             if was_down or self._faults >= _FAULTS:
                 self._faults = 0
-                await self._client.trial(inline(murmur(SAMPLE_RATE_HZ)))
-                self._client.server_is_new()
+                await self._client.trial()
+            if was_down or self._forgot:
+                self._forgot = False
                 await self._client.clean()
         except ServiceError as error:
             if error.message != self.lack:
