@@ -204,11 +204,9 @@ class Backend:
                         self.told = frozenset(self.models)
                         self._knows_models = True
                 return ready
-        except TimeoutError:
-            raise
         except UnavailableError:
             self.lack = self.short = ""  # it may come back with what it lacked
-        except Exception as error:  # noqa: BLE001  an error here would end all probes of the role
+        except (ServiceError, ValueError, LookupError, TypeError) as error:
             log.debug("backend %s: %r instead of its readiness", self.name, error)
         return False
 

@@ -113,7 +113,11 @@ class Pool:
     async def _probe(self, backend: Backend) -> None:
         """Probe a backend while it is in the pool; remove it when its last stream has ended."""
         while not backend.left:
-            await backend.probe()
+            try:
+                await backend.probe()
+            except Exception:  # an error here would end all probes of the role
+                log.exception("backend %s: its probe failed", backend.name)
+                backend.mark(ready=False)
             await asyncio.sleep(self._asking.probe_interval_s)
         while backend.outstanding:  # noqa: ASYNC110  checked rarely
             await asyncio.sleep(self._asking.probe_interval_s)
