@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-
 from ci.errors import CiError
 from ci.paths import ROOT
 from ci.terminal import last_line, ran
@@ -12,20 +9,19 @@ from ci.terminal import last_line, ran
 
 def call(*arguments: str) -> str:
     """Run one git command in the repository and return what it prints."""
-    done = _run(*arguments)
+    try:
+        done = ran("git", *arguments, cwd=ROOT)
+    except FileNotFoundError as error:
+        raise CiError("there is no git command: install the package git") from error
     if done.returncode:
         raise CiError(f"git {arguments[0]}: {last_line(done.stderr)}")
     return done.stdout.strip()
 
 
-def commit(revision: str) -> str | None:
-    """Return the commit that a revision names; None if this clone has none."""
-    name = f"{revision}^{{commit}}"
-    return _run("rev-parse", "--verify", "--quiet", "--end-of-options", name).stdout.strip() or None
-
-
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    found = shutil.which("git")
-    if found is None:
-        raise CiError("there is no git command: install the package git")
-    return ran(found, *arguments, cwd=ROOT)
+def commit(revision: str) -> str:
+    """Return the commit that a revision names."""
+    try:
+        return call("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    except CiError as error:
+        said = f"{revision!r} is no revision of this repository; `git fetch` may bring it"
+        raise CiError(said) from error
