@@ -203,7 +203,6 @@ class Service(Server):
     """What BentoML serves on a free port: by default the role `name`, with `settings`."""
 
     def __init__(self, name: str, python: str, service: str = "", **settings: str) -> None:
-        """Take a port."""
         port = free_port()
         service = service or f"services.{name}.service:{name.capitalize()}"
         command = [python, "-m", "bentoml", "serve", service, f"--port={port}"]

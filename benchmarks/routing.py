@@ -82,7 +82,6 @@ class Simulation:
     """What came of the requests of a case; the same for the same case."""
 
     def __init__(self, case: Case) -> None:
-        """Go through it."""
         self.apart: list[int] = []  # requests at a backend, the most less the fewest, over time
         self.waits_s: list[float] = []  # of each request, for a slot
         self.hits = 0  # of requests that came again, those whose backend had their cache
