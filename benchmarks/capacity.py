@@ -41,7 +41,7 @@ _HELLO = {
 
 
 def main(arguments: list[str]) -> None:
-    options = report.parser("capacity", __doc__, rounds=1).parse_args(arguments)
+    options = report.parser("capacity", __doc__).parse_args(arguments)
     logging.disable()
     short_ms, long_ms = (_stream_ms(events) for events in (_SHORT, _LONG))
     event_us = (long_ms - short_ms) / (_LONG - _SHORT) * 1000

@@ -43,7 +43,7 @@ _COLORS: Final = {
 
 
 def main(arguments: list[str]) -> None:
-    options = report.parser("conversation", __doc__, rounds=1).parse_args(arguments)
+    options = report.parser("conversation", __doc__).parse_args(arguments)
     *_, door = processes = _without_engines(python())
     with running(*processes):
         ours = {count: _talk(door.url, count, _SECONDS, _TONES) for count in _COUNTS}

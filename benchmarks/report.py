@@ -28,13 +28,15 @@ GREY, BLUE, NAVY, ORANGE, RED, SKY = (
 )
 
 
-def parser(name: str, said: str | None, *, rounds: int) -> argparse.ArgumentParser:
+def parser(name: str, said: str | None, *, rounds: int = 0) -> argparse.ArgumentParser:
+    """Return a parser of what a benchmark can be told; `rounds` is how many it has by default."""
     made = argparse.ArgumentParser(
         prog=f"nox -s bench -- {name}".rstrip(),
         description=said,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--rounds", type=int, default=rounds, help="turns of each (%(default)s)")
+    if rounds:
+        made.add_argument("--rounds", type=int, default=rounds, help="turns of each (%(default)s)")
     made.add_argument("--out", type=Path, default=ROOT / "docs", help="where the report goes")
     return made
 
