@@ -163,12 +163,10 @@ def on_base(image: Image, given: str = "") -> Image:
         below = diff_ids(base)
     except CiError as error:
         raise CiError(f"the base of {image.name}: {error}; --base names another") from error
-    own = [layer.diff_id for layer in image.layers]
-    if own[: len(below)] != below:
-        same = sum(1 for layer in own if layer in set(below))
+    if [layer.diff_id for layer in image.layers[: len(below)]] != below:
         raise CiError(
-            f"{image.name} does not stand on {base} as it is now: they share {same} of its "
-            f"{len(below)} layers; build the image again, or name its base with --base"
+            f"{image.name} does not stand on {base} as it is now: build the image again, or name "
+            "its base with --base"
         )
     return dataclasses.replace(image, shared=len(below))
 
