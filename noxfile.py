@@ -547,17 +547,12 @@ def run(session: nox.Session, python: Path, *arguments: str, **more: str) -> Non
     session.run(str(python), *arguments, env=environ, external=True)
 
 
-def ci(session: nox.Session, verb: str, *arguments: str) -> None:
-    """Run `python -m ci VERB`, which reaches what pip reaches."""
-    python = environment(session, "dev")
-    run(session, python, "-m", "ci", verb, *arguments, **uv_variables())
-
-
 def session_of(verb: str, purpose: str) -> None:
-    """Register the session of a verb of ci."""
+    """Register the session of a verb of ci, which reaches what pip reaches."""
 
     def work(session: nox.Session) -> None:
-        ci(session, verb, *session.posargs)
+        python = environment(session, "dev")
+        run(session, python, "-m", "ci", verb, *session.posargs, **uv_variables())
 
     work.__doc__ = purpose
     nox.session(name=verb, default=False)(work)
