@@ -30,8 +30,41 @@ def frame_of(
     return frame
 
 
+class _Filters:
+    """FFmpeg's filters in a row, for mono float32.
+
+    They have no thread: FFmpeg would start some for each chain, and end them with it.
+    """
+
+    def __init__(self, sample_rate_hz: int, *filters: tuple[str, str]) -> None:
+        self._rate_hz = sample_rate_hz
+        self._pushed = 0
+        self._graph = graph = Graph()
+        graph.threads = 1
+        source = graph.add_abuffer(
+            sample_rate=sample_rate_hz,
+            format="flt",
+            layout="mono",
+            time_base=Fraction(1, sample_rate_hz),
+        )
+        row = [graph.add(name, given) for name, given in filters]
+        graph.link_nodes(source, *row, graph.add("abuffersink")).configure()
+
+    def push(self, samples: Samples) -> Samples:
+        """Take [N], not nothing; return what is ready [M]. Their own end is never asked for."""
+        self._graph.push(frame_of(samples, self._rate_hz, self._pushed))
+        self._pushed += samples.size
+        parts = [_EMPTY]
+        while True:
+            try:
+                made: Any = self._graph.pull()
+            except av.BlockingIOError:  # they need more input first
+                return np.concatenate(parts) if len(parts) > 2 else parts[-1]  # noqa: PLR2004
+            parts.append(made.to_ndarray()[0])
+
+
 class Resampler:
-    """Mono float32 from one rate to another, piece by piece (libswresample through PyAV).
+    """Mono float32 from one rate to another, piece by piece (FFmpeg's aresample).
 
     The concatenated output of `feed` and `finish` is the same, bit for bit, however the input was
     cut, and lasts as long as the input to within one sample. About 1 ms is held back until more
@@ -43,34 +76,25 @@ class Resampler:
         self.to_hz = to_hz
         self._fed = 0
         self._made = 0
-        self._swr = None if from_hz == to_hz else av.AudioResampler("flt", "mono", to_hz)
+        self._filters = None if from_hz == to_hz else _Filters(from_hz, ("aresample", str(to_hz)))
 
     def feed(self, samples: Samples) -> Samples:
         """Take float32 [N] at `from_hz`; return what is ready, float32 [M] at `to_hz`."""
         samples = checked(samples)
-        if self._swr is None or not samples.size:
+        if self._filters is None or not samples.size:
             return samples
-        frame = frame_of(samples, self.from_hz, self._fed)
         self._fed += samples.size
-        return self._joined(self._swr.resample(frame))
+        made = self._filters.push(samples)
+        self._made += made.size
+        return made
 
     def finish(self) -> Samples:
         """Return the samples held back; feed nothing afterwards."""
-        if self._swr is None or not self._fed:
+        if self._filters is None or not self._fed:
             return _EMPTY
-        # libswresample drops an input shorter than its filter: silence pushes out everything due,
-        # and whatever the silence itself made is cut off.
+        # Silence pushes out everything due, and whatever the silence itself made is cut off.
         due = round(self._fed * self.to_hz / self.from_hz) - self._made
-        silence = np.zeros(self.from_hz // 50 + 64, dtype=np.float32)
-        return np.concatenate([self.feed(silence), self._joined(self._swr.resample(None))])[:due]
-
-    def _joined(self, frames: list[av.AudioFrame]) -> Samples:
-        parts = [frame.to_ndarray()[0] for frame in frames]
-        if not parts:
-            return _EMPTY
-        joined: Samples = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        self._made += joined.size
-        return joined
+        return self._filters.push(np.zeros(self.from_hz // 50 + 64, dtype=np.float32))[:due]
 
 
 class TimeStretch:
@@ -82,8 +106,7 @@ class TimeStretch:
     input, 90 ms above a speed of 2. A speed of 1 passes the very same arrays through.
 
     Input needed before the first output, measured at 22.05 and 24 kHz: 50 to 70 ms at speeds from
-    0.5 to 2, 70 to 90 ms below, 110 to 210 ms above. There is no thread, and instances share
-    nothing.
+    0.5 to 2, 70 to 90 ms below, 110 to 210 ms above. Instances share nothing.
     """
 
     def __init__(self, sample_rate_hz: int, speed: float) -> None:
@@ -95,39 +118,26 @@ class TimeStretch:
         self.speed = speed
         self._fed = 0
         self._made = 0
-        self._pushed = 0
-        self._graph = None if speed == 1.0 else self._connected()
-
-    def _connected(self) -> Graph:
-        """Return one or two atempo filters in a row; their own end is never asked for."""
         # One filter goes down to 0.5; above 2 it would skip samples instead of blending them.
-        tempi = [self.speed] if 0.5 <= self.speed <= 2.0 else [self.speed**0.5] * 2  # noqa: PLR2004
-        graph = Graph()
-        source = graph.add_abuffer(
-            sample_rate=self.sample_rate_hz,
-            format="flt",
-            layout="mono",
-            time_base=Fraction(1, self.sample_rate_hz),
-        )
+        tempi = [speed] if 0.5 <= speed <= 2.0 else [speed**0.5] * 2  # noqa: PLR2004
         # Frames of one size, since atempo returns nothing for very short ones.
-        blocks = graph.add("asetnsamples", f"n={self.sample_rate_hz // _BLOCKS_PER_SECOND}:p=0")
-        filters = [graph.add("atempo", f"{tempo:.9f}") for tempo in tempi]
-        graph.link_nodes(source, blocks, *filters, graph.add("abuffersink")).configure()
-        return graph
+        blocks = ("asetnsamples", f"n={sample_rate_hz // _BLOCKS_PER_SECOND}:p=0")
+        filters = [("atempo", f"{tempo:.9f}") for tempo in tempi]
+        self._filters = None if speed == 1.0 else _Filters(sample_rate_hz, blocks, *filters)
 
     def feed(self, samples: Samples) -> Samples:
         """Take float32 [N]; return what is ready, float32 [M]."""
         samples = checked(samples)
-        if self._graph is None or not samples.size:
+        if self._filters is None or not samples.size:
             return samples
         self._fed += samples.size
-        made = self._push(self._graph, samples)
+        made = self._filters.push(samples)
         self._made += made.size
         return made
 
     def finish(self) -> Samples:
         """Return the samples held back; feed nothing afterwards."""
-        if self._graph is None:
+        if self._filters is None:
             return _EMPTY
         # Silence pushes out everything due; atempo's own end is up to 75 ms off.
         due = round(self._fed / self.speed) - self._made
@@ -135,21 +145,10 @@ class TimeStretch:
         parts = [_EMPTY]
         ready = 0
         while ready < due:
-            parts.append(self._push(self._graph, silence))
+            parts.append(self._filters.push(silence))
             ready += parts[-1].size
         last = np.concatenate(parts)[: max(due, 0)]
         # The length may cut anywhere within the last wave, wherever the input ended.
         fade = min(last.size, int(self.sample_rate_hz * _FADE_S))
         last[last.size - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
         return last
-
-    def _push(self, graph: Graph, samples: Samples) -> Samples:
-        graph.push(frame_of(samples, self.sample_rate_hz, self._pushed))
-        self._pushed += samples.size
-        parts = [_EMPTY]
-        while True:
-            try:
-                made: Any = graph.pull()
-            except av.BlockingIOError:  # it needs more input first
-                return np.concatenate(parts)
-            parts.append(made.to_ndarray()[0])

@@ -145,6 +145,7 @@ class _Session(LiveSession):
         await self.send(_event("session.done", **place, **more))
         self._utterance += 1
         self._sentence = 0
+        self._unit = None  # it and the session hold each other
 
     async def _next(self) -> ClientMessage | None:
         """Return the next valid message, the first a session.config; None when the server ends."""

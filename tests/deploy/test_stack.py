@@ -102,12 +102,15 @@ def is_openai_error(body: bytes) -> bool:
 
 
 def test_chat_is_streamed_as_it_is_made(stack: Stack) -> None:
-    with stack.client() as client:
-        came_s = list(long_stream(client, tokens=1900))
-    assert len(came_s) > 1000
-    assert came_s[0] < came_s[-1] / 4
-    gaps = [after - before for before, after in itertools.pairwise(came_s)]
-    assert max(gaps) < came_s[-1] / 2  # not held back and let go
+    def is_held_back() -> bool:
+        with stack.client() as client:
+            came_s = list(long_stream(client, tokens=1900))
+        assert len(came_s) > 1000
+        longest_gap_s = max(after - before for before, after in itertools.pairwise(came_s))
+        return came_s[0] > came_s[-1] / 4 or longest_gap_s > came_s[-1] / 2
+
+    # A busy machine may stop for a moment, but hardly each time.
+    assert not all(is_held_back() for _ in range(4))
 
 
 def test_speech_is_streamed_as_it_is_made(stack: Stack) -> None:

@@ -172,16 +172,17 @@ async def test_the_first_sound_comes_long_before_the_last(engine: KokoroEngine) 
     assert first_s < (time.perf_counter() - began) / 2
 
 
-async def test_closing_ends_the_computation_within_a_moment(engine: KokoroEngine) -> None:
-    model: Any = engine._source.model
-    model.warm_up()  # so that what is measured is no first run
+async def test_closing_ends_the_computation(engine: KokoroEngine) -> None:
+    began = time.perf_counter()
+    await said(engine, " ".join(TEXTS), "alloy")
+    whole_s = time.perf_counter() - began
     frames = engine.synthesise(SynthesisRequest(" ".join(TEXTS), "alloy"))
     first = asyncio.ensure_future(anext(frames))
     await until(lambda: engine.active > 0)
     first.cancel()
     began = time.perf_counter()
     await until(lambda: engine.active == 0)
-    assert time.perf_counter() - began < 1.0
+    assert time.perf_counter() - began < whole_s / 2
 
 
 async def test_the_same_request_gives_the_same_samples(engine: KokoroEngine) -> None:

@@ -157,11 +157,20 @@ def test_a_sentence_of_a_few_words_waits_for_the_next_one() -> None:
     assert list(splitter.feed("谢大家今天来到这里。好")) == ["谢谢大家今天来到这里。"]
 
 
-def test_a_whole_text_gathers_its_sentences() -> None:
+def test_a_whole_text_starts_short_and_gathers_its_sentences() -> None:
     text = "This sentence has just about ten tokens in it. " * 20
     sizes = [size(segment) for segment in split(text)]
-    assert len(sizes) > 2
-    assert all(60 <= each <= LONGEST for each in sizes[:-1])
+    assert sizes[0] < 20
+    assert 30 <= sizes[1] < 60
+    assert all(60 <= each <= LONGEST for each in sizes[2:])
+
+
+def test_a_long_first_sentence_is_divided_at_a_comma() -> None:
+    clauses = ["when the long day is finally over", "the people of the town go home again"]
+    text = ", ".join(clauses * 3) + "."
+    assert split(text)[0].endswith(("over,", "again,"))
+    assert size(split(text)[0]) <= 40
+    assert split(text)[0] == streamed([text])[0]
 
 
 def test_a_short_rest_goes_with_the_segment_before() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from services.audio.resample import Resampler
 from services.errors import InvalidRequestError, NotFoundError
 from services.openai.models import Models
 from services.openai.paths import SPEECH_STREAM
@@ -248,6 +250,26 @@ async def test_one_utterance_after_another_with_another_configuration(served: An
         for one in role.engine.requests
     ]
     assert asked == [("alloy", 1, 2.0, "en", "softly"), ("echo", None, 1.0, None, None)]
+
+
+async def test_what_an_utterance_took_is_freed_with_it(served: Any) -> None:
+    def resamplers() -> int:
+        return sum(isinstance(one, Resampler) for one in gc.get_objects())
+
+    role = await served()
+    gc.collect()
+    before = resamplers()
+    gc.disable()
+    try:
+        async with role.talk(sample_rate=16_000) as talk:
+            await talk.write("abcd")
+            await talk.event("audio.start")
+            assert resamplers() > before
+            await talk.say("input.done")
+            await talk.until("session.done")
+            await until(lambda: resamplers() == before)
+    finally:
+        gc.enable()
 
 
 async def test_the_next_utterance_may_be_written_while_this_one_is_spoken(served: Any) -> None:

@@ -7,11 +7,8 @@ and each result is what that request alone would get.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any, Final
 
 import torch
@@ -144,43 +141,11 @@ def _solved(
     given = [torch.cat([one, torch.zeros_like(one)]) for one in (mu, speakers, cond)]
     mask, rate = mask.repeat(2, 1, 1), decoder.inference_cfg_rate
     time = times[0]
-    with _masks_made_once(decoder.estimator):
-        for until in times[1:]:
-            both = decoder.forward_estimator(
-                x.repeat(2, 1, 1), mask, given[0], time.repeat(len(mask)), *given[1:], streaming
-            )
-            asked, free = both.chunk(2)
-            x = x + (until - time) * ((1.0 + rate) * asked - rate * free)
-            time = time + (until - time)
+    for until in times[1:]:
+        both = decoder.forward_estimator(
+            x.repeat(2, 1, 1), mask, given[0], time.repeat(len(mask)), *given[1:], streaming
+        )
+        asked, free = both.chunk(2)
+        x = x + (until - time) * ((1.0 + rate) * asked - rate * free)
+        time = time + (until - time)
     return x
-
-
-@contextmanager
-def _masks_made_once(estimator: Any) -> Iterator[None]:
-    """Keep what upstream's estimator would make anew in each of its blocks, in each step.
-
-    All are of one batch, so that only their sizes tell them apart. A GPU waits for each.
-    """
-    module = sys.modules[type(estimator).__module__]
-    names = ("add_optional_chunk_mask", "mask_to_bias")
-    own = {name: getattr(module, name) for name in names if hasattr(module, name)}
-    for name, make in own.items():
-        setattr(module, name, _once_a_size(make))
-    try:
-        yield
-    finally:
-        for name, make in own.items():
-            setattr(module, name, make)
-
-
-def _once_a_size(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    made: dict[int, torch.Tensor] = {}
-
-    @wraps(make)
-    def kept(xs: torch.Tensor, *given: Any) -> torch.Tensor:
-        size = xs.shape[1]
-        if size not in made:
-            made[size] = make(xs, *given)
-        return made[size]
-
-    return kept

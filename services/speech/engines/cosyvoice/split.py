@@ -35,7 +35,10 @@ LONGEST: Final = 100
 _FULL: Final = 80  # what sentences are gathered up to, and a longer one is divided at
 _SCRAP: Final = 8  # a few words: below that, never alone if there is more to come
 _REST: Final = 20  # a last segment below that goes with the one before
-_ENOUGH: Final = 60  # that sentences of a whole text are gathered up to at least
+# What the first segments of a whole text are gathered up to, so that the first audio comes early
+# and the second is ready when the first has been heard; the last applies from the third on.
+_ENOUGH: Final = (_SCRAP, 30, 60)
+_FIRST: Final = 40  # a longer first sentence is divided at a comma
 _CHARACTERS: Final = 320  # text without an end is cut there, whatever its size
 
 _CJK: Final = re.compile(
@@ -88,7 +91,7 @@ async def segments_in_tokens(
 
 
 def split(text: str, count_tokens: Callable[[str], int]) -> Iterator[str]:
-    """Yield the segments of a whole text, of several sentences each.
+    """Yield the segments of a whole text: the first a short one, later ones several sentences.
 
     None is larger than `LONGEST`, and each has something to say. The first comes before the rest
     of the text is measured.
@@ -114,15 +117,19 @@ class Splitter:
     or for `finish`. None is larger than `LONGEST`, and each has something to say.
     """
 
-    def __init__(self, count_tokens: Callable[[str], int], enough: int = _SCRAP) -> None:
+    def __init__(
+        self, count_tokens: Callable[[str], int], enough: tuple[int, ...] = (_SCRAP,)
+    ) -> None:
         """Measure with `count_tokens`, the family's tokenizer.
 
         Sentences, and parts of those that are too long, are put together until they have `enough`
-        tokens.
+        tokens; its last number is for all later segments, too.
         """
         self._count_tokens = count_tokens
         self._enough = enough
         self._segmenter = Segmenter(_CHARACTERS, shortest=1)  # scraps are gathered here
+        self._is_first = True
+        self._given = 0
         self._held = ""
 
     def size(self, text: str) -> int:
@@ -148,13 +155,21 @@ class Splitter:
             most = LONGEST if self.size(self._held) < _REST else _FULL
             if self._held and self.size(together) > most:
                 yield self._held
+                self._given += 1
                 together = part
             self._held = together
-            if self.size(together) >= self._enough:
+            if self.size(together) >= self._enough[min(self._given, len(self._enough) - 1)]:
                 yield together
+                self._given += 1
                 self._held = ""
 
     def _parts(self, sentence: str) -> Iterator[str]:
+        if self._is_first and self.size(sentence) > _FIRST:
+            end = self._cut(sentence, _CLAUSE_END, _FIRST)
+            if end is not None and self.size(sentence[:end]) >= _SCRAP:
+                yield sentence[:end].strip()
+                sentence = sentence[end:].strip()
+        self._is_first = self._is_first and self.size(sentence) < _SCRAP
         while self.size(sentence) > _FULL:
             end = (
                 self._cut(sentence, _CLAUSE_END, _FULL)
