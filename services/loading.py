@@ -101,27 +101,24 @@ def fetched(
         f"run `hf download {hub.repository}{revision}{folder}`, or set {setting} to a directory"
     )
     instead = packaged.cached(hub.cache) if packaged else None
+    cause: HubError | None = None
     if hub.is_offline:
-        if instead is not None:
-            return instead
-        raise NoModelError(
-            f"no model: {hub.repository} is not whole in {hub.cache}, and downloads are off "
-            f"(HF_HUB_OFFLINE); with a network {remedy}"
+        why = (
+            f"{hub.repository} is not whole in {hub.cache}, and downloads are off (HF_HUB_OFFLINE)"
         )
-    try:
-        return hub.download(tell)
-    except HubRefusalError as error:
-        raise NoModelError(f"no model: {error}") from error
-    except HubError as error:
-        unreachable = f"{hub.host} cannot be reached"
-        logging.getLogger("bentovox.hub").warning("%s", error)
-        if instead is not None:
-            return instead
-        if packaged is not None:
+    else:
+        try:
+            return hub.download(tell)
+        except HubRefusalError as error:
+            raise NoModelError(f"no model: {error}") from error
+        except HubError as error:
+            why, cause = f"{hub.host} cannot be reached", error
+            logging.getLogger("bentovox.hub").warning("%s", error)
+        if packaged is not None and instead is None:
             try:
-                return packaged.download(hub.cache, tell)
-            except PackageError as refused:
-                unreachable += f", nor {packaged.name} ({refused})"
-        raise NoModelError(
-            f"no model: {unreachable}; on a machine with a network {remedy}"
-        ) from error
+                instead = packaged.download(hub.cache, tell)
+            except PackageError as error:
+                why += f", nor {packaged.name} ({error})"
+    if instead is not None:
+        return instead
+    raise NoModelError(f"no model: {why}; on a machine with a network {remedy}") from cause

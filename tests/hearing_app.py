@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 
-from services.audio.encode import open_encoder, to_wav
+from services.audio.encode import Encoder, to_wav
 from services.openai.models import Models
 from services.settings.sections import TRANSCRIPTION_MODELS, TranscriptionSettings
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ
@@ -97,5 +97,5 @@ def recording(text: str, audio_format: AudioFormat | None = None) -> bytes:
     """Return `said` as a file, wav unless another format is named."""
     if audio_format is None:
         return to_wav(said(text), SAMPLE_RATE_HZ)
-    encoder = open_encoder(audio_format, 24_000)
+    encoder = Encoder(audio_format, 24_000)
     return encoder.feed(said(text, 24_000)) + encoder.finish()

@@ -22,6 +22,11 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+def at_work(engine: Any) -> int:
+    """Return for how many windows somebody waits."""
+    return len(engine._batches._answers)
+
+
 @asynccontextmanager
 async def whisper_engine(folder: Path, **options: Any) -> AsyncIterator[FasterWhisperEngine]:
     """Yield an engine that is ready, on the CPU; it is closed afterwards."""

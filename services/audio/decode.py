@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,133 +55,70 @@ MAX_RATE_HZ: Final = 768_000
 """Beyond these, one frame could last for hours, or a resampler's filter take gigabytes."""
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A file's sound."""
+
+    samples: Samples  # mono float32 [N], finite
+    sample_rate_hz: int
+    source_rate_hz: int  # of the start of the file; always 48000 for Opus, which stores no other
+
+
 class Decoding:
     """A file's sound, decoded while it is read: hours of it take no more memory than a second.
 
-    Iterating yields mono float32 [N] pieces at `sample_rate_hz`, once. Errors name `file`.
+    Iterating yields mono float32 [N] pieces at `rate_hz`, once, without broken ones. Errors name
+    the field `param`.
     """
 
-    def __init__(self, data: bytes, *, sample_rate_hz: int, max_seconds: float) -> None:
-        self._mixer = _Mixer(data, "file", max_seconds, lambda _source: sample_rate_hz)
-        self._rate_hz = sample_rate_hz
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        max_seconds: float,
+        sample_rate_hz: int = 0,
+        most_hz: int = 48_000,
+        param: str = "file",
+    ) -> None:
+        """Decode at `sample_rate_hz`, or with 0 at the file's own rate, up to `most_hz`."""
+        self.rate_hz = sample_rate_hz
+        self.source_rate_hz = 0  # of the first frame; a header may state half of it (HE-AAC)
+        self.broken_s = self.missing_s = 0.0  # the latter is known at the end
         self._samples = 0
+        self._data = data
+        self._param = param
+        self._max_seconds = max_seconds
+        self._most_hz = most_hz
 
     @property
     def seconds(self) -> float:
         """How much has been decoded so far."""
-        return self._samples / self._rate_hz
+        return self._samples / self.rate_hz
 
     @property
     def lost_s(self) -> float:
         """How much of the file is known to be broken or missing; final once all of it is read."""
-        return self._mixer.broken_s + self._mixer.missing_s
+        return self.broken_s + self.missing_s
 
     def __iter__(self) -> Iterator[Samples]:
         """Yield the decoded pieces; the file's bytes are freed at its end.
 
-        Raises:
-            TooLargeError: the file is longer than `max_seconds`.
-            InvalidRequestError: not audio, or not a single sample (`invalid_audio`).
+        TooLargeError if the file is longer than `max_seconds`; InvalidRequestError if it is not
+        audio, or has not a single sample.
         """
-        for piece in self._mixer.pieces():
-            self._samples += piece.size
-            yield piece
+        setup: tuple[str, str, int] | None = None
+        resampler: av.AudioResampler | None = None
+        for frame in self._frames():
+            self.source_rate_hz = self.source_rate_hz or frame.sample_rate
+            self.rate_hz = self.rate_hz or min(frame.sample_rate, self._most_hz)
+            before, setup = setup, (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampler is None or setup != before:
+                yield from self._resampled(resampler, None)
+                resampler = av.AudioResampler("flt", "mono", self.rate_hz)
+            yield from self._resampled(resampler, frame)
+        yield from self._resampled(resampler, None)
         if not self._samples:
-            raise _invalid("file", "contains no samples")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A file's sound.
-
-    Attributes:
-        samples: mono float32 [N], finite.
-        sample_rate_hz: of `samples`.
-        source_rate_hz: of the start of the file; always 48000 for Opus, which stores no other.
-    """
-
-    samples: Samples
-    sample_rate_hz: int
-    source_rate_hz: int
-
-
-def decode_as_is(
-    data: bytes,
-    *,
-    max_seconds: float = 600.0,
-    max_bytes: int = 25 * 1024 * 1024,
-    param: str = "file",
-) -> Decoded:
-    """Decode a file at its own rate, or at 48 kHz if that is lower.
-
-    The size is checked before anything is parsed, and the length while decoding, so a small file
-    that unpacks to hours costs at most `max_seconds` of work. Errors name the field `param`.
-
-    Raises:
-        TooLargeError: more than `max_bytes`, or more than `max_seconds` of audio.
-        InvalidRequestError: not audio, more broken than whole, or not a single sample
-            (`invalid_audio`).
-    """
-    if len(data) > max_bytes:
-        raise TooLargeError(
-            f"{param} has {len(data)} bytes; at most {max_bytes} are accepted",
-            param=param,
-            code="audio_too_large",
-        )
-    mixer = _Mixer(data, param, max_seconds, lambda source_hz: min(source_hz, 48_000))
-    sound = mixer.decoded([*mixer.pieces()])
-    whole_s = sound.samples.size / sound.sample_rate_hz
-    if mixer.broken_s > whole_s:
-        raise _invalid(
-            param,
-            f"is broken: {mixer.broken_s:.1f} s of it cannot be decoded, and {whole_s:.1f} s can",
-        )
-    return sound
-
-
-def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000) -> Decoded:
-    """Decode from `start_s` to `end_s`, at the file's own rate or `max_rate_hz` if that is lower.
-
-    Everything before is decoded and dropped; nothing after is read.
-
-    Raises:
-        InvalidRequestError: not audio, or no sample in that range (`invalid_audio`).
-    """
-    mixer = _Mixer(data, "file", end_s + _FRAME_S, lambda source_hz: min(source_hz, max_rate_hz))
-    parts = []
-    place = 0
-    for piece in mixer.pieces():
-        begin, end = int(start_s * mixer.rate_hz), int(end_s * mixer.rate_hz)
-        parts.append(piece[max(0, begin - place) : max(0, end - place)])
-        place += piece.size
-        if place >= end:
-            break
-    return mixer.decoded(parts)
-
-
-def _invalid(param: str, what: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{param} {what}", param=param, code="invalid_audio")
-
-
-class _Mixer:
-    """Mixes a file down to mono at one rate, whatever format its frames change to midway.
-
-    Attributes:
-        source_rate_hz: the rate of the first frame; a header may state half of it (HE-AAC).
-        rate_hz: of the pieces: `rate_for` the first frame's.
-        broken_s: seconds that are there but do not decode, so far.
-        missing_s: further seconds that the file announces and lacks; known at the end.
-    """
-
-    def __init__(
-        self, data: bytes, param: str, max_seconds: float, rate_for: Callable[[int], int]
-    ) -> None:
-        self.source_rate_hz = self.rate_hz = 0
-        self.broken_s = self.missing_s = 0.0
-        self._data = data
-        self._param = param
-        self._max_seconds = max_seconds
-        self._rate_for = rate_for
+            raise _invalid(self._param, "contains no samples")
 
     def decoded(self, parts: list[Samples]) -> Decoded:
         """Return pieces as one sound, in which there must be a sample."""
@@ -189,21 +126,6 @@ class _Mixer:
         if not samples.size:
             raise _invalid(self._param, "contains no samples")
         return Decoded(samples, self.rate_hz, self.source_rate_hz)
-
-    def pieces(self) -> Iterator[Samples]:
-        """Yield float32 [N] pieces, without broken ones; raises as `decode_as_is`."""
-        setup: tuple[str, str, int] | None = None
-        resampler: av.AudioResampler | None = None
-        for frame in self._frames():
-            if not self.rate_hz:
-                self.source_rate_hz = frame.sample_rate
-                self.rate_hz = self._rate_for(frame.sample_rate)
-            before, setup = setup, (frame.format.name, frame.layout.name, frame.sample_rate)
-            if resampler is None or setup != before:
-                yield from self._resampled(resampler, None)
-                resampler = av.AudioResampler("flt", "mono", self.rate_hz)
-            yield from self._resampled(resampler, frame)
-        yield from self._resampled(resampler, None)
 
     def _resampled(
         self, resampler: av.AudioResampler | None, frame: av.AudioFrame | None
@@ -216,6 +138,7 @@ class _Mixer:
         for one in made:
             samples = one.to_ndarray()[0]
             if np.isfinite(samples).all():
+                self._samples += samples.size
                 yield samples
             else:
                 self.broken_s += samples.size / self.rate_hz
@@ -273,20 +196,13 @@ class _Mixer:
 
 def _fault(frame: av.AudioFrame, param: str) -> InvalidRequestError | None:
     """Return why a frame is not used, or None."""
-    if frame.layout.nb_channels > MAX_CHANNELS:
-        return InvalidRequestError(
-            f"{param} has {frame.layout.nb_channels} channels; at most {MAX_CHANNELS} are "
-            "mixed down",
-            param=param,
-            code="too_many_channels",
-        )
-    if not MIN_RATE_HZ <= frame.sample_rate <= MAX_RATE_HZ:
-        return InvalidRequestError(
-            f"{param} has {frame.sample_rate} samples a second; from {MIN_RATE_HZ} to "
-            f"{MAX_RATE_HZ} are read",
-            param=param,
-            code="unsupported_sample_rate",
-        )
+    channels, rate_hz = frame.layout.nb_channels, frame.sample_rate
+    if channels > MAX_CHANNELS:
+        what = f"has {channels} channels; at most {MAX_CHANNELS} are mixed down"
+        return _invalid(param, what, "too_many_channels")
+    if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
+        what = f"has {rate_hz} samples a second; from {MIN_RATE_HZ} to {MAX_RATE_HZ} are read"
+        return _invalid(param, what, "unsupported_sample_rate")
     return None
 
 
@@ -302,15 +218,50 @@ def _announced_s(container: InputContainer, stream: AudioStream) -> float:
     return container.duration / av.time_base
 
 
+def decode_as_is(data: bytes, *, max_seconds: float = 600.0, param: str = "file") -> Decoded:
+    """Decode a file at its own rate, or at 48 kHz if that is lower.
+
+    The length is checked while decoding, so a small file that unpacks to hours costs at most
+    `max_seconds` of work. Errors name the field `param`: TooLargeError if it is longer,
+    InvalidRequestError if it is not audio, more broken than whole, or has not a single sample.
+    """
+    decoding = Decoding(data, max_seconds=max_seconds, param=param)
+    sound = decoding.decoded([*decoding])
+    broken_s, whole_s = decoding.broken_s, decoding.seconds
+    if broken_s > whole_s:
+        what = f"is broken: {broken_s:.1f} s of it cannot be decoded, and {whole_s:.1f} s can"
+        raise _invalid(param, what)
+    return sound
+
+
+def excerpt(data: bytes, start_s: float, end_s: float, *, max_rate_hz: int = 48_000) -> Decoded:
+    """Decode from `start_s` to `end_s`, at the file's own rate or `max_rate_hz` if that is lower.
+
+    Everything before is decoded and dropped; nothing after is read. InvalidRequestError if it is
+    not audio, or there is no sample in that range.
+    """
+    decoding = Decoding(data, max_seconds=end_s + _FRAME_S, most_hz=max_rate_hz)
+    parts = []
+    place = 0
+    for piece in decoding:
+        begin, end = int(start_s * decoding.rate_hz), int(end_s * decoding.rate_hz)
+        parts.append(piece[max(0, begin - place) : max(0, end - place)])
+        place += piece.size
+        if place >= end:
+            break
+    return decoding.decoded(parts)
+
+
+def _invalid(param: str, what: str, code: str = "invalid_audio") -> InvalidRequestError:
+    return InvalidRequestError(f"{param} {what}", param=param, code=code)
+
+
 class LiveDecoder:
     """Bytes of one live stream, in a format of OpenAI's realtime API, to mono float32.
 
     These are signed 16-bit little-endian PCM at 24 kHz, and both laws of G.711 at 8 kHz.
     The concatenated output of `feed` and `finish` is the same however the bytes were cut, even in
     the middle of a sample. About 1 ms is held back until more bytes or `finish`.
-
-    Attributes:
-        bytes_per_s: of the stream.
     """
 
     def __init__(self, live_format: LiveFormat, sample_rate_hz: int) -> None:

@@ -32,12 +32,11 @@ from services.audio.resample import Resampler, frame_of
 from services.errors import InvalidRequestError
 
 OUTPUT_RATE_HZ: Final = 24_000
-TELEPHONE_RATE_HZ: Final = 8_000
 
 _RATES_HZ: Final[dict[str, tuple[int, ...]]] = {
     "opus": (8_000, 16_000, 24_000, 48_000),
-    "ulaw": (TELEPHONE_RATE_HZ,),
-    "alaw": (TELEPHONE_RATE_HZ,),
+    "ulaw": (8_000,),
+    "alaw": (8_000,),
 }
 """The formats that do not support every rate."""
 
@@ -45,8 +44,7 @@ _RATES_HZ: Final[dict[str, tuple[int, ...]]] = {
 def output_rate_hz(audio_format: AudioFormat, wanted_hz: int | None) -> int:
     """Return the rate for `audio_format`: `wanted_hz`, or the format's default for None.
 
-    Raises:
-        InvalidRequestError: the format does not support `wanted_hz` (`invalid_value`).
+    InvalidRequestError if the format does not support `wanted_hz`.
     """
     rates = _RATES_HZ.get(audio_format, get_args(SampleRate))
     if wanted_hz is None:
@@ -59,29 +57,6 @@ def output_rate_hz(audio_format: AudioFormat, wanted_hz: int | None) -> int:
             code="invalid_value",
         )
     return wanted_hz
-
-
-def open_encoder(
-    audio_format: AudioFormat,
-    sample_rate_hz: int,
-    *,
-    to_hz: int | None = None,
-    whole_bytes: int = 0,
-) -> Encoder:
-    """Return a fresh encoder.
-
-    Args:
-        audio_format: what to encode to.
-        sample_rate_hz: the rate of the samples to be fed.
-        to_hz: the rate of the encoded audio; None for the format's default.
-        whole_bytes: for wav, how much to hold back so that the header can state the length. Longer
-            audio is sent as it is made, without its length.
-
-    Raises:
-        InvalidRequestError: the format does not support `to_hz`.
-    """
-    to_hz = output_rate_hz(audio_format, to_hz)
-    return Encoder(audio_format, sample_rate_hz, to_hz, whole_bytes if audio_format == "wav" else 0)
 
 
 _ENCODED_AT_ONCE_S: Final = 0.1  # about a millisecond of work
@@ -100,19 +75,15 @@ async def encode(
         await asyncio.sleep(0)  # `send` may not yield
 
 
-class _Sink:
+class _Sink(bytearray):
     """A write-only file without seek, so that no muxer goes back to patch it."""
 
-    def __init__(self) -> None:
-        self.written = bytearray()
-
-    def write(self, data: bytes) -> int:
-        self.written += data
-        return len(data)
+    def write(self, data: bytes) -> None:
+        self += data
 
     def take(self) -> bytes:
-        taken = bytes(self.written)
-        self.written.clear()
+        taken = bytes(self)
+        self.clear()
         return taken
 
 
@@ -172,22 +143,32 @@ _CODECS: Final[dict[str, _Codec]] = {
 
 
 class Encoder:
-    """Turns mono samples into the bytes of one file, piece by piece; get it from `open_encoder`.
+    """Turns mono samples into the bytes of one file, piece by piece; each packet is flushed."""
 
-    Every packet is flushed as it is made, and held back while no more than `room` bytes are there:
-    a wav's header can then state its length.
-    """
+    def __init__(
+        self,
+        audio_format: AudioFormat,
+        sample_rate_hz: int,
+        *,
+        to_hz: int | None = None,
+        whole_bytes: int = 0,
+    ) -> None:
+        """Encode samples of `sample_rate_hz` at the rate `to_hz`; None for the format's default.
 
-    def __init__(self, audio_format: AudioFormat, from_hz: int, to_hz: int, room: int) -> None:
+        Of a wav up to `whole_bytes` are held back, so that its header can state the length. Longer
+        audio is sent as it is made, without its length. InvalidRequestError if the format does not
+        support `to_hz`.
+        """
+        to_hz = output_rate_hz(audio_format, to_hz)
         codec = _CODECS[audio_format]
         self._sample_format = codec.sample_format
         self.media_type = MEDIA_TYPES[audio_format]
         if audio_format == "pcm" and to_hz != OUTPUT_RATE_HZ:
             self.media_type += f";rate={to_hz}"
-        self._resampler = Resampler(from_hz, to_hz)
+        self._resampler = Resampler(sample_rate_hz, to_hz)
         self._to_hz = to_hz
         self._sink = _Sink()
-        self._room = room
+        self._room = whole_bytes if audio_format == "wav" else 0
         self._pts = 0
         self._container = av.open(
             self._sink,
@@ -206,9 +187,9 @@ class Encoder:
             self._stream.bit_rate = min(codec.bit_rate, most)
 
     def feed(self, samples: Samples) -> bytes:
-        """Take float32 [N] at the rate given to `open_encoder`; return the bytes that are ready."""
+        """Take float32 [N]; return the bytes that are ready."""
         self._encode(self._resampler.feed(samples))
-        if len(self._sink.written) <= self._room:
+        if len(self._sink) <= self._room:
             return b""
         self._room = 0
         return self._sink.take()
@@ -221,9 +202,8 @@ class Encoder:
         self._container.mux(self._stream.encode(None))
         self._container.close()
         if self._room:  # the lengths of the file, after "RIFF", and of its samples, after "data"
-            written = self._sink.written
-            struct.pack_into("<I", written, 4, len(written) - 8)
-            struct.pack_into("<I", written, 40, len(written) - 44)
+            struct.pack_into("<I", self._sink, 4, len(self._sink) - 8)
+            struct.pack_into("<I", self._sink, 40, len(self._sink) - 44)
         return self._sink.take()
 
     def _encode(self, samples: Samples) -> None:

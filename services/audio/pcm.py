@@ -21,9 +21,7 @@ _CEILING = 0.97
 def checked(samples: Samples) -> Samples:
     """Return `samples` unchanged if they are mono and finite.
 
-    Raises:
-        EngineError: not one-dimensional (`audio_not_mono`), or with a NaN or an infinity
-            (`audio_not_finite`); the engine that made them is at fault.
+    Otherwise EngineError: the engine that made them is at fault.
     """
     if samples.ndim != 1:
         raise EngineError(

@@ -25,11 +25,7 @@ class ServedModel(NamedTuple):
 
 
 def resolve(chat: ChatSettings) -> ServedModel:
-    """Return the model of these settings.
-
-    Raises:
-        ConfigurationError: it is not there, or not a model; the message names it.
-    """
+    """Return the model of these settings; ConfigurationError if it is none, or not there."""
     if chat.model == DEMO_NAME:
         return ServedModel(str(DEMO_DIRECTORY), chat.served_model_name or DEMO_NAME)
     path = Path(chat.model).expanduser()

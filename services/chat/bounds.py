@@ -32,9 +32,6 @@ _SHORT_LISTS: Final = {
     "stop_token_ids": 256,
     "bad_words": 256,
     "logit_bias": 1024,
-    "include": 64,
-    "modalities": 16,
-    "metadata": 64,
 }
 _TOKENS: Final = frozenset(
     {"prompt", "input", "tokens", "allowed_token_ids", "stop_token_ids", "logprob_token_ids"}
@@ -68,9 +65,8 @@ class Bounds:
     def cost(self, path: str, body: Mapping[str, Any]) -> int:
         """Return how many slots a request takes.
 
-        Raises:
-            InvalidRequestError: it exceeds a limit, which the message names.
-            TooLargeError: its texts are longer than the model's context.
+        InvalidRequestError if it exceeds a limit, which the message names; TooLargeError if its
+        texts are longer than the model's context.
         """
         for name, most in _SHORT_LISTS.items():
             value = body.get(name)
@@ -125,8 +121,7 @@ class Bounds:
 def nodes(field: str, root: Any) -> Iterator[Any]:
     """Yield every object, list and text of a field, level by level, without images and audio.
 
-    Raises:
-        InvalidRequestError: it is nested too deeply.
+    InvalidRequestError if it is nested too deeply.
     """
     level = [root]
     for _ in range(DEPTH):

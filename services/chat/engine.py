@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, Final
 
 from services.chat.arguments import on_cpu, parse_arguments, resolve, set_environment
@@ -136,11 +136,7 @@ class VllmServer:
             raise answer.error
 
     async def models(self) -> dict[str, dict[str, Any]]:
-        """Return vLLM's cards by id, with the id as `root`, which would show our directories.
-
-        Raises:
-            UnavailableError: the engine is not running.
-        """
+        """Return vLLM's cards by id, with the id as `root`, which would show our directories."""
         self._expect_ready()
         cards = await self._app.state.openai_serving_models.show_available_models()
         return {card.id: {**card.model_dump(), "root": card.id} for card in cards.data}
@@ -184,7 +180,7 @@ class VllmServer:
         self._engine = app.state.engine_client
         if self._started:
             stack.callback(self._engine.shutdown, timeout=self.settings.shutdown_s)
-        app.state.server = _ExitHandle()
+        app.state.server = SimpleNamespace()  # told to exit if the engine dies; so does `_watch`
         # CORS, HTTP metrics and SageMaker's adapters: the shell does the first two, and each layer
         # costs time on every chunk.
         app.user_middleware = []
@@ -280,19 +276,6 @@ def _given_up_at_sigterm() -> Iterator[None]:
         raise UnavailableError("stopped while the engine was starting") from exc
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class _ExitHandle:
-    """Stands in for vLLM's uvicorn server: if vLLM tells it to exit, this worker ends."""
-
-    @property
-    def should_exit(self) -> bool:
-        return False
-
-    @should_exit.setter
-    def should_exit(self, value: bool) -> None:
-        if value:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _declared_models(app: Any) -> dict[str, tuple[Any, ...]]:

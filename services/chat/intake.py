@@ -228,9 +228,7 @@ async def refuse_first_fault(
     """Check that one of vLLM's `models` accepts each field of `body` and each item of its lists.
 
     A `small` body is first validated as a whole, which is quicker: nearly all are valid.
-
-    Raises:
-        InvalidRequestError: none does; `param` is the field or the item.
+    InvalidRequestError if none does; `param` is the field or the item.
     """
     if small and any(_fault(model, body) is None for model in models):
         return

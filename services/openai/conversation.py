@@ -25,10 +25,6 @@ from services.openai.speech import Id, VoiceId
 TEXT_CHARACTERS: Final = 256 * 1024
 """The most in one text of a conversation: an instruction, an item, a tool's result."""
 
-MOST_TOOLS: Final = 128
-_MOST_PARTS: Final = 64
-_MOST_INPUT: Final = 256
-
 _Text = Annotated[str, Field(max_length=TEXT_CHARACTERS)]
 _Name = Annotated[str, Field(min_length=1, max_length=64)]
 _Key = Annotated[str, Field(max_length=64)]
@@ -77,7 +73,7 @@ class AnswerFields(Fields):
     output_modalities: Annotated[list[Modality], Field(min_length=1, max_length=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChoiceFields | None = None
-    tools: Annotated[list[ToolFields], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[ToolFields], Field(max_length=128)] | None = None
     parallel_tool_calls: object = None
     prompt: object = None
     reasoning: object = None
@@ -116,9 +112,7 @@ class ItemFields(Fields):
     object: Literal["realtime.item"] | None = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
     role: Literal["user", "assistant", "system"] | None = None
-    content: Annotated[list[ContentFields], Field(min_length=1, max_length=_MOST_PARTS)] | None = (
-        None
-    )
+    content: Annotated[list[ContentFields], Field(min_length=1, max_length=64)] | None = None
     call_id: _Name | None = None
     name: _Name | None = None
     arguments: _Text | None = None
@@ -129,7 +123,7 @@ class ResponseFields(AnswerFields):
     """`response` of a `response.create`."""
 
     conversation: Literal["auto", "none"] | None = None
-    input: Annotated[list[ItemFields], Field(max_length=_MOST_INPUT)] | None = None
+    input: Annotated[list[ItemFields], Field(max_length=256)] | None = None
     metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
 
 
@@ -148,7 +142,7 @@ class SecretBody(Fields):
 
 
 class ClientSecret(TypedDict):
-    """Its answer."""
+    """A client secret, and the session that it opens."""
 
     value: str
     expires_at: int

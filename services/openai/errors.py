@@ -145,23 +145,28 @@ def normalise(status: int, body: bytes) -> bytes:
     vLLM sends a numeric `code`, FastAPI a `detail`, BentoML `{"error": "text"}`, Starlette plain
     text. From status 500 on, the message is kept only if the body already is an error object.
     """
+    return _as_json(_foreign(status, body))
+
+
+def _foreign(status: int, body: bytes) -> Fault:
     try:
         parsed: Any = json.loads(body)
     except (ValueError, RecursionError):
         parsed = body.decode("utf-8", "replace").strip()
     fault: Any = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
-    proper = isinstance(fault, dict) and fault is not parsed
-    fallback = INTERNAL_MESSAGE
-    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        proper, fallback = True, responses.get(status, f"HTTP status {status}")
-    message, param, code = _words(fault) if proper else ("", None, None)
     kind = _BY_STATUS[status][1] if status in _BY_STATUS else ErrorKind(status)
+    fallback = responses.get(status, f"HTTP status {status}")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        fallback = INTERNAL_MESSAGE
+        if fault is parsed or not isinstance(fault, dict):
+            fault = None
+    message, param, code = _words(fault)
     if not isinstance(code, str) or code.isdigit():
         code = kind.code
     if status == HTTPStatus.NOT_FOUND and param == "model":
         code = "model_not_found"  # as OpenAI does; vLLM only sends 404
     param = param if isinstance(param, str) else None
-    return error_body(message or fallback, kind.type, param, code)
+    return _fault(message or fallback, kind.type, param, code)
 
 
 def error_from(status: int, body: bytes, retry_after_s: float | None = None) -> errors.ServiceError:
@@ -169,34 +174,33 @@ def error_from(status: int, body: bytes, retry_after_s: float | None = None) -> 
 
     A status that is not in the table becomes 400 or 502.
     """
-    fault = json.loads(normalise(status, body))["error"]
     ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     fallback = errors.BackendError if ours else errors.InvalidRequestError
     cls = _BY_STATUS[status][0] if status in _BY_STATUS else fallback
-    error = cls(fault["message"])
-    error.param, error.code, error.retry_after_s = fault["param"], fault["code"], retry_after_s
-    return error
+    return _told(cls, _foreign(status, body), retry_after_s)
 
 
 def error_told(fault: Mapping[str, Any]) -> errors.ServiceError:
     """Return the error that another server's event told, from the inner part of its object."""
-    kind = _CLASS_BY_TYPE.get(fault.get("type") or "", errors.BackendError)
-    error = kind(str(fault.get("message")))
+    return _told(_CLASS_BY_TYPE.get(fault.get("type") or "", errors.BackendError), fault)
+
+
+def _told(
+    cls: type[errors.ServiceError], fault: Mapping[str, Any], retry_after_s: float | None = None
+) -> errors.ServiceError:
+    error = cls(str(fault.get("message")))
     error.param, error.code = fault.get("param"), fault.get("code")
+    error.retry_after_s = retry_after_s
     return error
 
 
 def _words(fault: Any) -> tuple[str, Any, Any]:
     """Return message, param and code from another server's error; the message may be empty."""
-    if isinstance(fault, str):
-        return fault, None, None
     if not isinstance(fault, dict):
-        return "", None, None
+        return fault if isinstance(fault, str) else "", None, None
     said = fault.get("message") or fault.get("detail")
-    if isinstance(said, str):
-        return said, fault.get("param"), fault.get("code")
     if isinstance(said, list) and said and isinstance(said[0], dict):  # FastAPI's validation
         place = said[0].get("loc")
         field = str(place[-1]) if isinstance(place, list) and place else None
         return str(said[0].get("msg") or ""), field, None
-    return "", fault.get("param"), fault.get("code")
+    return said if isinstance(said, str) else "", fault.get("param"), fault.get("code")

@@ -81,9 +81,8 @@ async def read_form(scope: Scope, receive: Receive, fields: FormFields) -> Form:
 
     Raises:
         UnsupportedMediaError: the content type is another one.
-        InvalidRequestError: it is not a complete form (`invalid_multipart`), a field is nearly one
-            of `fields` (`unknown_parameter`), sent twice (`duplicate_parameter`), too long or not
-            text.
+        InvalidRequestError: it is not a complete form (`invalid_multipart`), or a field is nearly
+            one of `fields`, sent twice, too long or not text.
         TooLargeError: a file, or the whole body, is over its limit.
         ClientGoneError: the client hung up while sending it.
     """

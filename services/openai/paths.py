@@ -8,8 +8,8 @@ have only their required fields.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, NotRequired
 
 from pydantic import BaseModel, Field
@@ -25,12 +25,12 @@ FORM: Final = "multipart/form-data"
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of a path; bodies and answers by media type."""
+    """One method of a path; what it reads and answers is a type, as JSON, or one a media type."""
 
     at: str  # the method and the path
     summary: str
-    answers: Mapping[str, Any]
-    reads: Mapping[str, Any] = field(default_factory=dict)
+    answers: Any
+    reads: Any = None
     files: tuple[str, ...] = ()  # of a form; the first is required
     query: type[BaseModel] | None = None
     keyless: bool = False
@@ -63,8 +63,8 @@ class Health(TypedDict):
     status: str
 
 
-_OBJECT: Final = {JSON: dict[str, Any]}
-_STREAMED: Final = {**_OBJECT, EVENT_STREAM: str}
+_OBJECT: Final = dict[str, Any]
+_STREAMED: Final = {JSON: _OBJECT, EVENT_STREAM: str}
 _AUDIO: Final = {**dict.fromkeys(MEDIA_TYPES.values(), Any), EVENT_STREAM: str}
 _TRANSCRIPT: Final = {
     **{kind.partition(";")[0]: str for kind in transcription.TEXT_TYPES.values()},
@@ -74,12 +74,10 @@ _TRANSCRIPT: Final = {
 _IN_ANY_WAY: Final = (JSON, "application/x-www-form-urlencoded", FORM)
 
 CHAT_API: Final = (
-    Operation("POST /v1/chat/completions", "Answer a conversation.", _STREAMED, {JSON: _ChatBody}),
-    Operation("POST /v1/completions", "Continue a text.", _STREAMED, {JSON: _CompletionBody}),
-    Operation(
-        "POST /v1/responses", "Answer in OpenAI's Responses API.", _STREAMED, {JSON: _ResponseBody}
-    ),
-    Operation("POST /v1/embeddings", "Embed texts.", _OBJECT, {JSON: _EmbeddingBody}),
+    Operation("POST /v1/chat/completions", "Answer a conversation.", _STREAMED, _ChatBody),
+    Operation("POST /v1/completions", "Continue a text.", _STREAMED, _CompletionBody),
+    Operation("POST /v1/responses", "Answer in OpenAI's Responses API.", _STREAMED, _ResponseBody),
+    Operation("POST /v1/embeddings", "Embed texts.", _OBJECT, _EmbeddingBody),
     Operation("POST /v1/score", "Score pairs of texts.", _OBJECT, _OBJECT),
     Operation("POST /v1/rerank", "Order documents by a query.", _OBJECT, _OBJECT),
     Operation("POST /tokenize", "Return the tokens of a text.", _OBJECT, _OBJECT),
@@ -90,7 +88,7 @@ SPEECH_API: Final = (
         "POST /v1/audio/speech",
         "Speak a text, as audio or as events with audio in them.",
         _AUDIO,
-        {JSON: speech.SpeechBody},
+        speech.SpeechBody,
     ),
     Operation(
         "POST /v1/audio/voice-conversion",
@@ -99,48 +97,44 @@ SPEECH_API: Final = (
         {FORM: speech.ConversionFields},
         ("file", "ref_audio"),
     ),
-    Operation("GET /v1/audio/models", "List the models that speak.", {JSON: models.NamedModelList}),
-    Operation("GET /v1/audio/speech/voices", "List the voices.", {JSON: speech.VoiceList}),
-    Operation("GET /v1/audio/voices", "List the voices.", {JSON: speech.VoiceList}),
+    Operation("GET /v1/audio/models", "List the models that speak.", models.NamedModelList),
+    Operation("GET /v1/audio/speech/voices", "List the voices.", speech.VoiceList),
+    Operation("GET /v1/audio/voices", "List the voices.", speech.VoiceList),
     Operation(
         "POST /v1/audio/voices",
         "Register a voice.",
-        {JSON: speech.VoiceAnswer},
+        speech.VoiceAnswer,
         {FORM: speech.VoiceFields},
         ("audio_sample",),
     ),
-    Operation("GET /v1/audio/voices/{voice}", "Return one voice.", {JSON: speech.VoiceAnswer}),
-    Operation(
-        "DELETE /v1/audio/voices/{voice}", "Delete a registered voice.", {JSON: speech.Deleted}
-    ),
+    Operation("GET /v1/audio/voices/{voice}", "Return one voice.", speech.VoiceAnswer),
+    Operation("DELETE /v1/audio/voices/{voice}", "Delete a registered voice.", speech.Deleted),
     Operation(
         "GET /v1/audio/voice_consents",
         "List the consents, the oldest first.",
-        {JSON: speech.ConsentList},
+        speech.ConsentList,
         query=speech.ConsentPage,
     ),
     Operation(
         "POST /v1/audio/voice_consents",
         "Keep a recording of a consent, 1 to 60 s.",
-        {JSON: speech.ConsentAnswer},
+        speech.ConsentAnswer,
         {FORM: speech.ConsentFields},
         ("recording",),
     ),
     Operation(
-        "GET /v1/audio/voice_consents/{consent}",
-        "Return one consent.",
-        {JSON: speech.ConsentAnswer},
+        "GET /v1/audio/voice_consents/{consent}", "Return one consent.", speech.ConsentAnswer
     ),
     Operation(
         "POST /v1/audio/voice_consents/{consent}",
         "Rename a consent.",
-        {JSON: speech.ConsentAnswer},
-        {JSON: speech.ConsentName},
+        speech.ConsentAnswer,
+        speech.ConsentName,
     ),
     Operation(
         "DELETE /v1/audio/voice_consents/{consent}",
         "Delete a consent that no voice has.",
-        {JSON: speech.Deleted},
+        speech.Deleted,
     ),
 )
 TRANSCRIPTION_API: Final = (
@@ -163,19 +157,19 @@ CONVERSATION_API: Final = (
     Operation(
         "POST /translate",
         "Translate texts, in LibreTranslate's shape.",
-        {JSON: translation.Translated},
+        translation.Translated,
         dict.fromkeys(_IN_ANY_WAY, translation.TranslateBody),
     ),
     Operation(
         "POST /detect",
         "Tell the language of a text, in LibreTranslate's shape.",
-        {JSON: Annotated[list[translation.Detection], Field(min_length=1)]},
+        Annotated[list[translation.Detection], Field(min_length=1)],
         dict.fromkeys(_IN_ANY_WAY, translation.DetectBody),
     ),
     Operation(
         "GET /languages",
         "List the languages, in LibreTranslate's shape.",
-        {JSON: list[translation.LanguageAnswer]},
+        list[translation.LanguageAnswer],
         keyless=True,
     ),
     Operation(
@@ -195,8 +189,8 @@ API: Final = {
 """What the gateway forwards to each role."""
 
 MODELS_API: Final = (
-    Operation("GET /v1/models", "List the models of every role.", {JSON: models.ModelList}),
-    Operation("GET /v1/models/{model}", "Return one model.", {JSON: models.ModelCard}),
+    Operation("GET /v1/models", "List the models of every role.", models.ModelList),
+    Operation("GET /v1/models/{model}", "Return one model.", models.ModelCard),
 )
 """Served by every role, and by the gateway for all of them."""
 
@@ -208,29 +202,23 @@ CLIENT_SECRETS: Final = "client_secrets"
 
 OPENAPI: Final = "/openapi.json"
 OWN_API: Final = (
+    Operation("GET /livez", "Whether the process lives.", Health, keyless=True, failing="500"),
     Operation(
-        "GET /livez", "Whether the process lives.", {JSON: Health}, keyless=True, failing="500"
-    ),
-    Operation(
-        "GET /readyz",
-        "Whether requests can be answered.",
-        {JSON: Health},
-        keyless=True,
-        failing="503",
+        "GET /readyz", "Whether requests can be answered.", Health, keyless=True, failing="503"
     ),
     Operation("GET /metrics", "Prometheus' metrics.", {"text/plain": str}, keyless=True),
     Operation(f"GET {OPENAPI}", "This document.", _OBJECT, keyless=True),
     Operation(
         f"POST {REALTIME}/{CLIENT_SECRETS}",
         "Make a key that opens realtime sessions for some minutes.",
-        {JSON: conversation.ClientSecret},
-        {JSON: conversation.SecretBody},
+        conversation.ClientSecret,
+        conversation.SecretBody,
     ),
     Operation(
         f"POST {LIVE_TRANSLATION}/{CLIENT_SECRETS}",
         "Make a key that opens live translations for some minutes.",
-        {JSON: conversation.ClientSecret},
-        {JSON: conversation.SecretBody},
+        conversation.ClientSecret,
+        conversation.SecretBody,
     ),
 )
 """The gateway's own; all but the last three are served by every role's shell."""

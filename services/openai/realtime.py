@@ -21,12 +21,12 @@ from services.errors import InvalidRequestError, ServiceError
 from services.openai.answers import new_id
 from services.openai.errors import fault_of
 from services.openai.reading import Fields, parse_object, read
+from services.openai.speech import Id
 from services.openai.transcription import (
     MOST_KEYWORDS,
     MOST_LANGUAGES,
     Keyword,
     Language,
-    ModelName,
     Prompt,
     Threshold,
     VadMilliseconds,
@@ -110,7 +110,7 @@ class FormatFields(Fields):
 class TranscriptionFields(Fields):
     """`session.audio.input.transcription`."""
 
-    model: ModelName | None = None
+    model: Id | None = None
     language: Language | None = None
     prompt: Prompt | None = None
     languages: Annotated[list[Language], Field(max_length=MOST_LANGUAGES)] | None = None
@@ -152,37 +152,19 @@ def format_object(live_format: LiveFormat) -> dict[str, object]:
     return {"type": live_format, **({"rate": 24_000} if live_format == "audio/pcm" else {})}
 
 
-def read_fields(data: str | bytes) -> dict[str, Any]:
-    """Return the fields of a client's message; InvalidRequestError if it is no JSON object."""
-    if isinstance(data, bytes):
-        raise InvalidRequestError(
-            "binary messages are not accepted; send JSON as text", code="invalid_message"
-        )
-    return parse_object(data, "the message")
-
-
 def parse_event(fields: dict[str, Any], kinds: Mapping[str, type[ClientEvent]]) -> ClientEvent:
     """Return the event as one of `kinds`, chosen by its `type`, or raise InvalidRequestError."""
     kind = fields.get("type")
     model = kinds.get(kind) if isinstance(kind, str) else None
-    if kind == "transcription_session.update":
-        raise InvalidRequestError(
-            "type transcription_session.update went with OpenAI's beta; send session.update, with "
-            "session.type transcription",
-            param="type",
-            code="invalid_value",
-        )
     if model is None:
-        raise InvalidRequestError(
-            f"type is not one of {', '.join(kinds)}", param="type", code="invalid_value"
-        )
+        why = f"is not one of {', '.join(kinds)}"
+        if kind == "transcription_session.update":
+            why = (
+                "transcription_session.update went with OpenAI's beta; send session.update, with "
+                "session.type transcription"
+            )
+        raise InvalidRequestError(f"type {why}", param="type", code="invalid_value")
     return read(model, fields, "the message")
-
-
-def event_id_of(fields: dict[str, Any]) -> str | None:
-    """Return the client's id of its event, if it sent a valid one."""
-    given = fields.get("event_id")
-    return given if isinstance(given, str) and len(given) <= _ID_CHARACTERS else None
 
 
 async def act_on(
@@ -193,8 +175,14 @@ async def act_on(
     """Do what a client's message says; send what is wrong with it, and the session goes on."""
     event_id = None
     try:
-        fields = read_fields(said)
-        event_id = event_id_of(fields)
+        if isinstance(said, bytes):
+            raise InvalidRequestError(
+                "binary messages are not accepted; send JSON as text", code="invalid_message"
+            )
+        fields = parse_object(said, "the message")
+        given = fields.get("event_id")
+        if isinstance(given, str) and len(given) <= _ID_CHARACTERS:
+            event_id = given
         await act(fields)
     except ServiceError as error:
         await send(fault_event(error, event_id))

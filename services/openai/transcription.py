@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from services.languages import code_of
 from services.openai.reading import LaxFields
+from services.openai.speech import Id
 
 TranscriptFormat: TypeAlias = Literal["json", "text", "srt", "verbose_json", "vtt"]
 
@@ -25,7 +26,6 @@ TEXT_TYPES: Final[dict[TranscriptFormat, str]] = {
 MOST_LANGUAGES: Final = 16
 MOST_KEYWORDS: Final = 100
 
-ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 Prompt = Annotated[str, Field(max_length=4096)]
 Keyword = Annotated[str, Field(min_length=1, max_length=100)]
 Threshold = Annotated[float, Field(ge=0, le=1)]
@@ -56,7 +56,7 @@ class AudioFields(LaxFields):
     `vad_filter` is what faster-whisper and other servers call skipping what is not speech.
     """
 
-    model: ModelName
+    model: Id
     prompt: Prompt = ""
     response_format: TranscriptFormat = "json"
     temperature: Annotated[float, Field(ge=0, le=1)] = 0.0

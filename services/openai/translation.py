@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -11,8 +11,6 @@ from services.audio.formats import AudioFormat
 from services.openai.reading import LaxFields
 from services.openai.speech import INPUT_CHARACTERS, Id, SpeechFields, Speed
 from services.openai.transcription import Prompt
-
-MOST_ALTERNATIVES: Final = 10
 
 _Code = Annotated[str, Field(min_length=1, max_length=32)]
 
@@ -30,7 +28,7 @@ class TranslateBody(TranslationBody):
     source: _Code
     target: _Code
     format: Literal["text", "html"] = "text"
-    alternatives: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] = 0
+    alternatives: Annotated[int, Field(ge=0, le=10)] = 0
 
     @property
     def texts(self) -> list[str]:

@@ -35,19 +35,16 @@ def sound_in(
     param: str,
     min_seconds: float = MIN_SECONDS,
     max_seconds: float = MAX_SECONDS,
-    max_bytes: int = MAX_BYTES,
 ) -> Decoded:
     """Return what is in an audio file, mono at its own rate or 48 kHz, whichever is lower.
 
     Takes tens of milliseconds, so call it in a thread. A codec's padding is cut off.
 
     Raises:
-        TooLargeError: over `max_bytes` (`audio_too_large`) or `max_seconds` (`audio_too_long`).
+        TooLargeError: over `max_seconds` (`audio_too_long`).
         InvalidRequestError: not audio (`invalid_audio`), or too short (`audio_too_short`).
     """
-    sound = decode_as_is(
-        data, max_seconds=max_seconds + _PADDING_S, max_bytes=max_bytes, param=param
-    )
+    sound = decode_as_is(data, max_seconds=max_seconds + _PADDING_S, param=param)
     samples = sound.samples[: int(max_seconds * sound.sample_rate_hz)]
     seconds = duration_s(samples.size, sound.sample_rate_hz)
     if seconds < min_seconds:
@@ -63,7 +60,7 @@ def read_recording(data: bytes, *, param: str, text: str | None) -> VoiceReferen
     """Return the recording of a voice; `text` is its transcript, if known.
 
     Raises:
-        TooLargeError: over 10 MiB or 30 s, as `sound_in`.
+        TooLargeError: over 30 s, as `sound_in`.
         InvalidRequestError: as `sound_in`, or under 16 kHz (`unsupported_sample_rate`) or under
             -60 dBFS (`silent_audio`).
     """

@@ -16,7 +16,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from services.audio.encode import open_encoder
+from services.audio.encode import Encoder
 from services.audio.formats import OnAudioSeconds
 from services.audio.pcm import Samples, duration_s
 from services.errors import EngineError, InvalidRequestError, ServiceError, shown
@@ -110,9 +110,7 @@ class _AudioRoutes:
 
         async def work() -> None:
             reference = await self._target(fields, form)
-            sound = await asyncio.to_thread(
-                sound_in, file, param="file", min_seconds=0.0, max_bytes=SOURCE_BYTES
-            )
+            sound = await asyncio.to_thread(sound_in, file, param="file", min_seconds=0.0)
             request = ConversionRequest(
                 samples=sound.samples,
                 sample_rate_hz=sound.sample_rate_hz,
@@ -170,7 +168,7 @@ class _AudioRoutes:
         """
         engine, rate_hz = self.speakers.engine, self.speakers.engine.sample_rate_hz
         self.speakers.demand_ready()
-        encoder = open_encoder(
+        encoder = Encoder(
             asked.response_format,
             rate_hz,
             to_hz=asked.sample_rate,

@@ -41,7 +41,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from services.audio.encode import encode, open_encoder, output_rate_hz
+from services.audio.encode import Encoder, encode, output_rate_hz
 from services.audio.formats import OnAudioSeconds
 from services.audio.pcm import Samples, duration_s
 from services.errors import EngineError, InvalidRequestError, OverloadedError, ServiceError
@@ -268,7 +268,7 @@ class _Unit:
         self._config = config
         self._rate_hz = sample_rate_hz
         self._place = place
-        self._encoder = open_encoder(
+        self._encoder = Encoder(
             config.response_format,
             sample_rate_hz,
             to_hz=config.sample_rate,

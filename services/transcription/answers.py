@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from html import escape
@@ -52,24 +52,15 @@ class Answer:
     async def send_to(self, send: Send) -> None:
         """Send the answer: headers once the first segment is known, then each segment in turn.
 
-        Raises:
-            ServiceError: the recording or the engine failed. If headers are out already, the
-                answer is incomplete, and the connection must not end as if it were whole.
+        ServiceError if the recording or the engine failed. If headers are out already, the answer
+        is incomplete, and the connection must not end as if it were whole.
         """
         try:
-            if self.as_events:
-                await self._stream(send, EVENT_STREAM, self._events, self._done)
-            elif (written := self.response_format) in _CUES:
-                cue, end = _CUES[written], b"\n" if written == "text" else b""
-                await self._stream(
-                    send,
-                    TEXT_TYPES[written],
-                    lambda index, segment: cue(index, segment).encode(),
-                    lambda _: end,
-                    before=VTT_HEAD if written == "vtt" else "",
-                )
-            else:
-                await self._send_document(send)
+            async with aclosing(self.engine.transcribe(self.request)) as segments:
+                if self.as_events or self.response_format in _CUES:
+                    await self._stream(segments, send)
+                else:
+                    await self._send_document([segment async for segment in segments], send)
         except ServiceError:
             raise
         except Exception as error:
@@ -79,9 +70,8 @@ class Answer:
             if self.recording.seconds:
                 self.on_audio_seconds(self.recording.seconds)
 
-    async def _send_document(self, send: Send) -> None:
-        async with aclosing(self.engine.transcribe(self.request)) as segments:
-            heard = self._heard([segment async for segment in segments])
+    async def _send_document(self, segments: list[Segment], send: Send) -> None:
+        heard = self._heard(segments)
         document = (
             as_json(heard)
             if self.response_format == "json"
@@ -90,25 +80,24 @@ class Answer:
         lost = [(LOST_HEADER, f"{heard.lost_s:.2f}".encode())] if heard.lost_s else []
         await send_json(send, document, lost)
 
-    async def _stream(
-        self,
-        send: Send,
-        media_type: str,
-        piece: Callable[[int, Segment], bytes],
-        end: Callable[[Heard], bytes],
-        before: str = "",
-    ) -> None:
+    async def _stream(self, segments: AsyncGenerator[Segment, None], send: Send) -> None:
+        written = self.response_format
         heard: list[Segment] = []
-        async with aclosing(self.engine.transcribe(self.request)) as segments:
-            segment = await anext(segments, None)  # before the headers, since it may fail
-            await send(stream_head(media_type))
-            await send(chunk(before.encode()))
-            while segment is not None:
-                await send(chunk(piece(len(heard), segment)))
-                heard.append(segment)
-                segment = await anext(segments, None)
-        await send(chunk(end(self._heard(heard))))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        segment = await anext(segments, None)  # before the headers, since it may fail
+        await send(stream_head(EVENT_STREAM if self.as_events else TEXT_TYPES[written]))
+        if written == "vtt":
+            await send(chunk(VTT_HEAD.encode()))
+        while segment is not None:
+            if self.as_events:
+                piece = self._events(len(heard), segment)
+            else:
+                piece = _CUES[written](len(heard), segment).encode()
+            await send(chunk(piece))
+            heard.append(segment)
+            segment = await anext(segments, None)
+        end = b"\n" if written == "text" else b""
+        body = self._done(self._heard(heard)) if self.as_events else end
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _events(self, index: int, segment: Segment) -> bytes:
         delta: dict[str, Any] = {
@@ -182,15 +171,11 @@ class Heard:
         lost = {"lost_seconds": round(self.lost_s, 2)} if self.lost_s else {}
         return {"duration": round(self.seconds, 2), **lost}
 
-    @property
-    def usage(self) -> dict[str, Any]:
-        """The usage of OpenAI's whisper-1: whole seconds, rounded up."""
-        return {"type": "duration", "seconds": math.ceil(self.seconds)}
-
 
 def as_json(heard: Heard) -> dict[str, Any]:
-    """Return OpenAI's `Transcription`."""
-    answer: dict[str, Any] = {"text": heard.text, "usage": heard.usage}
+    """Return OpenAI's `Transcription`, with the usage of its whisper-1: whole seconds."""
+    usage = {"type": "duration", "seconds": math.ceil(heard.seconds)}
+    answer: dict[str, Any] = {"text": heard.text, "usage": usage}
     if heard.request.logprobs:
         answer["logprobs"] = logprobs_of(heard.logprobs)
     return answer
@@ -202,8 +187,7 @@ def as_verbose_json(heard: Heard, *, segments: bool) -> dict[str, Any]:
         "task": heard.request.task,
         "language": heard.spoken,
         **heard.length,
-        "text": heard.text,
-        "usage": heard.usage,
+        **as_json(heard),
     }
     if segments:
         answer["segments"] = [segment_fields(*numbered) for numbered in enumerate(heard.segments)]

@@ -1,19 +1,7 @@
 """/v1/realtime, the WebSocket for sessions of type transcription: audio in, text out meanwhile.
 
-Its messages are those of OpenAI's realtime API (openai-python, `openai/types/realtime/`). The
-client sends
-
-    {"type": "session.update", "session": {...}}       at any time; settings left out stay
-    {"type": "input_audio_buffer.append", "audio"}     any number of times
-    {"type": "input_audio_buffer.commit"}              ends a turn; with server_vad, early
-    {"type": "input_audio_buffer.clear"}               forgets the current turn
-
-and gets session.created, session.updated, and for each turn
-
-    input_audio_buffer.speech_started, .speech_stopped           with server_vad
-    conversation.item.input_audio_transcription.delta            while it lasts, and after
-    input_audio_buffer.committed, conversation.item.added, conversation.item.done
-    conversation.item.input_audio_transcription.completed        or .failed
+Its messages are those of OpenAI's realtime API (openai-python, `openai/types/realtime/`), which
+`docs/realtime-transcription.md` lists in their order.
 
 A client's mistake is answered with an `error` event, which names the event that caused it, and the
 session goes on. It also goes on after a turn on which the engine failed.
@@ -35,23 +23,11 @@ from starlette.types import Receive, Scope, Send
 from services.audio.decode import LiveDecoder
 from services.audio.pcm import Samples
 from services.errors import DeadlineError, InvalidRequestError, ServiceError, UnavailableError
+from services.openai import realtime
 from services.openai.answers import new_id
 from services.openai.models import Models
 from services.openai.reading import invalid
-from services.openai.realtime import (
-    BUFFER_EVENTS,
-    AppendEvent,
-    ClearEvent,
-    ClientEvent,
-    CommitEvent,
-    accept,
-    act_on,
-    parse_event,
-    query_of,
-    server_event,
-)
 from services.server.live import LiveSession
-from services.tasks import racing
 from services.transcription.engines.protocol import SAMPLE_RATE_HZ, TranscriptionEngine
 from services.transcription.live.session import TURNS, Session, SessionUpdate, updated
 from services.transcription.live.transcriber import Transcriber
@@ -68,7 +44,10 @@ LEAST_MS: Final = 100
 
 _STEP_S: Final = 0.25  # of audio taken in at once: a few milliseconds of work
 
-_EVENTS: Final[dict[str, type[ClientEvent]]] = {"session.update": SessionUpdate, **BUFFER_EVENTS}
+_EVENTS: Final[dict[str, type[realtime.ClientEvent]]] = {
+    "session.update": SessionUpdate,
+    **realtime.BUFFER_EVENTS,
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +60,7 @@ class RealtimeSocket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until it ends."""
-        query = query_of(scope)
+        query = realtime.query_of(scope)
         intent = query.get("intent", ["transcription"])[0]
         if intent != "transcription":
             why = f"{intent!r} is not served here; connect with intent=transcription"
@@ -90,7 +69,7 @@ class RealtimeSocket:
         self.models.check(model)
         if not self.engine.ready:
             raise UnavailableError(self.engine.status, retry_after_s=1.0)
-        await accept(scope, send)
+        await realtime.accept(scope, send)
         await _Talk(self, Session(new_id("sess"), model), scope, send).serve(receive)
 
 
@@ -108,42 +87,31 @@ class _Talk(LiveSession):
 
     async def run(self) -> None:
         """Serve the session until the server ends, or it cannot go on."""
-        async with racing(self._transcriber.run(), self._listen()) as (hearing, listening):
-            if hearing.done():
-                await hearing
-            fault = await listening
-            self._transcriber.finish()
-            await hearing
-            if fault is not None:
-                raise fault
-
-    async def _listen(self) -> ServiceError | None:
-        """Handle the client's messages; return what ended that, None if the server is ending."""
         fault: ServiceError | None = None
-        await self.send(server_event("session.created", session=self._buffer.session.shown()))
-        try:
-            while True:
-                patience_s = TURN_S if self._buffer.speaking else IDLE_S
-                if (message := await self.next_message(patience_s)) is None:
-                    break
-                await act_on(message, self._do, self.send)
-        except DeadlineError as error:
-            fault = error
-        await self._buffer.finish()
-        return fault
+        async with self._transcriber.working():
+            shown = self._buffer.session.shown()
+            await self.send(realtime.server_event("session.created", session=shown))
+            try:
+                while (message := await self.next_message(self._buffer.patience_s)) is not None:
+                    await realtime.act_on(message, self._do, self.send)
+            except DeadlineError as error:
+                fault = error
+            await self._buffer.finish()
+        if fault is not None:
+            raise fault
 
     async def _do(self, fields: dict[str, Any]) -> None:
-        event = parse_event(fields, _EVENTS)
-        if isinstance(event, AppendEvent):
+        event = realtime.parse_event(fields, _EVENTS)
+        if isinstance(event, realtime.AppendEvent):
             await self._buffer.append(event.data())
-        elif isinstance(event, CommitEvent):
+        elif isinstance(event, realtime.CommitEvent):
             await self._buffer.commit()
-        elif isinstance(event, ClearEvent):
+        elif isinstance(event, realtime.ClearEvent):
             await self._buffer.clear()
         elif isinstance(event, SessionUpdate):
             session = updated(self._buffer.session, event.session, self._engine, self._models)
             await self._buffer.follow(session)
-            await self.send(server_event("session.updated", session=session.shown()))
+            await self.send(realtime.server_event("session.updated", session=session.shown()))
 
 
 class InputBuffer:
@@ -169,9 +137,9 @@ class InputBuffer:
         self._previous: str | None = None
 
     @property
-    def speaking(self) -> bool:
-        """Whether somebody has spoken in the current turn."""
-        return self._turn is not None and self._turn.audible
+    def patience_s(self) -> float:
+        """How long the client may be silent now."""
+        return TURN_S if self._turn is not None and self._turn.audible else IDLE_S
 
     async def append(self, data: bytes) -> None:
         """Take in audio, no faster than it can be transcribed."""
@@ -183,16 +151,13 @@ class InputBuffer:
                 await asyncio.sleep(0)  # let other sessions run
 
     async def commit(self) -> None:
-        """End the current turn.
-
-        Raises:
-            InvalidRequestError: there is none (`input_audio_buffer_commit_empty`).
-        """
+        """End the current turn; InvalidRequestError if there is none."""
         await self._take(self._decoder.finish())
         heard_ms = self._turn.samples * 1000 // SAMPLE_RATE_HZ if self._turn is not None else 0
         by_client = self._turn_detector is None
         if self._turn is not None and not (by_client and heard_ms < LEAST_MS):
-            await self._end_here(self._turn)
+            self._rest(self._turn)
+            await self._end(self._turn)
             return
         why = "nobody is speaking, and server_vad commits what is spoken"
         if by_client:
@@ -207,12 +172,13 @@ class InputBuffer:
         if self._turn_detector is not None:
             self._turn_detector.cut()
         self._forget()
-        await self._send(server_event("input_audio_buffer.cleared"))
+        await self._send(realtime.server_event("input_audio_buffer.cleared"))
 
     async def finish(self) -> None:
         """End the current turn if somebody has spoken in it; no more audio comes."""
         if self._turn is not None and self._turn.audible:
-            await self._end_here(self._turn)
+            self._rest(self._turn)
+            await self._end(self._turn)
         self._forget()
 
     async def follow(self, session: Session) -> None:
@@ -221,20 +187,18 @@ class InputBuffer:
         if session.live_format != before.live_format:
             await self._take(self._decoder.finish())
             self._decoder = LiveDecoder(session.live_format, SAMPLE_RATE_HZ)
+        turn = self._turn
         if session.turns != before.turns:
-            await self._find_turns_anew(by_client=before.turns is None)
+            if turn is not None and (turn.audible or before.turns is not None):
+                self._rest(turn)
+                if session.turns is not None:
+                    await self._end(turn)
+            elif turn is not None and session.turns is not None:
+                self._forget()
+            self._detector = self._engine.detector()
+            self._turn_detector = self._fresh_detector()
         if self._turn is not None and not self._turn.audible:
             self._turn.session = session
-
-    async def _find_turns_anew(self, *, by_client: bool) -> None:
-        if self._turn is not None and self.session.turns is None:
-            self._rest(self._turn)
-        elif self._turn is not None and by_client and not self._turn.audible:
-            self._forget()
-        elif self._turn is not None:
-            await self._end_here(self._turn)
-        self._detector = self._engine.detector()
-        self._turn_detector = self._fresh_detector()
 
     def _fresh_detector(self) -> TurnDetector | None:
         turns = self.session.turns
@@ -273,14 +237,9 @@ class InputBuffer:
         return turn
 
     def _rest(self, turn: Turn) -> None:
-        """Add what the detector has held back."""
+        """Add what the detector has held back, since it has not ended the turn."""
         if self._turn_detector is not None:
             turn.add(self._turn_detector.cut(), speech=False)
-
-    async def _end_here(self, turn: Turn) -> None:
-        """End the turn although the detector has not ended it."""
-        self._rest(turn)
-        await self._end(turn)
 
     async def _end(self, turn: Turn) -> None:
         """Announce that the turn is complete, and let its text be finished."""
@@ -294,7 +253,9 @@ class InputBuffer:
             "content": [{"type": "input_audio", "transcript": None}],
         }
         for kind in ("conversation.item.added", "conversation.item.done"):
-            await self._send(server_event(kind, previous_item_id=self._previous, item=item))
+            await self._send(
+                realtime.server_event(kind, previous_item_id=self._previous, item=item)
+            )
         self._previous = turn.id
         self._turn = None
         turn.end()
@@ -305,4 +266,6 @@ class InputBuffer:
         self._turn = None
 
     async def _tell(self, kind: str, turn: Turn, **fields: object) -> None:
-        await self._send(server_event(f"input_audio_buffer.{kind}", item_id=turn.id, **fields))
+        await self._send(
+            realtime.server_event(f"input_audio_buffer.{kind}", item_id=turn.id, **fields)
+        )

@@ -28,13 +28,7 @@ from services.openai.transcription import (
 )
 from services.settings.sections import TranscriptionSettings
 from services.transcription.answers import Answer
-from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    SPEECH_ONLY,
-    Cutting,
-    TranscriptionEngine,
-    TranscriptionRequest,
-)
+from services.transcription.engines import protocol
 
 _STRATEGY: Final = "chunking_strategy"
 _SPEAKERS: Final = frozenset({"known_speaker_names", "known_speaker_references"})
@@ -48,7 +42,7 @@ Fields = TypeVar("Fields", bound=AudioFields)
 
 
 def handlers_of(
-    engine: TranscriptionEngine,
+    engine: protocol.TranscriptionEngine,
     models: Models,
     settings: TranscriptionSettings,
     on_audio_seconds: Callable[[float], None],
@@ -63,7 +57,7 @@ def handlers_of(
         fields = parse_fields(model, form)
         models.check(fields.model)
         data, most_s = form.file("file").data, settings.max_hours * 3600
-        recording = Decoding(data, sample_rate_hz=SAMPLE_RATE_HZ, max_seconds=most_s)
+        recording = Decoding(data, sample_rate_hz=protocol.SAMPLE_RATE_HZ, max_seconds=most_s)
         request = _request(fields, recording)
         engine.check(request)
         granularities = getattr(fields, "timestamp_granularities", ())
@@ -89,9 +83,9 @@ def handlers_of(
     }
 
 
-def _request(fields: AudioFields, recording: Decoding) -> TranscriptionRequest:
+def _request(fields: AudioFields, recording: Decoding) -> protocol.TranscriptionRequest:
     asked: dict[str, Any] = {"task": "translate"}
-    cutting = SPEECH_ONLY if fields.vad_filter else None
+    cutting = protocol.SPEECH_ONLY if fields.vad_filter else None
     if isinstance(fields, TranscriptionFields):
         asked = {
             "language": fields.language,
@@ -101,10 +95,10 @@ def _request(fields: AudioFields, recording: Decoding) -> TranscriptionRequest:
             "logprobs": "logprobs" in fields.include,
         }
         if isinstance(fields.chunking_strategy, ServerVad):
-            cutting = Cutting(**fields.chunking_strategy.model_dump(exclude={"type"}))
+            cutting = protocol.Cutting(**fields.chunking_strategy.model_dump(exclude={"type"}))
         elif fields.chunking_strategy is not None:
-            cutting = Cutting()
-    return TranscriptionRequest(
+            cutting = protocol.Cutting()
+    return protocol.TranscriptionRequest(
         audio=recording,
         prompt=fields.prompt,
         temperature=fields.temperature,
@@ -114,11 +108,7 @@ def _request(fields: AudioFields, recording: Decoding) -> TranscriptionRequest:
 
 
 def parse_fields(model: type[Fields], form: Form) -> Fields:
-    """Return a form's fields as `model`.
-
-    Raises:
-        InvalidRequestError: a field is invalid, or contradicts another; `param` names it.
-    """
+    """Return a form's fields, or raise InvalidRequestError; `param` names the one at fault."""
     given: dict[str, Any] = {**form.texts, **form.lists}
     named = next((name for name in sorted(_SPEAKERS) if name in given), "")
     if given.get("response_format") == "diarized_json":

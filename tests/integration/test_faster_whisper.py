@@ -28,7 +28,7 @@ from services.transcription.engines.protocol import (
 )
 from services.transcription.engines.windows import SileroDetector
 from tests.parrot import TEXT, parrot
-from tests.whisper_engine import until, whisper_engine
+from tests.whisper_engine import at_work, until, whisper_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -62,7 +62,7 @@ def whisper_threads() -> set[str]:
     return {
         thread.name
         for thread in threading.enumerate()
-        if thread.name.startswith(("transcription", "Loader", "Recording"))
+        if thread.name.startswith(("Batches", "Loader", "cut"))
     }
 
 
@@ -165,7 +165,7 @@ async def test_a_guess_does_not_wait_for_hours_of_recordings(engine: FasterWhisp
         taking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking
-    assert not engine._active
+    assert not at_work(engine)
 
 
 async def test_memory_stays_flat_for_hours(engine: FasterWhisperEngine) -> None:
@@ -225,7 +225,7 @@ async def test_what_reading_raises_comes_after_what_was_heard(engine: FasterWhis
     with pytest.raises(BrokenFileError):
         await take()
     assert len(segments) >= 2
-    assert not engine._active
+    assert not at_work(engine)
 
 
 async def test_closing_early_ends_reading_and_drops_windows(engine: FasterWhisperEngine) -> None:
@@ -241,10 +241,10 @@ async def test_closing_early_ends_reading_and_drops_windows(engine: FasterWhispe
     sound = endless()
     async with aclosing(engine.transcribe(TranscriptionRequest(sound))) as long:
         await anext(long)
-    assert not engine._active
+    assert not at_work(engine)
     sound.close()  # raises if a thread were still in it
     assert ended.is_set()
-    await until(lambda: whisper_threads() <= {"transcription-batches"})
+    await until(lambda: not whisper_threads())
 
 
 async def test_a_cancelled_guess_leaves_nothing(engine: FasterWhisperEngine) -> None:
@@ -253,7 +253,7 @@ async def test_a_cancelled_guess_leaves_nothing(engine: FasterWhisperEngine) -> 
     for guess in guesses:
         guess.cancel()
     await asyncio.gather(*guesses, return_exceptions=True)
-    assert not engine._active
+    assert not at_work(engine)
     assert (await engine.guess(GuessRequest(noise(5)))).text == TEXT.strip()
 
 

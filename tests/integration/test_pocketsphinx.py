@@ -30,7 +30,7 @@ from tests.hearing_app import Hearing
 from tests.live_app import MANUAL, PIECE, RATE_HZ, Served
 from tests.sounds import to_bytes
 from tests.whisper import speak
-from tests.whisper_engine import until
+from tests.whisper_engine import at_work, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -165,10 +165,10 @@ async def test_a_hangup_ends_the_reading_and_the_decoding_at_once(
 
     sound = endless()
     recording = asyncio.create_task(heard(engine, sound))
-    await until(lambda: any(one._lane.jobs or one.waits for one in engine._active))
+    await until(lambda: at_work(engine) > 0)
     recording.cancel()
     await asyncio.gather(recording, return_exceptions=True)
-    assert not engine._active
+    assert not at_work(engine)
     sound.close()  # raises if a thread were still in it
     assert ended.is_set()
     guesses = [asyncio.create_task(engine.guess(GuessRequest(speech))) for _ in range(6)]
@@ -176,7 +176,7 @@ async def test_a_hangup_ends_the_reading_and_the_decoding_at_once(
     for guess in guesses:
         guess.cancel()
     await asyncio.gather(*guesses, return_exceptions=True)
-    assert not engine._active
+    assert not at_work(engine)
     assert share_of((await engine.guess(GuessRequest(speech))).text) > 0.6
 
 
@@ -203,7 +203,7 @@ async def test_closing_ends_what_is_at_work_and_it_loads_again(
 
     recording = asyncio.create_task(heard(engine, endless()))
     guess = asyncio.create_task(engine.guess(GuessRequest(speech)))
-    await until(lambda: len(engine._active) == 2)
+    await until(lambda: at_work(engine) == 2)
     await engine.close()
     for work in (recording, guess):
         with pytest.raises(UnavailableError):

@@ -7,13 +7,13 @@ reached, refuses or breaks off raises its `ServiceError`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from services.audio.formats import LIVE_RATE_HZ, LiveFormat
@@ -139,46 +139,13 @@ def duration_ms(size: int, live_format: LiveFormat) -> float:
     return 1000 * size / (LIVE_RATE_HZ[live_format] * sample_bytes)
 
 
-class Mouth:
-    """Speaks one answer."""
+async def speak(
+    caller: Caller, answering: Answering, texts: AsyncIterator[str]
+) -> AsyncGenerator[str | bytes, None]:
+    """Say `texts` as they come; yield the text of each clause, and then its audio as it is made.
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
-
-    async def say(self, text: str) -> None:
-        """Take more text."""
-        for begin in range(0, len(text), INPUT_CHARACTERS):
-            piece = text[begin : begin + INPUT_CHARACTERS]
-            await self._send({"type": "input.text", "text": piece})
-
-    async def finish(self) -> None:
-        """Take no more text."""
-        await self._send({"type": "input.done"})
-
-    async def sounds(self) -> AsyncGenerator[str | bytes, None]:
-        """Yield the text of each clause, and then its audio as it is made, until all is spoken."""
-        with suppress(ConnectionClosed):
-            async for message in self._connection:
-                if isinstance(message, bytes):
-                    yield message
-                    continue
-                event: dict[str, Any] = json.loads(message)
-                if event["type"] == "audio.start":
-                    yield str(event["sentence_text"])
-                elif event["type"] == "error":
-                    raise error_told(event["error"])
-                elif event["type"] == "session.done":
-                    return
-        raise BackendError("The speech service broke off.")
-
-    async def _send(self, message: dict[str, Any]) -> None:
-        with suppress(ConnectionClosed):  # `sounds` tells why
-            await self._connection.send(json.dumps(message))
-
-
-@asynccontextmanager
-async def mouth(caller: Caller, answering: Answering) -> AsyncIterator[Mouth]:
-    """Yield a mouth for one answer; if the block is left early, the engine stops."""
+    Closing it stops the engine.
+    """
     manner = {
         "response_format": _FORMATS[answering.live_format],
         "speed": answering.speed,
@@ -187,13 +154,41 @@ async def mouth(caller: Caller, answering: Answering) -> AsyncIterator[Mouth]:
         "voice": answering.voice,
     }
     async with caller.socket("speech", SPEECH_STREAM) as connection:
-        await connection.send(json.dumps({"type": "session.config", **manner}))
-        yield Mouth(connection)
+
+        async def say() -> None:
+            with suppress(ConnectionClosed):  # what is read tells why
+                await connection.send(json.dumps({"type": "session.config", **manner}))
+                async for text in texts:
+                    for begin in range(0, len(text), INPUT_CHARACTERS):
+                        piece = text[begin : begin + INPUT_CHARACTERS]
+                        await connection.send(json.dumps({"type": "input.text", "text": piece}))
+                await connection.send(json.dumps({"type": "input.done"}))
+
+        saying = asyncio.create_task(say())
+        try:
+            with suppress(ConnectionClosed):
+                async for message in connection:
+                    if isinstance(message, bytes):
+                        yield message
+                        continue
+                    event: dict[str, Any] = json.loads(message)
+                    if event["type"] == "audio.start":
+                        yield str(event["sentence_text"])
+                    elif event["type"] == "error":
+                        raise error_told(event["error"])
+                    elif event["type"] == "session.done":
+                        return
+        finally:
+            saying.cancel()
+        raise BackendError("The speech service broke off.")
 
 
 async def check_voice(caller: Caller, answering: Answering) -> None:
     """Raise the speech role's error unless it can speak like this."""
-    async with mouth(caller, answering) as speaking:
-        await speaking.finish()
-        async for _ in speaking.sounds():
-            pass
+
+    async def nothing() -> AsyncGenerator[str, None]:
+        return
+        yield
+
+    async for _ in speak(caller, answering, nothing()):
+        pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection
@@ -110,15 +110,15 @@ class Ear:
     async def _opened(self) -> ClientConnection:
         if self._listening is not None:  # it has broken, and may not have told all of that yet
             await asyncio.wait([self._listening])
-        opened: asyncio.Future[ClientConnection] = asyncio.get_running_loop().create_future()
-        self._listening = asyncio.create_task(self._listen(opened))
-        self._connection = await opened
+        async with AsyncExitStack() as stack:
+            socket = self._caller.socket("transcription", f"{REALTIME}?intent=transcription")
+            connection = self._connection = await stack.enter_async_context(socket)
+            self._listening = asyncio.create_task(self._listen(connection, stack.pop_all()))
         self.opened += 1
-        if self.plain:
-            return self._connection
-        known = {name: value for name, value in self.heard.items() if value is not None}
-        await self._update({"turn_detection": None, **known})
-        return self._connection
+        if not self.plain:
+            known = {name: value for name, value in self.heard.items() if value is not None}
+            await self._update({"turn_detection": None, **known})
+        return connection
 
     async def _update(self, changes: dict[str, Any]) -> None:
         assert self._connection is not None  # noqa: S101  the callers have opened it
@@ -132,12 +132,11 @@ class Ear:
             raise error_told(told["error"])
         self.heard = told["session"]["audio"]["input"]
 
-    async def _listen(self, opened: asyncio.Future[ClientConnection]) -> None:
+    async def _listen(self, connection: ClientConnection, stack: AsyncExitStack) -> None:
         fault: ServiceError = BackendError("The transcription service broke off.")
         silent = False
         try:
-            async with self._caller.socket("transcription", _TARGET) as connection:
-                opened.set_result(connection)
+            async with stack:
                 async for message in connection:
                     event = json.loads(message)
                     error = event["error"] if event["type"] == "error" else {}
@@ -155,15 +154,10 @@ class Ear:
             fault = error
         finally:
             self._connection = None
-            if not opened.done():
-                opened.set_exception(fault)
             self._settle({"type": "error", "error": {"message": fault.message}})
-        if not (silent or opened.exception()):
+        if not silent:
             await self._on_lost(fault)
 
     def _settle(self, event: dict[str, Any]) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(event)
-
-
-_TARGET: Final = f"{REALTIME}?intent=transcription"

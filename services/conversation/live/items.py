@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -53,23 +53,16 @@ class Item:
 
     @classmethod
     def of(cls, kind: str, status: str = "completed", id_: str | None = None, **more: Any) -> Item:
-        """Return an item of a type, with a fresh id unless it has one."""
+        """Return an item whose text is known, of a type, with a fresh id unless it has one."""
         own = {"id": id_ or new_id("item"), "object": "realtime.item", "type": kind}
-        return cls({**own, "status": status, **more})
+        item = cls({**own, "status": status, **more})
+        item.heard.set()
+        return item
 
     @property
     def id(self) -> str:
         """Its id."""
         return str(self.shown["id"])
-
-    @property
-    def pending(self) -> bool:
-        """Whether the text of its audio is still to come."""
-        unheard = any(
-            one["type"] == "input_audio" and one.get("transcript") is None
-            for one in self.shown.get("content") or ()
-        )
-        return unheard and self.fault is None and not self.heard.is_set()
 
     @property
     def text(self) -> str:
@@ -156,50 +149,40 @@ def _check_part(part: dict[str, Any], kinds: tuple[str, ...], place: str) -> Non
         raise missing(f"{place}.{name}")
 
 
-class Items:
+class Items(list[Item]):
     """The items in order, bounded."""
 
     def __init__(self) -> None:
         """Begin with none."""
+        super().__init__()
         self.id = new_id("conv")
-        self._items: list[Item] = []
-
-    def __iter__(self) -> Iterator[Item]:
-        """Iterate over the items, the oldest first."""
-        return iter(self._items)
-
-    def __bool__(self) -> bool:
-        """Return whether there are any."""
-        return bool(self._items)
 
     @property
     def last(self) -> str | None:
         """The id of the last one."""
-        return self._items[-1].id if self._items else None
+        return self[-1].id if self else None
 
     def add(self, item: Item, after: str | None = None) -> str | None:
         """Add an item at the end, or after another; return the id of the one before it."""
-        if any(one.id == item.id for one in self._items):
+        if any(one.id == item.id for one in self):
             raise ConflictError(
                 f"there is an item {shown(item.id)} already",
                 param="item.id",
                 code="item_create_duplicate_item_id",
             )
-        place = len(self._items)
+        place = len(self)
         if after is not None:
             before = None if after == ROOT else self.find(after, "previous_item_id")
-            place = 0 if before is None else self._items.index(before) + 1
-        self._items.insert(place, item)
-        return self._items[place - 1].id if place else None
+            place = 0 if before is None else self.index(before) + 1
+        self.insert(place, item)
+        return self[place - 1].id if place else None
 
     def find(self, id_: str, param: str = "item_id", doing: str = "") -> Item:
-        """Return an item.
+        """Return an item, or raise NotFoundError.
 
-        Raises:
-            NotFoundError: there is no such item; the field `param` named it, of an event that is
-                `doing` something with items, as `retrieve` is.
+        The field `param` named it, of an event that is `doing` something with items: `retrieve`.
         """
-        for item in reversed(self._items):
+        for item in reversed(self):
             if item.id == id_:
                 return item
         raise NotFoundError(
@@ -210,23 +193,24 @@ class Items:
 
     def before(self, item: Item) -> str | None:
         """Return the id of the one before an item, None if it is the first or was deleted."""
-        place = self._items.index(item) if item in self._items else 0
-        return self._items[place - 1].id if place else None
+        place = self.index(item) if item in self else 0
+        return self[place - 1].id if place else None
 
-    def remove(self, id_: str) -> None:
+    def delete(self, id_: str) -> None:
         """Remove an item; who waits for its text waits no more."""
         item = self.find(id_, doing="delete")
-        self._items.remove(item)
+        self.remove(item)
         item.heard.set()
 
     def surplus(self) -> list[Item]:
         """Remove and return the oldest items, as many as there are too many."""
-        size = sum(one.size for one in self._items)
+        size = sum(one.size for one in self)
         count = 0
-        while len(self._items) - count > MOST_ITEMS or size > MOST_CHARACTERS:
-            size -= self._items[count].size
+        while len(self) - count > MOST_ITEMS or size > MOST_CHARACTERS:
+            size -= self[count].size
             count += 1
-        gone, self._items = self._items[:count], self._items[count:]
+        gone = self[:count]
+        del self[:count]
         for item in gone:
             item.heard.set()
         return gone

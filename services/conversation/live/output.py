@@ -43,74 +43,48 @@ class Output(ABC):
         await self._tell(kind, item_id=self.item.id, output_index=self.index, **fields)
 
 
-class TextMessage(Output):
-    """A written answer."""
+class Message(Output):
+    """An answer, written or spoken.
 
-    part = "text"
-    field = "text"
-    kind = "output_text"
-
-    def __init__(self, index: int, tell: Tell) -> None:
-        """Begin an answer without text."""
-        item = Item.of("message", "in_progress", role="assistant", content=[])
-        super().__init__(item, index, tell)
-
-    async def begin(self) -> None:
-        """Tell of the empty answer; the item itself has been told of."""
-        part = {"type": self.part, self.field: ""}
-        await self.tell("content_part.added", content_index=0, part=part)
-        self.item.shown["content"].append({"type": self.kind, self.field: ""})
-
-    async def write(self, text: str) -> None:
-        """Add text."""
-        self.item.shown["content"][0][self.field] += text
-        await self.tell("output_text.delta", content_index=0, delta=text)
-
-    async def _end(self) -> None:
-        if not self.item.shown["content"]:
-            return
-        text = self.item.shown["content"][0][self.field]
-        await self._end_text(text)
-        part = {"type": self.part, self.field: text}
-        await self.tell("content_part.done", content_index=0, part=part)
-
-    async def _end_text(self, text: str) -> None:
-        await self.tell("output_text.done", content_index=0, text=text)
-
-
-class SpokenMessage(TextMessage):
-    """A spoken answer. Its transcript is told clause by clause, each before its audio.
-
-    So it has nothing that was not spoken, if the answer is given up.
+    A spoken one's transcript is told clause by clause, each before its audio. So it has nothing
+    that was not spoken, if the answer is given up.
     """
 
-    part = "audio"
-    field = "transcript"
-    kind = "output_audio"
-
-    def __init__(self, index: int, tell: Tell, live_format: LiveFormat) -> None:
-        """Begin an answer without audio."""
-        super().__init__(index, tell)
+    def __init__(self, index: int, tell: Tell, live_format: LiveFormat | None) -> None:
+        """Begin an answer without text; without a format of audio it is written."""
+        item = Item.of("message", "in_progress", role="assistant", content=[])
+        super().__init__(item, index, tell)
         self._live_format = live_format
+        self._kind, self._part, self._field = "output_text", "text", "text"
+        if live_format is not None:
+            self._kind, self._part, self._field = "output_audio_transcript", "audio", "transcript"
         self._written = ""
         self._told = 0
 
+    async def begin(self) -> None:
+        """Tell of the empty answer; the item itself has been told of."""
+        part = {"type": self._part, self._field: ""}
+        await self.tell("content_part.added", content_index=0, part=part)
+        self.item.shown["content"].append({"type": f"output_{self._part}", self._field: ""})
+
     async def write(self, text: str) -> None:
-        """Note text that is to be spoken."""
+        """Add text; if it is to be spoken, it is only noted."""
         self._written += text
+        if self._live_format is None:
+            await self._tell_text(text)
 
     async def speak(self, sound: str | bytes) -> None:
         """Tell the text of the next clause, or its audio."""
         if isinstance(sound, str):
             found = self._written.find(sound, self._told)
             # The voice leaves out what cannot be spoken.
-            end = found + len(sound) if found >= 0 else self._told + len(sound)
-            await self._tell_text(self._written[self._told : end])
-            self._told = end
-            return
-        self.item.audio_ms += duration_ms(len(sound), self._live_format)
-        delta = base64.b64encode(sound).decode()
-        await self.tell("output_audio.delta", content_index=0, delta=delta)
+            end = (found if found >= 0 else self._told) + len(sound)
+            text, self._told = self._written[self._told : end], end
+            await self._tell_text(text)
+        elif self._live_format is not None:
+            self.item.audio_ms += duration_ms(len(sound), self._live_format)
+            delta = base64.b64encode(sound).decode()
+            await self.tell("output_audio.delta", content_index=0, delta=delta)
 
     async def finish(self) -> None:
         """Tell the rest of the text, of which nothing can be spoken."""
@@ -118,13 +92,20 @@ class SpokenMessage(TextMessage):
             await self._tell_text(rest)
 
     async def _tell_text(self, text: str) -> None:
-        self.item.clauses.append(Clause(text, self.item.audio_ms))
-        self.item.shown["content"][0][self.field] += text
-        await self.tell("output_audio_transcript.delta", content_index=0, delta=text)
+        if self._live_format is not None:
+            self.item.clauses.append(Clause(text, self.item.audio_ms))
+        self.item.shown["content"][0][self._field] += text
+        await self.tell(f"{self._kind}.delta", content_index=0, delta=text)
 
-    async def _end_text(self, text: str) -> None:
-        await self.tell("output_audio.done", content_index=0)
-        await self.tell("output_audio_transcript.done", content_index=0, transcript=text)
+    async def _end(self) -> None:
+        if not self.item.shown["content"]:
+            return
+        text = {self._field: self.item.shown["content"][0][self._field]}
+        if self._live_format is not None:
+            await self.tell("output_audio.done", content_index=0)
+        await self.tell(f"{self._kind}.done", content_index=0, **text)
+        part = {"type": self._part, **text}
+        await self.tell("content_part.done", content_index=0, part=part)
 
 
 class FunctionCall(Output):

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from services.backends.client import Caller
-from services.conversation.live.asking import Thought, mouth, think
+from services.conversation.live.asking import Thought, speak, think
 from services.conversation.live.items import Item, Items, messages_of
-from services.conversation.live.output import FunctionCall, Output, SpokenMessage, TextMessage
+from services.conversation.live.output import FunctionCall, Message, Output
 from services.conversation.live.settings import Answering
 from services.conversation.speech_translation.stages import first_fault, is_whole
 from services.errors import BackendError, ServiceError
@@ -30,21 +30,27 @@ class Response:
 
     def __init__(
         self,
-        answering: Answering,
+        caller: Caller,
+        send: Callable[[str], Awaitable[None]],
         items: Items,
-        given: Sequence[Item] | None = None,
+        answering: Answering,
         *,
+        model: str,
+        given: Sequence[Item] | None = None,
         in_conversation: bool = True,
         metadata: dict[str, str] | None = None,
         patience_s: float = 0.0,
     ) -> None:
-        """Answer `given`, or else the conversation's `items`.
+        """Answer `given`, or else the conversation's `items`, in a task; `send` sends an event.
 
         If these end within a sentence, wait `patience_s` for the rest, which cancels this response.
         """
         self.id = new_id("resp")
         self.ended = False  # whether response.done was sent
         self.in_conversation = in_conversation  # whether its items become part of the conversation
+        self._caller = caller
+        self._model = model
+        self._send = send
         self._answering = answering
         self._items = items
         self._given = given
@@ -52,39 +58,21 @@ class Response:
         self._patience_s = patience_s
         self._outputs: list[Output] = []
         self._calls: dict[int, FunctionCall] = {}
-        self._message: TextMessage | None = None
+        self._message: Message | None = None
         self._usage: dict[str, Any] | None = None
         self._reason = "stop"
-        self._send: Callable[[str], Awaitable[None]]
-        self._task: asyncio.Task[None] | None = None
-
-    def start(
-        self,
-        caller: Caller,
-        model: str,
-        send: Callable[[str], Awaitable[None]],
-        then: Callable[[Response], None],
-    ) -> None:
-        """Begin in a task of its own; `send` sends an event, `then` is called at its end."""
-        self._send = send
-        self._task = asyncio.create_task(self._run(caller, model))
-        self._task.add_done_callback(lambda _: then(self))
+        self.task = asyncio.create_task(self._run())
 
     async def cancel(self, reason: str = "client_cancelled") -> None:
         """End it now, and tell the client; model and voice stop."""
-        if self.ended or self._task is None:
-            return
-        self._task.cancel()
+        self.task.cancel()
         await self._end("cancelled", reason=reason)
 
-    async def join(self, *, stop: bool = False) -> None:
-        """Wait for its end; with `stop` it ends at once, and nobody is told."""
-        if self._task is None:
-            return
-        if stop:
-            self.ended = True
-            self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    async def stop(self) -> None:
+        """End it at once; nobody is told."""
+        self.ended = True
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
 
     def shown(self, status: str = "in_progress", **details: Any) -> dict[str, Any]:
         """Return OpenAI's response object; `details` say why it ended."""
@@ -103,10 +91,10 @@ class Response:
             "usage": self._usage,
         }
 
-    async def _run(self, caller: Caller, model: str) -> None:
+    async def _run(self) -> None:
         try:
             await self._send(server_event("response.created", response=self.shown()))
-            await self._answer(caller, model)
+            await self._answer()
         except Exception as error:
             cause = first_fault(error) if isinstance(error, ExceptionGroup) else error
             if isinstance(cause, ClientGoneError):
@@ -114,18 +102,18 @@ class Response:
             if not isinstance(cause, ServiceError):
                 log.exception("a response of a conversation broke off")
                 cause = BackendError(INTERNAL_MESSAGE, code="internal_error")
-            await self._fail(cause)
+            # Told in `response.done` alone: after an `error` event, Pipecat reads no more.
+            fault = fault_of(cause)
+            told = {name: fault[name] for name in ("type", "code", "message")}
+            await self._end("failed", error=told)
         else:
-            if why := _INCOMPLETE.get(self._reason):
-                await self._end("incomplete", reason=why)
-            else:
-                await self._end("completed")
+            why = _INCOMPLETE.get(self._reason)
+            await self._end(self._status, **({"reason": why} if why else {}))
 
-    async def _answer(self, caller: Caller, model: str) -> None:
+    async def _answer(self) -> None:
         heard = list(self._items if self._given is None else self._given)
         for item in heard:
-            if item.pending:
-                await item.heard.wait()
+            await item.heard.wait()
         if heard and heard[-1].fault is not None:
             raise heard[-1].fault
         messages = messages_of(heard)
@@ -134,15 +122,15 @@ class Response:
             return  # a noise was heard: there is nothing to say
         if self._patience_s and heard and not is_whole(heard[-1].text):
             await asyncio.sleep(self._patience_s)
-        card = await caller.card("chat", model)
-        thoughts = think(caller, card, self._answering, messages)
+        card = await self._caller.card("chat", self._model)
+        thoughts = think(self._caller, card, self._answering, messages)
         if self._answering.modality == "text":
             await self._write(thoughts, None)
             return
         texts: asyncio.Queue[str | None] = asyncio.Queue()
         async with asyncio.TaskGroup() as stages:
             stages.create_task(self._write(thoughts, texts))
-            stages.create_task(self._speak(texts, caller))
+            stages.create_task(self._speak(texts))
 
     async def _write(
         self, thoughts: AsyncGenerator[Thought, None], texts: asyncio.Queue[str | None] | None
@@ -176,36 +164,31 @@ class Response:
     def _status(self) -> str:
         return "incomplete" if self._reason in _INCOMPLETE else "completed"
 
-    async def _speak(self, texts: asyncio.Queue[str | None], caller: Caller) -> None:
-        text = await texts.get()
-        if text is None:
+    async def _speak(self, texts: asyncio.Queue[str | None]) -> None:
+        first = await texts.get()
+        if first is None:
             return
+
+        async def pieces() -> AsyncGenerator[str, None]:
+            piece: str | None = first
+            while piece is not None:
+                yield piece
+                piece = await texts.get()
+
         message = self._message
-        assert isinstance(message, SpokenMessage)  # noqa: S101  it began with the text
-        async with mouth(caller, self._answering) as speaking, asyncio.TaskGroup() as both:
-
-            async def say(piece: str | None) -> None:
-                while piece is not None:
-                    await speaking.say(piece)
-                    piece = await texts.get()
-                await speaking.finish()
-
-            both.create_task(say(text))
-            async with aclosing(speaking.sounds()) as sounds:
-                async for sound in sounds:
-                    if self.ended:
-                        break
-                    await message.speak(sound)
+        assert message is not None  # noqa: S101  it began with the text
+        async with aclosing(speak(self._caller, self._answering, pieces())) as sounds:
+            async for sound in sounds:
+                if self.ended:
+                    break
+                await message.speak(sound)
         await message.finish()
         await message.end(self._status)
 
-    async def _begin_message(self) -> TextMessage:
-        place = len(self._outputs)
-        if self._answering.modality == "text":
-            message = TextMessage(place, self._tell)
-        else:
-            message = SpokenMessage(place, self._tell, self._answering.live_format)
-        self._message = message
+    async def _begin_message(self) -> Message:
+        written = self._answering.modality == "text"
+        live_format = None if written else self._answering.live_format
+        self._message = message = Message(len(self._outputs), self._tell, live_format)
         await self._begin(message)
         await message.begin()
         return message
@@ -228,12 +211,6 @@ class Response:
             before = self._items.before(item)
             done = server_event("conversation.item.done", previous_item_id=before, item=item.shown)
             await self._send(done)
-
-    async def _fail(self, error: ServiceError) -> None:
-        """Tell why in `response.done` alone: after an `error` event, Pipecat reads no more."""
-        fault = fault_of(error)
-        told = {name: fault[name] for name in ("type", "code", "message")}
-        await self._end("failed", error=told)
 
     async def _end(self, status: str, **details: Any) -> None:
         """Tell the end of what is open, and of the response."""

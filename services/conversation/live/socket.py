@@ -10,6 +10,8 @@ A client's mistake is answered with an `error` event, and the session goes on. I
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -32,19 +34,10 @@ from services.errors import (
     shown,
 )
 from services.openai import conversation as sent
+from services.openai import realtime
 from services.openai.answers import new_id
 from services.openai.errors import error_told
 from services.openai.reading import invalid
-from services.openai.realtime import (
-    BUFFER_EVENTS,
-    ClientEvent,
-    accept,
-    act_on,
-    fault_event,
-    parse_event,
-    query_of,
-    server_event,
-)
 from services.server.admission import Admission
 from services.server.live import LiveSession
 from services.settings.sections import RealtimeSettings
@@ -58,26 +51,24 @@ MOST_BESIDE: Final = 4
 _NAMES: Final = ("gpt-realtime", "gpt-4o-realtime", "gpt-4o-mini-realtime", "gpt-audio")
 """How OpenAI's models of conversations are called; they stand for the one that is served."""
 
-_EVENTS: Final = {**sent.EVENTS, **BUFFER_EVENTS}
+_EVENTS: Final = {**sent.EVENTS, **realtime.BUFFER_EVENTS}
 _TRANSCRIPTION: Final = "conversation.item.input_audio_transcription."
 _FIELDS: Final = {"voice": "session.audio.output.voice", "speed": "session.audio.output.speed"}
 
 
-def realtime_conversations(
-    pools: Pools, realtime: RealtimeSettings, admission: Admission
-) -> ASGIApp:
+def realtime_conversations(pools: Pools, limits: RealtimeSettings, admission: Admission) -> ASGIApp:
     """Return the application of the WebSocket, with the backends of `pools`."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         async with admission.slot():
             caller = Caller(pools, scope["bentovox.request_id"])
-            named = query_of(scope).get("model", [""])[0]
+            named = realtime.query_of(scope).get("model", [""])[0]
             ours = not named or named.startswith(_NAMES)
-            card = await caller.card("chat", (realtime.model or None) if ours else named)
+            card = await caller.card("chat", (limits.model or None) if ours else named)
             model = card["id"]
             settings = Settings(new_id("sess"), named or model, model, Answering(), Hearing())
-            await accept(scope, send)
-            least_ms = realtime.min_speech_duration_ms
+            await realtime.accept(scope, send)
+            least_ms = limits.min_speech_duration_ms
             await _Talk(caller, settings, least_ms, scope, send).serve(receive)
 
     return serve
@@ -106,12 +97,12 @@ class _Talk(LiveSession):
             while (message := await self._next()) is not None:
                 if self._ear.plain and self._lost is not None:
                     raise self._lost  # the ear had the session's settings
-                await act_on(message, self._take, self.send)
-            for response in [*self._responses]:
-                await response.join()
+                await realtime.act_on(message, self._take, self.send)
+            running = [one.task for one in self._responses]
+            await asyncio.gather(*running, return_exceptions=True)
         finally:
             for response in [*self._responses]:
-                await response.join(stop=True)
+                await response.stop()
             await self._ear.close()
 
     async def _next(self) -> str | bytes | None:
@@ -130,9 +121,9 @@ class _Talk(LiveSession):
         if self._ear.plain:
             await self._ear.send(fields)
         else:
-            await self._do(parse_event(fields, _EVENTS), fields)
+            await self._do(realtime.parse_event(fields, _EVENTS), fields)
 
-    async def _do(self, event: ClientEvent, fields: dict[str, Any]) -> None:
+    async def _do(self, event: realtime.ClientEvent, fields: dict[str, Any]) -> None:
         if isinstance(event, sent.ConversationUpdate):
             await self._update(event.session)
         elif isinstance(event, sent.ItemCreate):
@@ -141,12 +132,12 @@ class _Talk(LiveSession):
             item = self._items.find(event.item_id, doing="retrieve")
             await self._tell("conversation.item.retrieved", item=item.shown)
         elif isinstance(event, sent.ItemDelete):
-            self._items.remove(event.item_id)
+            self._items.delete(event.item_id)
             await self._tell("conversation.item.deleted", item_id=event.item_id)
         elif isinstance(event, sent.ItemTruncate):
             await self._truncate(event)
         elif isinstance(event, sent.ResponseCreate):
-            await self._respond(self._response_for(event.response))
+            self._create(event.response)
         elif isinstance(event, sent.ResponseCancel):
             await self._cancel(event.response_id)
         elif isinstance(event, sent.OutputClear):
@@ -198,7 +189,7 @@ class _Talk(LiveSession):
             audio_end_ms=event.audio_end_ms,
         )
 
-    def _response_for(self, given: sent.ResponseFields) -> Response:
+    def _create(self, given: sent.ResponseFields) -> None:
         items = None
         if given.input is not None:
             items = [
@@ -207,29 +198,31 @@ class _Talk(LiveSession):
                 else item_from(one, f"response.input.{number}")
                 for number, one in enumerate(given.input)
             ]
-        return Response(
+        self._respond(
             self._settings.answering.changed(given, "response"),
-            self._items,
-            items,
+            given=items,
             in_conversation=given.conversation != "none",
             metadata=given.metadata,
         )
 
-    async def _respond(self, response: Response) -> None:
+    def _respond(self, answering: Answering, *, in_conversation: bool = True, **how: Any) -> None:
         """Begin a response, unless there are as many as may be."""
-        if response.in_conversation:
-            if (running := self._running) is not None:
-                raise ConflictError(
-                    f"the conversation has an active response, {running.id}; wait until it is "
-                    "done, or cancel it",
-                    code="conversation_already_has_active_response",
-                )
-            self._response = response
-        elif sum(not one.in_conversation for one in self._responses) >= MOST_BESIDE:
+        if in_conversation and (running := self._running) is not None:
+            raise ConflictError(
+                f"the conversation has an active response, {running.id}; wait until it is done, "
+                "or cancel it",
+                code="conversation_already_has_active_response",
+            )
+        beside = sum(not one.in_conversation for one in self._responses)
+        if not in_conversation and beside >= MOST_BESIDE:
             why = f"{MOST_BESIDE} responses run beside the conversation, which is the most"
             raise invalid("response.conversation", why, "too_many_responses")
+        how |= {"model": self._settings.chat_model, "in_conversation": in_conversation}
+        response = Response(self._caller, self.send, self._items, answering, **how)
+        if in_conversation:
+            self._response = response
         self._responses.add(response)
-        response.start(self._caller, self._settings.chat_model, self.send, self._responses.discard)
+        response.task.add_done_callback(lambda _: self._responses.discard(response))
 
     @property
     def _running(self) -> Response | None:
@@ -288,21 +281,16 @@ class _Talk(LiveSession):
             return
         try:
             patience_s = self._settings.hearing.patience_s
-            await self._respond(
-                Response(self._settings.answering, self._items, patience_s=patience_s)
-            )
+            self._respond(self._settings.answering, patience_s=patience_s)
         except ConflictError as error:
-            await self.send(fault_event(error))
+            await self.send(realtime.fault_event(error))
 
     async def _understand(self, kind: str, event: dict[str, Any]) -> None:
-        try:
-            item: Item | None = self._items.find(event["item_id"])
-        except NotFoundError:  # it was deleted
-            item = None
-        if item is not None and kind == "completed":
-            item.hear(event["transcript"])
-        elif item is not None and kind == "failed":
-            item.lose(error_told(event["error"]))
+        with suppress(NotFoundError):  # it was deleted
+            if kind == "completed":
+                self._items.find(event["item_id"]).hear(event["transcript"])
+            elif kind == "failed":
+                self._items.find(event["item_id"]).lose(error_told(event["error"]))
         if self._settings.hearing.told:
             await self._pass_on(event)
 
@@ -310,9 +298,9 @@ class _Talk(LiveSession):
         """The ear broke: what was not understood by now never will be."""
         self._lost = error
         if not self._ear.plain:
-            await self.send(fault_event(error))
+            await self.send(realtime.fault_event(error))
         for item in self._items:
-            if item.pending:
+            if not item.heard.is_set():
                 item.lose(error)
 
     async def _pass_on(self, event: dict[str, Any]) -> None:
@@ -323,4 +311,4 @@ class _Talk(LiveSession):
         return self._settings.shown(self._ear.heard)
 
     async def _tell(self, kind: str, **fields: Any) -> None:
-        await self.send(server_event(kind, **fields))
+        await self.send(realtime.server_event(kind, **fields))

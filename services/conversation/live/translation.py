@@ -35,37 +35,17 @@ from services.conversation.live.translation_hearing import (
     Hearing,
     Pace,
 )
-from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
-from services.conversation.speech_translation.stages import (
-    AHEAD,
-    SOUNDS_AHEAD,
-    Item,
-    Sentence,
-    Sound,
-    Translation,
-    fields_named,
-    first_fault,
-    into_sentences,
-    piped,
-)
+from services.conversation.speech_translation import stages
+from services.conversation.speech_translation.speaking import interpreted, preset, spoken_aloud
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, known_or_none
 from services.errors import DeadlineError, ServiceError
 from services.languages import gap
 from services.openai import conversation as sent
+from services.openai import realtime
 from services.openai.answers import new_id
 from services.openai.errors import error_told
 from services.openai.reading import ignore, invalid
-from services.openai.realtime import (
-    AppendEvent,
-    InputFields,
-    accept,
-    act_on,
-    fault_event,
-    parse_event,
-    query_of,
-    server_event,
-)
 from services.server.admission import Admission
 from services.server.live import LiveSession
 from services.server.telemetry import RoleMetrics
@@ -134,14 +114,13 @@ def live_translations(
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         async with admission.slot():
             caller = Caller(pools, scope["bentovox.request_id"])
-            named: str = query_of(scope).get("model", [sent.TRANSLATES])[0]
+            named: str = realtime.query_of(scope).get("model", [sent.TRANSLATES])[0]
             wanted = chat_model if named.startswith(sent.TRANSLATES) else named
             model = ChatModel(caller, await caller.card("chat", wanted))
             speaks = (await caller.card("speech", None))["id"]
             settings = Settings(new_id("sess"), named, speaks, int(time.time()) + LASTS_S)
-            await accept(scope, send)
-            interpreter = Interpreter(model, None, settings.target)
-            await _Talk(caller, settings, interpreter, scope, send, metrics=metrics).serve(receive)
+            await realtime.accept(scope, send)
+            await _Talk(caller, settings, model, scope, send, metrics=metrics).serve(receive)
 
     return serve
 
@@ -153,7 +132,7 @@ class _Talk(LiveSession):
         self,
         caller: Caller,
         settings: Settings,
-        interpreter: Interpreter,
+        model: ChatModel,
         scope: Scope,
         send: Send,
         *,
@@ -162,8 +141,9 @@ class _Talk(LiveSession):
         super().__init__(scope, send)
         self._caller = caller
         self._settings = settings
-        self._interpreter = interpreter
+        self._model = model
         self._metrics = metrics
+        self._source: str | None = None  # the language that is spoken, if the client has told
         self._ear = Ear(caller, self._hear, self._deafen)
         self._hearing = Hearing()
         self._pace = Pace()
@@ -175,23 +155,29 @@ class _Talk(LiveSession):
 
     async def run(self) -> None:
         """Translate until the client closes the session, the server ends, or time is up."""
-        await self.send(server_event("session.created", session=self._shown()))
-        speaker = Speaker(self._caller, self._settings.speech_model, self._manner)
+        await self.send(realtime.server_event("session.created", session=self._shown()))
+        speech_model = self._settings.speech_model
         try:
-            async with asyncio.TaskGroup() as stages:
+            async with asyncio.TaskGroup() as group:
                 segments = self._hearing.segments()
-                sentences = piped(stages, into_sentences(segments, LONGEST_S), AHEAD)
-                said = self._interpreter.translate(self._timely(sentences), self._spared)
-                translated = piped(stages, said, AHEAD)
-                sound = piped(stages, speaker.speak(translated, self._spared), SOUNDS_AHEAD)
-                stages.create_task(self._pass_on(sound))
+                sentences = stages.piped(
+                    group, stages.into_sentences(segments, LONGEST_S), stages.AHEAD
+                )
+                timely = self._timely(sentences)
+                said = interpreted(timely, self._model, self._languages, self._spared)
+                translated = stages.piped(group, said, stages.AHEAD)
+                aloud = spoken_aloud(
+                    translated, self._caller, speech_model, self._manner, self._spared
+                )
+                sound = stages.piped(group, aloud, stages.SOUNDS_AHEAD)
+                group.create_task(self._pass_on(sound))
                 await self._listen()
                 await self._finish()
-        except ExceptionGroup as group:
-            raise first_fault(group) from group
+        except ExceptionGroup as faults:
+            raise stages.first_fault(faults) from faults
         finally:
             await self._ear.close()
-        await self.send(server_event("session.closed"))
+        await self.send(realtime.server_event("session.closed"))
 
     # What the client says
 
@@ -200,19 +186,19 @@ class _Talk(LiveSession):
         while (said := await self.next_message(IDLE_S)) is not None:
             if time.time() >= self._settings.expires_at:
                 return
-            await act_on(said, self._do, self.send)
+            await realtime.act_on(said, self._do, self.send)
             if self._closing:
                 return
 
     async def _do(self, fields: dict[str, Any]) -> None:
-        event = parse_event(fields, sent.TRANSLATION_EVENTS)
+        event = realtime.parse_event(fields, sent.TRANSLATION_EVENTS)
         self._closing = isinstance(event, sent.TranslationClose)
         if isinstance(event, sent.TranslationUpdate):
             await self._update(event.session)
-        elif isinstance(event, AppendEvent):
+        elif isinstance(event, realtime.AppendEvent):
             await self._append(event)
 
-    async def _append(self, event: AppendEvent) -> None:
+    async def _append(self, event: realtime.AppendEvent) -> None:
         seconds = duration_s(len(event.data()), OUTPUT_RATE_HZ * _SAMPLE_BYTES)
         begin_s = self._pace.heard_s
         self._pace.hear(seconds)
@@ -223,24 +209,25 @@ class _Talk(LiveSession):
     async def _update(self, given: sent.TranslationFields) -> None:
         """Change the settings, all or none of them."""
         settings = self._settings.changed(given)
-        with fields_named({"voice": f"{_OUTPUT}.voice"}):
+        with stages.fields_named({"voice": f"{_OUTPUT}.voice"}):
             if settings.voice != self._settings.voice and settings.voice is not None:
                 await check_voice(self._caller, Answering(voice=settings.voice))
             elif settings.voice is None:
                 await self._preset(settings.target)
         heard = given.audio.input.transcription if given.audio and given.audio.input else None
         if heard is not None:
-            await self._ear.follow(InputFields(transcription=heard))
-            self._interpreter.source = known_or_none(heard.language)
-        self._settings, self._interpreter.target = settings, settings.target
-        await self.send(server_event("session.updated", session=self._shown()))
+            await self._ear.follow(realtime.InputFields(transcription=heard))
+            self._source = known_or_none(heard.language)
+        self._settings = settings
+        await self.send(realtime.server_event("session.updated", session=self._shown()))
 
     async def _finish(self) -> None:
         """Let the chain end with what was heard."""
         if self._ear.opened:
             async with self._spared():
                 await self._ear.send({"type": "input_audio_buffer.commit"})
-                await self._ear.follow(InputFields())  # is answered after all that was sent before
+                # This is answered after all that was sent before.
+                await self._ear.follow(realtime.InputFields())
         await self._hearing.end()
 
     # What is heard
@@ -248,7 +235,7 @@ class _Talk(LiveSession):
     async def _hear(self, event: dict[str, Any]) -> None:
         fault = event.get("error")
         if fault is not None and fault.get("code") != _NOTHING_SAID:  # of `_finish`
-            await self.send(fault_event(error_told(fault)))
+            await self.send(realtime.fault_event(error_told(fault)))
         segment = await self._hearing.take(event)
         if segment is not None and self._settings.told:
             lead = gap(self._heard, segment.text) if self._paused else ""
@@ -259,10 +246,13 @@ class _Talk(LiveSession):
 
     async def _deafen(self, error: ServiceError) -> None:
         self._paused = True
-        await self.send(fault_event(error))
+        await self.send(realtime.fault_event(error))
         await self._hearing.lose()
 
     # What is spoken
+
+    def _languages(self) -> tuple[str | None, str]:
+        return self._source, self._settings.target
 
     @asynccontextmanager
     async def _spared(self) -> AsyncIterator[None]:
@@ -270,16 +260,18 @@ class _Talk(LiveSession):
         try:
             yield
         except ServiceError as error:
-            await self.send(fault_event(error))
+            await self.send(realtime.fault_event(error))
 
-    async def _timely(self, sentences: AsyncIterator[Sentence]) -> AsyncGenerator[Sentence, None]:
+    async def _timely(
+        self, sentences: AsyncIterator[stages.Sentence]
+    ) -> AsyncGenerator[stages.Sentence, None]:
         """Leave out the sentences that would be heard too late."""
         async for sentence in sentences:
             async with self._spared():
                 self._check_lag(sentence)
                 yield sentence
 
-    def _check_lag(self, sentence: Sentence) -> None:
+    def _check_lag(self, sentence: stages.Sentence) -> None:
         if self._pace.lag_s(sentence.end_s) <= MOST_LAG_S:
             return
         self._metrics.left_out()
@@ -288,7 +280,7 @@ class _Talk(LiveSession):
             code="translation_too_late",
         )
 
-    async def _manner(self, translation: Translation) -> Mapping[str, Any]:
+    async def _manner(self, translation: stages.Translation) -> Mapping[str, Any]:
         self._check_lag(translation.sentence)  # again: the translation took its time
         language = translation.language
         speed = self._pace.speed(translation.sentence.end_s)
@@ -305,13 +297,13 @@ class _Talk(LiveSession):
             )
         return self._presets[language]
 
-    async def _pass_on(self, items: AsyncIterator[Item]) -> None:
+    async def _pass_on(self, items: AsyncIterator[stages.Item]) -> None:
         speaking = None
         async for item in items:
-            if isinstance(item, Translation):
+            if isinstance(item, stages.Translation):
                 lead, self._spoken = gap(self._spoken, item.text), item.text
                 await self._tell("output_transcript", lead + item.text, item.sentence.end_s)
-            elif isinstance(item, Sound):
+            elif isinstance(item, stages.Sound):
                 if item.sentence is not speaking:
                     speaking = item.sentence
                     self._metrics.lag(self._pace.lag_s(speaking.end_s))
@@ -328,7 +320,9 @@ class _Talk(LiveSession):
 
     async def _tell(self, what: str, delta: str, end_s: float, **fields: Any) -> None:
         elapsed_ms = int(end_s * 1000) // _STEP_MS * _STEP_MS
-        event = server_event(f"session.{what}.delta", delta=delta, elapsed_ms=elapsed_ms, **fields)
+        event = realtime.server_event(
+            f"session.{what}.delta", delta=delta, elapsed_ms=elapsed_ms, **fields
+        )
         await self.send(event)
 
     def _shown(self) -> dict[str, Any]:

@@ -11,24 +11,11 @@ from typing import Any, Final
 from starlette.types import Receive, Scope, Send
 
 from services.audio.decode import excerpt
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder, to_wav
+from services.audio.encode import OUTPUT_RATE_HZ, Encoder, to_wav
 from services.backends.client import Caller
 from services.backends.pools import Pools
-from services.conversation.speech_translation.speaking import Interpreter, Speaker, preset
-from services.conversation.speech_translation.stages import (
-    AHEAD,
-    SOUNDS_AHEAD,
-    Item,
-    Segment,
-    Sentence,
-    Sound,
-    Translation,
-    fields_named,
-    first_fault,
-    into_sentences,
-    piped,
-    transcribe,
-)
+from services.conversation.speech_translation import stages
+from services.conversation.speech_translation.speaking import interpreted, preset, spoken_aloud
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_code, spoken
 from services.errors import InvalidRequestError
@@ -89,10 +76,10 @@ class SpeechTranslation:
             source = None
             if fields.source_language is not None:
                 source = known_code(fields.source_language, "source_language")
-            with fields_named({"model": "chat_model"}):
+            with stages.fields_named({"model": "chat_model"}):
                 named = fields.chat_model or self._chat_model
                 model = ChatModel(caller, await caller.card("chat", named))
-            with fields_named({"model": "speech_model"}):
+            with stages.fields_named({"model": "speech_model"}):
                 speaks = (await caller.card("speech", fields.speech_model))["id"]
             heard = {
                 "model": (await caller.card("transcription", fields.model))["id"],
@@ -105,27 +92,29 @@ class SpeechTranslation:
                 named = fields.voice or await preset(caller, speaks, target)
                 voice.set_result({"voice": named})
 
-            async def manner(_: Translation) -> Mapping[str, Any]:
+            async def manner(_: stages.Translation) -> Mapping[str, Any]:
                 return {"language": target, **fields.manner, **await voice}
 
-            interpreter = Interpreter(model, source, target)
-            speaker = Speaker(caller, speaks, manner)
             try:
-                async with asyncio.TaskGroup() as stages:
-                    segments = piped(stages, transcribe(caller, recording, heard, usage), AHEAD)
+                async with asyncio.TaskGroup() as group:
+                    segments = stages.piped(
+                        group, stages.transcribe(caller, recording, heard, usage), stages.AHEAD
+                    )
                     if fields.consent is not None:
                         sample = sampled(segments, recording, fields.consent, voice)
-                        segments = piped(stages, sample, AHEAD)
-                    sentences = piped(stages, into_sentences(segments), AHEAD)
-                    translated = piped(stages, interpreter.translate(sentences), AHEAD)
-                    sound = piped(stages, speaker.speak(translated), SOUNDS_AHEAD)
+                        segments = stages.piped(group, sample, stages.AHEAD)
+                    sentences = stages.piped(group, stages.into_sentences(segments), stages.AHEAD)
+                    said = interpreted(sentences, model, lambda: (source, target))
+                    translated = stages.piped(group, said, stages.AHEAD)
+                    aloud = spoken_aloud(translated, caller, speaks, manner)
+                    sound = stages.piped(group, aloud, stages.SOUNDS_AHEAD)
                     await _send_answer(sound, fields, usage, send)
-            except ExceptionGroup as group:
-                raise first_fault(group) from group
+            except ExceptionGroup as faults:
+                raise stages.first_fault(faults) from faults
 
 
 async def _send_answer(
-    items: AsyncIterator[Item],
+    items: AsyncIterator[stages.Item],
     asked: SpeechTranslationFields,
     usage: Mapping[str, Any],
     send: Send,
@@ -135,15 +124,15 @@ async def _send_answer(
     Events are named as in OpenAI's live translation and audio/speech, and have the number of their
     sentence. If a stage fails after the headers, the answer must not end as if it were complete.
     """
-    encoder = open_encoder(asked.response_format, OUTPUT_RATE_HZ)
+    encoder = Encoder(asked.response_format, OUTPUT_RATE_HZ)
     as_events = asked.stream_format == "sse"
     stream = AudioStream(send, encoder, OUTPUT_RATE_HZ, as_events=as_events)
     before = {"input": "", "output": ""}
     async for item in items:
-        if isinstance(item, Sound):
+        if isinstance(item, stages.Sound):
             await stream.feed(item.samples, sentence=item.sentence.number)
             continue
-        sentence = item if isinstance(item, Sentence) else item.sentence
+        sentence = item if isinstance(item, stages.Sentence) else item.sentence
         side = "input" if item is sentence else "output"
         times = {"start": sentence.start_s, "end": sentence.end_s} if item is sentence else {}
         await stream.tell(
@@ -164,18 +153,18 @@ async def _send_answer(
 
 
 async def sampled(
-    segments: AsyncIterator[Segment],
+    segments: AsyncIterator[stages.Segment],
     recording: bytes,
     consent: str,
     voice: asyncio.Future[Mapping[str, Any]],
-) -> AsyncGenerator[Segment, None]:
+) -> AsyncGenerator[stages.Segment, None]:
     """Yield the segments, and set `voice` to the fields with a sample of the speaker's voice.
 
     They are held back until they contain a stretch of 3 to 10 s of clear speech: before that, the
     queues between the stages could fill and block.
     """
-    held: list[Segment] = []
-    clear: list[Segment] = []
+    held: list[stages.Segment] = []
+    clear: list[stages.Segment] = []
     async for segment in segments:
         held.append(segment)
         if segment.clear:
@@ -190,11 +179,11 @@ async def sampled(
         yield segment
 
 
-def _seconds(segment: Segment) -> float:
+def _seconds(segment: stages.Segment) -> float:
     return segment.end_s - segment.start_s
 
 
-def _longest(segments: Sequence[Segment]) -> Segment:
+def _longest(segments: Sequence[stages.Segment]) -> stages.Segment:
     """Return the longest stretch of consecutive segments, joined.
 
     It is at most `LONGEST_S` long, unless a single segment is longer: its text cannot be cut.
@@ -211,7 +200,7 @@ def _longest(segments: Sequence[Segment]) -> Segment:
     return max(stretches, key=_seconds)
 
 
-async def _fields(recording: bytes, stretch: Segment, consent: str) -> Mapping[str, Any]:
+async def _fields(recording: bytes, stretch: stages.Segment, consent: str) -> Mapping[str, Any]:
     end_s = min(stretch.end_s, stretch.start_s + _LONGEST_ALONE_S)
 
     def wav() -> bytes:

@@ -9,14 +9,7 @@ from typing import Any, Final
 
 from services.audio.pcm import Samples, from_pieces
 from services.backends.client import Caller, Question
-from services.conversation.speech_translation.stages import (
-    Item,
-    Sentence,
-    Sound,
-    Sparing,
-    Translation,
-    fields_named,
-)
+from services.conversation.speech_translation import stages
 from services.conversation.translation.chat_model import ChatModel
 from services.conversation.translation.languages import known_or_none, spoken
 from services.conversation.translation.texts import has_words, pieces
@@ -35,113 +28,95 @@ _NAMES: Final = {
 }
 
 
-class Interpreter:
-    """Translates what one speaker says, sentence by sentence."""
+async def interpreted(
+    sentences: AsyncIterator[stages.Sentence],
+    model: ChatModel,
+    languages: Callable[[], tuple[str | None, str]],
+    sparing: stages.Sparing = nullcontext,
+) -> AsyncGenerator[stages.Sentence | stages.Translation, None]:
+    """Yield each sentence as it arrives, then its translation by `model`.
 
-    def __init__(self, model: ChatModel, source: str | None, target: str) -> None:
-        """Ask `model` to translate from `source`, or what the transcription says, into `target`.
+    `languages` returns the codes of the source, None for what the transcription says, and of the
+    target. Sentences that are in the target language stay as they are.
+    """
+    former: deque[stages.Translation] = deque(maxlen=CONTEXT)
 
-        Both are codes, and may change between sentences.
-        """
-        self.source = source
-        self.target = target
-        self._model = model
-        self._former: deque[Translation] = deque(maxlen=CONTEXT)
-
-    async def translate(
-        self, sentences: AsyncIterator[Sentence], sparing: Sparing = nullcontext
-    ) -> AsyncGenerator[Sentence | Translation, None]:
-        """Yield each sentence as it arrives, then its translation.
-
-        Sentences that are in the target language stay as they are.
-        """
-        async for sentence in sentences:
-            yield sentence
-            async with sparing():
-                yield await self._translated(sentence)
-
-    async def _translated(self, sentence: Sentence) -> Translation:
-        source, target = self.source or known_or_none(sentence.language), self.target
+    async def translated(sentence: stages.Sentence) -> stages.Translation:
+        source, target = languages()
+        source = source or known_or_none(sentence.language)
         text = sentence.text
         if not has_words(text) or (source is not None and spoken(source) == spoken(target)):
-            return Translation(sentence, text, target)
-        former = [(one.sentence.text, one.text) for one in self._former if one.language == target]
-        said = await self._model.translate(text, source, target, former=former)
-        translation = Translation(sentence, said, target)
-        self._former.append(translation)
-        return translation
+            return stages.Translation(sentence, text, target)
+        before = [(one.sentence.text, one.text) for one in former if one.language == target]
+        said = await model.translate(text, source, target, former=before)
+        former.append(stages.Translation(sentence, said, target))
+        return former[-1]
+
+    async for sentence in sentences:
+        yield sentence
+        async with sparing():
+            yield await translated(sentence)
 
 
-class Speaker:
-    """Speaks for one request, with the speech backend."""
+async def spoken_aloud(
+    items: AsyncIterator[stages.Sentence | stages.Translation],
+    caller: Caller,
+    model: str,
+    manner: Callable[[stages.Translation], Awaitable[Mapping[str, Any]]],
+    sparing: stages.Sparing = nullcontext,
+) -> AsyncGenerator[stages.Item, None]:
+    """Yield every item, and after each translation its audio, piece by piece.
 
-    def __init__(
-        self,
-        caller: Caller,
-        model: str,
-        manner: Callable[[Translation], Awaitable[Mapping[str, Any]]],
-    ) -> None:
-        """Send to audio/speech what `manner` says about a translation: by whom, and how."""
-        self._caller = caller
-        self._fields = {"model": model, "response_format": "pcm"}
-        self._manner = manner
-        self._names_language = True
-
-    async def speak(
-        self, items: AsyncIterator[Sentence | Translation], sparing: Sparing = nullcontext
-    ) -> AsyncGenerator[Item, None]:
-        """Yield every item, and after each translation its audio, piece by piece."""
-        async for item in items:
-            yield item
-            if not isinstance(item, Translation) or not any(map(str.isalnum, item.text)):
-                continue
-            async with sparing():
-                manner = await self._manner(item)
-                for piece in pieces(item.text, INPUT_CHARACTERS):
-                    async with aclosing(self._say(piece.strip(), manner)) as sound:
+    `manner` returns the fields of audio/speech that say by whom it is spoken, and how.
+    """
+    names_language = True
+    async for item in items:
+        yield item
+        if not isinstance(item, stages.Translation) or not any(map(str.isalnum, item.text)):
+            continue
+        async with sparing():
+            fields = {"model": model, "response_format": "pcm", **await manner(item)}
+            left = deque(piece.strip() for piece in pieces(item.text, INPUT_CHARACTERS))
+            while left:
+                if not names_language:
+                    fields.pop("language", None)
+                try:
+                    async with aclosing(_say(caller, {**fields, "input": left[0]})) as sound:
                         async for samples in sound:
-                            yield Sound(item.sentence, samples)
+                            yield stages.Sound(item.sentence, samples)
+                except InvalidRequestError as error:
+                    refused = (error.param, error.code) == ("language", "unsupported_parameter")
+                    if refused and "language" in fields:
+                        names_language = False  # the engine goes by the text
+                        continue
+                    if error.code != "blank_input":  # letters that cannot be spoken
+                        raise
+                left.popleft()
 
-    async def _say(self, text: str, manner: Mapping[str, Any]) -> AsyncGenerator[Samples, None]:
-        fields = {**self._fields, **manner, "input": text}
-        if not self._names_language:
-            fields.pop("language", None)
-        question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
-        try:
-            with fields_named(_NAMES):
-                async with (
-                    self._caller.answer(question) as answer,
-                    aclosing(answer.pieces()) as pieces,
-                    aclosing(from_pieces(pieces)) as sound,
-                ):
-                    async for samples in sound:
-                        yield samples
-        except TooLargeError as error:
-            if "ref_audio" not in fields:
-                raise
-            # A sample is small enough for every service that accepts recordings at all.
-            why = "the speech service cannot speak like a recording: name a voice instead"
-            raise invalid("consent", why, "unsupported_parameter") from error
-        except InvalidRequestError as error:
-            if error.code == "blank_input":
-                return  # letters that cannot be spoken
-            refused = (error.param, error.code) == ("language", "unsupported_parameter")
-            if not refused or "language" not in fields:
-                raise
-        else:
-            return
-        self._names_language = False  # the engine goes by the text
-        async with aclosing(self._say(text, manner)) as sound:
-            async for samples in sound:
-                yield samples
+
+async def _say(caller: Caller, fields: dict[str, Any]) -> AsyncGenerator[Samples, None]:
+    question = Question.of("speech", "/v1/audio/speech", fields, model=fields["model"])
+    try:
+        with stages.fields_named(_NAMES):
+            async with (
+                caller.answer(question) as answer,
+                aclosing(answer.pieces()) as pieces,
+                aclosing(from_pieces(pieces)) as sound,
+            ):
+                async for samples in sound:
+                    yield samples
+    except TooLargeError as error:
+        if "ref_audio" not in fields:
+            raise
+        # A sample is small enough for every service that accepts recordings at all.
+        why = "the speech service cannot speak like a recording: name a voice instead"
+        raise invalid("consent", why, "unsupported_parameter") from error
 
 
 async def preset(caller: Caller, model: str, language: str) -> str:
     """Return the speech backend's built-in voice that fits a language best.
 
-    Raises:
-        InvalidRequestError: it has none (`missing_required_parameter`).
-        ServiceError: the backend failed.
+    InvalidRequestError (`missing_required_parameter`) if it has none.
     """
     listed = (await caller.json(Question("speech", "/v1/audio/voices", model=model))).get(
         "data", ()

@@ -41,8 +41,7 @@ DETECTABLE: Final = {name: code for code, name in NAMES.items() if "-" not in co
 def known_code(code: str, param: str) -> str:
     """Return the code in `NAMES` for `code`: `de` for `DE`, `de-AT` and `German`.
 
-    Raises:
-        InvalidRequestError: there is none (`unsupported_language`).
+    InvalidRequestError (`unsupported_language`) if there is none.
     """
     found = known_or_none(code)
     if found is None:

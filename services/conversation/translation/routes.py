@@ -148,15 +148,10 @@ async def _detected(model: ChatModel, text: str) -> Detection:
 async def read(
     scope: Scope, receive: Receive, model: type[Body], limits: TranslationSettings
 ) -> Body:
-    """Return the body, which may be JSON or either kind of form.
+    """Return the body, which may be JSON or either kind of form; some clients send a query instead.
 
-    Some clients send a query instead of a body.
-
-    Raises:
-        UnsupportedMediaError: it has another content type.
-        InvalidRequestError: it is malformed, or a field, which is `param`, is invalid.
-        TooLargeError: it is larger than `limits` allow.
-        ClientGoneError: the client hung up while sending it.
+    ServiceError if it is anything else, invalid, or larger than `limits` allow; ClientGoneError if
+    the client hung up while sending it.
     """
     text_bytes = _BYTES_PER_CHARACTER * limits.char_limit + _AROUND_BYTES
     given = header(scope, b"content-type")
@@ -179,9 +174,7 @@ async def read(
 def check_texts(texts: list[str], limits: TranslationSettings, translations: int = 1) -> None:
     """Check the number and the length of the texts, each and in all, times `translations`.
 
-    Raises:
-        InvalidRequestError: there are too many (`array_above_max_length`).
-        TooLargeError: they are too long (`string_above_max_length`).
+    InvalidRequestError if there are too many, TooLargeError if they are too long.
     """
     if len(texts) > limits.batch_limit:
         why = f"{len(texts)} texts; at most {limits.batch_limit} are accepted"

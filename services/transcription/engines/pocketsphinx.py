@@ -6,33 +6,22 @@ window, and live speech goes first. Prompts, keywords and the temperature change
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from services.audio.pcm import Samples
-from services.errors import EngineError, InvalidRequestError, ServiceError
+from services.errors import InvalidRequestError
 from services.loading import Loading
-from services.tasks import Handover, in_daemon
-from services.transcription.engines.batches import BatchingEngine, Lane
-from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    GuessRequest,
-    Hypothesis,
-    Segment,
-    TranscriptionRequest,
-    Word,
-    check_request,
-)
-from services.transcription.engines.windows import SileroDetector, Timeline, windows
+from services.transcription.engines import protocol
+from services.transcription.engines.batches import BatchingEngine, cut
+from services.transcription.engines.windows import SileroDetector, Timeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,11 +33,11 @@ _LANGUAGE: Final = "en"
 _PAUSE_S: Final = 0.5  # ends a segment
 # The library holds Python's lock while it works, so sound is fed in short pieces, between which
 # others get their turn.
-_PIECE: Final = SAMPLE_RATE_HZ // 25  # takes it some 10 ms
+_PIECE: Final = protocol.SAMPLE_RATE_HZ // 25  # takes it some 10 ms
 _LEVEL: Final = 0.7  # of the loudest sample
 # The model knows recorded speech, which is never as quiet as a synthetic voice's pauses.
 _NOISE: Final = 0.002
-_MEASURED: Final = 5 * SAMPLE_RATE_HZ
+_MEASURED: Final = 5 * protocol.SAMPLE_RATE_HZ
 _MEASURINGS: Final = 3  # each brings the mean half of the way or more
 _WORD: Final = re.compile(r"[a-z'.-]+")  # fillers are <sil> and [NOISE]
 _FRAMES_PER_S: Final = 100
@@ -132,7 +121,13 @@ class _Loader(Loading[Decoder]):
         return Decoder()
 
 
-class PocketsphinxEngine(BatchingEngine[Decoder, "tuple[_Requester, Samples]"]):
+@dataclass
+class _Job:
+    samples: Samples
+    wanted: bool = True
+
+
+class PocketsphinxEngine(BatchingEngine[Decoder, _Job, list[Said]]):
     """Hears US English without a download; see `TranscriptionEngine` for what is promised."""
 
     name = "pocketsphinx"
@@ -142,97 +137,54 @@ class PocketsphinxEngine(BatchingEngine[Decoder, "tuple[_Requester, Samples]"]):
 
     def __init__(self) -> None:
         """Make it; nothing is loaded before `start`."""
-        super().__init__(_Loader(log), kind=lambda _: None, most=1)
+        super().__init__("pocketsphinx", _Loader(log), lambda _: None, 1)
 
-    def check(self, request: TranscriptionRequest | GuessRequest) -> None:
+    def check(self, request: protocol.TranscriptionRequest | protocol.GuessRequest) -> None:
         """Raise unless it can do this; see `TranscriptionEngine.check`."""
         self._loaded()
-        check_request(self, request)
-        if isinstance(request, TranscriptionRequest) and request.logprobs:
+        protocol.check_request(self, request)
+        if isinstance(request, protocol.TranscriptionRequest) and request.logprobs:
             raise InvalidRequestError(
                 "include logprobs: pocketsphinx has no tokens; leave it out",
                 param="include",
                 code="unsupported_value",
             )
 
-    async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
+    async def transcribe(
+        self, request: protocol.TranscriptionRequest
+    ) -> AsyncGenerator[protocol.Segment, None]:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
-        handover: Handover[Segment] = Handover()
-        requester = _Requester(self._loaded()[1].lane())
+        lane = object()
+        async with aclosing(cut(request, lambda *window: window)) as found:
+            async for samples, timeline in found:
+                said = await self._said(samples, lane)
+                for segment in _segments(said, timeline, words=request.words):
+                    yield segment
 
-        def read() -> None:
-            try:
-                cut = windows(request.audio, SileroDetector(), request.cutting)
-                with closing(cut):  # type: ignore[type-var]
-                    for samples, timeline in cut:
-                        said = requester.heard(samples)
-                        for segment in _segments(said, timeline, words=request.words):
-                            handover.put(segment)
-            except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
-                handover.end(error)
-            else:
-                handover.end()
-
-        reading = asyncio.ensure_future(in_daemon(read))
-        try:
-            with self._at_work(requester):
-                async with aclosing(handover.items()) as found:
-                    async for segment in found:
-                        yield segment
-        finally:
-            await reading
-
-    async def guess(self, request: GuessRequest) -> Hypothesis:
+    async def guess(self, request: protocol.GuessRequest) -> protocol.Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`.
 
         It cannot be told how the text begins: as many words as the prefix has are left out.
         """
         self.check(request)
-        with self._at_work(_Requester(self._loaded()[1].lane(urgent=True))) as requester:
-            said = await in_daemon(lambda: requester.heard(request.samples))
+        said = await self._said(request.samples, object(), urgent=True)
         known = request.prefix.rstrip()
         more = [one.text for one in said[len(known.split()) :]]
-        return Hypothesis(" ".join([known, *more]) if known else " ".join(more), _LANGUAGE)
+        return protocol.Hypothesis(" ".join([known, *more]) if known else " ".join(more), _LANGUAGE)
 
-    def _hear(self, jobs: list[tuple[_Requester, Samples]]) -> None:
-        model = self._loader.model
-        for requester, samples in jobs:
-            if model is None:  # then `close` tells the requesters
-                continue
-            try:
-                requester.answers.put(model.words(samples, lambda: requester.waits))  # noqa: B023
-            except Exception as error:
-                log.exception("pocketsphinx failed")
-                failed = EngineError("pocketsphinx failed", code="engine_failed")
-                failed.__cause__ = error
-                requester.answers.put(failed)
+    async def _said(self, samples: Samples, lane: object, *, urgent: bool = False) -> list[Said]:
+        job = _Job(samples)
+        try:
+            return await self._loaded()[1].done(lane, job, urgent=urgent)
+        finally:
+            job.wanted = False
+
+    def _hear(self, model: Decoder, jobs: list[_Job]) -> list[list[Said]]:
+        return [model.words(job.samples, lambda: job.wanted) for job in jobs]  # noqa: B023
 
 
-class _Requester:
-    """Whoever waits for the decoder, with one job at a time."""
-
-    def __init__(self, lane: Lane[tuple[_Requester, Samples]]) -> None:
-        self.answers: SimpleQueue[list[Said] | ServiceError] = SimpleQueue()
-        self.waits = True
-        self._lane = lane
-
-    def heard(self, samples: Samples) -> list[Said]:
-        """Return the words, once they are known; called in a thread."""
-        self._lane.put((self, samples))
-        answer = self.answers.get()
-        if isinstance(answer, ServiceError):
-            raise answer
-        return answer
-
-    def failed(self, error: ServiceError) -> None:
-        """Drop its job, also one that is being decoded, and any later one."""
-        self.waits = False
-        self._lane.close()
-        self.answers.put(error)
-
-
-def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[Segment]:
+def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[protocol.Segment]:
     """Yield a window's segments, cut at pauses, at their times in the recording."""
     placed = [(one, *timeline.inside_s(one.start_s, one.end_s)) for one in said]
     begin = 0
@@ -240,8 +192,8 @@ def _segments(said: list[Said], timeline: Timeline, *, words: bool) -> Iterator[
         if index < len(placed) and placed[index][1] - placed[index - 1][2] < _PAUSE_S:
             continue
         part, begin = placed[begin:index], index
-        found = [Word(start, end, f" {one.text}") for one, start, end in part]
-        yield Segment(
+        found = [protocol.Word(start, end, f" {one.text}") for one, start, end in part]
+        yield protocol.Segment(
             start_s=found[0].start_s,
             end_s=found[-1].end_s,
             text="".join(word.text for word in found),

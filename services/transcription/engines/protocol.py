@@ -63,11 +63,9 @@ class Hints:
 class TranscriptionRequest(Hints):
     """What to transcribe, and how.
 
-    Attributes:
-        audio: mono float32 pieces at `SAMPLE_RATE_HZ`, of any size; iterated once, in a thread, as
-            the engine proceeds. An error that it raises ends the transcription.
-        cutting: how to leave silence out and where to cut; None keeps everything, noise too, and
-            cuts audio longer than a window at its pauses.
+    The audio is mono float32 pieces at `SAMPLE_RATE_HZ`, of any size, iterated once, in a thread,
+    as the engine proceeds; an error that it raises ends the transcription. Without `cutting`,
+    silence and noise are kept, and audio longer than a window is cut at its pauses.
     """
 
     audio: Iterable[Samples]
@@ -174,29 +172,19 @@ class TranscriptionEngine(Protocol):
         """End all work."""
 
     def check(self, request: TranscriptionRequest | GuessRequest) -> None:
-        """Raise unless the engine can do this; the audio is not read.
+        """Raise InvalidRequestError unless the model supports the language and task.
 
-        Raises:
-            InvalidRequestError: a language or task that the model does not support.
-            UnavailableError: not ready; the message says why.
+        UnavailableError if it is not ready; the message says why. The audio is not read.
         """
 
     def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
-        """Yield segments, each as soon as it is known.
+        """Yield segments, each as soon as it is known; raise as `check`, or what `audio` raises.
 
         Closing the generator ends the work. Memory does not grow with the length of the audio.
-
-        Raises:
-            ServiceError: as for `check`, or raised by reading `audio`.
-            EngineError: the model failed.
         """
 
     async def guess(self, request: GuessRequest) -> Hypothesis:
-        """Return what an unfinished turn seems to say, quickly and without times.
-
-        Raises:
-            ServiceError: as for `transcribe`.
-        """
+        """Return what an unfinished turn seems to say, quickly and without times."""
 
     def detector(self) -> SpeechDetector:
         """Return a new detector; there may be many at a time."""
@@ -205,11 +193,7 @@ class TranscriptionEngine(Protocol):
 def check_request(
     engine: TranscriptionEngine, request: TranscriptionRequest | GuessRequest
 ) -> None:
-    """Raise unless the engine supports the request's task and languages.
-
-    Raises:
-        InvalidRequestError: it does not (`unsupported_value`, `unsupported_language`).
-    """
+    """Raise InvalidRequestError unless the engine supports the request's task and languages."""
     named = [("language", request.language)] if request.language is not None else []
     for param, code in [*named, *(("languages", one) for one in request.languages)]:
         if code not in engine.languages:

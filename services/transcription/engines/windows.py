@@ -86,23 +86,19 @@ class Timeline:
 
     def start_s(self, window_s: float) -> float:
         """Return the time in the recording of what begins at a window's time."""
-        return self._at(window_s, bisect_right(self._begins, round(window_s * SAMPLE_RATE_HZ)))
+        return self._at(window_s, window_s, bisect_right)
 
     def end_s(self, window_s: float) -> float:
         """Return the time in the recording of what ends at a window's time."""
-        return self._at(window_s, bisect_left(self._begins, round(window_s * SAMPLE_RATE_HZ)))
+        return self._at(window_s, window_s, bisect_left)
 
     def inside_s(self, start_s: float, end_s: float) -> tuple[float, float]:
         """Return both times of a word, in the part that contains its middle."""
-        middle = round((start_s + end_s) / 2 * SAMPLE_RATE_HZ)
-        part = bisect_right(self._begins, middle)
-        return self._at(start_s, part), self._at(end_s, part)
+        middle_s = (start_s + end_s) / 2
+        return self._at(start_s, middle_s, bisect_right), self._at(end_s, middle_s, bisect_right)
 
-    @property
-    def _begins(self) -> list[int]:
-        return [begin for begin, _ in self.parts]
-
-    def _at(self, window_s: float, after: int) -> float:
+    def _at(self, window_s: float, place_s: float, side: Callable[[list[int], int], int]) -> float:
+        after = side([begin for begin, _ in self.parts], round(place_s * SAMPLE_RATE_HZ))
         begin, start = self.parts[max(after - 1, 0)]
         return round(float(window_s) + (start - begin) / SAMPLE_RATE_HZ, 3)
 

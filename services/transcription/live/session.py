@@ -9,26 +9,14 @@ import numpy as np
 
 from services.audio.formats import LiveFormat
 from services.audio.pcm import Samples
-from services.errors import InvalidRequestError, NotFoundError, ServiceError
+from services.errors import InvalidRequestError, NotFoundError
+from services.openai import realtime
 from services.openai.models import Models
 from services.openai.reading import Fields, ignore, invalid
-from services.openai.realtime import (
-    ClientEvent,
-    InputFields,
-    TranscriptionFields,
-    TurnDetectionFields,
-    format_object,
-)
 from services.openai.transcription import any_of
-from services.transcription.engines.protocol import (
-    SPEECH_ONLY,
-    Cutting,
-    Hints,
-    TranscriptionEngine,
-    TranscriptionRequest,
-)
+from services.transcription.engines import protocol
 
-TURNS: Final = Cutting(silence_duration_ms=500)
+TURNS: Final = protocol.Cutting(silence_duration_ms=500)
 """How turns are found by default, as at OpenAI."""
 
 Include = Literal["item.input_audio_transcription.logprobs"]
@@ -43,7 +31,7 @@ _ANSWERING: Final = ("create_response", "interrupt_response", "idle_timeout_ms",
 class AudioFields(Fields):
     """`session.audio`."""
 
-    input: InputFields | None = None
+    input: realtime.InputFields | None = None
 
 
 class SessionFields(Fields):
@@ -54,24 +42,24 @@ class SessionFields(Fields):
     include: list[Include] | None = None
 
 
-class SessionUpdate(ClientEvent):
+class SessionUpdate(realtime.ClientEvent):
     """`session.update`."""
 
     session: SessionFields
 
 
 @dataclass(frozen=True)
-class Session(Hints):
+class Session(protocol.Hints):
     """The settings in force; with `turn_detection` "default" the model decides."""
 
     id: str
     model: str  # the name that the client uses for the engine's model
     live_format: LiveFormat = "audio/pcm"  # of the audio that comes in
-    turn_detection: Cutting | Literal["default"] | None = "default"
+    turn_detection: protocol.Cutting | Literal["default"] | None = "default"
     logprobs: bool = False  # whether the final text comes with them
 
     @property
-    def turns(self) -> Cutting | None:
+    def turns(self) -> protocol.Cutting | None:
         """How turns are found; None if the client commits them itself."""
         if self.turn_detection == "default":
             return None if self.model.startswith(_CLIENTS_COMMIT) else TURNS
@@ -95,7 +83,7 @@ class Session(Hints):
             "type": "transcription",
             "audio": {
                 "input": {
-                    "format": format_object(self.live_format),
+                    "format": realtime.format_object(self.live_format),
                     "transcription": transcription,
                     "noise_reduction": None,
                     "turn_detection": turns,
@@ -103,18 +91,6 @@ class Session(Hints):
             },
             "include": [*get_args(Include)] if self.logprobs else None,
         }
-
-    def request(
-        self, samples: Samples, prompt: str, language: str | None = None
-    ) -> TranscriptionRequest:
-        """Return the request for the final text of some samples."""
-        return TranscriptionRequest(
-            [samples],
-            logprobs=self.logprobs,
-            # A turn that the server finds has little silence; a client may commit any amount.
-            cutting=SPEECH_ONLY if self.turns is None else None,
-            **self.hints(prompt, language),
-        )
 
     def hints(self, prompt: str, language: str | None) -> dict[str, Any]:
         """Return the engine's `Hints`; `language` is the turn's, once it is known."""
@@ -125,16 +101,26 @@ class Session(Hints):
             "keywords": self.keywords,
         }
 
+    def request(
+        self, samples: Samples, prompt: str, language: str | None = None
+    ) -> protocol.TranscriptionRequest:
+        """Return the request for the final text of some samples."""
+        return protocol.TranscriptionRequest(
+            [samples],
+            logprobs=self.logprobs,
+            # A turn that the server finds has little silence; a client may commit any amount.
+            cutting=protocol.SPEECH_ONLY if self.turns is None else None,
+            **self.hints(prompt, language),
+        )
+
 
 def updated(
-    session: Session, update: SessionFields, engine: TranscriptionEngine, models: Models
+    session: Session, update: SessionFields, engine: protocol.TranscriptionEngine, models: Models
 ) -> Session:
     """Return the session with everything that `update` changes.
 
-    Raises:
-        InvalidRequestError: something that this server or the engine does not support.
-        NotFoundError: a model that is not served.
-        UnavailableError: the engine is not ready.
+    InvalidRequestError for what is not supported, NotFoundError for a model that is not served,
+    UnavailableError if the engine is not ready.
     """
     if update.type != "transcription":
         why = (
@@ -143,45 +129,34 @@ def updated(
         raise invalid("session.type", why, "unsupported_value")
     if "include" in update.model_fields_set:
         session = replace(session, logprobs=bool(update.include))
-    given = update.audio.input if update.audio is not None else None
-    if given is None:
-        return session
-    named = given.model_fields_set
+    given = (update.audio and update.audio.input) or realtime.InputFields()
     if given.format is not None:
         session = replace(session, live_format=given.format.checked(f"{_AT}.format"))
-    if "turn_detection" in named:
+    if "turn_detection" in given.model_fields_set:
         session = replace(session, turn_detection=_turns(given.turn_detection))
-    if given.transcription is not None:
-        session = _transcribing(session, given.transcription, models)
-    elif "transcription" in named:
+    if given.transcription is None and "transcription" in given.model_fields_set:
         raise _unsupported("transcription", "cannot be off in a session that does nothing else")
-    try:
-        engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
-    except InvalidRequestError as error:
-        raise _placed(error) from error
-    _note_ignored(given)
-    return session
-
-
-def _note_ignored(given: InputFields) -> None:
-    """Note the options that do nothing here: nobody answers, and audio is heard as it comes."""
-    ignored = {"noise_reduction": given.noise_reduction}
     if given.transcription is not None:
-        ignored["transcription.delay"] = given.transcription.delay
-    if given.turn_detection is not None:
-        for name in _ANSWERING:
-            ignored[f"turn_detection.{name}"] = getattr(given.turn_detection, name)
+        session = _transcribing(session, given.transcription)
+    try:
+        models.check(session.model)
+        engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
+    except (NotFoundError, InvalidRequestError) as error:
+        param = error.param and f"{_AT}.transcription.{error.param}"
+        raise type(error)(error.message, param=param, code=error.code) from error
+    # Nobody answers here, and audio is heard as it comes.
+    ignored = {
+        "noise_reduction": given.noise_reduction,
+        "transcription.delay": given.transcription and given.transcription.delay,
+        **{f"turn_detection.{one}": getattr(given.turn_detection, one, None) for one in _ANSWERING},
+    }
     for name, value in ignored.items():
         if value is not None and value is not False:
             ignore(f"{_AT}.{name}")
+    return session
 
 
-def _transcribing(session: Session, given: TranscriptionFields, models: Models) -> Session:
-    if given.model is not None:
-        try:
-            models.check(given.model)
-        except (NotFoundError, InvalidRequestError) as error:
-            raise _placed(error) from error
+def _transcribing(session: Session, given: realtime.TranscriptionFields) -> Session:
     if given.language is not None and given.languages:
         why = "languages and language are two answers to one question; send one of them"
         raise invalid(f"{_AT}.transcription.languages", why)
@@ -195,7 +170,7 @@ def _transcribing(session: Session, given: TranscriptionFields, models: Models) 
     )
 
 
-def _turns(given: TurnDetectionFields | None) -> Cutting | None:
+def _turns(given: realtime.TurnDetectionFields | None) -> protocol.Cutting | None:
     if given is None:
         return None
     if given.type != "server_vad":
@@ -207,9 +182,3 @@ def _turns(given: TurnDetectionFields | None) -> Cutting | None:
 
 def _unsupported(field: str, why: str) -> InvalidRequestError:
     return invalid(f"{_AT}.{field}", why, "unsupported_value")
-
-
-def _placed(error: ServiceError) -> ServiceError:
-    """Return the error with its field's place in a `session.update`."""
-    param = error.param and f"{_AT}.transcription.{error.param}"
-    return type(error)(error.message, param=param, code=error.code)

@@ -11,40 +11,33 @@ import asyncio
 import logging
 import re
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from typing import Final
 
 from services.audio.pcm import Samples, duration_s
-from services.errors import EngineError, OverloadedError, ServiceError, UnavailableError
+from services.errors import EngineError, ServiceError, UnavailableError
 from services.languages import UNSPACED, gap
 from services.openai.body import ClientGoneError
 from services.openai.errors import fault_of
 from services.openai.realtime import server_event
 from services.tasks import racing
 from services.transcription.answers import logprobs_of
-from services.transcription.engines.protocol import (
-    SAMPLE_RATE_HZ,
-    GuessRequest,
-    Token,
-    TranscriptionEngine,
-    TranscriptionRequest,
-)
+from services.transcription.engines import protocol
 from services.transcription.live.turns import Turn
 
 log = logging.getLogger("bentovox.transcription")
 
-FIRST_SAMPLES: Final = SAMPLE_RATE_HZ
+FIRST_SAMPLES: Final = protocol.SAMPLE_RATE_HZ
 """How much of a piece is needed for the first guess; guesses at less are arbitrary."""
 
-GUESS_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)
+GUESS_SAMPLES: Final = int(0.4 * protocol.SAMPLE_RATE_HZ)
 """How much more is needed for the next guess."""
 
-HELD_SAMPLES: Final = 60 * SAMPLE_RATE_HZ
+HELD_SAMPLES: Final = 60 * protocol.SAMPLE_RATE_HZ
 """How far a session may be ahead of the engine before its client is not read any further."""
 
 _PROMPT_CHARACTERS: Final = 200  # of a long turn's text, as context for its next piece
@@ -101,15 +94,15 @@ class _Transcript:
     turn: Turn
     text: str = ""  # of the finished pieces
     language: str | None = None  # once it is known; until then the session's counts
-    logprobs: list[Token] = field(default_factory=list)  # of the text, if wanted
+    logprobs: list[protocol.Token] = field(default_factory=list)  # of the text, if wanted
     stable: StableText = field(default_factory=StableText)  # text of the current piece
 
-    def guess(self, sound: Samples) -> GuessRequest:
+    def guess(self, sound: Samples) -> protocol.GuessRequest:
         """Return the request for the text of the current piece, as far as it is there."""
         hints = self.turn.session.hints(self._prompt, self.language)
-        return GuessRequest(sound, self.stable.text, **hints)
+        return protocol.GuessRequest(sound, self.stable.text, **hints)
 
-    def request(self, sound: Samples) -> TranscriptionRequest:
+    def request(self, sound: Samples) -> protocol.TranscriptionRequest:
         """Return the request for the final text of the current piece."""
         return self.turn.session.request(sound, self._prompt, self.language)
 
@@ -119,11 +112,11 @@ class _Transcript:
 
 
 class Transcriber:
-    """Transcribes the turns given to `begin`, with a slot while there is one."""
+    """Transcribes the turns given to `begin`, each in a task and in their order."""
 
     def __init__(
         self,
-        engine: TranscriptionEngine,
+        engine: protocol.TranscriptionEngine,
         send: Callable[[str], Awaitable[None]],
         slot: Callable[[], AbstractAsyncContextManager[None]],
         on_audio_seconds: Callable[[float], None],
@@ -132,27 +125,39 @@ class Transcriber:
         self._send = send
         self._slot = slot
         self._on_audio_seconds = on_audio_seconds
-        self._turns: deque[Turn] = deque()
-        self._news = asyncio.Event()
+        self._group: asyncio.TaskGroup
+        self._turns: dict[Turn, asyncio.Task[None]] = {}
+        self._order = asyncio.Lock()
         self._room = asyncio.Event()
-        self._finishing = False
-        self._work: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Transcribe during the block, which ends with the last turn.
+
+        OverloadedError if there is no slot, UnavailableError if the engine is no longer ready, and
+        ClientGoneError break it off.
+        """
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                yield
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     def begin(self, turn: Turn) -> None:
         """Transcribe this turn after those before it; its audio may still be arriving."""
-        self._turns.append(turn)
-        self._news.set()
+
+        def gone(_: object) -> None:
+            del self._turns[turn]
+            turn.drop()
+            self._room.set()
+
+        self._turns[turn] = self._group.create_task(self._hear(turn))
+        self._turns[turn].add_done_callback(gone)
 
     def drop(self, turn: Turn) -> None:
         """Stop transcribing this turn; no more events are sent for it."""
-        turn.drop()
-        if self._work is not None and self._turns[0] is turn:
-            self._work.cancel()
-
-    def finish(self) -> None:
-        """Let `run` return after the turns that were begun."""
-        self._finishing = True
-        self._news.set()
+        if turn in self._turns:
+            self._turns[turn].cancel()
 
     async def room(self) -> None:
         """Wait until no more than `HELD_SAMPLES` wait to be transcribed."""
@@ -160,63 +165,23 @@ class Transcriber:
             self._room.clear()
             await self._room.wait()
 
-    async def run(self) -> None:
-        """Transcribe turns until `finish`.
-
-        Raises:
-            OverloadedError: there is no slot.
-            UnavailableError: the engine is no longer ready.
-            ClientGoneError: the client has gone.
-        """
-        while await self._due():
-            async with self._slot():
-                while self._turns and self._turns[0].due:
-                    if not self._turns[0].dropped:
-                        await self._hear_unless_dropped(self._turns[0])
-                    self._turns.popleft()
-                    self._room.set()
-
-    async def _due(self) -> bool:
-        """Wait until there is something to transcribe; False if there will be nothing."""
-        while not self._turns:
-            if self._finishing:
-                return False
-            self._news.clear()
-            await self._news.wait()
-        turn = self._turns[0]
-        await turn.until(lambda: turn.due)
-        return True
-
-    async def _hear_unless_dropped(self, turn: Turn) -> None:
-        self._work = asyncio.ensure_future(self._hear(turn))
-        try:
-            await self._work
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not turn.dropped or (task is not None and task.cancelling()):
-                raise
-        finally:
-            self._work = None
-
     async def _hear(self, turn: Turn) -> None:
-        try:
-            await self._say(turn)
-        except (ClientGoneError, OverloadedError):
-            raise
-        except ServiceError as error:
-            await self._failed(turn, error)
-            if isinstance(error, UnavailableError):
-                raise
-        except Exception:
-            log.exception("live transcription broke off after %d samples", turn.samples)
-            engine = self._engine.name
-            await self._failed(
-                turn, EngineError(f"the {engine} engine failed", code="engine_failed")
-            )
-
-    async def _failed(self, turn: Turn, error: ServiceError) -> None:
-        turn.drop()
-        await self._tell("failed", turn, error=fault_of(error))
+        async with self._order:
+            await turn.until(lambda: turn.audible or turn.ended)
+            async with self._slot():
+                try:
+                    await self._say(turn)
+                except ClientGoneError:
+                    raise
+                except ServiceError as error:
+                    await self._tell("failed", turn, error=fault_of(error))
+                    if isinstance(error, UnavailableError):
+                        raise
+                except Exception:
+                    log.exception("live transcription broke off after %d samples", turn.samples)
+                    name = self._engine.name
+                    failed = EngineError(f"the {name} engine failed", code="engine_failed")
+                    await self._tell("failed", turn, error=fault_of(failed))
 
     async def _say(self, turn: Turn) -> None:
         said = _Transcript(turn)
@@ -239,7 +204,7 @@ class Transcriber:
                 more = {"logprobs": logprobs_of(logprobs)} if turn.session.logprobs else {}
                 await self._tell("delta", turn, delta=lead + rest, audio_end_ms=end_ms, **more)
             said.text += gap(said.text, text) + text
-        seconds = duration_s(turn.samples, SAMPLE_RATE_HZ)
+        seconds = duration_s(turn.samples, protocol.SAMPLE_RATE_HZ)
         more = {"logprobs": logprobs_of(said.logprobs)} if turn.session.logprobs else {}
         self._on_audio_seconds(seconds)
         await self._tell(
@@ -269,7 +234,7 @@ class Transcriber:
                     return
                 guess = guessing.result()
             # Guessing takes at most half the time: if guesses queued up, all would be late.
-            took = int((time.monotonic() - began) * SAMPLE_RATE_HZ)
+            took = int((time.monotonic() - began) * protocol.SAMPLE_RATE_HZ)
             size = seen + max(GUESS_SAMPLES, 2 * took)
             is_first = not said.stable.text
             if new := said.stable.add(guess.text):
@@ -278,11 +243,11 @@ class Transcriber:
                 end_ms = turn.place_ms(before)  # both guesses had heard it
                 await self._tell("delta", turn, delta=lead + new, audio_end_ms=end_ms)
 
-    async def _final(self, said: _Transcript, piece: Samples) -> tuple[str, list[Token]]:
+    async def _final(self, said: _Transcript, piece: Samples) -> tuple[str, list[protocol.Token]]:
         """Return the text of a piece, which begins with its stable text, and its tokens."""
         stable = said.stable.text
         texts: list[str] = []
-        logprobs: list[Token] = []
+        logprobs: list[protocol.Token] = []
         async with aclosing(self._engine.transcribe(said.request(piece))) as segments:
             async for segment in segments:
                 texts.append(segment.text)

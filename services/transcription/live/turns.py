@@ -57,7 +57,7 @@ class Turn:
         self.audible = audible
         self.samples = 0  # how many have arrived in all
         self.ended = False  # whether it is complete
-        self.dropped = False  # whether its text is not wanted any more
+        self._dropped = False
         self._pieces: deque[Sound] = deque()
         self._open: list[Samples] = []
         self._open_size = 0
@@ -75,14 +75,9 @@ class Turn:
         return self.start_ms + (self.samples - self.held + samples) * 1000 // SAMPLE_RATE_HZ
 
     @property
-    def due(self) -> bool:
-        """Whether there is something to transcribe."""
-        return self.audible or self.ended or self.dropped
-
-    @property
     def complete(self) -> bool:
         """Whether the current piece will not grow any more."""
-        return self.ended or self.dropped or bool(self._pieces)
+        return self.ended or bool(self._pieces)
 
     def add(self, samples: Samples, *, speech: bool) -> None:
         """Take more of the turn, float32 [N] at `SAMPLE_RATE_HZ`, ideally a fraction of a second.
@@ -90,7 +85,7 @@ class Turn:
         `speech` tells whether somebody speaks in it.
         """
         self.samples += samples.size
-        if self.dropped or not samples.size:
+        if self._dropped or not samples.size:
             return
         if speech and not self.audible:
             self.audible = True
@@ -116,11 +111,10 @@ class Turn:
         self._news.set()
 
     def drop(self) -> None:
-        """Forget its audio, and ignore any more of it."""
-        self.dropped = True
+        """Forget its audio, and ignore any more of it: nobody transcribes it."""
+        self._dropped = True
         self._pieces.clear()
         self._begin(_NOTHING)
-        self._news.set()
 
     def sound(self) -> Samples:
         """Return what there is of the current piece."""
@@ -207,16 +201,14 @@ class TurnDetector:
 
     def feed(self, samples: Samples) -> Iterator[TurnEvent]:
         """Take float32 [N] at `SAMPLE_RATE_HZ`; yield events, and the turn's audio without gaps."""
-        samples = np.concatenate([self._rest, samples]) if self._rest.size else samples
-        count = samples.size // VAD_FRAME_SAMPLES
-        whole = count * VAD_FRAME_SAMPLES
-        self._rest = samples[whole:]
-        begin, speech = 0, False  # of this turn's audio that was not yielded yet
-        for index, probability in enumerate(self._detector.feed(samples[:whole])):
-            frame = slice(index * VAD_FRAME_SAMPLES, (index + 1) * VAD_FRAME_SAMPLES)
+        samples = np.concatenate([self._rest, samples])
+        whole = samples.size // VAD_FRAME_SAMPLES * VAD_FRAME_SAMPLES
+        samples, self._rest = samples[:whole], samples[whole:]
+        frames = samples.reshape(-1, VAD_FRAME_SAMPLES)
+        for frame, probability in zip(frames, self._detector.feed(samples), strict=True):
             if not self.speaking:
                 if not self._begins(probability):
-                    self._keep(samples[frame])
+                    self._keep(frame)
                     self._at += VAD_FRAME_SAMPLES
                     continue
                 self.speaking, self._silent = True, 0
@@ -225,16 +217,11 @@ class TurnDetector:
                 yield Started(_ms(self._at - padding.size))
                 if padding.size:
                     yield Sound(padding, speech=spoken)
-                begin, speech = frame.start, True
             self._at += VAD_FRAME_SAMPLES
-            ends = self._ends(probability)
-            speech = speech or not self._silent
-            if ends:
-                self.speaking = False
-                yield Sound(samples[begin : frame.stop], speech)
+            self.speaking = not self._ends(probability)
+            yield Sound(frame, speech=not self._silent)
+            if not self.speaking:
                 yield Stopped(_ms(self._at))
-        if self.speaking and begin < whole:
-            yield Sound(samples[begin:whole], speech)
 
     def cut(self) -> Samples:
         """End the current turn here, without an event; return its incomplete frame.

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio.decode import Decoding, decode_as_is, excerpt
-from services.audio.encode import open_encoder, to_wav
+from services.audio.encode import Encoder, to_wav
 from services.errors import InvalidRequestError
 from tests.decoding import decode
 
@@ -29,7 +29,7 @@ def sound(seconds: float, rate_hz: int, hz: float = 440.0) -> Any:
 
 
 def encoded(audio_format: Any, seconds: float, rate_hz: int = 24_000, hz: float = 440.0) -> bytes:
-    encoder = open_encoder(audio_format, rate_hz)
+    encoder = Encoder(audio_format, rate_hz)
     return encoder.feed(sound(seconds, rate_hz, hz)) + encoder.finish()
 
 
@@ -180,7 +180,7 @@ def test_a_file_is_decoded_without_a_copy_of_it() -> None:
 def test_a_file_is_let_go_when_it_is_read() -> None:
     decoding = Decoding(encoded("mp3", 1.0), sample_rate_hz=RATE_HZ, max_seconds=9)
     assert sum(piece.size for piece in decoding)
-    assert not decoding._mixer._data
+    assert not decoding._data
 
 
 @settings(max_examples=40, deadline=None)

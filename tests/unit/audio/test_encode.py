@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio.decode import decode_as_is
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.encode import OUTPUT_RATE_HZ, Encoder
 from services.audio.formats import MEDIA_TYPES, AudioFormat, SampleRate
 from services.errors import EngineError, InvalidRequestError
 from tests.decoding import decode
@@ -29,7 +29,7 @@ def tone(count: int, rate_hz: int = OUTPUT_RATE_HZ, hz: float = 440.0) -> Sample
 
 
 def encoded(audio_format: AudioFormat, pieces: list[Samples], rate_hz: int) -> bytes:
-    encoder = open_encoder(audio_format, rate_hz)
+    encoder = Encoder(audio_format, rate_hz)
     return b"".join(encoder.feed(piece) for piece in pieces) + encoder.finish()
 
 
@@ -59,7 +59,7 @@ def test_chunking_never_changes_bytes_and_duration_survives(
 
 @pytest.mark.parametrize("audio_format", FORMATS)
 def test_first_bytes_leave_before_the_last_sample_is_fed(audio_format: AudioFormat) -> None:
-    encoder = open_encoder(audio_format, 22_050)
+    encoder = Encoder(audio_format, 22_050)
     fed = out = 0
     while not out:
         out = len(encoder.feed(tone(1102, 22_050)))
@@ -69,7 +69,7 @@ def test_first_bytes_leave_before_the_last_sample_is_fed(audio_format: AudioForm
 
 @pytest.mark.parametrize("audio_format", FORMATS)
 def test_bytes_keep_pace_with_the_samples(audio_format: AudioFormat) -> None:
-    encoder = open_encoder(audio_format, OUTPUT_RATE_HZ)
+    encoder = Encoder(audio_format, OUTPUT_RATE_HZ)
     behind_s = worst_s = 0.0
     for _ in range(60):
         behind_s = 0.0 if encoder.feed(tone(1200)) else behind_s + 0.05
@@ -93,7 +93,7 @@ def test_samples_that_are_no_numbers_are_refused(audio_format: AudioFormat, bad:
     samples = tone(100)
     samples[50] = bad
     with pytest.raises(EngineError, match="not finite"):
-        open_encoder(audio_format, OUTPUT_RATE_HZ).feed(samples)
+        Encoder(audio_format, OUTPUT_RATE_HZ).feed(samples)
 
 
 @pytest.mark.parametrize("audio_format", FORMATS)
@@ -107,7 +107,7 @@ def test_the_tone_that_went_in_is_the_tone_that_comes_out(audio_format: AudioFor
 
 @pytest.mark.parametrize("audio_format", FORMATS)
 def test_nothing_fed_is_no_crash(audio_format: AudioFormat) -> None:
-    encoder = open_encoder(audio_format, OUTPUT_RATE_HZ)
+    encoder = Encoder(audio_format, OUTPUT_RATE_HZ)
     encoder.feed(np.zeros(0, dtype=np.float32))
     encoder.finish()
 
@@ -120,7 +120,7 @@ def test_wav_reads_with_the_standard_library_and_is_16_bit_mono_24_khz() -> None
 
 
 def test_a_wav_that_may_be_held_back_says_how_long_it_is() -> None:
-    encoder = open_encoder("wav", OUTPUT_RATE_HZ, whole_bytes=1 << 20)
+    encoder = Encoder("wav", OUTPUT_RATE_HZ, whole_bytes=1 << 20)
     assert encoder.feed(tone(1200)) + encoder.feed(tone(1200)) == b""
     data = encoder.finish()
     assert struct.unpack("<I", data[4:8]) == (len(data) - 8,)
@@ -130,7 +130,7 @@ def test_a_wav_that_may_be_held_back_says_how_long_it_is() -> None:
 
 
 def test_a_wav_too_large_to_be_held_back_comes_as_it_is_made() -> None:
-    encoder = open_encoder("wav", OUTPUT_RATE_HZ, whole_bytes=3000)
+    encoder = Encoder("wav", OUTPUT_RATE_HZ, whole_bytes=3000)
     assert encoder.feed(tone(1200)) == b""
     data = encoder.feed(tone(1200)) + encoder.finish()
     assert data == encoded("wav", [tone(1200), tone(1200)], OUTPUT_RATE_HZ)
@@ -143,10 +143,10 @@ def test_a_format_has_the_rate_asked_for_or_says_which_it_has(
 ) -> None:
     if audio_format == "opus" and rate_hz in (22_050, 44_100):
         with pytest.raises(InvalidRequestError, match="8000, 16000, 24000, 48000") as caught:
-            open_encoder(audio_format, 22_050, to_hz=rate_hz)
+            Encoder(audio_format, 22_050, to_hz=rate_hz)
         assert caught.value.param == "sample_rate"
         return
-    encoder = open_encoder(audio_format, 22_050, to_hz=rate_hz)
+    encoder = Encoder(audio_format, 22_050, to_hz=rate_hz)
     data = encoder.feed(tone(22_050, 22_050)) + encoder.finish()
     if audio_format == "pcm":
         assert abs(len(data) // 2 - rate_hz) <= 1
@@ -169,7 +169,7 @@ def test_g711_is_one_byte_a_sample_at_8_khz(audio_format: AudioFormat) -> None:
     assert abs(np.fft.rfftfreq(heard.size, 1 / 8000)[spectrum.argmax()] - 440) < 2
     assert 0.37 < np.abs(heard).max() < 0.43
     with pytest.raises(InvalidRequestError, match="8000"):
-        open_encoder(audio_format, OUTPUT_RATE_HZ, to_hz=16_000)
+        Encoder(audio_format, OUTPUT_RATE_HZ, to_hz=16_000)
 
 
 def g711(audio_format: AudioFormat, data: bytes) -> Samples:

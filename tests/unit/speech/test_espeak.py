@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from services.audio.encode import OUTPUT_RATE_HZ, open_encoder
+from services.audio.encode import OUTPUT_RATE_HZ, Encoder
 from services.audio.resample import Resampler
 from services.errors import (
     EngineError,
@@ -354,7 +354,7 @@ async def test_a_refusal_of_the_library_is_an_engine_error(
 async def test_a_recogniser_hears_the_digits_that_were_spoken(
     engine: EspeakEngine, voice: str, said: str
 ) -> None:
-    encoder = open_encoder("mp3", engine.sample_rate_hz)
+    encoder = Encoder("mp3", engine.sample_rate_hz)
     data = encoder.feed(await spoken(engine, said, voice)) + encoder.finish()
     assert four_digits_heard(decode(data, sample_rate_hz=HEARING_RATE_HZ)) == said
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from services.errors import EngineError, UnavailableError
 from services.transcription.engines.batches import Batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
 Job = tuple[str, str, int]  # its kind, its asker, its number
 
@@ -20,21 +22,44 @@ class Worker:
 
     def __init__(self) -> None:
         self.done: list[list[Job]] = []
+        self.most = 100
         self.begun = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
 
-    def __call__(self, jobs: list[Job]) -> None:
+    def __call__(self, jobs: list[Job]) -> list[Job]:
+        if len(jobs) > self.most:
+            raise MemoryError("out of memory")
         self.done.append(jobs)
         self.begun.release()
         assert self.go.acquire(timeout=10)
         if jobs[0][0] == "bad":
             raise RuntimeError("this kind always fails")
+        return jobs
 
-    def step(self, count: int = 1) -> None:
+    async def until_begun(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=10)
+
+    async def step(self, count: int = 1) -> None:
         """Let the batch at work go, and wait for the next to begin."""
         for _ in range(count):
             self.go.release()
-            assert self.begun.acquire(timeout=10)
+            await self.until_begun()
+
+
+class Asked:
+    """What was asked, in tasks."""
+
+    def __init__(self, batches: Batches[Job, Job]) -> None:
+        self.tasks: list[asyncio.Task[Job]] = []
+        self._batches = batches
+
+    async def __call__(
+        self, lane: object, *jobs: Job, urgent: bool = False, first: bool = False
+    ) -> None:
+        for job in jobs:
+            asked = self._batches.done(lane, job, urgent=urgent, first=first)
+            self.tasks.append(asyncio.create_task(asked))
+        await asyncio.sleep(0)  # they have asked now
 
 
 @pytest.fixture
@@ -43,41 +68,37 @@ def worker() -> Worker:
 
 
 @pytest.fixture
-def batches(worker: Worker) -> Iterator[Batches[Job]]:
-    made: Batches[Job] = Batches(worker, lambda job: job[0], 4)
+async def asked(worker: Worker) -> AsyncIterator[Asked]:
+    """Return what asks while the worker is at work, so that it waits."""
+    batches: Batches[Job, Job] = Batches("it", worker, lambda job: job[0], 4)
+    made = Asked(batches)
+    await made("", ("first", "", 0))
+    await worker.until_begun()
     yield made
-    made.close()
     worker.go.release(100)
-    made.join()
+    await batches.close()
+    await asyncio.gather(*made.tasks, return_exceptions=True)
 
 
-def held_up(worker: Worker, batches: Batches[Job]) -> None:
-    """Keep the thread at work, so that what is put meanwhile waits."""
-    batches.lane().put(("first", "", 0))
-    assert worker.begun.acquire(timeout=10)
-
-
-def test_one_that_comes_alone_is_not_kept_waiting(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
+async def test_one_that_comes_alone_is_not_kept_waiting(worker: Worker, asked: Asked) -> None:
     assert worker.done == [[("first", "", 0)]]
+    worker.go.release()
+    assert await asked.tasks[0] == ("first", "", 0)
 
 
-def test_what_waits_of_one_kind_is_done_together(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
+async def test_what_waits_of_one_kind_is_done_together(worker: Worker, asked: Asked) -> None:
     for asker in "abc":
-        batches.lane().put(("file", asker, 0))
-    worker.step()
+        await asked(asker, ("file", asker, 0))
+    await worker.step()
     assert worker.done[1] == [("file", "a", 0), ("file", "b", 0), ("file", "c", 0)]
+    worker.go.release()
+    assert await asyncio.gather(*asked.tasks[1:]) == worker.done[1]
 
 
-def test_lanes_give_in_turn_and_in_their_own_order(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
-    long, short = batches.lane(), batches.lane()
-    for number in range(9):
-        long.put(("file", "long", number))
-    short.put(("file", "short", 0))
-    short.put(("file", "short", 1))
-    worker.step(3)
+async def test_lanes_give_in_turn_and_in_their_own_order(worker: Worker, asked: Asked) -> None:
+    await asked("long", *(("file", "long", number) for number in range(9)))
+    await asked("short", ("file", "short", 0), ("file", "short", 1))
+    await worker.step(3)
     assert worker.done[1] == [
         ("file", "long", 0),
         ("file", "short", 0),
@@ -87,118 +108,143 @@ def test_lanes_give_in_turn_and_in_their_own_order(worker: Worker, batches: Batc
     assert worker.done[2] == [("file", "long", number) for number in range(2, 6)]
 
 
-def test_hours_in_one_lane_hold_up_nobody(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
+async def test_hours_in_one_lane_hold_up_nobody(worker: Worker, asked: Asked) -> None:
     for asker in "ab":
-        lane = batches.lane()
-        for number in range(100):
-            lane.put(("file", asker, number))
-    worker.step()
-    guess = batches.lane()
-    guess.put(("guess", "live", 0))
-    worker.step(2)
+        await asked(asker, *(("file", asker, number) for number in range(100)))
+    await worker.step()
+    await asked("live", ("guess", "live", 0))
+    await worker.step(2)
     assert [("guess", "live", 0)] in worker.done[2:4]
 
 
-def test_what_is_urgent_comes_next_however_much_waits(
-    worker: Worker, batches: Batches[Job]
-) -> None:
-    held_up(worker, batches)
+async def test_what_is_urgent_comes_next_however_much_waits(worker: Worker, asked: Asked) -> None:
     for asker in "abcdefgh":
-        lane = batches.lane()
-        for number in range(10):
-            lane.put(("file", asker, number))
-    worker.step()
-    batches.lane(urgent=True).put(("guess", "live", 0))
-    worker.step()
+        await asked(asker, *(("file", asker, number) for number in range(10)))
+    await worker.step()
+    await asked("live", ("guess", "live", 0), urgent=True)
+    await worker.step()
     assert worker.done[2] == [("guess", "live", 0)]
 
 
-def test_what_is_urgent_leaves_every_other_batch_to_the_others(
-    worker: Worker, batches: Batches[Job]
+async def test_what_is_urgent_leaves_every_other_batch_to_the_others(
+    worker: Worker, asked: Asked
 ) -> None:
-    held_up(worker, batches)
     for is_urgent, kind in ((True, "guess"), (False, "file")):
-        lane = batches.lane(urgent=is_urgent)
-        for number in range(100):
-            lane.put((kind, kind, number))
-    worker.step(6)
+        await asked(kind, *((kind, kind, number) for number in range(100)), urgent=is_urgent)
+    await worker.step(6)
     assert [batch[0][0] for batch in worker.done[1:]] == ["guess", "file"] * 3
 
 
-def test_batches_beside_live_work_are_short_and_get_long_again(worker: Worker) -> None:
+async def test_batches_beside_live_work_are_short_and_get_long_again(worker: Worker) -> None:
     now = [0.0]
-    batches: Batches[Job] = Batches(worker, lambda job: job[0], 4, lambda: now[0])
+    batches: Batches[Job, Job] = Batches("it", worker, lambda job: job[0], 4, lambda: now[0])
+    asked = Asked(batches)
 
-    def step(seconds: float) -> None:
+    async def step(seconds: float) -> None:
         now[0] += seconds
-        worker.step()
+        await worker.step()
 
-    held_up(worker, batches)
-    lane = batches.lane()
-    for number in range(100):
-        lane.put(("file", "long", number))
+    await asked("", ("first", "", 0))
+    await worker.until_begun()
+    await asked("long", *(("file", "long", number) for number in range(100)))
     for _ in range(8):
-        step(0.2 * len(worker.done[-1]))  # a job takes a fifth of a second
-    batches.lane(urgent=True).put(("guess", "live", 0))
-    step(0.8)
-    step(0.1)
-    step(0.4)
-    step(5.0)
-    step(1.0)
+        await step(0.2 * len(worker.done[-1]))  # a job takes a fifth of a second
+    await asked("live", ("guess", "live", 0), urgent=True)
+    for seconds in (0.8, 0.1, 0.4, 5.0, 1.0):
+        await step(seconds)
     assert [len(batch) for batch in worker.done[-5:]] == [1, 2, 2, 4, 4]
-    batches.close()
     worker.go.release(100)
-    batches.join()
+    await batches.close()
+    await asyncio.gather(*asked.tasks, return_exceptions=True)
 
 
-def test_two_kinds_take_turns(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
+async def test_two_kinds_take_turns(worker: Worker, asked: Asked) -> None:
     for kind in ("file", "guess"):
         for asker in range(6):
-            lane = batches.lane()
-            for number in range(10):
-                lane.put((kind, f"{kind}{asker}", number))
-    worker.step(8)
+            name = f"{kind}{asker}"
+            await asked(name, *((kind, name, number) for number in range(10)))
+    await worker.step(8)
     kinds = [batch[0][0] for batch in worker.done[1:]]
     assert kinds.count("file") == kinds.count("guess") == 4
     assert all(len(batch) == 4 for batch in worker.done[1:])
 
 
-def test_what_is_put_first_comes_before_its_lane(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
-    lane = batches.lane()
-    lane.put(("file", "a", 1))
-    lane.put(("again", "a", 0), first=True)
-    worker.step(2)
+async def test_what_is_put_first_comes_before_its_lane(worker: Worker, asked: Asked) -> None:
+    await asked("a", ("file", "a", 1))
+    await asked("a", ("again", "a", 0), first=True)
+    await worker.step(2)
     assert worker.done[1:] == [[("again", "a", 0)], [("file", "a", 1)]]
 
 
-def test_a_closed_lane_is_dropped(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
-    gone, kept = batches.lane(), batches.lane()
-    for number in range(20):
-        gone.put(("file", "gone", number))
-    kept.put(("file", "kept", 0))
-    gone.close()
-    gone.put(("file", "gone", 20))
-    worker.step()
+async def test_what_nobody_waits_for_any_more_is_dropped(worker: Worker, asked: Asked) -> None:
+    await asked("gone", *(("file", "gone", number) for number in range(20)))
+    await asked("kept", ("file", "kept", 0))
+    for task in asked.tasks[1:21]:
+        task.cancel()
+    await asyncio.wait(asked.tasks[1:21])
+    await worker.step()
     assert worker.done[1] == [("file", "kept", 0)]
 
 
-def test_a_batch_that_raises_ends_no_thread(worker: Worker, batches: Batches[Job]) -> None:
-    held_up(worker, batches)
-    batches.lane().put(("bad", "a", 0))
-    batches.lane().put(("file", "b", 0))
-    worker.step(2)
+async def test_a_batch_that_fails_is_told_and_ends_nothing(worker: Worker, asked: Asked) -> None:
+    await asked("a", ("bad", "a", 0))
+    await asked("b", ("file", "b", 0))
+    await worker.step(2)
     assert worker.done[2] == [("file", "b", 0)]
+    with pytest.raises(EngineError, match="it failed") as told:
+        await asked.tasks[1]
+    assert told.value.code == "engine_failed"
+    assert isinstance(told.value.__cause__, RuntimeError)
 
 
-def test_closing_drops_what_waits(worker: Worker) -> None:
-    batches: Batches[Job] = Batches(worker, lambda job: job[0], 4)
-    held_up(worker, batches)
-    batches.lane().put(("file", "a", 0))
-    batches.close()
+async def test_a_batch_that_is_too_large_is_halved(worker: Worker, asked: Asked) -> None:
+    worker.most = 2
+    for asker in "abcd":
+        await asked(asker, ("file", asker, 0))
+    worker.go.release(100)
+    assert [one[1] for one in await asyncio.gather(*asked.tasks[1:])] == ["a", "b", "c", "d"]
+    assert [len(batch) for batch in worker.done] == [1, 2, 2]
+
+
+async def test_a_worker_that_is_dead_fails_everybody_and_hangs_nobody(
+    worker: Worker, asked: Asked
+) -> None:
+    worker.most = 0
+    for asker in "abcde":
+        await asked(asker, ("file", asker, 0))
+    worker.go.release(100)
+    told = await asyncio.gather(*asked.tasks[1:], return_exceptions=True)
+    assert all(isinstance(one, EngineError) for one in told)
+
+
+async def test_closing_lets_nobody_wait_and_begins_no_other_batch(worker: Worker) -> None:
+    batches: Batches[Job, Job] = Batches("it", worker, lambda job: job[0], 4)
+    asked = Asked(batches)
+    await asked("", ("first", "", 0))
+    await worker.until_begun()
+    await asked("a", ("file", "a", 0))
+    closing = asyncio.create_task(batches.close())
+    told = await asyncio.gather(*asked.tasks, return_exceptions=True)
+    assert all(isinstance(one, UnavailableError) for one in told)
+    assert not closing.done(), "the batch at work is finished first"
     worker.go.release()
-    batches.join()
+    await closing
     assert len(worker.done) == 1
+    with pytest.raises(UnavailableError):
+        await batches.done("b", ("file", "b", 0))
+
+
+async def test_a_thread_that_cannot_be_started_fails_its_batch_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    batches: Batches[Job, Job] = Batches("it", worker, lambda job: job[0], 4)
+    with monkeypatch.context() as patched:
+        patched.setattr("services.transcription.engines.batches.in_daemon", no_thread)
+        with pytest.raises(EngineError, match="it failed"):
+            await batches.done("a", ("file", "a", 0))
+    worker.go.release()
+    assert await batches.done("a", ("file", "a", 1)) == ("file", "a", 1)
+    await batches.close()

@@ -26,12 +26,12 @@ async def _send(_text: str) -> None:
 
 async def test_others_talk_while_a_minute_that_came_at_once_is_taken_in() -> None:
     engine = FakeEngine()
-    buffer = InputBuffer(
-        engine, Session("sess_1", "fake"), Transcriber(engine, _send, _slot, lambda _: None), _send
-    )
-    taking = asyncio.create_task(buffer.append(bytes(60 * BYTES_A_SECOND)))
+    transcriber = Transcriber(engine, _send, _slot, lambda _: None)
+    buffer = InputBuffer(engine, Session("sess_1", "fake"), transcriber, _send)
     turns = 0
-    while not taking.done():
-        turns += 1
-        await asyncio.sleep(0)
+    async with transcriber.working():
+        taking = asyncio.create_task(buffer.append(bytes(60 * BYTES_A_SECOND)))
+        while not taking.done():
+            turns += 1
+            await asyncio.sleep(0)
     assert turns > 60 * 4

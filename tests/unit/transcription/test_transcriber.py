@@ -68,17 +68,14 @@ async def told(engine: Teller, halves: int) -> list[dict[str, Any]]:
         events.append(json.loads(text))
 
     transcriber = Transcriber(engine, send, _slot, lambda _seconds: None)
-    running = asyncio.create_task(transcriber.run())
     turn = Turn(Session("sess_1", "fake"), audible=True)
-    transcriber.begin(turn)
-    for _ in range(halves):
-        turn.add(NOISE, speech=True)
-        for _ in range(12):
-            await asyncio.sleep(0)
-    turn.end()
-    transcriber.finish()
-    async with asyncio.timeout(5):
-        await running
+    async with asyncio.timeout(5), transcriber.working():
+        transcriber.begin(turn)
+        for _ in range(halves):
+            turn.add(NOISE, speech=True)
+            for _ in range(12):
+                await asyncio.sleep(0)
+        turn.end()
     assert turn.held == 0
     return events
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from services.audio.encode import open_encoder
+from services.audio.encode import Encoder
 from services.audio.pcm import Samples, from_pieces
 from services.errors import (
     EngineError,
@@ -244,7 +244,7 @@ def inline(reference: VoiceReference) -> dict[str, str]:
 
 def _wav(reference: VoiceReference) -> bytes:
     """Return a recording as 16-bit mono WAV at the model's 24 kHz."""
-    encoder = open_encoder(
+    encoder = Encoder(
         "wav", reference.sample_rate_hz, to_hz=SAMPLE_RATE_HZ, whole_bytes=_MOST_BYTES
     )
     return encoder.feed(reference.samples) + encoder.finish()

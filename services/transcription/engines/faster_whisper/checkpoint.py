@@ -196,11 +196,9 @@ class Checkpoint:
     def split(
         self, tokens: Sequence[int], language: str, task: Task, frames: int
     ) -> tuple[list[dict[str, Any]], int]:
-        """Split a window's tokens at its times.
+        """Return segments with `start`, `end` and `tokens`, and how many of `frames` they have.
 
-        Returns:
-            Segments with `start`, `end` and `tokens`, and how many of `frames` they account for: a
-            window may end in words that lack their last time and have to be decoded again.
+        A window may end in words that lack their last time and have to be decoded again.
         """
         segments, seek, _ = self._whisper._split_segments_by_timestamps(  # noqa: SLF001
             tokenizer=self._tokenizer(language, task),

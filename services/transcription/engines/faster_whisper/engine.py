@@ -4,46 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import AsyncGenerator, Collection, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import aclosing, closing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
+
 from services.audio.pcm import Samples
 from services.errors import ServiceError
-from services.tasks import Handover, in_daemon
-from services.transcription.engines.batches import Batches, BatchingEngine
+from services.tasks import Handover
+from services.transcription.engines import protocol
+from services.transcription.engines.batches import Batches, BatchingEngine, cut
 from services.transcription.engines.faster_whisper.checkpoint import Checkpoint, Features
 from services.transcription.engines.faster_whisper.decoder import (
     FALLBACK,
     DecodedWindow,
-    Decoder,
     Job,
-    Requester,
+    decode,
+    decoded_well,
     segments,
 )
 from services.transcription.engines.faster_whisper.loader import Loader
-from services.transcription.engines.protocol import (
-    GuessRequest,
-    Hypothesis,
-    Segment,
-    TranscriptionRequest,
-    check_request,
-)
-from services.transcription.engines.windows import SileroDetector, windows
+from services.transcription.engines.windows import SileroDetector, Timeline
 
+_MOST_ROUNDS: Final = 9  # for the end of a window that is left for another one
 _SPEECH: Final = 0.5  # Silero's own threshold
 _ONLY_TRANSCRIBE: Final = ("turbo", "distil", ".en")
 """In the names of models that were trained to transcribe only."""
 
 
-class Recording(Requester):
-    """A recording at work; one thread reads it, one decodes it, the event loop takes its segments.
+class Recording:
+    """A recording at work, each window in a task.
 
-    At most `held` windows exist at a time, from their reading until their segments are taken. The
+    At most `held` windows exist at a time until their segments are taken, and the next one. The
     first window is decoded before those after it, so that its text comes soon. If no language was
     named, that goes for all windows up to the first in which somebody speaks: those after it are
     decoded in its language, whatever else is decoded at the same time.
@@ -52,163 +47,111 @@ class Recording(Requester):
     def __init__(
         self,
         model: Checkpoint,
-        batches: Batches[Job],
-        request: TranscriptionRequest,
-        handover: Handover[tuple[list[Segment], bool]],
+        batches: Batches[Job, DecodedWindow],
+        request: protocol.TranscriptionRequest,
         held: int,
     ) -> None:
-        temperatures = (request.temperature,) if request.temperature > 0 else FALLBACK
-        how = {"task": request.task, "temperatures": temperatures}
-        super().__init__(model, batches.lane(), request, **how)
+        """Begin to read."""
+        self.windows: Handover[Handover[protocol.Segment]] = Handover()
+        self.room = asyncio.Semaphore(held)  # to be released for each window that was taken
+        self._model = model
+        self._batches = batches
         self._request = request
-        self._handover = handover
-        self._room = threading.Semaphore(held)
-        self._lock = threading.Lock()
-        self._waiting: list[Job] = []  # for the first window
-        self._telling = False  # whether that window is being decoded
-        self._told = False  # whether it was
-        self._found: dict[int, list[Segment]] = {}  # by window, and not handed over
-        self._whole: set[int] = set()  # windows of which no more will be found
-        self._given = 0  # windows that were handed over whole
-        self._read: int | None = None  # how many windows there are, once that is known
-        self._error: BaseException | None = None
-        self._closed = False
+        self._language = request.language
+        self._order = asyncio.Lock()  # of the windows, which begin to be decoded one after another
+        self._told = False  # whether the window was decoded that those after it wait for
+        self._tasks = {asyncio.create_task(self._read())}
 
-    def read(self) -> None:
-        """Cut the recording into windows and queue them, until it ends or is closed."""
-        index = 0
-        try:
-            cut = windows(self._request.audio, SileroDetector(), self._request.cutting)
-            with closing(cut):  # type: ignore[type-var]
-                while True:
-                    self._room.acquire()
-                    window = None if self._closed else next(cut, None)
-                    if window is None:
-                        break
-                    samples, timeline = window
-                    features = self.model.features(samples)
-                    if not features.shape[1]:  # less than a hundredth of a second
-                        self._room.release()
-                        continue
-                    job = Job(self, features, timeline, index, tells=self._tells(samples))
-                    with self._lock:
-                        self._waiting.append(job)
-                        self._put_waiting()
-                    index += 1
-        except BaseException as error:  # noqa: BLE001  raised where the segments are awaited
-            self._error = error
-        with self._lock:
-            self._read = index
-            self._hand_over()
+    async def close(self) -> None:
+        """Drop its windows."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def taken(self) -> None:
-        """Let another window be read, since one's segments were taken."""
-        self._room.release()
-
-    def close(self) -> None:
-        """Drop its windows, and let the reading thread go."""
-        self._closed = True
-        self.lane.close()
-        self._room.release()
-
-    def heard(self, heard: DecodedWindow) -> None:
-        """Make segments, and queue the rest of a window that was not decoded to its end."""
-        job = heard.job
+    async def _read(self) -> None:
+        """Cut the recording into windows until it ends."""
         asked = self._request
-        found, seek = segments(self.model, heard, words=asked.words, logprobs=asked.logprobs)
-        with self._lock:
-            if job.tells and self._telling:
-                self._telling = False
-                self._told = True
-                if heard.decoded.is_silence and self._request.language is None:
-                    self.language = None  # silence does not tell the language
-                    self._told = False
-            self._found.setdefault(job.index, []).extend(found)
-            if seek < job.features.shape[1]:
-                rest = replace(
-                    job,
-                    features=job.features[:, seek:],
-                    offset=job.offset + seek,
-                    attempts=(),
-                    encoded=None,
-                    rounds=job.rounds + 1,
-                    language=heard.language,
+        common = Job(
+            np.zeros((0, 0), dtype=np.float32),
+            self._model.before(asked.prompt, asked.keywords),
+            frozenset(asked.languages) or self._model.languages,
+            task=asked.task,
+        )
+
+        def made(samples: Samples, timeline: Timeline) -> tuple[Features, Timeline, bool]:
+            # Whether somebody speaks in it matters if its language may become the recording's;
+            # with cutting, windows are speech.
+            speech = self._language is not None or asked.cutting is not None
+            speech = speech or max(SileroDetector().feed(samples), default=0.0) >= _SPEECH
+            return self._model.features(samples), timeline, speech
+
+        try:
+            async with aclosing(cut(asked, made)) as found:
+                async for features, timeline, speech in found:
+                    if not features.shape[1]:  # less than a hundredth of a second
+                        continue
+                    await self.room.acquire()
+                    window: Handover[protocol.Segment] = Handover()
+                    self.windows.put(window)
+                    job = replace(common, features=features)
+                    hearing = self._hear(job, timeline, window, speech=speech)
+                    task = asyncio.create_task(hearing)
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+        except Exception as error:  # noqa: BLE001  raised where the segments are awaited
+            self.windows.end(error)
+        else:
+            self.windows.end()
+
+    async def _hear(
+        self, job: Job, timeline: Timeline, window: Handover[protocol.Segment], *, speech: bool
+    ) -> None:
+        """Hand over the segments of a window, and what it was not decoded to the end of, again."""
+        whole, offset = job.features, 0
+        try:
+            async with self._order:
+                job = replace(job, language=self._language)
+                heard = None
+                if speech and not self._told:
+                    heard = await self._decoded(job, again=False)
+                    self._told = self._request.language is not None or not heard.decoded.is_silence
+                    if self._told:  # silence does not tell the language
+                        self._language = heard.language
+            for left in reversed(range(_MOST_ROUNDS)):
+                heard = heard or await self._decoded(job, again=offset > 0)
+                frames = job.features.shape[1]
+                found, seek = await asyncio.to_thread(
+                    segments,
+                    self._model,
+                    self._request,
+                    heard,
+                    timeline,
+                    offset=offset,
+                    frames=frames,
+                    is_last=not left,
                 )
-                self.lane.put(rest, first=True)
-            else:
-                self._whole.add(job.index)
-            self._put_waiting()
-            self._hand_over()
+                for segment in found:
+                    window.put(segment)
+                offset += seek
+                if seek == frames:
+                    break
+                job = replace(job, features=whole[:, offset:], language=heard.language)
+                heard = None
+        except Exception as error:  # noqa: BLE001  raised where the segments are awaited
+            window.end(error if isinstance(error, ServiceError) else self._batches.failed(error))
+        else:
+            window.end()
 
-    def failed(self, error: ServiceError) -> None:
-        """End with an error."""
-        self._handover.end(error)
-        self.close()
-
-    def _tells(self, samples: Samples) -> bool:
-        """Return whether somebody speaks in a window, if its language depends on that."""
-        if self.language is not None or self._request.cutting is not None:
-            return True  # with cutting, windows are speech
-        return max(SileroDetector().feed(samples), default=0.0) >= _SPEECH
-
-    def _put_waiting(self) -> None:
-        """Queue windows that need not wait for the first one."""
-        while self._waiting and not self._telling:
-            job = self._waiting.pop(0)
-            self._telling = job.tells and not self._told
-            self.lane.put(job)
-
-    def _hand_over(self) -> None:
-        """Hand over what is next in order, and the end after the last window."""
-        if self._closed:  # it ended with an error, or nobody takes any more
-            return
-        while self._given in self._found:
-            whole = self._given in self._whole
-            self._handover.put((self._found.pop(self._given), whole))
-            if not whole:
-                break
-            self._whole.remove(self._given)
-            self._given += 1
-        if self._given == self._read:
-            self._handover.end(self._error)
+    async def _decoded(self, job: Job, *, again: bool) -> DecodedWindow:
+        asked = self._request.temperature
+        return await decoded_well(
+            job,
+            (asked,) if asked > 0 else FALLBACK,
+            lambda one, more: self._batches.done(self, one, first=again or more),
+        )
 
 
-class Guess(Requester):
-    """A guess at work: one window, without times."""
-
-    def __init__(self, model: Checkpoint, batches: Batches[Job], request: GuessRequest) -> None:
-        how = {"task": "transcribe", "temperatures": (0.0,), "times": False}
-        super().__init__(model, batches.lane(urgent=True), request, **how)
-        self._request = request
-        self._answer: Future[Hypothesis] = Future()
-
-    async def answer(self, features: Features) -> Hypothesis:
-        """Return what the window seems to say."""
-        prefix = self._request.prefix
-        tokens = tuple(self.model.tokens(" " + prefix.strip())) if prefix.strip() else ()
-        self.lane.put(Job(self, features, prefix=tokens))
-        return await asyncio.wrap_future(self._answer)
-
-    def heard(self, heard: DecodedWindow) -> None:
-        """Give the answer, which begins with the prefix letter for letter."""
-        prefix = self._request.prefix
-        more = ""
-        if not heard.decoded.is_silence:
-            tokens = heard.decoded.tokens[len(heard.job.prefix) :]
-            more = self.model.text(tokens).rstrip("\ufffd")
-        if not prefix or prefix[-1:].isspace():
-            more = more.lstrip()
-        with suppress(InvalidStateError):  # nobody waits any more
-            self._answer.set_result(Hypothesis(prefix + more.rstrip(), heard.language))
-
-    def failed(self, error: ServiceError) -> None:
-        """Raise the error where the answer is awaited."""
-        self.lane.close()
-        with suppress(InvalidStateError):
-            self._answer.set_exception(error)
-
-
-class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
+class FasterWhisperEngine(BatchingEngine[Checkpoint, Job, DecodedWindow]):
     """One Whisper model; see `TranscriptionEngine` for what is promised."""
 
     name = "faster_whisper"
@@ -225,10 +168,9 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
         batch: int = 8,
         beam_size: int = 5,
     ) -> None:
-        """Check that it can work; nothing heavy is imported or loaded before `start`.
+        """Raise ConfigurationError unless `model` is a size, a hub id or a directory.
 
-        Raises:
-            ConfigurationError: `model` is not a size, a hub id or a directory.
+        Nothing heavy is imported or loaded before `start`.
         """
         how = {"compute_type": compute_type, "threads": threads or len(os.sched_getaffinity(0))}
         folder = Path(cache).expanduser() if cache else None
@@ -236,7 +178,7 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
         self.models: Sequence[str] = loader.names
         self._batch = batch
         self._beam_size = beam_size
-        super().__init__(loader, kind=lambda job: job.kind, most=batch)
+        super().__init__("Whisper", loader, lambda job: job.kind, batch)
 
     @property
     def languages(self) -> Collection[str]:
@@ -253,37 +195,46 @@ class FasterWhisperEngine(BatchingEngine[Checkpoint, Job]):
             part in Path(name).name.lower() for name in self.models for part in _ONLY_TRANSCRIBE
         )
 
-    def check(self, request: TranscriptionRequest | GuessRequest) -> None:
+    def check(self, request: protocol.TranscriptionRequest | protocol.GuessRequest) -> None:
         """Raise unless the model can do this; see `TranscriptionEngine.check`."""
         self._loaded()
-        check_request(self, request)
+        protocol.check_request(self, request)
 
-    async def transcribe(self, request: TranscriptionRequest) -> AsyncGenerator[Segment, None]:
+    async def transcribe(
+        self, request: protocol.TranscriptionRequest
+    ) -> AsyncGenerator[protocol.Segment, None]:
         """Yield what was said, segment by segment; see `TranscriptionEngine.transcribe`."""
         self.check(request)
         # Twice as many windows as a batch: the next is cut while one is decoded.
-        handover: Handover[tuple[list[Segment], bool]] = Handover()
-        hearing = Recording(*self._loaded(), request, handover, 2 * self._batch)
-        reading = asyncio.ensure_future(in_daemon(hearing.read))
+        hearing = Recording(*self._loaded(), request, 2 * self._batch)
         try:
-            with self._at_work(hearing):
-                async with aclosing(handover.items()) as found:
-                    async for segments, ends_window in found:
-                        for segment in segments:
-                            yield segment
-                        if ends_window:
-                            hearing.taken()
+            async for window in hearing.windows.items():
+                async for segment in window.items():
+                    yield segment
+                hearing.room.release()
         finally:
-            await reading
+            await hearing.close()
 
-    async def guess(self, request: GuessRequest) -> Hypothesis:
+    async def guess(self, request: protocol.GuessRequest) -> protocol.Hypothesis:
         """Return what an unfinished turn seems to say; see `TranscriptionEngine.guess`."""
         self.check(request)
         model, batches = self._loaded()
-        with self._at_work(Guess(model, batches, request)) as guess:
-            features = await asyncio.to_thread(model.features, request.samples)
-            return await guess.answer(features)
+        prefix = request.prefix
+        job = Job(
+            await asyncio.to_thread(model.features, request.samples),
+            model.before(request.prompt, request.keywords),
+            frozenset(request.languages) or model.languages,
+            request.language,
+            times=False,
+            prefix=model.tokens(" " + prefix.strip()) if prefix.strip() else (),
+        )
+        heard = await batches.done(object(), job, urgent=True)
+        more = ""
+        if not heard.decoded.is_silence:
+            more = model.text(heard.decoded.tokens[len(job.prefix) :]).rstrip("\ufffd")
+        if not prefix or prefix[-1:].isspace():
+            more = more.lstrip()
+        return protocol.Hypothesis(prefix + more.rstrip(), heard.language)
 
-    def _hear(self, jobs: list[Job]) -> None:
-        if (model := self._loader.model) is not None:  # else `close` tells the requesters
-            Decoder(model, self._beam_size).hear(jobs)
+    def _hear(self, model: Checkpoint, jobs: list[Job]) -> list[DecodedWindow]:
+        return decode(model, self._beam_size, jobs)

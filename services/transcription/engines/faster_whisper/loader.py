@@ -104,10 +104,8 @@ class Loader(Loading[Checkpoint]):
     ) -> None:
         """Parse the name; nothing is looked up. It may be a directory that does not exist yet.
 
-        `computing` is for `Checkpoint`.
-
-        Raises:
-            ConfigurationError: it is neither a directory nor a size nor an id on the hub.
+        `computing` is for `Checkpoint`. ConfigurationError if it is neither a directory nor a size
+        nor an id on the hub.
         """
         super().__init__(log)
         self.repository = _SIZES.get(model, "")  # its id on the hub; empty for a directory
@@ -132,12 +130,9 @@ class Loader(Loading[Checkpoint]):
             )
 
     def find(self, tell: Callable[[str], None]) -> Path:
-        """Return the model's folder, downloading what is missing, which may take minutes.
+        """Return the model's folder, downloading what is missing, or raise NoModelError.
 
         A model that is complete in the cache is used without asking the hub.
-
-        Raises:
-            NoModelError: there is none.
         """
         if self._directory is not None:
             _check(self._directory)
