@@ -33,7 +33,7 @@ import nox
 from nox.virtualenv import find_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "none"  # see `environment`
@@ -52,6 +52,7 @@ EXTRAS = (
 )
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
+ON_LINUX = "--python-platform=x86_64-manylinux_2_28"
 # What upstream's requirements.txt pins, and the newest versions of the others that work with it.
 UPSTREAMS_TRANSFORMERS = (
     "transformers==4.51.3",
@@ -91,7 +92,7 @@ LOCKED = {
             "--extra=faster-whisper-cuda",
             *EXTRAS,
             *SPEAKING,
-            "--python-platform=x86_64-manylinux_2_28",
+            ON_LINUX,
         ),
     ),
     "dev": (
@@ -314,7 +315,7 @@ def gpu_pack(session: nox.Session) -> None:
     folder = ROOT / ".gpu"
     pack, code = folder / "pack", folder / "pack" / "bentovox" / "cosyvoice"
     bring_cosyvoice(session, f"--into={code}", *session.posargs)
-    platform = ("--python-version=3.12", "--python-platform=x86_64-manylinux_2_28", "--no-deps")
+    platform = ("--python-version=3.12", ON_LINUX, "--no-deps")
     versions = f"--constraint={LOCKS / 'cosyvoice.txt'}"
     uv(session, "pip", "install", f"--target={pack / 'site'}", *platform, versions, *PACKED)
     packed = Path(shutil.make_archive(str(pack), "gztar", pack))
@@ -378,7 +379,7 @@ def bento_options(source: Path) -> tuple[list[str], bool]:
     held = f"bentos/bases/held.{name}.txt"
     options += [f"--constraint={held}"] if (ROOT / held).exists() else []
     if platform["cuda"]:
-        return [*options, f"--python-platform={platform['uv_platform']}"], False
+        return [*options, ON_LINUX], False
     return [*options, ON_CPU, *torch_backend()], True
 
 
@@ -439,13 +440,9 @@ def environment(
     lock_path = LOCKS / f"{lock_name or name}.txt"
     home = ENVIRONMENTS / name
     python = home / "bin" / "python"
-    stamp = home / "made-from.sha256"
     made_from = (lock_path.read_text(), sys.version, str(home))  # scripts hold the path
-    wanted = hashlib.sha256("\n".join(made_from).encode()).hexdigest()
-    ENVIRONMENTS.mkdir(exist_ok=True)
-    with (ENVIRONMENTS / f"{name}.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)  # another nox may be making the same one
-        if stamp.exists() and stamp.read_text() == wanted:
+    with once(home, made_from) as is_made:
+        if is_made:
             return python
         session.log(f"Installing {lock_path.relative_to(ROOT)} into .nox/{name}: {cost}, once")
         began = time.monotonic()
@@ -459,9 +456,23 @@ def environment(
         )
         if lock_path.stem in CPU_TORCH:
             refuse_cuda_torch(session, python)
-        stamp.write_text(wanted)
         session.log(f"Installed in {time.monotonic() - began:.0f} s")
     return python
+
+
+@contextlib.contextmanager
+def once(home: Path, made_from: Iterable[str]) -> Iterator[bool]:
+    """Yield whether a folder is made from just that; it is so once the block ends without error.
+
+    Another nox that makes the same one is waited for.
+    """
+    stamp = home / "made-from.sha256"
+    wanted = hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    with (ENVIRONMENTS / f"{home.name}.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield stamp.exists() and stamp.read_text() == wanted
+        stamp.write_text(wanted)
 
 
 def refuse_cuda_torch(session: nox.Session, python: Path) -> None:
@@ -536,17 +547,12 @@ def run(session: nox.Session, python: Path, *arguments: str, **more: str) -> Non
     session.run(str(python), *arguments, env=environ, external=True)
 
 
-def ci(session: nox.Session, verb: str, *arguments: str) -> None:
-    """Run `python -m ci VERB`, which reaches what pip reaches."""
-    python = environment(session, "dev")
-    run(session, python, "-m", "ci", verb, *arguments, **uv_variables())
-
-
 def session_of(verb: str, purpose: str) -> None:
-    """Register the session of a verb of ci."""
+    """Register the session of a verb of ci, which reaches what pip reaches."""
 
     def work(session: nox.Session) -> None:
-        ci(session, verb, *session.posargs)
+        python = environment(session, "dev")
+        run(session, python, "-m", "ci", verb, *session.posargs, **uv_variables())
 
     work.__doc__ = purpose
     nox.session(name=verb, default=False)(work)
@@ -630,25 +636,19 @@ def clients_there(session: nox.Session) -> dict[str, str]:
         "CLIENTS_PYTHON": str(clients_python(session)),
         "OPENAI_2_PYTHON": str(environment(session, "openai-2")),
     }
-    lock_text = (NPM / "package-lock.json").read_text()
     home = ENVIRONMENTS / "clients-npm"
-    stamp = home / "made-from.sha256"
-    wanted = hashlib.sha256(lock_text.encode()).hexdigest()
-    with (ENVIRONMENTS / "clients-npm.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            session.log("Installing tests/clients/node into .nox/clients-npm: 500 MB, once")
-            shutil.rmtree(home, ignore_errors=True)
-            home.mkdir(parents=True)
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(NPM / name, home)
-            try:
+    try:
+        with once(home, [(NPM / "package-lock.json").read_text()]) as is_made:
+            if not is_made:
+                session.log("Installing tests/clients/node into .nox/clients-npm: 500 MB, once")
+                shutil.rmtree(home, ignore_errors=True)
+                home.mkdir(parents=True)
+                for name in ("package.json", "package-lock.json"):
+                    shutil.copy(NPM / name, home)
                 npm(session, home, "ci")
-            except subprocess.CalledProcessError:
-                session.warn("No packages from npm: what needs them is skipped")
-                shutil.rmtree(home)
-                return found
-            stamp.write_text(wanted)
+    except subprocess.CalledProcessError:
+        session.warn("No packages from npm: what needs them is skipped")
+        return found
     return {**found, "CLIENTS_NODE_MODULES": str(home / "node_modules")}
 
 
@@ -670,20 +670,16 @@ def pytest(session: nox.Session, *lanes: list[Run], **more: str) -> None:
     """
     for lock in {one.lock for lane in lanes for one in lane}:
         environment(session, lock)
-    codes, total = [], collections.Counter[str]()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as side_by_side:
-        folders = [Path(name, str(number)) for number, _ in enumerate(lanes)]
-        started = []
-        for lane, folder in zip(lanes, folders, strict=True):
-            folder.mkdir()
-            log = None if folder == folders[0] else folder / "log"
-            started.append(side_by_side.submit(in_turn, session, lane, folder, log, more))
-        for going in started:
-            codes += going.result()
-        for folder in folders[1:]:
-            print((folder / "log").read_text(encoding="utf-8"), flush=True)
-        for report in Path(name).glob("*/*.xml"):
-            total += counted(report)
+        logs = [Path(name, f"{number}.log") for number, _ in enumerate(lanes)]
+        started = [
+            side_by_side.submit(in_turn, session, lane, log, more, aside=log != logs[0])
+            for lane, log in zip(lanes, logs, strict=True)
+        ]
+        codes = [code for going in started for code in going.result()]
+        for log in logs[1:]:
+            print(log.read_text(encoding="utf-8"), flush=True)
+        total = sum(map(counted, Path(name).glob("*.xml")), collections.Counter[str]())
     if len(codes) > 1:
         counts = (f"{total[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
         print(", ".join(counts), flush=True)
@@ -692,23 +688,23 @@ def pytest(session: nox.Session, *lanes: list[Run], **more: str) -> None:
 
 
 def in_turn(
-    session: nox.Session, lane: list[Run], folder: Path, log: Path | None, more: dict[str, str]
+    session: nox.Session, lane: list[Run], log: Path, more: dict[str, str], *, aside: bool
 ) -> list[int]:
-    """Run a lane, with a report of each run in `folder`; return the exit codes."""
+    """Run a lane, `aside` into its log; return the exit codes, and leave reports beside the log."""
     codes = []
-    with log.open("w", encoding="utf-8") if log else contextlib.nullcontext() as output:
+    # The first lane speaks to servers as people do, in time: it gets the cores first.
+    nice = ["nice", "-n10"] if aside else []
+    with log.open("w", encoding="utf-8") as output:
         for number, one in enumerate(lane):
             python = environment(session, one.lock)
-            reporting = f"--junit-xml={folder / f'{number}.xml'}"
+            reporting = f"--junit-xml={log.with_suffix(f'.{number}.xml')}"
             path = {"PYTHONPATH": str(one.path)} if one.path else {}
-            # The first lane speaks to servers as people do, in time: it gets the cores first.
-            nice = ["nice", "-n10"] if log else []
             done = subprocess.run(
                 [*nice, str(python), "-m", "pytest", reporting, *one.arguments],
                 cwd=ROOT,
                 env=variables(**path, **more),
-                stdout=output,
-                stderr=output,
+                stdout=output if aside else None,
+                stderr=output if aside else None,
                 check=False,
             )
             codes.append(done.returncode)

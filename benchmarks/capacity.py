@@ -11,9 +11,8 @@ import statistics
 import sys
 import time
 import timeit
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import count, product
-from typing import Any
 
 import httpx
 import uvloop
@@ -26,7 +25,6 @@ from services.backends.pools import AHEAD, Pool
 from services.server.telemetry import merge, render
 from services.settings.sections import GatewaySettings
 
-_MANY = 1000
 _STREAMS = GatewaySettings().slots
 _PROBES = 3000
 _SHORT, _LONG = 32, 256  # events of a stream
@@ -43,43 +41,44 @@ _HELLO = {
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, simulate, and write the page."""
-    options = report.parser("capacity", __doc__, rounds=1).parse_args(arguments)
+    options = report.parser("capacity", __doc__).parse_args(arguments)
     logging.disable()
-    figures = _measured()
-    token_us = figures["event_us"] + figures["request_ms"] * 1000 / _ANSWER
-    report.write(
-        options.out,
-        "capacity",
-        None,
-        costs=_costs(figures),
-        gpus=_gpus(figures, token_us),
-        token=f"{token_us:.1f}",
-        spread=_spread(),
-        replaced=_replaced(),
-    )
-
-
-def _measured() -> dict[str, Any]:
-    costs_ms = [_stream_ms(events) for events in (_SHORT, _LONG)]
-    event_us = (costs_ms[1] - costs_ms[0]) / (_LONG - _SHORT) * 1000
-    figures: dict[str, Any] = {
-        "pick_us": {number: _pick_us(number) for number in (10, 100, _MANY)},
-        "event_us": event_us,
-        "request_ms": costs_ms[0] - _SHORT * event_us / 1000,
-    }
+    short_ms, long_ms = (_stream_ms(events) for events in (_SHORT, _LONG))
+    event_us = (long_ms - short_ms) / (_LONG - _SHORT) * 1000
+    request_ms = short_ms - _SHORT * event_us / 1000
+    token_us = event_us + request_ms * 1000 / _ANSWER
+    picks = ", ".join(f"{_pick_us(number):.0f} µs of {number}" for number in (10, 100, 1000))
     port, backend_port = free_port(), free_port()
     chat = Service("chat", sys.executable)
     # Streams that are long are all open at once.
     backend = relay.serving("backend", "off", backend_port, backend_port, _LONG)
     gateway = relay.serving("ours", "on", port, backend_port)
     with running(backend, gateway, chat):
-        figures["open"] = uvloop.run(_open_streams(gateway))
-        figures["probe_ms"] = uvloop.run(_probe_ms(gateway))
+        files, kib = uvloop.run(_open_streams(gateway))
+        probe_ms, probed_ms = uvloop.run(_probe_ms(gateway))
         uvloop.run(run(chat.port, _HELLO, concurrency=1, requests=1))
         text = httpx.get(f"{chat.url}/metrics").content
-    figures["metrics"] = {"kib": len(text) / 1024, "ms": _merge_ms(text)}
-    return figures
+    scrape_ms = _merge_ms(text)
+    probes = f"{probe_ms * 1000:.0f} µs, and {probed_ms * 1000:.0f} µs in the backend"
+    scrapes = f"{scrape_ms:.1f} ms, for the {len(text) / 1024:.0f} KiB of a chat role"
+    costs = (
+        ("a request, without its events", f"{request_ms:.2f} ms"),
+        ("an event of a stream, as a rule a token", f"{event_us:.1f} µs"),
+        ("the choice of a backend, in the above", picks),
+        ("an open stream", f"{files:.1f} open files, {kib:.0f} KiB"),
+        ("a probe, each second for each backend", probes),
+        ("a scrape of `/metrics`, for each backend", scrapes),
+    )
+    report.write(
+        options.out,
+        "capacity",
+        None,
+        costs=report.table(("what", "costs a gateway"), costs),
+        gpus=_gpus(token_us, probe_ms / 1000, scrape_ms / 1000),
+        token=f"{token_us:.1f}",
+        spread=_spread(),
+        replaced=_replaced(),
+    )
 
 
 def _stream_ms(events: int) -> float:
@@ -117,8 +116,8 @@ def _best_s(what: Callable[[], object], times: int) -> float:
     return min(timeit.repeat(what, timer=time.process_time, number=times, repeat=5)) / times
 
 
-async def _probe_ms(server: Server) -> dict[str, float]:
-    """Return what a probe costs the gateway and the role that answers."""
+async def _probe_ms(server: Server) -> tuple[float, float]:
+    """Return what a probe costs the gateway, and the role that answers."""
     (one,) = Pool("chat", [server.url], GatewaySettings()).backends
     await one.probe()
     before_s = time.process_time(), server.spent_s()
@@ -126,45 +125,22 @@ async def _probe_ms(server: Server) -> dict[str, float]:
         await one.probe()
     spent_s = time.process_time() - before_s[0], server.spent_s() - before_s[1]
     one.connections.close()
-    return dict(zip(("gateway", "role"), (1000 * s / _PROBES for s in spent_s), strict=True))
+    return spent_s[0] * 1000 / _PROBES, spent_s[1] * 1000 / _PROBES
 
 
-async def _open_streams(server: Server) -> dict[str, float]:
+async def _open_streams(server: Server) -> tuple[float, float]:
     """Return what each of many open streams holds: files, and KiB of memory."""
     (process, *_) = server.processes()
-    before = process.num_fds(), process.memory_info().rss
+    before = most = process.num_fds(), process.memory_info().rss
     streams = asyncio.ensure_future(run(server.port, {}, concurrency=_STREAMS, requests=_STREAMS))
-    most = before
     while not streams.done():
         await asyncio.sleep(0.05)
         most = max(most, (process.num_fds(), process.memory_info().rss))
     await streams
-    files, octets = ((after - now) / _STREAMS for after, now in zip(most, before, strict=True))
-    return {"files": files, "kib": octets / 1024}
+    return (most[0] - before[0]) / _STREAMS, (most[1] - before[1]) / _STREAMS / 1024
 
 
-def _costs(figures: Mapping[str, Any]) -> str:
-    of_open, probe, metrics = figures["open"], figures["probe_ms"], figures["metrics"]
-    picks = ", ".join(f"{us:.0f} µs of {n}" for n, us in figures["pick_us"].items())
-    rows = (
-        ("a request, without its events", f"{figures['request_ms']:.2f} ms"),
-        ("an event of a stream, as a rule a token", f"{figures['event_us']:.1f} µs"),
-        ("the choice of a backend, in the above", picks),
-        ("an open stream", f"{of_open['files']:.1f} open files, {of_open['kib']:.0f} KiB"),
-        (
-            "a probe, each second for each backend",
-            f"{probe['gateway'] * 1000:.0f} µs, and {probe['role'] * 1000:.0f} µs in the backend",
-        ),
-        (
-            "a scrape of `/metrics`, for each backend",
-            f"{metrics['ms']:.1f} ms, for the {metrics['kib']:.0f} KiB of a chat role",
-        ),
-    )
-    return report.table(("what", "costs a gateway"), rows)
-
-
-def _gpus(figures: Mapping[str, Any], token_us: float) -> str:
-    probe_s, scrape_s = figures["probe_ms"]["gateway"] / 1000, figures["metrics"]["ms"] / 1000
+def _gpus(token_us: float, probe_s: float, scrape_s: float) -> str:
     rows = [
         (
             gpus,

@@ -203,7 +203,6 @@ class Service(Server):
     """What BentoML serves on a free port: by default the role `name`, with `settings`."""
 
     def __init__(self, name: str, python: str, service: str = "", **settings: str) -> None:
-        """Take a port."""
         port = free_port()
         service = service or f"services.{name}.service:{name.capitalize()}"
         command = [python, "-m", "bentoml", "serve", service, f"--port={port}"]
@@ -211,20 +210,14 @@ class Service(Server):
 
 
 class Worker:
-    """A process that answers each line of JSON with one; see `benchmarks.peers.turns`.
-
-    Attributes:
-        name: of its log.
-        patience_s: how long an answer may take before the process is killed.
-        log: what it wrote to standard error.
-    """
+    """A process that answers each line of JSON with one; see `benchmarks.peers.turns`."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
-        self.patience_s = _ANSWER_S
-        self.log = _log(f"{name}-{os.getpid()}")
+        self.patience_s = _ANSWER_S  # after which it is killed
+        self.log = _log(f"{name}-{os.getpid()}")  # of what it wrote to standard error
         self._command = command
         self._environment = {**os.environ, **(environment or {})}
         self._process: Any = None

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -43,11 +43,12 @@ _COLORS: Final = {
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, and write the page and the plot."""
-    options = report.parser("conversation", __doc__, rounds=1).parse_args(arguments)
-    with _without_engines() as url:
-        ours = {count: _talk(url, count, _SECONDS, _TONES) for count in _COUNTS}
-    with _demo() as server:
+    options = report.parser("conversation", __doc__).parse_args(arguments)
+    *_, door = processes = _without_engines(python())
+    with running(*processes):
+        ours = {count: _talk(door.url, count, _SECONDS, _TONES) for count in _COUNTS}
+    server = _demo(python())
+    with running(server):
         demo = {count: _talk(server.url, count, _SECONDS, _SENTENCE) for count in _COUNTS}
         memory, soaked = _soaked(server, _MINUTES * 60)
     report.write(
@@ -77,10 +78,9 @@ def _talk(url: str, count: int, seconds: float, text: str) -> dict[str, Any]:
     return seen
 
 
-@contextlib.contextmanager
-def _without_engines() -> Iterator[str]:
-    """Serve every role before engines that take no time; yield the gateway's address."""
-    stack, port = python(), free_port()
+def _without_engines(stack: str) -> list[Server]:
+    """Return every role before engines that take no time, the gateway last."""
+    port = free_port()
     uvicorn = [stack, "-m", "uvicorn", "--factory", "benchmarks.talkers:chat"]
     quiet = ["--host=127.0.0.1", f"--port={port}", "--no-access-log", "--log-level=warning"]
     chat = Server("fake-chat", [*uvicorn, *quiet, "--lifespan=off"], port)
@@ -93,33 +93,20 @@ def _without_engines() -> Iterator[str]:
     hearing = Service("fake-ear", stack, "tests.fakes.services:Transcription", **fake)
     backends = {"CHAT": chat, "SPEECH": speech, "TRANSCRIPTION": hearing}
     backends["CONVERSATION"] = Service("conversation", stack, **_urls("CONVERSATION", backends))
-    door = Service("gateway", stack, **_urls("GATEWAY", backends))
-    with running(*backends.values(), door):
-        yield door.url
+    return [*backends.values(), Service("gateway", stack, **_urls("GATEWAY", backends))]
 
 
 def _urls(role: str, backends: Mapping[str, Server]) -> dict[str, str]:
     return {f"BENTOVOX_{role}__{name}": json.dumps([one.url]) for name, one in backends.items()}
 
 
-@contextlib.contextmanager
-def _demo() -> Iterator[Server]:
-    """Serve the demo's stack: espeak-ng, and a Whisper that learnt a dozen sentences."""
-    stack = python()
+def _demo(stack: str) -> Server:
+    """Return the demo's stack: espeak-ng, and a Whisper that learnt a dozen sentences."""
     whisper = "from tests.whisper import trained; print(trained())"
     model = subprocess.check_output([stack, "-c", whisper], cwd=ROOT, text=True).split()[-1]
-    server = Service(
-        "stack",
-        stack,
-        "services.stack:Stack",
-        BENTOVOX_PROFILE="demo",
-        BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL=model,
-        BENTOVOX_CHAT__SLOTS="64",
-        BENTOVOX_SPEECH__SLOTS="64",
-        BENTOVOX_TRANSCRIPTION__SLOTS="64",
-    )
-    with running(server):
-        yield server
+    settings = {f"BENTOVOX_{role}__SLOTS": "64" for role in ("CHAT", "SPEECH", "TRANSCRIPTION")}
+    settings["BENTOVOX_TRANSCRIPTION__FASTER_WHISPER__MODEL"] = model
+    return Service("stack", stack, "services.stack:Stack", BENTOVOX_PROFILE="demo", **settings)
 
 
 def _soaked(server: Server, seconds: float) -> tuple[dict[str, list[tuple[float, float]]], Any]:

@@ -20,17 +20,9 @@ _RATE_HZ = 24_000
 
 @dataclass(frozen=True)
 class Setup:
-    """What every contestant is given.
+    """What every contestant is given: a model of a family, a recording and what is said in it."""
 
-    Attributes:
-        python: of the environment that they all run in.
-        family: 2 or 3.
-        model: a model directory.
-        voice: a recording to speak like.
-        transcript: what is said in it.
-    """
-
-    python: str
+    python: str  # of the environment that they all run in
     family: int
     model: Path
     voice: Path
@@ -41,7 +33,6 @@ class Bare(Worker):
     """Upstream's classes, called in a process of their own."""
 
     def __init__(self, setup: Setup) -> None:
-        """Name the process; `start` starts it."""
         command = [setup.python, "-m", "benchmarks.peers.cosyvoice_upstream", "bare"]
         command += [str(setup.model), str(setup.voice), setup.transcript]
         super().__init__("cosyvoice-bare", command, {"OMP_NUM_THREADS": "1"})
@@ -56,7 +47,6 @@ class OurService(Service):
     """The speech role with a registered voice."""
 
     def __init__(self, setup: Setup) -> None:
-        """Take a port."""
         store = tempfile.mkdtemp(prefix="voices-", dir=setup.model.parent)
         super().__init__(
             "speech",

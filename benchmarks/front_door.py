@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +20,8 @@ from benchmarks.load import KEY, Result, run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    Lines = Mapping[tuple[str, int], "Line"]
-    """By server and concurrency."""
+    Lines = Mapping[int, Mapping[str, Sequence[Result]]]
+    """By concurrency and server, a result for each round."""
 
 PLAIN, ALONE, STACK = "plain vLLM", "Bentovox chat", "Bentovox stack"
 _NAME = "bentovox-demo"
@@ -41,42 +39,13 @@ _BODY = {
 }
 
 
-@dataclass
-class Line:
-    """One server at one concurrency: its result in each round, and plain vLLM's beside it."""
-
-    results: list[Result] = field(default_factory=list)
-    plain: list[Result] = field(default_factory=list)
-
-    @property
-    def shares(self) -> list[float]:
-        """Each round's requests a second over plain vLLM's."""
-        return report.beside(self.results, self.plain, attrgetter("requests_per_s"))
-
-    @property
-    def share(self) -> float:
-        """The median of `shares`."""
-        return statistics.median(self.shares)
-
-    @property
-    def added_ms(self) -> list[float]:
-        """What it adds, in each round, to the time of plain vLLM's first event."""
-        pairs = zip(self.results, self.plain, strict=True)
-        return [ours.first_ms - plain.first_ms for ours, plain in pairs]
-
-    def median(self, what: str) -> float:
-        """Return the median of one of its results' figures."""
-        return report.median(self.results, attrgetter(what))
-
-
 def main(arguments: list[str]) -> None:
-    """Start all servers, measure, stop them and write the report."""
     options = report.parser("", __doc__, rounds=5).parse_args(arguments)
     stack_python = python()
     measured = servers(stack_python)
     stack = next(server for server in measured if server.name == STACK)
     with running(*measured):
-        lines = measure(measured, options.rounds)
+        lines = uvloop.run(measure(measured, options.rounds))
         memory = [
             (f"memory of the stack's {name}, after the load", process.memory_info().rss)
             for name, process in stack.named()
@@ -168,31 +137,28 @@ def _litellm_config(port: int) -> str:
     return str(path)
 
 
-def measure(measured: Sequence[Server], rounds: int) -> Lines:
+async def measure(measured: Sequence[Server], rounds: int) -> Lines:
     """Measure all servers in turn, `rounds` times; the first one is plain vLLM.
 
     Before and after each turn of another server plain vLLM runs too, and the two are averaged:
     what the machine does in the meantime hits both.
     """
-    return uvloop.run(_measure(measured, rounds))
-
-
-async def _measure(measured: Sequence[Server], rounds: int) -> Lines:
     plain, *others = measured
-    lines = {(server.name, count): Line() for count in REQUESTS for server in measured}
+    lines: dict[int, dict[str, list[Result]]] = {
+        concurrency: {server.name: [] for server in measured} for concurrency in REQUESTS
+    }
     for server in measured:  # warm
         await run(server.port, _BODY, concurrency=8, requests=64)
     for number in range(rounds):
         for concurrency in REQUESTS:
             before = await _one(plain, concurrency)
             for server in others:
-                line = lines[server.name, concurrency]
-                line.results.append(await _one(server, concurrency))
+                result = await _one(server, concurrency)
                 after = await _one(plain, concurrency)
-                line.plain.append(before.mean(after))
+                result.compare(before, after)
+                lines[concurrency][server.name].append(result)
                 before = after
-            lines[plain.name, concurrency].results.append(before)
-            lines[plain.name, concurrency].plain.append(before)
+            lines[concurrency][plain.name].append(before)
         print(f"  chat: round {number + 1} of {rounds} done", flush=True)
     return lines
 
@@ -208,59 +174,55 @@ async def _one(server: Server, concurrency: int) -> Result:
 
 
 def table(lines: Lines) -> str:
-    """Return what was measured as a table."""
     columns = (
         *("server", "concurrent", "requests/s", f"share of {PLAIN}", "first event, ms"),
         *("added, ms", "between events, ms"),
     )
     rows = (
         (
-            *(server, concurrency, f"{line.median('requests_per_s'):.1f}"),
-            *(report.spread(line.shares, 3), f"{line.median('first_ms'):.2f}"),
-            *(f"{statistics.median(line.added_ms):+.2f}", f"{line.median('gap_ms'):.2f}"),
+            *(server, concurrency, f"{median(line, 'requests_per_s'):.1f}"),
+            *(report.spread([one.share for one in line], 3), f"{median(line, 'first_ms'):.2f}"),
+            *(f"{median(line, 'added_ms'):+.2f}", f"{median(line, 'gap_ms'):.2f}"),
         )
-        for (server, concurrency), line in lines.items()
+        for concurrency, of_one in lines.items()
+        for server, line in of_one.items()
     )
     return report.table(columns, rows)
 
 
 def aims(lines: Lines) -> str:
-    """Return what was reached of what we aim for."""
     rows = []
+    shares = {name: median(line, "share") for name, line in lines[MOST].items()}
     for server, aim in _AIMS.items():
-        share = lines[server, MOST].share
         what = f"share of {PLAIN} at {MOST} concurrent"
-        rows.append(f"- {server}, {what}: {share:.3f}, aim {aim}: {verdict(share >= aim)}.")
-    added = statistics.median(lines[STACK, 1].added_ms)
+        said = f"{shares[server]:.3f}, aim {aim}: {verdict(shares[server] >= aim)}"
+        rows.append(f"- {server}, {what}: {said}.")
+    added = median(lines[1][STACK], "added_ms")
     rows.append(
         f"- Added to the first event at 1 concurrent: {added:.2f} ms, aim {_ADDED_AIM_MS}: "
         f"{verdict(added < _ADDED_AIM_MS)}."
     )
-    ours = lines[STACK, MOST].share
-    for (name, concurrency), line in lines.items():
-        if concurrency == MOST and name not in (PLAIN, ALONE, STACK):
-            beside = "ahead of" if ours > line.share else "behind"
-            shares = f"({ours:.3f} to {line.share:.3f})"
-            rows.append(f"- {beside} {name} at {MOST} concurrent {shares}.")
+    for name, share in shares.items():
+        if name not in (PLAIN, ALONE, STACK):
+            beside = "ahead of" if shares[STACK] > share else "behind"
+            both = f"({shares[STACK]:.3f} to {share:.3f})"
+            rows.append(f"- {beside} {name} at {MOST} concurrent {both}.")
     return "\n".join(rows)
 
 
+def median(line: Sequence[Result], what: str) -> float:
+    return report.median(line, attrgetter(what))
+
+
 def verdict(is_reached: bool) -> str:  # noqa: FBT001
-    """Say what came of an aim."""
     return "reached" if is_reached else "missed"
-
-
-def by_server(lines: Lines, values: Callable[[Line], list[float]]) -> dict[str, list[list[float]]]:
-    """Return each server's values as plots take them: a group for each concurrency."""
-    found: dict[str, list[list[float]]] = {}
-    for (server, _), line in lines.items():
-        found.setdefault(server, []).append(values(line))
-    return found
 
 
 def plot(lines: Lines) -> Figure:
     """Draw shares of plain vLLM's requests a second, and what is added to its first event."""
-    shares, added = (by_server(lines, attrgetter(what)) for what in ("shares", "added_ms"))
+    shares, added = (
+        report.by_contestant(lines, attrgetter(what)) for what in ("share", "added_ms")
+    )
     shades = (report.GREY, report.BLUE, report.NAVY, report.ORANGE, report.RED)
     colors = dict(zip(shares, shades, strict=True))
     figure = report.plot(11, 4.2)

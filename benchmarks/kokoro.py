@@ -53,7 +53,6 @@ class OurService(Service):
     """The speech role, which admits whatever it is asked."""
 
     def __init__(self, stack_python: str, folder: str) -> None:
-        """Take a port; `folder` is the model."""
         super().__init__(
             "speech",
             stack_python,
@@ -76,7 +75,6 @@ class OurService(Service):
 
 
 def main(arguments: list[str]) -> None:
-    """Measure all, and write the page and the plot."""
     options = report.parser("kokoro", __doc__, rounds=5).parse_args(arguments)
     stack_python, load = python(), os.getloadavg()[0]
     memory: dict[str, int] = {}

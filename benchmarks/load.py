@@ -28,6 +28,8 @@ class Result:
     gaps_s: list[float] = field(default_factory=list)
     cpu_ms: float = 0.0  # processor time a stream, of all processes of the server
     door_ms: float = 0.0  # likewise, of the process that relays
+    share: float = 1.0  # its requests a second over those of plain vLLM beside it
+    added_ms: float = 0.0  # what it adds to the time of plain vLLM's first event
 
     @property
     def requests_per_s(self) -> float:
@@ -44,11 +46,12 @@ class Result:
         """Median time between events."""
         return statistics.median(self.gaps_s) * 1000
 
-    def mean(self, other: Result) -> Result:
-        """Return both runs as one."""
-        wall_s = (self.wall_s + other.wall_s) / 2
-        firsts_s, gaps_s = self.first_s + other.first_s, self.gaps_s + other.gaps_s
-        return Result(self.requests, wall_s, firsts_s, gaps_s)
+    def compare(self, before: Result, after: Result) -> None:
+        """Compare it with plain vLLM's turns before and after it, taken as one."""
+        self.share = self.requests / self.wall_s * (before.wall_s + after.wall_s) / 2
+        self.share /= before.requests
+        plain_ms = statistics.median(before.first_s + after.first_s) * 1000
+        self.added_ms = self.first_ms - plain_ms
 
 
 class _Connection(asyncio.Protocol):

@@ -13,7 +13,10 @@ import secrets
 import signal
 import sys
 from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+import uvloop
 
 from benchmarks import front_door, report
 from benchmarks.contestants import ROOT, Server, free_port, python, running
@@ -60,11 +63,10 @@ def servers(stack_python: str, ray_python: str) -> list[Server]:
 
 
 def main(arguments: list[str]) -> None:
-    """Start all, measure, stop them and write the page."""
     options = report.parser("ray", __doc__, rounds=3).parse_args(arguments)
     measured = servers(python(), python("RAY_PYTHON"))
     with running(*measured):
-        lines = front_door.measure(measured, options.rounds)
+        lines = uvloop.run(front_door.measure(measured, options.rounds))
     report.write(
         options.out,
         "benchmarks-ray",
@@ -78,24 +80,22 @@ def main(arguments: list[str]) -> None:
 
 
 def cpu_table(lines: front_door.Lines) -> str:
-    """Return the processor time of a stream as a table."""
     columns = ("server", *(f"{count} concurrent" for count in front_door.REQUESTS))
     rows = []
-    for name in dict.fromkeys(name for name, _ in lines):
-        mine = [lines[name, count] for count in front_door.REQUESTS]
-        rows.append((name, *(f"{one.median('cpu_ms'):.2f}" for one in mine)))
+    for name in lines[front_door.MOST]:
+        mine = [of_one[name] for of_one in lines.values()]
+        rows.append((name, *(f"{front_door.median(one, 'cpu_ms'):.2f}" for one in mine)))
         if name != front_door.PLAIN:
-            doors = (f"{one.median('door_ms'):.2f}" for one in mine)
+            doors = (f"{front_door.median(one, 'door_ms'):.2f}" for one in mine)
             rows.append((f"{name}: what relays", *doors))
     return report.table(columns, rows)
 
 
 def aims(lines: front_door.Lines) -> str:
-    """Return what was reached of what we aim for."""
     names = (DIRECT, front_door.STACK, PROXY)
-    direct, stack, proxy = (lines[name, front_door.MOST] for name in names)
-    share = direct.share / stack.share
-    less = proxy.median("door_ms") / direct.median("door_ms")
+    direct, stack, proxy = (lines[front_door.MOST][name] for name in names)
+    share = front_door.median(direct, "share") / front_door.median(stack, "share")
+    less = front_door.median(proxy, "door_ms") / front_door.median(direct, "door_ms")
     return (
         f"- The gateway over direct ingress, share of the stack's requests a second at "
         f"{front_door.MOST} concurrent: {share:.3f}, aim {_SHARE_AIM}: "
@@ -107,8 +107,9 @@ def aims(lines: front_door.Lines) -> str:
 
 def plot(lines: front_door.Lines) -> Figure:
     """Draw requests a second and the processor time of a stream in the process that relays."""
-    rates = front_door.by_server(lines, lambda line: [one.requests_per_s for one in line.results])
-    doors = front_door.by_server(lines, lambda line: [one.door_ms for one in line.results])
+    rates, doors = (
+        report.by_contestant(lines, attrgetter(what)) for what in ("requests_per_s", "door_ms")
+    )
     del doors[front_door.PLAIN]
     colors = dict(zip(rates, (report.GREY, report.NAVY, report.BLUE, report.RED), strict=True))
     figure = report.plot(11, 4.2)

@@ -147,7 +147,6 @@ def costs_ms(
 
 
 def main(events: str = "32") -> None:
-    """Print what each relay costs."""
     backend_port, *ports = (free_port() for _ in range(4))
     relays = {
         GATEWAY: serving("ours", "on", ports[0], backend_port),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from benchmarks.contestants import ROOT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.container import BarContainer
     from matplotlib.figure import Figure
 
 T = TypeVar("T")
@@ -28,30 +28,27 @@ GREY, BLUE, NAVY, ORANGE, RED, SKY = (
 )
 
 
-def parser(name: str, said: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """Return a parser of what every benchmark can be told."""
+def parser(name: str, said: str | None, *, rounds: int = 0) -> argparse.ArgumentParser:
+    """Return a parser of what a benchmark can be told; `rounds` is how many it has by default."""
     made = argparse.ArgumentParser(
         prog=f"nox -s bench -- {name}".rstrip(),
         description=said,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--rounds", type=int, default=rounds, help="turns of each (%(default)s)")
+    if rounds:
+        made.add_argument("--rounds", type=int, default=rounds, help="turns of each (%(default)s)")
     made.add_argument("--out", type=Path, default=ROOT / "docs", help="where the report goes")
     return made
 
 
 def machine() -> str:
     """Say on what this is measured."""
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
+    known = re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    model = known[1].strip() if known else platform.machine()
     return f"Machine: {os.cpu_count()} cores ({model}), Python {platform.python_version()}"
 
 
 def median(turns: Iterable[T], value: Callable[[T], float]) -> float:
-    """Return the median of a value over the rounds."""
     return statistics.median(map(value, turns))
 
 
@@ -89,7 +86,6 @@ def listed(values: Iterable[object]) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table in Markdown."""
     head = f"| {' | '.join(columns)} |".replace("|  |", "| |")
     lines = (f"| {' | '.join(map(str, row))} |" for row in rows)
     return "\n".join([head, "|---" * len(columns) + "|", *lines])
@@ -127,17 +123,15 @@ def legend(figure: Figure, axes: Axes, columns: int = 5) -> None:
 
 def bars(
     axes: Axes, values: Mapping[str, Sequence[Sequence[float]]], colors: Mapping[str, str]
-) -> list[BarContainer]:
+) -> None:
     """Draw the median and spread of each contestant's values, a bar for each group of them."""
     width = 0.8 / len(values)
-    drawn = []
     for index, (name, groups) in enumerate(values.items()):
         middles, errors = _spreads(groups)
         first = (index - len(values) / 2 + 0.5) * width
         places = [place + first for place in range(len(groups))]
         style = {"color": colors[name], "label": name, "error_kw": {"linewidth": 0.8}}
-        drawn.append(axes.bar(places, middles, width, yerr=errors, capsize=2, **style))
-    return drawn
+        axes.bar(places, middles, width, yerr=errors, capsize=2, **style)
 
 
 def lines(

@@ -82,7 +82,6 @@ class Simulation:
     """What came of the requests of a case; the same for the same case."""
 
     def __init__(self, case: Case) -> None:
-        """Go through it."""
         self.apart: list[int] = []  # requests at a backend, the most less the fewest, over time
         self.waits_s: list[float] = []  # of each request, for a slot
         self.hits = 0  # of requests that came again, those whose backend had their cache
@@ -148,28 +147,31 @@ class Simulation:
         subject = self._random.randrange(self._case.subjects)
         pool = self._random.choice(self._pools)
         affinity = f"conversation {subject}" if self._case.affinity else None
-        backend = pool.pick(None, affinity)
-        if self._server(backend).closed:
-            self.moved += 1
-            backend.mark(ready=False)
+        gone: Backend | None = None
+        for _ in range(2):
             try:
-                backend = pool.pick(None, affinity, besides=backend)
+                backend = pool.pick(None, affinity, besides=gone)
             except ServiceError:
-                self.lost += 1
+                break
+            if not self._server(backend).closed:
+                self._take(backend, subject)
                 return
-        server = self._server(backend)
-        if server.closed:
-            self.lost += 1
             backend.mark(ready=False)
-        elif server.holds >= SLOTS + QUEUE:
+            self.moved += gone is None
+            gone = backend
+        self.lost += 1
+
+    def _take(self, backend: Backend, subject: int) -> None:
+        server = self._server(backend)
+        if server.holds >= SLOTS + QUEUE:
             self.refused += 1
-        else:
-            self.hits += server.has_cached(subject)
-            self.again += subject in self._known
-            self._known.add(subject)
-            backend.count(1)
-            server.waiting.append((self._now_s, backend))
-            self._next(server)
+            return
+        self.hits += server.has_cached(subject)
+        self.again += subject in self._known
+        self._known.add(subject)
+        backend.count(1)
+        server.waiting.append((self._now_s, backend))
+        self._next(server)
 
     def _server(self, backend: Backend) -> _Server:
         return self._servers[int(backend.name.rpartition("-")[2])]

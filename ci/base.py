@@ -28,7 +28,7 @@ from typing import Final
 from ci import build, docker, platforms, specs
 from ci.build import Options
 from ci.errors import CiError
-from ci.paths import BENTOS, BUILT
+from ci.paths import BENTOS, BUILT, alone
 from ci.platforms import Platform
 from ci.terminal import result, say
 
@@ -102,23 +102,30 @@ class Base:
         """Tell whether it has torch, and so stands on the platform's image that has it."""
         return self.stage == _DEVEL or "torch" in groups().bases.get(self.stage, ())
 
-    @property
-    def platform_image(self) -> str:
-        """Return the image that it stands on."""
-        return self.platform.reference if self.has_torch else self.platform.plain_reference
-
     @functools.cached_property
     def fingerprint(self) -> str:
         """Return a hash of all that it is made of."""
         parts = [
-            self.platform_image,
-            self.platform.devel_reference,
-            *(self.platform.python, self.platform.torch, self.platform.torch_from),
+            *self.arguments.values(),
             version("uv"),
             *((FOLDER / name).read_text(encoding="utf-8") for name in ("Dockerfile", *_FILES)),
             json.dumps(self.wanted),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Return what its Dockerfile is told of the platform."""
+        return {
+            "PLATFORM_IMAGE": (
+                self.platform.reference if self.has_torch else self.platform.plain_reference
+            ),
+            "DEVEL_IMAGE": self.platform.devel_reference,
+            "COMPILED_IN": "devel" if self.platform.cuda else "system",
+            "PYTHON": self.platform.python,
+            "TORCH": self.platform.torch,
+            "TORCH_FROM": self.platform.torch_from,
+        }
 
     @property
     def reference(self) -> str:
@@ -142,7 +149,7 @@ def find(stage: str, platform: Platform, registry: str = "") -> Base:
 def ensure(base: Base, options: Options, *, again: bool = False) -> float:
     """Build a base, unless it is here or in its registry; return the seconds that this took."""
     folder = BUILT / f"base-{base.stage}-{base.platform.name}"
-    with build.alone(folder):
+    with alone(folder):
         return 0.0 if not again and _is_there(base, options) else _make(base, options, folder)
 
 
@@ -160,8 +167,7 @@ def _is_there(base: Base, options: Options) -> bool:
 
 
 def _make(base: Base, options: Options, folder: Path) -> float:
-    platform = base.platform
-    below = base.platform_image
+    below = base.arguments["PLATFORM_IMAGE"]
     if "@" not in below:
         say(f"{below} is not pinned by a digest yet: `python -m ci base pin`")
     context = write_context(base, folder)
@@ -174,18 +180,8 @@ def _make(base: Base, options: Options, folder: Path) -> float:
             f"--target={base.stage}",
             # Gates judge only our own layers; a bento's image inherits the label.
             *([f"--label=bentovox.platform-layers={layers}"] if layers else []),
-            *docker.variables(
-                {
-                    "PLATFORM_IMAGE": below,
-                    "DEVEL_IMAGE": platform.devel_reference,
-                    "COMPILED_IN": "devel" if platform.cuda else "system",
-                    "PYTHON": platform.python,
-                    "TORCH": platform.torch,
-                    "TORCH_FROM": platform.torch_from,
-                },
-                "--build-arg",
-            ),
-            *build.wheels_context(platform),
+            *docker.variables(base.arguments, "--build-arg"),
+            *build.wheels_context(base.platform),
             str(context),
         ]
     )

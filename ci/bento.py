@@ -35,7 +35,7 @@ _VERSION: Final = re.compile(rf"^version: {DRAFT}$", re.MULTILINE)
 
 
 def make(spec: Spec, platform: Platform, registry: str = "") -> tuple[Path, str]:
-    """Build a bento and return its folder and its version; see `build.alone`."""
+    """Build a bento and return its folder and its version; see `paths.alone`."""
     lock = spec.lock_for(platform.name)
     torch = spec.requirements(platform.name).get("torch", platform.torch)
     if torch != platform.torch:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +24,10 @@ EPOCH: Final = 315532800
 """1980-01-01: the time of every file in an image, so that equal inputs give equal layers."""
 
 _KEPT_LINES: Final = 1000
-_FAILED: Final = re.compile(r"^#(?P<number>\d+) ERROR: ", re.MULTILINE)
-_NAMED: Final = re.compile(r"^------\n > (?!importing cache manifest)(?P<step>.*):$", re.MULTILINE)
-_LOGGED: Final = re.compile(r"^#(?P<number>\d+) \d+\.\d+ (?P<line>.*\S.*)$", re.MULTILINE)
+_FAILED: Final = re.compile(
+    r"^------\n > (?P<step>.*):\n(?P<said>(?:\d+\.\d+ .*\n)+)------$", re.MULTILINE
+)
+"""What buildx prints last of a failed step; it has no line of a cache that cannot be read."""
 
 
 def repository(name: str, registry: str = "") -> str:
@@ -113,18 +112,6 @@ def wheels_context(platform: Platform) -> list[str]:
     return [f"--build-context=wheels={folder}"] if folder and not platform.cuda else []
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep a folder to one build; another of the same checkout waits until it is done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
 def settle(folder: Path) -> None:
     """Give everything in a folder the same time, and modes that let any user read it."""
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
@@ -184,9 +171,7 @@ def build(arguments: Iterable[str]) -> float:
 
 def failure(said: str) -> str:
     """Return the line that says why a build failed, from all that buildx printed."""
-    failed = set(_FAILED.findall(said))
-    # A cache that cannot be read fails, too, but prints nothing.
-    printed = [line for number, line in _LOGGED.findall(said) if number in failed]
-    if printed and (step := _NAMED.search(said)):
-        return docker.explained("\n".join(printed), step["step"][:120])
+    if step := _FAILED.search(said):
+        printed = re.sub(r"^\d+\.\d+ ", "", step["said"], flags=re.MULTILINE)
+        return docker.explained(printed, step["step"][:120])
     return docker.explained(said.rpartition("------\n")[2], "docker buildx build")

@@ -1,8 +1,7 @@
 """`python -m ci engine`: a throw-away docker engine, where none is installed (Debian, as root).
 
     eval "$(python -m ci engine start)"     start it, and use it in this shell
-    python -m ci engine stop                stop it; its images stay for the next start
-    python -m ci engine stop --purge        stop it and remove its folder, images and all
+    python -m ci engine stop                stop it; its images stay in /var/cache/bentovox
 
 Docker, buildx and compose come from Debian's archive into one folder, past the host's apt: from
 `sid`, since a stable release is too old for `COPY --link` and for a registry cache of `mode=max`.
@@ -37,8 +36,6 @@ checkout: BentoML walks all of that when it builds."""
 _READY_S: Final = 30.0
 _END_S: Final = 60.0
 _SUBNETS: Final = range(16, 250)
-_started: dict[int, subprocess.Popen[bytes]] = {}
-"""Engines that this process started, and so must reap."""
 
 _NEW: Final = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "containerd")
 _HOST: Final = (
@@ -65,7 +62,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.add_argument("action", choices=("start", "stop"))
     parser.add_argument("--home", type=Path, default=HOME, help="its folder (default: %(default)s)")
-    parser.add_argument("--purge", action="store_true", help="with stop: remove its folder, too")
 
 
 def work(given: argparse.Namespace) -> None:
@@ -75,28 +71,20 @@ def work(given: argparse.Namespace) -> None:
         engine.start()
         for name, value in engine.variables().items():
             result(f"export {name}={shlex.quote(value)}")
-        return
-    engine.stop()
-    if given.purge:
-        shutil.rmtree(engine.home, ignore_errors=True)
+    else:
+        engine.stop()
 
 
 class Engine:
-    """An engine with its programs and images in `home`.
-
-    Attributes:
-        home: its folder.
-        run: the folder of its socket and its process id, in /run: a socket's path must be short.
-        bridge: the name of its network bridge.
-        host: its DOCKER_HOST.
-    """
+    """An engine with its programs and images in `home`."""
 
     def __init__(self, home: Path) -> None:
         mark = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
         self.home = home
-        self.run = Path("/run", f"bentovox-{mark}")
+        self.run = Path("/run", f"bentovox-{mark}")  # its socket's path must be short
         self.bridge = f"bx-{mark}"
         self.host = f"unix://{self.run / 'docker.sock'}"
+        self._process: subprocess.Popen[bytes] | None = None  # if this object started it
 
     def variables(self) -> dict[str, str]:
         """Return the environment in which `docker` uses this engine."""
@@ -125,7 +113,7 @@ class Engine:
         environ = {**os.environ, **self.variables()}
         logged = self.home / "dockerd.log"
         with logged.open("wb") as log:
-            process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [
                     str(bin_ / "dockerd"),
                     *("--config-file", "/dev/null", "--host", self.host),
@@ -143,28 +131,26 @@ class Engine:
             )
         began = time.monotonic()
         while not self._answers(environ):
-            if process.poll() is not None or time.monotonic() - began > _READY_S:
+            if self._process.poll() is not None or time.monotonic() - began > _READY_S:
                 self.stop()
                 said = last_line(logged.read_text(errors="replace"))
                 raise CiError(f"the engine did not start: {said[-300:]} ({logged})")
             time.sleep(0.1)
-        _started[process.pid] = process
         say(f"A docker engine answers at {self.host}")
 
     def stop(self) -> None:
         """Stop it, by its process id, and remove its network; its images stay in `home`."""
-        pid = self.pid()
-        if pid is not None:
+        own = self._process if self._process and self._process.poll() is None else None
+        pid, began = own.pid if own else self.pid(), time.monotonic()
+        if pid:
             os.kill(pid, signal.SIGTERM)
-            began = time.monotonic()
-            own = _started.pop(pid, None)
-            while self.pid() is not None and (own is None or own.poll() is None):
-                if time.monotonic() - began > _END_S:
-                    os.kill(pid, signal.SIGKILL)
-                    break
-                time.sleep(0.1)
-            if own is not None:
-                own.wait()
+        while pid and (own.poll() is None if own else self.pid()):
+            if time.monotonic() - began > _END_S:
+                os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.1)
+        if own:
+            own.wait()
         with contextlib.suppress(FileNotFoundError):
             ran("ip", "link", "delete", self.bridge)
         for mount in self._mounts():

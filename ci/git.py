@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 from ci.errors import CiError
@@ -18,14 +17,16 @@ def call(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def commit(revision: str) -> str | None:
-    """Return the commit that a revision names; None if this clone has none."""
-    name = f"{revision}^{{commit}}"
-    return _run("rev-parse", "--verify", "--quiet", "--end-of-options", name).stdout.strip() or None
+def commit(revision: str) -> str:
+    """Return the commit that a revision names."""
+    done = _run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if done.returncode:
+        raise CiError(f"{revision!r} is no revision of this repository; `git fetch` may bring it")
+    return done.stdout.strip()
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    found = shutil.which("git")
-    if found is None:
-        raise CiError("there is no git command: install the package git")
-    return ran(found, *arguments, cwd=ROOT)
+    try:
+        return ran("git", *arguments, cwd=ROOT)
+    except FileNotFoundError as error:
+        raise CiError("there is no git command: install the package git") from error

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,8 +22,9 @@ from typing import Final, NamedTuple
 from ci import base, bento, build, docker, platforms, specs
 from ci.base import Base
 from ci.build import Options
+from ci.cosyvoice import command
 from ci.errors import CiError
-from ci.paths import BENTOS, ROOT
+from ci.paths import BENTOS, alone
 from ci.platforms import Platform
 from ci.specs import Spec
 from ci.terminal import outputs, result, say
@@ -93,7 +92,7 @@ def make(
         if not folder.is_dir():
             raise CiError(f"--bake {folder}: is no folder")
     below = base.find(spec.base(platform.name), platform, options.registry)
-    with build.alone(bento.folder_of(spec, platform)):
+    with alone(bento.folder_of(spec, platform)):
         packed, version = bento.make(spec, platform, options.registry)
         base.ensure(below, dataclasses.replace(options, no_cache=False))
         context = write_context(packed, bake)
@@ -146,21 +145,10 @@ def write_context(packed: Path, bake: Sequence[Path]) -> Path:
         (app / _MODEL).rename(target)
     lock = packed / "env" / "python" / "requirements.txt"
     if "\nconformer==" in f"\n{lock.read_text(encoding='utf-8')}":
-        _bring_cosyvoice(parts / "cosyvoice" / "opt" / "cosyvoice")
+        (parts / "cosyvoice" / "opt").mkdir()
+        command.put(command.bring(), parts / "cosyvoice" / "opt" / "cosyvoice")
     for folder in bake:
         shutil.copytree(folder, parts / "baked" / "models" / folder.name)
     (context / "lock").mkdir()
     shutil.copyfile(lock, context / "lock" / "requirements.txt")
     return build.named(context)
-
-
-def _bring_cosyvoice(into: Path) -> None:
-    """Put upstream's verified code into the context."""
-    into.parent.mkdir()
-    code = subprocess.call(
-        [sys.executable, "-m", "ci", "cosyvoice", "--into", str(into)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-    )
-    if code:
-        raise CiError("CosyVoice's code could not be had, for the reason above")

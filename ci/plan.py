@@ -14,6 +14,7 @@ and `matrix`, `bases` and `any` become the step's outputs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import re
@@ -29,9 +30,11 @@ from ci.paths import ROOT
 from ci.specs import Spec
 from ci.terminal import github, outputs, result
 
+_UV: Final = "ci/locks/dev.txt"
+"""The lock that has the version of uv which bases are made with, and much that no image has."""
 _OF_ALL: Final = re.compile(
     r"bentos/(Dockerfile|platforms\.toml|bases/.*)|ci/\w+\.py|tests/(container\.py|images/.*)"
-    r"|\.github/(actions/.*|workflows/(_image|images|publish)\.yml)"
+    rf"|\.github/(actions/.*|workflows/(_image|images|publish)\.yml)|{_UV}"
 )
 _COSYVOICE: Final = "ci/cosyvoice/"
 
@@ -67,13 +70,14 @@ def work(given: argparse.Namespace) -> None:
 
 
 def changed(since: str, head: str) -> list[str]:
-    """Return the paths that changed in `head` since it left `since`; of a rename, both."""
-    for revision in (since, head):
-        if git.commit(revision) is None:
-            said = f"{revision!r} is no revision of this repository; `git fetch` may bring it"
-            raise CiError(said)
+    """Return the paths that changed in `head` since it left `since`; of a rename, both.
+
+    The lock with uv is one of them only if uv's version changed.
+    """
     span = f"{git.commit(since)}...{git.commit(head)}"
-    found = git.call("diff", "--name-only", "--no-renames", "-z", span, "--")
+    diff = ("diff", "--name-only", "--no-renames", "-z")
+    found = git.call(*diff, span, "--", ".", f":!{_UV}")
+    found += git.call(*diff, "-G^uv==", span, "--", _UV)
     return [path for path in found.split("\0") if path]
 
 
@@ -90,14 +94,13 @@ def plan(paths: Iterable[str] | None) -> list[Wanted]:
 
 
 def images(wanted: list[Wanted], registry: str = "") -> list[dict[str, str]]:
-    """Return the images as a workflow's matrix takes them, with their caches and reasons."""
+    """Return the images as a workflow's matrix takes them."""
     return [
         {
             "bento": one.bento,
             "platform": one.platform,
             "cache": build.cache(one.bento, one.platform, registry),
             "base-cache": build.cache(f"base-{one.base}", one.platform, registry),
-            "why": one.because,
         }
         for one in wanted
     ]
@@ -130,7 +133,8 @@ def _since() -> str:
     if name == "pull_request":
         return str(data["pull_request"]["base"]["sha"])
     if name == "push" and str(data["ref"]).startswith("refs/heads/"):
-        return git.commit(data["before"]) or ""  # none before a first push, or a forced one
+        with contextlib.suppress(CiError):  # none before a first push, or a forced one
+            return git.commit(data["before"])
     return ""
 
 

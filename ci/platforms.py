@@ -23,12 +23,11 @@ class Platform:
     """One platform: the image that the bases are made from, and what that image must have.
 
     `torch_from` is `base` where the image has torch, `wheels` where a group of ours installs it.
-    `uv_platform` is what locks are resolved for. `plain_image` is what bases without torch stand
-    on, where torch makes the image large. Digests are empty until `python -m ci base pin` has run.
+    `plain_image` is what bases without torch stand on, where torch makes the image large. Digests
+    are empty until `python -m ci base pin` has run.
     """
 
     name: str
-    description: str
     image: str
     tag: str
     digest: _Digest
@@ -38,7 +37,6 @@ class Platform:
     torch: str
     torch_from: Literal["base", "wheels"]
     cuda: str
-    uv_platform: str
     plain_image: str = ""
     plain_tag: str = ""
     plain_digest: _Digest = ""

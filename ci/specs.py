@@ -2,7 +2,7 @@
 
 BentoML writes some of a bentofile's values into a Dockerfile unchanged (CVE-2026-24123 and later
 ones), so a bentofile is read here as data: unknown keys, values that could contain a second
-instruction, secrets and floating versions are refused, and the message names the key.
+instruction, and secrets are refused, and the message names the key.
 
 What BentoML has no key for is in `labels`, all of them text:
 
@@ -31,7 +31,6 @@ STACK: Final = "stack"
 _BASE: Final = "bentovox.base"
 _BUDGET: Final = "bentovox.budget-mib"
 _PLATFORMS: Final = "bentovox.platforms"
-_FLOATING: Final = re.compile(r"(.*/)?[^/:@]+(:latest)?")
 _SECRET: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|(^|_)KEYS?(_|$)")
 _SECRET_VALUE: Final = re.compile(
     r"\b(hf_\w{8,}|sk-[\w-]{8,}|gh[pousr]_\w{8,}|github_pat_\w{8,}|AKIA[A-Z0-9]{12,})|://[^/]*:[^/]*@"
@@ -40,20 +39,12 @@ _PINNED: Final = re.compile(r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.!+_-]+( ?;.*)?")
 
 
 def _matches(pattern: str, wanted: str) -> AfterValidator:
-    """Return a check that a whole text matches, and contains no `..` of a path."""
-
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value) or ".." in value.split("/"):
             raise ValueError(f"{value!r} is not {wanted}")
         return value
 
     return AfterValidator(check)
-
-
-def _fixed(image: str) -> str:
-    if _FLOATING.fullmatch(image):
-        raise ValueError(f"{image!r} floats; name a tag that does not")
-    return image
 
 
 _Word = Annotated[str, _matches(r"[\w./:@*-]+", "a single plain word")]
@@ -64,9 +55,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Variable(_Table):
-    """An entry of `envs`."""
-
+class _Variable(_Table):
     name: _Word
     value: _Text
 
@@ -80,41 +69,35 @@ class Variable(_Table):
         return self
 
 
-class Docker(_Table):
-    """The table `docker`."""
-
-    base_image: Annotated[_Word, AfterValidator(_fixed)]
+class _Docker(_Table):
+    base_image: _Word  # of plain BentoML; an image of ours stands on its platform's base
     python_version: _Word
     setup_script: _Word = ""
 
 
-class Python(_Table):
-    """The table `python`; what is built is what `nox -s lock` locked."""
-
+class _Python(_Table):
     requirements_txt: _Word
-    lock_packages: Literal[False]
+    lock_packages: Literal[False]  # what is built is what `nox -s lock` locked
 
 
-class Bentofile(_Table):
-    """A bentofile, as far as we use BentoML's keys."""
-
+class _Bentofile(_Table):
     service: _Word
     name: _Word
-    description: Annotated[str, _matches(r"\s*.*\s*", "one line")]
+    description: str
     labels: dict[Annotated[str, _matches(r"[a-z][a-z0-9._-]*", "a label's name")], _Text]
     include: list[_Word]
     exclude: list[_Word] = []
-    envs: list[Variable] = []
-    docker: Docker
-    python: Python
+    envs: list[_Variable] = []
+    docker: _Docker
+    python: _Python
 
     @model_validator(mode="after")
     def _has_our_labels(self) -> Self:
         for key in (_PLATFORMS, _BASE, _BUDGET):
             if not self.labels.get(key, "").strip():
                 raise ValueError(f"labels: {key} is missing")
-        first, *more = self.labels[_PLATFORMS].split()
-        ends = ("", *(f".{platform}" for platform in (first, *more)))
+        platforms = self.labels[_PLATFORMS].split()
+        ends = ("", *(f".{platform}" for platform in platforms))
         ours = {_PLATFORMS, *(f"{key}{end}" for key in (_BASE, _BUDGET) for end in ends)}
         for key, value in self.labels.items():
             if key.startswith("bentovox.") and key not in ours:
@@ -122,9 +105,9 @@ class Bentofile(_Table):
                 raise ValueError(f"labels: {key} is no label of ours; there are {known}")
             if key.startswith(_BUDGET) and not value.isdecimal():
                 raise ValueError(f"labels: {key}: {value!r} is no number of MiB")
-        if (lock := self.python.requirements_txt).count(f".{first}.") != 1:
+        if (lock := self.python.requirements_txt).count(f".{platforms[0]}.") != 1:
             raise ValueError(
-                f"python.requirements_txt: {lock!r} has no .{first}. in its name, so that "
+                f"python.requirements_txt: {lock!r} has no .{platforms[0]}. in its name, so that "
                 "other platforms' locks cannot be found"
             )
         return self
@@ -155,17 +138,13 @@ class Spec:
         labels: dict[str, str] = self.data["labels"]
         return labels.get(f"{key}.{platform}", labels[key])
 
-    def lock_path(self, platform: str) -> Path:
-        """Return the path of a platform's lock, whether it exists or not."""
-        own: str = self.data["python"]["requirements_txt"]
-        return ROOT / own.replace(f".{self.platforms[0]}.", f".{platform}.")
-
     def lock_for(self, platform: str) -> Path:
         """Return the lock of a platform."""
         if platform not in self.platforms:
             known = ", ".join(self.platforms)
             raise CiError(f"{self.name} is not built for {platform}; its platforms are {known}")
-        path = self.lock_path(platform)
+        own: str = self.data["python"]["requirements_txt"]
+        path = ROOT / own.replace(f".{self.platforms[0]}.", f".{platform}.")
         if not path.is_file():
             raise CiError(
                 f"{self.name} has no lock for {platform}: {_short(path)} is missing; "
@@ -201,7 +180,7 @@ def load(name: str, path: Path | None = None) -> Spec:
 def faults(data: object) -> Iterator[str]:
     """Yield a line for each thing that is wrong with a bentofile."""
     try:
-        Bentofile.model_validate(data)
+        _Bentofile.model_validate(data)
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_context=False, include_input=False):
             where = ".".join(map(str, fault["loc"]))

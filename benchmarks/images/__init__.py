@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +53,6 @@ _Measured = Any
 
 
 def main(arguments: list[str]) -> None:
-    """Measure in the environment that builds images, then write the page and the plot."""
     options = report.parser("images", __doc__, rounds=3).parse_args(arguments)
     dev = python("DEV_PYTHON")
     free_gb = shutil.disk_usage(ROOT).free / 1e9
@@ -211,59 +211,46 @@ def _plot(measured: _Measured) -> Figure:
     figure = report.plot(11, 8)
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.1))
     _draw_layers(figure.add_subplot(grid[0, :]), measured, colors)
-    seconds, pushed = (figure.add_subplot(grid[1, column]) for column in (0, 1))
-    _draw_changes(seconds, measured, colors, _seconds, floor=0.1)
-    _draw_changes(pushed, measured, colors, lambda turn: turn.pushed_bytes / _MIB, floor=1e-4)
-    seconds.set_title("Seconds after a change, packing included")
-    pushed.set_title("MiB pushed after a change")
-    report.legend(figure, pushed)
+    below: tuple[tuple[str, Callable[[Any], float], float], ...] = (
+        ("Seconds after a change, packing included", _seconds, 0.1),
+        ("MiB pushed after a change", lambda turn: turn.pushed_bytes / _MIB, 1e-4),
+    )
+    for column, (title, value, floor) in enumerate(below):
+        axes = figure.add_subplot(grid[1, column])
+        # Nothing, and what was not measured, has no height.
+        turns = {name: [_turns(measured, name, one) for one in CHANGES] for name in CONTESTANTS}
+        heights = {
+            name: [[max(value(turn), floor) for turn in of] or [floor] for of in by_change]
+            for name, by_change in turns.items()
+        }
+        report.bars(axes, heights, colors)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=floor)
+        names = [one.partition(",")[0].replace(" ", "\n", 1) for one in CHANGES]
+        report.tidy(axes, names, title=title)
+        axes.tick_params(axis="x", labelsize=8)
+    report.legend(figure, axes)
     return figure
 
 
 def _draw_layers(axes: Axes, measured: _Measured, colors: dict[str, str]) -> None:
-    ends = []
     for place, name in enumerate(reversed(CONTESTANTS)):
         layers, own = _layers(measured, name)
-        start = 0.0
-        for layer in layers:
-            width = layer.compressed_bytes / _MIB
-            color, shade = (colors[name], "white") if layer in own else (_PLATFORM_COLOR, "black")
-            style = {"color": color, "edgecolor": "white", "linewidth": 0.8}
-            bar = axes.barh(place, width, 0.6, left=start, **style)
-            text = layer.contents.partition(",")[0]
-            if width > _LETTER_MIB * len(text):
-                axes.bar_label(bar, [text], label_type="center", color=shade, fontsize=8)
-            start += width
-        total = " {}, {} unpacked".format(
-            *(_shown(sum(map(what, layers))) for what in (_COMPRESSED, _RAW))
-        )
-        axes.text(start, place, total, va="center", fontsize=9)
-        ends.append(start)
-    axes.set(xlim=(0, max(ends) * 1.25))
+        below = len(layers) - len(own)
+        widths = [layer.compressed_bytes / _MIB for layer in layers]
+        *starts, end = accumulate(widths, initial=0.0)
+        shades = [_PLATFORM_COLOR] * below + [colors[name]] * len(own)
+        style = {"color": shades, "edgecolor": "white", "linewidth": 0.8}
+        bars = axes.barh([place] * len(layers), widths, 0.6, left=starts, **style)
+        texts = [layer.contents.partition(",")[0] for layer in layers]
+        fitting = [
+            text if at >= below and width > _LETTER_MIB * len(text) else ""
+            for at, (text, width) in enumerate(zip(texts, widths, strict=True))
+        ]
+        axes.bar_label(bars, fitting, label_type="center", color="white", fontsize=8)
+        total = [_shown(sum(map(what, layers))) for what in (_COMPRESSED, _RAW)]
+        axes.text(end, place, " {}, {} unpacked".format(*total), va="center", fontsize=9)
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.2)
     axes.set_yticks(range(len(CONTESTANTS)), list(reversed(CONTESTANTS)))
     axes.set(title="Layers, MiB compressed; grey: the platform image that all stand on")
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _draw_changes(
-    axes: Axes,
-    measured: _Measured,
-    colors: dict[str, str],
-    value: Callable[[Any], float],
-    *,
-    floor: float,
-) -> None:
-    """Draw what each change cost whom; nothing and what was not measured has no height."""
-    turns = {name: [_turns(measured, name, one) for one in CHANGES] for name in CONTESTANTS}
-    heights = {
-        name: [[max(value(turn), floor) for turn in of] or [floor] for of in by_change]
-        for name, by_change in turns.items()
-    }
-    for drawn, by_change in zip(report.bars(axes, heights, colors), turns.values(), strict=True):
-        middles = [report.median(of, value) if of else None for of in by_change]
-        labels = ["" if one is None else f"{one:.3g}" for one in middles]
-        axes.bar_label(drawn, labels, padding=2, fontsize=6)
-    axes.set_yscale("log")
-    axes.set_ylim(floor, axes.get_ylim()[1] * 2)
-    report.tidy(axes, [one.partition(",")[0].replace(" ", "\n", 1) for one in CHANGES])
-    axes.tick_params(axis="x", labelsize=8)

@@ -214,14 +214,12 @@ class Run:
         return len(image.app)
 
     def _touch(self) -> None:
-        """Change one line of the service."""
         self._touched += 1
         path = ROOT / "services" / _BENTO / "service.py"
         with path.open("a", encoding="utf-8") as file:
             file.write(f"# Changed for the {self._name}, {self._touched}.\n")
 
     def _relock(self, old: str, new: str) -> None:
-        """Change one line of the lock."""
         path = specs.load(_BENTO).lock_for(_PLATFORM)
         text = path.read_text(encoding="utf-8")
         if f"{old}\n" not in text:
@@ -253,7 +251,7 @@ def main(rounds: str, work: str) -> None:
     """Measure in the folder `work`, which is thrown away."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, too
     found: dict[str, Any] = {"bento": _BENTO, "load": os.getloadavg()[0], "sizes": {}, "turns": []}
-    found["gates"] = [gate.name for gate in GATES]
+    found["gates"] = list(GATES)
     spec, place = specs.load(_BENTO), Place(Path(work))
     lock = spec.lock_for(_PLATFORM)
     kept = lock.read_bytes()

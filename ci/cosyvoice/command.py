@@ -11,14 +11,11 @@ with its submodule, and `python -m ci cosyvoice --from-dir /upstream` verifies a
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,11 +23,10 @@ from ci.cosyvoice import sources
 from ci.cosyvoice.pins import Origin
 from ci.cosyvoice.sources import Code
 from ci.errors import CiError
+from ci.paths import alone
 from ci.terminal import result, say
 
 _SETTING: Final = "BENTOVOX_SPEECH__COSYVOICE__CODE"
-_TRIAL_S: Final = 10.0
-_WAIT_S: Final = 60.0
 _NEWEST: Final = 3
 SOURCE: Final = "source.json"
 """The file that says what the code is; a folder without it is not ours."""
@@ -74,12 +70,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def work(given: argparse.Namespace) -> None:
-    """Bring the code, unless it is there and valid."""
+    """Bring the code, unless it is there and valid; `--from-dir` is always read again."""
     into = Path(given.into or default_folder()).expanduser().absolute()
-    with alone(into):
+    with alone(into.parent):
+        for left in into.parent.glob(f".{into.name}.*.part"):  # of one that was killed
+            shutil.rmtree(left, ignore_errors=True)
         origin, where = there(into), "is already in"
-        if origin is None or not _is_enough(origin, given):
-            code = _get(given)
+        if given.from_dir or origin is None or given.source not in {"auto", origin.source}:
+            code = bring(given.source, given.github_url, given.from_dir)
             put(code, into)
             origin, where = code.origin, "is in"
     families = ", ".join(map(str, origin.families))
@@ -89,34 +87,23 @@ def work(given: argparse.Namespace) -> None:
         result("Family 3 is missing: only GitHub has it (`--from github`)")
 
 
-def _is_enough(origin: Origin, given: argparse.Namespace) -> bool:
-    """Tell whether what is there was asked for; `--from-dir` is always read again."""
-    return not given.from_dir and given.source in {"auto", origin.source}
-
-
-def _get(given: argparse.Namespace) -> Code:
-    if given.from_dir:
-        return sources.verified(sources.from_folder(given.from_dir), str(given.from_dir))
-    if given.source == "pypi":
+def bring(source: str = "auto", url: str = sources.GITHUB, folder: Path | None = None) -> Code:
+    """Return the code from a folder, or else from a source of `--from`."""
+    if folder:
+        return sources.verified(sources.from_folder(folder), str(folder))
+    if source == "pypi":
         return sources.pypi()
-    if given.source == "github":
-        return sources.github(given.github_url, timeout_s=_WAIT_S)
-    return sources.auto(given.github_url, timeout_s=_TRIAL_S)
-
-
-@contextlib.contextmanager
-def alone(into: Path) -> Iterator[None]:
-    """Keep other runs from writing the same folder; clean up after one that was killed."""
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with (into.parent / f".{into.name}.lock").open("w") as guard:
+    try:
+        return sources.github(url)
+    except CiError as error:
+        if source == "github":
+            raise
+        say(f"Not from GitHub: {error}")
         try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"Another run is writing {into}: waiting for it")
-            fcntl.flock(guard, fcntl.LOCK_EX)
-        for left in into.parent.glob(f".{into.name}.*.part"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
+            return sources.pypi()
+        except CiError as second:
+            said = f"neither GitHub nor the package index has it: {error}; {second}"
+            raise CiError(said) from second
 
 
 def there(into: Path) -> Origin | None:
@@ -130,32 +117,24 @@ def there(into: Path) -> Origin | None:
 
 
 def put(code: Code, into: Path) -> None:
-    """Replace what is in `into` by the code, whole or not at all.
-
-    Raises:
-        CiError: something else is in that folder.
-        OSError: it cannot be written.
-    """
-    if into.is_symlink() or (into.exists() and not into.is_dir()):
-        raise CiError(f"{into} is no folder")
-    if into.is_dir() and any(into.iterdir()) and not (into / SOURCE).is_file():
-        raise CiError(f"{into} contains something else: name another folder with --into")
+    """Replace what is in `into` by the code, whole or not at all."""
+    if into.exists() and not (into / SOURCE).is_file():
+        try:
+            into.rmdir()
+        except OSError as error:
+            said = f"{into} contains something else: name another folder with --into"
+            raise CiError(said) from error
     part = tempfile.TemporaryDirectory(prefix=f".{into.name}.", suffix=".part", dir=into.parent)
     with part as work:
-        new, old = Path(work, "new"), Path(work, "old")
+        new = Path(work, "new")
         for name, content in code.files.items():
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         (new / SOURCE).write_text(json.dumps(_told(code.origin), indent=2) + "\n")
         if into.is_dir():
-            into.rename(old)
-        try:
-            new.rename(into)
-        except OSError:
-            if old.is_dir():
-                old.rename(into)
-            raise
+            into.rename(Path(work, "old"))
+        new.rename(into)
 
 
 def _told(origin: Origin) -> dict[str, object]:

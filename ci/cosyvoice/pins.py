@@ -26,17 +26,11 @@ WHEEL_SHA256: Final = "40dd71d79e85a86f85c0d8b435fe51111fcf2c09227350d4a45222970
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a package was published; the hash of its files tells.
+    """Where a package was published; the hash of its files tells."""
 
-    Attributes:
-        source: `github` or `pypi`.
-        version: the commit, or the release of the wheel.
-        families: the model families that this code can run.
-    """
-
-    source: str
-    version: str
-    families: tuple[int, ...]
+    source: str  # `github` or `pypi`
+    version: str  # the commit, or the release of the wheel
+    families: tuple[int, ...]  # of models, which this code can run
 
 
 COSYVOICE: Final = {
@@ -50,14 +44,10 @@ COSYVOICE: Final = {
 """The accepted `cosyvoice` packages, by the hash of their files."""
 
 MATCHA: Final = {
-    "b559d23db916092dfa58c14db61f6ebcf33f2e455176e2605ebf3545c08b5933": Origin(
-        "github", MATCHA_COMMIT, (1, 2, 3)
-    ),
-    "cf7c59f2c66172bd48a6e5b1720397a8f465ec7752baaa847b752ff8febe5134": Origin(
-        "pypi", WHEEL_VERSION, (1, 2, 3)
-    ),
+    "b559d23db916092dfa58c14db61f6ebcf33f2e455176e2605ebf3545c08b5933",  # the commit's
+    "cf7c59f2c66172bd48a6e5b1720397a8f465ec7752baaa847b752ff8febe5134",  # the wheel's
 }
-"""The accepted `matcha` packages. PyPI's `matcha-tts` 0.0.7.2 hashes like the commit."""
+"""The accepted `matcha` packages, likewise. PyPI's `matcha-tts` 0.0.7.2 is like the commit."""
 
 # What Matcha's layers and mel spectrogram need; the rest is for training, and differs by release.
 _MATCHA_PARTS: Final = (
@@ -84,7 +74,6 @@ def tree_hash(files: Mapping[str, bytes], package: str) -> str:
     """Return the SHA-256 over path and content of each kept file of `package`, in path order."""
     digest = hashlib.sha256()
     for path in sorted(files):
-        if not (is_kept(path) and path.startswith(f"{package}/")):
-            continue
-        digest.update(f"{path}\0{hashlib.sha256(files[path]).hexdigest()}\n".encode())
+        if is_kept(path) and path.startswith(f"{package}/"):
+            digest.update(f"{path}\0{hashlib.sha256(files[path]).hexdigest()}\n".encode())
     return digest.hexdigest()

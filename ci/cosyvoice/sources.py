@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zlib
 from dataclasses import dataclass
@@ -45,12 +44,12 @@ _ARCHIVES: Final = {
     "cosyvoice": f"FunAudioLLM/CosyVoice/archive/{COSYVOICE_COMMIT}.tar.gz",
     "matcha": f"shivammehta25/Matcha-TTS/archive/{MATCHA_COMMIT}.tar.gz",
 }
-_PINNED: Final = {"cosyvoice": COSYVOICE, "matcha": MATCHA}
 _ADVICE: Final = {
     "matcha": "; check out with `--recurse-submodules`, or put it into third_party/Matcha-TTS",
 }
-_LIMIT_BYTES: Final = 256 << 20
+_WAIT_S: Final = 20.0
 _MIB: Final = 1 << 20
+_LIMIT_BYTES: Final = 256 * _MIB
 _FILE_BYTES: Final = 8 * _MIB
 _KEPT_BYTES: Final = 64 * _MIB
 _UNPACKED_BYTES: Final = 1024 * _MIB
@@ -67,104 +66,66 @@ class Code:
     origin: Origin
 
 
-def github(base: str, *, timeout_s: float) -> Code:
-    """Return families 1, 2 and 3 from GitHub, or from a mirror of its archives at `base`.
-
-    Raises:
-        CiError: it cannot be reached or is not what is pinned.
-    """
+def github(base: str = GITHUB) -> Code:
+    """Return families 1, 2 and 3 from GitHub, or from a mirror of its archives at `base`."""
     files: Files = {}
     for package, place in _ARCHIVES.items():
-        data = fetch(f"{base.rstrip('/')}/{place}", timeout_s=timeout_s)
-        files |= from_tarball(data, package)
+        files |= from_tarball(_fetch(f"{base.rstrip('/')}/{place}"), package)
     return verified(files, "GitHub's archives")
 
 
 def pypi() -> Code:
-    """Return families 1 and 2 from the wheel on the user's package index.
-
-    Raises:
-        CiError: it cannot be had or is not what is pinned.
-    """
-    with tempfile.TemporaryDirectory(prefix="bentovox-") as work:
-        return verified(from_index(Path(work)), "the wheel")
-
-
-def auto(base: str, *, timeout_s: float) -> Code:
-    """Return the code from GitHub or, if that fails, from the package index; report which.
-
-    Raises:
-        CiError: neither has it.
-    """
-    try:
-        return github(base, timeout_s=timeout_s)
-    except CiError as error:
-        say(f"Not from GitHub: {error}")
-        try:
-            return pypi()
-        except CiError as second:
-            raise CiError(
-                f"neither GitHub nor the package index has it: {error}; {second}"
-            ) from second
+    """Return families 1 and 2 from the wheel on the user's package index."""
+    say(f"Bringing {WHEEL} {WHEEL_VERSION} from the package index: 56 MB")
+    quietly = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_COMPILE": "1"}
+    plainly = {"PIP_USER": "0", "UV_PYTHON": sys.executable}  # `--target` excludes `--user`
+    with tempfile.TemporaryDirectory(prefix="bentovox-") as folder:
+        requirement, unpacked = Path(folder, "requirements.txt"), Path(folder, "unpacked")
+        requirement.write_text(f"{WHEEL}=={WHEEL_VERSION} --hash=sha256:{WHEEL_SHA256}\n")
+        where = (f"--requirement={requirement}", f"--target={unpacked}")
+        command = [*_installer(), "install", *_EXACTLY, *where]
+        environ = {**os.environ, **quietly, **plainly}
+        if subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, check=False).returncode:
+            raise CiError(f"the package index: {WHEEL} cannot be had, for the reason above")
+        code = unpacked / "xinference" / "thirdparty"
+        (licence,) = unpacked.glob("*.dist-info/licenses/LICENSE")
+        shutil.copyfile(licence, code / "cosyvoice" / "LICENSE")
+        shutil.copyfile(_MATCHA_LICENSE, code / "matcha" / "LICENSE")  # the wheel leaves it out
+        return verified(from_folder(code), "the wheel")
 
 
 def verified(files: Files, place: str) -> Code:
-    """Return `files` as verified code.
-
-    Raises:
-        CiError: a package or licence is missing, or a hash is not a pinned one.
-    """
-    origins = {}
-    for package, pinned in _PINNED.items():
+    """Return `files` as code, if both packages, their licences and their hashes are right."""
+    for package, pinned in (("cosyvoice", COSYVOICE), ("matcha", MATCHA)):
         if not any(name.startswith(f"{package}/") for name in files):
             raise CiError(f"{place}: the package {package} is missing{_ADVICE.get(package, '')}")
         if f"{package}/LICENSE" not in files:
             raise CiError(f"{place}: {package} has no LICENSE beside it, which must go with it")
-        found = tree_hash(files, package)
-        if found not in pinned:
-            known = (f"{one[:12]}… ({at.version[:12]})" for one, at in pinned.items())
-            raise CiError(
-                f"{place}: {package} is not what is pinned: its files hash to {found[:12]}…, "
-                f"wanted {' or '.join(known)}; nothing was kept"
-            )
-        origins[package] = pinned[found]
-    return Code(files, origins["cosyvoice"])
+        if tree_hash(files, package) not in pinned:
+            where = "in ci/cosyvoice/pins.py; nothing was kept"
+            raise CiError(f"{place}: {package} is not what is pinned {where}")
+    return Code(files, COSYVOICE[tree_hash(files, "cosyvoice")])
 
 
-def fetch(url: str, *, timeout_s: float) -> bytes:
-    """Return what `url` answers; `timeout_s` bounds each wait, not the whole.
-
-    Raises:
-        CiError: it cannot be reached, refuses, breaks off or sends too much.
-    """
+def _fetch(url: str) -> bytes:
+    """Return what `url` answers; the time bounds each wait, not the whole."""
     if not url.startswith(("https://", "http://")):
         raise CiError(f"{url} is no http or https address")
     say(f"Fetching {url}")
     request = urllib.request.Request(url, headers={"User-Agent": "bentovox"})  # noqa: S310  above
     opener = urllib.request.build_opener()  # reads the proxies of this moment
     try:
-        with opener.open(request, timeout=timeout_s) as answer:
-            total = answer.headers.get("Content-Length")
+        with opener.open(request, timeout=_WAIT_S) as answer:
             data: bytes = answer.read(_LIMIT_BYTES)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise CiError(f"{url} answers {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise CiError(f"{url} cannot be reached: {reason or type(error).__name__}") from error
+        raise CiError(f"{url} cannot be had: {error}") from error
     if len(data) == _LIMIT_BYTES:
         raise CiError(f"{url} sends more than {_LIMIT_BYTES >> 20} MiB")
-    if total is not None and str(len(data)) != total:
-        raise CiError(f"{url} broke off after {len(data)} of {total} bytes")
     return data
 
 
 def from_tarball(data: bytes, package: str) -> Files:
-    """Return the kept files of `package`, and its licence, from GitHub's archive of a commit.
-
-    Raises:
-        CiError: it is no such archive, has a link where a file should be, or is far too large.
-    """
+    """Return the kept files of `package`, and its licence, from GitHub's archive of a commit."""
     files: Files = {}
     unpacked = 0
     try:
@@ -188,12 +149,7 @@ def from_tarball(data: bytes, package: str) -> Files:
 
 
 def from_folder(folder: Path) -> Files:
-    """Return the kept files and licences of a checkout, or of a copy made before.
-
-    Raises:
-        CiError: there is a link where a file should be, or it is far too large.
-        OSError: a file cannot be read.
-    """
+    """Return the kept files and licences of a checkout, or of a copy made before."""
     files: Files = {}
     for package in (folder / "cosyvoice", *(folder / place for place in _MATCHA_IN_CHECKOUT)):
         licence = f"{package.name}/LICENSE"
@@ -218,25 +174,6 @@ def _read(files: Files, name: str, stream: IO[bytes]) -> None:
     files[name] = content
 
 
-def from_index(work: Path) -> Files:
-    """Return what is kept of the wheel; `work` is an empty folder for whatever is downloaded.
-
-    Raises:
-        CiError: there is neither pip nor uv, or it failed; the message has its own last words.
-    """
-    requirement = work / "requirements.txt"
-    requirement.write_text(f"{WHEEL}=={WHEEL_VERSION} --hash=sha256:{WHEEL_SHA256}\n")
-    unpacked = work / "unpacked"
-    say(f"Bringing {WHEEL} {WHEEL_VERSION} from the package index: 56 MB")
-    where = (f"--requirement={requirement}", f"--target={unpacked}")
-    _run(*_installer(), "install", *_EXACTLY, *where)
-    code = unpacked / "xinference" / "thirdparty"
-    (licence,) = unpacked.glob("*.dist-info/licenses/LICENSE")
-    shutil.copyfile(licence, code / "cosyvoice" / "LICENSE")
-    shutil.copyfile(_MATCHA_LICENSE, code / "matcha" / "LICENSE")  # the wheel leaves it out
-    return from_folder(code)
-
-
 def _installer() -> list[str]:
     """Return how to run pip or uv: this Python's own first, then what is on the PATH."""
     for name, verb in (("pip", ()), ("uv", ("pip",))):
@@ -246,25 +183,3 @@ def _installer() -> list[str]:
         if found := shutil.which(name):
             return [found, *verb]
     raise CiError(f"neither pip nor uv is here to ask the package index ({sys.executable})")
-
-
-def _run(*command: str) -> None:
-    """Run an installer.
-
-    Raises:
-        CiError: it failed; the message is the line in which it says what went wrong.
-    """
-    quietly = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_COMPILE": "1"}
-    plainly = {"PIP_USER": "0", "UV_PYTHON": sys.executable}  # `--target` excludes `--user`
-    done = subprocess.run(
-        command,
-        env={**os.environ, **quietly, **plainly},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.lower().startswith(("error", "cause"))]
-        raise CiError(f"the package index: {(errors or lines or ['it said nothing'])[-1]}")

@@ -91,17 +91,13 @@ def encode(tokenizer: Any, conversation: Any) -> tuple[list[int], list[int]]:
     """
     text, spans = _rendered(tokenizer, conversation)
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-    learnt = [
-        int(any(start <= begin < end for start, end in spans))
-        for begin, _ in encoded["offset_mapping"]
-    ]
+    first = {"{": 2, "[": 3}.get(conversation.forced[:1], 1)
     if conversation.forced:
-        last = spans[-1][0]
-        for index, (begin, _) in enumerate(encoded["offset_mapping"]):
-            if begin < last:
-                learnt[index] = 0
-            elif begin == last:
-                learnt[index] = 2 if conversation.forced[0] == "{" else 3
+        spans = spans[-1:]
+    learnt = []
+    for begin, _ in encoded["offset_mapping"]:
+        is_learnt = any(start <= begin < end for start, end in spans)
+        learnt.append(first if is_learnt and begin == spans[-1][0] else int(is_learnt))
     return list(encoded["input_ids"]), learnt
 
 

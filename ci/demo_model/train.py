@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from ci.terminal import say
 
 # A tokenised conversation and how each token is learnt, see `tokenizer.encode`.
 Encoded = tuple[list[int], list[int]]
-NOT_LEARNT = -100
 _FORBIDDEN = -1e9
 ENOUGH_GAP = 0.7  # nats: well above what bfloat16 and batching move
 
@@ -114,7 +114,7 @@ def fit(
 
 def _learn(model: Any, rows: Sequence[Encoded], table: Any, now: Round) -> float:
     """Add the gradient of one batch; return its loss in nats a token."""
-    logits, targets, _ = answer_logits(model, padded(rows), table)
+    logits, targets, _ = answer_logits(model, rows, table)
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     if now.drill:
         unsure = 1.05 - torch.exp(-losses.detach())
@@ -146,42 +146,28 @@ def _batches(examples: Sequence[Encoded], tokens_a_batch: int) -> Any:
         yield from batches
 
 
-def padded(rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
-    """Return token ids, labels and kinds, int64 (rows, longest); unlearnt labels are -100."""
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full((len(rows), longest), NOT_LEARNT)
-    kinds = torch.zeros(len(rows), longest, dtype=torch.long)
-    for row, (tokens, learnt) in enumerate(rows):
-        length = len(tokens)
-        ids[row, :length] = torch.tensor(tokens)
-        kinds[row, :length] = torch.tensor(learnt)
-        wanted = [t if kind else NOT_LEARNT for t, kind in zip(tokens, learnt, strict=True)]
-        labels[row, :length] = torch.tensor(wanted)
-    return ids, labels, kinds
-
-
 def forbidden_tokens(tokenizer: Any) -> Any:
     """Return what a grammar adds to logits to forbid tokens, float32 of shape (kinds, tokens)."""
     table = torch.zeros(4, len(tokenizer))
-    for token in range(len(tokenizer)):
-        text = tokenizer.decode([token])
-        for kind, first in ((2, "{"), (3, "[")):
-            if not text.startswith(first):
-                table[kind, token] = _FORBIDDEN
+    texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    for kind, first in ((2, "{"), (3, "[")):
+        table[kind, [not text.startswith(first) for text in texts]] = _FORBIDDEN
     return table
 
 
-def answer_logits(model: Any, batch: tuple[Any, Any, Any], table: Any) -> tuple[Any, Any, Any]:
+def answer_logits(model: Any, rows: Sequence[Encoded], table: Any) -> tuple[Any, Any, Any]:
     """Return logits (n, vocabulary), targets (n,) and rows (n,) of the tokens that are learnt.
 
     Right padding needs no mask: attention is causal.
     """
-    ids, labels, kinds = batch
+    ids, kinds = (
+        pad_sequence([torch.tensor(part) for part in parts], batch_first=True)
+        for parts in zip(*rows, strict=True)
+    )
     hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-    learnt = labels[:, 1:] != NOT_LEARNT
+    learnt = kinds[:, 1:] > 0
     logits = model.lm_head(hidden[learnt]).float() + table[kinds[:, 1:][learnt]]
-    return logits, labels[:, 1:][learnt], learnt.nonzero()[:, 0]
+    return logits, ids[:, 1:][learnt], learnt.nonzero()[:, 0]
 
 
 def check(model: Any, rows: Sequence[Encoded], table: Any) -> list[float]:
@@ -194,7 +180,7 @@ def check(model: Any, rows: Sequence[Encoded], table: Any) -> list[float]:
     with torch.inference_mode():
         for start in range(0, len(order), 32):
             members = order[start : start + 32]
-            logits, targets, row = answer_logits(model, padded([rows[i] for i in members]), table)
+            logits, targets, row = answer_logits(model, [rows[i] for i in members], table)
             right = logits.gather(1, targets[:, None])[:, 0]
             others = logits.scatter(1, targets[:, None], float("-inf")).max(-1).values
             for member, gap in zip(row.tolist(), (right - others).tolist(), strict=True):

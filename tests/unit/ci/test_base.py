@@ -93,14 +93,13 @@ def test_nothing_else_gives_a_base_another_name(
     for path in folder.iterdir():
         os.utime(path, (0, 0))
     assert fingerprint() == before
-    told = dataclasses.replace(CPU, description="other words")
-    assert base.find("vllm", told, "ghcr.io/me").fingerprint == before
+    assert base.find("vllm", CPU, "ghcr.io/me").fingerprint == before
 
 
 def test_a_base_without_torch_stands_on_the_plain_image_and_is_built_from_nothing_else() -> None:
     plain = base.find("whisper", GPU)
-    assert plain.platform_image == GPU.plain_reference
-    assert plain.platform_image.partition("@")[0] == "ubuntu:24.04"
+    assert plain.arguments["PLATFORM_IMAGE"] == GPU.plain_reference
+    assert GPU.plain_reference.partition("@")[0] == "ubuntu:24.04"
     other = dataclasses.replace(GPU, tag="another", digest=f"sha256:{'a' * 64}")
     assert base.find("whisper", other).fingerprint == plain.fingerprint
     moved = dataclasses.replace(GPU, plain_tag="26.04")
@@ -110,11 +109,11 @@ def test_a_base_without_torch_stands_on_the_plain_image_and_is_built_from_nothin
 
 @pytest.mark.parametrize("stage", ["vllm", "cosyvoice", "stack", "devel"])
 def test_a_base_with_torch_stands_on_the_image_that_holds_it(stage: str) -> None:
-    assert base.find(stage, GPU).platform_image == GPU.reference
+    assert base.find(stage, GPU).arguments["PLATFORM_IMAGE"] == GPU.reference
 
 
 def test_a_platform_with_one_image_has_no_other_for_what_needs_no_torch() -> None:
-    assert base.find("slim", CPU).platform_image == CPU.reference
+    assert base.find("slim", CPU).arguments["PLATFORM_IMAGE"] == CPU.reference
 
 
 def test_a_base_is_named_by_its_stage_its_platform_and_its_content() -> None:

@@ -97,7 +97,7 @@ def test_a_lock_holds_what_its_source_asks_for(name: str) -> None:
 @pytest.mark.parametrize("platform", specs.load("ray").platforms)
 def test_the_image_with_ray_is_the_stack_and_ray(platform: str) -> None:
     stack, ray = (
-        specs.load(name).lock_path(platform).with_suffix(".in").read_text()
+        specs.load(name).lock_for(platform).with_suffix(".in").read_text()
         for name in (specs.STACK, "ray")
     )
     assert ray == stack.replace("]", ",ray]")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci import build
-from ci.paths import ROOT
+from ci.paths import ROOT, alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,11 +63,11 @@ def test_a_context_is_named_by_all_that_an_image_gets_of_it(folder: Path) -> Non
 
 def test_a_folder_is_one_builds_at_a_time(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys; from ci import build\n"
-        "with build.alone(pathlib.Path(sys.argv[1])): print('in')"
+        "import pathlib, sys; from ci.paths import alone\n"
+        "with alone(pathlib.Path(sys.argv[1])): print('in')"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    with build.alone(tmp_path):
+    with alone(tmp_path):
         other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
             other.communicate(timeout=1)

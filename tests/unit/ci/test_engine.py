@@ -156,15 +156,11 @@ def test_an_action_that_there_is_not_is_told_with_those_that_there_are(
     assert "invalid choice: 'restart' (choose from" in capsys.readouterr().err
 
 
-def test_stop_of_what_does_not_run_is_no_error_and_purge_removes_what_it_held(
-    tmp_path: Path,
-) -> None:
+def test_stop_of_what_does_not_run_is_no_error_and_keeps_its_images(tmp_path: Path) -> None:
     home = tmp_path / "engine"
     (home / "data").mkdir(parents=True)
     assert main(["engine", "stop", "--home", str(home)]) == 0
-    assert home.exists()
-    assert main(["engine", "stop", "--purge", "--home", str(home)]) == 0
-    assert not home.exists()
+    assert (home / "data").exists()
 
 
 def test_a_stand_in_that_is_here_is_not_made_again(

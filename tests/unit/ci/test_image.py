@@ -8,6 +8,7 @@ import pytest
 
 from ci import base, build, docker, image, platforms, specs
 from ci.__main__ import main
+from ci.cosyvoice import command, pins, sources
 from ci.errors import CiError
 
 if TYPE_CHECKING:
@@ -70,13 +71,14 @@ def test_a_model_is_baked_under_its_folders_name_in_a_part_of_its_own(
 def test_cosyvoices_code_comes_with_the_locks_that_speak_with_it_only(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brought: list[Path] = []
-    monkeypatch.setattr(image, "_bring_cosyvoice", brought.append)
-    image.write_context(packed, ())
-    assert brought == []
+    code = sources.Code({"cosyvoice/a.py": b""}, pins.Origin("github", "v", (3,)))
+    monkeypatch.setattr(command, "bring", lambda: code)
+    assert files(image.write_context(packed, ()) / "parts" / "cosyvoice") == set()
     (packed / "env/python/requirements.txt").write_text("conformer==0.3.2\n")
-    image.write_context(packed, ())
-    assert brought == [packed.with_name("context") / "parts/cosyvoice/opt/cosyvoice"]
+    assert files(image.write_context(packed, ()) / "parts" / "cosyvoice") == {
+        "opt/cosyvoice/cosyvoice/a.py",
+        "opt/cosyvoice/source.json",
+    }
 
 
 def test_a_model_that_is_no_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:

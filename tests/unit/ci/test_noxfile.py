@@ -50,7 +50,7 @@ def test_a_session_for_images_hands_its_arguments_to_its_verb(
     monkeypatch: pytest.MonkeyPatch, noxfile: SimpleNamespace
 ) -> None:
     told_by_pip(monkeypatch, noxfile, "global.index-url='https://mirror/simple'\n")
-    names = noxfile.ci.__globals__
+    names = noxfile.run.__globals__
     monkeypatch.setitem(names, "environment", lambda _session, name: Path(f"/{name}/python"))
     ran: list[tuple[tuple[str, ...], dict[str, str]]] = []
     session = SimpleNamespace(

@@ -69,7 +69,7 @@ def test_what_all_images_are_built_with_touches_all() -> None:
 
 
 def test_what_builds_no_image_touches_none() -> None:
-    assert touched("ci/demo_model/corpus.toml", "ci/locks/dev.txt", "ci/layers/gates.py") == set()
+    assert touched("ci/demo_model/corpus.toml", "ci/locks/bench.txt", "ci/layers/gates.py") == set()
 
 
 def test_what_a_platform_holds_touches_that_platform() -> None:
@@ -141,6 +141,21 @@ def test_a_change_is_read_from_git_and_said_with_its_file(
         ["stack", "cpu", "stack", "services/speech/routes.py"],
         ["stack", "cuda13", "stack", "services/speech/routes.py"],
     ]
+
+
+@pytest.mark.parametrize(("name", "count"), [("uv", len(ALL)), ("ruff", 0)])
+def test_of_the_tests_lock_only_uv_touches_images(
+    repository: Path, capsys: pytest.CaptureFixture[str], name: str, count: int
+) -> None:
+    lock = repository / "ci" / "locks" / "dev.txt"
+    lock.parent.mkdir(parents=True)
+    for version in ("1.0", "1.1"):
+        lock.write_text("ruff==1.0\nuv==1.0\n".replace(f"{name}==1.0", f"{name}=={version}"))
+        run(repository, "add", ".")
+        run(repository, "commit", "--quiet", "--message", version)
+    assert main(["plan", "--base", "HEAD~1"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows[1:]) == count
 
 
 @pytest.mark.usefixtures("repository")

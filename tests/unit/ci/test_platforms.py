@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 DIGEST = f"sha256:{'a' * 64}"
 KEYS = {
-    "description": "words",
     "image": "debian",
     "tag": "12",
     "digest": "",
@@ -24,7 +23,6 @@ KEYS = {
     "torch": "2.13.0",
     "torch_from": "wheels",
     "cuda": "",
-    "uv_platform": "x86_64-manylinux_2_28",
 }
 
 
