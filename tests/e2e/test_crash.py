@@ -139,6 +139,8 @@ def test_running_streams_are_broken_off_visibly_when_their_engine_dies(
     stack: Server, plain: dict[str, str]
 ) -> None:
     """A live conversation, too; but that goes on when the engine is back."""
+    # The conversation role learns a little later than the gateway that chat is back.
+    eventually(lambda: stack.status() == "ready", _BACK_S, "every role to be ready")
     engine = stack.engine()
     begun = threading.Barrier(len(STREAMS) + 1, action=engine.suspend)
     with (
