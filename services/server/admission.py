@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Admission:
 
     Heavy requests, which take several slots, get at most half of the slots and half of the queue
     together: however much a few callers ask for, others have the rest. Who waits for that half is
-    passed by those behind.
+    passed by light ones, but not by other heavy ones: small ones would keep a large one out.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -74,8 +74,10 @@ class Admission:
 
     def has_room(self, weight: int = 1) -> bool:
         """Whether `weight` slots could be taken without waiting."""
+        if weight > 1 and any(other > 1 for other, _ in self._queue):
+            return False
         free = self._allows(weight) and self.in_use + weight <= self.limits.now
-        return free and not any(self._allows(other) for other, _ in self._queue)
+        return free and next(self._next(), None) is None
 
     async def acquire(self, weight: int = 1) -> None:
         """Take `weight` slots, after the queue if need be; OverloadedError past its bounds."""
@@ -144,12 +146,18 @@ class Admission:
         if weight > 1:
             self._heavy_in_use += weight
 
+    def _next(self) -> Iterator[tuple[int, asyncio.Future[None]]]:
+        """Yield, in their order, those in the queue who do not wait for the heavy half."""
+        full = False
+        for turn in list(self._queue):
+            full = full or not self._allows(turn[0])
+            if turn[0] == 1 or not full:
+                yield turn
+
     def _grant(self) -> None:
         """Grant what fits, first come first served."""
-        for turn in list(self._queue):
+        for turn in self._next():
             weight, granted = turn
-            if not self._allows(weight):
-                continue
             if self.in_use + weight > self.limits.now:
                 break
             self._queue.remove(turn)

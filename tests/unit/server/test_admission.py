@@ -256,6 +256,29 @@ async def test_light_requests_that_came_first_are_not_passed_by_a_heavy_one() ->
     assert heavy.done()
 
 
+async def test_a_large_heavy_request_is_not_kept_out_by_small_ones_for_ever() -> None:
+    gate = admission(slots=8, queue=9)
+    await gate.acquire(2)
+    await gate.acquire(2)
+    large = asyncio.create_task(gate.acquire(4))
+    await turns()
+    small = asyncio.create_task(gate.acquire(2))
+    await turns()
+    gate.release(2)
+    await turns()
+    late = asyncio.create_task(gate.acquire(2))
+    await turns()
+    assert not any(one.done() for one in (large, small, late))
+    await asyncio.wait_for(gate.acquire(), 10)  # light ones do not wait for that half
+    gate.release(2)
+    await turns()
+    assert (large.done(), small.done(), late.done()) == (True, False, False)
+    gate.release(4)
+    await turns()
+    assert small.done()
+    assert late.done()
+
+
 async def test_who_gives_up_a_heavy_request_lets_the_light_ones_in() -> None:
     gate = admission(slots=4, queue=9)
     for _ in range(4):
