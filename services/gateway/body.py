@@ -26,7 +26,6 @@ _MOST_PAIRS: Final = 1024  # in a form; no form here has so many
 _AT_ONCE_BYTES: Final = 1 << 20  # of a form, before other requests get a turn
 _CHARACTERS: Final = 2048  # of a prompt: a system prompt, or a conversation's first message
 _READ_BYTES: Final = 64 * 1024  # apart from images: all 16 MiB could take the event loop seconds
-_MOST_IMAGES: Final = 256  # to be left out of that
 _IMAGE: Final = b";base64,"
 
 
@@ -134,9 +133,17 @@ def _beginning(body: bytes) -> bytes:
     """Return the first bytes of a body without its images, cut between two characters."""
     if len(body) <= _READ_BYTES:
         return body
-    text, *images = body.split(_IMAGE, _MOST_IMAGES)
-    text = _IMAGE.join([text, *(one[one.find(b'"') :] for one in images)])
-    return text[:_READ_BYTES].decode(errors="ignore").encode()
+    kept, at = bytearray(), 0
+    while (room := _READ_BYTES - len(kept)) > 0:
+        image = body.find(_IMAGE, at, at + room)
+        if image < 0:
+            kept += body[at : at + room]
+            break
+        kept += body[at : image + len(_IMAGE)]
+        at = body.find(b'"', image)
+        if at < 0:
+            break
+    return kept.decode(errors="ignore").encode()
 
 
 def _texts(part: Any) -> Iterator[str]:

@@ -92,7 +92,7 @@ def test_of_a_long_body_only_the_beginning_is_parsed() -> None:
     assert 0 < calls < 100_000
 
 
-@pytest.mark.parametrize("sizes", [(70_000,), (70_000, 3_000_000), (5_000,) * 40])
+@pytest.mark.parametrize("sizes", [(70_000,), (70_000, 3_000_000), (5_000,) * 40, (1_000,) * 400])
 def test_images_do_not_hide_the_text_behind_them(sizes: tuple[int, ...]) -> None:
     images = [{"image_url": {"url": "data:image/png;base64," + "A" * size}} for size in sizes]
     text = {"type": "text", "text": "What is this?"}
