@@ -42,6 +42,7 @@ class Exchange(Visit):
         self._held_start: Message | None = None
         self._held_body = bytearray()
         self._weight = 0  # slots held
+        self._aside_s = 0.0  # without them
 
     async def _serve(self) -> None:
         scope, shell = self.scope, self.shell
@@ -77,7 +78,7 @@ class Exchange(Visit):
                 await shell.loaded()
                 await self._hand_over()
             finally:
-                shell.admission.note_hold(time.monotonic() - began)
+                shell.admission.note_hold(time.monotonic() - began - self._aside_s)
         finally:
             shell.admission.release(self._weight)
             self._weight = 0
@@ -107,7 +108,11 @@ class Exchange(Visit):
         """Hold no slots during the block, and take them again after it; for a long wait."""
         weight, self._weight = self._weight, 0
         self.shell.admission.release(weight)
-        yield
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._aside_s += time.monotonic() - began
         await self._acquire(weight)
 
     async def _acquire(self, weight: int) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import re
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -404,6 +405,26 @@ async def test_past_slots_and_queue_it_is_429_with_retry_after(client: Any) -> N
     gate.open.set()
     assert [(await one).status_code for one in taken] == [200, 200]
     assert gate.bodies[:2] == [b"kept", b"kept"]
+
+
+async def test_the_time_aside_is_no_hold_of_a_slot(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside_s = 0.05
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        async with scope["bentovox.aside"]():
+            await asyncio.sleep(aside_s)
+        await hello(scope, receive, send)
+
+    app = shell(waits)
+    holds_s: list[float] = []
+    monkeypatch.setattr(app.admission, "note_hold", holds_s.append)
+    http = await client(app)
+    began = time.monotonic()
+    await http.post("/v1/work")
+    (hold_s,) = holds_s
+    assert 0 <= hold_s <= time.monotonic() - began - aside_s
 
 
 async def test_the_deadline_in_the_queue_is_429(client: Any) -> None:
