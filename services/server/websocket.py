@@ -25,6 +25,7 @@ from services.errors import (
     DeadlineError,
     OverloadedError,
     ServiceError,
+    TooLargeError,
 )
 from services.openai.answers import new_id
 from services.openai.body import ClientGoneError
@@ -141,8 +142,8 @@ class WebSocket(Visit):
     async def receive(self) -> Message:
         """ASGI receive for the application.
 
-        DeadlineError if there is no message for `IDLE_S`, or not even a first one within `HELLO_S`
-        after it was accepted.
+        TooLargeError if the message is over the role's limit; DeadlineError if there is none for
+        `IDLE_S`, or not even a first one within `HELLO_S` after it was accepted.
         """
         while True:
             quiet_s = IDLE_S if self._heard else HELLO_S
@@ -157,6 +158,10 @@ class WebSocket(Visit):
                 self._heard = True
                 self._last_message = time.perf_counter()
                 self._gone = message["type"] == "websocket.disconnect"
+                limit = self.shell.app.body_limit_bytes
+                if len(message.get("bytes") or message.get("text") or b"") > limit:
+                    # As a rule the parser has refused it already, but not Ray's.
+                    raise TooLargeError(f"The message is larger than the limit of {limit} bytes.")
                 return message
 
     async def send(self, message: Message) -> None:

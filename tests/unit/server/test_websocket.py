@@ -377,3 +377,21 @@ async def test_a_client_that_says_nothing_more_is_closed_in_words(
         with pytest.raises(ConnectionClosed):
             await client.recv()
         assert client.close_code == 3008
+
+
+async def test_a_message_that_another_servers_parser_let_through_is_1009() -> None:
+    sent: list[dict[str, Any]] = []
+    messages = iter(
+        [{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "é" * 2000}]
+    )
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": PATH, "headers": [], "query_string": b""}
+    await shell()(scope, receive, send)
+    assert [one["type"].partition(".")[2] for one in sent] == ["accept", "send", "close"]
+    assert sent[-1]["code"] == 1009
