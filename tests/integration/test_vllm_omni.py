@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.audio.pcm import Samples
+    from services.speech.engines.protocol import VoiceReference
 
 
 @pytest.fixture(autouse=True)
@@ -392,6 +393,49 @@ async def test_a_forgotten_voice_is_deleted_at_the_server(
     engine.forget("gone")
     engine.forget("never-there")
     await until(lambda: not engine._client._unwanted, 5, "the deletion is done")
+    assert server.tell()["voices"] == []
+
+
+async def test_a_voice_that_is_forgotten_while_it_speaks_is_not_uploaded_again(
+    engine: VllmOmniEngine, server: StandIn
+) -> None:
+    forgotten = asyncio.Event()
+
+    async def text() -> AsyncIterator[str]:
+        yield "the first sentence. and "
+        await forgotten.wait()
+        yield "the second sentence. and the third sentence. "
+
+    request = asked(text(), ref=reference(voice_id="deleted"))
+    async with aclosing(engine.synthesise(request)) as frames:
+        await anext(frames)
+        engine.forget("deleted")
+        await until(lambda: not engine._client._unwanted, 5, "the deletion is done")
+        forgotten.set()
+        async for _ in frames:
+            pass
+    told = server.tell()
+    assert [one["by_name"] for one in told["requests"]] == [True, False, False]
+    assert told["voices"] == []
+
+
+async def test_a_voice_that_is_forgotten_while_it_is_uploaded_does_not_stay(
+    engine: VllmOmniEngine, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = engine._client
+    upload = client._upload
+
+    async def deleted_meanwhile(ref: VoiceReference, name: str) -> None:
+        await upload(ref, name)
+        engine.forget("brief")
+
+    monkeypatch.setattr(client, "_upload", deleted_meanwhile)
+    ref = reference(voice_id="brief")
+    assert heard(await spoken(engine, asked(ref=ref))) == "abc"
+    await until(lambda: not client._unwanted, 5, "the deletion is done")
+    monkeypatch.setattr(client, "_upload", upload)
+    for _ in range(2):  # as the next sentences of the same text would
+        assert heard(await spoken(engine, asked(ref=ref))) == "abc"
     assert server.tell()["voices"] == []
 
 

@@ -98,7 +98,8 @@ class OmniClient:
                     async for frame in said:
                         yield frame
             except InvalidRequestError:  # before the first frame: it may have lost the voice
-                self._kept.pop(voice_id, None)
+                if self._kept.get(voice_id):
+                    del self._kept[voice_id]
             else:
                 return
         recording = await asyncio.to_thread(inline, reference)
@@ -141,7 +142,7 @@ class OmniClient:
 
     def forget(self, voice_id: str) -> None:
         """Drop a registered voice here, and at the server with the next `clean`."""
-        self._kept.pop(voice_id, None)
+        self._kept[voice_id] = False  # what is still being said must not upload it again
         self._unwanted.add(voice_id)
 
     async def clean(self) -> None:
@@ -168,7 +169,7 @@ class OmniClient:
             if voice_id not in self._kept:
                 try:
                     await self._upload(reference, server_name(voice_id))
-                    self._kept[voice_id] = True
+                    self._kept.setdefault(voice_id, True)  # forgotten meanwhile, it stays so
                 except ServiceError as error:
                     log.warning("voice %s is sent with each request: %s", voice_id, error)
                     if not isinstance(error, UnavailableError):  # else it has not refused
