@@ -149,7 +149,7 @@ class Entries(Generic[Kind]):
 
 
 @contextmanager
-def writing(root: Path, *kinds: Entries[Any]) -> Iterator[None]:
+def writing(root: Path, *kinds: Entries[Any], wait_s: float | None = None) -> Iterator[None]:
     """Be the only writer of a root, among all threads and processes, in a `with` block.
 
     What killed processes left behind is removed first. The lock is the kernel's, on a file: it is
@@ -160,7 +160,7 @@ def writing(root: Path, *kinds: Entries[Any]) -> Iterator[None]:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            _lock(lock, time.monotonic() + _LOCK_WAIT_S)
+            _lock(lock, time.monotonic() + (_LOCK_WAIT_S if wait_s is None else wait_s))
             for entries in kinds:
                 entries.sweep()
             yield

@@ -63,12 +63,12 @@ class VoiceStore:
         self._voices = Entries(root / "voices", "voice", StoredVoice)
         self._known: dict[str, StoredVoice] = {}  # voices never change, and ids are not reused
         self._references = lru_cache(_IN_MEMORY)(self._read_reference)
-        if root.is_dir():  # removes what killed processes left
-            with suppress(ServiceError), self._writing():
+        if root.is_dir():  # removes what killed processes left, unless somebody is writing
+            with suppress(ServiceError), self._writing(0.0):
                 pass
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return writing(self._root, self._consents, self._voices)
+    def _writing(self, wait_s: float | None = None) -> AbstractContextManager[None]:
+        return writing(self._root, self._consents, self._voices, wait_s=wait_s)
 
     def add_consent(
         self, *, name: str, language: str, recording: bytes, media_type: str
@@ -201,7 +201,8 @@ class VoiceStore:
         """Return one voice."""
         found = self._voices.get(voice_id)
         if found is None:
-            self._forget(voice_id)
+            if voice_id in self._known:  # an id that never was costs the others nothing
+                self._forget(voice_id)
             raise _no_voice(voice_id)
         return found
 
@@ -210,8 +211,9 @@ class VoiceStore:
 
         The folder exists as long as the voice: whoever writes in it must not create it.
         """
-        reference = self._references(self._known.get(voice_id) or self.voice(voice_id))
-        self._known[voice_id] = self.voice(voice_id)  # drops it from memory if it was deleted
+        voice = self._known[voice_id] = self._known.get(voice_id) or self.voice(voice_id)
+        reference = self._references(voice)
+        self.voice(voice_id)  # drops it from memory if it was deleted
         return reference
 
     def _read_reference(self, voice: StoredVoice) -> VoiceReference:

@@ -134,6 +134,15 @@ def test_few_recordings_are_held_in_memory(tmp_path: Path) -> None:
 # What goes
 
 
+def test_asking_for_what_never_was_drops_no_recording_from_memory(tmp_path: Path) -> None:
+    store = VoiceStore(tmp_path)
+    made = with_voice(store)
+    kept = store.reference(made.id)
+    with pytest.raises(NotFoundError):
+        store.delete_voice(NOWHERE)
+    assert store.reference(made.id) is kept
+
+
 def test_deleting_a_voice_leaves_nothing_of_it(tmp_path: Path) -> None:
     store = VoiceStore(tmp_path)
     made = with_voice(store)
@@ -369,6 +378,20 @@ def test_a_writer_that_never_ends_makes_others_give_up_but_not_readers(
         assert (caught.value.code, caught.value.retry_after_s) == ("store_busy", 1.0)
         assert VoiceStore(tmp_path).voices() == [made]
     store.delete_voice(made.id)
+
+
+def test_a_store_opens_at_once_while_another_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = with_voice(VoiceStore(tmp_path))
+
+    def waits(seconds: float) -> None:
+        raise AssertionError(f"it waits {seconds} s")
+
+    monkeypatch.setattr("services.speech.storage.time.sleep", waits)
+    with (tmp_path / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert VoiceStore(tmp_path).voices() == [made]
 
 
 def test_a_root_that_cannot_be_a_folder_names_the_setting(tmp_path: Path) -> None:
