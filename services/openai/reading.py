@@ -132,10 +132,14 @@ def read(model: type[Model], data: bytes | Mapping[str, Any], what: str = "the b
     try:
         if not isinstance(data, bytes):
             return model.model_validate(_known(data, model))
-        given = parse_object(data, what)
-        kept = _known(given, model)
-        # As JSON: a tuple is a list there, which pydantic refuses elsewhere if it is strict.
-        return model.model_validate_json(data if kept == given else json.dumps(kept))
+        check_size(data, what)
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        if not isinstance(data, bytes) or not error.errors(include_url=False)[0]["loc"]:
+            raise refusal(error, what) from error
+    # As JSON: a tuple is a list there, which pydantic refuses elsewhere if it is strict.
+    try:
+        return model.model_validate_json(json.dumps(_known(parse_object(data, what), model)))
     except ValidationError as error:
         raise refusal(error, what) from error
 

@@ -135,6 +135,20 @@ def test_what_is_no_json_is_400_however_deep(document: bytes) -> None:
     assert _fault(read, _Body, document)[1] in {"invalid_json", "invalid_type"}
 
 
+@pytest.mark.parametrize("more", [b"", b', "unknown": 1'])
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'\xef\xbb\xbf{"input": "a"%b}',
+        b'{"input": "a", "\\ud800": 1%b}',
+        b'{"input": "a", "other": ' + b"[" * 500 + b"]" * 500 + b"%b}",
+    ],
+)
+def test_what_is_no_json_is_so_beside_an_unknown_field_too(document: bytes, more: bytes) -> None:
+    watch(strict=False)
+    assert _fault(read, _Body, document % more) == (None, "invalid_json")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
     lambda inner: (
