@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
@@ -112,7 +112,11 @@ class _Transcript:
 
 
 class Transcriber:
-    """Transcribes the turns given to `begin`, each in a task and in their order."""
+    """Transcribes the turns given to `begin`, each in a task and in their order.
+
+    It takes a slot when a turn is due, and keeps it until none is: a client that is ahead of the
+    engine is not refused between two of its turns.
+    """
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class Transcriber:
         self._group: asyncio.TaskGroup
         self._turns: dict[Turn, asyncio.Task[None]] = {}
         self._order = asyncio.Lock()
+        self._held: AsyncExitStack | None = None  # the slot
         self._room = asyncio.Event()
 
     @asynccontextmanager
@@ -142,12 +147,14 @@ class Transcriber:
                 yield
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
+        finally:
+            await self._give_back()  # tasks that were cancelled before they began have not
 
     def begin(self, turn: Turn) -> None:
         """Transcribe this turn after those before it; its audio may still be arriving."""
 
         def gone(_: object) -> None:
-            del self._turns[turn]
+            self._turns.pop(turn, None)
             turn.drop()
             self._room.set()
 
@@ -157,7 +164,7 @@ class Transcriber:
     def drop(self, turn: Turn) -> None:
         """Stop transcribing this turn; no more events are sent for it."""
         if turn in self._turns:
-            self._turns[turn].cancel()
+            self._turns.pop(turn).cancel()
 
     async def room(self) -> None:
         """Wait until no more than `HELD_SAMPLES` wait to be transcribed."""
@@ -166,22 +173,38 @@ class Transcriber:
             await self._room.wait()
 
     async def _hear(self, turn: Turn) -> None:
-        async with self._order:
-            await turn.until(lambda: turn.audible or turn.ended)
-            async with self._slot():
-                try:
-                    await self._say(turn)
-                except ClientGoneError:
-                    raise
-                except ServiceError as error:
-                    await self._tell("failed", turn, error=fault_of(error))
-                    if isinstance(error, UnavailableError):
-                        raise
-                except Exception:
-                    log.exception("live transcription broke off after %d samples", turn.samples)
-                    name = self._engine.name
-                    failed = EngineError(f"the {name} engine failed", code="engine_failed")
-                    await self._tell("failed", turn, error=fault_of(failed))
+        try:
+            async with self._order:
+                await turn.until(lambda: turn.due)
+                if self._held is None:
+                    held = AsyncExitStack()
+                    await held.enter_async_context(self._slot())
+                    self._held = held
+                await self._say_or_fail(turn)
+        finally:
+            self._turns.pop(turn, None)
+            await self._give_back()
+
+    async def _give_back(self) -> None:
+        """Free the slot unless a turn is due."""
+        if self._held is not None and not any(turn.due for turn in self._turns):
+            held, self._held = self._held, None
+            await held.aclose()
+
+    async def _say_or_fail(self, turn: Turn) -> None:
+        try:
+            await self._say(turn)
+        except ClientGoneError:
+            raise
+        except ServiceError as error:
+            await self._tell("failed", turn, error=fault_of(error))
+            if isinstance(error, UnavailableError):
+                raise
+        except Exception:
+            log.exception("live transcription broke off after %d samples", turn.samples)
+            name = self._engine.name
+            failed = EngineError(f"the {name} engine failed", code="engine_failed")
+            await self._tell("failed", turn, error=fault_of(failed))
 
     async def _say(self, turn: Turn) -> None:
         said = _Transcript(turn)

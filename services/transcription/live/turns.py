@@ -75,6 +75,11 @@ class Turn:
         return self.start_ms + (self.samples - self.held + samples) * 1000 // SAMPLE_RATE_HZ
 
     @property
+    def due(self) -> bool:
+        """Whether there is something to transcribe."""
+        return self.audible or self.ended
+
+    @property
     def complete(self) -> bool:
         """Whether the current piece will not grow any more."""
         return self.ended or bool(self._pieces)

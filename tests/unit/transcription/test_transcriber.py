@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,3 +121,73 @@ def test_a_turn_without_a_pause_is_cut_before_a_window_is_full() -> None:
     assert PIECE_SAMPLES - SAMPLE_RATE_HZ < max(sizes) <= WINDOW_S * SAMPLE_RATE_HZ
     prompts = {one.prompt for one in engine.requests}
     assert prompts == {"", "a b", "a b a b"}
+
+
+class Slots:
+    """Notes what becomes of the slot, and what is told of turns."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.is_free = asyncio.Event()
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        self.notes.append("taken")
+        self.is_free.clear()
+        try:
+            yield
+        finally:
+            self.notes.append("given back")
+            self.is_free.set()
+
+    async def send(self, text: str) -> None:
+        await asyncio.sleep(0)
+        self.notes.append(json.loads(text)["type"].rpartition(".")[2])
+
+
+def spoken() -> Turn:
+    """Return a turn that has ended."""
+    turn = Turn(Session("sess_1", "fake"), audible=False)
+    turn.add(NOISE, speech=True)
+    turn.end()
+    return turn
+
+
+def test_the_slot_is_kept_while_turns_wait_and_free_while_none_does() -> None:
+    async def notes() -> list[str]:
+        slots = Slots()
+        engine = Teller(["a"], [""], obeys=True)
+        transcriber = Transcriber(engine, slots.send, slots.slot, lambda _seconds: None)
+        later = Turn(Session("sess_1", "fake"), audible=False)
+        async with asyncio.timeout(60), transcriber.working():
+            for turn in (spoken(), spoken(), later):
+                transcriber.begin(turn)
+            await slots.is_free.wait()
+            later.add(NOISE, speech=True)
+            later.end()
+        return slots.notes
+
+    kept = ["taken", "completed", "completed", "given back"]
+    assert asyncio.run(notes()) == [*kept, "taken", "completed", "given back"]
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_a_turn_that_waits_and_is_dropped_keeps_no_slot(began: bool) -> None:  # noqa: FBT001
+    async def notes() -> list[str]:
+        slots = Slots()
+        waiting = spoken()
+
+        async def send(text: str) -> None:
+            if began:  # the task of the turn that waits
+                await slots.send(text)
+            transcriber.drop(waiting)
+
+        engine = Teller(["a"], [""], obeys=True)
+        transcriber = Transcriber(engine, send, slots.slot, lambda _seconds: None)
+        async with asyncio.timeout(60), transcriber.working():
+            transcriber.begin(spoken())
+            transcriber.begin(waiting)
+            await slots.is_free.wait()
+        return [note for note in slots.notes if note != "completed"]
+
+    assert asyncio.run(notes()) == ["taken", "given back"]
