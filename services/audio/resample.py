@@ -38,7 +38,8 @@ class _Filters:
 
     def __init__(self, sample_rate_hz: int, *filters: tuple[str, str]) -> None:
         self._rate_hz = sample_rate_hz
-        self._pushed = 0
+        self.fed = 0  # samples so far, and those that were made of them
+        self.made = 0
         self._graph = graph = Graph()
         graph.threads = 1
         source = graph.add_abuffer(
@@ -52,8 +53,8 @@ class _Filters:
 
     def push(self, samples: Samples) -> Samples:
         """Take [N], not nothing; return what is ready [M]. Their own end is never asked for."""
-        self._graph.push(frame_of(samples, self._rate_hz, self._pushed))
-        self._pushed += samples.size
+        self._graph.push(frame_of(samples, self._rate_hz, self.fed))
+        self.fed += samples.size
         parts = [_EMPTY]
         while True:
             try:
@@ -61,6 +62,7 @@ class _Filters:
             except av.BlockingIOError:  # they need more input first
                 return np.concatenate(parts) if len(parts) > 2 else parts[-1]  # noqa: PLR2004
             parts.append(made.to_ndarray()[0])
+            self.made += parts[-1].size
 
 
 class Resampler:
@@ -74,8 +76,6 @@ class Resampler:
     def __init__(self, from_hz: int, to_hz: int) -> None:
         self.from_hz = from_hz
         self.to_hz = to_hz
-        self._fed = 0
-        self._made = 0
         self._filters = None if from_hz == to_hz else _Filters(from_hz, ("aresample", str(to_hz)))
 
     def feed(self, samples: Samples) -> Samples:
@@ -83,18 +83,17 @@ class Resampler:
         samples = checked(samples)
         if self._filters is None or not samples.size:
             return samples
-        self._fed += samples.size
-        made = self._filters.push(samples)
-        self._made += made.size
-        return made
+        return self._filters.push(samples)
 
     def finish(self) -> Samples:
         """Return the samples held back; feed nothing afterwards."""
-        if self._filters is None or not self._fed:
+        if self._filters is None or not self._filters.fed:
             return _EMPTY
-        # Silence pushes out everything due, and whatever the silence itself made is cut off.
-        due = round(self._fed * self.to_hz / self.from_hz) - self._made
-        return self._filters.push(np.zeros(self.from_hz // 50 + 64, dtype=np.float32))[:due]
+        # Silence pushes out everything due, and whatever the silence itself made is cut off. The
+        # filter holds back some samples of the lower of the two rates.
+        due = round(self._filters.fed * self.to_hz / self.from_hz) - self._filters.made
+        silence = self.from_hz // 50 + 64 + 32 * self.from_hz // self.to_hz
+        return self._filters.push(np.zeros(silence, dtype=np.float32))[:due]
 
 
 class TimeStretch:
@@ -116,8 +115,6 @@ class TimeStretch:
         """
         self.sample_rate_hz = sample_rate_hz
         self.speed = speed
-        self._fed = 0
-        self._made = 0
         # One filter goes down to 0.5; above 2 it would skip samples instead of blending them.
         tempi = [speed] if 0.5 <= speed <= 2.0 else [speed**0.5] * 2  # noqa: PLR2004
         # Frames of one size, since atempo returns nothing for very short ones.
@@ -130,17 +127,14 @@ class TimeStretch:
         samples = checked(samples)
         if self._filters is None or not samples.size:
             return samples
-        self._fed += samples.size
-        made = self._filters.push(samples)
-        self._made += made.size
-        return made
+        return self._filters.push(samples)
 
     def finish(self) -> Samples:
         """Return the samples held back; feed nothing afterwards."""
         if self._filters is None:
             return _EMPTY
         # Silence pushes out everything due; atempo's own end is up to 75 ms off.
-        due = round(self._fed / self.speed) - self._made
+        due = round(self._filters.fed / self.speed) - self._filters.made
         silence = np.zeros(self.sample_rate_hz // _BLOCKS_PER_SECOND, dtype=np.float32)
         parts = [_EMPTY]
         ready = 0
