@@ -121,7 +121,7 @@ class Backend:
         """
         try:
             connection = await self.connections.take()
-            return await self._send(connection, call)
+            return await self._send(connection, call, self._timeout_s)
         except UnavailableError:
             self.mark(ready=False)  # until the next probe
             raise
@@ -131,23 +131,25 @@ class Backend:
                 self.mark(ready=False)
             raise
 
-    async def _send(self, connection: Connection, call: Call) -> Connection:
+    async def _send(
+        self, connection: Connection, call: Call, timeout_s: float | None
+    ) -> Connection:
         try:
             call.send(connection, self.connections.address)
-            await connection.head(self._timeout_s)
+            await connection.head(timeout_s)
         except BaseException as exc:
             connection.abort()
             if not isinstance(exc, TimeoutError):
                 raise
             raise DeadlineError(
-                f"The {self.role} service did not answer within {self._timeout_s:g} s."
+                f"The {self.role} service did not answer within {timeout_s:g} s."
             ) from exc
         return connection
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
         """GET a small answer, whole; ServiceError if it is far too much, or broken off."""
         connection = await self.connections.take()
-        await self._send(connection, Call(b"GET", path.encode(), []))
+        await self._send(connection, Call(b"GET", path.encode(), []), None)
         try:
             return connection.status, await joined(connection.pieces(), _FETCH_BYTES)
         finally:

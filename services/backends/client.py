@@ -168,8 +168,13 @@ class Answer:
     async def refusal(self) -> Exception:
         """Return the backend's refusal as the error that it was there."""
         body = await joined(self.pieces(), _ERROR_BYTES)
-        wait_ms = dict(self._connection.headers).get(b"retry-after-ms", b"")
-        retry_after_s = int(wait_ms) / 1000 if wait_ms.isdigit() else None
+        headers = dict(self._connection.headers)
+        wait_ms, wait_s = headers.get(b"retry-after-ms", b""), headers.get(b"retry-after", b"")
+        retry_after_s = None
+        if wait_ms.isdigit():
+            retry_after_s = int(wait_ms) / 1000
+        elif wait_s.isdigit():  # a proxy between the roles sends no milliseconds
+            retry_after_s = float(wait_s)
         return error_from(self._connection.status, body, retry_after_s)
 
 

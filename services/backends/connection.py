@@ -122,8 +122,11 @@ class Connection(asyncio.Protocol):
             await self._room.wait()
         self._pouring = None
 
-    async def head(self, timeout_s: float = 600) -> None:
+    async def head(self, timeout_s: float | None = None) -> None:
         """Wait for `status` and `headers`; BackendError if it broke before, or TimeoutError."""
+        if timeout_s is None:
+            await self._head
+            return
         # A fifth of the price of asyncio.timeout, at each request.
         late = asyncio.get_running_loop().call_later(timeout_s, self._fail, TimeoutError())
         try:

@@ -143,6 +143,40 @@ async def test_a_silent_backend_is_late(backend: Any, caller: Any) -> None:
         await events(asks)
 
 
+@pytest.mark.parametrize("asked", ["a GET", "a POST"])
+async def test_nothing_that_met_a_closing_connection_is_asked_again(
+    backend: Any, caller: Any, asked: str
+) -> None:
+    chat = await backend()
+    chat.says(answer(b"{}"))
+    asks = await caller(chat.url)
+    hits = 0
+
+    async def closes(_request: Any, writer: Any) -> None:
+        nonlocal hits
+        hits += 1
+        writer.close()
+
+    chat.answer = closes
+    with pytest.raises(errors.BackendError):
+        await asks.json(Question("chat", "/v1/audio/voices") if asked == "a GET" else ASK)
+    assert hits == 1
+
+
+@pytest.mark.parametrize(
+    "headers", [[b"retry-after: 7"], [b"retry-after: 8", b"retry-after-ms: 7000"]]
+)
+async def test_a_refusal_says_when_to_come_back(
+    backend: Any, caller: Any, headers: list[bytes]
+) -> None:
+    chat = await backend()
+    chat.says(answer(b"{}", b"429 Too Many Requests", *headers))
+    asks = await caller(chat.url)
+    with pytest.raises(errors.OverloadedError) as refused:
+        await asks.json(ASK)
+    assert refused.value.retry_after_s == 7
+
+
 async def test_a_large_question_arrives_whole(backend: Any, caller: Any) -> None:
     chat = await backend()
     chat.says(answer(b"{}"))

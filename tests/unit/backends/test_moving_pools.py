@@ -214,26 +214,24 @@ async def test_what_a_backend_lacked_is_forgotten_when_it_is_gone() -> None:
     assert not one.lack
 
 
-async def test_a_probe_that_fails_unexpectedly_is_repeated(
-    backend: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_probe_that_fails_unexpectedly_is_repeated_and_logged(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, sound = await backend("a"), await backend("b")
     pools = Pools({"chat": [broken.url, sound.url]}, GatewaySettings(probe_interval_s=0.01))
     chat = pools.by_role["chat"]
     fetch = Backend.fetch
-    failed = False
 
     async def fails(self: Backend, path: str) -> tuple[int, bytes]:
-        nonlocal failed
-        if self.url == broken.url and not failed:
-            failed = True
+        if self.url == broken.url and not caplog.records:
             raise RecursionError
         return await fetch(self, path)
 
     monkeypatch.setattr(Backend, "fetch", fails)
     async with pools.probing():
         await until(lambda: ready(chat) == [broken.url, sound.url])
-    assert failed
+    (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "backend chat-0: its probe failed" in said.message
 
 
 async def test_a_source_that_fails_unexpectedly_is_asked_again_and_its_backends_stay(
@@ -285,7 +283,7 @@ async def test_a_connection_used_while_its_backend_goes_is_closed(backend: Any) 
     server = await backend("a")
     (one,) = Pool("chat", [server.url], GatewaySettings()).backends
     connection = await one.connections.take()
-    await one._send(connection, Call(b"GET", b"/metrics", []))
+    await one._send(connection, Call(b"GET", b"/metrics", []), None)
     assert [piece async for piece in connection.pieces()]
     one.connections.close()
     one.connections.give_back(connection)
