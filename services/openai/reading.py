@@ -129,16 +129,18 @@ def read(model: type[Model], data: bytes | Mapping[str, Any], what: str = "the b
     InvalidRequestError for malformed JSON, for an invalid field, which is `param`, or as for
     `ignore_unknown`; the message calls the document `what`.
     """
-    try:
+    try:  # most have no field that is unknown
         if not isinstance(data, bytes):
-            return model.model_validate(_known(data, model))
+            return model.model_validate(data)
         check_size(data, what)
         return model.model_validate_json(data)
     except ValidationError as error:
-        if not isinstance(data, bytes) or not error.errors(include_url=False)[0]["loc"]:
+        if isinstance(data, bytes) and not error.errors(include_url=False)[0]["loc"]:
             raise refusal(error, what) from error
-    # As JSON: a tuple is a list there, which pydantic refuses elsewhere if it is strict.
     try:
+        if not isinstance(data, bytes):
+            return model.model_validate(_known(data, model))
+        # As JSON: a tuple is a list there, which pydantic refuses elsewhere if it is strict.
         return model.model_validate_json(json.dumps(_known(parse_object(data, what), model)))
     except ValidationError as error:
         raise refusal(error, what) from error
