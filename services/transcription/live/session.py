@@ -142,7 +142,8 @@ def updated(
         models.check(session.model)
         engine.check(session.request(np.zeros(0, dtype=np.float32), session.prompt))
     except (NotFoundError, InvalidRequestError) as error:
-        param = error.param and f"{_AT}.transcription.{error.param}"
+        place = "session" if error.param == "include" else f"{_AT}.transcription"
+        param = error.param and f"{place}.{error.param}"
         raise type(error)(error.message, param=param, code=error.code) from error
     # Nobody answers here, and audio is heard as it comes.
     ignored = {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from services.errors import InvalidRequestError
 from services.openai.realtime import AUDIO_CHARACTERS
 from services.server.admission import Limits
 from tests.fakes.transcription_engine import FakeEngine
@@ -183,6 +184,23 @@ async def test_what_is_not_offered_is_refused_by_its_name(
         assert shown["audio"]["input"]["transcription"]["model"] == "fake"
         await talk.speak(spoken("ok"))  # and the session goes on as it was
         assert (await talk.until("completed"))[-1]["transcript"] == "ok"
+
+
+async def test_what_an_engine_cannot_include_is_refused_by_its_name(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = await served()
+
+    def check(request: Any) -> None:
+        if request.logprobs:
+            raise InvalidRequestError("no tokens", param="include", code="unsupported_value")
+
+    monkeypatch.setattr(role.engine, "check", check)
+    async with role.talk() as talk:
+        session = session_of(transcription={"model": "fake"})
+        session["include"] = ["item.input_audio_transcription.logprobs"]
+        await talk.say("session.update", session=session)
+        assert await talk.fault() == ("session.include", "unsupported_value")
 
 
 async def test_who_misspells_a_field_is_told_the_one_that_stands_beside_it(served: Any) -> None:
