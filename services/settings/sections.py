@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic_core import PydanticCustomError
 
 SPEECH_MODELS: Final = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", "gpt-4o-mini-tts-2025-12-15")
 TRANSCRIPTION_MODELS: Final = (
@@ -20,6 +21,14 @@ TRANSCRIPTION_MODELS: Final = (
 
 _MIB: Final = 1 << 20
 _ASKED: Final = ("chat", "speech", "transcription", "conversation")
+
+
+def _named(folder: str) -> str:
+    if not folder.strip():
+        raise PydanticCustomError(
+            "empty", "it is empty; name a folder, or leave the setting out to have the usual one"
+        )
+    return folder
 
 
 class Section(BaseModel):
@@ -203,9 +212,7 @@ class SpeechSettings(ChosenEngineSettings):
     voices: dict[str, str] = {}
     """OpenAI's or your own voice names, and the voice each stands for: one of the engine's, or a
     registered one's name or id."""
-    store: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = (
-        "~/.local/share/bentovox/voices"
-    )
+    store: Annotated[str, AfterValidator(_named)] = "~/.local/share/bentovox/voices"
     """Folder of registered voices and consents; several containers may share it."""
     ref_audio: Literal["consent", "open", "off"] = "consent"
     """A request's own recording to speak like: with the id of a consent, freely, or not at all."""

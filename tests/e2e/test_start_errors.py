@@ -82,7 +82,7 @@ def test_an_unknown_speech_engine_is_named_with_those_that_exist(home: Path) -> 
 
 
 def test_an_empty_folder_of_voices_is_refused(home: Path) -> None:
-    assert "BENTOVOX_SPEECH__STORE: " in failed(home, SPEECH, BENTOVOX_SPEECH__STORE="")
+    assert "BENTOVOX_SPEECH__STORE: it is empty" in failed(home, SPEECH, BENTOVOX_SPEECH__STORE="")
 
 
 @pytest.mark.parametrize("service", [STACK, GATEWAY])

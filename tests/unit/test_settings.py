@@ -170,8 +170,8 @@ def test_an_unknown_profile_names_those_that_exist(env: Any) -> None:
         ("GATEWAY__CHAT", '"http://a:1"', "BENTOVOX_GATEWAY__CHAT: .*list"),
         ("GATEWAY__CHAT", "[1]", "BENTOVOX_GATEWAY__CHAT: .*string"),
         ("LOG__LEVEL", "LOUD", "'DEBUG', 'INFO'"),
-        ("SPEECH__STORE", "", "BENTOVOX_SPEECH__STORE: .* at least 1 character"),
-        ("SPEECH__STORE", " ", "BENTOVOX_SPEECH__STORE: .* at least 1 character"),
+        ("SPEECH__STORE", "", "BENTOVOX_SPEECH__STORE: it is empty; name a folder"),
+        ("SPEECH__STORE", " ", "BENTOVOX_SPEECH__STORE: it is empty; name a folder"),
     ],
 )
 def test_a_value_that_does_not_fit_is_one_line_that_names_it(
