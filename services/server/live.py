@@ -93,10 +93,10 @@ class LiveSession(ABC):
     async def run(self) -> None:
         """Talk with the client until there is nothing more to say; may raise ServiceError."""
 
-    async def next_message(self, within_s: float, what: str = "message") -> str | bytes | None:
+    async def next_message(self, within_s: float) -> str | bytes | None:
         """Return the client's next message; None when the server shuts down and none is left.
 
-        DeadlineError if no `what` arrived in time.
+        DeadlineError if none arrived in time.
         """
         # Even if there is one already: other clients need a turn beside one that is far ahead.
         async with racing(self.inbox.filled(), self._draining.wait(), within_s=within_s):
@@ -107,7 +107,7 @@ class LiveSession(ABC):
             return self.inbox.take() if left and self.inbox else None
         if self.inbox:
             return self.inbox.take()
-        raise DeadlineError(f"no {what} came within {within_s:g} s", code="idle_timeout")
+        raise DeadlineError(f"no message came within {within_s:g} s", code="idle_timeout")
 
     async def send(self, message: str | bytes) -> None:
         """Send text, or bytes; wait for a client that is far behind, unless it has gone."""

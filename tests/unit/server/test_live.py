@@ -79,10 +79,10 @@ async def test_a_client_that_never_stops_does_not_hold_up_a_drain() -> None:
     connection = Connection()
 
     class Echo(Session):
-        async def next_message(self, within_s: float, what: str = "message") -> str | bytes | None:
+        async def next_message(self, within_s: float) -> str | bytes | None:
             connection.say("more")
             await asyncio.sleep(0)
-            return await super().next_message(within_s, what)
+            return await super().next_message(within_s)
 
     session = Echo(connection)
     connection.draining.set()
