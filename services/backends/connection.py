@@ -97,8 +97,8 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        self.pending: deque[bytes] = deque()
-        self.sink: Callable[[bytes], None] | None = None
+        self._early: deque[bytes] = deque()  # what came of the body before it had a sink
+        self._sink: Callable[[bytes], None] = self._early.append
         self.complete = False
         self._keep_alive = False
         self._until_close = False
@@ -140,9 +140,9 @@ class Connection(asyncio.Protocol):
 
     def flow_to(self, sink: Callable[[bytes], None]) -> None:
         """Pass the body to `sink` piece by piece, starting with what has already arrived."""
-        while self.pending:
-            sink(self.pending.popleft())
-        self.sink = sink
+        while self._early:
+            sink(self._early.popleft())
+        self._sink = sink
 
     async def pieces(
         self, silence_s: float | None = None, who: str = "The backend"
@@ -264,10 +264,7 @@ class Connection(asyncio.Protocol):
             self._head.set_result(None)
 
     def on_body(self, body: bytes) -> None:
-        if self.sink is not None:
-            self.sink(body)
-        else:
-            self.pending.append(body)
+        self._sink(body)
 
     def on_message_complete(self) -> None:
         """Announce the end, unless this was only an interim answer."""
