@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -44,12 +45,11 @@ _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})  # RFC 6455, section 7.
 _BROKE_OFF: Final = "The backend broke off the connection."
 
 
+@dataclass(frozen=True)
 class Tunnel:
     """Forwards each path's WebSockets to a backend of its role."""
 
-    def __init__(self, pools: Mapping[str, Pool]) -> None:
-        """`pools` has the pool of each role."""
-        self._pools = pools
+    _pools: Mapping[str, Pool]  # by role
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Forward one connection until either side closes it."""
