@@ -198,7 +198,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._write_check = self.loop.call_later(WRITE_CHECK_S, self._check_writing, waiting_bytes)
 
     def _too_slow(self) -> None:
-        self._deadline = None
         if self._answering:  # the head belongs to the next request
             self._deadline = self.loop.call_later(HEAD_S, self._too_slow)
         else:
