@@ -176,14 +176,12 @@ class Exchange(Visit):
     async def _refuse(self, error: ServiceError) -> None:
         if isinstance(error, OverloadedError):
             self.shell.metrics.rejected()
-        if self._status and self._held_start is None:
+        if self._status:
             # Too late for a status: returning without the last chunk makes uvicorn close the
             # connection, so that no client mistakes half an answer for a whole one.
             log.warning("answer broken off: %s", error.message)
             return
-        self._held_start = None
-        status, headers, body = error_response(error)
-        await self._whole(status, headers, body)
+        await self._whole(*error_response(error))
 
 
 class Shell(Serving):
