@@ -135,13 +135,11 @@ class Answer:
 
         Raises as `pieces` does; and if an event is an error, that.
         """
-        rest = bytearray()
+        rest = b""
         async with aclosing(self.pieces()) as pieces:
             async for piece in pieces:
-                rest += piece.replace(b"\r", b"")
-                while (end := rest.find(b"\n\n")) >= 0:
-                    block = bytes(rest[:end])
-                    del rest[: end + 2]
+                *blocks, rest = (rest + piece.replace(b"\r", b"")).split(b"\n\n")
+                for block in blocks:
                     data = b"\n".join(
                         line[5:].strip() for line in block.split(b"\n") if line[:5] == b"data:"
                     )
