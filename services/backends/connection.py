@@ -88,10 +88,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.closed = False
         self._on_lost = on_lost
-        self._room = asyncio.Event()
-        self._room.set()
+        self._rest: Iterator[bytes] | None = None  # of a request, until it is written
+        self._full = False  # so that it has to wait
         self._news = select.poll()
-        self._pouring: asyncio.Task[None] | None = None
         self._begin()
 
     def _begin(self) -> None:
@@ -112,15 +111,15 @@ class Connection(asyncio.Protocol):
         self._begin()
         if not self.closed:
             self.transport.write(data)
-        if rest is not None:
-            self._pouring = asyncio.ensure_future(self._pour(rest))
+            self._rest = rest
+            self._pour()
 
-    async def _pour(self, rest: Iterator[bytes]) -> None:
-        await self._room.wait()
-        for piece in rest:
-            self.transport.write(piece)
-            await self._room.wait()
-        self._pouring = None
+    def _pour(self) -> None:
+        while self._rest is not None and not self._full:
+            if (piece := next(self._rest, None)) is None:
+                self._rest = None
+            else:
+                self.transport.write(piece)
 
     async def head(self, timeout_s: float | None = None) -> None:
         """Wait for `status` and `headers`; BackendError if it broke before, or TimeoutError."""
@@ -199,9 +198,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self.closed = True
-        if self._pouring is not None:
-            self._pouring.cancel()
-            self._pouring = None
+        self._rest = None
 
     def is_quiet(self) -> bool:
         """Whether an idle connection has received neither bytes nor its end."""
@@ -237,10 +234,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Hold back the rest of the request: the backend is slower than we are."""
-        self._room.clear()
+        self._full = True
 
     def resume_writing(self) -> None:
-        self._room.set()
+        self._full = False
+        self._pour()
 
     # httptools
     def on_message_begin(self) -> None:
@@ -280,8 +278,7 @@ class Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another exchange may follow; the rest of a request would be taken for it."""
-        asked = self._pouring is None
-        return self.complete and asked and self._keep_alive and not self.closed
+        return self.complete and self._rest is None and self._keep_alive and not self.closed
 
     def _fail(self, error: Exception) -> None:
         for future in (self._head, self._ended):
