@@ -171,7 +171,7 @@ class Backend:
         except TimeoutError:
             # One slow answer does not mean it died: a dying process drops its connections.
             self._slow_probes += 1
-            if not self.ready or self._slow_probes >= _SLOW_PROBES:
+            if self._slow_probes >= _SLOW_PROBES:
                 self.mark(ready=False)
 
     def mark(self, *, ready: bool) -> None:
