@@ -62,13 +62,8 @@ def direct_writer(
     It tells when the client reads too slowly, and when no more. None if ASGI's `send` must do.
     """
     cycle = getattr(scope.get("bentovox.send"), "__self__", None)
-    if (
-        not isinstance(cycle, RequestResponseCycle)
-        or not cycle.response_started
-        or cycle.response_complete
-        or not cycle.chunked_encoding
-        or cycle.scope["method"] == "HEAD"
-    ):
+    # uvicorn decides on chunks when it sends the head; HEAD's answer has none.
+    if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding:
         return None
     on_first: Callable[[], None] | None = scope["bentovox.on_first_byte"]
     resuming: asyncio.Task[None] | None = None
