@@ -53,7 +53,7 @@ class Call:
             headers = [*headers, (b"content-length", b"%d" % length)]
         self._headers = b"".join([b"\r\n%b: %b" % pair for pair in headers])
 
-    async def sent(self, connections: Connections, timeout_s: float | None = None) -> Connection:
+    async def sent(self, connections: Connections, timeout_s: float) -> Connection:
         """Send it and return its connection once the answer's head is there.
 
         A large body follows as the backend takes it. UnavailableError or DeadlineError if there is
@@ -69,15 +69,10 @@ class Call:
             address.authority,
             self._headers,
         )
-        try:
-            if self.is_large:
-                connection.send(head, self._taken())
-            else:
-                connection.send(b"".join((head, *self._body)))
-            await connection.head(timeout_s)
-        except BaseException:
-            connection.abort()
-            raise
+        if self.is_large:
+            await connection.ask(head, self._taken(), timeout_s)
+        else:
+            await connection.ask(b"".join((head, *self._body)), None, timeout_s)
         return connection
 
     def _taken(self) -> Iterator[bytes]:
@@ -147,8 +142,8 @@ class Backend:
             raise
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer, whole; ServiceError if it is far too much, or broken off."""
-        connection = await Call(b"GET", path.encode(), []).sent(self.connections)
+        """GET a small answer, whole; ServiceError if it is too much or breaks off, or TimeoutError."""
+        connection = await Call(b"GET", path.encode(), []).sent(self.connections, _PROBE_TIMEOUT_S)
         try:
             return connection.status, await joined(connection.pieces(), _FETCH_BYTES)
         finally:

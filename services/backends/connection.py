@@ -106,13 +106,26 @@ class Connection(asyncio.Protocol):
         self._head: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
 
-    def send(self, data: bytes, rest: Iterator[bytes] | None = None) -> None:
-        """Begin an exchange with a request's bytes; `rest` follows as the backend takes it."""
+    async def ask(self, data: bytes, rest: Iterator[bytes] | None, timeout_s: float) -> None:
+        """Send a request and return once `status` and `headers` are there.
+
+        `rest` follows `data` as the backend takes it. BackendError if the connection breaks before,
+        TimeoutError if they are late; then it is dropped.
+        """
         self._begin()
         if not self.closed:
             self.transport.write(data)
             self._rest = rest
             self._pour()
+        # A fifth of the price of asyncio.timeout, at each request.
+        late = asyncio.get_running_loop().call_later(timeout_s, self._fail, TimeoutError())
+        try:
+            await self._head
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            late.cancel()
 
     def _pour(self) -> None:
         while self._rest is not None and not self._full:
@@ -120,18 +133,6 @@ class Connection(asyncio.Protocol):
                 self._rest = None
             else:
                 self.transport.write(piece)
-
-    async def head(self, timeout_s: float | None = None) -> None:
-        """Wait for `status` and `headers`; BackendError if it broke before, or TimeoutError."""
-        if timeout_s is None:
-            await self._head
-            return
-        # A fifth of the price of asyncio.timeout, at each request.
-        late = asyncio.get_running_loop().call_later(timeout_s, self._fail, TimeoutError())
-        try:
-            await self._head
-        finally:
-            late.cancel()
 
     async def ended(self) -> None:
         """Wait until the whole body has gone to the sink; BackendError if it breaks off."""
