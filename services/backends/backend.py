@@ -142,7 +142,7 @@ class Backend:
             raise
 
     async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer, whole; ServiceError if it is too much or breaks off, or TimeoutError."""
+        """GET a small answer, whole; ServiceError if it is too much, TimeoutError if it is late."""
         connection = await Call(b"GET", path.encode(), []).sent(self.connections, _PROBE_TIMEOUT_S)
         try:
             return connection.status, await joined(connection.pieces(), _FETCH_BYTES)

@@ -225,7 +225,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """End a body that is delimited by the end of the connection (RFC 9112, section 6.3)."""
-        if self._until_close and not self.complete:
+        if self._until_close:
             self._complete()
 
     def connection_lost(self, _: Exception | None) -> None:
