@@ -100,7 +100,6 @@ class _Session(LiveSession):
         self._unit: _Unit | None = None
 
     async def run(self) -> None:
-        """Serve utterances until the client or the server ends the session."""
         cut_off = False  # by an `input.cancel`, up to which text is dropped
         while (message := await self._next()) not in (None, Signal.CLOSE):
             if message is Signal.DONE and not cut_off:
@@ -282,7 +281,6 @@ class _Unit:
             self._held.append(data)
 
     async def done(self, **fields: object) -> None:
-        """Send audio.done."""
         self._open = False
         await self.send(_event("audio.done", **self.place, total_bytes=self._bytes, **fields))
 

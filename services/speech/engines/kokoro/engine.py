@@ -265,7 +265,6 @@ class KokoroEngine(SpeaksOnly):
 
 
 def _espeak() -> EspeakEngine | None:
-    """Return espeak-ng; None where it is not installed."""
     try:
         return EspeakEngine()
     except ImportError:
