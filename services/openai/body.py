@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import suppress
 from typing import TypeVar
 
 from starlette.types import Receive, Scope
@@ -77,30 +78,22 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  this is a coroutine
     before = task.cancelling()
-    gone = False
 
-    def cancel(watching: asyncio.Task[None]) -> None:
-        nonlocal gone
+    async def watch() -> None:
+        with suppress(Exception):  # whoever cannot be read from has gone, too
+            while not (await receive())["type"].endswith(".disconnect"):  # HTTP's or a WebSocket's
+                pass
         if task.cancelling() == before:  # else it is ending already, and is left to do so
-            gone = task.cancel()
-        if not watching.cancelled():
-            watching.exception()  # marked as seen: whoever cannot be read from has gone, too
+            hangup.reschedule(0)
 
-    watching = asyncio.ensure_future(_hangup(receive))
-    watching.add_done_callback(cancel)
     try:
-        return await work
-    except asyncio.CancelledError:
-        if not gone or task.cancelling() > before + 1:
-            raise  # somebody else has cancelled it
+        async with asyncio.timeout(None) as hangup:
+            watching = asyncio.create_task(watch())
+            try:
+                return await work
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if not hangup.expired():
+            raise
         raise ClientGoneError from None
-    finally:
-        watching.remove_done_callback(cancel)
-        watching.cancel()
-        if gone:
-            task.uncancel()
-
-
-async def _hangup(receive: Receive) -> None:
-    while not (await receive())["type"].endswith(".disconnect"):  # HTTP's or a WebSocket's
-        pass
