@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
@@ -63,7 +63,7 @@ class Form:
 
     texts: Mapping[str, str]
     files: Mapping[str, Upload]
-    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[str]]
 
     def file(self, name: str) -> Upload:
         """Return a required file, or raise InvalidRequestError."""

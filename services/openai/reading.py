@@ -198,22 +198,17 @@ def check_size(data: bytes | str, what: str) -> None:
         )
 
 
-def parse(data: bytes | str, what: str) -> Any:
-    """Return the value of a JSON document; InvalidRequestError if it is malformed or too much."""
+def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
+    """Return a JSON object's fields; InvalidRequestError if it is none, malformed or too much."""
     check_size(data, what)
     try:
-        return json.loads(data)
+        fields = json.loads(data)
     except RecursionError as error:
         raise InvalidRequestError(f"{what} is nested too deeply", code="invalid_json") from error
     except ValueError as error:
         raise InvalidRequestError(
             f"{what} is not valid JSON: {error}", code="invalid_json"
         ) from error
-
-
-def parse_object(data: bytes | str, what: str) -> dict[str, Any]:
-    """Return the fields of a JSON object; InvalidRequestError if it is none."""
-    fields = parse(data, what)
     if not isinstance(fields, dict):
         raise InvalidRequestError(f"{what} is not a JSON object", code="invalid_type")
     return fields
