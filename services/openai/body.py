@@ -78,22 +78,24 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  this is a coroutine
     before = task.cancelling()
+    gone = False
 
     async def watch() -> None:
+        nonlocal gone
         with suppress(Exception):  # whoever cannot be read from has gone, too
             while not (await receive())["type"].endswith(".disconnect"):  # HTTP's or a WebSocket's
                 pass
         if task.cancelling() == before:  # else it is ending already, and is left to do so
-            hangup.reschedule(0)
+            gone = task.cancel()
 
+    watching = asyncio.create_task(watch())
     try:
-        async with asyncio.timeout(None) as hangup:
-            watching = asyncio.create_task(watch())
-            try:
-                return await work
-            finally:
-                watching.cancel()
-    except TimeoutError:
-        if not hangup.expired():
-            raise
+        return await work
+    except asyncio.CancelledError:
+        if not gone or task.cancelling() > before + 1:
+            raise  # somebody else has cancelled it
         raise ClientGoneError from None
+    finally:
+        watching.cancel()
+        if gone:
+            task.uncancel()
