@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, pieces
-from services.openai.reading import ignore, ignore_unknown
+from services.openai.reading import ignore, ignore_unknown, missing
 
 TEXT_BYTES: Final = 8 * 1024
 """The most bytes of a text field; its schema limits characters further."""
@@ -68,11 +68,7 @@ class Form:
     def file(self, name: str) -> Upload:
         """Return a required file, or raise InvalidRequestError."""
         if name not in self.files:
-            raise InvalidRequestError(
-                f"missing required parameter: {name!r}, a file",
-                param=name,
-                code="missing_required_parameter",
-            )
+            raise missing(name, ", a file")
         return self.files[name]
 
 

@@ -81,20 +81,15 @@ def ignore(name: str) -> None:
     ignored = _ignored.get()
     if ignored is None or name in ignored.names:
         return
+    short = _shown(name)
     if ignored.strict:
-        raise InvalidRequestError(
-            f"{_shown(name)} is not supported, and BENTOVOX_STRICT refuses unknown fields",
-            param=_shown(name),
-            code="unknown_parameter",
+        raise _unknown(
+            short, f"{short} is not supported, and BENTOVOX_STRICT refuses unknown fields"
         )
     if len(ignored.names) >= MOST_IGNORED:
-        raise InvalidRequestError(
-            f"over {MOST_IGNORED} unknown parameters, {_shown(name)!r} among them",
-            param=_shown(name),
-            code="unknown_parameter",
-        )
+        raise _unknown(short, f"over {MOST_IGNORED} unknown parameters, {short!r} among them")
     ignored.names.append(name)
-    log.info("ignored: %s", quote(_shown(name), errors="replace"))
+    log.info("ignored: %s", quote(short, errors="replace"))
 
 
 def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> None:
@@ -105,12 +100,13 @@ def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> Non
     close = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], known, n=1, cutoff=NEARLY)
     full = f"{place}.{name}" if place else name
     if close:
-        raise InvalidRequestError(
-            f"unknown parameter: {_shown(full)!r}; did you mean {close[0]!r}?",
-            param=_shown(full),
-            code="unknown_parameter",
-        )
+        short = _shown(full)
+        raise _unknown(short, f"unknown parameter: {short!r}; did you mean {close[0]!r}?")
     ignore(full)
+
+
+def _unknown(name: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param=name, code="unknown_parameter")
 
 
 def sift(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -222,10 +218,12 @@ def invalid(field: str, why: str, code: str = "invalid_value") -> InvalidRequest
     return InvalidRequestError(f"{field}: {why}", param=field, code=code)
 
 
-def missing(field: str) -> InvalidRequestError:
-    """Return the error for a missing field."""
+def missing(field: str, what: str = "") -> InvalidRequestError:
+    """Return the error for a missing field; `what` ends the sentence."""
     return InvalidRequestError(
-        f"missing required parameter: {field!r}", param=field, code="missing_required_parameter"
+        f"missing required parameter: {field!r}{what}",
+        param=field,
+        code="missing_required_parameter",
     )
 
 
