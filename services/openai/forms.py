@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 
 from services.errors import InvalidRequestError, TooLargeError
 from services.openai.body import header, not_read, pieces
-from services.openai.reading import ignore, ignore_unknown, missing
+from services.openai.reading import ignore_unknown, missing
 
 TEXT_BYTES: Final = 8 * 1024
 """The most bytes of a text field; its schema limits characters further."""
@@ -183,11 +183,8 @@ class _Reader:
         if name.removesuffix("[]") in fields.lists:
             name = name.removesuffix("[]")
         known = (*sorted(fields.texts | fields.lists), *fields.files)
-        if name in fields.foreign:
-            ignore(name)
-            return
         if name not in known:
-            ignore_unknown(name, known)
+            ignore_unknown(name, known, foreign=fields.foreign)
             return
         if name in self.texts or name in self.files:
             raise InvalidRequestError(

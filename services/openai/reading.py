@@ -92,14 +92,20 @@ def ignore(name: str) -> None:
     log.info("ignored: %s", quote(short, errors="replace"))
 
 
-def ignore_unknown(name: str, known: Collection[str], *, place: str = "") -> None:
+def ignore_unknown(
+    name: str,
+    known: Collection[str],
+    *,
+    foreign: Collection[str] = (),
+    place: str = "",
+) -> None:
     """Note that `name`, a field of the object at `place`, is not among `known`.
 
-    InvalidRequestError if it is nearly one of them, or as for `ignore`.
+    InvalidRequestError if it is nearly one of them and not `foreign`, or as for `ignore`.
     """
-    close = difflib.get_close_matches(name[:_SHOWN_CHARACTERS], known, n=1, cutoff=NEARLY)
     full = f"{place}.{name}" if place else name
-    if close:
+    close = difflib.get_close_matches(_shown(name), known, n=1, cutoff=NEARLY)
+    if close and name not in foreign:
         short = _shown(full)
         raise _unknown(short, f"unknown parameter: {short!r}; did you mean {close[0]!r}?")
     ignore(full)
@@ -109,11 +115,17 @@ def _unknown(name: str, message: str) -> InvalidRequestError:
     return InvalidRequestError(message, param=name, code="unknown_parameter")
 
 
-def sift(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+def sift(
+    given: Mapping[str, Any], known: Collection[str], foreign: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the fields of `given` that are in `known`; the others as for `ignore_unknown`."""
-    for name in given.keys() - set(known):
-        ignore_unknown(name, known)
-    return {name: value for name, value in given.items() if name in known}
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in known:
+            kept[name] = value
+        else:
+            ignore_unknown(name, known, foreign=foreign)
+    return kept
 
 
 Model = TypeVar("Model", bound=BaseModel)
