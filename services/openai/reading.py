@@ -93,11 +93,7 @@ def ignore(name: str) -> None:
 
 
 def ignore_unknown(
-    name: str,
-    known: Collection[str],
-    *,
-    foreign: Collection[str] = (),
-    place: str = "",
+    name: str, known: Collection[str], *, foreign: Collection[str] = (), place: str = ""
 ) -> None:
     """Note that `name`, a field of the object at `place`, is not among `known`.
 
@@ -119,13 +115,9 @@ def sift(
     given: Mapping[str, Any], known: Collection[str], foreign: Collection[str] = ()
 ) -> dict[str, Any]:
     """Return the fields of `given` that are in `known`; the others as for `ignore_unknown`."""
-    kept: dict[str, Any] = {}
-    for name, value in given.items():
-        if name in known:
-            kept[name] = value
-        else:
-            ignore_unknown(name, known, foreign=foreign)
-    return kept
+    for name in (name for name in given if name not in known):
+        ignore_unknown(name, known, foreign=foreign)
+    return {name: value for name, value in given.items() if name in known}
 
 
 Model = TypeVar("Model", bound=BaseModel)
