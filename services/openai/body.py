@@ -19,7 +19,10 @@ class ClientGoneError(Exception):
 
 def header(scope: Scope, name: bytes) -> bytes:
     """Return the first header called `name` (lower case); empty if there is none."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return b""
 
 
 def expect_json(scope: Scope) -> None:
@@ -86,7 +89,7 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
         if not watching.cancelled():
             watching.exception()  # marked as seen: whoever cannot be read from has gone, too
 
-    watching = asyncio.ensure_future(_hangup(receive))
+    watching = task.get_loop().create_task(_hangup(receive))
     watching.add_done_callback(cancel)
     try:
         return await work
