@@ -20,7 +20,10 @@ class ClientGoneError(Exception):
 
 def header(scope: Scope, name: bytes) -> bytes:
     """Return the first header called `name` (lower case); empty if there is none."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return b""
 
 
 def expect_json(scope: Scope) -> None:
@@ -88,7 +91,7 @@ async def until_hangup(receive: Receive, work: Coroutine[None, None, Result]) ->
         if task.cancelling() == before:  # else it is ending already, and is left to do so
             gone = task.cancel()
 
-    watching = asyncio.create_task(watch())
+    watching = task.get_loop().create_task(watch())
     try:
         return await work
     except asyncio.CancelledError:
