@@ -100,10 +100,12 @@ def ignore_unknown(
     InvalidRequestError if it is nearly one of them and not `foreign`, or as for `ignore`.
     """
     full = f"{place}.{name}" if place else name
-    close = difflib.get_close_matches(_shown(name), known, n=1, cutoff=NEARLY)
-    if close and name not in foreign:
+    near: list[str] = []
+    if name not in foreign:
+        near = difflib.get_close_matches(_shown(name), known, n=1, cutoff=NEARLY)
+    if near:
         short = _shown(full)
-        raise _unknown(short, f"unknown parameter: {short!r}; did you mean {close[0]!r}?")
+        raise _unknown(short, f"unknown parameter: {short!r}; did you mean {near[0]!r}?")
     ignore(full)
 
 
