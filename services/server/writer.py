@@ -38,6 +38,14 @@ class Gathering:
         if self._gathered_bytes >= MOST_BYTES:
             self.flush()
 
+    def write_now(self, data: bytes) -> None:
+        """Write `data`, which is all for now: to wait for the end of the turn has its price too."""
+        if self._gathered:
+            self._gathered.append(data)
+            self.flush()
+        elif not self.is_closing():
+            self.bare.write(data)
+
     def flush(self) -> None:
         """Write what was gathered, unless the connection is closed."""
         if self._gathered and not self.is_closing():
@@ -62,8 +70,11 @@ def direct_writer(
     It tells when the client reads too slowly, and when no more. None if ASGI's `send` must do.
     """
     cycle = getattr(scope.get("bentovox.send"), "__self__", None)
-    # uvicorn decides on chunks when it sends the head; HEAD's answer has none.
-    if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding:
+    if (
+        not isinstance(cycle, RequestResponseCycle)
+        or not isinstance(transport := cycle.transport, Gathering)
+        or not cycle.chunked_encoding  # as uvicorn decides with the head; never for HEAD
+    ):
         return None
     on_first: Callable[[], None] | None = scope["bentovox.on_first_byte"]
     resuming: asyncio.Task[None] | None = None
@@ -78,7 +89,7 @@ def direct_writer(
         nonlocal resuming, on_first
         if cycle.disconnected or not data:
             return
-        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        transport.write_now(b"%x\r\n%b\r\n" % (len(data), data))
         if on_first is not None:
             on_first()
             on_first = None
