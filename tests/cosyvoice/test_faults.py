@@ -190,7 +190,7 @@ async def test_a_voice_that_breaks_the_flow_breaks_no_other_ones_sound(
 
     engine = engine_of(family)
     alone = await said_again(engine)
-    ben = prompt.features_of(engine._loaded(), BEN).embedding
+    ben = prompt.features_of(engine._loaded().checkpoint, BEN).embedding
     mels, sizes, goes = flow.mels, [], threading.Event()
 
     def made(model: Any, batch: Any, **named: Any) -> Any:

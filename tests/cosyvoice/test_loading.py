@@ -350,7 +350,7 @@ def test_features_are_those_of_upstreams_frontend(
 ) -> None:
     import torch  # noqa: PLC0415  heavy
 
-    model = engine_of(family)._loaded()
+    model = engine_of(family)._loaded().checkpoint
     theirs = frontend(model, monkeypatch)
     forget_filters()
     for seed in (BEN, ANNA):

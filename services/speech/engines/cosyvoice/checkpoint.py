@@ -85,35 +85,20 @@ _PLAIN_KINDS: Final = frozenset({"bool", "float", "int", "map", "null", "seq", "
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model; its modules are shared by all requests.
+    """A loaded model; its modules are shared by all requests."""
 
-    Attributes:
-        family: 2 or 3.
-        sample_rate_hz: of what it makes.
-        device: where it computes.
-        lm: upstream's language model, text to speech tokens.
-        vocoder: upstream's model object, speech tokens to audio.
-        encode: text to the ids of text tokens.
-        mel: samples [1, N] at `sample_rate_hz` to a mel spectrogram [1, 80, T].
-        speech_tokenizer: ONNX session, log mel of 16 kHz audio to speech tokens.
-        speaker_encoder: ONNX session, filter bank of 16 kHz audio to an embedding.
-        fingerprint: differs if features were computed by other encoders.
-        fp16: whether it computes in half precision.
-        rows: how many requests the flow takes at once; TensorRT takes one.
-    """
-
-    family: int
-    sample_rate_hz: int
-    device: torch.device
-    lm: Any
-    vocoder: Any
-    encode: Callable[[str], list[int]]
-    mel: Callable[[torch.Tensor], torch.Tensor]
-    speech_tokenizer: onnxruntime.InferenceSession
-    speaker_encoder: onnxruntime.InferenceSession
-    fingerprint: str
-    fp16: bool
-    rows: int
+    family: int  # 2 or 3
+    sample_rate_hz: int  # of what it makes
+    device: torch.device  # where it computes
+    lm: Any  # upstream's language model, text to speech tokens
+    vocoder: Any  # upstream's model object, speech tokens to audio
+    encode: Callable[[str], list[int]]  # text to the ids of text tokens
+    mel: Callable[[torch.Tensor], torch.Tensor]  # samples [1, N] at that rate to a mel [1, 80, T]
+    speech_tokenizer: onnxruntime.InferenceSession  # log mel of 16 kHz audio to speech tokens
+    speaker_encoder: onnxruntime.InferenceSession  # filter bank of 16 kHz audio to an embedding
+    fingerprint: str  # differs if features were computed by other encoders
+    fp16: bool  # whether it computes in half precision
+    rows: int  # how many requests the flow takes at once; TensorRT takes one
 
     def vocoder_of(self, seed: int) -> Vocoder | CausalVocoder:
         """Return what makes the audio of one segment; `seed` is for its noise."""

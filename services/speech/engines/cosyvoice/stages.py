@@ -33,17 +33,12 @@ class _GivenUp(BaseException):  # no code of upstream is to catch it
 
 
 class Stages:
-    """Makes the audio of utterances, from `begin` until their end or `close`.
-
-    Attributes:
-        checkpoint: the model.
-        streams: how many would have no gap, by what it took lately; at least one.
-    """
+    """Makes the audio of utterances, from `begin` until their end or `close`."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Start the threads."""
         self.checkpoint = checkpoint
-        self.streams = 1
+        self.streams = 1  # that would have no gap, by what it took lately; at least one
         self._measured_s = time.monotonic()
         self._decoder: Decoder[Segment] = Decoder(checkpoint)
         self._saying: dict[Segment, Utterance] = {}
@@ -92,7 +87,7 @@ class Stages:
             if utterance in self._utterances:
                 self._utterances.remove(utterance)
             self._sounding = [work for work in self._sounding if work.utterance is not utterance]
-        utterance.on_end(error)
+        utterance.handover.end(error)
 
     def forget(self) -> None:
         """Forget what the model took so far: it was cold."""
@@ -271,7 +266,7 @@ class Stages:
             self.end(utterance, error)
             return
         with self.change():
-            utterance.finish(work)
+            utterance.in_work.popleft()
             if not utterance.is_stopped:
                 utterance.give(frame)
 
