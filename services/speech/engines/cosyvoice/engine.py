@@ -38,7 +38,6 @@ from services.speech.engines.protocol import (
     SynthesisRequest,
     Voice,
     VoiceReference,
-    check_capabilities,
     murmur,
 )
 from services.tasks import in_daemon
@@ -167,7 +166,6 @@ class CosyVoiceEngine:
     def check(self, request: SynthesisRequest) -> None:
         """Raise unless this can be said; see `SpeechEngine.check`."""
         family = self._loaded().checkpoint.family
-        check_capabilities(self, request)
         if request.reference is None:
             self.voice(request.voice or "")
         if request.language is not None:

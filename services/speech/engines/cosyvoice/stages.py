@@ -84,8 +84,7 @@ class Stages:
             if utterance.is_stopped:
                 return
             utterance.is_stopped = True
-            if utterance in self._utterances:
-                self._utterances.remove(utterance)
+            self._utterances.remove(utterance)
             self._sounding = [work for work in self._sounding if work.utterance is not utterance]
         utterance.handover.end(error)
 
@@ -96,7 +95,6 @@ class Stages:
     def measure(self) -> None:
         """Find out how many streams there may be at once."""
         rate, rows = self.checkpoint.tokens_a_second, self.checkpoint.rows
-        self._measured_s = time.monotonic()
         self.streams = max(1, streams_held(self._meter.costs(), rate, rows))
 
     def close(self) -> None:
