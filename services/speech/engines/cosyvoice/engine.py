@@ -103,11 +103,6 @@ class CosyVoiceEngine:
         return self._stages is not None
 
     @property
-    def active(self) -> int:
-        """Requests whose audio is being made."""
-        return self._stages.active if self._stages else 0
-
-    @property
     def streams(self) -> int | None:
         """How many it makes without a gap, at least one; while it is unloaded, as before."""
         return self._stages.streams if self._stages else self._held

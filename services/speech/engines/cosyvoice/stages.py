@@ -61,11 +61,6 @@ class Stages:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def active(self) -> int:
-        """Return how many utterances there are."""
-        return len(self._utterances)
-
     def begin(self, utterance: Utterance) -> None:
         """Take an utterance, of which text may be there already."""
         with self.change():
