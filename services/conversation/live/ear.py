@@ -63,6 +63,7 @@ class Ear:
         self._caller = caller
         self._on_event = on_event
         self._on_lost = on_lost
+        self._open = AsyncExitStack()  # has the socket
         self._connection: ClientConnection | None = None
         self._listening: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[dict[str, Any]] | None = None
@@ -106,14 +107,14 @@ class Ear:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
+            await self._open.aclose()  # `_listen` may have ended before it began
 
     async def _opened(self) -> ClientConnection:
         if self._listening is not None:  # it has broken, and may not have told all of that yet
             await asyncio.wait([self._listening])
-        async with AsyncExitStack() as stack:
-            socket = self._caller.socket("transcription", f"{REALTIME}?intent=transcription")
-            connection = self._connection = await stack.enter_async_context(socket)
-            self._listening = asyncio.create_task(self._listen(connection, stack.pop_all()))
+        socket = self._caller.socket("transcription", f"{REALTIME}?intent=transcription")
+        connection = self._connection = await self._open.enter_async_context(socket)
+        self._listening = asyncio.create_task(self._listen(connection))
         self.opened += 1
         if not self.plain:
             known = {name: value for name, value in self.heard.items() if value is not None}
@@ -132,11 +133,11 @@ class Ear:
             raise error_told(told["error"])
         self.heard = told["session"]["audio"]["input"]
 
-    async def _listen(self, connection: ClientConnection, stack: AsyncExitStack) -> None:
+    async def _listen(self, connection: ClientConnection) -> None:
         fault: ServiceError = BackendError("The transcription service broke off.")
         silent = False
         try:
-            async with stack:
+            async with self._open:
                 async for message in connection:
                     event = json.loads(message)
                     error = event["error"] if event["type"] == "error" else {}
