@@ -104,7 +104,7 @@ class SpeechTranslation:
                         sample = sampled(segments, recording, fields.consent, voice)
                         segments = stages.piped(group, sample, stages.AHEAD)
                     sentences = stages.piped(group, stages.into_sentences(segments), stages.AHEAD)
-                    said = interpreted(sentences, model, lambda: (source, target))
+                    said = interpreted(sentences, model, lambda _: (source, target))
                     translated = stages.piped(group, said, stages.AHEAD)
                     aloud = spoken_aloud(translated, caller, speaks, manner)
                     sound = stages.piped(group, aloud, stages.SOUNDS_AHEAD)
