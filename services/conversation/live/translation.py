@@ -29,12 +29,7 @@ from services.conversation.live.asking import check_voice
 from services.conversation.live.ear import Ear
 from services.conversation.live.settings import Answering
 from services.conversation.live.socket import IDLE_S
-from services.conversation.live.translation_hearing import (
-    LONGEST_S,
-    MOST_LAG_S,
-    Hearing,
-    Pace,
-)
+from services.conversation.live.translation_hearing import LONGEST_S, MOST_LAG_S, Hearing, Pace
 from services.conversation.speech_translation import stages
 from services.conversation.speech_translation.speaking import interpreted, preset, spoken_aloud
 from services.conversation.translation.chat_model import ChatModel

@@ -56,7 +56,7 @@ def _parts(text: str, most: int, level: int) -> Iterator[str]:
         yield from (text[begin : begin + most] for begin in range(0, len(text), most))
         return
     gathered = ""
-    for part in _cut(text, _CUTS[level]):
+    for part in cut(text, _CUTS[level]):
         if gathered and len((gathered + part).strip()) > most:
             yield from _parts(gathered, most, level + 1)
             gathered = ""
@@ -65,7 +65,8 @@ def _parts(text: str, most: int, level: int) -> Iterator[str]:
         yield from _parts(gathered, most, level + 1)
 
 
-def _cut(text: str, places: re.Pattern[str]) -> Iterator[str]:
+def cut(text: str, places: re.Pattern[str]) -> Iterator[str]:
+    """Return the parts of a text, each up to the end of the next match of `places`."""
     ends = [0, *(place.end() for place in places.finditer(text)), len(text)]
     return (text[begin:end] for begin, end in pairwise(ends) if begin < end)
 
