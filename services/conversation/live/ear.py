@@ -91,8 +91,7 @@ class Ear:
 
     async def follow(self, given: InputFields) -> None:
         """Change `session.audio.input`; if it is refused, nothing has changed."""
-        if self._connection is None:
-            await self._opened()
+        connection = self._connection or await self._opened()
         changes = given.model_dump(exclude_unset=True, exclude={"turn_detection": _ANSWERING})
         if given.turn_detection is not None and given.turn_detection.type == SEMANTIC:
             changes["turn_detection"] = HEARD["turn_detection"]
@@ -100,7 +99,7 @@ class Ear:
             changes["turn_detection"] = {**self._least, **changes["turn_detection"]}
         if changes.get("transcription", ...) is None:  # off, for the client
             del changes["transcription"]
-        await self._update(changes)
+        await self._update(connection, changes)
 
     async def close(self) -> None:
         """End the session."""
@@ -118,16 +117,15 @@ class Ear:
         self.opened += 1
         if not self.plain:
             known = {name: value for name, value in self.heard.items() if value is not None}
-            await self._update({"turn_detection": None, **known})
+            await self._update(connection, {"turn_detection": None, **known})
         return connection
 
-    async def _update(self, changes: dict[str, Any]) -> None:
-        assert self._connection is not None  # noqa: S101  the callers have opened it
+    async def _update(self, connection: ClientConnection, changes: dict[str, Any]) -> None:
         answer = self._answer = asyncio.get_running_loop().create_future()
         session = {"type": "transcription", "audio": {"input": changes}}
         update = {"type": "session.update", "event_id": _OURS, "session": session}
         with suppress(ConnectionClosed):  # `_listen` tells
-            await self._connection.send(json.dumps(update))
+            await connection.send(json.dumps(update))
         told = await answer
         if told["type"] == "error":
             raise error_told(told["error"])

@@ -157,11 +157,6 @@ class Items(list[Item]):
         super().__init__()
         self.id = new_id("conv")
 
-    @property
-    def last(self) -> str | None:
-        """The id of the last one."""
-        return self[-1].id if self else None
-
     def add(self, item: Item, after: str | None = None) -> str | None:
         """Add an item at the end, or after another; return the id of the one before it."""
         if any(one.id == item.id for one in self):

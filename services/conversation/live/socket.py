@@ -263,7 +263,8 @@ class _Talk(LiveSession):
             if self._running is not None and self._settings.hearing.interrupts:
                 await self._running.cancel("turn_detected")
         elif kind == "input_audio_buffer.committed":
-            await self._pass_on({**event, "previous_item_id": self._items.last})
+            last = self._items[-1].id if self._items else None
+            await self._pass_on({**event, "previous_item_id": last})
         elif kind == "conversation.item.added":
             await self._add(Item(event["item"]))
         elif kind == "conversation.item.done":
