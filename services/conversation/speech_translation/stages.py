@@ -122,9 +122,7 @@ def piped(
 
 def first_fault(group: ExceptionGroup[Exception]) -> Exception:
     """Return why the stages failed: the first `ServiceError`, or else the first exception."""
-    faults = [
-        first_fault(one) if isinstance(one, ExceptionGroup) else one for one in group.exceptions
-    ]
+    faults = group.exceptions
     return next((one for one in faults if isinstance(one, ServiceError)), faults[0])
 
 
