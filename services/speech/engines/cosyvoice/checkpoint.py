@@ -134,7 +134,6 @@ def load(
         raise ConfigurationError(
             f"{directory.name} is of family {family}, and the code there ({source.version}) runs "
             f"{source.families} only: run `python -m ci cosyvoice --from github`",
-            param="model",
         )
     chosen = _device(device, needed=fp16 or tensorrt)
     transformers.logging.disable_progress_bar()
@@ -150,9 +149,7 @@ def load(
         vocoder.load(*(str(directory / file) for file in (llm, "flow.pt", "hift.pt")))
     except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError) as error:
         why = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConfigurationError(
-            f"the weights in {directory} cannot be loaded: {why}", param="model"
-        ) from error
+        raise ConfigurationError(f"the weights in {directory} cannot be loaded: {why}") from error
     for module in vocoder.hift.modules():  # training's form of the weights costs each call
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
@@ -197,7 +194,6 @@ def _built(recipe: Path) -> SimpleNamespace:
     except Exception as error:  # whatever upstream's classes say to their arguments
         raise ConfigurationError(
             f"{recipe} describes no model that can be built: {type(error).__name__}: {error}",
-            param="model",
         ) from error
 
 
@@ -214,9 +210,9 @@ def speaking_part(recipe: Path) -> str:
     try:
         tree = yaml.compose(io.StringIO(recipe.read_text(encoding="utf-8")))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{recipe} is not YAML: {error}", param="model") from error
+        raise ConfigurationError(f"{recipe} is not YAML: {error}") from error
     if getattr(tree, "id", "") != "mapping":
-        raise ConfigurationError(f"{recipe} is no mapping", param="model")
+        raise ConfigurationError(f"{recipe} is no mapping")
     tree.value = [pair for pair in tree.value if pair[0].value in _READ]
     _check(tree, recipe, set())
     yaml.serialize(tree, text)
@@ -238,7 +234,6 @@ def _check(node: Any, path: Path, seen: set[int]) -> None:
         line = node.start_mark.line + 1
         raise ConfigurationError(
             f"{path}, line {line}: {tag} is not one of the building blocks that may be loaded",
-            param="model",
         )
     if node.id == "mapping":
         for key, value in node.value:
@@ -252,12 +247,11 @@ def _check(node: Any, path: Path, seen: set[int]) -> None:
 def _device(name: str, *, needed: bool) -> torch.device:
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise ConfigurationError("device is cuda, and torch sees no GPU", param="device")
+        raise ConfigurationError("device is cuda, and torch sees no GPU")
     chosen = torch.device("cuda" if there and name != "cpu" else "cpu")
     if needed and chosen.type == "cpu":
         raise ConfigurationError(
             "fp16 or tensorrt asked for: that needs a GPU, and speech is made on the CPU",
-            param="device",
         )
     return chosen
 
@@ -271,7 +265,7 @@ def _onnx(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
     except Exception as error:  # onnxruntime's own classes are not public
-        raise ConfigurationError(f"{path} is no ONNX model: {error}", param="model") from error
+        raise ConfigurationError(f"{path} is no ONNX model: {error}") from error
 
 
 def _fingerprint(directory: Path, family: int) -> str:

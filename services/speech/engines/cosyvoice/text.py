@@ -243,12 +243,11 @@ def lexicon_in(path: Path) -> Lexicon:
     try:
         spellings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}", param="lexicon") from error
+        raise ConfigurationError(f"{path} cannot be read: {error}") from error
     if not isinstance(spellings, dict) or not all(
         word.strip() and isinstance(spelling, str) for word, spelling in spellings.items()
     ):
         raise ConfigurationError(
             f'{path} is no JSON object of words and spellings, such as {{"SQL": "sequel"}}',
-            param="lexicon",
         )
     return Lexicon(spellings)

@@ -51,7 +51,6 @@ def find(root: Path | None = None) -> Code:
         raise ConfigurationError(
             f"CosyVoice's code is not in {root}: run `python -m ci cosyvoice`, or name its folder "
             "in BENTOVOX_SPEECH__COSYVOICE__CODE",
-            param="engine",
         ) from error
 
 
