@@ -126,7 +126,6 @@ class Loader(Loading[Checkpoint]):
             raise ConfigurationError(
                 f"model {model!r} is neither a directory nor a Hugging Face id such as "
                 f"Systran/faster-whisper-tiny nor one of {', '.join(_SIZES)}",
-                param="model",
             )
 
     def find(self, tell: Callable[[str], None]) -> Path:
