@@ -240,9 +240,7 @@ def e2e(session: nox.Session) -> None:
 @nox.session(default=False)
 def images(session: nox.Session) -> None:
     """Build every image and run it, alone and with compose; the tests start a docker engine."""
-    named = names_tests(session)
-    arguments = [*([] if named else WITH_DOCKER), *session.posargs]
-    pytest(session, [Run("dev", arguments)], **uv_variables())
+    pytest(session, [Run("dev", chosen(session, *WITH_DOCKER))], **uv_variables())
 
 
 @nox.session(name="test-image", default=False)
@@ -573,9 +571,9 @@ def names_tests(session: nox.Session) -> bool:
     return any(Path(ROOT, arg.partition("::")[0]).exists() for arg in session.posargs)
 
 
-def chosen(session: nox.Session, default: str) -> list[str]:
+def chosen(session: nox.Session, *default: str) -> list[str]:
     """Return pytest's arguments: those after `--`, on `default` unless they name tests."""
-    return [*([] if names_tests(session) else [default]), *session.posargs]
+    return [*(() if names_tests(session) else default), *session.posargs]
 
 
 class Run(NamedTuple):
@@ -602,13 +600,12 @@ def with_cosyvoice(session: nox.Session) -> list[Run]:
 def upstreams_transformers(session: nox.Session) -> Path:
     """Return a folder with the transformers that upstream pins, and what must be as old as that."""
     home = ENVIRONMENTS / UPSTREAMS_TRANSFORMERS[0].replace("==", "-")
-    if not home.exists():
-        python = environment(session, "cosyvoice")
-        made = home.with_suffix(".new")
-        shutil.rmtree(made, ignore_errors=True)
-        target = ("--no-deps", f"--python={python}", f"--target={made}")
-        uv(session, "pip", "install", *target, *UPSTREAMS_TRANSFORMERS)
-        made.rename(home)
+    python = environment(session, "cosyvoice")
+    with once(home, UPSTREAMS_TRANSFORMERS) as is_made:
+        if not is_made:
+            shutil.rmtree(home, ignore_errors=True)
+            target = ("--no-deps", f"--python={python}", f"--target={home}")
+            uv(session, "pip", "install", *target, *UPSTREAMS_TRANSFORMERS)
     return home
 
 
