@@ -117,6 +117,7 @@ class Base:
             ),
             "DEVEL_IMAGE": self.platform.devel_reference,
             "COMPILED_IN": "devel" if self.platform.cuda else "system",
+            "STAGE": self.stage,
             "PYTHON": self.platform.python,
             "TORCH": self.platform.torch,
             "TORCH_FROM": self.platform.torch_from,
@@ -172,7 +173,7 @@ def _make(base: Base, options: Options, folder: Path) -> float:
         [
             *options.arguments(base.reference, base.moving),
             f"--file={FOLDER / 'Dockerfile'}",
-            f"--target={base.stage}",
+            f"--target={_DEVEL if base.stage == _DEVEL else 'base'}",
             # Gates judge only our own layers; a bento's image inherits the label.
             *([f"--label=bentovox.platform-layers={layers}"] if layers else []),
             *docker.variables(base.arguments, "--build-arg"),
