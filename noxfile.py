@@ -33,7 +33,7 @@ import nox
 from nox.virtualenv import find_uv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "none"  # see `environment`
@@ -52,7 +52,7 @@ EXTRAS = (
 )
 SPEAKING = ("--extra=cosyvoice",)
 ON_CPU = "--override=ci/locks/overrides.txt"
-ON_LINUX = "--python-platform=x86_64-manylinux_2_28"
+ON_GPU = "--python-platform=x86_64-manylinux_2_28"
 # What upstream's requirements.txt pins, and the newest versions of the others that work with it.
 UPSTREAMS_TRANSFORMERS = (
     "transformers==4.51.3",
@@ -92,7 +92,7 @@ LOCKED = {
             "--extra=faster-whisper-cuda",
             *EXTRAS,
             *SPEAKING,
-            ON_LINUX,
+            ON_GPU,
         ),
     ),
     "dev": (
@@ -313,7 +313,7 @@ def gpu_pack(session: nox.Session) -> None:
     folder = ROOT / ".gpu"
     pack, code = folder / "pack", folder / "pack" / "bentovox" / "cosyvoice"
     bring_cosyvoice(session, f"--into={code}", *session.posargs)
-    platform = ("--python-version=3.12", ON_LINUX, "--no-deps")
+    platform = ("--python-version=3.12", ON_GPU, "--no-deps")
     versions = f"--constraint={LOCKS / 'cosyvoice.txt'}"
     uv(session, "pip", "install", f"--target={pack / 'site'}", *platform, versions, *PACKED)
     packed = Path(shutil.make_archive(str(pack), "gztar", pack))
@@ -337,15 +337,14 @@ def lock(session: nox.Session) -> None:
         path = LOCKS / f"{name}.txt"
         backend = torch_backend() if name in CPU_TORCH else []
         wanted = ["--python-version=3.11", *sources, *backend]
-        found = resolve(session, path, wanted, find_links=name != "stack-cuda")
+        found = resolve(session, path, wanted)
         if name == "ray":
             there = set((LOCKS / "stack-cpu.txt").read_text().splitlines())
             found = "".join(f"{one}\n" for one in found.splitlines() if one not in there)
         path.write_text(f"# {purpose} {MADE_BY}\n{found}")
     for source in bento_sources():
         path = source.with_suffix(".txt")
-        wanted, on_cpu = bento_options(source)
-        path.write_text(f"# {MADE_BY}\n{resolve(session, path, wanted, find_links=on_cpu)}")
+        path.write_text(f"# {MADE_BY}\n{resolve(session, path, bento_options(source))}")
     session.log(f"Resolving {NPM.relative_to(ROOT)}/package-lock.json")
     verb = "update" if "--upgrade" in session.posargs else "install"
     # Without the host that a package came from: another machine may use a mirror.
@@ -362,8 +361,8 @@ def bento_sources() -> list[Path]:
     return sorted(found, key=lambda source: source.parent.name != "stack")
 
 
-def bento_options(source: Path) -> tuple[list[str], bool]:
-    """Return what `uv pip compile` makes a bento's lock of, and whether it is for a CPU.
+def bento_options(source: Path) -> list[str]:
+    """Return what `uv pip compile` makes a bento's lock of.
 
     Where `nox -s base -- held` has listed what a platform's image has, those versions are kept.
     """
@@ -376,12 +375,10 @@ def bento_options(source: Path) -> tuple[list[str], bool]:
         options += [f"--constraint={stack}", "--constraint=ci/locks/ray.txt"]
     held = f"bentos/bases/held.{name}.txt"
     options += [f"--constraint={held}"] if (ROOT / held).exists() else []
-    if platform["cuda"]:
-        return [*options, ON_LINUX], False
-    return [*options, ON_CPU, *torch_backend()], True
+    return [*options, *([ON_GPU] if platform["cuda"] else [ON_CPU, *torch_backend()])]
 
 
-def resolve(session: nox.Session, lock: Path, sources: Iterable[str], *, find_links: bool) -> str:
+def resolve(session: nox.Session, lock: Path, sources: Collection[str]) -> str:
     """Return what `sources` resolve to, with the versions of `lock` that still fit."""
     session.log(f"Resolving {lock.relative_to(ROOT)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -389,7 +386,7 @@ def resolve(session: nox.Session, lock: Path, sources: Iterable[str], *, find_li
         work.write_text(lock.read_text() if lock.exists() else "")
         shape = ("--no-header", "--no-annotate", "--no-emit-index-url", f"--output-file={work}")
         command = ("pip", "compile", *sources, *session.posargs, *shape)
-        uv(session, *command, find_links=find_links)
+        uv(session, *command, find_links=ON_GPU not in sources)
         # Torch's CPU build has a local version that is not on PyPI; see `torch_backend`.
         return work.read_text().replace("+cpu", "")
 
