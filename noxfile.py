@@ -51,6 +51,7 @@ EXTRAS = (
     *("--extra=faster-whisper", "--extra=pocketsphinx"),
 )
 SPEAKING = ("--extra=cosyvoice",)
+# What a lock's sources say of where it is installed; it also decides which build of torch that is.
 ON_CPU = "--override=ci/locks/overrides.txt"
 ON_GPU = "--python-platform=x86_64-manylinux_2_28"
 # What upstream's requirements.txt pins, and the newest versions of the others that work with it.
@@ -69,7 +70,6 @@ PACKED = (
     *("soundfile", "soxr", "textsearch", "torch-einops-utils", "typeguard", "wetext"),
     "x-transformers",
 )
-CPU_TORCH = {"stack-cpu", "cosyvoice"}  # the locks whose torch must be its CPU build
 TEST_GROUPS = (
     "--group=lint",
     "--group=types",
@@ -335,9 +335,7 @@ def lock(session: nox.Session) -> None:
     """
     for name, (purpose, sources) in LOCKED.items():
         path = LOCKS / f"{name}.txt"
-        backend = torch_backend() if name in CPU_TORCH else []
-        wanted = ["--python-version=3.11", *sources, *backend]
-        found = resolve(session, path, wanted)
+        found = resolve(session, path, ["--python-version=3.11", *sources])
         if name == "ray":
             there = set((LOCKS / "stack-cpu.txt").read_text().splitlines())
             found = "".join(f"{one}\n" for one in found.splitlines() if one not in there)
@@ -375,7 +373,7 @@ def bento_options(source: Path) -> list[str]:
         options += [f"--constraint={stack}", "--constraint=ci/locks/ray.txt"]
     held = f"bentos/bases/held.{name}.txt"
     options += [f"--constraint={held}"] if (ROOT / held).exists() else []
-    return [*options, *([ON_GPU] if platform["cuda"] else [ON_CPU, *torch_backend()])]
+    return [*options, ON_GPU if platform["cuda"] else ON_CPU]
 
 
 def resolve(session: nox.Session, lock: Path, sources: Collection[str]) -> str:
@@ -385,7 +383,8 @@ def resolve(session: nox.Session, lock: Path, sources: Collection[str]) -> str:
         work = Path(folder, "lock.txt")
         work.write_text(lock.read_text() if lock.exists() else "")
         shape = ("--no-header", "--no-annotate", "--no-emit-index-url", f"--output-file={work}")
-        command = ("pip", "compile", *sources, *session.posargs, *shape)
+        backend = torch_backend() if ON_CPU in sources else []
+        command = ("pip", "compile", *sources, *backend, *session.posargs, *shape)
         uv(session, *command, find_links=ON_GPU not in sources)
         # Torch's CPU build has a local version that is not on PyPI; see `torch_backend`.
         return work.read_text().replace("+cpu", "")
@@ -432,6 +431,7 @@ def environment(
 
     Nox makes an environment for each session; these are shared by several, so they are made here.
     """
+    _, sources = LOCKED[lock_name or name]
     lock_path = LOCKS / f"{lock_name or name}.txt"
     home = ENVIRONMENTS / name
     python = home / "bin" / "python"
@@ -442,14 +442,14 @@ def environment(
         session.log(f"Installing {lock_path.relative_to(ROOT)} into .nox/{name}: {cost}, once")
         began = time.monotonic()
         uv(session, "venv", "--clear", f"--python={sys.executable}", str(home))
-        backend = torch_backend() if lock_path.stem in CPU_TORCH else []
+        backend = torch_backend() if ON_CPU in sources else []
         uv(
             session,
             *("pip", "sync", "--compile-bytecode", f"--python={python}"),
             *(*backend, str(lock_path)),
-            find_links=lock_path.stem != "stack-cuda",
+            find_links=ON_GPU not in sources,
         )
-        if lock_path.stem in CPU_TORCH:
+        if ON_CPU in sources:
             refuse_cuda_torch(session, python)
         session.log(f"Installed in {time.monotonic() - began:.0f} s")
     return python
