@@ -121,17 +121,12 @@ class Answer:
         return event(told) + event(delta)
 
     def _done(self, heard: Heard) -> bytes:
-        done: dict[str, Any] = {
-            "type": "transcript.text.done",
-            "text": heard.text,
-            "usage": usage_by_tokens(
-                heard.seconds,
-                len(self.request.prompt.split()),
-                sum(len(segment.tokens) for segment in heard.segments),
-            ),
-        }
-        if self.request.logprobs:
-            done["logprobs"] = logprobs_of(heard.logprobs)
+        usage = usage_by_tokens(
+            heard.seconds,
+            len(self.request.prompt.split()),
+            sum(len(segment.tokens) for segment in heard.segments),
+        )
+        done = {"type": "transcript.text.done", **as_json(heard), "usage": usage}
         if self.response_format == "verbose_json":
             done |= {"language": heard.spoken, **heard.length}
         return event(done)
@@ -155,11 +150,6 @@ class Heard:
         return "".join(segment.text for segment in self.segments).strip()
 
     @property
-    def logprobs(self) -> list[Token]:
-        """The tokens of all segments."""
-        return [token for segment in self.segments for token in segment.logprobs]
-
-    @property
     def spoken(self) -> str:
         """The language's name as Whisper writes it: `english`."""
         code = self.segments[0].language if self.segments else self.request.language
@@ -177,7 +167,8 @@ def as_json(heard: Heard) -> dict[str, Any]:
     usage = {"type": "duration", "seconds": math.ceil(heard.seconds)}
     answer: dict[str, Any] = {"text": heard.text, "usage": usage}
     if heard.request.logprobs:
-        answer["logprobs"] = logprobs_of(heard.logprobs)
+        tokens = (token for segment in heard.segments for token in segment.logprobs)
+        answer["logprobs"] = logprobs_of(tokens)
     return answer
 
 
